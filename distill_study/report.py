@@ -42,7 +42,7 @@ def _time(seconds):
     minutes = round(seconds) // 60
     return f"{minutes} min {round(seconds) % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
-# %% ../nbs/13_report.ipynb #8aa70a7a
+# %% ../nbs/13_report.ipynb #c6565468
 class Shown:
     "Something that shows itself in Jupyter and in a report, and has plain values for `metrics.json`."
     def html(self)->str: raise NotImplementedError
@@ -64,6 +64,7 @@ _WRITE = dict(text=lambda v, d: esc(v), num=lambda v, d: _num(v, d), percent=lam
 
 def _cell(value, col):
     "One `<td>`; a missing value says so."
+    if value == "": return '<td class="num">\u2013</td>'   # does not apply here
     missing = value is None or isinstance(value, Interval) and value.value is None
     if missing: return f'<td class="{"" if col.kind == "text" else "num "}na">{"undefined" if isinstance(value, Interval) and value.n else "not available"}</td>'
     if col.kind == "text": return f"<td>{esc(value)}</td>"
@@ -187,7 +188,7 @@ def analyse(
     best = max(distilled, key=lambda a: arms[a]["accuracy"].value, default=None)
     return Results(graded, arms, both[0]["correct"], both[0]["correct_strict"], both[1]["correct"], both[1]["correct_strict"], reference_teacher(graded), best, seed)
 
-# %% ../nbs/13_report.ipynb #f3a18bd9
+# %% ../nbs/13_report.ipynb #2bbd3a32
 def _items(results):
     "How many items the arms answered, in words."
     ns = sorted({a["n"] for a in results.arms.values() if a["n"]})
@@ -205,25 +206,28 @@ def arm_table(
 def gap_table(
     results:Results,
 )->Table:
-    "Gap recovered by every trained arm, against each teacher arm."
-    rows = tuple(dict(arm=g.arm, teacher=g.teacher, recovered=g.recovered, why=g.recovered.reason or "\u2013") if g.recovered.n else dict(arm=g.arm, teacher=g.teacher, missing=f"against {g.teacher}: {g.recovered.reason}") for g in results.gaps)
-    cols = (Column("arm", "Trained arm", kind="text"), Column("teacher", "Measured against", kind="text"), Column("recovered", "Gap recovered", "%", "interval"), Column("why", "Remark", kind="text"))
-    return Table(f"How much of the gap between {BASE} and the teacher was closed", cols, rows, f"{_items(results)}; 95 % intervals from a paired bootstrap over items. 0 is the untouched student, 100 the teacher.")
+    "Gap recovered by every trained arm, against each teacher arm that ran."
+    ran = [g for g in results.gaps if results.arms[g.teacher]["n"]]
+    rows = tuple(dict(arm=g.arm, teacher=g.teacher, recovered=g.recovered, why=g.recovered.reason) if g.recovered.n else dict(arm=g.arm, teacher=g.teacher, missing=results.arms[g.arm].get("missing") or g.recovered.reason) for g in ran)
+    cols = (Column("arm", "Trained arm", kind="text"), Column("teacher", "Measured against", kind="text"), Column("recovered", "Gap recovered", "%", "interval"))
+    if any(r.get("why") for r in rows): cols += (Column("why", "Remark", kind="text"),)
+    gone = [f"Against {t}: not available, {results.arms[t]['missing']}." for t in ("teacher/cot", "teacher/vanilla") if not results.arms[t]["n"]]
+    return Table(f"How much of the gap between {BASE} and the teacher was closed", cols, rows, f"{_items(results)}; 95 % intervals from a paired bootstrap over items. 0 is the untouched student, 100 the teacher.", " ".join(gone))
 
 def test_table(
     results:Results,
     strict:bool=False,     # with strict extraction
 )->Table:
     "Every paired test of the report."
-    rows = tuple(dict(pair=f"{t.b} against {t.a}", missing=t.reason) if t.p is None else
-        dict(pair=f"{t.b} against {t.a}", n=t.n, difference=t.difference, b_only=t.b_only, a_only=t.a_only, p=t.p, p_holm=t.p_holm, verdict=t.verdict) for t in (results.tests_strict if strict else results.tests))
+    rows = tuple(dict(arm=t.b, against=t.a, missing=f"against {t.a}, {t.reason}") if t.p is None else
+        dict(arm=t.b, against=t.a, n=t.n, difference=t.difference, b_only=t.b_only, a_only=t.a_only, p=t.p, p_holm=t.p_holm, verdict=t.verdict) for t in (results.tests_strict if strict else results.tests))
     made = sum(t.p is not None for t in results.tests)
-    cols = (Column("pair", "Comparison", kind="text"), Column("difference", "Difference", "points", "points"), Column("b_only", "Only first right", "items", digits=0), Column("a_only", "Only second right", "items", digits=0),
-        Column("p", "p", "exact", "p"), Column("p_holm", "p", "Holm", "p"), Column("verdict", "First one is", kind="text"))
+    cols = (Column("arm", "Arm", kind="text"), Column("against", "Against", kind="text"), Column("difference", "Difference", "points", "points"), Column("b_only", "Only arm right", "items", digits=0), Column("a_only", "Only other right", "items", digits=0),
+        Column("p", "p", "exact", "p"), Column("p_holm", "p", "Holm", "p"), Column("verdict", "The arm is", kind="text"))
     return Table(f"Paired tests{', strict extraction' if strict else ''}", cols, rows, f"{_items(results)}; McNemar's exact test, Holm-corrected over {made} tests; differences with 95 % paired-bootstrap intervals.")
 test_table.__test__ = False   # it is no test, whatever pytest thinks of its name
 
-# %% ../nbs/13_report.ipynb #6e970e22
+# %% ../nbs/13_report.ipynb #99e74b80
 def training_table(
     training:dict,         # arm -> rows, steps, supervised_tokens, supervised_share, truncated_rows, first_loss, last_loss, seconds
     missing:dict|None=None,
@@ -232,7 +236,7 @@ def training_table(
     cols = (Column("arm", "Arm", kind="text"), Column("rows", "Rows", digits=0), Column("steps", "Steps", digits=0), Column("supervised_tokens", "Supervised tokens", digits=0), Column("supervised_share", "Share of all", "%", "percent"),
         Column("truncated_rows", "Rows too long", digits=0), Column("last_loss", "Last loss", digits=3), Column("seconds", "Time", kind="seconds"))
     rows = tuple(dict(arm=a, **training[a]) if a in training else dict(arm=a, missing=(missing or {}).get(a, "not part of this run")) for a in TRAINED)
-    return Table("Training", cols, rows, "Only the assistant's tokens are supervised.")
+    return Table("What every arm was trained on", cols, rows, "Only the assistant's tokens are supervised.")
 
 def cost_table(
     results:Results,
@@ -242,10 +246,11 @@ def cost_table(
     "What an answer takes to write, and what each trained arm took to make."
     labelling, training, rows = labelling or {}, training or {}, []
     for arm, a in results.arms.items():
-        if not a["n"]: rows.append(a); continue
-        made = labelling.get(ARMS[arm].labels or "", {})
-        rows.append(dict(arm=arm, tokens=a["tokens"], ratio=_ratio(a["tokens"], results.arms[results.teacher].get("tokens")),
-            labels=made.get("output_tokens"), seconds=training.get(arm, {}).get("seconds")) if ARMS[arm].model == "trained" else dict(arm=arm, tokens=a["tokens"], ratio=_ratio(a["tokens"], results.arms[results.teacher].get("tokens"))))
+        row = dict(arm=arm, missing=a["missing"]) if not a["n"] else dict(arm=arm, tokens=a["tokens"], ratio=_ratio(a["tokens"], results.arms[results.teacher].get("tokens")), labels="", seconds="")
+        if a["n"] and ARMS[arm].model == "trained":
+            row["seconds"] = training.get(arm, {}).get("seconds")
+            if ARMS[arm].labels != "gold": row["labels"] = labelling.get(ARMS[arm].labels, {}).get("output_tokens")
+        rows.append(row)
     cols = (Column("arm", "Arm", kind="text"), Column("tokens", "Output tokens", "per answer"), Column("ratio", "Relative to", results.teacher, digits=2), Column("labels", "Teacher's output tokens", "for the labels", digits=0), Column("seconds", "Training", kind="seconds"))
     return Table("What it takes to serve and to make", cols, tuple(rows), f"{_items(results)}. Tokens of each model's own tokenizer.", "Money is not available: prices are not part of this report. A token of a small model costs less to write than one of a large model, so the ratio understates the saving.")
 
@@ -253,7 +258,7 @@ def _ratio(a, b):
     "a / b where both are known."
     return a / b if a is not None and b else None
 
-# %% ../nbs/13_report.ipynb #5a7ae01f
+# %% ../nbs/13_report.ipynb #56861528
 def check_attrition(
     attrition:dict,    # {"cot": {"inputs": 500, "rows": 470, "dropped": {"wrong answer": 25, "cut off": 5}}}
 )->dict:
@@ -266,7 +271,7 @@ def check_attrition(
 def attrition_table(attrition:dict)->Table:
     "Inputs, drops by reason and training rows of each source of labels."
     reasons = list(dict.fromkeys(k for a in check_attrition(attrition).values() for k in a["dropped"]))
-    cols = (Column("source", "Labels", kind="text"), Column("inputs", "Inputs", digits=0), *(Column(f"drop:{k}", k, digits=0) for k in reasons), Column("rows", "Training rows", digits=0))
+    cols = (Column("source", "Labels", kind="text"), Column("inputs", "Inputs", digits=0), *(Column(f"drop:{k}", k[:1].upper() + k[1:], digits=0) for k in reasons), Column("rows", "Training rows", digits=0))
     rows = tuple(dict(source=s, inputs=a["inputs"], rows=a["rows"], **{f"drop:{k}": a["dropped"].get(k, 0) for k in reasons}) for s, a in attrition.items())
     return Table("From inputs to training rows", cols, rows, "Number of inputs dropped, by reason.")
 
@@ -480,14 +485,15 @@ class Findings(Shown):
         "All sentences, in order."
         return [s for f in self.entries for s in (f.verdict, *f.sentences)]
 
-# %% ../nbs/13_report.ipynb #ce39a927
+# %% ../nbs/13_report.ipynb #57699db6
 def _p(p):
     "A p value in a sentence."
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 def _difference(t):
     "The difference of a test with its interval, its p and its n."
-    return f"{t.difference.text(signed=True)} points, Holm-corrected {_p(t.p_holm)}, n = {t.n}"
+    value, _, ends = t.difference.text(signed=True).partition(" ")
+    return f"{value} points, 95 % interval {ends.strip('()')}, Holm-corrected {_p(t.p_holm)}, n = {t.n}"
 
 def _says(t):
     "One sentence on a test."
@@ -497,23 +503,29 @@ def _says(t):
     hint = f" On {t.n} items with this much disagreement, a true difference below about {_num(100 * least, 0)} points would often go unnoticed." if least else f" {t.n} items on which the arms disagree {t.a_only + t.b_only} times can't show a difference." if t.a_only + t.b_only < 20 else ""
     return f"Can't tell at this n whether {t.b} or {t.a} is right more often ({_difference(t)}).{hint}"
 
+def _interval(i):
+    "A share with its interval, in a sentence."
+    return f"{_pct(i.value)} %" + (f" (95 % interval {_pct(i.low)} to {_pct(i.high)})" if i.low is not None else "")
+
 def _gap_sentence(results, arm):
-    "Gap recovered by one arm, in words."
-    g = results.gap(arm)
-    if g.value is None: return f"{arm}: gap recovered is {'undefined' if g.n else 'not available'}, {g.reason}."
-    ends = f"{BASE} ({_pct(results.accuracy(BASE).value)} %) and {results.teacher} ({_pct(results.accuracy(results.teacher).value)} %)"
-    tail = " The interval includes 0: can't tell from no effect at this n." if g.low is not None and g.low <= 0 <= (g.high or 0) else " It lost ground." if g.value < 0 else " The interval includes the whole gap." if g.high is not None and g.low <= 1 <= g.high else " It passed the teacher." if g.low is not None and g.low > 1 else ""
-    return f"{arm} recovered {g.text()} % of the gap between {ends}, n = {g.n}." + tail + (f" Note: {g.reason}." if g.reason else "")
+    "Gap recovered by one arm and the test behind it, in words."
+    g, t = results.gap(arm), results.test(BASE, arm)
+    if not results.arms[arm]["n"]: return f"{arm}: gap recovered is not available, {results.arms[arm]['missing']}."
+    if g.value is None: return f"{arm}: gap recovered is {'undefined' if g.n else 'not available'}, {g.reason}. {_says(t)}"
+    tail = "" if g.low is None else " The interval includes 0." if g.low <= 0 <= g.high else " It lost ground." if g.value < 0 else " The interval includes the whole gap." if g.low <= 1 <= g.high else " It passed the teacher." if g.low > 1 else ""
+    return f"{arm} recovered {_interval(g)} of the gap." + tail + (f" Note: {g.reason}." if g.reason else "") + f" {_says(t)}"
 
 def _finding1(results):
     "Gap recovered."
-    sentences = [_gap_sentence(results, a) for a in TRAINED] + [_says(results.test(BASE, a)) for a in TRAINED if results.arms[a]["n"]]
-    if results.best is None: return Finding(1, "Not available: no distilled arm ran.", tuple(sentences))
+    teacher, base = results.accuracy(results.teacher), results.accuracy(BASE)
+    ends = f"The gap is measured between {BASE}, {_interval(base)}, and {results.teacher}, {_interval(teacher)}." if None not in (teacher.value, base.value) else f"There is no gap to measure without {BASE if base.value is None else results.teacher}."
+    sentences = (ends, *(_gap_sentence(results, a) for a in TRAINED))
+    if results.best is None: return Finding(1, "Not available: no distilled arm ran.", sentences)
     g = results.gap(results.best)
     if g.value is None: verdict = f"Undefined: {g.reason}." if g.n else f"Not available: {g.reason}."
-    elif results.test(BASE, results.best).verdict == "can't tell": verdict = f"Can't tell at this n: {g.text()} % by {results.best}, the best of the distilled arms."
-    else: verdict = f"{g.text()} % of it, by {results.best}, the best of the distilled arms."
-    return Finding(1, verdict, tuple(sentences))
+    elif results.test(BASE, results.best).verdict == "can't tell": verdict = f"Can't tell at this n: {_interval(g)} by {results.best}, the best distilled arm."
+    else: verdict = f"{_interval(g)}, by {results.best}, the best distilled arm."
+    return Finding(1, verdict, sentences)
 
 # %% ../nbs/13_report.ipynb #5171c29d
 def _finding2(results):
@@ -541,21 +553,23 @@ def _finding3(results):
     more = {"lower": "Writing the reasoning out is still worth more than keeping it in.", "higher": "Answering at once did better than writing the reasoning out."}.get(written.verdict)
     return Finding(3, verdict, tuple(s for s in (lengths, _says(helped), _says(written), more) if s))
 
-# %% ../nbs/13_report.ipynb #67c42f88
+# %% ../nbs/13_report.ipynb #08e3ac50
 def _finding4(results, labelling, training):
     "Tokens and seconds; no money yet."
-    teacher, sentences = results.arms[results.teacher].get("tokens"), []
+    teacher, per = results.arms[results.teacher].get("tokens"), []
     for arm in (a for a in ARMS if results.arms[a]["n"] and a != results.teacher):
         ratio = _ratio(results.arms[arm].get("tokens"), teacher)
-        if ratio is not None: sentences.append(f"{arm} writes {_num(results.arms[arm]['tokens'])} tokens per answer, {_num(ratio, 2)} times the {_num(teacher)} of {results.teacher}.")
+        if ratio is not None: per.append(f"{arm} {_num(results.arms[arm]['tokens'])} ({_num(ratio, 2)} times)")
+    sentences = [f"Output tokens per answer: {_num(teacher)} for {results.teacher}; " + ", ".join(per) + "."] if per else []
     if teacher is None: sentences.append(f"Output tokens of {results.teacher} are not available, so neither are ratios to it.")
     made = {s: l["output_tokens"] for s, l in (labelling or {}).items() if l.get("output_tokens") is not None}
     sentences.append("Making the labels took " + ", ".join(f"{_num(n, 0)} output tokens of the teacher under {s}" for s, n in made.items()) + "." if made else "The teacher's labelling tokens are not available.")
     took = {a: t["seconds"] for a, t in (training or {}).items() if t.get("seconds") is not None}
     sentences.append("Training took " + ", ".join(f"{_time(s)} for {a}" for a, s in took.items()) + ", on the machine of this run." if took else "Training time is not available.")
     sentences.append("Money, and with it the point where training pays back, is not available: this report is given no prices.")
-    best = _ratio(results.arms[results.best].get("tokens"), teacher) if results.best else None
-    return Finding(4, f"{results.best} writes {_num(best, 2)} times the tokens of {results.teacher} per answer; money is not available." if best is not None else "In money: not available. What is known is below.", tuple(sentences))
+    ratios = {a: _ratio(results.arms[a].get("tokens"), teacher) for a in TRAINED if a.startswith("distilled/")}
+    known = ", ".join(f"{_num(x, 2)} for {a}" for a, x in ratios.items() if x is not None)
+    return Finding(4, f"Output tokens relative to {results.teacher}: {known}. In money: not available." if known else "In money: not available. What is known is below.", tuple(sentences))
 
 def _ranking(results, key):
     "Arms from best to worst."
@@ -756,7 +770,7 @@ def _take_title(nb):
         if m: cell.source = cell.source[m.end():]; return m[1], m[2] or ""
     return "", ""
 
-# %% ../nbs/13_report.ipynb #4415866f
+# %% ../nbs/13_report.ipynb #4aef938a
 def check_page(page:str)->list:
     "Everything in a page that could run, or load from outside; an empty list for a self-contained page."
     from html.parser import HTMLParser
@@ -780,12 +794,19 @@ def check_page(page:str)->list:
     return found + [f"heading h{b} after h{a}" for a, b in zip(headings, headings[1:]) if b > a + 1]
 
 def _contents(page):
-    "Links to the sections of a page."
-    heads = re.findall(r'<h2[^>]*\bid="([^"]+)"[^>]*>(.*?)</h2>', page, flags=re.S)
-    items = "".join(f'<li><a href="#{esc(html.unescape(i))}">{esc(html.unescape(re.sub("<[^>]+>", "", t)).strip())}</a></li>' for i, t in heads)
-    return f'<nav class="toc" aria-label="Contents"><h2>Contents</h2><ol>{items}</ol></nav>' if len(heads) > 1 else ""
+    "The page with an id on every section of its body, and a list of links to them in its header."
+    head, mark, body = page.partition('<main class="page" id="content">')
+    links = []
+    def name(m):
+        text = html.unescape(re.sub("<[^>]+>", "", m[1])).strip()
+        slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "section"
+        links.append((slug if slug not in [i for i, _ in links] else f"{slug}-{len(links)}", text))
+        return f'<h2 id="{links[-1][0]}">{m[1]}</h2>'
+    body = re.sub(r"<h2[^>]*>(.*?)</h2>", name, body, flags=re.S)
+    items = "".join(f'<li><a href="#{i}">{esc(t)}</a></li>' for i, t in links)
+    return head.replace("<!--toc-->", f'<nav class="toc" aria-label="Contents"><h2>Contents</h2><ol>{items}</ol></nav>' if len(links) > 1 else "") + mark + body
 
-# %% ../nbs/13_report.ipynb #54bbaf56
+# %% ../nbs/13_report.ipynb #f55ab036
 def render(
     notebook_path:str|Path,    # executed notebook
     html_path:str|Path,        # where the page goes
@@ -804,7 +825,7 @@ def render(
     nb.metadata = nbformat.NotebookNode(report={k: scrub(v) for k, v in info.items()}, language_info=nb.metadata.get("language_info", {"name": "python"}))
     exporter = HTMLExporter(template_name="report", extra_template_basedirs=[str(templates())], exclude_anchor_links=True, exclude_input_prompt=True, exclude_output_prompt=True)
     page, _ = exporter.from_notebook_node(nb)
-    page = page.replace("<!--toc-->", _contents(page), 1)
+    page = _contents(page)
     if wrong := check_page(page): raise ReportError(f"{Path(html_path).name}: not written, the page is not self-contained: {'; '.join(dict.fromkeys(wrong))[:600]}. Text from a model or a data set must go through `esc`; links to outside have no place in a report.")
     return write_text(page, html_path)
 

@@ -7,9 +7,9 @@ __all__ = ['FORMAT', 'MANIFEST', 'StoreError', 'guard', 'request_key', 'now', 'R
            'write_all', 'read_at', 'whole_line', 'Log', 'sync', 'sync_tree', 'write_json', 'read_json', 'stage_lock',
            'finish', 'Stages', 'Store']
 
-# %% ../nbs/06_store.ipynb #407b8a74
+# %% ../nbs/06_store.ipynb #2ced97f1
 import contextlib, errno, fcntl, io, json, os, re, shutil, sys, warnings, zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -81,13 +81,13 @@ class Record:
         "Whether `key` is the fingerprint of the rest."
         return self.key == request_key(self.model, self.weights, self.messages, self.sampling, self.sample, self.asked)
 
-# %% ../nbs/06_store.ipynb #c714bd89
+# %% ../nbs/06_store.ipynb #dfe2ded6
 FORMAT = 1
 _LINE = re.compile(rb'\{"sum":"([0-9a-f]{8})",(.+)\}\Z', re.S)
 
 def to_line(record:Record)->bytes:
     "One line of the store, newline included. ASCII, so that no character of a completion can break it."
-    body = json.dumps({"v": FORMAT, **asdict(record)}, separators=(",", ":"))[1:-1].encode("ascii")
+    body = json.dumps({"v": FORMAT, **vars(record)}, separators=(",", ":"))[1:-1].encode("ascii")
     return b'{"sum":"%08x",%s}\n' % (zlib.crc32(body), body)
 
 def from_line(line:bytes)->Record:
@@ -292,7 +292,7 @@ class Stages:
         path = self.root/"results"/f"{_stage_name(name, fp)}.json"
         return read_json(path, str(path), "Delete it: the result is then made again")["value"] if path.exists() else None
 
-# %% ../nbs/06_store.ipynb #7dd5b1e7
+# %% ../nbs/06_store.ipynb #b5b4e531
 class Store(Stages):
     "Completions, finished stages and small results under one folder."
     def __init__(self,
@@ -308,9 +308,10 @@ class Store(Stages):
         weights:str,  # fingerprint of the weights
     )->Log:
         "The file that holds this engine's completions."
-        path = self.root/"completions"/f"{slug(engine)[-120:].strip('-.')}-{weights[:8]}.jsonl"
-        if path.name not in self.logs: self.logs[path.name] = Log(path, str(path))
-        return self.logs[path.name]
+        if (engine, weights) not in self.logs:
+            path = self.root/"completions"/f"{slug(engine)[-120:].strip('-.')}-{weights[:8]}.jsonl"
+            self.logs[engine, weights] = Log(path, str(path))
+        return self.logs[engine, weights]
 
     def get(self,
         engine:str, weights:str,  # see `log`

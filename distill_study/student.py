@@ -114,7 +114,7 @@ def render_row(
     return (f'<figure class="row-seen"><pre class="row-text"><span class="context">{show(r["input_ids"][:n-k])}</span>'
             f'<mark class="supervised">{show(taught)}</mark></pre><figcaption>Row {html.escape(row["id"])}: {note}, marked.</figcaption></figure>')
 
-# %% ../nbs/10_student.ipynb #4f17d932
+# %% ../nbs/10_student.ipynb #1c22df70
 @dataclass(frozen=True)
 class Fit:
     "What one training run did: everything the report says about it."
@@ -131,6 +131,7 @@ class Fit:
     steps: int = 0
     history: tuple = ()              # (step, training loss)
     validation: tuple = ()           # (step, loss on the validation rows)
+    validation_rows: int = 0         # those that fit into max_length
     seconds: float = 0.0             # in training steps, over all starts
     tokens_per_second: float = 0.0
     peak_memory: int = 0             # bytes: largest resident size of the process; on a GPU, allocated there
@@ -159,7 +160,7 @@ class Fit:
         pairs = {k: tuple(tuple(v) if isinstance(v, list) else v for v in data[k]) for k in ("dropped_long", "history", "validation", "starts")}
         return cls(**{k: v for k, v in (data | pairs).items() if k in {f.name for f in fields(cls)}}, path=Path(out)/"model")
 
-# %% ../nbs/10_student.ipynb #3b5cf152
+# %% ../nbs/10_student.ipynb #d10a89ab
 def _write_json(path, data):
     "Write beside and rename, so that a reader never sees half a file."
     part = path.with_name(path.name + ".partial")
@@ -174,7 +175,7 @@ def _fit_markdown(self:Fit):
             line("tokens", f"{self.tokens:,}, supervised {self.supervised_tokens:,} ({self.supervised_share:.1%}); at most {self.max_length} per row"),
             line("training", f"{self.epochs:g} epochs, {self.steps} steps, seed {self.seed}, {self.dtype} on {self.device}")]
     if self.history: body.append(line("loss", f"{self.history[0][1]:.3f} → {self.history[-1][1]:.3f}"))
-    if self.validation: body.append(line("validation loss", " → ".join(f"{v:.3f}" for _, v in self.validation)))
+    if self.validation: body.append(line("validation loss", " → ".join(f"{v:.3f}" for _, v in self.validation) + f" on {self.validation_rows} rows"))
     body.append(line("time", f"{self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s, peak memory {self.peak_memory/2**20:,.0f} MiB"))
     if len(self.starts) > 1: body.append(line("resumed", f"at step {', '.join(map(str, self.starts[1:]))}"))
     return "\n".join(["| | |", "|---|---|", *body])
@@ -308,7 +309,7 @@ def _collate(rows, pad):
     mask = torch.tensor([[1]*len(r["input_ids"]) + [0]*(n - len(r["input_ids"])) for r in rows])
     return dict(input_ids=fill("input_ids", pad), labels=fill("labels", -100), attention_mask=mask)
 
-# %% ../nbs/10_student.ipynb #4143c8e9
+# %% ../nbs/10_student.ipynb #a4440fd5
 @lru_cache(maxsize=1)
 def _trainer_class():
     "The subclass of `SFTTrainer`, made on first use: importing TRL takes seconds."
@@ -343,6 +344,7 @@ def _trainer_class():
             if checkpoint: _unpack_random(*_read_state(checkpoint))
     return StudentTrainer
 
+# %% ../nbs/10_student.ipynb #140d908c
 def _not_a_number(what, value, trainer):
     "The error that ends a diverged run before its weights are touched."
     last = _last_checkpoint(trainer.out)
@@ -354,7 +356,7 @@ def _read_state(checkpoint):
     from safetensors.torch import load_file
     return load_file(Path(checkpoint)/_STATE[0]), json.loads((Path(checkpoint)/_STATE[1]).read_text(encoding="utf-8"))
 
-# %% ../nbs/10_student.ipynb #cb15971b
+# %% ../nbs/10_student.ipynb #352d0f6c
 def use_bf16(
     settings:Train,
     parameters:int,   # of the whole model
@@ -366,6 +368,10 @@ def use_bf16(
     if where == "cuda": return torch.cuda.is_bf16_supported()
     has = lambda name: bool(getattr(torch.cpu, name, lambda: False)())
     return parameters > 20e6 and (has("_is_avx512_bf16_supported") or has("_is_amx_tile_supported"))
+
+def _attention(bf16, limit, where):
+    "The attention to train with; None leaves the model's own."
+    return "eager" if where == "cpu" and bf16 and limit <= 512 else None     # longer rows would need too much memory
 
 def trl_config(
     settings:Train,
@@ -384,13 +390,14 @@ def trl_config(
         gradient_checkpointing=settings.gradient_checkpointing, max_length=None, packing=False, dataset_kwargs=dict(skip_prepare_dataset=True),
         dataloader_num_workers=0, dataloader_pin_memory=where == "cuda", eval_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, **saving)
 
+# %% ../nbs/10_student.ipynb #2e4a82d8
 def lora_config(settings:Train):
     "`LoraConfig` with our settings."
     from peft import LoraConfig
     modules = settings.target_modules if isinstance(settings.target_modules, str) else list(settings.target_modules)
     return LoraConfig(task_type="CAUSAL_LM", r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=modules)
 
-# %% ../nbs/10_student.ipynb #7a570623
+# %% ../nbs/10_student.ipynb #21e5765c
 def _watcher(trainer, progress, held):
     "A callback that keeps the loss of every step, and of the validation rows after every epoch, in the trainer's state."
     from transformers import TrainerCallback
@@ -423,7 +430,8 @@ def mean_loss(
     model.train(was)
     return total / count
 
-def _build(base, name, rows, settings, out, seed, tokenizer):
+# %% ../nbs/10_student.ipynb #cb8913f5
+def _build(base, name, rows, settings, out, seed, tokenizer, limit):
     "Model and trainer, ready to train; also the dtype the base was saved in."
     import torch
     from datasets import Dataset
@@ -431,6 +439,7 @@ def _build(base, name, rows, settings, out, seed, tokenizer):
     where, model = device(), load_model(base)
     saved, bf16 = model.dtype, use_bf16(settings, model.num_parameters(), where)
     model = model.to(torch.bfloat16 if bf16 and settings.method == "lora" else torch.float32)
+    if attention := _attention(bf16, limit, where): model.set_attn_implementation(attention)
     model.name_or_path = model.config._name_or_path = name         # no path of this machine in what is saved
     trainer = _trainer_class()(model=model, args=trl_config(settings, out, seed, bf16, where), processing_class=tokenizer,
         train_dataset=Dataset.from_dict({k: [r[k] for r in rows] for k in ("input_ids", "labels")}),
@@ -439,17 +448,16 @@ def _build(base, name, rows, settings, out, seed, tokenizer):
     trainer.out = out
     return trainer, saved, "bfloat16" if bf16 else "float32"
 
-# %% ../nbs/10_student.ipynb #91ec4c7e
-_KEPT = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.jinja", "generation_config.json")
+# %% ../nbs/10_student.ipynb #60213d2a
+_TOKENS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.jinja")
+_CONFIG = ("config.json", "generation_config.json")     # a trainer rewrites the special tokens in these
 
-def _finish(folder, save, base):
-    "Make `folder` whole or not at all: what `save` writes, and the base's tokenizer and templates as they are."
+def _finish(folder, save, base, copied):
+    "Make `folder` whole or not at all: what `save` writes, and the base's own files that match `copied`, as they are."
     part = folder.with_name(folder.name + ".partial")
     shutil.rmtree(part, ignore_errors=True)
     save(part)
-    for pattern in _KEPT:
-        for p in base.glob(pattern):
-            if p.is_file(): shutil.copyfile(p, part/p.name)
+    for p in (p for pattern in copied for p in base.glob(pattern) if p.is_file()): shutil.copyfile(p, part/p.name)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 
@@ -484,18 +492,22 @@ def merge_adapter(
     model = PeftModel.from_pretrained(model, adapter).eval()
     before = _choices(model, rows, pad)
     merged = model.merge_and_unload().to(dtype)
-    _finish(folder, merged.save_pretrained, base)
+    _finish(folder, merged.save_pretrained, base, _TOKENS + _CONFIG)
     after = _choices(merged, rows, pad)
     change = [abs(a - b) for a, b in zip(before[0], after[0])]
     same = sum(a == b for a, b in zip(before[1], after[1]))
     return dict(tokens=len(change), max_change=max(change, default=0.0), mean_change=sum(change)/max(len(change), 1), same_choice=same/max(len(change), 1), dtype=str(dtype).removeprefix("torch."))
 
-# %% ../nbs/10_student.ipynb #d48a932e
+# %% ../nbs/10_student.ipynb #45b4a8f8
+def _mark(out):
+    "Which run `out` belongs to; empty where it can't be told."
+    try: return json.loads((out/"run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError): return {}
+
 def _claim(out, key):
     "Make `out` this run's folder: forget another run's leavings, note this start. Returns the checkpoint to go on from."
     out.mkdir(parents=True, exist_ok=True)
-    try: mark = json.loads((out/"run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError): mark = {}
+    mark = _mark(out)
     if mark.get("fingerprint") != key:
         mark = dict(fingerprint=key, starts=[])
         for p in [*out.glob("checkpoint-*"), out/"adapter", out/"model"]: shutil.rmtree(p, ignore_errors=True)
@@ -520,7 +532,7 @@ def _disk_errors(e, out):
     if full: return TrainingFailed(f"{out}: the disk is full. What was saved before is kept; free some space and run again.")
     return TrainingFailed(f"{out}: can't be written ({e.strerror if hasattr(e, 'strerror') else e}). Choose another folder or mend its permissions.") if shut else None
 
-# %% ../nbs/10_student.ipynb #65dc2969
+# %% ../nbs/10_student.ipynb #b5e9f0cb
 def fit(
     rows:list,           # {"id", "messages"}, the last message being the target
     model:str,           # hub id, local folder or zoo model
@@ -533,13 +545,13 @@ def fit(
     "Train `model` on `rows`; the model is under `out`/model, and what happened is returned and kept in `out`/fit.json."
     out, base = Path(out), resolve_model(model)
     tokenizer, key = load_tokenizer(base), run_fingerprint(rows, model, settings, seed, validation)
+    if _mark(out).get("fingerprint") == key and (out/"fit.json").is_file() and (out/"model"/"config.json").is_file(): return Fit.load(out)
     context, stops = _limits(base, tokenizer)
     kept, dropped, limit = fit_length(tokenize_rows(rows, tokenizer, stops), settings, context)
     held = [r for r in tokenize_rows(validation or [], tokenizer, stops) if len(r["input_ids"]) <= limit]
     try:
         last, starts = _claim(out, key)
-        if (out/"fit.json").is_file() and (out/"model"/"config.json").is_file(): return Fit.load(out)
-        known = dict(model=model, seed=seed, fingerprint=key, rows=len(kept), dropped_long=tuple(dropped), max_length=limit, starts=starts)
+        known = dict(model=model, seed=seed, fingerprint=key, rows=len(kept), dropped_long=tuple(dropped), max_length=limit, starts=starts, validation_rows=len(held))
         return _train(kept, held, model, base, settings, out, seed, tokenizer, last, progress, known)
     except Exception as e:
         better = _disk_errors(e, out)
@@ -554,10 +566,10 @@ def _limits(base, tokenizer):
     ends = [ends] if isinstance(ends, int) else list(ends or [])
     return context, {*ends, tokenizer.eos_token_id} - {None}
 
-# %% ../nbs/10_student.ipynb #da591620
+# %% ../nbs/10_student.ipynb #0992c547
 def _train(rows, held, name, base, settings, out, seed, tokenizer, last, progress, known):
     "Train from `last` on, save, describe, tidy up."
-    trainer, saved, dtype = _build(base, name, rows, settings, out, seed, tokenizer)
+    trainer, saved, dtype = _build(base, name, rows, settings, out, seed, tokenizer, known["max_length"])
     before = json.loads((last/_STATE[1]).read_text())["seconds"] if last else 0.0
     trainer.add_callback(_watcher(trainer, progress, held))
     began = time.perf_counter()
@@ -579,9 +591,9 @@ def _save_result(trainer, settings, base, name, out, saved, rows):
     model = trainer.model
     trainer.optimizer = trainer.lr_scheduler = None            # its memory is needed for the merge
     if settings.method == "full":
-        _finish(out/"model", model.to(saved).save_pretrained, base)
+        _finish(out/"model", model.to(saved).save_pretrained, base, _TOKENS + _CONFIG)
         return None
-    _finish(out/"adapter", lambda part: _save_weights(model, part), base)
+    _finish(out/"adapter", lambda part: _save_weights(model, part), base, _TOKENS)
     trainer.model = trainer.model_wrapped = None
     del model
     gc.collect()

@@ -1,0 +1,119 @@
+"""Bad input, as a user meets it: one message that names field, value and remedy, exit status 2, before any long work."""
+import json, sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distill_study.cli import main
+
+ROOT = Path(__file__).parent.parent
+GOOD = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], data=[dict(name="tiny-qa", train=24, test=8)], min_rows=5)
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    "Run a command of `distill-study` in this process: (exit status, stdout, stderr)."
+    def go(*args):
+        monkeypatch.setattr(sys, "argv", ["distill-study", *map(str, args)])
+        monkeypatch.delenv("DISTILL_DATA_DIR", raising=False)
+        with pytest.raises(SystemExit) as stop: main()
+        out = capsys.readouterr()
+        return stop.value.code or 0, out.out, out.err
+    return go
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    "Writes a recipe that would run, but for the changes asked for."
+    def write(**changes):
+        path = tmp_path/"mine.yaml"
+        path.write_text(yaml.safe_dump({k: v for k, v in (GOOD | changes).items() if v is not None}))
+        return path
+    return write
+
+
+@pytest.fixture
+def refused(call):
+    "`distill-study run` must refuse a recipe with a message that says `says`."
+    def check(path, *args, says):
+        code, _, err = call("run", path, *args, "--store", path.parent/"store", "--reports", path.parent/"reports")
+        assert code == 2 and says in err and "Traceback" not in err and len(err.strip().splitlines()) <= 3, err[-2000:]
+    return check
+
+
+@pytest.mark.parametrize("changes, says", [
+    (dict(teacher=["x"]), "Did you mean 'teachers'?"),
+    (dict(train=dict(epoch=3)), "train.epoch: unknown setting. Did you mean 'epochs'?"),
+    (dict(train=dict(epochs="many")), "epochs = 'many'"),
+    (dict(seeds=["a"]), "seeds.0 = 'a'"),
+    (dict(teachers=None), "teachers: missing"),
+    (dict(teachers=["transformer:zoo/teacher"]), "Did you mean 'transformers'"),
+    (dict(teachers=["zoo/teacher"]), "'engine:model'"),
+    (dict(teachers=["transformers:zoo/techer"]), "Did you mean 'zoo/teacher'?"),
+    (dict(teachers=[dict(engine="transformers:zoo/teacher", strategies=["cod"])]), "strategies"),
+    (dict(teachers=["recorded:nowhere"]), "nowhere"),
+    (dict(students=["zoo/student-x"]), "zoo/student-x"),
+    (dict(students=["no-such-folder"]), "no-such-folder"),
+    (dict(data=["tiny-maths"]), "Set data.task"),
+    (dict(data=[dict(name="tiny-maths", task="math")]), "Did you mean 'tiny-math'?"),
+    (dict(data=[dict(name="tiny-math", task="maths")]), "Did you mean 'math'?"),
+    (dict(data=[dict(name="tiny-math", train=-1)]), "train = -1"),
+    (dict(data=["tiny-math", "tiny-math"]), "same report folder"),
+    (dict(arms=["distilled/cod"]), "unknown arm 'distilled/cod'"),
+])
+def test_a_bad_recipe_is_refused_with_a_remedy(refused, recipe, changes, says): refused(recipe(**changes), says=says)
+
+
+@pytest.mark.parametrize("override, says", [("train.epoch=2", "Did you mean 'epochs'?"), ("epochs", "expected KEY=VALUE"), ("trian.epochs=2", "Did you mean 'train'?"), ("data.test=x", "test = 'x'")])
+def test_a_bad_override_is_refused(refused, recipe, override, says): refused(recipe(), "-p", override, says=says)
+
+
+def test_a_recipe_that_is_not_there(refused, tmp_path):
+    (tmp_path/"demo.yaml").write_text("teachers: []")
+    refused(tmp_path/"demmo.yaml", says="Did you mean 'demo.yaml'?")
+
+
+def test_a_recipe_that_is_not_yaml(refused, tmp_path):
+    (tmp_path/"x.yaml").write_text("a: [1")
+    refused(tmp_path/"x.yaml", says="not readable as YAML")
+
+
+def rows(n, **more): return [dict(messages=[dict(role="user", content=f"{i} + 1?")], gold=str(i + 1)) | more for i in range(n)]
+
+
+@pytest.mark.parametrize("text, says", [
+    ("", "has no rows"),
+    ('{"messages": 1}\n\n', "line 2: empty"),
+    ('{"messages": [\n', "line 1: not JSON"),
+    ('{"text": "a"}\n', "no column 'messages'"),
+    ('{"messages": [{"role": "user", "content": ""}]}\n', "no empty text"),
+    ("\n".join(json.dumps(r) for r in rows(30, id="a")), "id 'a' is there twice"),
+    ("\n".join(json.dumps(r) for r in rows(5)), "data.test = 8: there are only 5 rows"),
+    ("\n".join(json.dumps({**r, "gold": None}) for r in rows(40)), "no gold answer"),
+])
+def test_bad_data_is_named_by_file_and_line(refused, recipe, tmp_path, text, says):
+    (tmp_path/"mine.jsonl").write_text(text)
+    refused(recipe(data=[dict(name=str(tmp_path/"mine.jsonl"), task="math", train=24, test=8)]), says=says)
+
+
+def test_a_reports_folder_that_cannot_be_written(refused, recipe, tmp_path):
+    (tmp_path/"reports").write_text("a file stands in the way")
+    refused(recipe(), says="can't be written")
+
+
+def test_show_and_list(call, recipe, monkeypatch):
+    code, out, _ = call("show", recipe())
+    assert code == 0 and "transformers:zoo/teacher answers the training inputs under cot" in out
+    monkeypatch.chdir(ROOT)
+    code, out, _ = call("list")
+    assert code == 0 and all(x in out for x in ("recipes/demo.yaml", "tiny-qa", "recorded:MODEL", "nlu_qa", "zoo/teacher"))
+    assert call("list", "recipe")[0] == 2
+
+
+def test_a_student_without_a_chat_template(refused, recipe, tmp_path):
+    import shutil
+    from distill_study.models import resolve_model
+    shutil.copytree(resolve_model("zoo/student-s"), tmp_path/"mute")
+    (tmp_path/"mute"/"chat_template.jinja").unlink()
+    refused(recipe(students=[str(tmp_path/"mute")]), says="has no chat template")

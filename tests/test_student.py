@@ -1,0 +1,292 @@
+"Training rows that must be refused, runs that are killed, adapters that are merged, and the loss that is taught."
+import json, os, signal, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+from distill_study.config import Train
+from distill_study.student import (Fit, TrainingDataError, TrainingFailed, fit, fit_length, mean_loss, merge_adapter, render_row, run_fingerprint, target_loss, tokenize_rows,
+                                   _collate, _last_checkpoint)
+
+ROLES = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + CONTENT }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+PLAIN = ROLES.replace("CONTENT", "m['content'] + '<|end|>' + '\\n'")
+
+def tokenizer(template=PLAIN):
+    "Byte-level, five special tokens, no merges."
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    special = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+    t = Tokenizer(models.BPE(vocab={s: i for i, s in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[]))
+    t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    t.add_special_tokens(special)
+    f = PreTrainedTokenizerFast(tokenizer_object=t, pad_token="<|pad|>", eos_token="<|end|>", padding_side="left")
+    f.chat_template = template
+    return f
+
+def row(id, target, user="2 + 2?"): return dict(id=id, messages=[dict(role="user", content=user), dict(role="assistant", content=target)])
+
+def rows(n=40): return [row(f"sum-{i}", str(i % 7 + i % 5), f"{i % 7} + {i % 5} = ?" + " please" * (i % 3)) for i in range(n)]
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    "Folder of a small random Llama, saved in bf16 as pretrained models are."
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+    folder, tok = tmp_path_factory.mktemp("student")/"base", tokenizer()
+    torch.manual_seed(0)
+    cfg = LlamaConfig(vocab_size=len(tok), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=1, num_key_value_heads=1, head_dim=64,
+                      max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=None, eos_token_id=1, pad_token_id=0)
+    LlamaForCausalLM(cfg).to(torch.bfloat16).save_pretrained(folder)
+    tok.save_pretrained(folder)
+    return folder
+
+FULL = Train(method="full", learning_rate=3e-3, epochs=2, batch_size=8)
+LORA = Train(learning_rate=3e-3, epochs=2, batch_size=8, r=4, alpha=8, dropout=0.1)
+
+def same_weights(a:Path, b:Path):
+    "Are all safetensors of two folders equal, bit for bit?"
+    return (a/"model.safetensors").read_bytes() == (b/"model.safetensors").read_bytes()
+
+# ---- rows that would teach something else
+
+BAD = {
+    "no content at all": (row("bad-7", ""), PLAIN, "no supervised token"),
+    "nothing rendered for the assistant": (row("bad-7", "4"), ROLES.replace("{{ '<|' + m['role'] + '|>' + CONTENT }}", "{% if m['role'] == 'user' %}{{ '<|user|>' + m['content'] + '<|end|>' }}{% endif %}").replace("{{ '<|assistant|>' }}", ""), "no supervised token"),
+    "no end of turn": (row("bad-7", "4"), ROLES.replace("CONTENT", "m['content']"), "end of turn is not supervised"),
+    "reasoning stripped": (row("bad-7", "<think>two twos</think>4"), ROLES.replace("CONTENT", "m['content'].split('</think>')[-1] + '<|end|>'"), "not recovered"),
+    "target cut": (row("bad-7", "a long target"), ROLES.replace("CONTENT", "m['content'][:6] + '<|end|>'"), "not recovered"),
+    "end of turn inside": (row("bad-7", "4<|end|> and more"), PLAIN, "contains an end-of-turn mark"),
+    "earlier turns rendered anew": (row("bad-7", "4"), "{% if messages[-1]['role'] == 'assistant' %}{{ 'done:' }}{% endif %}" + PLAIN, "no prefix"),
+    "template refuses the roles": (row("bad-7", "4"), "{{ raise_exception('roles must alternate') }}", "roles must alternate"),
+    "user speaks last": (dict(id="bad-7", messages=[dict(role="assistant", content="hello"), dict(role="user", content="2 + 2?")]), PLAIN, "the last of at least two messages"),
+    "one message": (dict(id="bad-7", messages=[dict(role="assistant", content="hello")]), PLAIN, "at least two messages"),
+    "content is no text": (dict(id="bad-7", messages=[dict(role="user", content=None), dict(role="assistant", content="4")]), PLAIN, "text in both"),
+    "messages is no list": (dict(id="bad-7", messages="hello"), PLAIN, "'messages' must be a list"),
+}
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_bad_row_is_refused_by_name(case):
+    bad, template, says = BAD[case]
+    good = [row("good-1", "4")] if template == PLAIN else []
+    with pytest.raises(TrainingDataError, match="bad-7") as e: tokenize_rows([*good, bad], tokenizer(template))
+    assert says in str(e.value) and "good-1" not in str(e.value)
+
+def test_a_refused_row_leaves_no_folder(base, tmp_path):
+    with pytest.raises(TrainingDataError, match="bad-7"): fit([*rows(8), row("bad-7", " ")], str(base), FULL, tmp_path/"run", seed=0)
+    assert not (tmp_path/"run").exists()
+
+def test_no_rows(base, tmp_path):
+    with pytest.raises(TrainingDataError, match="no training rows"): fit([], str(base), FULL, tmp_path/"run", seed=0)
+
+def test_long_rows_are_dropped_by_name_or_refused(base, tmp_path):
+    long = [*rows(16), row("long-1", "4", "please " * 20)]
+    with pytest.raises(TrainingDataError, match="1 of 17 .* 'long-1'"): fit(long, str(base), FULL.model_copy(update=dict(max_length=60)), tmp_path/"a", seed=0)
+    done = fit(long, str(base), FULL.model_copy(update=dict(max_length=60, max_truncated=0.1, epochs=0.5)), tmp_path/"b", seed=0)
+    assert done.dropped_long == ("long-1",) and done.rows == 16 and done.max_length == 60
+
+def test_longer_than_the_context(base, tmp_path):
+    with pytest.raises(TrainingDataError, match="'long-1' has .* context of 512"): fit([*rows(8), row("long-1", "4", "please " * 90)], str(base), FULL, tmp_path/"a", seed=0)
+    with pytest.raises(TrainingDataError, match="train.max_length = 600"): fit(rows(8), str(base), FULL.model_copy(update=dict(max_length=600)), tmp_path/"a", seed=0)
+
+def test_all_rows_too_long():
+    some = tokenize_rows(rows(3), tokenizer())
+    with pytest.raises(TrainingDataError, match="no training rows left"): fit_length(some, Train(max_length=8, max_truncated=1.0), 512)
+
+@pytest.mark.parametrize("template", [PLAIN, ROLES.replace("CONTENT", "m['content']|trim + '<|end|>'"),
+    ROLES.replace("CONTENT", "('<think>\\n\\n</think>\\n\\n' if m['role'] == 'assistant' else '') + m['content'] + '<|end|>'"),
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|end|>' }}{% endgeneration %}{% else %}{{ m['content'] + '<|end|>' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"],
+    ids=["newline after the turn", "trims", "empty thought", "generation marks"])
+def test_common_templates_teach_target_and_end(template):
+    tok = tokenizer(template)
+    for text in ("four", "vier ½ 四 🙂", "two\nlines ", "Answer: 4"):
+        r = tokenize_rows([row("a", text)], tok)[0]
+        taught = tok.decode([t for t in r["labels"] if t != -100], clean_up_tokenization_spaces=False)
+        assert taught.removesuffix("<|end|>").strip().endswith(text.strip()) and taught.endswith("<|end|>")
+        start = tok.apply_chat_template(row("a", text)["messages"][:-1], add_generation_prompt=True, tokenize=False)
+        assert tok.decode(r["input_ids"], clean_up_tokenization_spaces=False).startswith(start)
+
+def test_only_the_last_of_several_turns_is_taught():
+    msgs = [dict(role=r, content=c) for r, c in (("system", "Be brief."), ("user", "2 + 2?"), ("assistant", "4"), ("user", "and 1?"), ("assistant", "5"))]
+    tok = tokenizer()
+    r = tokenize_rows([dict(id="talk", messages=msgs)], tok)[0]
+    assert tok.decode([t for t in r["labels"] if t != -100]) == "5<|end|>"
+
+def test_a_rendered_row_is_escaped():
+    text = render_row(row("<script>", "</mark><script>alert(1)</script>", "<img src=x>"), tokenizer())
+    assert "<script" not in text and "<img" not in text and text.count("<mark") == text.count("</mark>") == 1
+
+# ---- the loss
+
+def test_loss_is_that_of_the_target_tokens_only(base):
+    import torch
+    from distill_study.models import load_model
+    tok, model = tokenizer(), load_model(base, torch.float32, device="cpu")
+    some = tokenize_rows(rows(7), tok)
+    batch = _collate(some, tok.pad_token_id)
+    manual, n = 0.0, 0
+    with torch.no_grad():
+        for r in some:                                        # one row at a time, no padding, no mask
+            logp = model(input_ids=torch.tensor([r["input_ids"]])).logits[0].log_softmax(-1)
+            for i, label in enumerate(r["labels"]):
+                if label != -100: manual, n = manual - logp[i-1, label].item(), n + 1
+        assert n == sum(len(r["messages"][-1]["content"]) + 1 for r in rows(7))
+        assert target_loss(model, batch).item() == pytest.approx(manual/n, abs=1e-5)
+        assert mean_loss(model, some, tok.pad_token_id, 3) == pytest.approx(manual/n, abs=1e-5)
+
+def test_gradient_is_that_of_trl(base):
+    "Our loss on a CPU and TRL's own give one gradient."
+    import torch
+    from distill_study.models import load_model
+    from trl.trainer.utils import add_fused_lm_head
+    tok, grads = tokenizer(), []
+    batch = _collate(tokenize_rows(rows(6), tok), tok.pad_token_id)
+    for ours in (True, False):
+        model = load_model(base, torch.float32, device="cpu")
+        if not ours: add_fused_lm_head(model)
+        loss = target_loss(model, batch) if ours else model(**batch, fused_lm_head=True).loss
+        loss.backward()
+        grads.append((loss.item(), [p.grad for p in model.parameters()]))
+    assert grads[0][0] == pytest.approx(grads[1][0], abs=1e-5)
+    for a, b in zip(grads[0][1], grads[1][1]): torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+def test_first_loss_of_a_run_is_that_of_its_first_batch(base, tmp_path):
+    "With one batch of all rows, the first reported loss is the untouched model's, also when it is accumulated over uneven parts."
+    import torch
+    from distill_study.models import load_model
+    tok = tokenizer()
+    want = mean_loss(load_model(base, torch.float32, device="cpu"), tokenize_rows(rows(11), tok), tok.pad_token_id)
+    for i, (size, parts) in enumerate(((11, 1), (4, 3))):
+        done = fit(rows(11), str(base), FULL.model_copy(update=dict(batch_size=size, gradient_accumulation=parts, epochs=1)), tmp_path/str(i), seed=0)
+        assert done.steps == 1 and done.history[0][1] == pytest.approx(want, abs=1e-4)
+
+# ---- results
+
+def test_same_settings_same_weights_other_seed_other_weights(base, tmp_path):
+    a, b, c = (fit(rows(), str(base), FULL, tmp_path/n, seed=s) for n, s in (("a", 0), ("b", 0), ("c", 1)))
+    assert same_weights(a.path, b.path) and not same_weights(a.path, c.path)
+    assert a.history == b.history and a.fingerprint == b.fingerprint != c.fingerprint
+
+def test_merged_model_gives_the_adapters_output(base, tmp_path):
+    import torch
+    from peft import PeftModel
+    from distill_study.models import load_model
+    tok, done = tokenizer(), fit(rows(), str(base), LORA.model_copy(update=dict(learning_rate=2e-2)), tmp_path/"run", seed=0)
+    adapted = PeftModel.from_pretrained(load_model(base, torch.float32, device="cpu"), tmp_path/"run"/"adapter").eval()
+    batch = _collate(tokenize_rows(rows(6), tok), tok.pad_token_id)
+    logits = lambda m: m(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
+    with torch.no_grad():
+        with adapted.disable_adapter(): plain = logits(adapted)
+        want, saved = logits(adapted), logits(load_model(done.path, torch.float32, device="cpu"))
+    moved, off = (want - plain).abs().max(), (want - saved).abs().max()
+    assert moved > 0.1 and off < 0.1 * moved                  # rounding to bf16 is all that is left
+    assert (done.path/"config.json").read_bytes() == (base/"config.json").read_bytes() and (done.path/"tokenizer.json").read_bytes() == (base/"tokenizer.json").read_bytes()
+    assert load_model(done.path, device="cpu").dtype == torch.bfloat16 and 0 < done.merge["mean_change"] < 0.1
+    exact = merge_adapter(base, tmp_path/"run"/"adapter", tmp_path/"exact", torch.float32, rows=tokenize_rows(rows(6), tok))
+    assert exact["max_change"] < 1e-4 and exact["same_choice"] == 1
+
+def test_what_is_left_behind(base, tmp_path):
+    done = fit(rows(16), str(base), LORA, tmp_path/"run", seed=0)
+    names = {p.relative_to(tmp_path/"run").as_posix() for p in (tmp_path/"run").rglob("*") if p.is_file()}
+    assert {"run.json", "fit.json", "adapter/adapter_model.safetensors", "model/model.safetensors", "model/chat_template.jinja"} <= names
+    assert not [n for n in names if n.endswith((".bin", ".pt", ".pth", ".pkl", ".partial")) or "checkpoint" in n]
+    assert Fit.load(tmp_path/"run") == done and "| loss |" in done._repr_markdown_()
+    (tmp_path/"run").rename(tmp_path/"moved")
+    assert Fit.load(tmp_path/"moved").path == tmp_path/"moved"/"model"
+
+def test_checkpoints_hold_no_pickle(base, tmp_path):
+    seen = []
+    def look(step, total, loss): seen.extend(p.name for p in (tmp_path/"run").rglob("*") if p.is_file())
+    fit(rows(24), str(base), LORA.model_copy(update=dict(save_steps=1)), tmp_path/"run", seed=0, progress=look)
+    assert "state.safetensors" in seen and not [n for n in seen if n.endswith((".bin", ".pt", ".pth", ".pkl"))]
+
+# ---- kills, resumption, other people's folders
+
+KILLED = """
+import json, os, signal, sys
+from distill_study.config import Train
+from distill_study.student import fit
+rows, base, settings, out, at = json.load(open(sys.argv[1]))
+def progress(step, total, loss):
+    if step == at: os.kill(os.getpid(), signal.SIGKILL)
+fit(rows, base, Train(**settings), out, seed=0, progress=progress)
+"""
+
+@pytest.mark.parametrize("settings", [FULL, LORA], ids=["full", "lora"])
+def test_killed_and_resumed_gives_the_same_weights(base, tmp_path, settings):
+    settings = settings.model_copy(update=dict(save_steps=2))
+    whole = fit(rows(), str(base), settings, tmp_path/"whole", seed=0)
+    job = tmp_path/"job.json"
+    job.write_text(json.dumps([rows(), str(base), settings.model_dump(), str(tmp_path/"killed"), 7]))
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(job)], capture_output=True, text=True)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    newest = _last_checkpoint(tmp_path/"killed")
+    assert newest.name == "checkpoint-6" and not (tmp_path/"killed"/"model").exists()
+    if settings.method == "full":                                   # the newest was torn: the one before it serves
+        weights = newest/"model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+        assert _last_checkpoint(tmp_path/"killed").name == "checkpoint-4"
+    (tmp_path/"killed"/"checkpoint-8.partial").mkdir()               # a kill in the middle of a save
+    done = fit(rows(), str(base), settings, tmp_path/"killed", seed=0)
+    assert done.starts == (0, 4 if settings.method == "full" else 6)
+    assert same_weights(done.path, whole.path) and done.history == whole.history
+    assert not list((tmp_path/"killed").glob("checkpoint*"))
+
+def test_killed_at_an_epochs_end(base, tmp_path):
+    "The default saves once per epoch; the next start begins with a whole epoch."
+    def stop(step, total, loss):
+        if step == 7: raise KeyboardInterrupt
+    whole = fit(rows(), str(base), LORA, tmp_path/"whole", seed=0, validation=rows(3))
+    with pytest.raises(KeyboardInterrupt): fit(rows(), str(base), LORA, tmp_path/"again", seed=0, validation=rows(3), progress=stop)
+    done = fit(rows(), str(base), LORA, tmp_path/"again", seed=0, validation=rows(3))
+    assert done.starts == (0, 5) and done.validation == whole.validation and same_weights(done.path, whole.path)
+
+def test_checkpoints_of_another_run_are_not_used(base, tmp_path):
+    def stop(step, total, loss):
+        if step == 4: raise KeyboardInterrupt
+    settings = FULL.model_copy(update=dict(save_steps=1))
+    with pytest.raises(KeyboardInterrupt): fit(rows(), str(base), settings, tmp_path/"run", seed=0, progress=stop)
+    other = settings.model_copy(update=dict(learning_rate=1e-3))
+    done = fit(rows(), str(base), other, tmp_path/"run", seed=0)
+    assert done.starts == (0,) and same_weights(done.path, fit(rows(), str(base), other, tmp_path/"fresh", seed=0).path)
+
+def test_a_finished_run_is_not_trained_again(base, tmp_path):
+    done = fit(rows(16), str(base), FULL, tmp_path/"run", seed=0)
+    def never(*_): raise AssertionError("trained again")
+    assert fit(rows(16), str(base), FULL, tmp_path/"run", seed=0, progress=never) == done
+
+def test_fingerprint_follows_everything_that_matters(base):
+    keys = {run_fingerprint(rows(8), str(base), FULL, 0), run_fingerprint(rows(9), str(base), FULL, 0), run_fingerprint(rows(8), str(base), LORA, 0),
+            run_fingerprint(rows(8), str(base), FULL, 1), run_fingerprint(rows(8)[::-1], str(base), FULL, 0)}
+    assert len(keys) == 5 and run_fingerprint(rows(8), str(base), FULL, 0) in keys
+
+def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(base, tmp_path):
+    import torch
+    def poison(step, total, loss):
+        if step == 3: torch.nn.Embedding.forward, poison.kept = (lambda self, ids: poison.kept(self, ids) * float("nan")), torch.nn.Embedding.forward
+    poison.kept = None
+    try:
+        with pytest.raises(TrainingFailed, match="step 4: the loss is nan. The checkpoint of step 3 is kept"):
+            fit(rows(), str(base), FULL.model_copy(update=dict(save_steps=1)), tmp_path/"run", seed=0, progress=poison)
+    finally: torch.nn.Embedding.forward = poison.kept
+    assert _last_checkpoint(tmp_path/"run").name == "checkpoint-3" and not (tmp_path/"run"/"model").exists()
+
+def test_a_folder_that_is_a_file(base, tmp_path):
+    (tmp_path/"run").write_text("not a folder")
+    with pytest.raises(TrainingFailed, match="can't be written"): fit(rows(8), str(base), FULL, tmp_path/"run", seed=0)
+
+def test_a_full_disk(base, tmp_path, monkeypatch):
+    from distill_study import student
+    def full(*_, **__): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(student, "_save_weights", full)
+    with pytest.raises(TrainingFailed, match="the disk is full"): fit(rows(8), str(base), LORA, tmp_path/"run", seed=0)
+
+# ---- a real pretrained student
+
+def test_smollm_rows_and_a_few_steps(smollm, tmp_path):
+    "Its template has no generation marks, writes a newline after the turn and a system prompt of its own."
+    from distill_study.models import load_tokenizer, resolve_model
+    tok = load_tokenizer(resolve_model(smollm))
+    r = tokenize_rows(rows(3), tok)[2]
+    assert tok.decode([t for t in r["labels"] if t != -100]) == "4<|im_end|>"
+    done = fit(rows(4), smollm, Train(epochs=2, batch_size=4, r=4, warmup_ratio=0), tmp_path/"run", seed=0)   # a warm-up's first step has rate 0
+    assert done.steps == 2 and done.history[1][1] < done.history[0][1] and done.trainable < done.parameters/50

@@ -1,0 +1,56 @@
+"""The built-in models as they are committed: what the manifest says, and what they can do."""
+import hashlib, json
+
+import pytest
+
+from distill_study import models
+from distill_study.world import TINY, items, split_of
+from distill_study.zoo import SPECS, measure, missed
+
+MANIFEST = json.loads((models.ZOO/"manifest.json").read_text())
+
+
+def test_the_manifest_describes_the_files():
+    assert set(MANIFEST["models"]) == set(SPECS) == set(models.zoo_names())
+    for name, entry in MANIFEST["models"].items():
+        for file, digest in entry["sha256"].items(): assert hashlib.sha256((models.ZOO/name/file).read_bytes()).hexdigest() == digest
+        assert (entry["seed"], entry["steps"]) == (SPECS[name].seed, SPECS[name].steps)
+
+
+def test_the_weights_stay_small(): assert sum(p.stat().st_size for p in models.ZOO.rglob("*.safetensors")) <= 15e6
+
+
+def test_no_student_is_larger_than_a_third_of_the_teacher():
+    size = {n: (models.ZOO/n/"model.safetensors").stat().st_size for n in SPECS}
+    assert max(size["student-s"], size["student-m"]) <= size["teacher"] / 3 and size["student-s"] != size["student-m"]
+
+
+def test_the_bars(): assert missed({n: m["bars"] for n, m in MANIFEST["models"].items()}) == []
+
+
+def test_the_manifest_is_what_the_models_do(tmp_path):
+    "The first 60 test items again: within four standard errors of what the manifest says of 500."
+    said, found = MANIFEST["models"]["student-s"]["bars"], measure(models.ZOO/"student-s", tmp_path, n=60)
+    for name in TINY:
+        for strategy, x in found[name].items():
+            p = said[name][strategy]["accuracy"]
+            assert abs(x["accuracy"] - p) <= 4 * (max(p * (1 - p), 0.01) / 60) ** 0.5 + 1e-9
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_no_item_is_in_two_splits(name):
+    splits = {s: {i.question for i in items(name, s, 400)} for s in ("train", "validation", "test", "zoo")}
+    for s, questions in splits.items():
+        assert {split_of(q) for q in questions} == {s}
+        for other, theirs in splits.items(): assert other == s or not questions & theirs
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_every_item_is_right(name):
+    "The worked solution leads to the answer, whatever the generator drew."
+    for item in items(name, "train", 300):
+        if name == "tiny-math":
+            sums = [line.split(": ")[1].rstrip(".").split(" = ") for line in item.rationale.split(". ")]
+            assert all(eval(left) == int(right) for left, right in sums) and sums[-1][1] == item.answer        # our own text, not a model's
+            assert all(a[1] == b[0].split()[0] for a, b in zip(sums, sums[1:]))
+        else: assert item.rationale.rstrip(".").endswith(item.choices["ABCD".index(item.answer)])
