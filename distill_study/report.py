@@ -18,7 +18,7 @@ from pathlib import Path
 from .config import ARMS, StudyError, fingerprint
 from .stats import BASE, TRAINED, Interval, compare, find_test, gaps, reference_teacher, smallest_detectable, wilson
 
-# %% ../nbs/13_report.ipynb #d4ed9b54
+# %% ../nbs/13_report.ipynb #53c8f43e
 class ReportError(StudyError):
     "A report that can't be made as asked; the text says what is wrong and where."
 
@@ -27,6 +27,10 @@ _HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202
 def esc(text)->str:
     "`text` as HTML that shows it and does nothing else."
     return html.escape(_HIDDEN.sub("\ufffd", str(text)), quote=True)
+
+def _prose(text):
+    "A sentence as HTML, with numbers kept together with their unit or sign."
+    return re.sub(r"(?<=\d) (?=%)|(?<=\b[pn]) (?=[=&])|(?<=[=;]) (?=\d)", "\u00a0", esc(text))
 
 def _num(x, digits=1, scale=1):
     "A number for people: thousands separated, a real minus sign."
@@ -42,7 +46,7 @@ def _time(seconds):
     minutes = round(seconds) // 60
     return f"{minutes} min {round(seconds) % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
-# %% ../nbs/13_report.ipynb #c6565468
+# %% ../nbs/13_report.ipynb #09c0d53c
 class Shown:
     "Something that shows itself in Jupyter and in a report, and has plain values for `metrics.json`."
     def html(self)->str: raise NotImplementedError
@@ -67,12 +71,12 @@ def _cell(value, col):
     if value == "": return '<td class="num">\u2013</td>'   # does not apply here
     missing = value is None or isinstance(value, Interval) and value.value is None
     if missing: return f'<td class="{"" if col.kind == "text" else "num "}na">{"undefined" if isinstance(value, Interval) and value.n else "not available"}</td>'
-    if col.kind == "text": return f"<td>{esc(value)}</td>"
+    if col.kind == "text": return f'<td class="text">{esc(value)}</td>'
     if not isinstance(value, Interval): return f'<td class="num">{_WRITE[col.kind](value, col.digits)}</td>'
     main, _, rest = value.text(signed=col.kind == "points").partition(" ")
     return f'<td class="num">{main}' + (f' <span class="ci">{rest.strip("()")}</span>' if rest else "") + "</td>"
 
-# %% ../nbs/13_report.ipynb #0c0369b9
+# %% ../nbs/13_report.ipynb #d44f4b6c
 @dataclass(frozen=True, repr=False)
 class Table(Shown):
     "Rows under named columns, the first of which heads its row; a row with a `missing` reason shows that instead."
@@ -85,10 +89,10 @@ class Table(Shown):
     def html(self)->str:
         "The table in its own scroll container, so that a narrow page doesn't scroll sideways."
         head = "".join(f'<th scope="col"{"" if c.kind == "text" else " class=num"}>{esc(c.head)}' + (f'<span class="unit">{esc(c.unit)}</span>' if c.unit else "") + "</th>" for c in self.columns)
-        sub = f'<span class="sub">{esc(self.sub)}</span>' if self.sub else ""
+        sub = f' <span class="sub">{esc(self.sub)}</span>' if self.sub else ""
         note = f'<p class="note">{esc(self.note)}</p>' if self.note else ""
         wide = ' class="wide"' if len(self.columns) > 4 else ""
-        return (f'<div class="scroll tex2jax_ignore mathjax_ignore" tabindex="0" role="region" aria-label="{esc(self.caption)}"><table{wide}><caption>{esc(self.caption)}{sub}</caption>'
+        return (f'<div class="scroll tex2jax_ignore mathjax_ignore" tabindex="0" role="region" aria-label="{esc(self.caption)}"><table{wide}><caption><span class="cap">{esc(self.caption)}</span>{sub}</caption>'
                 f"<thead><tr>{head}</tr></thead><tbody>{''.join(map(self._row, self.rows))}</tbody></table></div>{note}")
 
     def _row(self, row):
@@ -403,7 +407,7 @@ def show(
     display({"image/png": base64.b64encode(png(fig)).decode(), "text/plain": alt}, raw=True, metadata={"image/png": meta})
     if caption: display({"text/html": f"<p><em>{esc(caption)}</em></p>", "text/plain": caption}, raw=True, metadata={"report": "caption"})
 
-# %% ../nbs/13_report.ipynb #09ff73e4
+# %% ../nbs/13_report.ipynb #b2285ab9
 @dataclass(frozen=True, repr=False)
 class Cases(Shown):
     "Test items on which one arm was wrong and another right."
@@ -423,7 +427,7 @@ class Cases(Shown):
         head = "".join(f'<th scope="col" class="{c}">{esc(h)}</th>' for c, h in heads)
         def td(head, text, read=None): return f'<td role="cell" data-label="{esc(head)}"><pre>{esc(text)}</pre>' + (f'<span class="read">read as {esc(read)}</span>' if read is not None else "") + "</td>"
         body = "".join('<tr role="row">' + td("Question", r["question"]) + td("Gold", r["gold"]) + "".join(td(h, r[k]["text"], r[k]["answer"] or "no answer") for (_, h), k in zip(heads[2:], ("wrong", "right"))) + "</tr>" for r in self.rows)
-        return (f'<div class="scroll tex2jax_ignore mathjax_ignore" tabindex="0" role="region" aria-label="Cases: {esc(title)}"><table class="cases" role="table"><caption>{esc(title)}<span class="sub">{self.total} of {self.n} items; '
+        return (f'<div class="scroll tex2jax_ignore mathjax_ignore" tabindex="0" role="region" aria-label="Cases: {esc(title)}"><table class="cases" role="table"><caption><span class="cap">{esc(title)}</span> <span class="sub">{self.total} of {self.n} items; '
                 f'{"the first " + str(len(self.rows)) + " in test order" if self.total > len(self.rows) else "all of them"}.</span></caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
 
     def to_dict(self):
@@ -453,7 +457,7 @@ def cases(
     rows = tuple(dict(question=_cut(e.messages[-1]["content"], 1200), gold="not available" if e.gold is None else e.gold, wrong=answer(by_arm[0], e), right=answer(by_arm[1], e)) for e in hits[:k])
     return Cases(wrong, right, len(hits), len(both), rows)
 
-# %% ../nbs/13_report.ipynb #160e933b
+# %% ../nbs/13_report.ipynb #7c65f639
 QUESTIONS = {1: "How much of the teacher\u2013student gap does distillation close?",
     2: "Do labels made by reasoning teach more than labels made by answering at once?",
     3: "Can the student give the answer alone after learning from reasoned answers?",
@@ -476,7 +480,7 @@ class Findings(Shown):
 
     def html(self)->str:
         "Question, verdict, sentences."
-        return "".join(f'<div class="finding tex2jax_ignore mathjax_ignore"><h3>{f.number}. {esc(QUESTIONS[f.number])}</h3><p class="verdict">{esc(f.verdict)}</p><ul>{"".join(f"<li>{esc(s)}</li>" for s in f.sentences)}</ul></div>' for f in self.entries)
+        return "".join(f'<div class="finding tex2jax_ignore mathjax_ignore"><h3>{f.number}. {esc(QUESTIONS[f.number])}</h3><p class="verdict">{_prose(f.verdict)}</p><ul>{"".join(f"<li>{_prose(s)}</li>" for s in f.sentences)}</ul></div>' for f in self.entries)
 
     def to_dict(self): return [f.to_dict() for f in self.entries]
 
@@ -594,7 +598,7 @@ def findings(
     "What this combination says about the five questions of the study."
     return Findings((_finding1(results), _finding2(results), _finding3(results), _finding4(results, labelling, training), _finding5(results)))
 
-# %% ../nbs/13_report.ipynb #69bbc73e
+# %% ../nbs/13_report.ipynb #4f65831b
 @dataclass(frozen=True, repr=False)
 class Summary(Shown):
     "The main figures and the short answers, for the top of the page."
@@ -605,8 +609,8 @@ class Summary(Shown):
         "Tiles, then a verdict per question."
         def tile(label, value, detail):
             shown = f'<span class="big na">{esc(value)}</span>' if value in ("not available", "undefined") else f'<span class="big">{esc(value)}</span>'
-            return f'<div><dt>{esc(label)}</dt><dd>{shown}<span class="small">{esc(detail)}</span></dd></div>'
-        verdicts = "".join(f"<div><dt>{esc(QUESTIONS[f.number])}</dt><dd>{esc(f.verdict)}</dd></div>" for f in self.findings.entries)
+            return f'<div><dt>{esc(label)}</dt><dd>{shown}<span class="small">{_prose(detail)}</span></dd></div>'
+        verdicts = "".join(f"<div><dt>{esc(QUESTIONS[f.number])}</dt><dd>{_prose(f.verdict)}</dd></div>" for f in self.findings.entries)
         return f'<h2>In short</h2><dl class="tiles">{"".join(tile(*t) for t in self.tiles)}</dl><dl class="verdicts">{verdicts}</dl>'
 
     def to_dict(self): return [dict(label=a, value=b, detail=c) for a, b, c in self.tiles]
@@ -644,7 +648,7 @@ def versions(packages=PACKAGES)->dict:
         except metadata.PackageNotFoundError: return None
     return {"python": sys.version.split()[0], **{p: version(p) for p in packages}}
 
-# %% ../nbs/13_report.ipynb #9ede85c5
+# %% ../nbs/13_report.ipynb #d2a92d84
 @dataclass(frozen=True, repr=False)
 class Provenance(Shown):
     "Everything needed to make the page again."
@@ -657,7 +661,7 @@ class Provenance(Shown):
         flat |= {"durations": {k: _time(v) for k, v in self.data["durations"].items() if v is not None}}
         flat |= {f"settings: {k}": json.dumps(v, ensure_ascii=False) for k, v in self.data["settings"].items()}
         rows = "".join(f'<tr><th scope="row">{esc(k.replace("_", " "))}</th><td>{esc(text(v))}</td></tr>' for k, v in flat.items())
-        return f'<div class="scroll tex2jax_ignore mathjax_ignore" tabindex="0" role="region" aria-label="Provenance"><table><caption>Provenance</caption><tbody>{rows}</tbody></table></div>'
+        return f'<div class="scroll tex2jax_ignore mathjax_ignore" tabindex="0" role="region" aria-label="Provenance"><table><caption><span class="cap">Provenance</span></caption><tbody>{rows}</tbody></table></div>'
 
     def to_dict(self): return self.data
 

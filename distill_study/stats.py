@@ -125,7 +125,7 @@ def paired_difference(
     same = "the two arms are right on exactly the same items" if (a == b).all() else ""
     return Interval(float(b.mean() - a.mean()), *_percentiles((right[:, 1] - right[:, 0]) / len(a)), len(a), same)
 
-# %% ../nbs/12_stats.ipynb #ea211820
+# %% ../nbs/12_stats.ipynb #4c87b57e
 def _no_gap(teacher, base, resamples, seed):
     "Why gap recovered has no meaning here, or an empty string."
     gap, test = paired_difference(base, teacher, resamples, seed), mcnemar(base, teacher)
@@ -146,7 +146,7 @@ def gap_recovered(
     right = _bootstrap([t, b, d], resamples, seed).astype(float)
     gap, closed = right[:, 0] - right[:, 1], right[:, 2] - right[:, 1]
     # The gap is above 0 in at least 97.5 % of the resamples. The rest count as infinite, which can't reach the bounds.
-    ratio = np.where(gap > 0, closed / np.where(gap > 0, gap, 1), np.where(closed == 0, 0, np.sign(closed) * np.inf))
+    ratio = np.where(gap > 0, closed / np.where(gap > 0, gap, 1), np.select([closed > 0, closed < 0], [np.inf, -np.inf], 0))
     low, high = (q if np.isfinite(q) else None for q in _percentiles(ratio))
     same = "the trained student is right on exactly the same items as the untouched one" if (d == b).all() else ""
     return Interval(float((d.mean() - b.mean()) / (t.mean() - b.mean())), low, high, len(t), same)

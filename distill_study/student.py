@@ -356,7 +356,7 @@ def _read_state(checkpoint):
     from safetensors.torch import load_file
     return load_file(Path(checkpoint)/_STATE[0]), json.loads((Path(checkpoint)/_STATE[1]).read_text(encoding="utf-8"))
 
-# %% ../nbs/10_student.ipynb #352d0f6c
+# %% ../nbs/10_student.ipynb #30ba07a9
 def use_bf16(
     settings:Train,
     parameters:int,   # of the whole model
@@ -373,6 +373,7 @@ def _attention(bf16, limit, where):
     "The attention to train with; None leaves the model's own."
     return "eager" if where == "cpu" and bf16 and limit <= 512 else None     # longer rows would need too much memory
 
+# %% ../nbs/10_student.ipynb #a27545bb
 def trl_config(
     settings:Train,
     out:Path,         # where checkpoints go
@@ -448,7 +449,7 @@ def _build(base, name, rows, settings, out, seed, tokenizer, limit):
     trainer.out = out
     return trainer, saved, "bfloat16" if bf16 else "float32"
 
-# %% ../nbs/10_student.ipynb #60213d2a
+# %% ../nbs/10_student.ipynb #5ab844b8
 _TOKENS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.jinja")
 _CONFIG = ("config.json", "generation_config.json")     # a trainer rewrites the special tokens in these
 
@@ -475,6 +476,7 @@ def _choices(model, rows, pad):
             tops += logp.argmax(-1).tolist()
     return probs, tops
 
+# %% ../nbs/10_student.ipynb #6bf51d85
 def merge_adapter(
     base:Path,        # folder of the base model
     adapter:Path,     # folder of the adapter
@@ -493,7 +495,7 @@ def merge_adapter(
     before = _choices(model, rows, pad)
     merged = model.merge_and_unload().to(dtype)
     _finish(folder, merged.save_pretrained, base, _TOKENS + _CONFIG)
-    after = _choices(merged, rows, pad)
+    after = _choices(merged.float(), rows, pad)          # both in 32 bits: what is left is the rounding of the weights
     change = [abs(a - b) for a, b in zip(before[0], after[0])]
     same = sum(a == b for a, b in zip(before[1], after[1]))
     return dict(tokens=len(change), max_change=max(change, default=0.0), mean_change=sum(change)/max(len(change), 1), same_choice=same/max(len(change), 1), dtype=str(dtype).removeprefix("torch."))

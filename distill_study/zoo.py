@@ -16,7 +16,7 @@ from .config import StudyError, nearest
 from .prompts import ask, target, user_turn
 from .world import COLOURS, DAYS, HOUSES, ITEMS, NAMES, PETS, TINY, exercise, split_of
 
-# %% ../nbs/16_zoo.ipynb #62a95347
+# %% ../nbs/16_zoo.ipynb #2a490fde
 class Spec(NamedTuple):
     "Shape and training of one zoo model."
     hidden: int
@@ -32,9 +32,9 @@ class Spec(NamedTuple):
     seed: int = 0
 
 SPECS = {
-    "teacher":   Spec(192, 4, 6, 512, {"tiny-math": (1, 2, 3, 4, 5, 6), "tiny-qa": (1, 2, 3)}, 0.65, 0.35, 2500),
-    "student-m": Spec(128, 3, 4, 256, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}, 0.35, 0.35, 1500),
-    "student-s": Spec(64, 3, 2, 192, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}, 0.35, 0.35, 2000, learning_rate=3e-3)}
+    "teacher":   Spec(192, 4, 3, 512, {"tiny-math": (1, 2, 3, 4, 5, 6), "tiny-qa": (1, 2, 3)}, 0.65, 0.35, 1300),
+    "student-m": Spec(128, 3, 2, 256, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}, 0.35, 0.35, 1200),
+    "student-s": Spec(64, 3, 1, 192, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}, 0.35, 0.35, 2000, learning_rate=4e-3)}
 HEAD_DIM = 64            # the smallest that vLLM serves
 
 # %% ../nbs/16_zoo.ipynb #e9e90dc3
@@ -104,7 +104,7 @@ class Rows:
         ids = self.tok.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
         return dict(input_ids=ids["input_ids"], labels=[t if m else -100 for t, m in zip(ids["input_ids"], ids["assistant_masks"])])
 
-# %% ../nbs/16_zoo.ipynb #69473194
+# %% ../nbs/16_zoo.ipynb #a9826fae
 def build_model(spec, tokenizer):
     "A freshly initialised Llama of the spec's shape."
     import torch
@@ -113,6 +113,7 @@ def build_model(spec, tokenizer):
     model = LlamaForCausalLM(LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=spec.hidden, intermediate_size=spec.intermediate, num_hidden_layers=spec.layers,
         num_attention_heads=spec.heads, num_key_value_heads=spec.heads, head_dim=HEAD_DIM, max_position_embeddings=512, tie_word_embeddings=True,
+        initializer_range=spec.hidden ** -0.5,      # the usual 0.02 is meant for wide models: here it delays looking things up by thousands of steps
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     return model
@@ -126,7 +127,7 @@ def _collate(pad):
         return dict(input_ids=fill("input_ids", pad), labels=fill("labels", -100))
     return go
 
-# %% ../nbs/16_zoo.ipynb #459d54b4
+# %% ../nbs/16_zoo.ipynb #5c443938
 def train(
     name:str,               # a name in `SPECS`
     work:Path,              # folder for checkpoints: an interrupted training goes on from the last one
@@ -145,7 +146,7 @@ def train(
 
     args = TrainingArguments(
         str(work/"checkpoints"), max_steps=spec.steps, per_device_train_batch_size=spec.batch, learning_rate=spec.learning_rate, adam_beta2=0.98,
-        weight_decay=0.01, max_grad_norm=1.0, lr_scheduler_type="cosine", warmup_steps=min(200, spec.steps // 10), bf16=True, seed=spec.seed,
+        weight_decay=0.01, max_grad_norm=1.0, lr_scheduler_type="cosine", warmup_steps=min(200, spec.steps // 10), bf16=spec.hidden > 128, seed=spec.seed,
         train_sampling_strategy="sequential", logging_steps=100, save_steps=250, save_total_limit=2, report_to="none", disable_tqdm=True,
         remove_unused_columns=False, use_cpu=models.device() == "cpu", dataloader_num_workers=0)
     trainer = Trainer(build_model(spec, tok), args, data_collator=_collate(tok.pad_token_id), train_dataset=Rows(spec, tok), callbacks=[Say()])

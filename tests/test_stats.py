@@ -1,0 +1,137 @@
+"Statistics against published figures, against each other, and where there is too little to say anything."
+from math import comb
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from distill_study.stats import (PAIRS, TRAINED, Interval, StatsError, compare, find_test, gap_recovered, gaps, holm, mcnemar,
+                                 paired, paired_difference, reference_teacher, smallest_detectable, wilson)
+
+def grades(**arms):
+    "A small `graded` table: arm names with __ for / and - for nothing."
+    names = {"tc": "teacher/cot", "tv": "teacher/vanilla", "sv": "student/vanilla", "dv": "distilled/vanilla", "da": "distilled/cot-answer", "dr": "distilled/cot-rationale"}
+    return pd.concat([pd.DataFrame(dict(arm=names[k], id=[f"q{i}" for i in range(len(v))], correct=np.array(v, bool), correct_strict=np.array(v, bool))) for k, v in arms.items()], ignore_index=True)
+
+@pytest.mark.parametrize("k, n, low, high", [
+    (8, 10, 0.4902, 0.9433),
+    (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0),      # never beyond 0 and 1, never of zero width
+    (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)])  # Newcombe (1998), table I, method 3
+def test_wilson_is_as_published(k, n, low, high):
+    i = wilson(k, n)
+    assert i.low == pytest.approx(low, abs=6e-5) and i.high == pytest.approx(high, abs=6e-5)
+
+def test_wilson_of_nothing_is_not_available():
+    assert wilson(0, 0).value is None and str(wilson(0, 0)) == "not available"
+
+@pytest.mark.parametrize("k, n", [(-1, 5), (6, 5), (1, 0)])
+def test_wilson_refuses_impossible_counts(k, n):
+    with pytest.raises(StatsError, match="expected 0 <= k <= n"): wilson(k, n)
+
+@pytest.mark.parametrize("b10, b01", [(1, 8), (59, 121), (86, 150), (0, 5), (7, 7), (0, 0)])
+def test_mcnemar_is_the_exact_binomial_test(b10, b01):
+    a, b = np.repeat([1, 0, 1], [b10, b01, 30]), np.repeat([0, 1, 1], [b10, b01, 30])
+    m, d = mcnemar(a, b), b10 + b01
+    assert (m.b10, m.b01, m.n) == (b10, b01, d + 30)
+    assert m.p == pytest.approx(min(1, 2 * sum(comb(d, i) for i in range(min(b10, b01) + 1)) / 2**d))
+    assert mcnemar(b, a).p == pytest.approx(m.p)
+
+def test_mcnemar_of_a_textbook_survey():
+    "Approval of a prime minister, asked twice (Agresti): 150 turned away, 86 came round."
+    first, second = np.repeat([1, 1, 0, 0], [794, 150, 86, 570]), np.repeat([1, 0, 1, 0], [794, 150, 86, 570])
+    m = mcnemar(first, second)
+    assert (m.b10, m.b01) == (150, 86) and 2e-5 < m.p < 5e-5
+    d = paired_difference(first, second)
+    assert d.value == pytest.approx(-0.04) and d.low == pytest.approx(-0.0587, abs=.004) and d.high == pytest.approx(-0.0213, abs=.004)
+
+def test_holm_is_monotone_capped_and_keeps_gaps():
+    assert holm([0.01, 0.02, 0.03, 0.005]) == pytest.approx([0.03, 0.04, 0.04, 0.02])
+    assert holm([0.9, None, 0.8]) == [1.0, None, 1.0]
+    assert holm([None]) == [None]
+
+def test_bootstrap_of_patterns_is_the_bootstrap_of_items():
+    rng = np.random.default_rng(3)
+    a, b = rng.random(80) < .4, rng.random(80) < .6
+    d = paired_difference(a, b, resamples=4000, seed=1)
+    drawn = [(b[i].mean() - a[i].mean()) for i in (rng.integers(0, 80, 80) for _ in range(4000))]
+    assert [d.low, d.high] == pytest.approx(np.quantile(drawn, [.025, .975]), abs=.02)
+
+def test_gap_is_undefined_where_teacher_and_base_agree():
+    right = np.arange(200) % 2 == 0
+    g = gap_recovered(right, right, ~right)
+    assert g.value is None and g.low is None and "not distinguishable" in g.reason and g.n == 200
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_a_handful_of_items_defines_no_gap(n):
+    g = gap_recovered(np.ones(n), np.zeros(n), np.ones(n))
+    assert g.value is None and "not distinguishable" in g.reason
+
+def test_gap_of_a_teacher_worse_than_the_student():
+    assert "worse than the untouched student" in gap_recovered(np.zeros(50), np.ones(50), np.ones(50)).reason
+
+def test_gap_can_be_negative_and_beyond_the_teacher():
+    t, b = np.repeat([1, 0], [70, 30]), np.repeat([1, 0], [40, 60])
+    assert gap_recovered(t, b, np.repeat([1, 0], [20, 80])).high < 0
+    assert gap_recovered(t, b, np.repeat([1, 0], [95, 5])).low > 1
+
+def test_a_barely_defined_gap_keeps_finite_bounds():
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        t, b, d = rng.random(60) < .62, rng.random(60) < .4, rng.random(60) < .5
+        g = gap_recovered(t, b, d, seed=seed)
+        assert (g.value is None) == bool(g.reason) and (g.value is None or np.isfinite([g.low, g.high]).all())
+
+def test_an_interval_without_width_says_why():
+    t, b = np.repeat([1, 0], [70, 30]), np.repeat([1, 0], [40, 60])
+    assert "exactly the same items" in gap_recovered(t, b, b).reason
+    assert "exactly the same items" in paired_difference(b, b).reason
+
+def test_gap_interval_covers_the_truth():
+    hits = 0
+    for s in range(120):
+        u = np.random.default_rng(s).random(200)
+        g = gap_recovered(u < .9, u < .3, u < .6, resamples=400, seed=s)
+        hits += g.low <= .5 <= g.high
+    assert 106 <= hits <= 120
+
+def test_unequal_lengths_are_refused():
+    for f in (mcnemar, paired_difference):
+        with pytest.raises(StatsError, match="same items; got 2 and 3"): f([1, 0], [1, 0, 1])
+
+def test_arms_are_matched_by_id_not_by_order():
+    g = grades(sv=[1, 0, 1, 0], dv=[1, 0, 1, 0])
+    shuffled = pd.concat([g[g.arm == "student/vanilla"], g[g.arm == "distilled/vanilla"].iloc[::-1]])
+    assert find_test(compare(shuffled), "student/vanilla", "distilled/vanilla").a_only == 0
+
+def test_only_shared_items_are_compared():
+    a, b = paired(grades(sv=[1, 0, 1, 1], dv=[0, 1]), "student/vanilla", "distilled/vanilla")
+    assert list(a) == [True, False] and list(b) == [False, True]
+
+def test_missing_arms_give_reasons_and_do_not_count_for_holm():
+    tests = compare(grades(sv=[0] * 12, dv=[1] * 12))
+    assert len(tests) == len(PAIRS)
+    made = [t for t in tests if t.p is not None]
+    assert len(made) == 1 and made[0].p_holm == made[0].p and made[0].verdict == "higher"
+    assert all(t.verdict == "not available" and "not available" in t.reason for t in tests if t.p is None)
+
+def test_gaps_of_missing_arms_name_them():
+    gs = gaps(grades(sv=[0] * 40, tc=[1] * 40, dv=[1] * 20 + [0] * 20))
+    assert gs[0].recovered.value == 0.5
+    assert {g.recovered.reason for g in gs if g.arm == "control/gold" and g.teacher == "teacher/cot"} == {"control/gold not available"}
+    assert len(gs) == 2 * len(TRAINED)
+
+def test_reference_teacher_is_the_one_that_ran():
+    assert reference_teacher(grades(tv=[1])) == "teacher/vanilla" and reference_teacher(grades(tv=[1], tc=[1])) == "teacher/cot"
+
+def test_smallest_detectable_has_the_power_it_promises():
+    n, share = 200, .3
+    d, rng, seen = smallest_detectable(n, share), np.random.default_rng(0), 0
+    for _ in range(300):
+        up, down, _ = rng.multinomial(n, [(share + d) / 2, (share - d) / 2, 1 - share])
+        seen += mcnemar(np.repeat([0, 1], [up, down]), np.repeat([1, 0], [up, down])).p <= .05
+    assert .7 < seen / 300 < .88
+
+def test_interval_text():
+    assert Interval(.5, .25, .75, 4).text(digits=0) == "50 (25 to 75)"
+    assert Interval(-0.0001, None, None, 4).text() == "0.0"
+    assert not Interval(None).excludes_zero
