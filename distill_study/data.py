@@ -18,7 +18,7 @@ from .prompts import ask, user_turn
 from .tasks import TASKS, number
 from .world import TINY, items
 
-# %% ../nbs/04_data.ipynb #ffc1a32a
+# %% ../nbs/04_data.ipynb #ad18a6ad
 class DataError(StudyError):
     "A data set that can't be found or read: names file, line or column, and the remedy."
 
@@ -35,6 +35,11 @@ class Example:
     def ask(self, strategy:str)->list[dict]:
         "Chat messages under the prompt of `strategy`."
         return ask(self.task, strategy, list(self.turns))
+
+    @property
+    def messages(self)->list[dict]:
+        "Chat messages under the plain prompt."
+        return self.ask("vanilla")
 
     @property
     def question(self)->str: return self.turns[-1]["content"]

@@ -299,7 +299,7 @@ def _axes(height, width=5.2):
         fig = Figure(figsize=(width, height), layout="constrained", facecolor="white")
         return fig, fig.subplots()
 
-# %% ../nbs/13_report.ipynb #74115811
+# %% ../nbs/13_report.ipynb #7c21dc3d
 def accuracy_figure(
     results:Results,
 ):  # a matplotlib Figure
@@ -315,7 +315,7 @@ def accuracy_figure(
         ax.plot([100 * i.low, 100 * i.high], [y, y], color=_colour(arm), lw=2.4, solid_capstyle="round")
         ax.text(1.02, y, _pct(i.value), va="center", ha="left", transform=ax.get_yaxis_transform(), color=INK, fontsize=9.5)
     have = [a for a in arms if results.accuracy(a).value is not None]
-    sns.scatterplot(x=[100 * results.accuracy(a).value for a in have], y=[arms.index(a) for a in have], hue=have, hue_order=have, palette={a: _colour(a) for a in have},
+    if have: sns.scatterplot(x=[100 * results.accuracy(a).value for a in have], y=[arms.index(a) for a in have], hue=have, hue_order=have, palette={a: _colour(a) for a in have},
         style=[a.split("/")[0] for a in have], markers={"teacher": "D", "student": "o", "distilled": "o", "control": "s"}, s=58, ax=ax, legend=False, zorder=3)
     ax.set(xlim=(0, 100), ylim=(len(arms) - .5, -.5), yticks=range(len(arms)), yticklabels=arms, xlabel="right answers, % of test items", ylabel="")
     ax.tick_params(axis="y", length=0); ax.grid(axis="x", color="#e3e5e8", lw=.7); ax.set_axisbelow(True); ax.spines["left"].set_visible(False)
@@ -489,7 +489,7 @@ class Findings(Shown):
         "All sentences, in order."
         return [s for f in self.entries for s in (f.verdict, *f.sentences)]
 
-# %% ../nbs/13_report.ipynb #57699db6
+# %% ../nbs/13_report.ipynb #82b3b1f1
 def _p(p):
     "A p value in a sentence."
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
@@ -504,7 +504,7 @@ def _says(t):
     if t.p_holm is None: return f"{t.b} against {t.a}: not available ({t.reason})."
     if t.verdict != "can't tell": return f"{t.b} is right {'more' if t.verdict == 'higher' else 'less'} often than {t.a} ({_difference(t)})."
     least = smallest_detectable(t.n, (t.a_only + t.b_only) / t.n)
-    hint = f" On {t.n} items with this much disagreement, a true difference below about {_num(100 * least, 0)} points would often go unnoticed." if least else f" {t.n} items on which the arms disagree {t.a_only + t.b_only} times can't show a difference." if t.a_only + t.b_only < 20 else ""
+    hint = f" On {t.n} items with this much disagreement, a true difference below about {_num(100 * least, 0)} points would often go unnoticed." if least else f" The two differ on {t.a_only + t.b_only} of {t.n} items, too few to show a difference." if t.a_only + t.b_only < 20 else ""
     return f"Can't tell at this n whether {t.b} or {t.a} is right more often ({_difference(t)}).{hint}"
 
 def _interval(i):
@@ -515,7 +515,7 @@ def _gap_sentence(results, arm):
     "Gap recovered by one arm and the test behind it, in words."
     g, t = results.gap(arm), results.test(BASE, arm)
     if not results.arms[arm]["n"]: return f"{arm}: gap recovered is not available, {results.arms[arm]['missing']}."
-    if g.value is None: return f"{arm}: gap recovered is {'undefined' if g.n else 'not available'}, {g.reason}. {_says(t)}"
+    if g.value is None: return f"{arm}: gap recovered is {'undefined' if g.n else f'not available, {g.reason}'}. {_says(t)}"
     tail = "" if g.low is None else " The interval includes 0." if g.low <= 0 <= g.high else " It lost ground." if g.value < 0 else " The interval includes the whole gap." if g.low <= 1 <= g.high else " It passed the teacher." if g.low > 1 else ""
     return f"{arm} recovered {_interval(g)} of the gap." + tail + (f" Note: {g.reason}." if g.reason else "") + f" {_says(t)}"
 
@@ -523,7 +523,8 @@ def _finding1(results):
     "Gap recovered."
     teacher, base = results.accuracy(results.teacher), results.accuracy(BASE)
     ends = f"The gap is measured between {BASE}, {_interval(base)}, and {results.teacher}, {_interval(teacher)}." if None not in (teacher.value, base.value) else f"There is no gap to measure without {BASE if base.value is None else results.teacher}."
-    sentences = (ends, *(_gap_sentence(results, a) for a in TRAINED))
+    why = next((g.recovered.reason for g in results.gaps if g.recovered.value is None and g.recovered.n and g.teacher == results.teacher), "")
+    sentences = (ends + (f" It is undefined: {why}." if why else ""), *(_gap_sentence(results, a) for a in TRAINED))
     if results.best is None: return Finding(1, "Not available: no distilled arm ran.", sentences)
     g = results.gap(results.best)
     if g.value is None: verdict = f"Undefined: {g.reason}." if g.n else f"Not available: {g.reason}."
@@ -557,7 +558,7 @@ def _finding3(results):
     more = {"lower": "Writing the reasoning out is still worth more than keeping it in.", "higher": "Answering at once did better than writing the reasoning out."}.get(written.verdict)
     return Finding(3, verdict, tuple(s for s in (lengths, _says(helped), _says(written), more) if s))
 
-# %% ../nbs/13_report.ipynb #08e3ac50
+# %% ../nbs/13_report.ipynb #991fe748
 def _finding4(results, labelling, training):
     "Tokens and seconds; no money yet."
     teacher, per = results.arms[results.teacher].get("tokens"), []
@@ -586,7 +587,8 @@ def _finding5(results):
     worst = max((a for a in results.arms.values() if a["n"]), key=lambda a: a["accuracy"].value - a["strict"].value, default=None)
     sentences = [("Conclusions of the tests that change: " + "; ".join(changed) + ".") if changed else "No conclusion of the tests changes between flexible and strict extraction."]
     sentences.append("The order of the arms by accuracy stays the same." if flexible == strict else f"The order of the arms by accuracy changes: {', '.join(flexible)} (flexible); {', '.join(strict)} (strict).")
-    if worst: sentences.append(f"The largest loss under strict extraction is {_num(100 * (worst['accuracy'].value - worst['strict'].value))} points, for {worst['arm']}.")
+    if worst and worst["accuracy"].value == worst["strict"].value: sentences.append("No arm is right less often under strict extraction.")
+    elif worst: sentences.append(f"The largest loss under strict extraction is {_num(100 * (worst['accuracy'].value - worst['strict'].value))} points, for {worst['arm']}.")
     sentences.append(f"Not checked here: another grader (a model or people), another wording of the prompts, another seed. All numbers are of one training run per arm (seed {results.seed}); the intervals cover the choice of test items, not the luck of training.")
     return Finding(5, f"{len(changed)} of {len(results.tests)} test results change{'s' if len(changed) == 1 else ''} with the answer extractor; grader, prompt wording and seed are not checked.", tuple(sentences))
 
@@ -774,7 +776,7 @@ def _take_title(nb):
         if m: cell.source = cell.source[m.end():]; return m[1], m[2] or ""
     return "", ""
 
-# %% ../nbs/13_report.ipynb #4aef938a
+# %% ../nbs/13_report.ipynb #706b91d5
 def check_page(page:str)->list:
     "Everything in a page that could run, or load from outside; an empty list for a self-contained page."
     from html.parser import HTMLParser
@@ -785,7 +787,7 @@ def check_page(page:str)->list:
             if re.fullmatch("h[1-6]", tag): headings.append(int(tag[1]))
             given = {k: v or "" for k, v in attrs}
             if tag == "meta" and given.get("http-equiv", "").lower() == "refresh": found.append("<meta refresh>")
-            if tag == "img" and not given.get("alt", "").strip(): found.append("<img> without alt")
+            if tag == "img" and given.get("alt", "").strip() in ("", "No description has been provided for this image"): found.append("<img> without alt")
             for k, v in given.items():
                 if k.startswith("on"): found.append(f"{k} on <{tag}>")
                 if k in ("src", "srcset", "poster", "background", "data", "action", "formaction", "xlink:href", "ping") and not v.startswith("data:image/png;base64,"): found.append(f"{k}={v[:60]!r} on <{tag}>")

@@ -125,12 +125,14 @@ def paired_difference(
     same = "the two arms are right on exactly the same items" if (a == b).all() else ""
     return Interval(float(b.mean() - a.mean()), *_percentiles((right[:, 1] - right[:, 0]) / len(a)), len(a), same)
 
-# %% ../nbs/12_stats.ipynb #4c87b57e
+# %% ../nbs/12_stats.ipynb #a74c0505
 def _no_gap(teacher, base, resamples, seed):
     "Why gap recovered has no meaning here, or an empty string."
     gap, test = paired_difference(base, teacher, resamples, seed), mcnemar(base, teacher)
-    if gap.excludes_zero and test.p <= 0.05: return "" if gap.value > 0 else f"the teacher is worse than the untouched student ({gap.text(signed=True)} points)"
-    return f"the teacher is not distinguishable from the untouched student ({gap.text(signed=True)} points, p = {test.p:.2g}, n = {test.n})"
+    value, _, ends = gap.text(signed=True).partition(" ")
+    size = f"{value} points, 95 % interval {ends.strip('()')}, p = {test.p:.2g}, n = {test.n}"
+    if gap.excludes_zero and test.p <= 0.05: return "" if gap.value > 0 else f"the teacher is worse than the untouched student ({size})"
+    return f"the teacher is not distinguishable from the untouched student ({size})"
 
 def gap_recovered(
     teacher,              # is each item right under the teacher?

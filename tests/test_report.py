@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from distill_study.config import ARMS, combination_from
@@ -229,7 +230,7 @@ def test_figures_are_small_repeatable_and_readable(results):
 
 def test_labels_do_not_overlap(results):
     fig = accuracy_figure(results)
-    fig.canvas.draw()
+    FigureCanvasAgg(fig).draw()
     boxes = [t.get_window_extent() for t in fig.axes[0].get_yticklabels()]
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1:])
     assert all(0 <= b.x0 and b.x1 <= fig.bbox.width for b in boxes)
