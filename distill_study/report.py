@@ -299,7 +299,7 @@ def _axes(height, width=5.2):
         fig = Figure(figsize=(width, height), layout="constrained", facecolor="white")
         return fig, fig.subplots()
 
-# %% ../nbs/13_report.ipynb #7c21dc3d
+# %% ../nbs/13_report.ipynb #757d007d
 def accuracy_figure(
     results:Results,
 ):  # a matplotlib Figure
@@ -316,8 +316,8 @@ def accuracy_figure(
         ax.text(1.02, y, _pct(i.value), va="center", ha="left", transform=ax.get_yaxis_transform(), color=INK, fontsize=9.5)
     have = [a for a in arms if results.accuracy(a).value is not None]
     if have: sns.scatterplot(x=[100 * results.accuracy(a).value for a in have], y=[arms.index(a) for a in have], hue=have, hue_order=have, palette={a: _colour(a) for a in have},
-        style=[a.split("/")[0] for a in have], markers={"teacher": "D", "student": "o", "distilled": "o", "control": "s"}, s=58, ax=ax, legend=False, zorder=3)
-    ax.set(xlim=(0, 100), ylim=(len(arms) - .5, -.5), yticks=range(len(arms)), yticklabels=arms, xlabel="right answers, % of test items", ylabel="")
+        style=[a.split("/")[0] for a in have], markers={"teacher": "D", "student": "o", "distilled": "o", "control": "s"}, s=58, ax=ax, legend=False, zorder=3, clip_on=False)
+    ax.set(xlim=(-3, 103), xticks=range(0, 101, 20), ylim=(len(arms) - .5, -.5), yticks=range(len(arms)), yticklabels=arms, xlabel="right answers, % of test items", ylabel="")
     ax.tick_params(axis="y", length=0); ax.grid(axis="x", color="#e3e5e8", lw=.7); ax.set_axisbelow(True); ax.spines["left"].set_visible(False)
     return fig
 
@@ -325,7 +325,7 @@ def accuracy_alt(results:Results)->str:
     "The figure in words."
     return "Accuracy by arm, percent with 95 % interval: " + "; ".join(f"{a} {i['accuracy'].text()}" for a, i in results.arms.items()) + "."
 
-# %% ../nbs/13_report.ipynb #d7db9003
+# %% ../nbs/13_report.ipynb #7ff6d9ca
 def attrition_figure(
     attrition:dict,    # see `check_attrition`
 ):  # a matplotlib Figure
@@ -344,6 +344,7 @@ def attrition_figure(
             if n / widest > .1 and not hatch: ax.text(left + n / 2, y, f"{n:,}", ha="center", va="center", color="white", fontsize=9.5, weight="bold")
             elif n / widest > .1: ax.text(left + n / 2, y, f"{n:,}", ha="center", va="center", color=INK, fontsize=9, bbox=dict(facecolor="white", edgecolor="none", pad=1.2))
             left += n
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(yticks=range(len(attrition)), yticklabels=list(attrition), ylim=(len(attrition) - .5, -.5), xlim=(0, widest), xlabel="inputs")
     ax.tick_params(axis="y", length=0); ax.spines["left"].set_visible(False)
     _legend(fig, [(n, dict(facecolor=c, hatch=h, edgecolor="white")) for n, c, h in parts])
@@ -358,7 +359,7 @@ def attrition_alt(attrition:dict)->str:
     "The figure in words."
     return "From inputs to training rows: " + "; ".join(f"{s}: {a['inputs']} inputs, {a['rows']} training rows" + "".join(f", {n} dropped for {k}" for k, n in a["dropped"].items() if n) for s, a in attrition.items()) + "."
 
-# %% ../nbs/13_report.ipynb #10ca2bfc
+# %% ../nbs/13_report.ipynb #0644c81c
 def _curve(log):
     "Steps and losses of one training log; entries without a loss are skipped."
     points = [(e["step"], e["loss"]) for e in log if e.get("loss") is not None and math.isfinite(e["loss"])]
@@ -375,6 +376,7 @@ def loss_figure(
     for arm, log in losses.items():
         x, y = _curve(log)
         sns.lineplot(x=x, y=y, ax=ax, color=_colour(arm), lw=1.8, errorbar=None, legend=False, linestyle=dashes[arm], marker="o" if len(x) < 3 else None)
+    ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="training step", ylabel="loss per supervised token"); ax.set_ylim(bottom=0); ax.grid(axis="y", color="#e3e5e8", lw=.7)
     handles = [Line2D([], [], color=_colour(a), ls=dashes[a], lw=1.8, label=a) for a in losses]
     fig.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, handlelength=2.2, columnspacing=1.6)
@@ -600,7 +602,7 @@ def findings(
     "What this combination says about the five questions of the study."
     return Findings((_finding1(results), _finding2(results), _finding3(results), _finding4(results, labelling, training), _finding5(results)))
 
-# %% ../nbs/13_report.ipynb #4f65831b
+# %% ../nbs/13_report.ipynb #66ed7ee8
 @dataclass(frozen=True, repr=False)
 class Summary(Shown):
     "The main figures and the short answers, for the top of the page."
@@ -628,7 +630,7 @@ def summary(
     best = results.accuracy(results.best) if results.best else Interval(None, reason="no distilled arm ran")
     gap = results.gap(results.best) if results.best else best
     return Summary((tile("Teacher is right", results.accuracy(results.teacher), results.teacher), tile("Untouched student", results.accuracy(BASE), BASE),
-        tile("Best distilled student", best, results.best), tile("Gap recovered", gap, "" if gap.value is not None else gap.reason)), found)
+        tile("Best distilled student", best, results.best), tile("Gap recovered", gap, "" if gap.value is not None else gap.reason.partition(" (")[0])), found)
 
 # %% ../nbs/13_report.ipynb #eeb8beab
 PACKAGES = ("distill-study", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pandas", "scipy", "statsmodels", "matplotlib", "seaborn", "nbconvert", "papermill")

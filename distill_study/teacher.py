@@ -24,7 +24,8 @@ class Answer:
     finish_reason: str | None # 'stop', 'length', or None where the engine can't tell
     tokens: int | None        # new tokens
     prompt_tokens: int | None
-    latency: float | None     # seconds
+    latency: float | None     # seconds from being asked to the last token, other requests of its batch included
+    seconds: float | None = None   # its share of the busy time: these add up to what the answers took
 
     @property
     def truncated(self)->bool: return self.finish_reason == "length"
@@ -65,7 +66,7 @@ def _read(example, strategy, record):
     task = TASKS[example.task]
     parsed = task.parse(record.text, strategy, example.choices)
     correct = None if example.gold is None else task.correct(parsed.answer, example.gold)
-    return Answer(example.id, record.text, parsed, correct, record.finish_reason, record.completion_tokens, record.prompt_tokens, record.latency)
+    return Answer(example.id, record.text, parsed, correct, record.finish_reason, record.completion_tokens, record.prompt_tokens, record.latency, (record.info or {}).get("share"))
 
 # %% ../nbs/08_teacher.ipynb #46e29c1d
 def summary(answers:Answers)->dict:
