@@ -101,8 +101,8 @@ def test_a_failing_combination_is_named_and_the_others_go_on(tmp_path):
     assert "fewer than min_rows" in (pages/"index.html").read_text()
 
 
-@pytest.mark.parametrize("name, accuracy", [("svamp", None), ("commonsense_qa", (0.747, 0.757))])
-def test_the_real_recipes_at_their_smallest(name, accuracy, data_dir, smollm, tmp_path):
+@pytest.mark.parametrize("name", ["svamp", "commonsense_qa"])
+def test_the_real_recipes_at_their_smallest(name, data_dir, smollm, tmp_path):
     recipe = yaml.safe_load((ROOT/f"recipes/{name}.yaml").read_text()) | dict(name="small", min_rows=3, bootstrap=200)
     recipe["data"][0] |= dict(train=8, test=4)
     recipe["train"] |= dict(epochs=1, batch_size=4)
