@@ -6,7 +6,7 @@
 __all__ = ['plan', 'notebook_path', 'Outcome', 'parameters', 'run_combination', 'run_recipe', 'check', 'write_index']
 
 # %% ../nbs/15_grid.ipynb #8696d9bf
-import json, os, shutil, sys, time
+import json, os, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 

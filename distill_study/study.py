@@ -8,7 +8,7 @@ __all__ = ['say', 'ticker', 'unavailable', 'label', 'curate_arms', 'train_arms',
 # %% ../nbs/14_study.ipynb #47a6c343
 import sys, time
 
-from .config import ARMS, Combination, Sampling, StudyError
+from .config import ARMS, Combination, Sampling
 from .curate import curate
 from .engines import open_engine
 from .student import Fit, fit, run_fingerprint

@@ -1,5 +1,5 @@
 """Whole runs: a small combination from recipe to report, killed and resumed, and the two real recipes at their smallest."""
-import json, os, re, signal, subprocess, sys, time
+import json, os, re, signal, subprocess, sys
 from pathlib import Path
 
 import pytest
