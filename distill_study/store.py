@@ -68,7 +68,7 @@ class Record:
     finish_reason: str | None         # 'stop', 'length', or None where it is not known
     prompt_tokens: int | None = None
     completion_tokens: int | None = None  # tokens the model wrote, the one that ended it included, padding not
-    latency: float | None = None      # seconds from the start of its prompt to its last token, beside others of its batch
+    latency: float | None = None      # seconds that the batch it was answered in took
     created: str = field(default_factory=now)
     asked: dict = field(default_factory=dict)  # what else the answer depends on; part of the key
     info: dict = field(default_factory=dict)   # how it was made: device, number format, versions; not part of the key

@@ -24,7 +24,7 @@ class Answer:
     finish_reason: str | None # 'stop', 'length', or None where the engine can't tell
     tokens: int | None        # new tokens
     prompt_tokens: int | None
-    latency: float | None     # seconds from being asked to the last token, other requests of its batch included
+    latency: float | None     # seconds that the batch it was answered in took
     seconds: float | None = None   # its share of the busy time: these add up to what the answers took
 
     @property

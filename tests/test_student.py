@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import byte_tokenizer
 from distill_study.config import Train
 from distill_study.student import (Fit, TrainingDataError, TrainingFailed, fit, fit_length, mean_loss, merge_adapter, render_row, run_fingerprint, target_loss, tokenize_rows,
                                    _collate, _last_checkpoint)
@@ -11,17 +12,7 @@ from distill_study.student import (Fit, TrainingDataError, TrainingFailed, fit, 
 ROLES = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + CONTENT }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 PLAIN = ROLES.replace("CONTENT", "m['content'] + '<|end|>' + '\\n'")
 
-def tokenizer(template=PLAIN):
-    "Byte-level, five special tokens, no merges."
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-    special = ["<|pad|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
-    t = Tokenizer(models.BPE(vocab={s: i for i, s in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[]))
-    t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    t.add_special_tokens(special)
-    f = PreTrainedTokenizerFast(tokenizer_object=t, pad_token="<|pad|>", eos_token="<|end|>", padding_side="left")
-    f.chat_template = template
-    return f
+def tokenizer(template=PLAIN): return byte_tokenizer(template)
 
 def row(id, target, user="2 + 2?"): return dict(id=id, messages=[dict(role="user", content=user), dict(role="assistant", content=target)])
 
