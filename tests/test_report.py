@@ -12,9 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from distill_study.config import ARMS, combination_from
-from distill_study.report import (QUESTIONS, Column, ReportError, Table, accuracy_alt, accuracy_figure, analyse, arm_table, attrition_figure, attrition_table, cases, check_page,
-                                  cost_table, entry, esc, findings, gap_table, index_page, loss_alt, loss_figure, metrics, png, provenance, render, scrub, show, summary,
-                                  templates, test_table as tests_of, to_plain, training_table, write_json)
+from distill_study.figures import accuracy_alt, accuracy_figure, attrition_figure, loss_alt, loss_figure, png, show
+from distill_study.findings import QUESTIONS, findings, summary
+from distill_study.report import check_page, entry, index_page, metrics, provenance, render, templates, write_json
+from distill_study.results import analyse, arm_table, attrition_table, cases, cost_table, gap_table, test_table as tests_of, training_table
+from distill_study.shown import Column, ReportError, Table, esc, scrub, to_plain
 
 ATTACKS = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[a](javascript:alert(1))", '"><svg onload=alert(1)>', "</pre></td></table><iframe src=//evil.example>",
            "<a href='javascript:alert(1)'>x</a>", "{{ 7*7 }}{% raw %}", "<!--", "<style>*{background:url(//evil.example)}</style>", "\x1b[31mred\u202e", "$\\href{javascript:alert(1)}{x}$", "]]>&lt;b&gt;"]
