@@ -70,7 +70,7 @@ def attrition_figure(
     parts = [("training rows", "#0173b2", "")] + [(k, colours[j % len(colours)], ("//", "..", "xx", "--", "\\\\")[j % 5]) for j, k in enumerate(reasons)]
     fig, ax = _axes(1.05 + .45 * len(attrition) + .22 * math.ceil(len(parts) / 2))
     widest = max([a["inputs"] for a in attrition.values()], default=1) or 1
-    for y, (source, a) in enumerate(attrition.items()):
+    for y, a in enumerate(attrition.values()):
         left = 0
         for name, colour, hatch in parts:
             n = a["rows"] if name == "training rows" else a["dropped"].get(name, 0)

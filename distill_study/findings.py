@@ -93,7 +93,7 @@ def _finding2(results):
     "Labels made by reasoning against labels made by answering at once."
     t = results.test("distilled/vanilla", "distilled/cot-answer")
     verdict = {"higher": "Yes, on this data.", "lower": "No: on this data they teach less.", "can't tell": "Can't tell at this n.", "not available": f"Not available: {t.reason}."}[t.verdict]
-    size = f"Both arms write the answer alone under the plain prompt, so what differs is their labels: which answers the teacher got right or wrong, and how many were kept for training."
+    size = "Both arms write the answer alone under the plain prompt, so what differs is their labels: which answers the teacher got right or wrong, and how many were kept for training."
     return Finding(2, verdict, (_says(t), size))
 
 def _length(results, arm):
@@ -181,7 +181,8 @@ def summary(
     def tile(label, i, detail):
         if i.value is None: return (label, "undefined" if i.n else "not available", detail or i.reason)
         return (label, f"{pct(i.value)} %", (f"{pct(i.low)} to {pct(i.high)}, " if i.low is not None else "") + f"n = {i.n}" + (f"; {detail}" if detail else ""))
+    picked = f"{results.best}, best of {len(results.distilled)} by test accuracy" if len(results.distilled) > 1 else results.best
     best = results.accuracy(results.best) if results.best else Interval(None, reason="no distilled arm ran")
     gap = results.gap(results.best) if results.best else best
     return Summary((tile("Teacher is right", results.accuracy(results.teacher), results.teacher), tile("Untouched student", results.accuracy(BASE), BASE),
-        tile("Best distilled student", best, results.best), tile("Gap recovered", gap, "" if gap.value is not None else gap.reason.partition(" (")[0])), found)
+        tile("Best distilled student", best, picked), tile("Gap recovered", gap, "" if gap.value is not None else gap.reason.partition(" (")[0])), found)

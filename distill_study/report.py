@@ -49,8 +49,12 @@ class Provenance(Shown):
         flat = {k: v for k, v in self.data.items() if k not in ("settings", "durations")}
         flat |= {"durations": {k: duration(v) for k, v in self.data["durations"].items() if v is not None}}
         flat |= {f"settings: {k}": json.dumps(v, ensure_ascii=False) for k, v in self.data["settings"].items()}
+        formats = self.data["number_formats"]
+        if len(set(formats.values())) == 1: flat["number_formats"] = next(iter(formats.values()))
         rows = "".join(f'<tr><th scope="row">{esc(k.replace("_", " "))}</th><td>{esc(text(v))}</td></tr>' for k, v in flat.items())
-        return f'<div class="scroll tex2jax_ignore mathjax_ignore" tabindex="0" role="region" aria-label="Provenance"><table><caption><span class="cap">Provenance</span></caption><tbody>{rows}</tbody></table></div>'
+        in_bf16 = [k for k, v in formats.items() if v and "bfloat16" in v]
+        note = f'<p class="note">Computed in bfloat16: {esc(", ".join(in_bf16))}. In this format an answer can depend on the rows it shared a batch with, so answers made anew under another batch size need not repeat token by token.</p>' if in_bf16 else ""
+        return f'<div class="scroll tex2jax_ignore mathjax_ignore" tabindex="0" role="region" aria-label="Provenance"><table><caption><span class="cap">Provenance</span></caption><tbody>{rows}</tbody></table></div>{note}'
 
     def to_dict(self): return self.data
 
@@ -60,13 +64,14 @@ def provenance(
     prompts:dict|None=None,      # strategy -> hash
     models:dict|None=None,       # model -> fingerprint of its weights
     durations:dict|None=None,    # stage -> seconds
+    dtypes:dict|None=None,       # answers -> number formats they were computed in, see `teacher.Answers`
     extra:dict|None=None,        # anything else worth keeping: engine, device, recipe
 )->Provenance:
     "Settings, commit, versions, seeds, hashes and durations of one combination; no machine paths."
     from datetime import datetime, timezone
     return Provenance(to_plain(dict(combination=combination.name, fingerprint=fingerprint(combination), git_sha=git_sha(), generated=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         seeds=dict(training=combination.seed, bootstrap=combination.seed, data=combination.data.seed), data_hashes=data or {}, prompt_hashes=prompts or {}, model_fingerprints=models or {},
-        durations=durations or {}, versions=versions(), **(extra or {}), settings=combination)))
+        number_formats={k: " and ".join(v) or None for k, v in (dtypes or {}).items()}, durations=durations or {}, versions=versions(), **(extra or {}), settings=combination)))
 
 # %% ../nbs/17_report.ipynb #8f53234b
 def metrics(

@@ -46,6 +46,7 @@ def _arm_record(graded, arm, missing):
         unparsed=1 - _share(rows["parsed"]), off_format=1 - _share(rows["format_ok"]), truncated=_share(rows["truncated"]), stopped=_share(rows["stopped"]),
         tokens=float(tokens.mean()) if len(tokens) else None)
 
+# %% ../nbs/14_results.ipynb #46bcb583
 @dataclass(frozen=True, repr=False)
 class Results:
     "All that was measured on the test items of one combination."
@@ -56,8 +57,17 @@ class Results:
     gaps: list                # Gap
     gaps_strict: list
     teacher: str              # the teacher arm that gaps are measured against
-    best: str | None          # the distilled arm with the highest accuracy
     seed: int
+
+    @property
+    def distilled(self)->list:
+        "The distilled arms that ran."
+        return [a for a in TRAINED if a.startswith("distilled/") and self.arms[a]["n"]]
+
+    @property
+    def best(self)->str|None:
+        "The distilled arm with the highest accuracy on the test items."
+        return max(self.distilled, key=lambda a: self.accuracy(a).value, default=None)
 
     def accuracy(self, arm:str)->Interval:
         "Accuracy of an arm with its interval."
@@ -83,9 +93,7 @@ def analyse(
     if unknown: raise ReportError(f"graded: unknown arm {unknown[0]!r}. Known: {', '.join(ARMS)}.")
     arms = {a: _arm_record(graded, a, missing or {}) for a in ARMS}
     both = [{c: f(graded, resamples=resamples, seed=seed, column=c) for c in ("correct", "correct_strict")} for f in (compare, gaps)]
-    distilled = [a for a in TRAINED if a.startswith("distilled/") and arms[a]["n"]]
-    best = max(distilled, key=lambda a: arms[a]["accuracy"].value, default=None)
-    return Results(graded, arms, both[0]["correct"], both[0]["correct_strict"], both[1]["correct"], both[1]["correct_strict"], reference_teacher(graded), best, seed)
+    return Results(graded, arms, both[0]["correct"], both[0]["correct_strict"], both[1]["correct"], both[1]["correct_strict"], reference_teacher(graded), seed)
 
 # %% ../nbs/14_results.ipynb #2bbd3a32
 def _items(results):
