@@ -9,7 +9,7 @@ __all__ = ['TrainingDataError', 'TrainingFailed', 'tokenize_rows', 'fit_length',
 
 # %% ../nbs/10_student.ipynb #f710a98d
 import errno, gc, html, json, math, random, resource, shutil, time
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 

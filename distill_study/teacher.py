@@ -26,6 +26,7 @@ class Answer:
     prompt_tokens: int | None
     latency: float | None     # seconds that the batch it was answered in took
     seconds: float | None = None   # its share of the busy time: these add up to what the answers took
+    dtype: str | None = None       # number format it was computed in, where the engine says
 
     @property
     def truncated(self)->bool: return self.finish_reason == "length"
@@ -40,6 +41,11 @@ class Answers:
 
     def __iter__(self): return iter(self.answers)
     def __len__(self): return len(self.answers)
+
+    @property
+    def dtypes(self)->tuple:
+        "Number formats the answers were computed in; several where the store has some from another machine."
+        return tuple(sorted({a.dtype for a in self.answers if a.dtype}))
 
 # %% ../nbs/08_teacher.ipynb #a4447c05
 def requests(examples, strategy, sampling=Sampling(), max_tokens=None, split=None)->list[Request]:
@@ -66,7 +72,8 @@ def _read(example, strategy, record):
     task = TASKS[example.task]
     parsed = task.parse(record.text, strategy, example.choices)
     correct = None if example.gold is None else task.correct(parsed.answer, example.gold)
-    return Answer(example.id, record.text, parsed, correct, record.finish_reason, record.completion_tokens, record.prompt_tokens, record.latency, (record.info or {}).get("share"))
+    info = record.info or {}
+    return Answer(example.id, record.text, parsed, correct, record.finish_reason, record.completion_tokens, record.prompt_tokens, record.latency, info.get("share"), info.get("dtype"))
 
 # %% ../nbs/08_teacher.ipynb #46e29c1d
 def summary(answers:Answers)->dict:

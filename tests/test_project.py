@@ -2,7 +2,6 @@
 import ast, json, re, shutil, subprocess, sys, zipfile
 from importlib import import_module
 from importlib.metadata import packages_distributions
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement

@@ -1,5 +1,5 @@
 "The page shows what was measured, does nothing on its own, and says so where there is nothing to show."
-import base64, io, json, re
+import base64, json, re
 from dataclasses import make_dataclass
 from pathlib import Path
 
@@ -12,9 +12,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from distill_study.config import ARMS, combination_from
-from distill_study.report import (QUESTIONS, Column, ReportError, Table, accuracy_alt, accuracy_figure, analyse, arm_table, attrition_figure, attrition_table, cases, check_page,
-                                  cost_table, entry, esc, findings, gap_table, index_page, loss_alt, loss_figure, metrics, png, provenance, render, scrub, show, summary,
-                                  templates, test_table as tests_of, to_plain, training_table, write_json)
+from distill_study.figures import accuracy_alt, accuracy_figure, attrition_figure, loss_alt, loss_figure, png, show
+from distill_study.findings import QUESTIONS, findings, summary
+from distill_study.report import check_page, entry, index_page, metrics, provenance, render, templates, write_json
+from distill_study.results import analyse, arm_table, attrition_table, cases, cost_table, gap_table, test_table as tests_of, training_table
+from distill_study.shown import Column, ReportError, Table, esc, scrub, to_plain
 
 ATTACKS = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[a](javascript:alert(1))", '"><svg onload=alert(1)>', "</pre></td></table><iframe src=//evil.example>",
            "<a href='javascript:alert(1)'>x</a>", "{{ 7*7 }}{% raw %}", "<!--", "<style>*{background:url(//evil.example)}</style>", "\x1b[31mred\u202e", "$\\href{javascript:alert(1)}{x}$", "]]>&lt;b&gt;"]
@@ -189,6 +191,12 @@ def test_strict_extraction_that_changes_a_conclusion_is_named():
     assert not f.entries[4].verdict.startswith("0 of") and "distilled/cot-answer against student/vanilla: higher with flexible extraction" in f.entries[4].sentences[0]
     assert "order of the arms by accuracy changes" in f.entries[4].sentences[1]
 
+def test_the_tile_says_how_the_best_arm_was_picked(results):
+    picked = next(detail for label, _, detail in summary(results, findings(results)).tiles if label == "Best distilled student")
+    assert picked.endswith("distilled/cot-rationale, best of 3 by test accuracy")
+    alone = analyse(made_up(arms={a: SKILL[a] for a in ("teacher/cot", "student/vanilla", "distilled/cot-answer")}), resamples=100)
+    assert "best of" not in summary(alone, findings(alone)).html()       # nothing was picked
+
 def test_money_and_unchecked_things_are_said_plainly(results):
     text = " ".join(findings(results).sentences)
     assert "no prices" in text and "Not checked here: another grader" in text and "another seed" in text
@@ -219,6 +227,12 @@ def test_attrition_must_add_up():
 def test_unwritable_target_is_an_error_with_a_remedy(tmp_path):
     (tmp_path/"file").write_text("")
     with pytest.raises(ReportError, match="Choose a folder"): write_json({}, tmp_path/"file"/"metrics.json")
+
+@pytest.mark.parametrize("formats, said", [((), False), (("float32",), False), (("bfloat16",), True), (("bfloat16", "float32"), True)])
+def test_bfloat16_and_what_it_means_are_named(formats, said):
+    made = provenance(combination_from("transformers:zoo/teacher", "zoo/student-s", "tiny-math"), dtypes={"teacher/cot": (), "student/<i>": formats})
+    assert ("shared a batch with" in made.html()) == ("Computed in bfloat16: student/&lt;i&gt;." in made.html()) == said
+    assert made.to_dict()["number_formats"] == {"teacher/cot": None, "student/<i>": " and ".join(formats) or None}
 
 # --- figures
 

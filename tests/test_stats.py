@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from distill_study.stats import (PAIRS, TRAINED, Interval, StatsError, compare, find_test, gap_recovered, gaps, holm, mcnemar,
-                                 paired, paired_difference, reference_teacher, smallest_detectable, wilson)
+                                 paired, paired_difference, reference_teacher, smallest_detectable, wilson, _bootstrap)
 
 def grades(**arms):
     "A small `graded` table: arm names with __ for / and - for nothing."
@@ -80,6 +80,14 @@ def test_a_barely_defined_gap_keeps_finite_bounds():
         t, b, d = rng.random(60) < .62, rng.random(60) < .4, rng.random(60) < .5
         g = gap_recovered(t, b, d, seed=seed)
         assert (g.value is None) == bool(g.reason) and (g.value is None or np.isfinite([g.low, g.high]).all())
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("d", [[1] * 40, [0] * 40, [1, 0] * 20])
+def test_draws_in_which_teacher_and_student_are_equally_good_divide_by_nothing(d):
+    t, b = np.repeat([1, 0], [6, 34]), np.zeros(40)             # 6 items make the gap: some resamples have none of them
+    assert (_bootstrap([t.astype(bool), b.astype(bool)], 2000, 0)[:, 0] == 0).any()
+    g = gap_recovered(t, b, d)
+    assert g.value is not None and np.isfinite([g.low, g.high]).all()
 
 def test_an_interval_without_width_says_why():
     t, b = np.repeat([1, 0], [70, 30]), np.repeat([1, 0], [40, 60])

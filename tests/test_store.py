@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from distill_study.config import StudyError
-from distill_study.store import FORMAT, MANIFEST, Log, Record, Stages, Store, StoreError, from_line, request_key, to_line, write_all
+from distill_study.store import FORMAT, MANIFEST, Record, Stages, Store, StoreError, from_line, request_key, write_all
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGINE, WEIGHTS = "transformers:zoo/teacher", "0123456789abcdef"

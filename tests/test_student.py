@@ -1,5 +1,5 @@
 "Training rows that must be refused, runs that are killed, adapters that are merged, and the loss that is taught."
-import json, os, signal, subprocess, sys
+import json, signal, subprocess, sys
 from pathlib import Path
 
 import pytest
