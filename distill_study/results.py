@@ -10,7 +10,7 @@ __all__ = ['made_up_grades', 'Results', 'analyse', 'arm_table', 'gap_table', 'te
 from dataclasses import dataclass
 
 from .config import ARMS
-from .shown import Column, ReportError, Shown, Table, esc
+from .shown import Column, ReportError, Shown, Table, esc, pct
 from .stats import BASE, TRAINED, Interval, compare, find_test, gaps, reference_teacher, wilson
 
 # %% ../nbs/14_results.ipynb #7ea2bf6c
@@ -101,6 +101,11 @@ def _items(results):
     ns = sorted({a["n"] for a in results.arms.values() if a["n"]})
     return "no items" if not ns else f"n = {ns[0]} test items" if len(ns) == 1 else f"n = {ns[0]} to {ns[-1]} test items"
 
+def _cut_off(results, share=0.05):
+    "What to mind where answers were cut off at their token limit, in a sentence; empty where hardly any were."
+    arms = [f"{a} ({pct(x['truncated'])} %)" for a, x in results.arms.items() if x["n"] and (x["truncated"] or 0) > share]
+    return f" Many answers of {', '.join(arms)} were cut off at the token limit: what they would have come to is not known." if arms else ""
+
 def arm_table(
     results:Results,
 )->Table:
@@ -108,7 +113,7 @@ def arm_table(
     cols = (Column("arm", "Arm", kind="text"), Column("n", "Items", digits=0), Column("accuracy", "Accuracy", "%, flexible", "interval"), Column("strict", "Accuracy", "%, strict", "interval"),
         Column("unparsed", "No answer found", "%", "percent"), Column("off_format", "Off the format", "%", "percent"), Column("truncated", "Cut off", "%", "percent"), Column("tokens", "Output tokens", "per answer"))
     return Table("Every arm on the held-out test items", cols, tuple(results.arms.values()), f"{_items(results)}; accuracy with 95 % Wilson intervals.",
-        "Flexible extraction finds the answer anywhere in the text; strict extraction takes it only in the format that was asked for. An answer that can't be read counts as wrong.")
+        "Flexible extraction finds the answer anywhere in the text; strict extraction takes it only in the format that was asked for. An answer that can't be read counts as wrong." + _cut_off(results))
 
 def gap_table(
     results:Results,

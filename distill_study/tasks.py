@@ -108,7 +108,7 @@ def letter(
 class Task:
     "A task family: reads completions and grades answers. Subclasses say how an answer looks."
     name: str
-    max_tokens = {"vanilla": 16, "cot": 256}
+    max_tokens = {"vanilla": 64, "cot": 256}   # room for a student that answers a plain question in prose
 
     def read(self, text, choices): raise NotImplementedError        # canonical answer stated in a short text
     def exact(self, text, choices): raise NotImplementedError       # canonical answer if `text` is nothing but one
