@@ -19,6 +19,7 @@ REASONS = {
     "empty": "the teacher wrote nothing",
     "truncated": "the teacher hit its token limit before it had finished",
     "unreadable": "no answer could be read out of what the teacher wrote",
+    "not stated": "there is a number or a choice in the reasoning, but no sentence states the answer",
     "no reasoning": "the teacher gave an answer without the reasoning that this arm learns from",
     "no gold": "the example has no gold answer"}
 
@@ -72,7 +73,8 @@ def _answer_fault(answer, arm):
     end = answer.text.strip()[-200:]
     if not end: return "empty", ""
     if answer.truncated: return "truncated", end
-    if answer.parsed.answer is None or (arm.labels == "cot" and not answer.parsed.stated): return "unreadable", end   # a number found in the reasoning is no label
+    if answer.parsed.answer is None: return "unreadable", end
+    if arm.labels == "cot" and not answer.parsed.stated: return "not stated", end   # a number found in the reasoning is no label
     if arm.target == "rationale" and not answer.parsed.rationale: return "no reasoning", end
 
 def _row(arm, example, answer):
