@@ -113,7 +113,7 @@ def build_model(spec, tokenizer):
     model = LlamaForCausalLM(LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=spec.hidden, intermediate_size=spec.intermediate, num_hidden_layers=spec.layers,
         num_attention_heads=spec.heads, num_key_value_heads=spec.heads, head_dim=HEAD_DIM, max_position_embeddings=512, tie_word_embeddings=True,
-        initializer_range=spec.hidden ** -0.5,      # the usual 0.02 is meant for wide models: here it delays looking things up by thousands of steps
+        initializer_range=spec.hidden ** -0.5,      # the usual 0.02 is meant for wide models
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     return model
