@@ -7,7 +7,7 @@ __all__ = ['NAMES', 'SHE', 'ITEMS', 'PETS', 'HOUSES', 'COLOURS', 'DAYS', 'TINY',
            'TinySet', 'split_of', 'items']
 
 # %% ../nbs/01_world.ipynb #66ca419f
-import hashlib, random
+import hashlib, random, re
 from typing import Callable, NamedTuple
 
 # %% ../nbs/01_world.ipynb #eae6e633
@@ -87,30 +87,50 @@ def qa_item(
     rng.shuffle(facts)
     choices = [c[column] for c in chains]
     rng.shuffle(choices)
-    return Item(" ".join(facts) + " " + ask, tuple(choices), " ".join(_told(l, asked) for l in links),
-                "ABCD"[choices.index(asked[column])], dict(hops=hops))
+    letter = "ABCD"[choices.index(asked[column])]
+    work = " ".join(_told(l, asked) for l in links).removesuffix(".")
+    return Item(" ".join(facts) + " " + ask, tuple(choices), f"{work} ({letter}).", letter, dict(hops=hops))
 
 # %% ../nbs/01_world.ipynb #4a8b854b
-def exercise(
-    rng:random.Random,
-)->tuple[str, str]:     # what the user says, what the assistant answers
-    "One row of many small answers of one kind."
-    kind = rng.choice(("sums", "sums", "walks", "walks", "letters"))
-    if kind == "sums":
-        lines, n = [], rng.randint(3, 40)
-        for _ in range(14):
-            _, _, line, n = _event(rng, n)
-            lines.append(line)
-        return "Show sums.", " ".join(lines)
-    if kind == "letters":
-        choices = rng.sample(rng.choice((NAMES, PETS, HOUSES, COLOURS)), 4)
-        lines = [f"{c}: {l}." for l, c in zip("ABCD", choices)]
-        rng.shuffle(lines)
-        return "Show the letters.\n" + "\n".join(f"{l}. {c}" for l, c in zip("ABCD", choices)), " ".join(lines)
-    chains, links = _chains(rng), rng.choice(((0, 1, 2), (1, 2, 3), (0, 1), (1, 2), (2, 3)))
+_LAST = re.compile(r"( \w+)\.$")
+
+def _pairs(rng):
+    "Pairs of words to be repeated on the first word: looking up at its barest."
+    pairs = list(zip(rng.sample(NAMES, 3), rng.sample(PETS + HOUSES + COLOURS + ITEMS, 3)))
+    return "Show the pairs. " + " ".join(f"{a} {b}." for a, b in pairs), "«Pairs:" + "".join(" {} {}.".format(*rng.choice(pairs)) for _ in range(6)) + "»"
+
+def _links(rng, links):
+    "Facts of four chains, asked for along the chains."
+    chains = _chains(rng)
     facts = [_told(l, c) for l in links for c in chains]
     rng.shuffle(facts)
-    return "Show the links. " + " ".join(facts), " ".join(_told(l, c) for c in rng.sample(chains, 4) for l in links)
+    return "Show the links. " + " ".join(facts), "Links:" + "".join(" " + _LAST.sub(r"«\1».", _told(l, c)) for c in rng.choices(chains, k=8 // len(links)) for l in links)
+
+def _letters(rng):
+    "The letters that stand before choices."
+    choices = rng.sample(rng.choice((NAMES, PETS, HOUSES, COLOURS)), 4)
+    lines = [f" {c} («{l}»)." for l, c in zip("ABCD", choices)]
+    return "Show the letters.\n" + "\n".join(f"{l}. {c}" for l, c in zip("ABCD", choices)), "Letters:" + "".join(rng.choices(lines, k=6))
+
+def _sums(rng):
+    "A row of sums, each going on from the result of the one before."
+    lines, n = [], rng.randint(3, 40)
+    for _ in range(14):
+        _, _, line, n = _event(rng, n)
+        lines.append(_LAST.sub(r"«\1».", line))
+    return "Show sums.", " ".join(lines)
+
+_CURRICULUM = ((0.20, ("pairs",)), (0.35, ("pairs", "link", "link")), (0.50, ("pairs", "link", "walk", "sums", "sums", "letters")), (1.01, ("pairs", "walk", "walk", "sums", "letters")))
+
+def exercise(
+    rng:random.Random,
+    progress:float=1.0, # share of a training that is over
+)->tuple[str, str]:     # what the user says; what the assistant answers, «what can be known of it» marked
+    "One row of many small answers of one kind; the barest kinds come first."
+    kind = rng.choice(next(kinds for until, kinds in _CURRICULUM if progress < until))
+    if kind == "link": return _links(rng, rng.choice(((0,), (1,), (2,), (3,))))
+    if kind == "walk": return _links(rng, rng.choice(((0, 1, 2), (1, 2, 3), (0, 1), (1, 2), (2, 3))))
+    return dict(sums=_sums, pairs=_pairs, letters=_letters)[kind](rng)
 
 # %% ../nbs/01_world.ipynb #fc1766bf
 class TinySet(NamedTuple):

@@ -7,7 +7,7 @@ __all__ = ['SPECS', 'HEAD_DIM', 'END', 'ROLES', 'TEMPLATE', 'Spec', 'build_token
            'train', 'measure', 'missed', 'describe', 'build_zoo']
 
 # %% ../nbs/20_zoo.ipynb #b1fbf4f1
-import hashlib, json, math, random, shutil
+import hashlib, json, math, random, re, shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,16 +25,16 @@ class Spec(NamedTuple):
     intermediate: int
     levels: dict          # family → difficulties in its training mix
     cot: float            # share of problems with written-out reasoning
-    exercises: float      # share of rows that are exercises
+    exercises: float      # share of rows that are exercises once problems begin
     steps: int
     batch: int = 64
     learning_rate: float = 1.5e-3
     seed: int = 0
 
 SPECS = {
-    "teacher":   Spec(192, 4, 3, 512, {"tiny-math": (1, 2, 3, 4, 5, 6), "tiny-qa": (1, 2, 3)}, 0.65, 0.35, 1300),
-    "student-m": Spec(128, 3, 2, 256, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}, 0.35, 0.35, 1200),
-    "student-s": Spec(64, 3, 1, 192, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}, 0.35, 0.35, 2000, learning_rate=4e-3)}
+    "teacher":   Spec(192, 4, 3, 512, {"tiny-math": (1, 2, 3, 4, 5, 6), "tiny-qa": (1, 2, 3)}, 0.65, 0.35, 3200, learning_rate=1e-3),
+    "student-m": Spec(128, 3, 2, 256, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}, 0.35, 0.35, 2400, learning_rate=1e-3),
+    "student-s": Spec(64, 3, 2, 192, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}, 0.35, 0.35, 5000, learning_rate=1e-3)}
 HEAD_DIM = 64            # the smallest that vLLM serves
 
 # %% ../nbs/20_zoo.ipynb #e9e90dc3
@@ -50,7 +50,7 @@ def build_tokenizer():
     from transformers import PreTrainedTokenizerFast
     rng, words = random.Random(0), NAMES + ITEMS + PETS + HOUSES + COLOURS + DAYS
     texts = [m["content"] for i in range(6000) for m in _row(rng, list(TINY)[i % 2], (1, 2, 3), 0.5)]
-    texts += [t for _ in range(2000) for t in exercise(rng)]
+    texts += [re.sub("[«»]", "", t) for i in range(2000) for t in exercise(rng, i / 2000)]
     texts += [f" {w}\n{w}. {w}" for w in words for _ in range(100)] + [f" {n}({n}\n{n}" for n in range(100) for _ in range(200)]
     tok = Tokenizer(tm.BPE())
     tok.pre_tokenizer = pre.Sequence([pre.Split(Regex(r" ?\d+| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s"), "isolated"), pre.ByteLevel(add_prefix_space=False, use_regex=False)])
@@ -72,8 +72,8 @@ def _row(rng, name, levels, cot):
             dict(role="assistant", content=target(strategy, item.answer, item.rationale))]
 
 def open_levels(levels, progress):
-    "The levels in play after a share `progress` of the steps: two at first, all of them from half way on."
-    return levels[:max(2, math.ceil(len(levels) * min(1.0, 0.25 + 1.5 * progress)))]
+    "The levels in play after a share `progress` of the steps: none during the first exercises, then half of them, all from four fifths on."
+    return levels[:max(2, math.ceil(len(levels) * min(1.0, 1.25 * progress)))] if progress >= 0.5 else ()
 
 class Rows:
     "The training rows of a zoo model as tokens, batch by batch in a fixed order; rows of like length share a batch."
@@ -90,19 +90,29 @@ class Rows:
         "Make pool number `at`: the same rows whenever it is made, so that a resumed training sees what it would have seen."
         rng, progress = random.Random(f"{self.spec.seed}/{at}"), at * self.pool / len(self)
         names = list(self.spec.levels)
-        rows = [self._encode(self._messages(rng, names[k % len(names)], progress)) for k in range(self.pool)]
+        rows = [self._row(rng, names[k % len(names)], progress) for k in range(self.pool)]
         rows.sort(key=lambda r: len(r["input_ids"]))
         batches = [rows[k:k + self.spec.batch] for k in range(0, len(rows), self.spec.batch)]
         rng.shuffle(batches)
         self.rows, self.at = [r for b in batches for r in b], at
 
-    def _messages(self, rng, name, progress):
-        if rng.random() < self.spec.exercises: return [dict(role=r, content=t) for r, t in zip(("user", "assistant"), exercise(rng))]
-        return _row(rng, name, open_levels(self.spec.levels[name], progress), self.spec.cot)
+    def _row(self, rng, name, progress):
+        levels = open_levels(self.spec.levels[name], progress)
+        if levels and rng.random() >= self.spec.exercises: return self._encode(_row(rng, name, levels, self.spec.cot))
+        return self._encode_marked(*exercise(rng, progress))
 
     def _encode(self, messages):
         ids = self.tok.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
         return dict(input_ids=ids["input_ids"], labels=[t if m else -100 for t, m in zip(ids["input_ids"], ids["assistant_masks"])])
+
+    def _encode_marked(self, user, assistant):
+        "Only what is marked is supervised: the rest is drawn at random, and learning to guess it drowns what is to be learned."
+        ids = self.tok.apply_chat_template([dict(role="user", content=user)], add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+        labels = [-100] * len(ids)
+        for i, part in enumerate(re.split("[«»]", assistant)):
+            more = self.tok(part, add_special_tokens=False).input_ids
+            ids, labels = ids + more, labels + (more if i % 2 else [-100] * len(more))
+        return dict(input_ids=ids, labels=labels)
 
 # %% ../nbs/20_zoo.ipynb #a9826fae
 def build_model(spec, tokenizer):
@@ -112,9 +122,11 @@ def build_model(spec, tokenizer):
     torch.manual_seed(spec.seed)
     model = LlamaForCausalLM(LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=spec.hidden, intermediate_size=spec.intermediate, num_hidden_layers=spec.layers,
-        num_attention_heads=spec.heads, num_key_value_heads=spec.heads, head_dim=HEAD_DIM, max_position_embeddings=512, tie_word_embeddings=True,
+        num_attention_heads=spec.heads, num_key_value_heads=spec.heads, head_dim=HEAD_DIM, max_position_embeddings=512, tie_word_embeddings=False,
         initializer_range=spec.hidden ** -0.5,      # the usual 0.02 is meant for wide models: here it delays looking things up by thousands of steps
+        attn_implementation="eager",                # on a CPU a fifth faster than sdpa to train at this size
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
+    torch.nn.init.normal_(model.model.embed_tokens.weight)      # words this far apart are told apart at once; output weights of their own start small
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     return model
 

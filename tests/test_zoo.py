@@ -54,4 +54,4 @@ def test_every_item_is_right(name):
             sums = [line.split(": ")[1].rstrip(".").split(" = ") for line in item.rationale.split(". ")]
             assert all(eval(left) == int(right) for left, right in sums) and sums[-1][1] == item.answer        # our own text, not a model's
             assert all(a[1] == b[0].split()[0] for a, b in zip(sums, sums[1:]))
-        else: assert item.rationale.rstrip(".").endswith(item.choices["ABCD".index(item.answer)])
+        else: assert item.rationale.endswith(f"{item.choices['ABCD'.index(item.answer)]} ({item.answer}).")
