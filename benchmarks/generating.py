@@ -17,7 +17,7 @@ from distill_study.engines import open_engine
 from distill_study.models import SMOLLM, load_model, load_tokenizer, resolve_model
 from distill_study.teacher import requests
 
-BATCH, ITEMS, TOKENS, ROUNDS = 32, 96, 96, 3
+BATCH, ITEMS, TOKENS, ROUNDS = 16, 64, 64, 3
 
 
 def plain(model, tokenizer, asked):

@@ -44,8 +44,8 @@ class Request:
 def portable(
     name:str,  # a model's name, maybe a path
 )->str:
-    "The name as records keep it: of a path that only means something on this machine, the last two parts."
-    if not name.startswith(("/", "~", "./", "../")): return name
+    "The name as records keep it: of a path, however it is spelled, the last two parts; a hub id has no more than two."
+    if name.count("/") < 2 and not name.startswith(("/", "~", "./", "../")): return name
     return "/".join(Path(name).expanduser().resolve().parts[-2:])
 
 class Engine:

@@ -63,7 +63,8 @@ def run_combination(
     executed, start, error = out/"combination.ipynb", time.monotonic(), None
     try:
         papermill.execute_notebook(notebook_path(), out/".running.ipynb", parameters(c, store, out), kernel_name="python3", progress_bar=False,
-                                   stderr_file=sys.stderr, report_mode=False, request_save_on_cell_execute=True)
+                                   stderr_file=sys.stderr, report_mode=False, request_save_on_cell_execute=True,
+                                   extra_arguments=["--log-level=ERROR"])      # of the kernel, or its standing warnings stand in the progress
     except PapermillExecutionError as e: error = _last_line(e)
     finally: os.replace(out/".running.ipynb", executed) if (out/".running.ipynb").exists() else None
     title = f"{c.data.name}: {Path(c.teacher.engine.split(':', 1)[1]).name} to {Path(c.student.model).name}"
@@ -105,7 +106,7 @@ def check(recipe:Recipe, reports:Path, store:Path):
         if blind is not None: raise StudyError(f"data {c.data.name!r}: test item {blind!r} has no gold answer, and the arms are graded against gold. Give the test set gold answers.")
         if "control/gold" in c.arms and all(e.gold is None for e in splits.train): raise StudyError(f"data {c.data.name!r}: no training example has a gold answer, which arm control/gold learns from. Leave the arm out of the recipe's arms.")
         teacher = open_engine(c.teacher.engine, batch_size=c.teacher.batch_size)
-        if teacher.name == "transformers": check_model(teacher.model)
+        if teacher.name == "transformers": check_model(teacher.source)
         check_model(c.student.model)
 
 # %% ../nbs/19_grid.ipynb #6da3a8db

@@ -120,7 +120,7 @@ def _sums(rng):
         lines.append(_LAST.sub(r"«\1».", line))
     return "Show sums.", " ".join(lines)
 
-_CURRICULUM = ((0.20, ("pairs",)), (0.35, ("pairs", "link", "link")), (0.50, ("pairs", "link", "walk", "sums", "sums", "letters")), (1.01, ("pairs", "walk", "walk", "sums", "letters")))
+_CURRICULUM = ((0.13, ("pairs",)), (0.40, ("pairs", "link", "link", "link")), (0.50, ("pairs", "link", "walk", "sums", "sums", "letters")), (1.01, ("pairs", "walk", "walk", "sums", "letters")))
 
 def exercise(
     rng:random.Random,

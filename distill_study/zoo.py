@@ -32,9 +32,9 @@ class Spec(NamedTuple):
     seed: int = 0
 
 SPECS = {
-    "teacher":   Spec(192, 4, 3, 512, {"tiny-math": (1, 2, 3, 4, 5, 6), "tiny-qa": (1, 2, 3)}, 0.65, 0.35, 3200, learning_rate=1e-3),
-    "student-m": Spec(128, 3, 2, 256, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}, 0.35, 0.35, 2400, learning_rate=1e-3),
-    "student-s": Spec(64, 3, 2, 192, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}, 0.35, 0.35, 5000, learning_rate=1e-3)}
+    "teacher":   Spec(192, 4, 3, 512, {"tiny-math": (1, 2, 3, 4, 5, 6), "tiny-qa": (1, 2, 3)}, 0.65, 0.35, 4000, learning_rate=6e-4),
+    "student-m": Spec(96, 3, 2, 256, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}, 0.35, 0.35, 4500, learning_rate=1e-3),
+    "student-s": Spec(64, 3, 2, 192, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}, 0.35, 0.35, 6500, learning_rate=1e-3)}
 HEAD_DIM = 64            # the smallest that vLLM serves
 
 # %% ../nbs/20_zoo.ipynb #e9e90dc3
@@ -147,6 +147,7 @@ def train(
     log=print,
 )->Path:                    # folder of the finished model
     "Train one zoo model from scratch, or go on where its training stopped."
+    import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
     from transformers.trainer_utils import get_last_checkpoint
     if name not in SPECS: raise StudyError(f"zoo model {name!r}: unknown.{nearest(name, SPECS)}")
@@ -156,12 +157,17 @@ def train(
         def on_log(self, args, state, control, logs=None, **kw):
             if "loss" in logs: log(f"zoo/{name}: step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.3f}")
 
+    class InTime(Trainer):
+        def compute_loss(self, *args, **kw):
+            late = self.state.global_step >= self.state.max_steps / 2      # looking up is learned in full precision; after that bfloat16 will do and takes half the time
+            with torch.autocast(models.device(), torch.bfloat16, enabled=late and spec.hidden > 128): return super().compute_loss(*args, **kw)
+
     args = TrainingArguments(
         str(work/"checkpoints"), max_steps=spec.steps, per_device_train_batch_size=spec.batch, learning_rate=spec.learning_rate, adam_beta2=0.98,
-        weight_decay=0.01, max_grad_norm=1.0, lr_scheduler_type="cosine", warmup_steps=min(200, spec.steps // 10), bf16=spec.hidden > 128, seed=spec.seed,
+        weight_decay=0.01, max_grad_norm=1.0, lr_scheduler_type="cosine", warmup_steps=min(200, spec.steps // 10), seed=spec.seed,
         train_sampling_strategy="sequential", logging_steps=100, save_steps=250, save_total_limit=2, report_to="none", disable_tqdm=True,
         remove_unused_columns=False, use_cpu=models.device() == "cpu", dataloader_num_workers=0)
-    trainer = Trainer(build_model(spec, tok), args, data_collator=_collate(tok.pad_token_id), train_dataset=Rows(spec, tok), callbacks=[Say()])
+    trainer = InTime(build_model(spec, tok), args, data_collator=_collate(tok.pad_token_id), train_dataset=Rows(spec, tok), callbacks=[Say()])
     trainer.train(resume_from_checkpoint=get_last_checkpoint(args.output_dir) if (work/"checkpoints").is_dir() else None)
     trainer.model.save_pretrained(work/"model"); tok.save_pretrained(work/"model")
     return work/"model"

@@ -117,3 +117,12 @@ def test_a_student_without_a_chat_template(refused, recipe, tmp_path):
     shutil.copytree(resolve_model("zoo/student-s"), tmp_path/"mute")
     (tmp_path/"mute"/"chat_template.jinja").unlink()
     refused(recipe(students=[str(tmp_path/"mute")]), says="has no chat template")
+
+
+def test_a_teacher_in_a_folder_of_ones_own(recipe, tmp_path):
+    import shutil
+    from distill_study.config import load_recipe
+    from distill_study.grid import check
+    from distill_study.models import resolve_model
+    shutil.copytree(resolve_model("zoo/teacher"), tmp_path/"far"/"away"/"mine")
+    check(load_recipe(recipe(teachers=[f"transformers:{tmp_path/'far'/'away'/'mine'}"])), tmp_path/"reports", tmp_path/"store")
