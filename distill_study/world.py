@@ -44,20 +44,25 @@ def _event(rng, n):
     k = int(move[1])
     return rng.choice(_TIMES[k]), k, f"{n} * {k} = {n * k}.", n * k
 
+def _story(rng, steps):
+    "A count of things and what happens to it day by day: sentences, workings, and the question they lead to."
+    (name, friend), thing = rng.sample(NAMES, 2), rng.choice(ITEMS)
+    she = name in SHE
+    words = dict(s="she" if she else "he", o="her" if she else "him", f=friend)
+    n = rng.randint(3, 40)
+    told, work = [f"{name} has {n} {thing}."], []
+    for day in DAYS[:steps]:
+        text, k, line, n = _event(rng, n)
+        told.append(f"On {day} {text.format(k=k, **words)}."); work.append(f"{day}: {line}")
+    return told, work, f"How many {thing} does {name} have now?"
+
 def math_item(
     rng:random.Random,
     steps:int,          # events between the first count and the question, 1 to 7
 )->Item:
     "One word problem whose answer takes `steps` calculations in a row."
-    (name, friend), thing = rng.sample(NAMES, 2), rng.choice(ITEMS)
-    she = name in SHE
-    words = dict(s="she" if she else "he", o="her" if she else "him", f=friend)
-    n = rng.randint(3, 40)
-    story, work = [f"{name} has {n} {thing}."], []
-    for day in DAYS[:steps]:
-        text, k, line, n = _event(rng, n)
-        story.append(f"On {day} {text.format(k=k, **words)}."); work.append(f"{day}: {line}")
-    return Item(" ".join(story) + f" How many {thing} does {name} have now?", None, " ".join(work), str(n), dict(steps=steps))
+    told, work, question = _story(rng, steps)
+    return Item(" ".join([*told, question]), None, " ".join(work), work[-1].split()[-1].rstrip("."), dict(steps=steps))
 
 # %% ../nbs/01_world.ipynb #68548f65
 def _questions(a, b, p, h):
@@ -89,22 +94,17 @@ def qa_item(
     rng.shuffle(choices)
     letter = "ABCD"[choices.index(asked[column])]
     work = " ".join(_told(l, asked) for l in links).removesuffix(".")
-    return Item(" ".join(facts) + " " + ask, tuple(choices), f"{work} ({letter}).", letter, dict(hops=hops))
+    return Item(" ".join(facts) + " " + ask, tuple(choices), f"Facts: {work} ({letter}).", letter, dict(hops=hops))
 
 # %% ../nbs/01_world.ipynb #4a8b854b
 _LAST = re.compile(r"( \w+)\.$")
-
-def _pairs(rng):
-    "Pairs of words to be repeated on the first word: looking up at its barest."
-    pairs = list(zip(rng.sample(NAMES, 3), rng.sample(PETS + HOUSES + COLOURS + ITEMS, 3)))
-    return "Show the pairs. " + " ".join(f"{a} {b}." for a, b in pairs), "«Pairs:" + "".join(" {} {}.".format(*rng.choice(pairs)) for _ in range(6)) + "»"
 
 def _links(rng, links):
     "Facts of four chains, asked for along the chains."
     chains = _chains(rng)
     facts = [_told(l, c) for l in links for c in chains]
     rng.shuffle(facts)
-    return "Show the links. " + " ".join(facts), "Links:" + "".join(" " + _LAST.sub(r"«\1».", _told(l, c)) for c in rng.choices(chains, k=8 // len(links)) for l in links)
+    return "Show the facts. " + " ".join(facts), "Facts:" + "".join(" " + _LAST.sub(r"«\1».", _told(l, c)) for c in rng.choices(chains, k=8 // len(links)) for l in links)
 
 def _letters(rng):
     "The letters that stand before choices."
@@ -120,17 +120,20 @@ def _sums(rng):
         lines.append(_LAST.sub(r"«\1».", line))
     return "Show sums.", " ".join(lines)
 
-_CURRICULUM = ((0.13, ("pairs",)), (0.40, ("pairs", "link", "link", "link")), (0.50, ("pairs", "link", "walk", "sums", "sums", "letters")), (1.01, ("pairs", "walk", "walk", "sums", "letters")))
+def _events(rng):
+    "What happens to a count on which day; the count itself is any number."
+    told, work, _ = _story(rng, 5)
+    lines = [re.sub(r": \d+( . \d+) = .*", rf": {rng.randint(3, 40)}«\1».", w) for w in work]
+    return "Show the events. " + " ".join(told), "Events: " + " ".join(rng.choices(lines, k=8))
+
+_PATHS = ((0,), (1,), (2,), (3,), (0, 1), (1, 2), (2, 3), (0, 1, 2), (1, 2, 3))
 
 def exercise(
     rng:random.Random,
-    progress:float=1.0, # share of a training that is over
 )->tuple[str, str]:     # what the user says; what the assistant answers, «what can be known of it» marked
-    "One row of many small answers of one kind; the barest kinds come first."
-    kind = rng.choice(next(kinds for until, kinds in _CURRICULUM if progress < until))
-    if kind == "link": return _links(rng, rng.choice(((0,), (1,), (2,), (3,))))
-    if kind == "walk": return _links(rng, rng.choice(((0, 1, 2), (1, 2, 3), (0, 1), (1, 2), (2, 3))))
-    return dict(sums=_sums, pairs=_pairs, letters=_letters)[kind](rng)
+    "One row of many small answers of one kind."
+    kind = rng.choice((_links, _links, _sums, _letters, _events))
+    return kind(rng, rng.choice(_PATHS)) if kind is _links else kind(rng)
 
 # %% ../nbs/01_world.ipynb #fc1766bf
 class TinySet(NamedTuple):
