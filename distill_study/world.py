@@ -7,7 +7,7 @@ __all__ = ['NAMES', 'SHE', 'ITEMS', 'PETS', 'HOUSES', 'COLOURS', 'DAYS', 'TINY',
            'TinySet', 'split_of', 'items']
 
 # %% ../nbs/01_world.ipynb #66ca419f
-import hashlib, random
+import hashlib, random, re
 from typing import Callable, NamedTuple
 
 # %% ../nbs/01_world.ipynb #eae6e633
@@ -44,20 +44,25 @@ def _event(rng, n):
     k = int(move[1])
     return rng.choice(_TIMES[k]), k, f"{n} * {k} = {n * k}.", n * k
 
+def _story(rng, steps):
+    "A count of things and what happens to it day by day: sentences, workings, and the question they lead to."
+    (name, friend), thing = rng.sample(NAMES, 2), rng.choice(ITEMS)
+    she = name in SHE
+    words = dict(s="she" if she else "he", o="her" if she else "him", f=friend)
+    n = rng.randint(3, 40)
+    told, work = [f"{name} has {n} {thing}."], []
+    for day in DAYS[:steps]:
+        text, k, line, n = _event(rng, n)
+        told.append(f"On {day} {text.format(k=k, **words)}."); work.append(f"{day}: {line}")
+    return told, work, f"How many {thing} does {name} have now?"
+
 def math_item(
     rng:random.Random,
     steps:int,          # events between the first count and the question, 1 to 7
 )->Item:
     "One word problem whose answer takes `steps` calculations in a row."
-    (name, friend), thing = rng.sample(NAMES, 2), rng.choice(ITEMS)
-    she = name in SHE
-    words = dict(s="she" if she else "he", o="her" if she else "him", f=friend)
-    n = rng.randint(3, 40)
-    story, work = [f"{name} has {n} {thing}."], []
-    for day in DAYS[:steps]:
-        text, k, line, n = _event(rng, n)
-        story.append(f"On {day} {text.format(k=k, **words)}."); work.append(f"{day}: {line}")
-    return Item(" ".join(story) + f" How many {thing} does {name} have now?", None, " ".join(work), str(n), dict(steps=steps))
+    told, work, question = _story(rng, steps)
+    return Item(" ".join([*told, question]), None, " ".join(work), work[-1].split()[-1].rstrip("."), dict(steps=steps))
 
 # %% ../nbs/01_world.ipynb #68548f65
 def _questions(a, b, p, h):
@@ -87,30 +92,48 @@ def qa_item(
     rng.shuffle(facts)
     choices = [c[column] for c in chains]
     rng.shuffle(choices)
-    return Item(" ".join(facts) + " " + ask, tuple(choices), " ".join(_told(l, asked) for l in links),
-                "ABCD"[choices.index(asked[column])], dict(hops=hops))
+    letter = "ABCD"[choices.index(asked[column])]
+    work = " ".join(_told(l, asked) for l in links).removesuffix(".")
+    return Item(" ".join(facts) + " " + ask, tuple(choices), f"Facts: {work} ({letter}).", letter, dict(hops=hops))
 
 # %% ../nbs/01_world.ipynb #4a8b854b
-def exercise(
-    rng:random.Random,
-)->tuple[str, str]:     # what the user says, what the assistant answers
-    "One row of many small answers of one kind."
-    kind = rng.choice(("sums", "sums", "walks", "walks", "letters"))
-    if kind == "sums":
-        lines, n = [], rng.randint(3, 40)
-        for _ in range(14):
-            _, _, line, n = _event(rng, n)
-            lines.append(line)
-        return "Show sums.", " ".join(lines)
-    if kind == "letters":
-        choices = rng.sample(rng.choice((NAMES, PETS, HOUSES, COLOURS)), 4)
-        lines = [f"{c}: {l}." for l, c in zip("ABCD", choices)]
-        rng.shuffle(lines)
-        return "Show the letters.\n" + "\n".join(f"{l}. {c}" for l, c in zip("ABCD", choices)), " ".join(lines)
-    chains, links = _chains(rng), rng.choice(((0, 1, 2), (1, 2, 3), (0, 1), (1, 2), (2, 3)))
+_LAST = re.compile(r"( \w+)\.$")
+
+def _links(rng, links):
+    "Facts of four chains, asked for along the chains."
+    chains = _chains(rng)
     facts = [_told(l, c) for l in links for c in chains]
     rng.shuffle(facts)
-    return "Show the links. " + " ".join(facts), " ".join(_told(l, c) for c in rng.sample(chains, 4) for l in links)
+    return "Show the facts. " + " ".join(facts), "Facts:" + "".join(" " + _LAST.sub(r"«\1».", _told(l, c)) for c in rng.choices(chains, k=8 // len(links)) for l in links)
+
+def _letters(rng):
+    "The letters that stand before choices."
+    choices = rng.sample(rng.choice((NAMES, PETS, HOUSES, COLOURS)), 4)
+    lines = [f" {c} («{l}»)." for l, c in zip("ABCD", choices)]
+    return "Show the letters.\n" + "\n".join(f"{l}. {c}" for l, c in zip("ABCD", choices)), "Letters:" + "".join(rng.choices(lines, k=6))
+
+def _sums(rng):
+    "A row of sums, each going on from the result of the one before."
+    lines, n = [], rng.randint(3, 40)
+    for _ in range(14):
+        _, _, line, n = _event(rng, n)
+        lines.append(_LAST.sub(r"«\1».", line))
+    return "Show sums.", " ".join(lines)
+
+def _events(rng):
+    "What happens to a count on which day; the count itself is any number."
+    told, work, _ = _story(rng, 5)
+    lines = [re.sub(r": \d+( . \d+) = .*", rf": {rng.randint(3, 40)}«\1».", w) for w in work]
+    return "Show the events. " + " ".join(told), "Events: " + " ".join(rng.choices(lines, k=8))
+
+_PATHS = ((0,), (1,), (2,), (3,), (0, 1), (1, 2), (2, 3), (0, 1, 2), (1, 2, 3))
+
+def exercise(
+    rng:random.Random,
+)->tuple[str, str]:     # what the user says; what the assistant answers, «what can be known of it» marked
+    "One row of many small answers of one kind."
+    kind = rng.choice((_links, _links, _sums, _letters, _events))
+    return kind(rng, rng.choice(_PATHS)) if kind is _links else kind(rng)
 
 # %% ../nbs/01_world.ipynb #fc1766bf
 class TinySet(NamedTuple):
