@@ -75,17 +75,24 @@ def _gap_sentence(results, arm):
     tail = "" if g.low is None else " The interval includes 0." if g.low <= 0 <= g.high else " It lost ground." if g.value < 0 else " The interval includes the whole gap." if g.low <= 1 <= g.high else " It passed the teacher." if g.low > 1 else ""
     return f"{arm} recovered {_interval(g)} of the gap." + tail + (f" Note: {g.reason}." if g.reason else "") + f" {_says(t)}"
 
+def _prompt_alone(results):
+    "What the untouched student gains by only being asked to reason: the part of the gap that needs no training. Empty where that is no clear gain."
+    asked, base, teacher = results.accuracy("student/cot"), results.accuracy(BASE), results.accuracy(results.teacher)
+    if None in (asked.value, base.value, teacher.value) or teacher.value <= base.value or asked.low <= base.high: return ""
+    return f"Asking the untouched student to reason, without any training, already gives {pct((asked.value - base.value) / (teacher.value - base.value))} % (student/cot, right on {_interval(asked)})."
+
 def _finding1(results):
     "Gap recovered."
     teacher, base = results.accuracy(results.teacher), results.accuracy(BASE)
     ends = f"The gap is measured between {BASE}, {_interval(base)}, and {results.teacher}, {_interval(teacher)}." if None not in (teacher.value, base.value) else f"There is no gap to measure without {BASE if base.value is None else results.teacher}."
     why = next((g.recovered.reason for g in results.gaps if g.recovered.value is None and g.recovered.n and g.teacher == results.teacher), "")
-    sentences = (ends + (f" It is undefined: {why}." if why else ""), *(_gap_sentence(results, a) for a in TRAINED))
+    alone = _prompt_alone(results)
+    sentences = (ends + (f" It is undefined: {why}." if why else ""), *filter(None, [alone]), *(_gap_sentence(results, a) for a in TRAINED))
     if results.best is None: return Finding(1, "Not available: no distilled arm ran.", sentences)
     g = results.gap(results.best)
     if g.value is None: verdict = f"Undefined: {g.reason}." if g.n else f"Not available: {g.reason}."
     elif results.test(BASE, results.best).verdict == "can't tell": verdict = f"Can't tell at this n: {_interval(g)} by {results.best}, the best distilled arm."
-    else: verdict = f"{_interval(g)}, by {results.best}, the best distilled arm."
+    else: verdict = f"{_interval(g)}, by {results.best}, the best distilled arm." + (" " + alone.partition(" (")[0] + "." if alone else "")
     return Finding(1, verdict, sentences)
 
 # %% ../nbs/16_findings.ipynb #5171c29d

@@ -191,6 +191,11 @@ def test_strict_extraction_that_changes_a_conclusion_is_named():
     assert not f.entries[4].verdict.startswith("0 of") and "distilled/cot-answer against student/vanilla: higher with flexible extraction" in f.entries[4].sentences[0]
     assert "order of the arms by accuracy changes" in f.entries[4].sentences[1]
 
+def test_what_prompting_alone_gives_is_said_beside_the_gap():
+    asked = findings(analyse(made_up(400, arms=SKILL | {"student/cot": .6}), resamples=200)).entries[0]
+    assert "Asking the untouched student to reason, without any training, already gives" in asked.verdict and "student/cot, right on" in asked.sentences[1]
+    assert not any("without any training" in s for s in findings(analyse(made_up(400), resamples=200)).sentences)      # there it gains nothing
+
 def test_the_tile_says_how_the_best_arm_was_picked(results):
     picked = next(detail for label, _, detail in summary(results, findings(results)).tiles if label == "Best distilled student")
     assert picked.endswith("distilled/cot-rationale, best of 3 by test accuracy")
