@@ -75,6 +75,7 @@ def _gap_sentence(results, arm):
     tail = "" if g.low is None else " The interval includes 0." if g.low <= 0 <= g.high else " It lost ground." if g.value < 0 else " The interval includes the whole gap." if g.low <= 1 <= g.high else " It passed the teacher." if g.low > 1 else ""
     return f"{arm} recovered {_interval(g)} of the gap." + tail + (f" Note: {g.reason}." if g.reason else "") + f" {_says(t)}"
 
+# %% ../nbs/16_findings.ipynb #5b7e20c2
 def _prompt_alone(results):
     "What the untouched student gains by only being asked to reason: the part of the gap that needs no training. Empty where that is no clear gain."
     asked, base, teacher = results.accuracy("student/cot"), results.accuracy(BASE), results.accuracy(results.teacher)

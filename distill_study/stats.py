@@ -58,7 +58,7 @@ def wilson(
     if not 0 <= k <= n: raise StatsError(f"wilson: k = {k!r} of n = {n!r}: expected 0 <= k <= n.")
     if n == 0: return Interval(None, reason="no items")
     low, high = proportion_confint(int(k), int(n), alpha=0.05, method="wilson")
-    return Interval(k / n, float(low), float(high), int(n))
+    return Interval(k / n, min(float(low), k / n), max(float(high), k / n), int(n))      # at 0 and n the ends may miss the share by a rounding error
 
 # %% ../nbs/12_stats.ipynb #0ad0b1fc
 @dataclass(frozen=True)

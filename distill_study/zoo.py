@@ -75,6 +75,7 @@ def open_levels(levels, progress):
     "The levels in play after a share `progress` of the steps: none in the first quarter, then the first two, all from two thirds on."
     return levels[:max(2, math.ceil(len(levels) * min(1.0, 1.5 * progress)))] if progress >= 0.25 else ()
 
+# %% ../nbs/20_zoo.ipynb #5b7e20c3
 class Rows:
     "The training rows of a zoo model as tokens, batch by batch in a fixed order; rows of like length share a batch."
     def __init__(self, spec, tokenizer, pool=4):
@@ -146,6 +147,7 @@ def _look_back(model, n):
     spread = lambda x: torch.cat([x[:, None].expand(-1, COMMON), torch.zeros(HEAD_DIM, hidden - COMMON)], 1)
     return spread(query), spread(key)
 
+# %% ../nbs/20_zoo.ipynb #5b7e20c1
 def build_model(spec, tokenizer):
     "A freshly initialised Llama of the spec's shape."
     import torch
