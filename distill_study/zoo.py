@@ -33,7 +33,7 @@ class Spec(NamedTuple):
 
 SPECS = {
     "teacher":   Spec(192, 4, 3, 512, {"tiny-math": (1, 2, 3, 4, 5, 6), "tiny-qa": (1, 2, 3)}, 0.65, 0.25, 3000, learning_rate=8e-4),
-    "student-m": Spec(96, 3, 2, 256, {"tiny-math": (1, 2, 3), "tiny-qa": (1, 2)}, 0.4, 0.25, 2500),
+    "student-m": Spec(96, 3, 2, 256, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}, 0.5, 0.25, 2500),
     "student-s": Spec(64, 3, 2, 192, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}, 0.5, 0.25, 3000)}
 HEAD_DIM = 64            # the smallest that vLLM serves
 
