@@ -115,15 +115,24 @@ def arm_table(
     return Table("Every arm on the held-out test items", cols, tuple(results.arms.values()), f"{_items(results)}; accuracy with 95 % Wilson intervals.",
         "Flexible extraction finds the answer anywhere in the text; strict extraction takes it only in the format that was asked for. An answer that can't be read counts as wrong." + _cut_off(results))
 
+# %% ../nbs/14_results.ipynb #5b7e20c4
+def _no_gap(results, teacher):
+    "Why no arm can have recovered a gap to this teacher; empty where one can."
+    found = [g.recovered for g in results.gaps if g.teacher == teacher and g.recovered.n]
+    return found[0].reason if found and all(i.value is None for i in found) else ""
+
 def gap_table(
     results:Results,
 )->Table:
     "Gap recovered by every trained arm, against each teacher arm that ran."
-    ran = [g for g in results.gaps if results.arms[g.teacher]["n"]]
+    teachers = [t for t in dict.fromkeys(g.teacher for g in results.gaps) if results.arms[t]["n"]]
+    none = {t: why for t in teachers if (why := _no_gap(results, t))}
+    if len(none) == len(teachers): none = {}                       # then the rows say it
+    ran = [g for g in results.gaps if g.teacher in teachers and g.teacher not in none]
     rows = tuple(dict(arm=g.arm, teacher=g.teacher, recovered=g.recovered, why=g.recovered.reason) if g.recovered.n else dict(arm=g.arm, teacher=g.teacher, missing=results.arms[g.arm].get("missing") or g.recovered.reason) for g in ran)
     cols = (Column("arm", "Trained arm", kind="text"), Column("teacher", "Measured against", kind="text"), Column("recovered", "Gap recovered", "%", "interval"))
     if any(r.get("why") for r in rows): cols += (Column("why", "Remark", kind="text"),)
-    gone = [f"Against {t}: not available, {results.arms[t]['missing']}." for t in ("teacher/cot", "teacher/vanilla") if not results.arms[t]["n"]]
+    gone = [f"Against {t}: undefined, {why}." for t, why in none.items()] + [f"Against {t}: not available, {results.arms[t]['missing']}." for t in ("teacher/cot", "teacher/vanilla") if not results.arms[t]["n"]]
     return Table(f"How much of the gap between {BASE} and the teacher was closed", cols, rows, f"{_items(results)}; 95 % intervals from a paired bootstrap over items. 0 is the untouched student, 100 the teacher.", " ".join(gone))
 
 def test_table(

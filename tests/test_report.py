@@ -191,6 +191,10 @@ def test_strict_extraction_that_changes_a_conclusion_is_named():
     assert not f.entries[4].verdict.startswith("0 of") and "distilled/cot-answer against student/vanilla: higher with flexible extraction" in f.entries[4].sentences[0]
     assert "order of the arms by accuracy changes" in f.entries[4].sentences[1]
 
+def test_a_teacher_without_a_gap_is_one_sentence_not_a_row_per_arm():
+    t = gap_table(analyse(made_up(400, arms=SKILL | {"teacher/vanilla": .3}), resamples=200))
+    assert {r["teacher"] for r in t.rows} == {"teacher/cot"} and "Against teacher/vanilla: undefined, the teacher is not distinguishable" in t.html()
+
 def test_what_prompting_alone_gives_is_said_beside_the_gap():
     asked = findings(analyse(made_up(400, arms=SKILL | {"student/cot": .6}), resamples=200)).entries[0]
     assert "Asking the untouched student to reason, without any training, already gives" in asked.verdict and "student/cot, right on" in asked.sentences[1]
