@@ -120,7 +120,7 @@ COMMON = 8    # dimensions of the embedding in which all words are equal at firs
 
 def _start_looking(model):
     """Start the first two layers near what they will be used for: the first leans to the words one, two, ... back, the second to equal words, and what they look at
-    they copy, as in https://arxiv.org/abs/2305.09828. Looking up is then learned in hundreds of steps, not in tens of thousands. The other layers begin at random."""
+    they copy, as in https://arxiv.org/abs/2305.09828. Looking up is then learned in hundreds of steps, not in thousands. The other layers begin at random."""
     import torch
     words, c = model.model.embed_tokens.weight, model.config
     sight = slice(COMMON, min(COMMON + HEAD_DIM, c.hidden_size))     # the dimensions that attention sees; the same ones in every head, so that one finds what another copied
