@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from .config import Sampling
-from .engines import Request, complete
+from .engine import Request, complete
 from .tasks import TASKS, Parsed
 
 # %% ../nbs/08_teacher.ipynb #cafa3daf

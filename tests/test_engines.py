@@ -6,7 +6,10 @@ import pytest
 
 from conftest import byte_tokenizer
 from distill_study.config import Sampling, StudyError
-from distill_study.engines import ENGINES, Engine, EngineError, RecordedEngine, Request, TransformersEngine, complete, engine_list, open_engine, read_recorded
+from distill_study.engine import Engine, EngineError, Request, complete
+from distill_study.engines import ENGINES, engine_list, open_engine
+from distill_study.local import TransformersEngine
+from distill_study.recorded import RecordedEngine, read_recorded
 from distill_study.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
