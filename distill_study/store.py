@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'MANIFEST', 'StoreError', 'guard', 'request_key', 'now', 'Record', 'to_line', 'from_line', 'locked',
            'write_all', 'read_at', 'whole_line', 'Log', 'sync', 'sync_tree', 'write_json', 'read_json', 'stage_lock',
-           'finish', 'Stages', 'Store']
+           'crc_of', 'finish', 'Stages', 'Store']
 
 # %% ../nbs/06_store.ipynb #2ced97f1
 import contextlib, errno, fcntl, io, json, os, re, shutil, sys, warnings, zlib
@@ -232,13 +232,20 @@ def stage_lock(
         yield
     finally: os.close(fd)
 
+def crc_of(path:Path)->str:
+    "CRC-32 of a file, in hexadecimal."
+    crc = 0
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20): crc = zlib.crc32(block, crc)
+    return f"{crc:08x}"
+
 def finish(
     part:Path,      # the working folder
     done:Path,      # its final name
     manifest:dict,
 ):
-    "Make `part` the finished stage; where `done` has appeared meanwhile, that one stays."
-    write_json(part/MANIFEST, manifest)
+    "Make `part` the finished stage, its files named with their checksums; where `done` has appeared meanwhile, that one stays."
+    write_json(part/MANIFEST, manifest | dict(files={str(p.relative_to(part)): crc_of(p) for p in sorted(part.rglob("*")) if p.is_file() and p.name != MANIFEST}))
     sync_tree(part)
     try: os.rename(part, done)
     except OSError as e:
