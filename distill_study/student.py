@@ -111,11 +111,12 @@ def seen_row(
 
 def render_row(
     seen:dict,        # as `seen_row` gives it
+    of:str="Row",     # whose row it is, for the caption
 )->str:               # HTML, all text escaped, no script
     "A training row as the student sees it, the supervised part in <mark>."
     e, note = html.escape, f"{seen['tokens']} tokens, {seen['supervised']} of them supervised ({seen['supervised']/seen['tokens']:.0%})"
     return (f'<figure class="row-seen"><pre class="row-text"><span class="context">{e(seen["context"])}</span>'
-            f'<mark class="supervised">{e(seen["target"])}</mark></pre><figcaption>Row {e(seen["id"])}: {note}, marked.</figcaption></figure>')
+            f'<mark class="supervised">{e(seen["target"])}</mark></pre><figcaption>{e(of)} {e(seen["id"])}: {note}, marked.</figcaption></figure>')
 
 # %% ../nbs/10_student.ipynb #1c22df70
 @dataclass(frozen=True)
