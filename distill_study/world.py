@@ -59,10 +59,12 @@ def _story(rng, steps):
 def math_item(
     rng:random.Random,
     steps:int,          # events between the first count and the question, 1 to 7
+    more:int=0,         # pairs of other people's counts, told first, that the question doesn't need
 )->Item:
     "One word problem whose answer takes `steps` calculations in a row."
     told, work, question = _story(rng, steps)
-    return Item(" ".join([*told, question]), None, " ".join(work), work[-1].split()[-1].rstrip("."), dict(steps=steps))
+    others = [f"{n} has {rng.randint(3, 40)} {rng.choice(ITEMS)}." for n in rng.sample([n for n in NAMES if n not in told[0]], 2 * more)] if more else []
+    return Item(" ".join([*others, *told, question]), None, " ".join(work), work[-1].split()[-1].rstrip("."), dict(steps=steps))
 
 # %% ../nbs/01_world.ipynb #68548f65
 def _questions(a, b, p, h):
@@ -83,12 +85,14 @@ def _told(link, c):
 def qa_item(
     rng:random.Random,
     hops:int,           # facts needed, 1 to 3
+    more:int=0,         # kinds of facts that are told and not needed
 )->Item:
     "One multiple-choice question that takes `hops` facts of its context to answer."
     chains = _chains(rng)
     asked = rng.choice(chains)
     links, ask, column = rng.choice(_questions(*asked[:4])[hops])
-    facts = [_told(l, c) for l in links for c in chains]
+    others = rng.sample([l for l in range(4) if l not in links], more) if more else ()
+    facts = [_told(l, c) for l in (*links, *others) for c in chains]
     rng.shuffle(facts)
     choices = [c[column] for c in chains]
     rng.shuffle(choices)

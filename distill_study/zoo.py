@@ -30,10 +30,11 @@ class Spec(NamedTuple):
     batch: int = 64
     learning_rate: float = 1e-3
     seed: int = 0
+    padded: bool = False  # tell more than a problem needs, up to the length of the study's longest
 
 SPECS = {
     "teacher":   Spec(192, 4, 3, 512, {"tiny-math": (1, 2, 3, 4, 5, 6), "tiny-qa": (1, 2, 3)}, 0.65, 0.25, 3000, learning_rate=8e-4),
-    "student-m": Spec(96, 3, 2, 256, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}, 0.5, 0.25, 2500),
+    "student-m": Spec(96, 3, 2, 256, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}, 0.5, 0.25, 3000, padded=True),
     "student-s": Spec(64, 3, 2, 192, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}, 0.5, 0.25, 3000)}
 HEAD_DIM = 64            # the smallest that vLLM serves
 
@@ -61,11 +62,12 @@ def build_tokenizer():
     return fast
 
 # %% ../nbs/20_zoo.ipynb #0a80581a
-def _row(rng, name, levels, cot):
-    "Chat messages of one problem, answered at once or with reasoning."
+def _row(rng, name, levels, cot, padded=False):
+    "Chat messages of one problem, answered at once or with reasoning; `padded` to any length up to the study's longest."
     tiny = TINY[name]
     while True:
-        item = tiny.make(rng, rng.choice(levels))
+        level = rng.choice(levels)
+        item = tiny.make(rng, level, rng.randint(0, max(tiny.levels) - level)) if padded else tiny.make(rng, level)
         if split_of(item.question) == "zoo": break
     strategy = "cot" if rng.random() < cot else "vanilla"
     return [*ask(tiny.task, strategy, [user_turn(item.question, item.choices)]),
@@ -99,7 +101,7 @@ class Rows:
 
     def _row(self, rng, name, progress):
         levels = open_levels(self.spec.levels[name], progress)
-        if levels and rng.random() >= self.spec.exercises: return self._encode(_row(rng, name, levels, self.spec.cot))
+        if levels and rng.random() >= self.spec.exercises: return self._encode(_row(rng, name, levels, self.spec.cot, self.spec.padded))
         return self._encode_marked(*exercise(rng))
 
     def _encode(self, messages):
@@ -237,7 +239,7 @@ def describe(name:str, folder:Path, bars:dict)->dict:
     spec = SPECS[name]
     return dict(sha256={p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*.safetensors"))},
                 seed=spec.seed, steps=spec.steps, shape=dict(hidden=spec.hidden, layers=spec.layers, heads=spec.heads, intermediate=spec.intermediate, head_dim=HEAD_DIM),
-                training=dict(batch=spec.batch, learning_rate=spec.learning_rate, levels={k: list(v) for k, v in spec.levels.items()}, cot=spec.cot, exercises=spec.exercises), bars=bars)
+                training=dict(batch=spec.batch, learning_rate=spec.learning_rate, levels={k: list(v) for k, v in spec.levels.items()}, cot=spec.cot, exercises=spec.exercises, padded=spec.padded), bars=bars)
 
 def build_zoo(
     work:Path,              # checkpoints and measurements; an interrupted build goes on from them

@@ -6,7 +6,7 @@ import pytest
 
 from conftest import byte_tokenizer
 from distill_study.config import Train
-from distill_study.student import (Fit, TrainingDataError, TrainingFailed, fit, fit_length, mean_loss, merge_adapter, render_row, run_fingerprint, target_loss, tokenize_rows,
+from distill_study.student import (Fit, TrainingDataError, TrainingFailed, fit, fit_length, mean_loss, merge_adapter, render_row, run_fingerprint, seen_row, target_loss, tokenize_rows,
                                    _collate, _last_checkpoint)
 
 ROLES = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + CONTENT }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -103,7 +103,8 @@ def test_only_the_last_of_several_turns_is_taught():
     assert tok.decode([t for t in r["labels"] if t != -100]) == "5<|end|>"
 
 def test_a_rendered_row_is_escaped():
-    text = render_row(row("<script>", "</mark><script>alert(1)</script>", "<img src=x>"), tokenizer())
+    tok = tokenizer()
+    text = render_row(seen_row(tokenize_rows([row("<script>", "</mark><script>alert(1)</script>", "<img src=x>")], tok)[0], tok))
     assert "<script" not in text and "<img" not in text and text.count("<mark") == text.count("</mark>") == 1
 
 # ---- the loss

@@ -25,11 +25,7 @@ def test_no_student_is_larger_than_a_third_of_the_teacher():
     assert max(size["student-s"], size["student-m"]) <= size["teacher"] / 3 and size["student-s"] != size["student-m"]
 
 
-def test_the_bars_of_teacher_and_smaller_student(): assert missed({n: MANIFEST["models"][n]["bars"] for n in ("teacher", "student-s")}) == []
-
-
-@pytest.mark.xfail(reason="student-m writes reasoning that was not asked for on 7 % of the word problems, those of 5 and 6 steps; the bar is 5 %", strict=True)
-def test_the_bars_of_the_larger_student(): assert missed({n: MANIFEST["models"][n]["bars"] for n in ("teacher", "student-m")}) == []
+def test_the_bars_are_met(): assert missed({n: m["bars"] for n, m in MANIFEST["models"].items()}) == []
 
 
 def test_the_manifest_is_what_the_models_do(tmp_path):
