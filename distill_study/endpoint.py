@@ -38,6 +38,8 @@ class Fault(Exception):
     wait: float|None = None    # seconds it asks to wait
     final: bool = False        # no other request can succeed either
 
+    def __str__(self): return f"{self.reason}: {clean(self.evidence)}"
+
 # %% ../nbs/07d_endpoint.ipynb #8d747995
 def retry_after(
     headers,   # of a response
@@ -241,17 +243,21 @@ class Server:
 
     async def __aexit__(self, *exc): await self.client.close()
 
+    def without_key(self, body:bytes)->bytes: return body.replace(self.key.encode(), b"***") if self.key and len(self.key) >= 8 else body
+
     def error(self, text)->EngineError: return EngineError(f"{self.engine.spec}: {clean(text, self.key, 2000)}")
 
     async def list_models(self):
         "Learn which names the server has, where it says so: name → what it says about it."
         import httpx2
+        fault = None
         try:
             async with asyncio.timeout(min(30, self.settings.timeout)): response = await self.client.get("/models", cast_to=httpx2.Response)
             self.names = {str(m["id"]): m for m in json.loads(response.content)["data"]}
             self.reached = True
         except (ValueError, KeyError, TypeError): pass             # it doesn't say
-        except Exception as e: self.unreachable(fault_of(e))
+        except Exception as e: fault = fault_of(e)
+        if fault: self.unreachable(fault)
 
     def unreachable(self, fault):
         "Raise where a fault shows that no request can succeed."
@@ -279,7 +285,7 @@ async def attempt(
         try:
             async with asyncio.timeout(limit):      # the client's own limit is for each part of an answer
                 response = await server.client.post("/chat/completions", cast_to=httpx2.Response, body=server.engine.body(request))
-            answer = read_answer(response.content)
+            answer = read_answer(server.without_key(response.content))
         except Exception as e:
             fault = e if isinstance(e, Fault) else fault_of(e)
             fault.evidence = clean(fault.evidence, server.key)
@@ -291,6 +297,7 @@ async def attempt(
         return answer, time.monotonic() - sent
     finally: gate.leave()
 
+# %% ../nbs/07d_endpoint.ipynb #a206861b
 async def ask(
     server:Server,
     request,      # `engine.Request`
@@ -299,17 +306,16 @@ async def ask(
     s, begun = server.settings, time.monotonic()
     for n in range(1, s.attempts + 1):
         try: answer, seconds = await attempt(server, request)
-        except Fault as fault:
-            f = fault
-            server.unreachable(f)
-            wait = f.wait if f.wait is not None else backoff(n, s.backoff, s.max_backoff)
-            if wait > s.total_timeout: raise server.error(f"{server.engine.url} asks to wait {wait:.0f} s ({f.evidence}), and endpoint.total_timeout is {s.total_timeout:g}. What is answered is stored; start again later.") from None
-            if not f.again or n == s.attempts or time.monotonic() + wait - begun > s.total_timeout: break
-            await asyncio.sleep(wait)
+        except Fault as fault: f = fault      # errors are raised outside: their traceback is not to show what the server said
         else:
             now, before = time.perf_counter(), server.last
             server.last = now
-            return server.engine.answer(request, answer, n, seconds, now - before, server.key)
+            return server.engine.answer(request, answer, n, seconds, now - before)
+        server.unreachable(f)
+        wait = f.wait if f.wait is not None else backoff(n, s.backoff, s.max_backoff)
+        if wait > s.total_timeout: raise server.error(f"{server.engine.url} asks to wait {wait:.0f} s ({f.evidence}), and endpoint.total_timeout is {s.total_timeout:g}. What is answered is stored; start again later.")
+        if not f.again or n == s.attempts or time.monotonic() + wait - begun > s.total_timeout: break
+        await asyncio.sleep(wait)
     silent = time.monotonic() - server.answered
     if f.overload and silent > s.total_timeout: raise server.error(f"{server.engine.url} has answered nothing for {silent:.0f} s, longer than endpoint.total_timeout ({f.reason}: {f.evidence}). What is answered is stored; start again when the server is back.")
     return Failure(f.reason, f.evidence, n)
@@ -376,6 +382,7 @@ async def flood(
                 for _ in range(min(engine.settings.concurrency, len(requests) - 1)): group.create_task(work())
         except BaseExceptionGroup as e: raise e.exceptions[0] from None
 
+# %% ../nbs/07d_endpoint.ipynb #277fa88c
 def in_thread(
     start,              # called with (put, full); gives the coroutine to run
     every:float=0.25,   # seconds after which a None says that it is time to store
@@ -446,12 +453,11 @@ class OpenAIEngine(Engine):
 
     def body(self, request)->dict: return self.dialect.body(request, self.source, int(self.key(request)[:7], 16))
 
-    def answer(self, request, said, attempts, seconds, share, secret):
+    def answer(self, request, said, attempts, seconds, share):
         "A record of what the server said."
         d = self.dialect
-        text = said["text"].replace(secret, "***") if secret and len(secret) >= 8 else said["text"]
         info = dict(attempts=attempts, share=round(share, 5), served=d.said | said["served"]) | (dict(left_out=sorted(d.dropped)) if d.dropped else {})
-        return self.record(request, text, said["finish_reason"], prompt_tokens=said["prompt_tokens"], completion_tokens=said["completion_tokens"], latency=round(seconds, 4), info=info)
+        return self.record(request, said["text"], said["finish_reason"], prompt_tokens=said["prompt_tokens"], completion_tokens=said["completion_tokens"], latency=round(seconds, 4), info=info)
 
     def generate(self, requests):
         "Yield (index, record or failure) as they finish, and None four times a second."
