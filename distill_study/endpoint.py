@@ -10,7 +10,7 @@ __all__ = ['hide', 'clean', 'Fault', 'retry_after', 'backoff', 'Gate', 'Bucket',
 # %% ../nbs/07d_endpoint.ipynb #0cf23a43
 import asyncio, contextlib, email.utils, json, math, os, queue, random, re, threading, time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .config import Endpoint, fingerprint
 from .engine import Engine, EngineError, Failure
@@ -44,6 +44,7 @@ class Fault(Exception):
     overload: bool = False     # the server has too much to do
     wait: float|None = None    # seconds it asks to wait
     final: bool = False        # no other request can succeed either
+    sent: float = field(0.0, compare=False)   # when the attempt went out
 
     def __str__(self): return f"{self.reason}: {clean(self.evidence)}"
 
@@ -293,7 +294,7 @@ async def attempt(
             answer = read_answer(hide(response.content, server.key))
         except Exception as e:
             fault = e if isinstance(e, Fault) else fault_of(e)
-            fault.evidence = clean(fault.evidence, server.key)
+            fault.evidence, fault.sent = clean(fault.evidence, server.key), sent
             if fault.overload: gate.overloaded(sent, fault.wait if (fault.wait or 0) <= server.settings.total_timeout else None)
             raise fault from None
         gate.answered()
@@ -308,7 +309,7 @@ async def ask(
     request,      # `engine.Request`
 ):                # `store.Record` or `engine.Failure`
     "Ask until there is an answer, or a reason to give up."
-    s, begun = server.settings, time.monotonic()
+    s, begun = server.settings, None
     for n in range(1, s.attempts + 1):
         try: answer, seconds = await attempt(server, request)
         except Fault as fault: f = fault      # errors are raised outside: their traceback is not to show what the server said
@@ -317,6 +318,7 @@ async def ask(
             server.last = now
             return server.engine.answer(request, answer, n, seconds, now - before)
         server.unreachable(f)
+        begun = begun or f.sent                # what it waited for its turn before doesn't count
         wait = f.wait if f.wait is not None else backoff(n, s.backoff, s.max_backoff)
         if wait > s.total_timeout: raise server.error(f"{server.engine.url} asks to wait {wait:.0f} s ({f.evidence}), and endpoint.total_timeout is {s.total_timeout:g}. What is answered is stored; start again later.")
         if not f.again or n == s.attempts or time.monotonic() + wait - begun > s.total_timeout: break
@@ -336,7 +338,7 @@ def refused(
     engine, url, name = server.engine, server.engine.url, server.engine.source
     if fault.reason == "too_long": return server.error(too_long(server, fault, requests, first))
     unknown = server.names is not None and name not in server.names
-    if unknown and re.fullmatch("http_(400|403|404|422)", fault.reason): return server.error(f"{url} has no model {name!r}. It has {', '.join(map(repr, sorted(server.names)[:20])) or 'none'}. ({fault.evidence})")
+    if unknown and (fault.reason == "http_404" or re.fullmatch("http_4..", fault.reason) and (name in fault.evidence or "model" in fault.evidence.lower())): return server.error(f"{url} has no model {name!r}. It has {', '.join(map(repr, sorted(server.names)[:20])) or 'none'}. ({fault.evidence})")
     if server.names is None and fault.reason in ("http_404", "http_405", "invalid_response"): return server.error(f"what answers at {url} is not an OpenAI-compatible server, or not at this path ({fault.reason}: {fault.evidence}). Mend endpoint.base_url; it usually ends in /v1.")
     if re.fullmatch(r"http_4(?!08|09|25|29)\d\d", fault.reason): return server.error(f"{url} refuses the first request, that of item {first.id!r} ({fault.evidence}).")
 

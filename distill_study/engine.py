@@ -151,8 +151,9 @@ class Intake:
         "Store what has come since the last time."
         fresh, ledger = self.fresh, self.ledger
         self.fresh, self.ledger, self.last = [], [], time.monotonic()
-        if ledger: self.store.ledger.append(ledger)
-        if fresh: self.store.add(fresh)
+        try: self.store.add(fresh)
+        except BaseException: self.fresh = fresh + self.fresh; raise            # interrupted: the last flush tries again
+        self.store.ledger.append(ledger)
         for r in fresh:
             self.found[r.key] = self.store.get(r.engine, r.weights, r.key)      # the first of a key counts, whoever wrote it
             self.done += len(self.asked[r.key])
