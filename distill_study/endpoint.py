@@ -44,7 +44,7 @@ class Fault(Exception):
     overload: bool = False     # the server has too much to do
     wait: float|None = None    # seconds it asks to wait
     final: bool = False        # no other request can succeed either
-    sent: float = field(0.0, compare=False)   # when the attempt went out
+    sent: float = field(default=0.0, compare=False)   # when the attempt went out
 
     def __str__(self): return f"{self.reason}: {clean(self.evidence)}"
 
