@@ -16,8 +16,8 @@ from .prompts import target
 REASONS = {
     "repeats a test input": "the same question stands in the test set",
     "repeats a training input": "the same question came earlier in the training set",
-    "empty": "the teacher wrote nothing",
     "truncated": "the teacher hit its token limit before it had finished",
+    "empty": "the teacher wrote nothing",
     "unreadable": "no answer could be read out of what the teacher wrote",
     "not stated": "there is a number or a choice in the reasoning, but no sentence states the answer",
     "no reasoning": "the teacher gave an answer without the reasoning that this arm learns from",
@@ -27,8 +27,8 @@ REASONS = {
 class Drop:
     "An input that did not become a training row."
     id: str
-    reason: str       # a key of `REASONS`
-    evidence: str     # the end of what the teacher wrote, or the id it repeats
+    reason: str       # a key of `REASONS`, or 'failed: ' and the reason of an `engine.Failure`
+    evidence: str     # the end of what the teacher wrote, the id it repeats, or what was seen of the failure
 
 @dataclass(frozen=True)
 class Curated:
@@ -39,9 +39,10 @@ class Curated:
 
     @property
     def attrition(self)->dict:
-        "Inputs, rows, and drops by reason in the order they are checked; drops and rows add up to the inputs."
+        "Inputs, rows, and drops by reason; drops and rows add up to the inputs. Reasons stand in the order they are checked, failed requests last."
         count = Counter(d.reason for d in self.drops)
-        return dict(inputs=len(self.rows) + len(self.drops), rows=len(self.rows), dropped={r: count[r] for r in REASONS if count[r]})
+        order = [*(r for r in REASONS if r in count), *sorted(count.keys() - REASONS.keys())]
+        return dict(inputs=len(self.rows) + len(self.drops), rows=len(self.rows), dropped={r: count[r] for r in order})
 
 # %% ../nbs/09_curate.ipynb #e768d44b
 def curate(
@@ -71,8 +72,9 @@ def _gold_fault(example):
 
 def _answer_fault(answer, arm):
     end = answer.text.strip()[-200:]
-    if not end: return "empty", ""
+    if answer.failure: return f"failed: {answer.failure.reason}", answer.failure.evidence
     if answer.truncated: return "truncated", end
+    if not end: return "empty", ""
     if answer.parsed.answer is None: return "unreadable", end
     if arm.labels == "cot" and not answer.parsed.stated: return "not stated", end   # a number found in the reasoning is no label
     if arm.target == "rationale" and not answer.parsed.rationale: return "no reasoning", end

@@ -7,12 +7,13 @@ __all__ = ['ENGINES', 'engine_list', 'open_engine']
 
 # %% ../nbs/07e_engines.ipynb #1a07e023
 from .config import nearest
+from .endpoint import OpenAIEngine
 from .engine import Engine, EngineError
 from .local import TransformersEngine
 from .recorded import RecordedEngine
 
 # %% ../nbs/07e_engines.ipynb #ead902cd
-ENGINES = {e.name: e for e in (TransformersEngine, RecordedEngine)}
+ENGINES = {e.name: e for e in (TransformersEngine, OpenAIEngine, RecordedEngine)}
 
 def engine_list()->dict[str, str]:
     "What each engine is, in one line."
@@ -21,7 +22,7 @@ def engine_list()->dict[str, str]:
 def open_engine(
     spec:str,            # 'engine:model'
     batch_size:int=64,   # requests answered at once
-    **options,           # the engine's own, e.g. `memory`
+    **options,           # the engine's own, e.g. `memory`, or `endpoint`; see `Teacher.options`
 )->Engine:
     "The engine that `spec` names. Its model is not loaded yet."
     name, colon, model = spec.partition(":")

@@ -10,7 +10,7 @@ from .config import ARMS, fingerprint
 
 # %% ../nbs/11_grade.ipynb #4b7c910a
 GRADER_VERSION = 1
-COLUMNS = ["arm", "id", "correct", "correct_strict", "format_ok", "parsed", "answer", "gold", "truncated", "stopped", "tokens", "text"]
+COLUMNS = ["arm", "id", "correct", "correct_strict", "format_ok", "parsed", "answer", "gold", "truncated", "stopped", "failed", "tokens", "text"]
 
 def grade(
     examples:list,     # test examples with gold
@@ -24,7 +24,7 @@ def grade(
         for e, a in zip(examples, answers[arm], strict=True):
             strict = TASKS[e.task].correct(a.parsed.strict, e.gold)
             rows.append((arm, e.id, bool(a.correct), strict, a.parsed.strict is not None, a.parsed.answer is not None, a.parsed.answer, e.gold,
-                         a.truncated, None if a.finish_reason is None else a.finish_reason == "stop", a.tokens, a.text))
+                         a.truncated, None if a.finish_reason is None else a.finish_reason == "stop", a.failure is not None, a.tokens, a.text))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 def grader_hash(task:str)->str:

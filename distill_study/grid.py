@@ -105,7 +105,7 @@ def check(recipe:Recipe, reports:Path, store:Path):
         blind = next((e.id for e in splits.test if e.gold is None), None)
         if blind is not None: raise StudyError(f"data {c.data.name!r}: test item {blind!r} has no gold answer, and the arms are graded against gold. Give the test set gold answers.")
         if "control/gold" in c.arms and all(e.gold is None for e in splits.train): raise StudyError(f"data {c.data.name!r}: no training example has a gold answer, which arm control/gold learns from. Leave the arm out of the recipe's arms.")
-        teacher = open_engine(c.teacher.engine, batch_size=c.teacher.batch_size)
+        teacher = open_engine(c.teacher.engine, c.teacher.batch_size, **c.teacher.options)
         if teacher.name == "transformers": check_model(teacher.source)
         check_model(c.student.model)
 

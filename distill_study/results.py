@@ -28,7 +28,7 @@ def made_up_grades(
         off = rng.random(n) < .04
         text = [f"<script>alert({i})</script> The answer is {i}" for i in range(n)]
         frames.append(pd.DataFrame(dict(arm=arm, id=[f"q{i}" for i in range(n)], correct=right, correct_strict=right & ~off, format_ok=~off, parsed=True, answer=[str(i) for i in range(n)],
-            gold=[str(i if r else i + 1) for i, r in enumerate(right)], truncated=False, stopped=True, tokens=rng.poisson(50 if "cot" in arm and arm != "distilled/cot-answer" else 3, n) + 1, text=text)))
+            gold=[str(i if r else i + 1) for i, r in enumerate(right)], truncated=False, stopped=True, failed=False, tokens=rng.poisson(50 if "cot" in arm and arm != "distilled/cot-answer" else 3, n) + 1, text=text)))
     return pd.concat(frames, ignore_index=True)
 
 # %% ../nbs/14_results.ipynb #3106461e
@@ -43,7 +43,7 @@ def _arm_record(graded, arm, missing):
     if not len(rows): return dict(arm=arm, n=0, accuracy=Interval(None, reason="no items"), strict=Interval(None, reason="no items"), missing=missing.get(arm, "not part of this run"))
     n, tokens = len(rows), rows["tokens"].dropna()
     return dict(arm=arm, n=n, accuracy=wilson(int(rows["correct"].sum()), n), strict=wilson(int(rows["correct_strict"].sum()), n),
-        unparsed=1 - _share(rows["parsed"]), off_format=1 - _share(rows["format_ok"]), truncated=_share(rows["truncated"]), stopped=_share(rows["stopped"]),
+        unparsed=1 - _share(rows["parsed"]), off_format=1 - _share(rows["format_ok"]), truncated=_share(rows["truncated"]), stopped=_share(rows["stopped"]), failed=int(rows["failed"].sum()) if "failed" in rows else 0,
         tokens=float(tokens.mean()) if len(tokens) else None)
 
 # %% ../nbs/14_results.ipynb #46bcb583
@@ -106,6 +106,11 @@ def _cut_off(results, share=0.05):
     arms = [f"{a} ({pct(x['truncated'])} %)" for a, x in results.arms.items() if x["n"] and (x["truncated"] or 0) > share]
     return f" Many answers of {', '.join(arms)} were cut off at the token limit: what they would have come to is not known." if arms else ""
 
+def _failed(results):
+    "Which arms have requests that failed, in a sentence; empty where none has."
+    arms = [f"{x['failed']} of {x['n']} of {a}" for a, x in results.arms.items() if x["n"] and x.get("failed")]
+    return f" Requests that got no answer count as wrong: {', '.join(arms)}. That is the server's fault, not the model's; a new start asks them again." if arms else ""
+
 def arm_table(
     results:Results,
 )->Table:
@@ -113,7 +118,7 @@ def arm_table(
     cols = (Column("arm", "Arm", kind="text"), Column("n", "Items", digits=0), Column("accuracy", "Accuracy", "%, flexible", "interval"), Column("strict", "Accuracy", "%, strict", "interval"),
         Column("unparsed", "No answer found", "%", "percent"), Column("off_format", "Off the format", "%", "percent"), Column("truncated", "Cut off", "%", "percent"), Column("tokens", "Output tokens", "per answer"))
     return Table("Every arm on the held-out test items", cols, tuple(results.arms.values()), f"{_items(results)}; accuracy with 95 % Wilson intervals.",
-        "Flexible extraction finds the answer anywhere in the text; strict extraction takes it only in the format that was asked for. An answer that can't be read counts as wrong." + _cut_off(results))
+        "Flexible extraction finds the answer anywhere in the text; strict extraction takes it only in the format that was asked for. An answer that can't be read counts as wrong." + _failed(results) + _cut_off(results))
 
 # %% ../nbs/14_results.ipynb #5b7e20c4
 def _no_gap(results, teacher):

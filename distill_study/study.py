@@ -44,12 +44,12 @@ def label(
     store,           # `store.Store`
 )->dict:             # strategy → `teacher.Answers` to the training inputs
     "The teacher's answers to the training inputs, under every strategy that an arm learns from."
-    engine = open_engine(c.teacher.engine, batch_size=c.teacher.batch_size)
+    engine = open_engine(c.teacher.engine, c.teacher.batch_size, **c.teacher.options)
     wanted = {a.labels if a.model == "trained" else a.prompt for a in map(ARMS.get, c.arms) if a.model != "student" and a.labels != "gold"}
     strategies = [s for s in c.teacher.strategies if s in wanted]
     for s in strategies:      # ids that don't match are found before anything is asked
         for split in ("train", "test"): engine.check(requests(getattr(splits, split), s, c.teacher.sampling, splits.max_tokens, split))
-    return {s: sample_answers(splits.train, s, engine, store, c.teacher.sampling, splits.max_tokens, "train", ticker(f"teacher, {s}")) for s in strategies}
+    return {s: sample_answers(splits.train, s, engine, store, c.teacher.sampling, splits.max_tokens, "train", ticker(f"teacher, {s}"), c.teacher.max_failures, lambda line: say(f"  teacher, {line}")) for s in strategies}
 
 # %% ../nbs/18_study.ipynb #12d8145f
 def curate_arms(c:Combination, splits, labels:dict)->tuple[dict, dict]:
@@ -79,14 +79,14 @@ def answer_arms(c:Combination, splits, fits:dict, store)->tuple[dict, dict]:
     answers, missing, engines = {}, {}, {}
     for arm in map(ARMS.get, c.arms):
         if (why := unavailable(arm, c)) or (arm.model == "trained" and arm.name not in fits): missing[arm.name] = why or "not trained"; continue
-        spec, batch, sampling = _answering(arm, c, fits)
-        engine = engines.setdefault(spec, open_engine(spec, batch_size=batch))
-        answers[arm.name] = sample_answers(splits.test, arm.prompt, engine, store, sampling, splits.max_tokens, "test", ticker(f"test, {arm.name}"))
-        say(f"  test, {arm.name}: {answers[arm.name].reused} answers from the store, {answers[arm.name].new} new")
+        spec, batch, sampling, options = _answering(arm, c, fits)
+        engine = engines.setdefault(spec, open_engine(spec, batch, **options))
+        got = answers[arm.name] = sample_answers(splits.test, arm.prompt, engine, store, sampling, splits.max_tokens, "test", ticker(f"test, {arm.name}"), c.teacher.max_failures)
+        say(f"  test, {arm.name}: {got.reused} answers from the store, {got.new} new" + (f", {sum(got.failed.values())} failed" if got.failed else ""))
         if arm.model == "trained": engines.pop(spec).close()
     return answers, missing | {a: "left out of this recipe" for a in ARMS if a not in c.arms}
 
 def _answering(arm, c, fits):
-    "(engine, batch size, sampling) of an arm; students answer greedily."
-    if arm.model == "teacher": return c.teacher.engine, c.teacher.batch_size, c.teacher.sampling
-    return f"transformers:{c.student.model if arm.model == 'student' else fits[arm.name].path}", c.student.batch_size, Sampling()
+    "(engine, batch size, sampling, the engine's own settings) of an arm; students answer greedily."
+    if arm.model == "teacher": return c.teacher.engine, c.teacher.batch_size, c.teacher.sampling, c.teacher.options
+    return f"transformers:{c.student.model if arm.model == 'student' else fits[arm.name].path}", c.student.batch_size, Sampling(), {}
