@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['POOL', 'hide', 'clean', 'Fault', 'retry_after', 'backoff', 'Gate', 'Bucket', 'tokens_guess', 'read_answer',
-           'message_of', 'fault_of', 'Dialect', 'Server', 'attempt', 'ask', 'refused', 'size', 'too_long',
-           'first_answer', 'flood', 'in_thread', 'OpenAIEngine']
+           'message_of', 'fault_of', 'Dialect', 'open_clients', 'Server', 'attempt', 'ask', 'refused', 'size',
+           'too_long', 'first_answer', 'flood', 'in_thread', 'OpenAIEngine']
 
 # %% ../nbs/07d_endpoint.ipynb #0cf23a43
 import asyncio, contextlib, email.utils, json, math, os, queue, random, re, threading, time
@@ -229,9 +229,23 @@ class Dialect:
         self.dropped |= new
         return bool(new)
 
-# %% ../nbs/07d_endpoint.ipynb #a8d7a770
-POOL = 32   # connections of one client: looking for a free one takes time in proportion
+# %% ../nbs/07d_endpoint.ipynb #b0ae5c80
+POOL = 32   # connections of one client
 
+def open_clients(
+    url:str,
+    key:str|None,          # the secret
+    settings:Endpoint,
+)->list:                   # `openai.AsyncOpenAI`s with room for all connections together
+    "Clients that leave trying again to `ask`."
+    import httpx2, openai
+    timeout, limits, certificates = httpx2.Timeout(settings.timeout, connect=min(10, settings.timeout)), httpx2.Limits(max_connections=POOL, max_keepalive_connections=POOL), httpx2.create_ssl_context()
+    def one():
+        http = httpx2.AsyncClient(timeout=timeout, limits=limits, verify=certificates, follow_redirects=True)
+        return openai.AsyncOpenAI(base_url=url, api_key=key or "none", max_retries=0, timeout=timeout, http_client=http)
+    return [one() for _ in range(math.ceil(settings.concurrency / POOL))]
+
+# %% ../nbs/07d_endpoint.ipynb #a8d7a770
 class Server:
     "A server and what was learnt about it."
     def __init__(self,
@@ -244,11 +258,8 @@ class Server:
         self.requests, self.tokens = Bucket(s.requests_per_minute), Bucket(s.tokens_per_minute)
 
     async def __aenter__(self):
-        import httpx2, openai
-        s, n = self.settings, POOL
-        how = dict(timeout=httpx2.Timeout(s.timeout, connect=min(10, s.timeout)), limits=httpx2.Limits(max_connections=n, max_keepalive_connections=n), verify=httpx2.create_ssl_context(), follow_redirects=True)
-        self.clients = [openai.AsyncOpenAI(base_url=self.engine.url, api_key=self.key or "none", max_retries=0, timeout=how["timeout"], http_client=httpx2.AsyncClient(**how)) for _ in range(math.ceil(s.concurrency / n))]
-        self.places = [c for c in reversed(self.clients) for _ in range(n)]       # the last is taken first: its connections stay in use
+        self.clients = open_clients(self.engine.url, self.key, self.settings)
+        self.places = [c for c in reversed(self.clients) for _ in range(POOL)]       # the last is taken first: its connections stay in use
         return self
 
     async def __aexit__(self, *exc):
