@@ -162,7 +162,7 @@ def short_of_memory(engine, most):
     import torch
     generate, tried = engine.load().generate, []
     def failing(ids, **kw):
-        tried.append(len(ids))
+        if kw["past_key_values"] is None: tried.append(len(ids))       # else it goes on with what is left of a batch
         if len(ids) > most: raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return generate(ids, **kw)
     engine.loaded.generate = failing
@@ -175,6 +175,13 @@ def test_too_little_memory_halves_the_batch(folder, alone, tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert [l.split(": ", 1)[1] for l in lines] == ["8 answers at once don't fit into the GPU's memory; going on with 4.", "4 answers at once don't fit into the GPU's memory; going on with 2."]
 
+def test_rows_that_have_ended_leave_the_batch(folder, alone, tmp_path):
+    e, sizes = TransformersEngine(folder, 12), []
+    generate = e.load().generate
+    e.loaded.generate = lambda ids, **kw: (sizes.append(len(ids)), generate(ids, **kw))[1]
+    assert said(complete(e, questions(), Store(tmp_path))) == alone
+    assert sizes[0] == 12 and sizes == sorted(sizes, reverse=True) and len(sizes) > 2
+
 def test_too_little_memory_for_one(folder, tmp_path):
     short_of_memory(e := TransformersEngine(folder, 2), 0)
     with pytest.raises(EngineError, match=r"request 'q\d+' \(\d+ tokens, 16 more to write\) doesn't fit into the GPU's memory, even alone"): complete(e, questions(3), Store(tmp_path))
@@ -183,8 +190,8 @@ def test_interrupted_in_a_batch_keeps_those_before(folder, alone, tmp_path):
     e = TransformersEngine(folder, 5)
     generate, calls = e.load().generate, []
     def third(*args, **kw):
-        calls.append(1)
-        if len(calls) == 3: raise KeyboardInterrupt
+        calls.append(kw["past_key_values"] is None)
+        if sum(calls) == 3: raise KeyboardInterrupt
         return generate(*args, **kw)
     e.loaded.generate = third
     with pytest.raises(KeyboardInterrupt): complete(e, questions(), Store(tmp_path))
@@ -195,7 +202,10 @@ def test_every_batch_is_stored_before_the_next(folder, tmp_path):
     "Small ones too, so that a kill costs one batch at most."
     e, seen = TransformersEngine(folder, 64, memory=1e-4), []
     generate = e.load().generate
-    e.loaded.generate = lambda ids, **kw: (seen.append((len(ids), sum(len(p.read_text().splitlines()) for p in (tmp_path/"completions").glob("*")))), generate(ids, **kw))[1]
+    def counting(ids, **kw):
+        if kw["past_key_values"] is None: seen.append((len(ids), sum(len(p.read_text().splitlines()) for p in (tmp_path/"completions").glob("*"))))
+        return generate(ids, **kw)
+    e.loaded.generate = counting
     complete(e, questions(), Store(tmp_path))
     sizes = [n for n, _ in seen]
     assert len(sizes) > 2 and max(sizes) > 2 and sum(sizes) == 12 and [stored for _, stored in seen] == [sum(sizes[:i]) for i in range(len(sizes))]
