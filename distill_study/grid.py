@@ -41,11 +41,11 @@ class Outcome:
     seconds: float
     error: str | None = None
 
-def parameters(c:Combination, store:Path, out:Path)->dict:
+def parameters(c:Combination, store:Path, out:Path, replay:bool=False)->dict:
     "What papermill puts into the notebook's parameters cell."
     options = {k: v for k, v in c.model_dump(mode="json").items() if k not in ("teacher", "student", "data", "seed")}
     return dict(teacher=c.teacher.model_dump(mode="json"), student=c.student.model_dump(mode="json"), data=c.data.model_dump(mode="json"),
-                seed=c.seed, options=options, store=str(store), out=str(out))
+                seed=c.seed, options=options, store=str(store), out=str(out), replay=replay)
 
 # %% ../nbs/19_grid.ipynb #098f8014
 def run_combination(
@@ -53,6 +53,7 @@ def run_combination(
     out:Path,          # the report's folder
     store:Path,
     say=print,
+    replay:bool=False, # from what is in the store alone
 )->Outcome:
     "Execute the study notebook for one combination and render its report."
     import papermill
@@ -62,7 +63,7 @@ def run_combination(
     (out/"params.yaml").write_text(to_yaml(c), encoding="utf-8")
     executed, start, error = out/"combination.ipynb", time.monotonic(), None
     try:
-        papermill.execute_notebook(notebook_path(), out/".running.ipynb", parameters(c, store, out), kernel_name="python3", progress_bar=False,
+        papermill.execute_notebook(notebook_path(), out/".running.ipynb", parameters(c, store, out, replay), kernel_name="python3", progress_bar=False,
                                    stderr_file=sys.stderr, report_mode=False, request_save_on_cell_execute=True,
                                    extra_arguments=["--log-level=ERROR"])      # of the kernel, or its standing warnings stand in the progress
     except PapermillExecutionError as e: error = _last_line(e)
@@ -82,17 +83,18 @@ def run_recipe(
     reports:Path=Path("reports"),
     store:Path=Path("store"),
     say=print,         # called with a line of progress
+    replay:bool=False, # from what is in the store alone
 )->list[Outcome]:
     "Run every combination of a recipe, render the reports and the page that lists them."
     grid, folder, done = recipe.combinations(), reports/recipe.name, []
     for i, c in enumerate(grid, 1):
         say(f"[{i}/{len(grid)}] {c.name}")
-        done.append(o := run_combination(c, folder/c.name, store, say))
+        done.append(o := run_combination(c, folder/c.name, store, say, replay))
         say(f"[{i}/{len(grid)}] {c.name}: " + (f"failed: {o.error}" if o.error else f"done in {o.seconds:.0f} s"))
         write_index(recipe, done, folder)
     return done
 
-def check(recipe:Recipe, reports:Path, store:Path):
+def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
     "Everything that can be known to go wrong before any long work; raises `StudyError`."
     from distill_study.data import load_data
     from distill_study.engines import open_engine
@@ -105,6 +107,7 @@ def check(recipe:Recipe, reports:Path, store:Path):
         blind = next((e.id for e in splits.test if e.gold is None), None)
         if blind is not None: raise StudyError(f"data {c.data.name!r}: test item {blind!r} has no gold answer, and the arms are graded against gold. Give the test set gold answers.")
         if "control/gold" in c.arms and all(e.gold is None for e in splits.train): raise StudyError(f"data {c.data.name!r}: no training example has a gold answer, which arm control/gold learns from. Leave the arm out of the recipe's arms.")
+        if replay: continue
         teacher = open_engine(c.teacher.engine, c.teacher.batch_size, **c.teacher.options)
         if teacher.name == "transformers": check_model(teacher.source)
         check_model(c.student.model)

@@ -347,9 +347,11 @@ class Stages:
 class Store(Stages):
     "Completions, the ledger, finished stages and small results under one folder."
     def __init__(self,
-        root:str|Path,  # created if need be
+        root:str|Path,       # created if need be
+        replay:bool=False,   # nothing may be made that is not in it
     ):
         super().__init__(root)
+        self.replay = replay
         self.logs, self.ledger = {}, Ledger(self.root/"ledger"/"failures.jsonl", str(self.root/"ledger"/"failures.jsonl"))
 
     def __repr__(self): return f"Store({str(self.root)!r}): {len([*(self.root/'completions').glob('*.jsonl')])} files of completions, {len([*self.root.glob(f'stages/*/{MANIFEST}')])} stages"

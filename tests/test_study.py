@@ -1,5 +1,5 @@
 """Whole runs: a small combination from recipe to report, killed and resumed, and the two real recipes at their smallest."""
-import json, os, re, signal, subprocess, sys
+import json, os, re, shutil, signal, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -10,14 +10,14 @@ SMALL = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], 
              train=dict(method="full", learning_rate=1e-3, epochs=1, batch_size=8))
 
 
-def start(recipe, folder, **env):
+def start(recipe, folder, command="run", **env):
     code = "from distill_study.cli import main; main()"
-    return subprocess.Popen([sys.executable, "-c", code, "run", str(recipe), "--store", str(folder/"store"), "--reports", str(folder/"reports")],
+    return subprocess.Popen([sys.executable, "-c", code, command, str(recipe), "--store", str(folder/"store"), "--reports", str(folder/"reports")],
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)} | env, cwd=folder, start_new_session=True)
 
 
-def run(recipe, folder, **env):
-    p = start(recipe, folder, **env)
+def run(recipe, folder, command="run", **env):
+    p = start(recipe, folder, command, **env)
     out, err = p.communicate()
     assert p.returncode == 0, err[-3000:]
     return out, err
@@ -88,6 +88,21 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_numbers(finished, tmp_path):
     _, err = run(recipe, tmp_path)
     assert "vanilla: 24 answers from the store, 0 new" in err
     assert untimed(numbers(tmp_path)) == untimed(numbers(finished[0]))
+
+
+def test_a_replay_needs_no_model_and_asks_nobody(tmp_path):
+    for name in ("teacher", "student-s"): shutil.copytree(ROOT/"distill_study"/"weights"/name, tmp_path/"models"/name)
+    recipe = write(tmp_path, teachers=[f"transformers:{tmp_path/'models'/'teacher'}"], students=[str(tmp_path/"models"/"student-s")], arms=["teacher/cot", "student/vanilla", "distilled/cot-answer"])
+    run(recipe, tmp_path)
+    first = untimed(numbers(tmp_path))
+    shutil.rmtree(tmp_path/"models")
+    shutil.rmtree(tmp_path/"reports")
+    run(recipe, tmp_path, "replay")
+    again = untimed(numbers(tmp_path))
+    assert {k: again[k] for k in first if k != "provenance"} == {k: v for k, v in first.items() if k != "provenance"} and again["provenance"]["model_fingerprints"] == first["provenance"]["model_fingerprints"]
+    recipe.write_text(recipe.read_text().replace("test: 12", "test: 13"))
+    p = start(recipe, tmp_path, "replay")
+    assert "1 of 13 completions are not in the store" in p.communicate()[1] and p.returncode == 1
 
 
 def test_a_failing_combination_is_named_and_the_others_go_on(tmp_path):
