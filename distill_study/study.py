@@ -8,9 +8,9 @@ __all__ = ['say', 'ticker', 'unavailable', 'label', 'curate_arms', 'train_arms',
 # %% ../nbs/18_study.ipynb #47a6c343
 import sys, time
 
-from .config import ARMS, Combination, Sampling
+from .config import ARMS, Combination, Sampling, Teacher
 from .curate import curate
-from .engines import open_engine
+from .engines import open_teacher
 from .student import Fit, fit, run_fingerprint
 from .teacher import requests, sample_answers
 
@@ -44,12 +44,14 @@ def label(
     store,           # `store.Store`
 )->dict:             # strategy → `teacher.Answers` to the training inputs
     "The teacher's answers to the training inputs, under every strategy that an arm learns from."
-    engine = open_engine(c.teacher.engine, batch_size=c.teacher.batch_size)
+    engine = open_teacher(c.teacher)
     wanted = {a.labels if a.model == "trained" else a.prompt for a in map(ARMS.get, c.arms) if a.model != "student" and a.labels != "gold"}
     strategies = [s for s in c.teacher.strategies if s in wanted]
-    for s in strategies:      # ids that don't match are found before anything is asked
-        for split in ("train", "test"): engine.check(requests(getattr(splits, split), s, c.teacher.sampling, splits.max_tokens, split))
-    return {s: sample_answers(splits.train, s, engine, store, c.teacher.sampling, splits.max_tokens, "train", ticker(f"teacher, {s}")) for s in strategies}
+    try:
+        for s in strategies:      # ids that don't match are found before anything is asked
+            for split in ("train", "test"): engine.check(requests(getattr(splits, split), s, c.teacher.sampling, splits.max_tokens, split))
+        return {s: sample_answers(splits.train, s, engine, store, c.teacher.sampling, splits.max_tokens, "train", ticker(f"teacher, {s}")) for s in strategies}
+    finally: engine.close()       # the students need its memory
 
 # %% ../nbs/18_study.ipynb #12d8145f
 def curate_arms(c:Combination, splits, labels:dict)->tuple[dict, dict]:
@@ -76,17 +78,21 @@ def train_one(c:Combination, arm:str, rows:list, store)->Fit:
 # %% ../nbs/18_study.ipynb #18f51028
 def answer_arms(c:Combination, splits, fits:dict, store)->tuple[dict, dict]:
     "(arm → `teacher.Answers` to the test inputs, arm → why there are none)."
-    answers, missing, engines = {}, {}, {}
-    for arm in map(ARMS.get, c.arms):
-        if (why := unavailable(arm, c)) or (arm.model == "trained" and arm.name not in fits): missing[arm.name] = why or "not trained"; continue
-        spec, batch, sampling = _answering(arm, c, fits)
-        engine = engines.setdefault(spec, open_engine(spec, batch_size=batch))
-        answers[arm.name] = sample_answers(splits.test, arm.prompt, engine, store, sampling, splits.max_tokens, "test", ticker(f"test, {arm.name}"))
-        say(f"  test, {arm.name}: {answers[arm.name].reused} answers from the store, {answers[arm.name].new} new")
-        if arm.model == "trained": engines.pop(spec).close()
+    answers, missing, asked, engine = {}, {}, None, None
+    try:
+        for arm in map(ARMS.get, c.arms):
+            if (why := unavailable(arm, c)) or (arm.model == "trained" and arm.name not in fits): missing[arm.name] = why or "not trained"; continue
+            who = _answering(arm, c, fits)
+            if who != asked:      # one model in the memory at a time
+                if engine: engine.close()
+                asked, engine = who, open_teacher(who)
+            answers[arm.name] = sample_answers(splits.test, arm.prompt, engine, store, who.sampling, splits.max_tokens, "test", ticker(f"test, {arm.name}"))
+            say(f"  test, {arm.name}: {answers[arm.name].reused} answers from the store, {answers[arm.name].new} new")
+    finally:
+        if engine: engine.close()
     return answers, missing | {a: "left out of this recipe" for a in ARMS if a not in c.arms}
 
 def _answering(arm, c, fits):
-    "(engine, batch size, sampling) of an arm; students answer greedily."
-    if arm.model == "teacher": return c.teacher.engine, c.teacher.batch_size, c.teacher.sampling
-    return f"transformers:{c.student.model if arm.model == 'student' else fits[arm.name].path}", c.student.batch_size, Sampling()
+    "Who answers for an arm, in the form of a teacher; students answer greedily."
+    if arm.model == "teacher": return c.teacher
+    return Teacher(engine=f"transformers:{c.student.model if arm.model == 'student' else fits[arm.name].path}", batch_size=c.student.batch_size, sampling=Sampling())
