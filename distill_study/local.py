@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Row', 'in_order', 'next_batch', 'end_tokens', 'stopped', 'finish', 'plain_settings', 'padded', 'write',
-           'write_if_it_fits', 'parameter_count', 'number_format', 'cache_room', 'render', 'context_length',
-           'TransformersEngine']
+           'write_if_it_fits', 'parameter_count', 'number_format', 'token_bytes', 'cache_room', 'render',
+           'context_length', 'TransformersEngine']
 
 # %% ../nbs/07b_local.ipynb #aa320a80
 import functools, json, math, sys, time
@@ -159,17 +159,24 @@ def number_format(
     else: fast = any(getattr(torch.cpu, f"_is_{feature}_supported", bool)() for feature in ("avx512_bf16", "amx_tile"))
     return torch.bfloat16 if fast else torch.float32
 
+def token_bytes(
+    config,        # of a model
+    itemsize:int,  # bytes per number
+)->int:
+    "Bytes that one token takes in the cache."
+    c = config.get_text_config()
+    heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
+    size = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
+    return 2 * c.num_hidden_layers * heads * size * itemsize
+
 def cache_room(
     model,
     memory:float|None=None,  # GiB for the cache; None takes 1 on the CPU, half of what is free on a GPU
 )->int:
     "Tokens that fit into the cache's share of the memory."
     import torch
-    c = model.config.get_text_config()
-    heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
-    size = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     free = memory * 2**30 if memory else torch.cuda.mem_get_info()[0] / 2 if model.device.type == "cuda" else 2**30
-    return int(free / (2 * c.num_hidden_layers * heads * size * model.dtype.itemsize))
+    return int(free / token_bytes(model.config, model.dtype.itemsize))
 
 # %% ../nbs/07b_local.ipynb #21bfc657
 def render(

@@ -9,10 +9,10 @@ __all__ = ['say', 'ticker', 'unavailable', 'opened', 'weights_of', 'label', 'cur
 # %% ../nbs/18_study.ipynb #47a6c343
 import sys, time
 
-from .config import ARMS, Combination, Sampling, StudyError, fingerprint
+from .config import ARMS, Combination, Sampling, StudyError, Teacher, fingerprint
 from .curate import curate
 from .engine import StoredEngine, portable
-from .engines import open_engine
+from .engines import open_teacher
 from .models import model_fingerprint, resolve_model
 from .student import Fit, fit, run_fingerprint
 from .teacher import requests, sample_answers
@@ -42,16 +42,14 @@ def unavailable(
     if asks in ("vanilla", "cot") and asks not in c.teacher.strategies: return f"the teacher has no {asks} answers"
 
 def opened(
-    spec:str,        # 'engine:model'
-    batch_size:int,
-    options:dict,    # the engine's own, see `Teacher.options`
+    who:Teacher,
     store,           # `store.Store`
 ):
-    "The engine of a name; in a replay one that needs no model, where the store knows the weights."
-    name, _, model = spec.partition(":")
+    "The engine of a teacher; in a replay one that needs no model, where the store knows the weights."
+    name, _, model = who.engine.partition(":")
     place = fingerprint(f"{name}:{portable(model)}")
     if store.replay and (known := store.get_json("weights", place)): return StoredEngine(f"{name}:{portable(model)}", known)
-    engine = open_engine(spec, batch_size, **options)
+    engine = open_teacher(who)
     if name not in ("openai", "recorded") and not store.replay and store.get_json("weights", place) != engine.weights: store.put_json("weights", place, engine.weights)
     return engine
 
@@ -69,12 +67,14 @@ def label(
     store,           # `store.Store`
 )->dict:             # strategy → `teacher.Answers` to the training inputs
     "The teacher's answers to the training inputs, under every strategy that an arm learns from."
-    engine = opened(c.teacher.engine, c.teacher.batch_size, c.teacher.options, store)
+    engine = opened(c.teacher, store)
     wanted = {a.labels if a.model == "trained" else a.prompt for a in map(ARMS.get, c.arms) if a.model != "student" and a.labels != "gold"}
     strategies = [s for s in c.teacher.strategies if s in wanted]
-    for s in strategies:      # ids that don't match are found before anything is asked
-        for split in ("train", "test"): engine.check(requests(getattr(splits, split), s, c.teacher.sampling, splits.max_tokens, split))
-    return {s: sample_answers(splits.train, s, engine, store, c.teacher.sampling, splits.max_tokens, "train", ticker(f"teacher, {s}"), c.teacher.max_failures, lambda line: say(f"  teacher, {line}")) for s in strategies}
+    try:
+        for s in strategies:      # ids that don't match are found before anything is asked
+            for split in ("train", "test"): engine.check(requests(getattr(splits, split), s, c.teacher.sampling, splits.max_tokens, split))
+        return {s: sample_answers(splits.train, s, engine, store, c.teacher.sampling, splits.max_tokens, "train", ticker(f"teacher, {s}"), c.teacher.max_failures, lambda line: say(f"  teacher, {line}")) for s in strategies}
+    finally: engine.close()       # the students need its memory
 
 # %% ../nbs/18_study.ipynb #12d8145f
 def curate_arms(c:Combination, splits, labels:dict)->tuple[dict, dict]:
@@ -107,17 +107,21 @@ def train_one(c:Combination, arm:str, rows:list, store)->Fit:
 # %% ../nbs/18_study.ipynb #18f51028
 def answer_arms(c:Combination, splits, fits:dict, store)->tuple[dict, dict]:
     "(arm → `teacher.Answers` to the test inputs, arm → why there are none)."
-    answers, missing, engines = {}, {}, {}
-    for arm in map(ARMS.get, c.arms):
-        if (why := unavailable(arm, c)) or (arm.model == "trained" and arm.name not in fits): missing[arm.name] = why or "not trained"; continue
-        spec, batch, sampling, options = _answering(arm, c, fits)
-        engine = engines.setdefault(spec, opened(spec, batch, options, store))
-        got = answers[arm.name] = sample_answers(splits.test, arm.prompt, engine, store, sampling, splits.max_tokens, "test", ticker(f"test, {arm.name}"), c.teacher.max_failures)
-        say(f"  test, {arm.name}: {got.reused} answers from the store, {got.new} new" + (f", {sum(got.failed.values())} failed" if got.failed else ""))
-        if arm.model == "trained": engines.pop(spec).close()
+    answers, missing, asked, engine = {}, {}, None, None
+    try:
+        for arm in map(ARMS.get, c.arms):
+            if (why := unavailable(arm, c)) or (arm.model == "trained" and arm.name not in fits): missing[arm.name] = why or "not trained"; continue
+            who = _answering(arm, c, fits)
+            if who != asked:      # one model in the memory at a time
+                if engine: engine.close()
+                asked, engine = who, opened(who, store)
+            got = answers[arm.name] = sample_answers(splits.test, arm.prompt, engine, store, who.sampling, splits.max_tokens, "test", ticker(f"test, {arm.name}"), who.max_failures)
+            say(f"  test, {arm.name}: {got.reused} answers from the store, {got.new} new" + (f", {sum(got.failed.values())} failed" if got.failed else ""))
+    finally:
+        if engine: engine.close()
     return answers, missing | {a: "left out of this recipe" for a in ARMS if a not in c.arms}
 
 def _answering(arm, c, fits):
-    "(engine, batch size, sampling, the engine's own settings) of an arm; students answer greedily."
-    if arm.model == "teacher": return c.teacher.engine, c.teacher.batch_size, c.teacher.sampling, c.teacher.options
-    return f"transformers:{c.student.model if arm.model == 'student' else fits[arm.name].path}", c.student.batch_size, Sampling(), {}
+    "Who answers for an arm, in the form of a teacher; students answer greedily."
+    if arm.model == "teacher": return c.teacher
+    return Teacher(engine=f"transformers:{c.student.model if arm.model == 'student' else fits[arm.name].path}", batch_size=c.student.batch_size, sampling=Sampling())

@@ -19,7 +19,7 @@ SECRET = "marked-secret-0123456789"
 
 def ask(text, id=None, **sampling): return Request(id or text, (dict(role="user", content=text),), Sampling(**dict(max_tokens=16) | sampling))
 def questions(n=12, tag="q"): return [ask(f"{tag}{i}") for i in range(n)]
-def engine(url, model="m", **more): return OpenAIEngine(model, endpoint=Endpoint(**QUICK | dict(base_url=url) | more))
+def engine(url, model="m", **more): return OpenAIEngine(model, settings=Endpoint(**QUICK | dict(base_url=url) | more))
 def lines(root): return [json.loads(l) for p in sorted((Path(root)/"completions").glob("*.jsonl")) for l in open(p)]
 def stored(root): return [r["messages"][-1]["content"] for r in lines(root)]
 def error(*args, **kw):
