@@ -53,7 +53,8 @@ def replay(recipe:RecipePath, p:Override=None, reports:Reports=Path("reports"), 
 def _run(r, reports, store, replay):
     from distill_study import grid
     grid.check(r, reports, store, replay)
-    outcomes = grid.run_recipe(r, reports, store, say, replay)
+    try: outcomes = grid.run_recipe(r, reports, store, say, replay)
+    except KeyboardInterrupt: say("stopped; the same command goes on from here"); raise typer.Exit(130) from None
     failed = [o for o in outcomes if o.error]
     if failed: say(f"{len(failed)} of {len(outcomes)} combinations failed; the index names them.")
     print(reports/r.name/"index.html")
@@ -62,8 +63,10 @@ def _run(r, reports, store, replay):
 @app.command()
 def show(recipe:RecipePath, p:Override=None):
     "Show what a recipe would run, without running it."
+    from distill_study.data import task_of
     from distill_study.grid import plan
     r = _recipe(recipe, p)
+    for c in r.combinations(): task_of(c.data)
     print(f"{r.name}: {r.description}")
     for c in r.combinations():
         print(f"\n{c.name}")

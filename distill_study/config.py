@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Strategy', 'OWN', 'ARMS', 'ArmNames', 'StudyError', 'ConfigError', 'nearest', 'Settings', 'Sampling', 'Endpoint',
-           'Vllm', 'Teacher', 'Train', 'Student', 'Data', 'Arm', 'Combination', 'slug', 'fingerprint', 'Recipe',
-           'parse_recipe', 'load_recipe', 'combination_from', 'to_yaml']
+           'Price', 'Vllm', 'Teacher', 'Train', 'Student', 'Data', 'Arm', 'Combination', 'slug', 'fingerprint',
+           'Recipe', 'parse_recipe', 'load_recipe', 'combination_from', 'to_yaml']
 
 # %% ../nbs/00_config.ipynb #1290ba36
 import difflib, hashlib, json, re
@@ -61,8 +61,10 @@ def _value(name, value):
 
 def _explain(cls, e, where):
     "One line per pydantic error: field, value, remedy."
-    lines = []
-    for err in e.errors():
+    lines, found = [], e.errors()
+    deeper = {err["loc"][:n] for err in found for n in range(len(err["loc"]))}
+    for err in found:
+        if err["type"] == "too_short" and err["loc"] in deeper: continue      # its entries are what is wrong
         loc, name = ".".join(map(str, err["loc"])), str(err["loc"][-1]) if err["loc"] else ""
         path = f"{where}.{loc}" if where and loc else where or loc
         if err["type"] == "extra_forbidden": lines.append(f"{path}: unknown setting.{nearest(name, _fields_at(cls, err['loc'][:-1]))}")
@@ -100,8 +102,6 @@ class Endpoint(Settings):
     max_tokens_name: Literal["max_tokens", "max_completion_tokens"] | None = Field(None, description="what the server calls the limit; None finds out")
     list_models: bool = Field(True, description="ask for the names the server has before the first request")
     extra_body: dict[str, Any] = Field({}, description="anything else the server understands, e.g. {'chat_template_kwargs': {…}}")
-    price_in: float | None = Field(None, ge=0, description="per million prompt tokens")
-    price_out: float | None = Field(None, ge=0, description="per million answer tokens")
 
     @field_validator("base_url")
     @classmethod
@@ -122,6 +122,17 @@ class Endpoint(Settings):
         return v
 
 # %% ../nbs/00_config.ipynb #92aa7e0f
+class Price(Settings):
+    "What a model's answers cost, in any one currency; the parts add up."
+    per_million_in: float = Field(0.0, ge=0, description="prompt tokens")
+    per_million_out: float = Field(0.0, ge=0, description="tokens of the answers")
+    per_hour: float = Field(0.0, ge=0, description="the machine while it answers or trains, all its GPUs together")
+
+    def cost(self, tokens_in:int|None, tokens_out:int|None, seconds:float|None)->float | None:
+        "Money for so much; None where a part that has a price isn't known."
+        parts = ((self.per_million_in / 1e6, tokens_in), (self.per_million_out / 1e6, tokens_out), (self.per_hour / 3600, seconds))
+        return None if any(p and n is None for p, n in parts) else sum(p * (n or 0) for p, n in parts)
+
 class Vllm(Settings):
     "How engine `vllm` runs a model. What is left open is vLLM's own choice, unless it says otherwise."
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share every layer")
@@ -146,6 +157,7 @@ class Teacher(Settings):
     max_failures: float = Field(0.3, ge=0, le=1, description="share of the requests that may fail; when more have, the run ends with what it has")
     endpoint: Endpoint | None = Field(None, description="for 'openai:' engines: where the server is and how hard it may be asked")
     vllm: Vllm | None = Field(None, description="for 'vllm:' engines: how the model is run")
+    price: Price | None = Field(None, description="what its answers cost; without it the report knows tokens and seconds, no money")
 
     @property
     def own(self)->Settings | None:
@@ -192,6 +204,7 @@ class Student(Settings):
     model: str
     train: Train = Train()
     batch_size: int = Field(64, ge=1, description="requests answered at once")
+    price: Price | None = Field(None, description="what its training and its answers cost")
 
 class Data(Settings):
     "Which examples, how many of each split, and drawn with which seed."
@@ -286,7 +299,7 @@ def _spread(raw, key, short, defaults):
     "Bring the entries of list `key`, in place, to mapping form, with `defaults` under each one's own settings."
     if key not in raw: return
     entries = raw[key]
-    if not isinstance(entries, list): raise ConfigError(f"recipe.{key} = {entries!r}: expected a list.")
+    if not isinstance(entries, list): entries = [entries]
     entries = [{short: e} if isinstance(e, str) else e for e in entries]
     raw[key] = [_merge(defaults, e) if isinstance(e, dict) else e for e in entries]
 
@@ -303,14 +316,19 @@ def parse_recipe(
     "A checked recipe; `train` and `sampling` at the top are spread over students and teachers."
     raw = json.loads(json.dumps(raw, default=str))
     train, sampling = raw.pop("train", None) or {}, raw.pop("sampling", None) or {}
+    lists = {k: v for k, v in (overrides or {}).items() if "." not in k}       # whole lists first, then what is in their entries
+    for key, value in lists.items(): _override(raw, key, value)
     _spread(raw, "teachers", "engine", dict(sampling=sampling) if sampling else {})
     _spread(raw, "students", "model", dict(train=train) if train else {})
     _spread(raw, "data", "name", {})
-    for key, value in (overrides or {}).items(): _override(raw, key, value)
+    for key, value in (overrides or {}).items():
+        if key not in lists: _override(raw, key, value)
     return Recipe.parse(raw, "recipe")
 
 # %% ../nbs/00_config.ipynb #ce68c222
 _GROUPS = {"train": ("students", "train"), "sampling": ("teachers", "sampling"), "endpoint": ("teachers", "endpoint"), "vllm": ("teachers", "vllm"), "teacher": ("teachers",), "student": ("students",), "data": ("data",)}
+
+_LISTS = ("teachers", "students", "data", "arms", "seeds")     # written with commas on the command line
 
 def _override(raw, key, value):
     "Set dotted `key` in the raw recipe; text is read as YAML, then typed by the field."
@@ -322,7 +340,7 @@ def _override(raw, key, value):
             if any(head == field and not str(entry.get("engine")).startswith(f"{engine}:") for engine, field in OWN.items()): continue
             for part in path[:-1]: entry = entry.setdefault(part, {})
             entry[path[-1]] = value
-    elif not rest: raw[head] = value
+    elif not rest: raw[head] = [yaml.safe_load(v) for v in value.split(",")] if head in _LISTS and isinstance(value, str) else [value] if head in _LISTS and isinstance(value, int) else value
     else: raise ConfigError(f"{key}: unknown setting.{nearest(head, [*_GROUPS, *Recipe.model_fields])}")
 
 def load_recipe(

@@ -60,7 +60,7 @@ def curate(
         seen[example.key] = example.id
         rows.append(_row(arm, example, answer))
     done = Curated(arm.name, rows, drops)
-    if len(rows) < min_rows: raise StudyError(f"arm {arm.name}: {len(rows)} training rows are left of {len(examples)}, fewer than min_rows = {min_rows} ({_spell(done.attrition)}). Ask for more training examples, or lower min_rows.")
+    if len(rows) < min_rows: raise StudyError(f"arm {arm.name}: {len(rows)} training rows are left of {len(examples)}, fewer than min_rows = {min_rows} ({_spell(done.attrition)}). " + ("Ask for more training examples, or lower min_rows." if rows else f"Look at what the teacher wrote (`distill-study store export`), or leave {arm.name} out of the recipe's arms."))
     return done
 
 def _repeats(example, test_keys, seen):

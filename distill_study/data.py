@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KNOWN', 'DataError', 'Example', 'Known', 'known', 'read_jsonl', 'local_folder', 'source_of', 'raw_rows',
-           'to_examples', 'Splits', 'load_data']
+           'to_examples', 'Splits', 'task_of', 'load_data']
 
 # %% ../nbs/04_data.ipynb #0b48a60d
 import json, os, random, re
@@ -89,7 +89,8 @@ def read_jsonl(
                 except json.JSONDecodeError as e: raise DataError(f"{path.name}, line {i}: not JSON ({e.msg}). Mend or remove the line.") from None
                 if not isinstance(row, dict): raise DataError(f"{path.name}, line {i}: expected an object, got {type(row).__name__}.")
                 rows.append(row)
-    except (OSError, UnicodeDecodeError) as e: raise DataError(f"{path.name}: can't be read ({type(e).__name__}).") from None
+    except FileNotFoundError: raise DataError(f"data.name = {str(path)!r}: no such file. A relative path starts at the folder that the command runs in; DISTILL_DATA_DIR is looked in for folders.") from None
+    except (OSError, UnicodeDecodeError) as e: raise DataError(f"data.name = {str(path)!r}: can't be read ({getattr(e, 'strerror', None) or 'it is not UTF-8'}). Mend the file or its permissions.") from None
     if not rows: raise DataError(f"{path.name}: has no rows.")
     return rows
 
@@ -123,7 +124,8 @@ def raw_rows(
         raise DataError(f"data {name!r}: {str(e).splitlines()[0]}") from None
     except Exception as e:
         raise DataError(f"data {name!r}: not built in ({', '.join(TINY)}), not a local folder, not under DISTILL_DATA_DIR, "
-                        f"and the hub did not give it ({type(e).__name__}).{nearest(name, [*TINY, *KNOWN])}") from None
+                        f"and the hub did not give it ({type(e).__name__}). Check the name and the network, or put a copy into a folder and name that folder, or its parent with DISTILL_DATA_DIR."
+                        + ("" if name in KNOWN else nearest(name, [*TINY, *KNOWN]))) from None
 
 # %% ../nbs/04_data.ipynb #280203ff
 def _from_known(row, k, where):
@@ -143,9 +145,20 @@ def _from_messages(row, task, where):
     if turns[-1]["role"] == "assistant": gold, turns = (turns[-1]["content"] if gold is None else gold), turns[:-1]
     if not turns or turns[-1]["role"] != "user": raise DataError(f"{where}: the last turn to answer must be the user's.")
     if task == "nlu_qa" and not choices: raise DataError(f"{where}: task nlu_qa needs 'choices', the list of choice texts in the order of their letters.")
+    if choices: turns, gold = _with_choices(turns, choices, gold, where)
     gold = number(str(gold)) if task == "math" and gold is not None else gold
     return row.get("id"), tuple(turns), tuple(choices) if choices else None, gold
 
+def _with_choices(turns, choices, gold, where):
+    "(turns with the choices shown, where the last one doesn't show them already, the gold letter)."
+    if not (isinstance(choices, list) and 2 <= len(choices) <= 10 and all(isinstance(c, str) and c.strip() for c in choices)): raise DataError(f"{where}: 'choices' must be a list of 2 to 10 texts, in the order of their letters.")
+    letters, said = "ABCDEFGHIJ"[:len(choices)], turns[-1]["content"]
+    if not all(re.search(rf"\b{l}\b[.):\]]*\s*{re.escape(c.strip())}", said) for l, c in zip(letters, choices)): turns = [*turns[:-1], user_turn(said, choices)]
+    if gold in choices: gold = letters[choices.index(gold)]
+    if gold is not None and gold not in tuple(letters): raise DataError(f"{where}: gold = {gold!r} is neither a letter from A to {letters[-1]} nor one of the choices.")
+    return turns, gold
+
+# %% ../nbs/04_data.ipynb #2802040f
 def to_examples(
     rows:list[dict],
     name:str,            # data set, for ids and messages
@@ -207,7 +220,8 @@ def _load_tiny(data):
                   for i, it in enumerate(items(name, s, n, data.seed))] for s, n in sizes.items()}
     return Splits(name, tiny.task, "built-in", **splits, max_tokens=dict(vanilla=8, cot=80))
 
-def _task_of(data):
+def task_of(data:Data)->str:
+    "The task family of a data set."
     k = TINY.get(data.name) or known(data.name)
     task = data.task or (k.task if k else None)
     if task is None: raise DataError(f"data {data.name!r}: its task is not known. Set data.task to one of {', '.join(TASKS)}.")
@@ -218,7 +232,7 @@ def load_data(
     data:Data,
 )->Splits:
     "Examples of a data set, as many as its settings ask for; every problem is a `DataError`."
-    task = _task_of(data)
+    task = task_of(data)
     if data.name in TINY: return _load_tiny(data)
     k = known(data.name)
     names, subset = dict(train="train", test=k.test if k else "test"), k.subset if k else None

@@ -6,10 +6,11 @@
 __all__ = ['QUESTIONS', 'Finding', 'Findings', 'findings', 'Summary', 'summary']
 
 # %% ../nbs/16_findings.ipynb #d8a6420b
+import math
 from dataclasses import dataclass
 
 from .config import ARMS
-from .results import Results, quotient
+from .results import Results, per_answer, quotient
 from .shown import Shown, duration, esc, num, pct, prose
 from .stats import BASE, TRAINED, Interval, smallest_detectable
 
@@ -82,13 +83,18 @@ def _prompt_alone(results):
     if None in (asked.value, base.value, teacher.value) or teacher.value <= base.value or asked.low <= base.high: return ""
     return f"Asking the untouched student to reason, without any training, already gives {pct((asked.value - base.value) / (teacher.value - base.value))} % (student/cot, right on {_interval(asked)})."
 
+def _trained_on_top(results):
+    "What training on reasoning adds to asking the untouched student for reasoning; empty where one of them didn't run."
+    t = results.test("student/cot", "distilled/cot-rationale")
+    return _says(t) if t.p is not None else ""
+
 def _finding1(results):
     "Gap recovered."
     teacher, base = results.accuracy(results.teacher), results.accuracy(BASE)
     ends = f"The gap is measured between {BASE}, {_interval(base)}, and {results.teacher}, {_interval(teacher)}." if None not in (teacher.value, base.value) else f"There is no gap to measure without {BASE if base.value is None else results.teacher}."
     why = next((g.recovered.reason for g in results.gaps if g.recovered.value is None and g.recovered.n and g.teacher == results.teacher), "")
     alone = _prompt_alone(results)
-    sentences = (ends + (f" It is undefined: {why}." if why else ""), *filter(None, [alone]), *(_gap_sentence(results, a) for a in TRAINED))
+    sentences = (ends + (f" It is undefined: {why}." if why else ""), *filter(None, [alone, _trained_on_top(results)]), *(_gap_sentence(results, a) for a in TRAINED))
     if results.best is None: return Finding(1, "Not available: no distilled arm ran.", sentences)
     g = results.gap(results.best)
     if g.value is None: verdict = f"Undefined: {g.reason}." if g.n else f"Not available: {g.reason}."
@@ -117,14 +123,28 @@ def _finding3(results):
     if helped.verdict == "higher" and reasoned.verdict == "higher": verdict = "Yes: it answers at once, and better than after learning from answers given at once."
     elif helped.verdict == "higher": verdict = "In part: it answers at once and better than before, but the reasoning behind its labels is not shown to be the reason."
     elif helped.verdict == "lower": verdict = "No: it is right less often than the untouched student."
-    else: verdict = "Can't tell at this n." if helped.p_holm is not None else f"Not available: {helped.reason}."
+    else: verdict = "Can't tell at this n whether it gained anything." if helped.p_holm is not None else f"Not available: {helped.reason}."
+    if written.verdict == "lower": verdict += f" It gives up {num(-100 * written.difference.value)} points against writing the reasoning out."
     lengths = "Output tokens per answer: " + ", ".join(_length(results, a) for a in (short, BASE, "distilled/vanilla", long, results.teacher)) + "."
     more = {"lower": "Writing the reasoning out is still worth more than keeping it in.", "higher": "Answering at once did better than writing the reasoning out."}.get(written.verdict)
     return Finding(3, verdict, tuple(s for s in (lengths, _says(helped), _says(written), more) if s))
 
 # %% ../nbs/16_findings.ipynb #991fe748
-def _finding4(results, labelling, training):
-    "Tokens and seconds; no money yet."
+def _money(results, labelling, training, serving):
+    "(verdict, sentences) about money, as far as there are prices: to serve, to make, and when that pays back."
+    each = {a: x for a, u in (serving or {}).items() if (x := per_answer(u)) is not None}
+    if not each: return "not available", ["Money, and with it the point where training pays back, is not available: the recipe gives no prices."]
+    said, back = ["Cost per 1,000 answers at the recipe's prices: " + ", ".join(f"{num(1000 * x, 4)} for {a}" for a, x in each.items()) + "."], {}
+    for arm in (a for a in each if a in (training or {}) and a.startswith("distilled/") and results.teacher in each):
+        labels, trained = (labelling or {}).get(ARMS[arm].labels, {}).get("cost"), training[arm].get("cost")
+        if labels is None or trained is None: continue
+        saved = each[results.teacher] - each[arm]
+        back[arm] = math.ceil((labels + trained) / saved) if saved > 0 else None
+        said.append(f"{arm}: labels {num(labels, 4)}, training {num(trained, 4)}; " + (f"paid back after {num(back[arm], 0)} answers that {results.teacher} would have given." if saved > 0 else f"an answer costs no less than one of {results.teacher}, so this never pays back."))
+    return ", ".join(f"{a} pays back after {num(n, 0)} answers" if n else f"{a} never pays back" for a, n in back.items()) or "prices of making them are not available", said
+
+def _finding4(results, labelling, training, serving=None):
+    "Tokens, seconds and, where there are prices, money."
     teacher, per = results.arms[results.teacher].get("tokens"), []
     for arm in (a for a in ARMS if results.arms[a]["n"] and a != results.teacher):
         ratio = quotient(results.arms[arm].get("tokens"), teacher)
@@ -135,11 +155,12 @@ def _finding4(results, labelling, training):
     sentences.append("Making the labels took " + ", ".join(f"{num(n, 0)} output tokens of the teacher under {s}" for s, n in made.items()) + "." if made else "The teacher's labelling tokens are not available.")
     took = {a: t["seconds"] for a, t in (training or {}).items() if t.get("seconds") is not None}
     sentences.append("Training took " + ", ".join(f"{duration(s)} for {a}" for a, s in took.items()) + ", on the machine of this run." if took else "Training time is not available.")
-    sentences.append("Money, and with it the point where training pays back, is not available: this report is given no prices.")
+    verdict, said = _money(results, labelling, training, serving)
     ratios = {a: quotient(results.arms[a].get("tokens"), teacher) for a in TRAINED if a.startswith("distilled/")}
     known = ", ".join(f"{num(x, 2)} for {a}" for a, x in ratios.items() if x is not None)
-    return Finding(4, f"Output tokens relative to {results.teacher}: {known}. In money: not available." if known else "In money: not available. What is known is below.", tuple(sentences))
+    return Finding(4, (f"Output tokens relative to {results.teacher}: {known}. " if known else "") + f"In money: {verdict}." + ("" if known else " What is known is below."), tuple(sentences + said))
 
+# %% ../nbs/16_findings.ipynb #991fe74f
 def _ranking(results, key):
     "Arms from best to worst."
     return sorted((a for a in results.arms if results.arms[a]["n"]), key=lambda a: -results.arms[a][key].value)
@@ -147,22 +168,23 @@ def _ranking(results, key):
 def _finding5(results):
     "Strict against flexible extraction, and what is not checked."
     changed = [f"{a.b} against {a.a}: {a.verdict} with flexible extraction, {b.verdict} with strict" for a, b in zip(results.tests, results.tests_strict) if a.verdict != b.verdict]
-    flexible, strict = _ranking(results, "accuracy"), _ranking(results, "strict")
+    flexible, strict, made = _ranking(results, "accuracy"), _ranking(results, "strict"), sum(t.p is not None for t in results.tests)
     worst = max((a for a in results.arms.values() if a["n"]), key=lambda a: a["accuracy"].value - a["strict"].value, default=None)
     sentences = [("Conclusions of the tests that change: " + "; ".join(changed) + ".") if changed else "No conclusion of the tests changes between flexible and strict extraction."]
     sentences.append("The order of the arms by accuracy stays the same." if flexible == strict else f"The order of the arms by accuracy changes: {', '.join(flexible)} (flexible); {', '.join(strict)} (strict).")
     if worst and worst["accuracy"].value == worst["strict"].value: sentences.append("No arm is right less often under strict extraction.")
     elif worst: sentences.append(f"The largest loss under strict extraction is {num(100 * (worst['accuracy'].value - worst['strict'].value))} points, for {worst['arm']}.")
     sentences.append(f"Not checked here: another grader (a model or people), another wording of the prompts, another seed. All numbers are of one training run per arm (seed {results.seed}); the intervals cover the choice of test items, not the luck of training.")
-    return Finding(5, f"{len(changed)} of {len(results.tests)} test results change{'s' if len(changed) == 1 else ''} with the answer extractor; grader, prompt wording and seed are not checked.", tuple(sentences))
+    return Finding(5, (f"{len(changed)} of {made} test results change{'s' if len(changed) == 1 else ''} with the answer extractor" if made else "No test could be made") + "; grader, prompt wording and seed are not checked.", tuple(sentences))
 
 def findings(
     results:Results,
     labelling:dict|None=None,   # strategy -> output_tokens ...
     training:dict|None=None,    # arm -> seconds ...
+    serving:dict|None=None,     # arm -> as `teacher.usage` gives it
 )->Findings:
     "What this combination says about the five questions of the study."
-    return Findings((_finding1(results), _finding2(results), _finding3(results), _finding4(results, labelling, training), _finding5(results)))
+    return Findings((_finding1(results), _finding2(results), _finding3(results), _finding4(results, labelling, training, serving), _finding5(results)))
 
 # %% ../nbs/16_findings.ipynb #66ed7ee8
 @dataclass(frozen=True, repr=False)

@@ -54,7 +54,7 @@ def read_recorded(
 
 # %% ../nbs/07a_recorded.ipynb #3af56a57
 class RecordedEngine(Engine):
-    "Completions read from JSONL files (columns id, completion), joined by id; NAME is a folder, a file, or a folder under DISTILL_DATA_DIR."
+    "Completions read from JSONL files (columns id, completion), joined by id; MODEL is a folder, a file, or a folder under DISTILL_DATA_DIR."
     name = "recorded"
     def __init__(self, model:str, batch_size:int=64):
         super().__init__(model, batch_size)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['made_up_grades', 'Results', 'analyse', 'arm_table', 'gap_table', 'test_table', 'training_table', 'cost_table',
-           'quotient', 'check_attrition', 'attrition_table', 'Cases', 'cases']
+           'quotient', 'serving_table', 'per_answer', 'check_attrition', 'attrition_table', 'Cases', 'cases']
 
 # %% ../nbs/14_results.ipynb #10458bd0
 from dataclasses import dataclass
@@ -178,11 +178,31 @@ def cost_table(
             if ARMS[arm].labels != "gold": row["labels"] = labelling.get(ARMS[arm].labels, {}).get("output_tokens")
         rows.append(row)
     cols = (Column("arm", "Arm", kind="text"), Column("tokens", "Output tokens", "per answer"), Column("ratio", "Relative to", results.teacher, digits=2), Column("labels", "Teacher's output tokens", "for the labels", digits=0), Column("seconds", "Training", kind="seconds"))
-    return Table("What it takes to serve and to make", cols, tuple(rows), f"{_items(results)}. Tokens of each model's own tokenizer.", "Money is not available: prices are not part of this report. A token of a small model costs less to write than one of a large model, so the ratio understates the saving.")
+    return Table("What it takes to serve and to make", cols, tuple(rows), f"{_items(results)}. Tokens of each model's own tokenizer.", "A token of a small model costs less to write than one of a large model, so the ratio understates the saving.")
 
 def quotient(a, b):
     "a / b where both are known."
     return a / b if a is not None and b else None
+
+# %% ../nbs/14_results.ipynb #63f49d81
+def serving_table(
+    results:Results,
+    serving:dict,     # arm -> as `teacher.usage` gives it
+)->Table:
+    "What answering the test items took."
+    priced = any(u["cost"] is not None for u in serving.values())
+    def row(arm, a):
+        if not a["n"] or arm not in serving: return dict(arm=arm, missing=a.get("missing") or "not answered in this run")
+        u = serving[arm]
+        return u | dict(arm=arm, asked=quotient(u["prompt_tokens"], u["n"]), again=quotient(u["attempts"], a["n"]), per_thousand=per_answer(u, 1000))
+    cols = (Column("arm", "Arm", kind="text"), Column("asked", "Prompt tokens", "per answer", digits=0), Column("tokens_per_second", "Output tokens", "per second", digits=0), Column("latency_median", "Latency", "median, s", digits=2),
+        Column("latency_p95", "Latency", "95 %, s", digits=2), Column("again", "Attempts", "per answer", digits=2), *([Column("per_thousand", "Cost", "per 1,000 answers", digits=4)] if priced else []))
+    return Table("What the answers took", cols, tuple(row(arm, a) for arm, a in results.arms.items()), f"{_items(results)}. Measured when the answers were made; latency is of the request, or of the batch that an engine answers together.",
+        "" if priced else "Money is not available: the recipe gives no prices.")
+
+def per_answer(u, n=1):
+    "Money for `n` answers, where it is known."
+    return None if u["cost"] is None or not u["n"] else n * u["cost"] / u["n"]
 
 # %% ../nbs/14_results.ipynb #56861528
 def check_attrition(

@@ -171,7 +171,7 @@ def smallest_detectable(
 # %% ../nbs/12_stats.ipynb #f2b63019
 BASE = "student/vanilla"
 TRAINED = tuple(a for a, arm in ARMS.items() if arm.model == "trained")
-PAIRS = tuple((BASE, a) for a in TRAINED) + (("distilled/vanilla", "distilled/cot-answer"), ("distilled/cot-rationale", "distilled/cot-answer"))
+PAIRS = tuple((BASE, a) for a in TRAINED) + (("distilled/vanilla", "distilled/cot-answer"), ("distilled/cot-rationale", "distilled/cot-answer"), ("student/cot", "distilled/cot-rationale"))
 
 def paired(
     graded,                 # one row per arm and item: arm, id, correct, correct_strict ...

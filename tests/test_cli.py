@@ -6,6 +6,8 @@ import pytest
 import yaml
 
 from distill_study.cli import main
+from distill_study.config import Data, StudyError
+from distill_study.data import load_data
 
 ROOT = Path(__file__).parent.parent
 GOOD = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], data=[dict(name="tiny-qa", train=24, test=8)], min_rows=5)
@@ -65,8 +67,38 @@ def refused(call):
 def test_a_bad_recipe_is_refused_with_a_remedy(refused, recipe, changes, says): refused(recipe(**changes), says=says)
 
 
-@pytest.mark.parametrize("override, says", [("train.epoch=2", "Did you mean 'epochs'?"), ("epochs", "expected KEY=VALUE"), ("trian.epochs=2", "Did you mean 'train'?"), ("data.test=x", "test = 'x'")])
+@pytest.mark.parametrize("override, says", [("train.epoch=2", "Did you mean 'epochs'?"), ("epochs", "expected KEY=VALUE"), ("trian.epochs=2", "Did you mean 'train'?"), ("data.test=x", "test = 'x'"),
+                                            ("teachers=foo:bar", "engine 'foo' in 'foo:bar': unknown"), ("students=zoo/nope", "zoo/nope"), ("arms=distilled/foo", "unknown arm 'distilled/foo'"), ("data.name=nope.jsonl", "data.name = 'nope.jsonl': no such file")])
 def test_a_bad_override_is_refused(refused, recipe, override, says): refused(recipe(), "-p", override, says=says)
+
+
+def test_one_mistake_is_one_line(call, recipe):
+    code, _, err = call("run", recipe(), "-p", "data.tset=5")
+    assert code == 2 and err.count("\n") == 1 and "Did you mean 'test'?" in err
+
+
+def test_lists_are_written_with_commas(call, recipe):
+    code, out, _ = call("show", recipe(teachers="transformers:zoo/teacher"), "-p", "seeds=0,1", "-p", "students=zoo/student-s,zoo/student-m", "-p", "arms=teacher/cot,student/vanilla")
+    assert code == 0 and len([l for l in out.splitlines() if l.startswith("tiny-")]) == 4 and "distilled" not in out
+
+
+def test_choices_that_the_text_lacks_are_shown_in_it(tmp_path):
+    def ask(text, choices=("red", "blue"), gold="blue"):
+        (tmp_path/"q.jsonl").write_text("".join(json.dumps(dict(messages=[dict(role="user", content=f"{i} {text}")], choices=list(choices), gold=gold)) + "\n" for i in range(4)))
+        return load_data(Data(name=str(tmp_path/"q.jsonl"), task="nlu_qa", train=2, test=1)).train[0]
+    bare = ask("Which colour?")
+    assert bare.question.endswith("Which colour?\nA. red\nB. blue") and bare.gold == "B"
+    assert ask("Which?\nA) red\nB) blue", gold="A").question.endswith("Which?\nA) red\nB) blue")           # they stand there already
+    with pytest.raises(StudyError, match="gold = 'green' is neither a letter from A to B nor one of the choices"): ask("Which?", gold="green")
+    with pytest.raises(StudyError, match="'choices' must be a list of 2 to 10 texts"): ask("Which?", choices=["red"])
+
+
+def test_a_stopped_run_says_so(call, recipe, monkeypatch):
+    from distill_study import grid
+    def stopped(*args, **kw): raise KeyboardInterrupt
+    monkeypatch.setattr(grid, "run_combination", stopped)
+    code, _, err = call("run", recipe())
+    assert code == 130 and "the same command goes on from here" in err
 
 
 def test_a_recipe_that_is_not_there(refused, tmp_path):

@@ -208,7 +208,7 @@ def test_the_tile_says_how_the_best_arm_was_picked(results):
 
 def test_money_and_unchecked_things_are_said_plainly(results):
     text = " ".join(findings(results).sentences)
-    assert "no prices" in text and "Not checked here: another grader" in text and "another seed" in text
+    assert "gives no prices" in text and "Not checked here: another grader" in text and "another seed" in text
 
 # --- numbers
 
