@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['RANKS', 'cpu_cache', 'arguments', 'sampling_params', 'generation_ends', 'resolve_adapter', 'lacking', 'weights_gib',
-           'reason', 'why_ended', 'load', 'answer', 'work', 'begin_group', 'end_group', 'Worker', 'room', 'finished',
-           'records', 'VLLMEngine']
+           'reason', 'why_ended', 'load', 'answer', 'work', 'members', 'begin_group', 'end_group', 'Worker', 'room',
+           'finished', 'records', 'VLLMEngine']
 
 # %% ../nbs/07c_vllm.ipynb #3f07c002
 import functools, importlib.util, json, math, os, queue, re, signal, subprocess, sys, tempfile, threading, time, traceback
@@ -113,7 +113,8 @@ _REASONS = (
     (r"No available memory for the cache blocks", lambda: f"the weights leave no memory for the cache. Raise vllm.gpu_memory_utilization. {_SMALLER}"),
     (r"(?:CUDA out of memory|OutOfMemoryError)", lambda: f"it doesn't fit into the GPU's memory. {_SMALLER}; where other programs use the GPU, lower vllm.gpu_memory_utilization"),
     (r"Available memory on node \d+ \(([\d.]+)/", lambda free: f"only {free} GiB of memory are free. End other programs, set VLLM_CPU_KVCACHE_SPACE to fewer GiB, or use a smaller model"),
-    (r"World size \((\d+)\) is larger than the number of available GPUs \((\d+)\)", lambda want, have: f"vllm.tensor_parallel_size × vllm.pipeline_parallel_size = {want}, and this machine has {have} GPU(s). Lower them"))
+    (r"World size \((\d+)\) is larger than the number of available GPUs \((\d+)\)", lambda want, have: f"vllm.tensor_parallel_size × vllm.pipeline_parallel_size = {want}, and this machine has {have} GPU(s). Lower them"),
+    (r"EngineDeadError", lambda: "one of its processes died, for a reason in the log or, where memory is short, killed by the system"))
 
 def reason(
     log:str,   # what vLLM printed
@@ -193,6 +194,17 @@ def work():
         if engine: engine.engine_core.shutdown()
 
 # %% ../nbs/07c_vllm.ipynb #3f07c012
+def members(
+    group:int,
+)->dict[int, str]:   # id -> command line
+    "The processes of a group that are alive."
+    out = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):       # it has ended meanwhile
+            state, _, of = (folder/"stat").read_text(errors="replace").rpartition(")")[2].split()[:3]
+            if int(of) == group and state != "Z": out[int(folder.name)] = (folder/"cmdline").read_text(errors="replace")
+    return out
+
 def _wait(test, seconds):
     "Wait until `test()`, some seconds at most."
     end = time.monotonic() + seconds
@@ -213,20 +225,17 @@ def end_group(
     seconds:float=15,     # that it may take to end by itself
 ):
     "End a process and all that it has started."
-    def over(): return os.waitid(os.P_PID, p.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    def gone(signal=0):
-        try: os.killpg(p.pid, signal)
-        except ProcessLookupError: return True
     if p.returncode is not None: return
-    try:
-        with suppress(OSError): p.stdin.close()
-        _wait(over, seconds)
-        gone(signal.SIGTERM)         # those that a killed process has left behind
+    with suppress(OSError): p.stdin.close()
+    try: _wait(lambda: p.pid not in members(p.pid), seconds)
     finally:
-        if not over(): gone(signal.SIGKILL)
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            for pid, command in members(p.pid).items():
+                if "resource_tracker" in command: continue      # it frees what the others had of the shared memory, and ends after them
+                with suppress(ProcessLookupError): os.kill(pid, sign)
+            _wait(lambda: not members(p.pid), 5)
+        with suppress(ProcessLookupError): os.killpg(p.pid, signal.SIGKILL)
         p.wait()
-        _wait(gone, 10)
-        gone(signal.SIGKILL)
 
 # %% ../nbs/07c_vllm.ipynb #3f07c014
 def _forward(stream, inbox):

@@ -13,20 +13,12 @@ from distill_study.engine import EngineError, Request, complete
 from distill_study.engines import open_engine
 from distill_study.local import TransformersEngine
 from distill_study.models import resolve_model
-from distill_study.offline import VLLMEngine, Worker
+from distill_study.offline import VLLMEngine, Worker, members
 from distill_study.store import Store
 from distill_study.teacher import requests, sample_answers, summary
+from test_study import SMALL, numbers, run, write
 
 def ask(text, id=None, sample=0, **sampling): return Request(id or text, (dict(role="user", content=text),), Sampling(**dict(max_tokens=16) | sampling), None, sample)
-
-def members(group):
-    "Processes of a group that are alive."
-    out = []
-    for p in Path("/proc").glob("[0-9]*/stat"):
-        try: state, _, pgrp = p.read_text().rpartition(")")[2].split()[:3]
-        except OSError: continue
-        if int(pgrp) == group and state != "Z": out.append(int(p.parent.name))
-    return out
 
 def gone(group, seconds=30):
     "Whether a group has nobody left, after a while."
@@ -229,7 +221,7 @@ def test_an_adapter_from_a_jupyter_kernel(vllm_installed, examples, tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
     torch.manual_seed(0)
     base = resolve_model("zoo/teacher")
-    m = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(r=4, lora_alpha=2, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"))
+    m = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM"))
     m.save_pretrained(tmp_path/"adapter")
     m.merge_and_unload().save_pretrained(tmp_path/"merged"); AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path/"merged")
     code = f"""
@@ -243,6 +235,16 @@ got = complete(e, requests(load_data(Data(name="tiny-math", train=400, test=200)
     merged, plain = ([r.text for r in complete(TransformersEngine(str(x)), asked, Store(tmp_path/"store"))] for x in (tmp_path/"merged", base))
     assert info["lora"] == f"{tmp_path.name}/adapter"
     assert sum(a == b for a, b in zip(text, merged)) >= 36 and sum(a == b for a, b in zip(text, plain)) < 36
+
+def test_a_combination_with_this_teacher(vllm_installed, tmp_path):
+    "From recipe to report: vLLM runs twice, for the labels and for the test inputs, and the student is trained in between."
+    teacher = dict(engine="vllm:zoo/teacher", vllm=dict(max_model_len=256))
+    run(write(tmp_path, teachers=[teacher], arms=["teacher/cot", "student/cot", "distilled/cot-rationale"]), tmp_path)
+    m = numbers(tmp_path)
+    assert {k: a["n"] for k, a in m["arms"].items() if a["n"]} == {"teacher/cot": 12, "student/cot": 12, "distilled/cot-rationale": 12} and m["arms"]["teacher/cot"]["accuracy"]["value"] > 0.8
+    e, splits = VLLMEngine("zoo/teacher", settings=Vllm(max_model_len=256)), load_data(Data(**SMALL["data"][0]))
+    stored = [complete(e, requests(getattr(splits, split), "cot", max_tokens=splits.max_tokens), Store(tmp_path/"store")) for split in ("train", "test")]
+    assert [(s.reused, s.new) for s in stored] == [(24, 0), (12, 0)] and e.worker is None
 
 def test_the_server_gives_the_same_answers(vllm_server, examples, tmp_path):
     "vLLM's own server with the same model; the engine for servers is tested elsewhere."
