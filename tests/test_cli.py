@@ -68,8 +68,11 @@ def test_a_bad_recipe_is_refused_with_a_remedy(refused, recipe, changes, says): 
 
 
 @pytest.mark.parametrize("override, says", [("train.epoch=2", "Did you mean 'epochs'?"), ("epochs", "expected KEY=VALUE"), ("trian.epochs=2", "Did you mean 'train'?"), ("data.test=x", "test = 'x'"),
-                                            ("teachers=foo:bar", "engine 'foo' in 'foo:bar': unknown"), ("students=zoo/nope", "zoo/nope"), ("arms=distilled/foo", "unknown arm 'distilled/foo'"), ("data.name=nope.jsonl", "data.name = 'nope.jsonl': no such file")])
+                                            ("teachers=foo:bar", "engine 'foo' in 'foo:bar': unknown"), ("students=zoo/nope", "zoo/nope"), ("arms=distilled/foo", "unknown arm 'distilled/foo'")])
 def test_a_bad_override_is_refused(refused, recipe, override, says): refused(recipe(), "-p", override, says=says)
+
+
+def test_a_file_that_is_not_there(refused, recipe): refused(recipe(data=[dict(name="nope.jsonl", task="math")]), says="data.name = 'nope.jsonl': no such file")
 
 
 def test_one_mistake_is_one_line(call, recipe):
