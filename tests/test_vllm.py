@@ -1,5 +1,5 @@
 "vLLM in a process of its own: the same answers as in this process, and no answer lost however that process ends."
-import json, os, re, signal, subprocess, sys, time, urllib.request
+import json, os, re, signal, subprocess, sys, time
 from functools import partial
 from pathlib import Path
 
@@ -7,8 +7,9 @@ import pytest
 
 from conftest import ROOT
 from distill_study import offline
-from distill_study.config import Data, Sampling, Vllm
+from distill_study.config import Data, Endpoint, Sampling, Vllm
 from distill_study.data import load_data
+from distill_study.endpoint import OpenAIEngine
 from distill_study.engine import EngineError, Request, complete
 from distill_study.engines import open_engine
 from distill_study.local import TransformersEngine
@@ -246,11 +247,26 @@ def test_a_combination_with_this_teacher(vllm_installed, tmp_path):
     stored = [complete(e, requests(getattr(splits, split), "cot", max_tokens=splits.max_tokens), Store(tmp_path/"store")) for split in ("train", "test")]
     assert [(s.reused, s.new) for s in stored] == [(24, 0), (12, 0)] and e.worker is None
 
-def test_the_server_gives_the_same_answers(vllm_server, examples, tmp_path):
-    "vLLM's own server with the same model; the engine for servers is tested elsewhere."
-    asked = requests(examples.test[:5], "cot", Sampling(max_tokens=64))
-    local = complete(TransformersEngine("zoo/teacher"), asked, Store(tmp_path))
-    for r, mine in zip(asked, local):
-        body = json.dumps(dict(model=vllm_server.model, messages=list(r.messages), temperature=0, max_tokens=64)).encode()
-        with urllib.request.urlopen(urllib.request.Request(f"{vllm_server.base_url}/chat/completions", body, {"Content-Type": "application/json"}), timeout=60) as f: said = json.load(f)
-        assert said["choices"][0]["message"]["content"] == mine.text and said["usage"]["completion_tokens"] == mine.completion_tokens
+def test_parity_of_the_server_with_transformers(vllm_server, examples, tmp_path):
+    "The same 200 items through engine `openai` and vLLM's own server."
+    server = OpenAIEngine(vllm_server.model, settings=Endpoint(base_url=vllm_server.base_url, key_env=None, concurrency=32))
+    a, b = (sample_answers(examples.test, "cot", e, Store(tmp_path), split="test") for e in (server, TransformersEngine("zoo/teacher")))
+    same = sum(x.text == y.text for x, y in zip(a, b)) / len(a)
+    right = [summary(x)["accuracy"] for x in (a, b)]
+    print(f"openai (vLLM's server) and transformers, {len(a)} items: {same:.1%} of the completions identical, accuracy {right[0]:.3f} and {right[1]:.3f}")
+    assert len(a) == 200 and not a.failed and same >= 0.95 and abs(right[0] - right[1]) <= 0.02
+    assert [(x.prompt_tokens, x.tokens) for x, y in zip(a, b) if x.text == y.text] == [(y.prompt_tokens, y.tokens) for x, y in zip(a, b) if x.text == y.text]
+
+def test_a_combination_with_a_server_as_teacher(vllm_server, tmp_path):
+    teacher = dict(engine=f"openai:{vllm_server.model}", endpoint=dict(base_url=vllm_server.base_url, key_env=None), price=dict(per_million_in=1, per_million_out=2))
+    run(write(tmp_path, teachers=[teacher], arms=["teacher/cot", "student/cot", "distilled/cot-rationale"]), tmp_path)
+    m = numbers(tmp_path)
+    assert m["arms"]["teacher/cot"]["n"] == 12 and m["arms"]["teacher/cot"]["accuracy"]["value"] > 0.8 and m["attrition"]["distilled/cot-rationale"] == dict(inputs=24, rows=24, dropped={})
+    serving = m["serving"]["teacher/cot"]
+    assert serving["cost"] == pytest.approx(serving["prompt_tokens"] / 1e6 + 2 * serving["output_tokens"] / 1e6) and serving["attempts"] == 12
+
+def test_the_server_names_its_models(vllm_server, tmp_path):
+    wrong = OpenAIEngine("zoo/techer", settings=Endpoint(base_url=vllm_server.base_url, key_env=None))
+    with pytest.raises(EngineError, match="has no model 'zoo/techer'. It has 'zoo/teacher'"): complete(wrong, [ask("1")], Store(tmp_path))
+    long = OpenAIEngine(vllm_server.model, settings=Endpoint(base_url=vllm_server.base_url, key_env=None))
+    with pytest.raises(EngineError, match="context of 512 tokens is too short for about 1 of 2 prompts"): complete(long, [ask("1"), ask("1 + " * 400)], Store(tmp_path))
