@@ -89,10 +89,13 @@ class StoredEngine(Engine):
     def __init__(self,
         spec:str,        # 'engine:model'
         weights:str,     # fingerprint that its completions are stored under
+        asked:dict|None=None,   # what else its answers depend on
     ):
         name, _, model = spec.partition(":")
         super().__init__(model)
-        self.name, self._weights = name, weights
+        self.name, self._weights, self._asked = name, weights, asked or {}
+
+    def asked(self, request)->dict: return self._asked
 
     @property
     def weights(self)->str: return self._weights

@@ -105,6 +105,19 @@ def test_a_replay_needs_no_model_and_asks_nobody(tmp_path):
     assert "1 of 13 completions are not in the store" in p.communicate()[1] and p.returncode == 1
 
 
+def test_a_replay_finds_what_was_answered_under_settings_of_vllm(tmp_path):
+    "The note is made when the engine is opened; that needs no vLLM."
+    from distill_study.config import Sampling, Teacher
+    from distill_study.engine import Request, StoredEngine
+    from distill_study.store import Store
+    from distill_study.study import opened
+    plain, half = (Teacher(engine="vllm:zoo/teacher", vllm=v) for v in (None, dict(dtype="bfloat16", tensor_parallel_size=2)))
+    q = Request("a", (dict(role="user", content="1"),), Sampling(max_tokens=4))
+    keys = [opened(who, Store(tmp_path)).key(q) for who in (plain, half)]
+    again = [opened(who, Store(tmp_path, replay=True)) for who in (plain, half)]
+    assert all(isinstance(e, StoredEngine) for e in again) and [e.key(q) for e in again] == keys and keys[0] != keys[1]
+
+
 def test_a_failing_combination_is_named_and_the_others_go_on(tmp_path):
     recipe = write(tmp_path, data=[dict(name="tiny-qa", train=4, test=4), dict(name="tiny-math", train=24, test=4)])
     p = start(recipe, tmp_path)
