@@ -70,7 +70,17 @@ def show(recipe:RecipePath, p:Override=None):
     print(f"{r.name}: {r.description}")
     for c in r.combinations():
         print(f"\n{c.name}")
-        for stage, what, how_much in plan(c): print(f"  {stage:<7} {what:<75} {how_much}")
+        splits, why = _splits(c.data)
+        for stage, what, how_much in plan(c, splits): print(f"  {stage:<7} {what:<75} {how_much}")
+        if why: print(f"  Tokens and cost are not known: {why}")
+
+def _splits(data):
+    "(the examples, None), or (None, why they are not here)."
+    from distill_study.config import StudyError
+    from distill_study.data import load_data, source_of
+    if source_of(data.name) == "hub": return None, "the data is not on this machine yet."
+    try: return load_data(data), None
+    except StudyError as e: return None, str(e)
 
 # %% ../nbs/27_cli.ipynb #8034c957
 def _recipes():
