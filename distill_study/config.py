@@ -82,6 +82,12 @@ class Sampling(Settings):
     max_tokens: int | None = Field(None, ge=1, description="new tokens per answer; None takes the task's own limit for the strategy")
     stop: tuple[str, ...] = ()
     seed: int = 0
+    n: int = Field(1, ge=1, description="answers per question; several are put to the vote (self-consistency, arXiv 2203.11171)")
+
+    @model_validator(mode="after")
+    def _drawn(self):
+        if self.n > 1 and not self.temperature: raise ValueError(f"n = {self.n} with temperature 0 gives the same answer {self.n} times; set a temperature, e.g. 0.7, or leave n out")
+        return self
 
 # %% ../nbs/00_config.ipynb #eb979f67
 _OURS = {"model", "messages", "temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed", "n", "stream"}
@@ -167,6 +173,7 @@ class Teacher(Settings):
 
     @model_validator(mode="after")
     def _fits(self):
+        if self.sampling.n > 1 and self.engine.startswith("recorded:"): raise ValueError(f"sampling.n = {self.sampling.n}: recorded answers can't be drawn again; leave n out")
         for engine, field in OWN.items():
             if getattr(self, field) and not self.engine.startswith(f"{engine}:"): raise ValueError(f"{field} is for '{engine}:' engines, and the engine is {self.engine!r}; leave {field} out")
         return self

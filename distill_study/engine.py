@@ -33,7 +33,7 @@ class Request:
     @property
     def settings(self)->dict:
         "The sampling settings as a record keeps them."
-        return self.sampling.model_dump(mode="json")
+        return self.sampling.model_dump(mode="json", exclude={"n"})      # each of several samples is a request of its own
 
 @dataclass(frozen=True)
 class Failure:

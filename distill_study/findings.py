@@ -141,6 +141,7 @@ def _money(results, labelling, training, serving):
         saved = each[results.teacher] - each[arm]
         back[arm] = math.ceil((labels + trained) / saved) if saved > 0 else None
         said.append(f"{arm}: labels {num(labels, 4)}, training {num(trained, 4)}; " + (f"paid back after {num(back[arm], 0)} answers that {results.teacher} would have given." if saved > 0 else f"an answer costs no less than one of {results.teacher}, so this never pays back."))
+    if back: said.append("Paying back counts money alone, not how many of the answers are right.")
     return ", ".join(f"{a} pays back after {num(n, 0)} answers" if n else f"{a} never pays back" for a, n in back.items()) or "prices of making them are not available", said
 
 def _finding4(results, labelling, training, serving=None):

@@ -19,13 +19,14 @@ def size(
     splits,              # `data.Splits`
     split:str,           # 'train' or 'test'
     strategy:str,
-    price=None,          # `config.Price`
+    teacher:bool,        # or a student
 )->str:
     "Questions, tokens and cost of asking one split, before it is asked: four characters count as a token, an answer as the most it may take."
     from distill_study.tasks import TASKS
-    examples = getattr(splits, split)
-    limit = c.teacher.sampling.max_tokens or (splits.max_tokens or TASKS[splits.task].max_tokens)[strategy]
-    into, most = sum(len(m["content"]) for e in examples for m in e.ask(strategy)) // 4, len(examples) * limit
+    examples, price = getattr(splits, split), (c.teacher if teacher else c.student).price
+    limit = (c.teacher.sampling.max_tokens if teacher else None) or (splits.max_tokens or TASKS[splits.task].max_tokens)[strategy]
+    n = c.teacher.sampling.n if teacher else 1
+    into, most = n * sum(len(m["content"]) for e in examples for m in e.ask(strategy)) // 4, n * len(examples) * limit
     cost = f", at most {price.cost(into, most, 0):,.2f}" + (" and the machine's hours" if price.per_hour else "") if price else ""
     return f"{len(examples):,} questions, about {into:,} tokens in, at most {most:,} out{cost}"
 
@@ -37,11 +38,11 @@ def plan(
     n, test = c.data.train or "all", c.data.test or "all"
     arms = [ARMS[a] for a in c.arms]
     labels = sorted({a.labels for a in arms if a.labels in c.teacher.strategies})
-    def asked(split, strategy, price, rows): return size(c, splits, split, strategy, price) if splits else f"{rows} questions"
-    rows = [("label", f"{c.teacher.engine} answers the training inputs under {s}", asked("train", s, c.teacher.price, n)) for s in labels]
+    def asked(split, strategy, teacher, rows): return size(c, splits, split, strategy, teacher) if splits else f"{rows} questions"
+    rows = [("label", f"{c.teacher.engine} answers the training inputs under {s}", asked("train", s, True, n)) for s in labels]
     rows += [("train", f"{c.student.model} on {a.labels} {a.target}s ({c.student.train.method}, epochs: {c.student.train.epochs:g})", f"up to {n} rows")
              for a in arms if a.model == "trained" and a.labels in (*c.teacher.strategies, "gold")]
-    return rows + [("answer", a.name, asked("test", a.prompt, (c.teacher if a.model == "teacher" else c.student).price, test)) for a in arms if unavailable(a, c) is None]
+    return rows + [("answer", a.name, asked("test", a.prompt, a.model == "teacher", test)) for a in arms if unavailable(a, c) is None]
 
 # %% ../nbs/25_grid.ipynb #65c815df
 def notebook_path()->Path:
