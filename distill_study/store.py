@@ -221,6 +221,19 @@ class Ledger:
             if size and read_at(fd, 1, size - 1) != b"\n": os.ftruncate(fd, self._read(fd)[1])
             write_all(fd, lines)
 
+    def replace(self,
+        entries,  # see `append`
+    ):
+        "Write the file anew, in one step, unless it says the same already."
+        if not self.path.exists() and not entries: return
+        if self.path.exists() and [{k: v for k, v in e.items() if k != "time"} for e in self.entries()] == list(entries): return
+        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        with guard(self.shown):
+            try:
+                with open(part, "wb") as f: f.writelines(seal(dict(time=now(), **e)) for e in entries); f.flush(); os.fsync(f.fileno())
+                os.replace(part, self.path)
+            finally: part.unlink(missing_ok=True)
+
     def entries(self)->list[dict]:
         "All that was written down, oldest first."
         if not self.path.exists(): return []
@@ -366,6 +379,13 @@ class Store(Stages):
             self.logs[engine, weights] = Log(path, str(path))
         return self.logs[engine, weights]
 
+    def drops(self,
+        name:str, fp:str,     # of what was curated; see `stage`
+    )->Ledger:
+        "The part of the ledger that names the inputs which did not become training rows of one arm, each with its reason."
+        path = self.root/"ledger"/f"{_stage_name(name, fp)}.jsonl"
+        return Ledger(path, str(path))
+
     def get(self,
         engine:str, weights:str,  # see `log`
         key:str,                  # see `request_key`
@@ -375,6 +395,21 @@ class Store(Stages):
         with guard(log.shown):
             if key not in log.index: log.refresh()
         return log.index.get(key)
+
+    def answered_by(self,
+        model:str,      # name of a model, as records have it
+    )->list[tuple[str, str, list]]:
+        "(engine, weights, the different things its answers depended on besides) of every engine that has answered with a model of this name."
+        out = []
+        for path in sorted((self.root/"completions").glob("*.jsonl")):
+            with open(path, "rb") as f: line = f.readline()
+            try: first = whole_line(line)
+            except ValueError: continue
+            if first.model != model: continue
+            self.get(first.engine, first.weights, first.key)
+            kinds = {json.dumps(r.asked, sort_keys=True): r.asked for r in self.log(first.engine, first.weights).index.values()}
+            out.append((first.engine, first.weights, list(kinds.values())))
+        return out
 
     def add(self, records)->int:
         "Append records, in one write per file; returns how many were new."
