@@ -337,6 +337,7 @@ def records(
 class VLLMEngine(Engine):
     "A causal language model with a chat template, run by vLLM in a process of its own, all requests in one go; MODEL as for transformers."
     name = "vllm"
+    tokenizer = functools.cached_property(lambda self: load_tokenizer(self.folder))
     def __init__(self, model:str,
         batch_size:int=64,       # answers stored at once; vLLM finds its own batches
         settings:Vllm=Vllm(),
@@ -371,7 +372,7 @@ class VLLMEngine(Engine):
 
     def generate(self, requests):
         "Yield (index, record), and None at times, see `records`; whatever interrupts it ends the worker."
-        requests, tokenizer = list(requests), load_tokenizer(self.folder)
+        requests, tokenizer = list(requests), self.tokenizer
         prompts = render(tokenizer, requests, self.spec)
         context, ends = room(self.folder, self.settings, requests, prompts, self.spec), generation_ends(self.folder, tokenizer)
         jobs = [(p, sampling_params(r, min(r.sampling.max_tokens, context - len(p)), ends, self.key(r))) for p, r in zip(prompts, requests)]
