@@ -221,16 +221,14 @@ class Ledger:
             if size and read_at(fd, 1, size - 1) != b"\n": os.ftruncate(fd, self._read(fd)[1])
             write_all(fd, lines)
 
-    def replace(self,
-        entries,  # see `append`
-    ):
-        "Write the file anew, in one step, unless it says the same already."
-        if not self.path.exists() and not entries: return
-        if self.path.exists() and [{k: v for k, v in e.items() if k != "time"} for e in self.entries()] == list(entries): return
+    def replace(self, entries):
+        "Write the file anew, in one step, unless it holds these entries already."
+        if [{k: v for k, v in e.items() if k != "time"} for e in self.entries()] == list(entries): return
         part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
         with guard(self.shown):
             try:
-                with open(part, "wb") as f: f.writelines(seal(dict(time=now(), **e)) for e in entries); f.flush(); os.fsync(f.fileno())
+                with open(part, "wb") as f: f.writelines(seal(dict(time=now(), **e)) for e in entries)
+                sync(part)
                 os.replace(part, self.path)
             finally: part.unlink(missing_ok=True)
 
