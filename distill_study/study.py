@@ -15,6 +15,7 @@ from .curate import Curated, Drop, curate, enough
 from .engine import StoredEngine, portable
 from .engines import open_teacher
 from .models import model_fingerprint, resolve_model
+from .store import drops_of
 from .student import Fit, fit, long_rows, run_fingerprint
 from .teacher import parity, requests, sample_answers
 
@@ -95,7 +96,7 @@ def curate_arms(c:Combination, splits, labels:dict, store)->tuple[dict, dict]:
 def curate_one(c:Combination, arm, splits, answers, store)->Curated:
     "The training rows of one arm. Its drops are written into the ledger, and what is reported is read from there."
     done = curate(arm, splits.train, answers, splits.test, c.curate, lambda rows: too_long(c, rows, store))
-    ledger = store.drops(f"drops-{slug(arm.name)}", fingerprint("drops", c.teacher, c.data, splits.hashes, c.curate, c.student.model, c.student.train.max_length, arm))
+    ledger = drops_of(store, f"drops-{slug(arm.name)}", fingerprint("drops", c.teacher, c.data, splits.hashes, c.curate, c.student.model, c.student.train.max_length, arm))
     ledger.replace([dict(arm=arm.name, **vars(d)) for d in done.drops])
     return enough(replace(done, drops=[Drop(e["id"], e["reason"], e["evidence"]) for e in ledger.entries()]), c.min_rows)
 

@@ -15,7 +15,7 @@ from statistics import mean
 from .config import Sampling
 from .engine import Failure, Request, complete
 from .forms import as_json, schema, unpack
-from .store import request_key
+from .store import answered_by, request_key
 from .tasks import TASKS, Parsed
 
 # %% ../nbs/14_teacher.ipynb #cafa3daf
@@ -176,7 +176,7 @@ def parity(
     "How far other engines in the store that ran the same model agree with these greedy answers."
     out = []
     if not asked or asked[0].sampling.temperature or len(asked) != len(examples): return out
-    for other, weights, kinds in store.answered_by(engine.model):
+    for other, weights, kinds in answered_by(store, engine.model):
         if other == engine.spec or weights != engine.weights and "openai" not in (other.partition(":")[0], engine.name): continue
         keys = [[request_key(engine.model, weights, r.messages, r.settings, r.sample, kind) for kind in kinds] for r in asked]
         theirs = [next((rec for k in ks if (rec := store.get(other, weights, k))), None) for ks in keys]
