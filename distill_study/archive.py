@@ -61,6 +61,7 @@ def _completions(path):
         engine, latest = r.engine, max(latest, r.created)
     return Entry("completions", engine, path, path.stat().st_size, n, latest, read, written)
 
+# %% ../nbs/07_archive.ipynb #f5d456ed
 def _stage(folder):
     "The entry of a stage."
     files = [p for p in folder.rglob("*") if p.is_file()]

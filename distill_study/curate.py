@@ -67,6 +67,7 @@ def curate(
     rows, drops = _fitting(rows, drops, too_long(rows) if too_long and rows else {})
     return Curated(arm.name, rows, drops)
 
+# %% ../nbs/15_curate.ipynb #b9531713
 def _repeats(example, test_keys, seen):
     if example.key in test_keys: return "repeats a test input", test_keys[example.key]
     if example.key in seen: return "repeats a training input", seen[example.key]

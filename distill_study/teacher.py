@@ -98,6 +98,7 @@ def sample_answers(
     each = [tuple(said[i:i + sampling.n]) for i in range(0, len(said), sampling.n)]
     return Answers(strategy, [votes[0] if sampling.n == 1 else elect(votes) for votes in each], reused, new)
 
+# %% ../nbs/14_teacher.ipynb #36bf5b86
 def ask_again(said, asked, k, strategy, engine, store, read, stage):
     "Ask what can't be read in `said`, or after reasoning states no answer, once more, under the `k`-th set of further seeds, and put what comes into `said`."
     at = [i for i, a in enumerate(said) if (a.parsed.answer is None or strategy == "cot" and not a.parsed.stated) and not a.failure]
@@ -121,6 +122,7 @@ def shown(answer:Answer, limit=300)->str:
     how = "read as " + repr(answer.parsed.answer) if answer.parsed.answer is not None else "which can't be read"
     return f"first answer, to item {answer.id!r}: \"{text[:limit]}{'…' if len(text) > limit else ''}\", {how}" + (", cut off at the token limit" if answer.truncated else "")
 
+# %% ../nbs/14_teacher.ipynb #c5732641
 def _parsed(example, strategy, text, structured):
     "What a completion says, as JSON or as it was written."
     if not (structured or text.lstrip().startswith(("{", "```"))): return TASKS[example.task].parse(text, strategy, example.choices)
