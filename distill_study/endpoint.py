@@ -437,6 +437,7 @@ def _until(box, end, every):
         if fresh and time.monotonic() >= due:
             yield None
             due, fresh = time.monotonic() + every, False
+        if box.empty(): time.sleep(0.01)      # take what comes meanwhile together: woken for every answer, the two threads hinder each other
         try: item = box.get(timeout=max(0, due - time.monotonic()) if fresh else None)
         except queue.Empty: continue
         if item is end: return
@@ -471,7 +472,7 @@ class OpenAIEngine(Engine):
         if not re.fullmatch("[!-~]+", value): raise EngineError(f"{self.spec}: the environment variable {env} holds blanks or characters that no key has. Set it to the key alone.")
         return value
 
-    def body(self, request)->dict: return self.dialect.body(request, self.source, int(self.key(request)[:7], 16))
+    def body(self, request)->dict: return self.dialect.body(request, self.source, int(self.key(request)[:7], 16) if request.sampling.temperature > 0 else 0)
 
     def answer(self, request, said, attempts, seconds, share):
         "A record of what the server said."
