@@ -16,7 +16,7 @@ from distill_study.endpoint import OpenAIEngine
 from distill_study.engine import Request, complete
 from distill_study.store import Store
 
-CASES, ROUNDS = ((64, 0.1, 60), (512, 0.1, 15), (512, 1.0, 12)), 3      # (concurrency, seconds the server takes, requests per connection)
+CASES, ROUNDS = ((64, 0.1, 60), (512, 0.1, 15), (512, 1.0, 30)), 3      # (concurrency, seconds the server takes, requests per connection; gather gets a third of them)
 ANSWER = json.dumps(dict(id="x", object="chat.completion", created=1, model="m", choices=[dict(index=0, message=dict(role="assistant", content="The answer is 42. " * 10), finish_reason="stop")], usage=dict(prompt_tokens=150, completion_tokens=50, total_tokens=200))).encode()
 
 
@@ -105,12 +105,12 @@ def sockets(port, concurrency, asked):
 LOAD = next(filter(shutil.which, ("wrk", "hey")), None)     # a load generator, where there is one
 
 def load(port, concurrency, asked):
-    "Requests per second that the load generator gets in eight seconds."
+    "Requests per second that the load generator gets in 15 seconds."
     url, body = f"http://127.0.0.1:{port}/v1/chat/completions", body_of(asked[0])
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder)/"request"
         file.write_text(f"wrk.method = 'POST'\nwrk.body = [=[{body}]=]" if LOAD == "wrk" else body)
-        how = ["-t1", f"-c{concurrency}", "-d8s", "-s", file] if LOAD == "wrk" else ["-c", f"{concurrency}", "-z", "8s", "-m", "POST", "-D", file]
+        how = ["-t1", f"-c{concurrency}", "-d15s", "-s", file] if LOAD == "wrk" else ["-c", f"{concurrency}", "-z", "15s", "-m", "POST", "-D", file]
         said = subprocess.run([LOAD, *how, url], check=True, capture_output=True, text=True).stdout
     return float(said.split("Requests/sec:")[1].split()[0])
 
@@ -127,7 +127,7 @@ def measure():
         for level, latency, per in CASES:
             with Server(latency) as port:
                 for way in (ours, plain, aio, sockets, *([load] if LOAD else [])):
-                    asked = requests(level * per, f"{turn} {way.__name__}")
+                    asked = requests(level * per // (3 if way in (plain, aio) else 1), f"{turn} {way.__name__}")
                     start, busy = time.perf_counter(), cpu()
                     rate = way(port, level, asked) or len(asked) / (time.perf_counter() - start)
                     seen.setdefault((way, level, latency), []).append((rate, (cpu() - busy) / len(asked) * 1000))
