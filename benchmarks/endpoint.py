@@ -1,11 +1,14 @@
-"""The `openai` engine against a local server that answers every request after 100 ms, at concurrency 64 and 512, beside
-a plain `asyncio.gather` over the openai client under a semaphore of the same size, and beside what a bare loop over raw
-sockets gets out of the same server. The engine's time includes its records and their way into the store. Then a restart
-with half of the requests stored. The server runs in a process of its own; with few cores it takes its share from all.
+"""The `openai` engine against a local server that answers every request after a fixed time, beside a plain
+`asyncio.gather` over the openai client under a semaphore of the same size (as it comes, and with the transport that the
+engine uses), and beside what the server can do at all: a bare loop over raw sockets, and wrk or hey where one of them is
+installed. The engine's time includes its records and their way into the store. Then many rows into one store, and a start
+with half of them stored. The server runs in a process of its own; server, client and load generator share the cores.
 
-    python benchmarks/endpoint.py [REQUESTS per connection, 20 if left out]
+    python benchmarks/endpoint.py [ROWS, 100000 if left out]
 """
-import asyncio, json, resource, statistics, subprocess, sys, tempfile, time
+import asyncio, json, os, resource, shutil, statistics, subprocess, sys, tempfile, time, urllib.request
+from itertools import islice
+from pathlib import Path
 
 from _shared import report
 from distill_study.config import Endpoint, Sampling
@@ -13,13 +16,13 @@ from distill_study.endpoint import OpenAIEngine
 from distill_study.engine import Request, complete
 from distill_study.store import Store
 
-LATENCY, LEVELS, ROUNDS = 0.1, (64, 512), 3
+CASES, ROUNDS = ((64, 0.1, 60), (512, 0.1, 15), (512, 1.0, 30)), 3      # (concurrency, seconds the server takes, requests per connection; gather gets a third of them)
 ANSWER = json.dumps(dict(id="x", object="chat.completion", created=1, model="m", choices=[dict(index=0, message=dict(role="assistant", content="The answer is 42. " * 10), finish_reason="stop")], usage=dict(prompt_tokens=150, completion_tokens=50, total_tokens=200))).encode()
 
 
 class Fixed(asyncio.Protocol):
-    "Answers each request after LATENCY; counts on `content-length` coming before the body."
-    asked = 0
+    "Answers each request after `latency`; counts on `content-length` coming before the body."
+    latency, asked, first = 0.1, 0, None
     def connection_made(self, transport): self.transport, self.data = transport, b""
     def data_received(self, data):
         self.data += data
@@ -28,19 +31,31 @@ class Fixed(asyncio.Protocol):
         size = next((int(l.split(b":")[1]) for l in head.lower().split(b"\r\n") if l.startswith(b"content-length")), 0)
         if len(body) < size: return
         self.data = body[size:]
-        if head.startswith(b"GET /asked"): self.say(b"%d" % Fixed.asked)
+        if head.startswith(b"GET /asked"):
+            self.say(json.dumps([Fixed.asked, Fixed.first]).encode())
+            Fixed.asked, Fixed.first = 0, None
         elif head.startswith(b"GET"): self.say(b'{"data": [{"id": "m"}]}')
         else:
-            Fixed.asked += 1
-            asyncio.get_running_loop().call_later(LATENCY, self.say, ANSWER)
+            Fixed.asked, Fixed.first = Fixed.asked + 1, Fixed.first or time.monotonic()
+            asyncio.get_running_loop().call_later(Fixed.latency, self.say, ANSWER)
     def say(self, body):
         if not self.transport.is_closing(): self.transport.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
 
 
-async def serve():
+async def serve(latency):
+    Fixed.latency = latency
     server = await asyncio.get_running_loop().create_server(Fixed, "127.0.0.1", 0, backlog=2048)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
+
+
+class Server:
+    "That server in a process of its own; gives its port."
+    def __init__(self, latency): self.latency = latency
+    def __enter__(self):
+        self.process = subprocess.Popen([sys.executable, __file__, "serve", str(self.latency)], stdout=subprocess.PIPE, text=True)
+        return int(self.process.stdout.readline())
+    def __exit__(self, *exc): self.process.kill(); self.process.wait()
 
 
 def requests(n, tag=""): return [Request(f"{i}", (dict(role="system", content="Solve the problem. Reply with the final number only."), dict(role="user", content=f"{tag} {i}: " + "some words of a question " * 20)), Sampling(max_tokens=64)) for i in range(n)]
@@ -53,10 +68,10 @@ def ours(port, concurrency, asked):
     with tempfile.TemporaryDirectory() as folder: assert complete(engine(port, concurrency), asked, Store(folder)).new == len(asked)
 
 
-def plain(port, concurrency, asked):
+def gather(port, concurrency, asked, http):
     import httpx2, openai
     async def go():
-        pool = httpx2.AsyncClient(limits=httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency), timeout=600)
+        pool = getattr(openai, http)(limits=httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency), timeout=600)
         async with openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", http_client=pool) as client:
             room = asyncio.Semaphore(concurrency)
             async def one(r):
@@ -65,9 +80,16 @@ def plain(port, concurrency, asked):
     assert len(asyncio.run(go())) == len(asked)
 
 
+def plain(port, concurrency, asked): gather(port, concurrency, asked, "DefaultAsyncHttpxClient")
+def aio(port, concurrency, asked): gather(port, concurrency, asked, "DefaultAioHttpClient")
+
+
+def body_of(r): return json.dumps(dict(model="m", messages=[dict(m) for m in r.messages], temperature=0.0, max_tokens=64))
+
+
 def sockets(port, concurrency, asked):
-    "As many bare connections as may be; what the server can do."
-    body = json.dumps(dict(model="m", messages=[dict(m) for m in asked[0].messages])).encode()
+    "As many bare connections as may be."
+    body = body_of(asked[0]).encode()
     message, todo = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body), iter(asked)
     async def worker():
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -80,47 +102,98 @@ def sockets(port, concurrency, asked):
     asyncio.run(go())
 
 
+LOAD = next(filter(shutil.which, ("wrk", "hey")), None)     # a load generator, where there is one
+
+def load(port, concurrency, asked):
+    "Requests per second that the load generator gets in 15 seconds."
+    url, body = f"http://127.0.0.1:{port}/v1/chat/completions", body_of(asked[0])
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder)/"request"
+        file.write_text(f"wrk.method = 'POST'\nwrk.body = [=[{body}]=]" if LOAD == "wrk" else body)
+        how = ["-t1", f"-c{concurrency}", "-d15s", "-s", file] if LOAD == "wrk" else ["-c", f"{concurrency}", "-z", "15s", "-m", "POST", "-D", file]
+        said = subprocess.run([LOAD, *how, url], check=True, capture_output=True, text=True).stdout
+    return float(said.split("Requests/sec:")[1].split()[0])
+
+
 def cpu():
     u = resource.getrusage(resource.RUSAGE_SELF)
     return u.ru_utime + u.ru_stime
 
 
-def measure(port, per):
-    "Medians of (requests per second, CPU seconds per 1,000 requests) by (way, concurrency), the ways in turn."
+def measure():
+    "Medians of (requests per second, CPU seconds per 1,000 requests) by (way, concurrency, latency), the ways in turn."
     seen = {}
     for turn in range(ROUNDS):
-        for level in LEVELS:
-            for way in (ours, plain, sockets):
-                asked = requests(level * per, f"{turn} {way.__name__}")
-                start, busy = time.perf_counter(), cpu()
-                way(port, level, asked)
-                seen.setdefault((way.__name__, level), []).append((len(asked) / (time.perf_counter() - start), (cpu() - busy) / len(asked) * 1000))
+        for level, latency, per in CASES:
+            with Server(latency) as port:
+                for way in (ours, plain, aio, sockets, *([load] if LOAD else [])):
+                    asked = requests(level * per // (3 if way in (plain, aio) else 1), f"{turn} {way.__name__}")
+                    start, busy = time.perf_counter(), cpu()
+                    rate = way(port, level, asked) or len(asked) / (time.perf_counter() - start)
+                    seen.setdefault((way, level, latency), []).append((rate, (cpu() - busy) / len(asked) * 1000))
+                    print(f"{turn + 1}/{ROUNDS}: {level}, {latency} s, {way.__name__}: {rate:.0f}", file=sys.stderr)
     return {k: tuple(map(statistics.median, zip(*v))) for k, v in seen.items()}
 
 
-def restart(port, n):
-    "(requests asked twice, seconds to the first new one) of a run that finds half of its requests in the store."
-    import urllib.request
-    def asked(): return int(urllib.request.urlopen(f"http://127.0.0.1:{port}/asked").read())
-    everything, done = requests(n, "restart"), []
-    with tempfile.TemporaryDirectory() as folder:
-        complete(engine(port, 64), everything[::2], Store(folder))
-        before, start = asked(), time.perf_counter()
-        got = complete(engine(port, 64), everything, Store(folder), first=lambda *x: done.append(time.perf_counter() - start))
-        return asked() - before - got.new, done[0], len(got)
+class Timed(Store):
+    "Knows how long appending takes."
+    spent = 0.0
+    def add(self, records):
+        start = time.perf_counter()
+        try: return super().add(records)
+        finally: self.spent += time.perf_counter() - start
+
+
+def memory(field): return next(int(l.split()[1]) / 1024 for l in open("/proc/self/status") if l.startswith(field))
+
+
+def rows(port, folder, n):
+    "Ask `n` requests; says as JSON what it took, tenth by tenth: (rows done, seconds, seconds of appending, MiB held, MiB at most)."
+    asked, marks, store, begun = requests(n), [], Timed(folder), time.monotonic()
+    held = memory("VmRSS")
+    def progress(done, total):
+        if not marks or done >= marks[-1][0] + n / 10 or done == total: marks.append((done, time.monotonic() - begun, store.spent, memory("VmRSS"), memory("VmHWM")))
+    got = complete(engine(port, 512), asked, store, progress)
+    print(json.dumps(dict(begun=begun, marks=marks, held=held, new=got.new, reused=got.reused)))
+
+
+def many(n):
+    "What `rows` says of a fresh start, and of one that finds the first half of its file; with it what the server saw."
+    def child(port, folder):
+        start = time.monotonic()
+        said = json.loads(subprocess.run([sys.executable, __file__, "rows", str(port), folder, str(n)], check=True, stdout=subprocess.PIPE).stdout)
+        asked, first = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/asked"))
+        return said | dict(twice=asked - said["new"], wait=first - said["begun"], whole=first - start)
+    with Server(0.1) as port, tempfile.TemporaryDirectory() as folder:
+        fresh = child(port, folder)
+        file, = Path(folder).glob("completions/*.jsonl")
+        with open(file, "rb") as f: half = b"".join(islice(f, n // 2))
+        file.write_bytes(half)
+        return fresh, child(port, folder)
+
+
+def tell_rows(n, fresh, again):
+    "The second table and what it shows, as lines."
+    yield f"{n:,} rows into one store at concurrency 512, the server taking 0.1 s:"
+    yield from ("", "| rows stored | s for these | of it appending, s | MiB held | MiB at most |", "|---|---|---|---|---|")
+    for (_, t0, a0, *_), (done, t, a, held, top) in zip(fresh["marks"], fresh["marks"][1:]): yield f"| {done:,} | {t - t0:.1f} | {a - a0:.1f} | {held:.0f} | {top:.0f} |"
+    first, last = fresh["marks"][1], fresh["marks"][-1]
+    yield from ("", f"Before the first request the process holds {fresh['held']:.0f} MiB, the {n:,} requests included; each row adds {(last[3] - first[3]) * 1024 / (last[0] - first[0]):.1f} KiB, its record in memory.")
+    yield f"Start with {again['reused']:,} of {n:,} rows stored: {again['twice']} asked twice, the first new request {again['wait']:.1f} s after `complete` was called ({again['whole']:.1f} s after the process was started); at most {again['marks'][-1][4]:.0f} MiB."
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["serve"]: sys.exit(asyncio.run(serve()))
-    per = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-    server = subprocess.Popen([sys.executable, __file__, "serve"], stdout=subprocess.PIPE, text=True)
-    try:
-        port = int(server.stdout.readline())
-        ours(port, 8, requests(16)), plain(port, 8, requests(16))                # imports, outside the measurement
-        seen, (twice, first, n) = measure(port, per), restart(port, per * 100)
-    finally: server.kill()
-    names = dict(ours="openai engine, into the store", plain="asyncio.gather over the openai client", sockets="bare sockets")
-    rows = [[level, names[way], f"{rate:.0f}", f"{rate / (level / LATENCY):.2f}", f"{rate / seen['plain', level][0]:.2f}", f"{rate / seen['sockets', level][0]:.2f}", f"{busy:.2f}"] for (way, level), (rate, busy) in sorted(seen.items(), key=lambda x: x[0][1])]
-    report("endpoint", f"Asking a server that answers after {LATENCY * 1000:.0f} ms, {per} requests per connection, median of {ROUNDS}",
-           ["concurrency", "way", "requests/s", "of concurrency / latency", "of gather", "of bare sockets", "client CPU s per 1,000"], rows,
-           [f"Restart with half of {n:,} requests stored: {twice} asked twice, {first:.2f} s to the first new answer (of these {LATENCY} s are the server's)."])
+    if sys.argv[1:2] == ["serve"]: sys.exit(asyncio.run(serve(float(sys.argv[2]))))
+    if sys.argv[1:2] == ["rows"]: sys.exit(rows(int(sys.argv[2]), sys.argv[3], int(sys.argv[4])))
+    n, busy = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000, os.getloadavg()[0]
+    with Server(0.1) as port: ours(port, 8, requests(16)), plain(port, 8, requests(16)), aio(port, 8, requests(16))     # imports, outside the measurement
+    seen = measure()
+    names = {ours: "openai engine, into the store", plain: "asyncio.gather over the openai client", aio: "the same, with aiohttp below", sockets: "bare sockets", load: LOAD}
+    def row(way, level, latency):
+        rate, spent = seen[way, level, latency]
+        most = min(level / latency, max(seen[w, level, latency][0] for w in (sockets, load) if (w, level, latency) in seen))
+        return [level, f"{latency:g}", names[way], f"{rate:.0f}", f"{rate * latency / level:.2f}", f"{rate / most:.2f}", f"{rate / seen[plain, level, latency][0]:.2f}", "" if way is load else f"{spent:.2f}"]
+    report("endpoint", f"Asking a server that answers after a fixed time, median of {ROUNDS}",
+           ["concurrency", "server's s", "way", "requests/s", "of concurrency / s", "of what the server can do", "of gather", "client CPU s per 1,000"], [row(*k) for k in sorted(seen, key=lambda k: (k[2], k[1]))],
+           [f"The load was {busy:.1f} before the start. Server and client, or server and load generator, share the {os.cpu_count()} cores. " + (f"What the server can do is the better of bare sockets and {LOAD}." if LOAD else "Neither wrk nor hey is installed: what the server can do is what bare sockets get."), "",
+            *tell_rows(n, *many(n))])

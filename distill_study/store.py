@@ -186,9 +186,12 @@ class Log:
         with locked(self.path, write=True) as fd:
             self._read(fd)
             if os.fstat(fd).st_size > self.offset: os.ftruncate(fd, self.offset)
-            new = {r.key: r for r in reversed(list(records)) if r.key not in self.index}  # reversed: the first of a key stays
-            if new: write_all(fd, b"".join(map(to_line, reversed(new.values()))))
-            self._read(fd)
+            new = {}
+            for r in records:
+                if r.key not in self.index: new.setdefault(r.key, r)
+            if new:
+                write_all(fd, data := b"".join(map(to_line, new.values())))
+                self.index |= new; self.offset += len(data); self.lines += len(new)      # in this order: what an interrupt leaves out is read
         return len(new)
 
 # %% ../nbs/06_store.ipynb #b05a2b1b
