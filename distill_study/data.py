@@ -401,6 +401,7 @@ def task_of(data:Data)->str:
     if task not in TASKS: raise DataError(f"data.task = {task!r}: unknown task.{nearest(task, TASKS)}")
     return task
 
+# %% ../nbs/04_data.ipynb #deaf397e
 _MOST = 50_000      # rows of a hub split that are read where fewer are asked for
 
 def _split(data, k, role):
