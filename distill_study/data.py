@@ -301,12 +301,12 @@ def _from_messages(row, task, data, labels, where, mend=False):
     if turns[-1]["role"] == "assistant": gold, turns = (turns[-1]["content"] if gold is None else gold), turns[:-1]
     if not turns or turns[-1]["role"] != "user": raise DataError(f"{where}: the last turn to answer must be the user's.")
     if task == "nlu_qa" and not choices: raise DataError(f"{where}: task nlu_qa needs 'choices', the list of choice texts in the order of their letters.")
-    if choices: turns, gold = _with_choices(turns, choices, gold, labels, where)
-    return id, tuple(turns), tuple(choices) if choices else None, _gold(gold, task, labels, choices, where), {}
+    if choices: choices = _fair_choices(choices, where); turns, gold = _with_choices(turns, choices, gold, labels, where)
+    return id, tuple(turns), choices or None, _gold(gold, task, labels, choices, where), {}
 
 def _with_choices(turns, choices, gold, labels, where):
     "(turns with the choices shown, where the last one doesn't show them already, the gold letter)."
-    letters, said = "ABCDEFGHIJ"[:len(_fair_choices(choices, where))], turns[-1]["content"]
+    letters, said = "ABCDEFGHIJ"[:len(choices)], turns[-1]["content"]
     if not all(re.search(rf"\b{l}\b[.):\]]*\s*{re.escape(c.strip())}", said) for l, c in zip(letters, choices)): turns = [*turns[:-1], user_turn(said, choices)]
     gold = letters[choices.index(gold)] if gold in choices else labels.get(str(gold).strip().lower(), gold)
     if gold is not None and gold not in tuple(letters): raise DataError(f"{where}: gold = {gold!r} is neither a letter from A to {letters[-1]} nor one of the choices.")

@@ -173,6 +173,7 @@ def _labels(text):
         rest = text[m.end():m.end() + 200]
         if _DENIED.search(before) or _DENIED_AFTER.match(rest) or re.match(r"[^.;\n!]*\?", rest): continue
         out.add(m.lastgroup)
+        if len(out) > 1: break
     return out
 
 def _one(found): return next(iter(found)) if len(found) == 1 else None
@@ -182,7 +183,7 @@ def label(
     whole:bool=False,    # the latter: any line may name it
 )->str|None:
     "The one nli label that `text` names."
-    text = re.sub(r"\bvs\.", "vs", normal(text).replace("_", " "))
+    text = re.sub(r"\b(vs)\.", r"\1", normal(text).replace("_", " "), flags=re.I)
     pieces = [p for p in re.split(r"[.!]+(?:\s|$)|\n+", text) if re.search(r"\w", p)]
     bare = {m.lastgroup for p in pieces if (m := _LABEL.search(p)) and not re.search(r"\w|\?", p[:m.start()] + p[m.end():])}    # a line or sentence that is a label
     if bare: return _one(bare)
