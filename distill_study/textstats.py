@@ -102,7 +102,7 @@ def _pieces(text, most=20_000):
 def find_entities(texts)->None:
     "Let spaCy read `texts` in batches; `entities` then finds them done."
     new = [t for t in dict.fromkeys(texts) if t not in _FOUND]
-    parts = [(p, t) for t in new for p in _pieces(t)]
+    parts = [(p, t) for t in new for p in _pieces(t.encode("utf-8", "replace").decode())]     # half of a surrogate pair is no text
     seen = {t: [] for t in new}
     for doc, t in _ner().pipe(parts, as_tuples=True, batch_size=64) if parts else (): seen[t] += [e.text for e in doc.ents]
     if len(_FOUND) + len(new) > 200_000: _FOUND.clear()
