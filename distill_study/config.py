@@ -73,7 +73,7 @@ def _explain(cls, e, where):
     return "\n".join(lines)
 
 # %% ../nbs/00_config.ipynb #2a5b97a6
-Strategy = Literal["vanilla", "cot"]
+Strategy = Literal["vanilla", "cot", "cod"]
 
 class Sampling(Settings):
     "How completions are drawn. The default is greedy, so that a run can be repeated."
@@ -221,6 +221,7 @@ class Data(Settings):
     validation: int | None = Field(None, ge=0)
     test: int | None = Field(None, ge=1)
     seed: int = Field(0, description="seed of the subset that is drawn when a split has more rows than asked for")
+    words: int | None = Field(None, ge=5, description="most words of a summary; None takes the data set's own limit, or 80")
 
 # %% ../nbs/00_config.ipynb #6fd9cd0e
 class Arm(Settings):

@@ -19,6 +19,12 @@ from .tasks import TASKS, number
 from .world import TINY, items
 
 # %% ../nbs/04_data.ipynb #ad18a6ad
+def _woven(turns, replies):
+    "A leading system turn, then the user's turns with the replies between them, up to the first user's turn without one."
+    head, users = (turns[:1], turns[1:]) if turns[0]["role"] == "system" else ([], turns)
+    pairs = [t for user, reply in zip(users, replies) for t in (user, dict(role="assistant", content=reply))]
+    return head + pairs + users[len(replies):len(replies) + 1]
+
 class DataError(StudyError):
     "A data set that can't be found or read: names file, line or column, and the remedy."
 
@@ -32,9 +38,11 @@ class Example:
     choices: tuple | None = None
     meta: dict = field(default_factory=dict)
 
-    def ask(self, strategy:str)->list[dict]:
-        "Chat messages under the prompt of `strategy`."
-        return ask(self.task, strategy, list(self.turns))
+    def ask(self, strategy:str, replies:tuple=(), paraphrase:int=0)->list[dict]:
+        "Chat messages under the prompt of `strategy`. Of a conversation, with the own `replies` so far, up to the user's next turn."
+        turns = list(self.turns)
+        if self.task == "conversation": turns = _woven(turns, replies)
+        return ask(self.task, strategy, turns, self.meta.get("words"), paraphrase)
 
     @property
     def messages(self)->list[dict]:
