@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Strategy', 'OWN', 'ARMS', 'ArmNames', 'StudyError', 'ConfigError', 'nearest', 'Settings', 'Sampling', 'Endpoint',
-           'Price', 'Vllm', 'Teacher', 'Train', 'Student', 'Data', 'Arm', 'Combination', 'slug', 'fingerprint',
-           'Recipe', 'parse_recipe', 'load_recipe', 'combination_from', 'to_yaml']
+           'Price', 'Vllm', 'Teacher', 'Train', 'Student', 'Data', 'Arm', 'arms_under', 'Combination', 'slug',
+           'fingerprint', 'Recipe', 'parse_recipe', 'load_recipe', 'combination_from', 'to_yaml']
 
 # %% ../nbs/00_config.ipynb #1290ba36
 import difflib, hashlib, json, re
@@ -157,7 +157,7 @@ OWN = {"openai": "endpoint", "vllm": "vllm"}     # engine → the field of `Teac
 class Teacher(Settings):
     "Who labels the training inputs."
     engine: str = Field(description="'engine:model', e.g. 'transformers:zoo/teacher' or 'recorded:svamp_palm540b'")
-    strategies: tuple[Strategy, ...] = ("vanilla", "cot")
+    strategies: tuple[Strategy, ...] = ("vanilla", "cot", "cod")     # those of them that the family has
     sampling: Sampling = Sampling()
     batch_size: int = Field(64, ge=1)
     max_failures: float = Field(0.3, ge=0, le=1, description="share of the requests that may fail; when more have, the run ends with what it has")
@@ -229,20 +229,28 @@ class Arm(Settings):
     name: str
     model: Literal["teacher", "student", "trained"]
     prompt: Strategy                               # the prompt its answers are asked under
-    labels: Literal["vanilla", "cot", "gold"] | None = None  # where its training targets come from
+    labels: Literal["vanilla", "cot", "cod", "gold"] | None = None  # where its training targets come from
     target: Literal["answer", "rationale"] | None = None     # what it learns to write
 
 ARMS = {a.name: a for a in (
     Arm(name="teacher/vanilla", model="teacher", prompt="vanilla"),
     Arm(name="teacher/cot", model="teacher", prompt="cot"),
+    Arm(name="teacher/cod", model="teacher", prompt="cod"),
     Arm(name="student/vanilla", model="student", prompt="vanilla"),
     Arm(name="student/cot", model="student", prompt="cot"),
     Arm(name="distilled/vanilla", model="trained", prompt="vanilla", labels="vanilla", target="answer"),
     Arm(name="distilled/cot-answer", model="trained", prompt="vanilla", labels="cot", target="answer"),
     Arm(name="distilled/cot-rationale", model="trained", prompt="cot", labels="cot", target="rationale"),
+    Arm(name="distilled/cod", model="trained", prompt="vanilla", labels="cod", target="answer"),
     Arm(name="control/gold", model="trained", prompt="vanilla", labels="gold", target="answer"))}
 
 # %% ../nbs/00_config.ipynb #9baeca45
+def arms_under(
+    strategies,          # that the family has
+)->tuple[str, ...]:
+    "The arms that these strategies make."
+    return tuple(a.name for a in ARMS.values() if a.prompt in strategies and a.labels in (None, "gold", *strategies))
+
 def _known_arms(names):
     for a in names:
         if a not in ARMS: raise ValueError(f"unknown arm {a!r}.{nearest(a, ARMS)}")
