@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Strategy', 'OWN', 'ARMS', 'ArmNames', 'StudyError', 'ConfigError', 'nearest', 'Settings', 'Sampling', 'Endpoint',
-           'Price', 'Vllm', 'Teacher', 'Train', 'Student', 'Data', 'Arm', 'arms_under', 'Combination', 'slug',
+           'Price', 'Vllm', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm', 'arms_under', 'Combination', 'slug',
            'fingerprint', 'Recipe', 'parse_recipe', 'load_recipe', 'combination_from', 'to_yaml']
 
 # %% ../nbs/00_config.ipynb #1290ba36
@@ -161,6 +161,8 @@ class Teacher(Settings):
     sampling: Sampling = Sampling()
     batch_size: int = Field(64, ge=1)
     max_failures: float = Field(0.3, ge=0, le=1, description="share of the requests that may fail; when more have, the run ends with what it has")
+    structured: bool = Field(False, description="ask for JSON; a server or vLLM enforces its form, and a tolerant reader takes it from any engine")
+    reasks: int = Field(2, ge=0, le=20, description="how often an answer to a training input that can't be read, or states no answer after reasoning, is asked for again, at another seed")
     endpoint: Endpoint | None = Field(None, description="for 'openai:' engines: where the server is and how hard it may be asked")
     vllm: Vllm | None = Field(None, description="for 'vllm:' engines: how the model is run")
     price: Price | None = Field(None, description="what its answers cost; without it the report knows tokens and seconds, no money")
@@ -173,6 +175,7 @@ class Teacher(Settings):
 
     @model_validator(mode="after")
     def _fits(self):
+        if self.structured and self.engine.startswith("recorded:"): raise ValueError("structured: recorded answers are what they are; leave structured out")
         if self.sampling.n > 1 and self.engine.startswith("recorded:"): raise ValueError(f"sampling.n = {self.sampling.n}: recorded answers can't be drawn again; leave n out")
         for engine, field in OWN.items():
             if getattr(self, field) and not self.engine.startswith(f"{engine}:"): raise ValueError(f"{field} is for '{engine}:' engines, and the engine is {self.engine!r}; leave {field} out")
@@ -224,6 +227,10 @@ class Data(Settings):
     words: int | None = Field(None, ge=5, description="most words of a summary; None takes the data set's own limit, or 80")
 
 # %% ../nbs/00_config.ipynb #6fd9cd0e
+class Curate(Settings):
+    "Which of the teacher's answers become training rows."
+    verify: bool = Field(False, description="keep only answers that agree with gold: of several samples the first right one (rejection sampling). The paper does not")
+
 class Arm(Settings):
     "One row of the results table."
     name: str
@@ -266,6 +273,7 @@ class Combination(Settings):
     seed: int = Field(0, description="seed of training and of every bootstrap")
     arms: ArmNames = tuple(ARMS)
     min_rows: int = Field(20, ge=1, description="fewest training rows an arm may be trained on, counted after all drops")
+    curate: Curate = Curate()
     bootstrap: int = Field(2000, ge=100, description="resamples behind every bootstrap interval")
 
     @property
@@ -298,11 +306,12 @@ class Recipe(Settings):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     arms: ArmNames = tuple(ARMS)
     min_rows: int = Field(20, ge=1)
+    curate: Curate = Curate()
     bootstrap: int = Field(2000, ge=100)
 
     def combinations(self)->list[Combination]:
         "The cells of the grid, data set by data set."
-        shared = dict(arms=self.arms, min_rows=self.min_rows, bootstrap=self.bootstrap)
+        shared = dict(arms=self.arms, min_rows=self.min_rows, curate=self.curate, bootstrap=self.bootstrap)
         grid = [Combination(teacher=t, student=s, data=d, seed=seed, **shared)
                 for d in self.data for t in self.teachers for s in self.students for seed in self.seeds]
         names = [c.name for c in grid]
@@ -356,6 +365,7 @@ def _override(raw, key, value):
             if any(head == field and not str(entry.get("engine")).startswith(f"{engine}:") for engine, field in OWN.items()): continue
             for part in path[:-1]: entry = entry.setdefault(part, {})
             entry[path[-1]] = value
+    elif len(rest) == 1 and head == "curate": raw.setdefault(head, {})[rest[0]] = value
     elif not rest: raw[head] = [yaml.safe_load(v) for v in value.split(",")] if head in _LISTS and isinstance(value, str) else [value] if head in _LISTS and isinstance(value, int) else value
     else: raise ConfigError(f"{key}: unknown setting.{nearest(head, [*_GROUPS, *Recipe.model_fields])}")
 

@@ -18,6 +18,7 @@ class Parsed:
     strict: str | None       # canonical answer where the asked-for format was kept, else None
     rationale: str = ""      # the text before the answer was stated
     stated: bool = False     # the answer was stated as one ("the answer is …", "Answer: …"), not only found somewhere
+    outside: str | None = None   # what was stated as the answer and is none of the possible ones
 
 def cut_run_on(text:str)->str:
     "`text` up to where a completion model began to invent the next question."
@@ -113,6 +114,7 @@ class Task:
     def read(self, text, choices): raise NotImplementedError        # canonical answer stated in a short text
     def exact(self, text, choices): raise NotImplementedError       # canonical answer if `text` is nothing but one
     def search(self, text, choices): raise NotImplementedError      # last resort: an answer anywhere in prose
+    def outside(self, text): return None                            # a label stated in `text` that is none of the possible ones
     def correct(self, answer, gold): return answer is not None and answer == gold
 
     def parse(self,
@@ -128,7 +130,7 @@ class Task:
         answer = self.read(found[1], choices) if found else self.exact(clean, choices) or self.search(clean, choices)
         if strategy == "vanilla": strict = self.exact(text.strip(), choices)
         else: strict = self.exact(m.group(1), choices) if (m := re.search(r"(?:^|\n)Answer: (.+)$", text.strip())) else None
-        return Parsed(answer, strict, rationale, bool(found) and answer is not None or strict is not None)
+        return Parsed(answer, strict, rationale, bool(found) and answer is not None or strict is not None, self.outside(found[1] if found else clean) if answer is None else None)
 
 # %% ../nbs/02_tasks.ipynb #49aca58b
 class Math(Task):
@@ -145,5 +147,6 @@ class NluQa(Task):
     def read(self, text, choices): return letter(text, choices)
     def exact(self, text, choices): return text if len(text) == 1 and text in "ABCDEFGHIJ"[:len(choices)] else None
     def search(self, text, choices): return letter(text.splitlines()[-1] if text else "", choices)
+    def outside(self, text): return m.group(1) if (m := re.match(r"^[\s\"'*(\[]*([A-Z])(?=[\s)\].:,*\"']*$)", text)) else None
 
 TASKS = {t.name: t for t in (Math(), NluQa())}

@@ -62,6 +62,20 @@ def test_every_arm_is_in_the_numbers(finished):
     assert m["provenance"]["versions"]["transformers"] and m["provenance"]["data_hashes"]["test"]
 
 
+def test_the_ledger_names_what_the_attrition_counts(tmp_path):
+    "Every input of every arm is a training row or stands in the ledger with its reason; rows too long for the student are among them."
+    recipe = write(tmp_path, train=SMALL["train"] | dict(max_length=130, max_truncated=0.9), arms=["student/vanilla", "distilled/cot-rationale", "distilled/cot-answer"], min_rows=1)
+    run(recipe, tmp_path)
+    lines = subprocess.run([sys.executable, "-c", "from distill_study.cli import main; main()", "store", "ledger", "--store", str(tmp_path/"store")], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}).stdout
+    rows, m = [json.loads(l) for l in lines.splitlines()], numbers(tmp_path)
+    for arm, a in m["attrition"].items():
+        mine = [r for r in rows if r.get("arm") == arm]
+        assert a["inputs"] == 24 == a["rows"] + len(mine) and a["dropped"] == {k: sum(r["reason"] == k for r in mine) for k in a["dropped"]}
+        assert m["training"][arm]["rows"] == a["rows"]
+    assert any(r["reason"] == "too long" and re.fullmatch(r"\d+ tokens, train.max_length = 130", r["evidence"]) for r in rows)
+    assert untimed(numbers(tmp_path))["attrition"] == m["attrition"] and run(recipe, tmp_path, "replay")
+
+
 def test_nothing_of_the_machine_is_in_what_is_published(finished):
     folder = finished[0]
     for name in ("index.html", "metrics.json"):
