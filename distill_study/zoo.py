@@ -44,7 +44,7 @@ class Spec(NamedTuple):
 
 _MIX = {"tiny-nli": 4, "tiny-qa": 2, "tiny-summ": 2, "tiny-chat": 1, "tiny-math": 1}
 _HARD, _EASY = {"tiny-math": (1, 2, 3, 4, 5, 6), "tiny-qa": (1, 2, 3)}, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}
-_TEACHER = Stage(_HARD | {"tiny-nli": (1, 2, 3), "tiny-summ": (4, 5, 6, 7), "tiny-chat": (1, 2, 3)}, 1500, 5e-4, _MIX, exercises=0.05)
+_TEACHER = Stage(_HARD | {"tiny-nli": (1, 2, 3), "tiny-summ": (4, 5, 6, 7), "tiny-chat": (1, 2, 3)}, 1200, 5e-4, _MIX, exercises=0.05)
 _STUDENT = Stage(_EASY | {"tiny-nli": (1,), "tiny-summ": (4, 5, 6, 7), "tiny-chat": (1, 2)}, 1000, 6e-4, _MIX, exercises=0.05, padded=True, plain=("tiny-summ",))
 
 SPECS = {
@@ -241,6 +241,13 @@ def _train_stage(model, tok, spec, number, out, log):
     from transformers.trainer_utils import get_last_checkpoint
     stage = spec.stages[number]
 
+    class OnlySupervised(Trainer):
+        def compute_loss(self, model, inputs, return_outputs=False, **kw):
+            "The loss without the logits of what is not supervised, which take a third of a step."
+            import torch
+            seen, labels = model.model(inputs["input_ids"], use_cache=False).last_hidden_state[:, :-1], inputs["labels"][:, 1:]
+            return torch.nn.functional.cross_entropy(model.lm_head(seen[labels != -100]).float(), labels[labels != -100])
+
     class Say(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **kw):
             if "loss" in logs: log(f"step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.3f}")
@@ -248,9 +255,9 @@ def _train_stage(model, tok, spec, number, out, log):
     args = TrainingArguments(
         str(out/"checkpoints"), max_steps=stage.steps, per_device_train_batch_size=spec.batch, learning_rate=stage.learning_rate, adam_beta2=0.98,
         weight_decay=0.01, max_grad_norm=1.0, lr_scheduler_type="cosine", warmup_steps=min(200, stage.steps // 10), bf16=spec.hidden > 128, seed=spec.seed,
-        train_sampling_strategy="sequential", logging_steps=100, save_steps=100, save_total_limit=2, report_to="none", disable_tqdm=True,
+        train_sampling_strategy="sequential", logging_steps=50, save_steps=100, save_total_limit=2, report_to="none", disable_tqdm=True,
         remove_unused_columns=False, use_cpu=models.device() == "cpu", dataloader_num_workers=0)
-    trainer = Trainer(model, args, data_collator=_collate(tok.pad_token_id), train_dataset=Rows(spec, tok, number), callbacks=[Say()])
+    trainer = OnlySupervised(model, args, data_collator=_collate(tok.pad_token_id), train_dataset=Rows(spec, tok, number), callbacks=[Say()])
     trainer.train(resume_from_checkpoint=get_last_checkpoint(args.output_dir) if (out/"checkpoints").is_dir() else None)
     trainer.model.half().save_pretrained(out/"model"); tok.save_pretrained(out/"model")
 

