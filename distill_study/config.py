@@ -236,6 +236,7 @@ class Data(Settings):
 # %% ../nbs/00_config.ipynb #6fd9cd0e
 class Curate(Settings):
     "Which of the teacher's answers become training rows."
+    turns: Literal["all", "last"] = Field("all", description="which of the assistant's turns of a conversation the loss falls on")
     verify: bool = Field(False, description="keep only answers that agree with gold: of several samples the first right one (rejection sampling). The paper does not")
 
 class Arm(Settings):

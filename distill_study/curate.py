@@ -21,6 +21,7 @@ REASONS = {
     "outside the set": "the answer is none of the possible ones",
     "unreadable": "no answer could be read out of what the teacher wrote",
     "not stated": "there is a number or a choice in the reasoning, but no sentence states the answer",
+    "too few rounds": "the chain of density has fewer than four rounds",
     "no reasoning": "the teacher gave an answer without the reasoning that this arm learns from",
     "no gold": "the example has no gold answer",
     "disagrees with gold": "no sample of the teacher's answer is the gold one (only with curate.verify)",
@@ -37,7 +38,7 @@ class Drop:
 class Curated:
     "Training rows of one arm and everything that was dropped on the way."
     arm: str
-    rows: list[dict]            # {"id", "messages"}; the last message is what the student learns to write
+    rows: list[dict]            # {"id", "messages"}; the last message is what the student learns to write, of a conversation maybe all of the assistant's ("turns": "all")
     drops: list[Drop]
 
     @property
@@ -63,7 +64,7 @@ def curate(
         fault = _repeats(example, test_keys, seen) or (_gold_fault(example) if arm.labels == "gold" else _answer_fault(answer, arm) or settings.verify and _untrue(example, answer))
         if fault: drops.append(Drop(example.id, *fault)); continue
         seen[example.key] = example.id
-        rows.append(_row(arm, example, answer))
+        rows.append(_row(arm, example, answer, settings.turns))
     rows, drops = _fitting(rows, drops, too_long(rows) if too_long and rows else {})
     return Curated(arm.name, rows, drops)
 
@@ -73,7 +74,7 @@ def _repeats(example, test_keys, seen):
     if example.key in seen: return "repeats a training input", seen[example.key]
 
 def _gold_fault(example):
-    if example.gold is None: return "no gold", ""
+    if example.gold is None and not example.meta.get("reference"): return "no gold", ""
 
 def _answer_fault(answer, arm):
     end = answer.text.strip()[-200:]
@@ -83,6 +84,7 @@ def _answer_fault(answer, arm):
     if answer.parsed.outside: return "outside the set", answer.parsed.outside
     if answer.parsed.answer is None: return "unreadable", end
     if arm.labels == "cot" and not answer.parsed.stated: return "not stated", end   # a number found in the reasoning is no label
+    if arm.labels == "cod" and not answer.parsed.stated: return "too few rounds", end
     if arm.target == "rationale" and not answer.parsed.rationale: return "no reasoning", end
 
 def _verified(answer):
@@ -91,15 +93,22 @@ def _verified(answer):
 
 def _untrue(example, answer):
     if example.gold is None: return "no gold", ""
-    if not answer.correct: return "disagrees with gold", f"{answer.parsed.answer}, gold {example.gold}"
+    if answer.correct is False: return "disagrees with gold", f"{answer.parsed.answer}, gold {example.gold}"
 
 def _fitting(rows, drops, long):
     "(rows, drops) once those that are too `long` are dropped."
     return [r for r in rows if r["id"] not in long], [*drops, *(Drop(r["id"], "too long", long[r["id"]]) for r in rows if r["id"] in long)]
 
-def _row(arm, example, answer):
+def _row(arm, example, answer, turns="all"):
+    if example.task == "conversation": return _talk(arm, example, answer, turns)
     text = target(arm.prompt, example.gold if arm.labels == "gold" else answer.parsed.answer, answer.parsed.rationale if answer else "")
     return dict(id=example.id, messages=[*example.ask(arm.prompt), dict(role="assistant", content=text)])
+
+def _talk(arm, example, answer, turns):
+    "A whole conversation, as far as its assistant's turns go; `turns` says on which of them the loss falls."
+    replies = tuple(example.meta["reference"] if arm.labels == "gold" else answer.turns)
+    messages = example.ask(arm.prompt, replies)
+    return dict(id=example.id, messages=messages[:-1] if messages[-1]["role"] == "user" else messages) | (dict(turns="all") if turns == "all" else {})
 
 def enough(
     done:Curated,
