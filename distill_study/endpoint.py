@@ -477,6 +477,8 @@ class OpenAIEngine(Engine):
         if not re.fullmatch("[!-~]+", value): raise EngineError(f"{self.spec}: the environment variable {env} holds blanks or characters that no key has. Set it to the key alone.")
         return value
 
+    def ready(self): self.secret()
+
     def body(self, request)->dict: return self.dialect.body(request, self.source, int(self.key(request)[:7], 16))
 
     def answer(self, request, said, attempts, seconds, share):

@@ -72,6 +72,8 @@ class Engine:
 
     def check(self, requests): pass
 
+    def ready(self): pass
+
     def generate(self, requests): raise NotImplementedError
 
     def close(self): pass

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import ARMS, Combination, Recipe, StudyError, to_yaml
-from .study import unavailable
+from .store import Store
+from .study import unanswered, unavailable
 
 # %% ../nbs/25_grid.ipynb #4154c0f4
 def size(
@@ -120,6 +121,7 @@ def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
     for folder in (reports, store):
         try: folder.mkdir(parents=True, exist_ok=True); (folder/".writable").touch(); (folder/".writable").unlink()
         except OSError as e: raise StudyError(f"{folder}: can't be written ({e.strerror}). Choose another folder with --reports or --store.") from None
+    kept = Store(store)
     for c in recipe.combinations():
         splits = load_data(c.data)
         blind = next((e.id for e in splits.test if e.gold is None), None)
@@ -128,6 +130,7 @@ def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
         if replay: continue
         teacher = open_teacher(c.teacher)
         if teacher.name in ("transformers", "vllm"): check_model(teacher.source)
+        if unanswered(c, splits, teacher, kept): teacher.ready()       # a key that is not set, vLLM that is not installed
         check_model(c.student.model)
 
 # %% ../nbs/25_grid.ipynb #6da3a8db

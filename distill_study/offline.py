@@ -355,10 +355,13 @@ class VLLMEngine(Engine):
 
     def asked(self, request)->dict: return {k: v for k in ("dtype", "quantization") if (v := getattr(self.settings, k))}
 
+    def ready(self):
+        if importlib.util.find_spec("vllm") is None: raise EngineError(f"{self.spec}: vLLM is not installed. With a GPU, install the extra: pip install -e '.[vllm]'; without one: make vllm.")
+
     def start(self, context:int)->Worker:
         "The worker; started where there is none."
         if self.worker: return self.worker
-        if importlib.util.find_spec("vllm") is None: raise EngineError(f"{self.spec}: vLLM is not installed. With a GPU, install the extra: pip install -e '.[vllm]'; without one: make vllm.")
+        self.ready()
         check_model(self.source)
         self.worker = Worker(self.spec, dict(folder=str(self.folder), settings=self.settings.model_dump(mode="json"), context=context, adapter=self.adapter and str(self.adapter)))
         while not (message := self.worker.hear(1)): pass

@@ -143,6 +143,21 @@ def test_a_failing_combination_is_named_and_the_others_go_on(tmp_path):
     assert "fewer than min_rows" in (pages/"index.html").read_text()
 
 
+def test_an_arm_with_too_few_rows_is_left_out_and_the_others_go_on(tmp_path):
+    "Verified against gold, the teacher's plain answers leave too few rows; its reasoning leaves enough."
+    run(write(tmp_path, curate=dict(verify=True), min_rows=15, arms=["student/vanilla", "distilled/vanilla", "distilled/cot-answer"]), tmp_path)
+    m = numbers(tmp_path)
+    assert m["arms"]["distilled/cot-answer"]["n"] == 12 and "fewer than min_rows = 15" in m["arms"]["distilled/vanilla"]["missing"] and "disagrees with gold" in m["arms"]["distilled/vanilla"]["missing"]
+
+
+def test_a_missing_key_is_found_before_any_combination_starts(tmp_path):
+    "Unless everything is in the store: then nobody needs it."
+    teacher = dict(engine="openai:m", endpoint=dict(base_url="http://127.0.0.1:9/v1", key_env="NO_SUCH_KEY"))
+    p = start(write(tmp_path, teachers=["transformers:zoo/teacher", teacher]), tmp_path)
+    _, err = p.communicate()
+    assert p.returncode == 2 and "environment variable NO_SUCH_KEY" in err and "[1/2]" not in err
+
+
 @pytest.mark.parametrize("name", ["svamp", "commonsense_qa"])
 def test_the_real_recipes_at_their_smallest(name, data_dir, smollm, tmp_path):
     recipe = yaml.safe_load((ROOT/f"recipes/{name}.yaml").read_text()) | dict(name="small", min_rows=3, bootstrap=200)
