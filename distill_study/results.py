@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from .config import ARMS, arms_under
 from .shown import Column, ReportError, Shown, Table, esc, num, pct
-from .stats import BASE, PLAIN, TRAINED, Interval, compare, find_test, gaps, mean_interval, pairs_of, reference_teacher, wilson
+from .stats import BASE, PLAIN, TRAINED, Interval, compare, expected, find_test, gaps, mean_interval, pairs_of, reference_teacher, wilson
 from .textstats import FAMILY, METRICS, Metric
 
 # %% ../nbs/20_results.ipynb #7ea2bf6c
@@ -133,7 +133,7 @@ def analyse(
     arms, k = arms or (PLAIN if metric.graded else arms_under(("vanilla", "cod"))), metric.key
     unknown = sorted(set(graded["arm"]) - set(ARMS))
     if unknown: raise ReportError(f"graded: unknown arm {unknown[0]!r}. Known: {', '.join(ARMS)}.")
-    records = {a: _arm_record(graded, a, missing or {}, metric, resamples, seed) for a in arms}
+    records = {a: _arm_record(graded, a, missing or {}, metric, resamples, seed) for a in arms if a in expected(graded, arms) or a in (missing or {})}
     tests = {c: compare(graded, pairs_of(arms), c, resamples, seed) for c in (k, f"{k}_strict", *(x for x in _ALSO if x != k and x in graded and graded[x].notna().any()))}
     gap = {c: gaps(graded, resamples, seed, c, arms, metric.scale, metric.digits) for c in (k, f"{k}_strict")}
     return Results(graded, records, tests.pop(k), tests.pop(f"{k}_strict"), gap[k], gap[f"{k}_strict"], reference_teacher(graded), seed, metric, tests)
@@ -301,7 +301,8 @@ def training_table(
     "What every trained arm learned from, and how long it took."
     cols = (Column("arm", "Arm", kind="text"), Column("rows", "Rows", digits=0), Column("steps", "Steps", digits=0), Column("supervised_tokens", "Supervised tokens", digits=0), Column("supervised_share", "Share of all", "%", "percent"),
         Column("truncated_rows", "Rows too long", digits=0), Column("last_loss", "Last loss", digits=3), Column("seconds", "Time", kind="seconds"))
-    rows = tuple(dict(arm=a, **training[a]) if a in training else dict(arm=a, missing=(missing or {}).get(a, "not part of this run")) for a in arms if a in TRAINED)
+    missing = missing or {}
+    rows = tuple(dict(arm=a, **training[a]) if a in training else dict(arm=a, missing=missing.get(a, "not part of this run")) for a in arms if a in TRAINED and (a in training or a in missing or not ARMS[a].extra))
     return Table("What every arm was trained on", cols, rows, "Only the assistant's tokens are supervised.")
 
 def cost_table(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BASE', 'TRAINED', 'PAIRS', 'PLAIN', 'StatsError', 'Interval', 'wilson', 'McNemar', 'mcnemar', 'flip_test', 'paired_p',
            'holm', 'paired_difference', 'mean_interval', 'gap_recovered', 'smallest_detectable', 'smallest_difference',
-           'pairs_of', 'paired', 'Comparison', 'compare', 'find_test', 'Gap', 'reference_teacher', 'gaps']
+           'pairs_of', 'expected', 'paired', 'Comparison', 'compare', 'find_test', 'Gap', 'reference_teacher', 'gaps']
 
 # %% ../nbs/18_stats.ipynb #c9488abf
 from dataclasses import asdict, dataclass
@@ -227,7 +227,8 @@ def smallest_difference(
 # %% ../nbs/18_stats.ipynb #f2b63019
 BASE = "student/vanilla"
 TRAINED = tuple(a for a, arm in ARMS.items() if arm.model == "trained")
-PAIRS = tuple((BASE, a) for a in TRAINED) + (("distilled/vanilla", "distilled/cot-answer"), ("distilled/cot-rationale", "distilled/cot-answer"), ("student/cot", "distilled/cot-rationale"), ("distilled/vanilla", "distilled/cod"))
+PAIRS = tuple((BASE, a) for a in TRAINED) + (("distilled/vanilla", "distilled/cot-answer"), ("distilled/cot-rationale", "distilled/cot-answer"), ("student/cot", "distilled/cot-rationale"),
+    ("distilled/cot-answer", "distilled/cot-after"), ("distilled/cot-answer", "distilled/cot-mixed"), ("distilled/vanilla", "distilled/cod"))
 
 def pairs_of(
     arms,          # of one family, see `config.arms_under`
@@ -240,6 +241,14 @@ PLAIN = arms_under(("vanilla", "cot"))     # the arms of families whose answers 
 def _values(column):
     "A column of right and wrong, or of scores without the unknown ones."
     return column.dropna().astype(float) if column.dtype.kind == "f" else column.astype(bool)
+
+def expected(
+    graded,                 # one row per arm and item
+    arms=TRAINED,
+)->tuple:
+    "`arms` without the extra ones that did not run: those are only spoken of where a recipe has asked for them."
+    ran = set(graded["arm"])
+    return tuple(a for a in arms if not ARMS[a].extra or a in ran)
 
 def paired(
     graded,                 # one row per arm and item: arm, id, correct, correct_strict ...
@@ -302,7 +311,8 @@ def compare(
 )->list[Comparison]:
     "The paired test of every pair, Holm-corrected over all that could be made."
     from dataclasses import replace
-    tests = [_compare_pair(graded, a, b, column, resamples, seed) for a, b in pairs]
+    known = expected(graded, ARMS)
+    tests = [_compare_pair(graded, a, b, column, resamples, seed) for a, b in pairs if a in known and b in known]
     return [replace(t, p_holm=p) for t, p in zip(tests, holm([t.p for t in tests]))]
 
 def find_test(tests:list[Comparison], a:str, b:str)->Comparison:
@@ -337,7 +347,7 @@ def gaps(
     "Gap recovered by every trained arm; undefined ones say why."
     first, out = reference_teacher(graded), []
     for teacher in (first, *(t for t in reversed(arms) if ARMS[t].model == "teacher" and t != first)):
-        for arm in (a for a in arms if a in TRAINED):
+        for arm in expected(graded, [a for a in arms if a in TRAINED]):
             trio = paired(graded, teacher, BASE, arm, column=column)
             gone = [x for x in (teacher, BASE, arm) if not (graded["arm"] == x).any()]
             out.append(Gap(arm, teacher, gap_recovered(*trio, resamples, seed, scale, digits) if trio else Interval(None, reason=f"{' and '.join(gone) or 'common items'} not available")))
