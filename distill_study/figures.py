@@ -10,7 +10,7 @@ __all__ = ['INK', 'SOFT', 'accuracy_figure', 'accuracy_alt', 'confusion_figure',
 import math
 
 from .results import Results, check_attrition
-from .shown import ReportError, esc, num, pct
+from .shown import ReportError, esc, num
 from .stats import BASE, TRAINED, Interval
 
 # %% ../nbs/21_figures.ipynb #4e3b83c7

@@ -45,10 +45,10 @@ def made_up_scores(
     import numpy as np, pandas as pd
     rng, frames, (main, *rest) = np.random.default_rng(seed), [], FAMILY[task]
     hard = rng.normal(0, .06, n)
-    usual = dict(rouge1=.4, rouge2=.15, density=.12, supported=.9, words=25, compression=.2, coverage=.8, run=3, repetition=.1, distinct1=.7, distinct2=.9) | {f"copied{k}": .9 - .15 * k for k in (1, 2, 3, 4)}
+    usual = dict(density=.12, supported=.9, words=25, compression=.2, coverage=.8, run=3, repetition=.1, distinct1=.7, distinct2=.9) | {f"copied{k}": .9 - .15 * k for k in (1, 2, 3, 4)}
     for arm, mean in level.items():
         score, off = np.clip(mean + hard + rng.normal(0, .03, n), 0, 1), rng.random(n) < .04
-        more = {k: np.clip(usual[k] * (1 + .5 * (k in ("rouge1", "rouge2")) * (score - mean)) * (1.4 if k == "density" and "cod" in arm else 1) * rng.normal(1, .1, n), 0, None if k in ("words", "run") else 1) for k in rest}
+        more = {k: np.clip((score * dict(rouge1=1.4, rouge2=.5)[k] if k in ("rouge1", "rouge2") else usual[k]) * (1.4 if k == "density" and "cod" in arm else 1) * rng.normal(1, .1, n), 0, None if k in ("words", "run") else 1) for k in rest}
         frames.append(pd.DataFrame(dict(arm=arm, id=[f"q{i}" for i in range(n)], format_ok=~off, parsed=True, answer=[f"text {i}" for i in range(n)], gold=None, truncated=False, stopped=True, failed=False,
             tokens=rng.poisson(120 if arm == "teacher/cod" else 35, n) + 1, text=[f"<script>alert({i})</script> {arm} wrote this" for i in range(n)]) | {main: score} | more | {f"{main}_strict": np.where(off, 0, score)}))
     return pd.concat(frames, ignore_index=True)
