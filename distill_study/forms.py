@@ -47,9 +47,18 @@ def _fenced(text):
     start = text.find("{")
     return text[start:].split("\n```")[0] if start >= 0 else ""
 
+def _found(text):
+    "The value that `text` begins with, repaired if need be; None where there is none."
+    from json_repair import repair_json
+    try: return json.JSONDecoder().raw_decode(text)[0]
+    except (ValueError, RecursionError): pass
+    if sum(map(text.count, "{[")) > 400: return None      # no answer to a question of ours, and repairing takes its square
+    try: return repair_json(text, return_objects=True, skip_json_loads=True)
+    except (ValueError, RecursionError): return None
+
 def _plain(value):
     "A field's value as text; None where it is nothing that can be read as one."
-    if isinstance(value, str): return value.strip() or None
+    if isinstance(value, str): return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip() or None      # repaired text can have characters in halves
     if isinstance(value, list) and value and all(isinstance(v, str) for v in value): return " ".join(value)
     return None if isinstance(value, (bool, list, dict)) or value is None else str(value)
 
@@ -58,13 +67,10 @@ def unpack(
     strategy:str,
 )->tuple[str, bool]:   # the answer as it is written without JSON, whether the form was kept; the text itself where there is no JSON in it
     "Take an answer out of its JSON."
-    from json_repair import repair_json
     fields, exact = FIELDS[strategy], False
     try: data, exact = json.loads(text), True
-    except (ValueError, RecursionError):
-        try: data = repair_json(_fenced(text[:MOST]), return_objects=True, skip_json_loads=True)
-        except (ValueError, RecursionError): data = None
-    if isinstance(data, list): data = next((d for d in data if isinstance(d, dict)), None)
+    except (ValueError, RecursionError): data = _found(_fenced(text[:MOST]))
+    if isinstance(data, list): data, exact = next((d for d in data if isinstance(d, dict)), None), False
     if not isinstance(data, dict) or not data: return text, False
     found = {str(k).strip().lower(): v for k, v in data.items()}
     values = [_plain(found.get(f)) for f in fields]
