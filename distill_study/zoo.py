@@ -44,8 +44,8 @@ class Spec(NamedTuple):
 
 _MIX = {"tiny-nli": 4, "tiny-qa": 2, "tiny-summ": 2, "tiny-chat": 1, "tiny-math": 1}
 _HARD, _EASY = {"tiny-math": (1, 2, 3, 4, 5, 6), "tiny-qa": (1, 2, 3)}, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}
-_TEACHER = Stage(_HARD | {"tiny-nli": (1, 2, 3), "tiny-summ": (4, 5, 6, 7), "tiny-chat": (1, 2, 3)}, 1200, 5e-4, _MIX, exercises=0.05)
-_STUDENT = Stage(_EASY | {"tiny-nli": (1,), "tiny-summ": (4, 5, 6, 7), "tiny-chat": (1, 2)}, 1000, 6e-4, _MIX, exercises=0.05, padded=True, plain=("tiny-summ",))
+_TEACHER = Stage(_HARD | {"tiny-nli": (1, 2, 3), "tiny-summ": (4, 5, 6, 7), "tiny-chat": (1, 2, 3)}, 800, 6e-4, _MIX, exercises=0.05)
+_STUDENT = Stage(_EASY | {"tiny-nli": (1,), "tiny-summ": (4, 5, 6, 7), "tiny-chat": (1, 2)}, 800, 8e-4, _MIX, exercises=0.05, padded=True, plain=("tiny-summ",))
 
 SPECS = {
     "teacher":   Spec(192, 4, 3, 512, 0.65, (Stage(_HARD, 3000, 8e-4), _TEACHER)),
@@ -296,18 +296,18 @@ def _said(examples, strategy, engine, store, max_tokens):
 
 def _spread(examples, said, strategy):
     "Words and entities per word of the summaries, the share of their entities that the article has, and how many are in the asked-for format."
-    lines = [s[0].strip().splitlines() for s in said]
-    last = [re.sub(r"^4\. ", "", l[-1]) if l else "" for l in lines]
-    form = [len(l) == (4 if strategy == "cod" else 1) and 0 < len(t.split()) <= e.meta["words"] for l, t, e in zip(lines, last, examples)]
-    named = [entities(t) for t in last]
-    words, true = sum(len(t.split()) for t in last), sum(w in e.meta["entities"] for e, n in zip(examples, named) for w in n)
-    return dict(words=words / len(last), density=sum(map(len, named)) / max(words, 1), faithful=true / max(sum(map(len, named)), 1), format=sum(form) / len(form))
+    from distill_study.tasks import TASKS
+    read = [TASKS["summarization"].parse(s[0], strategy, words=e.meta["words"]) for e, s in zip(examples, said)]
+    named, words = [entities(r.answer or "") for r in read], sum(len((r.answer or "").split()) for r in read)
+    true = sum(w in e.meta["entities"] for e, n in zip(examples, named) for w in n)
+    return dict(words=words / len(read), density=sum(map(len, named)) / max(words, 1), faithful=true / max(sum(map(len, named)), 1), format=sum(r.strict is not None for r in read) / len(read))
 
 def _turns(examples, said):
     "Share of all turns that are the reference's, and that are one sentence."
     pairs = [(a, b) for e, s in zip(examples, said) for a, b in zip(s, e.meta["reference"])]
     return dict(turns=len(pairs), accuracy=sum(a == b for a, b in pairs) / len(pairs), format=sum(bool(re.fullmatch(r"\w+ \w+ \w+\.", a)) for a, _ in pairs) / len(pairs))
 
+# %% ../nbs/26_zoo.ipynb #90a2a5dc
 def measure(
     folder:Path,      # of a model
     work:Path,        # for the completions
