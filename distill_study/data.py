@@ -391,9 +391,11 @@ _TINY_SIZES = dict(train=1000, validation=0, test=300)
 def _load_tiny(data):
     tiny, name = TINY[data.name], data.name
     sizes = {s: n if (n := getattr(data, s)) is not None else _TINY_SIZES[s] for s in _TINY_SIZES}
-    splits = {s: [Example(f"{name}-{s}-{data.seed}-{i}", tiny.task, (user_turn(it.question, it.choices),), it.answer, it.choices, it.meta)
-                  for i, it in enumerate(items(name, s, n, data.seed))] for s, n in sizes.items()}
-    return Splits(name, tiny.task, "built-in", **splits, max_tokens=dict(vanilla=8, cot=80))
+    def example(s, i, it):
+        turns = tuple(user_turn(said, it.choices) for said in it.meta.get("turns", (it.question,)))
+        return Example(f"{name}-{s}-{data.seed}-{i}", tiny.task, turns, None if tiny.task == "conversation" else it.answer, it.choices, it.meta)
+    splits = {s: [example(s, i, it) for i, it in enumerate(items(name, s, n, data.seed))] for s, n in sizes.items()}
+    return Splits(name, tiny.task, "built-in", **splits, max_tokens=dict(vanilla=dict(summarization=48, conversation=24).get(tiny.task, 8), cot=80, cod=160))
 
 def task_of(data:Data)->str:
     "The task family of a data set."
