@@ -65,7 +65,7 @@ def _cut(row, target, completion, tokenizer, stops):
     raise TrainingDataError(f"{where}: the target is not recovered from the supervised tokens: they read {said[:60]!r}, the target is {target.strip()[:60]!r}. The chat template or the tokenizer drops or rewrites part of it.")
 
 def tokenize_rows(
-    rows:list,        # mappings with `id` and `messages`, the last message being the target
+    rows:list,        # mappings with `id` and `messages`, the last message being the target; with turns="all" every message of the assistant's
     tokenizer,        # with a chat template
     stops=None,       # ids that end a turn; None takes the tokenizer's end-of-sequence token
 )->list[dict]:        # {"id", "input_ids", "labels"}, labels -100 outside the target
@@ -73,11 +73,19 @@ def tokenize_rows(
     stops = set(stops or {tokenizer.eos_token_id})
     out = []
     for row in rows:
-        target = _target(row)
-        prompt, completion = _split(row, tokenizer)
-        completion = _cut(row, target, completion, tokenizer, stops)
-        out.append(dict(id=row["id"], input_ids=prompt + completion, labels=[-100]*len(prompt) + completion))
+        target, ids, labels = _target(row), [], []
+        for part in _turns(row):
+            prompt, completion = _split(part, tokenizer)
+            completion = _cut(part, _target(part), completion, tokenizer, stops)
+            if prompt[:len(ids)] != ids: raise TrainingDataError(f"training row {row['id']!r}: under the model's chat template an earlier turn of the assistant's reads otherwise once the conversation goes on, so not all turns can be taught at once. Set curate.turns to last.")
+            ids, labels = prompt + completion, labels + [-100] * (len(prompt) - len(ids)) + completion
+        out.append(dict(id=row["id"], input_ids=ids, labels=labels))
     return out
+
+def _turns(row):
+    "The row up to each message that is taught."
+    if not isinstance(row, dict) or row.get("turns") != "all": return [row]
+    return [row | dict(messages=row["messages"][:i + 1]) for i, m in enumerate(row["messages"]) if m["role"] == "assistant"]
 
 # %% ../nbs/16_student.ipynb #f21a952b
 def fit_length(
@@ -116,11 +124,13 @@ def long_rows(
 def seen_row(
     row:dict,         # as `tokenize_rows` gives it
     tokenizer,
-)->dict:              # id, tokens, supervised (how many), context and target (their texts)
+)->dict:              # id, tokens, supervised (how many), context and target (their texts), parts (text, whether it is supervised)
     "A training row as the student sees it: decoded from its tokens, special tokens included."
-    n, k = len(row["input_ids"]), sum(t != -100 for t in row["labels"])
     text = lambda ids: tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    return dict(id=row["id"], tokens=n, supervised=k, context=text(row["input_ids"][:n-k]), target=text(row["input_ids"][n-k:]))
+    taught, ids = [t != -100 for t in row["labels"]], row["input_ids"]
+    ends = [i for i in range(1, len(ids) + 1) if i == len(ids) or taught[i] != taught[i - 1]]
+    parts = [[text(ids[a:b]), taught[a]] for a, b in zip([0, *ends], ends)]
+    return dict(id=row["id"], tokens=len(ids), supervised=sum(taught), context="".join(t for t, on in parts if not on), target="".join(t for t, on in parts if on), parts=parts)
 
 def render_row(
     seen:dict,        # as `seen_row` gives it
@@ -128,8 +138,9 @@ def render_row(
 )->str:               # HTML, all text escaped, no script
     "A training row as the student sees it, the supervised part in <mark>."
     e, note = html.escape, f"{seen['tokens']} tokens, {seen['supervised']} of them supervised ({seen['supervised']/seen['tokens']:.0%})"
-    return (f'<figure class="row-seen"><pre class="row-text"><span class="context">{e(seen["context"])}</span>'
-            f'<mark class="supervised">{e(seen["target"])}</mark></pre><figcaption>{e(of)} {e(seen["id"])}: {note}, marked.</figcaption></figure>')
+    parts = seen.get("parts") or [(seen["context"], False), (seen["target"], True)]
+    body = "".join(f'<mark class="supervised">{e(t)}</mark>' if on else f'<span class="context">{e(t)}</span>' for t, on in parts)
+    return (f'<figure class="row-seen"><pre class="row-text">{body}</pre><figcaption>{e(of)} {e(seen["id"])}: {note}, marked.</figcaption></figure>')
 
 # %% ../nbs/16_student.ipynb #1c22df70
 @dataclass(frozen=True)
