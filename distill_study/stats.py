@@ -9,6 +9,7 @@ __all__ = ['BASE', 'TRAINED', 'PAIRS', 'PLAIN', 'StatsError', 'Interval', 'wilso
 
 # %% ../nbs/18_stats.ipynb #c9488abf
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -133,10 +134,21 @@ def holm(
 # %% ../nbs/18_stats.ipynb #37eea7af
 def _bootstrap(arms, resamples, seed):
     "Right answers, or the sum of scores, of each arm in every resample of the shared items: (resamples, arms)."
-    patterns, counts = np.unique(np.stack(arms, axis=1), axis=0, return_counts=True)
-    patterns = patterns.astype(int) if patterns.dtype == bool else patterns
-    rng, step = np.random.default_rng(seed), max(1, 5_000_000 // len(counts))
-    return np.concatenate([rng.multinomial(counts.sum(), counts / counts.sum(), size=min(step, resamples - i)) @ patterns for i in range(0, resamples, step)])
+    values = np.stack(arms, axis=1)
+    if values.dtype != bool: return np.concatenate([w @ values for w in _weights(len(values), resamples, seed)])
+    patterns, counts = np.unique(values, axis=0, return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
+    return draws @ patterns.astype(int)
+
+def _weights(n, resamples, seed):
+    "How often each of `n` items is in each resample, part by part; what one part holds is kept for the next measure."
+    step = max(1, 5_000_000 // n)
+    if step >= resamples: return [_drawn(n, resamples, seed)]
+    rng = np.random.default_rng(seed)
+    return (rng.multinomial(n, np.full(n, 1 / n), size=min(step, resamples - i)).astype(float) for i in range(0, resamples, step))
+
+@lru_cache(2)
+def _drawn(n, resamples, seed): return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
 
 def _percentiles(x):
     "The middle 95 % of the resamples; each bound is one of them."

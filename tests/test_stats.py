@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distill_study.stats import (PLAIN, TRAINED, Interval, StatsError, compare, find_test, flip_test, gap_recovered, gaps, holm, mcnemar, mean_interval,
-                                 paired, paired_difference, paired_p, pairs_of, reference_teacher, smallest_detectable, smallest_difference, wilson, _bootstrap)
+from distill_study.stats import (Interval, StatsError, compare, find_test, flip_test, gap_recovered, gaps, holm, mcnemar, mean_interval,
+                                 paired, paired_difference, paired_p, reference_teacher, smallest_detectable, smallest_difference, wilson, _bootstrap)
 
 def grades(**arms):
     "A small `graded` table: arm names with __ for / and - for nothing."
@@ -117,7 +117,7 @@ def test_only_shared_items_are_compared():
 
 def test_missing_arms_give_reasons_and_do_not_count_for_holm():
     tests = compare(grades(sv=[0] * 12, dv=[1] * 12))
-    assert len(tests) == len(pairs_of(PLAIN)) == 7
+    assert len(tests) == 7
     made = [t for t in tests if t.p is not None]
     assert len(made) == 1 and made[0].p_holm == made[0].p and made[0].verdict == "higher"
     assert all(t.verdict == "not available" and "not available" in t.reason for t in tests if t.p is None)
@@ -126,7 +126,7 @@ def test_gaps_of_missing_arms_name_them():
     gs = gaps(grades(sv=[0] * 40, tc=[1] * 40, dv=[1] * 20 + [0] * 20))
     assert gs[0].recovered.value == 0.5
     assert {g.recovered.reason for g in gs if g.arm == "control/gold" and g.teacher == "teacher/cot"} == {"control/gold not available"}
-    assert len(gs) == 2 * len([a for a in PLAIN if a in TRAINED]) == 8
+    assert len(gs) == 2 * 4
 
 def test_reference_teacher_is_the_one_that_ran():
     assert reference_teacher(grades(tv=[1])) == "teacher/vanilla" and reference_teacher(grades(tv=[1], tc=[1])) == "teacher/cot"
@@ -195,7 +195,7 @@ def test_the_gap_of_scores_covers_the_truth_and_knows_when_there_is_none():
 
 def test_many_items_are_drawn_in_parts_with_the_same_result_as_at_once():
     a, b = scores([.3, .4], 3000)
-    at_once = np.random.default_rng(5).multinomial(3000, [1 / 3000] * 3000, size=2500) @ np.unique(np.stack([a, b], 1), axis=0)
+    at_once = np.random.default_rng(5).multinomial(3000, [1 / 3000] * 3000, size=2500) @ np.stack([a, b], 1)
     assert np.allclose(_bootstrap([a, b], 2500, 5), at_once)
 
 def test_items_without_a_score_leave_both_arms():
