@@ -213,6 +213,7 @@ class Train(Settings):
     save_steps: int | None = Field(None, ge=1, description="checkpoint every so many steps; None saves once per epoch")
     gradient_checkpointing: bool = False
 
+# %% ../nbs/00_config.ipynb #b864ab43
 class Student(Settings):
     "What is trained: a hub id, a local folder or a zoo model, and its training settings."
     model: str

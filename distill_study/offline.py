@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RANKS', 'cpu_cache', 'arguments', 'sampling_params', 'generation_ends', 'resolve_adapter', 'lacking', 'weights_gib',
            'reason', 'why_ended', 'load', 'answer', 'work', 'members', 'begin_group', 'end_group', 'Worker', 'room',
-           'finished', 'records', 'VLLMEngine']
+           'finished', 'need_vllm', 'jobs_of', 'records', 'VLLMEngine']
 
 # %% ../nbs/11_offline.ipynb #3f07c002
 import functools, importlib.util, json, math, os, queue, re, signal, subprocess, sys, tempfile, threading, time, traceback
@@ -316,6 +316,21 @@ def finished(
             left -= 1
             yield i, tokens, why, seconds, share
 
+def need_vllm(spec:str):
+    "Refuse an engine where vLLM is not installed."
+    if importlib.util.find_spec("vllm") is None: raise EngineError(f"{spec}: vLLM is not installed. With a GPU, install the extra: pip install -e '.[vllm]'; without one: make vllm.")
+
+def jobs_of(
+    engine,        # `VLLMEngine`
+    requests,
+)->tuple:          # jobs, context, ends, decode: see `records`
+    "The requests as the worker takes them; refuses prompts that don't fit."
+    tokenizer = engine.tokenizer
+    prompts = render(tokenizer, requests, engine.spec)
+    context, ends = room(engine.folder, engine.settings, requests, prompts, engine.spec), generation_ends(engine.folder, tokenizer)
+    jobs = [(p, sampling_params(r, min(r.sampling.max_tokens, context - len(p)), ends, engine.key(r))) for p, r in zip(prompts, requests)]
+    return jobs, context, ends, functools.partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
 def records(
     engine,        # `VLLMEngine`
     requests,
@@ -355,8 +370,7 @@ class VLLMEngine(Engine):
 
     def asked(self, request)->dict: return {k: v for k in ("dtype", "quantization") if (v := getattr(self.settings, k))}
 
-    def ready(self):
-        if importlib.util.find_spec("vllm") is None: raise EngineError(f"{self.spec}: vLLM is not installed. With a GPU, install the extra: pip install -e '.[vllm]'; without one: make vllm.")
+    def ready(self): need_vllm(self.spec)
 
     def start(self, context:int)->Worker:
         "The worker; started where there is none."
@@ -375,10 +389,6 @@ class VLLMEngine(Engine):
 
     def generate(self, requests):
         "Yield (index, record), and None at times, see `records`; whatever interrupts it ends the worker."
-        requests, tokenizer = list(requests), self.tokenizer
-        prompts = render(tokenizer, requests, self.spec)
-        context, ends = room(self.folder, self.settings, requests, prompts, self.spec), generation_ends(self.folder, tokenizer)
-        jobs = [(p, sampling_params(r, min(r.sampling.max_tokens, context - len(p)), ends, self.key(r))) for p, r in zip(prompts, requests)]
-        decode = functools.partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        try: yield from records(self, requests, jobs, context, ends, decode)
+        requests = list(requests)
+        try: yield from records(self, requests, *jobs_of(self, requests))
         except BaseException: self.close(); raise

@@ -91,10 +91,7 @@ class Results:
         return [a for a in self.trained if a.startswith("distilled/") and self.arms[a]["n"]]
 
     @property
-    def trained(self)->list:
-        "The trained arms of the family."
-        return [a for a in self.arms if a in TRAINED]
-
+    def trained(self)->list: return [a for a in self.arms if a in TRAINED]
     def __contains__(self, arm): return bool(self.arms.get(arm, {}).get("n"))
 
     @property
@@ -109,8 +106,7 @@ class Results:
 
     def text(self, i:Interval, signed:bool=False, metric:Metric|None=None)->str:
         "An accuracy, a score or a difference as people read it."
-        m = metric or self.metric
-        return i.text(m.scale, m.digits, signed)
+        return i.text((m := metric or self.metric).scale, m.digits, signed)
 
     def gap(self, arm:str, teacher:str|None=None, strict:bool=False)->Interval:
         "Gap recovered by a trained arm."
