@@ -195,5 +195,6 @@ if __name__ == "__main__":
         return [level, f"{latency:g}", names[way], f"{rate:.0f}", f"{rate * latency / level:.2f}", f"{rate / most:.2f}", f"{rate / seen[plain, level, latency][0]:.2f}", "" if way is load else f"{spent:.2f}"]
     report("endpoint", f"Asking a server that answers after a fixed time, median of {ROUNDS}",
            ["concurrency", "server's s", "way", "requests/s", "of concurrency / s", "of what the server can do", "of gather", "client CPU s per 1,000"], [row(*k) for k in sorted(seen, key=lambda k: (k[2], k[1]))],
-           [f"The load was {busy:.1f} before the start. Server and client, or server and load generator, share the {os.cpu_count()} cores. " + (f"What the server can do is the better of bare sockets and {LOAD}." if LOAD else "Neither wrk nor hey is installed: what the server can do is what bare sockets get."), "",
+           [f"The load was {busy:.1f} before the start. Server and client, or server and load generator, share the {os.cpu_count()} cores. " + (f"What the server can do is the better of bare sockets and {LOAD}." if LOAD else "Neither wrk nor hey is installed: what the server can do is what bare sockets get."),
+            f"At {(spent := round(seen[ours, 512, 0.1][1], 2)):.2f} s of processor time per 1,000 requests, most of it the openai client's, the engine's one process asks at most about {1000 / spent:.0f} a second, whatever the server could do.", "",
             *tell_rows(n, *many(n))])
