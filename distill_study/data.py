@@ -262,7 +262,9 @@ def _from_columns(row, k, data, labels, where):
     row = _mapped(row, data, k.columns, where)
     try: id, said, choices, gold = k.read(row)
     except (KeyError, TypeError, AttributeError, IndexError) as e: raise DataError(f"{where}: the columns {', '.join(k.columns)} don't hold what is expected of them ({type(e).__name__}: {e}).") from None
-    if choices is not None: choices = _fair_choices(choices, where)
+    if choices is not None:
+        if any(isinstance(c, str) and not c.strip() for c in choices): raise _LeftOut("empty text")
+        choices = _fair_choices(choices, where)
     if k.task == "nli": turn = nli_turn(*(_text(t, "the sentence", where) for t in said))
     else: turn = user_turn(_text(said, "the question" if k.task in ("math", "nlu_qa") else "the text", where), choices)
     gold = _gold(gold, k.task, labels, choices, where)
@@ -301,12 +303,12 @@ def _from_messages(row, task, data, labels, where, mend=False):
     if turns[-1]["role"] == "assistant": gold, turns = (turns[-1]["content"] if gold is None else gold), turns[:-1]
     if not turns or turns[-1]["role"] != "user": raise DataError(f"{where}: the last turn to answer must be the user's.")
     if task == "nlu_qa" and not choices: raise DataError(f"{where}: task nlu_qa needs 'choices', the list of choice texts in the order of their letters.")
-    if choices: turns, gold = _with_choices(turns, choices, gold, labels, where)
-    return id, tuple(turns), tuple(choices) if choices else None, _gold(gold, task, labels, choices, where), {}
+    if choices: choices = _fair_choices(choices, where); turns, gold = _with_choices(turns, choices, gold, labels, where)
+    return id, tuple(turns), choices or None, _gold(gold, task, labels, choices, where), {}
 
 def _with_choices(turns, choices, gold, labels, where):
     "(turns with the choices shown, where the last one doesn't show them already, the gold letter)."
-    letters, said = "ABCDEFGHIJ"[:len(_fair_choices(choices, where))], turns[-1]["content"]
+    letters, said = "ABCDEFGHIJ"[:len(choices)], turns[-1]["content"]
     if not all(re.search(rf"\b{l}\b[.):\]]*\s*{re.escape(c.strip())}", said) for l, c in zip(letters, choices)): turns = [*turns[:-1], user_turn(said, choices)]
     gold = letters[choices.index(gold)] if gold in choices else labels.get(str(gold).strip().lower(), gold)
     if gold is not None and gold not in tuple(letters): raise DataError(f"{where}: gold = {gold!r} is neither a letter from A to {letters[-1]} nor one of the choices.")
@@ -425,6 +427,7 @@ def load_data(
     task = task_of(data)
     if data.name in TINY: return _load_tiny(data)
     k, single = known(data.name), data.name.endswith(".jsonl")
+    if single and data.splits: raise DataError(f"data.splits = {data.splits}: {data.name!r} is one file without splits. Leave data.splits out, or name the folder that holds the files of the splits.")
     rows, own = (raw_rows(data.name, "train"), "train") if single else _split(data, k, "train")
     train, left = to_examples(rows or [], data.name, own, task, data)
     if not train: raise DataError(f"data {data.name!r}: {own!r} has no usable row.{_spell(left)}" if rows is not None else f"data {data.name!r}: has no split {own!r}. Name the one to train on: data.splits: {{train: NAME}}.")

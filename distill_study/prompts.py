@@ -73,6 +73,7 @@ def nli_turn(premise:str, hypothesis:str)->dict:
     "The user's turn of nli."
     return dict(role="user", content=f"Premise: {premise}\nHypothesis: {hypothesis}")
 
+# %% ../nbs/03_prompts.ipynb #cd8f290a
 def target(
     strategy:str,       # the prompt the student is asked under
     answer:str,         # canonical answer, summary or reply
