@@ -222,6 +222,13 @@ class Data(Settings):
     test: int | None = Field(None, ge=1)
     seed: int = Field(0, description="seed of the subset that is drawn when a split has more rows than asked for")
     words: int | None = Field(None, ge=5, description="most words of a summary; None takes the data set's own limit, or 80")
+    columns: dict[str, str] = Field({}, description="expected column → its name in the data set, e.g. {premise: sentence1}")
+    labels: dict[str, str] = Field({}, description="value of its label column → label of the task, e.g. {0: entailment}")
+    splits: dict[Literal["train", "test"], str] = Field({}, description="the set's own split that serves as train or test, e.g. {train: train_r1}; 'a+b' takes both")
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _text(cls, v): return {str(k): x for k, x in v.items()} if isinstance(v, dict) else v
 
 # %% ../nbs/00_config.ipynb #6fd9cd0e
 class Arm(Settings):

@@ -27,7 +27,7 @@ def cut_run_on(text:str)->str:
     "`text` up to where a completion model began to invent the next question."
     return re.split(r"\n\s*(?:Q:|Question:|<\|)", text, maxsplit=1)[0].strip()
 
-_FOLD = {i: i - 0xFEE0 for i in range(0xFF01, 0xFF5F)} | dict.fromkeys([0xA0, 0x2009, 0x200A, 0x202F, 0x3000], " ") | {0x2212: "-", 0x066B: ".", 0x066C: ",", 0x2019: "'"}
+_FOLD = {i: i - 0xFEE0 for i in range(0xFF01, 0xFF5F)} | dict.fromkeys([0xA0, 0x2009, 0x200A, 0x202F, 0x3000], " ") | {0x2212: "-", 0x066B: ".", 0x066C: ",", 0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'}
 
 def normal(text:str)->str:
     "`text`, character by character, with the digits of every script, full-width letters and odd spaces as in ASCII."
@@ -60,16 +60,17 @@ def _value(node):
     raise ValueError("not plain arithmetic")
 
 _GROUPED = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:[ '_]\d{3})+|\d{1,2}(?:,\d{2})+,\d{3})(?![\d,])")     # 1 250, 1'250, 1_250, 1,00,000
+def _joined(text): return _GROUPED.sub(lambda m: re.sub(r"\D", "", m.group()), text)
 
 def number(
     text:str,          # '1,250', '$42', '(84 / 2)', '450.0', '3 1/2'
 )->str|None:           # canonical: '1250', '42', '42', '450', '3.5'
     "The number that `text` is, evaluated if it is arithmetic; None if it is neither."
-    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", _GROUPED.sub(lambda m: re.sub(r"\D", "", m.group()), normal(text))).replace("×", "*").replace("÷", "/")
+    text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", _joined(normal(text))).replace("×", "*").replace("÷", "/")
     text = re.sub(r"(?<![\d./*+)-])(\d+)\s+(\d+/\d+)(?![\d./])", r"(\1+\2)", text)
     text = re.sub(r"(?<=[\d)])\s*[xX]\s*(?=[\d(])", "*", re.sub(r"[$€£%]", "", text)).strip().rstrip(".")
     if not text or len(text) > 200 or not re.fullmatch(r"[\d\s.+\-*/()]+", text): return None
-    try: value = _value(ast.parse(re.sub(r"\b0+(?=\d)", "", text).strip(), mode="eval").body)
+    try: value = _value(ast.parse(re.sub(r"(?<![\d.])0+(?=\d)", "", text).strip(), mode="eval").body)
     except (ValueError, SyntaxError, ZeroDivisionError, OverflowError, RecursionError, MemoryError): return None
     return canonical(value)
 
@@ -83,7 +84,7 @@ _EXPR = re.compile(r"[-+]?[$€£]?\s*[(\d.][\d\s.,+\-*/×÷−()$€£%xX]*")
 
 def first_number(text:str)->str|None:
     "The first number or arithmetic expression in `text` that can be read."
-    for m in _EXPR.finditer(text):
+    for m in _EXPR.finditer(_joined(normal(text))):
         piece = m.group().strip().rstrip(".,xX+-*/ (")
         for cand in (piece, piece + ")" * (piece.count("(") - piece.count(")")), re.split(r"[\s,]", piece)[0]):
             if (v := number(cand)) is not None: return v
@@ -172,6 +173,7 @@ def _labels(text):
         rest = text[m.end():m.end() + 200]
         if _DENIED.search(before) or _DENIED_AFTER.match(rest) or re.match(r"[^.;\n!]*\?", rest): continue
         out.add(m.lastgroup)
+        if len(out) > 1: break
     return out
 
 def _one(found): return next(iter(found)) if len(found) == 1 else None
@@ -181,8 +183,8 @@ def label(
     whole:bool=False,    # the latter: any line may name it
 )->str|None:
     "The one nli label that `text` names."
-    text = normal(text)
-    pieces = [p for p in re.split(r"[.;!]+(?:\s|$)|\n+", text) if re.search(r"\w", p)]
+    text = re.sub(r"\b(vs)\.", r"\1", normal(text).replace("_", " "), flags=re.I)
+    pieces = [p for p in re.split(r"[.!]+(?:\s|$)|\n+", text) if re.search(r"\w", p)]
     bare = {m.lastgroup for p in pieces if (m := _LABEL.search(p)) and not re.search(r"\w|\?", p[:m.start()] + p[m.end():])}    # a line or sentence that is a label
     if bare: return _one(bare)
     if not pieces: return None
@@ -281,10 +283,10 @@ class Task:
         return Parsed(answer, strict, rationale, bool(found) and answer is not None or strict is not None)
 
 # %% ../nbs/02_tasks.ipynb #49aca58b
-def _reply(text, exact):
-    "What the first line says, where the lines of a reply give no other bare answer."
-    bare = [a for l in text.splitlines() if (a := exact(l.strip(" \t*_`#\"'()[]:.")))]
-    return bare[0] if len(set(bare)) == 1 and exact(text.splitlines()[0].strip(" \t*_`#\"'()[]:.")) else None
+def _bare_lines(text, exact):
+    "The answers that lines of a reply consist of; the first is the line's or None, the second are all of them."
+    said = [exact(l.strip(" \t*_`#\"'“”()[]:.")) for l in text.splitlines() or [""]]
+    return said[0], {a for a in said if a is not None}
 
 class Math(Task):
     "Word problems with one number as the answer; equal within a relative tolerance of 1e-4. Other expressions are compared by math-verify."
@@ -294,7 +296,9 @@ class Math(Task):
         easy = arithmetic(text if found is None else found)
         return expression(text) if re.search(r"\\[a-zA-Z]", easy.split("\n")[0]) else first_number(easy)
     def exact(self, text, choices): return number(text) if re.fullmatch(r"-?[\d,]*\.?\d+", text) else None
-    def search(self, text, choices): return _reply(text, lambda t: self.exact(t, choices)) or last_number(text)
+    def search(self, text, choices):
+        first, every = _bare_lines(text, lambda t: self.exact(t, choices))
+        return first if len(every) == 1 and first else last_number(text)
     def gold(self, value, choices=None): return number(easy := arithmetic(str(value).strip())) or expression(easy)
     def correct(self, answer, gold):
         if answer is None: return False
@@ -304,9 +308,13 @@ class Math(Task):
 class NluQa(Task):
     "Multiple choice; the answer is one letter."
     name = "nlu_qa"
-    def read(self, text, choices): return letter(text, choices)
+    def _bare(self, text, choices): return _bare_lines(text, lambda t: self.exact(re.sub(r"^(?:option|choice|letter)\s+\W*", "", t, flags=re.I).upper(), choices))
+    def read(self, text, choices): return letter(text, choices) if len(self._bare(text, choices)[1]) < 2 else None
     def exact(self, text, choices): return text if len(text) == 1 and text in "ABCDEFGHIJ"[:len(choices)] else None
-    def search(self, text, choices): return _reply(text, lambda t: self.exact(t.upper(), choices)) or letter(text.splitlines()[-1] if text else "", choices)
+    def search(self, text, choices):
+        first, every = self._bare(text, choices)
+        if first or len(every) > 1: return first if len(every) == 1 else None
+        return letter(text.splitlines()[-1] if text else "", choices)
 
 class Nli(Task):
     "Does a premise entail a hypothesis: entailment, neutral or contradiction."
