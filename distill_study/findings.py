@@ -94,7 +94,7 @@ def _finding1(results):
     ends = f"The gap is measured between {BASE}, {_interval(base)}, and {results.teacher}, {_interval(teacher)}." if None not in (teacher.value, base.value) else f"There is no gap to measure without {BASE if base.value is None else results.teacher}."
     why = next((g.recovered.reason for g in results.gaps if g.recovered.value is None and g.recovered.n and g.teacher == results.teacher), "")
     alone = _prompt_alone(results)
-    sentences = (ends + (f" It is undefined: {why}." if why else ""), *filter(None, [alone, _trained_on_top(results)]), *(_gap_sentence(results, a) for a in TRAINED))
+    sentences = (ends + (f" It is undefined: {why}." if why else ""), *filter(None, [alone, _trained_on_top(results)]), *(_gap_sentence(results, a) for a in dict.fromkeys(g.arm for g in results.gaps)))
     if results.best is None: return Finding(1, "Not available: no distilled arm ran.", sentences)
     g = results.gap(results.best)
     if g.value is None: verdict = f"Undefined: {g.reason}." if g.n else f"Not available: {g.reason}."
@@ -127,7 +127,8 @@ def _finding3(results):
     if written.verdict == "lower": verdict += f" It gives up {num(-100 * written.difference.value)} points against writing the reasoning out."
     lengths = "Output tokens per answer: " + ", ".join(_length(results, a) for a in (short, BASE, "distilled/vanilla", long, results.teacher)) + "."
     more = {"lower": "Writing the reasoning out is still worth more than keeping it in.", "higher": "Answering at once did better than writing the reasoning out."}.get(written.verdict)
-    return Finding(3, verdict, tuple(s for s in (lengths, _says(helped), _says(written), more) if s))
+    other = [_says(t) for a in ("distilled/cot-after", "distilled/cot-mixed") if (t := results.test(short, a)).p is not None]      # they answer at once, too, and have seen the reasoning
+    return Finding(3, verdict, tuple(s for s in (lengths, _says(helped), _says(written), more, *other) if s))
 
 # %% ../nbs/22_findings.ipynb #991fe748
 def _money(results, labelling, training, serving):
@@ -147,7 +148,7 @@ def _money(results, labelling, training, serving):
 def _finding4(results, labelling, training, serving=None):
     "Tokens, seconds and, where there are prices, money."
     teacher, per = results.arms[results.teacher].get("tokens"), []
-    for arm in (a for a in ARMS if results.arms[a]["n"] and a != results.teacher):
+    for arm in (a for a in results.arms if results.arms[a]["n"] and a != results.teacher):
         ratio = quotient(results.arms[arm].get("tokens"), teacher)
         if ratio is not None: per.append(f"{arm} {num(results.arms[arm]['tokens'])} ({num(ratio, 2)} times)")
     sentences = [f"Output tokens per answer: {num(teacher)} for {results.teacher}; " + ", ".join(per) + "."] if per else []
@@ -157,7 +158,7 @@ def _finding4(results, labelling, training, serving=None):
     took = {a: t["seconds"] for a, t in (training or {}).items() if t.get("seconds") is not None}
     sentences.append("Training took " + ", ".join(f"{duration(s)} for {a}" for a, s in took.items()) + ", on the machine of this run." if took else "Training time is not available.")
     verdict, said = _money(results, labelling, training, serving)
-    ratios = {a: quotient(results.arms[a].get("tokens"), teacher) for a in TRAINED if a.startswith("distilled/")}
+    ratios = {a: quotient(results.arms[a].get("tokens"), teacher) for a in TRAINED if a.startswith("distilled/") and a in results.arms}
     known = ", ".join(f"{num(x, 2)} for {a}" for a, x in ratios.items() if x is not None)
     return Finding(4, (f"Output tokens relative to {results.teacher}: {known}. " if known else "") + f"In money: {verdict}." + ("" if known else " What is known is below."), tuple(sentences + said))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .config import ARMS
 from .shown import Column, ReportError, Shown, Table, esc, pct
-from .stats import BASE, TRAINED, Interval, compare, find_test, gaps, reference_teacher, wilson
+from .stats import BASE, TRAINED, Interval, compare, expected, find_test, gaps, reference_teacher, wilson
 
 # %% ../nbs/20_results.ipynb #7ea2bf6c
 def made_up_grades(
@@ -62,7 +62,7 @@ class Results:
     @property
     def distilled(self)->list:
         "The distilled arms that ran."
-        return [a for a in TRAINED if a.startswith("distilled/") and self.arms[a]["n"]]
+        return [a for a in TRAINED if a.startswith("distilled/") and a in self.arms and self.arms[a]["n"]]
 
     @property
     def best(self)->str|None:
@@ -91,7 +91,7 @@ def analyse(
     "Intervals, tests and gaps of every arm."
     unknown = sorted(set(graded["arm"]) - set(ARMS))
     if unknown: raise ReportError(f"graded: unknown arm {unknown[0]!r}. Known: {', '.join(ARMS)}.")
-    arms = {a: _arm_record(graded, a, missing or {}) for a in ARMS}
+    arms = {a: _arm_record(graded, a, missing or {}) for a in ARMS if a in expected(graded, ARMS) or a in (missing or {})}
     both = [{c: f(graded, resamples=resamples, seed=seed, column=c) for c in ("correct", "correct_strict")} for f in (compare, gaps)]
     return Results(graded, arms, both[0]["correct"], both[0]["correct_strict"], both[1]["correct"], both[1]["correct_strict"], reference_teacher(graded), seed)
 
@@ -161,7 +161,8 @@ def training_table(
     "What every trained arm learned from, and how long it took."
     cols = (Column("arm", "Arm", kind="text"), Column("rows", "Rows", digits=0), Column("steps", "Steps", digits=0), Column("supervised_tokens", "Supervised tokens", digits=0), Column("supervised_share", "Share of all", "%", "percent"),
         Column("truncated_rows", "Rows too long", digits=0), Column("last_loss", "Last loss", digits=3), Column("seconds", "Time", kind="seconds"))
-    rows = tuple(dict(arm=a, **training[a]) if a in training else dict(arm=a, missing=(missing or {}).get(a, "not part of this run")) for a in TRAINED)
+    missing = missing or {}
+    rows = tuple(dict(arm=a, **training[a]) if a in training else dict(arm=a, missing=missing.get(a, "not part of this run")) for a in TRAINED if a in training or a in missing or not ARMS[a].extra)
     return Table("What every arm was trained on", cols, rows, "Only the assistant's tokens are supervised.")
 
 def cost_table(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASE', 'TRAINED', 'PAIRS', 'StatsError', 'Interval', 'wilson', 'McNemar', 'mcnemar', 'holm', 'paired_difference',
-           'gap_recovered', 'smallest_detectable', 'paired', 'Comparison', 'compare', 'find_test', 'Gap',
+           'gap_recovered', 'smallest_detectable', 'expected', 'paired', 'Comparison', 'compare', 'find_test', 'Gap',
            'reference_teacher', 'gaps']
 
 # %% ../nbs/18_stats.ipynb #c9488abf
@@ -171,7 +171,16 @@ def smallest_detectable(
 # %% ../nbs/18_stats.ipynb #f2b63019
 BASE = "student/vanilla"
 TRAINED = tuple(a for a, arm in ARMS.items() if arm.model == "trained")
-PAIRS = tuple((BASE, a) for a in TRAINED) + (("distilled/vanilla", "distilled/cot-answer"), ("distilled/cot-rationale", "distilled/cot-answer"), ("student/cot", "distilled/cot-rationale"))
+PAIRS = tuple((BASE, a) for a in TRAINED) + (("distilled/vanilla", "distilled/cot-answer"), ("distilled/cot-rationale", "distilled/cot-answer"), ("student/cot", "distilled/cot-rationale"),
+    ("distilled/cot-answer", "distilled/cot-after"), ("distilled/cot-answer", "distilled/cot-mixed"))
+
+def expected(
+    graded,                 # one row per arm and item
+    arms=TRAINED,
+)->tuple:
+    "`arms` without the extra ones that did not run: those are only spoken of where a recipe has asked for them."
+    ran = set(graded["arm"])
+    return tuple(a for a in arms if not ARMS[a].extra or a in ran)
 
 def paired(
     graded,                 # one row per arm and item: arm, id, correct, correct_strict ...
@@ -232,7 +241,8 @@ def compare(
 )->list[Comparison]:
     "McNemar's exact test of every pair, Holm-corrected over all that could be made."
     from dataclasses import replace
-    tests = [_compare_pair(graded, a, b, column, resamples, seed) for a, b in pairs]
+    known = expected(graded, ARMS)
+    tests = [_compare_pair(graded, a, b, column, resamples, seed) for a, b in pairs if a in known and b in known]
     return [replace(t, p_holm=p) for t, p in zip(tests, holm([t.p for t in tests]))]
 
 def find_test(tests:list[Comparison], a:str, b:str)->Comparison:
@@ -264,7 +274,7 @@ def gaps(
     "Gap recovered by every trained arm; undefined ones say why."
     first, out = reference_teacher(graded), []
     for teacher in (first, *(t for t in ("teacher/cot", "teacher/vanilla") if t != first)):
-        for arm in TRAINED:
+        for arm in expected(graded):
             trio = paired(graded, teacher, BASE, arm, column=column)
             gone = [x for x in (teacher, BASE, arm) if not (graded["arm"] == x).any()]
             out.append(Gap(arm, teacher, gap_recovered(*trio, resamples, seed) if trio else Interval(None, reason=f"{' and '.join(gone) or 'common items'} not available")))
