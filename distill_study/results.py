@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['made_up_grades', 'Results', 'analyse', 'arm_table', 'gap_table', 'test_table', 'training_table', 'cost_table',
-           'quotient', 'serving_table', 'per_answer', 'check_attrition', 'attrition_table', 'Cases', 'cases']
+           'quotient', 'serving_table', 'per_answer', 'check_attrition', 'attrition_table', 'balance_table',
+           'hardness_table', 'Cases', 'cases']
 
 # %% ../nbs/20_results.ipynb #10458bd0
 from dataclasses import dataclass
@@ -221,6 +222,28 @@ def attrition_table(attrition:dict)->Table:
     cols = (Column("source", "Labels", kind="text"), Column("inputs", "Inputs", digits=0), *(Column(f"drop:{k}", k[:1].upper() + k[1:], digits=0) for k in reasons), Column("rows", "Training rows", digits=0))
     rows = tuple(dict(source=s, inputs=a["inputs"], rows=a["rows"], **{f"drop:{k}": a["dropped"].get(k, 0) for k in reasons}) for s, a in attrition.items())
     return Table("From inputs to training rows", cols, rows, "Number of inputs dropped, by reason.")
+
+# %% ../nbs/20_results.ipynb #4b7da9e9
+def balance_table(
+    balance:dict,     # arm → {'before': {'A': 40, ...}, 'after': {...}}, as in `curate.Curated`
+)->Table:
+    "Share of each label among an arm's labels, before and after all drops."
+    labels = list(dict.fromkeys(l for b in balance.values() for n in b.values() for l in n))
+    cols = (Column("arm", "Labels", kind="text"), Column("when", "Drops", kind="text"), *(Column(l, l, "%", "percent") for l in labels), Column("n", "Inputs", digits=0))
+    def row(arm, when, n): return dict(arm=arm, when=when, n=sum(n.values()), **{l: quotient(n.get(l, 0), sum(n.values())) for l in labels})
+    return Table("Labels before and after the drops", cols, tuple(row(arm, when, n) for arm, b in balance.items() for when, n in b.items()), "Share of the inputs with a readable label.")
+
+def hardness_table(
+    hardness:dict,    # arm → as `curate.hardness` gives it
+)->Table:
+    "How often the untouched student is right on kept and on dropped inputs."
+    from scipy.stats import fisher_exact
+    def p(groups):
+        (k, n), (j, m) = groups["kept"], groups["dropped"]
+        return float(fisher_exact([[k, n - k], [j, m - j]]).pvalue) if n and m else None
+    rows = tuple(dict(arm=arm, group=g, n=n, right=wilson(k, n), p=p(groups) if g == "dropped" else "") for arm, groups in hardness.items() for g, (k, n) in groups.items())
+    cols = (Column("arm", "Labels", kind="text"), Column("group", "Inputs", kind="text"), Column("n", "With gold", digits=0), Column("right", f"{BASE} is right", "%", "interval"), Column("p", "p", "kept against dropped", "p"))
+    return Table("Do the drops fall on hard inputs?", cols, rows, "With 95 % Wilson intervals, and Fisher's exact test.", "Fewer right answers among the dropped inputs: what was dropped is harder than what is kept.")
 
 # %% ../nbs/20_results.ipynb #b2285ab9
 @dataclass(frozen=True, repr=False)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['say', 'ticker', 'opened', 'weights_place', 'weights_of', 'unavailable', 'strategies_of', 'unanswered', 'label',
-           'curate_arms', 'curate_one', 'too_long', 'train_arms', 'train_one', 'answer_arms']
+           'curate_arms', 'curate_one', 'too_long', 'train_arms', 'train_one', 'answer_arms', 'untouched_right']
 
 # %% ../nbs/24_study.ipynb #47a6c343
 import sys, time
@@ -15,6 +15,7 @@ from .curate import Curated, Drop, TooFewRows, curate, enough
 from .engine import StoredEngine, portable
 from .engines import open_teacher
 from .models import model_fingerprint, resolve_model
+from .overlap import overlaps
 from .store import drops_of
 from .student import Fit, fit, long_rows, run_fingerprint
 from .teacher import parity, requests, sample_answers
@@ -99,17 +100,18 @@ def curate_arms(c:Combination, splits, labels:dict, store)->tuple[dict, dict]:
     trained = [a for a in map(ARMS.get, c.arms) if a.model == "trained"]
     missing = {a.name: why for a in trained if (why := unavailable(a, c))}
     if all(e.gold is None for e in splits.train): missing["control/gold"] = "the training examples have no gold answers"
+    found = overlaps(splits.train, dict(test=splits.test, validation=splits.validation), c.curate)
     curated = {}
     for a in trained:
         if a.name in missing: continue
-        try: curated[a.name] = curate_one(c, a, splits, labels.get(a.labels), store)
+        try: curated[a.name] = curate_one(c, a, splits, labels.get(a.labels), store, found)
         except TooFewRows as e: missing[a.name], last = str(e), e
     if not curated and any("min_rows" in why for why in missing.values()): raise last
     return curated, missing
 
-def curate_one(c:Combination, arm, splits, answers, store)->Curated:
+def curate_one(c:Combination, arm, splits, answers, store, found=None)->Curated:
     "The training rows of one arm. Its drops are written into the ledger, and what is reported is read from there."
-    done = curate(arm, splits.train, answers, splits.test, c.curate, lambda rows: too_long(c, rows, store))
+    done = curate(arm, splits.train, answers, splits.test, c.curate, lambda rows: too_long(c, rows, store), found)
     ledger = drops_of(store, f"drops-{slug(arm.name)}", fingerprint("drops", c.teacher, c.data, splits.hashes, c.curate, c.student.model, c.student.train.max_length, arm))
     ledger.replace([dict(arm=arm.name, **vars(d)) for d in done.drops])
     return enough(replace(done, drops=[Drop(e["id"], e["reason"], e["evidence"]) for e in ledger.entries()]), c.min_rows)
@@ -159,9 +161,18 @@ def answer_arms(c:Combination, splits, fits:dict, store)->tuple[dict, dict]:
             say(f"  test, {arm.name}: {got.reused} answers from the store, {got.new} new" + (f", {sum(got.failed.values())} failed" if got.failed else ""))
     finally:
         if engine: engine.close()
-    return answers, missing | {a: "left out of this recipe" for a in ARMS if a not in c.arms}
+    return answers, missing | {a: "left out of this recipe" for a, arm in ARMS.items() if a not in c.arms and not arm.extra}
 
 def _answering(arm, c, fits):
     "Who answers for an arm, in the form of a teacher; students answer greedily."
     if arm.model == "teacher": return c.teacher
-    return Teacher(engine=f"transformers:{c.student.model if arm.model == 'student' else fits[arm.name].path}", batch_size=c.student.batch_size, sampling=Sampling())
+    return Teacher(engine=f"transformers:{c.student.model if arm.model == 'student' else fits[arm.name].path}", batch_size=c.student.batch_size, sampling=Sampling(stop=arm.stop))
+
+def untouched_right(c:Combination, splits, store)->dict:
+    "Id → whether the untouched student is right on a training input, under the plain prompt; nothing unless `curate.hard_items` is set."
+    if not c.curate.hard_items: return {}
+    who = _answering(ARMS["student/vanilla"], c, {})
+    engine = opened(who, store)
+    try: got = sample_answers(splits.train, "vanilla", engine, store, who.sampling, splits.max_tokens, "train", ticker("untouched student, training inputs"), who.max_failures)
+    finally: engine.close()
+    return {a.id: a.correct for a in got}

@@ -61,10 +61,11 @@ def test_what_is_reported_as_a_near_repeat_is_one(texts, threshold, k):
 @settings(max_examples=40, deadline=None)
 @given(TEXTS, TEXTS, st.data())
 def test_other_facts_are_other_texts(texts, others, data):
-    some = lambda xs: data.draw(st.lists(st.sampled_from("xy"), min_size=len(xs), max_size=len(xs)))
+    some = lambda xs: data.draw(st.lists(st.tuples(st.sampled_from(["x", "y", None]), st.sampled_from([(1, 2), None])), min_size=len(xs), max_size=len(xs)))
+    agree = lambda a, b: all(None in (x, y) or x == y for x, y in zip(a, b))
     facts, more = some(texts), some(others)
-    for i, (j, _) in near_repeats(texts, facts=facts, threshold=.3).items(): assert facts[i] == facts[j]
-    for i, (j, _) in near_repeats(texts, others, facts=facts, other_facts=more, threshold=.3).items(): assert facts[i] == more[j]
+    for i, (j, _) in near_repeats(texts, facts=facts, threshold=.3).items(): assert agree(facts[i], facts[j])
+    for i, (j, _) in near_repeats(texts, others, facts=facts, other_facts=more, threshold=.3).items(): assert agree(facts[i], more[j])
 
 
 def plain_contaminated(texts, tests, n, share):
@@ -146,10 +147,10 @@ def test_labels_stand_in_the_prompts_of_classification_by_design(task):
 
 def test_inputs_are_compared_by_what_is_asked_and_what_sets_them_apart():
     turns = (dict(role="user", content="Hi 3"), dict(role="assistant", content="Yes?"), dict(role="user", content="7,5 eggs"))
-    assert text_of(Example("x", "conversation", turns)) == "Hi 3\nYes?\n7,5 eggs" and facts_of(Example("x", "conversation", turns)) is None
-    assert facts_of(Example("x", "math", turns)) == facts_of(Example("x", "math", turns[::-1])) == ("3", "7,5")
-    assert facts_of(example("nli", "P", "neutral")) == "neutral" and facts_of(example("nli", "P", None)) is None
-    assert facts_of(example("nlu_qa", "Q", "B", ("x", "y"))) == "y" == facts_of(example("nlu_qa", "Q", "A", ("y", "x")))
+    assert text_of(Example("x", "conversation", turns)) == "Hi 3\nYes?\n7,5 eggs" and facts_of(Example("x", "conversation", turns)) == (None, None)
+    assert facts_of(Example("x", "math", turns)) == facts_of(Example("x", "math", turns[::-1])) == (["3", "7,5"], None)
+    assert facts_of(example("nli", "P", "neutral")) == (None, "neutral") and facts_of(example("nli", "P", None)) == (None, None)
+    assert facts_of(example("nlu_qa", "Q", "B", ("x", "y"))) == (None, "y") == facts_of(example("nlu_qa", "Q", "A", ("y", "x")))
 
 
 def test_jaccard_and_shingles_at_their_ends():
