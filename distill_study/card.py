@@ -83,7 +83,7 @@ def card(
     if arm.labels != "gold": where += [("sampling", _md(", ".join(f"{k} {v}" for k, v in c.teacher.sampling.model_dump(exclude_none=True).items() if v != ())) + (f"; answers as JSON, form {form_hash()}" if c.teacher.structured else ""))]
     for what, settings in (("data", c.data), ("teacher", c.teacher)):
         if what in named: where += [(f"licence of the {what if what == 'data' else 'answers'}", named[what] or "not named in the recipe: find out before you share these rows"), (f"terms of the {what}", _md(settings.terms or "not named in the recipe"))]
-    dropped = [(n, reason, _md(REASONS.get(reason, "the request got no answer"))) for reason, n in a["dropped"].items()]
+    dropped = [(n, _md(reason), _md(REASONS.get(reason, "the request got no answer"))) for reason, n in a["dropped"].items()]
     parts = [f"# {_name(c)}: {done.arm}", f"Training rows of one arm of a distillation study: chat messages whose last turn the student learns to write. Labels come from {who}. They are as they were made: "
         + ("only those that agree with gold were kept." if c.curate.verify and arm.labels != "gold" else "right ones and wrong ones." if arm.labels != "gold" else "the data set vouches for them."),
         "## Where the rows come from", _table(("", ""), where), "## From inputs to rows", f"{a['inputs']:,} inputs, {a['rows']:,} kept, {len(done.rows):,} rows.", _table(("inputs dropped", "for", "meaning"), dropped) if dropped else "Nothing was dropped.",
