@@ -11,7 +11,7 @@ from bs4 import BeautifulSoup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from distill_study.config import ARMS, combination_from
+from distill_study.config import ARMS, DEFAULT_ARMS, combination_from
 from distill_study.figures import accuracy_alt, accuracy_figure, attrition_figure, loss_alt, loss_figure, png, show
 from distill_study.findings import QUESTIONS, findings, summary
 from distill_study.report import check_page, entry, index_page, metrics, provenance, render, templates, write_json
@@ -136,7 +136,7 @@ def test_missing_arms_are_rows_with_a_reason():
     r = analyse(made_up(arms={a: SKILL[a] for a in ("teacher/cot", "student/vanilla", "distilled/cot-answer")}), {"teacher/vanilla": "never <asked>"}, resamples=100)
     for table in (arm_table(r), cost_table(r)):
         text = table.html()
-        assert all(a in text for a in ARMS) and "not available: never &lt;asked&gt;" in text and text.count("not available: not part of this run") == 4
+        assert all((a in text) == (a in DEFAULT_ARMS) for a in ARMS) and "not available: never &lt;asked&gt;" in text and text.count("not available: not part of this run") == 4
     f = findings(r)
     assert "distilled/vanilla not available" in f.entries[1].verdict and len(f.entries) == len(QUESTIONS)
     assert "not available" in accuracy_alt(r) and len(png(accuracy_figure(r))) > 1000
@@ -219,7 +219,7 @@ def test_metrics_are_plain_complete_and_private(tmp_path, results, made):
     path = write_json(m, tmp_path/"metrics.json")
     text = path.read_text(encoding="utf-8")
     back = json.loads(text, parse_constant=lambda x: pytest.fail(f"{x} in metrics.json"))
-    assert set(back["arms"]) == set(ARMS) and len(back["tests"]) == len(back["tests_strict"]) and back["odd"] == [0.5, None, True] and back["best_path"] == "x"
+    assert set(back["arms"]) == set(DEFAULT_ARMS) and len(back["tests"]) == len(back["tests_strict"]) and back["odd"] == [0.5, None, True] and back["best_path"] == "x"
     assert "/srv" not in text and str(Path.cwd()) not in text and str(Path.home()) + "/" not in text
     p = back["provenance"]
     assert p["seeds"] == dict(training=0, bootstrap=0, data=0) and p["versions"]["python"] and p["fingerprint"] and p["settings"]["teacher"]["engine"] == "recorded:palm.jsonl"
