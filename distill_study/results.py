@@ -256,6 +256,7 @@ def confusions(
         out[arm] = Confusion(arm, tuple(labels), counts, Interval(f1, min(float(low), f1), max(float(high), f1), len(rows)))
     return out
 
+# %% ../nbs/20_results.ipynb #6e2f3636
 def label_table(results:Results, found:dict)->Table:
     "Macro-F1 beside accuracy, and how often every label was answered; `found` is from `confusions`."
     labels = next(iter(found.values())).labels if found else ()
