@@ -221,6 +221,7 @@ class Student(Settings):
     batch_size: int = Field(64, ge=1, description="requests answered at once")
     price: Price | None = Field(None, description="what its training and its answers cost")
 
+# %% ../nbs/00_config.ipynb #83f1e3b3
 class Data(Settings):
     "Which examples, how many of each split, and drawn with which seed."
     name: str = Field(description="built-in set, hub id, local folder or JSONL file")

@@ -101,7 +101,7 @@ def rounds_figure(
     if plain and plain.value is not None: ax.axhline(plain.value, color=SOFT, lw=1.4, ls="--")
     ax.fill_between(x, low, high, color="#de8f05", alpha=.18, lw=0)
     ax.plot(x, [r["density"].value for r in rounds], color="#de8f05", marker="o", lw=1.8)
-    for r in rounds: ax.annotate(f"{num(r['words'].value, 0)} words", (r["round"], r["density"].value), textcoords="offset points", xytext=(0, 9), ha="center", fontsize=9, color=INK)
+    for r in rounds: ax.annotate(f"{num(r['words'].value, 0)} words", (r["round"], r["density"].value), textcoords="offset points", xytext=(0, 10), ha="center", fontsize=9, color=INK, bbox=dict(facecolor="white", edgecolor="none", pad=.8))
     top = max([*high, plain.value or 0] if plain else high, default=1) or 1
     ax.set(xticks=x, xlim=(.6, 4.4), ylim=(0, 1.2 * top), xlabel="round", ylabel="entities per token"); ax.grid(axis="y", color="#e3e5e8", lw=.7)
     handles = [Line2D([], [], color="#de8f05", marker="o", lw=1.8, label="chain of density")] + ([Line2D([], [], color=SOFT, ls="--", lw=1.4, label="plain summary")] if plain and plain.value is not None else [])

@@ -149,7 +149,7 @@ def _dense3(results):
     lengths = "Output tokens per answer: " + ", ".join(_length(results, a) for a in (BASE, "distilled/vanilla", arm, "teacher/cod") if a in results) + "."
     return Finding(3, told, (_says(t, METRICS[key]), *said, lengths), DENSE[3])
 
-# %% ../nbs/22_findings.ipynb #0f19e62e
+# %% ../nbs/22_findings.ipynb #3c981554
 def _finding2(results):
     "Labels made by reasoning against labels made by answering at once."
     if not results.metric.graded: return _dense2(results) if "distilled/cod" in results.arms else _one_way(2)

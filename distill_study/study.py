@@ -150,7 +150,7 @@ def too_long(c:Combination, rows:list, store)->dict:
     if known is None: store.put_json("too-long", place, known := long_rows(rows, c.student.model, c.student.train))
     return known
 
-# %% ../nbs/24_study.ipynb #7665d897
+# %% ../nbs/24_study.ipynb #c1b192b8
 def train_arms(c:Combination, curated:dict, store)->dict:
     "Arm → `student.Fit`, trained now or found in the store."
     return {arm: train_one(c, arm, done.rows, store) for arm, done in curated.items()}

@@ -52,7 +52,7 @@ class Answer:
         "Everything that was paid for: samples that were not elected, turns, and what could not be read."
         return tuple(x for v in self.votes or self.parts or (self,) for x in (v, *v.unread))
 
-# %% ../nbs/14_teacher.ipynb #8bd73559
+# %% ../nbs/14_teacher.ipynb #5d481e9e
 @dataclass(frozen=True)
 class Answers:
     "What one model answered to a list of examples under one strategy, in their order."

@@ -40,7 +40,7 @@ METRICS = {m.key: m for m in (
     Metric("density", "entity density", "Entity density", "entities per token", 1, 3, "Entity density says how much a summary names per token, not how good it is to read"),
     Metric("supported", "support by the source", "In the source", "% of names and numbers", 100),
     Metric("words", "length", "Words", "", 1, 1),
-    Metric("compression", "compression", "Length", "% of the source", 100),
+    Metric("compression", "compression", "Compression", "% of the source", 100),
     *(Metric(f"copied{n}", f"copied {n}-grams", f"Copied {n}-grams", "%", 100) for n in (1, 2, 3, 4)),
     Metric("coverage", "extractive coverage", "Coverage", "% of words in copied runs", 100),
     Metric("run", "extractive density", "Copied run", "words, mean", 1, 1),

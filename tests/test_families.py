@@ -15,7 +15,7 @@ from distill_study.figures import accuracy_alt, accuracy_figure, confusion_alt, 
 from distill_study.findings import findings, summary
 from distill_study.grade import grade, known_entities
 from distill_study.report import check_page, entry, index_page, metrics, provenance
-from distill_study.results import analyse, arm_table, cases, confusions, cost_table, gap_table, label_table, made_up_grades, made_up_scores, round_scores, round_table, score_table, test_table as tests_of
+from distill_study.results import analyse, arm_table, cases, confusions, cost_table, gap_table, label_table, made_up_grades, made_up_scores, round_scores, round_table, score_tables, test_table as tests_of
 from distill_study.shown import ReportError, to_plain
 from distill_study.store import Store
 from distill_study.study import arms_of, resolved
@@ -105,7 +105,7 @@ def test_without_references_there_is_no_overlap(tmp_path):
     ex, g = graded_chat(tmp_path, reference=False)
     assert main_metric("conversation", ex).key == "distinct2" and g["overlap"].isna().all()
     r = analyse(g, resamples=100, metric=METRICS["distinct2"], arms=CHAT)
-    assert "Not available without references: Overlap" in score_table(r, "conversation").note and "how varied" in arm_table(r).note
+    assert "Not available without references: Overlap" in score_tables(r, "conversation")[0].note and "how varied" in arm_table(r).note
 
 def summaries(n=12):
     its = items("tiny-summ", "test", n)
@@ -135,7 +135,7 @@ def test_any_summary_has_a_row_without_faults(text):
     g = grade(ex, {"student/vanilla": answered(ex, "vanilla", [text, text])})
     assert len(g) == 2 and g["rougeLsum"].between(0, 1).all() and g["density"].between(0, 1).all()
     r = analyse(g, resamples=100, metric=METRICS["rougeLsum"])
-    assert check_page("<h1>x</h1>" + score_table(r).html() + cases(g.assign(arm="student/vanilla"), ex, "student/vanilla", "teacher/vanilla", 2, METRICS["rougeLsum"]).html()) == []
+    assert check_page("<h1>x</h1>" + "".join(t.html() for t in score_tables(r)) + cases(g.assign(arm="student/vanilla"), ex, "student/vanilla", "teacher/vanilla", 2, METRICS["rougeLsum"]).html()) == []
 
 def test_dialogsum_is_scored_against_its_references(data_dir):
     from distill_study.config import Data
@@ -152,7 +152,7 @@ def dense(): return analyse(made_up_scores(), {"control/gold": f"no references {
 
 def every(r, task="summarization"):
     f = findings(r, {"cod": dict(output_tokens=900)}, {"distilled/cod": dict(seconds=3.)})
-    return f, [arm_table(r), score_table(r, task), gap_table(r), tests_of(r), tests_of(r, True), *(tests_of(r, key=k) for k in r.also), cost_table(r, {}, {}), f, summary(r, f)]
+    return f, [arm_table(r), *score_tables(r, task), gap_table(r), tests_of(r), tests_of(r, True), *(tests_of(r, key=k) for k in r.also), cost_table(r, {}, {}), f, summary(r, f)]
 
 def test_nobody_is_right_in_a_scored_family(dense):
     f, shown = every(dense)

@@ -62,7 +62,7 @@ def test_a_label_follows_from_the_facts(seed, hops, more):
 def test_worked_solution_of_nli_walks_over_told_facts(seed, hops):
     item = nli_item(random.Random(seed), hops)
     premise, hypothesis = halves(item)
-    *walk, last = item.rationale.removeprefix("Facts: ").removesuffix(".").split(". ")
+    *walk, last = item.rationale.removeprefix("Given: ").removesuffix(".").split(". ")
     assert walk and all(f + "." in premise for f in walk) and all(a.split()[2] == b.split()[0] for a, b in zip(walk, walk[1:]))
     if item.answer == "neutral": assert last == "Not told" and walk[-1].split()[1] in ("knows", "feeds", "sees", "was")
     else: assert last == f"Stated: {hypothesis.split()[-1].rstrip('.')}" and len(walk) == hops and (walk[-1].split()[2] == last.split()[-1]) == (item.answer == "entailment")
