@@ -7,7 +7,7 @@ __all__ = ['words', 'Grams', 'shingles', 'jaccard', 'near_repeats', 'text_of', '
            'Overlaps', 'overlaps']
 
 # %% ../nbs/14a_overlap.ipynb #0c385757
-import re, time, unicodedata
+import re, unicodedata
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -216,7 +216,6 @@ class Overlaps:
     "What is wrong with training inputs whatever the teacher answers, by their place in the list."
     leaks: dict = field(default_factory=dict)    # place → (reason, evidence)
     first: dict = field(default_factory=dict)    # place → (place of the first input of its group, similarity)
-    seconds: dict = field(default_factory=dict)  # step → how long it took
 
 def overlaps(
     train:list,          # `data.Example`s
@@ -224,24 +223,19 @@ def overlaps(
     settings,            # `config.Curate`
 )->Overlaps:
     "Repeats within training and of what is held out, contamination of the test set, answers that stand in the prompt."
-    leaks, first, took, clock = {}, {}, {}, time.perf_counter()
-    def lap(step): nonlocal clock; took[step], clock = time.perf_counter() - clock, time.perf_counter()
+    leaks, first = {}, {}
     def add(places, reason): leaks.update({i: (reason, evidence) for i, evidence in places.items() if i not in leaks})
     for split, examples in held.items():
         ids = {e.key: e.id for e in examples}
         add({i: ids[e.key] for i, e in enumerate(train) if e.key in ids}, f"repeats a {split} input")
-    lap("equal")
     texts, other = [text_of(e) for e in train], {split: [text_of(e) for e in examples] for split, examples in held.items()}
     if settings.near is not None:
         how = dict(threshold=settings.near, k=settings.shingle, num_perm=settings.permutations, facts=[facts_of(e) for e in train])
         for split, examples in held.items():
             if examples: add({i: f"{examples[j].id}, similarity {s:.2f}" for i, (j, s) in near_repeats(texts, other[split], **how, other_facts=[facts_of(e) for e in examples]).items()}, f"nearly repeats a {split} input")
         first = near_repeats(texts, **how)
-        lap("near")
     if settings.ngram:
         add({i: f"{held['test'][j].id}, {100 * part:.0f} % of its words" for i, (j, part) in contaminated(texts, other["test"], settings.ngram, settings.contained).items()}, "shares words with a test input")
-        lap("contamination")
     if settings.given_away:
         add({i: said for i, e in enumerate(train) if (said := gives_away(e))}, "states its own answer")
-        lap("given away")
-    return Overlaps(leaks, first, took)
+    return Overlaps(leaks, first)
