@@ -118,7 +118,7 @@ def _limit_fault(example, text):
 def _split_vote(answer, label, share):
     "Too few of the samples give the label that was taken."
     n, agree = len(answer.votes), sum(v.parsed.answer == label and not v.truncated for v in answer.votes)
-    if n and agree < share * n: return "too little agreement", f"{agree} of {n} samples say {label}"
+    if n and agree / n < share: return "too little agreement", f"{agree} of {n} samples say {label}"
 
 # %% ../nbs/15_curate.ipynb #597e569d
 def _verified(answer):

@@ -90,7 +90,7 @@ def test_the_first_reason_in_the_order_of_the_steps_counts():
     assert reason("Who?", good) == "too long"
 
 
-@pytest.mark.parametrize("votes, share, kept", [(["A", "A", "B"], .6, True), (["A", "A", "B"], .7, False), (["A", "B"], .5, True), (["A", "B", "C"], .34, False), (["A"], 1, True)])
+@pytest.mark.parametrize("votes, share, kept", [(["A", "A", "B"], .6, True), (["A", "A", "B"], .7, False), (["A", "B"], .5, True), (["A", "B", "C"], .34, False), (["A"], 1, True), (["A"] * 7 + ["B"] * 18, .73, False), (["A"] * 14 + ["B"] * 11, .56, True), (["A"] * 6 + ["B"] * 4, .6, True)])
 def test_agreement_is_the_share_of_samples_that_say_the_same(votes, share, kept):
     e = example(0, "Who?")
     done = curate(ARMS["distilled/cot-answer"], [e], Answers("cot", [voted(e, [f"Answer: {v}" for v in votes])], 0, 0), [], Curate(agreement=share))

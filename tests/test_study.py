@@ -132,6 +132,25 @@ def test_a_replay_finds_what_was_answered_under_settings_of_vllm(tmp_path):
     assert all(isinstance(e, StoredEngine) for e in again) and [e.key(q) for e in again] == keys and keys[0] != keys[1]
 
 
+def test_arms_that_a_recipe_asks_for_and_hard_inputs(tmp_path):
+    arms = ["teacher/cot", "student/vanilla", "distilled/cot-answer", "distilled/cot-after", "distilled/cot-mixed"]
+    recipe = write(tmp_path, arms=arms, curate=dict(hard_items=True))
+    _, err = run(recipe, tmp_path)
+    m = numbers(tmp_path)
+    assert {a for a, x in m["arms"].items() if x["n"] == 12} == set(arms)
+    rows = {a: t["rows"] for a, t in m["training"].items()}
+    assert rows["distilled/cot-mixed"] == 2 * rows["distilled/cot-answer"] == 2 * rows["distilled/cot-after"]
+    for arm, a in m["attrition"].items():
+        assert a["inputs"] == a["rows"] + sum(a["dropped"].values()) == 24
+        h = m["hardness"][arm]
+        assert h["kept"][1] == a["rows"] == sum(m["balance"][arm]["after"].values()) and h["dropped"][1] == sum(a["dropped"].values())
+    assert "untouched student, training inputs: 24 of 24" in err and "explain" in m["provenance"]["prompt_hashes"]
+    page = next((tmp_path/"reports/small").glob("*/index.html")).read_text()
+    assert "Do the drops fall on hard inputs?" in page and "Labels before and after the drops" in page
+    run(recipe, tmp_path, "replay")
+    assert untimed(numbers(tmp_path)) == untimed(m)
+
+
 def test_a_failing_combination_is_named_and_the_others_go_on(tmp_path):
     recipe = write(tmp_path, data=[dict(name="tiny-qa", train=4, test=4), dict(name="tiny-math", train=24, test=4)])
     p = start(recipe, tmp_path)
