@@ -332,11 +332,12 @@ def serving_table(
     def row(arm, a):
         if not a["n"] or arm not in serving: return dict(arm=arm, missing=a.get("missing") or "not answered in this run")
         u = serving[arm]
-        return u | dict(arm=arm, asked=quotient(u["prompt_tokens"], u["n"]), again=quotient(u["attempts"], a["n"]), per_thousand=per_answer(u, 1000))
+        return u | dict(arm=arm, asked=quotient(u["prompt_tokens"], u["n"]), again=quotient(u["attempts"], u.get("turns") or a["n"]), per_thousand=per_answer(u, 1000))
+    talks = any((u.get("turns") or 0) > results.arms[a]["n"] for a, u in serving.items() if a in results)
     cols = (Column("arm", "Arm", kind="text"), Column("asked", "Prompt tokens", "per answer", digits=0), Column("tokens_per_second", "Output tokens", "per second", digits=0), Column("latency_median", "Latency", "median, s", digits=2),
-        Column("latency_p95", "Latency", "95 %, s", digits=2), Column("again", "Attempts", "per answer", digits=2), *([Column("per_thousand", "Cost", "per 1,000 answers", digits=4)] if priced else []))
+        Column("latency_p95", "Latency", "95 %, s", digits=2), Column("again", "Attempts", "per turn" if talks else "per answer", digits=2), *([Column("per_thousand", "Cost", "per 1,000 answers", digits=4)] if priced else []))
     return Table("What the answers took", cols, tuple(row(arm, a) for arm, a in results.arms.items()), f"{_items(results)}. Measured when the answers were made; latency is of the request, or of the batch that an engine answers together.",
-        "" if priced else "Money is not available: the recipe gives no prices.")
+        ("An answer is a whole conversation; latency is of one turn. " if talks else "") + ("" if priced else "Money is not available: the recipe gives no prices."))
 
 def per_answer(u, n=1):
     "Money for `n` answers, where it is known."

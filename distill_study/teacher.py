@@ -188,7 +188,7 @@ def usage(
     waits = sorted(a.latency for a in got if a.latency is not None)
     return dict(n=sum(not a.failure for a in answers), prompt_tokens=into, output_tokens=out, seconds=busy, tokens_per_second=out / busy if out is not None and busy else None,
                 latency_median=waits[len(waits) // 2] if waits else None, latency_p95=waits[min(len(waits) - 1, math.ceil(.95 * len(waits)) - 1)] if waits else None,
-                attempts=sum(a.attempts for a in every), cost=price.cost(into, out, busy) if price else None)
+                attempts=sum(a.attempts for a in every), turns=sum(len(a.parts) or 1 for a in answers), cost=price.cost(into, out, busy) if price else None)
 
 # %% ../nbs/14_teacher.ipynb #8f77d2b6
 def converse(examples, strategy, first, answered, engine, stage, progress=None)->Answers:
