@@ -10,7 +10,7 @@ from .config import ARMS, fingerprint
 from .textstats import FAMILY, chat_scores, find_entities, main_metric, summary_scores
 
 # %% ../nbs/17_grade.ipynb #4b7c910a
-GRADER_VERSION = 1
+GRADER_VERSION = 2      # 2: numbers below 1 keep their zeros, 0.01 was read as 0.1
 COLUMNS = ["arm", "id", "correct", "correct_strict", "format_ok", "parsed", "answer", "gold", "truncated", "stopped", "failed", "tokens", "text"]
 
 def grade(

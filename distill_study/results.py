@@ -149,8 +149,14 @@ def _failed(results):
     arms = [f"{x['failed']} of {x['n']} of {a}" for a, x in results.arms.items() if x["n"] and x.get("failed")]
     return f" Requests that got no answer {'count as wrong' if results.metric.graded else 'score 0'}: {', '.join(arms)}. That is the server's fault, not the model's; a new start asks them again." if arms else ""
 
+def _unchecked(checks):
+    "How many comparisons of expressions were given up, in a sentence; empty where none was."
+    n, gone = (checks or {}).get("timeouts", 0), (checks or {}).get("crashes", 0)
+    return f" Of {checks['asked']} pairs of expressions that math-verify compared, {n} took too long and {gone} ended it: they count as not equal." if n + gone else ""
+
 def arm_table(
     results:Results,
+    checks:dict|None=None,    # from `verify.checks`
 )->Table:
     "One row per arm: accuracy under both extractors, failures, output length."
     m = results.metric
@@ -158,7 +164,7 @@ def arm_table(
     cols = (Column("arm", "Arm", kind="text"), Column("n", "Items", digits=0), *level, Column("unparsed", "No answer found", "%", "percent"), Column("off_format", "Off the format", "%", "percent"), Column("truncated", "Cut off", "%", "percent"), Column("tokens", "Output tokens", "per answer"))
     return Table("Every arm on the held-out test items", cols, tuple(results.arms.values()), f"{_items(results)}; accuracy with 95 % Wilson intervals." if m.graded else f"{_items(results)}; means with 95 % bootstrap intervals.",
         ("Flexible extraction finds the answer anywhere in the text; strict extraction takes it only in the format that was asked for. An answer that can't be read counts as wrong." if m.graded else
-         f"Flexible takes the text out of whatever stands around it; strict scores it 0 where it wasn't in the format asked for, the length included. A text that can't be read scores 0. {m.note}.") + _failed(results) + _cut_off(results))
+         f"Flexible takes the text out of whatever stands around it; strict scores it 0 where it wasn't in the format asked for, the length included. A text that can't be read scores 0. {m.note}.") + _failed(results) + _cut_off(results) + _unchecked(checks))
 
 # %% ../nbs/20_results.ipynb #5b7e20c4
 def _no_gap(results, teacher):
