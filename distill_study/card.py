@@ -14,10 +14,10 @@ from .config import ARMS, Combination, Recipe, StudyError, slug
 from .curate import REASONS, Curated
 from .data import known, load_data
 from .forms import form_hash
-from .prompts import EXPLAIN, SYSTEM, prompt_hash
+from .prompts import EXPLAIN, prompt_hash, wording
 from .shown import to_plain
 from .store import Store
-from .study import curate_arms, label
+from .study import curate_arms, label, resolved
 from .world import TINY
 
 # %% ../nbs/24a_card.ipynb #82ac973d
@@ -65,9 +65,9 @@ def _table(head, rows):
 
 def _prompts(arm, task, splits):
     "The prompts behind the rows, with their hashes."
-    words = next((str(e.meta["words"]) for e in splits.train if e.meta.get("words")), "80")
+    words = next((e.meta["words"] for e in splits.train if e.meta.get("words")), None)
     wanted = {"the rows": [arm.prompt, *(["explain"] if arm.target == "mixed" else [])], **({} if arm.labels == "gold" else {"the teacher": [arm.labels]})}
-    said = lambda s: (EXPLAIN[task] if s == "explain" else SYSTEM[task, s]).replace("{words}", words)
+    said = lambda s: EXPLAIN[task] if s == "explain" else wording(task, s, words)
     return [(f"prompt of {who}", f"{_md(said(s))} ({s}, hash {prompt_hash(task, s)})") for who, all in wanted.items() for s in all]
 
 # %% ../nbs/24a_card.ipynb #ac3eb49d
@@ -154,7 +154,7 @@ def check_push(
     "Everything that would keep rows from being pushed, before any are made."
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", owner): raise StudyError(f"push {owner!r}: expected a user or an organization on the hub, e.g. 'my-team'.")
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", token_env): raise StudyError("token_env is the name of an environment variable, in capitals, e.g. 'HF_TOKEN'; the token itself never goes onto a command line.")
-    for c in recipe.combinations():
+    for c in map(resolved, recipe.combinations()):
         for arm in (ARMS[a] for a in c.arms if ARMS[a].model == "trained"):
             if bare := next((w for w, l in licenses(c, arm).items() if l is None), None): raise StudyError(f"{c.name}, {arm.name}: the recipe names no licence of the {bare}. Set {bare}.license (and {bare}.terms) to what its owner says, e.g. 'mit'; rows without one are not pushed.")
     token = os.environ.get(token_env, "").strip()
