@@ -16,7 +16,7 @@ from .config import Sampling, StudyError
 from .engine import Failure, Request, complete
 from .forms import as_json, schema, unpack
 from .store import answered_by, request_key
-from .tasks import TASKS, Parsed
+from .tasks import NLI, TASKS, Parsed
 
 # %% ../nbs/14_teacher.ipynb #cafa3daf
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def requests(examples, strategy, sampling=Sampling(), max_tokens=None, split=Non
     limits, structured = max_tokens or task.max_tokens, structured and task.graded
     asked = sampling if sampling.max_tokens else sampling.model_copy(update=dict(max_tokens=limits[strategy] + structured * 32))   # 32: room for braces and names of fields
     turns = (lambda e: as_json(e.ask(strategy), strategy)) if structured else (lambda e: e.ask(strategy))
-    form = (lambda e: schema(strategy, "ABCDEFGHIJ"[:len(e.choices)] if e.choices else None)) if structured else (lambda e: None)
+    form = (lambda e: schema(strategy, "ABCDEFGHIJ"[:len(e.choices)] if e.choices else NLI if task.name == "nli" else None)) if structured else (lambda e: None)
     return [Request(e.id, tuple(turns(e)), asked, split, k, form(e)) for e in examples for k in range(asked.n)]
 
 def sample_answers(
