@@ -137,7 +137,7 @@ def write_recipe(
     "Write the rows of every combination and trained arm."
     made, out = [], Path(out).expanduser()
     for c, splits, curated in recipe_rows(recipe, Store(store, replay=True)):
-        made += [(write_rows(out/c.name/slug(name), c, splits, done), c, name) for name, done in curated.items()]
+        made += [(write_rows(out/c.name/slug(name), c, splits, done), c, name) for name, done in curated.items() if not done.short]
     return made
 
 # %% ../nbs/24a_card.ipynb #26c22007

@@ -12,7 +12,7 @@ import sys, time
 from dataclasses import replace
 
 from .config import ARMS, Combination, Sampling, StudyError, Teacher, arms_under, fingerprint, slug
-from .curate import Curated, Drop, TooFewRows, curate, enough
+from .curate import Curated, Drop, curate, enough
 from .data import task_of
 from .engine import StoredEngine, portable
 from .engines import open_teacher
@@ -127,13 +127,10 @@ def curate_arms(c:Combination, splits, labels:dict, store)->tuple[dict, dict]:
     missing = {a.name: why for a in trained if (why := unavailable(a, c))}
     if not any(map(has_truth, splits.train)): missing["control/gold"] = f"the training examples have no {'gold answers' if TASKS[splits.task].graded else 'references'}"
     found = overlaps(splits.train, dict(test=splits.test, validation=splits.validation), c.curate)
-    curated = {}
-    for a in trained:
-        if a.name in missing: continue
-        try: curated[a.name] = curate_one(c, a, splits, labels.get(a.labels), store, found)
-        except TooFewRows as e: missing[a.name], last = str(e), e
-    if not curated and any("min_rows" in why for why in missing.values()): raise last
-    return curated, missing
+    curated = {a.name: curate_one(c, a, splits, labels.get(a.labels), store, found) for a in trained if a.name not in missing}
+    short = {arm: done.short for arm, done in curated.items() if done.short}
+    if short and len(short) == len(curated): raise StudyError(next(iter(short.values())))
+    return curated, missing | short
 
 def curate_one(c:Combination, arm, splits, answers, store, found=None)->Curated:
     "The training rows of one arm. Its drops are written into the ledger, and what is reported is read from there."
@@ -152,8 +149,8 @@ def too_long(c:Combination, rows:list, store)->dict:
 
 # %% ../nbs/24_study.ipynb #c1b192b8
 def train_arms(c:Combination, curated:dict, store)->dict:
-    "Arm → `student.Fit`, trained now or found in the store."
-    return {arm: train_one(c, arm, done.rows, store) for arm, done in curated.items()}
+    "Arm → `student.Fit`, trained now or found in the store; an arm with too few rows is left out."
+    return {arm: train_one(c, arm, done.rows, store) for arm, done in curated.items() if not done.short}
 
 def train_one(c:Combination, arm:str, rows:list, store)->Fit:
     "One trained student; an interrupted training goes on from its last checkpoint."
