@@ -27,6 +27,7 @@ class Request:
     split: str | None = None   # the split the example was read from; the recorded engine looks for the id there
     sample: int = 0            # number of the sample, where one question is answered several times
     schema: dict | None = None # JSON schema of the answer, for engines that can enforce one
+    goes_on: bool = False      # a further turn of a conversation: where it has outgrown the model's context, it ends
 
     def __post_init__(self):
         if self.sampling.max_tokens is None: raise ValueError(f"request {self.id!r}: max_tokens is not resolved")
@@ -73,6 +74,10 @@ class Engine:
     def check(self, requests): pass
 
     def ready(self): pass
+
+    def outgrown(self, requests)->dict:
+        "Position → tokens of those that leave the model no room for an answer."
+        return {}
 
     def generate(self, requests): raise NotImplementedError
 
@@ -138,7 +143,7 @@ def complete(
     reused, missing = sum(len(asked[k]) for k in found), [r[0] for k, r in asked.items() if k not in found]
     if missing and store.replay: raise EngineError(f"{engine.spec}: {len(missing)} of {len(asked)} completions are not in the store, first that of item {missing[0].id!r}. A replay asks nobody: `distill-study run` makes them.")
     keep = Intake(engine, asked, found, store, progress, max_failures, stage, first)
-    if missing: ask(engine, missing, keep)
+    if missing := keep.without_outgrown(missing): ask(engine, missing, keep)
     out = Completions(found[k] for k in keys)
     out.reused, out.new = reused, keep.answered
     return out
@@ -163,6 +168,15 @@ class Intake:
             self.fresh.append(answer); self.answered += 1
             if self.first and self.answered == 1: self.first(request, answer)
         if not answer or len(self.fresh) >= self.engine.batch_size or time.monotonic() - self.last > seconds: self.flush()
+
+    def without_outgrown(self, requests):
+        "The requests without the conversations that have outgrown the model's context: their next turn is empty, and cut off."
+        going_on = [r for r in requests if r.goes_on]
+        over = self.engine.outgrown(going_on) if going_on else {}
+        for i, n in over.items(): self.take(going_on[i], self.engine.record(going_on[i], "", "length", prompt_tokens=n, completion_tokens=0, latency=0.0, info=dict(share=0.0)))
+        self.flush()
+        gone = {id(going_on[i]) for i in over}
+        return [r for r in requests if id(r) not in gone]
 
     def failed(self, request, failure):
         key = self.engine.key(request)

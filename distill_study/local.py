@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Row', 'in_order', 'next_batch', 'end_tokens', 'stopped', 'finish', 'plain_settings', 'padded', 'write',
-           'write_if_it_fits', 'parameter_count', 'number_format', 'token_bytes', 'cache_room', 'render',
-           'context_length', 'TransformersEngine']
+           'write_if_it_fits', 'parameter_count', 'number_format', 'token_bytes', 'cache_room', 'render', 'own_context',
+           'outgrown', 'context_length', 'TransformersEngine']
 
 # %% ../nbs/10_local.ipynb #aa320a80
 import functools, json, math, sys, time
@@ -191,13 +191,21 @@ def render(
         except Exception as e: raise EngineError(f"{spec}: its chat template refuses the messages of request {r.id!r} ({type(e).__name__}: {e}).") from None
     return tokenizer(texts, add_special_tokens=False).input_ids
 
+def own_context(folder:Path)->int:
+    "Tokens that a model can look back on, by its configuration."
+    from transformers import AutoConfig
+    return getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None) or 2**31
+
+def outgrown(tokenizer, requests, spec:str, most:int)->dict:
+    "Position → tokens of the requests that leave no room for an answer in `most` tokens."
+    return {i: len(p) for i, p in enumerate(render(tokenizer, requests, spec)) if len(p) >= most}
+
 def context_length(
     folder:Path,   # of the model
     requests, prompts, spec:str,  # see `render`
 )->int:            # tokens the model can look back on
     "The model's context; refuses prompts that leave no room for an answer."
-    from transformers import AutoConfig
-    context = getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None) or 2**31
+    context = own_context(folder)
     over = [(len(p), r.id) for p, r in zip(prompts, requests) if len(p) >= context]
     if over: raise EngineError(f"{spec}: {len(over)} of {len(requests)} prompts don't fit into the model's {context} tokens; the longest, of request {max(over)[1]!r}, has {max(over)[0]}. Leave them out, or use a model with a longer context.")
     return context
@@ -226,6 +234,8 @@ class TransformersEngine(Engine):
     def close(self):
         "Let go of the model's memory."
         self.loaded = None
+
+    def outgrown(self, requests): return outgrown(load_tokenizer(self.folder), requests, self.spec, own_context(self.folder))
 
     def generate(self, requests):
         "Yield (index, record), and None after each batch."

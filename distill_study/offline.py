@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 from .config import Vllm, fingerprint
 from .engine import Engine, EngineError, Request, portable
-from .local import context_length, end_tokens, finish, number_format, parameter_count, render, token_bytes
+from .local import context_length, end_tokens, finish, number_format, outgrown, own_context, parameter_count, render, token_bytes
 from .models import _cached, _download, check_model, load_tokenizer, model_fingerprint, resolve_model
 
 # %% ../nbs/11_offline.ipynb #3f07c005
@@ -386,6 +386,8 @@ class VLLMEngine(Engine):
         "End the worker."
         worker, self.worker = self.worker, None
         if worker and worker.process.returncode is None: worker.end()
+
+    def outgrown(self, requests): return outgrown(self.tokenizer, requests, self.spec, min(own_context(self.folder), self.settings.max_model_len or 2**31))
 
     def generate(self, requests):
         "Yield (index, record), and None at times, see `records`; whatever interrupts it ends the worker."

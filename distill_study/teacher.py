@@ -198,7 +198,7 @@ def converse(examples, strategy, first, answered, engine, stage, progress=None)-
     parts, reused, new, done = [[] for _ in examples], 0, 0, 0
     for k in range(max(turns)):
         alive = [i for i, n in enumerate(turns) if n > k and all(a.parsed.answer is not None for a in parts[i])]
-        asked = [replace(first[i], messages=tuple(examples[i].ask(strategy, tuple(a.parsed.answer for a in parts[i])))) for i in alive]
+        asked = [replace(first[i], messages=tuple(examples[i].ask(strategy, tuple(a.parsed.answer for a in parts[i]))), goes_on=k > 0) for i in alive]
         if not asked: break
         said, old, more = answered(asked, f"{stage}, turn {k + 1}", progress and (lambda n, _, before=done: progress(before + n, sum(turns))), *([None] if k else []))
         for i, a in zip(alive, said): parts[i].append(a)
