@@ -78,6 +78,7 @@ def resolved(
     task = task or task_of(c.data)
     arms, strategies = tuple(a for a in c.arms if a in arms_of(task)), tuple(s for s in c.teacher.strategies if s in TASKS[task].strategies)
     if not arms: raise StudyError(f"arms = {', '.join(c.arms)}: none of them is one of task {task}, which has {', '.join(arms_of(task))}. Name some of these, or leave arms out.")
+    if not strategies: raise StudyError(f"teachers.strategies = {', '.join(c.teacher.strategies)}: task {task} is asked under {', '.join(TASKS[task].strategies)}. Name some of these, or leave strategies out.")
     return c.model_copy(update=dict(arms=arms, teacher=c.teacher.model_copy(update=dict(strategies=strategies))))
 
 def has_truth(example)->bool:

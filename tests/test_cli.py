@@ -53,7 +53,7 @@ def refused(call):
     (dict(teachers=["transformer:zoo/teacher"]), "Did you mean 'transformers'"),
     (dict(teachers=["zoo/teacher"]), "'engine:model'"),
     (dict(teachers=["transformers:zoo/techer"]), "Did you mean 'zoo/teacher'?"),
-    (dict(teachers=[dict(engine="transformers:zoo/teacher", strategies=["cod"])]), "strategies"),
+    (dict(teachers=[dict(engine="transformers:zoo/teacher", strategies=["cod"])]), "task nlu_qa is asked under vanilla, cot"),
     (dict(teachers=["recorded:nowhere"]), "nowhere"),
     (dict(students=["zoo/student-x"]), "zoo/student-x"),
     (dict(students=["no-such-folder"]), "no-such-folder"),
@@ -62,7 +62,8 @@ def refused(call):
     (dict(data=[dict(name="tiny-math", task="maths")]), "Did you mean 'math'?"),
     (dict(data=[dict(name="tiny-math", train=-1)]), "train = -1"),
     (dict(data=["tiny-math", "tiny-math"]), "same report folder"),
-    (dict(arms=["distilled/cod"]), "unknown arm 'distilled/cod'"),
+    (dict(arms=["distilled/cob"]), "unknown arm 'distilled/cob'"),
+    (dict(arms=["distilled/cod"]), "none of them is one of task nlu_qa"),
 ])
 def test_a_bad_recipe_is_refused_with_a_remedy(refused, recipe, changes, says): refused(recipe(**changes), says=says)
 
