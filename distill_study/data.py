@@ -395,7 +395,7 @@ def _load_tiny(data):
         turns = tuple(user_turn(said, it.choices) for said in it.meta.get("turns", (it.question,)))
         return Example(f"{name}-{s}-{data.seed}-{i}", tiny.task, turns, None if tiny.task == "conversation" else it.answer, it.choices, it.meta)
     splits = {s: [example(s, i, it) for i, it in enumerate(items(name, s, n, data.seed))] for s, n in sizes.items()}
-    return Splits(name, tiny.task, "built-in", **splits, max_tokens=dict(vanilla=dict(summarization=48, conversation=24).get(tiny.task, 8), cot=80, cod=160))
+    return Splits(name, tiny.task, "built-in", **splits, max_tokens=dict(vanilla=dict(summarization=64, conversation=32).get(tiny.task, 8), cot=80, cod=160))
 
 def task_of(data:Data)->str:
     "The task family of a data set."
