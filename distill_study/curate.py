@@ -9,9 +9,10 @@ __all__ = ['REASONS', 'Drop', 'Curated', 'curate', 'enough', 'hardness']
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from .config import Curate, StudyError
+from .config import Curate
 from .overlap import overlaps
 from .prompts import both, target
+from .tasks import NLI
 
 # %% ../nbs/15_curate.ipynb #9bcc30c7
 REASONS = {
@@ -148,7 +149,7 @@ def _balance(examples, labels, kept):
     "How many inputs have which label, before and after all drops; nothing where any text can be one."
     if not examples or examples[0].task not in ("nli", "nlu_qa"): return {}
     before, after = (Counter(l for id in ids if (l := labels[id]) is not None) for ids in (labels, kept))
-    return {when: {l: n[l] for l in sorted(before)} for when, n in (("before", before), ("after", after))}
+    return {when: {l: n[l] for l in (*NLI, *sorted(before.keys() - set(NLI))) if l in before} for when, n in (("before", before), ("after", after))}
 
 def _talk(arm, example, answer, turns):
     "A whole conversation, as far as its assistant's turns go; `turns` says on which of them the loss falls."
@@ -164,7 +165,7 @@ def enough(
     a = done.attrition
     n = a["rows"]
     if n >= min_rows: return done
-    return replace(done, short=f"arm {done.arm}: {n} training rows are left of {a['inputs']}, fewer than min_rows = {min_rows} ({_spell(a)}). " + ("Ask for more training examples, or lower min_rows." if n else f"Look at what the teacher wrote (`distill-study store export`), or leave {done.arm} out of the recipe's arms."))
+    return replace(done, short=f"{n} training {'row is' if n == 1 else 'rows are'} left of {a['inputs']} inputs, fewer than min_rows = {min_rows} ({_spell(a)})")
 
 def _spell(attrition): return ", ".join(f"{n} {k}" for k, n in attrition["dropped"].items()) or "nothing dropped"
 

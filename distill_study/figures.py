@@ -166,7 +166,7 @@ def loss_figure(
         sns.lineplot(x=x, y=y, ax=ax, color=_colour(arm), lw=1.8, errorbar=None, legend=False, linestyle=dashes[arm], marker="o" if len(x) < 3 else None)
     ax.xaxis.get_major_locator().set_params(integer=True)
     ax.set(xlabel="training step", ylabel="loss per supervised token"); ax.set_ylim(bottom=0); ax.grid(axis="y", color="#e3e5e8", lw=.7)
-    handles = [Line2D([], [], color=_colour(a), ls=dashes[a], lw=1.8, label=a) for a in losses]
+    handles = [Line2D([], [], color=_colour(a), ls=dashes[a], lw=1.8, label=a, marker="o" if len(_curve(log)[0]) < 3 else None) for a, log in losses.items()]
     fig.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, handlelength=2.2, columnspacing=1.6)
     return fig
 

@@ -21,8 +21,12 @@ from .textstats import METRICS
 # %% ../nbs/23_report.ipynb #eeb8beab
 PACKAGES = ("distill-study", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pandas", "scipy", "statsmodels", "matplotlib", "seaborn", "nbconvert", "papermill")
 
-def git_sha(folder:str|Path=".")->str|None:
+def git_sha(
+    folder:str|Path|None=None,   # None takes the one this package runs from, wherever it was started
+)->str|None:
     "Commit of the folder, with `-dirty` where the tree differs from it; None outside git."
+    import distill_study
+    folder = folder or Path(distill_study.__file__).resolve().parent.parent
     def git(*args):
         done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, timeout=30)
         return done.stdout.strip() if done.returncode == 0 else None

@@ -359,11 +359,14 @@ def check_attrition(
         if total != a["inputs"]: raise ReportError(f"attrition of {source!r}: {a['inputs']} inputs, but {a['rows']} rows and {sum(a['dropped'].values())} drops make {total}. Every drop needs a reason.")
     return attrition
 
-def attrition_table(attrition:dict)->Table:
+def attrition_table(
+    attrition:dict,
+    missing:dict|None=None,    # arm -> why it was not trained
+)->Table:
     "Inputs, drops by reason and training rows of each source of labels."
     reasons = list(dict.fromkeys(k for a in check_attrition(attrition).values() for k in a["dropped"]))
     cols = (Column("source", "Labels", kind="text"), Column("inputs", "Inputs", digits=0), *(Column(f"drop:{k}", k[:1].upper() + k[1:], digits=0) for k in reasons), Column("rows", "Training rows", digits=0))
-    rows = tuple(dict(source=s, inputs=a["inputs"], rows=a["rows"], **{f"drop:{k}": a["dropped"].get(k, 0) for k in reasons}) for s, a in attrition.items())
+    rows = tuple(dict(source=s, inputs=a["inputs"], rows=a["rows"], **{f"drop:{k}": a["dropped"].get(k, 0) for k in reasons}) for s, a in attrition.items()) + tuple(dict(source=s, missing=why) for s, why in (missing or {}).items())
     return Table("From inputs to training rows", cols, rows, "Number of inputs dropped, by reason.")
 
 # %% ../nbs/20_results.ipynb #4b7da9e9
@@ -372,7 +375,7 @@ def balance_table(
 )->Table:
     "Share of each label among an arm's labels, before and after all drops."
     labels = list(dict.fromkeys(l for b in balance.values() for n in b.values() for l in n))
-    cols = (Column("arm", "Labels", kind="text"), Column("when", "Drops", kind="text"), *(Column(l, l, "%", "percent") for l in labels), Column("n", "Inputs", digits=0))
+    cols = (Column("arm", "Labels", kind="text"), Column("when", "Drops", kind="text"), *(Column(l, l[:1].upper() + l[1:], "%", "percent") for l in labels), Column("n", "Inputs", digits=0))
     def row(arm, when, n): return dict(arm=arm, when=when, n=sum(n.values()), **{l: quotient(n.get(l, 0), sum(n.values())) for l in labels})
     return Table("Labels before and after the drops", cols, tuple(row(arm, when, n) for arm, b in balance.items() for when, n in b.items()), "Share of the inputs with a readable label.")
 

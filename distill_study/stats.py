@@ -308,7 +308,7 @@ def _compare_pair(graded, a, b, column, resamples, seed):
     pair = paired(graded, a, b, column=column)
     if pair is None:
         gone = [x for x in (a, b) if not (graded["arm"] == x).any()]
-        return Comparison(a, b, reason=f"{' and '.join(gone)} not available" if gone else "no items in common")
+        return Comparison(a, b, reason=f"{' and '.join(gone)} did not run" if gone else "no items in common")
     x, y = pair
     spread = float(np.std(y - x, ddof=1)) if x.dtype != bool and len(x) > 1 else None
     return Comparison(a, b, len(x), paired_difference(x, y, resamples, seed), int((x > y).sum()), int((y > x).sum()), paired_p(x, y), spread=spread)
@@ -362,5 +362,5 @@ def gaps(
         for arm in expected(graded, [a for a in arms if a in TRAINED]):
             trio = paired(graded, teacher, BASE, arm, column=column)
             gone = [x for x in (teacher, BASE, arm) if not (graded["arm"] == x).any()]
-            out.append(Gap(arm, teacher, gap_recovered(*trio, resamples, seed, scale, digits) if trio else Interval(None, reason=f"{' and '.join(gone) or 'common items'} not available")))
+            out.append(Gap(arm, teacher, gap_recovered(*trio, resamples, seed, scale, digits) if trio else Interval(None, reason=f"{' and '.join(gone)} did not run" if gone else "no items in common")))
     return out

@@ -129,7 +129,7 @@ def curate_arms(c:Combination, splits, labels:dict, store)->tuple[dict, dict]:
     found = overlaps(splits.train, dict(test=splits.test, validation=splits.validation), c.curate)
     curated = {a.name: curate_one(c, a, splits, labels.get(a.labels), store, found) for a in trained if a.name not in missing}
     short = {arm: done.short for arm, done in curated.items() if done.short}
-    if short and len(short) == len(curated): raise StudyError(next(iter(short.values())))
+    if short and len(short) == len(curated): raise StudyError("; ".join(f"{arm}: {why}" for arm, why in short.items()) + ". Ask for more training examples, lower min_rows, or look at what the teacher wrote (`distill-study store export`).")
     return curated, missing | short
 
 def curate_one(c:Combination, arm, splits, answers, store, found=None)->Curated:

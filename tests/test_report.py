@@ -140,7 +140,7 @@ def test_missing_arms_are_rows_with_a_reason():
         text = table.html()
         assert all((a in text) == (a in PLAIN_ARMS) for a in ARMS) and "not available: never &lt;asked&gt;" in text and text.count("not available: not part of this run") == 4
     f = findings(r)
-    assert "distilled/vanilla not available" in f.entries[1].verdict and len(f.entries) == len(QUESTIONS)
+    assert "distilled/vanilla did not run" in f.entries[1].verdict and len(f.entries) == len(QUESTIONS)
     assert "not available" in accuracy_alt(r) and len(png(accuracy_figure(r))) > 1000
 
 def test_teacher_equal_to_base_leaves_the_gap_undefined():

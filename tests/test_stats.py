@@ -120,12 +120,12 @@ def test_missing_arms_give_reasons_and_do_not_count_for_holm():
     assert len(tests) == 7
     made = [t for t in tests if t.p is not None]
     assert len(made) == 1 and made[0].p_holm == made[0].p and made[0].verdict == "higher"
-    assert all(t.verdict == "not available" and "not available" in t.reason for t in tests if t.p is None)
+    assert all(t.verdict == "not available" and "did not run" in t.reason for t in tests if t.p is None)
 
 def test_gaps_of_missing_arms_name_them():
     gs = gaps(grades(sv=[0] * 40, tc=[1] * 40, dv=[1] * 20 + [0] * 20))
     assert gs[0].recovered.value == 0.5
-    assert {g.recovered.reason for g in gs if g.arm == "control/gold" and g.teacher == "teacher/cot"} == {"control/gold not available"}
+    assert {g.recovered.reason for g in gs if g.arm == "control/gold" and g.teacher == "teacher/cot"} == {"control/gold did not run"}
     assert len(gs) == 2 * 4
 
 def test_reference_teacher_is_the_one_that_ran():

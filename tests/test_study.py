@@ -166,7 +166,7 @@ def test_an_arm_with_too_few_rows_is_left_out_and_the_others_go_on(tmp_path):
     "Verified against gold, the teacher's plain answers leave too few rows; its reasoning leaves enough."
     run(write(tmp_path, curate=dict(verify=True), min_rows=15, arms=["student/vanilla", "distilled/vanilla", "distilled/cot-answer"]), tmp_path)
     m = numbers(tmp_path)
-    assert m["arms"]["distilled/cot-answer"]["n"] == 12 and "fewer than min_rows = 15" in m["arms"]["distilled/vanilla"]["missing"] and "disagrees with gold" in m["arms"]["distilled/vanilla"]["missing"]
+    assert m["arms"]["distilled/cot-answer"]["n"] == 12 and "fewer than min_rows = 15" in m["arms"]["distilled/vanilla"]["missing"] and "disagrees with gold" in m["missing"]["distilled/vanilla"]
 
 
 def test_a_missing_key_is_found_before_any_combination_starts(tmp_path):
