@@ -95,7 +95,7 @@ def _gap_sentence(results, arm):
     g, t = results.gap(arm), results.test(BASE, arm)
     if not results.arms[arm]["n"]: return f"{arm}: gap recovered is not available, {results.arms[arm]['missing']}."
     if g.value is None: return f"{arm}: gap recovered is {'undefined' if g.n else f'not available, {g.reason}'}. {_says(t, results.metric)}"
-    tail = "" if g.low is None else " The interval includes 0." if g.low <= 0 <= g.high else " It lost ground." if g.value < 0 else " The interval includes the whole gap." if g.low <= 1 <= g.high else " It passed the teacher." if g.low > 1 else ""
+    tail = "" if g.low is None else " The interval includes 0." if g.low <= 0 <= g.high else " The interval lies below 0." if g.value < 0 else " The interval includes the whole gap." if g.low <= 1 <= g.high else " It passed the teacher." if g.low > 1 else ""
     return f"{arm} recovered {_interval(g)} of the gap." + tail + (f" Note: {g.reason}." if g.reason else "") + f" {_says(t, results.metric)}"
 
 # %% ../nbs/22_findings.ipynb #5b7e20c2
@@ -184,15 +184,15 @@ def _money(results, labelling, training, serving):
     "(verdict, sentences) about money, as far as there are prices: to serve, to make, and when that pays back."
     each = {a: x for a, u in (serving or {}).items() if (x := per_answer(u)) is not None}
     if not each: return "not available", ["Money, and with it the point where training pays back, is not available: the recipe gives no prices."]
-    said, back = ["Cost per 1,000 answers at the recipe's prices: " + ", ".join(f"{num(1000 * x, 4)} for {a}" for a, x in each.items()) + "."], {}
+    said, back = [f"Cost per 1,000 {results.each}s at the recipe's prices: " + ", ".join(f"{num(1000 * x, 4)} for {a}" for a, x in each.items()) + "."], {}
     for arm in (a for a in each if a in (training or {}) and a.startswith("distilled/") and results.teacher in each):
         labels, trained = (labelling or {}).get(ARMS[arm].labels, {}).get("cost"), training[arm].get("cost")
         if labels is None or trained is None: continue
         saved = each[results.teacher] - each[arm]
         back[arm] = math.ceil((labels + trained) / saved) if saved > 0 else None
-        said.append(f"{arm}: labels {num(labels, 4)}, training {num(trained, 4)}; " + (f"paid back after {num(back[arm], 0)} answers that {results.teacher} would have given." if saved > 0 else f"an answer costs no less than one of {results.teacher}, so this never pays back."))
-    if back: said.append("Paying back counts money alone, not how many of the answers are right." if results.metric.graded else "Paying back counts money alone, not how good the answers are.")
-    return ", ".join(f"{a} pays back after {num(n, 0)} answers" if n else f"{a} never pays back" for a, n in back.items()) or "prices of making them are not available", said
+        said.append(f"{arm}: labels {num(labels, 4)}, training {num(trained, 4)}; " + (f"paid back after {num(back[arm], 0)} {results.each}s that {results.teacher} would have {'held' if results.each == 'conversation' else 'given'}." if saved > 0 else f"{'a conversation' if results.each == 'conversation' else 'an answer'} costs no less than one of {results.teacher}, so this never pays back."))
+    if back: said.append("Paying back counts money alone, not how many of the answers are right." if results.metric.graded else f"Paying back counts money alone, not how good the {results.each}s are.")
+    return ", ".join(f"{a} pays back after {num(n, 0)} {results.each}s" if n else f"{a} never pays back" for a, n in back.items()) or "prices of making them are not available", said
 
 def _finding4(results, labelling, training, serving=None):
     "Tokens, seconds and, where there are prices, money."
@@ -200,7 +200,7 @@ def _finding4(results, labelling, training, serving=None):
     for arm in (a for a in results.arms if results.arms[a]["n"] and a != results.teacher):
         ratio = quotient(results.arms[arm].get("tokens"), teacher)
         if ratio is not None: per.append(f"{arm} {num(results.arms[arm]['tokens'])} ({num(ratio, 2)} times)")
-    sentences = [f"Output tokens per answer: {num(teacher)} for {results.teacher}; " + ", ".join(per) + "."] if per else []
+    sentences = [f"Output tokens per {results.each}: {num(teacher)} for {results.teacher}; " + ", ".join(per) + "."] if per else []
     if teacher is None: sentences.append(f"Output tokens of {results.teacher} are not available, so neither are ratios to it.")
     made = {s: l["output_tokens"] for s, l in (labelling or {}).items() if l.get("output_tokens") is not None}
     sentences.append("Making the labels took " + ", ".join(f"{num(n, 0)} output tokens of the teacher under {s}" for s, n in made.items()) + "." if made else "The teacher's labelling tokens are not available.")

@@ -227,7 +227,6 @@ class TransformersEngine(Engine):
         return self._weights
 
     def load(self):
-        "The model; loaded the first time it is needed."
         if self.loaded is None: self.loaded = plain_settings(load_model(self.folder, number_format(parameter_count(self.folder), device())), load_tokenizer(self.folder))
         return self.loaded
 

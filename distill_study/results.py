@@ -6,7 +6,7 @@
 __all__ = ['made_up_grades', 'made_up_scores', 'Results', 'analyse', 'arm_table', 'gap_table', 'test_table', 'score_tables',
            'Confusion', 'confusions', 'label_table', 'round_scores', 'round_table', 'training_table', 'cost_table',
            'quotient', 'serving_table', 'per_answer', 'check_attrition', 'attrition_table', 'balance_table',
-           'hardness_table', 'Cases', 'cases', 'numbered']
+           'hardness_table', 'Cases', 'cases', 'numbered', 'example_table']
 
 # %% ../nbs/20_results.ipynb #10458bd0
 from dataclasses import dataclass, field
@@ -91,6 +91,9 @@ class Results:
         return [a for a in self.trained if a.startswith("distilled/") and self.arms[a]["n"]]
 
     @property
+    def each(self)->str: return "conversation" if self.metric.key in FAMILY["conversation"] else "answer"
+
+    @property
     def trained(self)->list: return [a for a in self.arms if a in TRAINED]
     def __contains__(self, arm): return bool(self.arms.get(arm, {}).get("n"))
     @property
@@ -142,12 +145,14 @@ def _items(results):
 def _cut_off(results, share=0.05):
     "What to mind where answers were cut off at their token limit, in a sentence; empty where hardly any were."
     arms = [f"{a} ({pct(x['truncated'])} %)" for a, x in results.arms.items() if x["n"] and (x["truncated"] or 0) > share]
-    return f" Many answers of {', '.join(arms)} were cut off at the token limit: what they would have come to is not known." if arms else ""
+    return f" Many answers of {', '.join(arms)} were cut off at the token limit, or at the end of the model's context: what they would have come to is not known." if arms else ""
 
 def _failed(results):
     "Which arms have requests that failed, in a sentence; empty where none has."
     arms = [f"{x['failed']} of {x['n']} of {a}" for a, x in results.arms.items() if x["n"] and x.get("failed")]
     return f" Requests that got no answer {'count as wrong' if results.metric.graded else 'score 0'}: {', '.join(arms)}. That is the server's fault, not the model's; a new start asks them again." if arms else ""
+
+_ENDED = dict(answer="A text that can't be read scores 0.", conversation="A turn that can't be read, or that has no room in the model's context, ends a conversation: no answer was found to all of its turns, and those that are missing score 0.")
 
 def _unchecked(checks):
     "How many comparisons of expressions were given up, in a sentence; empty where none was."
@@ -161,10 +166,10 @@ def arm_table(
     "One row per arm: accuracy under both extractors, failures, output length."
     m = results.metric
     level = (Column("accuracy", "Accuracy", "%, flexible", "interval"), Column("strict", "Accuracy", "%, strict", "interval")) if m.graded else (Column("score", m.head, f"{m.unit}, flexible", "interval", m.digits, m.scale), Column("strict", m.head, f"{m.unit}, strict", "interval", m.digits, m.scale))
-    cols = (Column("arm", "Arm", kind="text"), Column("n", "Items", digits=0), *level, Column("unparsed", "No answer found", "%", "percent"), Column("off_format", "Off the format", "%", "percent"), Column("truncated", "Cut off", "%", "percent"), Column("tokens", "Output tokens", "per answer"))
+    cols = (Column("arm", "Arm", kind="text"), Column("n", "Items", digits=0), *level, Column("unparsed", "No answer found", "%", "percent"), Column("off_format", "Off the format", "%", "percent"), Column("truncated", "Cut off", "%", "percent"), Column("tokens", "Output tokens", f"per {results.each}"))
     return Table("Every arm on the held-out test items", cols, tuple(results.arms.values()), f"{_items(results)}; accuracy with 95 % Wilson intervals." if m.graded else f"{_items(results)}; means with 95 % bootstrap intervals.",
         ("Flexible extraction finds the answer anywhere in the text; strict extraction takes it only in the format that was asked for. An answer that can't be read counts as wrong." if m.graded else
-         f"Flexible takes the text out of whatever stands around it; strict scores it 0 where it wasn't in the format asked for, the length included. A text that can't be read scores 0. {m.note}.") + _failed(results) + _cut_off(results) + _unchecked(checks))
+         f"Flexible takes the text out of whatever stands around it; strict scores it 0 where it wasn't in the format asked for, the length included. {_ENDED[results.each]} {m.note}.") + _failed(results) + _cut_off(results) + _unchecked(checks))
 
 # %% ../nbs/20_results.ipynb #5b7e20c4
 def _no_gap(results, teacher):
@@ -204,7 +209,7 @@ test_table.__test__ = False   # it is no test, whatever pytest thinks of its nam
 # %% ../nbs/20_results.ipynb #51a02b6e
 _TABLES = {"summarization": (("What the summaries hold", ("density", "words", "compression", "supported"), "Entities per token as in the chain-of-density paper, each entity counted once. Compression is the summary's words over the source's. In the source: names and numbers that the source has word for word."),
         ("How near they are to source and reference", ("copied2", "copied4", "run", "rouge1", "rouge2", "rougeLsum"), "Copied n-grams stand in the source as well; a copied run is the shared run that a word stands in, its mean length the extractive density of the Newsroom paper. ROUGE against the reference.")),
-    "conversation": (("Every measure", FAMILY["conversation"], "Overlap is ROUGE-L with the reference's turn, F1, the mean over turns. Repeated 4-grams came before in the same conversation; distinct-1 and -2 are the shares of different words and pairs, which fall as texts grow longer."),)}
+    "conversation": (("Every measure", FAMILY["conversation"], "Overlap is ROUGE-L with the reference's turn, F1, the mean over turns. Repeated 4-grams came before in the same conversation; distinct-1 and -2 are the shares of different words and pairs, which fall as texts grow longer. Words are those of a turn."),)}
 
 def score_tables(
     results:Results,
@@ -218,7 +223,13 @@ def _score_table(results, caption, keys, note):
     cols = (Column("arm", "Arm", kind="text"), *(Column(m.key, m.head, m.unit, "interval", m.digits, m.scale) for m in having))
     rows = tuple(dict(arm=a, missing=x["missing"]) if not x["n"] else dict(arm=a) | x["scores"] for a, x in results.arms.items())
     lost = [METRICS[k].head for k in keys if METRICS[k] not in having]
-    return Table(caption, cols, rows, f"{_items(results)}; means with 95 % bootstrap intervals.", note + (f" Not available without references: {', '.join(lost)}." if lost else ""))
+    return Table(caption, cols, rows, f"{_items(results)}; means with 95 % bootstrap intervals.", note + (f" Not available without references: {', '.join(lost)}." if lost else "") + _fewer(results, having))
+
+def _fewer(results, metrics):
+    "Which means are over fewer items than were answered, in a sentence; empty where none is."
+    few = {m.head: [(i.n, x["n"]) for a, x in results.arms.items() if x["n"] and (i := results.score(a, m.key)).n < x["n"]] for m in metrics}
+    said = [f"{head} (at least {min(k for k, _ in ns)} of {max(n for _, n in ns)})" for head, ns in few.items() if ns]
+    return f" Over the texts alone that have anything to measure: {', '.join(said)}." if said else ""
 
 # %% ../nbs/20_results.ipynb #7766338f
 @dataclass(frozen=True)
@@ -321,7 +332,7 @@ def cost_table(
             row["seconds"] = training.get(arm, {}).get("seconds")
             if ARMS[arm].labels != "gold": row["labels"] = labelling.get(ARMS[arm].labels, {}).get("output_tokens")
         rows.append(row)
-    cols = (Column("arm", "Arm", kind="text"), Column("tokens", "Output tokens", "per answer"), Column("ratio", "Relative to", results.teacher, digits=2), Column("labels", "Teacher's output tokens", "for the labels", digits=0), Column("seconds", "Training", kind="seconds"))
+    cols = (Column("arm", "Arm", kind="text"), Column("tokens", "Output tokens", f"per {results.each}"), Column("ratio", "Relative to", results.teacher, digits=2), Column("labels", "Teacher's output tokens", "for the labels", digits=0), Column("seconds", "Training", kind="seconds"))
     return Table("What it takes to serve and to make", cols, tuple(rows), f"{_items(results)}. Tokens of each model's own tokenizer.", "A token of a small model costs less to write than one of a large model, so the ratio understates the saving.")
 
 def quotient(a, b):
@@ -338,12 +349,11 @@ def serving_table(
     def row(arm, a):
         if not a["n"] or arm not in serving: return dict(arm=arm, missing=a.get("missing") or "not answered in this run")
         u = serving[arm]
-        return u | dict(arm=arm, asked=quotient(u["prompt_tokens"], u["n"]), again=quotient(u["attempts"], u.get("turns") or a["n"]), per_thousand=per_answer(u, 1000))
-    talks = any((u.get("turns") or 0) > results.arms[a]["n"] for a, u in serving.items() if a in results)
-    cols = (Column("arm", "Arm", kind="text"), Column("asked", "Prompt tokens", "per answer", digits=0), Column("tokens_per_second", "Output tokens", "per second", digits=0), Column("latency_median", "Latency", "median, s", digits=2),
-        Column("latency_p95", "Latency", "95 %, s", digits=2), Column("again", "Attempts", "per turn" if talks else "per answer", digits=2), *([Column("per_thousand", "Cost", "per 1,000 answers", digits=4)] if priced else []))
+        return u | dict(arm=arm, asked=quotient(u["prompt_tokens"], u["n"]), again=quotient(u["attempts"], u["requests"]), per_thousand=per_answer(u, 1000))
+    cols = (Column("arm", "Arm", kind="text"), Column("asked", "Prompt tokens", f"per {results.each}", digits=0), Column("tokens_per_second", "Output tokens", "per second", digits=0), Column("latency_median", "Latency", "median, s", digits=2),
+        Column("latency_p95", "Latency", "95 %, s", digits=2), Column("again", "Attempts", "per request", digits=2), *([Column("per_thousand", "Cost", f"per 1,000 {results.each}s", digits=4)] if priced else []))
     return Table("What the answers took", cols, tuple(row(arm, a) for arm, a in results.arms.items()), f"{_items(results)}. Measured when the answers were made; latency is of the request, or of the batch that an engine answers together.",
-        ("An answer is a whole conversation; latency is of one turn. " if talks else "") + ("" if priced else "Money is not available: the recipe gives no prices."))
+        "" if priced else "Money is not available: the recipe gives no prices.")
 
 def per_answer(u, n=1):
     "Money for `n` answers, where it is known."
@@ -459,3 +469,14 @@ def _reference(e):
 def numbered(turns)->str:
     "Turns of a conversation, one after the other."
     return "\n".join(f"{i}. {t}" for i, t in enumerate(turns, 1))
+
+# %% ../nbs/20_results.ipynb #f67e021c
+def example_table(
+    splits:dict,         # split -> examples
+    graded:bool=True,    # whether answers are right or wrong
+    k:int=2,             # how many of each split
+)->Table:
+    "The first examples of each split, with their gold answer or reference."
+    cols = tuple(Column(key, head, kind="text") for key, head in (("split", "Split"), ("question", "Question" if graded else "Input"), ("gold", "Gold" if graded else "Reference")))
+    rows = tuple(dict(split=s, question=_cut(_input(e), 1200), gold=_cut(_reference(e))) for s, examples in splits.items() for e in examples[:k])
+    return Table(f"The first {k} examples of each split", cols, rows)

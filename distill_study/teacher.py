@@ -43,6 +43,11 @@ class Answer:
     def truncated(self)->bool: return self.finish_reason == "length"
 
     @property
+    def cut_off(self)->bool | None:
+        "The same, None where the engine can't tell."
+        return self.truncated if self.finish_reason or self.failure else None
+
+    @property
     def turns(self)->tuple:
         "The model's own turns of a conversation, as they are read; one that can't be read, and all after it, are missing."
         return tuple(a.parsed.answer for a in self.parts if a.parsed.answer is not None)
@@ -163,11 +168,11 @@ def _read(example, strategy, record, structured=False):
 def summary(answers:Answers)->dict:
     "Counts and shares of one set of answers; `accuracy` is None where no example has gold."
     graded = [a.correct for a in answers if a.correct is not None]
-    tokens = [a.tokens for a in answers if a.tokens is not None]
+    tokens, cut = [a.tokens for a in answers if a.tokens is not None], [a.cut_off for a in answers if a.cut_off is not None]
     return dict(strategy=answers.strategy, n=len(answers), right=sum(graded) if graded else None, graded=len(graded),
                 accuracy=mean(graded) if graded else None,
                 failed=sum(answers.failed.values()), unreadable=sum(a.parsed.answer is None and not a.failure for a in answers), format_failures=sum(a.parsed.strict is None and not a.failure for a in answers),
-                truncated=sum(a.truncated for a in answers), tokens_per_answer=mean(tokens) if tokens else None,
+                truncated=sum(cut) if cut else None, tokens_per_answer=mean(tokens) if tokens else None,
                 tokens=sum(tokens) if tokens else None, reused=answers.reused, new=answers.new,
                 asked_again=sum(len(v.unread) for a in answers for v in a.votes or a.parts or (a,)), samples=max((len(a.votes) for a in answers), default=0) or 1, agreement=mean(a.agreement for a in answers) if answers.answers and answers.answers[0].votes else None)
 
@@ -188,7 +193,7 @@ def usage(
     waits = sorted(a.latency for a in got if a.latency is not None)
     return dict(n=sum(not a.failure for a in answers), prompt_tokens=into, output_tokens=out, seconds=busy, tokens_per_second=out / busy if out is not None and busy else None,
                 latency_median=waits[len(waits) // 2] if waits else None, latency_p95=waits[min(len(waits) - 1, math.ceil(.95 * len(waits)) - 1)] if waits else None,
-                attempts=sum(a.attempts for a in every), turns=sum(len(a.parts) or 1 for a in answers), cost=price.cost(into, out, busy) if price else None)
+                requests=len(every), attempts=sum(a.attempts for a in every), cost=price.cost(into, out, busy) if price else None)
 
 # %% ../nbs/14_teacher.ipynb #8f77d2b6
 def converse(examples, strategy, first, answered, engine, stage, progress=None)->Answers:
