@@ -145,10 +145,11 @@ def read_jsonl(
     return rows
 
 def local_folder(name:str)->Path|None:
-    "The local copy of a data set: a folder of that name, or one under DISTILL_DATA_DIR with its last part."
+    "The local copy of a data set: a folder under DISTILL_DATA_DIR with the last part of its name, or a folder of that name; the latter first where the name is written as a path."
     root = os.environ.get("DISTILL_DATA_DIR")
     if root and not Path(root).is_dir(): raise DataError(f"DISTILL_DATA_DIR = {root!r}: no such folder.")
-    for folder in ([Path(root)/_last(name), Path(root)/name.rstrip("/").split("/")[-1]] if root else []) + [Path(name).expanduser()]:
+    own, copies = Path(name).expanduser(), [Path(root)/_last(name), Path(root)/name.rstrip("/").split("/")[-1]] if root else []
+    for folder in [own, *copies] if own.is_absolute() or name.startswith(".") else [*copies, own]:
         if folder.is_dir(): return folder
     return None
 

@@ -227,9 +227,9 @@ def _score_table(results, caption, keys, note):
 
 def _fewer(results, metrics):
     "Which means are over fewer items than were answered, in a sentence; empty where none is."
-    few = {m.head: [(i.n, x["n"]) for a, x in results.arms.items() if x["n"] and (i := results.score(a, m.key)).n < x["n"]] for m in metrics}
+    few = {m.head: [(i.n, x["n"]) for a, x in results.arms.items() if x["n"] and 0 < (i := results.score(a, m.key)).n < x["n"]] for m in metrics}
     said = [f"{head} (at least {min(k for k, _ in ns)} of {max(n for _, n in ns)})" for head, ns in few.items() if ns]
-    return f" Over the texts alone that have anything to measure: {', '.join(said)}." if said else ""
+    return f" Means over the texts alone that have anything to measure: {', '.join(said)}." if said else ""
 
 # %% ../nbs/20_results.ipynb #7766338f
 @dataclass(frozen=True)

@@ -111,6 +111,15 @@ def test_rows_of_the_public_sets(name):
         with pytest.raises(DataError, match=re.escape(f"no column {column!r}")): to_examples([{c: v for c, v in row.items() if c != column}], name, "train", k.task)
 
 
+def test_a_folder_written_as_a_path_is_that_folder(folder, monkeypatch):
+    "A copy of the same name under DISTILL_DATA_DIR stands for the hub's set, not for the folder."
+    for at, n in (("copies/svamp", 3), ("own/svamp", 2)):
+        for split in ("train", "test"): folder(f"{at}/{split}.jsonl", [dict(ID=f"{split}{i}", question_concat=f"{split} {i} + 0?", Answer=i) for i in range(n)])
+    monkeypatch.setenv("DISTILL_DATA_DIR", str(folder.at/"copies"))
+    monkeypatch.chdir(folder.at)
+    assert [len(load_data(Data(name=n)).train) for n in ("ChilleD/SVAMP", "svamp", "own/svamp", "./own/svamp", str(folder.at/"own"/"svamp"))] == [3, 3, 3, 2, 2]
+
+
 def test_splits_of_the_public_sets(folder, monkeypatch):
     "Several splits make one, a folder may stand for a subset, and a split that isn't there has a stand-in."
     for r in (1, 2, 3):

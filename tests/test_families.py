@@ -69,6 +69,16 @@ def test_a_failed_turn_ends_its_conversation_and_is_asked_again_next_time(tmp_pa
     again = sample_answers(ex, "vanilla", mended, Store(tmp_path), split="test")
     assert not again.failed and [id for id, _ in mended.heard] == ["c1", "c1"] and Store(tmp_path).ledger.entries()[0]["stage"] == "test, vanilla, turn 2"
 
+def test_a_conversation_that_outgrows_the_context_ends_and_the_others_go_on(tmp_path):
+    class Short(Parrot):
+        def outgrown(self, requests): return {i: 99 for i, r in enumerate(requests) if r.id == "c1" and len(r.messages) > 4}
+    ex, engine = [talk(f"c{i}", 4) for i in range(3)], Short()
+    got = sample_answers(ex, "vanilla", engine, Store(tmp_path), split="test", reasks=2)
+    assert [len(a.turns) for a in got] == [4, 2, 4] and [a.truncated for a in got] == [False, True, False] and not got.failed and not any(i == "c1" and len(m) > 4 for i, m in engine.heard)
+    assert [d.reason for d in curate(ARMS["distilled/vanilla"], ex, got, [], Curate(near=None)).drops] == ["truncated"] and usage(got)["output_tokens"] == 50
+    assert grade(ex, {"student/vanilla": got})["overlap"][1] == grade(ex, {"student/vanilla": got})["overlap"][0] / 2
+    assert sample_answers(ex, "vanilla", Short(), Store(tmp_path, replay=True), split="test", reasks=2).new == 0
+
 def test_too_many_failures_stop_in_the_wave_they_come_in(tmp_path):
     ex = [talk(f"c{i}", 2) for i in range(4)]
     with pytest.raises(EngineError, match="requests failed"): sample_answers(ex, "vanilla", Parrot({(f"c{i}", 2): Failure("timeout") for i in range(3)}), Store(tmp_path), split="test")
