@@ -165,7 +165,7 @@ def loss_figure(
         x, y = _curve(log)
         sns.lineplot(x=x, y=y, ax=ax, color=_colour(arm), lw=1.8, errorbar=None, legend=False, linestyle=dashes[arm], marker="o" if len(x) < 3 else None)
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set(xlabel="training step", ylabel="loss per supervised token"); ax.set_ylim(bottom=0); ax.grid(axis="y", color="#e3e5e8", lw=.7)
+    ax.set(xlabel="training step", ylabel="loss per supervised token"); ax.set_ylim(0, 1.06 * (max((l for log in losses.values() for l in _curve(log)[1]), default=1) or 1)); ax.grid(axis="y", color="#e3e5e8", lw=.7)
     handles = [Line2D([], [], color=_colour(a), ls=dashes[a], lw=1.8, label=a, marker="o" if len(_curve(log)[0]) < 3 else None) for a, log in losses.items()]
     fig.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, handlelength=2.2, columnspacing=1.6)
     return fig

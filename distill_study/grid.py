@@ -92,7 +92,7 @@ def run_combination(
     try:
         papermill.execute_notebook(notebook_path(), out/".running.ipynb", parameters(c, store, out, replay), kernel_name="python3", progress_bar=False,
                                    stderr_file=sys.stderr, report_mode=False, request_save_on_cell_execute=True,
-                                   extra_arguments=["--log-level=ERROR"])      # of the kernel, or its standing warnings stand in the progress
+                                   extra_arguments=["--log-level=CRITICAL"])      # of the kernel, or its standing warnings, and the interrupt that ends it, stand in the progress
     except PapermillExecutionError as e: error = _last_line(e)
     finally: os.replace(out/".running.ipynb", executed) if (out/".running.ipynb").exists() else None
     title = f"{c.data.name}: {Path(c.teacher.engine.split(':', 1)[1]).name} to {Path(c.student.model).name}"
