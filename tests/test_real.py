@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-FAMILY = {"conjnli": "nli", "gsm8k": "math", "dialogsum": "summarization", "sgd_chat": "conversation"}
+FAMILY = {"conjnli": "nli", "dialogsum": "summarization", "sgd_chat": "conversation"}
 SHORT = {"dialogsum": lambda r: len(r["dialogue"]) < 500, "sgd_chat": lambda r: len(r["messages"]) <= 7}      # for models of 512 tokens
 
 
