@@ -9,6 +9,7 @@ __all__ = ['FIELDS', 'MOST', 'schema', 'form_hash', 'as_json', 'unpack']
 import json, re
 
 from .config import fingerprint
+from .tasks import from_json
 
 # %% ../nbs/03a_forms.ipynb #6838aabc
 FIELDS = {"vanilla": ("answer",), "cot": ("reasoning", "answer")}
@@ -47,15 +48,6 @@ def _fenced(text):
     start = text.find("{")
     return text[start:].split("\n```")[0] if start >= 0 else ""
 
-def _found(text):
-    "The value that `text` begins with, repaired if need be; None where there is none."
-    from json_repair import repair_json
-    try: return json.JSONDecoder().raw_decode(text)[0]
-    except (ValueError, RecursionError): pass
-    if sum(map(text.count, "{[")) > 400: return None      # no answer to a question of ours, and repairing takes its square
-    try: return repair_json(text, return_objects=True, skip_json_loads=True)
-    except (ValueError, RecursionError): return None
-
 def _plain(value):
     "A field's value as text; None where it is nothing that can be read as one."
     if isinstance(value, str): return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip() or None      # repaired text can have characters in halves
@@ -69,7 +61,7 @@ def unpack(
     "Take an answer out of its JSON."
     fields, exact = FIELDS[strategy], False
     try: data, exact = json.loads(text), True
-    except (ValueError, RecursionError): data = _found(_fenced(text[:MOST]))
+    except (ValueError, RecursionError): data = from_json(_fenced(text[:MOST]))
     if isinstance(data, list): data, exact = next((d for d in data if isinstance(d, dict)), None), False
     if not isinstance(data, dict) or not data: return text, False
     found = {str(k).strip().lower(): v for k, v in data.items()}

@@ -212,9 +212,13 @@ def _bare_text(text):
     return text
 
 def from_json(text:str):
-    "The JSON list or object that `text` is, None where it isn't."
+    "The JSON list or object that `text` begins with, repaired if need be; None where there is none."
+    from json_repair import repair_json
     if not text.startswith(("[", "{")): return None
-    try: return json.loads(text)
+    try: return json.JSONDecoder().raw_decode(text)[0]
+    except (ValueError, RecursionError): pass
+    if sum(map(text.count, "{[")) > 400: return None      # no answer to a question of ours, and repairing takes its square
+    try: return repair_json(text, return_objects=True, skip_json_loads=True) or None
     except (ValueError, RecursionError): return None
 
 # %% ../nbs/02_tasks.ipynb #83b7b458
@@ -232,7 +236,7 @@ def rounds(
 )->tuple[str, ...]:
     "The summaries of a chain of density, in order."
     text = unfenced(text)
-    if (value := from_json(text)) is not None: return _listed(value)
+    if re.match(r"[\[{]\s*[\"'{]", text) and (value := from_json(text)): return _listed(value)
     if len(text.splitlines()) == 1 and all(f" {n}. " in f" {text}" for n in "1234"): text = re.sub(r" (?=[2-4]\. )", "\n", text)      # all on one line
     out, at, plain = [], 0, []
     for line in filter(str.strip, text.splitlines()):
