@@ -236,7 +236,7 @@ def rounds(
 )->tuple[str, ...]:
     "The summaries of a chain of density, in order."
     text = unfenced(text)
-    if re.match(r"[\[{]\s*[\"'{]", text) and (value := from_json(text)): return _listed(value)
+    if re.match(r"[\[{]\s*[\"'{\]}]|\[[\d,. ]*\]$", text) and (value := from_json(text)) is not None: return _listed(value)
     if len(text.splitlines()) == 1 and all(f" {n}. " in f" {text}" for n in "1234"): text = re.sub(r" (?=[2-4]\. )", "\n", text)      # all on one line
     out, at, plain = [], 0, []
     for line in filter(str.strip, text.splitlines()):
