@@ -133,7 +133,7 @@ def nli_item(
     facts = [tell(l, c) for l in (*links, *others) for c in chains]
     rng.shuffle(facts)
     walk = " ".join(tell(l, asked) for l in links if label != "neutral" or l <= at)
-    work = f"Given: {walk} " + ("Not told." if label == "neutral" else f"Stated: {end}.")
+    work = f"Given: {walk} " + {"entailment": f"{end}? Yes.", "contradiction": f"{end}? No.", "neutral": "Not told."}[label]
     return Item(f"Premise: {' '.join(facts)}\nHypothesis: {_stated(links, asked, end)}", None, work, label, dict(hops=hops))
 
 # %% ../nbs/01_world.ipynb #31c16457

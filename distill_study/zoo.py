@@ -43,9 +43,9 @@ class Spec(NamedTuple):
     def steps(self)->int: return sum(s.steps for s in self.stages)
 
 _HARD, _EASY = {"tiny-math": (1, 2, 3, 4, 5, 6), "tiny-qa": (1, 2, 3)}, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}
-_TEACHER = Stage(_HARD | {"tiny-nli": (1, 2, 3), "tiny-summ": (4, 5, 6, 7), "tiny-chat": (1, 2, 3)}, 800, 6e-4,
-                 {"tiny-nli": 3, "tiny-qa": 2, "tiny-summ": 2, "tiny-chat": 2, "tiny-math": 1}, exercises=0.05)
-_STUDENT = Stage(_EASY | {"tiny-nli": (1, 2), "tiny-summ": (4, 5, 6, 7), "tiny-chat": (1, 2)}, 800, 8e-4,
+_TEACHER = Stage(_HARD | {"tiny-nli": (1, 2, 3), "tiny-summ": (4, 5, 6, 7), "tiny-chat": (1, 2, 3)}, 800, 8e-4,
+                 {"tiny-nli": 4, "tiny-qa": 1, "tiny-summ": 2, "tiny-chat": 2, "tiny-math": 1}, exercises=0.05)
+_STUDENT = Stage(_EASY | {"tiny-nli": (1, 2), "tiny-summ": (4, 5, 6, 7), "tiny-chat": (1, 2)}, 600, 8e-4,
                  {"tiny-nli": 3, "tiny-qa": 2, "tiny-math": 3, "tiny-summ": 1, "tiny-chat": 1}, exercises=0.05, padded=True, plain=("tiny-summ",))
 
 SPECS = {
