@@ -25,6 +25,7 @@ class Stage(NamedTuple):
     learning_rate: float = 1e-3
     mix: dict|None = None     # family → its share of the rows; None takes turns, after a quarter of exercises alone, and easy problems first
     exercises: float = 0.25   # share of rows that are exercises once problems begin
+    later: bool = False       # exercises of what only the later families take
     padded: bool = False      # tell more than a problem needs, up to the length of the study's longest
     plain: tuple = ()         # families that are answered at once only
 
@@ -152,7 +153,7 @@ class Rows:
         stage = self.stage
         levels = stage.levels[name] if stage.mix else open_levels(stage.levels[name], progress)
         if levels and rng.random() >= stage.exercises: return self._encode(_row(rng, name, levels, 0 if name in stage.plain else self.spec.cot, stage.padded))
-        return self._encode_marked(*exercise(rng))
+        return self._encode_marked(*exercise(rng, stage.later))
 
     def _encode(self, messages):
         ids = self.tok.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)

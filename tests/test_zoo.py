@@ -78,6 +78,13 @@ def test_later_words_leave_what_was_learned_as_it_was():
     for text in ("héllo ☃ 你好 \n\n entailmentneutral", " ", "contradiction.Entailment"): assert second.decode(second(text).input_ids) == text
 
 
+@pytest.mark.parametrize("seed", range(40))
+def test_what_a_later_exercise_marks_can_be_known(seed):
+    user, said = exercise(random.Random(seed), later=True)
+    if user.startswith("Show what is equal"): assert all((a == b) == (c == "Yes") for a, b, c in re.findall(r"(\w+)\. (\w+)\?« (\w+)»", said)) and said.count("«") == 12
+    else: assert said.count("«") == 8 and all(f + "." in user for f in re.sub("[«»]", "", said).removeprefix("Given: ").removesuffix(".").split(". "))
+
+
 @pytest.mark.parametrize("name", ["tiny-nli", "tiny-summ", "tiny-chat"])
 def test_every_later_item_fits_into_the_model(name):
     tok = build_tokenizer()
