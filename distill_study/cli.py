@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['app', 'zoo', 'kept', 'RecipePath', 'Override', 'Reports', 'Store', 'Engine', 'say', 'run', 'replay', 'show', 'list_',
-           'list_stored', 'verify', 'export', 'prune', 'build', 'main']
+           'list_stored', 'ledger', 'verify', 'export', 'prune', 'build', 'main']
 
 # %% ../nbs/27_cli.ipynb #bbea65e2
-import sys
+import json, sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -130,15 +130,21 @@ def _size(n):
 
 def _entries(entries):
     for e in entries:
-        what = f"{e.count} completions, {e.prompt_tokens} tokens in, {e.completion_tokens} out" if e.kind == "completions" else f"{e.count} files" + (f"; {e.info}" if e.info else "")
+        what = f"{e.count} completions, {e.prompt_tokens} tokens in, {e.completion_tokens} out" if e.kind == "completions" else f"{e.count} {'files' if e.kind == 'stage' else 'entries'}" + (f"; {e.info}" if e.info else "")
         print(f"{e.kind:<12} {e.name:<40} {_size(e.bytes):>9}  {e.created[:19]:<19}  {what}")
 
 @kept.command("list")
 def list_stored(store:Store=Path("store")):
-    "What the store holds: completions by engine, trained students."
+    "What the store holds: completions by engine, the ledger of failures and drops, trained students."
     from distill_study.archive import contents
     _entries(found := contents(store))
     print(f"{len(found)} entries, {_size(sum(e.bytes for e in found))}")
+
+@kept.command()
+def ledger(reason:Annotated[Optional[str], typer.Option(help="only this reason, e.g. truncated or http_429")]=None, store:Store=Path("store")):
+    "Print every failed request and every input that became no training row, one JSON object a line: id, reason, evidence."
+    from distill_study.archive import ledger_rows
+    for row in ledger_rows(store, reason): print(json.dumps(row, ensure_ascii=False))
 
 @kept.command()
 def verify(store:Store=Path("store")):

@@ -262,7 +262,9 @@ def _from_columns(row, k, data, labels, where):
     row = _mapped(row, data, k.columns, where)
     try: id, said, choices, gold = k.read(row)
     except (KeyError, TypeError, AttributeError, IndexError) as e: raise DataError(f"{where}: the columns {', '.join(k.columns)} don't hold what is expected of them ({type(e).__name__}: {e}).") from None
-    if choices is not None: choices = _fair_choices(choices, where)
+    if choices is not None:
+        if any(isinstance(c, str) and not c.strip() for c in choices): raise _LeftOut("empty text")
+        choices = _fair_choices(choices, where)
     if k.task == "nli": turn = nli_turn(*(_text(t, "the sentence", where) for t in said))
     else: turn = user_turn(_text(said, "the question" if k.task in ("math", "nlu_qa") else "the text", where), choices)
     gold = _gold(gold, k.task, labels, choices, where)
@@ -425,6 +427,7 @@ def load_data(
     task = task_of(data)
     if data.name in TINY: return _load_tiny(data)
     k, single = known(data.name), data.name.endswith(".jsonl")
+    if single and data.splits: raise DataError(f"data.splits = {data.splits}: {data.name!r} is one file without splits. Leave data.splits out, or name the folder that holds the files of the splits.")
     rows, own = (raw_rows(data.name, "train"), "train") if single else _split(data, k, "train")
     train, left = to_examples(rows or [], data.name, own, task, data)
     if not train: raise DataError(f"data {data.name!r}: {own!r} has no usable row.{_spell(left)}" if rows is not None else f"data {data.name!r}: has no split {own!r}. Name the one to train on: data.splits: {{train: NAME}}.")

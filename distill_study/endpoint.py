@@ -192,7 +192,7 @@ class Dialect:
     def __init__(self,
         settings:Endpoint,
     ):
-        self.extra, self.fixed, self.said, self.dropped = settings.extra_body, settings.max_tokens_name, {}, set()
+        self.extra, self.fixed, self.said, self.dropped, self.forms = settings.extra_body, settings.max_tokens_name, {}, set(), ["json_schema", "json_object", None]
         self.limit = settings.max_tokens_name or ("max_tokens" if settings.base_url and "//api.openai.com" not in settings.base_url else "max_completion_tokens")
 
     def learn(self,
@@ -211,6 +211,7 @@ class Dialect:
         out = dict(model=model, messages=[dict(m) for m in request.messages], temperature=s.temperature, top_p=s.top_p) | {self.limit: s.max_tokens}
         if s.stop: out["stop"] = list(s.stop)
         if s.temperature > 0: out["seed"] = seed
+        if request.schema and (form := self.forms[0]): out["response_format"] = dict(type=form) | (dict(json_schema=dict(name="answer", strict=True, schema=request.schema)) if form == "json_schema" else {})
         if self.said.get("owned_by") == "vllm": out |= dict(top_k=-1, min_p=0.0, repetition_penalty=1.0)
         for name in self.dropped:
             if name != "top_p" or s.top_p == 1: out.pop(name, None)
@@ -219,11 +220,14 @@ class Dialect:
     def adapt(self,
         failure,     # `engine.Failure` of a request
     )->bool:
-        "Whether the refusal has taught another way to ask."
+        "Whether the refusal has taught another way to ask; a server without schemas may know JSON, or no form at all."
         if failure.reason not in ("http_400", "http_422"): return False
         named = set(re.findall(r"\w+", failure.evidence))
         if self.limit in named and not self.fixed:
             self.limit = self.fixed = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}[self.limit]
+            return True
+        if named & {"response_format", "json_schema", "json_object", "structured_outputs", "guided_json"} and self.forms[0]:
+            self.dropped.add(self.forms.pop(0))
             return True
         new = named & {"seed", "top_p", "top_k", "min_p", "repetition_penalty"} - self.dropped
         self.dropped |= new
@@ -472,6 +476,8 @@ class OpenAIEngine(Engine):
         if not value: raise EngineError(f"{self.spec}: the environment variable {env}, which is to hold the key for {self.url}, is not set. Set it, name another one with endpoint.key_env, or write key_env: null for a server without keys.")
         if not re.fullmatch("[!-~]+", value): raise EngineError(f"{self.spec}: the environment variable {env} holds blanks or characters that no key has. Set it to the key alone.")
         return value
+
+    def ready(self): self.secret()
 
     def body(self, request)->dict: return self.dialect.body(request, self.source, int(self.key(request)[:7], 16))
 

@@ -26,6 +26,7 @@ class Request:
     sampling: Sampling         # max_tokens resolved to a number
     split: str | None = None   # the split the example was read from; the recorded engine looks for the id there
     sample: int = 0            # number of the sample, where one question is answered several times
+    schema: dict | None = None # JSON schema of the answer, for engines that can enforce one
 
     def __post_init__(self):
         if self.sampling.max_tokens is None: raise ValueError(f"request {self.id!r}: max_tokens is not resolved")
@@ -33,7 +34,8 @@ class Request:
     @property
     def settings(self)->dict:
         "The sampling settings as a record keeps them."
-        return self.sampling.model_dump(mode="json", exclude={"n"})      # each of several samples is a request of its own
+        own = self.sampling.model_dump(mode="json", exclude={"n"})       # each of several samples is a request of its own
+        return own | dict(schema=self.schema) if self.schema else own
 
 @dataclass(frozen=True)
 class Failure:
@@ -52,7 +54,7 @@ def portable(
 
 class Engine:
     "What turns requests into records."
-    name = ""
+    name, redraws = "", True    # whether a question can be asked again for another answer
     def __init__(self,
         model:str,           # the part of the spec after the colon
         batch_size:int=64,   # requests answered at once
@@ -69,6 +71,8 @@ class Engine:
     def asked(self, request)->dict: return {}
 
     def check(self, requests): pass
+
+    def ready(self): pass
 
     def generate(self, requests): raise NotImplementedError
 

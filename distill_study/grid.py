@@ -10,8 +10,9 @@ import json, os, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import ARMS, Combination, Recipe, StudyError, to_yaml
-from .study import unavailable
+from .config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, to_yaml
+from .store import Store
+from .study import has_truth, resolved, unanswered, unavailable
 
 # %% ../nbs/25_grid.ipynb #4154c0f4
 def size(
@@ -25,21 +26,29 @@ def size(
     from distill_study.tasks import TASKS
     examples, price = getattr(splits, split), (c.teacher if teacher else c.student).price
     limit = (c.teacher.sampling.max_tokens if teacher else None) or (splits.max_tokens or TASKS[splits.task].max_tokens)[strategy]
-    n = c.teacher.sampling.n if teacher else 1
-    into, most = n * sum(len(m["content"]) for e in examples for m in e.ask(strategy)) // 4, n * len(examples) * limit
+    n, asked = c.teacher.sampling.n if teacher else 1, [q for e in examples for q in _questions(e, strategy)]
+    into, most = n * sum(len(m["content"]) for q in asked for m in q) // 4, n * len(asked) * limit
     cost = f", at most {price.cost(into, most, 0):,.2f}" + (" and the machine's hours" if price.per_hour else "") if price else ""
-    return f"{len(examples):,} questions, about {into:,} tokens in, at most {most:,} out{cost}"
+    return f"{len(asked):,} questions, about {into:,} tokens in, at most {most:,} out{cost}"
+
+def _questions(e, strategy):
+    "The messages of everything that is asked of an example: of a conversation turn by turn, with the reference's turns in place of the model's own."
+    if e.task != "conversation": return [e.ask(strategy)]
+    n, said = sum(t["role"] == "user" for t in e.turns), tuple(e.meta.get("reference") or ())
+    return [e.ask(strategy, (*said, *[""] * n)[:k]) for k in range(n)]
 
 def plan(
     c:Combination,
     splits=None,                    # `data.Splits`; without them tokens are not known
 )->list[tuple[str, str, str]]:      # (stage, of what, how much)
     "The stages of one combination, in order."
+    c = resolved(c)
     n, test = c.data.train or "all", c.data.test or "all"
     arms = [ARMS[a] for a in c.arms]
     labels = sorted({a.labels for a in arms if a.labels in c.teacher.strategies})
     def asked(split, strategy, teacher, rows): return size(c, splits, split, strategy, teacher) if splits else f"{rows} questions"
     rows = [("label", f"{c.teacher.engine} answers the training inputs under {s}", asked("train", s, True, n)) for s in labels]
+    if c.curate.hard_items: rows.append(("curate", f"{c.student.model} answers the training inputs, to see which are hard", asked("train", "vanilla", False, n)))
     rows += [("train", f"{c.student.model} on {a.labels} {a.target}s ({c.student.train.method}, epochs: {c.student.train.epochs:g})", f"up to {n} rows")
              for a in arms if a.model == "trained" and a.labels in (*c.teacher.strategies, "gold")]
     return rows + [("answer", a.name, asked("test", a.prompt, a.model == "teacher", test)) for a in arms if unavailable(a, c) is None]
@@ -116,18 +125,25 @@ def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
     "Everything that can be known to go wrong before any long work; raises `StudyError`."
     from distill_study.data import load_data
     from distill_study.engines import open_teacher
+    from distill_study.grade import known_entities
     from distill_study.models import check_model
+    from distill_study.tasks import TASKS
+    from distill_study.textstats import need_ner
     for folder in (reports, store):
         try: folder.mkdir(parents=True, exist_ok=True); (folder/".writable").touch(); (folder/".writable").unlink()
         except OSError as e: raise StudyError(f"{folder}: can't be written ({e.strerror}). Choose another folder with --reports or --store.") from None
+    kept = Store(store)
     for c in recipe.combinations():
-        splits = load_data(c.data)
+        splits, default = load_data(c.data), c.arms == DEFAULT_ARMS
+        c, graded = resolved(c, splits.task), TASKS[splits.task].graded
+        if splits.task == "summarization" and known_entities(splits.test) is None: need_ner()
         blind = next((e.id for e in splits.test if e.gold is None), None)
-        if blind is not None: raise StudyError(f"data {c.data.name!r}: test item {blind!r} has no gold answer, and the arms are graded against gold. Give the test set gold answers.")
-        if "control/gold" in c.arms and all(e.gold is None for e in splits.train): raise StudyError(f"data {c.data.name!r}: no training example has a gold answer, which arm control/gold learns from. Leave the arm out of the recipe's arms.")
+        if blind is not None and graded: raise StudyError(f"data {c.data.name!r}: test item {blind!r} has no gold answer, and the arms are graded against gold. Give the test set gold answers.")
+        if "control/gold" in c.arms and not any(map(has_truth, splits.train)) and (graded or not default): raise StudyError(f"data {c.data.name!r}: no training example has a gold answer, or a reference, which arm control/gold learns from. Leave the arm out of the recipe's arms.")
         if replay: continue
         teacher = open_teacher(c.teacher)
         if teacher.name in ("transformers", "vllm"): check_model(teacher.source)
+        if unanswered(c, splits, teacher, kept): teacher.ready()       # a key that is not set, vLLM that is not installed
         check_model(c.student.model)
 
 # %% ../nbs/25_grid.ipynb #6da3a8db

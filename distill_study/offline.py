@@ -40,6 +40,7 @@ def arguments(
 )->dict:
     "What `vllm.LLM` is called with."
     args = s.model_dump(exclude={"lora"}, exclude_none=True) | dict(model=str(folder), generation_config="vllm", disable_log_stats=False)
+    args["structured_outputs_config"] = dict(backend="xgrammar", disable_any_whitespace=True)      # a small model can fill an answer with blanks
     quantized = s.quantization or "quantization_config" in json.loads((folder/"config.json").read_text(encoding="utf-8"))
     args["dtype"] = s.dtype or ("auto" if quantized else str(number_format(parameter_count(folder), device)).removeprefix("torch."))
     if context < 2**31: args.setdefault("max_model_len", context)
@@ -62,6 +63,7 @@ def sampling_params(
     s = request.sampling
     out = dict(max_tokens=limit, temperature=s.temperature, stop_token_ids=sorted(ends), detokenize=bool(s.stop))   # text is made here; vLLM needs its own to look for stop strings
     if s.temperature > 0: out |= dict(top_p=s.top_p, seed=int(key, 16) >> 1)
+    if request.schema: out["structured_outputs"] = dict(json=request.schema)
     return out | (dict(stop=list(s.stop)) if s.stop else {})
 
 def generation_ends(
@@ -158,9 +160,10 @@ def answer(
 ):
     "Give vLLM all jobs at once, and tell of every step that finished some of them."
     from vllm import SamplingParams
-    from vllm.sampling_params import RequestOutputKind
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
     start = time.perf_counter()
     for i, (prompt, sampling) in enumerate(jobs):
+        if form := sampling.pop("structured_outputs", None): sampling["structured_outputs"] = StructuredOutputsParams(**form)
         engine.add_request(str(i), dict(prompt_token_ids=prompt), SamplingParams(**sampling, output_kind=RequestOutputKind.FINAL_ONLY), lora_request=adapter)
     while engine.has_unfinished_requests():
         done = [(int(o.request_id), list(o.outputs[0].token_ids), o.outputs[0].finish_reason, round(o.metrics.last_token_ts - o.metrics.scheduled_ts, 4)) for o in engine.step() if o.finished]
@@ -334,6 +337,7 @@ def records(
 class VLLMEngine(Engine):
     "A causal language model with a chat template, run by vLLM in a process of its own, all requests in one go; MODEL as for transformers."
     name = "vllm"
+    tokenizer = functools.cached_property(lambda self: load_tokenizer(self.folder))
     def __init__(self, model:str,
         batch_size:int=64,       # answers stored at once; vLLM finds its own batches
         settings:Vllm=Vllm(),
@@ -351,10 +355,13 @@ class VLLMEngine(Engine):
 
     def asked(self, request)->dict: return {k: v for k in ("dtype", "quantization") if (v := getattr(self.settings, k))}
 
+    def ready(self):
+        if importlib.util.find_spec("vllm") is None: raise EngineError(f"{self.spec}: vLLM is not installed. With a GPU, install the extra: pip install -e '.[vllm]'; without one: make vllm.")
+
     def start(self, context:int)->Worker:
         "The worker; started where there is none."
         if self.worker: return self.worker
-        if importlib.util.find_spec("vllm") is None: raise EngineError(f"{self.spec}: vLLM is not installed. With a GPU, install the extra: pip install -e '.[vllm]'; without one: make vllm.")
+        self.ready()
         check_model(self.source)
         self.worker = Worker(self.spec, dict(folder=str(self.folder), settings=self.settings.model_dump(mode="json"), context=context, adapter=self.adapter and str(self.adapter)))
         while not (message := self.worker.hear(1)): pass
@@ -368,7 +375,7 @@ class VLLMEngine(Engine):
 
     def generate(self, requests):
         "Yield (index, record), and None at times, see `records`; whatever interrupts it ends the worker."
-        requests, tokenizer = list(requests), load_tokenizer(self.folder)
+        requests, tokenizer = list(requests), self.tokenizer
         prompts = render(tokenizer, requests, self.spec)
         context, ends = room(self.folder, self.settings, requests, prompts, self.spec), generation_ends(self.folder, tokenizer)
         jobs = [(p, sampling_params(r, min(r.sampling.max_tokens, context - len(p)), ends, self.key(r))) for p, r in zip(prompts, requests)]

@@ -55,7 +55,7 @@ def read_recorded(
 # %% ../nbs/09_recorded.ipynb #3af56a57
 class RecordedEngine(Engine):
     "Completions read from JSONL files (columns id, completion), joined by id; MODEL is a folder, a file, or a folder under DISTILL_DATA_DIR."
-    name = "recorded"
+    name, redraws = "recorded", False
     def __init__(self, model:str, batch_size:int=64):
         super().__init__(model, batch_size)
         files = recorded_files(model)

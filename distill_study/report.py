@@ -14,8 +14,9 @@ from pathlib import Path
 from .config import fingerprint
 from .findings import Findings
 from .results import Results
-from .shown import HIDDEN, ReportError, Shown, duration, esc, pct, scrub, to_plain
+from .shown import HIDDEN, ReportError, Shown, duration, esc, num, pct, scrub, to_plain
 from .stats import BASE
+from .textstats import METRICS
 
 # %% ../nbs/23_report.ipynb #eeb8beab
 PACKAGES = ("distill-study", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pandas", "scipy", "statsmodels", "matplotlib", "seaborn", "nbconvert", "papermill")
@@ -86,7 +87,7 @@ def metrics(
 )->dict:
     "Every number of the report as plain JSON values."
     shown = [dict(kind=type(s).__name__, data=s) for s in shown]
-    return to_plain(dict(format=1, arms=results.arms, teacher=results.teacher, base=BASE, best=results.best, gaps=results.gaps, gaps_strict=results.gaps_strict, tests=results.tests, tests_strict=results.tests_strict,
+    return to_plain(dict(format=1, metric=results.metric, also=results.also, arms=results.arms, teacher=results.teacher, base=BASE, best=results.best, gaps=results.gaps, gaps_strict=results.gaps_strict, tests=results.tests, tests_strict=results.tests_strict,
         attrition=attrition or {}, labelling=labelling or {}, training=training or {}, findings=found, shown=shown, **more, provenance=made))
 
 def write_json(value, path:str|Path)->Path:
@@ -238,13 +239,14 @@ def entry(
 )->dict:
     "One row of the page of a recipe."
     if metrics is None: return dict(title=title or href, href=href, status="not run" if status == "ok" else status, error=scrub(error), notebook=notebook)
-    def of(arm): return metrics["arms"].get(arm, {}).get("accuracy") if arm else None
+    measure = METRICS[metrics["metric"]["key"]] if "metric" in metrics else METRICS["correct"]
+    def of(arm): return metrics["arms"].get(arm, {}).get("accuracy" if measure.graded else "score") if arm else None
     best = metrics["best"]
     gap = next((g for g in metrics["gaps"] if g["arm"] == best and g["teacher"] == metrics["teacher"]), None)
     n = max((a["n"] for a in metrics["arms"].values()), default=0)
     settings = metrics["provenance"]["settings"]
     return dict(title=title or metrics["provenance"]["combination"], detail=f"{settings['teacher']['engine']}, seed {settings['seed']}", href=href, status=status, error=scrub(error), notebook=notebook, n=n or None,
-        teacher=of(metrics["teacher"]), base=of(metrics["base"]), best=of(best), best_arm=best, gap=gap)
+        measure=measure, teacher=of(metrics["teacher"]), base=of(metrics["base"]), best=of(best), best_arm=best, gap=gap)
 
 def _local(href):
     "A link inside the reports folder; anything else is refused."
@@ -261,7 +263,7 @@ def index_page(
     from datetime import datetime, timezone
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     env = Environment(loader=FileSystemLoader(templates()), autoescape=True, undefined=StrictUndefined)
-    env.filters |= dict(percent=pct, local=_local)
-    page = env.get_template("index.html.j2").render(recipe=recipe, description=description, entries=entries, git_sha=git_sha(), generated=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"))
+    env.filters |= dict(percent=pct, local=_local, by=lambda x, m: num(x, m.digits, m.scale))
+    page = env.get_template("index.html.j2").render(recipe=recipe, description=description, entries=entries, scored=any(not e["measure"].graded for e in entries if "measure" in e), git_sha=git_sha(), generated=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"))
     if wrong := check_page(page): raise ReportError(f"{Path(path).name}: not written: {'; '.join(wrong)[:600]}.")
     return write_text(page, path)

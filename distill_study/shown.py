@@ -57,6 +57,7 @@ class Column:
     unit: str = ""
     kind: str = "num"    # text, num, percent, interval (share), points (signed difference), seconds, p
     digits: int = 1
+    scale: float = 100   # of interval and points: shown is value × scale
 
 _WRITE = dict(text=lambda v, d: esc(v), num=lambda v, d: num(v, d), percent=lambda v, d: pct(v), seconds=lambda v, d: duration(v),
     p=lambda v, d: "&lt;0.001" if v < 0.001 else f"{v:.3f}")
@@ -68,7 +69,7 @@ def _cell(value, col):
     if missing: return f'<td class="{"" if col.kind == "text" else "num "}na">{"undefined" if isinstance(value, Interval) and value.n else "not available"}</td>'
     if col.kind == "text": return f'<td class="text">{esc(value)}</td>'
     if not isinstance(value, Interval): return f'<td class="num">{_WRITE[col.kind](value, col.digits)}</td>'
-    main, _, rest = value.text(signed=col.kind == "points").partition(" ")
+    main, _, rest = value.text(col.scale, col.digits, col.kind == "points").partition(" ")
     return f'<td class="num">{main}' + (f' <span class="ci">{rest.strip("()")}</span>' if rest else "") + "</td>"
 
 # %% ../nbs/19_shown.ipynb #d44f4b6c

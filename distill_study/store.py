@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'MANIFEST', 'StoreError', 'guard', 'request_key', 'now', 'Record', 'seal', 'unseal', 'to_line', 'from_line',
            'locked', 'write_all', 'read_at', 'whole_line', 'Log', 'Ledger', 'sync', 'sync_tree', 'write_json',
-           'read_json', 'stage_lock', 'crc_of', 'finish', 'Stages', 'Store']
+           'read_json', 'stage_lock', 'crc_of', 'finish', 'Stages', 'Store', 'drops_of', 'answered_by']
 
 # %% ../nbs/06_store.ipynb #2ced97f1
 import contextlib, errno, fcntl, io, json, os, re, shutil, sys, warnings, zlib
@@ -221,6 +221,17 @@ class Ledger:
             if size and read_at(fd, 1, size - 1) != b"\n": os.ftruncate(fd, self._read(fd)[1])
             write_all(fd, lines)
 
+    def replace(self, entries):
+        "Write the file anew, in one step, unless it holds these entries already."
+        if [{k: v for k, v in e.items() if k != "time"} for e in self.entries()] == list(entries): return
+        part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
+        with guard(self.shown):
+            try:
+                with open(part, "wb") as f: f.writelines(seal(dict(time=now(), **e)) for e in entries)
+                sync(part)
+                os.replace(part, self.path)
+            finally: part.unlink(missing_ok=True)
+
     def entries(self)->list[dict]:
         "All that was written down, oldest first."
         if not self.path.exists(): return []
@@ -384,3 +395,28 @@ class Store(Stages):
             log = self.log(engine, weights)
             with guard(log.shown): new += log.append(batch)
         return new
+
+# %% ../nbs/06_store.ipynb #5e1d0c00
+def drops_of(
+    store:Store,
+    name:str, fp:str,    # of what was curated; see `Stages.stage`
+)->Ledger:
+    "The part of the ledger that names the inputs which did not become training rows of one arm, each with its reason."
+    path = store.root/"ledger"/f"{_stage_name(name, fp)}.jsonl"
+    return Ledger(path, str(path))
+
+def answered_by(
+    store:Store,
+    model:str,           # name of a model, as records have it
+)->list[tuple[str, str, list]]:
+    "(engine, weights, the different things its answers depended on besides) of every engine that has answered with a model of this name."
+    out = []
+    for path in sorted((store.root/"completions").glob("*.jsonl")):
+        with open(path, "rb") as f: line = f.readline()
+        try: first = whole_line(line)
+        except ValueError: continue
+        if first.model != model: continue
+        store.get(first.engine, first.weights, first.key)
+        kinds = {json.dumps(r.asked, sort_keys=True): r.asked for r in store.log(first.engine, first.weights).index.values()}
+        out.append((first.engine, first.weights, list(kinds.values())))
+    return out

@@ -22,6 +22,7 @@ class Parsed:
     rationale: str = ""      # the text before the answer was stated; of a chain of density the earlier rounds, one a line
     stated: bool = False     # the answer was stated as one ("the answer is …", "Answer: …"), not only found somewhere
     rounds: tuple = ()       # of a chain of density: the earlier summaries, the answer being the last
+    outside: str | None = None   # what was stated as the answer and is none of the possible ones
 
 def cut_run_on(text:str)->str:
     "`text` up to where a completion model began to invent the next question."
@@ -256,6 +257,7 @@ class Task:
     def exact(self, text, choices): raise NotImplementedError       # canonical answer if `text` is nothing but one
     def search(self, text, choices): raise NotImplementedError      # last resort: an answer anywhere in prose
     def gold(self, value, choices=None): return self.exact(normal(str(value)).strip(), choices)    # canonical form of what a data set gives as gold; None where it can't be read
+    def outside(self, text): return None                            # a label stated in `text` that is none of the possible ones
     def correct(self, answer, gold): return answer is not None and answer == gold
 
     def limits(self,
@@ -280,7 +282,7 @@ class Task:
         else: answer = self.exact(bare := unfenced(clean), choices) or self.search(bare, choices)
         if strategy == "vanilla": strict = self.exact(normal(own), choices)
         else: strict = self.exact(m.group(1), choices) if (m := re.search(r"(?:^|\n)Answer: (.+)$", normal(own))) else None
-        return Parsed(answer, strict, rationale, bool(found) and answer is not None or strict is not None)
+        return Parsed(answer, strict, rationale, bool(found) and answer is not None or strict is not None, outside=self.outside(found[1] if found else clean) if answer is None else None)
 
 # %% ../nbs/02_tasks.ipynb #49aca58b
 def _bare_lines(text, exact):
@@ -315,6 +317,7 @@ class NluQa(Task):
         first, every = self._bare(text, choices)
         if first or len(every) > 1: return first if len(every) == 1 else None
         return letter(text.splitlines()[-1] if text else "", choices)
+    def outside(self, text): return m.group(1) if (m := re.match(r"^[\s\"'*(\[]*([A-Z])(?=[\s)\].:,*\"']*$)", text)) else None
 
 class Nli(Task):
     "Does a premise entail a hypothesis: entailment, neutral or contradiction."

@@ -1,5 +1,5 @@
 "What all tests share: no hub, no windows, and fixtures for what a machine may not have."
-import contextlib, importlib.util, os, signal, socket, subprocess, sys, time, urllib.request
+import contextlib, importlib.util, json, os, signal, socket, subprocess, sys, time, urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -59,7 +59,7 @@ def vllm_server(vllm_installed, tmp_path_factory):
     "`base_url` and `model` of vLLM's own OpenAI-compatible server on loopback, with the zoo's teacher."
     from distill_study.models import resolve_model
     port, log = free_port(), tmp_path_factory.mktemp("server")/"log"
-    options = dict(model=resolve_model("zoo/teacher"), served_model_name="zoo/teacher", host="127.0.0.1", port=port, dtype="float32", max_model_len=512, generation_config="vllm", kv_cache_memory_bytes=2**30)
+    options = dict(model=resolve_model("zoo/teacher"), served_model_name="zoo/teacher", host="127.0.0.1", port=port, dtype="float32", max_model_len=512, generation_config="vllm", kv_cache_memory_bytes=2**30, structured_outputs_config=json.dumps(dict(backend="xgrammar", disable_any_whitespace=True)))
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager", *(str(x) for k, v in options.items() for x in (f"--{k.replace('_', '-')}", v))]
     env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | dict(VLLM_NO_USAGE_STATS="1")     # or it compiles itself anew at every start
     with open(log, "wb") as f: server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=f, stderr=f, env=env, start_new_session=True)

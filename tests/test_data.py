@@ -264,6 +264,15 @@ def test_empty_texts_of_sets_with_columns_are_left_out(folder):
     assert s.left_out == {"empty text": 3} and len(s.train) == 2
 
 
+def test_an_empty_choice_makes_a_row_of_a_set_with_columns_useless():
+    rows = [dict(question="x?", options=["A)1", "B)2"], correct="A"), dict(question="x?", options=["A)1", "B) "], correct="A"), dict(question="x?", options=["A)1", "B)2"], correct="C")]
+    examples, left = to_examples(rows, "deepmind/aqua_rat", "train", "nlu_qa")
+    assert [e.choices for e in examples] == [("1", "2")] and left == {"empty text": 1, "unreadable gold": 1}
+
+
+def test_one_file_has_no_splits(folder): fails("is one file without splits", name=folder(rows=[dict(messages=[user("x")])]), task="math", test=1, splits=dict(train="train"))
+
+
 def test_rows_that_are_left_out_do_not_move_the_ids_of_others():
     rows = [dict(question="1?", answer="#### 1"), dict(question="", answer="#### 1"), dict(question="3?", answer="#### 3")]
     assert [e.id for e in to_examples(rows, "openai/gsm8k", "train", "math")[0]] == ["gsm8k-train-0", "gsm8k-train-2"]

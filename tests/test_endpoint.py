@@ -292,7 +292,7 @@ def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
         c, store = recipe.combinations()[0], Store(tmp_path/"store")
         splits = load_data(c.data)
         labels = label(c, splits, store)
-        curated, _ = curate_arms(c, splits, labels)
+        curated, _ = curate_arms(c, splits, labels, store)
         a = curated["distilled/cot-rationale"].attrition
         assert a["inputs"] == 24 == a["rows"] + sum(a["dropped"].values()) and a["dropped"]["failed: http_500"] > 0
         answers, _ = answer_arms(c, splits, {}, store)

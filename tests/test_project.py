@@ -95,13 +95,13 @@ def test_module_has_what_it_says(name):
     for member in getattr(module, "__all__", ()): assert hasattr(module, member), f"{name}.__all__ names {member}, which is not there"
 
 def test_import_is_light():
-    heavy = "torch transformers trl peft accelerate datasets pandas scipy statsmodels matplotlib seaborn pydantic numpy papermill nbconvert".split()
+    heavy = "torch transformers trl peft accelerate datasets pandas scipy statsmodels matplotlib seaborn pydantic numpy papermill nbconvert spacy rouge_score".split()
     code = f"import sys, distill_study; print([m for m in {heavy!r} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip() == "[]"
 
 def test_module_imports_stay_light():
     "torch and its kind load inside the functions that need them."
-    heavy = "torch transformers trl peft accelerate datasets pandas scipy statsmodels matplotlib seaborn papermill vllm".split()
+    heavy = "torch transformers trl peft accelerate datasets pandas scipy statsmodels matplotlib seaborn papermill vllm spacy rouge_score".split()
     code = "\n".join(f"import distill_study.{m}" for m in MODULES) + f"\nimport sys; print([m for m in {heavy!r} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip() == "[]"
 
@@ -139,7 +139,7 @@ def pins():
 def test_every_requirement_has_a_reason():
     for line in sum(requirements().values(), []): assert re.search(r" # \S", line), f"settings.ini: {line!r} says no reason"
 
-@pytest.mark.parametrize("extra", ["run", "dev", "lab", "smollm", "vllm-cpu"])
+@pytest.mark.parametrize("extra", ["run", "dev", "lab", "smollm", "ner", "vllm-cpu"])
 def test_constraints_pin_every_requirement(extra):
     for req in parsed(requirements()[extra]):
         pin = pins().get(canonicalize_name(req.name))
@@ -148,7 +148,7 @@ def test_constraints_pin_every_requirement(extra):
 def test_pins_fit_any_build(): assert not [n for n, v in pins().items() if "+" in v]
 
 def test_package_imports_only_what_it_requires():
-    known = {canonicalize_name(r.name) for key in ("run", "smollm", "gpu", "vllm", "vllm-cpu") for r in parsed(requirements()[key])}
+    known = {canonicalize_name(r.name) for key in ("run", "smollm", "ner", "gpu", "vllm", "vllm-cpu") for r in parsed(requirements()[key])}
     where = packages_distributions()
     for path in (ROOT/"distill_study").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

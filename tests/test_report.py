@@ -11,17 +11,19 @@ from bs4 import BeautifulSoup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from distill_study.config import ARMS, combination_from
+from distill_study.config import ARMS, DEFAULT_ARMS, combination_from
 from distill_study.figures import accuracy_alt, accuracy_figure, attrition_figure, loss_alt, loss_figure, png, show
 from distill_study.findings import QUESTIONS, findings, summary
 from distill_study.report import check_page, entry, index_page, metrics, provenance, render, templates, write_json
 from distill_study.results import analyse, arm_table, attrition_table, cases, cost_table, gap_table, test_table as tests_of, training_table
 from distill_study.shown import Column, ReportError, Table, esc, scrub, to_plain
+from distill_study.stats import PLAIN
 
 ATTACKS = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[a](javascript:alert(1))", '"><svg onload=alert(1)>', "</pre></td></table><iframe src=//evil.example>",
            "<a href='javascript:alert(1)'>x</a>", "{{ 7*7 }}{% raw %}", "<!--", "<style>*{background:url(//evil.example)}</style>", "\x1b[31mred\u202e", "$\\href{javascript:alert(1)}{x}$", "]]>&lt;b&gt;"]
 SKILL = {"teacher/vanilla": .6, "teacher/cot": .95, "student/vanilla": .3, "student/cot": .25, "distilled/vanilla": .42, "distilled/cot-answer": .6, "distilled/cot-rationale": .8, "control/gold": .6}
 Ex = make_dataclass("Ex", ["id", "messages", "gold"])
+PLAIN_ARMS = [a for a in DEFAULT_ARMS if a in PLAIN]
 
 def made_up(n=60, arms=SKILL, strict=1.0, seed=0):
     rng, hard, frames = np.random.default_rng(seed), np.random.default_rng(seed).random(n), []
@@ -136,7 +138,7 @@ def test_missing_arms_are_rows_with_a_reason():
     r = analyse(made_up(arms={a: SKILL[a] for a in ("teacher/cot", "student/vanilla", "distilled/cot-answer")}), {"teacher/vanilla": "never <asked>"}, resamples=100)
     for table in (arm_table(r), cost_table(r)):
         text = table.html()
-        assert all(a in text for a in ARMS) and "not available: never &lt;asked&gt;" in text and text.count("not available: not part of this run") == 4
+        assert all((a in text) == (a in PLAIN_ARMS) for a in ARMS) and "not available: never &lt;asked&gt;" in text and text.count("not available: not part of this run") == 4
     f = findings(r)
     assert "distilled/vanilla not available" in f.entries[1].verdict and len(f.entries) == len(QUESTIONS)
     assert "not available" in accuracy_alt(r) and len(png(accuracy_figure(r))) > 1000
@@ -219,7 +221,7 @@ def test_metrics_are_plain_complete_and_private(tmp_path, results, made):
     path = write_json(m, tmp_path/"metrics.json")
     text = path.read_text(encoding="utf-8")
     back = json.loads(text, parse_constant=lambda x: pytest.fail(f"{x} in metrics.json"))
-    assert set(back["arms"]) == set(ARMS) and len(back["tests"]) == len(back["tests_strict"]) and back["odd"] == [0.5, None, True] and back["best_path"] == "x"
+    assert set(back["arms"]) == set(PLAIN_ARMS) and len(back["tests"]) == len(back["tests_strict"]) and back["odd"] == [0.5, None, True] and back["best_path"] == "x"
     assert "/srv" not in text and str(Path.cwd()) not in text and str(Path.home()) + "/" not in text
     p = back["provenance"]
     assert p["seeds"] == dict(training=0, bootstrap=0, data=0) and p["versions"]["python"] and p["fingerprint"] and p["settings"]["teacher"]["engine"] == "recorded:palm.jsonl"

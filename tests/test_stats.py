@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distill_study.stats import (PAIRS, TRAINED, Interval, StatsError, compare, find_test, gap_recovered, gaps, holm, mcnemar,
-                                 paired, paired_difference, reference_teacher, smallest_detectable, wilson, _bootstrap)
+from distill_study.stats import (PLAIN, TRAINED, Interval, StatsError, compare, find_test, flip_test, gap_recovered, gaps, holm, mcnemar, mean_interval,
+                                 paired, paired_difference, paired_p, pairs_of, reference_teacher, smallest_detectable, smallest_difference, wilson, _bootstrap)
 
 def grades(**arms):
     "A small `graded` table: arm names with __ for / and - for nothing."
@@ -117,7 +117,7 @@ def test_only_shared_items_are_compared():
 
 def test_missing_arms_give_reasons_and_do_not_count_for_holm():
     tests = compare(grades(sv=[0] * 12, dv=[1] * 12))
-    assert len(tests) == len(PAIRS)
+    assert len(tests) == len(pairs_of(PLAIN)) == 7
     made = [t for t in tests if t.p is not None]
     assert len(made) == 1 and made[0].p_holm == made[0].p and made[0].verdict == "higher"
     assert all(t.verdict == "not available" and "not available" in t.reason for t in tests if t.p is None)
@@ -126,7 +126,7 @@ def test_gaps_of_missing_arms_name_them():
     gs = gaps(grades(sv=[0] * 40, tc=[1] * 40, dv=[1] * 20 + [0] * 20))
     assert gs[0].recovered.value == 0.5
     assert {g.recovered.reason for g in gs if g.arm == "control/gold" and g.teacher == "teacher/cot"} == {"control/gold not available"}
-    assert len(gs) == 2 * len(TRAINED)
+    assert len(gs) == 2 * len([a for a in PLAIN if a in TRAINED]) == 8
 
 def test_reference_teacher_is_the_one_that_ran():
     assert reference_teacher(grades(tv=[1])) == "teacher/vanilla" and reference_teacher(grades(tv=[1], tc=[1])) == "teacher/cot"
@@ -143,3 +143,72 @@ def test_interval_text():
     assert Interval(.5, .25, .75, 4).text(digits=0) == "50 (25 to 75)"
     assert Interval(-0.0001, None, None, 4).text() == "0.0"
     assert not Interval(None).excludes_zero
+
+# --- scores
+
+def scores(levels, n=100, seed=0, noise=.05):
+    "Made-up scores of arms that share how hard each item is."
+    rng = np.random.default_rng(seed); hard = rng.normal(0, .1, n)
+    return [m + hard + rng.normal(0, noise, n) for m in levels]
+
+@pytest.mark.parametrize("n", [2, 5, 9, 12])
+def test_the_flip_test_is_scipys_exact_one(n):
+    from scipy.stats import permutation_test
+    a, b = scores([.3, .34], n, n)
+    assert flip_test(a, b) == pytest.approx(permutation_test((b - a,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue)
+    assert flip_test(b, a) == flip_test(a, b)
+
+def test_the_drawn_flip_test_is_near_the_exact_one():
+    a, b = scores([.3, .33], 13)
+    assert flip_test(a, b, flips=2000) == pytest.approx(flip_test(a, b), abs=.03)
+
+def test_the_flip_test_of_right_and_wrong_is_mcnemars():
+    for up, down in ((5, 1), (0, 6), (3, 3), (9, 2)):
+        a, b = np.repeat([0, 1, 1, 0], [up, down, 9, 4]), np.repeat([1, 0, 1, 0], [up, down, 9, 4])
+        assert flip_test(a, b) == pytest.approx(mcnemar(a, b).p) and paired_p(a.astype(float), b) == pytest.approx(paired_p(a, b))
+
+def test_the_flip_test_keeps_its_error_rate():
+    false = [flip_test(*scores([.3, .3], 40, s, .1), flips=400) <= .05 for s in range(300)]
+    assert .02 < np.mean(false) < .09
+
+@pytest.mark.parametrize("a, b, p", [([], [], None), ([.2], [.2], 1.0), ([.2], [.3], 1.0), ([0., 0, 0], [0, 0, 0], 1.0), ([.1] * 6, [.2] * 6, 2 / 64)])
+def test_hardly_any_scores(a, b, p): assert flip_test(np.array(a, float), np.array(b, float)) == p
+
+@pytest.mark.parametrize("values, mean, low, n, why", [([], None, None, 0, "no items"), ([.5], .5, None, 1, "one item"), ([.5, .5, .5], .5, .5, 3, "the same"), ([float("nan")] * 3, None, None, 0, "no items"), ([.1, float("nan"), .3], .2, .1, 2, "")])
+def test_mean_intervals_of_hardly_anything(values, mean, low, n, why):
+    i = mean_interval(values)
+    assert (i.value if mean is None else pytest.approx(i.value)) == mean and (i.low is None if low is None else i.low == pytest.approx(low)) and i.n == n and why in i.reason
+
+def test_mean_intervals_cover_the_truth():
+    hits = [(i := mean_interval(np.random.default_rng(s).gamma(2, .1, 80), 400, s)).low <= .2 <= i.high for s in range(200)]
+    assert .89 <= np.mean(hits) <= .99
+
+def test_the_gap_of_scores_covers_the_truth_and_knows_when_there_is_none():
+    hits = [(g := gap_recovered(*scores([.5, .3, .4], 100, s), 400, s)).low <= .5 <= g.high for s in range(150)]
+    assert .89 <= np.mean(hits) <= .99
+    t, b, d = scores([.31, .3, .4], 60, noise=.2)
+    none = gap_recovered(t, b, d, 400, scale=1, digits=3)
+    assert none.value is None and "not distinguishable" in none.reason and "points" not in none.reason
+    assert "points" in gap_recovered(t, b, d, 400).reason and "worse than" in gap_recovered(b, b + .1, d, 400).reason
+    same = gap_recovered(t + .2, b, b, 400)
+    assert same.value == 0 and "score the same on every item" in same.reason
+
+def test_many_items_are_drawn_in_parts_with_the_same_result_as_at_once():
+    a, b = scores([.3, .4], 3000)
+    at_once = np.random.default_rng(5).multinomial(3000, [1 / 3000] * 3000, size=2500) @ np.unique(np.stack([a, b], 1), axis=0)
+    assert np.allclose(_bootstrap([a, b], 2500, 5), at_once)
+
+def test_items_without_a_score_leave_both_arms():
+    g = pd.DataFrame(dict(arm=["student/vanilla"] * 4 + ["distilled/vanilla"] * 4, id=list("abcd") * 2, s=[.1, np.nan, .3, .4, .2, .3, np.nan, .5]))
+    a, b = paired(g, "student/vanilla", "distilled/vanilla", column="s")
+    assert list(a) == [.1, .4] and list(b) == [.2, .5]
+    assert paired(g.assign(s=np.nan), "student/vanilla", "distilled/vanilla", column="s") is None
+    t = compare(g.assign(s=np.nan), (("student/vanilla", "distilled/vanilla"),), "s")[0]
+    assert t.verdict == "not available" and t.reason == "no items in common"
+
+def test_smallest_difference_has_the_power_it_promises():
+    d, seen = smallest_difference(60, .1 * 2**.5), 0
+    for s in range(300):
+        a, b = scores([.3, .3 + d], 60, s, .1)
+        seen += flip_test(a, b, flips=400) <= .05
+    assert .7 < seen / 300 < .88

@@ -62,6 +62,20 @@ def test_every_arm_is_in_the_numbers(finished):
     assert m["provenance"]["versions"]["transformers"] and m["provenance"]["data_hashes"]["test"]
 
 
+def test_the_ledger_names_what_the_attrition_counts(tmp_path):
+    "Every input of every arm is a training row or stands in the ledger with its reason; rows too long for the student are among them."
+    recipe = write(tmp_path, train=SMALL["train"] | dict(max_length=130, max_truncated=0.9), arms=["student/vanilla", "distilled/cot-rationale", "distilled/cot-answer"], min_rows=1)
+    run(recipe, tmp_path)
+    lines = subprocess.run([sys.executable, "-c", "from distill_study.cli import main; main()", "store", "ledger", "--store", str(tmp_path/"store")], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}).stdout
+    rows, m = [json.loads(l) for l in lines.splitlines()], numbers(tmp_path)
+    for arm, a in m["attrition"].items():
+        mine = [r for r in rows if r.get("arm") == arm]
+        assert a["inputs"] == 24 == a["rows"] + len(mine) and a["dropped"] == {k: sum(r["reason"] == k for r in mine) for k in a["dropped"]}
+        assert m["training"][arm]["rows"] == a["rows"]
+    assert any(r["reason"] == "too long" and re.fullmatch(r"\d+ tokens, train.max_length = 130", r["evidence"]) for r in rows)
+    assert untimed(numbers(tmp_path))["attrition"] == m["attrition"] and run(recipe, tmp_path, "replay")
+
+
 def test_nothing_of_the_machine_is_in_what_is_published(finished):
     folder = finished[0]
     for name in ("index.html", "metrics.json"):
@@ -127,6 +141,21 @@ def test_a_failing_combination_is_named_and_the_others_go_on(tmp_path):
     assert not (pages/"tiny-qa--teacher--student-s/index.html").exists() and (pages/"tiny-qa--teacher--student-s/combination.ipynb").is_file()
     assert (pages/"tiny-math--teacher--student-s/index.html").is_file()
     assert "fewer than min_rows" in (pages/"index.html").read_text()
+
+
+def test_an_arm_with_too_few_rows_is_left_out_and_the_others_go_on(tmp_path):
+    "Verified against gold, the teacher's plain answers leave too few rows; its reasoning leaves enough."
+    run(write(tmp_path, curate=dict(verify=True), min_rows=15, arms=["student/vanilla", "distilled/vanilla", "distilled/cot-answer"]), tmp_path)
+    m = numbers(tmp_path)
+    assert m["arms"]["distilled/cot-answer"]["n"] == 12 and "fewer than min_rows = 15" in m["arms"]["distilled/vanilla"]["missing"] and "disagrees with gold" in m["arms"]["distilled/vanilla"]["missing"]
+
+
+def test_a_missing_key_is_found_before_any_combination_starts(tmp_path):
+    "Unless everything is in the store: then nobody needs it."
+    teacher = dict(engine="openai:m", endpoint=dict(base_url="http://127.0.0.1:9/v1", key_env="NO_SUCH_KEY"))
+    p = start(write(tmp_path, teachers=["transformers:zoo/teacher", teacher]), tmp_path)
+    _, err = p.communicate()
+    assert p.returncode == 2 and "environment variable NO_SUCH_KEY" in err and "[1/2]" not in err
 
 
 @pytest.mark.parametrize("name", ["svamp", "commonsense_qa"])
