@@ -228,6 +228,7 @@ def _events(rng):
     lines = [re.sub(r": \d+( . \d+) = .*", rf": {rng.randint(3, 40)}«\1».", w) for w in work]
     return "Show the events. " + " ".join(told), "Events: " + " ".join(rng.choices(lines, k=8))
 
+# %% ../nbs/01_world.ipynb #a5999812
 def _readings(rng):
     "Facts, told firmly or loosely: how, and about what, is to be read."
     chains, links = _chains(rng), rng.choice(_PATHS)
