@@ -133,7 +133,7 @@ def nli_item(
     facts = [tell(l, c) for l in (*links, *others) for c in chains]
     rng.shuffle(facts)
     walk = " ".join(tell(l, asked) for l in links if label != "neutral" or l <= at)
-    work = f"Given: {walk} " + ("Not told." if label == "neutral" else f"Stated: {end}.")
+    work = f"Given: {walk} " + {"entailment": f"{end}? Yes.", "contradiction": f"{end}? No.", "neutral": "Not told."}[label]
     return Item(f"Premise: {' '.join(facts)}\nHypothesis: {_stated(links, asked, end)}", None, work, label, dict(hops=hops))
 
 # %% ../nbs/01_world.ipynb #31c16457
@@ -228,11 +228,26 @@ def _events(rng):
     lines = [re.sub(r": \d+( . \d+) = .*", rf": {rng.randint(3, 40)}«\1».", w) for w in work]
     return "Show the events. " + " ".join(told), "Events: " + " ".join(rng.choices(lines, k=8))
 
+# %% ../nbs/01_world.ipynb #a5999812
+def _readings(rng):
+    "Facts, told firmly or loosely: how, and about what, is to be read."
+    chains, links = _chains(rng), rng.choice(_PATHS)
+    facts = [(rng.choice((_told, _loose))(l, c)) for l in links for c in chains]
+    asked = rng.choices(facts, k=8)
+    rng.shuffle(facts)
+    return "Show what is given. " + " ".join(facts), "Given:" + "".join(re.sub(r"^(\w+)( \w+ \w+)\.$", r" \1«\2».", f) for f in asked)
+
+def _equals(rng):
+    "Pairs of words: are they the same?"
+    pairs = [(a, a if rng.random() < 0.5 else rng.choice(words)) for words in rng.choices((PETS, HOUSES, COLOURS), k=12) for a in [rng.choice(words)]]
+    return "Show what is equal.", "Given:" + "".join(f" {a}. {b}?« {'Yes' if a == b else 'No'}»." for a, b in pairs)
+
 def exercise(
     rng:random.Random,
+    later:bool=False,   # of the skills that only the later families take
 )->tuple[str, str]:     # what the user says; what the assistant answers, «what can be known of it» marked
     "One row of many small answers of one kind."
-    kind = rng.choice((_links, _links, _sums, _letters, _events))
+    kind = rng.choice((_readings, _equals) if later else (_links, _links, _sums, _letters, _events))
     return kind(rng, rng.choice(_PATHS)) if kind is _links else kind(rng)
 
 # %% ../nbs/01_world.ipynb #fc1766bf

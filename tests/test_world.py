@@ -65,7 +65,9 @@ def test_worked_solution_of_nli_walks_over_told_facts(seed, hops):
     *walk, last = item.rationale.removeprefix("Given: ").removesuffix(".").split(". ")
     assert walk and all(f + "." in premise for f in walk) and all(a.split()[2] == b.split()[0] for a, b in zip(walk, walk[1:]))
     if item.answer == "neutral": assert last == "Not told" and walk[-1].split()[1] in ("knows", "feeds", "sees", "was")
-    else: assert last == f"Stated: {hypothesis.split()[-1].rstrip('.')}" and len(walk) == hops and (walk[-1].split()[2] == last.split()[-1]) == (item.answer == "entailment")
+    else:
+        end, verdict = last.split("? ")
+        assert end == hypothesis.split()[-1].rstrip(".") and len(walk) == hops and (walk[-1].split()[2] == end) == (verdict == "Yes") == (item.answer == "entailment")
 
 def test_labels_are_balanced():
     count = Counter(i.answer for i in items("tiny-nli", "train", 1500))
