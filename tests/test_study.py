@@ -108,6 +108,7 @@ def test_a_replay_needs_no_model_and_asks_nobody(tmp_path):
     recipe = write(tmp_path, teachers=[f"transformers:{tmp_path/'models'/'teacher'}"], students=[str(tmp_path/"models"/"student-s")], arms=["teacher/cot", "student/vanilla", "distilled/cot-answer"])
     run(recipe, tmp_path)
     first = untimed(numbers(tmp_path))
+    assert len(set(first["provenance"]["model_fingerprints"].values())) == 2      # the teacher's and the student's
     shutil.rmtree(tmp_path/"models")
     shutil.rmtree(tmp_path/"reports")
     run(recipe, tmp_path, "replay")
