@@ -49,11 +49,12 @@ _TEACHER = Stage(_HARD | {"tiny-nli": (1, 2, 3), "tiny-summ": (4, 5, 6, 7), "tin
 _JUDGE = _TEACHER._replace(steps=500, learning_rate=6e-4, mix={"tiny-nli": 5, "tiny-qa": 1, "tiny-summ": 1, "tiny-chat": 1, "tiny-math": 1}, exercises=0.3, later=True)
 _STUDENT = Stage(_EASY | {"tiny-nli": (1, 2), "tiny-summ": (4, 5, 6, 7), "tiny-chat": (1, 2)}, 600, 8e-4,
                  {"tiny-nli": 3, "tiny-qa": 2, "tiny-math": 3, "tiny-summ": 1, "tiny-chat": 1}, exercises=0.05, padded=True, plain=("tiny-summ",))
+_SHARP = _STUDENT._replace(steps=400, mix={"tiny-nli": 4, "tiny-qa": 2, "tiny-math": 2, "tiny-summ": 1, "tiny-chat": 1}, exercises=0.3, later=True)
 
 SPECS = {
     "teacher":   Spec(192, 4, 3, 512, 0.65, (Stage(_HARD, 3000, 8e-4), _TEACHER, _JUDGE)),
-    "student-m": Spec(96, 3, 2, 256, 0.5, (Stage(_EASY, 3000, padded=True), _STUDENT)),
-    "student-s": Spec(64, 3, 2, 192, 0.5, (Stage(_EASY, 3000), _STUDENT))}
+    "student-m": Spec(96, 3, 2, 256, 0.5, (Stage(_EASY, 3000, padded=True), _STUDENT, _SHARP)),
+    "student-s": Spec(64, 3, 2, 192, 0.5, (Stage(_EASY, 3000), _STUDENT, _SHARP))}
 HEAD_DIM = 64            # the smallest that vLLM serves
 
 # %% ../nbs/31_zoo.ipynb #e9e90dc3
