@@ -145,6 +145,8 @@ def _dense3(results):
     told = {"higher": f"Yes: at once it writes denser summaries than {BASE}.", "lower": f"No: its summaries are less dense than those of {BASE}.", "can't tell": f"Can't tell at this n whether its summaries are denser than those of {BASE}.", "not available": f"Not available: {t.reason}."}[t.verdict]
     own, base, teacher = results.score(arm, key), results.score(BASE, key), results.score("teacher/cod", key)
     if t.verdict == "higher" and teacher.value is not None and teacher.value > base.value: told += f" It goes {pct((own.value - base.value) / (teacher.value - base.value))} % of the way to teacher/cod."
+    true, theirs = (results.score(a, "supported").value for a in (arm, "teacher/cod"))
+    if true is not None: told += f" {pct(true)} % of the names and numbers in them are in the source" + (f"; in the teacher's, {pct(theirs)} %." if theirs is not None else ".")
     said = [f"{a}: {_level(results, results.score(a, key), key)}, {num(results.score(a, 'words').value)} words, {pct(results.score(a, 'supported').value)} % of its names and numbers in the source." for a in (BASE, "distilled/vanilla", arm, "teacher/cod") if a in results and results.score(a, "supported").value is not None]
     lengths = "Output tokens per answer: " + ", ".join(_length(results, a) for a in (BASE, "distilled/vanilla", arm, "teacher/cod") if a in results) + "."
     return Finding(3, told, (_says(t, METRICS[key]), *said, lengths), DENSE[3])

@@ -44,7 +44,7 @@ METRICS = {m.key: m for m in (
     *(Metric(f"copied{n}", f"copied {n}-grams", f"Copied {n}-grams", "%", 100) for n in (1, 2, 3, 4)),
     Metric("coverage", "extractive coverage", "Coverage", "% of words in copied runs", 100),
     Metric("run", "extractive density", "Copied run", "words, mean", 1, 1),
-    Metric("overlap", "ROUGE-L overlap", "Overlap", "ROUGE-L, F1 × 100", 100, note="The overlap counts the words shared with one reference turn, and a conversation can go on well in many ways"),
+    Metric("overlap", "ROUGE-L overlap", "ROUGE-L overlap", "F1 × 100", 100, note="The overlap counts the words shared with one reference turn, and a conversation can go on well in many ways"),
     Metric("repetition", "repetition", "Repeated 4-grams", "%", 100),
     Metric("distinct1", "distinct-1", "Distinct-1", "%", 100),
     Metric("distinct2", "distinct-2", "Distinct-2", "%", 100, note="Distinct-2 says how varied a conversation is, not how good"))}

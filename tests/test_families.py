@@ -115,7 +115,7 @@ def test_without_references_there_is_no_overlap(tmp_path):
     ex, g = graded_chat(tmp_path, reference=False)
     assert main_metric("conversation", ex).key == "distinct2" and g["overlap"].isna().all()
     r = analyse(g, resamples=100, metric=METRICS["distinct2"], arms=CHAT)
-    assert "Not available without references: Overlap" in score_tables(r, "conversation")[0].note and "how varied" in arm_table(r).note
+    assert "Not available without references: ROUGE-L overlap" in score_tables(r, "conversation")[0].note and "how varied" in arm_table(r).note
 
 def summaries(n=12):
     its = items("tiny-summ", "test", n)
