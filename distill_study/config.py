@@ -194,17 +194,21 @@ class Teacher(Settings):
 # %% ../nbs/00_config.ipynb #b366319d
 class Train(Settings):
     "Supervised fine-tuning of one student on one set of rows. Defaults: LoRA as in LoRA Without Regret (all linear layers, r=16)."
-    method: Literal["full", "lora"] = "lora"
+    method: Literal["full", "lora", "qlora"] = Field("lora", description="all weights; an adapter; an adapter on weights of 4 bits (arXiv 2305.14314)")
     r: int = Field(16, ge=1, description="LoRA rank")
     alpha: int = Field(32, ge=1, description="LoRA scaling numerator")
     dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: str | tuple[str, ...] = "all-linear"
-    learning_rate: float = Field(2e-4, gt=0)
+    dora: bool = Field(False, description="length and direction of the weights apart (arXiv 2402.09353)")
+    rslora: bool = Field(False, description="adapters scaled by alpha / √r (arXiv 2312.03732)")
+    learning_rate: float | None = Field(None, gt=0, description="None: by method and size, see `student.default_rate`")
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_ratio: float = Field(0.05, ge=0, lt=1)
     epochs: float = Field(3.0, gt=0)
+    steps: int | None = Field(None, ge=1, description="optimizer steps, instead of epochs")
     batch_size: int = Field(16, ge=1)
     gradient_accumulation: int = Field(1, ge=1)
+    tokens_per_step: int | None = Field(None, ge=1, description="about so many tokens an optimizer step, instead of gradient_accumulation")
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int | None = Field(None, ge=8, description="tokens per row; None takes the longest row")
@@ -212,6 +216,19 @@ class Train(Settings):
     bf16: bool | None = Field(None, description="None: bf16 where the device has it")
     save_steps: int | None = Field(None, ge=1, description="checkpoint every so many steps; None saves once per epoch")
     gradient_checkpointing: bool = False
+    packing: bool = Field(False, description="several rows in one, best fit, each seeing only itself; slower on a CPU")
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(None, description="None: what suits the device")
+    liger: bool = Field(False, description="Liger's fused kernels (arXiv 2410.10989); CUDA only")
+    choose: Literal["last", "gold", "loss"] = Field("last", description="which checkpoint is kept: the last, or the best on data.validation, by its gold answers or by the loss on them")
+    eval_steps: int | None = Field(None, ge=1, description="look at data.validation every so many steps; None: after every epoch")
+    patience: int | None = Field(None, ge=1, description="stop after so many looks without a better checkpoint")
+    report_to: tuple[str, ...] = Field((), description="trackers of transformers, e.g. [tensorboard]")
+
+    @model_validator(mode="after")
+    def _goes_together(self):
+        if self.method == "full" and (asked := [f for f in ("dora", "rslora") if getattr(self, f)]): raise ValueError(f"{asked[0]} is for adapters, and the method is full; leave it out, or set method to lora")
+        if self.choose == "last" and (asked := [f for f in ("eval_steps", "patience") if getattr(self, f)]): raise ValueError(f"{asked[0]} is for choosing a checkpoint; set choose to gold or loss, or leave it out")
+        return self
 
 # %% ../nbs/00_config.ipynb #b864ab43
 class Student(Settings):

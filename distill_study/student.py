@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['TrainingDataError', 'TrainingFailed', 'tokenize_rows', 'fit_length', 'long_rows', 'seen_row', 'render_row', 'Fit',
-           'GroupedOrder', 'target_loss', 'use_bf16', 'trl_config', 'lora_config', 'mean_loss', 'merge_adapter',
-           'run_fingerprint', 'fit']
+           'GroupedOrder', 'target_loss', 'mean_loss', 'merge_adapter', 'run_fingerprint', 'fit']
 
 # %% ../nbs/19_student.ipynb #f710a98d
 import errno, gc, html, json, math, random, resource, shutil, time
@@ -14,7 +13,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from .config import StudyError, Train, fingerprint
+from .methods import attention, default_rate, load_4bit, load_base, lora_config, refuse, trl_config
 from .models import device, load_model, load_tokenizer, model_fingerprint, resolve_model
+from .packing import pack, packed, padded
 
 # %% ../nbs/19_student.ipynb #15974c6e
 class TrainingDataError(StudyError):
@@ -169,6 +170,10 @@ class Fit:
     trainable: int = 0
     parameters: int = 0
     starts: tuple = ()               # step each start began at: (0,) when never interrupted
+    learning_rate: float = 0.0
+    packs: int = 0                   # rows after packing; 0 where they were not packed
+    looks: tuple = ()                # (step, share of validation items that are right), where checkpoints are chosen by it
+    chosen: int|None = None          # step whose weights were kept, where they were chosen; None: the last
     merge: dict|None = None          # adapter against merged model, see `merge_adapter`
     path: Path|None = field(default=None, compare=False)  # folder of the trained model
 
@@ -177,16 +182,11 @@ class Fit:
         "Supervised tokens over all tokens."
         return self.supervised_tokens / self.tokens if self.tokens else 0.0
 
-    def save(self, out:Path):
-        "Write `out`/fit.json, whole or not at all."
-        data = {k: v for k, v in asdict(self).items() if k != "path"} | dict(supervised_share=self.supervised_share)
-        _write_json(Path(out)/"fit.json", data)
-
     @classmethod
     def load(cls, out:Path)->"Fit":
         "Read what `save` wrote; the model's path follows the folder."
         data = json.loads((Path(out)/"fit.json").read_text(encoding="utf-8"))
-        pairs = {k: tuple(tuple(v) if isinstance(v, list) else v for v in data[k]) for k in ("dropped_long", "history", "validation", "starts")}
+        pairs = {k: tuple(tuple(v) if isinstance(v, list) else v for v in data[k]) for k in ("dropped_long", "history", "validation", "starts", "looks")}
         return cls(**{k: v for k, v in (data | pairs).items() if k in {f.name for f in fields(cls)}}, path=Path(out)/"model")
 
 # %% ../nbs/19_student.ipynb #d10a89ab
@@ -196,16 +196,25 @@ def _write_json(path, data):
     part.write_text(json.dumps(data, ensure_ascii=False, indent=1), encoding="utf-8")
     part.replace(path)
 
+def _fit_save(self:Fit, out:Path):
+    "Write `out`/fit.json, whole or not at all."
+    data = {k: v for k, v in asdict(self).items() if k != "path"} | dict(supervised_share=self.supervised_share)
+    _write_json(Path(out)/"fit.json", data)
+
+Fit.save = _fit_save
+
 def _fit_markdown(self:Fit):
     "The run as a small table."
     line = lambda k, v: f"| {k} | {v} |"
     body = [line("model", f"{self.model} ({self.method}, {self.trainable:,} of {self.parameters:,} parameters trained)"),
             line("rows", f"{self.rows:,}, dropped as too long: {len(self.dropped_long)}"),
             line("tokens", f"{self.tokens:,}, supervised {self.supervised_tokens:,} ({self.supervised_share:.1%}); at most {self.max_length} per row"),
-            line("training", f"{self.epochs:g} epochs, {self.steps} steps, seed {self.seed}, {self.dtype} on {self.device}")]
+            line("training", f"{self.epochs:g} epochs, {self.steps} steps, learning rate {self.learning_rate:g}, seed {self.seed}, {self.dtype} on {self.device}")]
     if self.history: body.append(line("loss", f"{self.history[0][1]:.3f} → {self.history[-1][1]:.3f}"))
     if self.validation: body.append(line("validation loss", " → ".join(f"{v:.3f}" for _, v in self.validation) + f" on {self.validation_rows} rows"))
     body.append(line("time", f"{self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s, peak memory {self.peak_memory/2**20:,.0f} MiB"))
+    if self.looks: body.append(line("right on validation items", " → ".join(f"{v:.1%}" for _, v in self.looks)))
+    if self.chosen is not None: body.append(line("weights kept", f"those of step {self.chosen}"))
     if len(self.starts) > 1: body.append(line("resumed", f"at step {', '.join(map(str, self.starts[1:]))}"))
     return "\n".join(["| | |", "|---|---|", *body])
 
@@ -243,18 +252,19 @@ def _pack(trainer):
     "Optimizer, schedule and random generators as tensors and plain values."
     import numpy as np, torch
     opt = trainer.optimizer.state_dict()
-    tensors = {f"opt.{i}.{k}": v.detach().cpu().contiguous() for i, s in opt["state"].items() for k, v in s.items()}
+    state = {f"opt.{i}.{k}": v for i, s in opt["state"].items() for k, v in s.items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items() if torch.is_tensor(v)}
     tensors["rng.cpu"] = torch.random.get_rng_state()
     if torch.cuda.is_available(): tensors["rng.cuda"] = torch.cuda.random.get_rng_state()
     name, keys, *rest = np.random.get_state()
     tensors["rng.numpy"] = torch.from_numpy(keys.astype(np.int64))
-    plain = dict(groups=opt["param_groups"], schedule=trainer.lr_scheduler.state_dict(), python=random.getstate(), numpy=[name, *rest], seconds=trainer.seconds())
+    plain = dict(groups=opt["param_groups"], state={k: v for k, v in state.items() if k not in tensors}, schedule=trainer.lr_scheduler.state_dict(), python=random.getstate(), numpy=[name, *rest], seconds=trainer.seconds())
     return tensors, plain
 
 def _unpack(tensors, plain, trainer):
     "Put back the optimizer and the schedule that `_pack` took."
     state = {}
-    for key, t in tensors.items():
+    for key, t in (tensors | plain["state"]).items():
         if key.startswith("opt."): _, i, k = key.split(".", 2); state.setdefault(int(i), {})[k] = t
     groups = [{k: tuple(v) if k == "betas" else v for k, v in g.items()} for g in plain["groups"]]
     trainer.optimizer.load_state_dict(dict(state=state, param_groups=groups))
@@ -316,7 +326,7 @@ def _last_checkpoint(out):
 # %% ../nbs/19_student.ipynb #a650acd9
 def target_loss(
     model,            # causal language model, plain or with an adapter
-    inputs:dict,      # input_ids, attention_mask, labels
+    inputs:dict,      # input_ids, labels, and attention_mask or position_ids, see `packing`
     count=None,       # supervised tokens the sum is divided by; None counts those of `inputs`
 ):                    # scalar tensor
     "Mean negative log-likelihood of the supervised tokens, computing no other logits."
@@ -325,18 +335,10 @@ def target_loss(
     taught = labels != -100
     head = (model.get_base_model() if hasattr(model, "peft_config") else model).get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda _, args: (args[0][:, :-1][taught],))
-    try: logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False).logits
+    try: logits = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False).logits
     finally: hook.remove()
     total = torch.nn.functional.cross_entropy(logits.float(), labels[taught], reduction="sum")
     return total / (taught.sum() if count is None else count)
-
-def _collate(rows, pad):
-    "Right-padded tensors of tokenized rows."
-    import torch
-    n = max(len(r["input_ids"]) for r in rows)
-    fill = lambda key, value: torch.tensor([list(r[key]) + [value]*(n - len(r[key])) for r in rows])
-    mask = torch.tensor([[1]*len(r["input_ids"]) + [0]*(n - len(r["input_ids"])) for r in rows])
-    return dict(input_ids=fill("input_ids", pad), labels=fill("labels", -100), attention_mask=mask)
 
 # %% ../nbs/19_student.ipynb #a4440fd5
 @lru_cache(maxsize=1)
@@ -385,62 +387,61 @@ def _read_state(checkpoint):
     from safetensors.torch import load_file
     return load_file(Path(checkpoint)/_STATE[0]), json.loads((Path(checkpoint)/_STATE[1]).read_text(encoding="utf-8"))
 
-# %% ../nbs/19_student.ipynb #30ba07a9
-def use_bf16(
-    settings:Train,
-    parameters:int,   # of the whole model
-    where:str,        # "cuda" or "cpu"
-)->bool:
-    "Does training multiply in bf16? The setting decides; left open, the device and the model's size do."
-    import torch
-    if settings.bf16 is not None: return settings.bf16
-    if where == "cuda": return torch.cuda.is_bf16_supported()
-    has = lambda name: bool(getattr(torch.cpu, name, lambda: False)())
-    return parameters > 20e6 and (has("_is_avx512_bf16_supported") or has("_is_amx_tile_supported"))
-
-def _attention(bf16, limit, where):
-    "The attention to train with; None leaves the model's own."
-    return "eager" if where == "cpu" and bf16 and limit <= 512 else None     # longer rows would need too much memory
-
-# %% ../nbs/19_student.ipynb #a27545bb
-def trl_config(
-    settings:Train,
-    out:Path,         # where checkpoints go
-    seed:int,
-    bf16:bool,
-    where:str,        # "cuda" or "cpu"
-):
-    "`SFTConfig` with our settings and nothing printed, reported or prepared behind our back."
-    from trl import SFTConfig
-    schedule = {"constant": "constant_with_warmup"}.get(settings.schedule, settings.schedule)
-    saving = dict(save_strategy="steps", save_steps=settings.save_steps) if settings.save_steps else dict(save_strategy="epoch")
-    return SFTConfig(output_dir=str(out), seed=seed, data_seed=seed, num_train_epochs=settings.epochs, per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.gradient_accumulation, learning_rate=settings.learning_rate, lr_scheduler_type=schedule,
-        warmup_steps=settings.warmup_ratio, weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm, bf16=bf16, use_cpu=where == "cpu",
-        gradient_checkpointing=settings.gradient_checkpointing, max_length=None, packing=False, dataset_kwargs=dict(skip_prepare_dataset=True),
-        dataloader_num_workers=0, dataloader_pin_memory=where == "cuda", eval_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, **saving)
-
-# %% ../nbs/19_student.ipynb #2e4a82d8
-def lora_config(settings:Train):
-    "`LoraConfig` with our settings."
-    from peft import LoraConfig
-    modules = settings.target_modules if isinstance(settings.target_modules, str) else list(settings.target_modules)
-    return LoraConfig(task_type="CAUSAL_LM", r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=modules)
-
 # %% ../nbs/19_student.ipynb #21e5765c
-def _watcher(trainer, progress, held):
-    "A callback that keeps the loss of every step, and of the validation rows after every epoch, in the trainer's state."
+def _watcher(trainer, progress, held, settings, score):
+    "A callback that keeps the loss of every step, and what the validation says after every epoch, in the trainer's state."
     from transformers import TrainerCallback
     class Watch(TrainerCallback):
         def on_step_end(self, args, state, control, **kw):
             loss, trainer.step_loss = trainer.step_loss, 0.0
             state.log_history.append(dict(step=state.global_step, loss=loss))
             if progress: progress(state.global_step, state.max_steps, loss)
+            if settings.eval_steps and state.global_step % settings.eval_steps == 0: _look(trainer, held, settings, score)
+            if _stale(state, settings): control.should_training_stop = True
 
         def on_epoch_end(self, args, state, control, **kw):
-            if held: state.log_history.append(dict(step=state.global_step, validation=mean_loss(trainer.model, held, trainer.processing_class.pad_token_id, args.train_batch_size)))
+            if not settings.eval_steps: _look(trainer, held, settings, score)
+            if _stale(state, settings): control.should_training_stop = True
     return Watch()
 
+# %% ../nbs/19_student.ipynb #d4d36be7
+def _look(trainer, held, settings, score):
+    "Loss and score on the validation rows; the weights are kept where they are the best so far."
+    state, found = trainer.state, {}
+    if any(h["step"] == state.global_step and "loss" not in h for h in state.log_history): return      # before it was killed
+    if held: found["validation"] = mean_loss(trainer.model, held, trainer.processing_class.pad_token_id, trainer.args.train_batch_size)
+    if score and settings.choose == "gold": found["gold"] = _scored(trainer.model, score)
+    if found: state.log_history.append(dict(step=state.global_step, **found))
+    value = dict(gold=found.get("gold"), loss=-found["validation"] if "validation" in found else None).get(settings.choose)
+    if value is None or state.best_metric is not None and value <= state.best_metric: return
+    state.best_metric, state.best_global_step = value, state.global_step
+    _finish(trainer.out/"best", lambda part: _save_weights(trainer.model, part), Path(), ())
+
+def _scored(model, score):
+    "What `score` says of a model in training, which is left as it was."
+    was, own = model.training, model.generation_config
+    model.eval()
+    try: return score(model)
+    finally: model.train(was); model.generation_config = own
+
+def _stale(state, settings):
+    "Whether the last `patience` looks found nothing better."
+    looks = [h["step"] for h in state.log_history if "loss" not in h]
+    return bool(settings.patience) and state.best_global_step is not None and sum(s > state.best_global_step for s in looks) >= settings.patience
+
+def _take_best(trainer):
+    "Put the best weights back into the model; the step they are of, or None where they are its own."
+    from safetensors.torch import load_file
+    best, state = trainer.out/"best", trainer.state
+    if state.best_global_step in (None, state.global_step): return state.best_global_step
+    weights = {k: v for p in sorted(best.glob("*.safetensors")) for k, v in load_file(p).items()}
+    if hasattr(trainer.model, "peft_config"):
+        from peft import set_peft_model_state_dict
+        set_peft_model_state_dict(trainer.model, weights)
+    else: trainer.model.load_state_dict(weights, strict=False)        # tied weights are there once
+    return state.best_global_step
+
+# %% ../nbs/19_student.ipynb #14c96cd9
 def mean_loss(
     model,            # causal language model
     rows:list,        # as `tokenize_rows` gives them
@@ -454,7 +455,7 @@ def mean_loss(
     rows = sorted(rows, key=lambda r: len(r["input_ids"]))
     with torch.no_grad():
         for i in range(0, len(rows), batch_size):
-            batch = {k: v.to(model.device) for k, v in _collate(rows[i:i+batch_size], pad).items()}
+            batch = {k: v.to(model.device) for k, v in padded(rows[i:i+batch_size], pad).items()}
             n = int((batch["labels"][:, 1:] != -100).sum())
             total, count = total + target_loss(model, batch, 1).item(), count + n
     model.train(was)
@@ -466,17 +467,26 @@ def _build(base, name, rows, settings, out, seed, tokenizer, limit):
     import torch
     from datasets import Dataset
     from transformers import PrinterCallback
-    where, model = device(), load_model(base)
-    saved, bf16 = model.dtype, use_bf16(settings, model.num_parameters(), where)
-    model = model.to(torch.bfloat16 if bf16 and settings.method == "lora" else torch.float32)
-    if attention := _attention(bf16, limit, where): model.set_attn_implementation(attention)
+    where = device()
+    model, saved, bf16 = load_base(base, settings, where)
+    if kind := attention(settings, bf16, limit, where): model.set_attn_implementation(kind)
     model.name_or_path = model.config._name_or_path = name         # no path of this machine in what is saved
-    trainer = _trainer_class()(model=model, args=trl_config(settings, out, seed, bf16, where), processing_class=tokenizer,
-        train_dataset=Dataset.from_dict({k: [r[k] for r in rows] for k in ("input_ids", "labels")}),
-        data_collator=lambda rows: _collate(rows, tokenizer.pad_token_id), peft_config=lora_config(settings) if settings.method == "lora" else None)
+    flat, batch = model.config._attn_implementation.startswith("flash"), padded
+    if settings.packing: rows, batch = pack(rows, limit), lambda rows, pad: packed(rows, pad, flat)
+    rate = settings.learning_rate or default_rate(settings.method, model.config, model.num_parameters())
+    trainer = _trainer_class()(model=model, args=trl_config(settings, out, seed, bf16, where, rate, _accumulation(settings, rows)), processing_class=tokenizer,
+        train_dataset=Dataset.from_dict({k: [r[k] for r in rows] for k in rows[0] if k != "id"}),
+        data_collator=lambda rows: batch(rows, tokenizer.pad_token_id), peft_config=None if settings.method == "full" else lora_config(settings))
+    for p in trainer.model.parameters():
+        if p.requires_grad: p.data = p.data.float()                # on 4 bits, TRL holds the adapter in 16
     trainer.remove_callback(PrinterCallback)
     trainer.out = out
     return trainer, saved, "bfloat16" if bf16 else "float32"
+
+def _accumulation(settings, rows):
+    "Batches an optimizer step: as set, or as many as make about `tokens_per_step`."
+    if not settings.tokens_per_step: return settings.gradient_accumulation
+    return max(1, round(settings.tokens_per_step / (settings.batch_size * sum(len(r["input_ids"]) for r in rows) / len(rows))))
 
 # %% ../nbs/19_student.ipynb #5ab844b8
 _TOKENS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.jinja")
@@ -498,7 +508,7 @@ def _choices(model, rows, pad):
     model.eval()
     with torch.no_grad():
         for r in rows:
-            batch = {k: v.to(model.device) for k, v in _collate([r], pad).items()}
+            batch = {k: v.to(model.device) for k, v in padded([r], pad).items()}
             taught = batch["labels"][0, 1:] != -100
             logp = model(input_ids=batch["input_ids"]).logits[0, :-1][taught].float().log_softmax(-1)
             probs += logp.gather(1, batch["labels"][0, 1:][taught][:, None])[:, 0].tolist()
@@ -513,6 +523,7 @@ def merge_adapter(
     dtype,            # torch dtype it is saved in
     name:str="",      # the base as the report names it
     rows:list=(),     # tokenized rows to compare on
+    settings:Train=Train(),  # of the training: an adapter that learned on 4 bits is compared on them
 )->dict:              # tokens compared, largest change of a log-probability, share of equal first choices
     "Merge in 32 bits, save in `dtype`, and measure what that changed."
     import torch
@@ -520,8 +531,9 @@ def merge_adapter(
     pad = load_tokenizer(base).pad_token_id
     model = load_model(base, torch.float32)
     model.name_or_path = model.config._name_or_path = name or base.name
+    before = _choices(PeftModel.from_pretrained(load_4bit(base, settings, device())[0], adapter).eval(), rows, pad) if settings.method == "qlora" else None
     model = PeftModel.from_pretrained(model, adapter).eval()
-    before = _choices(model, rows, pad)
+    before = before or _choices(model, rows, pad)
     merged = model.merge_and_unload().to(dtype)
     _finish(folder, merged.save_pretrained, base, _TOKENS + _CONFIG)
     after = _choices(merged.float(), rows, pad)          # both in 32 bits: what is left is the rounding of the weights
@@ -536,13 +548,10 @@ def _mark(out):
     except (OSError, ValueError): return {}
 
 def _claim(out, key):
-    "Make `out` this run's folder: forget another run's leavings, note this start. Returns the checkpoint to go on from."
+    "Make `out` this run's folder, unless it is another run's; note this start. Returns the checkpoint to go on from."
     out.mkdir(parents=True, exist_ok=True)
-    mark = _mark(out)
-    if mark.get("fingerprint") != key:
-        mark = dict(fingerprint=key, starts=[])
-        for p in [*out.glob("checkpoint-*"), out/"adapter", out/"model"]: shutil.rmtree(p, ignore_errors=True)
-        (out/"fit.json").unlink(missing_ok=True)
+    mark = _mark(out) or dict(fingerprint=key, starts=[])
+    if mark["fingerprint"] != key: raise StudyError(f"{out}: holds another run, of other rows, settings, weights, seed or library versions. Name another folder, or delete this one.")
     last = _last_checkpoint(out)
     mark["starts"].append(int(last.name.split("-")[1]) if last else 0)
     _write_json(out/"run.json", mark)
@@ -555,6 +564,21 @@ def run_fingerprint(
     from importlib.metadata import version
     stack = {p: version(p) for p in ("torch", "transformers", "trl", "peft")}
     return fingerprint("student", rows, settings, model_fingerprint(resolve_model(model)), seed, validation or [], stack)
+
+def _known_tokens(rows, base, name):
+    "Refuse a tokenizer that makes tokens which the weights don't know."
+    from transformers import AutoConfig
+    most, size = max(max(r["input_ids"]) for r in rows), AutoConfig.from_pretrained(base).get_text_config().vocab_size
+    if most >= size: raise TrainingDataError(f"model {name!r}: its tokenizer makes token {most}, and its weights know {size}: they don't belong together. Use the tokenizer that came with the weights, or resize the embeddings.")
+
+# %% ../nbs/19_student.ipynb #28e6b92a
+def _memory_errors(e, out, settings):
+    "Memory that ran out, with the peak and what to lower; None for anything else."
+    import torch
+    if not isinstance(e, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(e).lower(): return None
+    last, to = _last_checkpoint(out), {"full": "lora", "lora": "qlora"}.get(settings.method)
+    kept = f"The checkpoint of step {last.name.split('-')[1]} is kept, and the same settings go on from it." if last else "No checkpoint was written yet."
+    return TrainingFailed(f"out of memory, at a peak of {_peak(device()) / 2**30:.1f} GiB. {kept} Lower train.batch_size (now {settings.batch_size}) and raise train.gradient_accumulation by as much; or set train.gradient_checkpointing to true{f', or train.method to {to}' if to else ''}. `distill-study fit` estimates what each takes.")
 
 def _disk_errors(e, out):
     "A full disk or a folder that can't be written, as an error a person can act on; None for anything else."
@@ -572,20 +596,24 @@ def fit(
     seed:int,
     validation:list|None=None,  # rows whose loss is reported after every epoch
     progress=None,       # called with (step, steps in all, loss)
+    score=None,          # with train.choose = gold: how good a model in training is; more is better
 )->Fit:
     "Train `model` on `rows`; the model is under `out`/model, and what happened is returned and kept in `out`/fit.json."
     out, base = Path(out), resolve_model(model)
+    refuse(settings, device())
     tokenizer, key = load_tokenizer(base), run_fingerprint(rows, model, settings, seed, validation)
     if _mark(out).get("fingerprint") == key and (out/"fit.json").is_file() and (out/"model"/"config.json").is_file(): return Fit.load(out)
     context, stops = _limits(base, tokenizer)
     kept, dropped, limit = fit_length(tokenize_rows(rows, tokenizer, stops), settings, context)
     held = [r for r in tokenize_rows(validation or [], tokenizer, stops) if len(r["input_ids"]) <= limit]
+    _known_tokens(kept, base, model)
+    if settings.choose == "gold" and score is None or settings.choose == "loss" and not held: raise StudyError(f"train.choose = {settings.choose}: there is nothing to choose by. Ask for validation examples (data.validation), or set it to last.")
     try:
         last, starts = _claim(out, key)
         known = dict(model=model, seed=seed, fingerprint=key, rows=len(kept), dropped_long=tuple(dropped), max_length=limit, first_row=seen_row(kept[0], tokenizer), starts=starts, validation_rows=len(held))
-        return _train(kept, held, model, base, settings, out, seed, tokenizer, last, progress, known)
+        return _train(kept, held, model, base, settings, out, seed, tokenizer, last, progress, known, score)
     except Exception as e:
-        better = _disk_errors(e, out)
+        better = _disk_errors(e, out) or _memory_errors(e, out, settings)
         if better is None: raise
         raise better from e
 
@@ -598,23 +626,25 @@ def _limits(base, tokenizer):
     return context, {*ends, tokenizer.eos_token_id} - {None}
 
 # %% ../nbs/19_student.ipynb #0992c547
-def _train(rows, held, name, base, settings, out, seed, tokenizer, last, progress, known):
+def _train(rows, held, name, base, settings, out, seed, tokenizer, last, progress, known, score):
     "Train from `last` on, save, describe, tidy up."
     trainer, saved, dtype = _build(base, name, rows, settings, out, seed, tokenizer, known["max_length"])
     before = json.loads((last/_STATE[1]).read_text())["seconds"] if last else 0.0
-    trainer.add_callback(_watcher(trainer, progress, held))
+    trainer.add_callback(_watcher(trainer, progress, held, settings, score))
     began = time.perf_counter()
     trainer.seconds = lambda: before + time.perf_counter() - began
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    log, seconds, steps = trainer.state.log_history, trainer.seconds(), trainer.state.global_step
+    log, seconds, steps, epochs = trainer.state.log_history, trainer.seconds(), trainer.state.global_step, round(trainer.state.epoch, 4)
+    chosen = _take_best(trainer) if settings.choose != "last" else None
+    packs = len(trainer.train_dataset) if settings.packing else 0
     tokens, taught = sum(len(r["input_ids"]) for r in rows), sum(t != -100 for r in rows for t in r["labels"])
     counts = dict(trainable=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad), parameters=sum(p.numel() for p in trainer.model.parameters()))
     merge, where = _save_result(trainer, settings, base, name, out, saved, rows[:8]), device()
-    done = Fit(method=settings.method, tokens=tokens, supervised_tokens=taught, epochs=settings.epochs, steps=steps, seconds=seconds, dtype=dtype, device=where,
-        tokens_per_second=tokens * settings.epochs / seconds, peak_memory=_peak(where), merge=merge, path=out/"model", **counts, **known,
-        history=tuple((h["step"], h["loss"]) for h in log if "loss" in h), validation=tuple((h["step"], h["validation"]) for h in log if "validation" in h))
+    done = Fit(method=settings.method, tokens=tokens, supervised_tokens=taught, epochs=epochs, steps=steps, learning_rate=trainer.args.learning_rate, packs=packs, chosen=chosen, seconds=seconds, dtype=dtype, device=where,
+        tokens_per_second=tokens * epochs / seconds, peak_memory=_peak(where), merge=merge, path=out/"model", **counts, **known,
+        history=tuple((h["step"], h["loss"]) for h in log if "loss" in h and "epoch" not in h), validation=tuple((h["step"], h["validation"]) for h in log if "validation" in h), looks=tuple((h["step"], h["gold"]) for h in log if "gold" in h))
     done.save(out)
-    for p in out.glob("checkpoint-*"): shutil.rmtree(p)
+    for p in (*out.glob("checkpoint-*"), out/"best"): shutil.rmtree(p, ignore_errors=True)
     return done
 
 def _save_result(trainer, settings, base, name, out, saved, rows):
@@ -628,7 +658,7 @@ def _save_result(trainer, settings, base, name, out, saved, rows):
     trainer.model = trainer.model_wrapped = None
     del model
     gc.collect()
-    return merge_adapter(base, out/"adapter", out/"model", saved, name, rows)
+    return merge_adapter(base, out/"adapter", out/"model", saved, name, rows, settings)
 
 def _peak(where):
     "Most memory used so far, in bytes."

@@ -1,13 +1,14 @@
 "Training rows that must be refused, runs that are killed, adapters that are merged, and the loss that is taught."
-import json, signal, subprocess, sys
+import json, shutil, signal, subprocess, sys
 from pathlib import Path
 
 import pytest
 
 from conftest import byte_tokenizer
-from distill_study.config import Train
+from distill_study.config import StudyError, Train
+from distill_study.packing import padded
 from distill_study.student import (Fit, TrainingDataError, TrainingFailed, fit, fit_length, mean_loss, merge_adapter, render_row, run_fingerprint, seen_row, target_loss, tokenize_rows,
-                                   _collate, _last_checkpoint)
+                                   _last_checkpoint)
 
 ROLES = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + CONTENT }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 PLAIN = ROLES.replace("CONTENT", "m['content'] + '<|end|>' + '\\n'")
@@ -114,7 +115,7 @@ def test_loss_is_that_of_the_target_tokens_only(base):
     from distill_study.models import load_model
     tok, model = tokenizer(), load_model(base, torch.float32, device="cpu")
     some = tokenize_rows(rows(7), tok)
-    batch = _collate(some, tok.pad_token_id)
+    batch = padded(some, tok.pad_token_id)
     manual, n = 0.0, 0
     with torch.no_grad():
         for r in some:                                        # one row at a time, no padding, no mask
@@ -131,7 +132,7 @@ def test_gradient_is_that_of_trl(base):
     from distill_study.models import load_model
     from trl.trainer.utils import add_fused_lm_head
     tok, grads = tokenizer(), []
-    batch = _collate(tokenize_rows(rows(6), tok), tok.pad_token_id)
+    batch = padded(tokenize_rows(rows(6), tok), tok.pad_token_id)
     for ours in (True, False):
         model = load_model(base, torch.float32, device="cpu")
         if not ours: add_fused_lm_head(model)
@@ -164,7 +165,7 @@ def test_merged_model_gives_the_adapters_output(base, tmp_path):
     from distill_study.models import load_model
     tok, done = tokenizer(), fit(rows(), str(base), LORA.model_copy(update=dict(learning_rate=2e-2)), tmp_path/"run", seed=0)
     adapted = PeftModel.from_pretrained(load_model(base, torch.float32, device="cpu"), tmp_path/"run"/"adapter").eval()
-    batch = _collate(tokenize_rows(rows(6), tok), tok.pad_token_id)
+    batch = padded(tokenize_rows(rows(6), tok), tok.pad_token_id)
     logits = lambda m: m(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
     with torch.no_grad():
         with adapted.disable_adapter(): plain = logits(adapted)
@@ -195,7 +196,7 @@ def test_checkpoints_hold_no_pickle(base, tmp_path):
 
 KILLED = """
 import json, os, signal, sys
-from distill_study.config import Train
+from distill_study.config import StudyError, Train
 from distill_study.student import fit
 rows, base, settings, out, at = json.load(open(sys.argv[1]))
 def progress(step, total, loss):
@@ -232,14 +233,13 @@ def test_killed_at_an_epochs_end(base, tmp_path):
     done = fit(rows(), str(base), LORA, tmp_path/"again", seed=0, validation=rows(3))
     assert done.starts == (0, 5) and done.validation == whole.validation and same_weights(done.path, whole.path)
 
-def test_checkpoints_of_another_run_are_not_used(base, tmp_path):
+def test_another_runs_folder_is_refused_and_left_alone(base, tmp_path):
     def stop(step, total, loss):
         if step == 4: raise KeyboardInterrupt
     settings = FULL.model_copy(update=dict(save_steps=1))
     with pytest.raises(KeyboardInterrupt): fit(rows(), str(base), settings, tmp_path/"run", seed=0, progress=stop)
-    other = settings.model_copy(update=dict(learning_rate=1e-3))
-    done = fit(rows(), str(base), other, tmp_path/"run", seed=0)
-    assert done.starts == (0,) and same_weights(done.path, fit(rows(), str(base), other, tmp_path/"fresh", seed=0).path)
+    with pytest.raises(StudyError, match="holds another run"): fit(rows(), str(base), settings.model_copy(update=dict(learning_rate=1e-3)), tmp_path/"run", seed=0)
+    assert fit(rows(), str(base), settings, tmp_path/"run", seed=0).starts == (0, 3)
 
 def test_a_finished_run_is_not_trained_again(base, tmp_path):
     done = fit(rows(16), str(base), FULL, tmp_path/"run", seed=0)
@@ -282,3 +282,103 @@ def test_smollm_rows_and_a_few_steps(smollm, tmp_path):
     assert tok.decode([t for t in r["labels"] if t != -100]) == "4<|im_end|>"
     done = fit(rows(4), smollm, Train(epochs=2, batch_size=4, r=4, warmup_ratio=0), tmp_path/"run", seed=0)   # a warm-up's first step has rate 0
     assert done.steps == 2 and done.history[1][1] < done.history[0][1] and done.trainable < done.parameters/50
+
+# ---- methods, packing, and which weights are kept
+
+QLORA = LORA.model_copy(update=dict(method="qlora", bf16=False))
+
+def test_an_adapter_learns_on_four_bits(base, tmp_path):
+    done = fit(rows(), str(base), QLORA, tmp_path/"q", seed=0)
+    lora = fit(rows(), str(base), LORA, tmp_path/"l", seed=0)
+    assert done.method == "qlora" and done.history[-1][1] < done.history[0][1] - 0.3 and done.history[-1][1] == pytest.approx(lora.history[-1][1], abs=0.1) and done.trainable == lora.trainable
+    assert sorted(p.name for p in (tmp_path/"q").iterdir()) == ["adapter", "fit.json", "model", "run.json"]
+    assert done.merge["max_change"] > lora.merge["max_change"] and 0 < done.merge["mean_change"] < 0.5      # the merged model stands on the weights as they were, the adapter learned on 4 bits
+    import torch
+    from distill_study.models import load_model
+    assert load_model(done.path).dtype == torch.bfloat16 and "quantization" not in (done.path/"config.json").read_text()
+
+def test_four_bits_killed_and_resumed_gives_the_same_weights(base, tmp_path):
+    def stop(step, total, loss):
+        if step == 7: raise KeyboardInterrupt
+    settings = QLORA.model_copy(update=dict(save_steps=3))
+    with pytest.raises(KeyboardInterrupt): fit(rows(), str(base), settings, tmp_path/"a", seed=0, progress=stop)
+    a, b = fit(rows(), str(base), settings, tmp_path/"a", seed=0), fit(rows(), str(base), settings, tmp_path/"b", seed=0)
+    assert a.starts == (0, 6) and a.history == b.history and same_weights(a.path, b.path)
+
+@pytest.mark.parametrize("switch", [dict(dora=True), dict(rslora=True)])
+def test_switches_of_the_adapter_change_what_is_learned(base, tmp_path, switch):
+    a, b = fit(rows(16), str(base), LORA, tmp_path/"a", seed=0), fit(rows(16), str(base), LORA.model_copy(update=switch), tmp_path/"b", seed=0)
+    assert a.history[0] == pytest.approx(b.history[0], rel=1e-4) and a.history[-1] != b.history[-1] and b.merge["same_choice"] == 1
+
+def test_packs_teach_what_rows_teach(base, tmp_path):
+    "One step over all rows: the same loss and the same weights, packed or not."
+    once = FULL.model_copy(update=dict(batch_size=64, epochs=1, bf16=False))
+    a, b = fit(rows(), str(base), once, tmp_path/"a", seed=0), fit(rows(), str(base), once.model_copy(update=dict(packing=True, max_length=200)), tmp_path/"b", seed=0)
+    assert a.packs == 0 and 1 < b.packs < 40 and (a.rows, a.tokens, a.supervised_tokens) == (b.rows, b.tokens, b.supervised_tokens)
+    assert a.history[0][1] == pytest.approx(b.history[0][1], rel=1e-5)
+    from safetensors.torch import load_file
+    x, y = (load_file(f.path/"model.safetensors") for f in (a, b))
+    assert all((x[k].float() - y[k].float()).abs().max() <= 2 * FULL.learning_rate / 100 + x[k].float().abs().max() * 2 ** -7 for k in x)     # half a step of bf16
+
+def test_so_many_steps_or_tokens(base, tmp_path):
+    a = fit(rows(), str(base), FULL.model_copy(update=dict(steps=7)), tmp_path/"a", seed=0)
+    assert a.steps == 7 and a.epochs == pytest.approx(7 / 5)
+    mean = a.tokens / a.rows
+    b = fit(rows(), str(base), FULL.model_copy(update=dict(epochs=2, batch_size=4, tokens_per_step=round(12 * mean))), tmp_path/"b", seed=0)
+    assert b.steps == 2 * 4          # ten batches of four, three a step
+
+def test_the_learning_rate_that_is_left_open_is_reported(base, tmp_path):
+    done = fit(rows(16), str(base), LORA.model_copy(update=dict(learning_rate=None)), tmp_path/"a", seed=0)
+    assert done.learning_rate == pytest.approx(5e-4 * (2000 / 64) ** 0.781, rel=0.02)
+
+def test_the_best_weights_are_kept(base, tmp_path):
+    "A score that falls after the second look: its weights are those of a run that ended there."
+    values = iter([0.5, 0.7, 0.6, 0.6])
+    kept = FULL.model_copy(update=dict(epochs=4, choose="gold", schedule="constant", warmup_ratio=0))
+    done = fit(rows(), str(base), kept, tmp_path/"a", seed=0, validation=rows(5), score=lambda model: next(values))
+    plain = fit(rows(), str(base), kept.model_copy(update=dict(epochs=2, choose="last")), tmp_path/"b", seed=0)
+    assert done.looks == ((5, 0.5), (10, 0.7), (15, 0.6), (20, 0.6)) and done.chosen == 10 and len(done.validation) == 4 and done.steps == 20
+    assert same_weights(done.path, plain.path) and not (tmp_path/"a"/"best").exists() and plain.chosen is None
+
+@pytest.mark.parametrize("settings", [FULL, LORA], ids=["full", "lora"])
+def test_patience_ends_a_run_and_a_kill_changes_nothing(base, tmp_path, settings):
+    settings = settings.model_copy(update=dict(epochs=5, choose="gold", patience=2, eval_steps=2, save_steps=3))
+    seen = []
+    def scored(model): seen.append(1); return [0.1, 0.9, 0.3, 0.2, 0.1][len(seen) - 1]
+    a = fit(rows(), str(base), settings, tmp_path/"a", seed=0, score=scored)
+    assert (a.steps, a.chosen, [s for s, _ in a.looks]) == (8, 4, [2, 4, 6, 8]) and a.epochs < 5
+    def stop(step, total, loss):
+        if step == 5: raise KeyboardInterrupt
+    seen = []
+    with pytest.raises(KeyboardInterrupt): fit(rows(), str(base), settings, tmp_path/"b", seed=0, score=scored, progress=stop)
+    seen = [1]                         # goes on from step 3: the look at 4 is taken again
+    b = fit(rows(), str(base), settings, tmp_path/"b", seed=0, score=scored)
+    assert b.starts == (0, 3) and (b.steps, b.chosen, b.looks) == (a.steps, a.chosen, a.looks) and same_weights(a.path, b.path)
+
+def test_the_loss_chooses(base, tmp_path):
+    done = fit(rows(), str(base), FULL.model_copy(update=dict(choose="loss", epochs=3)), tmp_path/"a", seed=0, validation=rows(5))
+    assert done.chosen == min(done.validation, key=lambda x: x[1])[0] and done.looks == ()
+
+@pytest.mark.parametrize("choose", ["gold", "loss"])
+def test_nothing_to_choose_by(base, tmp_path, choose):
+    with pytest.raises(StudyError, match=f"train.choose = {choose}: there is nothing to choose by"): fit(rows(16), str(base), FULL.model_copy(update=dict(choose=choose)), tmp_path/"a", seed=0)
+    assert not (tmp_path/"a").exists()
+
+def test_memory_that_runs_out_is_told(base, tmp_path):
+    "As CUDA and the CPU's allocator say it, in the middle of a run; the same settings go on."
+    import torch
+    settings = LORA.model_copy(update=dict(save_steps=3))
+    for n, error in enumerate((torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))):
+        def full(step, total, loss):
+            if step == 5: raise error
+        with pytest.raises(TrainingFailed, match=r"out of memory, at a peak of [\d.]+ GiB. The checkpoint of step 3 is kept.*batch_size \(now 8\).*method to qlora"): fit(rows(), str(base), settings, tmp_path/str(n), seed=0, progress=full)
+        assert fit(rows(), str(base), settings, tmp_path/str(n), seed=0).starts == (0, 3)
+
+def test_a_tokenizer_of_another_model(base, tmp_path):
+    folder = tmp_path/"base"
+    shutil.copytree(base, folder)
+    config = json.loads((folder/"config.json").read_text())
+    from transformers import LlamaConfig, LlamaForCausalLM
+    LlamaForCausalLM(LlamaConfig(**{**config, "vocab_size": 90})).save_pretrained(folder)
+    with pytest.raises(TrainingDataError, match="its weights know 90: they don't belong together"): fit(rows(16), str(folder), FULL, tmp_path/"run", seed=0)
+    assert not (tmp_path/"run").exists()
