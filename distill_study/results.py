@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['made_up_grades', 'made_up_scores', 'Results', 'analyse', 'arm_table', 'gap_table', 'test_table', 'score_tables',
-           'Confusion', 'confusions', 'label_table', 'round_scores', 'round_table', 'training_table', 'cost_table',
-           'quotient', 'serving_table', 'per_answer', 'check_attrition', 'attrition_table', 'balance_table',
-           'hardness_table', 'Cases', 'cases', 'numbered', 'example_table']
+           'Confusion', 'confusions', 'label_table', 'round_scores', 'round_table', 'training_table', 'choice_table',
+           'cost_table', 'quotient', 'serving_table', 'per_answer', 'check_attrition', 'attrition_table',
+           'balance_table', 'hardness_table', 'Cases', 'cases', 'numbered', 'example_table']
 
 # %% ../nbs/24_results.ipynb #10458bd0
 from dataclasses import dataclass, field
@@ -314,11 +314,21 @@ def training_table(
 )->Table:
     "What every trained arm learned from, and how long it took."
     cols = (Column("arm", "Arm", kind="text"), Column("rows", "Rows", digits=0), Column("steps", "Steps", digits=0), Column("supervised_tokens", "Supervised tokens", digits=0), Column("supervised_share", "Share of all", "%", "percent"),
-        Column("truncated_rows", "Rows too long", digits=0), Column("last_loss", "Last loss", digits=3), Column("seconds", "Time", kind="seconds"))
-    missing = missing or {}
+        Column("truncated_rows", "Rows too long", digits=0), Column("last_loss", "Last loss", digits=3), Column("tokens_per_second", "Tokens", "per second", digits=0), Column("peak", "Peak memory", "MiB", digits=0), Column("seconds", "Time", kind="seconds"))
+    training, missing = {a: dict(t, peak=t["peak_memory"] / 2**20 if t.get("peak_memory") else None) for a, t in training.items()}, missing or {}
     rows = tuple(dict(arm=a, **training[a]) if a in training else dict(arm=a, missing=missing.get(a, "not part of this run")) for a in arms if a in TRAINED and (a in training or a in missing or not ARMS[a].extra))
     return Table("What every arm was trained on", cols, rows, "Only the assistant's tokens are supervised.")
 
+def choice_table(
+    training:dict,         # arm -> looks (step, loss, right), chosen, losses
+)->Table:
+    "What the validation said of every arm while it was trained, and whose weights were kept."
+    rows = tuple(dict(look, arm=a, kept="kept" if look["step"] == t["chosen"] else "") for a, t in training.items() if t.get("chosen") is not None for look in t["looks"])
+    cols = (Column("arm", "Arm", kind="text"), Column("step", "Step", digits=0), Column("right", "Right", "% of validation items", kind="percent"), Column("loss", "Loss", "on the teacher's labels", digits=3), Column("kept", "Weights", kind="text"))
+    short = [f"{a} after {t['losses'][-1]['step']} steps" for a, t in training.items() if t.get("chosen") is not None and t.get("stopped")]
+    return Table("Which weights were kept", cols, rows, "Chosen on validation items, which are neither trained on nor tested." + (f" Ended early: {', '.join(short)}." if short else ""), "" if rows else "No checkpoint was chosen.")
+
+# %% ../nbs/24_results.ipynb #b631dd14
 def cost_table(
     results:Results,
     labelling:dict|None=None,   # strategy -> requests, input_tokens, output_tokens, seconds

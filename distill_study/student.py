@@ -174,6 +174,7 @@ class Fit:
     packs: int = 0                   # rows after packing; 0 where they were not packed
     looks: tuple = ()                # (step, share of validation items that are right), where checkpoints are chosen by it
     chosen: int|None = None          # step whose weights were kept, where they were chosen; None: the last
+    stopped: bool = False            # whether patience ended it early
     merge: dict|None = None          # adapter against merged model, see `merge_adapter`
     path: Path|None = field(default=None, compare=False)  # folder of the trained model
 
@@ -558,12 +559,12 @@ def _claim(out, key):
     return last, tuple(mark["starts"])
 
 def run_fingerprint(
-    rows:list, model:str, settings:Train, seed:int, validation:list|None=None,
+    rows:list, model:str, settings:Train, seed:int, validation:list|None=None, score=None,
 )->str:
-    "Identity of a training run: rows, settings, weights, seed, and the versions of what computes it."
+    "Identity of a training run: rows, settings, weights, seed, what its checkpoints are chosen by (`score.key`), and the versions of what computes it."
     from importlib.metadata import version
     stack = {p: version(p) for p in ("torch", "transformers", "trl", "peft")}
-    return fingerprint("student", rows, settings, model_fingerprint(resolve_model(model)), seed, validation or [], stack)
+    return fingerprint("student", rows, settings, model_fingerprint(resolve_model(model)), seed, validation or [], *([score.key] if hasattr(score, "key") else []), stack)
 
 def _known_tokens(rows, base, name):
     "Refuse a tokenizer that makes tokens which the weights don't know."
@@ -601,7 +602,7 @@ def fit(
     "Train `model` on `rows`; the model is under `out`/model, and what happened is returned and kept in `out`/fit.json."
     out, base = Path(out), resolve_model(model)
     refuse(settings, device())
-    tokenizer, key = load_tokenizer(base), run_fingerprint(rows, model, settings, seed, validation)
+    tokenizer, key = load_tokenizer(base), run_fingerprint(rows, model, settings, seed, validation, score)
     if _mark(out).get("fingerprint") == key and (out/"fit.json").is_file() and (out/"model"/"config.json").is_file(): return Fit.load(out)
     context, stops = _limits(base, tokenizer)
     kept, dropped, limit = fit_length(tokenize_rows(rows, tokenizer, stops), settings, context)
@@ -640,7 +641,7 @@ def _train(rows, held, name, base, settings, out, seed, tokenizer, last, progres
     tokens, taught = sum(len(r["input_ids"]) for r in rows), sum(t != -100 for r in rows for t in r["labels"])
     counts = dict(trainable=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad), parameters=sum(p.numel() for p in trainer.model.parameters()))
     merge, where = _save_result(trainer, settings, base, name, out, saved, rows[:8]), device()
-    done = Fit(method=settings.method, tokens=tokens, supervised_tokens=taught, epochs=epochs, steps=steps, learning_rate=trainer.args.learning_rate, packs=packs, chosen=chosen, seconds=seconds, dtype=dtype, device=where,
+    done = Fit(method=settings.method, tokens=tokens, supervised_tokens=taught, epochs=epochs, steps=steps, learning_rate=trainer.args.learning_rate, packs=packs, chosen=chosen, stopped=steps < trainer.state.max_steps, seconds=seconds, dtype=dtype, device=where,
         tokens_per_second=tokens * epochs / seconds, peak_memory=_peak(where), merge=merge, path=out/"model", **counts, **known,
         history=tuple((h["step"], h["loss"]) for h in log if "loss" in h and "epoch" not in h), validation=tuple((h["step"], h["validation"]) for h in log if "validation" in h), looks=tuple((h["step"], h["gold"]) for h in log if "gold" in h))
     done.save(out)

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['say', 'ticker', 'opened', 'weights_place', 'noted_weights', 'weights_of', 'arms_of', 'resolved', 'has_truth',
            'unavailable', 'strategies_of', 'unanswered', 'label', 'curate_arms', 'curate_one', 'too_long', 'train_arms',
-           'train_one', 'answer_arms', 'untouched_right']
+           'validated', 'train_one', 'answer_arms', 'untouched_right']
 
 # %% ../nbs/28_study.ipynb #47a6c343
 import sys, time
 from dataclasses import replace
 
+from .choice import Score, check_choice, validation_rows
 from .config import ARMS, Combination, Sampling, StudyError, Teacher, arms_under, fingerprint, slug
 from .curate import Curated, Drop, curate, enough
 from .data import task_of
@@ -116,6 +117,7 @@ def label(
 )->dict:             # strategy → `teacher.Answers` to the training inputs
     "The teacher's answers to the training inputs, under every strategy that an arm learns from."
     c = resolved(c, splits.task)
+    check_choice(c, splits)
     engine, strategies = opened(c.teacher, store), strategies_of(c)
     try:
         for s in strategies:      # ids that don't match are found before anything is asked
@@ -152,22 +154,35 @@ def too_long(c:Combination, rows:list, store)->dict:
     return known
 
 # %% ../nbs/28_study.ipynb #c1b192b8
-def train_arms(c:Combination, curated:dict, store)->dict:
-    "Arm → `student.Fit`, trained now or found in the store; an arm with too few rows is left out."
-    return {arm: train_one(c, arm, done.rows, store) for arm, done in curated.items() if not done.short}
+def train_arms(c:Combination, curated:dict, store, splits=None)->dict:
+    "Arm → `student.Fit`, trained now or found in the store; an arm with too few rows is left out. Checkpoints are chosen by the validation split of `splits`."
+    kept = {arm: done.rows for arm, done in curated.items() if not done.short}
+    held = validated(c, kept, splits, store) if c.student.train.choose != "last" else {}
+    return {arm: train_one(c, arm, rows, store, *held.get(arm, ())) for arm, rows in kept.items()}
 
-def train_one(c:Combination, arm:str, rows:list, store)->Fit:
+def validated(c:Combination, arms, splits, store)->dict:
+    "Arm → (rows whose loss is looked at, `choice.Score` or None), for the arms that choose a checkpoint."
+    c, answers = resolved(c, splits.task), {}
+    wanted = [s for s in strategies_of(c) if any(ARMS[a].labels == s for a in arms)]
+    if wanted and not c.teacher.engine.startswith("recorded:"):      # of validation inputs nothing was recorded
+        engine = opened(c.teacher, store)
+        try: answers = {s: sample_answers(splits.validation, s, engine, store, c.teacher.sampling, splits.max_tokens, "validation", ticker(f"teacher, {s}, validation"), c.teacher.max_failures, structured=c.teacher.structured) for s in wanted}
+        finally: engine.close()
+    return {a: (validation_rows(ARMS[a], c, splits, answers.get(ARMS[a].labels)), Score(c, ARMS[a], splits) if c.student.train.choose == "gold" else None) for a in arms}
+
+def train_one(c:Combination, arm:str, rows:list, store, held:list=(), score=None)->Fit:
     "One trained student; an interrupted training goes on from its last checkpoint."
-    place = fingerprint("trained", rows, c.student.model, c.student.train, c.seed)      # found without the model's files, and by any version
+    by = [list(held), score and score.key] if c.student.train.choose != "last" else []
+    place = fingerprint("trained", rows, c.student.model, c.student.train, c.seed, *by)      # found without the model's files, and by any version
     if store.replay:
         key = store.get_json("trained", place)
         if key is None or store.stage("student", key) is None: raise StudyError(f"{arm}: the trained student is not in the store. A replay trains nothing: `distill-study run` does.")
         return Fit.load(store.stage("student", key))
-    key = run_fingerprint(rows, c.student.model, c.student.train, c.seed)
+    key = run_fingerprint(rows, c.student.model, c.student.train, c.seed, list(held), score)
     if store.stage("student", key) is None:
         say(f"  training {arm} on {len(rows)} rows")
         with store.new_stage("student", key, dict(arm=arm, model=c.student.model)) as folder:
-            if folder is not None: fit(rows, c.student.model, c.student.train, folder, c.seed, progress=ticker(f"training {arm}"))
+            if folder is not None: fit(rows, c.student.model, c.student.train, folder, c.seed, list(held), ticker(f"training {arm}"), score)
     else: say(f"  {arm}: trained student from the store")
     if store.get_json("trained", place) != key: store.put_json("trained", place, key)
     return Fit.load(store.stage("student", key))

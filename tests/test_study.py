@@ -207,3 +207,20 @@ def test_the_recorded_teacher_is_read_right(data, recorded, train, test, data_di
         task = TASKS[splits.task]
         right = [task.correct(task.parse(texts[i].text, "cot", e.choices).answer, e.gold) for i, e in enumerate(examples)]
         assert low <= sum(right) / len(right) <= high
+
+
+def test_a_checkpoint_is_chosen_by_gold(tmp_path):
+    "The report says what the validation said, and which weights were kept; a second run looks at nothing again."
+    recipe = write(tmp_path, arms=["teacher/cot", "student/cot", "distilled/cot-rationale", "control/gold"], data=[dict(name="tiny-qa", train=24, validation=30, test=12)],
+                   train=dict(method="full", learning_rate=1e-3, epochs=4, batch_size=8, choose="gold", patience=1))
+    run(recipe, tmp_path)
+    first = numbers(tmp_path)
+    for arm, t in first["training"].items():
+        best = max(t["looks"], key=lambda x: (x["right"], -x["step"]))
+        assert t["chosen"] == best["step"] and all(x["loss"] > 0 and 0 <= x["right"] <= 1 for x in t["looks"]) and t["stopped"] == (t["steps"] < 12), arm
+    page = next((tmp_path/"reports").rglob("tiny-qa*/index.html")).read_text()
+    assert "Which weights were kept" in page and "Right" in page
+    _, err = run(recipe, tmp_path)
+    assert "trained student from the store" in err and untimed(numbers(tmp_path))["training"] == untimed(first)["training"]
+    p = start(write(tmp_path, data=[dict(name="tiny-qa", train=24, validation=5, test=12)], train=dict(method="full", choose="gold")), tmp_path)
+    assert "5 validation examples with a gold answer are too few to choose a checkpoint by" in p.communicate()[1] and p.returncode == 1
