@@ -149,10 +149,11 @@ def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
 # %% ../nbs/30_grid.ipynb #6da3a8db
 def write_index(recipe:Recipe, outcomes:list[Outcome], folder:Path):
     "The page that lists a recipe's combinations with their main figures."
-    from distill_study.report import entry, index_page
-    entries = []
+    from distill_study.report import entry, index_page, over_seeds
+    entries, pages = [], []
     for o in outcomes:
         name, failed = o.folder.name, o.error is not None
         numbers = None if failed else json.loads((o.folder/"metrics.json").read_text(encoding="utf-8"))
+        pages += [numbers] if numbers else []
         entries.append(entry(numbers, "" if failed else f"{name}/index.html", name, "failed" if failed else "ok", o.error or "", f"{name}/combination.ipynb"))
-    index_page(recipe.name, recipe.description, entries, folder/"index.html")
+    index_page(recipe.name, recipe.description, entries, folder/"index.html", over_seeds(pages))

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'git_sha', 'versions', 'Provenance', 'provenance', 'metrics', 'write_json', 'write_text', 'templates',
-           'check_page', 'render', 'entry', 'index_page']
+           'check_page', 'render', 'entry', 'index_page', 'over_seeds']
 
 # %% ../nbs/27_report.ipynb #68e73108
-import html, json, os, re, subprocess, sys
+import html, json, os, re, statistics, subprocess, sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from .config import fingerprint
 from .findings import Findings
 from .results import Results
 from .shown import HIDDEN, ReportError, Shown, duration, esc, num, pct, scrub, to_plain
-from .stats import BASE
+from .stats import BASE, TRAINED
 from .textstats import METRICS
 
 # %% ../nbs/27_report.ipynb #eeb8beab
@@ -262,12 +262,28 @@ def index_page(
     description:str,
     entries:list,            # of `entry`
     path:str|Path,           # where the page goes
+    seeds:list=(),           # of `over_seeds`
 )->Path:
     "Write the page that lists the combinations of a recipe with their main figures."
     from datetime import datetime, timezone
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     env = Environment(loader=FileSystemLoader(templates()), autoescape=True, undefined=StrictUndefined)
     env.filters |= dict(percent=pct, local=_local, by=lambda x, m: num(x, m.digits, m.scale))
-    page = env.get_template("index.html.j2").render(recipe=recipe, description=description, entries=entries, scored=any(not e["measure"].graded for e in entries if "measure" in e), git_sha=git_sha(), generated=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"))
+    page = env.get_template("index.html.j2").render(recipe=recipe, description=description, entries=entries, seeds=seeds, scored=any(not e["measure"].graded for e in entries if "measure" in e), git_sha=git_sha(), generated=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"))
     if wrong := check_page(page): raise ReportError(f"{Path(path).name}: not written: {'; '.join(wrong)[:600]}.")
     return write_text(page, path)
+
+# %% ../nbs/27_report.ipynb #c3464752
+def over_seeds(
+    pages:list,       # what `metrics` made of several combinations
+)->list[dict]:        # name, arm, n (seeds), mean, sd, low, high (the smallest and the largest), measure
+    "How far the trained arms of combinations differ that differ in the training seed alone."
+    groups = {}
+    for m in pages: groups.setdefault(fingerprint({k: v for k, v in m["provenance"]["settings"].items() if k != "seed"}), []).append(m)
+    out = []
+    for same in (g for g in groups.values() if len({m["provenance"]["settings"]["seed"] for m in g}) > 1):
+        measure, settings = METRICS[same[0]["metric"]["key"]], same[0]["provenance"]["settings"]
+        for arm in (a for a in same[0]["arms"] if a in TRAINED):
+            got = [x["value"] for m in same if (x := m["arms"].get(arm, {}).get("accuracy" if measure.graded else "score")) and x["value"] is not None]
+            if len(got) > 1: out.append(dict(name=f"{settings['data']['name']}, {settings['student']['model']}", arm=arm, n=len(got), mean=statistics.mean(got), sd=statistics.stdev(got), low=min(got), high=max(got), measure=measure))
+    return out
