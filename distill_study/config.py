@@ -237,6 +237,7 @@ class Student(Settings):
     train: Train = Train()
     batch_size: int = Field(64, ge=1, description="requests answered at once")
     price: Price | None = Field(None, description="what its training and its answers cost")
+    compare: tuple[Literal["adapter", "nf4"], ...] = Field((), description="other forms of a trained student that answer the test items as well: its adapter, its weights in 4 bits")
 
 # %% ../nbs/00_config.ipynb #83f1e3b3
 class Data(Settings):

@@ -10,7 +10,7 @@ import json, os, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, to_yaml
+from .config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, Train, to_yaml
 from .store import Store
 from .study import has_truth, resolved, unanswered, unavailable
 
@@ -126,7 +126,9 @@ def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
     from distill_study.data import load_data
     from distill_study.engines import open_teacher
     from distill_study.grade import known_entities
-    from distill_study.models import check_model
+    from distill_study.choice import check_choice
+    from distill_study.methods import refuse
+    from distill_study.models import check_model, device
     from distill_study.tasks import TASKS
     from distill_study.textstats import need_ner
     for folder in (reports, store):
@@ -145,6 +147,9 @@ def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
         if teacher.name in ("transformers", "vllm"): check_model(teacher.source)
         if unanswered(c, splits, teacher, kept): teacher.ready()       # a key that is not set, vLLM that is not installed
         check_model(c.student.model)
+        check_choice(c, splits)
+        if (t := c.student.train).method == "qlora" or t.attention or t.liger or t.report_to: refuse(t, device())
+        if "nf4" in c.student.compare: refuse(Train(method="qlora"), "")
 
 # %% ../nbs/30_grid.ipynb #6da3a8db
 def write_index(recipe:Recipe, outcomes:list[Outcome], folder:Path):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['say', 'ticker', 'opened', 'weights_place', 'noted_weights', 'weights_of', 'arms_of', 'resolved', 'has_truth',
            'unavailable', 'strategies_of', 'unanswered', 'label', 'curate_arms', 'curate_one', 'too_long', 'train_arms',
-           'validated', 'train_one', 'answer_arms', 'untouched_right']
+           'validated', 'train_one', 'answer_arms', 'answer_forms', 'untouched_right']
 
 # %% ../nbs/28_study.ipynb #47a6c343
 import sys, time
@@ -23,6 +23,7 @@ from .store import drops_of
 from .student import Fit, fit, long_rows, run_fingerprint
 from .tasks import TASKS
 from .teacher import parity, requests, sample_answers
+from .variants import FormEngine, forms_of
 
 # %% ../nbs/28_study.ipynb #1ef75182
 def say(line:str):
@@ -205,6 +206,16 @@ def answer_arms(c:Combination, splits, fits:dict, store)->tuple[dict, dict]:
     finally:
         if engine: engine.close()
     return answers, missing | {a: "left out of this recipe" for a in arms_of(splits.task) if a not in c.arms and not ARMS[a].extra}
+
+def answer_forms(c:Combination, splits, fits:dict, store)->dict:
+    "(arm, form) → `teacher.Answers` to the test inputs, of the trained students in the other forms that were asked for."
+    out = {}
+    for arm, form in ((ARMS[a], f) for a, x in fits.items() for f in forms_of(x, c.student)):
+        engine, who = FormEngine(form, fits[arm.name], c.student), _answering(arm, c, fits)
+        try: out[arm.name, form] = sample_answers(splits.test, arm.prompt, engine, store, who.sampling, splits.max_tokens, "test", ticker(f"test, {arm.name}, {form}"), who.max_failures)
+        finally: engine.close()
+        say(f"  test, {arm.name}, {form}: {out[arm.name, form].reused} answers from the store, {out[arm.name, form].new} new")
+    return out
 
 def _answering(arm, c, fits):
     "Who answers for an arm, in the form of a teacher; students answer greedily."

@@ -54,6 +54,9 @@ def test_a_run_ends_with_a_report_and_says_where(finished):
     assert "training distilled/cot-rationale" in err and "test, control/gold" in err
 
 
+def test_no_other_form_is_compared_unasked(finished): assert numbers(finished[0])["forms"] == []
+
+
 def test_every_arm_is_in_the_numbers(finished):
     m = numbers(finished[0])
     assert len(m["arms"]) == 8 and all(a["n"] == 12 for a in m["arms"].values())
@@ -222,5 +225,21 @@ def test_a_checkpoint_is_chosen_by_gold(tmp_path):
     assert "Which weights were kept" in page and "Right" in page
     _, err = run(recipe, tmp_path)
     assert "trained student from the store" in err and untimed(numbers(tmp_path))["training"] == untimed(first)["training"]
-    p = start(write(tmp_path, data=[dict(name="tiny-qa", train=24, validation=5, test=12)], train=dict(method="full", choose="gold")), tmp_path)
-    assert "5 validation examples with a gold answer are too few to choose a checkpoint by" in p.communicate()[1] and p.returncode == 1
+
+
+@pytest.mark.parametrize("train, data, says", [
+    (dict(method="full", choose="gold"), dict(validation=5), "5 validation examples with a gold answer are too few to choose a checkpoint by"),
+    (dict(attention="flash_attention_2"), {}, "flash attention runs on CUDA devices"), (dict(liger=True), {}, "train.liger = true"), (dict(report_to=["nosuchtracker"]), {}, "nosuchtracker")])
+def test_what_training_can_t_do_is_said_before_anybody_is_asked(train, data, says, tmp_path):
+    p = start(write(tmp_path, data=[dict(name="tiny-qa", train=24, test=12) | data], train=train), tmp_path, CUDA_VISIBLE_DEVICES="")
+    err = p.communicate()[1]
+    assert says in err and p.returncode == 2 and "teacher" not in err and not any((tmp_path/"store").rglob("*.jsonl"))
+
+
+def test_a_student_in_other_forms(tmp_path):
+    "Adapter and 4 bits answer the same test items; where they were not asked for, the report has no such table."
+    recipe = write(tmp_path, arms=["teacher/cot", "student/vanilla", "distilled/cot-answer"], students=[dict(model="zoo/student-s", compare=["adapter", "nf4"])], train=dict(method="qlora", epochs=1, batch_size=8))
+    run(recipe, tmp_path)
+    forms = numbers(tmp_path)["forms"]
+    assert [(f["arm"], f["form"], f["n"]) for f in forms] == [("distilled/cot-answer", "adapter", 12), ("distilled/cot-answer", "nf4", 12)] and all(0 <= f["same"] <= 1 and f["difference"]["low"] <= f["difference"]["value"] <= f["difference"]["high"] for f in forms)
+    assert "The same students in other forms" in next((tmp_path/"reports").rglob("tiny-*/index.html")).read_text()
