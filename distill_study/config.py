@@ -237,6 +237,8 @@ class Student(Settings):
     train: Train = Train()
     batch_size: int = Field(64, ge=1, description="requests answered at once")
     price: Price | None = Field(None, description="what its training and its answers cost")
+    license: str | None = Field(None, pattern=LICENSE, description="of the model, by the hub's name, e.g. 'apache-2.0'; for the card of what is trained from it")
+    terms: str | None = Field(None, description="what its makers ask of whoever uses it, in a sentence")
 
 # %% ../nbs/00_config.ipynb #83f1e3b3
 class Data(Settings):
