@@ -158,9 +158,10 @@ _LORA = ("r", "alpha", "dropout", "target_modules", "dora", "rslora")
 def training_part(t:Trained)->list[str]:
     "What the training run did, and its settings."
     f, merge = t.fit, t.fit.merge or {}
-    used = {k: v for k, v in t.c.student.train.model_dump(exclude_none=True).items() if f.method != "full" or k not in _LORA}
+    chosen = t.c.student.train.model_dump() | (dict(learning_rate=f.learning_rate) if f.learning_rate else {})
+    used = {k: v for k, v in chosen.items() if v is not None and v is not False and v != () and (f.method != "full" or k not in _LORA)}
     said = [replace(f, model=inert(to_plain(f.model)))._repr_markdown_(), "Settings: " + ", ".join(f"{k} {inert(to_plain(v) if isinstance(v, str) else ' '.join(v) if isinstance(v, tuple) else v)}" for k, v in used.items()) + f"; seed {f.seed}."]
-    if {"tokens", "max_change", "same_choice", "dtype"} <= set(merge): said += [f"Adapter and merged model (saved in {merge['dtype']}) compared on {merge['tokens']} target tokens of training rows: log-probabilities differ by at most {merge['max_change']:.2g}, the most likely token is the same in {pct(merge['same_choice'])} %."]
+    if {"tokens", "max_change", "same_choice", "dtype"} <= set(merge): said += [f"Adapter{' on the base in 4 bits' if f.method == 'qlora' else ''} and merged model (saved in {merge['dtype']}) compared on {merge['tokens']} target tokens of training rows: log-probabilities differ by at most {merge['max_change']:.2g}, the most likely token is the same in {pct(merge['same_choice'])} %."]
     return said
 
 # %% ../nbs/29a_students.ipynb #64240580
@@ -176,6 +177,7 @@ def student_card(
     n = t.results.arms[t.arm.name]["n"] if t.results and t.arm.name in t.results else 0
     limits = [f"Made for inputs like those of {data}, asked under the prompt above. " + (f"What is known of it are the results below: {n} held-out items of the same data set, one training seed." if n else "It was not measured."),
         "Not measured: other inputs, prompts and languages, long conversations, safety. It may repeat its teacher's mistakes and biases, and those of its base model." if t.arm.labels != "gold" else "Not measured: other inputs, prompts and languages, long conversations, safety. It may repeat the biases of its data and its base model.",
+        *(["The results are those of the adapter merged into the base" + (", which is not in 4 bits as it was in training." if t.fit.method == "qlora" else ".")] if adapter else []),
         *([f"No training row had more than {t.fit.max_length:,} tokens."] if t.fit.max_length else [])]
     named = student_licenses(c, t.arm)
     parts = [f"# {inert(t.name)}", f"A student of a distillation study: {model}, fine-tuned by supervised fine-tuning on {who} to the training inputs of {data}." if t.arm.labels != "gold" else f"A control of a distillation study: {model}, fine-tuned by supervised fine-tuning on {who} to the training inputs of {data}, without a teacher.",
