@@ -238,6 +238,8 @@ class Student(Settings):
     batch_size: int = Field(64, ge=1, description="requests answered at once")
     price: Price | None = Field(None, description="what its training and its answers cost")
     compare: tuple[Literal["adapter", "nf4"], ...] = Field((), description="other forms of a trained student that answer the test items as well: its adapter, its weights in 4 bits")
+    license: str | None = Field(None, pattern=LICENSE, description="of the model, by the hub's name, e.g. 'apache-2.0'; for the card of what is trained from it")
+    terms: str | None = Field(None, description="what its makers ask of whoever uses it, in a sentence")
 
 # %% ../nbs/00_config.ipynb #83f1e3b3
 class Data(Settings):
