@@ -212,6 +212,8 @@ class Train(Settings):
     bf16: bool | None = Field(None, description="None: bf16 where the device has it")
     save_steps: int | None = Field(None, ge=1, description="checkpoint every so many steps; None saves once per epoch")
     gradient_checkpointing: bool = False
+    launch: str | None = Field(None, description="train in several processes: 'ddp', 'fsdp', 'zero3', 'cpu2', or the path of a configuration of accelerate; None: in this one")
+    processes: int | None = Field(None, ge=1, description="how many; None: as many as there are GPUs")
 
 # %% ../nbs/00_config.ipynb #b864ab43
 class Student(Settings):
