@@ -159,20 +159,24 @@ def _classes(of=StudyError):
     "Name → class of every kind of `StudyError` there is."
     return {of.__name__: of} | {k: v for c in of.__subclasses__() for k, v in _classes(c).items()}
 
-_ENDED = re.compile(r"failed \(exitcode: (-?\d+)\) local_rank: (\d+)|died with <Signals\.(\w+)")
+_ENDED = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: -(\d+)|died with <Signals\.(\w+)")
+
+def _killed(log):
+    "(Process, signal) of the one that was ended from outside; a SIGTERM is the launcher's own, unless it is all there is."
+    found = [(int(m[1] or 0), m[3] or signal.Signals(int(m[2])).name) for m in _ENDED.finditer(log)]
+    return min(found, key=lambda x: x[1] == "SIGTERM", default=None)
 
 def _explain(errors, log, processes, out, step):
-    "The error to raise for a launch that failed."
+    "The error to raise for a launch that failed: what a process says itself first, but not the others' that it has gone."
     if known := next((e for e in errors if e["known"]), None): return _classes().get(known["error"], TrainingFailed)(known["text"])
-    last = _last_checkpoint(out)
+    last, killed = _last_checkpoint(out), _killed(log)
     kept = f"The checkpoint of step {last.name.split('-')[1]} is kept; run again to go on from it" if last else "No checkpoint was written yet; run again to start anew"
+    if killed and (killed[1] != "SIGTERM" or not errors):
+        advice = ", and if the machine ran out of memory, lower train.batch_size or train.processes" if killed[1] == "SIGKILL" else ""
+        return TrainingFailed(f"training stopped after step {step}: process {killed[0]} of {processes} was ended from outside ({killed[1]}). {kept}{advice}.")
     if errors: return TrainingFailed(f"training stopped after step {step}: process {errors[0]['rank']} of {processes} failed with {errors[0]['error']}: {errors[0]['text'].strip()[:500]}. {kept}.")
-    ended, tail = _ENDED.search(log), " / ".join(log.strip().splitlines()[-3:])[-500:]
-    if ended and (ended[3] or int(ended[1]) < 0):
-        sign = ended[3] or signal.Signals(-int(ended[1])).name
-        advice = ", and if the machine ran out of memory, lower train.batch_size or train.processes" if sign == "SIGKILL" else ""
-        return TrainingFailed(f"training stopped after step {step}: process {ended[2] or 0} of {processes} was ended from outside ({sign}). {kept}{advice}.")
-    return TrainingFailed(f"the training did not start: accelerate's launcher failed. {tail}" if not step else f"training stopped after step {step}: {tail}. {kept}.")
+    tail = " / ".join(log.strip().splitlines()[-3:])[-500:]
+    return TrainingFailed(f"training stopped after step {step}: {tail}. {kept}." if step else f"the training did not start: accelerate's launcher failed. {tail}")
 
 # %% ../nbs/19b_launch.ipynb #4be3c553
 def launch(

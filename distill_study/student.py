@@ -508,7 +508,7 @@ def trl_config(
         gradient_accumulation_steps=settings.gradient_accumulation // _joined(settings), learning_rate=settings.learning_rate, lr_scheduler_type=schedule,
         warmup_steps=settings.warmup_ratio, weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm, bf16=bf16, use_cpu=where == "cpu",
         gradient_checkpointing=settings.gradient_checkpointing, max_length=None, packing=False, dataset_kwargs=dict(skip_prepare_dataset=True),
-        dataloader_num_workers=0, dataloader_pin_memory=where == "cuda", eval_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, **saving)
+        dataloader_num_workers=0, dataloader_pin_memory=where == "cuda", eval_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, ddp_find_unused_parameters=False, **saving)
 
 # %% ../nbs/19_student.ipynb #2e4a82d8
 def lora_config(settings:Train):
