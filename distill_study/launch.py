@@ -42,7 +42,7 @@ def _unfit(found, settings):
     if kind == "MULTI_CPU": return "accelerate starts one process for MULTI_CPU and leaves the others to mpirun. Set distributed_type: MULTI_GPU and use_cpu: true, as in 'cpu2'"
     if kind not in ("NO", "MULTI_GPU", "FSDP", "DEEPSPEED"): return f"distributed_type {kind} is not supported. Use one of NO, MULTI_GPU, FSDP, DEEPSPEED"
     if kind in ("FSDP", "DEEPSPEED") and found.use_cpu: return f"accelerate shards on GPUs only: with use_cpu it would leave {kind} out without a word. Use 'cpu2'"
-    if kind == "DEEPSPEED" and importlib.util.find_spec("deepspeed") is None: return "DeepSpeed is not installed. Install it with `pip install 'distill-study[deepspeed]'`, or use 'fsdp', which shards the same and needs nothing more"
+    if kind == "DEEPSPEED" and importlib.util.find_spec("deepspeed") is None: return "DeepSpeed is not installed. Install it with `pip install --no-build-isolation 'distill-study[deepspeed]'`, or use 'fsdp', which shards the same and needs nothing more"
     if kind == "FSDP" and int(fsdp.get("fsdp_version", 1)) != 2: return "FSDP1 flattens weights and can't give an adapter back as it was. Set fsdp_version: 2, as in 'fsdp'"
     if kind in ("FSDP", "DEEPSPEED") and settings.method == "qlora": return f"4-bit weights are stored as bytes, which {kind} can't shard. Use 'ddp' (every GPU holds the 4-bit weights), or train.method lora"
     if kind == "FSDP" and settings.gradient_checkpointing and fsdp.get("fsdp_activation_checkpointing"): return "activations would be checkpointed twice. Leave fsdp_activation_checkpointing or train.gradient_checkpointing out"
@@ -109,11 +109,13 @@ def work(
         said = (lambda step, total, loss: tell(step=step, total=total, loss=loss)) if state.is_main_process else None
         with _spread_early(): fit(**args | dict(settings=Train.parse(args["settings"]), out=Path(args["out"]), progress=said))
         tell(done=True)
+        code = 0
     except BaseException as e:
         tell(error=type(e).__name__, text=str(e), known=isinstance(e, StudyError), trace=traceback.format_exc()[-4000:])
         traceback.print_exc()
-        sys.stderr.flush()
-        os._exit(1)      # without waiting for processes that wait for this one
+        code = 1
+    sys.stdout.flush(); sys.stderr.flush()
+    os._exit(code)      # without waiting for processes that wait for this one, or for what libraries do at the end
 
 # %% ../nbs/19b_launch.ipynb #14718101
 @contextlib.contextmanager

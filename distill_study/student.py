@@ -267,8 +267,10 @@ def _leave():
     "The processes are done with each other: from here on each is alone."
     import torch.distributed as d
     if _ranks()[1] == 1: return
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
     d.barrier()
     d.destroy_process_group()
+    unset_hf_deepspeed_config()      # or a model that is read from here on would be spread over processes that are gone
 
 def _joined(settings):
     "How many batches the processes share out at once: as many as divide both them and the accumulation."
@@ -287,7 +289,9 @@ def _sharded():
 
 def _full(t):
     "A tensor of which this process may hold a part, whole; asked of every process."
-    return t.full_tensor() if hasattr(t, "full_tensor") else t
+    if not hasattr(t, "ds_id"): return t.full_tensor() if hasattr(t, "full_tensor") else t
+    import deepspeed
+    with deepspeed.zero.GatheredParameters([t]): return t.detach().clone()
 
 def _spread_like(p, t):
     "The part of `t` that belongs to this process's part of parameter `p`."
@@ -295,13 +299,16 @@ def _spread_like(p, t):
     return distribute_tensor(t.to(p.device), p.device_mesh, p.placements, src_data_rank=None) if hasattr(p, "device_mesh") and t.shape == p.shape else t
 
 def _whole_weights(trainer):
-    "The weights to save, brought together; None where every process has them all. Asked of every process."
+    "The weights to save, brought together in the first process; None where every process has them all. Asked of every process."
     if not _sharded(): return None
-    model, adapter = trainer.model, hasattr(trainer.model, "peft_config")
-    if trainer.is_deepspeed_enabled: return trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    model, adapter, out = trainer.model, hasattr(trainer.model, "peft_config"), {}
     names = {k for k, _ in model.named_parameters(remove_duplicate=False)}
     buffers = {} if adapter else {k: v for k, v in model.state_dict().items() if k not in names}
-    return {k: _full(t).detach().cpu() for k, t in [*model.named_parameters(), *buffers.items()] if t.requires_grad or not adapter}
+    for k, t in [*model.named_parameters(), *buffers.items()]:      # one after the other: no GPU holds more than one of them whole
+        if adapter and not t.requires_grad: continue
+        whole = _full(t)
+        if _ranks()[0] == 0: out[k] = whole.detach().cpu()
+    return out
 
 def _unsharded(loader):
     "A data loader that gives this process every batch whole; what is its share is `_share`'s to say."
@@ -313,7 +320,7 @@ def _unsharded(loader):
 def _pack(trainer):
     "Optimizer, schedule and random generators as tensors and plain values; asked of every process."
     import numpy as np, torch
-    opt = trainer.optimizer.state_dict()
+    opt = dict(state={}, param_groups=[]) if trainer.is_deepspeed_enabled else trainer.optimizer.state_dict()      # DeepSpeed writes its own
     tensors = {f"opt.{i}.{k}": _full(v).detach().cpu().contiguous() for i, s in opt["state"].items() for k, v in s.items()}
     own = {"rng.cpu": torch.random.get_rng_state()} | ({"rng.cuda": torch.cuda.random.get_rng_state()} if torch.cuda.is_available() else {})
     for rank, states in enumerate(_gathered(own)): tensors |= {f"{k}.{rank}" if rank else k: v for k, v in states.items()}
@@ -328,7 +335,7 @@ def _unpack(tensors, plain, trainer):
     for key, t in tensors.items():
         if key.startswith("opt."): _, i, k = key.split(".", 2); state.setdefault(int(i), {})[k] = _spread_like(params[int(i)], t)
     groups = [{k: tuple(v) if k == "betas" else v for k, v in g.items()} for g in plain["groups"]]
-    trainer.optimizer.load_state_dict(dict(state=state, param_groups=groups))
+    if groups: trainer.optimizer.load_state_dict(dict(state=state, param_groups=groups))
     trainer.lr_scheduler.load_state_dict(plain["schedule"])
 
 def _unpack_random(tensors, plain):
@@ -557,7 +564,7 @@ def _build(base, name, rows, settings, out, seed, tokenizer, limit):
     from datasets import Dataset
     from transformers import PrinterCallback
     where, model = device(), load_model(base, device="cpu" if _sharded() else None)
-    saved, bf16 = model.dtype, use_bf16(settings, model.num_parameters(), where)
+    saved, bf16 = model.config.dtype if _sharded() else model.dtype, use_bf16(settings, model.num_parameters(), where)
     model = model.to(torch.bfloat16 if bf16 and settings.method == "lora" else torch.float32)
     if attention := _attention(bf16, limit, where): model.set_attn_implementation(attention)
     model.name_or_path = model.config._name_or_path = name         # no path of this machine in what is saved
