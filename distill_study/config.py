@@ -223,11 +223,14 @@ class Train(Settings):
     eval_steps: int | None = Field(None, ge=1, description="look at data.validation every so many steps; None: after every epoch")
     patience: int | None = Field(None, ge=1, description="stop after so many looks without a better checkpoint")
     report_to: tuple[str, ...] = Field((), description="trackers of transformers, e.g. [tensorboard]")
+    launch: str | None = Field(None, description="train in several processes: 'ddp', 'fsdp', 'zero3', 'cpu2', or the path of a configuration of accelerate; None: in this one")
+    processes: int | None = Field(None, ge=1, description="how many; None: as many as there are GPUs")
 
     @model_validator(mode="after")
     def _goes_together(self):
         if self.method == "full" and (asked := [f for f in ("dora", "rslora") if getattr(self, f)]): raise ValueError(f"{asked[0]} is for adapters, and the method is full; leave it out, or set method to lora")
         if self.choose == "last" and (asked := [f for f in ("eval_steps", "patience") if getattr(self, f)]): raise ValueError(f"{asked[0]} is for choosing a checkpoint; set choose to gold or loss, or leave it out")
+        if self.choose != "last" and self.launch: raise ValueError(f"choose = {self.choose} is for training in one process; leave launch out, or set choose to last")
         return self
 
 # %% ../nbs/00_config.ipynb #b864ab43

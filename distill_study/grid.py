@@ -121,12 +121,14 @@ def run_recipe(
         write_index(recipe, done, folder)
     return done
 
+# %% ../nbs/30_grid.ipynb #1f22eb86
 def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
     "Everything that can be known to go wrong before any long work; raises `StudyError`."
     from distill_study.data import load_data
     from distill_study.engines import open_teacher
     from distill_study.grade import known_entities
     from distill_study.choice import check_choice
+    from distill_study.launch import check_launch
     from distill_study.methods import refuse
     from distill_study.models import check_model, device
     from distill_study.tasks import TASKS
@@ -149,6 +151,7 @@ def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
         check_model(c.student.model)
         check_choice(c, splits)
         if (t := c.student.train).method == "qlora" or t.attention or t.liger or t.report_to: refuse(t, device())
+        if t.launch: check_launch(t)
         if "nf4" in c.student.compare: refuse(Train(method="qlora"), "")
 
 # %% ../nbs/30_grid.ipynb #6da3a8db

@@ -87,7 +87,7 @@ def trl_config(
         gradient_accumulation_steps=accumulation, learning_rate=rate, lr_scheduler_type=schedule, optim="paged_adamw_32bit" if settings.method == "qlora" and where == "cuda" else "adamw_torch",
         warmup_steps=settings.warmup_ratio, weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm, bf16=bf16, use_cpu=where == "cpu",
         gradient_checkpointing=settings.gradient_checkpointing, use_liger_kernel=settings.liger, max_length=None, packing=False, dataset_kwargs=dict(skip_prepare_dataset=True),
-        dataloader_num_workers=0, dataloader_pin_memory=where == "cuda", eval_strategy="no", disable_tqdm=True, **saving, **tracking)
+        dataloader_num_workers=0, dataloader_pin_memory=where == "cuda", eval_strategy="no", disable_tqdm=True, ddp_find_unused_parameters=False, **saving, **tracking)
 
 # %% ../nbs/18a_methods.ipynb #6877354e
 def lora_config(settings:Train):
@@ -100,12 +100,13 @@ def load_base(
     base:Path,        # folder of the model
     settings:Train,
     where:str,        # "cuda" or "cpu"
+    held:str|None=None,  # device that it is read to; None is the one it is trained on
 ):                    # model, torch dtype it was saved in, whether products are in bf16
     "The model to train: in 32 bits, its frozen base in 16 under an adapter, or in 4."
     import torch
     if settings.method == "qlora": return load_4bit(base, settings, where)
-    model = load_model(base)
-    saved, bf16 = model.dtype, use_bf16(settings, model.num_parameters(), where)
+    model = load_model(base, device=held)
+    saved, bf16 = model.config.dtype if held else model.dtype, use_bf16(settings, model.num_parameters(), where)
     return model.to(torch.bfloat16 if bf16 and settings.method == "lora" else torch.float32), saved, bf16
 
 def load_4bit(base:Path, settings:Train, where:str):

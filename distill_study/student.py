@@ -7,7 +7,7 @@ __all__ = ['TrainingDataError', 'TrainingFailed', 'tokenize_rows', 'fit_length',
            'GroupedOrder', 'target_loss', 'mean_loss', 'merge_adapter', 'run_fingerprint', 'fit']
 
 # %% ../nbs/19_student.ipynb #f710a98d
-import errno, gc, html, json, math, random, resource, shutil, time
+import errno, gc, html, json, math, os, random, resource, shutil, time
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -164,7 +164,7 @@ class Fit:
     validation_rows: int = 0         # those that fit into max_length
     seconds: float = 0.0             # in training steps, over all starts
     tokens_per_second: float = 0.0
-    peak_memory: int = 0             # bytes: largest resident size of the process; on a GPU, allocated there
+    peak_memory: int = 0             # bytes: largest resident size of the process; on a GPU, allocated there; of several, the one with most
     dtype: str = ""                  # of the matrix products
     device: str = ""
     trainable: int = 0
@@ -175,13 +175,9 @@ class Fit:
     looks: tuple = ()                # (step, share of validation items that are right), where checkpoints are chosen by it
     chosen: int|None = None          # step whose weights were kept, where they were chosen; None: the last
     stopped: bool = False            # whether patience ended it early
+    processes: int = 1               # that trained it together, in its last start
     merge: dict|None = None          # adapter against merged model, see `merge_adapter`
     path: Path|None = field(default=None, compare=False)  # folder of the trained model
-
-    @property
-    def supervised_share(self)->float:
-        "Supervised tokens over all tokens."
-        return self.supervised_tokens / self.tokens if self.tokens else 0.0
 
     @classmethod
     def load(cls, out:Path)->"Fit":
@@ -197,6 +193,12 @@ def _write_json(path, data):
     part.write_text(json.dumps(data, ensure_ascii=False, indent=1), encoding="utf-8")
     part.replace(path)
 
+def _share_taught(self:Fit)->float:
+    "Supervised tokens over all tokens."
+    return self.supervised_tokens / self.tokens if self.tokens else 0.0
+
+Fit.supervised_share = property(_share_taught)
+
 def _fit_save(self:Fit, out:Path):
     "Write `out`/fit.json, whole or not at all."
     data = {k: v for k, v in asdict(self).items() if k != "path"} | dict(supervised_share=self.supervised_share)
@@ -210,7 +212,7 @@ def _fit_markdown(self:Fit):
     body = [line("model", f"{self.model} ({self.method}, {self.trainable:,} of {self.parameters:,} parameters trained)"),
             line("rows", f"{self.rows:,}, dropped as too long: {len(self.dropped_long)}"),
             line("tokens", f"{self.tokens:,}, supervised {self.supervised_tokens:,} ({self.supervised_share:.1%}); at most {self.max_length} per row"),
-            line("training", f"{self.epochs:g} epochs, {self.steps} steps, learning rate {self.learning_rate:g}, seed {self.seed}, {self.dtype} on {self.device}")]
+            line("training", f"{self.epochs:g} epochs, {self.steps} steps, learning rate {self.learning_rate:g}, seed {self.seed}, {self.dtype} on {self.device}{f', {self.processes} processes' * (self.processes > 1)}")]
     if self.history: body.append(line("loss", f"{self.history[0][1]:.3f} → {self.history[-1][1]:.3f}"))
     if self.validation: body.append(line("validation loss", " → ".join(f"{v:.3f}" for _, v in self.validation) + f" on {self.validation_rows} rows"))
     body.append(line("time", f"{self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s, peak memory {self.peak_memory/2**20:,.0f} MiB"))
@@ -248,27 +250,105 @@ class GroupedOrder:
         rng.shuffle(batches)
         return iter([i for b in batches for i in b] + last)
 
+# %% ../nbs/19_student.ipynb #30bc53c1
+def _ranks():
+    "(Number of this process, how many train together)."
+    import torch.distributed as d
+    return (d.get_rank(), d.get_world_size()) if d.is_available() and d.is_initialized() else (0, 1)
+
+def _gathered(value):
+    "`value` of every process, by their numbers."
+    import torch.distributed as d
+    out = [value] * _ranks()[1]
+    if len(out) > 1: d.all_gather_object(out, value)
+    return out
+
+def _at_first(do):
+    "What `do` gives in the first process, in all of them; what it raises there, too."
+    def tried():
+        try: return do(), None
+        except Exception as e: return None, e
+    rank, processes = _ranks()
+    if processes == 1: return do()
+    value, error = _gathered(tried() if rank == 0 else None)[0]
+    if error: raise error
+    return value
+
+def _leave():
+    "The processes are done with each other: from here on each is alone."
+    import torch.distributed as d
+    if _ranks()[1] == 1: return
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+    d.barrier()
+    d.destroy_process_group()
+    unset_hf_deepspeed_config()      # or a model that is read from here on would be spread over processes that are gone
+
+def _joined(accumulation):
+    "How many batches the processes share out at once: as many as divide both them and the accumulation."
+    return math.gcd(accumulation, _ranks()[1])
+
+def _share(rows):
+    "This process's rows of a batch; where there are fewer rows than processes, one that teaches nothing."
+    rank, processes = _ranks()
+    short = min(rows, key=lambda r: len(r["input_ids"]))
+    return rows[rank::processes] or [dict(short, labels=[-100] * len(short["labels"]))]
+
+# %% ../nbs/19_student.ipynb #f9bf2613
+def _sharded():
+    "Does every process hold only its part of the weights (FSDP, ZeRO)?"
+    return _ranks()[1] > 1 and any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
+
+def _full(t):
+    "A tensor of which this process may hold a part, whole; asked of every process."
+    if not hasattr(t, "ds_id"): return t.full_tensor() if hasattr(t, "full_tensor") else t
+    import deepspeed
+    with deepspeed.zero.GatheredParameters([t]): return t.detach().clone()
+
+def _spread_like(p, t):
+    "The part of `t` that belongs to this process's part of parameter `p`."
+    from torch.distributed.tensor import distribute_tensor
+    return distribute_tensor(t.to(p.device), p.device_mesh, p.placements, src_data_rank=None) if hasattr(p, "device_mesh") and t.shape == p.shape else t
+
+def _whole_weights(trainer):
+    "The weights to save, brought together in the first process; None where every process has them all. Asked of every process."
+    if not _sharded(): return None
+    model, adapter, out = trainer.model, hasattr(trainer.model, "peft_config"), {}
+    names = {k for k, _ in model.named_parameters(remove_duplicate=False)}
+    buffers = {} if adapter else {k: v for k, v in model.state_dict().items() if k not in names}
+    for k, t in [*model.named_parameters(), *buffers.items()]:      # one after the other: no GPU holds more than one of them whole
+        if adapter and not t.requires_grad: continue
+        whole = _full(t)
+        if _ranks()[0] == 0: out[k] = whole.detach().cpu()
+    return out
+
+def _unsharded(loader):
+    "A data loader that gives this process every batch whole; what is its share is `_share`'s to say."
+    shard = loader.batch_sampler
+    if hasattr(shard, "process_index"): shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
+    return loader
+
 # %% ../nbs/19_student.ipynb #9dec0433
 def _pack(trainer):
-    "Optimizer, schedule and random generators as tensors and plain values."
+    "Optimizer, schedule and random generators as tensors and plain values; asked of every process."
     import numpy as np, torch
-    opt = trainer.optimizer.state_dict()
+    opt = dict(state={}, param_groups=[]) if trainer.is_deepspeed_enabled else trainer.optimizer.state_dict()      # DeepSpeed writes its own
     state = {f"opt.{i}.{k}": v for i, s in opt["state"].items() for k, v in s.items()}
-    tensors = {k: v.detach().cpu().contiguous() for k, v in state.items() if torch.is_tensor(v)}
-    tensors["rng.cpu"] = torch.random.get_rng_state()
-    if torch.cuda.is_available(): tensors["rng.cuda"] = torch.cuda.random.get_rng_state()
+    tensors = {k: _full(v).detach().cpu().contiguous() for k, v in state.items() if torch.is_tensor(v)}
+    plain_state = {k: v for k, v in state.items() if k not in tensors}
+    own = {"rng.cpu": torch.random.get_rng_state()} | ({"rng.cuda": torch.cuda.random.get_rng_state()} if torch.cuda.is_available() else {})
+    for rank, states in enumerate(_gathered(own)): tensors |= {f"{k}.{rank}" if rank else k: v for k, v in states.items()}
     name, keys, *rest = np.random.get_state()
     tensors["rng.numpy"] = torch.from_numpy(keys.astype(np.int64))
-    plain = dict(groups=opt["param_groups"], state={k: v for k, v in state.items() if k not in tensors}, schedule=trainer.lr_scheduler.state_dict(), python=random.getstate(), numpy=[name, *rest], seconds=trainer.seconds())
+    plain = dict(groups=opt["param_groups"], state=plain_state, schedule=trainer.lr_scheduler.state_dict(), python=random.getstate(), numpy=[name, *rest], seconds=trainer.seconds())
     return tensors, plain
 
 def _unpack(tensors, plain, trainer):
     "Put back the optimizer and the schedule that `_pack` took."
-    state = {}
+    state, params = {}, [p for g in trainer.optimizer.param_groups for p in g["params"]]
     for key, t in (tensors | plain["state"]).items():
-        if key.startswith("opt."): _, i, k = key.split(".", 2); state.setdefault(int(i), {})[k] = t
+        if key.startswith("opt."): _, i, k = key.split(".", 2); state.setdefault(int(i), {})[k] = _spread_like(params[int(i)], t) if hasattr(t, "shape") else t
     groups = [{k: tuple(v) if k == "betas" else v for k, v in g.items()} for g in plain["groups"]]
-    trainer.optimizer.load_state_dict(dict(state=state, param_groups=groups))
+    if groups: trainer.optimizer.load_state_dict(dict(state=state, param_groups=groups))
     trainer.lr_scheduler.load_state_dict(plain["schedule"])
 
 def _unpack_random(tensors, plain):
@@ -277,31 +357,39 @@ def _unpack_random(tensors, plain):
     version, keys, gauss = plain["python"]
     random.setstate((version, tuple(keys), gauss))
     np.random.set_state((plain["numpy"][0], tensors["rng.numpy"].numpy().astype(np.uint32), *plain["numpy"][1:]))
-    torch.random.set_rng_state(tensors["rng.cpu"])
-    if "rng.cuda" in tensors and torch.cuda.is_available(): torch.cuda.random.set_rng_state(tensors["rng.cuda"])
+    mine = lambda key: tensors.get(f"{key}.{_ranks()[0]}", tensors.get(key))
+    torch.random.set_rng_state(mine("rng.cpu"))
+    if "rng.cuda" in tensors and torch.cuda.is_available(): torch.cuda.random.set_rng_state(mine("rng.cuda"))
 
 # %% ../nbs/19_student.ipynb #1add86b2
 _STATE = ("state.safetensors", "state.json", "trainer_state.json")
 
 def _save_checkpoint(trainer, out, keep=2):
-    "Write checkpoint-N of `trainer` under `out`, then forget all but the last `keep`."
-    from safetensors.torch import save_file
+    "Write checkpoint-N of `trainer` under `out`, then forget all but the last `keep`; every process gives its part, the first one writes."
     final = out/f"checkpoint-{trainer.state.global_step}"
     part = out/f"{final.name}.partial"
-    shutil.rmtree(part, ignore_errors=True)
-    _save_weights(trainer.model, part)
-    tensors, plain = _pack(trainer)
-    save_file(tensors, part/_STATE[0])
-    _write_json(part/_STATE[1], plain)
-    trainer.state.save_to_json(str(part/_STATE[2]))
-    shutil.rmtree(final, ignore_errors=True)
-    part.rename(final)
-    for old in _checkpoints(out)[:-keep]: shutil.rmtree(old)
+    weights, state = _whole_weights(trainer), _pack(trainer)
+    _at_first(lambda: _write_checkpoint(trainer, part, weights, state))
+    if trainer.is_deepspeed_enabled: trainer.model_wrapped.save_checkpoint(str(part), exclude_frozen_parameters=hasattr(trainer.model, "peft_config"))
+    def finish():
+        shutil.rmtree(final, ignore_errors=True)
+        part.rename(final)
+        for old in _checkpoints(out)[:-keep]: shutil.rmtree(old)
+    _at_first(finish)
 
-def _save_weights(model, folder):
-    "Safetensors and configuration of a model or an adapter, without the model card PEFT adds."
+def _write_checkpoint(trainer, part, weights, state):
+    "The parts of a checkpoint that one process holds."
+    from safetensors.torch import save_file
+    shutil.rmtree(part, ignore_errors=True)
+    _save_weights(trainer.model, part, weights)
+    save_file(state[0], part/_STATE[0])
+    _write_json(part/_STATE[1], state[1])
+    trainer.state.save_to_json(str(part/_STATE[2]))
+
+def _save_weights(model, folder, weights=None):
+    "Safetensors and configuration of a model or an adapter, without the model card PEFT adds; `weights` where the model holds only its share of them."
     extra = dict(save_embedding_layers=False) if hasattr(model, "peft_config") else {}
-    model.save_pretrained(folder, **extra)
+    model.save_pretrained(folder, **extra, **({} if weights is None else dict(state_dict=weights)))
     (folder/"README.md").unlink(missing_ok=True)
 
 def _checkpoints(out):
@@ -334,7 +422,8 @@ def target_loss(
     import torch
     labels = inputs["labels"][:, 1:]
     taught = labels != -100
-    head = (model.get_base_model() if hasattr(model, "peft_config") else model).get_output_embeddings()
+    plain = model if hasattr(model, "get_output_embeddings") or hasattr(model, "peft_config") else model.module     # DDP and DeepSpeed wrap it
+    head = (plain.get_base_model() if hasattr(plain, "peft_config") else plain).get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda _, args: (args[0][:, :-1][taught],))
     try: logits = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False).logits
     finally: hook.remove()
@@ -347,27 +436,37 @@ def _trainer_class():
     "The subclass of `SFTTrainer`, made on first use: importing TRL takes seconds."
     from trl import SFTTrainer
     class StudentTrainer(SFTTrainer):
-        out, seconds, step_loss = None, None, 0.0
+        out, seconds, step_loss, joined = None, None, 0.0, 1
+
+        def get_train_dataloader(self):
+            self._train_batch_size = self.args.train_batch_size * self.joined
+            return _unsharded(super().get_train_dataloader())
 
         def _get_train_sampler(self, train_dataset=None):
-            per_epoch = math.ceil(math.ceil(len(self.train_dataset) / self.args.train_batch_size) / self.args.gradient_accumulation_steps)
+            per_epoch = math.ceil(math.ceil(len(self.train_dataset) / self.args.train_batch_size) / (self.args.gradient_accumulation_steps * self.joined))
             lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
             return GroupedOrder(lengths, self.args.train_batch_size, self.args.seed, lambda: self.state.global_step // per_epoch)
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
             if inputs["input_ids"].is_cuda: loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
-            else: loss = target_loss(model, inputs, num_items_in_batch)
-            value = loss.item()
+            else: loss = target_loss(model, inputs, num_items_in_batch) * _ranks()[1]       # the processes' gradients are averaged
+            value = self.accelerator.reduce(loss.detach(), "mean").item()
             if not math.isfinite(value): raise _not_a_number("loss", value, self)
             self.step_loss += value
             return loss
 
         def _clip_grad_norm(self, model):
-            norm = super()._clip_grad_norm(model)
-            if not math.isfinite(float(norm)): raise _not_a_number("gradient norm", float(norm), self)
+            norm = _full(super()._clip_grad_norm(model))
+            if norm is not None and not math.isfinite(float(norm)): raise _not_a_number("gradient norm", float(norm), self)
             return norm
 
         def _save_checkpoint(self, model, trial): _save_checkpoint(self, self.out)
+
+        def _load_from_checkpoint(self, checkpoint, model=None):
+            if model is not None: return       # sharded: read in `_train`, before it was
+            sharded, self.is_fsdp_enabled = self.is_fsdp_enabled, False
+            try: super()._load_from_checkpoint(checkpoint)
+            finally: self.is_fsdp_enabled = sharded
 
         def _load_optimizer_and_scheduler(self, checkpoint):
             if checkpoint: _unpack(*_read_state(checkpoint), self)
@@ -469,19 +568,21 @@ def _build(base, name, rows, settings, out, seed, tokenizer, limit):
     from datasets import Dataset
     from transformers import PrinterCallback
     where = device()
-    model, saved, bf16 = load_base(base, settings, where)
+    model, saved, bf16 = load_base(base, settings, where, "cpu" if _sharded() else None)
     if kind := attention(settings, bf16, limit, where): model.set_attn_implementation(kind)
     model.name_or_path = model.config._name_or_path = name         # no path of this machine in what is saved
     flat, batch = model.config._attn_implementation.startswith("flash"), padded
     if settings.packing: rows, batch = pack(rows, limit), lambda rows, pad: packed(rows, pad, flat)
     rate = settings.learning_rate or default_rate(settings.method, model.config, model.num_parameters())
-    trainer = _trainer_class()(model=model, args=trl_config(settings, out, seed, bf16, where, rate, _accumulation(settings, rows)), processing_class=tokenizer,
+    steps = _accumulation(settings, rows)
+    trainer = _trainer_class()(model=model, args=trl_config(settings, out, seed, bf16, where, rate, steps // _joined(steps)), processing_class=tokenizer,
         train_dataset=Dataset.from_dict({k: [r[k] for r in rows] for k in rows[0] if k != "id"}),
-        data_collator=lambda rows: batch(rows, tokenizer.pad_token_id), peft_config=None if settings.method == "full" else lora_config(settings))
-    for p in trainer.model.parameters():
-        if p.requires_grad: p.data = p.data.float()                # on 4 bits, TRL holds the adapter in 16
+        data_collator=lambda rows: batch(_share(rows), tokenizer.pad_token_id), peft_config=None if settings.method == "full" else lora_config(settings))
+    if settings.method == "qlora":
+        for p in trainer.model.parameters():
+            if p.requires_grad: p.data = p.data.float()            # TRL holds it in 16 bits
     trainer.remove_callback(PrinterCallback)
-    trainer.out = out
+    trainer.out, trainer.joined = out, _joined(steps)
     return trainer, saved, "bfloat16" if bf16 else "float32"
 
 def _accumulation(settings, rows):
@@ -548,6 +649,10 @@ def _mark(out):
     try: return json.loads((out/"run.json").read_text(encoding="utf-8"))
     except (OSError, ValueError): return {}
 
+def _done(out, key):
+    "Does `out` hold this run, finished?"
+    return _mark(out).get("fingerprint") == key and (out/"fit.json").is_file() and (out/"model"/"config.json").is_file()
+
 def _claim(out, key):
     "Make `out` this run's folder, unless it is another run's; note this start. Returns the checkpoint to go on from."
     out.mkdir(parents=True, exist_ok=True)
@@ -598,19 +703,19 @@ def fit(
     validation:list|None=None,  # rows whose loss is reported after every epoch
     progress=None,       # called with (step, steps in all, loss)
     score=None,          # with train.choose = gold: how good a model in training is; more is better
-)->Fit:
+)->Fit|None:             # of several processes, only the first one gets it
     "Train `model` on `rows`; the model is under `out`/model, and what happened is returned and kept in `out`/fit.json."
     out, base = Path(out), resolve_model(model)
     refuse(settings, device())
     tokenizer, key = load_tokenizer(base), run_fingerprint(rows, model, settings, seed, validation, score)
-    if _mark(out).get("fingerprint") == key and (out/"fit.json").is_file() and (out/"model"/"config.json").is_file(): return Fit.load(out)
+    if _done(out, key): return Fit.load(out)
     context, stops = _limits(base, tokenizer)
     kept, dropped, limit = fit_length(tokenize_rows(rows, tokenizer, stops), settings, context)
     held = [r for r in tokenize_rows(validation or [], tokenizer, stops) if len(r["input_ids"]) <= limit]
     _known_tokens(kept, base, model)
     if settings.choose == "gold" and score is None or settings.choose == "loss" and not held: raise StudyError(f"train.choose = {settings.choose}: there is nothing to choose by. Ask for validation examples (data.validation), or set it to last.")
     try:
-        last, starts = _claim(out, key)
+        last, starts = _at_first(lambda: _claim(out, key))
         known = dict(model=model, seed=seed, fingerprint=key, rows=len(kept), dropped_long=tuple(dropped), max_length=limit, first_row=seen_row(kept[0], tokenizer), starts=starts, validation_rows=len(held))
         return _train(kept, held, model, base, settings, out, seed, tokenizer, last, progress, known, score)
     except Exception as e:
@@ -629,33 +734,45 @@ def _limits(base, tokenizer):
 # %% ../nbs/19_student.ipynb #0992c547
 def _train(rows, held, name, base, settings, out, seed, tokenizer, last, progress, known, score):
     "Train from `last` on, save, describe, tidy up."
+    import torch
+    rank, processes = _ranks()
     trainer, saved, dtype = _build(base, name, rows, settings, out, seed, tokenizer, known["max_length"])
     before = json.loads((last/_STATE[1]).read_text())["seconds"] if last else 0.0
     trainer.add_callback(_watcher(trainer, progress, held, settings, score))
     began = time.perf_counter()
     trainer.seconds = lambda: before + time.perf_counter() - began
+    if last and trainer.is_fsdp_enabled: trainer._load_from_checkpoint(str(last))
+    if rank: torch.manual_seed(seed + 1009 * rank)         # each process its own dropout
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     log, seconds, steps, epochs = trainer.state.log_history, trainer.seconds(), trainer.state.global_step, round(trainer.state.epoch, 4)
     chosen = _take_best(trainer) if settings.choose != "last" else None
     packs = len(trainer.train_dataset) if settings.packing else 0
     tokens, taught = sum(len(r["input_ids"]) for r in rows), sum(t != -100 for r in rows for t in r["labels"])
-    counts = dict(trainable=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad), parameters=sum(p.numel() for p in trainer.model.parameters()))
-    merge, where = _save_result(trainer, settings, base, name, out, saved, rows[:8]), device()
-    done = Fit(method=settings.method, tokens=tokens, supervised_tokens=taught, epochs=epochs, steps=steps, learning_rate=trainer.args.learning_rate, packs=packs, chosen=chosen, stopped=steps < trainer.state.max_steps, seconds=seconds, dtype=dtype, device=where,
-        tokens_per_second=tokens * epochs / seconds, peak_memory=_peak(where), merge=merge, path=out/"model", **counts, **known,
+    size = lambda p: getattr(p, "ds_numel", p.numel())      # DeepSpeed holds it elsewhere
+    counts = dict(trainable=sum(size(p) for p in trainer.model.parameters() if p.requires_grad), parameters=sum(map(size, trainer.model.parameters())))
+    where = device()
+    weights, peak = _whole_weights(trainer), max(_gathered(_peak(where)))
+    _leave()
+    if rank: return
+    counts |= dict(learning_rate=trainer.args.learning_rate, packs=packs, chosen=chosen, stopped=steps < trainer.state.max_steps, processes=processes)
+    merge = _save_result(trainer, settings, base, name, out, saved, rows[:8], weights)
+    done = Fit(method=settings.method, tokens=tokens, supervised_tokens=taught, epochs=epochs, steps=steps, seconds=seconds, dtype=dtype, device=where,
+        tokens_per_second=tokens * epochs / seconds, peak_memory=max(peak, _peak(where)), merge=merge, path=out/"model", **counts, **known,
         history=tuple((h["step"], h["loss"]) for h in log if "loss" in h and "epoch" not in h), validation=tuple((h["step"], h["validation"]) for h in log if "validation" in h), looks=tuple((h["step"], h["gold"]) for h in log if "gold" in h))
     done.save(out)
     for p in (*out.glob("checkpoint-*"), out/"best"): shutil.rmtree(p, ignore_errors=True)
     return done
 
-def _save_result(trainer, settings, base, name, out, saved, rows):
+def _save_result(trainer, settings, base, name, out, saved, rows, weights=None):
     "Model folder, and adapter folder with LoRA; returns what merging changed."
     model = trainer.model
     trainer.optimizer = trainer.lr_scheduler = None            # its memory is needed for the merge
     if settings.method == "full":
-        _finish(out/"model", model.to(saved).save_pretrained, base, _TOKENS + _CONFIG)
+        if weights is None: model = model.to(saved)
+        else: weights = {k: v.to(saved) for k, v in weights.items()}
+        _finish(out/"model", lambda part: _save_weights(model, part, weights), base, _TOKENS + _CONFIG)
         return None
-    _finish(out/"adapter", lambda part: _save_weights(model, part), base, _TOKENS)
+    _finish(out/"adapter", lambda part: _save_weights(model, part, weights), base, _TOKENS)
     trainer.model = trainer.model_wrapped = None
     del model
     gc.collect()

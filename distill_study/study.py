@@ -17,10 +17,11 @@ from .curate import Curated, Drop, curate, enough
 from .data import task_of
 from .engine import StoredEngine, portable
 from .engines import open_teacher
+from .launch import launch
 from .models import model_fingerprint, resolve_model
 from .overlap import overlaps
 from .store import drops_of
-from .student import Fit, fit, long_rows, run_fingerprint
+from .student import Fit, long_rows, run_fingerprint
 from .tasks import TASKS
 from .teacher import parity, requests, sample_answers
 from .variants import FormEngine, forms_of
@@ -183,7 +184,7 @@ def train_one(c:Combination, arm:str, rows:list, store, held:list=(), score=None
     if store.stage("student", key) is None:
         say(f"  training {arm} on {len(rows)} rows")
         with store.new_stage("student", key, dict(arm=arm, model=c.student.model)) as folder:
-            if folder is not None: fit(rows, c.student.model, c.student.train, folder, c.seed, list(held), ticker(f"training {arm}"), score)
+            if folder is not None: launch(rows, c.student.model, c.student.train, folder, c.seed, list(held), ticker(f"training {arm}"), score)
     else: say(f"  {arm}: trained student from the store")
     if store.get_json("trained", place) != key: store.put_json("trained", place, key)
     return Fit.load(store.stage("student", key))
