@@ -297,3 +297,13 @@ def test_zero3_is_the_training_of_one_process(settings, tmp_path, monkeypatch):
     done = launch(rows(), MODEL, settings.model_copy(update=more), tmp_path/"run", 0)
     assert done.starts[-1] == (4 if settings.save_steps else 0)
     assert curves(one, done) < CURVE and far(one.path, done.path) < WEIGHTS and (done.trainable, done.parameters) == (one.trainable, one.parameters)
+
+# ---- started by a recipe
+
+def test_a_recipe_starts_it(tmp_path):
+    from distill_study.config import parse_recipe
+    from distill_study.store import Store
+    from distill_study.study import train_one
+    recipe = parse_recipe(dict(name="r", teachers="transformers:zoo/teacher", students=MODEL, data="arithmetic"), {"train.launch": "cpu2", "train.epochs": "1", "train.batch_size": "8"})
+    done = train_one(recipe.combinations()[0], "control/gold", rows(), Store(tmp_path/"store"))
+    assert (done.processes, done.steps) == (2, 3) and (done.path/"model.safetensors").is_file()
