@@ -87,15 +87,6 @@ def _end_with_parent():
         os._exit(1)
     threading.Thread(target=wait, daemon=True).start()
 
-def _join(cpu):
-    "Meet the other processes, and take one's own device."
-    from accelerate import PartialState
-    state = PartialState(cpu=cpu)
-    if state.device.type == "cuda":
-        import torch
-        torch.cuda.set_device(state.device)
-    return state
-
 def work(
     job:Path,       # the file `launch` wrote
 ):
@@ -118,6 +109,15 @@ def work(
     os._exit(code)      # without waiting for processes that wait for this one, or for what libraries do at the end
 
 # %% ../nbs/19b_launch.ipynb #14718101
+def _join(cpu):
+    "Meet the other processes, and take one's own device."
+    from accelerate import PartialState
+    state = PartialState(cpu=cpu)
+    if state.device.type == "cuda":
+        import torch
+        torch.cuda.set_device(state.device)
+    return state
+
 @contextlib.contextmanager
 def _spread_early():
     "Under ZeRO-3, weights are spread over the processes while they are read: transformers does so once it knows of DeepSpeed."

@@ -167,8 +167,7 @@ class Fit:
     peak_memory: int = 0             # bytes: largest resident size of the process; on a GPU, allocated there; of several, the one with most
     dtype: str = ""                  # of the matrix products
     device: str = ""
-    trainable: int = 0
-    parameters: int = 0
+    trainable: int = 0; parameters: int = 0
     starts: tuple = ()               # step each start began at: (0,) when never interrupted
     learning_rate: float = 0.0
     packs: int = 0                   # rows after packing; 0 where they were not packed
@@ -327,6 +326,11 @@ def _unsharded(loader):
     if hasattr(shard, "process_index"): shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
     return loader
 
+def _peak(where):
+    "Most memory used so far, in bytes."
+    import torch
+    return torch.cuda.max_memory_allocated() if where == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
 # %% ../nbs/19_student.ipynb #9dec0433
 def _pack(trainer):
     "Optimizer, schedule and random generators as tensors and plain values; asked of every process."
@@ -361,6 +365,15 @@ def _unpack_random(tensors, plain):
     torch.random.set_rng_state(mine("rng.cpu"))
     if "rng.cuda" in tensors and torch.cuda.is_available(): torch.cuda.random.set_rng_state(mine("rng.cuda"))
 
+def _write_checkpoint(trainer, part, weights, state):
+    "The parts of a checkpoint that one process holds."
+    from safetensors.torch import save_file
+    shutil.rmtree(part, ignore_errors=True)
+    _save_weights(trainer.model, part, weights)
+    save_file(state[0], part/_STATE[0])
+    _write_json(part/_STATE[1], state[1])
+    trainer.state.save_to_json(str(part/_STATE[2]))
+
 # %% ../nbs/19_student.ipynb #1add86b2
 _STATE = ("state.safetensors", "state.json", "trainer_state.json")
 
@@ -376,15 +389,6 @@ def _save_checkpoint(trainer, out, keep=2):
         part.rename(final)
         for old in _checkpoints(out)[:-keep]: shutil.rmtree(old)
     _at_first(finish)
-
-def _write_checkpoint(trainer, part, weights, state):
-    "The parts of a checkpoint that one process holds."
-    from safetensors.torch import save_file
-    shutil.rmtree(part, ignore_errors=True)
-    _save_weights(trainer.model, part, weights)
-    save_file(state[0], part/_STATE[0])
-    _write_json(part/_STATE[1], state[1])
-    trainer.state.save_to_json(str(part/_STATE[2]))
 
 def _save_weights(model, folder, weights=None):
     "Safetensors and configuration of a model or an adapter, without the model card PEFT adds; `weights` where the model holds only its share of them."
@@ -777,8 +781,3 @@ def _save_result(trainer, settings, base, name, out, saved, rows, weights=None):
     del model
     gc.collect()
     return merge_adapter(base, out/"adapter", out/"model", saved, name, rows, settings)
-
-def _peak(where):
-    "Most memory used so far, in bytes."
-    import torch
-    return torch.cuda.max_memory_allocated() if where == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -261,3 +261,49 @@ def test_lora_with_fsdp_is_that_of_one_process(fsdp, tmp_path):
     one, done = fit(rows(), MODEL, LORA, tmp_path/"one", 0), launch(rows(), MODEL, fsdp(LORA), tmp_path/"run", 0)
     assert (tmp_path/"entry.py.sharded").exists() and (done.trainable, done.parameters) == (one.trainable, one.parameters)
     assert curves(one, done) < CURVE and far(one.path.parent/"adapter", done.path.parent/"adapter") < WEIGHTS and far(one.path, done.path) < WEIGHTS
+
+ZERO = '''
+"As for FSDP: the CPU is not among the devices that accelerate looks at, DeepSpeed itself runs on it."
+import os, sys
+os.environ["DS_ACCELERATOR"] = "cpu"
+from accelerate.state import AcceleratorState, DistributedType, PartialState
+init = AcceleratorState.__init__
+def tell(self, *args, deepspeed_plugin=None, **kw):
+    init(self, *args, deepspeed_plugin=deepspeed_plugin, **kw)
+    if deepspeed_plugin is None: return
+    plugins = deepspeed_plugin if isinstance(deepspeed_plugin, dict) else dict(default=deepspeed_plugin)
+    self.distributed_type, self.deepspeed_plugins = DistributedType.DEEPSPEED, plugins
+    PartialState._shared_state["distributed_type"] = DistributedType.DEEPSPEED
+    for p in plugins.values(): p.select(_from_accelerator_state=True); p.set_mixed_precision("no")
+AcceleratorState.__init__ = tell
+from distill_study.launch import work
+work(sys.argv[1])
+'''
+
+@pytest.mark.parametrize("settings", [FULL, LORA], ids=["full", "lora"])
+def test_zero3_is_the_training_of_one_process(settings, tmp_path, monkeypatch):
+    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    (tmp_path/"entry.py").write_text(ZERO)
+    (tmp_path/"zero3.yaml").write_text(shipped()["zero3"].read_text() + "\nuse_cpu: true\n")
+    monkeypatch.setattr(module, "_ENTRY", [str(tmp_path/"entry.py")])
+    monkeypatch.setattr(module, "_unfit", lambda *_: None)
+    more = dict(launch=str(tmp_path/"zero3.yaml"), processes=2)
+    def stop(step, total, loss):
+        if step == 5: raise Stop
+    one = fit(rows(), MODEL, settings, tmp_path/"one", 0)
+    if settings.save_steps:
+        with pytest.raises(Stop): launch(rows(), MODEL, settings.model_copy(update=more), tmp_path/"run", 0, progress=stop)
+    done = launch(rows(), MODEL, settings.model_copy(update=more), tmp_path/"run", 0)
+    assert done.starts[-1] == (4 if settings.save_steps else 0)
+    assert curves(one, done) < CURVE and far(one.path, done.path) < WEIGHTS and (done.trainable, done.parameters) == (one.trainable, one.parameters)
+
+# ---- started by a recipe
+
+def test_a_recipe_starts_it(tmp_path):
+    from distill_study.config import parse_recipe
+    from distill_study.store import Store
+    from distill_study.study import train_one
+    recipe = parse_recipe(dict(name="r", teachers="transformers:zoo/teacher", students=MODEL, data="arithmetic"), {"train.launch": "cpu2", "train.epochs": "1", "train.batch_size": "8"})
+    done = train_one(recipe.combinations()[0], "control/gold", rows(), Store(tmp_path/"store"))
+    assert (done.processes, done.steps) == (2, 3) and (done.path/"model.safetensors").is_file()
