@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .config import StudyError, Train
 from .models import ModelError, device, resolve_model
-from .student import lora_config, use_bf16
+from .methods import attention, lora_config, use_bf16
 
 # %% ../nbs/19a_memory.ipynb #628c1772
 class EstimateError(StudyError):
@@ -167,6 +167,7 @@ def _living():
             return out
     return Living
 
+# %% ../nbs/19a_memory.ipynb #c83baaf8
 def _fake(model):
     "Fake tensors in the place of the meta ones; shared ones stay shared."
     import torch
@@ -354,8 +355,7 @@ def _check(cfg, length, supervised):
 
 def _attention_of(settings, bf16, length, kind):
     "Which attention a run gets: eager keeps its scores, flash needs no mask."
-    from distill_study.student import _attention
-    asked = getattr(settings, "attention", None) or _attention(bf16, length, kind) or "sdpa"
+    asked = attention(settings, bf16, length, kind) or "sdpa"
     return "flash" if "flash" in asked else asked
 
 def _gathered(counts, settings, low):
