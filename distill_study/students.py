@@ -232,7 +232,7 @@ def recipe_students(
     for c in recipe.combinations():
         splits = load_data(c.data)
         curated = curate_arms(c, splits, label(c, splits, store), store)[0]
-        fits = train_arms(c, curated, store)
+        fits = train_arms(c, curated, store, splits)
         results, weights = measured(c, splits, fits, store), base_weights(c, store)
         for arm, fit in fits.items(): yield Trained(c, splits, curated[arm], fit, weights, results)
 

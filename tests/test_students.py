@@ -118,6 +118,15 @@ if __name__ == "__main__": work()"""
         assert same >= TEST - 1, f"{method}: {same} of {TEST} the same"
 
 
+def test_a_student_whose_checkpoint_was_chosen_is_found_again(tmp_path):
+    r = recipe("full", data=[dict(name="tiny-qa", train=16, validation=30, test=4)], train=dict(method="full", learning_rate=3e-3, epochs=1, batch_size=8, choose="loss"))
+    c, store = r.combinations()[0], Store(tmp_path/"store")
+    splits = load_data(c.data)
+    fits = train_arms(c, curate_arms(c, splits, label(c, splits, store), store)[0], store, splits)
+    folder, *_ = students.write_students(r, tmp_path/"out", tmp_path/"store")[0]
+    assert fits[ARM].fingerprint in (folder/"README.md").read_text() and "choose loss" in (folder/"README.md").read_text()
+
+
 def test_the_folder_is_what_the_store_has(stored, written):
     base = {"chat_template.jinja", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
     assert {p.name for p in written["full"].iterdir()} == {p.name for p in written["lora"].iterdir()} == base | {"README.md"}
