@@ -80,6 +80,7 @@ def _empty(cfg, layers, settings, dtype, attention="sdpa"):
             try: model = make(attention)
             except ValueError: model = make("eager")          # it has no other
     except ValueError as e: raise EstimateError(f"model type {cfg.model_type!r}: no causal language model can be built of it ({str(e).splitlines()[0][:120]}). Name a decoder-only model.") from None
+    model.tie_weights()                                       # which skipping the initialization has skipped
     if settings.method == "full": return model
     from peft import get_peft_model
     try: return get_peft_model(model, lora_config(settings), low_cpu_mem_usage=True)

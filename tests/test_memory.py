@@ -38,14 +38,16 @@ def test_estimates_are_within_15_percent_of_measured_peaks(tmp_path):
 
 # --- exact
 
-def test_counts_are_those_of_the_real_model(tmp_path):
+@pytest.mark.parametrize("tied", [False, True])
+def test_counts_are_those_of_the_real_model(tied):
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
     from distill_study.student import lora_config
-    model = AutoModelForCausalLM.from_config(CFG)
-    assert count_parameters(CFG, train("full")).total == model.num_parameters()
+    cfg = LlamaConfig(**CFG.to_dict() | dict(tie_word_embeddings=tied))
+    model = AutoModelForCausalLM.from_config(cfg)
+    assert count_parameters(cfg, train("full")).total == model.num_parameters()
     adapted = get_peft_model(model, lora_config(train(r=4)))
-    counts = count_parameters(CFG, train(r=4))
+    counts = count_parameters(cfg, train(r=4))
     assert (counts.trainable, counts.total) == adapted.get_nb_trainable_parameters()
 
 
