@@ -272,6 +272,7 @@ PROCESS = 0.56e9                        # resident size of a process that has tr
 PARTS = ("weights", "gradients", "optimizer", "activations", "gathered", "overhead")
 MOMENTS = dict(start="the start of the backward pass", end="the end of the backward pass", step="the optimizer step")
 
+# %% ../nbs/19a_memory.ipynb #b1e4c425
 @dataclass(frozen=True)
 class Estimate:
     "Memory of one device at its highest moment, in bytes."
