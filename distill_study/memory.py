@@ -168,6 +168,7 @@ def _living():
             return out
     return Living
 
+# %% ../nbs/19a_memory.ipynb #c1fb24f5
 def _fake(model):
     "Fake tensors in the place of the meta ones; shared ones stay shared."
     import torch
@@ -272,6 +273,7 @@ ENTRY, KERNELS = 300, 25e6              # on the CPU: bytes of an entry of the t
 PARTS = ("weights", "gradients", "optimizer", "activations", "gathered", "overhead")
 MOMENTS = dict(start="the start of the backward pass", end="the end of the backward pass", step="the optimizer step")
 
+# %% ../nbs/19a_memory.ipynb #e7676fb9
 @dataclass(frozen=True)
 class Estimate:
     "Memory of one device at its highest moment, in bytes."
@@ -427,8 +429,7 @@ def recommend(
         found = e if e.fits else _largest(lambda b: at(rung, b), busy[1:])
         if found: return Advice(name, tried, found)
     for batch in batches[len(busy):]:
-        found = next((e for rung in reversed(rungs) if (e := at(rung, batch)).fits), None)
-        if found: return Advice(name, tried, next(e for rung in rungs if (e := at(rung, batch)).fits))
+        if at(rungs[-1], batch).fits: return Advice(name, tried, next(e for rung in rungs if (e := at(rung, batch)).fits))
     return Advice(name, tried, None, _what_would(at, rungs[-1], devices, name))
 
 def _with(settings, rung, batch):
