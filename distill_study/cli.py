@@ -221,7 +221,7 @@ def _advice(advice, devices):
     wide = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
     wide.print(t)
     if not advice.chosen: return say(advice.hint)
-    wide.print(f"Recommended: {e.name}, {e.settings.batch_size} rows a pass, {e.settings.gradient_accumulation} passes a step; most memory at {MOMENTS[e.moment]}.", markup=False)
+    wide.print(f"Recommended: {e.name}, {e.settings.batch_size} rows a pass, {e.settings.gradient_accumulation} {'pass' if e.settings.gradient_accumulation == 1 else 'passes'} a step; most memory at {MOMENTS[e.moment]}.", markup=False)
     if devices.kind == "cpu": wide.print("With MALLOC_MMAP_THRESHOLD_=131072 in the environment; glibc's malloc holds back more by default.", markup=False)
     print(advice.recipe, end="")
 
