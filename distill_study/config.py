@@ -78,7 +78,7 @@ Strategy = Literal["vanilla", "cot", "cod"]
 
 class Sampling(Settings):
     "How completions are drawn. The default is greedy, so that a run can be repeated."
-    temperature: float = Field(0.0, ge=0, description="0 is greedy")
+    temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int | None = Field(None, ge=1, description="new tokens per answer; None takes the task's own limit for the strategy")
     stop: tuple[str, ...] = ()

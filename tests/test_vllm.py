@@ -286,6 +286,6 @@ def test_answers_as_json_are_of_the_form_that_was_asked_for(engine, vllm_server,
 def test_what_cannot_be_read_is_asked_again(engine, examples, tmp_path):
     "Cut off after six tokens there is no answer; each further attempt has a seed of its own, and a second run asks nobody."
     few = examples.train[:6]
-    first, second = (sample_answers(few, "cot", engine, Store(tmp_path), Sampling(max_tokens=6, temperature=4), split="train", reasks=2) for _ in range(2))
+    first, second = (sample_answers(few, "cot", engine, Store(tmp_path), Sampling(max_tokens=6, temperature=2), split="train", reasks=2) for _ in range(2))
     assert first.new == 18 and second.new == 0 and [len(a.unread) for a in first] == [2] * 6 == [len(a.unread) for a in second]
     assert [[u.text for u in a.unread] for a in first] == [[u.text for u in a.unread] for a in second] and any(len({u.text for u in (*a.unread, a)}) > 1 for a in first)
