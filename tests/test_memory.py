@@ -174,7 +174,7 @@ def test_the_command_needs_no_weights(call, tmp_path):
     found = json.loads(out)
     assert code == 0 and found["chosen"]["method"] == "full" and {"sharded", "bytes", "fits"} <= set(found["tried"][0])
     assert found["chosen"]["bytes"]["total"] == sum(found["chosen"]["bytes"][p] for p in PARTS)
-    code, out, err = call(tmp_path, "--gpus", "1x0.1GB", "--length", "64")
+    code, out, err = call(tmp_path, "--gpus", "1x0.1GB", "--length", "64", "--method", "lora")
     assert code == 1 and "does not fit" in err
 
 
