@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Strategy', 'OWN', 'LICENSE', 'ARMS', 'DEFAULT_ARMS', 'ArmNames', 'StudyError', 'ConfigError', 'nearest', 'Settings',
            'Sampling', 'Endpoint', 'Price', 'Vllm', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm',
-           'arms_under', 'Combination', 'slug', 'fingerprint', 'Recipe', 'parse_recipe', 'load_recipe',
+           'arms_under', 'Criterion', 'Combination', 'slug', 'fingerprint', 'Recipe', 'parse_recipe', 'load_recipe',
            'combination_from', 'to_yaml']
 
 # %% ../nbs/00_config.ipynb #1290ba36
@@ -319,6 +319,24 @@ def _known_arms(names):
 
 ArmNames = Annotated[tuple[str, ...], AfterValidator(_known_arms)]
 
+# %% ../nbs/00_config.ipynb #cb7c1600
+class Criterion(Settings):
+    "One thing that a judge or a person grades: a question and the scale of its answers."
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,30}$", description="e.g. 'consistency'")
+    question: str = Field(min_length=5, description="what is asked of the grader")
+    scale: tuple[int, int] = Field(description="lowest and highest grade, e.g. [1, 5]")
+    anchors: dict[int, str] = Field({}, description="what some grades mean, e.g. {1: contradicts the source, 5: all of it stands in the source}")
+
+    @model_validator(mode="after")
+    def _grades(self):
+        low, high = self.scale
+        if not 1 <= high - low <= 10: raise ValueError(f"scale = {list(self.scale)}: a scale goes from its lowest to its highest grade, in 2 to 11 of them, e.g. [1, 5]")
+        if off := [k for k in self.anchors if not low <= k <= high]: raise ValueError(f"anchors: {off[0]} is not on the scale {list(self.scale)}")
+        return self
+
+    @property
+    def grades(self)->range: return range(self.scale[0], self.scale[1] + 1)
+
 class Combination(Settings):
     "Teacher × student × data set × seed: everything one report needs, nothing left open."
     teacher: Teacher
@@ -329,6 +347,7 @@ class Combination(Settings):
     min_rows: int = Field(20, ge=1, description="fewest training rows an arm may be trained on, counted after all drops")
     curate: Curate = Curate()
     bootstrap: int = Field(2000, ge=100, description="resamples behind every bootstrap interval")
+    rubric: tuple[Criterion, ...] = Field((), description="what judge and people grade; empty takes the family's own, see `rubrics`")
 
     @property
     def name(self)->str:
@@ -362,6 +381,7 @@ class Recipe(Settings):
     min_rows: int = Field(20, ge=1)
     curate: Curate = Curate()
     bootstrap: int = Field(2000, ge=100)
+    rubric: tuple[Criterion, ...] = ()
 
     @model_validator(mode="after")
     def _votes(self):
@@ -370,7 +390,7 @@ class Recipe(Settings):
 
     def combinations(self)->list[Combination]:
         "The cells of the grid, data set by data set."
-        shared = dict(arms=self.arms, min_rows=self.min_rows, curate=self.curate, bootstrap=self.bootstrap)
+        shared = dict(arms=self.arms, min_rows=self.min_rows, curate=self.curate, bootstrap=self.bootstrap, rubric=self.rubric)
         grid = [Combination(teacher=t, student=s, data=d, seed=seed, **shared)
                 for d in self.data for t in self.teachers for s in self.students for seed in self.seeds]
         names = [c.name for c in grid]
