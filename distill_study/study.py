@@ -20,6 +20,7 @@ from .engines import open_teacher
 from .launch import launch
 from .models import model_fingerprint, resolve_model
 from .overlap import overlaps
+from .shown import duration
 from .store import drops_of
 from .student import Fit, long_rows, run_fingerprint
 from .tasks import TASKS
@@ -32,13 +33,16 @@ def say(line:str):
     print(line, file=sys.stderr, flush=True)
 
 def ticker(what:str, every:float=5.0):
-    "A progress callback for (done, total, …) that says where `what` stands every few seconds."
-    last = time.monotonic()
+    "A progress callback for (done, total, …) that says every few seconds where `what` stands and how long it may still take."
+    last, began, first = time.monotonic(), None, 0
     def tick(done, total, *more):
-        nonlocal last
-        if time.monotonic() - last < every and done < total: return
-        last = time.monotonic()
-        say(f"  {what}: {done} of {total}" + (f", loss {more[0]:.3f}" if more and more[0] is not None else ""))
+        nonlocal last, began, first
+        now = time.monotonic()
+        if began is None or done < first: began, first = now, done      # what a checkpoint or the store had is no sign of speed
+        if now - last < every and done < total: return
+        last = now
+        left = duration((now - began) / (done - first) * (total - done)) if first < done < total else ""
+        say(f"  {what}: {done} of {total}" + (f", loss {more[0]:.3f}" if more and more[0] is not None else "") + (f", about {left} left" if left else ""))
     return tick
 
 # %% ../nbs/34_study.ipynb #a34fba11
