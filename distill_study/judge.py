@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['JUDGE_VERSION', 'PAIR_SCHEMA', 'POINT_COLUMNS', 'PAIR_COLUMNS', 'point_prompt', 'pair_prompt', 'point_schema',
-           'prompt_hash', 'read_grades', 'read_winner', 'put', 'families', 'kin', 'Judged', 'draw', 'calls', 'judge',
-           'verdicts']
+           'prompt_hash', 'read_grades', 'read_winner', 'put', 'families', 'kin', 'Judged', 'draw', 'limit', 'calls',
+           'judge', 'verdicts']
 
 # %% ../nbs/25b_judge.ipynb #248a8268
 import json, math, random, re
@@ -182,7 +182,7 @@ def kin(
     said = {"teacher": "it may favour the teacher's answers, and those of students that learned from them", "student": "it may favour the student's answers, trained or not"}
     return tuple(m for who, _ in own for m in (("teacher",) if who == "teacher" else ("student", "trained"))), tuple(f"The judge, {engine}, is of the {who}'s family ({', '.join(sorted(both))}): {said[who]}." for who, both in own)
 
-# %% ../nbs/25b_judge.ipynb #139d9dd1
+# %% ../nbs/25b_judge.ipynb #a693c7c3
 POINT_COLUMNS = ["arm", "id", "criterion", "sample", "grade", "why", "tokens"]
 PAIR_COLUMNS = ["a", "b", "id", "sample", "first", "winner", "why", "tokens", "length_a", "length_b"]
 
@@ -206,12 +206,16 @@ def draw(examples:list, items:int|None, seed:int)->list[int]:
     n = len(examples)
     return list(range(n)) if items is None or items >= n else sorted(random.Random(f"judge/{seed}").sample(range(n), items))
 
+def limit(criteria:tuple)->int:
+    "New tokens that a verdict may take, where the settings leave it open."
+    return 160 + 16 * len(criteria)
+
 def calls(settings:Judge, items:int, arms:int, pairs:int)->int:
     "How many requests that is, at most, before any is asked again."
     n = min(items, settings.items or items) * settings.sampling.n
     return n * (arms * settings.pointwise + 2 * pairs * settings.pairwise)
 
-# %% ../nbs/25b_judge.ipynb #86fcf45c
+# %% ../nbs/25b_judge.ipynb #bc54f506
 def _point(c, asked, answers, arms, done):
     "Rows of `POINT_COLUMNS`; `asked` makes (requests, their verdicts) of a list of (item, messages)."
     jobs = [(arm, e, k, a) for arm in arms for e, a in answers[arm] for k in range(done.settings.sampling.n)]
@@ -252,8 +256,7 @@ def judge(
     arms = [a for a in sorted(answers, key=list(ARMS).index) if not settings.arms or a in settings.arms]
     picked = {arm: [(examples[i], list(said)[i]) for i in at] for arm, said in answers.items()}
     def asked(kind, jobs):
-        limit = 160 + 16 * len(criteria)
-        sampling = settings.sampling if settings.sampling.max_tokens else settings.sampling.model_copy(update=dict(max_tokens=limit))
+        sampling = settings.sampling if settings.sampling.max_tokens else settings.sampling.model_copy(update=dict(max_tokens=limit(criteria)))
         requests = [Request(e.id, messages, sampling, "test", k, point_schema(criteria) if kind == "point" else PAIR_SCHEMA) for e, k, messages in jobs]
         if not requests: return []
         said, used = put(kind, requests, criteria, settings, engine, store, progress)
