@@ -388,6 +388,7 @@ def _save_checkpoint(trainer, out, keep=2):
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
         for old in _checkpoints(out)[:-keep]: shutil.rmtree(old)
+        _forget_best(out, trainer.state.best_global_step)
     _at_first(finish)
 
 def _save_weights(model, folder, weights=None):
@@ -519,7 +520,8 @@ def _look(trainer, held, settings, score):
     value = dict(gold=found.get("gold"), loss=-found["validation"] if "validation" in found else None).get(settings.choose)
     if value is None or state.best_metric is not None and value <= state.best_metric: return
     state.best_metric, state.best_global_step = value, state.global_step
-    _finish(trainer.out/"best", lambda part: _save_weights(trainer.model, part), Path(), ())
+    _finish(_best(trainer.out, state.global_step), lambda part: _save_weights(trainer.model, part), Path(), ())
+    _forget_best(trainer.out, state.global_step)
 
 def _scored(model, score):
     "What `score` says of a model in training, which is left as it was."
@@ -536,14 +538,34 @@ def _stale(state, settings):
 def _take_best(trainer):
     "Put the best weights back into the model; the step they are of, or None where they are its own."
     from safetensors.torch import load_file
-    best, state = trainer.out/"best", trainer.state
+    state = trainer.state
     if state.best_global_step in (None, state.global_step): return state.best_global_step
-    weights = {k: v for p in sorted(best.glob("*.safetensors")) for k, v in load_file(p).items()}
+    _need_best(trainer.out, state.best_global_step)
+    weights = {k: v for p in sorted(_best(trainer.out, state.best_global_step).glob("*.safetensors")) for k, v in load_file(p).items()}
     if hasattr(trainer.model, "peft_config"):
         from peft import set_peft_model_state_dict
         set_peft_model_state_dict(trainer.model, weights)
     else: trainer.model.load_state_dict(weights, strict=False)        # tied weights are there once
     return state.best_global_step
+
+# %% ../nbs/21_student.ipynb #885eb14a
+def _best(out, step):
+    "Folder of the weights that were best so far at that step."
+    return out/f"best-{step}"
+
+def _best_of(checkpoint):
+    "The step whose weights a checkpoint's state calls the best; None where it names none."
+    return json.loads((checkpoint/_STATE[2]).read_text(encoding="utf-8")).get("best_global_step")
+
+def _need_best(out, step):
+    "Refuse to go on without the weights that a state names as the best."
+    if step is not None and not any(_best(out, step).glob("*.safetensors")): raise TrainingFailed(f"{_best(out, step)}: gone or empty, and it held the best weights so far, by train.choose. Put it back, or delete {out} to train anew.")
+
+def _forget_best(out, step):
+    "Drop the weights that neither the present state nor a checkpoint calls the best: what a kill goes back to must be there."
+    named = {_best(out, s).name for s in (step, *map(_best_of, filter(_whole, _checkpoints(out))))}
+    for old in out.glob("best-*"):
+        if old.name not in named: shutil.rmtree(old)
 
 # %% ../nbs/21_student.ipynb #14c96cd9
 def mean_loss(
@@ -568,7 +590,6 @@ def mean_loss(
 # %% ../nbs/21_student.ipynb #cb8913f5
 def _build(base, name, rows, settings, out, seed, tokenizer, limit):
     "Model and trainer, ready to train; also the dtype the base was saved in."
-    import torch
     from datasets import Dataset
     from transformers import PrinterCallback
     where = device()
@@ -578,15 +599,15 @@ def _build(base, name, rows, settings, out, seed, tokenizer, limit):
     flat, batch = model.config._attn_implementation.startswith("flash"), padded
     if settings.packing: rows, batch = pack(rows, limit), lambda rows, pad: packed(rows, pad, flat)
     rate = settings.learning_rate or default_rate(settings.method, model.config, model.num_parameters())
-    steps = _accumulation(settings, rows)
-    trainer = _trainer_class()(model=model, args=trl_config(settings, out, seed, bf16, where, rate, steps // _joined(steps)), processing_class=tokenizer,
+    accumulation = _accumulation(settings, rows)
+    trainer = _trainer_class()(model=model, args=trl_config(settings, out, seed, bf16, where, rate, accumulation // _joined(accumulation)), processing_class=tokenizer,
         train_dataset=Dataset.from_dict({k: [r[k] for r in rows] for k in rows[0] if k != "id"}),
         data_collator=lambda rows: batch(_share(rows), tokenizer.pad_token_id), peft_config=None if settings.method == "full" else lora_config(settings))
     if settings.method == "qlora":
         for p in trainer.model.parameters():
             if p.requires_grad: p.data = p.data.float()            # TRL holds it in 16 bits
     trainer.remove_callback(PrinterCallback)
-    trainer.out, trainer.joined = out, _joined(steps)
+    trainer.out, trainer.joined = out, _joined(accumulation)
     return trainer, saved, "bfloat16" if bf16 else "float32"
 
 def _accumulation(settings, rows):
@@ -740,6 +761,7 @@ def _train(rows, held, name, base, settings, out, seed, tokenizer, last, progres
     "Train from `last` on, save, describe, tidy up."
     import torch
     rank, processes = _ranks()
+    if last: _need_best(out, _best_of(last))
     trainer, saved, dtype = _build(base, name, rows, settings, out, seed, tokenizer, known["max_length"])
     before = json.loads((last/_STATE[1]).read_text())["seconds"] if last else 0.0
     trainer.add_callback(_watcher(trainer, progress, held, settings, score))
@@ -764,7 +786,7 @@ def _train(rows, held, name, base, settings, out, seed, tokenizer, last, progres
         tokens_per_second=tokens * epochs / seconds, peak_memory=max(peak, _peak(where)), merge=merge, path=out/"model", **counts, **known,
         history=tuple((h["step"], h["loss"]) for h in log if "loss" in h and "epoch" not in h), validation=tuple((h["step"], h["validation"]) for h in log if "validation" in h), looks=tuple((h["step"], h["gold"]) for h in log if "gold" in h))
     done.save(out)
-    for p in (*out.glob("checkpoint-*"), out/"best"): shutil.rmtree(p, ignore_errors=True)
+    for p in (*out.glob("checkpoint-*"), *out.glob("best-*")): shutil.rmtree(p, ignore_errors=True)
     return done
 
 def _save_result(trainer, settings, base, name, out, saved, rows, weights=None):

@@ -338,7 +338,7 @@ def test_the_best_weights_are_kept(base, tmp_path):
     done = fit(rows(), str(base), kept, tmp_path/"a", seed=0, validation=rows(5), score=lambda model: next(values))
     plain = fit(rows(), str(base), kept.model_copy(update=dict(epochs=2, choose="last")), tmp_path/"b", seed=0)
     assert done.looks == ((5, 0.5), (10, 0.7), (15, 0.6), (20, 0.6)) and done.chosen == 10 and len(done.validation) == 4 and done.steps == 20
-    assert same_weights(done.path, plain.path) and not (tmp_path/"a"/"best").exists() and plain.chosen is None
+    assert same_weights(done.path, plain.path) and not list((tmp_path/"a").glob("best*")) and plain.chosen is None
 
 @pytest.mark.parametrize("settings", [FULL, LORA], ids=["full", "lora"])
 def test_patience_ends_a_run_and_a_kill_changes_nothing(base, tmp_path, settings):
@@ -354,6 +354,36 @@ def test_patience_ends_a_run_and_a_kill_changes_nothing(base, tmp_path, settings
     seen = [1]                         # goes on from step 3: the look at 4 is taken again
     b = fit(rows(), str(base), settings, tmp_path/"b", seed=0, score=scored)
     assert b.starts == (0, 3) and (b.steps, b.chosen, b.looks) == (a.steps, a.chosen, a.looks) and same_weights(a.path, b.path)
+
+def interrupted(base, out, scores):
+    "A run that chooses by `scores`, looked at after every second step and saved after every third, ended at step 5; its settings."
+    settings, seen = FULL.model_copy(update=dict(epochs=2, choose="gold", eval_steps=2, save_steps=3, schedule="constant", warmup_ratio=0)), iter(scores)
+    def stop(step, total, loss):
+        if step == 5: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): fit(rows(), str(base), settings, out, seed=0, score=lambda model: next(seen), progress=stop)
+    return settings
+
+def test_a_kill_leaves_the_best_weights_that_the_state_names(base, tmp_path):
+    "Better weights were written after the last checkpoint; the run that goes on from it finds nothing better than step 2."
+    settings = interrupted(base, tmp_path/"a", [0.5, 0.9])
+    assert sorted(p.name for p in (tmp_path/"a").glob("best*")) == ["best-2", "best-4"] and _last_checkpoint(tmp_path/"a").name == "checkpoint-3"
+    done = fit(rows(), str(base), settings, tmp_path/"a", seed=0, score=lambda model: 0.1)
+    plain = fit(rows(), str(base), settings.model_copy(update=dict(steps=2, choose="last", eval_steps=None)), tmp_path/"b", seed=0)
+    assert done.chosen == 2 and done.starts == (0, 3) and same_weights(done.path, plain.path) and not list((tmp_path/"a").glob("best*"))
+
+def test_weights_that_are_best_no_more_are_dropped(base, tmp_path):
+    there, values = [], iter([0.1, 0.2, 0.3, 0.4, 0.5])
+    settings = FULL.model_copy(update=dict(epochs=2, choose="gold", eval_steps=2, save_steps=10))
+    fit(rows(), str(base), settings, tmp_path/"a", seed=0, score=lambda model: next(values), progress=lambda *_: there.append([p.name for p in (tmp_path/"a").glob("best*")]))
+    assert max(map(len, there)) == 1 and there[-1] == ["best-8"]
+
+@pytest.mark.parametrize("left", [None, "an empty folder"])
+def test_best_weights_that_are_gone(base, tmp_path, left):
+    settings = interrupted(base, tmp_path/"a", [0.5, 0.1])
+    shutil.rmtree(tmp_path/"a"/"best-2")
+    if left: (tmp_path/"a"/"best-2").mkdir()
+    with pytest.raises(StudyError, match="best-2: gone or empty.*delete .*a to train anew"): fit(rows(), str(base), settings, tmp_path/"a", seed=0, score=lambda model: 0.1)
+    assert _last_checkpoint(tmp_path/"a").name == "checkpoint-3"
 
 def test_the_loss_chooses(base, tmp_path):
     done = fit(rows(), str(base), FULL.model_copy(update=dict(choose="loss", epochs=3)), tmp_path/"a", seed=0, validation=rows(5))
