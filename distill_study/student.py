@@ -756,6 +756,22 @@ def _limits(base, tokenizer):
     ends = [ends] if isinstance(ends, int) else list(ends or [])
     return context, {*ends, tokenizer.eos_token_id} - {None}
 
+# %% ../nbs/21_student.ipynb #43128f38
+def _save_result(trainer, settings, base, name, out, saved, rows, weights=None):
+    "Model folder, and adapter folder with LoRA; returns what merging changed."
+    model = trainer.model
+    trainer.optimizer = trainer.lr_scheduler = None            # its memory is needed for the merge
+    if settings.method == "full":
+        if weights is None: model = model.to(saved)
+        else: weights = {k: v.to(saved) for k, v in weights.items()}
+        _finish(out/"model", lambda part: _save_weights(model, part, weights), base, _TOKENS + _CONFIG)
+        return None
+    _finish(out/"adapter", lambda part: _save_weights(model, part, weights), base, _TOKENS)
+    trainer.model = trainer.model_wrapped = None
+    del model
+    gc.collect()
+    return merge_adapter(base, out/"adapter", out/"model", saved, name, rows, settings)
+
 # %% ../nbs/21_student.ipynb #0992c547
 def _train(rows, held, name, base, settings, out, seed, tokenizer, last, progress, known, score):
     "Train from `last` on, save, describe, tidy up."
@@ -788,18 +804,3 @@ def _train(rows, held, name, base, settings, out, seed, tokenizer, last, progres
     done.save(out)
     for p in (*out.glob("checkpoint-*"), *out.glob("best-*")): shutil.rmtree(p, ignore_errors=True)
     return done
-
-def _save_result(trainer, settings, base, name, out, saved, rows, weights=None):
-    "Model folder, and adapter folder with LoRA; returns what merging changed."
-    model = trainer.model
-    trainer.optimizer = trainer.lr_scheduler = None            # its memory is needed for the merge
-    if settings.method == "full":
-        if weights is None: model = model.to(saved)
-        else: weights = {k: v.to(saved) for k, v in weights.items()}
-        _finish(out/"model", lambda part: _save_weights(model, part, weights), base, _TOKENS + _CONFIG)
-        return None
-    _finish(out/"adapter", lambda part: _save_weights(model, part, weights), base, _TOKENS)
-    trainer.model = trainer.model_wrapped = None
-    del model
-    gc.collect()
-    return merge_adapter(base, out/"adapter", out/"model", saved, name, rows, settings)
