@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .config import StudyError, Train, fingerprint
 from .methods import attention, default_rate, load_4bit, load_base, lora_config, refuse, trl_config
-from .models import device, load_model, load_tokenizer, model_fingerprint, resolve_model
+from .models import check_adapter, device, load_model, load_tokenizer, model_fingerprint, resolve_model
 from .packing import pack, packed, padded
 
 # %% ../nbs/21_student.ipynb #15974c6e
@@ -655,6 +655,7 @@ def merge_adapter(
     "Merge in 32 bits, save in `dtype`, and measure what that changed."
     import torch
     from peft import PeftModel
+    check_adapter(adapter, name or str(base))
     pad = load_tokenizer(base).pad_token_id
     model = load_model(base, torch.float32)
     model.name_or_path = model.config._name_or_path = name or base.name

@@ -11,7 +11,7 @@ from pathlib import Path
 from .config import Student, fingerprint
 from .grade import grade
 from .local import TransformersEngine, plain_settings
-from .models import device, load_model, load_tokenizer, model_fingerprint, resolve_model
+from .models import check_adapter, device, load_model, load_tokenizer, model_fingerprint, resolve_model
 from .shown import Column, Table
 from .stats import paired_difference, paired_p
 
@@ -27,6 +27,7 @@ class FormEngine(TransformersEngine):
     ):
         super().__init__(str(fit.path), student.batch_size)
         self.form, self.student, self.adapter = form, student, Path(fit.path).parent/"adapter"
+        if form == "adapter": check_adapter(self.adapter, student.model)
         self._weights = fingerprint(form, self._weights, model_fingerprint(self.adapter), student.train.method) if form == "adapter" else fingerprint(form, self._weights)
 
     def load(self):
