@@ -176,6 +176,7 @@ class Fit:
     stopped: bool = False            # whether patience ended it early
     processes: int = 1               # that trained it together, in its last start
     merge: dict|None = None          # adapter against merged model, see `merge_adapter`
+    versions: dict|None = None       # of the libraries that trained it; None in older records
     path: Path|None = field(default=None, compare=False)  # folder of the trained model
 
     @classmethod
@@ -217,6 +218,7 @@ def _fit_markdown(self:Fit):
     body.append(line("time", f"{self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s, peak memory {self.peak_memory/2**20:,.0f} MiB"))
     if self.looks: body.append(line("right on validation items", " → ".join(f"{v:.1%}" for _, v in self.looks)))
     if self.chosen is not None: body.append(line("weights kept", f"those of step {self.chosen}"))
+    if self.versions: body.append(line("trained with", ", ".join(f"{k} {v}" for k, v in self.versions.items())))
     if len(self.starts) > 1: body.append(line("resumed", f"at step {', '.join(map(str, self.starts[1:]))}"))
     return "\n".join(["| | |", "|---|---|", *body])
 
@@ -697,6 +699,13 @@ def run_fingerprint(
     stack = {p: version(p) for p in ("torch", "transformers", "trl", "peft")}
     return fingerprint("student", rows, settings, model_fingerprint(resolve_model(model)), seed, validation or [], *([score.key] if hasattr(score, "key") else []), stack)
 
+def _versions(settings):
+    "Versions of the libraries that train with these settings."
+    from importlib.metadata import version
+    used = dict(torch=True, transformers=True, trl=True, accelerate=True, peft=settings.method != "full", bitsandbytes=settings.method == "qlora")
+    used |= {"liger_kernel": settings.liger, "deepspeed": os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"}
+    return {p: version(p) for p, on in used.items() if on}
+
 def _known_tokens(rows, base, name):
     "Refuse a tokenizer that makes tokens which the weights don't know."
     from transformers import AutoConfig
@@ -742,7 +751,7 @@ def fit(
     if settings.choose == "gold" and score is None or settings.choose == "loss" and not held: raise StudyError(f"train.choose = {settings.choose}: there is nothing to choose by. Ask for validation examples (data.validation), or set it to last.")
     try:
         last, starts = _at_first(lambda: _claim(out, key))
-        known = dict(model=model, seed=seed, fingerprint=key, rows=len(kept), dropped_long=tuple(dropped), max_length=limit, first_row=seen_row(kept[0], tokenizer), starts=starts, validation_rows=len(held))
+        known = dict(model=model, seed=seed, fingerprint=key, rows=len(kept), dropped_long=tuple(dropped), max_length=limit, first_row=seen_row(kept[0], tokenizer), starts=starts, validation_rows=len(held), versions=_versions(settings))
         return _train(kept, held, model, base, settings, out, seed, tokenizer, last, progress, known, score)
     except Exception as e:
         better = _disk_errors(e, out) or _memory_errors(e, out, settings)

@@ -246,6 +246,16 @@ def test_a_finished_run_is_not_trained_again(base, tmp_path):
     def never(*_): raise AssertionError("trained again")
     assert fit(rows(16), str(base), FULL, tmp_path/"run", seed=0, progress=never) == done
 
+def test_versions_are_those_of_when_it_was_trained(base, tmp_path):
+    from importlib.metadata import version
+    done = fit(rows(16), str(base), LORA.model_copy(update=dict(epochs=1)), tmp_path/"run", seed=0)
+    assert done.versions == {p: version(p) for p in ("torch", "transformers", "trl", "accelerate", "peft")}
+    record = json.loads((tmp_path/"run"/"fit.json").read_text())
+    (tmp_path/"run"/"fit.json").write_text(json.dumps(record | dict(versions=dict(torch="1.0"))))
+    assert Fit.load(tmp_path/"run").versions == dict(torch="1.0") and "torch 1.0" in Fit.load(tmp_path/"run")._repr_markdown_()
+    (tmp_path/"run"/"fit.json").write_text(json.dumps({k: v for k, v in record.items() if k != "versions"}))
+    assert Fit.load(tmp_path/"run").versions is None and "trained with" not in Fit.load(tmp_path/"run")._repr_markdown_()
+
 def test_fingerprint_follows_everything_that_matters(base):
     keys = {run_fingerprint(rows(8), str(base), FULL, 0), run_fingerprint(rows(9), str(base), FULL, 0), run_fingerprint(rows(8), str(base), LORA, 0),
             run_fingerprint(rows(8), str(base), FULL, 1), run_fingerprint(rows(8)[::-1], str(base), FULL, 0)}

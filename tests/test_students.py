@@ -137,6 +137,16 @@ def test_the_folder_is_what_the_store_has(stored, written):
         for secret in (str(stored[0]), str(ROOT), str(Path.home())): assert secret not in (folder/"README.md").read_text()
 
 
+def test_the_card_names_the_versions_that_trained_it(stored, written, tmp_path, monkeypatch):
+    import peft, torch
+    for name in ("lora", "adapter"): assert f"| trained with | torch {torch.__version__}" in (written[name]/"README.md").read_text() and f"peft {peft.__version__}" in (written[name]/"README.md").read_text()
+    assert "peft" not in next(l for l in (written["full"]/"README.md").read_text().splitlines() if "trained with" in l)
+    load = Fit.load.__func__
+    monkeypatch.setattr(Fit, "load", classmethod(lambda cls, out: replace(load(cls, out), versions=dict(torch="0.1 <b>|x"))))
+    card = (students.write_students(recipe("full"), tmp_path/"out", stored[0])[0][0]/"README.md").read_text()
+    assert torch.__version__ not in card and "torch 0.1" in card and "<b>" not in card.split("\n---\n", 1)[1]
+
+
 def test_the_hub_s_own_reader_finds_the_results_in_the_card(stored, written):
     c = recipe("full").combinations()[0]
     trained = next(students.recipe_students(recipe("full"), Store(stored[0], replay=True)))
