@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .config import StudyError, Train, fingerprint
+from .energy import added, own_meter
 from .methods import attention, default_rate, load_4bit, load_base, lora_config, refuse, trl_config
 from .models import check_adapter, device, load_model, load_tokenizer, model_fingerprint, resolve_model
 from .packing import pack, packed, padded
@@ -176,6 +177,7 @@ class Fit:
     stopped: bool = False            # whether patience ended it early
     processes: int = 1               # that trained it together, in its last start
     merge: dict|None = None          # adapter against merged model, see `merge_adapter`
+    energy: dict|None = None         # joules in training steps, over all starts: 'gpu', 'cpu', those whose devices tell
     versions: dict|None = None       # of the libraries that trained it; None in older records
     path: Path|None = field(default=None, compare=False)  # folder of the trained model
 
@@ -216,6 +218,7 @@ def _fit_markdown(self:Fit):
     if self.history: body.append(line("loss", f"{self.history[0][1]:.3f} → {self.history[-1][1]:.3f}"))
     if self.validation: body.append(line("validation loss", " → ".join(f"{v:.3f}" for _, v in self.validation) + f" on {self.validation_rows} rows"))
     body.append(line("time", f"{self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s, peak memory {self.peak_memory/2**20:,.0f} MiB"))
+    if self.energy: body.append(line("energy", ", ".join(f"{j/1000:,.2f} kJ {k.upper()}" for k, j in self.energy.items())))
     if self.looks: body.append(line("right on validation items", " → ".join(f"{v:.1%}" for _, v in self.looks)))
     if self.chosen is not None: body.append(line("weights kept", f"those of step {self.chosen}"))
     if self.versions: body.append(line("trained with", ", ".join(f"{k} {v}" for k, v in self.versions.items())))
@@ -345,7 +348,7 @@ def _pack(trainer):
     for rank, states in enumerate(_gathered(own)): tensors |= {f"{k}.{rank}" if rank else k: v for k, v in states.items()}
     name, keys, *rest = np.random.get_state()
     tensors["rng.numpy"] = torch.from_numpy(keys.astype(np.int64))
-    plain = dict(groups=opt["param_groups"], state=plain_state, schedule=trainer.lr_scheduler.state_dict(), python=random.getstate(), numpy=[name, *rest], seconds=trainer.seconds())
+    plain = dict(groups=opt["param_groups"], state=plain_state, schedule=trainer.lr_scheduler.state_dict(), python=random.getstate(), numpy=[name, *rest], seconds=trainer.seconds(), energy=added(_gathered(trainer.energy())) or {})
     return tensors, plain
 
 def _unpack(tensors, plain, trainer):
@@ -443,7 +446,7 @@ def _trainer_class():
     "The subclass of `SFTTrainer`, made on first use: importing TRL takes seconds."
     from trl import SFTTrainer
     class StudentTrainer(SFTTrainer):
-        out, seconds, step_loss, joined = None, None, 0.0, 1
+        out, seconds, meter, energy, step_loss, joined = None, None, None, None, 0.0, 1
 
         def get_train_dataloader(self):
             self._train_batch_size = self.args.train_batch_size * self.joined
@@ -489,6 +492,13 @@ def _not_a_number(what, value, trainer):
     kept = f"The checkpoint of step {last.name.split('-')[1]} is kept." if last else "No checkpoint was written yet."
     return TrainingFailed(f"training stopped at step {trainer.state.global_step + 1}: the {what} is {value}. {kept} Lower train.learning_rate (now {trainer.args.learning_rate:g}), or set train.bf16 to false.")
 
+def _spent(checkpoint):
+    "Seconds and joules of the starts before this one; of several processes, the first one counts these."
+    if not checkpoint: return 0.0, None
+    state = json.loads((checkpoint/_STATE[1]).read_text(encoding="utf-8"))
+    used = state.get("energy", {})       # a kind that was unknown once stays unknown
+    return state["seconds"], used if _ranks()[0] == 0 else {k: 0.0 for k in used}
+
 def _read_state(checkpoint):
     "What `_pack` made, from a checkpoint folder."
     from safetensors.torch import load_file
@@ -501,6 +511,7 @@ def _watcher(trainer, progress, held, settings, score):
     class Watch(TrainerCallback):
         def on_step_end(self, args, state, control, **kw):
             loss, trainer.step_loss = trainer.step_loss, 0.0
+            trainer.meter.look()
             state.log_history.append(dict(step=state.global_step, loss=loss))
             if progress: progress(state.global_step, state.max_steps, loss)
             if settings.eval_steps and state.global_step % settings.eval_steps == 0: _look(trainer, held, settings, score)
@@ -789,13 +800,15 @@ def _train(rows, held, name, base, settings, out, seed, tokenizer, last, progres
     rank, processes = _ranks()
     if last: _need_best(out, _best_of(last))
     trainer, saved, dtype = _build(base, name, rows, settings, out, seed, tokenizer, known["max_length"])
-    before = json.loads((last/_STATE[1]).read_text())["seconds"] if last else 0.0
+    before, used = _spent(last)
     trainer.add_callback(_watcher(trainer, progress, held, settings, score))
     began = time.perf_counter()
-    trainer.seconds = lambda: before + time.perf_counter() - began
+    trainer.seconds, trainer.meter = lambda: before + time.perf_counter() - began, own_meter()
+    trainer.energy = lambda: added([trainer.meter.joules(), *([] if used is None else [used])]) or {}
     if last and trainer.is_fsdp_enabled: trainer._load_from_checkpoint(str(last))
     if rank: torch.manual_seed(seed + 1009 * rank)         # each process its own dropout
     trainer.train(resume_from_checkpoint=str(last) if last else None)
+    energy = added(_gathered(trainer.energy()))
     log, seconds, steps, epochs = trainer.state.log_history, trainer.seconds(), trainer.state.global_step, round(trainer.state.epoch, 4)
     chosen = _take_best(trainer) if settings.choose != "last" else None
     packs = len(trainer.train_dataset) if settings.packing else 0
@@ -808,7 +821,7 @@ def _train(rows, held, name, base, settings, out, seed, tokenizer, last, progres
     if rank: return
     counts |= dict(learning_rate=trainer.args.learning_rate, packs=packs, chosen=chosen, stopped=steps < trainer.state.max_steps, processes=processes)
     merge = _save_result(trainer, settings, base, name, out, saved, rows[:8], weights)
-    done = Fit(method=settings.method, tokens=tokens, supervised_tokens=taught, epochs=epochs, steps=steps, seconds=seconds, dtype=dtype, device=where,
+    done = Fit(method=settings.method, energy=energy, tokens=tokens, supervised_tokens=taught, epochs=epochs, steps=steps, seconds=seconds, dtype=dtype, device=where,
         tokens_per_second=tokens * epochs / seconds, peak_memory=max(peak, _peak(where)), merge=merge, path=out/"model", **counts, **known,
         history=tuple((h["step"], h["loss"]) for h in log if "loss" in h and "epoch" not in h), validation=tuple((h["step"], h["validation"]) for h in log if "validation" in h), looks=tuple((h["step"], h["gold"]) for h in log if "gold" in h))
     done.save(out)
