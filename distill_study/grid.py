@@ -146,7 +146,7 @@ def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
         if "control/gold" in c.arms and not any(map(has_truth, splits.train)) and (graded or not default): raise StudyError(f"data {c.data.name!r}: no training example has a gold answer, or a reference, which arm control/gold learns from. Leave the arm out of the recipe's arms.")
         if replay: continue
         teacher = open_teacher(c.teacher)
-        if teacher.name in ("transformers", "vllm"): check_model(teacher.source)
+        if teacher.name in ("transformers", "vllm"): check_model(teacher.source, adapters=teacher.name == "transformers")
         if unanswered(c, splits, teacher, kept): teacher.ready()       # a key that is not set, vLLM that is not installed
         check_model(c.student.model)
         check_choice(c, splits)

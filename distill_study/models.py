@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['ZOO', 'SMOLLM', 'ModelError', 'zoo_names', 'resolve_model', 'local_model', 'adapter_base', 'check_model', 'cache_dir',
-           'smollm_wheel', 'model_fingerprint', 'check_adapter', 'device', 'load_tokenizer', 'load_model']
+           'smollm_wheel', 'model_fingerprint', 'check_adapter', 'model_parts', 'parts_fingerprint', 'device',
+           'load_tokenizer', 'load_model', 'merge_into', 'load_parts']
 
 # %% ../nbs/07_models.ipynb #cc4c9edb
 import hashlib, importlib.util, json, os, re, shutil
 from functools import lru_cache
 from pathlib import Path
 
-from .config import StudyError, nearest
+from .config import StudyError, fingerprint, nearest
 
 # %% ../nbs/07_models.ipynb #1e852e8b
 ZOO = Path(__file__).parent/"weights" if "__file__" in globals() else Path("../distill_study/weights")
@@ -66,7 +67,7 @@ def adapter_base(
 def _no_adapter(name, folder):
     "The folder, unless it holds an adapter and no model."
     if (folder/"config.json").is_file() or not (folder/"adapter_config.json").is_file(): return folder
-    raise ModelError(f"model {name!r}: an adapter of {adapter_base(folder) or 'an unnamed base'!r}, and no whole model. Name the base, or a folder that holds the two merged; engine vllm takes an adapter as vllm.lora.")
+    raise ModelError(f"model {name!r}: an adapter of {adapter_base(folder) or 'an unnamed base'!r}, and no whole model. Name the base, or a folder that holds the two merged; engine transformers takes an adapter's folder, engine vllm as vllm.lora.")
 
 # %% ../nbs/07_models.ipynb #04563521
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
@@ -92,9 +93,10 @@ def _download(name):
 # %% ../nbs/07_models.ipynb #2996046c
 def check_model(
     name:str,     # as `resolve_model` takes it
+    adapters:bool=False,   # whether an adapter will do
 )->Path:
     "Refuse, without loading anything, a model that can't be found, has no chat template, or has no safetensors."
-    folder = resolve_model(name)
+    folder = model_parts(name)[0] if adapters else resolve_model(name)
     own = folder/"tokenizer_config.json"
     template = (folder/"chat_template.jinja").is_file() or (own.is_file() and "chat_template" in json.loads(own.read_text(encoding="utf-8")))
     if not template: raise ModelError(f"model {name!r}: its tokenizer has no chat template. Use an instruction-tuned model, or add a chat_template.jinja to its folder.")
@@ -185,6 +187,22 @@ def check_adapter(
         raise ModelError(f"{where or f'adapter {str(adapter)!r}'}: trained on {named!r}, and not on {base!r}. {remedy}")
     if own and (why := _misfit(adapter, own)): raise ModelError(f"{where or f'adapter {str(adapter)!r}'}: not an adapter of {base!r}: {why}. {remedy}")
 
+def model_parts(
+    name:str,      # as `resolve_model` takes it, or the folder of an adapter
+)->tuple:          # folder of the whole model, folder of the adapter that goes on it or None
+    "A model, or an adapter and the base that it names."
+    adapter = next((f for f in _places(name) if (f/"adapter_config.json").is_file() and not (f/"config.json").is_file()), None)
+    if adapter is None or local_model(name): return resolve_model(name), None
+    base = adapter_base(adapter)
+    if not base: raise ModelError(f"adapter {name!r}: its adapter_config.json doesn't say what it was trained on. Write the base's name there, as base_model_name_or_path.")
+    inside = adapter/base
+    check_adapter(adapter, base := str(inside) if (inside/"config.json").is_file() else base)
+    return resolve_model(base), adapter
+
+def parts_fingerprint(folder:Path, adapter:Path|None)->str:
+    "Identity of what `model_parts` gives."
+    return fingerprint(model_fingerprint(folder), model_fingerprint(adapter)) if adapter else model_fingerprint(folder)
+
 # %% ../nbs/07_models.ipynb #45c5f471
 def device()->str:
     "'cuda' where torch has it, else 'cpu'."
@@ -214,3 +232,29 @@ def load_model(
     try: model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto", use_safetensors=True, device_map=where if where == "cuda" else None)
     except (OSError, ValueError, KeyError) as e: raise ModelError(f"model {Path(folder).name!r}: could not be loaded: {str(e).splitlines()[0]}") from None
     return model.eval()
+
+# %% ../nbs/07_models.ipynb #ae45604d
+def merge_into(
+    model,            # as `load_model` gives it
+    adapter:Path,     # folder of an adapter
+):
+    "The model with the adapter's changes in its weights, in the number format that it has."
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    both = PeftModel.from_pretrained(model, adapter).eval()
+    for layer in [m for m in both.modules() if isinstance(m, BaseTunerLayer)]:
+        weight = layer.get_base_layer().weight
+        kind, weight.data = weight.dtype, weight.data.float()
+        layer.merge()
+        weight = layer.get_base_layer().weight
+        weight.data = weight.data.to(kind)
+    return both.unload().eval()
+
+def load_parts(
+    folder:Path, adapter:Path|None,   # as `model_parts` gives them
+    dtype=None, device:str|None=None, # see `load_model`
+):
+    "The model of `model_parts`, an adapter merged; rounded as a merged copy would have been, before it is cast to `dtype`."
+    if adapter is None: return load_model(folder, dtype, device)
+    model = merge_into(load_model(folder, None, device), adapter)
+    return model.to(dtype) if dtype else model

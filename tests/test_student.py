@@ -177,6 +177,51 @@ def test_merged_model_gives_the_adapters_output(base, tmp_path):
     exact = merge_adapter(base, tmp_path/"run"/"adapter", tmp_path/"exact", torch.float32, rows=tokenize_rows(rows(6), tok))
     assert exact["max_change"] < 1e-4 and exact["same_choice"] == 1
 
+@pytest.mark.parametrize("switch", [dict(), dict(dora=True), dict(method="qlora"), dict(rslora=True, target_modules=("q_proj", "down_proj"))], ids=["lora", "dora", "qlora", "rslora"])
+def test_without_a_merged_copy_the_answers_are_the_same(tmp_path, switch):
+    "The adapter alone, merged when it is loaded: the same weights to the last bit, and the same completions."
+    from distill_study.config import Sampling
+    from distill_study.engine import Request, complete
+    from distill_study.local import TransformersEngine
+    from distill_study.models import resolve_model
+    from distill_study.store import Store
+    from distill_study.student import write_merged
+    base = "zoo/student-s"
+    settings = LORA.model_copy(update=dict(learning_rate=2e-2) | switch)
+    a, b = (fit(rows(), base, settings.model_copy(update=dict(merged=m)), tmp_path/str(m), seed=0) for m in (True, False))
+    assert a.path == tmp_path/"True"/"model" and b.path == tmp_path/"False"/"adapter" and not (tmp_path/"False"/"model").exists()
+    assert a.merge and b.merge is None and a.fingerprint == b.fingerprint and Fit.load(tmp_path/"False") == b and Fit.load(tmp_path/"False").path == b.path
+    engines = [TransformersEngine(str(f.path)) for f in (a, b)]
+    for (k, x), (_, y) in zip(*(e.load().state_dict().items() for e in engines)): assert x.equal(y), k
+    asked = [Request(r["id"], tuple(r["messages"][:-1]), Sampling(max_tokens=12)) for r in rows()]
+    said, plain = [[r.text for r in complete(e, asked, Store(tmp_path/f"s{i}"))] for i, e in enumerate(engines)], [r.text for r in complete(TransformersEngine(base), asked, Store(tmp_path/"p"))]
+    assert said[0] == said[1] != plain and len({e.weights for e in (*engines, TransformersEngine(base))}) == 3
+    if switch.get("method") != "qlora": assert same_weights(write_merged(resolve_model(base), b.path, tmp_path/"late", base), a.path)
+
+def test_a_finished_run_without_a_merged_copy_is_found_again(base, tmp_path):
+    settings = LORA.model_copy(update=dict(merged=False, epochs=1))
+    done = fit(rows(16), str(base), settings, tmp_path/"run", seed=0)
+    def never(*_): raise AssertionError("trained again")
+    for merged in (False, True, None): assert fit(rows(16), str(base), settings.model_copy(update=dict(merged=merged)), tmp_path/"run", seed=0, progress=never) == done
+    (tmp_path/"run"/"adapter"/"adapter_config.json").unlink()
+    assert fit(rows(16), str(base), settings, tmp_path/"run", seed=0).steps == done.steps
+
+def test_a_large_base_is_kept_once(base, tmp_path, monkeypatch):
+    from distill_study import student
+    monkeypatch.setattr(student, "MERGED", 1000)
+    assert fit(rows(16), str(base), LORA.model_copy(update=dict(epochs=1)), tmp_path/"run", seed=0).path.name == "adapter"
+    with pytest.raises(StudyError, match="merged is for adapters"): Train.parse(dict(method="full", merged=True))
+
+def test_a_base_that_does_not_fit_beside_is_merged_on_the_cpu(base, monkeypatch):
+    import torch
+    from distill_study import student
+    monkeypatch.setattr(student, "device", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    for free, where in ((10**6, "cuda"), (10**5, "cpu")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 10**9))
+        monkeypatch.setattr(student, "parameter_count", lambda folder: 10**5)
+        assert student._room_for(base) == where
+
 def test_what_is_left_behind(base, tmp_path):
     done = fit(rows(16), str(base), LORA, tmp_path/"run", seed=0)
     names = {p.relative_to(tmp_path/"run").as_posix() for p in (tmp_path/"run").rglob("*") if p.is_file()}
