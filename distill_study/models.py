@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['ZOO', 'SMOLLM', 'ModelError', 'zoo_names', 'resolve_model', 'local_model', 'adapter_base', 'check_model', 'cache_dir',
-           'smollm_wheel', 'model_fingerprint', 'check_adapter', 'model_parts', 'parts_fingerprint', 'device',
-           'load_tokenizer', 'load_model', 'merge_into', 'load_parts']
+           'smollm_wheel', 'model_fingerprint', 'check_adapter', 'model_parts', 'parts_fingerprint', 'unneeded',
+           'device', 'load_tokenizer', 'load_model', 'merge_into', 'load_parts']
 
 # %% ../nbs/07_models.ipynb #cc4c9edb
-import hashlib, importlib.util, json, os, re, shutil
+import hashlib, importlib.util, json, logging, os, re, shutil
 from functools import lru_cache
 from pathlib import Path
 
@@ -202,6 +202,13 @@ def model_parts(
 def parts_fingerprint(folder:Path, adapter:Path|None)->str:
     "Identity of what `model_parts` gives."
     return fingerprint(model_fingerprint(folder), model_fingerprint(adapter)) if adapter else model_fingerprint(folder)
+
+# %% ../nbs/07_models.ipynb #e8d7a1ee
+def unneeded(record)->bool:
+    "False for what bitsandbytes says on a CPU about a kernel that is only for generating in 4 bits, which we leave to others; peft imports it for whatever it does."
+    return "gemm_4bit_forward from kernels-community" not in record.getMessage()
+
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(unneeded)
 
 # %% ../nbs/07_models.ipynb #45c5f471
 def device()->str:

@@ -1,5 +1,5 @@
 "Names, folders and adapters: what is no model, or an adapter of another base, is refused before anything is loaded."
-import json, shutil
+import json, shutil, subprocess, sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +79,41 @@ def test_vllm_refuses_it_before_it_starts(tmp_path):
     folder = adapter(tmp_path/"mine", "zoo/student-s", {QPROJ: shape(QPROJ, "student-s")})
     with pytest.raises(ModelError, match="vllm.lora = .*mine'.*trained on 'zoo/student-s', and not on 'zoo/teacher'"): VLLMEngine("zoo/teacher", settings=Vllm(lora=str(folder)))
     VLLMEngine("zoo/student-s", settings=Vllm(lora=str(folder)))
+
+# ---- what is on this machine is used first
+
+class Online(Exception): "Something looked for a model elsewhere."
+
+@pytest.fixture
+def no_network(monkeypatch):
+    "Every connection is an error; the hub's client believes that it is online."
+    import socket
+    import huggingface_hub.constants as hub
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+    def refuse(*a, **kw): raise Online(a)
+    for name in ("connect", "connect_ex"): monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+def test_the_wheel_s_model_is_not_looked_for_elsewhere(smollm, no_network):
+    from distill_study.memory import model_config
+    assert model_config(smollm).num_hidden_layers == 30 and local_model(smollm) == resolve_model(smollm)
+
+def test_a_configuration_in_the_hub_s_cache_is_enough_for_an_estimate(tmp_path, monkeypatch, no_network):
+    import huggingface_hub.file_download as hub
+    from distill_study.memory import model_config
+    snapshot = tmp_path/"models--someone--cached"/"snapshots"/("a" * 40)
+    snapshot.mkdir(parents=True)
+    (tmp_path/"models--someone--cached"/"refs").mkdir()
+    (tmp_path/"models--someone--cached"/"refs"/"main").write_text("a" * 40)
+    shutil.copy(models.ZOO/"student-m"/"config.json", snapshot)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert model_config("someone/cached").hidden_size == model_config("zoo/student-m").hidden_size
+    assert local_model("someone/cached") is None          # without weights it is no model
+
+def test_bitsandbytes_keeps_quiet_about_a_kernel_that_nobody_needs():
+    "Only that line is left out, whoever loads bitsandbytes."
+    code = "import distill_study.models, logging, peft.helpers; import bitsandbytes; logging.getLogger('bitsandbytes.backends.cpu.ops').warning('something else')"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if said.returncode: pytest.skip("bitsandbytes is not installed") if "No module named 'bitsandbytes'" in said.stderr else pytest.fail(said.stderr)
+    assert "gemm_4bit" not in said.stderr and "something else" in said.stderr
