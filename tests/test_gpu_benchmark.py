@@ -54,16 +54,14 @@ def test_a_row_says_what_failed_or_is_unknown(bench):
 
 def test_a_case_that_ends_otherwise_says_why(bench): assert "no-such-shape" in bench.child("--make", "no-such-shape", "x")["failed"]
 
-@pytest.mark.parametrize("only", ["packing", "liger"])
-def test_the_script_runs(tmp_path, only):
-    "A case, and one that a CPU can't do, each in its own process."
+def test_the_script_runs(tmp_path, only="packing"):
+    "One case, in its own process."
     done = subprocess.run([sys.executable, ROOT/"benchmarks"/"gpu.py", "--smoke", "--only", only, "--passes", "2", "--out", str(tmp_path)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     kept, table = json.loads((tmp_path/"gpu.json").read_text()), (tmp_path/"gpu.md").read_text()
     case, = kept["cases"]
     assert kept["smoke"] and case["model"] == "tiny" and str(tmp_path) not in json.dumps(kept) and table in done.stdout
-    if only == "packing": assert case["tokens_per_second"] > 0 and case["peak"] > 1e8 and case["estimated"] > 1e8 and case["trainable"] < case["parameters"] and "| tiny, bf16 LoRA, packing | 4 × 128 |" in table
-    elif kept["device"] == "CPU": assert case["failed"].startswith("train.liger = true") and "its peak in bf16 is not known here" in table
+    assert case["tokens_per_second"] > 0 and case["peak"] > 1e8 and case["estimated"] > 1e8 and case["trainable"] < case["parameters"] and "| tiny, bf16 LoRA, packing | 4 × 128 |" in table
 
 def test_without_a_gpu_it_says_so():
     import torch
