@@ -176,7 +176,7 @@ def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
         if replay: continue
         if c.judge: check_judge(c, splits, kept)
         teacher = open_teacher(c.teacher)
-        if teacher.name in ("transformers", "vllm"): check_model(teacher.source)
+        if teacher.name in ("transformers", "vllm"): check_model(teacher.source, adapters=teacher.name == "transformers")
         if unanswered(c, splits, teacher, kept): teacher.ready()       # a key that is not set, vLLM that is not installed
         check_model(c.student.model)
         check_choice(c, splits)
