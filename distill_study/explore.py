@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'ExploreError', 'Report', 'read_report', 'find_reports', 'arm_rows', 'score_rows', 'test_rows', 'curve_rows',
-           'attrition_rows', 'grade_rows', 'Figure', 'Rebuilt', 'rebuild', 'item_table', 'verdict_table', 'input_table',
-           'Explored', 'load_results']
+           'attrition_rows', 'grade_rows', 'as_table', 'Figure', 'Rebuilt', 'rebuild', 'item_table', 'verdict_table',
+           'input_table', 'Explored', 'load_results']
 
 # %% ../nbs/37b_explore.ipynb #3436d118
 import json, re
@@ -136,6 +136,7 @@ def test_rows(r:Report):
         for t in r.metrics.get(kind) or ():
             yield r.about() | dict(extraction="strict" if "strict" in kind else "flexible", arm=t["b"], against=t["a"], n=t["n"]) | _spread("difference", t["difference"]) | {k: t.get(k) for k in ("p", "p_holm", "verdict", "reason")}
 
+# %% ../nbs/37b_explore.ipynb #f5e75512
 def curve_rows(r:Report):
     "A row per arm, step and curve: training loss, and loss and share of right answers on validation items."
     for arm, t in r.metrics["training"].items():
@@ -152,6 +153,14 @@ def attrition_rows(r:Report):
 def grade_rows(r:Report):
     "A row per arm and criterion of a judge's grades, where one was asked."
     for g in (r.metrics.get("judge") or {}).get("grades") or (): yield r.about() | dict(arm=g["arm"], criterion=g["criterion"]) | _spread("grade", g["grade"]) | dict(n=g["grade"].get("n"), missing=g.get("missing"), judge=r.metrics["judge"]["engine"])
+def as_table(reports:list[Report], rows):
+    "DataFrame of what `rows` gives of each report; numbers that lack what an older version did not write are refused."
+    import pandas as pd
+    made = []
+    for r in reports:
+        try: made += rows(r)
+        except (KeyError, TypeError, AttributeError) as e: raise ExploreError(f"{r.folder/'metrics.json'}: incomplete ({type(e).__name__}: {str(e)[:80]}): it was written by an older version, or changed by hand. {_AGAIN}.") from None
+    return pd.DataFrame(made)
 
 # %% ../nbs/37b_explore.ipynb #e6672779
 @dataclass(frozen=True, repr=False)
@@ -244,6 +253,7 @@ def _gold(e):
     "Gold, or the turns of a reference; None where there is neither."
     return e.gold if e.gold is not None else numbered(e.meta["reference"]) if e.meta.get("reference") else None
 
+# %% ../nbs/37b_explore.ipynb #efa5b87f
 def item_table(r:Report, b:Rebuilt):
     "DataFrame with a row per test item and arm: prompt, completion, how it was read and graded, what a judge says of it."
     import pandas as pd
@@ -289,20 +299,12 @@ class Explored(Shown):
     ):
         self.reports, self.store, self._built = reports, store, {}
 
-    def _table(self, rows):
-        import pandas as pd
-        made = []
-        for r in self.reports:
-            try: made += rows(r)
-            except (KeyError, TypeError, AttributeError) as e: raise ExploreError(f"{r.folder/'metrics.json'}: incomplete ({type(e).__name__}: {str(e)[:80]}): it was written by an older version, or changed by hand. {_AGAIN}.") from None
-        return pd.DataFrame(made)
-
-    arms = cached_property(lambda self: self._table(arm_rows))             # a row per arm
-    scores = cached_property(lambda self: self._table(score_rows))         # a row per arm and measure
-    tests = cached_property(lambda self: self._table(test_rows))           # a row per paired test
-    curves = cached_property(lambda self: self._table(curve_rows))         # a row per arm, step and curve
-    attrition = cached_property(lambda self: self._table(attrition_rows))  # a row per trained arm and outcome
-    grades = cached_property(lambda self: self._table(grade_rows))         # a row per arm and criterion of a judge
+    arms = cached_property(lambda self: as_table(self.reports, arm_rows))             # a row per arm
+    scores = cached_property(lambda self: as_table(self.reports, score_rows))         # a row per arm and measure
+    tests = cached_property(lambda self: as_table(self.reports, test_rows))           # a row per paired test
+    curves = cached_property(lambda self: as_table(self.reports, curve_rows))         # a row per arm, step and curve
+    attrition = cached_property(lambda self: as_table(self.reports, attrition_rows))  # a row per trained arm and outcome
+    grades = cached_property(lambda self: as_table(self.reports, grade_rows))         # a row per arm and criterion of a judge
     items = cached_property(lambda self: self._whole(item_table))          # a row per test item and arm; needs the store
     verdicts = cached_property(lambda self: self._whole(verdict_table))    # a row per pair of arms and item; needs the store
     inputs = cached_property(lambda self: self._whole(input_table))        # a row per training input and trained arm; needs the store
