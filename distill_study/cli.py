@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'zoo', 'kept', 'RecipePath', 'Override', 'Reports', 'Store', 'Engine', 'say', 'run', 'status', 'replay', 'show',
-           'list_', 'list_stored', 'ledger', 'verify', 'export', 'prune', 'build', 'main', 'fit', 'rows', 'students']
+           'list_', 'list_stored', 'ledger', 'verify', 'export', 'prune', 'build', 'main', 'fit', 'diff', 'rows',
+           'students']
 
 # %% ../nbs/39_cli.ipynb #bbea65e2
 import json, sys
@@ -243,6 +244,18 @@ def _advice(advice, devices):
     wide.print(f"Recommended: {e.name}, {e.settings.batch_size} rows a pass, {e.settings.gradient_accumulation} {'pass' if e.settings.gradient_accumulation == 1 else 'passes'} a step; most memory at {MOMENTS[e.moment]}.", markup=False)
     if devices.kind == "cpu": wide.print("With MALLOC_MMAP_THRESHOLD_=131072 in the environment; glibc's malloc holds back more by default.", markup=False)
     print(advice.recipe, end="")
+
+# %% ../nbs/39_cli.ipynb #d1f30a02
+@app.command()
+def diff(a:Annotated[Path, typer.Argument(metavar="REPORT_A", help="folder of a report, or of a recipe's reports")], b:Annotated[Path, typer.Argument(metavar="REPORT_B", help="another one, usually the later")],
+         store:Annotated[Optional[Path], typer.Option(help="where the run behind REPORT_A kept its completions: numbers are then tested on the same items")]=None,
+         store_b:Annotated[Optional[Path], typer.Option(help="the same of REPORT_B; --store if left out")]=None,
+         as_json:Annotated[bool, typer.Option("--json", help="print one JSON object")]=False):
+    "Say what changed between two reports in settings, versions and numbers, and which changes are beyond noise. Exit code: 0 none is, 1 some are, 2 they can't be compared."
+    from distill_study import diff as reports
+    found = reports.diff(a, b, store, store_b)
+    print(json.dumps(found.to_dict())) if as_json else reports.print_diff(found)
+    raise typer.Exit(found.code)
 
 # %% ../nbs/39_cli.ipynb #9af82ecd
 @app.command()
