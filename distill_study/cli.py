@@ -80,6 +80,7 @@ def _run_side_by_side(r, reports, store, workers, executor, address):
     where = Ray(address) if executor == "ray" else Local(workers)
     with live() as look: return run_graph(r, reports.resolve() if executor == "ray" else reports, store.resolve() if executor == "ray" else store, where, (lambda line: None) if look else say, look)
 
+# %% ../nbs/39_cli.ipynb #5dc2d634
 @app.command()
 def show(recipe:RecipePath, p:Override=None):
     "Show what a recipe would run, without running it."

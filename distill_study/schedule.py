@@ -41,6 +41,7 @@ class Job:
             lines = f.read().decode("utf-8", "replace").split("\n")
         return scrub(next((l for l in reversed(lines) if l.strip()), "").strip()[-200:])
 
+# %% ../nbs/37g_schedule.ipynb #af7de17c
 class Board:
     "Every job of a run, and a file that says so."
     def __init__(self, recipe:Recipe, folder:Path, logs:Path):
