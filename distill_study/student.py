@@ -178,7 +178,7 @@ class Fit:
     chosen: int|None = None          # step whose weights were kept, where they were chosen; None: the last
     stopped: bool = False            # whether patience ended it early
     processes: int = 1               # that trained it together, in its last start
-    merge: dict|None = None          # adapter against merged model, see `merge_adapter`
+    merge: dict|None = None          # weights of the training against those that were saved, merged or rounded; see `merge_adapter`
     energy: dict|None = None         # joules in training steps, over all starts: 'gpu', 'cpu', those whose devices tell
     versions: dict|None = None       # of the libraries that trained it; None in older records
     path: Path|None = field(default=None, compare=False)  # folder of the trained model
@@ -647,6 +647,12 @@ def _finish(folder, save, base, copied):
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
 
+def _moved(before, after, dtype):
+    "How far `after` is from `before`, both from `_choices`."
+    change = [abs(a - b) for a, b in zip(before[0], after[0])]
+    same = sum(a == b for a, b in zip(before[1], after[1]))
+    return dict(tokens=len(change), max_change=max(change, default=0.0), mean_change=sum(change)/max(len(change), 1), same_choice=same/max(len(change), 1), dtype=str(dtype).removeprefix("torch."))
+
 def _choices(model, rows, pad):
     "Log-probability and most likely token at every supervised position."
     import torch
@@ -709,9 +715,7 @@ def merge_adapter(
     merged = model.merge_and_unload().to(dtype)      # as `merge_into` does it, matrix by matrix
     _finish(folder, merged.save_pretrained, base, _TOKENS + _CONFIG)
     after = _choices(merged.float(), rows, pad)          # both in 32 bits: what is left is the rounding of the weights
-    change = [abs(a - b) for a, b in zip(before[0], after[0])]
-    same = sum(a == b for a, b in zip(before[1], after[1]))
-    return dict(tokens=len(change), max_change=max(change, default=0.0), mean_change=sum(change)/max(len(change), 1), same_choice=same/max(len(change), 1), dtype=str(dtype).removeprefix("torch."))
+    return _moved(before, after, dtype)
 
 # %% ../nbs/21_student.ipynb #45b4a8f8
 def _mark(out):
@@ -812,14 +816,18 @@ def _limits(base, tokenizer):
 
 # %% ../nbs/21_student.ipynb #43128f38
 def _save_result(trainer, settings, base, name, out, saved, rows, weights=None):
-    "Model folder, and adapter folder with LoRA; returns what merging changed, where it was merged."
-    model = trainer.model
+    "Model folder, and adapter folder with LoRA; returns what merging and rounding changed, where something was merged or rounded."
+    import torch
+    model, before = trainer.model, None
     trainer.optimizer = trainer.lr_scheduler = None            # its memory is needed for the merge
     if settings.method == "full":
-        if weights is None: model = model.to(saved)
+        if weights is None:
+            model, pad = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False), trainer.processing_class.pad_token_id      # all products in 32 bits
+            before = _choices(model, rows, pad) if saved != torch.float32 else None
+            model = model.to(saved)
         else: weights = {k: v.to(saved) for k, v in weights.items()}
         _finish(out/"model", lambda part: _save_weights(model, part, weights), base, _TOKENS + _CONFIG)
-        return None
+        return before and _moved(before, _choices(model.float(), rows, pad), saved)
     _finish(out/"adapter", lambda part: _save_weights(model, part, weights), base, _TOKENS)
     trainer.model = trainer.model_wrapped = None
     del model

@@ -167,7 +167,7 @@ def training_part(t:Trained)->list[str]:
     chosen = t.c.student.train.model_dump() | (dict(learning_rate=f.learning_rate) if f.learning_rate else {})
     used = {k: v for k, v in chosen.items() if v is not None and v is not False and v != () and (f.method != "full" or k not in _LORA)}
     said = [replace(f, model=inert(to_plain(f.model)), versions=f.versions and {k: inert(str(v)) for k, v in f.versions.items()})._repr_markdown_(), "Settings: " + ", ".join(f"{k} {inert(to_plain(v) if isinstance(v, str) else ' '.join(v) if isinstance(v, tuple) else v)}" for k, v in used.items()) + f"; seed {f.seed}."]
-    if {"tokens", "max_change", "same_choice", "dtype"} <= set(merge): said += [f"Adapter{' on the base in 4 bits' if f.method == 'qlora' else ''} and merged model (saved in {merge['dtype']}) compared on {merge['tokens']} target tokens of training rows: log-probabilities differ by at most {merge['max_change']:.2g}, the most likely token is the same in {pct(merge['same_choice'])} %."]
+    if {"tokens", "max_change", "same_choice", "dtype"} <= set(merge): said += [f"{'Weights of 32 bits' if f.method == 'full' else 'Adapter' + ' on the base in 4 bits' * (f.method == 'qlora')} and {'those of this folder' if f.method == 'full' else 'merged model'} (saved in {merge['dtype']}) compared on {merge['tokens']} target tokens of training rows: log-probabilities differ by at most {merge['max_change']:.2g}, the most likely token is the same in {pct(merge['same_choice'])} %."]
     return said
 
 # %% ../nbs/36_students.ipynb #64240580

@@ -198,6 +198,23 @@ def test_without_a_merged_copy_the_answers_are_the_same(tmp_path, switch):
     assert said[0] == said[1] != plain and len({e.weights for e in (*engines, TransformersEngine(base))}) == 3
     if switch.get("method") != "qlora": assert same_weights(write_merged(resolve_model(base), b.path, tmp_path/"late", base), a.path)
 
+def test_what_rounding_the_saved_weights_changes_is_measured(base, tmp_path):
+    "Steps too small for 16 bits are lost; without rounding there is nothing to measure."
+    import torch
+    from safetensors.torch import load_file
+    from distill_study.models import load_model
+    load_model(base, torch.float32).save_pretrained(tmp_path/"whole")
+    for p in base.iterdir():
+        if not (tmp_path/"whole"/p.name).exists(): shutil.copy(p, tmp_path/"whole"/p.name)
+    full = Train(method="full", batch_size=8, steps=3, learning_rate=1e-9, warmup_ratio=0, schedule="constant", bf16=False)
+    done = fit(rows(), str(base), full, tmp_path/"small", seed=0)
+    before, after = load_file(base/"model.safetensors"), load_file(done.path/"model.safetensors")
+    changed = sum(int((before[k] != after[k]).sum()) for k in before) / sum(t.numel() for t in before.values())
+    assert changed < .01 and done.merge["dtype"] == "bfloat16" and done.merge["tokens"] > 8
+    done = fit(rows(), str(base), full.model_copy(update=dict(learning_rate=1e-2)), tmp_path/"large", seed=0)
+    assert done.merge["max_change"] > 0 and load_model(done.path).dtype == torch.bfloat16
+    assert fit(rows(), str(tmp_path/"whole"), full, tmp_path/"out", seed=0).merge is None
+
 def test_a_finished_run_without_a_merged_copy_is_found_again(base, tmp_path):
     settings = LORA.model_copy(update=dict(merged=False, epochs=1))
     done = fit(rows(16), str(base), settings, tmp_path/"run", seed=0)
