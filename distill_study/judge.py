@@ -215,7 +215,7 @@ def calls(settings:Judge, items:int, arms:int, pairs:int)->int:
     n = min(items, settings.items or items) * settings.sampling.n
     return n * (arms * settings.pointwise + 2 * pairs * settings.pairwise)
 
-# %% ../nbs/25b_judge.ipynb #bc54f506
+# %% ../nbs/25b_judge.ipynb #52ccf62d
 def _point(c, asked, answers, arms, done):
     "Rows of `POINT_COLUMNS`; `asked` makes (requests, their verdicts) of a list of (item, messages)."
     jobs = [(arm, e, k, a) for arm in arms for e, a in answers[arm] for k in range(done.settings.sampling.n)]
@@ -239,6 +239,7 @@ def _pair(c, asked, answers, pairs, done):
         winner = "tie" if winner == "tie" or why == "same answer" else None if winner is None else first if winner == "A" else "ab"[first == "a"]
         yield a, b, e.id, k, first, winner, why, record and record.completion_tokens, *lengths
 
+# %% ../nbs/25b_judge.ipynb #b52b59aa
 def judge(
     examples:list,           # test examples
     answers:dict,            # arm → `teacher.Answers` to them
