@@ -181,18 +181,20 @@ def truth_kappa(judged:Judged, graded, resamples:int=2000, seed:int=0)->tuple[In
     flat = len({t for _, t, _ in found}) < 2
     return agree, Interval(None, n=len(at), reason=f"every answer is {'right' if found[0][1] else 'wrong'}, so there is nothing to tell apart") if flat else Interval(value, min(float(low), value), max(float(high), value), len(at))
 
-# %% ../nbs/26b_bias.ipynb #6850ba5a
+# %% ../nbs/26b_bias.ipynb #b003695b
 def _sides(judged, graded, key):
     "(by verdicts, by grades): (id, 1 where the judge prefers the answer that the ground truth does, 0 where the other, 0.5 for a tie)."
     known, by_verdict, by_grade = _truth(graded, key), [], []
     for r in verdicts(judged.pairwise).itertuples():
         if r.winner in _POINTS and (r.a, r.id) in known and (r.b, r.id) in known and (d := known[r.b, r.id] - known[r.a, r.id]): by_verdict.append((r.id, _POINTS[r.winner] if d > 0 else 1 - _POINTS[r.winner]))
-    marks = judged.pointwise[judged.pointwise["grade"].notna()].groupby(["id", "arm"], sort=False)["grade"].mean() if len(judged.pointwise) else {}
+    rows, scales = judged.pointwise[judged.pointwise["grade"].notna()], {c.name: c.scale for c in judged.criteria}
+    low, high = (rows["criterion"].map(lambda n: scales.get(n, (0, 1))[k]) for k in (0, 1))
+    marks = rows.assign(grade=(rows["grade"] - low) / (high - low)).groupby(["id", "arm"], sort=False)["grade"].mean() if len(rows) else {}
     items = {}
     for (i, arm), g in marks.items(): items.setdefault(i, []).append((arm, float(g)))
     for i, said in items.items():
         for (a, x), (b, y) in combinations(said, 2):
-            if (a, i) in known and (b, i) in known and (d := known[b, i] - known[a, i]): by_grade.append((i, .5 if x == y else float((y > x) == (d > 0))))
+            if (a, i) in known and (b, i) in known and (d := known[b, i] - known[a, i]): by_grade.append((i, .5 if abs(x - y) < 1e-9 else float((y > x) == (d > 0))))
     return by_verdict, by_grade
 
 def sides_with_truth(judged:Judged, graded, key:str="correct", resamples:int=2000, seed:int=0)->tuple[Interval, Interval]:

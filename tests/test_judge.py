@@ -150,6 +150,14 @@ def test_failed_requests_are_missing_and_in_the_ledger(five, tmp_path):
     assert {e["stage"] for e in store.ledger.entries()} == {"judge, point", "judge, pair"} and {e["reason"] for e in store.ledger.entries()} == {"http_500"}
     with pytest.raises(EngineError, match="more than max_failures"): ask(five, Says(lambda r, n: Failure("http_500")), Store(tmp_path/"other"), max_failures=.1)
 
+def test_what_does_not_fit_the_judge_is_missing(five, tmp_path):
+    class Small(Says):
+        def outgrown(self, requests): return {i: 9999 for i, r in enumerate(requests) if "Answer A" in r.messages[1]["content"]}
+    engine = Small(point_or_pair(dict(correct=1), "A"))
+    done = ask(five, engine, Store(tmp_path))
+    asked = done.pairwise[done.pairwise["why"] != "same answer"]
+    assert (done.pointwise["grade"] == 1).all() and set(asked["why"]) == {"too long for the judge"} and not any("Answer A" in r.messages[1]["content"] for r in engine.asked_for)
+
 def test_an_arm_whose_answer_never_came_is_not_graded(five, tmp_path):
     gone = {A: said(five.examples, [None, *["x"] * 4]), B: five.answers[B]}
     engine = Says(point_or_pair(dict(correct=0), "B"))
