@@ -143,7 +143,7 @@ def _unread(said):
     "How much of a verdict is missing."
     return sum(v is None for v, _ in said.values()) if isinstance(said, dict) else said[0] is None
 
-# %% ../nbs/25b_judge.ipynb #a33f0815
+# %% ../nbs/25b_judge.ipynb #0771a92b
 def put(
     kind:str,           # 'point' or 'pair'
     asked:list,         # `Request`s
@@ -172,7 +172,8 @@ def _cost(took, price):
     def answer(r): return Answer("", "", Parsed(None, None), None, None, None, None, None, attempts=r.attempts, failure=r) if isinstance(r, Failure) else Answer("", "", Parsed(None, None), None, r.finish_reason, r.completion_tokens, r.prompt_tokens, r.latency, (r.info or {}).get("share"), attempts=(r.info or {}).get("attempts", 1))
     new = sum(t["new"] for t in took)
     every = [answer(r) for t in took for r in t["records"].values()]
-    return usage(every, price) | dict(new=new, reused=len(every) - new)
+    failed = sum(a.failure is not None for a in every)
+    return usage(every, price) | dict(new=new, reused=len(every) - new - failed, failed=failed)
 
 # %% ../nbs/25b_judge.ipynb #d4d49596
 _ROOTS = "llama qwen mistral mixtral ministral gemma gemini phi gpt claude deepseek smollm palm falcon olmo granite nemotron command zoo".split()

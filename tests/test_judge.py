@@ -148,6 +148,8 @@ def test_failed_requests_are_missing_and_in_the_ledger(five, tmp_path):
     done = ask(five, Says(lambda r, n: Failure("http_500", "down", 3) if n % 3 == 0 else good(r, n)), store := Store(tmp_path), max_failures=.5)
     assert set(done.pointwise["why"]) == {"", "no verdict came: http_500"} and done.pointwise.loc[done.pointwise["why"] != "", "grade"].isna().all()
     assert {e["stage"] for e in store.ledger.entries()} == {"judge, point", "judge, pair"} and {e["reason"] for e in store.ledger.entries()} == {"http_500"}
+    assert done.usage["failed"] == len({e["key"] for e in store.ledger.entries()}) > 0
+    assert done.usage["failed"] + done.usage["new"] == done.usage["requests"] and done.usage["reused"] == 0
     with pytest.raises(EngineError, match="more than max_failures"): ask(five, Says(lambda r, n: Failure("http_500")), Store(tmp_path/"other"), max_failures=.1)
 
 def test_what_does_not_fit_the_judge_is_missing(five, tmp_path):
