@@ -60,7 +60,7 @@ def point_or_pair(grades, winner): return lambda r, n: json.dumps(dict(reason="s
 
 # --- what the judge is shown
 
-texts = st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=60) | st.lists(st.sampled_from(["=====", "======", "\n", "Answer", "Gold answer", "x", "=" * 40]), max_size=12).map("".join)
+texts = st.text(st.characters(codec="utf-8"), max_size=60) | st.lists(st.sampled_from(["=====", "======", "\n", "Answer", "Gold answer", "x", "=" * 40]), max_size=12).map("".join)
 
 @given(st.lists(st.tuples(st.sampled_from(["Question", "Gold answer", "Answer", "Answer A"]), texts), min_size=1, max_size=4))
 @settings(max_examples=100, deadline=None)
