@@ -488,7 +488,10 @@ def _override(raw, key, value):
     elif len(rest) == 1 and head == "curate": raw.setdefault(head, {})[rest[0]] = value
     elif rest and head == "judge":
         if not isinstance(entry := raw.get(head), dict): raise ConfigError(f"{key}: the recipe names no judge. Name one first, e.g. -p judge=transformers:MODEL.")
-        for part in rest[:-1]: entry = entry.setdefault(part, {}) if isinstance(entry.get(part, {}), dict) else {}
+        for part in rest[:-1]:
+            if entry.get(part) is None: entry[part] = {}
+            if not isinstance(entry[part], dict): raise ConfigError(f"{key}: {part} = {entry[part]!r} has no settings of its own.")
+            entry = entry[part]
         entry[rest[-1]] = value
     elif not rest: raw[head] = [yaml.safe_load(v) for v in value.split(",")] if head in _LISTS and isinstance(value, str) else [value] if head in _LISTS and isinstance(value, int) else value
     else: raise ConfigError(f"{key}: unknown setting.{nearest(head, [*_GROUPS, *Recipe.model_fields])}")

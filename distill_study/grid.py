@@ -55,6 +55,7 @@ def plan(
     ran = [a for a in arms if unavailable(a, c) is None]
     return rows + [("answer", a.name, asked("test", a.prompt, a.model == "teacher", test)) for a in ran] + ([judging(c, [a.name for a in ran], splits)] if c.judge else [])
 
+# %% ../nbs/37_grid.ipynb #026e6aef
 def judging(
     c:Combination,
     ran:list,            # arms that will have answers
@@ -73,6 +74,7 @@ def judging(
     most, into = calls(who, n, len(arms), len(pairs)), who.sampling.n * sum(map(size, splits.test)) * n // max(len(splits.test), 1) // 4
     out = most * (who.sampling.max_tokens or limit(criteria))
     cost = f", at most {who.price.cost(into, out, 0):,.2f}" + (" and the machine's hours" if who.price.per_hour else "") if who.price else ""
+    if who.engine.startswith("rules:"): return "judge", f"{who.engine} grades {what}", f"at most {most:,} questions, no tokens"
     return "judge", f"{who.engine} grades {what}", f"at most {most:,} questions, about {into:,} tokens in, at most {out:,} out{cost}"
 
 # %% ../nbs/37_grid.ipynb #65c815df

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
-SMALL = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], data=[dict(name="tiny-qa", train=24, test=12)], min_rows=5, bootstrap=200,
+SMALL = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], data=[dict(name="tiny-qa", train=24, test=12)], min_rows=5, bootstrap=200, judge="rules:world",
              train=dict(method="full", learning_rate=1e-3, epochs=1, batch_size=8))
 
 
@@ -63,6 +63,15 @@ def test_every_arm_is_in_the_numbers(finished):
     for arm in m["arms"].values(): assert arm["accuracy"]["low"] <= arm["accuracy"]["value"] <= arm["accuracy"]["high"]
     for a in m["attrition"].values(): assert a["inputs"] == a["rows"] + sum(a["dropped"].values()) == 24
     assert m["provenance"]["versions"]["transformers"] and m["provenance"]["data_hashes"]["test"]
+
+
+def test_the_judge_is_in_numbers_and_page(finished):
+    m = numbers(finished[0])
+    grades = {g["arm"]: g for g in m["judge"]["grades"]}
+    assert {a: g["grade"]["value"] for a, g in grades.items()} == pytest.approx({a: x["accuracy"]["value"] for a, x in m["arms"].items()})      # the rules know what is right
+    assert m["judge"]["items"] == 12 and m["judge"]["weak"] == "" and len(m["judge"]["wins"]) == 2 and {x["key"] for x in m["judge"]["measures"]} >= {"kappa", "swap", "position", "length", "self"}
+    page = (finished[0]/"reports/small/tiny-qa--teacher--student-s/index.html").read_text()
+    assert ">What a judge says</h2>" in page and "How far the judge can be trusted" in page and "Mean grades by the judge" in page
 
 
 def test_the_ledger_names_what_the_attrition_counts(tmp_path):
