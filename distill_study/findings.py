@@ -230,7 +230,8 @@ def _finding5(results, pitfalls=None):
     if worst and worst[level].value == worst["strict"].value: sentences.append("No arm is right less often under strict extraction." if m.graded else "No arm scores less under strict extraction.")
     elif worst: sentences.append(f"The largest loss under strict extraction is {num(worst[level].value - worst['strict'].value, m.digits, m.scale)}{' points' if m.scale == 100 else ''}, for {worst['arm']}.")
     sentences += _other_measures(results)
-    sentences += [f"{x.name}: {x.number}. {x.sentence}" for x in (pitfalls.entries if pitfalls else ()) if x.measured and x.key in ("wording", "decoding", "noise", "easy") and x.value is not None]
+    seen = [f"{x.name[0].lower()}{x.name[1:]} {x.number}" for x in (pitfalls.entries if pitfalls else ()) if x.measured and x.key in ("wording", "decoding", "noise", "easy") and x.value is not None]
+    if seen: sentences.append(f"What the section on pitfalls says more of: {'; '.join(seen)}.")
     sentences.append(f"Not checked here: another {', another '.join(open_)}. All numbers are of one training run per arm (seed {results.seed}); the intervals cover the choice of test items, not the luck of training.")
     return Finding(5, (f"{len(changed)} of {made} test results change{'s' if len(changed) == 1 else ''} with the answer extractor{_with_measures(results)}" if made else "No test could be made") + f"; {', '.join(open_[:-1])}{' and ' * (len(open_) > 1)}{open_[-1]} {'are' if len(open_) > 1 else 'is'} not checked.", tuple(sentences))
 
