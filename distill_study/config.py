@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['Strategy', 'OWN', 'LICENSE', 'ARMS', 'DEFAULT_ARMS', 'ArmNames', 'StudyError', 'ConfigError', 'nearest', 'Settings',
            'Sampling', 'Endpoint', 'Price', 'Vllm', 'Asked', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm',
-           'arms_under', 'Judge', 'Criterion', 'Combination', 'slug', 'fingerprint', 'Recipe', 'parse_recipe',
-           'load_recipe', 'combination_from', 'to_yaml']
+           'arms_under', 'Judge', 'Pitfalls', 'Criterion', 'Combination', 'slug', 'fingerprint', 'Recipe',
+           'parse_recipe', 'load_recipe', 'combination_from', 'to_yaml']
 
 # %% ../nbs/00_config.ipynb #1290ba36
 import difflib, hashlib, json, re
@@ -302,6 +302,7 @@ class Arm(Settings):
     labels: Literal["vanilla", "cot", "cod", "gold"] | None = None  # where its training targets come from
     target: Literal["answer", "rationale", "rationale-after", "mixed"] | None = None     # what it learns to write
     stop: tuple[str, ...] = ()                     # where its answers end
+    only: Literal["right", "wrong"] | None = None  # it learns from such labels alone, as many as there are of both
     extra: bool = False                            # only part of a recipe that asks for it
 
 ARMS = {a.name: a for a in (
@@ -316,7 +317,9 @@ ARMS = {a.name: a for a in (
     Arm(name="distilled/cod", model="trained", prompt="vanilla", labels="cod", target="answer"),
     Arm(name="distilled/cot-after", model="trained", prompt="vanilla", labels="cot", target="rationale-after", stop=("\n",), extra=True),
     Arm(name="distilled/cot-mixed", model="trained", prompt="vanilla", labels="cot", target="mixed", extra=True),
-    Arm(name="control/gold", model="trained", prompt="vanilla", labels="gold", target="answer"))}
+    Arm(name="control/gold", model="trained", prompt="vanilla", labels="gold", target="answer"),
+    Arm(name="control/right", model="trained", prompt="vanilla", labels="vanilla", target="answer", only="right", extra=True),
+    Arm(name="control/wrong", model="trained", prompt="vanilla", labels="vanilla", target="answer", only="wrong", extra=True))}
 
 DEFAULT_ARMS = tuple(a for a, arm in ARMS.items() if not arm.extra)
 
@@ -325,7 +328,7 @@ def arms_under(
     strategies,          # that the family has
 )->tuple[str, ...]:
     "The arms that these strategies make."
-    return tuple(a.name for a in ARMS.values() if a.prompt in strategies and a.labels in (None, "gold", *strategies))
+    return tuple(a.name for a in ARMS.values() if a.prompt in strategies and a.labels in (None, "gold", *strategies) and (not a.only or "cot" in strategies))     # cot: a family of right and wrong
 
 def _known_arms(names):
     for a in names:
@@ -357,6 +360,15 @@ class Judge(Asked):
             if a == b: raise ValueError(f"{a!r} against itself; name two arms")
         return v
 
+# %% ../nbs/00_config.ipynb #67cdea10
+class Pitfalls(Settings):
+    "Further answers to the test items, asked for to see what the results hang on."
+    wordings: int = Field(0, ge=0, le=3, description="other wordings of the plain prompt that every arm under it answers as well, see `prompts.PARAPHRASES`")
+    samples: int = Field(0, ge=0, description="answers drawn at `temperature`, beside the usual one, by every arm under the plain prompt")
+    temperature: float = Field(0.7, gt=0, le=2)
+    blind: bool = Field(False, description="ask the untouched student the items without what they are about: hypotheses without premise, choices without question, questions without the text before them")
+    items: int | None = Field(None, ge=1, description="at most so many test items, the same for all arms; None takes all")
+
 # %% ../nbs/00_config.ipynb #cb7c1600
 class Criterion(Settings):
     "One thing that a judge or a person grades: a question and the scale of its answers."
@@ -384,6 +396,7 @@ class Combination(Settings):
     arms: ArmNames = DEFAULT_ARMS
     min_rows: int = Field(20, ge=1, description="fewest training rows an arm may be trained on, counted after all drops")
     curate: Curate = Curate()
+    pitfalls: Pitfalls = Pitfalls()
     bootstrap: int = Field(2000, ge=100, description="resamples behind every bootstrap interval")
     rubric: tuple[Criterion, ...] = Field((), description="what judge and people grade; empty takes the family's own, see `rubrics`")
     judge: Judge | None = Field(None, description="a model that grades the answers as well, beside the ground truth")
@@ -419,6 +432,7 @@ class Recipe(Settings):
     arms: ArmNames = DEFAULT_ARMS
     min_rows: int = Field(20, ge=1)
     curate: Curate = Curate()
+    pitfalls: Pitfalls = Pitfalls()
     bootstrap: int = Field(2000, ge=100)
     rubric: tuple[Criterion, ...] = ()
     judge: Judge | None = None
@@ -430,7 +444,7 @@ class Recipe(Settings):
 
     def combinations(self)->list[Combination]:
         "The cells of the grid, data set by data set."
-        shared = dict(arms=self.arms, min_rows=self.min_rows, curate=self.curate, bootstrap=self.bootstrap, rubric=self.rubric, judge=self.judge)
+        shared = dict(arms=self.arms, min_rows=self.min_rows, curate=self.curate, pitfalls=self.pitfalls, bootstrap=self.bootstrap, rubric=self.rubric, judge=self.judge)
         grid = [Combination(teacher=t, student=s, data=d, seed=seed, **shared)
                 for d in self.data for t in self.teachers for s in self.students for seed in self.seeds]
         names = [c.name for c in grid]
@@ -485,7 +499,7 @@ def _override(raw, key, value):
             if any(head == field and not str(entry.get("engine")).startswith(f"{engine}:") for engine, field in OWN.items()): continue
             for part in path[:-1]: entry = entry.setdefault(part, {})
             entry[path[-1]] = value
-    elif len(rest) == 1 and head == "curate": raw.setdefault(head, {})[rest[0]] = value
+    elif len(rest) == 1 and head in ("curate", "pitfalls"): raw.setdefault(head, {})[rest[0]] = value
     elif rest and head == "judge":
         if not isinstance(entry := raw.get(head), dict): raise ConfigError(f"{key}: the recipe names no judge. Name one first, e.g. -p judge=transformers:MODEL.")
         for part in rest[:-1]:

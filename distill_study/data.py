@@ -53,6 +53,13 @@ class Example:
     def question(self)->str: return self.turns[-1]["content"]
 
     @property
+    def difficulty(self)->str|None:
+        "How hard it is said to be: what `data.columns` names as difficulty, the steps or hops of a generated problem, the turns of a conversation; None where nobody says."
+        told = next((f"{self.meta[k]} {k}" for k in ("steps", "hops", "asides") if k in self.meta), None)
+        n = sum(t["role"] == "user" for t in self.turns) if self.task == "conversation" else 0
+        return self.meta.get("difficulty") or told or (f"{n} turn{'s' * (n > 1)}" if n else None)
+
+    @property
     def source(self)->str:
         "What items may have in common that are then no news of their own: what `data.columns` names as source, the premise of nli, else the input itself."
         return self.meta.get("source") or (self.question.rpartition("\nHypothesis: ")[0].lower() if self.task == "nli" else "") or self.key
@@ -350,7 +357,7 @@ def to_examples(
         id = str(id) if id is not None else f"{_last(name).removesuffix('.jsonl')}-{split.replace('/', '-').replace('+', '-')}-{i - 1}"
         ids[id] += 1
         if ids[id] > 1 and not k: raise DataError(f"{where}: id {id!r} is there twice. Ids must be unique within a split.")
-        shared = dict(source=str(row[data.columns["source"]])) if "source" in data.columns else {}
+        shared = {k: str(row[data.columns[k]]) for k in ("source", "difficulty") if k in data.columns}
         out.append(Example(id if ids[id] == 1 else f"{id}#{ids[id]}", task, turns, gold, choices, meta | words | shared))
     if outside: raise _outside(outside, data, task, split)
     return out, dict(left)

@@ -203,13 +203,14 @@ def mean_interval(
     if not len(values): return Interval(None, reason="no items")
     mean = float(values.mean())
     if len(values) < 2: return Interval(mean, n=1, reason="one item has no interval")
+    if (values == values[0]).all(): return Interval(float(values[0]), float(values[0]), float(values[0]), len(values), "the same on every item")
     if shared(sources):
         total, n = _sums(values, sources)
         if len(n) < 2: return Interval(mean, n=len(values), reason="all items are of one source, so there is no interval")
         both = np.concatenate([w @ np.stack([total, n], 1) for w in _weights(len(n), resamples, seed)])
         low, high = bca(mean, both[:, 0] / both[:, 1], (total.sum() - total) / (n.sum() - n))
     else: low, high = (x / len(values) for x in bca(values.sum(), _bootstrap([values], resamples, seed)[:, 0], -values))
-    return Interval(mean, min(low, mean), max(high, mean), len(values), "the same on every item" if (values == values[0]).all() else "")
+    return Interval(mean, min(low, mean), max(high, mean), len(values))
 
 # %% ../nbs/26_stats.ipynb #85e0ad38
 def t_interval(
@@ -283,7 +284,7 @@ def smallest_difference(
 BASE = "student/vanilla"
 TRAINED = tuple(a for a, arm in ARMS.items() if arm.model == "trained")
 PAIRS = tuple((BASE, a) for a in TRAINED) + (("distilled/vanilla", "distilled/cot-answer"), ("distilled/cot-rationale", "distilled/cot-answer"), ("student/cot", "distilled/cot-rationale"),
-    ("distilled/cot-answer", "distilled/cot-after"), ("distilled/cot-answer", "distilled/cot-mixed"), ("distilled/vanilla", "distilled/cod"))
+    ("distilled/cot-answer", "distilled/cot-after"), ("distilled/cot-answer", "distilled/cot-mixed"), ("distilled/vanilla", "distilled/cod"), ("control/wrong", "control/right"))
 
 def pairs_of(
     arms,          # of one family, see `config.arms_under`
