@@ -150,18 +150,19 @@ def draw_sheets(
         criteria=[x.model_dump(mode="json") for x in rubric(examples[0].task, c.rubric)], items={names[d]: dict(id=d.id, arms=list(d.arms), check=d.check, text=texts[d]) for d in texts}, raters={r: [names[d] for d in mine] for r, mine in shares.items()})
     return key, {r: _sheet(key, r, [(names[d], item_parts(by_id[d.id]), d.text) for d in mine]) for r, mine in shares.items()}
 
+def _sheet(key, rater, items):
+    "What a rater gets: items and answers, and the questions about them."
+    asked = [dict(name=x["name"], question=x["question"], grades=list(range(x["scale"][0], x["scale"][1] + 1)), anchors={str(k): v for k, v in x["anchors"].items()}) for x in key["criteria"]]
+    return dict(format=SHEET_FORMAT, kind="sheet", sheet=key["sheet"], rater=rater, rubric=key["rubric"], task=key["task"], criteria=asked,
+        items=[dict(item=name, parts=[dict(heading=h, text=t) for h, t in parts], answer=text) for name, parts, text in items])
+
+# %% ../nbs/25c_people.ipynb #cf3c946e
 def practice(examples, k:int=6, seed:int=0)->dict:
     "A sheet to try grading with: attention checks alone. It has no key, so nothing of it is imported."
     task, by_id = examples[0].task, {e.id: e for e in examples}
     drawn, asked = draw_checks(examples, k, seed=seed), rubric_hash(task)
     key = dict(sheet=fingerprint("practice", asked, seed, [[d.id, d.text] for d in drawn]), rubric=asked, task=task, criteria=[x.model_dump(mode="json") for x in rubric(task)])
     return _sheet(key, "r1", [(f"q{i:03d}", item_parts(by_id[d.id]), d.text) for i, d in enumerate(drawn, 1)])
-
-def _sheet(key, rater, items):
-    "What a rater gets: items and answers, and the questions about them."
-    asked = [dict(name=x["name"], question=x["question"], grades=list(range(x["scale"][0], x["scale"][1] + 1)), anchors={str(k): v for k, v in x["anchors"].items()}) for x in key["criteria"]]
-    return dict(format=SHEET_FORMAT, kind="sheet", sheet=key["sheet"], rater=rater, rubric=key["rubric"], task=key["task"], criteria=asked,
-        items=[dict(item=name, parts=[dict(heading=h, text=t) for h, t in parts], answer=text) for name, parts, text in items])
 
 # %% ../nbs/25c_people.ipynb #841bf38d
 def keep_key(store, key:dict):
