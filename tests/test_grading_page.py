@@ -324,9 +324,11 @@ def lab(tmp_path):
     cell = next(c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", []))
     cell["source"] = ['sheet, folder = "sheet-r1.json", ""']
     (tmp_path/"grading.ipynb").write_text(json.dumps(nb))
+    (tmp_path/"data/kernels/python3").mkdir(parents=True)
+    (tmp_path/"data/kernels/python3/kernel.json").write_text(json.dumps(dict(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], display_name="python3", language="python")))
     port = free_port()
     env = os.environ | dict(PYTHONPATH=str(ROOT), JUPYTER_CONFIG_DIR=str(tmp_path/"config"), JUPYTER_DATA_DIR=str(tmp_path/"data"), JUPYTER_RUNTIME_DIR=str(tmp_path/"run"), IPYTHONDIR=str(tmp_path/"ipython"))
-    with open(tmp_path/"log", "wb") as log: server = subprocess.Popen([sys.executable, "-m", "jupyter", "lab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1", "--ServerApp.token=", "--ServerApp.password=", f"--ServerApp.root_dir={tmp_path}", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=tmp_path, start_new_session=True)
+    with open(tmp_path/"log", "wb") as log: server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1", "--ServerApp.token=", "--ServerApp.password=", f"--ServerApp.root_dir={tmp_path}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=tmp_path, start_new_session=True)
     try:
         end = time.monotonic() + 60
         while True:
@@ -342,8 +344,9 @@ def lab(tmp_path):
 def run_all(page, url):
     "The notebook, opened and run, with the grader on the screen."
     page.goto(url)
-    page.get_by_role("menuitem", name="Run").click(timeout=60_000)
-    page.get_by_role("menuitem", name="Run All Cells").click()
+    page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
+    page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=60_000)
+    page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
     page.locator(".grader .where").wait_for(timeout=60_000)
 
 def test_the_widget_in_jupyterlab(browser, lab):
