@@ -109,7 +109,7 @@ def kept_grades(sheet:dict, path:str|Path)->dict:
     if raw.get("sheet") != sheet["sheet"]: raise StudyError(f"{path}: grades of another sheet. Move the file away, or name another folder.")
     key = dict(rubric=sheet["rubric"], raters={sheet["rater"]: [x["item"] for x in sheet["items"]]}, criteria=[dict(name=c["name"], scale=(c["grades"][0], c["grades"][-1])) for c in sheet["criteria"]])
     if wrong := [w for w in faults(raw, key, partial=True) if w != "nothing is graded in it"]: raise StudyError(f"{path}: can't be opened; {'; '.join(wrong)}. Move the file away to begin anew.")
-    return dict(at=0, grades=raw["grades"], notes=raw.get("notes", {}))
+    return dict(grades=raw["grades"], notes=raw.get("notes", {}))
 
 @functools.cache
 def _widget_class():

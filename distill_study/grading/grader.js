@@ -64,7 +64,7 @@ function render({ model, el }) {
   const steps = make("nav", { className: "steps" }, back, next, undone), files = make("div", { className: "files" }, gap, save, opened, open, asks);
   steps.setAttribute("aria-label", "Answers");
   next.classList.add("main");
-  root.append(make("header", {}, head, make("div", { className: "progress" }, where, bar)), make("section", { className: "text" }, title, shown), make("section", { className: "form" }, asked, make("div", { className: "note" }, noted, note), steps), live, files, keys);
+  root.append(make("header", {}, head, make("div", { className: "reach" }, where, bar)), make("section", { className: "text" }, title, shown), make("section", { className: "form" }, asked, make("div", { className: "note" }, noted, note), steps), live, files, keys);
   root.querySelector("section.form").setAttribute("aria-label", "Your grades");
   el.replaceChildren(root);
 
@@ -257,7 +257,7 @@ function render({ model, el }) {
     if (why) say(`What was kept of this sheet can't be used: ${why}.`);
     else {
       state = { at: 0, grades: kept.grades, notes: kept.notes ?? {} };
-      at = Number.isInteger(kept.at) && kept.at >= 0 && kept.at < items.length ? kept.at : 0;
+      at = Number.isInteger(kept.at) && kept.at >= 0 && kept.at < items.length ? kept.at : Math.max(items.findIndex((x) => !complete(x)), 0);
     }
   }
   show(whole);
