@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Strategy', 'OWN', 'LICENSE', 'ARMS', 'DEFAULT_ARMS', 'ArmNames', 'StudyError', 'ConfigError', 'nearest', 'Settings',
-           'Sampling', 'Endpoint', 'Price', 'Vllm', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm',
-           'arms_under', 'Criterion', 'Combination', 'slug', 'fingerprint', 'Recipe', 'parse_recipe', 'load_recipe',
-           'combination_from', 'to_yaml']
+           'Sampling', 'Endpoint', 'Price', 'Vllm', 'Asked', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm',
+           'arms_under', 'Judge', 'Criterion', 'Combination', 'slug', 'fingerprint', 'Recipe', 'parse_recipe',
+           'load_recipe', 'combination_from', 'to_yaml']
 
 # %% ../nbs/00_config.ipynb #1290ba36
 import difflib, hashlib, json, re
@@ -47,11 +47,15 @@ class Settings(BaseModel):
         try: return cls(**data)
         except ValidationError as e: raise ConfigError(_explain(cls, e, where)) from None
 
+def _kinds(cls):
+    "All settings classes under `cls`."
+    for k in cls.__subclasses__(): yield k; yield from _kinds(k)
+
 def _fields_at(cls, loc):
     "Field names of the settings class that the location `loc` of an error points into."
     for part in loc:
         ann = str(cls.model_fields[part].annotation) if isinstance(part, str) and part in cls.model_fields else None
-        inner = next((k for k in Settings.__subclasses__() if ann and re.search(rf"\b{k.__name__}\b", ann)), None)
+        inner = next((k for k in _kinds(Settings) if ann and re.search(rf"\b{k.__name__}\b", ann)), None)
         if inner: cls = inner
     return list(cls.model_fields)
 
@@ -156,20 +160,16 @@ OWN = {"openai": "endpoint", "vllm": "vllm"}     # engine → the field of `Teac
 LICENSE = r"^[a-z0-9][a-z0-9.+-]*$"
 
 # %% ../nbs/00_config.ipynb #92aa7e00
-class Teacher(Settings):
-    "Who labels the training inputs."
+class Asked(Settings):
+    "A model that is asked, as teacher or as judge: which, how, and what its answers cost."
     engine: str = Field(description="'engine:model', e.g. 'transformers:zoo/teacher' or 'recorded:svamp_palm540b'")
-    strategies: tuple[Strategy, ...] = ("vanilla", "cot", "cod")     # those of them that the family has
     sampling: Sampling = Sampling()
     batch_size: int = Field(64, ge=1)
     max_failures: float = Field(0.3, ge=0, le=1, description="share of the requests that may fail; when more have, the run ends with what it has")
-    structured: bool = Field(False, description="ask for JSON; a server or vLLM enforces its form, and a tolerant reader takes it from any engine")
-    reasks: int = Field(2, ge=0, le=20, description="how often an answer to a training input that can't be read, or states no answer after reasoning, is asked for again, at another seed")
+    reasks: int = Field(2, ge=0, le=20, description="how often an answer that can't be read is asked for again, at another seed: a teacher's to a training input, also where it states none after reasoning, or a judge's verdict")
     endpoint: Endpoint | None = Field(None, description="for 'openai:' engines: where the server is and how hard it may be asked")
     vllm: Vllm | None = Field(None, description="for 'vllm:' engines: how the model is run")
     price: Price | None = Field(None, description="what its answers cost; without it the report knows tokens and seconds, no money")
-    license: str | None = Field(None, pattern=LICENSE, description="of its answers, by the hub's name, e.g. 'apache-2.0' or 'llama3.1'; for the card of the training rows")
-    terms: str | None = Field(None, description="what its provider asks of whoever uses its answers, in a sentence")
 
     @property
     def own(self)->Settings | None:
@@ -179,7 +179,6 @@ class Teacher(Settings):
 
     @model_validator(mode="after")
     def _fits(self):
-        if self.structured and self.engine.startswith("recorded:"): raise ValueError("structured: recorded answers are what they are; leave structured out")
         if self.sampling.n > 1 and self.engine.startswith("recorded:"): raise ValueError(f"sampling.n = {self.sampling.n}: recorded answers can't be drawn again; leave n out")
         for engine, field in OWN.items():
             if getattr(self, field) and not self.engine.startswith(f"{engine}:"): raise ValueError(f"{field} is for '{engine}:' engines, and the engine is {self.engine!r}; leave {field} out")
@@ -190,6 +189,18 @@ class Teacher(Settings):
     def _form(cls, v):
         if not re.fullmatch(r"[a-z]+:.+", v): raise ValueError("an engine is written 'engine:model', e.g. 'transformers:zoo/teacher'")
         return v
+
+class Teacher(Asked):
+    "Who labels the training inputs."
+    strategies: tuple[Strategy, ...] = ("vanilla", "cot", "cod")     # those of them that the family has
+    structured: bool = Field(False, description="ask for JSON; a server or vLLM enforces its form, and a tolerant reader takes it from any engine")
+    license: str | None = Field(None, pattern=LICENSE, description="of its answers, by the hub's name, e.g. 'apache-2.0' or 'llama3.1'; for the card of the training rows")
+    terms: str | None = Field(None, description="what its provider asks of whoever uses its answers, in a sentence")
+
+    @model_validator(mode="after")
+    def _form_fits(self):
+        if self.structured and self.engine.startswith("recorded:"): raise ValueError("structured: recorded answers are what they are; leave structured out")
+        return self
 
 # %% ../nbs/00_config.ipynb #b366319d
 class Train(Settings):
@@ -319,6 +330,29 @@ def _known_arms(names):
 
 ArmNames = Annotated[tuple[str, ...], AfterValidator(_known_arms)]
 
+# %% ../nbs/00_config.ipynb #7fb24eb7
+class Judge(Asked):
+    "A model that grades the answers to the test items."
+    pointwise: bool = Field(True, description="grade every answer by the rubric")
+    pairwise: bool = Field(True, description="say which of two answers is better, asked in both orders")
+    items: int | None = Field(None, ge=1, description="at most so many test items, the same for all arms; None takes all")
+    arms: ArmNames = Field((), description="the arms whose answers are graded one by one; empty takes all that ran")
+    pairs: tuple[tuple[str, str], ...] = Field((), description="(a, b): arms whose answers are compared; empty compares the best distilled arm with the untouched student and with the teacher")
+
+    @model_validator(mode="after")
+    def _can_judge(self):
+        if self.engine.startswith("recorded:"): raise ValueError("engine: recorded answers are joined by item, and a judge is asked more than once about one; name an engine that can be asked")
+        if not (self.pointwise or self.pairwise): raise ValueError("pointwise and pairwise are both off, so there is nothing to ask; switch one on, or leave judge out")
+        return self
+
+    @field_validator("pairs")
+    @classmethod
+    def _two_arms(cls, v):
+        for a, b in v:
+            _known_arms((a, b))
+            if a == b: raise ValueError(f"{a!r} against itself; name two arms")
+        return v
+
 # %% ../nbs/00_config.ipynb #cb7c1600
 class Criterion(Settings):
     "One thing that a judge or a person grades: a question and the scale of its answers."
@@ -348,6 +382,7 @@ class Combination(Settings):
     curate: Curate = Curate()
     bootstrap: int = Field(2000, ge=100, description="resamples behind every bootstrap interval")
     rubric: tuple[Criterion, ...] = Field((), description="what judge and people grade; empty takes the family's own, see `rubrics`")
+    judge: Judge | None = Field(None, description="a model that grades the answers as well, beside the ground truth")
 
     @property
     def name(self)->str:
@@ -382,6 +417,7 @@ class Recipe(Settings):
     curate: Curate = Curate()
     bootstrap: int = Field(2000, ge=100)
     rubric: tuple[Criterion, ...] = ()
+    judge: Judge | None = None
 
     @model_validator(mode="after")
     def _votes(self):
@@ -390,7 +426,7 @@ class Recipe(Settings):
 
     def combinations(self)->list[Combination]:
         "The cells of the grid, data set by data set."
-        shared = dict(arms=self.arms, min_rows=self.min_rows, curate=self.curate, bootstrap=self.bootstrap, rubric=self.rubric)
+        shared = dict(arms=self.arms, min_rows=self.min_rows, curate=self.curate, bootstrap=self.bootstrap, rubric=self.rubric, judge=self.judge)
         grid = [Combination(teacher=t, student=s, data=d, seed=seed, **shared)
                 for d in self.data for t in self.teachers for s in self.students for seed in self.seeds]
         names = [c.name for c in grid]
@@ -425,6 +461,7 @@ def parse_recipe(
     _spread(raw, "teachers", "engine", dict(sampling=sampling) if sampling else {})
     _spread(raw, "students", "model", dict(train=train) if train else {})
     _spread(raw, "data", "name", {})
+    if isinstance(raw.get("judge"), str): raw["judge"] = dict(engine=raw["judge"])
     for key, value in (overrides or {}).items():
         if key not in lists: _override(raw, key, value)
     return Recipe.parse(raw, "recipe")
@@ -445,6 +482,10 @@ def _override(raw, key, value):
             for part in path[:-1]: entry = entry.setdefault(part, {})
             entry[path[-1]] = value
     elif len(rest) == 1 and head == "curate": raw.setdefault(head, {})[rest[0]] = value
+    elif rest and head == "judge":
+        if not isinstance(entry := raw.get(head), dict): raise ConfigError(f"{key}: the recipe names no judge. Name one first, e.g. -p judge=transformers:MODEL.")
+        for part in rest[:-1]: entry = entry.setdefault(part, {}) if isinstance(entry.get(part, {}), dict) else {}
+        entry[rest[-1]] = value
     elif not rest: raw[head] = [yaml.safe_load(v) for v in value.split(",")] if head in _LISTS and isinstance(value, str) else [value] if head in _LISTS and isinstance(value, int) else value
     else: raise ConfigError(f"{key}: unknown setting.{nearest(head, [*_GROUPS, *Recipe.model_fields])}")
 

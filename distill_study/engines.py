@@ -6,15 +6,16 @@
 __all__ = ['ENGINES', 'engine_list', 'open_engine', 'open_teacher']
 
 # %% ../nbs/15_engines.ipynb #1a07e023
-from .config import Teacher, nearest
+from .config import Asked, nearest
 from .endpoint import OpenAIEngine
 from .engine import Engine, EngineError
 from .local import TransformersEngine
 from .offline import VLLMEngine
 from .recorded import RecordedEngine
+from .rules import RulesEngine
 
 # %% ../nbs/15_engines.ipynb #ead902cd
-ENGINES = {e.name: e for e in (TransformersEngine, VLLMEngine, OpenAIEngine, RecordedEngine)}
+ENGINES = {e.name: e for e in (TransformersEngine, VLLMEngine, OpenAIEngine, RecordedEngine, RulesEngine)}
 
 def engine_list()->dict[str, str]:
     "What each engine is, in one line."
@@ -32,7 +33,7 @@ def open_engine(
     return ENGINES[name](model, batch_size, **options)
 
 def open_teacher(
-    teacher:Teacher,
+    teacher:Asked,
 )->Engine:
-    "The engine of a teacher, with the settings that only this engine has."
+    "The engine of a teacher or a judge, with the settings that only this engine has."
     return open_engine(teacher.engine, teacher.batch_size, **(dict(settings=teacher.own) if teacher.own else {}))

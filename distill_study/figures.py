@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['INK', 'SOFT', 'accuracy_figure', 'accuracy_alt', 'confusion_figure', 'confusion_alt', 'rounds_figure', 'rounds_alt',
-           'attrition_figure', 'attrition_alt', 'loss_figure', 'loss_alt', 'png', 'show']
+           'judge_figure', 'judge_alt', 'attrition_figure', 'attrition_alt', 'loss_figure', 'loss_alt', 'png', 'show']
 
 # %% ../nbs/29_figures.ipynb #4a36f8ae
 import math
@@ -112,6 +112,38 @@ def rounds_alt(rounds:list, plain:Interval|None=None)->str:
     "The figure in words."
     if not rounds: return "Entity density by round: no chain has all four rounds."
     return f"Entity density by round of the chain, entities per token with 95 % interval, n = {rounds[0]['n']}: " + "; ".join(f"round {r['round']} {r['density'].text(1, 3)}, {num(r['words'].value)} words" for r in rounds) + (f"; plain summary {plain.text(1, 3)}" if plain and plain.value is not None else "") + "."
+
+# %% ../nbs/29_figures.ipynb #c24e94fb
+def judge_figure(
+    grades:list,         # from `bias.grade_rows`
+    wins:list=(),        # from `bias.win_rows`: drawn where there are no grades
+):  # a matplotlib Figure
+    "What a judge says: mean grades as shares of their scale, a mark per criterion, or else the win rates."
+    from matplotlib.lines import Line2D
+    arms, names = list(dict.fromkeys(g["arm"] for g in grades)), list(dict.fromkeys(g["criterion"] for g in grades))
+    marks = dict(zip(names, "osD^vPX*<>h"))
+    labels = arms or [f"{w['b']} against {w['a']}" for w in wins]
+    fig, ax = _axes((.3 + .09 * max(len(names) - 1, 0)) * len(labels) + 1.2)
+    def dot(y, i, colour, mark, low=0, width=1):
+        if i.value is None: return
+        at = lambda x: 100 * (x - low) / width
+        if i.low is not None: ax.plot([at(i.low), at(i.high)], [y, y], color=colour, lw=1.8, solid_capstyle="round")
+        ax.plot(at(i.value), y, marker=mark, color=colour, ms=5.5, clip_on=False, zorder=3)
+    for g in grades:
+        low, high = g["scale"] or (0, 1)
+        shift = .17 * (names.index(g["criterion"]) - (len(names) - 1) / 2)
+        dot(arms.index(g["arm"]) + shift, g["grade"], _colour(g["arm"]), marks.get(g["criterion"], "o"), low, high - low)
+    for y, w in enumerate(wins if not grades else ()): dot(y, w["rate"], _colour(w["b"]), "o")
+    if not grades: ax.axvline(50, color=SOFT, lw=1, ls="--")
+    ax.set(ylim=(len(labels) - .5, -.5), yticks=range(len(labels)), yticklabels=labels, xlim=(-3, 103), xticks=range(0, 101, 20), xlabel="mean grade, % of the way from the lowest to the highest" if grades else "win rate, %")
+    ax.tick_params(axis="y", length=0); ax.grid(axis="x", color="#e3e5e8", lw=.7); ax.set_axisbelow(True); ax.spines["left"].set_visible(False)
+    if len(names) > 1: fig.legend(handles=[Line2D([], [], color=INK, marker=marks.get(n, "o"), ls="", ms=5.5, label=n) for n in names], loc="outside lower left", ncols=2, frameon=False)
+    return fig
+
+def judge_alt(grades:list, wins:list=())->str:
+    "The figure in words."
+    if not grades: return "Win rates by the judge, percent with 95 % interval: " + ("; ".join(f"{w['b']} against {w['a']} {w['rate']}" for w in wins) or "none") + "."
+    return "Mean grades by the judge with 95 % interval: " + "; ".join(f"{g['arm']}, {g['criterion']} {g['grade'].text(1, 2)}" for g in grades) + "."
 
 # %% ../nbs/29_figures.ipynb #7ff6d9ca
 def attrition_figure(

@@ -5,21 +5,23 @@
 # %% auto #0
 __all__ = ['say', 'ticker', 'opened', 'weights_place', 'noted_weights', 'weights_of', 'arms_of', 'resolved', 'has_truth',
            'unavailable', 'strategies_of', 'unanswered', 'label', 'curate_arms', 'curate_one', 'too_long', 'train_arms',
-           'validated', 'train_one', 'answer_arms', 'answer_forms', 'untouched_right']
+           'validated', 'train_one', 'answer_arms', 'answer_forms', 'untouched_right', 'judged_pairs', 'judge_arms']
 
 # %% ../nbs/34_study.ipynb #47a6c343
 import sys, time
 from dataclasses import replace
 
 from .choice import Score, check_choice, validation_rows
-from .config import ARMS, Combination, Sampling, StudyError, Teacher, arms_under, fingerprint, slug
+from .config import ARMS, Asked, Combination, Judge, Sampling, StudyError, Teacher, arms_under, fingerprint, slug
 from .curate import Curated, Drop, curate, enough
 from .data import task_of
 from .engine import StoredEngine, portable
 from .engines import open_teacher
+from .judge import judge
 from .launch import launch
 from .models import model_fingerprint, resolve_model
 from .overlap import overlaps
+from .shown import duration
 from .store import drops_of
 from .student import Fit, long_rows, run_fingerprint
 from .tasks import TASKS
@@ -32,21 +34,24 @@ def say(line:str):
     print(line, file=sys.stderr, flush=True)
 
 def ticker(what:str, every:float=5.0):
-    "A progress callback for (done, total, …) that says where `what` stands every few seconds."
-    last = time.monotonic()
+    "A progress callback for (done, total, …) that says every few seconds where `what` stands and how long it may still take."
+    last, began, first = time.monotonic(), None, 0
     def tick(done, total, *more):
-        nonlocal last
-        if time.monotonic() - last < every and done < total: return
-        last = time.monotonic()
-        say(f"  {what}: {done} of {total}" + (f", loss {more[0]:.3f}" if more and more[0] is not None else ""))
+        nonlocal last, began, first
+        now = time.monotonic()
+        if began is None or done < first: began, first = now, done      # what a checkpoint or the store had is no sign of speed
+        if now - last < every and done < total: return
+        last = now
+        left = duration((now - began) / (done - first) * (total - done)) if first < done < total else ""
+        say(f"  {what}: {done} of {total}" + (f", loss {more[0]:.3f}" if more and more[0] is not None else "") + (f", about {left} left" if left else ""))
     return tick
 
 # %% ../nbs/34_study.ipynb #a34fba11
 def opened(
-    who:Teacher,
+    who:Asked,
     store,           # `store.Store`
 ):
-    "The engine of a teacher; in a replay one that needs no model, where the store knows the weights."
+    "The engine of a teacher or a judge; in a replay one that needs no model, where the store knows the weights."
     name, place = who.engine.partition(":")[0], weights_place(who)
     if store.replay and (known := store.get_json("weights", place)): return StoredEngine(f"{name}:{portable(who.engine.partition(':')[2])}", **known)
     engine = open_teacher(who)
@@ -55,12 +60,12 @@ def opened(
         if store.get_json("weights", place) != note: store.put_json("weights", place, note)
     return engine
 
-def weights_place(who:Teacher)->str:
+def weights_place(who:Asked)->str:
     "Where the store notes the weights of a teacher: by its name and the settings that make them others."
     name, _, model = who.engine.partition(":")
     return fingerprint(f"{name}:{portable(model)}", *([who.vllm.model_dump(include={"dtype", "quantization", "lora"})] if who.vllm else []))
 
-def noted_weights(who:Teacher, store)->str|None:
+def noted_weights(who:Asked, store)->str|None:
     "Fingerprint of the weights that a teacher's answers in the store were made with; None where it was never opened."
     return (store.get_json("weights", weights_place(who)) or {}).get("weights")
 
@@ -231,3 +236,31 @@ def untouched_right(c:Combination, splits, store)->dict:
     try: got = sample_answers(splits.train, "vanilla", engine, store, who.sampling, splits.max_tokens, "train", ticker("untouched student, training inputs"), who.max_failures)
     finally: engine.close()
     return {a.id: a.correct for a in got}
+
+# %% ../nbs/34_study.ipynb #2d84a970
+def judged_pairs(
+    who:Judge,
+    ran,                  # arms that have answers
+    best:str|None=None,   # the best distilled arm
+)->list[tuple[str, str]]:
+    "The pairs of arms that a judge compares: those of the recipe, or the best distilled arm with the untouched student and with the teacher."
+    if who.pairs: return [p for p in who.pairs if set(p) <= set(ran)]
+    best = best or next((a for a in ran if a.startswith("distilled/")), None)
+    teacher = next((t for t in ("teacher/cot", "teacher/cod", "teacher/vanilla") if t in ran), None)
+    return [(a, best) for a in ("student/vanilla", teacher) if best and a in ran]
+
+def judge_arms(
+    c:Combination,
+    splits,
+    answers:dict,         # from `answer_arms`
+    store,
+    best:str|None=None,   # the best distilled arm
+):                        # `judge.Judged`; None where the recipe names no judge
+    "What the judge says of the answers to the test items."
+    if c.judge is None: return None
+    engine = opened(c.judge, store)
+    try: done = judge(splits.test, answers, c.judge, engine, store, judged_pairs(c.judge, list(answers), best), c.rubric, c.seed, c.teacher.engine, c.student.model, ticker("judge"))
+    finally: engine.close()
+    u = done.usage
+    say(f"  judge: {u['reused']} verdicts from the store, {u['new']} new" + (f", {u['requests'] - u['new'] - u['reused']} failed" if u["requests"] > u["new"] + u["reused"] else ""))
+    return done
