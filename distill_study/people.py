@@ -52,7 +52,8 @@ def spread(
     start:float,       # random, from 0 to 1
 )->list:
     "`n` of a list at equal distances (systematic sampling): each with the same chance, every kind in its share."
-    return [ordered[int((start + k) * len(ordered) / n)] for k in range(n)]
+    at = int(start * 2**32)      # whole numbers: a rounding error could draw one twice
+    return [ordered[(at + k * 2**32) * len(ordered) // (n * 2**32)] for k in range(n)]
 
 def draw(
     examples,          # of the test set

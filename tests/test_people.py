@@ -1,5 +1,5 @@
 "What people grade: fair, blinded draws; files that come back are checked to the last grade; a run shows only grades of what its arms say."
-import json, math
+import json, math, re, sys
 from collections import Counter
 
 import pytest
@@ -10,6 +10,7 @@ from distill_study.config import ARMS, Criterion, Data, StudyError, combination_
 from distill_study.data import Example, Splits, load_data
 from distill_study.people import attention, draw, draw_sheets, faults, grades_of, graded, import_grades, keep_key, key_of, listed, passed, practice, read_grades, spread, strata, text_key
 from distill_study.rubrics import answer_text, rubric
+from distill_study.sheets import grades_file, load_sheet
 from distill_study.store import Store
 from distill_study.tasks import Parsed
 from distill_study.teacher import Answer, Answers
@@ -285,3 +286,75 @@ def test_nobody_has_graded(study):
     human = grades_of(C, study.splits, study.answers, study.store)
     assert human.empty and list(human.columns) == people.HUMAN and attention(human, rubric("nlu_qa")) == {}
     assert all(r["items"] == 0 and r["time"] is None for r in listed(study.store))
+
+
+# --- the command line
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    "A recipe whose arms have answered, in a store."
+    from distill_study.config import load_recipe
+    from distill_study.study import answer_arms, label, resolved
+    folder = tmp_path_factory.mktemp("run")
+    (folder/"small.yaml").write_text("teachers: ['transformers:zoo/teacher']\nstudents: [zoo/student-s]\ndata: [{name: tiny-qa, train: 2, test: 8}]\narms: [teacher/vanilla, student/vanilla]\n")
+    for c in load_recipe(folder/"small.yaml").combinations():
+        splits, store = load_data(c.data), Store(folder/"store")
+        c = resolved(c, splits.task)
+        label(c, splits, store), answer_arms(c, splits, {}, store)
+    return folder
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    "Run a command in this process: (exit status, stdout, stderr)."
+    from distill_study.cli import main
+    def go(*args):
+        monkeypatch.setattr(sys, "argv", ["distill-study", *map(str, args)])
+        with pytest.raises(SystemExit) as stop: main()
+        out = capsys.readouterr()
+        return stop.value.code or 0, out.out, out.err
+    return go
+
+def test_from_sheets_to_grades_by_commands(run, call, tmp_path):
+    recipe, store, out = run/"small.yaml", ("--store", run/"store"), tmp_path/"sheets"
+    code, said, err = call("grade-sheet", recipe, "--n", 8, "--raters", 2, "--checks", 2, "--out", out, *store)
+    assert code == 0, err
+    folder = out/"tiny-qa--teacher--student-s"
+    assert {p.name for p in folder.iterdir()} == {f"{what}-{r}.{end}" for r in ("r1", "r2") for what, end in (("grade", "html"), ("sheet", "json"))}
+    assert all(str(folder/f"grade-{r}.html") in said for r in ("r1", "r2"))
+    handed = "".join(p.read_text() for p in folder.iterdir())
+    assert not re.search(r"(teacher|student)/vanilla|student-s|zoo/|\"arms\"", handed), "what raters get names no arm and no model"
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert call("grade-sheet", recipe, "--n", 8, "--raters", 2, "--checks", 2, "--out", out, *store)[0] == 0 and before == {p.name: p.read_bytes() for p in folder.iterdir()}
+    code, _, err = call("grade-sheet", recipe, "--n", 9, "--raters", 2, "--out", out, *store)
+    assert code == 2 and "another sheet, which people may be grading" in err
+    backs = []
+    for r in ("r1", "r2"):
+        sheet = load_sheet(folder/f"sheet-{r}.json")
+        backs.append(tmp_path/f"grades-{r}.json")
+        backs[-1].write_text(json.dumps(grades_file(sheet, dict(grades={x["item"]: dict(correct=1) for x in sheet["items"]}))))
+    raw = json.loads(backs[0].read_text())
+    first = next(iter(raw["grades"]))
+    (tmp_path/"part.json").write_text(json.dumps(raw | dict(grades={k: v for k, v in raw["grades"].items() if k != first})))
+    code, _, err = call("grades", "import", recipe, tmp_path/"part.json", *store)
+    assert code == 2 and f"items without all their grades: {first}" in err and "--partial" in err
+    code, said, _ = call("grades", "import", recipe, *backs, *store)
+    assert code == 0 and len(said.splitlines()) == 2 and "rater r2" in said
+    assert "imported before" in call("grades", "import", recipe, backs[0], *store)[1]
+    code, said, _ = call("grades", "list", *store)
+    assert code == 0 and said.count("attention checks passed: 1 of 2") == 2
+
+@pytest.mark.parametrize("args, says", [(("--n", 1), "n = 1: there are 2 arms"), (("--raters", 0), "raters = 0"), (("--overlap", 2), "overlap = 2.0"), (("--checks", 9), "checks = 9: 8 of the test items"), (("-p", "data.test=9"), "`distill-study run` with the same recipe"),
+    (("-p", "arms=teacher/vanilla,distilled/vanilla", "-p", "min_rows=1"), "`distill-study run` with the same recipe"), (("--store", "nowhere"), "there is no store in this folder")])
+def test_what_no_sheet_is_drawn_from(run, call, tmp_path, args, says):
+    code, _, err = call("grade-sheet", run/"small.yaml", "--out", tmp_path/"out", "--store", run/"store", *args)
+    assert code == 2 and says in err and "Traceback" not in err, err
+    assert not (tmp_path/"out").exists()
+
+def test_every_combination_has_its_own_sheet(run, call, tmp_path):
+    code, said, err = call("grade-sheet", run/"small.yaml", "--n", 6, "-p", "seeds=0,1", "--raters", 1, "--out", tmp_path/"two", "--store", run/"store")
+    assert code == 0 and len({load_sheet(p)["sheet"] for p in (tmp_path/"two").glob("*/sheet-r1.json")}) == 2, err
+
+def test_a_store_without_sheets(tmp_path, call):
+    Store(tmp_path/"store")
+    code, said, err = call("grades", "list", "--store", tmp_path/"store")
+    assert code == 0 and not said and "draws them" in err
