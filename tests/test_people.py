@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from distill_study import people
+from distill_study.archive import to_prune, verify
 from distill_study.config import ARMS, Criterion, Data, StudyError, combination_from
 from distill_study.data import Example, Splits, load_data
 from distill_study.people import attention, draw, draw_sheets, faults, grades_of, graded, import_grades, keep_key, key_of, listed, passed, practice, read_grades, spread, strata, text_key
@@ -242,6 +243,13 @@ def test_a_damaged_book_of_grades_is_found(study):
     book = study.store.root/"grades"/f"{study.key['sheet']}.jsonl"
     book.write_bytes(book.read_bytes().replace(b'"correct":1', b'"correct":0', 1))
     with pytest.raises(StudyError, match="damaged"): grades_of(C, study.splits, study.answers, study.store)
+    (problem,) = verify(study.store.root)
+    assert problem.lost and problem.path == book and "import what the raters sent once more" in str(problem)
+
+def test_pruning_leaves_grades_alone(study):
+    import_grades(study.store, [study.write("r1")])
+    with pytest.raises(StudyError, match="no stage of"): to_prune(study.store.root, stages=[study.key["sheet"]])
+    assert [e for e in to_prune(study.store.root, interrupted=True) if e.kind == "grades"] == []
 
 def test_key_paths_stay_in_the_store(study):
     for name in ("..", "../sheet", "a" * 17, "A" * 16, "", 5, None): assert key_of(study.store, name) is None
