@@ -144,6 +144,7 @@ def _bad_grades(path):
     try: Ledger(path, str(path)).entries()
     except StoreError as e: yield Problem(path, None, str(e).rstrip("."), "What people graded can't be made again by a run: where there is no copy, delete the file and import what the raters sent once more")
 
+# %% ../nbs/09_archive.ipynb #20142a72
 def _bad_stage(folder):
     "The problems of a finished stage."
     mend = "Delete the folder: the stage is then made again"

@@ -47,7 +47,7 @@ class Opinions(Shown):
     def told(self)->str:
         "Who graded, and whether they paid attention."
         said = [f"{r}: {k} of {n}" if n else r for r, (k, n) in self.checks.items()]
-        return f"{self.grades:,} grades by {len(self.checks)} {'rater' if len(self.checks) == 1 else 'raters'}. " + (f"Attention checks passed: {'; '.join(said)}." if any(n for _, n in self.checks.values()) else "There were no attention checks.")
+        return f"{self.grades:,} {'grade' if self.grades == 1 else 'grades'} by {len(self.checks)} {'rater' if len(self.checks) == 1 else 'raters'}. " + (f"Attention checks passed: {'; '.join(said)}." if any(n for _, n in self.checks.values()) else "There were no attention checks.")
 
     def to_dict(self): return dict(rows=list(self.rows), criteria=list(self.criteria), checks={r: dict(passed=k, n=n) for r, (k, n) in self.checks.items()}, left_out=self.left_out, grades=self.grades)
 

@@ -301,6 +301,7 @@ def attention(
         found[rater].append(passed(arm.removeprefix("check/"), dict(zip(rows["criterion"], rows["grade"])), criteria))
     return {r: (sum(x), len(x)) for r, x in found.items()}
 
+# %% ../nbs/25c_people.ipynb #e53f730a
 def listed(store)->list[dict]:      # combination, sheet, rater, items, of; time and checks (passed, all) where grades came
     "Every sheet that was drawn, rater by rater, and what came back."
     rows = []

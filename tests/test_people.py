@@ -9,9 +9,12 @@ from distill_study import people
 from distill_study.archive import to_prune, verify
 from distill_study.config import ARMS, Criterion, Data, StudyError, combination_from
 from distill_study.data import Example, Splits, load_data
+from distill_study.opinions import opinions
 from distill_study.people import attention, draw, draw_sheets, faults, grades_of, graded, import_grades, keep_key, key_of, listed, passed, practice, read_grades, spread, strata, text_key
 from distill_study.rubrics import answer_text, rubric
 from distill_study.sheets import grades_file, load_sheet
+from distill_study.shown import to_plain
+from distill_study.stats import wilson
 from distill_study.store import Store
 from distill_study.tasks import Parsed
 from distill_study.teacher import Answer, Answers
@@ -294,6 +297,43 @@ def test_nobody_has_graded(study):
     human = grades_of(C, study.splits, study.answers, study.store)
     assert human.empty and list(human.columns) == people.HUMAN and attention(human, rubric("nlu_qa")) == {}
     assert all(r["items"] == 0 and r["time"] is None for r in listed(study.store))
+
+
+# --- what a report says of it
+
+LIKERT = (Criterion(name="fluency", question="Is it easy to read?", scale=(1, 5)), Criterion(name="consistency", question="Does all of it stand in the source?", scale=(1, 5)))
+
+def frame(*rows):
+    "Grades: (arm, id, criterion, rater, grade)."
+    import pandas as pd
+    table = pd.DataFrame([(a, i, k, r, float(g), "", a.startswith("check/"), f"{a}{i}") for a, i, k, r, g in rows], columns=people.HUMAN)
+    return table.astype(dict(grade=float, check=bool))
+
+def test_an_item_with_several_grades_counts_once():
+    rows = [("student/vanilla", f"i{i}", "fluency", "r1", 1 + i % 5) for i in range(10)]
+    once, often = (opinions(frame(*x), LIKERT[:1], 200).rows[0] for x in (rows, rows + [("student/vanilla", "i0", "fluency", f"r{j}", 1) for j in range(2, 40)]))
+    assert once["fluency"] == often["fluency"] and once["n"] == often["n"] == 10 and once["fluency"].value == 3 and (once["raters"], often["raters"]) == (1, 39)
+
+def test_shares_have_wilsons_interval_until_raters_differ():
+    yes = Criterion(name="correct", question="Is it right?", scale=(0, 1))
+    rows = [("student/vanilla", f"i{i}", "correct", r, i < 3) for i in range(4) for r in ("r1", "r2")]
+    assert opinions(frame(*rows), (yes,)).rows[0]["correct"] == wilson(3, 4)
+    split = opinions(frame(*rows, ("student/vanilla", "i3", "correct", "r3", 1)), (yes,), 200).rows[0]["correct"]
+    assert split.value == pytest.approx((3 + 1 / 3) / 4) and split.low < split.value < split.high
+    other = Criterion(name="correct", question="Is it right?", scale=(1, 2))
+    assert opinions(frame(*[(a, i, k, r, g + 1) for a, i, k, r, g in rows]), (other,)).rows[0]["correct"] == wilson(3, 4)
+
+def test_what_nobody_graded_is_not_available():
+    found = opinions(frame(("student/vanilla", "i0", "fluency", "r1", 4), ("check/gold", "i1", "fluency", "r1", 1), ("check/gold", "i1", "consistency", "r1", 5)), LIKERT, 200)
+    (row,) = found.rows
+    assert row["fluency"].value == 4 and row["fluency"].low is None and row["consistency"].value is None and "not available" in found.html()
+    assert found.checks == dict(r1=(0, 1)) and found.grades == 1 and found.told().startswith("1 grade by 1 rater. Attention checks passed: r1: 0 of 1")
+    assert json.loads(json.dumps(to_plain(found)))["rows"][0]["fluency"]["value"] == 4
+
+def test_grades_left_out_are_told():
+    none = frame()
+    none.attrs["left_out"] = 3
+    assert "3 grades are left out" in opinions(none, LIKERT).html() and "Nobody has graded" in opinions(none, LIKERT).html()
 
 
 # --- the command line
