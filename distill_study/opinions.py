@@ -42,7 +42,7 @@ class Opinions(Shown):
         cols = (Column("arm", "Arm", kind="text"), Column("n", "Items", digits=0), Column("raters", "Raters", digits=0),
             *(Column(c.name, c.name[:1].upper() + c.name[1:], "% yes" if two(c) else f"mean, {c.scale[0]} to {c.scale[1]}", "interval", 1 if two(c) else 2, 100 if two(c) else 1) for c in self.criteria))
         asked = " ".join(f"{c.name[:1].upper() + c.name[1:]}: {c.question}" for c in self.criteria)
-        return Table("What people say", cols, self.rows, f"{asked} Drawn at random from each arm's answers, graded blind; an item with several grades counts once; 95 % intervals.", lost).html() + f'<p class="note">{esc(self.told())}</p>'
+        return Table("Grades by people", cols, self.rows, f"{asked} Drawn at random from each arm's answers, graded blind; an item with several grades counts once; 95 % intervals.", lost).html() + f'<p class="note">{esc(self.told())}</p>'
 
     def told(self)->str:
         "Who graded, and whether they paid attention."
