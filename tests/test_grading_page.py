@@ -233,6 +233,16 @@ def test_two_sheets_in_one_browser_are_kept_apart(opened, tmp_path):
     page.keyboard.press("1")
     assert where(opened(b.page, page.context)) == "1 of 2, 0 graded" and where(opened(a.page, page.context)) == "2 of 2, 1 graded"
 
+def test_two_tabs_of_one_sheet_know_of_each_other(opened, tmp_path):
+    s = Sheet(tmp_path, n=3)
+    a = opened(s.page)
+    b = opened(s.page, a.context)
+    a.keyboard.press("1")
+    b.wait_for_function("document.querySelector('.where').textContent === '1 of 3, 1 graded'")
+    b.keyboard.press("j"), b.keyboard.press("0")
+    a.wait_for_function("document.querySelector('.where').textContent === '2 of 3, 2 graded'")
+    assert list(json.loads(save(a, tmp_path).read_text())["grades"].values()) == [dict(correct=1), dict(correct=0)] and not a.wrong + b.wrong
+
 
 # --- nothing in an answer runs
 

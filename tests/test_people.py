@@ -12,7 +12,7 @@ from distill_study.data import Example, Splits, load_data
 from distill_study.opinions import opinions
 from distill_study.people import attention, draw, draw_sheets, faults, grades_of, graded, import_grades, keep_key, key_of, listed, passed, practice, read_grades, spread, strata, text_key
 from distill_study.rubrics import answer_text, rubric
-from distill_study.sheets import grades_file, load_sheet
+from distill_study.sheets import grades_file, grading_page, legible, load_sheet
 from distill_study.shown import to_plain
 from distill_study.stats import wilson
 from distill_study.store import Store
@@ -132,6 +132,20 @@ def test_what_passes_an_attention_check():
     four = rubric("summarization")
     assert passed("gold", dict(coherence=3, consistency=5, fluency=4, relevance=3), four) and not passed("gold", dict(coherence=5, consistency=2, fluency=5, relevance=5), four)
     assert passed("other", dict(coherence=5, consistency=1, fluency=5, relevance=1), four) and not passed("other", dict(coherence=5, consistency=4, fluency=5, relevance=3), four)
+
+TRICKS = st.text(st.sampled_from("<>&/!-'\"`\\{}$ \n\r\u2028\u2029\u202e\ufeff\x00sScript"), max_size=40) | st.text(max_size=40)
+
+@settings(max_examples=100, deadline=None)
+@given(TRICKS, TRICKS)
+def test_no_text_leaves_its_place_in_the_page(asked, answer):
+    sheet = dict(sheet="0" * 16, rater="r1", rubric="0" * 16, format=1, criteria=[], items=[dict(item="q001", parts=[dict(heading="Question", text=asked)], answer=answer)])
+    page = grading_page(sheet)
+    before, _, rest = page.partition('<script type="application/json" id="sheet">')
+    inside, _, after = rest.partition("</script>")
+    assert before + after == EMPTY, "nothing of it stands anywhere else"
+    assert inside.isascii() and not set("<>&") & set(inside) and json.loads(inside) == legible(sheet)
+
+EMPTY = "".join(grading_page(dict(rater="r1", items=[])).partition('<script type="application/json" id="sheet">')[::2]).replace('{"rater": "r1", "items": []}</script>', "")
 
 
 # --- what comes back

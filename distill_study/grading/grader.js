@@ -39,7 +39,7 @@ function wrong(sheet, kept) {
 
 function render({ model, el }) {
   const sheet = model.get("sheet"), { items, criteria } = sheet, whole = model.get("whole") === true;
-  let state = { at: 0, grades: {}, notes: {} }, at = 0, marked = 0, past = [], helping = false;
+  let state = { at: 0, grades: {}, notes: {} }, at = 0, marked = 0, past = [], helping = false, own = false;
 
   // --- the frame
   const root = make("div", { className: "grader", tabIndex: -1 });
@@ -76,9 +76,17 @@ function render({ model, el }) {
 
   function keep() {
     state = { ...state, at };
+    own = true;
     model.set("state", state);
+    own = false;
     model.save_changes();
     progress();
+  }
+  function adopt() {      // graded elsewhere: in another tab, or another view of the widget
+    const kept = model.get("state");
+    if (own || wrong(sheet, kept)) return;
+    state = { at, grades: kept.grades, notes: kept.notes ?? {} };
+    show(false);
   }
   function progress() {
     const n = count();
@@ -249,6 +257,7 @@ function render({ model, el }) {
   }
   const ears = whole ? document : root;
   ears.addEventListener("keydown", onkey);
+  model.on("change:state", adopt);
 
   // --- start with what was kept
   const kept = model.get("state");
@@ -264,7 +273,7 @@ function render({ model, el }) {
   const news = model.get("says");
   if (news) say(news);
   else if (Object.keys(state.grades).length) say(`${count()} of ${items.length} answers were graded before.`);
-  return () => ears.removeEventListener("keydown", onkey);
+  return () => { ears.removeEventListener("keydown", onkey); model.off("change:state", adopt); };
 }
 
 export default { render };

@@ -8,7 +8,8 @@ catch { safe = false; values.says = "This browser keeps nothing for this page. S
 const model = {
   get: (name) => values[name],
   set: (name, value) => { values[name] = value; },
-  on: () => {},
+  on: (_, act) => addEventListener("storage", (event) => { if (event.key === place && event.newValue) { values.state = JSON.parse(event.newValue); act(); } }),
+  off: () => {},
   save_changes: () => { try { localStorage.setItem(place, JSON.stringify(values.state)); } catch { safe = false; } },
 };
 addEventListener("beforeunload", (event) => { if (!safe) event.preventDefault(); });
