@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from distill_study.config import load_recipe
+from distill_study.sheets import grades_file, import_files, load_sheet, write_sheets
+
 ROOT = Path(__file__).parent.parent
 SMALL = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], data=[dict(name="tiny-qa", train=24, test=12)], min_rows=5, bootstrap=200, judge="rules:world",
              train=dict(method="full", learning_rate=1e-3, epochs=1, batch_size=8))
@@ -115,6 +118,16 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_numbers(finished, tmp_path):
     assert untimed(numbers(tmp_path)) == untimed(numbers(finished[0]))
 
 
+def graded_by_hand(recipe, folder):
+    "Sheets for two raters, drawn from the store alone; both say yes to everything. The last of the sheets."
+    r = load_recipe(recipe)
+    for page, rater, _ in write_sheets(r, folder/"sheets", folder/"store", 12, 2, checks=2):
+        sheet = load_sheet(page.with_name(f"sheet-{rater}.json"))
+        back = page.with_name(f"grades-{rater}.json")
+        back.write_text(json.dumps(grades_file(sheet, dict(grades={x["item"]: dict(correct=1) for x in sheet["items"]}))))
+        assert import_files(r, [back], folder/"store")[0]["items"] == len(sheet["items"])
+    return sheet
+
 def test_a_replay_needs_no_model_and_asks_nobody(tmp_path):
     for name in ("teacher", "student-s"): shutil.copytree(ROOT/"distill_study"/"weights"/name, tmp_path/"models"/name)
     recipe = write(tmp_path, teachers=[f"transformers:{tmp_path/'models'/'teacher'}"], students=[str(tmp_path/"models"/"student-s")], arms=["teacher/cot", "student/vanilla", "distilled/cot-answer"])
@@ -123,9 +136,13 @@ def test_a_replay_needs_no_model_and_asks_nobody(tmp_path):
     assert len(set(first["provenance"]["model_fingerprints"].values())) == 2      # the teacher's and the student's
     shutil.rmtree(tmp_path/"models")
     shutil.rmtree(tmp_path/"reports")
+    sheet = graded_by_hand(recipe, tmp_path)
     run(recipe, tmp_path, "replay")
     again = untimed(numbers(tmp_path))
-    assert {k: again[k] for k in first if k != "provenance"} == {k: v for k, v in first.items() if k != "provenance"} and again["provenance"]["model_fingerprints"] == first["provenance"]["model_fingerprints"]
+    people, page = again["people"], next((tmp_path/"reports/small").glob("*/index.html")).read_text()
+    assert first["people"]["rows"] == [] and [r["arm"] for r in people["rows"]] == ["teacher/cot", "student/vanilla", "distilled/cot-answer"] and people["checks"] == dict(r1=dict(passed=1, n=2), r2=dict(passed=1, n=2))
+    assert all(r["correct"]["value"] == 1 for r in people["rows"]) and people["grades"] >= len(sheet["items"]) - 2 and "Attention checks passed: r1: 1 of 2; r2: 1 of 2." in page
+    assert {k: again[k] for k in first if k not in ("provenance", "people")} == {k: v for k, v in first.items() if k not in ("provenance", "people")} and again["provenance"]["model_fingerprints"] == first["provenance"]["model_fingerprints"]
     recipe.write_text(recipe.read_text().replace("test: 12", "test: 13"))
     p = start(recipe, tmp_path, "replay")
     assert "1 of 13 completions are not in the store" in p.communicate()[1] and p.returncode == 1
