@@ -61,18 +61,21 @@ def _run(r, reports, store, replay):
     raise typer.Exit(1 if failed else 0)
 
 @app.command()
-def show(recipe:RecipePath, p:Override=None):
-    "Show what a recipe would run, without running it."
+def show(recipe:RecipePath, p:Override=None, gpus:Annotated[Optional[str], typer.Option(metavar="NxGPU", help="estimate hours on, e.g. 8xH100; what the recipe names if left out")]=None):
+    "Show what a recipe would run, without running it, and about what it would take."
+    from distill_study import estimate
     from distill_study.data import task_of
     from distill_study.grid import plan
     r = _recipe(recipe, p)
     for c in r.combinations(): task_of(c.data)
+    about = estimate.lines(estimate.budget(r, gpus), memory=False)
     print(f"{r.name}: {r.description}")
     for c in r.combinations():
         print(f"\n{c.name}")
         splits, why = _splits(c.data)
         for stage, what, how_much in plan(c, splits): print(f"  {stage:<7} {what:<75} {how_much}")
-        if why: print(f"  Tokens and cost are not known: {why}")
+        if why: print(f"  Tokens and cost of each stage are not known: {why}")
+    print("\nAll of it, estimated:", *about, sep="\n  ")
 
 def _splits(data):
     "(the examples, None), or (None, why they are not here)."
