@@ -270,7 +270,7 @@ def budget(
 
 def _big(n): return f"{n / 1e9:.1f} G" if n >= 1e9 else f"{n / 1e6:.1f} M" if n >= 1e5 else f"{n:,}"
 
-def _size(n): return f"{n / 1e12:.1f} TB" if n >= 1e12 else f"{n / 1e9:.0f} GB" if n >= 1e10 else f"{n / 1e9:.1f} GB"
+def _size(n): return f"{n / 1e12:.1f} TB" if n >= 1e12 else f"{n / 1e9:.0f} GB" if n >= 1e10 else f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"
 
 def lines(b:Budget, memory:bool=True)->list[str]:
     "What the estimate says."

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .config import StudyError, Train, fingerprint
 from .methods import attention, default_rate, load_4bit, load_base, lora_config, refuse, trl_config
-from .models import device, load_model, load_tokenizer, model_fingerprint, resolve_model
+from .models import device, load_model, load_tokenizer, model_fingerprint, resolve_model, too_big
 from .packing import pack, packed, padded
 
 # %% ../nbs/21_student.ipynb #15974c6e
@@ -635,7 +635,7 @@ def merge_adapter(
     import torch
     from peft import PeftModel
     pad = load_tokenizer(base).pad_token_id
-    model = load_model(base, torch.float32)
+    model = load_model(base, torch.float32, "cpu" if too_big(base, torch.float32) else None)
     model.name_or_path = model.config._name_or_path = name or base.name
     before = _choices(PeftModel.from_pretrained(load_4bit(base, settings, device())[0], adapter).eval(), rows, pad) if settings.method == "qlora" else None
     model = PeftModel.from_pretrained(model, adapter).eval()
