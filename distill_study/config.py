@@ -425,6 +425,7 @@ class Recipe(Settings):
     "A grid of combinations and the settings they share."
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     description: str = ""
+    hardware: str | None = Field(None, description="the GPUs it is meant for, e.g. '8xH100'; for estimates and `distill-study doctor`")
     teachers: tuple[Teacher, ...] = Field(min_length=1)
     students: tuple[Student, ...] = Field(min_length=1)
     data: tuple[Data, ...] = Field(min_length=1)

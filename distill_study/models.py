@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ZOO', 'SMOLLM', 'ModelError', 'zoo_names', 'resolve_model', 'local_model', 'adapter_base', 'check_model', 'cache_dir',
            'smollm_wheel', 'model_fingerprint', 'check_adapter', 'model_parts', 'parts_fingerprint', 'unneeded',
-           'device', 'load_tokenizer', 'load_model', 'merge_into', 'load_parts']
+           'device', 'load_tokenizer', 'too_big', 'load_model', 'merge_into', 'load_parts']
 
 # %% ../nbs/07_models.ipynb #cc4c9edb
 import hashlib, importlib.util, json, logging, os, re, shutil
@@ -226,6 +226,23 @@ def load_tokenizer(
     if tok.pad_token is None: tok.pad_token = tok.eos_token
     return tok
 
+def too_big(
+    folder:Path,      # of a model
+    dtype=None,       # torch dtype it is read in; None keeps the one it was saved in
+)->bool:
+    "Whether no GPU of this machine holds its weights alone."
+    import torch
+    if device() != "cuda": return False
+    size = sum(p.stat().st_size for p in Path(folder).glob("*.safetensors"))
+    saved = json.loads((Path(folder)/"config.json").read_text(encoding="utf-8"))
+    saved = getattr(torch, str(saved.get("dtype") or saved.get("torch_dtype") or "float32"), torch.float32)
+    return size * (dtype or saved).itemsize / saved.itemsize > 0.9 * max(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
+
+def _placed(where, folder, dtype):
+    "What transformers is told of the device: one GPU, or all of them, layer after layer, where one doesn't hold the model and no other process trains on them."
+    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    return None if where != "cuda" else "auto" if alone and too_big(folder, dtype) else where
+
 def load_model(
     folder:Path,          # as `resolve_model` gives it
     dtype=None,           # torch dtype; None keeps the one it was saved in
@@ -236,7 +253,7 @@ def load_model(
     from transformers.utils import logging
     logging.disable_progress_bar()      # a bar per model would bury the lines that say how far a study is
     where = device or globals()["device"]()
-    try: model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto", use_safetensors=True, device_map=where if where == "cuda" else None)
+    try: model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto", use_safetensors=True, device_map=_placed(where, folder, dtype))
     except (OSError, ValueError, KeyError) as e: raise ModelError(f"model {Path(folder).name!r}: could not be loaded: {str(e).splitlines()[0]}") from None
     return model.eval()
 
