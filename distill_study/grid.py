@@ -55,6 +55,7 @@ def plan(
     ran = [a for a in arms if unavailable(a, c) is None]
     return rows + [("answer", a.name, asked("test", a.prompt, a.model == "teacher", test)) for a in ran] + again(c, [a.name for a in ran], splits) + ([judging(c, [a.name for a in ran], splits)] if c.judge else [])
 
+# %% ../nbs/37_grid.ipynb #229c2daa
 def again(
     c:Combination,
     ran:list,            # arms that will have answers

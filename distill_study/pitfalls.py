@@ -85,6 +85,7 @@ class Lines(Shown):
     def html(self)->str: return self.table().html()
     def to_dict(self): return {p.key: p.to_dict() for p in self.entries}
 
+# %% ../nbs/30a_pitfalls.ipynb #342e7620
 def _level(results): return "accuracy" if results.metric.graded else "score"
 def _size(m): return dict(scale=m.scale, digits=m.digits, unit=" points" if m.scale == 100 else f" ({m.unit})" if m.unit else "")
 def _said(x, m, signed=False): return Interval(x).text(m.scale, m.digits, signed) + (" points" if m.scale == 100 else "")

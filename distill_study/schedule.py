@@ -112,6 +112,7 @@ def run_graph(
     executor.close()
     return [outcomes[c.name] for c in recipe.combinations()]
 
+# %% ../nbs/37g_schedule.ipynb #1267883d
 def _line(board, job, what): return f"[{len(board.over())}/{len(board.jobs)}] {job.stage.kind} {job.stage.what}: {what}"
 
 def _ended(board, job, future, executor, say):
