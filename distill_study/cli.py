@@ -60,6 +60,7 @@ def _run(r, reports, store, replay):
     print(reports/r.name/"index.html")
     raise typer.Exit(1 if failed else 0)
 
+# %% ../nbs/39_cli.ipynb #7ed34d8d
 @app.command()
 def show(recipe:RecipePath, p:Override=None, gpus:Annotated[Optional[str], typer.Option(metavar="NxGPU", help="estimate hours on, e.g. 8xH100; what the recipe names if left out")]=None):
     "Show what a recipe would run, without running it, and about what it would take."
