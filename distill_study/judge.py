@@ -200,7 +200,7 @@ def kin(
     said = {"teacher": "it may favour the teacher's answers, and those of students that learned from them", "student": "it may favour the student's answers, trained or not"}
     return tuple(m for who, _ in own for m in (("teacher",) if who == "teacher" else ("student", "trained"))), tuple(f"The judge, {engine}, is of the {who}'s family ({', '.join(sorted(both))}): {said[who]}." for who, both in own)
 
-# %% ../nbs/25b_judge.ipynb #a693c7c3
+# %% ../nbs/25b_judge.ipynb #6ee71f03
 POINT_COLUMNS = ["arm", "id", "criterion", "sample", "grade", "why", "tokens"]
 PAIR_COLUMNS = ["a", "b", "id", "sample", "first", "winner", "why", "tokens", "length_a", "length_b"]
 
@@ -224,9 +224,9 @@ def draw(examples:list, items:int|None, seed:int)->list[int]:
     n = len(examples)
     return list(range(n)) if items is None or items >= n else sorted(random.Random(f"judge/{seed}").sample(range(n), items))
 
-def limit(criteria:tuple)->int:
+def limit(criteria:tuple, reason:bool=True)->int:
     "New tokens that a verdict may take, where the settings leave it open."
-    return 160 + 16 * len(criteria)
+    return (160 if reason else 16) + 16 * len(criteria)
 
 def calls(settings:Judge, items:int, arms:int, pairs:int)->int:
     "How many requests that is, at most, before any is asked again."
@@ -255,7 +255,7 @@ def _pair(c, asked, answers, pairs, done):
         winner = "tie" if winner == "tie" or why == "same answer" else None if winner is None else first if winner == "A" else "ab"[first == "a"]
         yield a, b, e.id, k, first, winner, why, getattr(record, "completion_tokens", None), *lengths
 
-# %% ../nbs/25b_judge.ipynb #b0db1861
+# %% ../nbs/25b_judge.ipynb #335880b4
 def judge(
     examples:list,           # test examples
     answers:dict,            # arm → `teacher.Answers` to them
@@ -273,7 +273,7 @@ def judge(
     arms = [a for a in sorted(answers, key=list(ARMS).index) if not settings.arms or a in settings.arms]
     picked = {arm: [(examples[i], list(said)[i]) for i in at] for arm, said in answers.items()}
     def asked(kind, jobs):
-        sampling = settings.sampling if settings.sampling.max_tokens else settings.sampling.model_copy(update=dict(max_tokens=limit(criteria)))
+        sampling = settings.sampling if settings.sampling.max_tokens else settings.sampling.model_copy(update=dict(max_tokens=limit(criteria, settings.reason)))
         requests = [Request(e.id, messages, sampling, "test", k, point_schema(criteria, settings.reason) if kind == "point" else pair_schema(settings.reason), goes_on=True) for e, k, messages in jobs]      # goes_on: what doesn't fit into the judge's context is a missing verdict, and no end of the run
         if not requests: return []
         said, used = put(kind, requests, criteria, settings, engine, store, progress)
