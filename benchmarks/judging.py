@@ -75,7 +75,7 @@ def weak():
 def table(t, truth, seconds):
     "The second table, as lines."
     lost = {k: ", ".join(f"{n} {why}" for why, n in v.items()) or "none" for k, v in t.to_dict()["why_missing"].items()}
-    return [f"## SmolLM2-135M-Instruct as judge of {ITEMS} SVAMP items", "", f"{A}: PaLM-540B, recorded; {B}: SmolLM2 itself. judged by {t.judged.engine}, without reasons: {t.judged.usage['requests']} requests, {t.judged.usage['output_tokens']:,} tokens, {seconds:.0f} s.", "", t.weak or "Not weak.", *t.judged.warnings, "",
+    return [f"## SmolLM2-135M-Instruct as judge of {ITEMS} SVAMP items", "", f"{A}: PaLM-540B, recorded; {B}: SmolLM2 itself. Judged by {t.judged.engine}, without reasons: {t.judged.usage['requests']} requests, {t.judged.usage['output_tokens']:,} tokens, {seconds:.0f} s.", "", t.weak or "Not weak.", *t.judged.warnings, "",
             "| what | value, % or points (95 % interval) | n |", "|---|---|---|", *(f"| {m.name}{', × 100' if m.key == 'kappa' else ''} | {m.value if m.value.value is not None else m.value.reason} | {m.value.n} |" for m in t.measures), "",
             "| grades of | mean grade, 0 to 1 | accuracy | missing |", "|---|---|---|---|", *(f"| {g['arm']} | {g['grade'].text(1, 2)} | {truth[truth['arm'] == g['arm']]['correct'].mean():.2f} | {100 * g['missing']:.0f} % |" for g in t.grades),
             "", f"Why missing: {lost['grades']} (grades); {lost['verdicts']} (verdicts)."]
