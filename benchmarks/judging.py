@@ -1,15 +1,16 @@
 """Judging: what asking through `judge` (prompts, store, reading) costs on top of the engine, and a weak judge exposed.
 First table: judge calls per second against the same requests given to the engine directly, median of three rounds.
 Second table: SmolLM2-135M-Instruct as judge of 50 SVAMP items, answered by PaLM-540B (recorded) and by itself: what is
-known of that judge. Needs DISTILL_DATA_DIR and the wheel with SmolLM2.
+known of that judge. Where vLLM is installed it runs the judge and enforces the form of its verdicts. Needs DISTILL_DATA_DIR and the wheel with SmolLM2.
 
     DISTILL_DATA_DIR=... python benchmarks/judging.py
 """
 import statistics, tempfile, time
+from importlib.util import find_spec
 
 from _shared import report
 from distill_study.bias import trial
-from distill_study.config import Data, Judge, Sampling
+from distill_study.config import Data, Judge, Sampling, Vllm
 from distill_study.data import load_data
 from distill_study.engines import open_engine
 from distill_study.grade import grade
@@ -21,7 +22,7 @@ from distill_study.teacher import Answer, Answers, sample_answers
 
 ROUNDS, ITEMS = 3, 50
 A, B = "teacher/cot", "student/vanilla"
-SPEEDS = (("rules:world", "tiny-math", 1000, 64), ("transformers:zoo/teacher", "tiny-math", 100, 64), (f"transformers:{SMOLLM}", "ChilleD/SVAMP", 8, 16))     # engine, data, items, batch
+SPEEDS = (("rules:world", "tiny-math", 1000, 64), ("transformers:zoo/teacher", "tiny-math", 16, 32), (f"transformers:{SMOLLM}", "ChilleD/SVAMP", 4, 16))     # engine, data, items, batch
 
 
 def made(examples, texts):
@@ -60,23 +61,29 @@ def speed(spec, data, n, batch):
 
 def weak():
     "What is known of SmolLM2 as a judge."
-    examples, store, who = load_data(Data(name="ChilleD/SVAMP", test=ITEMS)).test, Store(tempfile.mkdtemp()), f"transformers:{SMOLLM}"
-    palm, small = open_engine("recorded:svamp_palm540b"), open_engine(who, 16)
-    answers = {A: sample_answers(examples, "cot", palm, store, split="test"), B: sample_answers(examples, "vanilla", small, store, Sampling(max_tokens=48), split="test")}
+    examples, store, name = load_data(Data(name="ChilleD/SVAMP", test=ITEMS)).test, Store(tempfile.mkdtemp()), "vllm" if find_spec("vllm") else "transformers"
+    who, options = f"{name}:{SMOLLM}", dict(settings=Vllm(max_model_len=2048)) if name == "vllm" else {}
+    palm, small = open_engine("recorded:svamp_palm540b"), open_engine(who, 16, **options)
+    answers = {A: sample_answers(examples, "cot", palm, store, split="test"), B: sample_answers(examples, "vanilla", small, store, Sampling(max_tokens=32), split="test")}
     start = time.perf_counter()
-    done = judge(examples, answers, Judge(engine=who, reasks=1, sampling=dict(max_tokens=96)), small, store, [(A, B)], teacher=palm.spec, student=SMOLLM)
+    done = judge(examples, answers, Judge(engine=who, reasks=0, reason=False, sampling=dict(max_tokens=32)), small, store, [(A, B)], teacher=palm.spec, student=SMOLLM)
     truth = grade(examples, answers)
+    small.close()
     return trial(done, truth), truth, time.perf_counter() - start
 
 
+def table(t, truth, seconds):
+    "The second table, as lines."
+    lost = {k: ", ".join(f"{n} {why}" for why, n in v.items()) or "none" for k, v in t.to_dict()["why_missing"].items()}
+    return [f"## SmolLM2-135M-Instruct as judge of {ITEMS} SVAMP items", "", f"{A}: PaLM-540B, recorded; {B}: SmolLM2 itself. Judged by {t.judged.engine}, without reasons: {t.judged.usage['requests']} requests, {t.judged.usage['output_tokens']:,} tokens, {seconds:.0f} s.", "", t.weak or "Not weak.", *t.judged.warnings, "",
+            "| what | value, % or points (95 % interval) | n |", "|---|---|---|", *(f"| {m.name}{', × 100' if m.key == 'kappa' else ''} | {m.value if m.value.value is not None else m.value.reason} | {m.value.n} |" for m in t.measures), "",
+            "| grades of | mean grade, 0 to 1 | accuracy | missing |", "|---|---|---|---|", *(f"| {g['arm']} | {g['grade'].text(1, 2)} | {truth[truth['arm'] == g['arm']]['correct'].mean():.2f} | {100 * g['missing']:.0f} % |" for g in t.grades),
+            "", f"Why missing: {lost['grades']} (grades); {lost['verdicts']} (verdicts)."]
+
+
+def row(spec, n, ours, plain): return [spec, f"{n:,}", f"{ours:,.1f}", f"{plain:,.1f}", f"{ours / plain:.2f}"]
+
+
 if __name__ == "__main__":
-    rows = []
-    for spec, data, n, batch in SPEEDS:
-        n, ours, plain = speed(spec, data, n, batch)
-        rows.append([spec, f"{n:,}", f"{ours:,.1f}", f"{plain:,.1f}", f"{ours / plain:.2f}"])
-    t, truth, seconds = weak()
-    notes = [f"## SmolLM2-135M-Instruct as judge of {ITEMS} SVAMP items", "", f"{A}: PaLM-540B, recorded; {B}: SmolLM2 itself. {t.judged.usage['requests']} requests, {t.judged.usage['output_tokens']:,} tokens, {seconds:.0f} s.", "", t.weak or "Not weak.", *t.judged.warnings, "",
-             "| what | value, % or points (95 % interval) | n |", "|---|---|---|", *(f"| {m.name}{', × 100' if m.key == 'kappa' else ''} | {m.value if m.value.value is not None else m.value.reason} | {m.value.n} |" for m in t.measures), "",
-             "| grades of | mean grade, 0 to 1 | accuracy | missing |", "|---|---|---|---|", *(f"| {g['arm']} | {g['grade'].text(1, 2)} | {right:.2f} | {100 * g['missing']:.0f} % |" for g in t.grades for right in [truth[truth['arm'] == g['arm']]['correct'].mean()]),
-             "", f"Why missing: {', '.join(f'{n} {why}' for why, n in t.to_dict()['why_missing']['grades'].items()) or 'none'} (grades); {', '.join(f'{n} {why}' for why, n in t.to_dict()['why_missing']['verdicts'].items()) or 'none'} (verdicts)."]
-    report("judging", "Judging: through `judge` against the engine alone, and a weak judge exposed", ["engine", "requests", "judge calls/s", "engine alone, calls/s", "ratio"], rows, notes)
+    rows = [row(s[0], *speed(*s)) for s in SPEEDS]
+    report("judging", "Judging: through `judge` against the engine alone, and a weak judge exposed", ["engine", "requests", "judge calls/s", "engine alone, calls/s", "ratio"], rows, table(*weak()))

@@ -342,6 +342,7 @@ class Judge(Asked):
     "A model that grades the answers to the test items."
     pointwise: bool = Field(True, description="grade every answer by the rubric")
     pairwise: bool = Field(True, description="say which of two answers is better, asked in both orders")
+    reason: bool = Field(True, description="ask for a short reason before the verdict; without one a verdict takes a tenth of the tokens")
     items: int | None = Field(None, ge=1, description="at most so many test items, the same for all arms; None takes all")
     arms: ArmNames = Field((), description="the arms whose answers are graded one by one; empty takes all that ran")
     pairs: tuple[tuple[str, str], ...] = Field((), description="(a, b): arms whose answers are compared; empty compares the best distilled arm with the untouched student and with the teacher")

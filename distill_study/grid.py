@@ -84,9 +84,9 @@ def judging(
     n, criteria = min(len(splits.test), who.items or len(splits.test)), rubric(splits.task, c.rubric)
     def size(e):
         item, text = item_parts(e), e.gold or "\n".join(e.meta.get("reference") or ())
-        return len(arms) * who.pointwise * sum(len(m["content"]) for m in point_prompt(criteria, item, text)) + 2 * len(pairs) * who.pairwise * sum(len(m["content"]) for m in pair_prompt(criteria, item, text, text))
+        return len(arms) * who.pointwise * sum(len(m["content"]) for m in point_prompt(criteria, item, text, who.reason)) + 2 * len(pairs) * who.pairwise * sum(len(m["content"]) for m in pair_prompt(criteria, item, text, text, who.reason))
     most, into = calls(who, n, len(arms), len(pairs)), who.sampling.n * sum(map(size, splits.test)) * n // max(len(splits.test), 1) // 4
-    out = most * (who.sampling.max_tokens or limit(criteria))
+    out = most * (who.sampling.max_tokens or limit(criteria, who.reason))
     cost = f", at most {who.price.cost(into, out, 0):,.2f}" + (" and the machine's hours" if who.price.per_hour else "") if who.price else ""
     if who.engine.startswith("rules:"): return "judge", f"{who.engine} grades {what}", f"at most {most:,} questions, no tokens"
     return "judge", f"{who.engine} grades {what}", f"at most {most:,} questions, about {into:,} tokens in, at most {out:,} out{cost}"

@@ -203,6 +203,12 @@ def test_a_replay_asks_nobody_and_says_the_same(five, tmp_path):
     assert again.pointwise.equals(first.pointwise) and again.pairwise.equals(first.pairwise) and again.usage["new"] == 0
     with pytest.raises(EngineError, match="A replay asks nobody"): ask(five, silent, Store(tmp_path/"empty", replay=True))
 
+def test_a_judge_need_give_no_reason(five, tmp_path):
+    engine = Says(lambda r, n: '{"winner": "tie"}' if "winner" in r.schema["properties"] else '{"correct": 0}')
+    done = ask(five, engine, Store(tmp_path), reason=False)
+    assert (done.pointwise["grade"] == 0).all() and not any("reason" in json.dumps([r.schema, r.messages[0]["content"]]) for r in engine.asked_for)
+    assert done.prompt_hash != ask(five, Says(point_or_pair(dict(correct=1), "A")), Store(tmp_path)).prompt_hash
+
 def test_samples_are_questions_of_their_own(five, tmp_path):
     engine = Says(lambda r, n: json.dumps(dict(reason="", winner="A") if "winner" in r.schema["properties"] else dict(reason="", correct=int(r.sample > 0))))
     done = ask(five, engine, Store(tmp_path), sampling=dict(n=3, temperature=.7))
