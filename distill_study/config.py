@@ -11,7 +11,7 @@ __all__ = ['Strategy', 'OWN', 'LICENSE', 'ARMS', 'DEFAULT_ARMS', 'ArmNames', 'St
 # %% ../nbs/00_config.ipynb #1290ba36
 import difflib, hashlib, json, re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -36,6 +36,7 @@ def nearest(
 class Settings(BaseModel):
     "Base of all settings: immutable, typed, unknown names refused."
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    unread: ClassVar[frozenset] = frozenset()      # settings that change no result, so no fingerprint either
 
     @classmethod
     def parse(cls,
@@ -205,6 +206,7 @@ class Teacher(Asked):
 # %% ../nbs/00_config.ipynb #b366319d
 class Train(Settings):
     "Supervised fine-tuning of one student on one set of rows. Defaults: LoRA as in LoRA Without Regret (all linear layers, r=16)."
+    unread: ClassVar[frozenset] = frozenset({"merged"})
     method: Literal["full", "lora", "qlora"] = Field("lora", description="all weights; an adapter; an adapter on weights of 4 bits (arXiv 2305.14314)")
     r: int = Field(16, ge=1, description="LoRA rank")
     alpha: int = Field(32, ge=1, description="LoRA scaling numerator")
@@ -226,6 +228,7 @@ class Train(Settings):
     max_truncated: float = Field(0.0, ge=0, le=1, description="share of rows that may be dropped for being longer than max_length")
     bf16: bool | None = Field(None, description="None: bf16 where the device has it")
     save_steps: int | None = Field(None, ge=1, description="checkpoint every so many steps; None saves once per epoch")
+    merged: bool | None = Field(None, description="keep a merged copy of the model beside its adapter; without one they are merged whenever the model is loaded. None: below 1e9 parameters")
     gradient_checkpointing: bool = False
     packing: bool = Field(False, description="several rows in one, best fit, each seeing only itself; slower on a CPU")
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(None, description="None: what suits the device")
@@ -240,6 +243,7 @@ class Train(Settings):
     @model_validator(mode="after")
     def _goes_together(self):
         if self.method == "full" and (asked := [f for f in ("dora", "rslora") if getattr(self, f)]): raise ValueError(f"{asked[0]} is for adapters, and the method is full; leave it out, or set method to lora")
+        if self.method == "full" and self.merged is not None: raise ValueError("merged is for adapters, and the method is full; leave it out, or set method to lora")
         if self.choose == "last" and (asked := [f for f in ("eval_steps", "patience") if getattr(self, f)]): raise ValueError(f"{asked[0]} is for choosing a checkpoint; set choose to gold or loss, or leave it out")
         if self.choose != "last" and self.launch: raise ValueError(f"choose = {self.choose} is for training in one process; leave launch out, or set choose to last")
         return self
@@ -412,7 +416,7 @@ def fingerprint(
     *parts:Any,   # settings, mappings, lists, strings, numbers
 )->str:           # 16 hex digits of a SHA-256 of their canonical JSON
     "Hash of everything that matters to a result."
-    def plain(x): return x.model_dump(mode="json") if isinstance(x, BaseModel) else str(x)
+    def plain(x): return x.model_dump(mode="json", exclude=getattr(x, "unread", None)) if isinstance(x, BaseModel) else str(x)
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=plain)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -421,6 +425,7 @@ class Recipe(Settings):
     "A grid of combinations and the settings they share."
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     description: str = ""
+    hardware: str | None = Field(None, description="the GPUs it is meant for, e.g. '8xH100'; for estimates and `distill-study doctor`")
     teachers: tuple[Teacher, ...] = Field(min_length=1)
     students: tuple[Student, ...] = Field(min_length=1)
     data: tuple[Data, ...] = Field(min_length=1)
@@ -498,7 +503,10 @@ def _override(raw, key, value):
     elif len(rest) == 1 and head in ("curate", "pitfalls"): raw.setdefault(head, {})[rest[0]] = value
     elif rest and head == "judge":
         if not isinstance(entry := raw.get(head), dict): raise ConfigError(f"{key}: the recipe names no judge. Name one first, e.g. -p judge=transformers:MODEL.")
-        for part in rest[:-1]: entry = entry.setdefault(part, {}) if isinstance(entry.get(part, {}), dict) else {}
+        for part in rest[:-1]:
+            if entry.get(part) is None: entry[part] = {}
+            if not isinstance(entry[part], dict): raise ConfigError(f"{key}: {part} = {entry[part]!r} has no settings of its own.")
+            entry = entry[part]
         entry[rest[-1]] = value
     elif not rest: raw[head] = [yaml.safe_load(v) for v in value.split(",")] if head in _LISTS and isinstance(value, str) else [value] if head in _LISTS and isinstance(value, int) else value
     else: raise ConfigError(f"{key}: unknown setting.{nearest(head, [*_GROUPS, *Recipe.model_fields])}")

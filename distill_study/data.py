@@ -25,6 +25,7 @@ def _woven(turns, replies):
     pairs = [t for user, reply in zip(users, replies) for t in (user, dict(role="assistant", content=reply))]
     return head + pairs + users[len(replies):len(replies) + 1]
 
+# %% ../nbs/06_data.ipynb #e519a4c6
 class DataError(StudyError):
     "A data set that can't be found or read: names file, line or column, and the remedy."
 

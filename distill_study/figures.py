@@ -135,7 +135,7 @@ def judge_figure(
         dot(arms.index(g["arm"]) + shift, g["grade"], _colour(g["arm"]), marks.get(g["criterion"], "o"), low, high - low)
     for y, w in enumerate(wins if not grades else ()): dot(y, w["rate"], _colour(w["b"]), "o")
     if not grades: ax.axvline(50, color=SOFT, lw=1, ls="--")
-    ax.set(ylim=(len(labels) - .5, -.5), yticks=range(len(labels)), yticklabels=labels, xlim=(-3, 103), xticks=range(0, 101, 20), xlabel="mean grade, % of the way from the lowest to the highest" if grades else "win rate, %")
+    ax.set(ylim=(len(labels) - .5, -.5), yticks=range(len(labels)), yticklabels=labels, xlim=(-3, 103), xticks=range(0, 101, 20), xlabel="mean grade, % of its scale" if grades else "win rate, %")
     ax.tick_params(axis="y", length=0); ax.grid(axis="x", color="#e3e5e8", lw=.7); ax.set_axisbelow(True); ax.spines["left"].set_visible(False)
     if len(names) > 1: fig.legend(handles=[Line2D([], [], color=INK, marker=marks.get(n, "o"), ls="", ms=5.5, label=n) for n in names], loc="outside lower left", ncols=2, frameon=False)
     return fig

@@ -252,6 +252,7 @@ def _with_measures(results):
     near = [f"{_changed(results, k)} with {METRICS[k].name} instead" for k in results.also if k.startswith("rouge")]
     return ", " + ", ".join(near) if near else ""
 
+# %% ../nbs/30_findings.ipynb #95d3e109
 def findings(
     results:Results,
     labelling:dict|None=None,   # strategy -> output_tokens ...

@@ -11,8 +11,8 @@ import json, os, sys, time
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, Train, slug, to_yaml
-from .store import Store
+from .config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, Train, fingerprint, slug, to_yaml
+from .store import Store, stage_lock
 from .study import has_truth, judged_pairs, pitfall_arms, pitfall_items, resolved, unanswered, unavailable
 
 # %% ../nbs/37_grid.ipynb #4154c0f4
@@ -55,6 +55,7 @@ def plan(
     ran = [a for a in arms if unavailable(a, c) is None]
     return rows + [("answer", a.name, asked("test", a.prompt, a.model == "teacher", test)) for a in ran] + again(c, [a.name for a in ran], splits) + ([judging(c, [a.name for a in ran], splits)] if c.judge else [])
 
+# %% ../nbs/37_grid.ipynb #229c2daa
 def again(
     c:Combination,
     ran:list,            # arms that will have answers
@@ -68,6 +69,7 @@ def again(
     rows = [(f"{len(arms)} arms under {p.wordings} other wording{'s' * (p.wordings > 1)}", p.wordings * len(arms)), (f"{len(arms)} arms, {p.samples} drawn answers each", p.samples * len(arms)), ("student/vanilla, items without what they are about", p.blind * ("student/vanilla" in ran))]
     return [("pitfalls", what, much(k)) for what, k in rows if k]
 
+# %% ../nbs/37_grid.ipynb #026e6aef
 def judging(
     c:Combination,
     ran:list,            # arms that will have answers
@@ -86,6 +88,7 @@ def judging(
     most, into = calls(who, n, len(arms), len(pairs)), who.sampling.n * sum(map(size, splits.test)) * n // max(len(splits.test), 1) // 4
     out = most * (who.sampling.max_tokens or limit(criteria))
     cost = f", at most {who.price.cost(into, out, 0):,.2f}" + (" and the machine's hours" if who.price.per_hour else "") if who.price else ""
+    if who.engine.startswith("rules:"): return "judge", f"{who.engine} grades {what}", f"at most {most:,} questions, no tokens"
     return "judge", f"{who.engine} grades {what}", f"at most {most:,} questions, about {into:,} tokens in, at most {out:,} out{cost}"
 
 # %% ../nbs/37_grid.ipynb #65c815df
@@ -117,23 +120,30 @@ def run_combination(
     say=print,
     replay:bool=False, # from what is in the store alone
 )->Outcome:
-    "Execute the study notebook for one combination and render its report."
-    import papermill
-    from papermill.exceptions import PapermillExecutionError
+    "Execute the study notebook for one combination and render its report; the notebook stays where it failed."
     from distill_study.report import render
     out.mkdir(parents=True, exist_ok=True)
+    lock, start = Store(store).root/"locks"/f"report-{fingerprint(str(out.resolve()))}.lock", time.monotonic()
+    with stage_lock(lock, f"the report {out.name}"):
+        error = _execute(c, out, store, replay)
+        try:
+            if error is None: render(out/"combination.ipynb", out/"index.html", title=f"{c.data.name}: {Path(c.teacher.engine.split(':', 1)[1]).name} to {Path(c.student.model).name}")
+        except StudyError as e: error = str(e).splitlines()[0][:500]
+        if error: [(out/name).unlink(missing_ok=True) for name in ("index.html", "metrics.json")]      # of an earlier run
+    return Outcome(c, out, time.monotonic() - start, error)
+
+def _execute(c, out, store, replay):
+    "Run the notebook; the error that ended it, in one line, or None."
+    import papermill
+    from nbclient.exceptions import DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
     (out/"params.yaml").write_text(to_yaml(c), encoding="utf-8")
-    executed, start, error = out/"combination.ipynb", time.monotonic(), None
-    try:
-        papermill.execute_notebook(notebook_path(), out/".running.ipynb", parameters(c, store, out, replay), kernel_name="python3", progress_bar=False,
+    try: papermill.execute_notebook(notebook_path(), out/".running.ipynb", parameters(c, store, out, replay), kernel_name="python3", progress_bar=False,
                                    stderr_file=sys.stderr, report_mode=False, request_save_on_cell_execute=True,
                                    extra_arguments=["--log-level=CRITICAL"])      # of the kernel, or its standing warnings, and the interrupt that ends it, stand in the progress
-    except PapermillExecutionError as e: error = _last_line(e)
-    finally: os.replace(out/".running.ipynb", executed) if (out/".running.ipynb").exists() else None
-    title = f"{c.data.name}: {Path(c.teacher.engine.split(':', 1)[1]).name} to {Path(c.student.model).name}"
-    if error is None: render(executed, out/"index.html", title=title)
-    else: (out/"index.html").unlink(missing_ok=True)
-    return Outcome(c, out, time.monotonic() - start, error)
+    except PapermillExecutionError as e: return _last_line(e)
+    except DeadKernelError: return "the notebook's process was killed: by hand, or for want of memory (`distill-study fit` estimates what training needs)"
+    finally: os.replace(out/".running.ipynb", out/"combination.ipynb") if (out/".running.ipynb").exists() else None
 
 def _last_line(e):
     "The message of the error that ended a notebook, in one line."
@@ -182,7 +192,7 @@ def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
         if replay: continue
         if c.judge: check_judge(c, splits, kept)
         teacher = open_teacher(c.teacher)
-        if teacher.name in ("transformers", "vllm"): check_model(teacher.source)
+        if teacher.name in ("transformers", "vllm"): check_model(teacher.source, adapters=teacher.name == "transformers")
         if unanswered(c, splits, teacher, kept): teacher.ready()       # a key that is not set, vLLM that is not installed
         check_model(c.student.model)
         check_choice(c, splits)

@@ -85,6 +85,7 @@ class Lines(Shown):
     def html(self)->str: return self.table().html()
     def to_dict(self): return {p.key: p.to_dict() for p in self.entries}
 
+# %% ../nbs/30a_pitfalls.ipynb #342e7620
 def _level(results): return "accuracy" if results.metric.graded else "score"
 def _size(m): return dict(scale=m.scale, digits=m.digits, unit=" points" if m.scale == 100 else f" ({m.unit})" if m.unit else "")
 def _said(x, m, signed=False): return Interval(x).text(m.scale, m.digits, signed) + (" points" if m.scale == 100 else "")
@@ -130,6 +131,7 @@ def seeds(seed:int)->Pitfall:
     "A pointer: other seeds are other combinations."
     return Pitfall("seeds", "Training seeds", f"All of this is one training per arm, seed {seed}. A recipe with seeds: [0, 1, 2] trains each arm at every one, and the page of the recipe then gives mean and t-interval over them.", measured=False)
 
+# %% ../nbs/30a_pitfalls.ipynb #1e12481b
 def overlapped(curated:dict)->set:
     "Ids of the test items for whose sake training inputs were dropped."
     found = [d for c in curated.values() for d in c.drops if "test input" in d.reason]
@@ -244,6 +246,7 @@ def wording(
     sd = float(np.mean([np.std(list(x.values()), ddof=1) for x in means.values()]))
     return Pitfall("wording", name, f"Between the best and the worst of {len(wordings)} wordings of the plain prompt, on {n} items, {arm} differs most (the largest of {len(spread)} differences: its interval flatters); the standard deviation over wordings is {_said(sd, m)} on average. " + (f"The order of the arms changes under {len(changed)} of {len(wordings) - 1} other wordings." if len(means) > 1 and changed else "The order of the arms stays the same under all of them." if len(means) > 1 else ""), d, **_size(m), signed=False)
 
+# %% ../nbs/30a_pitfalls.ipynb #31e0a497
 def decoding(
     results,
     by:dict,                # (arm, sample) → Series by id

@@ -322,9 +322,13 @@ def training_table(
     "What every trained arm learned from, and how long it took."
     cols = (Column("arm", "Arm", kind="text"), Column("rows", "Rows", digits=0), Column("steps", "Steps", digits=0), Column("supervised_tokens", "Supervised tokens", digits=0), Column("supervised_share", "Share of all", "%", "percent"),
         Column("truncated_rows", "Rows too long", digits=0), Column("last_loss", "Last loss", digits=3), Column("tokens_per_second", "Tokens", "per second", digits=0), Column("peak", "Peak memory", "MiB", digits=0), Column("seconds", "Time", kind="seconds"))
-    training, missing = {a: dict(t, peak=t["peak_memory"] / 2**20 if t.get("peak_memory") else None) for a, t in training.items()}, missing or {}
+    told = sorted({k for t in training.values() for k in t.get("energy") or {}}, reverse=True)      # GPU and CPU, where their devices count it
+    cols += tuple(Column(f"{k}_kj", f"Energy, {k.upper()}", "kJ", digits=2) for k in told)
+    training, missing = {a: dict(t, peak=t["peak_memory"] / 2**20 if t.get("peak_memory") else None, **{f"{k}_kj": (t.get("energy") or {}).get(k) and t["energy"][k] / 1000 for k in told}) for a, t in training.items()}, missing or {}
     rows = tuple(dict(arm=a, **training[a]) if a in training else dict(arm=a, missing=missing.get(a, "not part of this run")) for a in arms if a in TRAINED and (a in training or a in missing or not ARMS[a].extra))
-    return Table("What every arm was trained on", cols, rows, "Only the assistant's tokens are supervised.")
+    lost = [f"{a} ({pct(1 - m['same_choice'])} % of {m['tokens']})" for a, t in training.items() if (m := t.get("merge")) and m.get("tokens") and m["same_choice"] < .95]
+    note = f"As it was saved, a model has another most likely token than in training at some target tokens of its first rows: {', '.join(lost)}. Weights that have moved little are lost when they are rounded or merged: train longer, or at a higher rate." if lost else ""
+    return Table("What every arm was trained on", cols, rows, "Only the assistant's tokens are supervised." + (" Energy in training steps, by the devices' own counters; they count other programs, too." if told else ""), note)
 
 def choice_table(
     training:dict,         # arm -> looks (step, loss, right), chosen, losses

@@ -185,6 +185,7 @@ def bca(
     a, ends = (d**3).sum() / (6 * (d**2).sum()**1.5), ndtri(np.array([.025, .975]))
     return tuple(float(q) for q in np.quantile(draws, ndtr(z + (z + ends) / (1 - a * (z + ends))), method="inverted_cdf"))
 
+# %% ../nbs/26_stats.ipynb #bcd66cc5
 def paired_difference(
     a,                    # is each item right under the reference arm? Or its score, a float
     b,                    # ... and under the other one

@@ -301,5 +301,5 @@ def judge_arms(
     try: done = judge(splits.test, answers, c.judge, engine, store, judged_pairs(c.judge, list(answers), best), c.rubric, c.seed, c.teacher.engine, c.student.model, ticker("judge"))
     finally: engine.close()
     u = done.usage
-    say(f"  judge: {u['reused']} verdicts from the store, {u['new']} new" + (f", {u['requests'] - u['new'] - u['reused']} failed" if u["requests"] > u["new"] + u["reused"] else ""))
+    say(f"  judge: {u['reused']} verdicts from the store, {u['new']} new" + (f", {u['failed']} failed" if u["failed"] else ""))
     return done
