@@ -208,6 +208,9 @@ def stages(
                     return tokens, 0, seconds, cost
                 add("train", "student", f"{c.data.name}, {a.name}", student, c.data, teacher if a.labels != "gold" else "", c.seed, do=trained)
                 add("answer", "student", f"{c.data.name}, {a.name}", student, c.data, teacher if a.labels != "gold" else "", c.seed, do=lambda: _asking(c, "answer", student, student.model, a.prompt, test, hw, repeat=1 + len(student.compare)))
+            if a.prompt == "vanilla" and (more := c.pitfalls.wordings + c.pitfalls.samples + (c.pitfalls.blind and a.name == "student/vanilla")):
+                who, name = (teacher, model) if a.model == "teacher" else (student, student.model)
+                add("answer", "teacher" if who is teacher else "student", f"{c.data.name}, {a.name}, again", who, c.data, teacher if a.model == "trained" else "", c.seed, do=lambda: _asking(c, "answer", who, name, a.prompt, min(c.pitfalls.items or test, test), hw, repeat=more))
     return list(out.values())
 
 # %% ../nbs/37a_estimate.ipynb #433c1f47

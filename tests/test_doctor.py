@@ -247,10 +247,10 @@ def test_the_demo_is_examined_and_tried(call, tmp_path, monkeypatch):
     assert sum(f["what"] == "trial, training" and "1 step" in f["text"] for f in tried) == 2 and not (tmp_path/"store").exists()
 
 
-def test_a_trial_whose_one_answer_cannot_be_read_goes_on_with_gold():
+def test_a_trial_whose_one_answer_becomes_no_row_goes_on_with_gold():
     with FaultServer() as s: found = d.trials(served(s.url))
     assert not [f for f in found if f.state == "problem"], found
-    assert {f.what for f in found if f.state == "warning"} == {"trial, teacher", "trial, rows"} and any(f.what == "trial, training" and "control/gold" in f.text for f in found)
+    assert "trial, rows" in {f.what for f in found if f.state == "warning"} and any(f.what == "trial, training" and "control/gold" in f.text for f in found)
 
 
 def test_a_judge_is_tried_as_well():
