@@ -50,7 +50,7 @@ def plan(
     def asked(split, strategy, teacher, rows): return size(c, splits, split, strategy, teacher) if splits else f"{rows} questions"
     rows = [("label", f"{c.teacher.engine} answers the training inputs under {s}", asked("train", s, True, n)) for s in labels]
     if c.curate.hard_items: rows.append(("curate", f"{c.student.model} answers the training inputs, to see which are hard", asked("train", "vanilla", False, n)))
-    rows += [("train", f"{c.student.model} on {a.labels} {a.target}s ({c.student.train.method}, epochs: {c.student.train.epochs:g})", f"up to {n} rows")
+    rows += [("train", f"{c.student.model} on {a.only or ''}{' ' * bool(a.only)}{a.labels} {a.target}s ({c.student.train.method}, epochs: {c.student.train.epochs:g})", f"up to {n} rows")
              for a in arms if a.model == "trained" and a.labels in (*c.teacher.strategies, "gold")]
     ran = [a for a in arms if unavailable(a, c) is None]
     return rows + [("answer", a.name, asked("test", a.prompt, a.model == "teacher", test)) for a in ran] + again(c, [a.name for a in ran], splits) + ([judging(c, [a.name for a in ran], splits)] if c.judge else [])
