@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['outcomes', 'matching', 'matching_inputs', 'item_page', 'input_page', 'Note', 'Panel', 'Chooser', 'Browser', 'browse']
 
-# %% ../nbs/37d_browse.ipynb #dd8f6fbc
+# %% ../nbs/37d_browse.ipynb #8fa364d5
+from threading import Lock, get_ident
+
 from .config import ARMS, StudyError
 from .explore import Explored, ExploreError
 from .shown import Shown, esc, num
@@ -64,7 +66,7 @@ def _folded(name, value): return f"<details><summary>{esc(name)}</summary>{_text
 def _rows(heads, rows, caption):
     "A table; the first cell of a row heads it, cells are HTML already."
     head = "".join(f'<th scope="col" style="text-align:left">{esc(h)}</th>' for h in heads)
-    body = "".join(f'<tr><th scope="row" style="text-align:left;vertical-align:top">{first}</th>' + "".join(f'<td style="text-align:left;vertical-align:top">{c}</td>' for c in rest) + "</tr>" for first, *rest in rows)
+    body = "".join(f'<tr><th scope="row" style="text-align:left;vertical-align:top;white-space:nowrap">{first}</th>' + "".join(f'<td style="text-align:left;vertical-align:top">{c}</td>' for c in rest) + "</tr>" for first, *rest in rows)
     return f'<div style="overflow-x:auto"><table><caption style="text-align:left">{esc(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 def _page(title, parts): return f'<div class="tex2jax_ignore mathjax_ignore"><h3>{esc(title)}</h3>{"".join(parts)}</div>'
@@ -130,7 +132,7 @@ class Panel:
         self.back, self.next = w.Button(description="Previous"), w.Button(description="Next")
         self.count, self.page = w.HTML(), w.HTML()
         self.view = w.VBox([self.report, self.kind, self.a, self.b, self.outcome, self.text, w.HBox([self.back, self.next, self.count]), self.item, self.page])
-        self._busy = False
+        self._lock, self._changing = Lock(), None
         for widget, do in ((self.report, self._choose), (self.kind, self._choose), (self.a, self._arms), (self.b, self._arms), (self.outcome, self._filter), (self.text, self._filter), (self.item, self._turn)): widget.observe(lambda change, do=do: self._do(do), "value")
         self.back.on_click(lambda _: self.go(-1)); self.next.on_click(lambda _: self.go(1))
         self._do(self._choose)
@@ -138,12 +140,13 @@ class Panel:
     def _repr_mimebundle_(self, **kw): return self.view._repr_mimebundle_(**kw)
 
     def _do(self, step):
-        "One change at a time; what is wrong is said where the item would be."
-        if self._busy: return
-        self._busy = True
-        try: step()
-        except StudyError as e: self.ids, self.item.options, self.count.value, self.page.value = [], [], "", Note(str(e)).html()
-        finally: self._busy = False
+        "One change at a time, since JupyterLab hands them to several threads; what is wrong is said where the item would be."
+        if self._changing == get_ident(): return      # made by the change that is under way
+        with self._lock:
+            self._changing = get_ident()
+            try: step()
+            except StudyError as e: self.ids, self.item.options, self.count.value, self.page.value = [], [], "", Note(str(e)).html()
+            finally: self._changing = None
 
 # %% ../nbs/37d_browse.ipynb #29ad32b0
 class Chooser(Panel):
@@ -195,12 +198,11 @@ class Browser(Chooser):
         "Another item."
         tables, metric = self._tables()
         rows, k = tables[self.kind.value], self.item.index
-        self.count.value = f'<span role="status">{k + 1 if self.ids else 0} of {len(self.ids)}</span>'
+        here, said = rows[rows["id"] == self.ids[k]] if self.ids else rows[:0], tables["verdicts"]
+        if not self.ids: self.page.value = Note("No item fits.").html()
+        else: self.page.value = item_page(here, metric, said[said["id"] == self.ids[k]]) if self.kind.value == _KINDS[0] else input_page(here)
         self.back.disabled, self.next.disabled = not self.ids or k == 0, not self.ids or k == len(self.ids) - 1
-        if not self.ids: self.page.value = Note("No item fits.").html(); return
-        here = rows[rows["id"] == self.ids[k]]
-        said = tables["verdicts"]
-        self.page.value = item_page(here, metric, said[said["id"] == self.ids[k]]) if self.kind.value == _KINDS[0] else input_page(here)
+        self.count.value = f'<span role="status">{k + 1 if self.ids else 0} of {len(self.ids)}</span>'      # last: who sees it sees the item
 
     def go(self, step:int):
         "Turn the page."
