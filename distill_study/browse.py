@@ -54,8 +54,8 @@ def matching_inputs(
     keep = rows if outcome == "all" else rows[rows["kept"]] if outcome == "kept" else rows[~rows["kept"]] if outcome == "dropped" else rows[rows["reason"] == outcome]
     return _holding(keep, list(keep["id"]), text, ("question", "gold", "samples", "row"))
 
-# %% ../nbs/37d_browse.ipynb #a9c4c409
-_BOX = "white-space:pre-wrap;overflow-wrap:anywhere;margin:0;font-size:.92em;max-height:22em;overflow:auto"
+# %% ../nbs/37d_browse.ipynb #182ea7a0
+_BOX = "white-space:pre-wrap;overflow-wrap:anywhere;word-break:normal;margin:0;font-size:.92em;max-height:22em;overflow:auto"
 
 def _text(value):
     "Text as it was written, which does nothing."
@@ -123,12 +123,12 @@ class Panel:
         try: import ipywidgets as w
         except ImportError: raise ExploreError("the browser needs ipywidgets. Install it with `pip install -e '.[lab]'`, or open the notebook with `make lab`.") from None
         self.found, self.ids, self._made = found, [], {}
-        wide = dict(layout=w.Layout(width="min(34em, 95%)"), style=dict(description_width="8em"))
-        self.report = w.Dropdown(options=[r.name for r in found.reports], description="Report", **wide)
-        self.kind = w.Dropdown(options=_KINDS, description="Show", **wide)
-        self.a, self.b = w.Dropdown(description="First arm", **wide), w.Dropdown(description="Second arm", **wide)
-        self.outcome, self.text = w.Dropdown(description="Outcome", **wide), w.Text(description="Search", placeholder="text of question or answer", **wide)
-        self.item = w.Dropdown(description="Item", **wide)
+        wide = lambda: dict(layout=w.Layout(width="min(34em, 95%)"), style=dict(description_width="8em"))      # a layout of its own for each
+        self.report = w.Dropdown(options=[r.name for r in found.reports], description="Report", **wide())
+        self.kind = w.Dropdown(options=_KINDS, description="Show", **wide())
+        self.a, self.b = w.Dropdown(description="First arm", **wide()), w.Dropdown(description="Second arm", **wide())
+        self.outcome, self.text = w.Dropdown(description="Outcome", **wide()), w.Text(description="Search", placeholder="text of question or answer", **wide())
+        self.item = w.Dropdown(description="Item", **wide())
         self.back, self.next = w.Button(description="Previous"), w.Button(description="Next")
         self.count, self.page = w.HTML(), w.HTML()
         self.view = w.VBox([self.report, self.kind, self.a, self.b, self.outcome, self.text, w.HBox([self.back, self.next, self.count]), self.item, self.page])
