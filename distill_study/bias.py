@@ -7,13 +7,14 @@ __all__ = ['MISSING', 'made_up_judge', 'grade_rows', 'adjusted', 'win_rows', 'Me
            'length_bias', 'sample_agreement', 'truth_kappa', 'sides_with_truth', 'self_preference', 'measures',
            'weaknesses', 'Trial', 'trial']
 
-# %% ../nbs/26b_bias.ipynb #ae4972fe
+# %% ../nbs/26b_bias.ipynb #3e72211f
 from dataclasses import dataclass, field
 from itertools import combinations
 
 from .config import ARMS
 from .judge import Judged, verdicts
 from .stats import Interval, holm, mean_interval, paired_difference, wilson
+from .textstats import METRICS
 
 # %% ../nbs/26b_bias.ipynb #239422ba
 def made_up_judge(
@@ -47,7 +48,7 @@ def made_up_judge(
                   (), {}, "", "", "made:up", Judge(engine="made:up"), (), tuple(ids))
     return made, graded
 
-# %% ../nbs/26b_bias.ipynb #8d6641b5
+# %% ../nbs/26b_bias.ipynb #7c911a64
 def _by_item(ids, values)->list[float]:
     "The mean of each item's values."
     found = {}
@@ -75,6 +76,7 @@ def adjusted(
     if len(y) < 10: return Interval(None, n=len(y), reason="fewer than 10 verdicts")
     if x.std() < 1e-9: return Interval(None, n=len(y), reason="the answers do not differ in length" if not x.any() else "one is always longer by as much")
     if y.std() < 1e-9: return Interval(None, n=len(y), reason="every verdict is the same")
+    if min(y.sum(), len(y) - y.sum()) < 5: return Interval(None, n=len(y), reason="fewer than 5 verdicts one way")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try: fit = sm.GLM(y, np.column_stack([np.ones(len(x)), x / x.std()]), family=sm.families.Binomial()).fit(cov_type="HC1")
@@ -98,7 +100,7 @@ def win_rows(judged:Judged, resamples:int=2000, seed:int=0)->list[dict]:
                         rate=mean_interval(points, resamples, seed), adjusted=adjusted(points, known["length_b"] - known["length_a"]), p=p))
     return [r | dict(p_holm=p) for r, p in zip(out, holm([r["p"] for r in out]))]
 
-# %% ../nbs/26b_bias.ipynb #0a04205e
+# %% ../nbs/26b_bias.ipynb #4250d8c1
 @dataclass(frozen=True)
 class Measure:
     "One thing that is known of a judge."
@@ -138,6 +140,7 @@ def position_bias(pairwise)->Interval:
     rows = rows[rows["winner"] != "tie"]
     return _share(int((rows["winner"] == rows["first"]).sum()), len(rows), len(rows[["a", "b", "id"]].drop_duplicates()), "no verdict prefers an answer")
 
+# %% ../nbs/26b_bias.ipynb #1e1f2b91
 def length_bias(pairwise)->Interval:
     "Share of the wins that went to the longer answer."
     v = verdicts(pairwise)
@@ -178,18 +181,20 @@ def truth_kappa(judged:Judged, graded, resamples:int=2000, seed:int=0)->tuple[In
     flat = len({t for _, t, _ in found}) < 2
     return agree, Interval(None, n=len(at), reason=f"every answer is {'right' if found[0][1] else 'wrong'}, so there is nothing to tell apart") if flat else Interval(value, min(float(low), value), max(float(high), value), len(at))
 
-# %% ../nbs/26b_bias.ipynb #6850ba5a
+# %% ../nbs/26b_bias.ipynb #b003695b
 def _sides(judged, graded, key):
     "(by verdicts, by grades): (id, 1 where the judge prefers the answer that the ground truth does, 0 where the other, 0.5 for a tie)."
     known, by_verdict, by_grade = _truth(graded, key), [], []
     for r in verdicts(judged.pairwise).itertuples():
         if r.winner in _POINTS and (r.a, r.id) in known and (r.b, r.id) in known and (d := known[r.b, r.id] - known[r.a, r.id]): by_verdict.append((r.id, _POINTS[r.winner] if d > 0 else 1 - _POINTS[r.winner]))
-    marks = judged.pointwise[judged.pointwise["grade"].notna()].groupby(["id", "arm"], sort=False)["grade"].mean() if len(judged.pointwise) else {}
+    rows, scales = judged.pointwise[judged.pointwise["grade"].notna()], {c.name: c.scale for c in judged.criteria}
+    low, high = (rows["criterion"].map(lambda n: scales.get(n, (0, 1))[k]) for k in (0, 1))
+    marks = rows.assign(grade=(rows["grade"] - low) / (high - low)).groupby(["id", "arm"], sort=False)["grade"].mean() if len(rows) else {}
     items = {}
     for (i, arm), g in marks.items(): items.setdefault(i, []).append((arm, float(g)))
     for i, said in items.items():
         for (a, x), (b, y) in combinations(said, 2):
-            if (a, i) in known and (b, i) in known and (d := known[b, i] - known[a, i]): by_grade.append((i, .5 if x == y else float((y > x) == (d > 0))))
+            if (a, i) in known and (b, i) in known and (d := known[b, i] - known[a, i]): by_grade.append((i, .5 if abs(x - y) < 1e-9 else float((y > x) == (d > 0))))
     return by_verdict, by_grade
 
 def sides_with_truth(judged:Judged, graded, key:str="correct", resamples:int=2000, seed:int=0)->tuple[Interval, Interval]:
@@ -208,7 +213,7 @@ def self_preference(judged:Judged, graded, key:str="correct", resamples:int=2000
     if not ids: return Interval(None, reason="no arm of its own family was compared with another one")
     return paired_difference(_by_item(ids, by_truth), _by_item(ids, by_judge), resamples, seed)
 
-# %% ../nbs/26b_bias.ipynb #a2f6d6de
+# %% ../nbs/26b_bias.ipynb #d47a605f
 MISSING = 0.1      # share of unreadable verdicts from which on a judge is called weak
 
 def measures(
@@ -219,7 +224,8 @@ def measures(
     seed:int=0,
 )->list[Measure]:
     "Everything that is known of a judge, see `Measure`."
-    on, (point, pair), half = (resamples, seed), (judged.pointwise, judged.pairwise), lambda i: i.value is not None and i.low is not None and i.low <= .5
+    on, (point, pair), truth = (resamples, seed), (judged.pointwise, judged.pairwise), "the ground truth" if key == "correct" else METRICS[key].name
+    half = lambda i: key == "correct" and i.low is not None and i.low <= .5      # no score is the truth: a good judge may well disagree with it
     out = []
     def add(key, name, value, chance=None, weak=""): out.append(Measure(key, name, value, chance, weak))
     def gone(i, what): return f"{100 * i.value:.0f} % of its {what} can't be read" if (i.value or 0) > MISSING else ""
@@ -231,17 +237,17 @@ def measures(
             add("agreement", "Grades that agree with the ground truth", agree)
             add("kappa", "The same beyond chance (Cohen's kappa)", kappa, 0.0, "its grades agree with the ground truth no better than chance would" if kappa.low is not None and kappa.low <= 0 else "")
         by_grade = sides_with_truth(judged, graded, key, *on)[1]
-        add("grades_side", "Pairs in which its grades side with the ground truth", by_grade, .5, "its grades side with the ground truth no better than chance would" if half(by_grade) else "")
+        add("grades_side", f"Pairs in which its grades side with {truth}", by_grade, .5, "its grades side with the ground truth no better than chance would" if half(by_grade) else "")
         if judged.settings.sampling.n > 1: add("samples_grades", "Two samples give the same grade", sample_agreement(point, ["arm", "id", "criterion"], "grade", *on))
     if len(pair):
         lost, first, side = _missing(pair, ["a", "b", "id"]), position_bias(pair), sides_with_truth(judged, graded, key, *on)[0]
         add("missing_verdicts", "Verdicts that can't be read", lost, weak=gone(lost, "verdicts"))
         add("swap", "Same verdict in both orders", swap_consistency(pair))
         add("position", "Verdicts for the answer shown first", first, .5, f"it prefers the answer that is shown {'first' if first.value > .5 else 'second'}" if first.low is not None and not first.low <= .5 <= first.high else "")
-        add("verdicts_side", "Pairs in which its verdict sides with the ground truth", side, .5, "its verdicts side with the ground truth no better than chance would" if half(side) else "")
+        add("verdicts_side", f"Pairs in which its verdict sides with {truth}", side, .5, "its verdicts side with the ground truth no better than chance would" if half(side) else "")
         add("length", "Wins of the longer answer", length_bias(pair))
         if judged.settings.sampling.n > 1: add("samples_verdicts", "Two samples give the same verdict", sample_agreement(pair, ["a", "b", "id", "first"], "winner", *on))
-        add("self", "Win rate of its own family, by it minus by the ground truth", self_preference(judged, graded, key, *on), 0.0)
+        add("self", f"Win rate of its own family, by it minus by {truth}", self_preference(judged, graded, key, *on), 0.0)
     return out
 
 def weaknesses(found:list[Measure])->str:

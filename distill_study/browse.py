@@ -72,12 +72,12 @@ def _rows(heads, rows, caption):
 def _page(title, parts): return f'<div class="tex2jax_ignore mathjax_ignore"><h3>{esc(title)}</h3>{"".join(parts)}</div>'
 
 def _grade(row, metric):
-    "What ground truth and a judge say of one answer."
+    "What ground truth, a judge and people say of one answer."
     value = row[metric.key]
     own = ("right" if value else "wrong") if metric.graded else f"{metric.name} {'undefined' if value != value else num(value, metric.digits, metric.scale)}"
     strict = row.get(f"{metric.key}_strict")
     if metric.graded and bool(strict) != bool(value): own += f", strictly {'right' if strict else 'wrong'}"
-    said = [f"judge, {k.removeprefix('judge_')}: {num(v, 1)}" for k, v in row.items() if str(k).startswith("judge_") and v == v and v is not None]
+    said = [f"{who}, {k.removeprefix(f'{who}_')}: {num(v, 1)}" for who in ("judge", "people") for k, v in row.items() if str(k).startswith(f"{who}_") and v == v and v is not None]
     return "<br>".join(map(esc, [own, *said]))
 
 # %% ../nbs/37d_browse.ipynb #591fd066

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Strategy', 'OWN', 'LICENSE', 'ARMS', 'DEFAULT_ARMS', 'ArmNames', 'StudyError', 'ConfigError', 'nearest', 'Settings',
            'Sampling', 'Endpoint', 'Price', 'Vllm', 'Asked', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm',
-           'arms_under', 'Judge', 'Criterion', 'Combination', 'slug', 'fingerprint', 'Recipe', 'parse_recipe',
-           'load_recipe', 'combination_from', 'to_yaml']
+           'arms_under', 'Judge', 'Pitfalls', 'Criterion', 'Combination', 'slug', 'fingerprint', 'Recipe',
+           'parse_recipe', 'load_recipe', 'combination_from', 'to_yaml']
 
 # %% ../nbs/00_config.ipynb #1290ba36
 import difflib, hashlib, json, re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -36,6 +36,7 @@ def nearest(
 class Settings(BaseModel):
     "Base of all settings: immutable, typed, unknown names refused."
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    unread: ClassVar[frozenset] = frozenset()      # settings that change no result, so no fingerprint either
 
     @classmethod
     def parse(cls,
@@ -205,6 +206,7 @@ class Teacher(Asked):
 # %% ../nbs/00_config.ipynb #b366319d
 class Train(Settings):
     "Supervised fine-tuning of one student on one set of rows. Defaults: LoRA as in LoRA Without Regret (all linear layers, r=16)."
+    unread: ClassVar[frozenset] = frozenset({"merged"})
     method: Literal["full", "lora", "qlora"] = Field("lora", description="all weights; an adapter; an adapter on weights of 4 bits (arXiv 2305.14314)")
     r: int = Field(16, ge=1, description="LoRA rank")
     alpha: int = Field(32, ge=1, description="LoRA scaling numerator")
@@ -226,6 +228,7 @@ class Train(Settings):
     max_truncated: float = Field(0.0, ge=0, le=1, description="share of rows that may be dropped for being longer than max_length")
     bf16: bool | None = Field(None, description="None: bf16 where the device has it")
     save_steps: int | None = Field(None, ge=1, description="checkpoint every so many steps; None saves once per epoch")
+    merged: bool | None = Field(None, description="keep a merged copy of the model beside its adapter; without one they are merged whenever the model is loaded. None: below 1e9 parameters")
     gradient_checkpointing: bool = False
     packing: bool = Field(False, description="several rows in one, best fit, each seeing only itself; slower on a CPU")
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(None, description="None: what suits the device")
@@ -240,6 +243,7 @@ class Train(Settings):
     @model_validator(mode="after")
     def _goes_together(self):
         if self.method == "full" and (asked := [f for f in ("dora", "rslora") if getattr(self, f)]): raise ValueError(f"{asked[0]} is for adapters, and the method is full; leave it out, or set method to lora")
+        if self.method == "full" and self.merged is not None: raise ValueError("merged is for adapters, and the method is full; leave it out, or set method to lora")
         if self.choose == "last" and (asked := [f for f in ("eval_steps", "patience") if getattr(self, f)]): raise ValueError(f"{asked[0]} is for choosing a checkpoint; set choose to gold or loss, or leave it out")
         if self.choose != "last" and self.launch: raise ValueError(f"choose = {self.choose} is for training in one process; leave launch out, or set choose to last")
         return self
@@ -298,6 +302,7 @@ class Arm(Settings):
     labels: Literal["vanilla", "cot", "cod", "gold"] | None = None  # where its training targets come from
     target: Literal["answer", "rationale", "rationale-after", "mixed"] | None = None     # what it learns to write
     stop: tuple[str, ...] = ()                     # where its answers end
+    only: Literal["right", "wrong"] | None = None  # it learns from such labels alone, as many as there are of both
     extra: bool = False                            # only part of a recipe that asks for it
 
 ARMS = {a.name: a for a in (
@@ -312,7 +317,9 @@ ARMS = {a.name: a for a in (
     Arm(name="distilled/cod", model="trained", prompt="vanilla", labels="cod", target="answer"),
     Arm(name="distilled/cot-after", model="trained", prompt="vanilla", labels="cot", target="rationale-after", stop=("\n",), extra=True),
     Arm(name="distilled/cot-mixed", model="trained", prompt="vanilla", labels="cot", target="mixed", extra=True),
-    Arm(name="control/gold", model="trained", prompt="vanilla", labels="gold", target="answer"))}
+    Arm(name="control/gold", model="trained", prompt="vanilla", labels="gold", target="answer"),
+    Arm(name="control/right", model="trained", prompt="vanilla", labels="vanilla", target="answer", only="right", extra=True),
+    Arm(name="control/wrong", model="trained", prompt="vanilla", labels="vanilla", target="answer", only="wrong", extra=True))}
 
 DEFAULT_ARMS = tuple(a for a, arm in ARMS.items() if not arm.extra)
 
@@ -321,7 +328,7 @@ def arms_under(
     strategies,          # that the family has
 )->tuple[str, ...]:
     "The arms that these strategies make."
-    return tuple(a.name for a in ARMS.values() if a.prompt in strategies and a.labels in (None, "gold", *strategies))
+    return tuple(a.name for a in ARMS.values() if a.prompt in strategies and a.labels in (None, "gold", *strategies) and (not a.only or "cot" in strategies))     # cot: a family of right and wrong
 
 def _known_arms(names):
     for a in names:
@@ -353,6 +360,15 @@ class Judge(Asked):
             if a == b: raise ValueError(f"{a!r} against itself; name two arms")
         return v
 
+# %% ../nbs/00_config.ipynb #67cdea10
+class Pitfalls(Settings):
+    "Further answers to the test items, asked for to see what the results hang on."
+    wordings: int = Field(0, ge=0, le=3, description="other wordings of the plain prompt that every arm under it answers as well, see `prompts.PARAPHRASES`")
+    samples: int = Field(0, ge=0, description="answers drawn at `temperature`, beside the usual one, by every arm under the plain prompt")
+    temperature: float = Field(0.7, gt=0, le=2)
+    blind: bool = Field(False, description="ask the untouched student the items without what they are about: hypotheses without premise, choices without question, questions without the text before them")
+    items: int | None = Field(None, ge=1, description="at most so many test items, the same for all arms; None takes all")
+
 # %% ../nbs/00_config.ipynb #cb7c1600
 class Criterion(Settings):
     "One thing that a judge or a person grades: a question and the scale of its answers."
@@ -380,6 +396,7 @@ class Combination(Settings):
     arms: ArmNames = DEFAULT_ARMS
     min_rows: int = Field(20, ge=1, description="fewest training rows an arm may be trained on, counted after all drops")
     curate: Curate = Curate()
+    pitfalls: Pitfalls = Pitfalls()
     bootstrap: int = Field(2000, ge=100, description="resamples behind every bootstrap interval")
     rubric: tuple[Criterion, ...] = Field((), description="what judge and people grade; empty takes the family's own, see `rubrics`")
     judge: Judge | None = Field(None, description="a model that grades the answers as well, beside the ground truth")
@@ -399,7 +416,7 @@ def fingerprint(
     *parts:Any,   # settings, mappings, lists, strings, numbers
 )->str:           # 16 hex digits of a SHA-256 of their canonical JSON
     "Hash of everything that matters to a result."
-    def plain(x): return x.model_dump(mode="json") if isinstance(x, BaseModel) else str(x)
+    def plain(x): return x.model_dump(mode="json", exclude=getattr(x, "unread", None)) if isinstance(x, BaseModel) else str(x)
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=plain)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -408,6 +425,7 @@ class Recipe(Settings):
     "A grid of combinations and the settings they share."
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     description: str = ""
+    hardware: str | None = Field(None, description="the GPUs it is meant for, e.g. '8xH100'; for estimates and `distill-study doctor`")
     teachers: tuple[Teacher, ...] = Field(min_length=1)
     students: tuple[Student, ...] = Field(min_length=1)
     data: tuple[Data, ...] = Field(min_length=1)
@@ -415,6 +433,7 @@ class Recipe(Settings):
     arms: ArmNames = DEFAULT_ARMS
     min_rows: int = Field(20, ge=1)
     curate: Curate = Curate()
+    pitfalls: Pitfalls = Pitfalls()
     bootstrap: int = Field(2000, ge=100)
     rubric: tuple[Criterion, ...] = ()
     judge: Judge | None = None
@@ -426,7 +445,7 @@ class Recipe(Settings):
 
     def combinations(self)->list[Combination]:
         "The cells of the grid, data set by data set."
-        shared = dict(arms=self.arms, min_rows=self.min_rows, curate=self.curate, bootstrap=self.bootstrap, rubric=self.rubric, judge=self.judge)
+        shared = dict(arms=self.arms, min_rows=self.min_rows, curate=self.curate, pitfalls=self.pitfalls, bootstrap=self.bootstrap, rubric=self.rubric, judge=self.judge)
         grid = [Combination(teacher=t, student=s, data=d, seed=seed, **shared)
                 for d in self.data for t in self.teachers for s in self.students for seed in self.seeds]
         names = [c.name for c in grid]
@@ -481,10 +500,13 @@ def _override(raw, key, value):
             if any(head == field and not str(entry.get("engine")).startswith(f"{engine}:") for engine, field in OWN.items()): continue
             for part in path[:-1]: entry = entry.setdefault(part, {})
             entry[path[-1]] = value
-    elif len(rest) == 1 and head == "curate": raw.setdefault(head, {})[rest[0]] = value
+    elif len(rest) == 1 and head in ("curate", "pitfalls"): raw.setdefault(head, {})[rest[0]] = value
     elif rest and head == "judge":
         if not isinstance(entry := raw.get(head), dict): raise ConfigError(f"{key}: the recipe names no judge. Name one first, e.g. -p judge=transformers:MODEL.")
-        for part in rest[:-1]: entry = entry.setdefault(part, {}) if isinstance(entry.get(part, {}), dict) else {}
+        for part in rest[:-1]:
+            if entry.get(part) is None: entry[part] = {}
+            if not isinstance(entry[part], dict): raise ConfigError(f"{key}: {part} = {entry[part]!r} has no settings of its own.")
+            entry = entry[part]
         entry[rest[-1]] = value
     elif not rest: raw[head] = [yaml.safe_load(v) for v in value.split(",")] if head in _LISTS and isinstance(value, str) else [value] if head in _LISTS and isinstance(value, int) else value
     else: raise ConfigError(f"{key}: unknown setting.{nearest(head, [*_GROUPS, *Recipe.model_fields])}")

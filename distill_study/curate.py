@@ -26,6 +26,9 @@ REASONS = {
     "too many words": "the summary is longer than the data set's limit",
     "no gold": "the example has no gold answer",
     "disagrees with gold": "no sample of the teacher's answer is the gold one (only with curate.verify)",
+    "not right": "the label is wrong, and this arm learns from right ones alone",
+    "not wrong": "the label is right, and this arm learns from wrong ones alone",
+    "more than of the other kind": "the arms of right and of wrong labels have as many rows as the rarer kind",
     "too little agreement": "fewer of the samples than curate.agreement asks for give this answer",
     "repeats a test input": "the same question stands in the test set",
     "repeats a validation input": "the same question stands in the validation set",
@@ -86,7 +89,8 @@ def curate(
         if fault: drops.append(Drop(example.id, *fault)); continue
         seen[example.key] = seen[found.first.get(i, (i,))[0]] = example.id
         rows += _rows(arm, example, label, answer, settings.turns)
-    done = Curated(arm.name, *_fitting(rows, drops, too_long(rows) if too_long and rows else {}))
+    rows, drops = _fitting(rows, drops, too_long(rows) if too_long and rows else {})
+    done = Curated(arm.name, *(_only(arm.only, rows, drops, {a.id: a.correct for a in answers}) if arm.only else (rows, drops)))
     return replace(done, balance=_balance(examples, labels, done.kept))
 
 # %% ../nbs/18_curate.ipynb #b9531713
@@ -130,6 +134,13 @@ def _verified(answer):
 def _untrue(example, answer):
     if example.gold is None: return "no gold", ""
     if answer.correct is False: return "disagrees with gold", f"{answer.parsed.answer}, gold {example.gold}"
+
+def _only(kind, rows, drops, right):
+    "(rows, drops) with labels of one kind, the first so many as there are of the rarer kind."
+    kinds = {k: [r["id"] for r in rows if right[r["id"]] is (k == "right")] for k in ("right", "wrong")}
+    kept = set(kinds[kind][:min(map(len, kinds.values()))])
+    def why(id): return "no gold" if right[id] is None else "more than of the other kind" if id in kinds[kind] else f"not {kind}"
+    return [r for r in rows if r["id"] in kept], [*drops, *(Drop(r["id"], why(r["id"]), "") for r in rows if r["id"] not in kept)]
 
 def _fitting(rows, drops, long):
     "(rows, drops) once those that are too `long` are dropped."

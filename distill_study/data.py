@@ -25,6 +25,7 @@ def _woven(turns, replies):
     pairs = [t for user, reply in zip(users, replies) for t in (user, dict(role="assistant", content=reply))]
     return head + pairs + users[len(replies):len(replies) + 1]
 
+# %% ../nbs/06_data.ipynb #e519a4c6
 class DataError(StudyError):
     "A data set that can't be found or read: names file, line or column, and the remedy."
 
@@ -36,7 +37,7 @@ class Example:
     turns: tuple               # what is asked, behind a system turn of the data's own: of a conversation the user's turns, one after the other; of other tasks the question, maybe with turns before it
     gold: str | None = None    # canonical answer; of a summary the reference
     choices: tuple | None = None
-    meta: dict = field(default_factory=dict)   # words: most words of a summary; reference: the data set's own assistant turns of a conversation
+    meta: dict = field(default_factory=dict)   # words: most words of a summary; reference: the data set's own assistant turns of a conversation; source, difficulty
 
     def ask(self, strategy:str, replies:tuple=(), paraphrase:int=0)->list[dict]:
         "Chat messages under the prompt of `strategy`. Of a conversation, with the own `replies` so far, up to the user's next turn."
@@ -51,6 +52,18 @@ class Example:
 
     @property
     def question(self)->str: return self.turns[-1]["content"]
+
+    @property
+    def difficulty(self)->str|None:
+        "How hard it is said to be: what `data.columns` names as difficulty, the steps or hops of a generated problem, the turns of a conversation; None where nobody says."
+        told = next((f"{self.meta[k]} {k}" for k in ("steps", "hops", "asides") if k in self.meta), None)
+        n = sum(t["role"] == "user" for t in self.turns) if self.task == "conversation" else 0
+        return self.meta.get("difficulty") or told or (f"{n} turn{'s' * (n > 1)}" if n else None)
+
+    @property
+    def source(self)->str:
+        "What items may have in common that are then no news of their own: what `data.columns` names as source, the premise of nli, else the input itself."
+        return self.meta.get("source") or (self.question.rpartition("\nHypothesis: ")[0].lower() if self.task == "nli" else "") or self.key
 
     @property
     def key(self)->str:
@@ -345,7 +358,8 @@ def to_examples(
         id = str(id) if id is not None else f"{_last(name).removesuffix('.jsonl')}-{split.replace('/', '-').replace('+', '-')}-{i - 1}"
         ids[id] += 1
         if ids[id] > 1 and not k: raise DataError(f"{where}: id {id!r} is there twice. Ids must be unique within a split.")
-        out.append(Example(id if ids[id] == 1 else f"{id}#{ids[id]}", task, turns, gold, choices, meta | words))
+        shared = {k: str(row[data.columns[k]]) for k in ("source", "difficulty") if k in data.columns}
+        out.append(Example(id if ids[id] == 1 else f"{id}#{ids[id]}", task, turns, gold, choices, meta | words | shared))
     if outside: raise _outside(outside, data, task, split)
     return out, dict(left)
 

@@ -140,14 +140,21 @@ def complete(
     engine.check(requests)
     keys, asked = [engine.key(r) for r in requests], {}
     for k, r in zip(keys, requests): asked.setdefault(k, []).append(r)
-    found = {k: rec for k in asked if (rec := store.get(engine.spec, engine.weights, k))}
-    reused, missing = sum(len(asked[k]) for k in found), [r[0] for k, r in asked.items() if k not in found]
+    found, missing = _stored(engine, asked, store)
     if missing and store.replay: raise EngineError(f"{engine.spec}: {len(missing)} of {len(asked)} completions are not in the store, first that of item {missing[0].id!r}. A replay asks nobody: `distill-study run` makes them.")
-    keep = Intake(engine, asked, found, store, progress, max_failures, stage, first)
-    if missing := without_outgrown(keep, missing): ask(engine, missing, keep)
+    with store.asking(engine.spec, engine.weights, asked) if missing else contextlib.nullcontext():
+        if missing: found, missing = _stored(engine, asked, store)      # another process may have asked them meanwhile
+        reused = sum(len(asked[k]) for k in found)
+        keep = Intake(engine, asked, found, store, progress, max_failures, stage, first)
+        if missing := without_outgrown(keep, missing): ask(engine, missing, keep)
     out = Completions(found[k] for k in keys)
     out.reused, out.new = reused, keep.answered
     return out
+
+def _stored(engine, asked, store):
+    "(key → record of what the store has, a request for each key that it hasn't)."
+    found = {k: rec for k in asked if (rec := store.get(engine.spec, engine.weights, k))}
+    return found, [r[0] for k, r in asked.items() if k not in found]
 
 # %% ../nbs/10_engine.ipynb #e3fa8041
 class Intake:

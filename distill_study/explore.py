@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['FORMAT', 'ExploreError', 'Report', 'read_report', 'find_reports', 'arm_rows', 'score_rows', 'test_rows', 'curve_rows',
            'attrition_rows', 'grade_rows', 'as_table', 'Figure', 'Rebuilt', 'rebuild', 'item_table', 'verdict_table',
-           'input_table', 'Frames', 'overview', 'arms_figure', 'curves_figure', 'attrition_figure', 'Explored',
-           'load_results']
+           'opinion_table', 'input_table', 'Frames', 'overview', 'arms_figure', 'curves_figure', 'attrition_figure',
+           'Explored', 'load_results']
 
 # %% ../nbs/37b_explore.ipynb #3436d118
 import json, re
@@ -14,6 +14,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import StringIO
+from itertools import cycle
 from pathlib import Path
 
 from .config import ARMS, Combination, StudyError, nearest
@@ -207,6 +208,7 @@ class Rebuilt:
     answers: dict        # arm → `Answers` to the test items
     graded: object       # DataFrame of `grade.grade`
     judged: object       # `judge.Judged`, or None
+    people: object = None     # DataFrame of `people.grades_of`, a row per arm, item, criterion and rater
 
 def rebuild(
     r:Report,
@@ -216,6 +218,7 @@ def rebuild(
     from distill_study.archive import open_root
     from distill_study.data import load_data
     from distill_study.grade import grade
+    from distill_study.people import grades_of
     from distill_study.store import Store
     from distill_study.study import answer_arms, judge_arms, label, resolved, train_arms
     splits = load_data(r.combination().data)
@@ -230,7 +233,7 @@ def rebuild(
     except StudyError as e:
         if "in the store" not in str(e): raise
         raise ExploreError(f"{r.name}: store {str(store)!r} has not all that this report was made from: {e} Name the store that the run wrote to.") from None
-    return Rebuilt(splits, labels, curated, answers, grade(splits.test, answers), judged)
+    return Rebuilt(splits, labels, curated, answers, grade(splits.test, answers), judged, grades_of(c, splits, answers, kept))
 
 def _curated(c, splits, labels, store):
     "Trained arm → `curate.Curated`, without an entry in the ledger."
@@ -256,7 +259,7 @@ def _gold(e):
 
 # %% ../nbs/37b_explore.ipynb #efa5b87f
 def item_table(r:Report, b:Rebuilt):
-    "DataFrame with a row per test item and arm: prompt, completion, how it was read and graded, what a judge says of it."
+    "DataFrame with a row per test item and arm: prompt, completion, how it was read and graded, what a judge and people say of it."
     import pandas as pd
     at = {e.id: e for e in b.splits.test}
     said = {(arm, a.id): a for arm, answers in b.answers.items() for a in answers}
@@ -265,6 +268,7 @@ def item_table(r:Report, b:Rebuilt):
     if b.judged is not None and len(b.judged.pointwise):
         grades = b.judged.pointwise.pivot_table(index=["arm", "id"], columns="criterion", values="grade", aggfunc="mean", dropna=False)
         rows = rows.join(grades.add_prefix("judge_"), on=["arm", "id"])
+    if b.people is not None and (own := b.people[~b.people["check"]]).shape[0]: rows = rows.join(own.pivot_table(index=["arm", "id"], columns="criterion", values="grade", aggfunc="mean").add_prefix("people_"), on=["arm", "id"])
     rows["gold"] = [_gold(at[i]) for i in rows["id"]]
     first = ["arm", "id", "question", "gold", "prompt", "completion", "answer"]
     return pd.concat([pd.DataFrame([r.about()] * len(rows), index=rows.index), rows[first + [k for k in rows if k not in first]]], axis=1)
@@ -277,6 +281,13 @@ def verdict_table(r:Report, b:Rebuilt):
     rows = verdicts(b.judged.pairwise)
     return pd.concat([pd.DataFrame([r.about()] * len(rows), index=rows.index), rows], axis=1)
 
+def opinion_table(r:Report, b:Rebuilt):
+    "DataFrame with a row per arm, test item, criterion and rater, of people's grades; attention checks are left out."
+    import pandas as pd
+    rows = pd.DataFrame(columns=["arm", "id", "criterion", "rater", "grade", "note"]) if b.people is None else b.people[~b.people["check"]].drop(columns=["check", "text"], errors="ignore").reset_index(drop=True)
+    return pd.concat([pd.DataFrame([r.about()] * len(rows), index=rows.index, columns=list(r.about())), rows], axis=1)
+
+# %% ../nbs/37b_explore.ipynb #6eadcb41
 def input_table(r:Report, b:Rebuilt):
     "DataFrame with a row per training input and trained arm: what the teacher said, whether it was kept and why not, and the training row."
     import pandas as pd
@@ -308,6 +319,7 @@ class Frames:
     grades = cached_property(lambda self: as_table(self.reports, grade_rows))         # a row per arm and criterion of a judge
     items = cached_property(lambda self: self._whole(item_table))          # a row per test item and arm; needs the store
     verdicts = cached_property(lambda self: self._whole(verdict_table))    # a row per pair of arms and item; needs the store
+    opinions = cached_property(lambda self: self._whole(opinion_table))    # a row per arm, test item, criterion and rater; needs the store
     inputs = cached_property(lambda self: self._whole(input_table))        # a row per training input and trained arm; needs the store
 
     @property
@@ -334,8 +346,8 @@ class Frames:
 
 # %% ../nbs/37b_explore.ipynb #2ca7d892
 _TABLES = dict(arms="a row per arm: value, strict, gap recovered, tokens, training", scores="a row per arm and measure", tests="a row per paired test", curves="a row per arm, training step and curve", attrition="a row per trained arm and what became of its inputs",
-    grades="a row per arm and criterion of a judge", items="a row per test item and arm: prompt, completion, grades", verdicts="a row per pair of arms and test item that a judge compared", inputs="a row per training input and trained arm: samples, filter, training row")
-_NEED_STORE = ("items", "verdicts", "inputs")
+    grades="a row per arm and criterion of a judge", items="a row per test item and arm: prompt, completion, grades", verdicts="a row per pair of arms and test item that a judge compared", opinions="a row per arm, test item, criterion and rater: people's grades", inputs="a row per training input and trained arm: samples, filter, training row")
+_NEED_STORE = ("items", "verdicts", "opinions", "inputs")
 
 def overview(found:Frames)->list[Table]:
     "What was loaded, a row per report, and which tables there are."
@@ -376,7 +388,7 @@ def curves_figure(found:Frames, curve:str="training loss")->Figure:
     rows, colours = found.curves[found.curves["curve"] == curve] if len(found.curves) else found.curves, _colours()
     if not len(rows): raise ExploreError(f"curve {curve!r}: no report has it.{nearest(curve, set(found.curves['curve'])) if len(found.curves) else ' No arm was trained.'}")
     from matplotlib.lines import Line2D
-    dashes = dict(zip(TRAINED, ("", (4, 1.5), (1, 1), (3, 1, 1, 1), (6, 1), (2, 2), (5, 1, 1, 1, 1, 1)), strict=True))
+    dashes = dict(zip(TRAINED, cycle(("", (4, 1.5), (1, 1), (3, 1, 1, 1), (6, 1), (2, 2), (5, 1, 1, 1, 1, 1)))))
     def draw(ax, rows):
         import seaborn as sns
         sns.lineplot(rows, x="step", y="value", hue="arm", style="arm", palette=colours, dashes=dashes, errorbar=None, lw=1.5, ax=ax, legend=False)

@@ -19,7 +19,7 @@ INK, SOFT = "#22262b", "#6b737c"
 def _colour(arm):
     "Colour-blind-safe colour of an arm, by its role."
     fixed = {"teacher/vanilla": "#6b737c", "teacher/cot": "#22262b", "teacher/cod": "#22262b", "student/vanilla": "#949494", "student/cot": "#949494",
-        "distilled/vanilla": "#0173b2", "distilled/cot-answer": "#d55e00", "distilled/cot-rationale": "#a8518a", "distilled/cot-after": "#ca9161", "distilled/cot-mixed": "#56b4e9", "distilled/cod": "#de8f05", "control/gold": "#029e73"}
+        "distilled/vanilla": "#0173b2", "distilled/cot-answer": "#d55e00", "distilled/cot-rationale": "#a8518a", "distilled/cot-after": "#ca9161", "distilled/cot-mixed": "#56b4e9", "distilled/cod": "#de8f05", "control/gold": "#029e73", "control/right": "#7fbf9f", "control/wrong": "#b5651d"}
     return fixed[arm]
 
 def _axes(height, width=5.2):
@@ -135,7 +135,7 @@ def judge_figure(
         dot(arms.index(g["arm"]) + shift, g["grade"], _colour(g["arm"]), marks.get(g["criterion"], "o"), low, high - low)
     for y, w in enumerate(wins if not grades else ()): dot(y, w["rate"], _colour(w["b"]), "o")
     if not grades: ax.axvline(50, color=SOFT, lw=1, ls="--")
-    ax.set(ylim=(len(labels) - .5, -.5), yticks=range(len(labels)), yticklabels=labels, xlim=(-3, 103), xticks=range(0, 101, 20), xlabel="mean grade, % of the way from the lowest to the highest" if grades else "win rate, %")
+    ax.set(ylim=(len(labels) - .5, -.5), yticks=range(len(labels)), yticklabels=labels, xlim=(-3, 103), xticks=range(0, 101, 20), xlabel="mean grade, % of its scale" if grades else "win rate, %")
     ax.tick_params(axis="y", length=0); ax.grid(axis="x", color="#e3e5e8", lw=.7); ax.set_axisbelow(True); ax.spines["left"].set_visible(False)
     if len(names) > 1: fig.legend(handles=[Line2D([], [], color=INK, marker=marks.get(n, "o"), ls="", ms=5.5, label=n) for n in names], loc="outside lower left", ncols=2, frameon=False)
     return fig
@@ -192,7 +192,7 @@ def loss_figure(
     import seaborn as sns
     from matplotlib.lines import Line2D
     fig, ax = _axes(2.9)
-    dashes = dict(zip(TRAINED, ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1)), ":"), strict=True))
+    dashes = dict(zip(TRAINED, ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1)), ":", (0, (1, 2)), (0, (2, 2))), strict=True))
     for arm, log in losses.items():
         x, y = _curve(log)
         sns.lineplot(x=x, y=y, ax=ax, color=_colour(arm), lw=1.8, errorbar=None, legend=False, linestyle=dashes[arm], marker="o" if len(x) < 3 else None)

@@ -218,8 +218,9 @@ def _ranking(results, key):
     "Arms from best to worst."
     return sorted((a for a in results.arms if results.arms[a]["n"] and results.arms[a][key].value is not None), key=lambda a: -results.arms[a][key].value)
 
-def _finding5(results):
-    "Strict against flexible extraction, other measures, and what is not checked."
+def _finding5(results, pitfalls=None):
+    "Strict against flexible extraction, other measures, what the pitfalls say, and what is not checked."
+    open_ = [name for key, name in (("grader", "grader"), ("wording", "prompt wording"), ("decoding", "way of decoding"), ("seeds", "seed")) if pitfalls is None or key not in pitfalls]
     m, level = results.metric, "accuracy" if results.metric.graded else "score"
     changed = [f"{a.b} against {a.a}: {a.verdict} with flexible extraction, {b.verdict} with strict" for a, b in zip(results.tests, results.tests_strict) if a.verdict != b.verdict]
     flexible, strict, made = _ranking(results, level), _ranking(results, "strict"), sum(t.p is not None for t in results.tests)
@@ -229,8 +230,10 @@ def _finding5(results):
     if worst and worst[level].value == worst["strict"].value: sentences.append("No arm is right less often under strict extraction." if m.graded else "No arm scores less under strict extraction.")
     elif worst: sentences.append(f"The largest loss under strict extraction is {num(worst[level].value - worst['strict'].value, m.digits, m.scale)}{' points' if m.scale == 100 else ''}, for {worst['arm']}.")
     sentences += _other_measures(results)
-    sentences.append(f"Not checked here: another grader (a model or people), another wording of the prompts, another seed. All numbers are of one training run per arm (seed {results.seed}); the intervals cover the choice of test items, not the luck of training.")
-    return Finding(5, (f"{len(changed)} of {made} test results change{'s' if len(changed) == 1 else ''} with the answer extractor{_with_measures(results)}" if made else "No test could be made") + "; grader, prompt wording and seed are not checked.", tuple(sentences))
+    seen = [f"{x.name[0].lower()}{x.name[1:]} {x.number}" for x in (pitfalls.entries if pitfalls else ()) if x.measured and x.key in ("wording", "decoding", "noise", "easy") and x.value is not None]
+    if seen: sentences.append(f"What the section on pitfalls says more of: {'; '.join(seen)}.")
+    sentences.append(f"Not checked here: another {', another '.join(open_)}. All numbers are of one training run per arm (seed {results.seed}); the intervals cover the choice of test items, not the luck of training.")
+    return Finding(5, (f"{len(changed)} of {made} test results change{'s' if len(changed) == 1 else ''} with the answer extractor{_with_measures(results)}" if made else "No test could be made") + f"; {', '.join(open_[:-1])}{' and ' * (len(open_) > 1)}{open_[-1]} {'are' if len(open_) > 1 else 'is'} not checked.", tuple(sentences))
 
 def _other_measures(results):
     "What another measure would conclude, a sentence for each."
@@ -249,14 +252,16 @@ def _with_measures(results):
     near = [f"{_changed(results, k)} with {METRICS[k].name} instead" for k in results.also if k.startswith("rouge")]
     return ", " + ", ".join(near) if near else ""
 
+# %% ../nbs/30_findings.ipynb #95d3e109
 def findings(
     results:Results,
     labelling:dict|None=None,   # strategy -> output_tokens ...
     training:dict|None=None,    # arm -> seconds ...
     serving:dict|None=None,     # arm -> as `teacher.usage` gives it
+    pitfalls=None,              # `pitfalls.Lines`
 )->Findings:
     "What this combination says about the five questions of the study."
-    return Findings((_finding1(results), _finding2(results), _finding3(results), _finding4(results, labelling, training, serving), _finding5(results)))
+    return Findings((_finding1(results), _finding2(results), _finding3(results), _finding4(results, labelling, training, serving), _finding5(results, pitfalls)))
 
 # %% ../nbs/30_findings.ipynb #66ed7ee8
 @dataclass(frozen=True, repr=False)

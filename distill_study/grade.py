@@ -11,7 +11,7 @@ from .textstats import FAMILY, chat_scores, find_entities, main_metric, summary_
 
 # %% ../nbs/25_grade.ipynb #4b7c910a
 GRADER_VERSION = 2      # 2: numbers below 1 keep their zeros, 0.01 was read as 0.1
-COLUMNS = ["arm", "id", "correct", "correct_strict", "format_ok", "parsed", "answer", "gold", "truncated", "stopped", "failed", "tokens", "text"]
+COLUMNS = ["arm", "id", "correct", "correct_strict", "format_ok", "parsed", "answer", "gold", "truncated", "stopped", "failed", "tokens", "text", "source"]
 
 def grade(
     examples:list,     # test examples with gold
@@ -26,7 +26,7 @@ def grade(
         for e, a in zip(examples, answers[arm], strict=True):
             strict = TASKS[e.task].correct(a.parsed.strict, e.gold)
             rows.append((arm, e.id, bool(a.correct), strict, a.parsed.strict is not None, a.parsed.answer is not None, a.parsed.answer, e.gold,
-                         a.cut_off, None if a.finish_reason is None else a.finish_reason == "stop", a.failure is not None, a.tokens, a.text))
+                         a.cut_off, None if a.finish_reason is None else a.finish_reason == "stop", a.failure is not None, a.tokens, a.text, e.source))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 def grader_hash(task:str)->str:
@@ -53,6 +53,6 @@ def _scored(examples, answers):
             m = measure(e, a)
             strict = m[main] if a.parsed.strict is not None or m[main] is None else 0.0
             rows.append(dict(arm=arm, id=e.id, format_ok=a.parsed.strict is not None, parsed=a.parsed.answer is not None, answer=a.parsed.answer, gold=e.gold, truncated=a.cut_off,
-                             stopped=None if a.finish_reason is None else a.finish_reason == "stop", failed=a.failure is not None, tokens=a.tokens, text=a.text) | m | {f"{main}_strict": strict})
+                             stopped=None if a.finish_reason is None else a.finish_reason == "stop", failed=a.failure is not None, tokens=a.tokens, text=a.text, source=e.source) | m | {f"{main}_strict": strict})
     table = pd.DataFrame(rows)
     return table.astype({k: float for k in (*FAMILY[task], f"{main}_strict")})

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .config import fingerprint
 from .engine import Engine, EngineError, Request
-from .models import device, load_model, load_tokenizer, model_fingerprint, resolve_model
+from .models import device, load_parts, load_tokenizer, model_parts, parts_fingerprint
 
 # %% ../nbs/12_local.ipynb #7b7194b5
 @dataclass
@@ -212,22 +212,22 @@ def context_length(
 
 # %% ../nbs/12_local.ipynb #30dad1cd
 class TransformersEngine(Engine):
-    "A causal language model with a chat template, run by transformers in this process; MODEL is zoo/NAME, a folder or a hub id."
+    "A causal language model with a chat template, run by transformers in this process; MODEL is zoo/NAME, a folder, also of an adapter, or a hub id."
     name = "transformers"
     def __init__(self, model:str, batch_size:int=64,
         memory:float|None=None,  # GiB for the cache, see `cache_room`
     ):
         super().__init__(model, batch_size)
-        self.memory, self.folder, self.loaded = memory, resolve_model(model), None
-        self._weights = model_fingerprint(self.folder)
+        (self.folder, self.adapter), self.memory, self.loaded = model_parts(model), memory, None
+        self._weights = parts_fingerprint(self.folder, self.adapter)
 
     @property
     def weights(self)->str:
-        "Fingerprint of weights, tokenizer and template."
+        "Fingerprint of weights, tokenizer and template, and of the adapter."
         return self._weights
 
     def load(self):
-        if self.loaded is None: self.loaded = plain_settings(load_model(self.folder, number_format(parameter_count(self.folder), device())), load_tokenizer(self.folder))
+        if self.loaded is None: self.loaded = plain_settings(load_parts(self.folder, self.adapter, number_format(parameter_count(self.folder), device())), load_tokenizer(self.folder))
         return self.loaded
 
     def close(self):

@@ -14,7 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from .config import StudyError, Train
-from .models import ModelError, device, resolve_model
+from .models import device, local_model, resolve_model
 from .methods import attention, lora_config, use_bf16
 
 # %% ../nbs/22_memory.ipynb #628c1772
@@ -52,16 +52,15 @@ def this_machine()->Devices:
 def model_config(
     name:str,        # 'zoo/NAME', a folder, a name under DISTILL_MODEL_DIR, or a hub id
 ):
-    "The configuration of a model's text part; of a model on the hub only this file is fetched."
+    "The configuration of a model's text part; what is on this machine is used first, and of a model on the hub only this file is fetched."
+    from huggingface_hub import try_to_load_from_cache
     from transformers import AutoConfig
-    near = Path(os.environ.get("DISTILL_MODEL_DIR", "."))/Path(name).name
-    folder = next((f for f in (Path(name).expanduser(), near) if (f/"config.json").is_file()), None)
+    folder = local_model(name)
     if not folder and (name.count("/") != 1 or name.startswith("zoo/") or Path(name).is_dir()): folder = resolve_model(name)
+    cached = None if folder else try_to_load_from_cache(name, "config.json")
+    if isinstance(cached, str): folder = Path(cached).parent
     try: return AutoConfig.from_pretrained(folder or name).get_text_config()
     except (OSError, ValueError) as e:
-        if not folder:
-            try: return AutoConfig.from_pretrained(resolve_model(name)).get_text_config()      # in the cache, or in a wheel
-            except ModelError as m: e = m
         raise EstimateError(f"model {name!r}: its config.json can't be had or read ({str(e).splitlines()[0]}). Name a folder that holds one, a built-in model such as zoo/student-m, or a hub id 'owner/name'.") from None
 
 def _empty(cfg, layers, settings, dtype, attention="sdpa"):

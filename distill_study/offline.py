@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from .config import Vllm, fingerprint
 from .engine import Engine, EngineError, Request, portable
 from .local import context_length, end_tokens, finish, number_format, outgrown, own_context, parameter_count, render, token_bytes
-from .models import _cached, _download, check_model, load_tokenizer, model_fingerprint, resolve_model
+from .models import _cached, _download, check_adapter, check_model, load_tokenizer, model_fingerprint, resolve_model
 
 # %% ../nbs/13_offline.ipynb #3f07c005
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)   # of LoRA adapters, that vLLM has room for
@@ -78,12 +78,15 @@ def generation_ends(
 
 def resolve_adapter(
     name:str,      # folder, a name under DISTILL_MODEL_DIR, or a hub id
+    model:str,     # that it is for
 )->Path:
-    "Find a LoRA adapter's folder."
-    for folder in (Path(name).expanduser(), Path(os.environ.get("DISTILL_MODEL_DIR", "."))/Path(name).name):
-        if (folder/"adapter_config.json").is_file(): return folder
-    if name.count("/") != 1 or Path(name).is_dir(): raise EngineError(f"vllm.lora = {name!r}: no folder of that name with an adapter_config.json, and not a hub id 'owner/name'.")
-    return _cached(name) or _download(name)
+    "Find a LoRA adapter's folder; refuses one of another base."
+    places = Path(name).expanduser(), Path(os.environ.get("DISTILL_MODEL_DIR", "."))/Path(name).name
+    found = next((f for f in places if (f/"adapter_config.json").is_file()), None)
+    if not found and (name.count("/") != 1 or Path(name).is_dir()): raise EngineError(f"vllm.lora = {name!r}: no folder of that name with an adapter_config.json, and not a hub id 'owner/name'.")
+    found = found or _cached(name) or _download(name)
+    check_adapter(found, model, f"vllm.lora = {name!r}")
+    return found
 
 # %% ../nbs/13_offline.ipynb #3f07c00a
 def lacking(
@@ -359,7 +362,7 @@ class VLLMEngine(Engine):
     ):
         super().__init__(model, batch_size)
         self.settings, self.folder, self.worker, self.about = settings, resolve_model(model), None, {}
-        self.adapter = resolve_adapter(settings.lora) if settings.lora else None
+        self.adapter = resolve_adapter(settings.lora, model) if settings.lora else None
         own = model_fingerprint(self.folder)
         self._weights = fingerprint(own, model_fingerprint(self.adapter)) if self.adapter else own
 

@@ -15,7 +15,7 @@ from .config import fingerprint
 from .findings import Findings
 from .results import Results
 from .shown import HIDDEN, ReportError, Shown, duration, esc, num, pct, scrub, to_plain
-from .stats import BASE, TRAINED
+from .stats import BASE, TRAINED, t_interval
 from .textstats import METRICS
 
 # %% ../nbs/31_report.ipynb #eeb8beab
@@ -277,7 +277,7 @@ def index_page(
 def over_seeds(
     pages:list,       # what `metrics` made of several combinations
 )->list[dict]:        # name, arm, n (seeds), mean, sd, low, high (the smallest and the largest), measure
-    "How far the trained arms of combinations differ that differ in the training seed alone."
+    "How far the trained arms of combinations differ that differ in the training seed alone, and the mean over seeds with its t-interval."
     groups = {}
     for m in pages: groups.setdefault(fingerprint({k: v for k, v in m["provenance"]["settings"].items() if k != "seed"}), []).append(m)
     out = []
@@ -285,5 +285,5 @@ def over_seeds(
         measure, settings = METRICS[same[0]["metric"]["key"]], same[0]["provenance"]["settings"]
         for arm in (a for a in same[0]["arms"] if a in TRAINED):
             got = [x["value"] for m in same if (x := m["arms"].get(arm, {}).get("accuracy" if measure.graded else "score")) and x["value"] is not None]
-            if len(got) > 1: out.append(dict(name=f"{settings['data']['name']}, {settings['student']['model']}", arm=arm, n=len(got), mean=statistics.mean(got), sd=statistics.stdev(got), low=min(got), high=max(got), measure=measure))
+            if len(got) > 1: out.append(dict(name=f"{settings['data']['name']}, {settings['student']['model']}", arm=arm, n=len(got), mean=statistics.mean(got), sd=statistics.stdev(got), low=min(got), high=max(got), interval=t_interval(got), measure=measure))
     return out

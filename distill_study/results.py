@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from .config import ARMS, arms_under
 from .shown import Column, ReportError, Shown, Table, esc, num, pct
-from .stats import BASE, PLAIN, TRAINED, Interval, compare, expected, find_test, gaps, mean_interval, pairs_of, reference_teacher, wilson
+from .stats import BASE, PLAIN, TRAINED, Interval, compare, corrected, expected, find_test, gaps, mean_interval, pairs_of, reference_teacher, shared, wilson
 from .textstats import FAMILY, METRICS, Metric
 
 # %% ../nbs/28_results.ipynb #7ea2bf6c
@@ -63,9 +63,10 @@ def _arm_record(graded, arm, missing, metric=METRICS["correct"], resamples=2000,
     "Everything about one arm's answers, or the reason why there are none."
     rows, name = graded[graded["arm"] == arm], "accuracy" if metric.graded else "score"
     if not len(rows): return {"arm": arm, "n": 0, name: Interval(None, reason="no items"), "strict": Interval(None, reason="no items"), "missing": missing.get(arm, "not part of this run")}
-    n, tokens = len(rows), rows["tokens"].dropna()
-    if metric.graded: level = dict(accuracy=wilson(int(rows["correct"].sum()), n), strict=wilson(int(rows["correct_strict"].sum()), n))
-    else: level = dict(score=mean_interval(rows[metric.key], resamples, seed), strict=mean_interval(rows[f"{metric.key}_strict"], resamples, seed), scores={k: mean_interval(rows[k], resamples, seed) for k in METRICS if k in rows and not METRICS[k].graded})
+    n, tokens, of = len(rows), rows["tokens"].dropna(), rows["source"].to_numpy() if "source" in rows else None
+    def mean(k): return wilson(int(rows[k].sum()), n) if metric.graded and not shared(of) else mean_interval(rows[k], resamples, seed, of)
+    if metric.graded: level = dict(accuracy=mean("correct"), strict=mean("correct_strict"))
+    else: level = dict(score=mean(metric.key), strict=mean(f"{metric.key}_strict"), scores={k: mean(k) for k in METRICS if k in rows and not METRICS[k].graded})
     return dict(arm=arm, n=n, **level,
         unparsed=1 - _share(rows["parsed"]), off_format=1 - _share(rows["format_ok"]), truncated=_share(rows["truncated"]), stopped=_share(rows["stopped"]), failed=int(rows["failed"].sum()) if "failed" in rows else 0,
         tokens=float(tokens.mean()) if len(tokens) else None)
@@ -132,6 +133,8 @@ def analyse(
     records = {a: _arm_record(graded, a, missing or {}, metric, resamples, seed) for a in arms if a in expected(graded, arms) or a in (missing or {})}
     tests = {c: compare(graded, pairs_of(arms), c, resamples, seed) for c in (k, f"{k}_strict", *(x for x in _ALSO if x != k and x in graded and graded[x].notna().any()))}
     gap = {c: gaps(graded, resamples, seed, c, arms, metric.scale, metric.digits) for c in (k, f"{k}_strict")}
+    claims = [] if k == "density" else tests.get("density", [])       # questions 2 and 3 are answered by it as well
+    tests = {c: corrected(x, tests[k] if c == "density" else claims) for c, x in tests.items()}
     return Results(graded, records, tests.pop(k), tests.pop(f"{k}_strict"), gap[k], gap[f"{k}_strict"], reference_teacher(graded), seed, metric, tests)
 
 _ALSO = ("rouge1", "rouge2", "density")     # measures that the conclusions are tried on as well
@@ -140,7 +143,11 @@ _ALSO = ("rouge1", "rouge2", "density")     # measures that the conclusions are 
 def _items(results):
     "How many items the arms answered, in words."
     ns = sorted({a["n"] for a in results.arms.values() if a["n"]})
-    return "no items" if not ns else f"n = {ns[0]} test items" if len(ns) == 1 else f"n = {ns[0]} to {ns[-1]} test items"
+    of = results.graded.drop_duplicates("id")["source"] if "source" in results.graded else None
+    drawn = f" from {of.nunique()} sources, which are drawn together" if of is not None and shared(of) else ""
+    return ("no items" if not ns else f"n = {ns[0]} test items" if len(ns) == 1 else f"n = {ns[0]} to {ns[-1]} test items") + drawn
+
+def _interval_of(results): return "bootstrap" if "sources" in _items(results) else "Wilson"
 
 def _cut_off(results, share=0.05):
     "What to mind where answers were cut off at their token limit, in a sentence; empty where hardly any were."
@@ -167,7 +174,7 @@ def arm_table(
     m = results.metric
     level = (Column("accuracy", "Accuracy", "%, flexible", "interval"), Column("strict", "Accuracy", "%, strict", "interval")) if m.graded else (Column("score", m.head, f"{m.unit}, flexible", "interval", m.digits, m.scale), Column("strict", m.head, f"{m.unit}, strict", "interval", m.digits, m.scale))
     cols = (Column("arm", "Arm", kind="text"), Column("n", "Items", digits=0), *level, Column("unparsed", "No answer found", "%", "percent"), Column("off_format", "Off the format", "%", "percent"), Column("truncated", "Cut off", "%", "percent"), Column("tokens", "Output tokens", f"per {results.each}"))
-    return Table("Every arm on the held-out test items", cols, tuple(results.arms.values()), f"{_items(results)}; accuracy with 95 % Wilson intervals." if m.graded else f"{_items(results)}; means with 95 % bootstrap intervals.",
+    return Table("Every arm on the held-out test items", cols, tuple(results.arms.values()), f"{_items(results)}; accuracy with 95 % {_interval_of(results)} intervals." if m.graded else f"{_items(results)}; means with 95 % bootstrap intervals.",
         ("Flexible extraction finds the answer anywhere in the text; strict extraction takes it only in the format that was asked for. An answer that can't be read counts as wrong." if m.graded else
          f"Flexible takes the text out of whatever stands around it; strict scores it 0 where it wasn't in the format asked for, the length included. {_ENDED[results.each]} {m.note}.") + _failed(results) + _cut_off(results) + _unchecked(checks))
 
@@ -203,7 +210,7 @@ def test_table(
     made = sum(t.p is not None for t in tests)
     cols = (Column("arm", "Arm", kind="text"), Column("against", "Against", kind="text"), Column("difference", "Difference", "points" if m.scale == 100 else m.unit, "points", m.digits, m.scale), Column("b_only", "Only arm right" if m.graded else "Arm higher", "items", digits=0), Column("a_only", "Only other right" if m.graded else "Other higher", "items", digits=0),
         Column("p", "p", "exact" if m.graded else "permutation", "p"), Column("p_holm", "p", "Holm", "p"), Column("verdict", "The arm is", kind="text"))
-    return Table(f"Paired tests{'' if m.graded else ' of ' + m.name}{', strict extraction' if strict else ''}", cols, rows, f"{_items(results)}; {'McNemar’s exact test' if m.graded else 'paired permutation test of the mean'}, Holm-corrected over {made} tests; differences with 95 % paired-bootstrap intervals.".replace("’", "'"))
+    return Table(f"Paired tests{'' if m.graded else ' of ' + m.name}{', strict extraction' if strict else ''}", cols, rows, f"{_items(results)}; {'McNemar’s exact test' if m.graded and 'sources' not in _items(results) else 'paired permutation test of the mean'}, Holm-corrected over {max((t.family for t in tests), default=0)} tests{'' if m.graded or made == max((t.family for t in tests), default=0) else ', those of entity density and of the main measure together'}; differences with 95 % paired-bootstrap intervals.".replace("’", "'"))
 test_table.__test__ = False   # it is no test, whatever pytest thinks of its name
 
 # %% ../nbs/28_results.ipynb #51a02b6e
@@ -315,9 +322,13 @@ def training_table(
     "What every trained arm learned from, and how long it took."
     cols = (Column("arm", "Arm", kind="text"), Column("rows", "Rows", digits=0), Column("steps", "Steps", digits=0), Column("supervised_tokens", "Supervised tokens", digits=0), Column("supervised_share", "Share of all", "%", "percent"),
         Column("truncated_rows", "Rows too long", digits=0), Column("last_loss", "Last loss", digits=3), Column("tokens_per_second", "Tokens", "per second", digits=0), Column("peak", "Peak memory", "MiB", digits=0), Column("seconds", "Time", kind="seconds"))
-    training, missing = {a: dict(t, peak=t["peak_memory"] / 2**20 if t.get("peak_memory") else None) for a, t in training.items()}, missing or {}
+    told = sorted({k for t in training.values() for k in t.get("energy") or {}}, reverse=True)      # GPU and CPU, where their devices count it
+    cols += tuple(Column(f"{k}_kj", f"Energy, {k.upper()}", "kJ", digits=2) for k in told)
+    training, missing = {a: dict(t, peak=t["peak_memory"] / 2**20 if t.get("peak_memory") else None, **{f"{k}_kj": (t.get("energy") or {}).get(k) and t["energy"][k] / 1000 for k in told}) for a, t in training.items()}, missing or {}
     rows = tuple(dict(arm=a, **training[a]) if a in training else dict(arm=a, missing=missing.get(a, "not part of this run")) for a in arms if a in TRAINED and (a in training or a in missing or not ARMS[a].extra))
-    return Table("What every arm was trained on", cols, rows, "Only the assistant's tokens are supervised.")
+    lost = [f"{a} ({pct(1 - m['same_choice'])} % of {m['tokens']})" for a, t in training.items() if (m := t.get("merge")) and m.get("tokens") and m["same_choice"] < .95]
+    note = f"As it was saved, a model has another most likely token than in training at some target tokens of its first rows: {', '.join(lost)}. Weights that have moved little are lost when they are rounded or merged: train longer, or at a higher rate." if lost else ""
+    return Table("What every arm was trained on", cols, rows, "Only the assistant's tokens are supervised." + (" Energy in training steps, by the devices' own counters; they count other programs, too." if told else ""), note)
 
 def choice_table(
     training:dict,         # arm -> looks (step, loss, right), chosen, losses

@@ -65,5 +65,5 @@ def _named(example):
     return f"{example.gold}) {example.choices[i]}" if 0 <= i < len(example.choices or ()) else example.gold
 
 def answer_text(answer)->str:
-    "An answer of `teacher.Answers` as a grader reads it: as it was written, of a conversation turn by turn."
-    return answer.text.strip()
+    "An answer of `teacher.Answers` as a grader reads it: as it was written, of a conversation turn by turn, of a chain of density its last round."
+    return (answer.parsed.answer or "" if answer.parsed.rounds else answer.text).strip()

@@ -390,6 +390,10 @@ class Store(Stages):
             if key not in log.index: log.refresh()
         return log.index.get(key)
 
+    def asking(self, engine:str, weights:str, keys):
+        "Held while these requests are asked, so that a second run of the same waits and then finds the answers."
+        return stage_lock(self.root/"locks"/f"ask-{fingerprint(engine, weights, sorted(keys))}.lock", f"answers of {engine}")
+
     def add(self, records)->int:
         "Append records, in one write per file; returns how many were new."
         files, new = {}, 0

@@ -18,13 +18,13 @@ from .curate import Curated
 from .data import load_data
 from .engine import EngineError
 from .grade import grade
-from .models import SMOLLM, ModelError, resolve_model
+from .models import SMOLLM, ModelError, local_model, model_fingerprint, resolve_model
 from .prompts import wording
 from .results import Results, analyse
 from .shown import pct, to_plain
 from .stats import BASE
 from .store import MANIFEST, Store, crc_of
-from .student import Fit
+from .student import Fit, write_merged
 from .study import answer_arms, arms_of, curate_arms, label, train_arms, weights_of
 from .tasks import TASKS
 from .textstats import METRICS, main_metric
@@ -52,6 +52,11 @@ class Trained:
         "Folder of the adapter, where there is one."
         folder = self.fit.path.parent/"adapter" if self.fit.path else None
         return folder if folder and (folder/"adapter_config.json").is_file() else None
+
+    @property
+    def alone(self)->bool:
+        "Whether the store has the adapter and no merged copy."
+        return self.adapter is not None and self.fit.path == self.adapter
 
     @property
     def name(self)->str:
@@ -104,7 +109,8 @@ def _messages(t):
 
 def _greedy(t, n):
     "Python for a greedy answer in transformers, undoing what the base model's own generation settings would change."
-    own, path = {}, t.fit.path and t.fit.path/"generation_config.json"
+    folder = local_model(t.c.student.model) if t.alone else t.fit.path
+    own, path = {}, folder and folder/"generation_config.json"
     if path and path.is_file(): own = json.loads(path.read_text(encoding="utf-8"))
     plain = {k: v for k, v in dict(repetition_penalty=1.0, no_repeat_ngram_size=0).items() if own.get(k, v) != v}
     return f"print(chat(messages, {', '.join(f'{k}={v}' for k, v in (dict(do_sample=False, max_new_tokens=n) | plain).items())})[0][\"generated_text\"][-1][\"content\"])"
@@ -160,8 +166,8 @@ def training_part(t:Trained)->list[str]:
     f, merge = t.fit, t.fit.merge or {}
     chosen = t.c.student.train.model_dump() | (dict(learning_rate=f.learning_rate) if f.learning_rate else {})
     used = {k: v for k, v in chosen.items() if v is not None and v is not False and v != () and (f.method != "full" or k not in _LORA)}
-    said = [replace(f, model=inert(to_plain(f.model)))._repr_markdown_(), "Settings: " + ", ".join(f"{k} {inert(to_plain(v) if isinstance(v, str) else ' '.join(v) if isinstance(v, tuple) else v)}" for k, v in used.items()) + f"; seed {f.seed}."]
-    if {"tokens", "max_change", "same_choice", "dtype"} <= set(merge): said += [f"Adapter{' on the base in 4 bits' if f.method == 'qlora' else ''} and merged model (saved in {merge['dtype']}) compared on {merge['tokens']} target tokens of training rows: log-probabilities differ by at most {merge['max_change']:.2g}, the most likely token is the same in {pct(merge['same_choice'])} %."]
+    said = [replace(f, model=inert(to_plain(f.model)), versions=f.versions and {k: inert(str(v)) for k, v in f.versions.items()})._repr_markdown_(), "Settings: " + ", ".join(f"{k} {inert(to_plain(v) if isinstance(v, str) else ' '.join(v) if isinstance(v, tuple) else v)}" for k, v in used.items()) + f"; seed {f.seed}."]
+    if {"tokens", "max_change", "same_choice", "dtype"} <= set(merge): said += [f"{'Weights of 32 bits' if f.method == 'full' else 'Adapter' + ' on the base in 4 bits' * (f.method == 'qlora')} and {'those of this folder' if f.method == 'full' else 'merged model'} (saved in {merge['dtype']}) compared on {merge['tokens']} target tokens of training rows: log-probabilities differ by at most {merge['max_change']:.2g}, the most likely token is the same in {pct(merge['same_choice'])} %."]
     return said
 
 # %% ../nbs/36_students.ipynb #64240580
@@ -198,7 +204,8 @@ def write_student(
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
-        _copy(source, part)
+        if t.alone and not adapter: _merge(t, part)
+        else: _copy(source, part)
         if adapter: _place_base(part, t.c.student.model)
         (part/"README.md").write_text(student_card(t, adapter), encoding="utf-8", errors="replace")
         os.rename(part, folder)
@@ -215,6 +222,18 @@ def _copy(source, part):
     for p in here: shutil.copyfile(p, part/p.name)
     bad = next((n for n, sum in mine.items() if not (part/n).is_file() or crc_of(part/n) != sum), None)
     if bad or not here: raise StudyError(f"{source/(bad or '')}: damaged or missing in the store. `distill-study store verify` lists all that is; delete the stage's folder, and `distill-study run` trains this student again.")
+
+# %% ../nbs/36_students.ipynb #fa99ace6
+def _merge(t, part):
+    "Put the merged model where the store has the adapter alone."
+    base = resolve_model(t.c.student.model)
+    if t.weights and model_fingerprint(base) != t.weights: raise StudyError(f"{t.c.name}, {t.arm.name}: the store has its adapter alone, and {t.c.student.model!r} here has other weights ({model_fingerprint(base)}) than the adapter was trained on ({t.weights}). Get these, or write the adapter alone (--adapter).")
+    _copy(t.adapter, part)                                # as it was when it was made
+    write_merged(base, part, part/"whole", t.c.student.model)
+    for p in part.iterdir():
+        if p.is_file(): p.unlink()
+    for p in (part/"whole").iterdir(): p.rename(part/p.name)
+    (part/"whole").rmdir()
 
 def _place_base(part, model):
     "Make an adapter name its base in a way that others can follow: the hub's name, or the folder `base`, which holds a built-in one."

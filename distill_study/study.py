@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['say', 'ticker', 'opened', 'weights_place', 'noted_weights', 'weights_of', 'arms_of', 'resolved', 'has_truth',
            'unavailable', 'strategies_of', 'unanswered', 'label', 'curate_arms', 'curate_one', 'too_long', 'train_arms',
-           'validated', 'train_one', 'answer_arms', 'answer_forms', 'untouched_right', 'judged_pairs', 'judge_arms']
+           'validated', 'train_one', 'answer_arms', 'answer_forms', 'untouched_right', 'pitfall_arms', 'pitfall_items',
+           'pitfall_asks', 'answer_pitfalls', 'judged_pairs', 'judge_arms']
 
 # %% ../nbs/34_study.ipynb #47a6c343
 import sys, time
@@ -17,10 +18,12 @@ from .curate import Curated, Drop, curate, enough
 from .data import task_of
 from .engine import StoredEngine, portable
 from .engines import open_teacher
-from .judge import judge
+from .judge import draw, judge
 from .launch import launch
 from .models import model_fingerprint, resolve_model
 from .overlap import overlaps
+from .pitfalls import blinded, reworded
+from .prompts import PARAPHRASES
 from .shown import duration
 from .store import drops_of
 from .student import Fit, long_rows, run_fingerprint
@@ -105,6 +108,7 @@ def unavailable(
     "Why an arm can't exist in a combination, or None."
     asks = {"teacher": arm.prompt, "trained": arm.labels}.get(arm.model)
     if asks not in (None, "gold", *c.teacher.strategies): return f"the teacher has no {asks} answers"
+    if arm.only and c.curate.verify: return "with curate.verify there are no wrong labels"
 
 def strategies_of(c:Combination)->list[str]:
     "The strategies that the teacher is asked under: those of its own arms and of those that learn from it."
@@ -237,6 +241,40 @@ def untouched_right(c:Combination, splits, store)->dict:
     finally: engine.close()
     return {a.id: a.correct for a in got}
 
+# %% ../nbs/34_study.ipynb #6351b980
+def pitfall_arms(c:Combination, fits)->list:
+    "The arms under the plain prompt that can be asked again; `fits` are those that were trained, by name."
+    arms = [a for a in map(ARMS.get, c.arms) if a.prompt == "vanilla" and unavailable(a, c) is None and (a.model != "trained" or a.name in fits)]
+    return [a for a in arms if a.model != "teacher" or not c.teacher.engine.startswith("recorded:")]
+
+def pitfall_items(c:Combination, test:list)->list:
+    "The test items that are asked again."
+    return [test[i] for i in draw(test, c.pitfalls.items, c.seed)]
+
+def pitfall_asks(c:Combination, arm, test:list)->list[tuple]:
+    "((kind, k), examples, what changes in the sampling) of everything that is asked of one arm again."
+    p, items, blind = c.pitfalls, pitfall_items(c, test), []
+    said = range(1, 1 + min(p.wordings, len(PARAPHRASES[test[0].task]))) if test else ()
+    if p.blind and arm.name == "student/vanilla" and TASKS[test[0].task].graded: blind = [b for e in items if (b := blinded(e))]
+    return ([(("wording", k), [reworded(e, k) for e in items], {}) for k in said] + [(("sample", k), items, dict(temperature=p.temperature, seed=c.seed + k, n=1)) for k in range(p.samples)]
+        + ([(("blind", 0), blind, {})] if blind else []))
+
+def answer_pitfalls(c:Combination, splits, fits:dict, store)->dict:
+    "(kind, arm, k) → (examples, `teacher.Answers`): kind is wording, sample or blind."
+    c, out = resolved(c, splits.task), {}
+    for arm in pitfall_arms(c, fits):
+        asks = pitfall_asks(c, arm, splits.test)
+        if not asks: continue
+        who = _answering(arm, c, fits)
+        engine = opened(who, store)
+        try:
+            for (kind, k), examples, how in asks:
+                out[kind, arm.name, k] = examples, sample_answers(examples, arm.prompt, engine, store, who.sampling.model_copy(update=how), splits.max_tokens, "test", ticker(f"pitfalls, {arm.name}, {kind}"), who.max_failures, structured=who.structured)
+        finally: engine.close()
+        done = [a for (_, n, _), (_, a) in out.items() if n == arm.name]
+        say(f"  pitfalls, {arm.name}: {sum(a.reused for a in done)} answers from the store, {sum(a.new for a in done)} new")
+    return out
+
 # %% ../nbs/34_study.ipynb #2d84a970
 def judged_pairs(
     who:Judge,
@@ -262,5 +300,5 @@ def judge_arms(
     try: done = judge(splits.test, answers, c.judge, engine, store, judged_pairs(c.judge, list(answers), best), c.rubric, c.seed, c.teacher.engine, c.student.model, ticker("judge"))
     finally: engine.close()
     u = done.usage
-    say(f"  judge: {u['reused']} verdicts from the store, {u['new']} new" + (f", {u['requests'] - u['new'] - u['reused']} failed" if u["requests"] > u["new"] + u["reused"] else ""))
+    say(f"  judge: {u['reused']} verdicts from the store, {u['new']} new" + (f", {u['failed']} failed" if u["failed"] else ""))
     return done

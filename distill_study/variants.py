@@ -6,12 +6,13 @@
 __all__ = ['FORMS', 'FormEngine', 'forms_of', 'form_row', 'form_table']
 
 # %% ../nbs/33_variants.ipynb #908c690c
+import tempfile
 from pathlib import Path
 
 from .config import Student, fingerprint
 from .grade import grade
 from .local import TransformersEngine, plain_settings
-from .models import device, load_model, load_tokenizer, model_fingerprint, resolve_model
+from .models import check_adapter, device, load_model, load_tokenizer, model_fingerprint, resolve_model
 from .shown import Column, Table
 from .stats import paired_difference, paired_p
 
@@ -26,8 +27,9 @@ class FormEngine(TransformersEngine):
         student:Student,
     ):
         super().__init__(str(fit.path), student.batch_size)
-        self.form, self.student, self.adapter = form, student, Path(fit.path).parent/"adapter"
-        self._weights = fingerprint(form, self._weights, model_fingerprint(self.adapter), student.train.method) if form == "adapter" else fingerprint(form, self._weights)
+        self.form, self.student, self.alone = form, student, Path(fit.path).parent/"adapter"
+        if form == "adapter": check_adapter(self.alone, student.model)
+        self._weights = fingerprint(form, self._weights, model_fingerprint(self.alone), student.train.method) if form == "adapter" else fingerprint(form, self._weights)
 
     def load(self):
         if self.loaded is None: self.loaded = plain_settings(self._model(), load_tokenizer(self.folder))
@@ -35,10 +37,13 @@ class FormEngine(TransformersEngine):
 
     def _model(self):
         from distill_study.methods import load_4bit
-        if self.form == "nf4": return load_4bit(self.folder, self.student.train, device())[0].eval()
+        from distill_study.student import write_merged
+        if self.form == "nf4":
+            with tempfile.TemporaryDirectory() as d:      # 4 bits are made of what lies in a folder
+                return load_4bit(write_merged(self.folder, self.adapter, Path(d)/"model") if self.adapter else self.folder, self.student.train, device())[0].eval()
         from peft import PeftModel
         base = resolve_model(self.student.model)
-        return PeftModel.from_pretrained(load_4bit(base, self.student.train, device())[0] if self.student.train.method == "qlora" else load_model(base), self.adapter).eval()
+        return PeftModel.from_pretrained(load_4bit(base, self.student.train, device())[0] if self.student.train.method == "qlora" else load_model(base), self.alone).eval()
 
 def forms_of(
     fit,              # `student.Fit`

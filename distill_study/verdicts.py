@@ -40,7 +40,7 @@ def head(t:Trial|None)->Verdict:
     samples = f" Every verdict is drawn {j.settings.sampling.n} times." if j.settings.sampling.n > 1 else ""
     return Verdict((f"{j.engine} {what}; n = {len(j.items)} items{drawn}.{samples} {asked}".strip(),), tuple(w for w in (t.weak, *j.warnings) if w))
 
-# %% ../nbs/28b_verdicts.ipynb #a95b9b5a
+# %% ../nbs/28b_verdicts.ipynb #ece311e6
 def grade_table(t:Trial)->Table:
     "Mean grade of every arm by every criterion."
     names = list(dict.fromkeys(r["criterion"] for r in t.grades))
@@ -64,7 +64,8 @@ def win_table(t:Trial)->Table:
     rows = tuple(r | dict(arm=r["b"], against=r["a"]) for r in t.wins)
     left = [f"{r['b']} against {r['a']}: {r['adjusted'].reason}" for r in t.wins if r["adjusted"].value is None]
     same = sum(r["same"] for r in t.wins)
-    note = " ".join(s for s in (f"Ties without asking, as both answers are the same: {same}." if same else "", f"Not available at equal length: {'; '.join(left)}." if left else "", _why(t.judged.pairwise, "winner")) if s)
+    picked = "" if t.judged.settings.pairs else "The distilled arm is the one that is best by the ground truth, or the main score, on the test items, which favours it a little."
+    note = " ".join(s for s in (picked, f"Ties without asking, as both answers are the same: {same}." if same else "", f"Not available at equal length: {'; '.join(left)}." if left else "", _why(t.judged.pairwise, "winner")) if s)
     return Table("Which answer the judge prefers", cols, rows, f"n = {len(t.judged.items)} items; a win is one in both orders; win rates with 95 % bootstrap intervals, at equal length by logistic regression with robust errors; sign tests Holm-corrected over {sum(r['p'] is not None for r in t.wins)} pairs.", note)
 
 def habit_table(t:Trial)->Table:

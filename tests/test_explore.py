@@ -1,6 +1,6 @@
 """Reports as tables: what was written is what is read, damaged files are named, items are those of the store, hostile text does nothing."""
 import json, shutil
-from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -9,9 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from conftest import ROOT
 from distill_study.browse import Browser, browse, input_page, item_page, matching, matching_inputs, outcomes
-from distill_study.config import ARMS, DEFAULT_ARMS
-from distill_study.explore import ExploreError, Explored, find_reports, load_results, read_report
-from distill_study.results import made_up_grades
+from distill_study.explore import ExploreError, find_reports, item_table, load_results, opinion_table, read_report
 from distill_study.stats import BASE
 from distill_study.textstats import METRICS
 from smallrun import small_run
@@ -151,7 +149,7 @@ def test_figures_have_their_numbers_in_words(tiny):
 # --- from the store
 
 def test_without_a_store_it_says_so(tiny):
-    for table in ("items", "inputs", "verdicts"):
+    for table in ("items", "inputs", "verdicts", "opinions"):
         with pytest.raises(ExploreError, match="need the store"): getattr(tiny, table)
     assert repr(browse(tiny)) == tiny.without_items
 
@@ -169,6 +167,14 @@ def test_a_judges_grades_and_verdicts_stand_beside_the_items(seen, run):
     said = seen.items.groupby("arm").judge_correct.agg(["mean", "count"])
     assert {a: (said.at[a, "mean"], said.at[a, "count"]) for a, _ in grades} == {a: (v, 4) for (a, _), v in grades.items()}
     assert len(seen.verdicts) == 2 * 4 and set(seen.verdicts.winner) <= {"a", "b", "tie"} and len(seen.grades) == len(grades)
+
+
+def test_peoples_grades_stand_beside_the_items(seen):
+    b = seen.built("report")
+    said = pd.DataFrame([dict(arm=BEST, id=i, criterion="correct", rater=r, grade=g, note="", check=c, text="t") for i, r, g, c in (("x", "r1", 0., True), (seen.items.id.iloc[0], "r1", 1., False), (seen.items.id.iloc[0], "r2", 0., False))])
+    rows = item_table(seen.reports[0], replace(b, people=said))
+    assert rows.people_correct.dropna().tolist() == [.5] and rows[rows.people_correct.notna()].arm.tolist() == [BEST] and "people, correct: 0.5" in item_page(rows[rows.id == seen.items.id.iloc[0]], METRICS["correct"])
+    assert len(opinion_table(seen.reports[0], replace(b, people=said))) == 2 and len(seen.opinions) == 0 and "people_correct" not in seen.items
 
 
 def test_inputs_add_up_to_the_attrition(seen):

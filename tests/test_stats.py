@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distill_study.stats import (Interval, StatsError, compare, find_test, flip_test, gap_recovered, gaps, holm, mcnemar, mean_interval,
-                                 paired, paired_difference, paired_p, reference_teacher, smallest_detectable, smallest_difference, wilson, _bootstrap)
+from distill_study.stats import (Interval, StatsError, compare, corrected, find_test, flip_test, gap_recovered, gaps, holm, mcnemar, mean_interval,
+                                 paired, paired_difference, paired_p, reference_teacher, smallest_detectable, smallest_difference, t_interval, wilson, _bootstrap)
 
 def grades(**arms):
     "A small `graded` table: arm names with __ for / and - for nothing."
@@ -212,3 +212,94 @@ def test_smallest_difference_has_the_power_it_promises():
         a, b = scores([.3, .3 + d], 60, s, .1)
         seen += flip_test(a, b, flips=400) <= .05
     assert .7 < seen / 300 < .88
+
+# --- BCa, shared sources, seeds, families
+
+LAW = np.array([576, 635, 558, 578, 666, 580, 555, 661, 651, 605, 653, 575, 545, 572, 594.])      # LSAT scores of fifteen law schools (Efron and Tibshirani)
+
+@pytest.mark.parametrize("values", [LAW, np.random.default_rng(4).lognormal(0, 1, 40), np.random.default_rng(5).random(200)**4])
+def test_bca_is_scipys(values):
+    from scipy.stats import bootstrap
+    theirs, ours = bootstrap((values,), np.mean, n_resamples=30_000, method="BCa", rng=1).confidence_interval, mean_interval(values, 30_000)
+    assert [ours.low, ours.high] == pytest.approx(theirs, abs=.02 * (theirs[1] - theirs[0]))
+
+def test_bca_follows_the_tail_and_covers_better():
+    drawn = np.random.default_rng(9).integers(0, 40, (600, 40))
+    hits, mean, quantile = np.zeros(2), np.exp(.5), lambda v: np.quantile(v[drawn].mean(1), [.025, .975])
+    for s in range(500):
+        v = np.random.default_rng(s).lognormal(0, 1, 40)
+        i, (low, high) = mean_interval(v, 600), quantile(v)
+        hits += [i.low <= mean <= i.high, low <= mean <= high]
+    assert hits[0] > hits[1] and hits[0] / 500 > .88                       # of a lognormal no bootstrap of 40 reaches 95 %
+
+@pytest.mark.parametrize("values", [[.4] * 9, [0., 0], [1.] * 5])
+def test_where_nothing_varies_the_interval_has_no_width_and_says_so(values):
+    i = mean_interval(values)
+    assert i.low == i.high == i.value and "the same on every item" in i.reason
+
+def clustered(rng, sources=40, each=5, between=.2, within=.1):
+    of = np.repeat(np.arange(sources), each)
+    return rng.normal(0, between, sources)[of] + rng.normal(0, within, len(of)), of
+
+def test_intervals_that_draw_items_of_one_source_apart_cover_too_little():
+    rng, hits = np.random.default_rng(8), np.zeros(2)
+    for s in range(500):
+        v, of = clustered(rng)
+        hits += [(i := mean_interval(v, 400, 0, x)).low <= 0 <= i.high for x in (None, of)]
+    assert hits[0] / 500 < .75 and .915 < hits[1] / 500 < .975
+
+def test_tests_of_one_source_apart_see_what_is_not_there():
+    rng, false = np.random.default_rng(9), np.zeros(2)
+    for s in range(200):
+        v, of = clustered(rng)
+        false += [flip_test(np.zeros(len(v)), v, 300, s, x) <= .05 for x in (None, of)]
+    assert false[0] / 200 > .2 and .01 < false[1] / 200 < .1
+
+def test_right_and_wrong_of_shared_sources_are_turned_together():
+    rng, false = np.random.default_rng(10), 0
+    for s in range(200):
+        u, of = rng.random(40).repeat(5), np.repeat(np.arange(40), 5)
+        a, b = ((u + rng.normal(0, .1, 200) + rng.normal(0, .3, 40).repeat(5)) < .5 for _ in "ab")
+        false += paired_p(a, b, of) <= .05
+        if s == 0: assert paired_p(a, b, np.arange(200)) == mcnemar(a, b).p
+    assert .01 < false / 200 < .1
+
+def test_paired_tests_keep_their_size():
+    rng, false = np.random.default_rng(11), np.zeros(2)
+    for s in range(600):
+        u = rng.random(80); a, b = ((u + rng.normal(0, .3, 80)) < .5 for _ in "ab")
+        false += [mcnemar(a, b).p <= .05, (d := paired_difference(a, b, 300, s)).low > 0 or d.high < 0]
+    assert false[0] / 600 <= .06 and .025 < false[1] / 600 < .08            # the exact test errs on the safe side
+
+def test_one_source_alone_has_no_interval():
+    assert mean_interval([.1, .2, .3], sources=["a"] * 3).low is None and "one source" in mean_interval([.1, .2], sources=["a"] * 2).reason
+
+def test_nothing_shared_changes_nothing():
+    v = np.random.default_rng(0).random(60)
+    assert mean_interval(v, sources=np.arange(60)) == mean_interval(v) and paired_difference(v, v**2, sources=list(range(60))) == paired_difference(v, v**2)
+
+def test_unknown_scores_leave_with_their_source():
+    i = mean_interval([.1, np.nan, .3, .5], sources=["a", "a", "b", "b"])
+    assert i.n == 3 and i.value == pytest.approx(.3) and i.low == pytest.approx(.1) and i.high == pytest.approx(.4)
+
+def test_comparisons_and_gaps_take_the_sources_of_a_table():
+    rng = np.random.default_rng(1); u = rng.random(40).repeat(5)
+    g = grades(sv=u + rng.normal(0, .05, 200) < .3, dv=u + rng.normal(0, .05, 200) < .5, tc=u < .9)
+    alone, together = (find_test(compare(x), "student/vanilla", "distilled/vanilla") for x in (g, g.assign(source=[f"s{int(i[1:]) // 5}" for i in g["id"]])))
+    assert together.difference.value == alone.difference.value and together.p > alone.p
+    assert together.difference.high - together.difference.low > 1.4 * (alone.difference.high - alone.difference.low)
+    wide, narrow = (gaps(x)[0].recovered for x in (g.assign(source=[f"s{int(i[1:]) // 5}" for i in g["id"]]), g))
+    assert wide.value == narrow.value and wide.high - wide.low > narrow.high - narrow.low
+
+def test_the_interval_over_seeds_is_students():
+    sleep = t_interval([.7, -1.6, -.2, -1.2, -.1, 3.4, 3.7, .8, 0, 2])       # "Student" (1908), as R's t.test gives it
+    assert [sleep.value, sleep.low, sleep.high] == pytest.approx([.75, -.5297804, 2.0297804]) and sleep.n == 10
+    assert t_interval([]).value is None and t_interval([None, .4]).low is None and "same at every seed" in t_interval([.5, .5]).reason
+    rng = np.random.default_rng(2)
+    hits = [(i := t_interval(rng.normal(.5, .02, 3))).low <= .5 <= i.high for _ in range(1000)]
+    assert .93 < np.mean(hits) < .97
+
+def test_a_family_is_corrected_as_one():
+    first, more = compare(grades(sv=[0] * 20, dv=[1] * 8 + [0] * 12)), compare(grades(sv=[0] * 20, dv=[1] * 6 + [0] * 14, tc=[1] * 20))
+    a, b = (find_test(x, "student/vanilla", "distilled/vanilla") for x in (first, corrected(first, more)))
+    assert (a.family, b.family) == (1, 2) and b.p == a.p and b.p_holm == pytest.approx(2 * a.p) and a.p_holm == a.p

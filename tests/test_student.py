@@ -177,6 +177,68 @@ def test_merged_model_gives_the_adapters_output(base, tmp_path):
     exact = merge_adapter(base, tmp_path/"run"/"adapter", tmp_path/"exact", torch.float32, rows=tokenize_rows(rows(6), tok))
     assert exact["max_change"] < 1e-4 and exact["same_choice"] == 1
 
+@pytest.mark.parametrize("switch", [dict(), dict(dora=True), dict(method="qlora"), dict(rslora=True, target_modules=("q_proj", "down_proj"))], ids=["lora", "dora", "qlora", "rslora"])
+def test_without_a_merged_copy_the_answers_are_the_same(tmp_path, switch):
+    "The adapter alone, merged when it is loaded: the same weights to the last bit, and the same completions."
+    from distill_study.config import Sampling
+    from distill_study.engine import Request, complete
+    from distill_study.local import TransformersEngine
+    from distill_study.models import resolve_model
+    from distill_study.store import Store
+    from distill_study.student import write_merged
+    base = "zoo/student-s"
+    settings = LORA.model_copy(update=dict(learning_rate=2e-2) | switch)
+    a, b = (fit(rows(), base, settings.model_copy(update=dict(merged=m)), tmp_path/str(m), seed=0) for m in (True, False))
+    assert a.path == tmp_path/"True"/"model" and b.path == tmp_path/"False"/"adapter" and not (tmp_path/"False"/"model").exists()
+    assert a.merge and b.merge is None and a.fingerprint == b.fingerprint and Fit.load(tmp_path/"False") == b and Fit.load(tmp_path/"False").path == b.path
+    engines = [TransformersEngine(str(f.path)) for f in (a, b)]
+    for (k, x), (_, y) in zip(*(e.load().state_dict().items() for e in engines)): assert x.equal(y), k
+    asked = [Request(r["id"], tuple(r["messages"][:-1]), Sampling(max_tokens=12)) for r in rows()]
+    said, plain = [[r.text for r in complete(e, asked, Store(tmp_path/f"s{i}"))] for i, e in enumerate(engines)], [r.text for r in complete(TransformersEngine(base), asked, Store(tmp_path/"p"))]
+    assert said[0] == said[1] != plain and len({e.weights for e in (*engines, TransformersEngine(base))}) == 3
+    if switch.get("method") != "qlora": assert same_weights(write_merged(resolve_model(base), b.path, tmp_path/"late", base), a.path)
+
+def test_what_rounding_the_saved_weights_changes_is_measured(base, tmp_path):
+    "Steps too small for 16 bits are lost; without rounding there is nothing to measure."
+    import torch
+    from safetensors.torch import load_file
+    from distill_study.models import load_model
+    load_model(base, torch.float32).save_pretrained(tmp_path/"whole")
+    for p in base.iterdir():
+        if not (tmp_path/"whole"/p.name).exists(): shutil.copy(p, tmp_path/"whole"/p.name)
+    full = Train(method="full", batch_size=8, steps=3, learning_rate=1e-9, warmup_ratio=0, schedule="constant", bf16=False)
+    done = fit(rows(), str(base), full, tmp_path/"small", seed=0)
+    before, after = load_file(base/"model.safetensors"), load_file(done.path/"model.safetensors")
+    changed = sum(int((before[k] != after[k]).sum()) for k in before) / sum(t.numel() for t in before.values())
+    assert changed < .01 and done.merge["dtype"] == "bfloat16" and done.merge["tokens"] > 8
+    done = fit(rows(), str(base), full.model_copy(update=dict(learning_rate=1e-2)), tmp_path/"large", seed=0)
+    assert done.merge["max_change"] > 0 and load_model(done.path).dtype == torch.bfloat16
+    assert fit(rows(), str(tmp_path/"whole"), full, tmp_path/"out", seed=0).merge is None
+
+def test_a_finished_run_without_a_merged_copy_is_found_again(base, tmp_path):
+    settings = LORA.model_copy(update=dict(merged=False, epochs=1))
+    done = fit(rows(16), str(base), settings, tmp_path/"run", seed=0)
+    def never(*_): raise AssertionError("trained again")
+    for merged in (False, True, None): assert fit(rows(16), str(base), settings.model_copy(update=dict(merged=merged)), tmp_path/"run", seed=0, progress=never) == done
+    (tmp_path/"run"/"adapter"/"adapter_config.json").unlink()
+    assert fit(rows(16), str(base), settings, tmp_path/"run", seed=0).steps == done.steps
+
+def test_a_large_base_is_kept_once(base, tmp_path, monkeypatch):
+    from distill_study import student
+    monkeypatch.setattr(student, "MERGED", 1000)
+    assert fit(rows(16), str(base), LORA.model_copy(update=dict(epochs=1)), tmp_path/"run", seed=0).path.name == "adapter"
+    with pytest.raises(StudyError, match="merged is for adapters"): Train.parse(dict(method="full", merged=True))
+
+def test_a_base_that_does_not_fit_beside_is_merged_on_the_cpu(base, monkeypatch):
+    import torch
+    from distill_study import student
+    monkeypatch.setattr(student, "device", lambda: "cuda")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    for free, where in ((10**6, "cuda"), (10**5, "cpu")):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 10**9))
+        monkeypatch.setattr(student, "parameter_count", lambda folder: 10**5)
+        assert student._room_for(base) == where
+
 def test_what_is_left_behind(base, tmp_path):
     done = fit(rows(16), str(base), LORA, tmp_path/"run", seed=0)
     names = {p.relative_to(tmp_path/"run").as_posix() for p in (tmp_path/"run").rglob("*") if p.is_file()}
@@ -245,6 +307,16 @@ def test_a_finished_run_is_not_trained_again(base, tmp_path):
     done = fit(rows(16), str(base), FULL, tmp_path/"run", seed=0)
     def never(*_): raise AssertionError("trained again")
     assert fit(rows(16), str(base), FULL, tmp_path/"run", seed=0, progress=never) == done
+
+def test_versions_are_those_of_when_it_was_trained(base, tmp_path):
+    from importlib.metadata import version
+    done = fit(rows(16), str(base), LORA.model_copy(update=dict(epochs=1)), tmp_path/"run", seed=0)
+    assert done.versions == {p: version(p) for p in ("torch", "transformers", "trl", "accelerate", "peft")}
+    record = json.loads((tmp_path/"run"/"fit.json").read_text())
+    (tmp_path/"run"/"fit.json").write_text(json.dumps(record | dict(versions=dict(torch="1.0"))))
+    assert Fit.load(tmp_path/"run").versions == dict(torch="1.0") and "torch 1.0" in Fit.load(tmp_path/"run")._repr_markdown_()
+    (tmp_path/"run"/"fit.json").write_text(json.dumps({k: v for k, v in record.items() if k != "versions"}))
+    assert Fit.load(tmp_path/"run").versions is None and "trained with" not in Fit.load(tmp_path/"run")._repr_markdown_()
 
 def test_fingerprint_follows_everything_that_matters(base):
     keys = {run_fingerprint(rows(8), str(base), FULL, 0), run_fingerprint(rows(9), str(base), FULL, 0), run_fingerprint(rows(8), str(base), LORA, 0),
@@ -338,7 +410,7 @@ def test_the_best_weights_are_kept(base, tmp_path):
     done = fit(rows(), str(base), kept, tmp_path/"a", seed=0, validation=rows(5), score=lambda model: next(values))
     plain = fit(rows(), str(base), kept.model_copy(update=dict(epochs=2, choose="last")), tmp_path/"b", seed=0)
     assert done.looks == ((5, 0.5), (10, 0.7), (15, 0.6), (20, 0.6)) and done.chosen == 10 and len(done.validation) == 4 and done.steps == 20
-    assert same_weights(done.path, plain.path) and not (tmp_path/"a"/"best").exists() and plain.chosen is None
+    assert same_weights(done.path, plain.path) and not list((tmp_path/"a").glob("best*")) and plain.chosen is None
 
 @pytest.mark.parametrize("settings", [FULL, LORA], ids=["full", "lora"])
 def test_patience_ends_a_run_and_a_kill_changes_nothing(base, tmp_path, settings):
@@ -354,6 +426,36 @@ def test_patience_ends_a_run_and_a_kill_changes_nothing(base, tmp_path, settings
     seen = [1]                         # goes on from step 3: the look at 4 is taken again
     b = fit(rows(), str(base), settings, tmp_path/"b", seed=0, score=scored)
     assert b.starts == (0, 3) and (b.steps, b.chosen, b.looks) == (a.steps, a.chosen, a.looks) and same_weights(a.path, b.path)
+
+def interrupted(base, out, scores):
+    "A run that chooses by `scores`, looked at after every second step and saved after every third, ended at step 5; its settings."
+    settings, seen = FULL.model_copy(update=dict(epochs=2, choose="gold", eval_steps=2, save_steps=3, schedule="constant", warmup_ratio=0)), iter(scores)
+    def stop(step, total, loss):
+        if step == 5: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): fit(rows(), str(base), settings, out, seed=0, score=lambda model: next(seen), progress=stop)
+    return settings
+
+def test_a_kill_leaves_the_best_weights_that_the_state_names(base, tmp_path):
+    "Better weights were written after the last checkpoint; the run that goes on from it finds nothing better than step 2."
+    settings = interrupted(base, tmp_path/"a", [0.5, 0.9])
+    assert sorted(p.name for p in (tmp_path/"a").glob("best*")) == ["best-2", "best-4"] and _last_checkpoint(tmp_path/"a").name == "checkpoint-3"
+    done = fit(rows(), str(base), settings, tmp_path/"a", seed=0, score=lambda model: 0.1)
+    plain = fit(rows(), str(base), settings.model_copy(update=dict(steps=2, choose="last", eval_steps=None)), tmp_path/"b", seed=0)
+    assert done.chosen == 2 and done.starts == (0, 3) and same_weights(done.path, plain.path) and not list((tmp_path/"a").glob("best*"))
+
+def test_weights_that_are_best_no_more_are_dropped(base, tmp_path):
+    there, values = [], iter([0.1, 0.2, 0.3, 0.4, 0.5])
+    settings = FULL.model_copy(update=dict(epochs=2, choose="gold", eval_steps=2, save_steps=10))
+    fit(rows(), str(base), settings, tmp_path/"a", seed=0, score=lambda model: next(values), progress=lambda *_: there.append([p.name for p in (tmp_path/"a").glob("best*")]))
+    assert max(map(len, there)) == 1 and there[-1] == ["best-8"]
+
+@pytest.mark.parametrize("left", [None, "an empty folder"])
+def test_best_weights_that_are_gone(base, tmp_path, left):
+    settings = interrupted(base, tmp_path/"a", [0.5, 0.1])
+    shutil.rmtree(tmp_path/"a"/"best-2")
+    if left: (tmp_path/"a"/"best-2").mkdir()
+    with pytest.raises(StudyError, match="best-2: gone or empty.*delete .*a to train anew"): fit(rows(), str(base), settings, tmp_path/"a", seed=0, score=lambda model: 0.1)
+    assert _last_checkpoint(tmp_path/"a").name == "checkpoint-3"
 
 def test_the_loss_chooses(base, tmp_path):
     done = fit(rows(), str(base), FULL.model_copy(update=dict(choose="loss", epochs=3)), tmp_path/"a", seed=0, validation=rows(5))

@@ -137,6 +137,29 @@ def test_the_folder_is_what_the_store_has(stored, written):
         for secret in (str(stored[0]), str(ROOT), str(Path.home())): assert secret not in (folder/"README.md").read_text()
 
 
+def test_a_study_without_merged_copies_says_the_same_and_hands_on_the_same(stored, written, tmp_path):
+    r = recipe("lora", train=dict(method="lora", r=4, learning_rate=3e-3, epochs=1, batch_size=8, merged=False))
+    c, store = r.combinations()[0], Store(tmp_path/"store")
+    splits = load_data(c.data)
+    fits = train_arms(c, curate_arms(c, splits, label(c, splits, store), store)[0], store)
+    assert fits[ARM].path.name == "adapter" and not list((tmp_path/"store").glob("stages/*/model"))
+    assert [a.text for a in answer_arms(c, splits, fits, store)[0][ARM]] == stored[1]["lora"]
+    made = students.write_students(r, tmp_path/"out", tmp_path/"store")           # in a replay, which finds weights and answers by the adapter
+    assert [name for *_, name in made] == [ARM, f"{ARM}-adapter"] and "Not measured: the store" not in (made[0][0]/"README.md").read_text()
+    for (folder, *_), other in zip(made, (written["lora"], written["adapter"])):
+        assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != "README.md"} == {p.name: p.read_bytes() for p in other.iterdir() if p.is_file() and p.name != "README.md"}
+
+
+def test_the_card_names_the_versions_that_trained_it(stored, written, tmp_path, monkeypatch):
+    import peft, torch
+    for name in ("lora", "adapter"): assert f"| trained with | torch {torch.__version__}" in (written[name]/"README.md").read_text() and f"peft {peft.__version__}" in (written[name]/"README.md").read_text()
+    assert "peft" not in next(l for l in (written["full"]/"README.md").read_text().splitlines() if "trained with" in l)
+    load = Fit.load.__func__
+    monkeypatch.setattr(Fit, "load", classmethod(lambda cls, out: replace(load(cls, out), versions=dict(torch="0.1 <b>|x"))))
+    card = (students.write_students(recipe("full"), tmp_path/"out", stored[0])[0][0]/"README.md").read_text()
+    assert torch.__version__ not in card and "torch 0.1" in card and "<b>" not in card.split("\n---\n", 1)[1]
+
+
 def test_the_hub_s_own_reader_finds_the_results_in_the_card(stored, written):
     c = recipe("full").combinations()[0]
     trained = next(students.recipe_students(recipe("full"), Store(stored[0], replay=True)))

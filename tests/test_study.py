@@ -5,8 +5,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from distill_study.config import load_recipe
+from distill_study.sheets import grades_file, import_files, load_sheet, write_sheets
+
 ROOT = Path(__file__).parent.parent
-SMALL = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], data=[dict(name="tiny-qa", train=24, test=12)], min_rows=5, bootstrap=200,
+SMALL = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], data=[dict(name="tiny-qa", train=24, test=12)], min_rows=5, bootstrap=200, judge="rules:world",
              train=dict(method="full", learning_rate=1e-3, epochs=1, batch_size=8))
 
 
@@ -65,6 +68,15 @@ def test_every_arm_is_in_the_numbers(finished):
     assert m["provenance"]["versions"]["transformers"] and m["provenance"]["data_hashes"]["test"]
 
 
+def test_the_judge_is_in_numbers_and_page(finished):
+    m = numbers(finished[0])
+    grades = {g["arm"]: g for g in m["judge"]["grades"]}
+    assert {a: g["grade"]["value"] for a, g in grades.items()} == pytest.approx({a: x["accuracy"]["value"] for a, x in m["arms"].items()})      # the rules know what is right
+    assert m["judge"]["items"] == 12 and m["judge"]["weak"] == "" and len(m["judge"]["wins"]) == 2 and {x["key"] for x in m["judge"]["measures"]} >= {"kappa", "swap", "position", "length", "self"}
+    page = (finished[0]/"reports/small/tiny-qa--teacher--student-s/index.html").read_text()
+    assert ">What a judge says</h2>" in page and "How far the judge can be trusted" in page and "Mean grades by the judge" in page
+
+
 def test_the_ledger_names_what_the_attrition_counts(tmp_path):
     "Every input of every arm is a training row or stands in the ledger with its reason; rows too long for the student are among them."
     recipe = write(tmp_path, train=SMALL["train"] | dict(max_length=130, max_truncated=0.9), arms=["student/vanilla", "distilled/cot-rationale", "distilled/cot-answer"], min_rows=1)
@@ -106,6 +118,16 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_numbers(finished, tmp_path):
     assert untimed(numbers(tmp_path)) == untimed(numbers(finished[0]))
 
 
+def graded_by_hand(recipe, folder):
+    "Sheets for two raters, drawn from the store alone; both say yes to everything. The last of the sheets."
+    r = load_recipe(recipe)
+    for page, rater, _ in write_sheets(r, folder/"sheets", folder/"store", 12, 2, checks=2):
+        sheet = load_sheet(page.with_name(f"sheet-{rater}.json"))
+        back = page.with_name(f"grades-{rater}.json")
+        back.write_text(json.dumps(grades_file(sheet, dict(grades={x["item"]: dict(correct=1) for x in sheet["items"]}))))
+        assert import_files(r, [back], folder/"store")[0]["items"] == len(sheet["items"])
+    return sheet
+
 def test_a_replay_needs_no_model_and_asks_nobody(tmp_path):
     for name in ("teacher", "student-s"): shutil.copytree(ROOT/"distill_study"/"weights"/name, tmp_path/"models"/name)
     recipe = write(tmp_path, teachers=[f"transformers:{tmp_path/'models'/'teacher'}"], students=[str(tmp_path/"models"/"student-s")], arms=["teacher/cot", "student/vanilla", "distilled/cot-answer"])
@@ -114,9 +136,13 @@ def test_a_replay_needs_no_model_and_asks_nobody(tmp_path):
     assert len(set(first["provenance"]["model_fingerprints"].values())) == 2      # the teacher's and the student's
     shutil.rmtree(tmp_path/"models")
     shutil.rmtree(tmp_path/"reports")
+    sheet = graded_by_hand(recipe, tmp_path)
     run(recipe, tmp_path, "replay")
     again = untimed(numbers(tmp_path))
-    assert {k: again[k] for k in first if k != "provenance"} == {k: v for k, v in first.items() if k != "provenance"} and again["provenance"]["model_fingerprints"] == first["provenance"]["model_fingerprints"]
+    people, page = again["people"], next((tmp_path/"reports/small").glob("*/index.html")).read_text()
+    assert first["people"]["rows"] == [] and [r["arm"] for r in people["rows"]] == ["teacher/cot", "student/vanilla", "distilled/cot-answer"] and people["checks"] == dict(r1=dict(passed=1, n=2), r2=dict(passed=1, n=2))
+    assert all(r["correct"]["value"] == 1 for r in people["rows"]) and people["grades"] >= len(sheet["items"]) - 2 and "Attention checks passed: r1: 1 of 2; r2: 1 of 2." in page
+    assert {k: again[k] for k in first if k not in ("provenance", "people")} == {k: v for k, v in first.items() if k not in ("provenance", "people")} and again["provenance"]["model_fingerprints"] == first["provenance"]["model_fingerprints"]
     recipe.write_text(recipe.read_text().replace("test: 12", "test: 13"))
     p = start(recipe, tmp_path, "replay")
     assert "1 of 13 completions are not in the store" in p.communicate()[1] and p.returncode == 1

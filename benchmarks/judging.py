@@ -1,0 +1,82 @@
+"""Judging: what asking through `judge` (prompts, store, reading) costs on top of the engine, and a weak judge exposed.
+First table: judge calls per second against the same requests given to the engine directly, median of three rounds.
+Second table: SmolLM2-135M-Instruct as judge of 50 SVAMP items, answered by PaLM-540B (recorded) and by itself: what is
+known of that judge. Needs DISTILL_DATA_DIR and the wheel with SmolLM2.
+
+    DISTILL_DATA_DIR=... python benchmarks/judging.py
+"""
+import statistics, tempfile, time
+
+from _shared import report
+from distill_study.bias import trial
+from distill_study.config import Data, Judge, Sampling
+from distill_study.data import load_data
+from distill_study.engines import open_engine
+from distill_study.grade import grade
+from distill_study.judge import judge
+from distill_study.models import SMOLLM
+from distill_study.store import Store
+from distill_study.tasks import TASKS
+from distill_study.teacher import Answer, Answers, sample_answers
+
+ROUNDS, ITEMS = 3, 50
+A, B = "teacher/cot", "student/vanilla"
+SPEEDS = (("rules:world", "tiny-math", 1000, 64), ("transformers:zoo/teacher", "tiny-math", 100, 64), (f"transformers:{SMOLLM}", "ChilleD/SVAMP", 8, 16))     # engine, data, items, batch
+
+
+def made(examples, texts):
+    parse = TASKS[examples[0].task].parse
+    return Answers("vanilla", [Answer(e.id, t, parse(t, "vanilla", e.choices), None, "stop", 1, 9, .1) for e, t in zip(examples, texts)], 0, len(texts))
+
+
+def speed(spec, data, n, batch):
+    "(requests, judge calls per second, the same by the engine alone)."
+    examples = load_data(Data(name=data, train=2, test=n)).test
+    answers = {A: made(examples, [f"The answer is {e.gold}." for e in examples]), B: made(examples, [f"{i}" for i in range(len(examples))])}
+    engine, who, seen = open_engine(spec, batch), Judge(engine=spec, reasks=0, sampling=dict(max_tokens=32)), []
+    own = engine.generate
+    def watched(requests):
+        seen.append(requests)
+        return own(requests)
+    def ours():
+        seen.clear()
+        engine.generate = watched
+        with tempfile.TemporaryDirectory() as d:
+            start = time.perf_counter()
+            done = judge(examples, answers, who, engine, Store(d), [(A, B)])
+            took = time.perf_counter() - start
+        engine.generate = own
+        return done.usage["requests"], took
+    def plain():
+        start = time.perf_counter()
+        for requests in list(seen):
+            for _ in own(requests): pass
+        return time.perf_counter() - start
+    ours()                                                     # warms up
+    rounds = [(*ours(), plain()) for _ in range(ROUNDS)]
+    engine.close()
+    return rounds[0][0], *(rounds[0][0] / statistics.median(r[i] for r in rounds) for i in (1, 2))
+
+
+def weak():
+    "What is known of SmolLM2 as a judge."
+    examples, store, who = load_data(Data(name="ChilleD/SVAMP", test=ITEMS)).test, Store(tempfile.mkdtemp()), f"transformers:{SMOLLM}"
+    palm, small = open_engine("recorded:svamp_palm540b"), open_engine(who, 16)
+    answers = {A: sample_answers(examples, "cot", palm, store, split="test"), B: sample_answers(examples, "vanilla", small, store, Sampling(max_tokens=48), split="test")}
+    start = time.perf_counter()
+    done = judge(examples, answers, Judge(engine=who, reasks=1, sampling=dict(max_tokens=96)), small, store, [(A, B)], teacher=palm.spec, student=SMOLLM)
+    truth = grade(examples, answers)
+    return trial(done, truth), truth, time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    rows = []
+    for spec, data, n, batch in SPEEDS:
+        n, ours, plain = speed(spec, data, n, batch)
+        rows.append([spec, f"{n:,}", f"{ours:,.1f}", f"{plain:,.1f}", f"{ours / plain:.2f}"])
+    t, truth, seconds = weak()
+    notes = [f"## SmolLM2-135M-Instruct as judge of {ITEMS} SVAMP items", "", f"{A}: PaLM-540B, recorded; {B}: SmolLM2 itself. {t.judged.usage['requests']} requests, {t.judged.usage['output_tokens']:,} tokens, {seconds:.0f} s.", "", t.weak or "Not weak.", *t.judged.warnings, "",
+             "| what | value, % or points (95 % interval) | n |", "|---|---|---|", *(f"| {m.name}{', × 100' if m.key == 'kappa' else ''} | {m.value if m.value.value is not None else m.value.reason} | {m.value.n} |" for m in t.measures), "",
+             "| grades of | mean grade, 0 to 1 | accuracy | missing |", "|---|---|---|---|", *(f"| {g['arm']} | {g['grade'].text(1, 2)} | {right:.2f} | {100 * g['missing']:.0f} % |" for g in t.grades for right in [truth[truth['arm'] == g['arm']]['correct'].mean()]),
+             "", f"Why missing: {', '.join(f'{n} {why}' for why, n in t.to_dict()['why_missing']['grades'].items()) or 'none'} (grades); {', '.join(f'{n} {why}' for why, n in t.to_dict()['why_missing']['verdicts'].items()) or 'none'} (verdicts)."]
+    report("judging", "Judging: through `judge` against the engine alone, and a weak judge exposed", ["engine", "requests", "judge calls/s", "engine alone, calls/s", "ratio"], rows, notes)

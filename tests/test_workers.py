@@ -1,0 +1,157 @@
+"""A recipe's stages side by side: in processes of this machine and on a Ray cluster of two nodes, with workers and whole runs killed in the middle."""
+import json, os, re, shutil, signal, subprocess, sys, time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from test_study import ROOT, run, start, untimed
+
+PAIR = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s", "zoo/student-m"], data=[dict(name="tiny-qa", train=16, test=6)], min_rows=4, bootstrap=100,
+            train=dict(method="full", learning_rate=1e-3, epochs=1, batch_size=8), arms=["teacher/vanilla", "student/vanilla", "distilled/vanilla"])
+ONE_THREAD = dict(OMP_NUM_THREADS="1")      # as each of several workers has: the last bits of sums depend on it
+
+
+def write(folder, **changes):
+    path = folder/"pair.yaml"
+    path.write_text(yaml.safe_dump(PAIR | changes))
+    return path
+
+
+def numbers(folder): return {p.parent.name: untimed(json.loads(p.read_text())) for p in sorted((folder/"reports/pair").glob("*/metrics.json"))}
+
+
+def asked(folder): return sum(len(p.read_text().splitlines()) for p in (folder/"store/completions").glob("*.jsonl"))
+
+
+def with_options(folder, recipe, *options, **env):
+    code = "from distill_study.cli import main; main()"
+    return subprocess.Popen([sys.executable, "-c", code, "run", str(recipe), "--store", str(folder/"store"), "--reports", str(folder/"reports"), *options],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"} | ONE_THREAD | env, cwd=folder, start_new_session=True)
+
+
+def ended(p):
+    out, err = p.communicate(timeout=300)
+    assert p.returncode == 0, err[-3000:]
+    return out, err
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    "The pair, run by one process."
+    folder = tmp_path_factory.mktemp("alone")
+    run(write(folder), folder, **ONE_THREAD)
+    return folder
+
+
+def test_two_workers_come_to_the_numbers_of_one_and_ask_nothing_twice(alone, tmp_path):
+    out, err = ended(with_options(tmp_path, write(tmp_path), "--workers", "2"))
+    assert out.strip().endswith("reports/pair/index.html")
+    assert numbers(tmp_path) == numbers(alone) and len(numbers(alone)) == 2
+    assert asked(tmp_path) == asked(alone)
+    state = json.loads((tmp_path/"reports/pair/status.json").read_text())
+    assert state["ended"] and {r["state"] for r in state["stages"]} == {"done"} and len(state["stages"]) == 1 + 2 + 2 + 2
+    assert not list((tmp_path/"store/logs").glob("*")), "logs of stages that are done are not kept"
+    assert (tmp_path/"reports/pair/index.html").read_text().count("combination.ipynb") == (alone/"reports/pair/index.html").read_text().count("combination.ipynb")
+
+
+def test_killed_in_the_middle_it_leaves_nobody_and_the_same_command_goes_on(alone, tmp_path):
+    recipe = write(tmp_path)
+    p = with_options(tmp_path, recipe, "--workers", "2")
+    for line in p.stderr:
+        if "train zoo/student" in line and "started" in line: break
+    workers = psutil.Process(p.pid).children(recursive=True)
+    p.kill(); p.wait()                                       # SIGKILL: it can tidy up nothing
+    assert not psutil.wait_procs(workers, timeout=30)[1]
+    _, err = ended(with_options(tmp_path, recipe, "--workers", "2"))
+    assert numbers(tmp_path) == numbers(alone) and asked(tmp_path) == asked(alone)
+
+
+def test_a_worker_that_is_killed_is_replaced(alone, tmp_path):
+    p = with_options(tmp_path, write(tmp_path), "--workers", "2")
+    said = []
+    for line in p.stderr:
+        said.append(line)
+        if "train zoo/student" in line and "started" in line:
+            [c.kill() for c in psutil.Process(p.pid).children() if "spawn_main" in " ".join(c.cmdline())]
+            break
+    _, err = ended(p)
+    assert "its worker was lost; it is done again" in err
+    assert numbers(tmp_path) == numbers(alone)
+
+
+def test_two_runs_of_one_recipe_at_once(alone, tmp_path):
+    both = [with_options(tmp_path, write(tmp_path), "--workers", "1") for _ in range(2)]
+    for p in both: ended(p)
+    assert asked(tmp_path) == asked(alone) and numbers(tmp_path) == numbers(alone)
+    assert len(list((tmp_path/"store/stages").glob("student-*"))) == 2
+
+
+def test_a_notebook_whose_process_dies_is_a_failed_combination_and_no_more(tmp_path):
+    p = start(write(tmp_path), tmp_path, **ONE_THREAD)
+    for line in p.stderr:
+        if "training distilled" in line: break
+    [c.kill() for c in psutil.Process(p.pid).children(recursive=True) if "ipykernel_launcher" in " ".join(c.cmdline())]
+    out, err = p.communicate(timeout=300)
+    assert p.returncode == 1 and "the notebook's process was killed" in err and "1 of 2 combinations failed" in err
+    folders = sorted((tmp_path/"reports/pair").glob("tiny-qa--*"))
+    assert [(f/"metrics.json").exists() for f in folders].count(True) == 1 and all((f/"combination.ipynb").exists() for f in folders)
+    assert "the notebook&#39;s process was killed" in (tmp_path/"reports/pair/index.html").read_text()
+
+
+@pytest.mark.parametrize("options, says", [
+    (["--workers", "0"], "at least one does the work"),
+    (["--executor", "dask"], "expected local or ray"),
+    (["--executor", "ray", "--address", "nowhere"], "expected HOST:PORT"),
+    (["--executor", "ray", "--address", "127.0.0.1:1"], "nobody answers there")])
+def test_places_that_do_not_exist(tmp_path, options, says):
+    if "ray" in options: pytest.importorskip("ray")
+    p = with_options(tmp_path, write(tmp_path), *options)
+    _, err = p.communicate(timeout=120)
+    assert p.returncode == 2 and says in re.sub(r"[\s│]+", " ", err)
+
+
+def test_status_from_another_terminal(tmp_path):
+    recipe = write(tmp_path)
+    def status(): return subprocess.run([sys.executable, "-c", "from distill_study.cli import main; main()", "status", str(recipe), "--reports", str(tmp_path/"reports")], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    before = status()
+    assert before.returncode == 2 and "--workers 2" in before.stderr
+    p = with_options(tmp_path, recipe, "--workers", "2")
+    for line in p.stderr:
+        if "done in" in line: break
+    time.sleep(1.5)
+    during = status()
+    os.killpg(p.pid, signal.SIGKILL); p.communicate()
+    assert during.returncode == 0 and re.search(r"pair: \d of 7 stages", during.stdout) and "label" in during.stdout
+    page = tmp_path/"reports/pair/status.json"
+    page.write_text(json.dumps(json.loads(page.read_text()) | dict(written=time.time() - 60)))
+    assert "goes on from here" in status().stderr
+    page.write_text("{")
+    assert status().returncode == 2
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    "Ray with two nodes on this machine."
+    pytest.importorskip("ray", reason="Ray is not installed")
+    from ray.cluster_utils import Cluster
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    made = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False))
+    made.add_node(num_cpus=1)
+    yield made
+    made.shutdown()
+
+
+def test_a_ray_cluster_comes_to_the_same_numbers_also_when_a_worker_is_killed(cluster, alone, tmp_path):
+    p = with_options(tmp_path, write(tmp_path), "--executor", "ray", "--address", cluster.address)
+    killed = False
+    for line in p.stderr:
+        if "train zoo/student" in line and "started" in line: break
+    end = time.monotonic() + 60
+    while not killed and time.monotonic() < end:             # in the middle of a stage
+        for c in psutil.process_iter(["cmdline"]):
+            if (title := (c.info["cmdline"] or [""])[0]).startswith("ray::") and "distilled" in title: c.kill(); killed = True; break
+        time.sleep(.05)
+    assert killed
+    ended(p)
+    assert numbers(tmp_path) == numbers(alone) and asked(tmp_path) == asked(alone)
