@@ -82,7 +82,7 @@ def _run_side_by_side(r, reports, store, workers, executor, address):
     where = Ray(address) if executor == "ray" else Local(workers)
     with live() as look: return run_graph(r, reports.resolve() if executor == "ray" else reports, store.resolve() if executor == "ray" else store, where, (lambda line: None) if look else say, look)
 
-# %% ../nbs/39_cli.ipynb #5dc2d634
+# %% ../nbs/39_cli.ipynb #7ed34d8d
 @app.command()
 def show(recipe:RecipePath, p:Override=None, gpus:Annotated[Optional[str], typer.Option(metavar="NxGPU", help="estimate hours on, e.g. 8xH100; what the recipe names if left out")]=None):
     "Show what a recipe would run, without running it, and about what it would take."

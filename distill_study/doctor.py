@@ -25,7 +25,7 @@ from .memory import Devices, estimate, this_machine
 from .methods import refuse
 from .models import ZOO, _cached, check_model, smollm_wheel, SMOLLM
 from .store import Store
-from .study import answer_arms, curate_arms, label, resolved, strategies_of, train_one
+from .study import answer_arms, curate_arms, judge_arms, label, resolved, train_one
 
 # %% ../nbs/37b_doctor.ipynb #b9c90afe
 @dataclass(frozen=True)
@@ -280,19 +280,26 @@ def trial(
         for s, got in label(c, splits, store).items():
             a = got.answers[0]
             if a.failure: say(stage, f"{c.teacher.engine}, {s}: no answer ({a.failure.reason}: {a.failure.evidence})", "problem", "See what its server says."); return out
-            say(stage, f"{c.teacher.engine}, {s}: {a.tokens} tokens, read as {a.parsed.answer!r:.60}" if a.parsed.answer is not None else f"{c.teacher.engine}, {s}: an answer that can't be read: {a.text!r:.80}", "ok" if a.parsed.answer is not None else "warning", "" if a.parsed.answer is not None else "One answer says little; more than some of these cost training rows.")
+            say(stage, f"{c.teacher.engine}, {s}: {_tokens(a)}read as {a.parsed.answer!r:.60}" if a.parsed.answer is not None else f"{c.teacher.engine}, {s}: an answer that can't be read: {a.text!r:.80}", "ok" if a.parsed.answer is not None else "warning", "" if a.parsed.answer is not None else "One answer says little; more than some of these cost training rows.")
         stage = "training"
         fits = _one_step(c, splits, label(c, splits, store), store, say)
         stage = "answers"
-        for arm, got in answer_arms(c.model_copy(update=dict(arms=(*fits, "student/vanilla"))), splits, fits, store)[0].items(): say(stage, f"{arm}: {got.answers[0].tokens} tokens, {got.answers[0].text!r:.60}")
+        for arm, got in answer_arms(c.model_copy(update=dict(arms=(*fits, "student/vanilla"))), splits, fits, store)[0].items(): say(stage, f"{arm}: {_tokens(got.answers[0])}{got.answers[0].text!r:.60}")
         stage = "grade"
-        table = grade(splits.test, answer_arms(c.model_copy(update=dict(arms=("student/vanilla",))), splits, {}, store)[0])
-        say(stage, f"student/vanilla: {len(table)} row with {', '.join(map(str, table.columns[2:6]))}, …")
+        said = answer_arms(c.model_copy(update=dict(arms=("student/vanilla",))), splits, {}, store)[0]
+        score = grade(splits.test, said).iloc[0]
+        say(stage, "student/vanilla: " + ("right" if score["correct"] else "wrong") if "correct" in score else f"student/vanilla: {score.index.size} measures of the answer")
+        if c.judge:
+            stage = "judge"
+            used = judge_arms(c.model_copy(update=dict(judge=c.judge.model_copy(update=dict(items=1, arms=(), pairs=(), pointwise=True, pairwise=False)))), splits, said, store).usage
+            say(stage, f"{c.judge.engine}: {used['requests']} verdict asked for, {used['new'] + used['reused']} given")
     except StudyError as e: say(stage, str(e).splitlines()[0], "problem")
     except Exception as e: say(stage, f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}", "problem", "This is no known mistake: run the recipe's first combination to see where it comes from.")
     return out
 
 # %% ../nbs/37b_doctor.ipynb #e6314cb2
+def _tokens(a): return "" if a.tokens is None else f"{a.tokens} tokens, "
+
 def _small(c):
     "The combination with one arm of every kind, and a training of one step."
     arms = [a for a in c.arms if ARMS[a].model == "trained" and ARMS[a].labels in c.teacher.strategies and ARMS[a].target in ("answer", "rationale")][-1:] + ["control/gold"]

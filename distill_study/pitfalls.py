@@ -191,7 +191,7 @@ def power(results)->Pitfall:
     else: found = [x for t in results.tests if t.p is not None and t.spread and (x := smallest_difference(t.n, t.spread))]
     if not found: return Pitfall("power", "Power", "No difference, however large, would have been noticed with 80 % power: there are too few items, or too few on which the arms differ." if any(t.p is not None for t in results.tests) else "No test could be made.", None)
     x = float(np.median(found))
-    return Pitfall("power", "Power", f"True differences below about {_said(x, m)} (median over the tests; {_said(min(found), m)} to {_said(max(found), m)}) would often go unnoticed: that is what a test at 5 % sees in four of five samples of items like these, before any correction.", Interval(x, n=max(t.n for t in results.tests)), **_size(m), signed=False)
+    return Pitfall("power", "Power", f"True differences below about {_said(x, m)}{f' (median over the tests; {_said(min(found), m)} to {_said(max(found), m)})' if max(found) > min(found) else ''} would often go unnoticed: that is what a test at 5 % sees in four of five samples of items like these, before any correction.", Interval(x, n=max(t.n for t in results.tests)), **_size(m), signed=False)
 
 # %% ../nbs/30a_pitfalls.ipynb #1e668d4d
 def length(
@@ -213,8 +213,8 @@ def length(
     low, high = fit.conf_int()[len(arms)]
     slope, raw = Interval(float(fit.params[len(arms)]), float(low), float(high), len(rows)), rows.groupby("arm", observed=True)["rating"].mean().to_dict()
     way = "longer texts are rated better" if slope.low > 0 else "longer texts are rated worse" if slope.high < 0 else "no sign that length is rated"
-    what = f"the judge's mean grade" if rated else m.name
-    said = f"Ten more words go with this much more {what}, with the arm{' and ' + METRICS[also[0]].name if also else ''} held fixed: {way}." + _order(raw, dict(zip(arms, fit.params)), f" at equal length{' and ' + METRICS[also[0]].name if also else ''}")
+    what = "the judge's mean grade" if rated else m.name
+    said = f"What ten more words add to {what}, with the arm{' and ' + METRICS[also[0]].name if also else ''} held fixed: {way}." + _order(raw, dict(zip(arms, fit.params)), f" at equal length{' and ' + METRICS[also[0]].name if also else ''}")
     return Pitfall("length", "Length", said, slope, **(dict(scale=1, digits=2, unit="") if rated else _size(m)))
 
 # %% ../nbs/30a_pitfalls.ipynb #725a5d86

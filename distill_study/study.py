@@ -119,7 +119,8 @@ def unanswered(c:Combination, splits, engine, store)->bool:
     "Whether the teacher has anything left to answer; of conversations, to their first turns."
     c = resolved(c, splits.task)
     asked = (r for s in strategies_of(c) for split in ("train", "test") for r in requests(getattr(splits, split), s, c.teacher.sampling, splits.max_tokens, split, c.teacher.structured))
-    return any(store.get(engine.spec, engine.weights, engine.key(r)) is None for r in asked)
+    again = (r for arm in pitfall_arms(c, ()) if arm.model == "teacher" for _, examples, how in pitfall_asks(c, arm, splits.test) for r in requests(examples, arm.prompt, c.teacher.sampling.model_copy(update=how), splits.max_tokens, "test", c.teacher.structured))
+    return any(store.get(engine.spec, engine.weights, engine.key(r)) is None for r in (*asked, *again))
 
 def label(
     c:Combination,

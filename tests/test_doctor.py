@@ -247,6 +247,22 @@ def test_the_demo_is_examined_and_tried(call, tmp_path, monkeypatch):
     assert sum(f["what"] == "trial, training" and "1 step" in f["text"] for f in tried) == 2 and not (tmp_path/"store").exists()
 
 
+def test_a_trial_whose_one_answer_cannot_be_read_goes_on_with_gold():
+    with FaultServer() as s: found = d.trials(served(s.url))
+    assert not [f for f in found if f.state == "problem"], found
+    assert {f.what for f in found if f.state == "warning"} == {"trial, teacher", "trial, rows"} and any(f.what == "trial, training" and "control/gold" in f.text for f in found)
+
+
+def test_a_judge_is_tried_as_well():
+    found = d.trials(recipe(judge="rules:world"))
+    assert found[-1].what == "trial, judge" and found[-1].state == "ok" and "1 given" in found[-1].text
+
+
+def test_every_family_is_tried_once():
+    found = d.trials(recipe(data=[dict(name=n, train=4, test=2) for n in ("tiny-math", "tiny-qa", "tiny-nli", "tiny-summ", "tiny-chat")], arms=["teacher/vanilla", "student/vanilla"], seeds=[0, 1]))
+    assert sum(f.what == "trial, data" for f in found) == 5 and not [f for f in found if f.state == "problem" and "teacher" in f.what]
+
+
 def test_a_trial_ends_at_the_stage_that_fails(monkeypatch):
     def broken(*args): raise d.StudyError("the teacher is ill")
     monkeypatch.setattr(d, "label", broken)
