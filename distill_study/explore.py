@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['FORMAT', 'ExploreError', 'Report', 'read_report', 'find_reports', 'arm_rows', 'score_rows', 'test_rows', 'curve_rows',
            'attrition_rows', 'grade_rows', 'as_table', 'Figure', 'Rebuilt', 'rebuild', 'item_table', 'verdict_table',
-           'input_table', 'Explored', 'load_results']
+           'opinion_table', 'input_table', 'Frames', 'overview', 'arms_figure', 'curves_figure', 'attrition_figure',
+           'Explored', 'load_results']
 
 # %% ../nbs/37b_explore.ipynb #3436d118
 import json, re
@@ -13,6 +14,7 @@ from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from functools import cached_property
 from io import StringIO
+from itertools import cycle
 from pathlib import Path
 
 from .config import ARMS, Combination, StudyError, nearest
@@ -206,6 +208,7 @@ class Rebuilt:
     answers: dict        # arm → `Answers` to the test items
     graded: object       # DataFrame of `grade.grade`
     judged: object       # `judge.Judged`, or None
+    people: object = None     # DataFrame of `people.grades_of`, a row per arm, item, criterion and rater
 
 def rebuild(
     r:Report,
@@ -215,6 +218,7 @@ def rebuild(
     from distill_study.archive import open_root
     from distill_study.data import load_data
     from distill_study.grade import grade
+    from distill_study.people import grades_of
     from distill_study.store import Store
     from distill_study.study import answer_arms, judge_arms, label, resolved, train_arms
     splits = load_data(r.combination().data)
@@ -229,7 +233,7 @@ def rebuild(
     except StudyError as e:
         if "in the store" not in str(e): raise
         raise ExploreError(f"{r.name}: store {str(store)!r} has not all that this report was made from: {e} Name the store that the run wrote to.") from None
-    return Rebuilt(splits, labels, curated, answers, grade(splits.test, answers), judged)
+    return Rebuilt(splits, labels, curated, answers, grade(splits.test, answers), judged, grades_of(c, splits, answers, kept))
 
 def _curated(c, splits, labels, store):
     "Trained arm → `curate.Curated`, without an entry in the ledger."
@@ -255,15 +259,16 @@ def _gold(e):
 
 # %% ../nbs/37b_explore.ipynb #efa5b87f
 def item_table(r:Report, b:Rebuilt):
-    "DataFrame with a row per test item and arm: prompt, completion, how it was read and graded, what a judge says of it."
+    "DataFrame with a row per test item and arm: prompt, completion, how it was read and graded, what a judge and people say of it."
     import pandas as pd
     at = {e.id: e for e in b.splits.test}
     said = {(arm, a.id): a for arm, answers in b.answers.items() for a in answers}
     rows = b.graded.rename(columns=dict(text="completion"))
-    rows = rows.assign(prompt=[_prompt(_asked(at[i], arm, said[arm, i])) for arm, i in zip(rows["arm"], rows["id"])], question=[_input(at[i]) for i in rows["id"]], finish_reason=[said[k].finish_reason for k in zip(rows["arm"], rows["id"])])
+    rows = rows.assign(prompt=[_prompt(_asked(at[i], arm, said[arm, i])) for arm, i in zip(rows["arm"], rows["id"])], question=[_input(at[i]) for i in rows["id"]], samples=[[x.text for x in said[k].asked] for k in zip(rows["arm"], rows["id"])], finish_reason=[said[k].finish_reason for k in zip(rows["arm"], rows["id"])])
     if b.judged is not None and len(b.judged.pointwise):
         grades = b.judged.pointwise.pivot_table(index=["arm", "id"], columns="criterion", values="grade", aggfunc="mean", dropna=False)
         rows = rows.join(grades.add_prefix("judge_"), on=["arm", "id"])
+    if b.people is not None and (own := b.people[~b.people["check"]]).shape[0]: rows = rows.join(own.pivot_table(index=["arm", "id"], columns="criterion", values="grade", aggfunc="mean").add_prefix("people_"), on=["arm", "id"])
     rows["gold"] = [_gold(at[i]) for i in rows["id"]]
     first = ["arm", "id", "question", "gold", "prompt", "completion", "answer"]
     return pd.concat([pd.DataFrame([r.about()] * len(rows), index=rows.index), rows[first + [k for k in rows if k not in first]]], axis=1)
@@ -276,6 +281,13 @@ def verdict_table(r:Report, b:Rebuilt):
     rows = verdicts(b.judged.pairwise)
     return pd.concat([pd.DataFrame([r.about()] * len(rows), index=rows.index), rows], axis=1)
 
+def opinion_table(r:Report, b:Rebuilt):
+    "DataFrame with a row per arm, test item, criterion and rater, of people's grades; attention checks are left out."
+    import pandas as pd
+    rows = pd.DataFrame(columns=["arm", "id", "criterion", "rater", "grade", "note"]) if b.people is None else b.people[~b.people["check"]].drop(columns=["check", "text"], errors="ignore").reset_index(drop=True)
+    return pd.concat([pd.DataFrame([r.about()] * len(rows), index=rows.index, columns=list(r.about())), rows], axis=1)
+
+# %% ../nbs/37b_explore.ipynb #6eadcb41
 def input_table(r:Report, b:Rebuilt):
     "DataFrame with a row per training input and trained arm: what the teacher said, whether it was kept and why not, and the training row."
     import pandas as pd
@@ -290,8 +302,8 @@ def input_table(r:Report, b:Rebuilt):
                 kept=d is None, reason=d.reason if d else "", evidence=d.evidence if d else "", row="\n\n".join(taught.get(e.id, ()))))
     return pd.DataFrame(rows)
 
-# %% ../nbs/37b_explore.ipynb #b5613bd1
-class Explored(Shown):
+# %% ../nbs/37b_explore.ipynb #9cd9b27d
+class Frames:
     "Reports as tidy DataFrames; those of items need the store."
     def __init__(self,
         reports:list[Report],
@@ -307,6 +319,7 @@ class Explored(Shown):
     grades = cached_property(lambda self: as_table(self.reports, grade_rows))         # a row per arm and criterion of a judge
     items = cached_property(lambda self: self._whole(item_table))          # a row per test item and arm; needs the store
     verdicts = cached_property(lambda self: self._whole(verdict_table))    # a row per pair of arms and item; needs the store
+    opinions = cached_property(lambda self: self._whole(opinion_table))    # a row per arm, test item, criterion and rater; needs the store
     inputs = cached_property(lambda self: self._whole(input_table))        # a row per training input and trained arm; needs the store
 
     @property
@@ -333,43 +346,31 @@ class Explored(Shown):
 
 # %% ../nbs/37b_explore.ipynb #2ca7d892
 _TABLES = dict(arms="a row per arm: value, strict, gap recovered, tokens, training", scores="a row per arm and measure", tests="a row per paired test", curves="a row per arm, training step and curve", attrition="a row per trained arm and what became of its inputs",
-    grades="a row per arm and criterion of a judge", items="a row per test item and arm: prompt, completion, grades", verdicts="a row per pair of arms and test item that a judge compared", inputs="a row per training input and trained arm: samples, filter, training row")
-_NEED_STORE = ("items", "verdicts", "inputs")
+    grades="a row per arm and criterion of a judge", items="a row per test item and arm: prompt, completion, grades", verdicts="a row per pair of arms and test item that a judge compared", opinions="a row per arm, test item, criterion and rater: people's grades", inputs="a row per training input and trained arm: samples, filter, training row")
+_NEED_STORE = ("items", "verdicts", "opinions", "inputs")
 
-def _overview(self)->str:
+def overview(found:Frames)->list[Table]:
     "What was loaded, a row per report, and which tables there are."
     def row(r):
         m, best = r.metrics, r.metrics.get("best")
         def text(arm): return "" if arm not in m["arms"] else Interval(**m["arms"][arm][r.level]).text(r.metric.scale, r.metric.digits)
         return r.about() | dict(n=max((a["n"] for a in m["arms"].values()), default=0), measure=r.metric.name, base=text("student/vanilla"), best=f"{best}: {text(best)}" if best else "", teacher_value=text(m.get("teacher")))
     heads = dict(report="Report", data="Data", student="Student", n="Test items", measure="Measure", base="Untouched student", best="Best distilled arm", teacher_value="Teacher")
-    shown = Table("Reports", tuple(Column(k, h, kind="num" if k == "n" else "text", digits=0) for k, h in heads.items()), tuple(map(row, self.reports)), "95 % intervals.")
-    tables = Table("Tables", (Column("name", "Table", kind="text"), Column("what", "What it holds", kind="text")), tuple(dict(name=f".{k}", what=what + (" (needs the store)" if k in _NEED_STORE and self.store is None else "")) for k, what in _TABLES.items()))
-    return shown.html() + tables.html()
-
-Explored.html = _overview
-Explored.to_dict = lambda self: dict(reports=[r.name for r in self.reports], store=self.store is not None)
-Explored.__repr__ = lambda self: f"{len(self.reports)} reports: {', '.join(r.name for r in self.reports)}"
-
-def load_results(
-    *paths,              # folders of reports, of a recipe's reports, or of several recipes
-    store=None,          # folder that the runs wrote to, for tables of items
-)->Explored:
-    "Reports as DataFrames, see `Explored`."
-    from distill_study.archive import open_root
-    return Explored(find_reports(*paths or ("reports",)), None if store is None else open_root(store))
+    shown = Table("Reports", tuple(Column(k, h, kind="num" if k == "n" else "text", digits=0) for k, h in heads.items()), tuple(map(row, found.reports)), "95 % intervals.")
+    tables = Table("Tables", (Column("name", "Table", kind="text"), Column("what", "What it holds", kind="text")), tuple(dict(name=f".{k}", what=what + (" (needs the store)" if k in _NEED_STORE and found.store is None else "")) for k, what in _TABLES.items()))
+    return [shown, tables]
 
 # %% ../nbs/37b_explore.ipynb #035eada8
 def _colours():
     from distill_study.figures import _colour
     return {a: _colour(a) for a in ARMS}
 
-def _each(self): return list(dict.fromkeys(self.arms["report"]))
+def _each(found): return list(dict.fromkeys(found.arms["report"]))
 
-def _arms_figure(self)->Figure:
+def arms_figure(found:Frames)->Figure:
     "Every arm with its interval, an axes for each report."
-    ran, colours = self.arms[self.arms["n"] > 0], _colours()
-    order, scale = [a for a in ARMS if a in set(ran["arm"])], {r.name: r.metric for r in self.reports}
+    ran, colours = found.arms[found.arms["n"] > 0], _colours()
+    order, scale = [a for a in ARMS if a in set(ran["arm"])], {r.name: r.metric for r in found.reports}
     def draw(ax, rows):
         import seaborn as sns
         m = scale[rows["report"].iloc[0]]
@@ -378,16 +379,16 @@ def _arms_figure(self)->Figure:
             if x.value_low == x.value_low and x.value_low is not None: ax.plot([k * x.value_low, k * x.value_high], [order.index(x.arm)] * 2, color=colours[x.arm], lw=2.2, solid_capstyle="round")
         sns.scatterplot(x=k * rows["value"].astype(float), y=[order.index(a) for a in rows["arm"]], hue=rows["arm"], palette=colours, legend=False, s=45, ax=ax, zorder=3)
         ax.set(ylim=(len(order) - .5, -.5), yticks=range(len(order)), yticklabels=order, xlabel=f"{m.name}, {m.unit}" if m.unit else m.name, ylabel=""); ax.grid(axis="x", color="#e3e5e8", lw=.7); ax.tick_params(axis="y", length=0)
-    fig = _facets(ran, _each(self), draw, 3.4, .26 * len(order) + .9)
+    fig = _facets(ran, _each(found), draw, 3.4, .26 * len(order) + .9)
     said = lambda x: f"{x.arm} " + Interval(x.value, *(None if v != v else v for v in (x.value_low, x.value_high))).text(scale[x.report].scale, scale[x.report].digits)
-    return Figure(fig, "; ".join(f"{name}, {scale[name].name} with 95 % interval: " + ", ".join(said(x) for x in ran[ran["report"] == name].itertuples()) for name in _each(self)) + ".")
+    return Figure(fig, "; ".join(f"{name}, {scale[name].name} with 95 % interval: " + ", ".join(said(x) for x in ran[ran["report"] == name].itertuples()) for name in _each(found)) + ".")
 
-def _curves_figure(self, curve:str="training loss")->Figure:
+def curves_figure(found:Frames, curve:str="training loss")->Figure:
     "One kind of training curve, a line per arm, an axes for each report."
-    rows, colours = self.curves[self.curves["curve"] == curve] if len(self.curves) else self.curves, _colours()
-    if not len(rows): raise ExploreError(f"curve {curve!r}: no report has it.{nearest(curve, set(self.curves['curve'])) if len(self.curves) else ' No arm was trained.'}")
+    rows, colours = found.curves[found.curves["curve"] == curve] if len(found.curves) else found.curves, _colours()
+    if not len(rows): raise ExploreError(f"curve {curve!r}: no report has it.{nearest(curve, set(found.curves['curve'])) if len(found.curves) else ' No arm was trained.'}")
     from matplotlib.lines import Line2D
-    dashes = dict(zip(TRAINED, ("", (4, 1.5), (1, 1), (3, 1, 1, 1), (6, 1), (2, 2), (5, 1, 1, 1, 1, 1)), strict=True))
+    dashes = dict(zip(TRAINED, cycle(("", (4, 1.5), (1, 1), (3, 1, 1, 1), (6, 1), (2, 2), (5, 1, 1, 1, 1, 1)))))
     def draw(ax, rows):
         import seaborn as sns
         sns.lineplot(rows, x="step", y="value", hue="arm", style="arm", palette=colours, dashes=dashes, errorbar=None, lw=1.5, ax=ax, legend=False)
@@ -398,11 +399,11 @@ def _curves_figure(self, curve:str="training loss")->Figure:
     ends = rows.sort_values("step").groupby(["report", "arm"], sort=False)["value"].agg(["first", "last"])
     return Figure(fig, f"{curve}, first to last: " + "; ".join(f"{r}, {a} {x['first']:.2f} to {x['last']:.2f}" for (r, a), x in ends.iterrows()) + ".")
 
-# %% ../nbs/37b_explore.ipynb #64bef73a
-def _attrition_figure(self)->Figure:
+# %% ../nbs/37b_explore.ipynb #fc02204a
+def attrition_figure(found:Frames)->Figure:
     "What became of the inputs of every trained arm, an axes for each report."
-    if not len(self.attrition): raise ExploreError("attrition: no arm of these reports was trained, so no input was dropped.")
-    order, outcomes = [a for a in TRAINED if a in set(self.attrition["arm"])], list(dict.fromkeys(self.attrition["outcome"]))
+    if not len(found.attrition): raise ExploreError("attrition: no arm of these reports was trained, so no input was dropped.")
+    order, outcomes = [a for a in TRAINED if a in set(found.attrition["arm"])], list(dict.fromkeys(found.attrition["outcome"]))
     def draw(ax, rows):
         import seaborn as sns
         left = {a: 0 for a in order}
@@ -411,9 +412,25 @@ def _attrition_figure(self)->Figure:
             ax.barh(range(len(order)), part, left=[left[a] for a in order], color=sns.color_palette("colorblind")[i % 10], hatch=("", "//", "..", "xx")[i // 10 % 4], edgecolor="white", label=_flat(what))
             left = {a: left[a] + n for a, n in part.items()}
         ax.set(yticks=range(len(order)), yticklabels=order, ylim=(len(order) - .5, -.5), xlabel="inputs", ylabel=""); ax.tick_params(axis="y", length=0)
-    fig = _facets(self.attrition, _each(self), draw, 3.4, .3 * len(order) + 1.1)
+    fig = _facets(found.attrition, _each(found), draw, 3.4, .3 * len(order) + 1.1)
     handles, names = fig.axes[0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside lower left", ncols=3, frameon=False, fontsize=8)
-    return Figure(fig, "; ".join(f"{r}, {a}: " + ", ".join(f"{n} {what}" for what, n in zip(x["outcome"], x["n"]) if n) for (r, a), x in self.attrition.groupby(["report", "arm"], sort=False)) + ".")
+    return Figure(fig, "; ".join(f"{r}, {a}: " + ", ".join(f"{n} {what}" for what, n in zip(x["outcome"], x["n"]) if n) for (r, a), x in found.attrition.groupby(["report", "arm"], sort=False)) + ".")
 
-Explored.arms_figure, Explored.curves_figure, Explored.attrition_figure = _arms_figure, _curves_figure, _attrition_figure
+# %% ../nbs/37b_explore.ipynb #fddcecd4
+class Explored(Frames, Shown):
+    "Reports as tidy DataFrames that show themselves; those of items need the store."
+    def html(self)->str: return "".join(t.html() for t in overview(self))
+    def to_dict(self): return dict(reports=[r.name for r in self.reports], store=self.store is not None)
+    def __repr__(self): return f"{len(self.reports)} {'report' if len(self.reports) == 1 else 'reports'}: {', '.join(r.name for r in self.reports)}"
+    def arms_figure(self)->Figure: return arms_figure(self)
+    def curves_figure(self, curve:str="training loss")->Figure: return curves_figure(self, curve)
+    def attrition_figure(self)->Figure: return attrition_figure(self)
+
+def load_results(
+    *paths,              # folders of reports, of a recipe's reports, or of several recipes
+    store=None,          # folder that the runs wrote to, for tables of items
+)->Explored:
+    "Reports as DataFrames, see `Explored`."
+    from distill_study.archive import open_root
+    return Explored(find_reports(*paths or ("reports",)), None if store is None else open_root(store))
