@@ -1,7 +1,7 @@
 """Time of the statistics of a report with 20 arms on 1,000 items, of a family that is right or wrong and of one that is
 scored; then how many items per second each deterministic grader grades, on 10,000 built-in items.
 
-    python benchmarks/statistics.py [ITEMS, 10000 if left out]
+    python benchmarks/analysing.py [ITEMS, 10000 if left out]
 """
 import sys
 sys.path.pop(0) if sys.path and sys.path[0].endswith("benchmarks") else None      # this file is called as a module of Python is
@@ -98,4 +98,4 @@ if __name__ == "__main__":
     rows, each = reports(), graders()
     notes = [f"Each on {N:,} items; 2,000 resamples behind every interval, 10,000 turned signs behind every test of scores, 1,000 resamples behind alpha and kappa. A report has the first or the second row, and the third where there is a judge and people. No family has 20 arms, so 20 are reached with several reports. Seconds of one core, everything imported; wall clock on a machine that others used as well.", "",
         f"Deterministic graders, {ITEMS:,} items, answers as they should be, processor seconds:", "", "| data | family | items | s | items/s | mean score, × 100 |", "|---|---|---|---|---|---|", *("| " + " | ".join(r) + " |" for r in each)]
-    shared.report("statistics", f"Statistics of a report: {ARMS} arms on {N:,} items", ["what", "arms", "processor, s", "wall clock, s"], rows, notes)
+    shared.report("analysing", f"Statistics of a report: {ARMS} arms on {N:,} items", ["what", "arms", "processor, s", "wall clock, s"], rows, notes)
