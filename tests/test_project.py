@@ -172,3 +172,7 @@ def test_no_path_of_a_machine():
 def test_no_file_is_huge():
     big = {str(f.relative_to(ROOT)): f.stat().st_size for f in repository_files() if f.stat().st_size > 15_000_000}
     assert not big, big
+
+def test_no_benchmark_stands_before_a_module_of_pythons_own():
+    "A script's folder is searched first."
+    assert not {p.stem for p in (ROOT/"benchmarks").glob("*.py")} & set(sys.stdlib_module_names)
