@@ -346,7 +346,7 @@ def test_the_real_recorded_teachers(data_dir, tmp_path):
 
 # ---------------------------------------------------------------- opening
 
-@pytest.mark.parametrize("spec, why", [("transformer:x", "Did you mean 'transformers'?"), ("zzz:x", "recorded, transformers"), ("transformers", "no model named"), ("transformers:", "no model named"), ("", "unknown")])
+@pytest.mark.parametrize("spec, why", [("transformer:x", "Did you mean 'transformers'?"), ("zzz:x", "recorded, rules, transformers"), ("transformers", "no model named"), ("transformers:", "no model named"), ("", "unknown")])
 def test_engines_that_cannot_be_opened(spec, why):
     with pytest.raises(EngineError) as e: open_engine(spec)
     assert why in str(e.value)

@@ -1,5 +1,5 @@
 "Families that are scored, from the first question to the numbers: turn by turn, graded, compared, shown."
-import json
+import json, re
 from dataclasses import replace
 
 import numpy as np
@@ -176,7 +176,7 @@ def test_a_right_or_wrong_family_says_what_it_said():
     f = findings(r)
     text = " ".join(x.html() for x in (arm_table(r), gap_table(r), tests_of(r), cost_table(r), f, summary(r, f)))
     for word in ("Accuracy", "Wilson", "McNemar", "right more often", "Teacher is right"): assert word in text, word
-    assert "cod" not in text and "ROUGE" not in text and "score" not in text.replace("Wilson's score", "") and not r.also
+    assert not re.search(r"\bcod\b", text) and "ROUGE" not in text and "score" not in text.replace("Wilson's score", "") and not r.also
 
 @pytest.mark.parametrize("arms", [["student/vanilla"], ["teacher/cod"], ["distilled/cod", "student/vanilla"], ["teacher/vanilla", "student/vanilla", "distilled/vanilla"]])
 @pytest.mark.parametrize("n", [1, 2, 30])
