@@ -20,7 +20,7 @@ def reports(data_dir, tmp_path_factory):
             kept = [l for l in f.read_text(encoding="utf-8").split("\n") if l and SHORT.get(name, bool)(json.loads(l))]
             (folder/"data"/name/f.name).write_text("\n".join(kept) + "\n", encoding="utf-8")
     recipe = dict(teachers=[dict(engine="transformers:zoo/teacher", reasks=0, sampling=dict(max_tokens=24))], students=["zoo/student-s"], data=[dict(name=n, train=8, test=4) for n in FAMILY], min_rows=1, bootstrap=100,
-                  arms=["teacher/vanilla", "teacher/cod", "student/vanilla", "distilled/vanilla", "distilled/cod", "control/gold"], train=dict(method="full", learning_rate=1e-3, epochs=1, batch_size=8, max_length=512, max_truncated=0.5))
+                  arms=["teacher/vanilla", "teacher/cod", "student/vanilla", "control/gold"], train=dict(method="full", learning_rate=1e-3, epochs=1, batch_size=8, max_length=512, max_truncated=0.5))
     (folder/"real.yaml").write_text(yaml.safe_dump(recipe))
     code = "from distill_study.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", code, "run", "real.yaml"], cwd=folder, capture_output=True, text=True, env=os.environ | dict(PYTHONPATH=str(ROOT), DISTILL_DATA_DIR=str(folder/"data")))

@@ -4,6 +4,7 @@ from math import comb
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings, strategies as st
 
 from distill_study.stats import (Interval, StatsError, compare, corrected, find_test, flip_test, gap_recovered, gaps, holm, mcnemar, mean_interval,
                                  paired, paired_difference, paired_p, reference_teacher, smallest_detectable, smallest_difference, t_interval, wilson, _bootstrap)
@@ -43,6 +44,13 @@ def test_mcnemar_of_a_textbook_survey():
     assert (m.b10, m.b01) == (150, 86) and 2e-5 < m.p < 5e-5
     d = paired_difference(first, second)
     assert d.value == pytest.approx(-0.04) and d.low == pytest.approx(-0.0587, abs=.004) and d.high == pytest.approx(-0.0213, abs=.004)
+
+@given(st.lists(st.floats(0, 1) | st.sampled_from([0.01, 0.5]), min_size=1, max_size=30))
+@settings(max_examples=60, deadline=None)
+def test_holm_is_that_of_statsmodels(ps):
+    from statsmodels.stats.multitest import multipletests
+    assert holm(ps) == pytest.approx(list(multipletests(ps, method="holm")[1]))
+
 
 def test_holm_is_monotone_capped_and_keeps_gaps():
     assert holm([0.01, 0.02, 0.03, 0.005]) == pytest.approx([0.03, 0.04, 0.04, 0.02])

@@ -45,46 +45,54 @@ def alone(tmp_path_factory):
 
 
 def test_two_workers_come_to_the_numbers_of_one_and_ask_nothing_twice(alone, tmp_path):
-    out, err = ended(with_options(tmp_path, write(tmp_path), "--workers", "2"))
+    recipe = write(tmp_path)
+    def status(): return subprocess.run([sys.executable, "-c", "from distill_study.cli import main; main()", "status", str(recipe), "--reports", str(tmp_path/"reports")], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    before = status()
+    assert before.returncode == 2 and "--workers 2" in before.stderr
+    p = with_options(tmp_path, recipe, "--workers", "2")
+    for line in p.stderr:
+        if "done in" in line: break
+    time.sleep(1.2)
+    during = status()                                        # from another terminal
+    assert during.returncode == 0 and re.search(r"pair: \d of 7 stages", during.stdout) and "label" in during.stdout
+    out, err = ended(p)
     assert out.strip().endswith("reports/pair/index.html")
     assert numbers(tmp_path) == numbers(alone) and len(numbers(alone)) == 2
     assert asked(tmp_path) == asked(alone)
     state = json.loads((tmp_path/"reports/pair/status.json").read_text())
     assert state["ended"] and {r["state"] for r in state["stages"]} == {"done"} and len(state["stages"]) == 1 + 2 + 2 + 2
     assert not list((tmp_path/"store/logs").glob("*")), "logs of stages that are done are not kept"
+    page = tmp_path/"reports/pair/status.json"
+    page.write_text(json.dumps(state | dict(ended=False, written=time.time() - 60)))
+    assert "goes on from here" in status().stderr
+    page.write_text("{")
+    assert status().returncode == 2
     assert (tmp_path/"reports/pair/index.html").read_text().count("combination.ipynb") == (alone/"reports/pair/index.html").read_text().count("combination.ipynb")
 
 
-def test_killed_in_the_middle_it_leaves_nobody_and_the_same_command_goes_on(alone, tmp_path):
+def test_killed_in_the_middle_it_leaves_nobody_goes_on_and_replaces_a_worker_that_is_killed(alone, tmp_path):
     recipe = write(tmp_path)
+    def at_training(p):
+        for line in p.stderr:
+            if "train zoo/student" in line and "started" in line: return psutil.Process(p.pid).children(recursive=True)
     p = with_options(tmp_path, recipe, "--workers", "2")
-    for line in p.stderr:
-        if "train zoo/student" in line and "started" in line: break
-    workers = psutil.Process(p.pid).children(recursive=True)
+    workers = at_training(p)
     p.kill(); p.wait()                                       # SIGKILL: it can tidy up nothing
     assert not psutil.wait_procs(workers, timeout=30)[1]
-    _, err = ended(with_options(tmp_path, recipe, "--workers", "2"))
+    p = with_options(tmp_path, recipe, "--workers", "2")
+    killed = [c for c in at_training(p) if "spawn_main" in " ".join(c.cmdline())]
+    for c in killed: c.kill()
+    _, err = ended(p)
+    assert killed and "its worker was lost; it is done again" in err
     assert numbers(tmp_path) == numbers(alone) and asked(tmp_path) == asked(alone)
 
 
-def test_a_worker_that_is_killed_is_replaced(alone, tmp_path):
-    p = with_options(tmp_path, write(tmp_path), "--workers", "2")
-    said = []
-    for line in p.stderr:
-        said.append(line)
-        if "train zoo/student" in line and "started" in line:
-            [c.kill() for c in psutil.Process(p.pid).children() if "spawn_main" in " ".join(c.cmdline())]
-            break
-    _, err = ended(p)
-    assert "its worker was lost; it is done again" in err
-    assert numbers(tmp_path) == numbers(alone)
-
-
 def test_two_runs_of_one_recipe_at_once(alone, tmp_path):
-    both = [with_options(tmp_path, write(tmp_path), "--workers", "1") for _ in range(2)]
+    both = [with_options(tmp_path, write(tmp_path, students=["zoo/student-s"])) for _ in range(2)]
     for p in both: ended(p)
-    assert asked(tmp_path) == asked(alone) and numbers(tmp_path) == numbers(alone)
-    assert len(list((tmp_path/"store/stages").glob("student-*"))) == 2
+    (name, mine), = numbers(tmp_path).items()
+    assert mine == numbers(alone)[name] and len(list((tmp_path/"store/stages").glob("student-*"))) == 1
+    assert asked(tmp_path) == (16 + 6) + 6 + 6               # the teacher, the untouched and the trained student
 
 
 def test_a_notebook_whose_process_dies_is_a_failed_combination_and_no_more(tmp_path):
@@ -109,25 +117,6 @@ def test_places_that_do_not_exist(tmp_path, options, says):
     p = with_options(tmp_path, write(tmp_path), *options)
     _, err = p.communicate(timeout=120)
     assert p.returncode == 2 and says in re.sub(r"[\s│]+", " ", err)
-
-
-def test_status_from_another_terminal(tmp_path):
-    recipe = write(tmp_path)
-    def status(): return subprocess.run([sys.executable, "-c", "from distill_study.cli import main; main()", "status", str(recipe), "--reports", str(tmp_path/"reports")], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
-    before = status()
-    assert before.returncode == 2 and "--workers 2" in before.stderr
-    p = with_options(tmp_path, recipe, "--workers", "2")
-    for line in p.stderr:
-        if "done in" in line: break
-    time.sleep(1.5)
-    during = status()
-    os.killpg(p.pid, signal.SIGKILL); p.communicate()
-    assert during.returncode == 0 and re.search(r"pair: \d of 7 stages", during.stdout) and "label" in during.stdout
-    page = tmp_path/"reports/pair/status.json"
-    page.write_text(json.dumps(json.loads(page.read_text()) | dict(written=time.time() - 60)))
-    assert "goes on from here" in status().stderr
-    page.write_text("{")
-    assert status().returncode == 2
 
 
 @pytest.fixture(scope="module")
