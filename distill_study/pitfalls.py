@@ -107,6 +107,18 @@ def _levels(results, key="")->dict:
     return {a: x[key or _level(results)].value for a, x in results.arms.items() if x["n"]}
 
 # %% ../nbs/40_pitfalls.ipynb #ca758cf1
+def _by_judge(graded, judge, m)->str:
+    "What becomes of accuracy and order where a judge says what is right, on the items that it graded."
+    own = judge[judge["criterion"] == "correct"].groupby(["arm", "id"], observed=True)["grade"].mean().dropna().rename("judge")
+    both = graded.merge(own.reset_index(), on=["arm", "id"])
+    if not len(both): return ""
+    means = both.groupby("arm", observed=True)[["judge", "correct"]].mean().astype(float)
+    off, n = means["judge"] - means["correct"], both.groupby("arm", observed=True)["id"].count().max()
+    most = off.abs().idxmax()
+    where = f"on the {'item' if n == 1 else f'{n} items'} that it graded"
+    if abs(off[most]) < 1e-9: return f" By the judge, every arm has the same accuracy {where}."
+    return f" By the judge, {most} has {_said(off[most], m, True)} of accuracy {where}." + _order(means["correct"].to_dict(), means["judge"].to_dict(), " by the judge")
+
 def extraction(
     results,                # `results.Results`
     judge=None,             # arm, id, criterion, grade; None: no judge
@@ -120,11 +132,7 @@ def extraction(
     rows = rows[rows[k].notna()]
     d = paired_difference(rows[f"{k}_strict"].to_numpy(), rows[k].to_numpy(), seed=results.seed, sources=rows["source"].to_numpy() if "source" in rows else None)
     said = (f"Read strictly, {worst} loses most; {sum(v > 0 for v in loss.values())} of {len(arms)} arms lose anything." if loss[worst] > 0 else "No arm loses anything when it is read strictly.") + _order(_levels(results), _levels(results, "strict"))
-    if judge is not None and m.graded and (judge["criterion"] == "correct").any():
-        by = judge[judge["criterion"] == "correct"].groupby("arm", observed=True)["grade"].mean().dropna().to_dict()
-        off = {a: by[a] - results.arms[a]["accuracy"].value for a in arms if a in by}
-        most = max(off, key=lambda a: abs(off[a]), default=None)
-        if most: said += f" By the judge, {most} has {_said(off[most], m, True)} of accuracy." + _order(_levels(results), by, " by the judge")
+    if judge is not None and m.graded: said += _by_judge(results.graded, judge, m)
     return Pitfall("extraction", "Answer extraction", said, d, **_size(m))
 
 def seeds(seed:int)->Pitfall:
