@@ -87,7 +87,7 @@ class Table(Shown):
         head = "".join(f'<th scope="col"{"" if c.kind == "text" else " class=num"}>{esc(c.head)}' + (f'<span class="unit">{esc(c.unit)}</span>' if c.unit else "") + "</th>" for c in self.columns)
         sub = f' <span class="sub">{esc(self.sub)}</span>' if self.sub else ""
         note = f'<p class="note">{esc(self.note)}</p>' if self.note else ""
-        wide = ' class="wide"' if len(self.columns) > 4 else ""
+        wide = ' class="wide"' if len(self.columns) > 4 else ' class="texts"' if len(self.columns) > 2 and all(c.kind == "text" for c in self.columns) else ""
         return (f'<div class="scroll tex2jax_ignore mathjax_ignore" tabindex="0" role="region" aria-label="{esc(self.caption)}"><table{wide}><caption><span class="cap">{esc(self.caption)}</span>{sub}</caption>'
                 f"<thead><tr>{head}</tr></thead><tbody>{''.join(map(self._row, self.rows))}</tbody></table></div>{note}")
 
