@@ -19,6 +19,7 @@ from distill_study.stats import Interval, wilson
 
 TINY = Path(__file__).parent.parent/"reports"/"examples"/"tiny"
 QA = TINY/"tiny-qa--teacher--student-s"
+ALL = len(diffs.numbers(read_report(QA)))      # that two reports like it are compared in
 ATTACK = "<script>alert(1)</script>\x1b[31m[bold]red\u202e"
 
 
@@ -60,7 +61,7 @@ def right(arm, k, n=300):
 
 def test_a_report_and_itself():
     code, out, _ = call(QA, QA)
-    assert code == 0 and "None of 20 numbers changed beyond noise." in out and "same settings, versions and counts" in out
+    assert code == 0 and f"None of {ALL} numbers changed beyond noise." in out and "same settings, versions and counts" in out
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in TINY.iterdir() if p.is_dir()))
@@ -87,7 +88,7 @@ def test_another_setting_is_named_with_both_values(written, one, name, value):
 def test_settings_that_an_older_version_did_not_know_are_no_change(written):
     def older(m):
         for k in ("schedule", "packing", "choose"): m["provenance"]["settings"]["student"]["train"].pop(k, None)
-        m["provenance"]["settings"].pop("judge", None)
+        m["provenance"]["settings"].pop("rubric", None)
     assert diff(QA, written(older)).pairs[0].settings == []
 
 
@@ -104,7 +105,7 @@ def test_versions_and_hashes(written):
 def test_a_number_that_moved_far_is_found_and_the_exit_code_says_so(written):
     folder = written(right("student/cot", 280))
     code, out, _ = call(QA, folder)
-    assert code == 1 and "1 of 20 numbers changed beyond noise" in out and "beyond noise" in out
+    assert code == 1 and f"1 of {ALL} numbers changed beyond noise" in out and "beyond noise" in out
     code, out, _ = call(QA, folder, "--json")
     told = json.loads(out)
     number = next(n for n in told["reports"][0]["numbers"] if n["beyond"])
@@ -186,7 +187,7 @@ def test_one_refused_pair_does_not_hide_the_others(tmp_path, one):
         (tmp_path/name).mkdir()
         (tmp_path/name/"metrics.json").write_text((TINY/source/"metrics.json").read_text())
     found = diff(TINY, tmp_path)
-    assert found.code == 2 and len(found.compared) == 20 and "1 of 2 pairs of reports can't be compared" in found.verdict()
+    assert found.code == 2 and len(found.compared) == ALL and "1 of 2 pairs of reports can't be compared" in found.verdict()
 
 
 def test_the_same_name_twice_in_one_folder(tmp_path):
@@ -280,4 +281,4 @@ def test_numbers_that_changed_stand_first(written):
 
 def test_json_is_plain_and_whole(written):
     told = json.loads(json.dumps(diff(QA, written(right("student/cot", 280))).to_dict(), allow_nan=False))
-    assert told["reports"][0]["numbers"][0].keys() >= {"arm", "what", "a", "b", "difference", "p", "p_holm", "method", "beyond"} and told["compared"] == 20
+    assert told["reports"][0]["numbers"][0].keys() >= {"arm", "what", "a", "b", "difference", "p", "p_holm", "method", "beyond"} and told["compared"] == ALL
