@@ -107,7 +107,7 @@ def test_a_second_run_takes_everything_from_the_store(finished):
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_numbers(finished, tmp_path):
     recipe = write(tmp_path)
-    for seen in ("training distilled/cot-answer", "test, student/vanilla"):     # kill it in two stages
+    for seen in ("training distilled/cot-answer",):
         p = start(recipe, tmp_path)
         for line in p.stderr:
             if seen in line: break
@@ -177,8 +177,6 @@ def test_arms_that_a_recipe_asks_for_and_hard_inputs(tmp_path):
     assert "untouched student, training inputs: 24 of 24" in err and "explain" in m["provenance"]["prompt_hashes"]
     page = next((tmp_path/"reports/small").glob("*/index.html")).read_text()
     assert "Do the drops fall on hard inputs?" in page and "Labels before and after the drops" in page
-    run(recipe, tmp_path, "replay")
-    assert untimed(numbers(tmp_path)) == untimed(m)
 
 
 def test_a_failing_combination_is_named_and_the_others_go_on(tmp_path):
@@ -212,7 +210,7 @@ def test_the_real_recipes_at_their_smallest(name, data_dir, smollm, tmp_path):
     recipe = yaml.safe_load((ROOT/f"recipes/{name}.yaml").read_text()) | dict(name="small", min_rows=3, bootstrap=200)
     recipe["data"][0] |= dict(train=8, test=4)
     recipe["train"] |= dict(epochs=1, batch_size=4)
-    recipe["arms"] = ["teacher/vanilla", "teacher/cot", "student/vanilla", "distilled/vanilla", "distilled/cot-rationale"]
+    recipe["arms"] = ["teacher/vanilla", "teacher/cot", "distilled/cot-rationale"]
     (tmp_path/"small.yaml").write_text(yaml.safe_dump(recipe))
     run(tmp_path/"small.yaml", tmp_path, DISTILL_DATA_DIR=str(data_dir.resolve()))
     m = numbers(tmp_path)

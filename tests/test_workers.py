@@ -5,6 +5,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from distill_study.store import stage_lock
 from test_study import ROOT, run, start, untimed
 
 PAIR = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s", "zoo/student-m"], data=[dict(name="tiny-qa", train=16, test=6)], min_rows=4, bootstrap=100,
@@ -37,10 +38,13 @@ def ended(p):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    "The pair, run by one process."
-    folder = tmp_path_factory.mktemp("alone")
-    run(write(folder), folder, **ONE_THREAD)
+def alone(tmp_path_factory, worker_id):
+    "The pair, run by one process: once, whichever of pytest's processes needs it first."
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent)/"alone"
+    folder.mkdir(exist_ok=True)
+    with stage_lock(folder/"lock", "the pair"):
+        if not numbers(folder): run(write(folder), folder, **ONE_THREAD)
     return folder
 
 
