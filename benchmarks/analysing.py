@@ -96,6 +96,6 @@ if __name__ == "__main__":
     wilson(1, 2); mean_interval([1., 2.]); made_up_grades(5)              # what is imported at first use
     analyse(made_up_grades(20), resamples=100); pitfalls(analyse(made_up_scores(n=20), resamples=100, metric=METRICS["rougeLsum"]))
     rows, each = reports(), graders()
-    notes = [f"Each on {N:,} items; 2,000 resamples behind every interval, 10,000 turned signs behind every test of scores, 1,000 resamples behind alpha and kappa. A report has the first or the second row, and the third where there is a judge and people. No family has 20 arms, so 20 are reached with several reports. Seconds of one core, everything imported; wall clock on a machine that others used as well.", "",
+    notes = [f"Each on {N:,} items; 2,000 resamples behind every interval, 10,000 turned signs behind every test of scores, 1,000 resamples behind alpha and kappa. A report has the first or the second row, and the third where there is a judge and people. No family has 20 arms, so 20 are reached with several reports. Seconds of one core, everything imported.", "",
         f"Deterministic graders, {ITEMS:,} items, answers as they should be, processor seconds:", "", "| data | family | items | s | items/s | mean score, × 100 |", "|---|---|---|---|---|---|", *("| " + " | ".join(r) + " |" for r in each)]
     shared.report("analysing", f"Statistics of a report: {ARMS} arms on {N:,} items", ["what", "arms", "processor, s", "wall clock, s"], rows, notes)
