@@ -117,7 +117,6 @@ def run_combination(
     c:Combination,
     out:Path,          # the report's folder
     store:Path,
-    say=print,
     replay:bool=False, # from what is in the store alone
 )->Outcome:
     "Execute the study notebook for one combination and render its report; the notebook stays where it failed."
@@ -161,7 +160,7 @@ def run_recipe(
     grid, folder, done = recipe.combinations(), reports/recipe.name, []
     for i, c in enumerate(grid, 1):
         say(f"[{i}/{len(grid)}] {c.name}")
-        done.append(o := run_combination(c, folder/c.name, store, say, replay))
+        done.append(o := run_combination(c, folder/c.name, store, replay))
         say(f"[{i}/{len(grid)}] {c.name}: " + (f"failed: {o.error}" if o.error else f"done in {o.seconds:.0f} s"))
         write_index(recipe, done, folder)
     return done

@@ -48,8 +48,6 @@ class Board:
         self.recipe, self.path, self.began, self.wrote = recipe, folder/"status.json", time.time(), 0.0
         self.jobs = {s.key: Job(s, logs/f"{s.kind}-{s.key}.log") for s in graph(recipe)}
 
-    def count(self, state)->int: return sum(j.state == state for j in self.jobs.values())
-
     def over(self)->set: return {k for k, j in self.jobs.items() if j.state in (DONE, FAILED)}
 
     def ready(self)->list[Job]:
