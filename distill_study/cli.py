@@ -25,8 +25,13 @@ app.add_typer(back, name="grades")
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="a YAML file, e.g. recipes/demo.yaml")]
 Override = Annotated[Optional[list[str]], typer.Option("-p", metavar="KEY=VALUE", help="override a setting, e.g. -p train.epochs=1 -p data.test=50; repeatable")]
+def _folder(where):
+    "The folder that a store is worked on in."
+    from distill_study.mirror import local_folder
+    return local_folder(where)
+
 Reports = Annotated[Path, typer.Option(help="where reports go")]
-Store = Annotated[Path, typer.Option(help="where completions and trained students are kept")]
+Store = Annotated[Path, typer.Option(parser=_folder, metavar="FOLDER|URL", help="where completions and trained students are kept: a folder, or e.g. s3://bucket/store")]
 
 def _recipe(path, overrides):
     "The recipe with its overrides, checked."

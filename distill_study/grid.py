@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, Train, fingerprint, slug, to_yaml
-from .store import Store, stage_lock
+from .files import stage_lock
+from .store import Store
 from .study import has_truth, judged_pairs, pitfall_arms, pitfall_items, resolved, unanswered, unavailable
 
 # %% ../nbs/48_grid.ipynb #4154c0f4

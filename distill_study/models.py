@@ -105,7 +105,7 @@ def check_model(
 
 # %% ../nbs/07_models.ipynb #f8f1bd1f
 def cache_dir()->Path:
-    "Where converted models are kept: DISTILL_CACHE_DIR, or the user's cache folder."
+    "Where converted models and copies of stores are kept: DISTILL_CACHE_DIR, or the user's cache folder."
     return Path(os.environ.get("DISTILL_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")/"distill-study")
 
 def smollm_wheel()->Path|None:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import Combination, Criterion, StudyError, fingerprint
+from .files import guard
 from .grade import grade
 from .rubrics import answer_text, item_parts, rubric, rubric_hash
-from .store import Ledger, guard
+from .store import Ledger
 from .tasks import TASKS
 from .textstats import main_metric
 
@@ -262,6 +263,7 @@ def import_grades(
     with guard(store.root/"grades"): (store.root/"grades").mkdir(exist_ok=True)
     for key, entry, same in todo:
         if not same: _book(store, key["sheet"]).append([entry])
+    store.mirror.sync()
     return [dict(combination=k["combination"], sheet=k["sheet"], rater=e["rater"], items=len(e["grades"]), of=len(k["raters"][e["rater"]]), new=not same) for k, e, same in todo]
 
 # %% ../nbs/30_people.ipynb #48e190bc

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import Recipe, StudyError
+from .files import write_json
 from .graph import KINDS, Stage, graph
 from .grid import Outcome, write_index
+from .mirror import url_of
 from .shown import duration, scrub
-from .store import write_json
 
 # %% ../nbs/53_schedule.ipynb #c92c0cbe
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
@@ -89,13 +90,14 @@ def run_graph(
     folder = reports/recipe.name
     folder.mkdir(parents=True, exist_ok=True)
     board, running, outcomes = Board(recipe, folder, store/"logs"), {}, {}
-    executor.check([j.stage for j in board.jobs.values()])
+    given = url_of(store) or str(store)                       # another machine has a copy of its own
+    executor.check([j.stage for j in board.jobs.values()], given)
     try:
         while len(board.over()) < len(board.jobs):
             for job in board.ready():
                 if not executor.room(): break
                 job.state, job.began, job.tries = RUNNING, time.time(), job.tries + 1
-                running[executor.submit(job.stage, str(folder), str(store), str(job.log))] = job
+                running[executor.submit(job.stage, str(folder), given, str(job.log))] = job
                 say(_line(board, job, "started"))
             for future in wait(running, timeout=.5, return_when=FIRST_COMPLETED).done:
                 _ended(board, job := running.pop(future), future, executor, say)

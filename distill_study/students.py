@@ -17,13 +17,14 @@ from .config import ARMS, Combination, Recipe, StudyError, slug
 from .curate import Curated
 from .data import load_data
 from .engine import EngineError
+from .files import crc_of
 from .grade import grade
 from .models import SMOLLM, ModelError, local_model, model_fingerprint, resolve_model
 from .prompts import wording
 from .results import Results, analyse
 from .shown import pct, to_plain
 from .stats import BASE
-from .store import MANIFEST, Store, crc_of
+from .store import MANIFEST, Store
 from .student import Fit, write_merged
 from .study import answer_arms, arms_of, curate_arms, label, train_arms, weights_of
 from .tasks import TASKS

