@@ -242,6 +242,7 @@ def entry(
     status:str="ok",         # ok, failed, or anything else that says why there is no page
     error:str="",            # one line
     notebook:str="",         # the executed notebook, relative to the index
+    files:tuple=(),          # its numbers, relative to the index
 )->dict:
     "One row of the page of a recipe."
     if metrics is None: return dict(title=title or href, href=href, status="not run" if status == "ok" else status, error=scrub(error), notebook=notebook)
@@ -252,7 +253,7 @@ def entry(
     n = max((a["n"] for a in metrics["arms"].values()), default=0)
     settings = metrics["provenance"]["settings"]
     return dict(title=title or metrics["provenance"]["combination"], detail=f"{settings['teacher']['engine']}, seed {settings['seed']}", href=href, status=status, error=scrub(error), notebook=notebook, n=n or None,
-        measure=measure, teacher=of(metrics["teacher"]), base=of(metrics["base"]), best=of(best), best_arm=best, gap=gap)
+        files=files, measure=measure, teacher=of(metrics["teacher"]), base=of(metrics["base"]), best=of(best), best_arm=best, gap=gap)
 
 def _local(href):
     "A link inside the reports folder; anything else is refused."
@@ -265,13 +266,17 @@ def index_page(
     entries:list,            # of `entry`
     path:str|Path,           # where the page goes
     seeds:list=(),           # of `over_seeds`
+    behind:list=(),          # (address, what it is) of other pages of the recipe
+    short:list=(),           # what the page says, in sentences
+    sections:list=(),        # (heading, HTML) built by `overview`
 )->Path:
-    "Write the page that lists the combinations of a recipe with their main figures."
+    "Write the page of a recipe: what its combinations say together, and a row for each with its main figures."
     from datetime import datetime, timezone
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     env = Environment(loader=FileSystemLoader(templates()), autoescape=True, undefined=StrictUndefined)
     env.filters |= dict(percent=pct, local=_local, by=lambda x, m: num(x, m.digits, m.scale))
-    page = env.get_template("index.html.j2").render(recipe=recipe, description=description, entries=entries, seeds=seeds, scored=any(not e["measure"].graded for e in entries if "measure" in e), git_sha=git_sha(), generated=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"))
+    page = env.get_template("index.html.j2").render(recipe=recipe, description=description, entries=entries, seeds=seeds, behind=behind, short=short, sections=sections, scored=any(not e["measure"].graded for e in entries if "measure" in e), git_sha=git_sha(), generated=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"))
+    page = _contents(page)
     if wrong := check_page(page): raise ReportError(f"{Path(path).name}: not written: {'; '.join(wrong)[:600]}.")
     return write_text(page, path)
 
