@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['size', 'plan', 'again', 'judging', 'notebook_path', 'Outcome', 'parameters', 'run_combination', 'run_recipe', 'check',
-           'check_judge', 'write_index']
+           'check_judge', 'write_index', 'render_index']
 
 # %% ../nbs/48_grid.ipynb #8696d9bf
 import json, os, sys, time
@@ -13,6 +13,8 @@ from pathlib import Path
 
 from .config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, Train, fingerprint, slug, to_yaml
 from .files import stage_lock
+from .overview import names_of
+from .shown import scrub
 from .store import Store
 from .study import has_truth, judged_pairs, pitfall_arms, pitfall_items, resolved, unanswered, unavailable
 
@@ -129,7 +131,7 @@ def run_combination(
         try:
             if error is None: render(out/"combination.ipynb", out/"index.html", title=f"{c.data.name}: {Path(c.teacher.engine.split(':', 1)[1]).name} to {Path(c.student.model).name}")
         except StudyError as e: error = str(e).splitlines()[0][:500]
-        if error: [(out/name).unlink(missing_ok=True) for name in ("index.html", "metrics.json")]      # of an earlier run
+        if error: [(out/name).unlink(missing_ok=True) for name in ("index.html", "metrics.json", "metrics.csv")]      # of an earlier run
     return Outcome(c, out, time.monotonic() - start, error)
 
 def _execute(c, out, store, replay):
@@ -215,12 +217,43 @@ def check_judge(c:Combination, splits, store:Store):
 
 # %% ../nbs/48_grid.ipynb #6da3a8db
 def write_index(recipe:Recipe, outcomes:list[Outcome], folder:Path):
-    "The page that lists a recipe's combinations with their main figures."
+    "The page of a recipe, and `grid.json`, from which it can be made again. Heat maps and their kind come when all is over, or now and then where combinations take long."
+    from distill_study.report import write_json
+    done, grid = {o.combination.name: o for o in outcomes}, recipe.combinations()
+    def row(c):
+        o = done.get(c.name)
+        return dict(name=c.name, data=Path(c.data.name).name, teacher=Path(c.teacher.engine.split(":", 1)[1]).name, student=Path(c.student.model).name, state="waiting" if o is None else "failed" if o.error is not None else "ok", error=o and o.error and scrub(o.error))
+    write_json(dict(format=1, name=recipe.name, description=recipe.description, combinations=[row(c) for c in grid]), folder/"grid.json")
+    render_index(folder, whole=len(done) == len(grid) or bool(outcomes) and outcomes[-1].seconds > 60)
+
+# %% ../nbs/48_grid.ipynb #a3677d9a
+def _grid(folder):
+    "What `grid.json` says of a recipe; without it, what the folders of its combinations say."
+    try: found = json.loads((folder/"grid.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        names = sorted(p.parent.name for p in folder.glob("*/params.yaml"))
+        return dict(name=folder.resolve().name, description="", combinations=[dict(name=n, state="ok" if (folder/n/"metrics.json").is_file() else "failed", error="It left no numbers.") for n in names])
+    except (OSError, ValueError) as e: raise StudyError(f"{folder/'grid.json'}: can't be read ({type(e).__name__}). `distill-study run RECIPE` writes it again.") from None
+    rows = found.get("combinations") if isinstance(found, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(r, dict) and isinstance(r.get("name"), str) and slug(r["name"]) == r["name"] for r in rows): raise StudyError(f"{folder/'grid.json'}: damaged: it lists no combinations by the names of their folders. `distill-study run RECIPE` writes it again.")
+    return dict(name=str(found.get("name", "")), description=str(found.get("description", "")), combinations=rows)
+
+def render_index(
+    folder:Path,         # of a recipe's reports
+    whole:bool=True,     # with heat maps, ranking and costs
+)->Path:
+    "Make the page of a recipe from what is in its folder."
+    from distill_study.overview import in_short, sections
     from distill_study.report import entry, index_page, over_seeds
-    entries, pages = [], []
-    for o in outcomes:
-        name, failed = o.folder.name, o.error is not None
-        numbers = None if failed else json.loads((o.folder/"metrics.json").read_text(encoding="utf-8"))
-        pages += [numbers] if numbers else []
-        entries.append(entry(numbers, "" if failed else f"{name}/index.html", name, "failed" if failed else "ok", o.error or "", f"{name}/combination.ipynb"))
-    index_page(recipe.name, recipe.description, entries, folder/"index.html", over_seeds(pages))
+    found, entries, pages, states = _grid(folder), [], [], {}
+    for r in found["combinations"]:
+        name, state, numbers = r["name"], r.get("state"), None
+        if state == "ok":
+            try: numbers = json.loads((folder/name/"metrics.json").read_text(encoding="utf-8"))
+            except (OSError, ValueError) as e: state, r = "failed", r | dict(error=f"its metrics.json can't be read ({type(e).__name__})")
+        if numbers: pages.append(numbers)
+        elif r.get("data"): states.setdefault((r["data"], r.get("teacher"), r.get("student")), "failed" if state == "failed" else "not run")
+        there = lambda *names: tuple(f"{name}/{n}" for n in names if (folder/name/n).is_file())
+        entries.append(entry(numbers, f"{name}/index.html" if numbers else "", name, "ok" if numbers or state != "failed" else "failed", str(r.get("error") or "") if state == "failed" else "", "".join(there("combination.ipynb")), there("metrics.json", "metrics.csv")))
+    states = {k: s for k, s in states.items() if k not in {names_of(m) for m in pages}}
+    return index_page(found["name"], found["description"], entries, folder/"index.html", over_seeds(pages), (), in_short(pages, states) if whole else (), sections(pages, states) if whole else ())
