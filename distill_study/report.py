@@ -263,13 +263,14 @@ def index_page(
     entries:list,            # of `entry`
     path:str|Path,           # where the page goes
     seeds:list=(),           # of `over_seeds`
+    behind:list=(),          # (address, what it is) of other pages of the recipe
 )->Path:
     "Write the page that lists the combinations of a recipe with their main figures."
     from datetime import datetime, timezone
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     env = Environment(loader=FileSystemLoader(templates()), autoescape=True, undefined=StrictUndefined)
     env.filters |= dict(percent=pct, local=_local, by=lambda x, m: num(x, m.digits, m.scale))
-    page = env.get_template("index.html.j2").render(recipe=recipe, description=description, entries=entries, seeds=seeds, scored=any(not e["measure"].graded for e in entries if "measure" in e), git_sha=git_sha(), generated=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"))
+    page = env.get_template("index.html.j2").render(recipe=recipe, description=description, entries=entries, seeds=seeds, behind=behind, scored=any(not e["measure"].graded for e in entries if "measure" in e), git_sha=git_sha(), generated=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"))
     if wrong := check_page(page): raise ReportError(f"{Path(path).name}: not written: {'; '.join(wrong)[:600]}.")
     return write_text(page, path)
 
