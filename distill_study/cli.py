@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'zoo', 'kept', 'back', 'RecipePath', 'Override', 'Reports', 'Store', 'Engine', 'say', 'run', 'status', 'replay',
            'show', 'list_', 'list_stored', 'ledger', 'verify', 'export', 'prune', 'build', 'main', 'fit', 'diff',
-           'rows', 'students', 'doctor', 'grade_sheet', 'import_', 'list_grades']
+           'reproduce', 'rows', 'students', 'doctor', 'grade_sheet', 'import_', 'list_grades']
 
 # %% ../nbs/58_cli.ipynb #bbea65e2
 import json, sys
@@ -261,6 +261,21 @@ def diff(a:Annotated[Path, typer.Argument(metavar="REPORT_A", help="folder of a 
     from distill_study import diff as reports
     found = reports.diff(a, b, store, store_b)
     print(json.dumps(found.to_dict())) if as_json else reports.print_diff(found)
+    raise typer.Exit(found.code)
+
+# %% ../nbs/58_cli.ipynb #674a650b
+@app.command()
+def reproduce(report:Annotated[Path, typer.Argument(metavar="REPORT", help="folder of one combination's report, its index.html or its metrics.json")],
+              store:Annotated[Optional[Path], typer.Option(help="that its run wrote to; store if left out. With --fresh it is only read, to test numbers on the same items")]=None,
+              fresh:Annotated[bool, typer.Option("--fresh", help="from nothing, in a store of its own: asks and trains anew")]=False,
+              out:Annotated[Optional[Path], typer.Option(help="a new folder that keeps the new report; nothing is kept if left out")]=None,
+              data:Annotated[Optional[str], typer.Option(help="where the data is on this machine, if it was a local copy")]=None,
+              noise:Annotated[bool, typer.Option("--noise", help="be content with numbers within noise also where they should be the same")]=False,
+              as_json:Annotated[bool, typer.Option("--json", help="print one JSON object")]=False):
+    "Make a report again beside the old one and compare the numbers. Exit code: 0 reproduced, 1 not, 2 it can't be tried."
+    from distill_study import reproduce as again
+    found = again.reproduce(report, store, fresh, out, data, noise, say)
+    print(json.dumps(found.to_dict(), ensure_ascii=False)) if as_json else again.print_reproduced(found)
     raise typer.Exit(found.code)
 
 # %% ../nbs/58_cli.ipynb #9af82ecd
