@@ -48,7 +48,7 @@ def run(recipe:RecipePath, p:Override=None, reports:Reports=Path("reports"), sto
         address:Annotated[str, typer.Option(help="of the Ray cluster's head, HOST:PORT; auto: the one of this machine")]="auto"):
     "Run a recipe: sample the teacher, train and grade the students, write the reports."
     if executor not in ("local", "ray"): raise typer.BadParameter(f"{executor!r}: expected local or ray", param_hint="--executor")
-    _run(_recipe(recipe, p), reports, store, False, workers, executor, address)
+    _run(_recipe(recipe, p), recipe, reports, store, False, workers, executor, address)
 
 @app.command()
 def status(recipe:RecipePath, reports:Reports=Path("reports")):
@@ -64,11 +64,13 @@ def replay(recipe:RecipePath, p:Override=None, reports:Reports=Path("reports"), 
     "Write a recipe's reports again from the store alone: no model, server or key is needed."
     from distill_study.archive import open_root
     open_root(store)
-    _run(_recipe(recipe, p), reports, store, True)
+    _run(_recipe(recipe, p), recipe, reports, store, True)
 
-def _run(r, reports, store, replay, workers=1, executor="local", address="auto"):
+def _run(r, file, reports, store, replay, workers=1, executor="local", address="auto"):
     from distill_study import grid
+    from distill_study.publish import claim
     grid.check(r, reports, store, replay)
+    claim(r, file, reports)
     try: outcomes = grid.run_recipe(r, reports, store, say, replay) if workers == 1 and executor == "local" else _run_side_by_side(r, reports, store, workers, executor, address)
     except KeyboardInterrupt: say("stopped; the same command goes on from here"); raise typer.Exit(130) from None
     failed = [o for o in outcomes if o.error]

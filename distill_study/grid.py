@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, Train, fingerprint, slug, to_yaml
+from .publish import check_folders, check_names, key_names, shareable, tidy, writable
 from .store import Store, stage_lock
 from .study import has_truth, judged_pairs, pitfall_arms, pitfall_items, resolved, unanswered, unavailable
 
@@ -136,13 +137,16 @@ def _execute(c, out, store, replay):
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
-    (out/"params.yaml").write_text(to_yaml(c), encoding="utf-8")
+    (out/"params.yaml").write_text(to_yaml(shareable(c)), encoding="utf-8")
     try: papermill.execute_notebook(notebook_path(), out/".running.ipynb", parameters(c, store, out, replay), kernel_name="python3", progress_bar=False,
                                    stderr_file=sys.stderr, report_mode=False, request_save_on_cell_execute=True,
                                    extra_arguments=["--log-level=CRITICAL"])      # of the kernel, or its standing warnings, and the interrupt that ends it, stand in the progress
     except PapermillExecutionError as e: return _last_line(e)
     except DeadKernelError: return "the notebook's process was killed: by hand, or for want of memory (`distill-study fit` estimates what training needs)"
-    finally: os.replace(out/".running.ipynb", out/"combination.ipynb") if (out/".running.ipynb").exists() else None
+    finally:
+        if (out/".running.ipynb").exists():
+            tidy(out/".running.ipynb", key_names(c))
+            os.replace(out/".running.ipynb", out/"combination.ipynb")
 
 def _last_line(e):
     "The message of the error that ended a notebook, in one line."
@@ -177,9 +181,9 @@ def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
     from distill_study.models import check_model, device
     from distill_study.tasks import TASKS
     from distill_study.textstats import need_ner
-    for folder in (reports, store):
-        try: folder.mkdir(parents=True, exist_ok=True); (folder/".writable").touch(); (folder/".writable").unlink()
-        except OSError as e: raise StudyError(f"{folder}: can't be written ({e.strerror}). Choose another folder with --reports or --store.") from None
+    for folder in (reports, store): writable(folder, "Choose another folder with --reports or --store.")
+    check_folders(recipe, reports)
+    check_names(notebook_path(), parameters(recipe.combinations()[0], store, reports))
     kept = Store(store)
     for c in recipe.combinations():
         splits, default = load_data(c.data), c.arms == DEFAULT_ARMS

@@ -167,7 +167,7 @@ def reproduce(
     same_data(report, c)
     with tempfile.TemporaryDirectory(prefix="reproduce-") as temporary:
         folder = Path(out or temporary)
-        into, own = folder/"report", folder/"store" if fresh else kept
+        into, own = folder/report.name, folder/"store" if fresh else kept
         grid.check(recipe_of(c), folder, own, replay=not fresh)
         say(f"{report.name}: made again from {'nothing' if fresh else 'the store'}")
         done = grid.run_combination(c, into, own, replay=not fresh)
