@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'zoo', 'kept', 'back', 'RecipePath', 'Override', 'Reports', 'Store', 'Engine', 'say', 'run', 'status', 'replay',
            'show', 'list_', 'list_stored', 'ledger', 'verify', 'export', 'prune', 'build', 'main', 'fit', 'diff',
-           'rows', 'students', 'doctor', 'grade_sheet', 'import_', 'list_grades']
+           'reproduce', 'rows', 'students', 'doctor', 'grade_sheet', 'import_', 'list_grades']
 
 # %% ../nbs/58_cli.ipynb #bbea65e2
 import json, sys
@@ -53,7 +53,7 @@ def run(recipe:RecipePath, p:Override=None, reports:Reports=Path("reports"), sto
         address:Annotated[str, typer.Option(help="of the Ray cluster's head, HOST:PORT; auto: the one of this machine")]="auto"):
     "Run a recipe: sample the teacher, train and grade the students, write the reports."
     if executor not in ("local", "ray"): raise typer.BadParameter(f"{executor!r}: expected local or ray", param_hint="--executor")
-    _run(_recipe(recipe, p), reports, store, False, workers, executor, address)
+    _run(_recipe(recipe, p), recipe, reports, store, False, workers, executor, address)
 
 @app.command()
 def status(recipe:RecipePath, reports:Reports=Path("reports")):
@@ -69,12 +69,14 @@ def replay(recipe:RecipePath, p:Override=None, reports:Reports=Path("reports"), 
     "Write a recipe's reports again from the store alone: no model, server or key is needed."
     from distill_study.archive import open_root
     open_root(store)
-    _run(_recipe(recipe, p), reports, store, True)
+    _run(_recipe(recipe, p), recipe, reports, store, True)
 
-def _run(r, reports, store, replay, workers=1, executor="local", address="auto"):
+def _run(r, file, reports, store, replay, workers=1, executor="local", address="auto"):
     from distill_study import grid
+    from distill_study.publish import claim
     from distill_study.transfer import wanted
     grid.check(r, reports, store, replay)
+    claim(r, file, reports)
     try: outcomes = grid.run_recipe(r, reports, store, say, replay) if workers == 1 and executor == "local" else _run_side_by_side(r, reports, store, workers, executor, address)
     except KeyboardInterrupt: say("stopped; the same command goes on from here"); raise typer.Exit(130) from None
     failed = [o for o in outcomes if o.error]
@@ -272,6 +274,21 @@ def diff(a:Annotated[Path, typer.Argument(metavar="REPORT_A", help="folder of a 
     from distill_study import diff as reports
     found = reports.diff(a, b, store, store_b)
     print(json.dumps(found.to_dict())) if as_json else reports.print_diff(found)
+    raise typer.Exit(found.code)
+
+# %% ../nbs/58_cli.ipynb #674a650b
+@app.command()
+def reproduce(report:Annotated[Path, typer.Argument(metavar="REPORT", help="folder of one combination's report, its index.html or its metrics.json")],
+              store:Annotated[Optional[Path], typer.Option(help="that its run wrote to; store if left out. With --fresh it is only read, to test numbers on the same items")]=None,
+              fresh:Annotated[bool, typer.Option("--fresh", help="from nothing, in a store of its own: asks and trains anew")]=False,
+              out:Annotated[Optional[Path], typer.Option(help="a new folder that keeps the new report; nothing is kept if left out")]=None,
+              data:Annotated[Optional[str], typer.Option(help="where the data is on this machine, if it was a local copy")]=None,
+              noise:Annotated[bool, typer.Option("--noise", help="be content with numbers within noise also where they should be the same")]=False,
+              as_json:Annotated[bool, typer.Option("--json", help="print one JSON object")]=False):
+    "Make a report again beside the old one and compare the numbers. Exit code: 0 reproduced, 1 not, 2 it can't be tried."
+    from distill_study import reproduce as again
+    found = again.reproduce(report, store, fresh, out, data, noise, say)
+    print(json.dumps(found.to_dict(), ensure_ascii=False)) if as_json else again.print_reproduced(found)
     raise typer.Exit(found.code)
 
 # %% ../nbs/58_cli.ipynb #9af82ecd

@@ -14,6 +14,7 @@ from pathlib import Path
 from .config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, Train, fingerprint, slug, to_yaml
 from .files import stage_lock
 from .overview import names_of
+from .publish import check_folders, check_names, key_names, shareable, tidy, writable
 from .shown import scrub
 from .store import Store
 from .study import has_truth, judged_pairs, pitfall_arms, pitfall_items, resolved, unanswered, unavailable
@@ -128,15 +129,15 @@ def run_combination(
     out.mkdir(parents=True, exist_ok=True)
     lock, start = Store(store).root/"locks"/f"report-{fingerprint(str(out.resolve()))}.lock", time.monotonic()
     with stage_lock(lock, f"the report {out.name}"):
-        (out/"params.yaml").write_text(to_yaml(c), encoding="utf-8")
-        error = _execute("combination", out, parameters(c, store, out, replay))
+        (out/"params.yaml").write_text(to_yaml(shareable(c)), encoding="utf-8")
+        error = _execute("combination", out, parameters(c, store, out, replay), key_names(c))
         try:
             if error is None: render(out/"combination.ipynb", out/"index.html", title=f"{c.data.name}: {Path(c.teacher.engine.split(':', 1)[1]).name} to {Path(c.student.model).name}")
         except StudyError as e: error = str(e).splitlines()[0][:500]
         if error: [(out/name).unlink(missing_ok=True) for name in ("index.html", "metrics.json", "metrics.csv")]      # of an earlier run
     return Outcome(c, out, time.monotonic() - start, error)
 
-def _execute(name, out, given):
+def _execute(name, out, given, keys):
     "Run a study notebook into a folder; the error that ended it, in one line, or None."
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -146,7 +147,10 @@ def _execute(name, out, given):
                                    extra_arguments=["--log-level=CRITICAL"])      # of the kernel, or its standing warnings, and the interrupt that ends it, stand in the progress
     except PapermillExecutionError as e: return _last_line(e)
     except DeadKernelError: return "the notebook's process was killed: by hand, or for want of memory (`distill-study fit` estimates what training needs)"
-    finally: os.replace(out/".running.ipynb", out/f"{name}.ipynb") if (out/".running.ipynb").exists() else None
+    finally:
+        if (out/".running.ipynb").exists():
+            tidy(out/".running.ipynb", keys)
+            os.replace(out/".running.ipynb", out/f"{name}.ipynb")
 
 def _last_line(e):
     "The message of the error that ended a notebook, in one line."
@@ -184,7 +188,7 @@ def run_generalization(
     from distill_study.report import render
     with stage_lock(Store(store).root/"locks"/f"generalization-{fingerprint(str(folder.resolve()))}.lock", f"the page {folder.name}/generalization"):
         failed = [c.name for c in recipe.combinations() if not (folder/c.name/"metrics.json").exists()]
-        error = _execute("generalization", folder, dict(recipe=recipe.model_dump(mode="json"), store=str(store), out=str(folder), left_out=failed, replay=replay))
+        error = _execute("generalization", folder, dict(recipe=recipe.model_dump(mode="json"), store=str(store), out=str(folder), left_out=failed, replay=replay), sorted({k for c in recipe.combinations() for k in key_names(c)}))
         try:
             if error is None: render(folder/"generalization.ipynb", folder/"generalization.html", title=f"{recipe.name}: students on other data sets")
         except StudyError as e: error = str(e).splitlines()[0][:500]
@@ -208,9 +212,9 @@ def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
     from distill_study.models import check_model, device
     from distill_study.tasks import TASKS
     from distill_study.textstats import need_ner
-    for folder in (reports, store):
-        try: folder.mkdir(parents=True, exist_ok=True); (folder/".writable").touch(); (folder/".writable").unlink()
-        except OSError as e: raise StudyError(f"{folder}: can't be written ({e.strerror}). Choose another folder with --reports or --store.") from None
+    for folder in (reports, store): writable(folder, "Choose another folder with --reports or --store.")
+    check_folders(recipe, reports)
+    check_names(notebook_path(), parameters(recipe.combinations()[0], store, reports))
     kept = Store(store)
     for c in recipe.combinations():
         splits, default = load_data(c.data), c.arms == DEFAULT_ARMS

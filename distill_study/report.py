@@ -245,7 +245,7 @@ def entry(
     files:tuple=(),          # its numbers, relative to the index
 )->dict:
     "One row of the page of a recipe."
-    if metrics is None: return dict(title=title or href, href=href, status="not run" if status == "ok" else status, error=scrub(error), notebook=notebook)
+    if metrics is None: return dict(title=title or href, href=href, status="not run" if status == "ok" else status, error=scrub(error, paths=True), notebook=notebook)
     measure = METRICS[metrics["metric"]["key"]] if "metric" in metrics else METRICS["correct"]
     def of(arm): return metrics["arms"].get(arm, {}).get("accuracy" if measure.graded else "score") if arm else None
     best = metrics["best"]

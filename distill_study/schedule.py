@@ -16,6 +16,7 @@ from .files import write_json
 from .graph import KINDS, Stage, graph
 from .grid import Outcome, write_index
 from .mirror import url_of
+from .publish import key_names
 from .shown import duration, scrub
 
 # %% ../nbs/53_schedule.ipynb #c92c0cbe
@@ -40,7 +41,7 @@ class Job:
         with open(self.log, "rb") as f:
             f.seek(max(0, f.seek(0, os.SEEK_END) - 2000))
             lines = f.read().decode("utf-8", "replace").split("\n")
-        return scrub(next((l for l in reversed(lines) if l.strip()), "").strip()[-200:])
+        return scrub(next((l for l in reversed(lines) if l.strip()), "").strip(), key_names(self.stage.combination), paths=True)[-200:]
 
 # %% ../nbs/53_schedule.ipynb #af7de17c
 class Board:
@@ -69,7 +70,7 @@ class Board:
     def status(self, ended:bool=False)->dict:
         "What the status file says."
         now = time.time()
-        rows = [dict(kind=j.stage.kind, what=j.stage.what, state=j.state, seconds=j.seconds or (now - j.began if j.state == RUNNING else 0), error=scrub(j.error) if j.error else None, line=j.line) for j in self.jobs.values()]
+        rows = [dict(kind=j.stage.kind, what=j.stage.what, state=j.state, seconds=j.seconds or (now - j.began if j.state == RUNNING else 0), error=scrub(j.error, key_names(j.stage.combination), paths=True) if j.error else None, line=j.line) for j in self.jobs.values()]
         return dict(recipe=self.recipe.name, process=os.getpid(), began=self.began, written=now, ended=ended, left=self.left(), stages=rows)
 
     def write(self, ended:bool=False):

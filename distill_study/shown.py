@@ -6,7 +6,7 @@
 __all__ = ['HIDDEN', 'ReportError', 'esc', 'prose', 'num', 'pct', 'duration', 'Shown', 'Column', 'Table', 'scrub', 'to_plain']
 
 # %% ../nbs/32_shown.ipynb #0ae21b5d
-import html, math, re, sys
+import html, math, os, re, sys
 from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 
@@ -103,15 +103,22 @@ class Table(Shown):
         return to_plain([dict(r) for r in self.rows])
 
 # %% ../nbs/32_shown.ipynb #5b61af90
+_SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$")
+
 def scrub(
-    text:str,     # may name folders of this machine
+    text:str,     # may name folders of this machine, or hold a key
+    keys=(),      # names of environment variables that hold keys, beside those whose names say so
+    paths:bool=False,  # cut down other absolute paths as well: of prose and messages
 )->str:           # the same without them
-    "Replace the folders that tell where and by whom something was run."
-    import tempfile
-    known = {str(Path.cwd()): ".", str(Path.home()): "~", sys.prefix: "<env>", tempfile.gettempdir(): "<tmp>"}
+    "Replace the folders that tell where and by whom something was run, and the keys in the environment."
+    import distill_study, tempfile
+    from distill_study.endpoint import spellings
+    for secret in {v for k, v in os.environ.items() if (k in keys or _SECRET.search(k.upper())) and len(v) >= 8}:
+        for form in spellings(secret): text = text.replace(form, "***")
+    known = {str(Path.cwd()): ".", str(Path.home()): "~", sys.prefix: "<env>", str(Path(distill_study.__file__).resolve().parent.parent): "<distill-study>", tempfile.gettempdir(): "<tmp>"}
     for folder, name in sorted(known.items(), key=lambda kv: -len(kv[0])):
         if len(folder) > 1: text = re.sub(re.escape(folder) + r"(?![\w-])", lambda m: name, text)
-    return text
+    return _no_folders(text) if paths else text
 
 def _no_folders(text):
     "Absolute paths inside a setting, cut down to their last part."

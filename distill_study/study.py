@@ -186,7 +186,7 @@ def validated(c:Combination, arms, splits, store)->dict:
 def train_one(c:Combination, arm:str, rows:list, store, held:list=(), score=None)->Fit:
     "One trained student; an interrupted training goes on from its last checkpoint."
     by = [list(held), score and score.key] if c.student.train.choose != "last" else []
-    place = fingerprint("trained", rows, c.student.model, c.student.train, c.seed, *by)      # found without the model's files, and by any version
+    place = fingerprint("trained", rows, portable(c.student.model), c.student.train, c.seed, *by)      # found without the model's files, and by any version
     if store.replay:
         key = store.get_json("trained", place)
         if key is None or store.stage("student", key) is None: raise StudyError(f"{arm}: the trained student is not in the store. A replay trains nothing: `distill-study run` does.")

@@ -14,6 +14,7 @@ from pathlib import Path
 from .config import StudyError
 from .graph import Stage, run_stage
 from .mirror import is_url, local_folder
+from .publish import key_names
 from .shown import scrub
 
 # %% ../nbs/52_workers.ipynb #f768e19a
@@ -48,7 +49,7 @@ def work(
             traceback.print_exc()
             error = (f"{type(e).__name__}: {e}".strip().splitlines() or [""])[0][:500]
     if error is None: Path(log).unlink(missing_ok=True)
-    else: Path(log).write_text(scrub(Path(log).read_text(encoding="utf-8", errors="replace")), encoding="utf-8")
+    else: Path(log).write_text(scrub(Path(log).read_text(encoding="utf-8", errors="replace"), key_names(stage.combination), paths=True), encoding="utf-8")
     return dict(seconds=time.monotonic() - began, error=error)
 
 # %% ../nbs/52_workers.ipynb #c6ed1330
