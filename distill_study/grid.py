@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, Train, fingerprint, slug, to_yaml
+from .receipt import LOOKUPS, ingredients, keep_receipt, unchanged
 from .store import Store, stage_lock
 from .study import has_truth, judged_pairs, pitfall_arms, pitfall_items, resolved, unanswered, unavailable
 
@@ -105,6 +106,7 @@ class Outcome:
     folder: Path
     seconds: float
     error: str | None = None
+    kept: bool = False         # nothing has changed since the report was made, so it stays
 
 def parameters(c:Combination, store:Path, out:Path, replay:bool=False)->dict:
     "What papermill puts into the notebook's parameters cell."
@@ -124,11 +126,13 @@ def run_combination(
     out.mkdir(parents=True, exist_ok=True)
     lock, start = Store(store).root/"locks"/f"report-{fingerprint(str(out.resolve()))}.lock", time.monotonic()
     with stage_lock(lock, f"the report {out.name}"):
+        if not replay and (made_of := ingredients(c, notebook_path())) and unchanged(made_of, out, Store(store)): return Outcome(c, out, time.monotonic() - start, kept=True)
         error = _execute(c, out, store, replay)
         try:
             if error is None: render(out/"combination.ipynb", out/"index.html", title=f"{c.data.name}: {Path(c.teacher.engine.split(':', 1)[1]).name} to {Path(c.student.model).name}")
         except StudyError as e: error = str(e).splitlines()[0][:500]
-        if error: [(out/name).unlink(missing_ok=True) for name in ("index.html", "metrics.json")]      # of an earlier run
+        if error: [(out/name).unlink(missing_ok=True) for name in ("index.html", "metrics.json", LOOKUPS)]      # of an earlier run
+        elif not replay: keep_receipt(made_of, out, Store(store))
     return Outcome(c, out, time.monotonic() - start, error)
 
 def _execute(c, out, store, replay):
@@ -136,6 +140,7 @@ def _execute(c, out, store, replay):
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
+    (out/LOOKUPS).unlink(missing_ok=True)
     (out/"params.yaml").write_text(to_yaml(c), encoding="utf-8")
     try: papermill.execute_notebook(notebook_path(), out/".running.ipynb", parameters(c, store, out, replay), kernel_name="python3", progress_bar=False,
                                    stderr_file=sys.stderr, report_mode=False, request_save_on_cell_execute=True,
@@ -161,8 +166,8 @@ def run_recipe(
     for i, c in enumerate(grid, 1):
         say(f"[{i}/{len(grid)}] {c.name}")
         done.append(o := run_combination(c, folder/c.name, store, replay))
-        say(f"[{i}/{len(grid)}] {c.name}: " + (f"failed: {o.error}" if o.error else f"done in {o.seconds:.0f} s"))
-        write_index(recipe, done, folder)
+        say(f"[{i}/{len(grid)}] {c.name}: " + (f"failed: {o.error}" if o.error else "nothing has changed, the report stays" if o.kept else f"done in {o.seconds:.0f} s"))
+        if not o.kept or i == len(grid): write_index(recipe, done, folder)
     return done
 
 # %% ../nbs/48_grid.ipynb #1f22eb86
