@@ -15,6 +15,7 @@ from .config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, Train, 
 from .files import stage_lock
 from .overview import names_of
 from .publish import check_folders, check_names, key_names, shareable, tidy, writable
+from .receipt import LOOKUPS, ingredients, keep_page, keep_receipt, page_stays, unchanged
 from .shown import scrub
 from .store import Store
 from .study import has_truth, judged_pairs, pitfall_arms, pitfall_items, resolved, unanswered, unavailable
@@ -110,6 +111,7 @@ class Outcome:
     folder: Path
     seconds: float
     error: str | None = None
+    kept: bool = False         # nothing has changed since the report was made, so it stays
 
 def parameters(c:Combination, store:Path, out:Path, replay:bool=False)->dict:
     "What papermill puts into the notebook's parameters cell."
@@ -129,12 +131,15 @@ def run_combination(
     out.mkdir(parents=True, exist_ok=True)
     lock, start = Store(store).root/"locks"/f"report-{fingerprint(str(out.resolve()))}.lock", time.monotonic()
     with stage_lock(lock, f"the report {out.name}"):
+        if not replay and (made_of := ingredients(c, notebook_path())) and unchanged(made_of, out, Store(store)): return Outcome(c, out, time.monotonic() - start, kept=True)
+        (out/LOOKUPS).unlink(missing_ok=True)
         (out/"params.yaml").write_text(to_yaml(shareable(c)), encoding="utf-8")
         error = _execute("combination", out, parameters(c, store, out, replay), key_names(c))
         try:
             if error is None: render(out/"combination.ipynb", out/"index.html", title=f"{c.data.name}: {Path(c.teacher.engine.split(':', 1)[1]).name} to {Path(c.student.model).name}")
         except StudyError as e: error = str(e).splitlines()[0][:500]
-        if error: [(out/name).unlink(missing_ok=True) for name in ("index.html", "metrics.json", "metrics.csv")]      # of an earlier run
+        if error: [(out/name).unlink(missing_ok=True) for name in ("index.html", "metrics.json", "metrics.csv", LOOKUPS)]      # of an earlier run
+        elif not replay: keep_receipt(made_of, out, Store(store))
     return Outcome(c, out, time.monotonic() - start, error)
 
 def _execute(name, out, given, keys):
@@ -169,11 +174,11 @@ def run_recipe(
     for i, c in enumerate(grid, 1):
         say(f"[{i}/{len(grid)}] {c.name}")
         done.append(o := run_combination(c, folder/c.name, store, replay))
-        say(f"[{i}/{len(grid)}] {c.name}: " + (f"failed: {o.error}" if o.error else f"done in {o.seconds:.0f} s"))
-        write_index(recipe, done, folder)
+        say(f"[{i}/{len(grid)}] {c.name}: " + (f"failed: {o.error}" if o.error else "nothing has changed, the report stays" if o.kept else f"done in {o.seconds:.0f} s"))
+        if not o.kept or i == len(grid): write_index(recipe, done, folder)
     if wanted(recipe):
         say("generalization")
-        say("generalization: " + (f"failed: {error}" if (error := run_generalization(recipe, folder, store, replay)) else "done"))
+        say("generalization: " + (f"failed: {error}" if (error := run_generalization(recipe, folder, store, replay, all(o.kept for o in done))) else "done"))
         write_index(recipe, done, folder)
     return done
 
@@ -183,16 +188,20 @@ def run_generalization(
     folder:Path,       # of the recipe's reports
     store:Path,
     replay:bool=False, # from what is in the store alone
+    stay:bool=False,   # all reports have stayed as they were
 )->str|None:           # the error, in one line
     "Execute the notebook about students on other data sets, and render its page; combinations without a report are left out."
     from distill_study.report import render
     with stage_lock(Store(store).root/"locks"/f"generalization-{fingerprint(str(folder.resolve()))}.lock", f"the page {folder.name}/generalization"):
+        names, kept = [c.name for c in recipe.combinations()], Store(store)
+        if stay and not replay and page_stays(folder, names, kept): return None
         failed = [c.name for c in recipe.combinations() if not (folder/c.name/"metrics.json").exists()]
         error = _execute("generalization", folder, dict(recipe=recipe.model_dump(mode="json"), store=str(store), out=str(folder), left_out=failed, replay=replay), sorted({k for c in recipe.combinations() for k in key_names(c)}))
         try:
             if error is None: render(folder/"generalization.ipynb", folder/"generalization.html", title=f"{recipe.name}: students on other data sets")
         except StudyError as e: error = str(e).splitlines()[0][:500]
         if error: [(folder/f"generalization.{kind}").unlink(missing_ok=True) for kind in ("html", "json")]      # of an earlier run
+        elif not replay: keep_page(folder, names, kept)
     return error
 
 def behind(folder:Path)->list[tuple[str, str]]:

@@ -14,10 +14,12 @@ from pathlib import Path
 from .config import Recipe, StudyError
 from .files import write_json
 from .graph import KINDS, Stage, graph
-from .grid import Outcome, write_index
+from .grid import Outcome, notebook_path, write_index
 from .mirror import url_of
 from .publish import key_names
+from .receipt import ingredients, page_stays, unchanged
 from .shown import duration, scrub
+from .store import Store
 
 # %% ../nbs/53_schedule.ipynb #c92c0cbe
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
@@ -60,7 +62,7 @@ class Board:
 
     def left(self)->float|None:
         "Seconds that the rest may take, at the pace of the stages of its kind; None before it can be told."
-        pace = {k: [j.seconds for j in self.jobs.values() if j.stage.kind == k and j.state == DONE] for k in KINDS}
+        pace = {k: [j.seconds for j in self.jobs.values() if j.stage.kind == k and j.state == DONE and j.tries] for k in KINDS}
         rest = [j.stage.kind for j in self.jobs.values() if j.state in (WAITING, RUNNING) and j.stage.kind != "page"]     # there is one, of seconds
         if any(not pace[k] for k in rest): return None
         busy = sum(map(sum, pace.values()))
@@ -93,6 +95,7 @@ def run_graph(
     board, running, outcomes = Board(recipe, folder, store/"logs"), {}, {}
     given = url_of(store) or str(store)                       # another machine has a copy of its own
     executor.check([j.stage for j in board.jobs.values()], given)
+    if stay := _stay(recipe, board, outcomes, folder, store): say(f"{stay} of {len(recipe.combinations())} reports stay: nothing has changed since they were made")
     try:
         while len(board.over()) < len(board.jobs):
             for job in board.ready():
@@ -126,6 +129,22 @@ def _ended(board, job, future, executor, say):
     else: job.error = f"its worker was lost {job.tries} times" if isinstance(error, executor.lost) else f"{type(error).__name__}: {error}".splitlines()[0][:500]
     job.state = FAILED if job.error else DONE
     say(_line(board, job, f"failed: {job.error}" if job.error else f"done in {duration(job.seconds)}"))
+
+def _stay(recipe, board, outcomes, folder, store):
+    "Mark as done the reports that would come out as they are, and the stages that only they need; how many reports."
+    kept = Store(store)
+    def stays(c):
+        try: return unchanged(ingredients(c, notebook_path()), folder/c.name, kept)
+        except StudyError: return False          # its own stage says why
+    reports = [j for j in board.jobs.values() if j.stage.kind == "report"]
+    stay = [j for j in reports if stays(j.stage.combination)]
+    needed, more = set(), {j.stage.key for j in reports if j not in stay}
+    if more or not page_stays(folder, [c.name for c in recipe.combinations()], kept): more |= {j.stage.key for j in board.jobs.values() if j.stage.kind == "page"}
+    while more: needed |= more; more = {n for k in more for n in board.jobs[k].stage.needs} - needed
+    for key, j in board.jobs.items(): j.state = j.state if key in needed else DONE
+    outcomes |= {j.stage.name: Outcome(j.stage.combination, folder/j.stage.name, 0.0, kept=True) for j in stay}
+    if stay: write_index(recipe, [outcomes[j.stage.name] for j in stay], folder)
+    return len(stay)
 
 def _report(recipe, board, outcomes, job, folder):
     "Keep the outcome of a combination, and write the page anew."
