@@ -258,14 +258,19 @@ def check_judge(c:Combination, splits, store:Store):
 
 # %% ../nbs/48_grid.ipynb #6da3a8db
 def write_index(recipe:Recipe, outcomes:list[Outcome], folder:Path):
-    "The page of a recipe, and `grid.json`, from which it can be made again. Heat maps and their kind come when all is over, or now and then where combinations take long."
+    "The page of a recipe, and `grid.json`, from which it can be made again. Heat maps and their kind come when all is over, or now and then where combinations take long; a page that would take over a tenth of the time waits."
     from distill_study.report import write_json
     done, grid = {o.combination.name: o for o in outcomes}, recipe.combinations()
     def row(c):
         o = done.get(c.name)
         return dict(name=c.name, data=Path(c.data.name).name, teacher=Path(c.teacher.engine.split(":", 1)[1]).name, student=Path(c.student.model).name, state="waiting" if o is None else "failed" if o.error is not None else "ok", error=o and o.error and scrub(o.error))
     write_json(dict(format=1, name=recipe.name, description=recipe.description, generalization=wanted(recipe), combinations=[row(c) for c in grid]), folder/"grid.json")
-    render_index(folder, whole=len(done) == len(grid) or bool(outcomes) and outcomes[-1].seconds > 60)
+    (last, took), begun, over = _WROTE.get(folder, (0, 0)), time.monotonic(), len(done) == len(grid)
+    if not over and begun - last < 10 * took and (folder/"index.html").exists(): return
+    render_index(folder, whole=over or bool(outcomes) and outcomes[-1].seconds > 60)
+    _WROTE[folder] = time.monotonic(), time.monotonic() - begun
+
+_WROTE = {}      # folder → when its page was written in this process, and how long that took
 
 # %% ../nbs/48_grid.ipynb #a3677d9a
 def _grid(folder):
@@ -297,4 +302,4 @@ def render_index(
         there = lambda *names: tuple(f"{name}/{n}" for n in names if (folder/name/n).is_file())
         entries.append(entry(numbers, f"{name}/index.html" if numbers else "", name, "ok" if numbers or state != "failed" else "failed", str(r.get("error") or "") if state == "failed" else "", "".join(there("combination.ipynb")), there("metrics.json", "metrics.csv")))
     states = {k: s for k, s in states.items() if k not in {names_of(m) for m in pages}}
-    return index_page(found["name"], found["description"], entries, folder/"index.html", over_seeds(pages), behind(folder) if found.get("generalization", True) else (), in_short(pages, states) if whole else (), sections(pages, states) if whole else ())
+    return index_page(found["name"], found["description"], entries, folder/"index.html", over_seeds(pages), behind(folder) if found.get("generalization", True) else (), in_short(pages, sum(e["status"] == "failed" for e in entries)) if whole else (), sections(pages, states) if whole else ())

@@ -56,16 +56,15 @@ def over(
     items = [sum(abs(i.value - getattr(i, side)) for i in known) / len(known) for side in ("low", "high")]
     return Interval(mean, max(low, mean - math.hypot(items[0], mean - t.low)), min(high, mean + math.hypot(items[1], t.high - mean)), known[0].n)
 
-# %% ../nbs/41b_overview.ipynb #f854b25d
+# %% ../nbs/41b_overview.ipynb #87c5a80c
 def _mean(values):
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
 
-def _cell(key, ms):
-    "One cell of the numbers of its seeds."
+def _cell(key, ms, teachers):
+    "One cell of the numbers of its seeds; `teachers` are all that have such an arm."
     arm, measure, last = key[3], METRICS[(ms[0].get("metric") or {}).get("key", "correct")], ms[-1]
     a = [m["arms"][arm] for m in ms]
-    teachers = {m["provenance"]["settings"]["teacher"]["engine"] for m in ms}
     gaps = [next((g for g in m["gaps"] if g["arm"] == arm and g["teacher"] == m["teacher"]), None) for m in ms]
     verdicts = {next((t["verdict"] for t in m["tests"] if t["a"] == BASE and t["b"] == arm and t.get("p_holm") is not None), "") for m in ms}
     serving = [(m.get("serving") or {}).get(arm) or {} for m in ms]
@@ -79,14 +78,16 @@ def cells(
     pages:list,          # what `report.metrics` made of several combinations
 )->dict:                 # (data, teacher, student, arm) → Cell
     "What every arm scored on every data set. What no teacher, or no student, had a part in is there once."
-    found = {}
+    found, taught = {}, {}
     for m in pages:
         data, teacher, student = names_of(m)
         for arm in (a for a in ARMS if a in m["arms"] and m["arms"][a].get("missing") != "not part of this run"):
             mine = teacher if ARMS[arm].model == "teacher" or ARMS[arm].labels not in (None, "gold") else ""
             own = (m["provenance"]["settings"]["seed"] if ARMS[arm].model == "trained" else 0, teacher)      # an arm that isn't trained says the same at every seed
-            found.setdefault((data, mine, "" if ARMS[arm].model == "teacher" else student, arm), {}).setdefault(own[0] if m["arms"][arm].get("n") else ("none", *own), m)
-    return {key: _cell(key, [m for k, m in ms.items() if not isinstance(k, tuple)] or list(ms.values())[:1]) for key, ms in found.items()}
+            key = data, mine, "" if ARMS[arm].model == "teacher" else student, arm
+            found.setdefault(key, {}).setdefault(own[0] if m["arms"][arm].get("n") else ("none", *own), m)
+            taught.setdefault(key, set()).add(teacher)
+    return {key: _cell(key, [m for k, m in ms.items() if not isinstance(k, tuple)] or list(ms.values())[:1], taught[key]) for key, ms in found.items()}
 
 # %% ../nbs/41b_overview.ipynb #3f7d25d6
 @dataclass(frozen=True, repr=False)
@@ -243,7 +244,7 @@ def ranking(
     lacking = {f"{arm}, {student or teacher}" + (f" taught by {teacher}" if student and teacher else ""): [d for d in sets if d not in got] for (teacher, student, arm), got in have.items() if not set(sets) <= set(got)}
     return rows, sets, lacking
 
-# %% ../nbs/41b_overview.ipynb #90b87cb7
+# %% ../nbs/41b_overview.ipynb #768e7523
 MOST = 60      # rows of a table; a longer one is cut, and says so
 
 def _cut(rows): return f" The first {MOST} of {len(rows)} are shown; `metrics.csv` of each report has the others." if len(rows) > MOST else ""
@@ -268,11 +269,13 @@ def told_apart(rows:list)->str:
     own = [(k, r) for k, r in enumerate(rows, 1) if ARMS[r.cells[0].arm].model != "teacher"]
     if not own: return ""
     top, m = own[0], own[0][1].cells[0].measure
-    same = [r.name for _, r in own[1:] if top[0] not in r.above]
-    head = f"Of the students, {top[1].name} has the highest mean {m.name}, {top[1].mean.text(m.scale, m.digits)} {m.unit}"
+    several = len({r.teacher for r in rows} - {""}) > 1
+    name = lambda r: r.name + (f" taught by {r.teacher}" if several and r.teacher else "")
+    same = [name(r) for _, r in own[1:] if top[0] not in r.above]
+    head = f"Of the students, {name(top[1])} has the highest mean {m.name}, {top[1].mean.text(m.scale, m.digits)} {m.unit}"
     if same and len(same) == len(own) - 1: return head + f"; none of the {len(own)} can be told apart from it."
-    if ARMS[top[1].cells[0].arm].labels == "gold" and (mine := next(((k, r) for k, r in own if r.cells[0].arm in _DISTILLED), None)): head += f" (the best distilled is {mine[1].name}, {mine[1].mean.text(m.scale, m.digits)})"
-    return head + (f"; {len(same)} of {len(own) - 1} others can't be told apart from it: {', '.join(same[:5])}{' …' if len(same) > 5 else ''}." if same else f", and is told apart from all {len(own) - 1} others." if len(own) > 1 else ".")
+    if ARMS[top[1].cells[0].arm].labels == "gold" and (mine := next(((k, r) for k, r in own if r.cells[0].arm in _DISTILLED), None)): head += f" (the best distilled is {name(mine[1])}, {mine[1].mean.text(m.scale, m.digits)})"
+    return head + (f"; {len(same)} of {len(own) - 1} others can't be told apart from it: {'; '.join(same[:3])}{'; and others' if len(same) > 3 else ''}." if same else f", and is told apart from all {len(own) - 1} others." if len(own) > 1 else ".")
 
 # %% ../nbs/41b_overview.ipynb #bede00df
 COSTS = {"tokens": ("Output tokens", "per answer", 1), "latency": ("Latency", "median, s", 3), "money": ("Money", "per 1,000 answers", 4)}
@@ -397,7 +400,7 @@ def payback_table(rows:list)->Table:
     return Table("Answers after which a student has paid back its labels and its training", cols, tuple(row(r) for r in few[:MOST]), "Against the teacher arm that gaps are measured against. Scores: accuracy in %, or the data set's main score in its unit, with 95 % intervals. Volumes are quotients of totals; no interval is kept of them.",
         "Never: an answer costs no less than the teacher's. By machine time: seconds of labelling and training over the seconds saved per answer, on the machines that ran them. By tokens: the teacher's tokens for the labels over those of its answers, as if training and student were free. None of it counts how many answers are right." + (" By money: not available, the recipe gives no prices." if all(r["money"] is None for r in rows) else "") + (" The best distilled arm of each combination." if len(few) < len(rows) else "") + _cut(few))
 
-# %% ../nbs/41b_overview.ipynb #4b49e8be
+# %% ../nbs/41b_overview.ipynb #e5874989
 def sections(
     pages:list,                 # numbers of combinations
     states:dict|None=None,      # (data, teacher, student) → failed or not run
@@ -422,10 +425,11 @@ def _costs(rows, sets, figures):
     return drawn + pareto_table(rows, sets).html()
 
 def in_short(
-    pages:list, states:dict,
+    pages:list,                 # numbers of combinations
+    failed:int=0,               # combinations without
 )->list[str]:
     "What the page says, in sentences."
-    done, failed = len(pages), sum(s == "failed" for s in states.values())
+    done = len(pages)
     if not pages: return []
     def best(m): return next((g for g in m["gaps"] if g["arm"] == m["best"] and g["teacher"] == m["teacher"]), {}) if m.get("best") else {}
     gaps = [best(m) for m in pages]
