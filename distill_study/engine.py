@@ -52,8 +52,7 @@ def portable(
 )->str:
     "The name as records keep it: of a path, however it is spelled, the last two parts; a hub id has no more than two."
     if name.count("/") < 2 and not name.startswith(("/", "~", "./", "../")): return name
-    path = Path(name).expanduser().resolve()
-    return path.name if path.parent == Path.home() else "/".join(path.parts[-2:])      # the name of a home folder is that of a person
+    return "/".join((p := Path(name).expanduser().resolve()).parts[-1 if p.parent == Path.home() else -2:])      # the name of a home folder is that of a person
 
 class Engine:
     "What turns requests into records."

@@ -115,7 +115,7 @@ def scrub(
     from distill_study.endpoint import spellings
     for secret in {v for k, v in os.environ.items() if (k in keys or _SECRET.search(k.upper())) and len(v) >= 8}:
         for form in spellings(secret): text = text.replace(form, "***")
-    known = {str(Path.cwd()): ".", str(Path.home()): "~", sys.prefix: "<env>", str(Path(distill_study.__file__).resolve().parent.parent): "<distill-study>", tempfile.gettempdir(): "<tmp>"}
+    known = {str(Path(distill_study.__file__).resolve().parent.parent): "<distill-study>", str(Path.cwd()): ".", str(Path.home()): "~", sys.prefix: "<env>", tempfile.gettempdir(): "<tmp>"}
     for folder, name in sorted(known.items(), key=lambda kv: -len(kv[0])):
         if len(folder) > 1: text = re.sub(re.escape(folder) + r"(?![\w-])", lambda m: name, text)
     return _no_folders(text) if paths else text
