@@ -17,7 +17,7 @@ from .graph import KINDS, Stage, graph
 from .grid import Outcome, notebook_path, write_index
 from .mirror import url_of
 from .publish import key_names
-from .receipt import ingredients, page_stays, unchanged
+from .receipt import ingredients, page_stays, stage_over, unchanged
 from .shown import duration, scrub
 from .store import Store
 
@@ -131,17 +131,21 @@ def _ended(board, job, future, executor, say):
     say(_line(board, job, f"failed: {job.error}" if job.error else f"done in {duration(job.seconds)}"))
 
 def _stay(recipe, board, outcomes, folder, store):
-    "Mark as done the reports that would come out as they are, and the stages that only they need; how many reports."
-    kept = Store(store)
+    "Mark as done the reports that would come out as they are, the stages that only they need, and those that have nothing left to do; how many reports."
+    kept, known = Store(store), {}
     def stays(c):
-        try: return unchanged(ingredients(c, notebook_path()), folder/c.name, kept)
+        try: return (folder/c.name/"index.html").is_file() and unchanged(ingredients(c, notebook_path(), known), folder/c.name, kept)
         except StudyError: return False          # its own stage says why
+    def over(s):
+        try: return stage_over(ingredients(s.combination, notebook_path(), known, s.key), s.key, kept)
+        except StudyError: return False
     reports = [j for j in board.jobs.values() if j.stage.kind == "report"]
     stay = [j for j in reports if stays(j.stage.combination)]
     needed, more = set(), {j.stage.key for j in reports if j not in stay}
     if more or not page_stays(folder, [c.name for c in recipe.combinations()], kept): more |= {j.stage.key for j in board.jobs.values() if j.stage.kind == "page"}
     while more: needed |= more; more = {n for k in more for n in board.jobs[k].stage.needs} - needed
-    for key, j in board.jobs.items(): j.state = j.state if key in needed else DONE
+    for key, j in board.jobs.items():        # in their order: what a stage needs comes before it
+        if key not in needed or j.stage.kind != "report" and board.over().issuperset(j.stage.needs) and over(j.stage): j.state = DONE
     outcomes |= {j.stage.name: Outcome(j.stage.combination, folder/j.stage.name, 0.0, kept=True) for j in stay}
     if stay: write_index(recipe, [outcomes[j.stage.name] for j in stay], folder)
     return len(stay)
