@@ -8,38 +8,54 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from browser import HOOK, WAIT, chromium
-from distill_study.config import Combination
-from distill_study.curate import Drop
+from distill_study.config import ARMS, Combination
+from distill_study.curate import Drop, curate
 from distill_study.data import load_data
-from distill_study.explore import Rebuilt, Report, _curated
+from distill_study.explore import Rebuilt, Report
 from distill_study.grade import grade
 from distill_study.items import LIMIT, LONGEST, Packed, input_records, item_records, items_page, write_items
 from distill_study.sheets import inert_json
 from distill_study.store import Store
-from distill_study.study import answer_arms, judge_arms, label, resolved
+from distill_study.study import judge_arms, resolved, strategies_of
+from distill_study.tasks import TASKS
+from distill_study.teacher import Answer, Answers
 from distill_study.textstats import main_metric
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!-- \u2028 {{data}} \u202e $& ]]> <a href='javascript:alert(3)'>x</a>"
 BASE, TOP, LEARNS = "student/vanilla", "teacher/cot", "distilled/cot-rationale"
 
-def parts(folder, name, train=10, test=8, **more):
-    "Teacher and untouched student on a few items, with a judge; nothing is trained."
-    raw = dict(teacher=dict(engine="transformers:zoo/teacher"), student=dict(model="zoo/student-s"), data=dict(name=name, train=train, test=test), min_rows=2, **more)
-    splits = load_data(Combination.parse(raw).data)
-    c, store = resolved(Combination.parse(raw), splits.task), Store(folder/"store")
-    c = c.model_copy(update=dict(arms=tuple(a for a in c.arms if a in ("teacher/vanilla", "teacher/cot", BASE, "distilled/vanilla", LEARNS, "control/gold"))))
-    with redirect_stderr(StringIO()):
-        labels = label(c, splits, store)
-        answers, _ = answer_arms(c, splits, {}, store)
-        said = judge_arms(c, splits, answers, store)
-    numbers = dict(metric=dict(key=main_metric(splits.task, splits.test).key), best="teacher/cot", provenance=dict(settings=c.model_dump(mode="json"), combination=c.name))
-    return Report(folder, numbers, "small"), Rebuilt(splits, labels, _curated(c, splits, labels, store), answers, grade(splits.test, answers), said)
+def said_by(examples, strategy, texts):
+    "What a model would have written, read as its answers are."
+    task = TASKS[examples[0].task]
+    def answer(e, text):
+        p = task.parse(text, strategy, e.choices, e.meta.get("words"))
+        return Answer(e.id, text, p, task.correct(p.answer, e.gold) if task.graded else None, "stop", 5, 20, .1)
+    return Answers(strategy, [answer(e, t) for e, t in zip(examples, texts, strict=True)], 0, 0)
+
+def parts(folder, name, arms, write, train=10, test=8, **more):
+    "A report and what it was made from, without a model: `write(example, i, arm)` says what an arm answers."
+    c = Combination.parse(dict(teacher=dict(engine="transformers:zoo/teacher"), student=dict(model="zoo/student-s"), data=dict(name=name, train=train, test=test), min_rows=2, arms=arms, **more))
+    splits = load_data(c.data)
+    c = resolved(c, splits.task)
+    labels = {s: said_by(splits.train, s, [write(e, i, f"teacher/{s}") for i, e in enumerate(splits.train)]) for s in strategies_of(c)}
+    curated = {a: curate(ARMS[a], splits.train, labels.get(ARMS[a].labels), splits.test, c.curate) for a in c.arms if ARMS[a].model == "trained"}
+    answers = {a: said_by(splits.test, ARMS[a].prompt, [write(e, i, a) for i, e in enumerate(splits.test)]) for a in c.arms if ARMS[a].model != "trained"}
+    with redirect_stderr(StringIO()): said = judge_arms(c, splits, answers, Store(folder/"store"))
+    numbers = dict(metric=dict(key=main_metric(splits.task, splits.test).key), best=TOP, provenance=dict(settings=c.model_dump(mode="json"), combination=c.name))
+    return Report(folder, numbers, "small"), Rebuilt(splits, labels, curated, answers, grade(splits.test, answers), said)
+
+def solved(e, i, arm):
+    "The teacher is wrong on every fourth item and rambles on every fifth, the student right on every third."
+    if i % 5 == 4 and arm == TOP: return "I do not know."
+    right = i % 4 < 3 if arm.startswith("teacher") else i % 3 == 0
+    number = e.gold if right else "999"
+    return f"First I count, and then I add.\nAnswer: {number}" if arm.endswith("cot") else number
 
 @pytest.fixture(scope="module")
-def math(tmp_path_factory): return parts(tmp_path_factory.mktemp("math"), "tiny-math", judge=dict(engine="rules:world"))
+def math(tmp_path_factory): return parts(tmp_path_factory.mktemp("math"), "tiny-math", (TOP, BASE, "distilled/vanilla", LEARNS, "control/gold"), solved, judge=dict(engine="rules:world"))
 
 @pytest.fixture(scope="module")
-def summ(tmp_path_factory): return parts(tmp_path_factory.mktemp("summ"), "tiny-summ", 3, 4)
+def summ(tmp_path_factory): return parts(tmp_path_factory.mktemp("summ"), "tiny-summ", ("teacher/vanilla", BASE, "distilled/vanilla"), lambda e, i, arm: " ".join(e.question.split()[:12 + i if arm == BASE else 15]), 3, 6)
 
 def hostile(r, b):
     "The same with a text in every place that a model or a data set fills."
@@ -199,7 +215,7 @@ def test_a_scored_familys_outcomes(opened, summ):
     r, b = summ
     page = opened(r, b)
     value = b.graded.pivot(index="id", columns="arm", values=r.metric.key).loc[[e.id for e in b.splits.test]]
-    a, c = list(value)[:2]
+    a, c = BASE, "teacher/vanilla"
     page.locator("#a").select_option(a)
     page.locator("#b").select_option(c)
     page.locator("#outcome").select_option(f"{a} lower, {c} higher")
