@@ -138,7 +138,7 @@ def run_combination(
         try:
             if error is None: render(out/"combination.ipynb", out/"index.html", title=f"{c.data.name}: {Path(c.teacher.engine.split(':', 1)[1]).name} to {Path(c.student.model).name}")
         except StudyError as e: error = str(e).splitlines()[0][:500]
-        if error: [(out/name).unlink(missing_ok=True) for name in ("index.html", "metrics.json", "metrics.csv", LOOKUPS)]      # of an earlier run
+        if error: [(out/name).unlink(missing_ok=True) for name in ("index.html", "items.html", "metrics.json", "metrics.csv", LOOKUPS)]      # of an earlier run
         elif not replay: keep_receipt(made_of, out, Store(store))
     return Outcome(c, out, time.monotonic() - start, error)
 

@@ -27,7 +27,7 @@ def part(name:str)->str:
 
 def inert_json(value)->str:
     "JSON for inside a script element, ASCII alone, without <, > and &."
-    return re.sub("[<>&]", lambda m: f"\\u{ord(m[0]):04x}", json.dumps(value))
+    return re.sub("[<>&]", lambda m: f"\\u{ord(m[0]):04x}", json.dumps(value, separators=(",", ":")))
 
 def legible(sheet:dict)->dict:
     "The sheet with a mark in the place of characters that show nothing, or turn the text around."

@@ -53,7 +53,7 @@ def test_a_run_ends_with_a_report_and_says_where(finished):
     folder, _, out, err = finished
     assert out.strip().endswith("reports/small/index.html") and Path(folder/"reports/small/index.html").is_file()
     page = folder/"reports/small/tiny-qa--teacher--student-s"
-    assert {p.name for p in page.iterdir()} == {"index.html", "metrics.json", "metrics.csv", "params.yaml", "combination.ipynb"}
+    assert {p.name for p in page.iterdir()} == {"index.html", "items.html", "metrics.json", "metrics.csv", "params.yaml", "combination.ipynb"}
     assert "training distilled/cot-rationale" in err and "test, control/gold" in err
 
 
