@@ -333,9 +333,23 @@ def students(recipe:RecipePath, out:Annotated[Path, typer.Option(help="gets a fo
         if push: print(trained.push_student(folder, push, c, name, token))
 
 # %% ../nbs/58_cli.ipynb #b0d3f683
+def _cluster(d, r, address, store):
+    "What is found on the machines of a Ray cluster."
+    from distill_study.config import StudyError
+    from distill_study.graph import graph
+    from distill_study.mirror import url_of
+    from distill_study.workers import Ray
+    cluster, stages = Ray(address), graph(r) if r else []
+    found = d.of_cluster(cluster.survey(stages, url_of(store) or ""))
+    try: cluster.check(stages, url_of(store) or "")
+    except StudyError as e: found += [] if any(f.state == "problem" for f in found) else [d.Finding("problem", "cluster", str(e), "See `ray status`.")]
+    finally: cluster.close()
+    return found
+
 @app.command()
 def doctor(recipe:Annotated[Optional[Path], typer.Argument(metavar="RECIPE", help="a YAML file; without one only the machine itself is looked at")]=None, p:Override=None, store:Store=Path("store"),
            trial:Annotated[bool, typer.Option("--trial", help="also take one row through every stage, in a temporary store: teacher, training step, answer, grade")]=False,
+           address:Annotated[Optional[str], typer.Option(help="also look at every machine of the Ray cluster whose head is at HOST:PORT; auto: the one of this machine")]=None,
            as_json:Annotated[bool, typer.Option("--json", help="print one JSON object")]=False):
     "Check this machine for a recipe: packages, GPUs, memory, disk, hub, keys, endpoints."
     from distill_study import doctor as d
@@ -343,6 +357,7 @@ def doctor(recipe:Annotated[Optional[Path], typer.Argument(metavar="RECIPE", hel
     if recipe is None and (trial or p): raise ConfigError("doctor: --trial and -p need a RECIPE, e.g. distill-study doctor recipes/demo.yaml --trial.")
     r = _recipe(recipe, p) if recipe else None
     found = d.examine(r, d.look(store), trial)
+    if address: found += _cluster(d, r, address, store)
     if as_json: print(json.dumps(d.as_dict(found), ensure_ascii=False))
     else:
         for line in d.as_text(found): print(line)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROOT', 'CHECKS', 'BARE', 'Finding', 'Card', 'Machine', 'look', 'extras', 'check_packages', 'check_gpus',
            'check_memory', 'check_disk', 'within', 'hub_names', 'check_hub', 'check_endpoints', 'check_settings',
-           'trial', 'trials', 'examine', 'as_text', 'as_dict']
+           'trial', 'trials', 'examine', 'of_cluster', 'as_text', 'as_dict']
 
 # %% ../nbs/50_doctor.ipynb #058f6f39
 import asyncio, importlib.util, os, re, shutil, subprocess, sys, tempfile, threading
@@ -350,6 +350,10 @@ def examine(
         except Exception as e: out = out + [Finding("warning", name, f"the check failed ({type(e).__name__}: {str(e).splitlines()[0][:200] if str(e) else ''})")]
     if try_it and recipe: out += trials(recipe) if not any(f.state == "problem" for f in out[len(packages):]) else [Finding("warning", "trial", "left out: settle the problems above first")]
     return out
+
+def of_cluster(survey:dict)->list[Finding]:
+    "What `workers.Ray.survey` found, as findings."
+    return [Finding("problem" if why else "ok", "cluster", f"{name}: {why or 'has what the recipe needs'}", "Do it on every machine of the cluster, and start it again." if why else "") for name, why in survey.items()]
 
 def as_text(findings)->list[str]:
     "A line for each, and one more for what to do."

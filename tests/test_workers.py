@@ -1,6 +1,7 @@
 """A recipe's stages side by side: in processes of this machine and on a Ray cluster of two nodes, with workers and whole runs killed in the middle."""
 import json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -124,19 +125,20 @@ def test_places_that_do_not_exist(tmp_path, options, says):
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    "Ray with two nodes on this machine."
+def cluster(tmp_path_factory):
+    "Ray with two nodes on this machine, each with a folder of its own for copies of stores."
     pytest.importorskip("ray", reason="Ray is not installed")
     from ray.cluster_utils import Cluster
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    made = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False))
-    made.add_node(num_cpus=1)
-    yield made
+    caches = [str(tmp_path_factory.mktemp(name)) for name in ("head", "other")]
+    made = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1, include_dashboard=False, env_vars=dict(DISTILL_CACHE_DIR=caches[0])))
+    made.add_node(num_cpus=1, env_vars=dict(DISTILL_CACHE_DIR=caches[1]))
+    yield SimpleNamespace(address=made.address, caches=caches)
     made.shutdown()
 
 
 def test_a_ray_cluster_comes_to_the_same_numbers_also_when_a_worker_is_killed(cluster, alone, tmp_path):
-    p = with_options(tmp_path, write(tmp_path), "--executor", "ray", "--address", cluster.address)
+    p = with_options(tmp_path, write(tmp_path), "--executor", "ray", "--address", cluster.address, "--store", f"file://{tmp_path}/far", DISTILL_CACHE_DIR=cluster.caches[0])
     killed = False
     for line in p.stderr:
         if "train zoo/student" in line and "started" in line: break
@@ -147,4 +149,26 @@ def test_a_ray_cluster_comes_to_the_same_numbers_also_when_a_worker_is_killed(cl
         time.sleep(.05)
     assert killed
     ended(p)
-    assert numbers(tmp_path) == numbers(alone) and asked(tmp_path) == asked(alone)
+    assert numbers(tmp_path) == numbers(alone)
+    keys = {json.loads(line)["key"] for p in (tmp_path/"far/completions").rglob("*.jsonl") for line in p.read_text().splitlines()}
+    assert len(keys) == asked(alone)                         # machines without a common folder: what one asked the others found
+    assert all(list(Path(c).glob("stores/*/stages/*/stage.json")) for c in cluster.caches)
+
+
+def test_machines_that_lack_what_a_recipe_needs(cluster, tmp_path):
+    from distill_study.config import StudyError, load_recipe
+    from distill_study.graph import graph
+    from distill_study.workers import Ray
+    stages, joined = graph(load_recipe(write(tmp_path, train=dict(method="full", launch="zero3", learning_rate=1e-3)))), Ray(cluster.address)
+    try:
+        found = joined.survey(stages)
+        assert len(found) == 2 and all("deepspeed is not installed there. `pip install 'distill-study[deepspeed]'`" in why for why in found.values())
+        with pytest.raises(StudyError, match=r"\(node [0-9a-f]{6}\) of the Ray cluster: deepspeed is not installed there"): joined.check(stages)
+        with pytest.raises(StudyError, match="Protocol not known: nowhere"): joined.check([], "nowhere://team/store")
+    finally: joined.close()
+
+
+def test_the_doctor_looks_at_every_machine(cluster, tmp_path):
+    p = subprocess.run([sys.executable, "-c", "from distill_study.cli import main; main()", "doctor", str(write(tmp_path)), "--address", cluster.address, "--json"], capture_output=True, text=True, cwd=tmp_path)
+    found = [f for f in json.loads(p.stdout)["findings"] if f["what"] == "cluster"]
+    assert p.returncode == 0 and [f["state"] for f in found] == ["ok", "ok"], p.stdout + p.stderr
