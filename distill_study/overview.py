@@ -304,7 +304,7 @@ def pareto_table(rows:list, sets:list)->Table:
     return Table(f"{m.head} against cost", cols, shown, f"{_over(sets)}. Costs are means over {rows[0].mean.n:,} test items, measured when the answers were made; no interval is kept of them.",
         "On the front: no other arm answers at least as well for no more. Can't tell: one does, but the two are not told apart in the ranking. Tokens of a large model cost more than those of a small one; latency is of the request, or of the batch that an engine answers together, on the machine that answered." + (f" No front for {' and '.join(gone)}: not known for all." + (" Prices in the recipe give money." if "money" in gone else "") if gone else "") + _cut(rows))
 
-# %% ../nbs/41b_overview.ipynb #4f29f121
+# %% ../nbs/41b_overview.ipynb #2d9e4c33
 def cost_figure(
     rows:list,           # from `ranking`
 ):                       # a matplotlib Figure
@@ -327,7 +327,7 @@ def cost_figure(
         if min(x) > 0: ax.set_xscale("log"); _ticks(ax, x)
         ax.set(xlabel=f"{COSTS[key][0].lower()}, {_per(rows, key)}", ylabel=f"{m.name}, {m.unit}"); ax.grid(color="#e3e5e8", lw=.7); ax.margins(x=.1, y=.08)
         for places in _near(ax, [(i + 1, x[i], m.scale * rows[i].mean.value) for i in best]):
-            ax.annotate(", ".join(str(k) for k in sorted(p[0] for p in places)), places[-1][1:], textcoords="offset points", xytext=(-7, 6), ha="right", fontsize=9, weight="bold", color=INK, bbox=dict(facecolor="white", edgecolor="none", pad=.6, alpha=.8), zorder=5)
+            ax.annotate(", ".join([str(k) for k in sorted(p[0] for p in places)][:3]) + ", …" * (len(places) > 3), places[-1][1:], textcoords="offset points", xytext=(-7, 6), ha="right", fontsize=9, weight="bold", color=INK, bbox=dict(facecolor="white", edgecolor="none", pad=.6, alpha=.8), zorder=5)
     handles = [Patch(color=_colour(a), label=a) for a in arms] + ([Line2D([], [], color=INK, marker=marks[n], ls="", ms=6, label=_short(n)) for n in models] if len(models) <= 12 else [Line2D([], [], color=INK, marker="o", ls="", ms=6, label=f"{len(models)} models")])
     fig.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, handlelength=1.3, columnspacing=1.6)
     return fig

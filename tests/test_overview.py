@@ -188,7 +188,7 @@ def big(tmp_path_factory):
 def test_a_large_grid_gives_a_sound_page(big):
     folder, pages, page = big
     soup = sound(page)
-    assert [h.text for h in soup.main.find_all("h2")] == ["In short", "Gap recovered", "Scores", "Ranking", "Accuracy against cost", "When it pays back", "Combinations"]
+    assert [h.text for h in soup.main.find_all("h2")] == ["In short", "Gap recovered", "Scores", "Ranking", "Accuracy against cost", "When it pays back", "Failures", "Combinations"]
     assert len(page) < 1_500_000 and len(soup.find_all("table", class_="heat")) == 4 and len(soup.find_all("img")) == 3
     assert "&lt;script&gt;" in page and "<b>nli" not in page and 'href="c57/combination.ipynb"' not in page and "c58/combination.ipynb" in page
     text = soup.text
