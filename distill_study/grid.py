@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, Train, fingerprint, slug, to_yaml
-from .overview import names_of
-from .shown import scrub
 from .store import Store, stage_lock
 from .study import has_truth, judged_pairs, pitfall_arms, pitfall_items, resolved, unanswered, unavailable
 
@@ -218,6 +216,7 @@ def check_judge(c:Combination, splits, store:Store):
 def write_index(recipe:Recipe, outcomes:list[Outcome], folder:Path):
     "The page of a recipe, and `grid.json`, from which it can be made again. Heat maps and their kind come when all is over, or now and then where combinations take long; a page that would take over a tenth of the time waits."
     from distill_study.report import write_json
+    from distill_study.shown import scrub
     done, grid = {o.combination.name: o for o in outcomes}, recipe.combinations()
     def row(c):
         o = done.get(c.name)
@@ -247,7 +246,7 @@ def render_index(
     whole:bool=True,     # with heat maps, ranking and costs
 )->Path:
     "Make the page of a recipe from what is in its folder."
-    from distill_study.overview import in_short, sections
+    from distill_study.overview import in_short, names_of, sections
     from distill_study.report import entry, index_page, over_seeds
     found, entries, pages, states = _grid(folder), [], [], {}
     for r in found["combinations"]:
