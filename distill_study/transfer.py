@@ -157,7 +157,7 @@ def level(values, sources, metric:Metric, resamples:int=2000, seed:int=0)->Inter
     if metric.graded and not shared(sources): return wilson(int(values.sum()), len(values))
     return mean_interval(values, resamples, seed, sources)
 
-# %% ../nbs/47a_transfer.ipynb #80174a12
+# %% ../nbs/47a_transfer.ipynb #df4ee7e7
 def measure(
     found:list[Learner],
     said:dict,         # from `ask_others`
@@ -172,9 +172,9 @@ def measure(
     def one(f, n):
         m, own, (x, y) = metrics[n], n == f.c.data.name, (marks[who, n] for who in ((f.c.student.model, f.base), (f.c.name, f.arm)))
         seen = set() if own else {e.id for e in splits[n].test if e.key in inputs[f.c.data.name]}
-        rows = x[[m.key, "source"]].join(y[m.key], rsuffix="_of").loc[lambda t: ~t.index.isin(seen)].dropna()
+        rows = x[["source", m.key]].assign(taught=y[m.key])[~x.index.isin(seen)].dropna()
         of, kind = rows["source"].to_numpy(), bool if m.graded else float
-        a, b = (rows[k].to_numpy(dtype=kind) for k in (m.key, f"{m.key}_of"))
+        a, b = (rows[k].to_numpy(dtype=kind) for k in (m.key, "taught"))
         change = Comparison(f.base, f.arm, len(a), paired_difference(a, b, resamples, seed, of), int((a > b).sum()), int((b > a).sum()), paired_p(a, b, of)) if len(a) else Comparison(f.base, f.arm, reason="no items in common")
         return Cell(f.c.name, last(f.c.data.name), f.arm, f.c.student.model, f.c.teacher.engine, f.c.seed, last(n), own, splits[n].task == splits[f.c.data.name].task, m,
                     level(b, of, m, resamples, seed), level(a, of, m, resamples, seed), change, len(seen))
