@@ -68,13 +68,16 @@ def replay(recipe:RecipePath, p:Override=None, reports:Reports=Path("reports"), 
 
 def _run(r, reports, store, replay, workers=1, executor="local", address="auto"):
     from distill_study import grid
+    from distill_study.transfer import wanted
     grid.check(r, reports, store, replay)
     try: outcomes = grid.run_recipe(r, reports, store, say, replay) if workers == 1 and executor == "local" else _run_side_by_side(r, reports, store, workers, executor, address)
     except KeyboardInterrupt: say("stopped; the same command goes on from here"); raise typer.Exit(130) from None
     failed = [o for o in outcomes if o.error]
     if failed: say(f"{len(failed)} of {len(outcomes)} combinations failed; the index names them.")
+    paged = not wanted(r) or (reports/r.name/"generalization.html").exists()
+    if not paged: say("the page about students on other data sets failed; the index names its notebook.")
     print(reports/r.name/"index.html")
-    raise typer.Exit(1 if failed else 0)
+    raise typer.Exit(1 if failed or not paged else 0)
 
 def _run_side_by_side(r, reports, store, workers, executor, address):
     from distill_study.schedule import live, run_graph
@@ -89,15 +92,18 @@ def show(recipe:RecipePath, p:Override=None, gpus:Annotated[Optional[str], typer
     from distill_study import estimate
     from distill_study.data import task_of
     from distill_study.grid import plan
-    r = _recipe(recipe, p)
+    from distill_study.transfer import plan_others
+    r, tests = _recipe(recipe, p), {}
     for c in r.combinations(): task_of(c.data)
     about = estimate.lines(estimate.budget(r, gpus), memory=False)
     print(f"{r.name}: {r.description}")
     for c in r.combinations():
         print(f"\n{c.name}")
         splits, why = _splits(c.data)
+        if splits: tests[c.data.name] = splits
         for stage, what, how_much in plan(c, splits): print(f"  {stage:<7} {what:<75} {how_much}")
         if why: print(f"  Tokens and cost of each stage are not known: {why}")
+    if rows := plan_others(r, tests): print("\ngeneralization", *(f"  {stage:<8} {what:<75} {how_much}" for stage, what, how_much in rows), sep="\n")
     print("\nAll of it, estimated:", *about, sep="\n  ")
 
 def _splits(data):

@@ -438,6 +438,7 @@ class Recipe(Settings):
     bootstrap: int = Field(2000, ge=100)
     rubric: tuple[Criterion, ...] = ()
     judge: Judge | None = None
+    generalization: bool | Literal["family"] = Field(False, description="ask every distilled student the test items of the recipe's other data sets, too: true of all that its prompt can be put to, 'family' of those of its own family alone")
 
     @model_validator(mode="after")
     def _votes(self):

@@ -19,6 +19,7 @@ from .data import source_of, task_of
 from .memory import Devices, count_parameters, estimate as training_memory, model_config
 from .study import resolved, strategies_of, unavailable
 from .tasks import TASKS
+from .transfer import pairs
 
 # %% ../nbs/49_estimate.ipynb #5a66b841
 SHAPES = {name: dict(zip(("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size", "tie_word_embeddings", "max_position_embeddings"), shape)) for name, shape in {
@@ -211,6 +212,10 @@ def stages(
             if a.prompt == "vanilla" and (more := c.pitfalls.wordings + c.pitfalls.samples + (c.pitfalls.blind and a.name == "student/vanilla")):
                 who, name = (teacher, model) if a.model == "teacher" else (student, student.model)
                 add("answer", "teacher" if who is teacher else "student", f"{c.data.name}, {a.name}, again", who, c.data, teacher if a.model == "trained" else "", c.seed, do=lambda: _asking(c, "answer", who, name, a.prompt, min(c.pitfalls.items or test, test), hw, repeat=more))
+    for p in pairs(recipe):
+        if p.why: continue
+        c, student, arm = p.c, p.c.student, ARMS[p.arm]
+        add("answer", "student", f"{p.data.name}, {arm.name} of {c.data.name}", student, c.data, c.teacher, c.seed, p.data, do=lambda: _asking(c.model_copy(update=dict(data=p.data)), "answer", student, student.model, arm.prompt, p.data.test or ALL, hw))
     return list(out.values())
 
 # %% ../nbs/49_estimate.ipynb #433c1f47

@@ -8,11 +8,12 @@ __all__ = ['KINDS', 'Stage', 'stages_of', 'graph', 'run_stage']
 # %% ../nbs/51_graph.ipynb #61384e78
 from dataclasses import dataclass
 
-from .config import ARMS, Combination, Recipe, fingerprint
-from .study import resolved, strategies_of, unavailable
+from .config import ARMS, Combination, Recipe, StudyError, fingerprint
+from .study import answer_tests, resolved, strategies_of, taught, unavailable
+from .transfer import pairs
 
 # %% ../nbs/51_graph.ipynb #852456aa
-KINDS = ("label", "base", "train", "report")
+KINDS = ("label", "base", "train", "report", "transfer", "page")
 
 @dataclass(frozen=True)
 class Stage:
@@ -22,8 +23,10 @@ class Stage:
     combination: Combination   # narrowed to what the stage does
     key: str                   # identity: stages of the same key are the same work
     needs: tuple = ()          # keys of other stages
-    arm: str = ""              # of 'train'
+    arm: str = ""              # of 'train' and 'transfer'
     name: str = ""             # of 'report': its folder
+    tests: tuple = ()          # of 'transfer': the other data sets
+    recipe: Recipe | None = None   # of 'page'
 
 def _narrowed(c, arms): return c.model_copy(update=dict(arms=tuple(arms), judge=None))
 
@@ -58,8 +61,20 @@ def stages_of(c:Combination)->list[Stage]:
 
 def graph(recipe:Recipe)->list[Stage]:
     "The stages of a recipe, each once, in an order in which they can run."
-    once = {s.key: s for c in recipe.combinations() for s in stages_of(c)}
+    every = [(c, s) for c in recipe.combinations() for s in stages_of(c)]
+    once = {s.key: s for _, s in every}
+    if more := _others(recipe, every): once |= {s.key: s for s in more}
     return sorted(once.values(), key=lambda s: KINDS.index(s.kind))
+
+def _others(recipe, every):
+    "Every distilled student asked the other data sets' test items, and the page about it once all reports are there."
+    tests = {}
+    for p in pairs(recipe):
+        if not p.why: tests.setdefault((p.c.name, p.arm), []).append(p.data)
+    asked = [Stage("transfer", f"{s.what}, on {len(t)} other data set{'s' * (len(t) > 1)}", s.combination, fingerprint("transfer", s.key, t), (s.key,), s.arm, tests=tuple(t))
+             for c, s in every if s.kind == "train" and (t := tests.get((c.name, s.arm)))]
+    needs = tuple(s.key for s in asked) + tuple(s.key for _, s in every if s.kind == "report")
+    return [*asked, Stage("page", f"generalization of {recipe.name}", every[0][0], fingerprint("page", recipe), needs, recipe=recipe)] if asked else []
 
 # %% ../nbs/51_graph.ipynb #c7c9dfca
 def run_stage(
@@ -71,11 +86,20 @@ def run_stage(
     from distill_study.data import load_data
     from distill_study.study import answer_arms, label, untouched_right
     c = stage.combination
+    if stage.kind == "transfer": return _asked_others(stage, store)
     splits = splits or load_data(c.data)
     if stage.kind == "train": return _taught(stage, splits, store)
     if stage.kind == "label": label(c, splits, store)
     if stage.kind == "base": untouched_right(c, splits, store)
     answer_arms(c, splits, {}, store)
+
+def _asked_others(stage, store):
+    "Ask the student of an arm the test items of other data sets, where there is one; why there is none, its training says."
+    from distill_study.data import load_data
+    c, fit = stage.combination, taught(stage.combination, stage.arm, store)
+    if fit is None: return
+    missing = answer_tests(c, stage.arm, {stage.arm: fit}, {d.name: load_data(d) for d in stage.tests}, store)[1]
+    if missing: raise StudyError("; ".join(f"{name}: {why}" for name, why in missing.items()))
 
 def _taught(stage, splits, store):
     "Train the student of one arm and ask it, where there is enough to learn from."

@@ -59,7 +59,7 @@ class Board:
     def left(self)->float|None:
         "Seconds that the rest may take, at the pace of the stages of its kind; None before it can be told."
         pace = {k: [j.seconds for j in self.jobs.values() if j.stage.kind == k and j.state == DONE] for k in KINDS}
-        rest = [j.stage.kind for j in self.jobs.values() if j.state in (WAITING, RUNNING)]
+        rest = [j.stage.kind for j in self.jobs.values() if j.state in (WAITING, RUNNING) and j.stage.kind != "page"]     # there is one, of seconds
         if any(not pace[k] for k in rest): return None
         busy = sum(map(sum, pace.values()))
         side = max(1.0, busy / max(time.time() - self.began, 1e-9))       # how many at once, so far
@@ -99,7 +99,7 @@ def run_graph(
                 say(_line(board, job, "started"))
             for future in wait(running, timeout=.5, return_when=FIRST_COMPLETED).done:
                 _ended(board, job := running.pop(future), future, executor, say)
-                if job.stage.kind == "report" and job.state in (DONE, FAILED): _report(recipe, board, outcomes, job, folder)
+                if job.stage.kind in ("report", "page") and job.state in (DONE, FAILED): _report(recipe, board, outcomes, job, folder)
             board.write()
             if look: look(board)
     except BaseException:
@@ -127,7 +127,7 @@ def _ended(board, job, future, executor, say):
 def _report(recipe, board, outcomes, job, folder):
     "Keep the outcome of a combination, and write the page anew."
     c = job.stage.combination
-    outcomes[c.name] = Outcome(c, folder/c.name, job.seconds, job.error)
+    if job.stage.kind == "report": outcomes[c.name] = Outcome(c, folder/c.name, job.seconds, job.error)
     write_index(recipe, [outcomes[c.name] for c in recipe.combinations() if c.name in outcomes], folder)
 
 # %% ../nbs/53_schedule.ipynb #021af163

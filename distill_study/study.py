@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['say', 'ticker', 'opened', 'weights_place', 'noted_weights', 'weights_of', 'arms_of', 'resolved', 'has_truth',
            'unavailable', 'strategies_of', 'unanswered', 'label', 'curate_arms', 'curate_one', 'too_long', 'train_arms',
-           'validated', 'train_one', 'answer_arms', 'answer_forms', 'untouched_right', 'pitfall_arms', 'pitfall_items',
-           'pitfall_asks', 'answer_pitfalls', 'judged_pairs', 'judge_arms']
+           'validated', 'train_one', 'taught_place', 'taught', 'answer_arms', 'answer_forms', 'answer_tests',
+           'untouched_right', 'pitfall_arms', 'pitfall_items', 'pitfall_asks', 'answer_pitfalls', 'judged_pairs',
+           'judge_arms']
 
 # %% ../nbs/44_study.ipynb #47a6c343
 import sys, time
@@ -196,8 +197,20 @@ def train_one(c:Combination, arm:str, rows:list, store, held:list=(), score=None
         with store.new_stage("student", key, dict(arm=arm, model=c.student.model)) as folder:
             if folder is not None: launch(rows, c.student.model, c.student.train, folder, c.seed, list(held), ticker(f"training {arm}"), score)
     else: say(f"  {arm}: trained student from the store")
-    if store.get_json("trained", place) != key: store.put_json("trained", place, key)
+    for name, where in (("trained", place), ("taught", taught_place(c, arm))):
+        if store.get_json(name, where) != key: store.put_json(name, where, key)
     return Fit.load(store.stage("student", key))
+
+def taught_place(c:Combination, arm:str)->str:
+    "Where the store notes the student of an arm: by all settings that make it another one."
+    teacher = None if ARMS[arm].labels == "gold" else c.teacher.model_dump(mode="json", exclude={"strategies", "batch_size", "max_failures", "price", "license", "terms"})
+    return fingerprint("taught", teacher, c.student.model, c.student.train, c.data.model_dump(mode="json", exclude={"license", "terms", "language"}), c.seed, c.curate, c.min_rows, arm)
+
+def taught(c:Combination, arm:str, store)->Fit|None:
+    "The student that the last run of a combination trained for an arm, as the store noted it; None where it has none."
+    key = store.get_json("taught", taught_place(c, arm))
+    folder = key and store.stage("student", key)
+    return Fit.load(folder) if folder else None
 
 # %% ../nbs/44_study.ipynb #18f51028
 def answer_arms(c:Combination, splits, fits:dict, store)->tuple[dict, dict]:
@@ -227,6 +240,24 @@ def answer_forms(c:Combination, splits, fits:dict, store)->dict:
         finally: engine.close()
         say(f"  test, {arm.name}, {form}: {out[arm.name, form].reused} answers from the store, {out[arm.name, form].new} new")
     return out
+
+# %% ../nbs/44_study.ipynb #7850c99f
+def answer_tests(
+    c:Combination,
+    arm:str,
+    fits:dict,       # arm → `student.Fit`; not read for an untouched student
+    tests:dict,      # name → `data.Splits`, of any data sets
+    store,
+)->tuple[dict, dict]:
+    "(name → one arm's answers to the test items, name → why there are none), asked as `answer_arms` asks those of its own data set."
+    who, out, missing = _answering(ARMS[arm], c, fits), {}, {}
+    engine = opened(who, store)
+    try:
+        for name, s in tests.items():
+            try: out[name] = sample_answers(s.test, ARMS[arm].prompt, engine, store, who.sampling, s.max_tokens, "test", ticker(f"{name}, {arm}"), who.max_failures, structured=who.structured)
+            except StudyError as e: missing[name] = str(e).splitlines()[0][:500]
+    finally: engine.close()
+    return out, missing
 
 def _answering(arm, c, fits):
     "Who answers for an arm, in the form of a teacher; students answer greedily."

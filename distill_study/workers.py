@@ -34,13 +34,14 @@ def work(
     log:str,           # file for what it prints
 )->dict:               # seconds, and error: None or one line
     "Do a stage in this process."
-    from distill_study.grid import run_combination
+    from distill_study.grid import run_combination, run_generalization
     from distill_study.store import Store
     began, error = time.monotonic(), None
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     with _into(log):
         try:
             if stage.kind == "report": error = run_combination(stage.combination, Path(reports)/stage.name, Path(store)).error
+            elif stage.kind == "page": error = run_generalization(stage.recipe, Path(reports), Path(store))
             else: run_stage(stage, Store(store))
         except Exception as e:
             traceback.print_exc()

@@ -244,6 +244,8 @@ def test_the_committed_page_is_made_from_its_folder(tmp_path):
 def test_without_its_list_the_page_shows_what_is_there(tmp_path):
     name, gone = list(READ)[:2]
     for n in (name, gone): shutil.copytree(TINY/n, tmp_path/n)
+    (tmp_path/gone/"metrics.json").write_text("{}")
+    assert "holds no numbers of a report" in sound(render_index(tmp_path, whole=False).read_text()).text
     (tmp_path/gone/"metrics.json").unlink()
     soup = sound(render_index(tmp_path).read_text())
     assert "It left no numbers." in soup.text and soup.find("a", href=f"{name}/index.html")
