@@ -265,7 +265,7 @@ def transfer_figure(
             share, own, sure = size[k] / most[t], at[k][0].own, all(c.verdict in MARKS for c in at[k]) and len({c.verdict for c in at[k]}) == 1
             ax.add_patch(Rectangle((x - .5, y - .5), 1, 1, facecolor="#e9ebed" if own else paint(.5 + .45 * max(-1, min(1, share))), edgecolor="white", lw=1))
             digits = 0 if at[k][0].metric.scale == 100 else at[k][0].metric.digits
-            ax.text(x, y, ("+" if round(size[k], digits) > 0 else "") + num(size[k], digits), ha="center", va="center", fontsize=8.5, weight="bold" if sure and not own else "normal", color=SOFT if own else "white" if abs(share) > .65 else INK)
+            ax.text(x, y, ("+" if round(size[k], digits) > 0 else "") + num(size[k], digits), ha="center", va="center", fontsize=8.5, weight="bold" if sure and not own else "normal", color="#50575f" if own else "white" if abs(share) > .65 else INK)
         ax.set(xlim=(-.5, len(tests) - .5), ylim=(len(rows[m]) - .5, -.5))
         ax.set_yticks(range(len(rows[m])), [f"{d}, {a.removeprefix('distilled/')}" for d, a in rows[m]], fontsize=8.5)
         ax.set_xticks(range(len(tests)), [t[:24] for t in tests] if ax is axes[-1] else [""] * len(tests), fontsize=8.5, rotation=20 if max(map(len, tests)) > 10 else 0)
