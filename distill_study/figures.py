@@ -22,8 +22,8 @@ def _colour(arm):
         "distilled/vanilla": "#0173b2", "distilled/cot-answer": "#d55e00", "distilled/cot-rationale": "#a8518a", "distilled/cot-after": "#ca9161", "distilled/cot-mixed": "#56b4e9", "distilled/cod": "#de8f05", "control/gold": "#029e73", "control/right": "#7fbf9f", "control/wrong": "#b5651d"}
     return fixed[arm]
 
-def _axes(height, width=5.2):
-    "One axes in the house style."
+def _axes(height, width=5.2, rows=1):
+    "One axes in the house style, or several below each other."
     import seaborn as sns
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -31,7 +31,7 @@ def _axes(height, width=5.2):
         "axes.edgecolor": SOFT, "text.color": INK, "axes.labelcolor": INK, "xtick.color": SOFT, "ytick.color": INK, "font.family": ["DejaVu Sans"], "axes.linewidth": .8}
     with rc_context(style):
         fig = Figure(figsize=(width, height), layout="constrained", facecolor="white")
-        return fig, fig.subplots()
+        return fig, fig.subplots(rows)
 
 # %% ../nbs/38_figures.ipynb #757d007d
 def accuracy_figure(

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 
 from .config import ARMS
-from .results import Results, per_answer, quotient
+from .results import Results, break_even, per_answer, quotient
 from .shown import Shown, duration, esc, num, pct, prose
 from .stats import BASE, TRAINED, Interval, find_test, smallest_detectable, smallest_difference
 from .textstats import METRICS
@@ -190,11 +190,10 @@ def _money(results, labelling, training, serving):
     for arm in (a for a in each if a in (training or {}) and a.startswith("distilled/") and results.teacher in each):
         labels, trained = (labelling or {}).get(ARMS[arm].labels, {}).get("cost"), training[arm].get("cost")
         if labels is None or trained is None: continue
-        saved = each[results.teacher] - each[arm]
-        back[arm] = math.ceil((labels + trained) / saved) if saved > 0 else None
-        said.append(f"{arm}: labels {num(labels, 4)}, training {num(trained, 4)}; " + (f"paid back after {num(back[arm], 0)} {results.each}s that {results.teacher} would have {'held' if results.each == 'conversation' else 'given'}." if saved > 0 else f"{'a conversation' if results.each == 'conversation' else 'an answer'} costs no less than one of {results.teacher}, so this never pays back."))
+        back[arm] = break_even(labels + trained, each[results.teacher], each[arm])
+        said.append(f"{arm}: labels {num(labels, 4)}, training {num(trained, 4)}; " + (f"paid back after {num(back[arm], 0)} {results.each}s that {results.teacher} would have {'held' if results.each == 'conversation' else 'given'}." if back[arm] < math.inf else f"{'a conversation' if results.each == 'conversation' else 'an answer'} costs no less than one of {results.teacher}, so this never pays back."))
     if back: said.append("Paying back counts money alone, not how many of the answers are right." if results.metric.graded else f"Paying back counts money alone, not how good the {results.each}s are.")
-    return ", ".join(f"{a} pays back after {num(n, 0)} {results.each}s" if n else f"{a} never pays back" for a, n in back.items()) or "prices of making them are not available", said
+    return ", ".join(f"{a} pays back after {num(n, 0)} {results.each}s" if n < math.inf else f"{a} never pays back" for a, n in back.items()) or "prices of making them are not available", said
 
 def _finding4(results, labelling, training, serving=None):
     "Tokens, seconds and, where there are prices, money."

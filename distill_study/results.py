@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['made_up_grades', 'made_up_scores', 'Results', 'analyse', 'arm_table', 'gap_table', 'test_table', 'score_tables',
            'Confusion', 'confusions', 'label_table', 'round_scores', 'round_table', 'training_table', 'choice_table',
-           'cost_table', 'quotient', 'serving_table', 'per_answer', 'check_attrition', 'attrition_table',
+           'cost_table', 'quotient', 'serving_table', 'per_answer', 'break_even', 'check_attrition', 'attrition_table',
            'balance_table', 'hardness_table', 'Cases', 'cases', 'numbered', 'example_table']
 
 # %% ../nbs/35_results.ipynb #10458bd0
+import math
 from dataclasses import dataclass, field
 
 from .config import ARMS, arms_under
@@ -378,7 +379,15 @@ def serving_table(
 
 def per_answer(u, n=1):
     "Money for `n` answers, where it is known."
-    return None if u["cost"] is None or not u["n"] else n * u["cost"] / u["n"]
+    return None if u.get("cost") is None or not u["n"] else n * u["cost"] / u["n"]
+
+def break_even(
+    made:float,      # what it took to make something
+    before:float,    # what an answer took without it
+    after:float,     # ... and takes with it
+)->float:            # infinite where it never is
+    "Answers after which what was made is paid back."
+    return math.ceil(made / (before - after) - 1e-9) if before > after else math.inf
 
 # %% ../nbs/35_results.ipynb #56861528
 def check_attrition(

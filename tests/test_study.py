@@ -53,7 +53,7 @@ def test_a_run_ends_with_a_report_and_says_where(finished):
     folder, _, out, err = finished
     assert out.strip().endswith("reports/small/index.html") and Path(folder/"reports/small/index.html").is_file()
     page = folder/"reports/small/tiny-qa--teacher--student-s"
-    assert {p.name for p in page.iterdir()} == {"index.html", "metrics.json", "params.yaml", "combination.ipynb"}
+    assert {p.name for p in page.iterdir()} == {"index.html", "metrics.json", "metrics.csv", "params.yaml", "combination.ipynb"}
     assert "training distilled/cot-rationale" in err and "test, control/gold" in err
 
 
@@ -92,7 +92,7 @@ def test_the_ledger_names_what_the_attrition_counts(tmp_path):
 
 def test_nothing_of_the_machine_is_in_what_is_published(finished):
     folder = finished[0]
-    for name in ("index.html", "metrics.json"):
+    for name in ("index.html", "metrics.json", "metrics.csv"):
         text = next((folder/"reports/small").glob(f"*/{name}")).read_text()
         for secret in (str(folder), str(ROOT), str(Path.home())): assert secret not in text
 
