@@ -46,7 +46,7 @@ bench-gpu: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm ## training on this machine'
 examples: $(VENV)/.stamp-run ## refresh reports/examples/tiny/ from the built-in grid
 	@$(BIN)/distill-study run recipes/tiny.yaml
 	@rm -rf reports/examples/tiny && mkdir -p reports/examples/tiny
-	@cd reports/tiny && find . \( -name '*.html' -o -name metrics.json -o -name metrics.csv -o -name grid.json -o -name params.yaml \) -exec cp --parents {} ../examples/tiny \;
+	@cd reports/tiny && find . \( -name '*.html' -o -name metrics.json -o -name metrics.csv -o -name grid.json -o -name generalization.json -o -name params.yaml \) -exec cp --parents {} ../examples/tiny \;
 	@echo reports/examples/tiny/index.html
 
 screenshot: $(VENV)/.stamp-dev ## take the README's picture of an example report

@@ -97,9 +97,10 @@ def show(recipe:RecipePath, p:Override=None, gpus:Annotated[Optional[str], typer
     for c in r.combinations(): task_of(c.data)
     about = estimate.lines(estimate.budget(r, gpus), memory=False)
     print(f"{r.name}: {r.description}")
+    data = None
     for c in r.combinations():
         print(f"\n{c.name}")
-        splits, why = _splits(c.data)
+        if c.data != data: data, (splits, why) = c.data, _splits(c.data)      # data set by data set
         if splits: tests[c.data.name] = splits
         for stage, what, how_much in plan(c, splits): print(f"  {stage:<7} {what:<75} {how_much}")
         if why: print(f"  Tokens and cost of each stage are not known: {why}")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, Train, fingerprint, slug, to_yaml
+from .receipt import LOOKUPS, ingredients, keep_receipt, unchanged
 from .store import Store, stage_lock
 from .study import has_truth, judged_pairs, pitfall_arms, pitfall_items, resolved, unanswered, unavailable
 from .transfer import wanted
@@ -106,6 +107,7 @@ class Outcome:
     folder: Path
     seconds: float
     error: str | None = None
+    kept: bool = False         # nothing has changed since the report was made, so it stays
 
 def parameters(c:Combination, store:Path, out:Path, replay:bool=False)->dict:
     "What papermill puts into the notebook's parameters cell."
@@ -125,12 +127,15 @@ def run_combination(
     out.mkdir(parents=True, exist_ok=True)
     lock, start = Store(store).root/"locks"/f"report-{fingerprint(str(out.resolve()))}.lock", time.monotonic()
     with stage_lock(lock, f"the report {out.name}"):
+        if not replay and (made_of := ingredients(c, notebook_path())) and unchanged(made_of, out, Store(store)): return Outcome(c, out, time.monotonic() - start, kept=True)
+        (out/LOOKUPS).unlink(missing_ok=True)
         (out/"params.yaml").write_text(to_yaml(c), encoding="utf-8")
         error = _execute("combination", out, parameters(c, store, out, replay))
         try:
             if error is None: render(out/"combination.ipynb", out/"index.html", title=f"{c.data.name}: {Path(c.teacher.engine.split(':', 1)[1]).name} to {Path(c.student.model).name}")
         except StudyError as e: error = str(e).splitlines()[0][:500]
-        if error: [(out/name).unlink(missing_ok=True) for name in ("index.html", "metrics.json", "metrics.csv")]      # of an earlier run
+        if error: [(out/name).unlink(missing_ok=True) for name in ("index.html", "metrics.json", "metrics.csv", LOOKUPS)]      # of an earlier run
+        elif not replay: keep_receipt(made_of, out, Store(store))
     return Outcome(c, out, time.monotonic() - start, error)
 
 def _execute(name, out, given):
@@ -162,8 +167,8 @@ def run_recipe(
     for i, c in enumerate(grid, 1):
         say(f"[{i}/{len(grid)}] {c.name}")
         done.append(o := run_combination(c, folder/c.name, store, replay))
-        say(f"[{i}/{len(grid)}] {c.name}: " + (f"failed: {o.error}" if o.error else f"done in {o.seconds:.0f} s"))
-        write_index(recipe, done, folder)
+        say(f"[{i}/{len(grid)}] {c.name}: " + (f"failed: {o.error}" if o.error else "nothing has changed, the report stays" if o.kept else f"done in {o.seconds:.0f} s"))
+        if not o.kept or i == len(grid): write_index(recipe, done, folder)
     if wanted(recipe):
         say("generalization")
         say("generalization: " + (f"failed: {error}" if (error := run_generalization(recipe, folder, store, replay)) else "done"))
@@ -209,9 +214,10 @@ def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
     for folder in (reports, store):
         try: folder.mkdir(parents=True, exist_ok=True); (folder/".writable").touch(); (folder/".writable").unlink()
         except OSError as e: raise StudyError(f"{folder}: can't be written ({e.strerror}). Choose another folder with --reports or --store.") from None
-    kept = Store(store)
+    kept, data = Store(store), None
     for c in recipe.combinations():
-        splits, default = load_data(c.data), c.arms == DEFAULT_ARMS
+        if c.data != data: data, splits = c.data, load_data(c.data)      # data set by data set
+        default = c.arms == DEFAULT_ARMS
         c, graded = resolved(c, splits.task), TASKS[splits.task].graded
         if splits.task == "summarization" and known_entities(splits.test) is None: need_ner()
         blind = next((e.id for e in splits.test if e.gold is None), None)

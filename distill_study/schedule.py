@@ -13,9 +13,10 @@ from pathlib import Path
 
 from .config import Recipe, StudyError
 from .graph import KINDS, Stage, graph
-from .grid import Outcome, write_index
+from .grid import Outcome, notebook_path, write_index
+from .receipt import ingredients, stage_over, unchanged
 from .shown import duration, scrub
-from .store import write_json
+from .store import Store, write_json
 
 # %% ../nbs/53_schedule.ipynb #c92c0cbe
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
@@ -58,7 +59,7 @@ class Board:
 
     def left(self)->float|None:
         "Seconds that the rest may take, at the pace of the stages of its kind; None before it can be told."
-        pace = {k: [j.seconds for j in self.jobs.values() if j.stage.kind == k and j.state == DONE] for k in KINDS}
+        pace = {k: [j.seconds for j in self.jobs.values() if j.stage.kind == k and j.state == DONE and j.tries] for k in KINDS}
         rest = [j.stage.kind for j in self.jobs.values() if j.state in (WAITING, RUNNING) and j.stage.kind != "page"]     # there is one, of seconds
         if any(not pace[k] for k in rest): return None
         busy = sum(map(sum, pace.values()))
@@ -90,6 +91,7 @@ def run_graph(
     folder.mkdir(parents=True, exist_ok=True)
     board, running, outcomes = Board(recipe, folder, store/"logs"), {}, {}
     executor.check([j.stage for j in board.jobs.values()])
+    if stay := _stay(recipe, board, outcomes, folder, store): say(f"{stay} of {len(recipe.combinations())} reports stay: nothing has changed since they were made")
     try:
         while len(board.over()) < len(board.jobs):
             for job in board.ready():
@@ -123,6 +125,25 @@ def _ended(board, job, future, executor, say):
     else: job.error = f"its worker was lost {job.tries} times" if isinstance(error, executor.lost) else f"{type(error).__name__}: {error}".splitlines()[0][:500]
     job.state = FAILED if job.error else DONE
     say(_line(board, job, f"failed: {job.error}" if job.error else f"done in {duration(job.seconds)}"))
+
+def _stay(recipe, board, outcomes, folder, store):
+    "Mark as done the reports that would come out as they are, the stages that only they need, and those that have nothing left to do; how many reports."
+    kept, known = Store(store), {}
+    def stays(c):
+        try: return (folder/c.name/"index.html").is_file() and unchanged(ingredients(c, notebook_path(), known), folder/c.name, kept)
+        except StudyError: return False          # its own stage says why
+    def over(s):
+        try: return stage_over(ingredients(s.combination, notebook_path(), known, s.key), s.key, kept)
+        except StudyError: return False
+    reports = [j for j in board.jobs.values() if j.stage.kind == "report"]
+    stay = [j for j in reports if stays(j.stage.combination)]
+    needed, more = set(), {j.stage.key for j in board.jobs.values() if j.stage.kind == "page" or j in reports and j not in stay}      # the page is made anew at every run
+    while more: needed |= more; more = {n for k in more if board.jobs[k] not in stay for n in board.jobs[k].stage.needs} - needed
+    for key, j in board.jobs.items():        # in their order: what a stage needs comes before it
+        if j in stay or key not in needed or j.stage.kind not in ("report", "page") and board.over().issuperset(j.stage.needs) and over(j.stage): j.state = DONE
+    outcomes |= {j.stage.name: Outcome(j.stage.combination, folder/j.stage.name, 0.0, kept=True) for j in stay}
+    if stay: write_index(recipe, [outcomes[j.stage.name] for j in stay], folder)
+    return len(stay)
 
 def _report(recipe, board, outcomes, job, folder):
     "Keep the outcome of a combination, and write the page anew."

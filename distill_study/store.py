@@ -200,7 +200,7 @@ class Ledger:
     def __init__(self,
         path:Path,  # a .jsonl file; it need not exist
         shown:str,  # the path as messages name it
-    ): self.path, self.shown = path, shown
+    ): self.path, self.shown, self.added = path, shown, 0
 
     def _read(self, fd):
         "(entries, where the whole lines end); a torn last line is left out."
@@ -222,7 +222,7 @@ class Ledger:
         with guard(self.shown), locked(self.path, write=True) as fd:
             size = os.fstat(fd).st_size
             if size and read_at(fd, 1, size - 1) != b"\n": os.ftruncate(fd, self._read(fd)[1])
-            write_all(fd, lines)
+            write_all(fd, lines); self.added += lines.count(b"\n")
 
     def replace(self, entries):
         "Write the file anew, in one step, unless it holds these entries already."
@@ -317,7 +317,7 @@ class Stages:
     def __init__(self,
         root:str|Path,  # created if need be
     ):
-        self.root = Path(root).expanduser()
+        self.root, self.looked = Path(root).expanduser(), dict(keys={}, files=set(), models=set())      # looked up, found or not
         with guard(root):
             for sub in ("completions", "ledger", "stages", "results", "locks"): (self.root/sub).mkdir(parents=True, exist_ok=True)
             with locked(self.root/"locks"/"store.lock", write=True): pass       # finds out now that the folder can't be written to
@@ -328,6 +328,7 @@ class Stages:
     )->Path|None:
         "The folder of a finished stage, or None."
         folder = self.root/"stages"/_stage_name(name, fp)
+        self.looked["files"].add(f"stages/{folder.name}/{MANIFEST}")
         if not folder.is_dir(): return None
         manifest = read_json(folder/MANIFEST, str(folder/MANIFEST), "Delete its folder: the stage is then made again")
         if manifest.get("fp") != fp: raise StoreError(f"store folder {str(folder)!r}: its {MANIFEST} is of another stage. Delete the folder: the stage is then made again.")
@@ -349,12 +350,11 @@ class Stages:
 
     def put_json(self, name:str, fp:str, obj):
         "Keep a small result."
-        path = self.root/"results"/f"{_stage_name(name, fp)}.json"
-        with guard(path): write_json(path, dict(name=name, fp=fp, created=now(), value=obj))
+        with guard(path := self.root/"results"/f"{_stage_name(name, fp)}.json"): write_json(path, dict(name=name, fp=fp, created=now(), value=obj))
 
     def get_json(self, name:str, fp:str):
         "A small result, or None."
-        path = self.root/"results"/f"{_stage_name(name, fp)}.json"
+        self.looked["files"].add(f"results/{(path := self.root/'results'/f'{_stage_name(name, fp)}.json').name}")
         return read_json(path, str(path), "Delete it: the result is then made again")["value"] if path.exists() else None
 
 # %% ../nbs/08_store.ipynb #b5b4e531
@@ -386,6 +386,7 @@ class Store(Stages):
     )->Record|None:
         "The record of a request, or None."
         log = self.log(engine, weights)
+        self.looked["keys"].setdefault((engine, weights), set()).add(key)
         with guard(log.shown):
             if key not in log.index: log.refresh()
         return log.index.get(key)
@@ -418,6 +419,7 @@ def answered_by(
 )->list[tuple[str, str, list]]:
     "(engine, weights, the different things its answers depended on besides) of every engine that has answered with a model of this name."
     out = []
+    store.looked["models"].add(model)
     for path in sorted((store.root/"completions").glob("*.jsonl")):
         with open(path, "rb") as f: line = f.readline()
         try: first = whole_line(line)

@@ -27,6 +27,14 @@ def _into(log):
         finally:
             for k, was in zip((1, 2), kept): os.dup2(was, k); os.close(was)
 
+def _fill(stage, store):
+    "Do a stage that only fills the store, and note that it is over."
+    from distill_study.grid import notebook_path
+    from distill_study.receipt import ingredients, keep_stage
+    made_of = ingredients(stage.combination, notebook_path(), settings=stage.key)
+    run_stage(stage, store)
+    keep_stage(made_of, stage.key, store)
+
 def work(
     stage:Stage,
     reports:str,       # folder of the recipe's reports
@@ -42,7 +50,7 @@ def work(
         try:
             if stage.kind == "report": error = run_combination(stage.combination, Path(reports)/stage.name, Path(store)).error
             elif stage.kind == "page": error = run_generalization(stage.recipe, Path(reports), Path(store))
-            else: run_stage(stage, Store(store))
+            else: _fill(stage, Store(store))
         except Exception as e:
             traceback.print_exc()
             error = (f"{type(e).__name__}: {e}".strip().splitlines() or [""])[0][:500]

@@ -97,12 +97,18 @@ def test_nothing_of_the_machine_is_in_what_is_published(finished):
         for secret in (str(folder), str(ROOT), str(Path.home())): assert secret not in text
 
 
-def test_a_second_run_takes_everything_from_the_store(finished):
+def test_a_second_run_leaves_the_report_and_one_that_is_spoiled_is_made_again_from_the_store(finished):
     folder, recipe, _, _ = finished
-    before = numbers(folder)
+    before, out = numbers(folder), next((folder/"reports/small").glob("*/index.html")).parent
+    pages = {p.name: p.read_bytes() for p in out.iterdir()}
+    assert set(pages) >= {"index.html", "metrics.json", "params.yaml", "combination.ipynb"} and not any(n.startswith(".") for n in pages)
     _, err = run(recipe, folder)
-    assert "0 new" in err and not re.search(r"[1-9]\d* new", err) and "trained student from the store" in err
-    assert untimed(numbers(folder)) == untimed(before)
+    assert "nothing has changed, the report stays" in err and " new" not in err
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == pages
+    (out/"index.html").write_text("by hand")
+    _, err = run(recipe, folder)
+    assert "0 new" in err and not re.search(r"[1-9]\d* new", err) and "trained student from the store" in err and "the report stays" not in err
+    assert untimed(numbers(folder)) == untimed(before) and len((out/"index.html").read_text()) > 10_000
 
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_numbers(finished, tmp_path):

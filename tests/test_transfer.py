@@ -75,6 +75,7 @@ def test_the_matrix_is_what_one_gets_by_hand(qa, math, qa_qa, qa_math, math_qa, 
         if who == BASE: assert untouched[*BASE, test] == wilson(sum(said), 12); continue
         c = at[who[0].partition("--")[0], test]
         assert (c.change.difference.value, c.change.p) == pytest.approx(by_hand(right[BASE, test], said)) and c.score == wilson(sum(said), 12) and c.base == untouched[*BASE, test]
+        assert (c.unread, c.base_unread) == pytest.approx((1 - sum(said) / 12, 1 - sum(right[BASE, test]) / 12))       # what is made up as wrong can't be read either
     off = [at["tiny-qa", "tiny-math"], at["tiny-math", "tiny-qa"]]
     assert sorted(c.change.p_holm for c in off) == pytest.approx(sorted(multipletests([c.change.p for c in off], method="holm")[1]))
     for c in off: assert c.verdict == ("can't tell" if c.change.p_holm > .05 else "transfer" if c.change.difference.value > 0 else "forgetting")
