@@ -15,7 +15,7 @@ SPECS := setup.py settings.ini pyproject.toml constraints.txt
 # Tests look nothing up on the hub and draw no windows.
 TEST_ENV := env HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help demo test lab smollm vllm bench bench-gpu examples readme prepare constraints clean distclean
+.PHONY: help demo test lab smollm vllm bench bench-gpu examples screenshot readme prepare constraints clean distclean
 
 help: ## show the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## /\1\t/p' Makefile | expand -t 14
@@ -49,6 +49,9 @@ examples: $(VENV)/.stamp-run ## refresh reports/examples/tiny/ from the built-in
 	@cd reports/tiny && find . \( -name '*.html' -o -name metrics.json -o -name metrics.csv -o -name grid.json -o -name generalization.json -o -name params.yaml \) -exec cp --parents {} ../examples/tiny \;
 	@$(BIN)/distill-study claims reports/examples/tiny --out reports/examples/tiny/claims.html
 	@echo reports/examples/tiny/index.html
+
+screenshot: $(VENV)/.stamp-dev ## take the README's picture of an example report
+	@$(BIN)/python .ci/screenshot.py
 
 readme: $(VENV)/.stamp-dev ## run nbs/index.ipynb and render README.md from it
 	@cd nbs && ../$(BIN)/exec_nb index.ipynb --dest index.ipynb --exc_stop

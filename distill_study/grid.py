@@ -204,8 +204,9 @@ def run_generalization(
         elif not replay: keep_page(folder, names, kept)
     return error
 
-def behind(folder:Path)->list[tuple[str, str]]:
+def behind(recipe:Recipe, folder:Path)->list[tuple[str, str]]:
     "(address, what it is) of the pages that belong to all combinations of a recipe."
+    if not wanted(recipe): return []
     if (folder/"generalization.html").exists(): return [("generalization.html", "What the students do on the data sets that they did not learn from: transfer and forgetting")]
     return [("generalization.ipynb", "The page about students on other data sets failed: its executed notebook")] if (folder/"generalization.ipynb").exists() else []
 
@@ -261,11 +262,12 @@ def check_judge(c:Combination, splits, store:Store):
 def write_index(recipe:Recipe, outcomes:list[Outcome], folder:Path):
     "The page of a recipe, and `grid.json`, from which it can be made again. Heat maps and their kind come when all is over, or now and then where combinations take long; a page that would take over a tenth of the time waits."
     from distill_study.report import write_json
+    from distill_study.shown import scrub
     done, grid = {o.combination.name: o for o in outcomes}, recipe.combinations()
     def row(c):
         o = done.get(c.name)
         return dict(name=c.name, data=Path(c.data.name).name, teacher=Path(c.teacher.engine.split(":", 1)[1]).name, student=Path(c.student.model).name, state="waiting" if o is None else "failed" if o.error is not None else "ok", error=o and o.error and scrub(o.error))
-    write_json(dict(format=1, name=recipe.name, description=recipe.description, generalization=wanted(recipe), combinations=[row(c) for c in grid]), folder/"grid.json")
+    write_json(dict(format=1, name=recipe.name, description=recipe.description, combinations=[row(c) for c in grid], behind=behind(recipe, folder)), folder/"grid.json")
     (last, took), begun, over = _WROTE.get(folder, (0, 0)), time.monotonic(), len(done) == len(grid)
     if not over and begun - last < 10 * took and (folder/"index.html").exists(): return
     render_index(folder, whole=over or bool(outcomes) and outcomes[-1].seconds > 60)
@@ -279,18 +281,18 @@ def _grid(folder):
     try: found = json.loads((folder/"grid.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         names = sorted(p.parent.name for p in folder.glob("*/params.yaml"))
-        return dict(name=folder.resolve().name, description="", combinations=[dict(name=n, state="ok" if (folder/n/"metrics.json").is_file() else "failed", error="It left no numbers.") for n in names])
+        return dict(name=folder.resolve().name, description="", behind=[], combinations=[dict(name=n, state="ok" if (folder/n/"metrics.json").is_file() else "failed", error="It left no numbers.") for n in names])
     except (OSError, ValueError) as e: raise StudyError(f"{folder/'grid.json'}: can't be read ({type(e).__name__}). `distill-study run RECIPE` writes it again.") from None
     rows = found.get("combinations") if isinstance(found, dict) else None
     if not isinstance(rows, list) or not all(isinstance(r, dict) and isinstance(r.get("name"), str) and slug(r["name"]) == r["name"] for r in rows): raise StudyError(f"{folder/'grid.json'}: damaged: it lists no combinations by the names of their folders. `distill-study run RECIPE` writes it again.")
-    return dict(name=str(found.get("name", "")), description=str(found.get("description", "")), generalization=found.get("generalization"), combinations=rows)
+    return dict(name=str(found.get("name", "")), description=str(found.get("description", "")), combinations=rows, behind=[x for x in found.get("behind") or () if isinstance(x, list) and len(x) == 2 and (folder/str(x[0])).is_file()])
 
 def render_index(
     folder:Path,         # of a recipe's reports
     whole:bool=True,     # with heat maps, ranking and costs
 )->Path:
     "Make the page of a recipe from what is in its folder."
-    from distill_study.overview import in_short, sections
+    from distill_study.overview import in_short, names_of, sections
     from distill_study.report import entry, index_page, over_seeds
     found, entries, pages, states = _grid(folder), [], [], {}
     for r in found["combinations"]:
@@ -298,9 +300,10 @@ def render_index(
         if state == "ok":
             try: numbers = json.loads((folder/name/"metrics.json").read_text(encoding="utf-8"))
             except (OSError, ValueError) as e: state, r = "failed", r | dict(error=f"its metrics.json can't be read ({type(e).__name__})")
+            if state == "ok" and not (isinstance(numbers, dict) and {"arms", "gaps", "tests", "best", "teacher", "provenance"} <= set(numbers)): state, numbers, r = "failed", None, r | dict(error="its metrics.json holds no numbers of a report")
         if numbers: pages.append(numbers)
         elif r.get("data"): states.setdefault((r["data"], r.get("teacher"), r.get("student")), "failed" if state == "failed" else "not run")
         there = lambda *names: tuple(f"{name}/{n}" for n in names if (folder/name/n).is_file())
         entries.append(entry(numbers, f"{name}/index.html" if numbers else "", name, "ok" if numbers or state != "failed" else "failed", str(r.get("error") or "") if state == "failed" else "", "".join(there("combination.ipynb")), there("metrics.json", "metrics.csv")))
     states = {k: s for k, s in states.items() if k not in {names_of(m) for m in pages}}
-    return index_page(found["name"], found["description"], entries, folder/"index.html", over_seeds(pages), behind(folder) if found.get("generalization", True) else (), in_short(pages, sum(e["status"] == "failed" for e in entries)) if whole else (), sections(pages, states) if whole else ())
+    return index_page(found["name"], found["description"], entries, folder/"index.html", over_seeds(pages), found["behind"], in_short(pages, sum(e["status"] == "failed" for e in entries)) if whole else (), sections(pages, states) if whole else ())

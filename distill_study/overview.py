@@ -277,7 +277,7 @@ def told_apart(rows:list)->str:
     if ARMS[top[1].cells[0].arm].labels == "gold" and (mine := next(((k, r) for k, r in own if r.cells[0].arm in _DISTILLED), None)): head += f" (the best distilled is {name(mine[1])}, {mine[1].mean.text(m.scale, m.digits)})"
     return head + (f"; {len(same)} of {len(own) - 1} others can't be told apart from it: {'; '.join(same[:3])}{'; and others' if len(same) > 3 else ''}." if same else f", and is told apart from all {len(own) - 1} others." if len(own) > 1 else ".")
 
-# %% ../nbs/41b_overview.ipynb #bede00df
+# %% ../nbs/41b_overview.ipynb #6ef508b2
 COSTS = {"tokens": ("Output tokens", "per answer", 1), "latency": ("Latency", "median, s", 3), "money": ("Money", "per 1,000 answers", 4)}
 
 def pareto(
@@ -287,6 +287,7 @@ def pareto(
     "Who is on the front of the mean against the mean cost."
     cost = [r.cost(key) for r in rows]
     if None in cost or len(rows) < 2: return {}
+    cost = [float(f"{x:.3g}") for x in cost]        # a hundredth of a token puts nobody on the front
     def state(k):
         beats = [j for j in range(len(rows)) if rows[j].mean.value >= rows[k].mean.value and cost[j] <= cost[k] and (rows[j].mean.value, -cost[j]) != (rows[k].mean.value, -cost[k])]
         return "front" if not beats else "beaten" if any(j + 1 in rows[k].above or rows[j].mean.value >= rows[k].mean.value and rows[j].mean == rows[k].mean for j in beats) else "open"
@@ -302,9 +303,9 @@ def pareto_table(rows:list, sets:list)->Table:
     shown = tuple(dict(arm=r.name, teacher=r.teacher or "\u2013", place=i, mean=r.mean) | {k: r.cost(k) for k in keys} | {f"front:{k}": word[f[i]] for k, f in fronts.items()} for i, r in enumerate(rows[:MOST], 1))
     gone = [COSTS[k][0].lower() for k in COSTS if k not in fronts]
     return Table(f"{m.head} against cost", cols, shown, f"{_over(sets)}. Costs are means over {rows[0].mean.n:,} test items, measured when the answers were made; no interval is kept of them.",
-        "On the front: no other arm answers at least as well for no more. Can't tell: one does, but the two are not told apart in the ranking. Tokens of a large model cost more than those of a small one; latency is of the request, or of the batch that an engine answers together, on the machine that answered." + (f" No front for {' and '.join(gone)}: not known for all." + (" Prices in the recipe give money." if "money" in gone else "") if gone else "") + _cut(rows))
+        "On the front: no other arm answers at least as well for no more, costs taken to three digits. Can't tell: one does, but the two are not told apart in the ranking. Tokens of a large model cost more than those of a small one; latency is of the request, or of the batch that an engine answers together, on the machine that answered." + (f" No front for {' and '.join(gone)}: not known for all." + (" Prices in the recipe give money." if "money" in gone else "") if gone else "") + _cut(rows))
 
-# %% ../nbs/41b_overview.ipynb #4f29f121
+# %% ../nbs/41b_overview.ipynb #2d9e4c33
 def cost_figure(
     rows:list,           # from `ranking`
 ):                       # a matplotlib Figure
@@ -327,7 +328,7 @@ def cost_figure(
         if min(x) > 0: ax.set_xscale("log"); _ticks(ax, x)
         ax.set(xlabel=f"{COSTS[key][0].lower()}, {_per(rows, key)}", ylabel=f"{m.name}, {m.unit}"); ax.grid(color="#e3e5e8", lw=.7); ax.margins(x=.1, y=.08)
         for places in _near(ax, [(i + 1, x[i], m.scale * rows[i].mean.value) for i in best]):
-            ax.annotate(", ".join(str(k) for k in sorted(p[0] for p in places)), places[-1][1:], textcoords="offset points", xytext=(-7, 6), ha="right", fontsize=9, weight="bold", color=INK, bbox=dict(facecolor="white", edgecolor="none", pad=.6, alpha=.8), zorder=5)
+            ax.annotate(", ".join([str(k) for k in sorted(p[0] for p in places)][:3]) + ", …" * (len(places) > 3), places[-1][1:], textcoords="offset points", xytext=(-7, 6), ha="right", fontsize=9, weight="bold", color=INK, bbox=dict(facecolor="white", edgecolor="none", pad=.6, alpha=.8), zorder=5)
     handles = [Patch(color=_colour(a), label=a) for a in arms] + ([Line2D([], [], color=INK, marker=marks[n], ls="", ms=6, label=_short(n)) for n in models] if len(models) <= 12 else [Line2D([], [], color=INK, marker="o", ls="", ms=6, label=f"{len(models)} models")])
     fig.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, handlelength=1.3, columnspacing=1.6)
     return fig

@@ -143,9 +143,9 @@ def _stay(recipe, board, outcomes, folder, store):
     stay = [j for j in reports if stays(j.stage.combination)]
     needed, more = set(), {j.stage.key for j in reports if j not in stay}
     if more or not page_stays(folder, [c.name for c in recipe.combinations()], kept): more |= {j.stage.key for j in board.jobs.values() if j.stage.kind == "page"}
-    while more: needed |= more; more = {n for k in more for n in board.jobs[k].stage.needs} - needed
+    while more: needed |= more; more = {n for k in more if board.jobs[k] not in stay for n in board.jobs[k].stage.needs} - needed
     for key, j in board.jobs.items():        # in their order: what a stage needs comes before it
-        if key not in needed or j.stage.kind != "report" and board.over().issuperset(j.stage.needs) and over(j.stage): j.state = DONE
+        if j in stay or key not in needed or j.stage.kind not in ("report", "page") and board.over().issuperset(j.stage.needs) and over(j.stage): j.state = DONE
     outcomes |= {j.stage.name: Outcome(j.stage.combination, folder/j.stage.name, 0.0, kept=True) for j in stay}
     if stay: write_index(recipe, [outcomes[j.stage.name] for j in stay], folder)
     return len(stay)

@@ -65,8 +65,8 @@ def metric_rows(
     rows = [r for arm, a in m["arms"].items() for r in (*_of_arm(m, arm, a, measure), *_took(m, arm))] + list(_compared(m, measure))
     return [{k: (about | r).get(k) for k in HEADS} for r in rows]
 
-# %% ../nbs/41a_tidy.ipynb #e52189a2
-_FORMULA = re.compile(r"[\s\ufeff'\"]*[=+\-@\uff1d\uff0b\uff0d\uff20|%]")
+# %% ../nbs/41a_tidy.ipynb #3541a862
+_FORMULA = re.compile(r"[\s\ufeff'\"]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 
 def inert_cell(value):
     "A value for a cell: numbers as they are, no text that a spreadsheet would run."

@@ -137,6 +137,8 @@ class Cell:
     score: Interval
     base: Interval          # of the untouched student on the same items
     change: Comparison      # student against untouched student
+    unread: float = 0.0     # share of its answers in which none can be found
+    base_unread: float = 0.0
     seen: int = 0           # test items left out, as the student was trained on them
 
     @property
@@ -157,7 +159,7 @@ def level(values, sources, metric:Metric, resamples:int=2000, seed:int=0)->Inter
     if metric.graded and not shared(sources): return wilson(int(values.sum()), len(values))
     return mean_interval(values, resamples, seed, sources)
 
-# %% ../nbs/47a_transfer.ipynb #80174a12
+# %% ../nbs/47a_transfer.ipynb #df4ee7e7
 def measure(
     found:list[Learner],
     said:dict,         # from `ask_others`
@@ -172,12 +174,12 @@ def measure(
     def one(f, n):
         m, own, (x, y) = metrics[n], n == f.c.data.name, (marks[who, n] for who in ((f.c.student.model, f.base), (f.c.name, f.arm)))
         seen = set() if own else {e.id for e in splits[n].test if e.key in inputs[f.c.data.name]}
-        rows = x[[m.key, "source"]].join(y[m.key], rsuffix="_of").loc[lambda t: ~t.index.isin(seen)].dropna()
+        rows = x[["source", "parsed", m.key]].assign(taught=y[m.key], read=y["parsed"])[~x.index.isin(seen)].dropna()
         of, kind = rows["source"].to_numpy(), bool if m.graded else float
-        a, b = (rows[k].to_numpy(dtype=kind) for k in (m.key, f"{m.key}_of"))
+        a, b = (rows[k].to_numpy(dtype=kind) for k in (m.key, "taught"))
         change = Comparison(f.base, f.arm, len(a), paired_difference(a, b, resamples, seed, of), int((a > b).sum()), int((b > a).sum()), paired_p(a, b, of)) if len(a) else Comparison(f.base, f.arm, reason="no items in common")
         return Cell(f.c.name, last(f.c.data.name), f.arm, f.c.student.model, f.c.teacher.engine, f.c.seed, last(n), own, splits[n].task == splits[f.c.data.name].task, m,
-                    level(b, of, m, resamples, seed), level(a, of, m, resamples, seed), change, len(seen))
+                    level(b, of, m, resamples, seed), level(a, of, m, resamples, seed), change, *(float(1 - rows[k].mean()) if len(a) else 0.0 for k in ("read", "parsed")), len(seen))
     cells = [one(f, n) for f in found for n in splits if ((f.c.name, f.arm), n) in said and ((f.c.student.model, f.base), n) in said]
     tests = iter(corrected([c.change for c in cells if not c.own]))
     cells = [c if c.own else replace(c, change=next(tests)) for c in cells]
@@ -222,10 +224,10 @@ def score_matrix(
 )->Table:
     "What every student of a model scores on every data set, the untouched one first."
     mine = [c for c in cells if c.student == student]
-    rows = [dict(who=f"untouched, {arm.partition('/')[2]} prompt", **{t: untouched.get((student, arm, t), "") for t in dict.fromkeys(c.test for c in mine)}) for arm in dict.fromkeys(a for s, a, _ in untouched if s == student)]
+    rows = [dict(who=f"untouched, {arm.partition('/')[2]} prompt", **{t: untouched.get((student, arm, t), "") for t in dict.fromkeys(c.test for c in mine)}) for arm in sorted({a for s, a, _ in untouched if s == student}, key=list(ARMS).index)]
     for who, row in groupby(mine, lambda c: _row(c, _several(mine))): rows.append(dict.fromkeys((c.test for c in mine), "") | dict(who=who) | {c.test: c.score for c in row})
     return Table(f"{student} on every data set", (Column("who", "Learned from", kind="text"), *_columns(mine, "interval")), tuple(rows),
-                 f"Flexible reading, with 95 % intervals. {_items(mine)}. A dash: can't be asked, see below.")
+                 f"Flexible reading, with 95 % intervals. {_items(mine)}. A dash: can't be asked, see above.")
 
 MARKS = dict(transfer="▲ ", forgetting="▼ ", own="own: ")
 
@@ -263,7 +265,7 @@ def transfer_figure(
             share, own, sure = size[k] / most[t], at[k][0].own, all(c.verdict in MARKS for c in at[k]) and len({c.verdict for c in at[k]}) == 1
             ax.add_patch(Rectangle((x - .5, y - .5), 1, 1, facecolor="#e9ebed" if own else paint(.5 + .45 * max(-1, min(1, share))), edgecolor="white", lw=1))
             digits = 0 if at[k][0].metric.scale == 100 else at[k][0].metric.digits
-            ax.text(x, y, ("+" if round(size[k], digits) > 0 else "") + num(size[k], digits), ha="center", va="center", fontsize=8.5, weight="bold" if sure and not own else "normal", color=SOFT if own else "white" if abs(share) > .65 else INK)
+            ax.text(x, y, ("+" if round(size[k], digits) > 0 else "") + num(size[k], digits), ha="center", va="center", fontsize=8.5, weight="bold" if sure and not own else "normal", color="#50575f" if own else "white" if abs(share) > .65 else INK)
         ax.set(xlim=(-.5, len(tests) - .5), ylim=(len(rows[m]) - .5, -.5))
         ax.set_yticks(range(len(rows[m])), [f"{d}, {a.removeprefix('distilled/')}" for d, a in rows[m]], fontsize=8.5)
         ax.set_xticks(range(len(tests)), [t[:24] for t in tests] if ax is axes[-1] else [""] * len(tests), fontsize=8.5, rotation=20 if max(map(len, tests)) > 10 else 0)
@@ -306,6 +308,8 @@ def conclusions(
     for k, word in (("transfer", "Above"), ("forgetting", "Below")):
         if off: lines.append(f"{word} the untouched student beyond chance ({k}): {len(kinds[k])} of {len(off)} pairs" + (f"; the largest difference is {_most(kinds[k])}." if kinds[k] else "."))
     if open_: lines.append(f"In {open_} of {len(off)} pairs the two can't be told apart.")
+    lost = [c for c in kinds["forgetting"] if c.unread - c.base_unread > .5]
+    if lost: lines.append(f"In {len(lost)} of the {len(kinds['forgetting'])} pairs with forgetting, more than half of the answers can't be read any more as answers to what was asked: the student writes what it has learned to write, and what it still knows can't be told from that.")
     near, far = ([c for c in off if c.family == f] for f in (True, False))
     if near and far: lines.append(f"On data of the same family: {counted(near)}; of other families: {counted(far)}.")
     arms = {a: [c for c in off if c.arm == a] for a in dict.fromkeys(c.arm for c in off)}
