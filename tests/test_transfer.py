@@ -213,3 +213,16 @@ def test_side_by_side_the_page_is_a_stage_like_any_other(monkeypatch, tmp_path):
     rows = json.loads((tmp_path/"two/status.json").read_text())["stages"]
     assert [(r["state"], r["error"]) for r in rows if r["kind"] == "page"] == [("failed", "boom")] and sum(r["kind"] == "transfer" for r in rows) == 2
     assert "page generalization of two: failed: boom" in said[-1]
+
+
+def test_where_nothing_has_changed_only_the_page_is_made_anew(monkeypatch, tmp_path):
+    pages, started = [], []
+    monkeypatch.setattr(schedule, "write_index", lambda r, o, f: pages.append(len(o)))
+    for name in ("unchanged", "stage_over"): monkeypatch.setattr(schedule, name, lambda *args: True)
+    for c in parse_recipe(RAW).combinations():
+        (tmp_path/"two"/c.name).mkdir(parents=True)
+        (tmp_path/"two"/c.name/"index.html").touch()
+    where = Instant()
+    monkeypatch.setattr(where, "submit", lambda stage, *args: started.append(stage.kind) or Instant.submit(where, stage), raising=False)
+    outcomes = schedule.run_graph(parse_recipe(RAW), tmp_path, tmp_path, where, lambda line: None)
+    assert started == ["page"] and all(o.kept for o in outcomes) and pages == [2, 2]
