@@ -157,7 +157,7 @@ def complete(
 
 def _lost(store, keys):
     "Key → `Failure` of the requests that the ledger knows to have failed, for a replay."
-    return {e["key"]: Failure(e["reason"], e["evidence"], e["attempts"]) for e in store.ledger.entries() if e.get("key") in keys and {"reason", "evidence", "attempts"} <= e.keys()}
+    return {e["key"]: Failure(e["reason"], e["evidence"], e["attempts"]) for e in store.ledger.entries() if e.get("key") in keys and {"reason", "evidence", "attempts"} <= e.keys() and isinstance(e["reason"], str)}
 
 def _stored(engine, asked, store):
     "(key → record of what the store has, a request for each key that it hasn't)."
