@@ -184,9 +184,10 @@ def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
     for folder in (reports, store): writable(folder, "Choose another folder with --reports or --store.")
     check_folders(recipe, reports)
     check_names(notebook_path(), parameters(recipe.combinations()[0], store, reports))
-    kept = Store(store)
+    kept, last = Store(store), None
     for c in recipe.combinations():
-        splits, default = load_data(c.data), c.arms == DEFAULT_ARMS
+        if last != c.data: last, splits = c.data, load_data(c.data)      # they come data set by data set
+        default = c.arms == DEFAULT_ARMS
         c, graded = resolved(c, splits.task), TASKS[splits.task].graded
         if splits.task == "summarization" and known_entities(splits.test) is None: need_ner()
         blind = next((e.id for e in splits.test if e.gold is None), None)
