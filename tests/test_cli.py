@@ -234,11 +234,13 @@ def test_a_study_notebook_changed_by_hand(tmp_path, change, says):
     assert "git checkout" in str(e.value)
 
 
-def test_a_thousand_combinations_are_planned_at_once():
+def test_a_thousand_combinations_are_planned_and_checked_at_once(tmp_path):
+    from distill_study.grid import check
     from distill_study.graph import graph
     grid = parse_recipe(GOOD | dict(name="big", students=["zoo/student-s", "zoo/student-m"], data=[dict(name=n, train=24, test=8) for n in ("tiny-qa", "tiny-nli", "tiny-math", "tiny-chat", "tiny-summ")], seeds=list(range(100))))
     began = time.process_time()
     combinations, stages = grid.combinations(), graph(grid)
+    check(grid, tmp_path/"reports", tmp_path/"store")
     took = time.process_time() - began
     assert len(combinations) == 1000 and sum(s.kind == "report" for s in stages) == 1000 and sum(s.kind == "label" for s in stages) == 5
     assert took < 4, f"{took:.1f} s"

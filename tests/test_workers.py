@@ -135,6 +135,24 @@ def cluster():
     made.shutdown()
 
 
+def test_a_machine_of_the_cluster_without_what_a_stage_needs(cluster, tmp_path):
+    "Found before anything runs, on every machine of it."
+    code = f"""
+from distill_study.config import load_recipe
+from distill_study.graph import graph
+from distill_study import workers
+ray, stages = workers.Ray({cluster.address!r}), graph(load_recipe({str(write(tmp_path))!r}))
+ray.check(stages)
+workers.modules = lambda stages: ['distill_study', 'vllm_of_another_machine', 'bitsandbytes_too']
+workers._EXTRA |= dict(vllm_of_another_machine='vllm')
+try: ray.check(stages)
+except workers.StudyError as e: print(e)
+ray.close()
+"""
+    p = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    assert "lacks vllm_of_another_machine, bitsandbytes_too. Install" in p.stdout and "distill-study[ray,vllm]" in p.stdout, p.stderr[-2000:]
+
+
 def test_a_ray_cluster_comes_to_the_same_numbers_also_when_a_worker_is_killed(cluster, alone, tmp_path):
     p = with_options(tmp_path, write(tmp_path), "--executor", "ray", "--address", cluster.address)
     killed = False
