@@ -50,6 +50,15 @@ def test_the_same_numbers_are_reproduced_whatever_the_time_they_took(again):
     assert code == 0 and "reproduced. Made again from nothing" in out and "but times are the same" in out
 
 
+def test_losses_that_are_rounded_otherwise_are_no_difference(again):
+    def rounded(m):
+        for e in m["training"]["distilled/vanilla"]["losses"]: e["loss"] *= 1 + 3e-6
+    code, out = again(rounded)
+    assert code == 0 and "of the training log up to rounding" in out
+    def other(m): m["training"]["distilled/vanilla"]["last_loss"] *= 1.5
+    assert again(other)[0] == 1
+
+
 def test_versions_that_differ_are_named(again):
     code, out = again(newer)
     assert code == 0 and "versions" in out and "9.9" in out and "git_sha" in out
