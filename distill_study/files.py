@@ -88,9 +88,12 @@ def write_json(path:Path, obj):
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
-def read_json(path:Path, shown:str, remedy:str):
-    "Read what `write_json` wrote; `StoreError` when it is damaged."
-    try: return json.loads(path.read_text(encoding="ascii"))
+def read_json(path:Path, shown:str, remedy:str, *needs):
+    "Read the mapping that `write_json` wrote, with the keys that it needs; `StoreError` when it is damaged."
+    try:
+        found = json.loads(path.read_text(encoding="ascii"))
+        if not isinstance(found, dict) or not {*needs} <= {*found}: raise ValueError("not what was written there")
+        return found
     except (ValueError, RecursionError, OSError) as e: raise StoreError(f"store file {shown!r}: damaged or unreadable ({type(e).__name__}). {remedy}.") from None
 
 # %% ../nbs/07a_files.ipynb #f42a3b1b

@@ -41,7 +41,7 @@ def local_folder(
 
 def url_of(folder:str|Path)->str|None:
     "The URL that a folder is the copy of, or None."
-    return read_json(path, str(path), "Delete the folder: it is made again from the URL")["url"] if (path := Path(folder)/MARK).exists() else None
+    return read_json(path, str(path), "Delete the folder: it is made again from the URL", "url")["url"] if (path := Path(folder)/MARK).exists() else None
 
 # %% ../nbs/07b_mirror.ipynb #990cc86b
 def file_system(url:str):
@@ -116,7 +116,7 @@ class Lines(Far):
     def _exchange(self, rel, segments):
         "Lines of one file: ours into a new segment, theirs to the end. No network is waited for while the file is locked."
         note, path, out = self.root/"mirror"/f"{rel}.json", self.root/rel, self.root/"mirror"/"out"/rel
-        was = read_json(note, str(note), "Delete it: the lines are exchanged once more") if note.exists() else dict(mark=0, seen=[])
+        was = read_json(note, str(note), "Delete it: the lines are exchanged once more", "mark", "seen") if note.exists() else dict(mark=0, seen=[])
         fresh, size = sorted(segments - set(was["seen"])), path.stat().st_size if path.exists() else 0
         if fresh or size != was["mark"]:
             for folder in (note.parent, path.parent, out): folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ class Finished(Lines):
             if not self.fs.exists(f"{self.at}/stages/{name}/stage.json"): return False
             self._fetch(self._there(f"stages/{name}"), Path(d))
             came = Path(d)/"stages"/name
-            try: listed = read_json(came/"stage.json", f"{self.url}/stages/{name}/stage.json", "")["files"]
+            try: listed = read_json(came/"stage.json", f"{self.url}/stages/{name}/stage.json", "", "files")["files"]
             except StoreError: return False                           # still being written
             if bad := next((f for f, crc in listed.items() if not (_inside(f) and (came/f).is_file() and crc_of(came/f) == crc)), None): raise StoreError(f"store {self.url!r}: stage {name}, file {bad!r} is damaged or missing. Delete the stage's folder there: it is then made again.")
             sync_tree(came)

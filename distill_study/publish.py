@@ -27,7 +27,7 @@ def shareable(c:Combination)->Combination:
         name, _, source = who.engine.partition(":")
         vllm = who.vllm and who.vllm.model_copy(update=dict(lora=who.vllm.lora and model(who.vllm.lora)))
         return who.model_copy(update=dict(engine=f"{name}:{model(source)}", vllm=vllm))
-    return c.model_copy(update=dict(teacher=asked(c.teacher), judge=c.judge and asked(c.judge), student=c.student.model_copy(update=dict(model=model(c.student.model))),
+    return c.model_copy(update=dict(teacher=asked(c.teacher), judge=c.judge and asked(c.judge), student=c.student.model_copy(update=dict(model=model(c.student.model), train=c.student.train.model_copy(update=dict(launch=c.student.train.launch and _here(c.student.train.launch, lambda p: Path(p).name))))),
                                     data=c.data.model_copy(update=dict(name=_here(c.data.name, lambda p: Path(p).name)))))
 
 # %% ../nbs/47a_publish.ipynb #3c66cc3a

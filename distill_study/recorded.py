@@ -32,8 +32,8 @@ def _recorded_row(line):
     except (ValueError, RecursionError): raise ValueError("not JSON") from None
     if not isinstance(row, dict): raise ValueError("not a JSON object")
     for column, kinds in (("id", (str, int)), ("completion", str)):
-        if column not in row: raise ValueError(f"no column {column!r}; it has {', '.join(map(repr, row)) or 'none'}")
-        if not isinstance(row[column], kinds) or isinstance(row[column], bool): raise ValueError(f"{column} = {row[column]!r} is not {'text or a whole number' if column == 'id' else 'text'}")
+        if column not in row: raise ValueError(f"no column {column!r}; it has {', '.join(map(repr, row))[:200] or 'none'}")
+        if not isinstance(row[column], kinds) or isinstance(row[column], bool): raise ValueError(f"{column} = {row[column]!r:.80} is not {'text or a whole number' if column == 'id' else 'text'}")
     return str(row["id"]), row["completion"].encode("utf-8", "replace").decode("utf-8")   # a lone surrogate becomes '?'
 
 # %% ../nbs/11_recorded.ipynb #082b8397
@@ -47,7 +47,7 @@ def read_recorded(
     for n, line in enumerate(data.removesuffix(b"\n").split(b"\n") if data else (), 1):
         try: key, text = _recorded_row(line)
         except ValueError as e: raise EngineError(f"{path}, line {n}: {e}. A recorded completion is a JSON object with 'id' and 'completion'.") from None
-        if key in rows: raise EngineError(f"{path}, line {n}: id {key!r} is already on line {lines[key]}. Ids must be unique within a file.")
+        if key in rows: raise EngineError(f"{path}, line {n}: id {key!r:.80} is already on line {lines[key]}. Ids must be unique within a file.")
         rows[key], lines[key] = text, n
     if not rows: raise EngineError(f"{path}: no recorded completions in it.")
     return rows

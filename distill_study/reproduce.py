@@ -7,7 +7,7 @@ __all__ = ['ReproduceError', 'report_of', 'may_vary', 'recipe_of', 'same_data', 
            'print_reproduced', 'reproduce']
 
 # %% ../nbs/56a_reproduce.ipynb #f5cfa33a
-import re, tempfile
+import math, re, tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,10 +100,15 @@ def _leaves(x, name=""):
         yield from (leaf for i, v in enumerate(x) for leaf in _leaves(v, f"{name}.{i}"))
     else: yield name, x
 
-def differing(a:dict, b:dict)->tuple[int, list[Change]]:
-    "(how many values the first report's numbers have, those that the second has otherwise)."
+def _rounded(c):
+    "Whether a number of the training log differs by no more than another order of adding up makes it."
+    return c.what.startswith("training.") and all(type(x) is float for x in (c.a, c.b)) and math.isclose(c.a, c.b, rel_tol=.01)
+
+def differing(a:dict, b:dict)->tuple[int, list[Change], int]:
+    "(how many values the first report's numbers have, those that the second has otherwise, how many of the training log are the same but for rounding)."
     old, new = dict(_leaves(untimed(a))), dict(_leaves(untimed(b)))
-    return len(old), [Change(k, v, new.get(k, "not there")) for k, v in old.items() if k not in new or new[k] != v]
+    odd = [Change(k, v, new.get(k, "not there")) for k, v in old.items() if k not in new or new[k] != v]
+    return len(old), [c for c in odd if not _rounded(c)], sum(map(_rounded, odd))
 
 # %% ../nbs/56a_reproduce.ipynb #6832117c
 @dataclass(frozen=True, repr=False)
@@ -114,6 +119,7 @@ class Reproduced(Shown):
     vary: str                # why the numbers need not be the same; empty where they must
     values: int              # in metrics.json
     differs: list            # `diff.Change` of those that are others now
+    rounded: int             # more of them, of the training log, that are the same but for rounding
     diff: Diff|None          # of old and new; None where the run failed
     seconds: float = 0.0
     error: str = ""          # that ended the run
@@ -128,14 +134,14 @@ class Reproduced(Shown):
         "The outcome in words."
         how = f"from {'nothing' if self.fresh else 'the store'}, in {duration(self.seconds)}"
         if self.error: return f"{self.name}: not reproduced. Run {how}, it failed: {self.error}"
-        if not self.differs: return f"{self.name}: reproduced. Made again {how}, all {self.values:,} values of metrics.json but times are the same."
+        if not self.differs: return f"{self.name}: reproduced. Made again {how}, all {self.values:,} values of metrics.json but times are the same" + (f", {self.rounded} of the training log up to rounding." if self.rounded else ".")
         what = f"{len(self.differs):,} of {self.values:,} values differ, first {self.differs[0].what}: {self.differs[0].a!r} then, {self.differs[0].b!r} now"
         if self.code == 0: return f"{self.name}: reproduced within noise. Made again {how}: {what}. {self.diff.verdict()} They need not be the same: {self.vary}."
         if self.vary: return f"{self.name}: not reproduced. Made again {how}: {what}. {self.diff.verdict()}"
-        return f"{self.name}: not reproduced. Made again {how}: {what}. They should be the same. {self.diff.verdict()} Another kind of processor, or another number of threads, adds up in another order: try OMP_NUM_THREADS=1, or take what is within noise with --noise."
+        return f"{self.name}: not reproduced. Made again {how}: {what}. They should be the same. {self.diff.verdict()} Another kind of processor, or another number of threads, adds up in another order, which can tip an answer: try OMP_NUM_THREADS=1, or take what is within noise with --noise."
 
     def to_dict(self):
-        return to_plain(dict(verdict=self.verdict(), code=self.code, fresh=self.fresh, expected="within noise" if self.vary else "identical", why=self.vary, values=self.values, differs=self.differs[:100], seconds=self.seconds, error=self.error, diff=self.diff and self.diff.to_dict()))
+        return to_plain(dict(verdict=self.verdict(), code=self.code, fresh=self.fresh, expected="within noise" if self.vary else "identical", why=self.vary, values=self.values, differs=self.differs[:100], rounded=self.rounded, seconds=self.seconds, error=self.error, diff=self.diff and self.diff.to_dict()))
 
     def html(self)->str: return f"<p><strong>{esc(self.verdict())}</strong></p>" + (self.diff.html() if self.diff else "")
 
@@ -174,6 +180,6 @@ def reproduce(
         if done.error and not fresh and "in the store" in done.error: raise ReproduceError(f"store {str(kept)!r} has not all that {report.name} was made from: {done.error} Name the store that its run wrote to, or make it from nothing with --fresh.")
         vary = may_vary(report, c, device()) if fresh else ""
         vary = vary or ("--noise was asked for" if noise else "")
-        if done.error: return Reproduced(report.name, fresh, vary, 0, [], None, done.seconds, done.error)
+        if done.error: return Reproduced(report.name, fresh, vary, 0, [], 0, None, done.seconds, done.error)
         found = diff(report.folder, into, kept if fresh else None, own if fresh and kept else None)
         return Reproduced(report.name, fresh, vary, *differing(report.metrics, read_report(into).metrics), found, done.seconds)

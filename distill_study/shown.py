@@ -11,6 +11,7 @@ from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 
 from .config import StudyError
+from .endpoint import no_folders, spellings
 from .stats import Interval
 
 # %% ../nbs/32_shown.ipynb #53c8f43e
@@ -112,18 +113,12 @@ def scrub(
 )->str:           # the same without them
     "Replace the folders that tell where and by whom something was run, and the keys in the environment."
     import distill_study, tempfile
-    from distill_study.endpoint import spellings
     for secret in {v for k, v in os.environ.items() if (k in keys or _SECRET.search(k.upper())) and len(v) >= 8}:
         for form in spellings(secret): text = text.replace(form, "***")
     known = {str(Path(distill_study.__file__).resolve().parent.parent): "<distill-study>", str(Path.cwd()): ".", str(Path.home()): "~", sys.prefix: "<env>", tempfile.gettempdir(): "<tmp>"}
     for folder, name in sorted(known.items(), key=lambda kv: -len(kv[0])):
         if len(folder) > 1: text = re.sub(re.escape(folder) + r"(?![\w-])", lambda m: name, text)
-    return _no_folders(text) if paths else text
-
-def _no_folders(text):
-    "Absolute paths inside a setting, cut down to their last part."
-    text = re.sub(r"(?<![\w.~>/])(?:file://)?(?:/[^\s/:'\"]+)+/([^\s/:'\"]+)", r"\1", text)
-    return re.sub(r"(?i)\b[a-z]:\\(?:[^\s\\'\"]+\\)*([^\s\\'\"]+)", r"\1", text)
+    return no_folders(text) if paths else text
 
 def to_plain(value):
     "Plain JSON values: NaN and infinity become None, settings and results become mappings, paths lose their folders."
@@ -134,7 +129,7 @@ def to_plain(value):
     if isinstance(value, dict): return {str(k): to_plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set)): return [to_plain(v) for v in value]
     if isinstance(value, Path): return value.name
-    if isinstance(value, str): return _no_folders(value)
+    if isinstance(value, str): return no_folders(value)
     if hasattr(value, "tolist"): return to_plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value): return None
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)

@@ -80,6 +80,8 @@ def unseal(line:bytes)->dict:
     if version != FORMAT: raise StoreError(f"written in format {version!r}; this version of distill-study reads format {FORMAT}. Use the version that wrote it, or another store")
     return row
 
+_KINDS = dict.fromkeys(("key", "engine", "model", "weights", "text", "created"), str) | dict.fromkeys(("sampling", "asked", "info"), dict) | dict.fromkeys(("prompt_tokens", "completion_tokens"), int | None) | dict(sample=int, finish_reason=str | None, latency=int | float | None)
+
 def to_line(record:Record)->bytes:
     "A record as a line."
     return seal(vars(record))
@@ -87,8 +89,11 @@ def to_line(record:Record)->bytes:
 def from_line(line:bytes)->Record:
     "The record that a line holds; raises like `unseal`."
     row = unseal(line)
-    try: return Record(**row)
-    except TypeError as e: raise ValueError(f"its fields do not fit: {str(e).split('__init__() ')[-1]}") from None
+    try: rec = Record(**row)
+    except (TypeError, ValueError) as e: raise ValueError(f"its fields do not fit: {str(e).split('__init__() ')[-1][:200]}") from None
+    odd = next((k for k, kind in _KINDS.items() if not isinstance(getattr(rec, k), kind)), None)
+    if odd or not all(isinstance(m.get(k), str) for m in rec.messages for k in ("role", "content")): raise ValueError(f"its fields do not fit: {odd or 'messages'} is of another type")
+    return rec
 
 # %% ../nbs/08_store.ipynb #6f600ab3
 def whole_line(line:bytes)->Record:
@@ -193,7 +198,7 @@ MANIFEST = "stage.json"
 
 def _stage_name(name, fp):
     "File name of a stage; refuses what is not a plain name."
-    if not name or slug(name) != name or not re.fullmatch(r"[0-9a-z]+", fp): raise ValueError(f"stage {name!r} {fp!r}: a stage is named by lower-case letters, digits, '.', '_' and '-', and a fingerprint")
+    if not name or slug(name) != name or not isinstance(fp, str) or not re.fullmatch(r"[0-9a-z]+", fp): raise StoreError(f"stage {name!r:.60} {fp!r:.60}: a stage is named by lower-case letters, digits, '.', '_' and '-', and a fingerprint. Where a file in the store says otherwise, it was changed by hand: delete it")
     return f"{name}-{fp}"
 
 # %% ../nbs/08_store.ipynb #090672f8
@@ -269,7 +274,7 @@ class Stages(Folder):
         "A small result, or None."
         path = self.root/"results"/f"{_stage_name(name, fp)}.json"
         self.looked["files"].add(f"results/{path.name}")
-        return read_json(path, str(path), "Delete it: the result is then made again")["value"] if path.exists() else None
+        return read_json(path, str(path), "Delete it: the result is then made again", "value")["value"] if path.exists() else None
 
 # %% ../nbs/08_store.ipynb #b5b4e531
 class Store(Stages):

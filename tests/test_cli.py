@@ -1,13 +1,14 @@
 """Bad input, as a user meets it: one message that names field, value and remedy, exit status 2, before any long work."""
-import json, sys
+import errno, json, os, re, sys, time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from distill_study.cli import main
-from distill_study.config import Data, StudyError
+from distill_study.config import Data, StudyError, parse_recipe
 from distill_study.data import load_data
+from distill_study.publish import check_names, claim
 
 ROOT = Path(__file__).parent.parent
 GOOD = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], data=[dict(name="tiny-qa", train=24, test=8)], min_rows=5)
@@ -162,3 +163,84 @@ def test_a_teacher_in_a_folder_of_ones_own(recipe, tmp_path):
     from distill_study.models import resolve_model
     shutil.copytree(resolve_model("zoo/teacher"), tmp_path/"far"/"away"/"mine")
     check(load_recipe(recipe(teachers=[f"transformers:{tmp_path/'far'/'away'/'mine'}"])), tmp_path/"reports", tmp_path/"store")
+
+
+# --- grids, folders and notebooks
+
+@pytest.mark.parametrize("changes, says", [
+    (dict(data=[]), "data = []"),
+    (dict(seeds=[]), "seeds = []"),
+    (dict(arms=["distilled/cot-answer", "teacher/cot"], teachers=[dict(engine="transformers:zoo/teacher", strategies=["vanilla"])]), "none of them can run: the teacher has no cot answers"),
+    (dict(seeds=[0, 1, 0]), "is listed twice"),
+    (dict(students=["zoo/student-s", dict(model="zoo/student-s", train=dict(epochs=9))]), "student.train.epochs = 3.0 and 9.0"),
+    (dict(data=[dict(name="a/Mine.jsonl", task="math"), dict(name="b/mine.jsonl", task="math")]), "data.name = 'a/Mine.jsonl' and 'b/mine.jsonl'"),
+    (dict(data=[dict(name=f"{'x' * 250}.jsonl", task="math")]), "too many for the name of a folder")])
+def test_grids_that_can_t_be(refused, recipe, changes, says): refused(recipe(**changes), says=says)
+
+
+def test_a_report_folder_that_cannot_be_written(refused, recipe, tmp_path):
+    path = recipe()
+    (tmp_path/"reports"/"mine").mkdir(parents=True)
+    (tmp_path/"reports"/"mine"/"tiny-qa--teacher--student-s").touch()        # a file in its place
+    refused(path, says="remove what is in the way")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+@pytest.mark.parametrize("folder", ["store", "reports", "reports/mine", "reports/mine/tiny-qa--teacher--student-s"])
+def test_read_only_folders(refused, recipe, tmp_path, folder):
+    (tmp_path/folder).mkdir(parents=True)
+    (tmp_path/folder).chmod(0o555)
+    refused(recipe(), says="can't be ")
+
+
+@pytest.mark.parametrize("denied", ["store", "reports", "tiny-qa--teacher--student-s"])
+def test_folders_that_the_system_refuses(refused, recipe, tmp_path, monkeypatch, denied):
+    "As of a disk that is mounted read-only."
+    (tmp_path/"reports"/"mine"/"tiny-qa--teacher--student-s").mkdir(parents=True)
+    touch = Path.touch
+    def refuse(self, *args, **kw):
+        if self.parent.name == denied: raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+        touch(self, *args, **kw)
+    monkeypatch.setattr(Path, "touch", refuse)
+    refused(recipe(), says="Read-only file system")
+
+
+def test_two_recipes_of_one_name_do_not_share_a_folder(tmp_path):
+    one, two = (parse_recipe(GOOD | dict(name="mine", bootstrap=b)) for b in (200, 300))
+    claim(one, tmp_path/"a"/"mine.yaml", tmp_path/"reports")
+    claim(two, tmp_path/"a"/"mine.yaml", tmp_path/"reports")               # the same file, changed
+    with pytest.raises(StudyError, match="another recipe file that is called 'mine'"): claim(one, tmp_path/"b"/"mine.yaml", tmp_path/"reports")
+    claim(two, tmp_path/"b"/"mine.yaml", tmp_path/"reports")               # the same recipe elsewhere
+    (tmp_path/"reports"/"mine"/".recipe.json").write_text("{")
+    claim(one, tmp_path/"c"/"mine.yaml", tmp_path/"reports")
+    assert str(tmp_path) not in (tmp_path/"reports"/"mine"/".recipe.json").read_text()
+
+
+@pytest.mark.parametrize("change, says", [
+    (lambda s: s.replace("student =", "pupil =", 1), "it has no student; nothing fills in pupil"),
+    (lambda s: s + "\nmore = 1", "nothing fills in more"),
+    (lambda s: s + "\nx = = 1", "can't be read"),
+    (None, "0 cells are tagged 'parameters'")])
+def test_a_study_notebook_changed_by_hand(tmp_path, change, says):
+    from distill_study.grid import notebook_path, parameters
+    nb = json.loads(notebook_path().read_text())
+    cell = next(c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", ()))
+    if change: cell["source"] = change("".join(cell["source"])).splitlines(keepends=True)
+    else: cell["metadata"] = {}
+    (tmp_path/"combination.ipynb").write_text(json.dumps(nb))
+    given = parameters(parse_recipe(GOOD | dict(name="mine")).combinations()[0], tmp_path, tmp_path)
+    check_names(notebook_path(), given)
+    with pytest.raises(StudyError, match=re.escape(says)) as e: check_names(tmp_path/"combination.ipynb", given)
+    assert "git checkout" in str(e.value)
+
+
+def test_a_thousand_combinations_are_planned_and_checked_at_once(tmp_path):
+    from distill_study.grid import check
+    from distill_study.graph import graph
+    grid = parse_recipe(GOOD | dict(name="big", students=["zoo/student-s", "zoo/student-m"], data=[dict(name=n, train=24, test=8) for n in ("tiny-qa", "tiny-nli", "tiny-math", "tiny-chat", "tiny-summ")], seeds=list(range(100))))
+    began = time.process_time()
+    combinations, stages = grid.combinations(), graph(grid)
+    check(grid, tmp_path/"reports", tmp_path/"store")
+    took = time.process_time() - began
+    assert len(combinations) == 1000 and sum(s.kind == "report" for s in stages) == 1000 and sum(s.kind == "label" for s in stages) == 5
+    assert took < 4, f"{took:.1f} s"

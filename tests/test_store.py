@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from distill_study.config import StudyError
-from distill_study.store import FORMAT, MANIFEST, Record, Stages, Store, StoreError, from_line, request_key, write_all
+from distill_study.store import FORMAT, MANIFEST, Record, Stages, Store, StoreError, from_line, request_key, seal, write_all
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGINE, WEIGHTS = "transformers:zoo/teacher", "0123456789abcdef"
@@ -257,7 +257,7 @@ def test_errors_of_the_work_pass_and_a_full_disk_is_named(tmp_path):
 
 @pytest.mark.parametrize("name, fp", [("../x", "ab"), ("x/y", "ab"), ("", "ab"), ("x", "../ab"), ("x", ""), ("X", "ab")])
 def test_stage_names_stay_in_the_folder(tmp_path, name, fp):
-    with pytest.raises(ValueError, match="a stage is named by"): Stages(tmp_path).stage(name, fp)
+    with pytest.raises(StoreError, match="a stage is named by"): Stages(tmp_path).stage(name, fp)
 
 def test_small_results(tmp_path):
     stages = Stages(tmp_path)
@@ -267,3 +267,44 @@ def test_small_results(tmp_path):
         assert Stages(tmp_path).get_json("metrics", "ab") == value
     next((tmp_path/"results").iterdir()).write_text("{")
     with pytest.raises(StoreError, match="Delete it: the result is then made again"): stages.get_json("metrics", "ab")
+
+# --- a store that came from somebody else
+
+GOOD = dict(key="k", engine="e:m", model="m", weights="w", messages=[dict(role="user", content="q")], sampling={}, sample=0, text="a", finish_reason="stop")
+
+@pytest.mark.parametrize("hostile", [dict(text=5), dict(text=None), dict(key=["k"]), dict(messages="abc"), dict(messages=[["role"]]), dict(messages=[dict(role="user", content=5)]), dict(messages=None), dict(messages=[{}]),
+    dict(sampling=[]), dict(sample="0"), dict(prompt_tokens="7"), dict(latency="soon"), dict(info="x"), dict(asked=None), dict(weights=1), dict(more=1), dict(finish_reason=["stop"]), dict(self=1)])
+def test_records_of_other_types_are_refused_with_file_and_line(tmp_path, hostile):
+    log = Store(tmp_path).log("e:m", "w")
+    log.path.write_bytes(seal(GOOD) + seal(GOOD | hostile) + seal(GOOD | dict(key="z")))
+    with pytest.raises(StoreError, match="line 2: damaged .its fields do not fit") as e: Store(tmp_path).get("e:m", "w", "k")
+    assert len(str(e.value)) < 600
+
+def test_giant_lines_are_refused_in_a_few_words(tmp_path):
+    log = Store(tmp_path).log("e:m", "w")
+    for line in (b"x" * 4_000_000, b'{"sum":"00000000","v":1,' + b'"a":' * 1_000_000 + b"}", seal(GOOD | dict(text=["x" * 4_000_000]))):
+        log.path.write_bytes(line.rstrip(b"\n") + b"\n" + seal(GOOD))
+        with pytest.raises(StoreError, match="line 1: damaged") as e: Store(tmp_path).get("e:m", "w", "k")
+        assert len(str(e.value)) < 600
+    log.path.write_bytes(seal(GOOD) + b"x" * 4_000_000)                     # torn: without an end
+    with pytest.warns(UserWarning, match="torn"): assert Store(tmp_path).get("e:m", "w", "k").text == "a"
+    log.path.write_bytes(seal(GOOD | dict(text="x" * 4_000_000)))           # long, and what it says it is
+    assert len(Store(tmp_path).get("e:m", "w", "k").text) == 4_000_000
+
+@pytest.mark.parametrize("text", ["[]", "5", "null", '{"fp": "ab12"}', "[" * 100_000, "{", "\xff"])
+def test_results_and_manifests_that_are_something_else(tmp_path, text):
+    s = Stages(tmp_path)
+    s.put_json("numbers", "ab12", 1)
+    (tmp_path/"results"/"numbers-ab12.json").write_text(text)
+    with pytest.raises(StoreError, match="damaged or unreadable"): s.get_json("numbers", "ab12")
+    (tmp_path/"stages"/"student-ab12").mkdir()
+    (tmp_path/"stages"/"student-ab12"/"stage.json").write_text(text)
+    if "fp" not in text:
+        with pytest.raises(StoreError, match="damaged|another stage"): s.stage("student", "ab12")
+
+@pytest.mark.parametrize("key", ["../../../etc", "/etc", ["ab"], 5, dict(a=1), "", "AB", "ab\n"])
+def test_a_result_that_points_out_of_the_store_is_refused(tmp_path, key):
+    "What says which trained student is meant comes from a file."
+    s = Stages(tmp_path)
+    s.put_json("trained", "ab12", key)
+    with pytest.raises(StoreError, match="changed by hand"): s.stage("student", s.get_json("trained", "ab12"))
