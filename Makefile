@@ -47,6 +47,7 @@ examples: $(VENV)/.stamp-run ## refresh reports/examples/tiny/ from the built-in
 	@$(BIN)/distill-study run recipes/tiny.yaml
 	@rm -rf reports/examples/tiny && mkdir -p reports/examples/tiny
 	@cd reports/tiny && find . \( -name '*.html' -o -name metrics.json -o -name params.yaml \) -exec cp --parents {} ../examples/tiny \;
+	@$(BIN)/distill-study items reports/examples/tiny --megabytes 0.25 > /dev/null
 	@echo reports/examples/tiny/index.html
 
 readme: $(VENV)/.stamp-dev ## run nbs/index.ipynb and render README.md from it
