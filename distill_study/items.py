@@ -85,15 +85,15 @@ class Packed:
             taken.append(packed); size += more
         return taken, size
 
-# %% ../nbs/55a_items.ipynb #a1c33ce3
+# %% ../nbs/55a_items.ipynb #79694e54
 def _levels(items):
     "How hard items are said to be, easiest first."
     return sorted({i["hard"] for i in items if i["hard"]}, key=lambda x: (float(n[0]) if (n := re.findall(r"-?\d+(?:\.\d+)?", x)) else 0, x))
 
-def _cut_said(shown, of):
+def _cut_said(shown, of, limit):
     "How many items had no room, as HTML; empty where all are there."
     left = [f"the first {len(a):,} of {len(b):,} {name}" for name, a, b in zip(("test items", "training inputs"), shown, of) if len(a) < len(b)]
-    return f'<p class="note">This page holds {esc(" and ".join(left))}: more would make it larger than {LIMIT // 10**6} MB. All of them: <code>load_results("\u2026", store="store")</code> in a notebook, see nbs/study/explore.ipynb.</p>' if left else ""
+    return f'<p class="note">This page holds {esc(" and ".join(left))}: more would make it larger than {limit / 1e6:g} MB. All of them: <code>load_results("\u2026", store="store")</code> in a notebook, see nbs/study/explore.ipynb.</p>' if left else ""
 
 def _page(own):
     "The page around these parts, with a policy that lets nothing but its own script and style do anything."
@@ -118,7 +118,7 @@ def items_page(
     room = limit - len(_page(own).encode()) - len(inert_json(data)) - 1000
     test, size = packed.take(all[0], int(.6 * room))
     train, _ = packed.take(all[1], room - size)
-    return _page(own | dict(cut=_cut_said((test, train), all), data=inert_json(data | dict(texts=packed.texts, items=dict(test=test, train=train)))))
+    return _page(own | dict(cut=_cut_said((test, train), all, limit), data=inert_json(data | dict(texts=packed.texts, items=dict(test=test, train=train)))))
 
 def write_items(
     folder,              # of the report

@@ -108,11 +108,11 @@ def _students(c, fits):
     return (f"Every student starts from {to_plain(c.student.model)} and is fine-tuned {_method(t)} with cross-entropy on the assistant's tokens alone, {_length(t)}. AdamW{', paged on CUDA' if t.method == 'qlora' else ''}, learning rate {rate}, {t.schedule} schedule "
             f"with {100 * t.warmup_ratio:g} % warm-up, weight decay {t.weight_decay:g}, gradients clipped at {t.max_grad_norm:g}, training seed {c.seed}{', with ' + _list(more) if more else ''}.{forms}")
 
-# %% ../nbs/45a_methodology.ipynb #e35b47da
+# %% ../nbs/45a_methodology.ipynb #432c2ae8
 def _arms(c, splits, fits, limits):
     "What answers the test items, and what each trained arm learned."
     def one(a):
-        if a.model != "trained": return f"{a.name} (the {'teacher' if a.model == 'teacher' else 'untouched student'}, asked {_ASKED[a.prompt]})"
+        if a.model != "trained": return f"{a.name} (the {'teacher' if a.model == 'teacher' else 'untouched student'}, asked {_ASKED[a.prompt].partition(' (')[0]})"
         which = f", of {a.only} labels alone" if a.only else ""
         return f"{a.name} (learned from {'gold' if a.labels == 'gold' else f'the answers of the teacher under {a.labels}'}: {TARGETS[a.target]}{which})"
     have = not splits or any(map(has_truth, splits.train))

@@ -106,6 +106,7 @@ def test_a_page_is_never_larger_than_its_limit_and_says_what_is_cut(math, room):
     data, cut = data_of(page), "This page holds" in page
     n = {k: len(v) for k, v in data["items"].items()}
     assert len(page.encode()) <= room and cut == (n != dict(test=8, train=10))
+    if cut: assert f"larger than {room / 1e6:g} MB" in page
     if n["test"] < 8: assert f"the first {n['test']} of 8 test items" in page
     if n["train"] < 10: assert f"the first {n['train']} of 10 training inputs" in page
 
