@@ -39,7 +39,8 @@ def load_model(name):
     tokenizer = AutoTokenizer.from_pretrained(name, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model = AutoModelForCausalLM.from_pretrained(name, dtype="auto")
+    # not "auto": trained in float16, as its files are, the student writes nonsense
+    model = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return model.eval(), tokenizer
 

@@ -22,26 +22,26 @@ from .store import Store, answered_by, to_line
 # %% ../nbs/47a_receipt.ipynb #289bc1b6
 @lru_cache(maxsize=4)
 def program(
-    notebook:Path,   # that is executed
+    notebook:Path|None,   # that is executed
 )->str:
     "Fingerprint of everything that runs: this package, the notebook, the commit, the installed packages."
     from importlib.metadata import distributions
     folder = Path(__file__).resolve().parent
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix not in (".pyc", ".safetensors")]
-    return fingerprint([[str(p.relative_to(folder)), crc_of(p)] for p in files], crc_of(notebook), git_sha(), sorted(f"{d.name} {d.version}" for d in distributions()))
+    return fingerprint([[str(p.relative_to(folder)), crc_of(p)] for p in files], notebook and crc_of(notebook), git_sha(), sorted(f"{d.name} {d.version}" for d in distributions()))
 
 def _plain(example): return vars(example) | dict(meta={k: sorted(v) if isinstance(v, (set, frozenset)) else v for k, v in example.meta.items()})
 
 def ingredients(
     c:Combination,
-    notebook:Path,   # that is executed
+    notebook:Path|None,   # that is executed, if any
     known:dict|None=None,   # data sets that were looked at already, for many combinations at once
     settings=None,   # those that matter, where not all do
 )->str:
     "Fingerprint of what a combination's report, or a stage of it, is made of, the store left aside."
     known, name, weights = {} if known is None else known, fingerprint(c.data), [open_teacher(who).weights for who in (c.teacher, c.judge) if who]
     if name not in known: known[name] = fingerprint({k: [_plain(e) for e in v] if k in ("train", "validation", "test") else v for k, v in vars(load_data(c.data)).items()})
-    return fingerprint(settings or c.model_dump(mode="json"), program(Path(notebook)), known[name], model_fingerprint(resolve_model(c.student.model)), weights)
+    return fingerprint(settings or c.model_dump(mode="json"), program(notebook), known[name], model_fingerprint(resolve_model(c.student.model)), weights)
 
 # %% ../nbs/47a_receipt.ipynb #9227b208
 def lookups(store:Store)->dict:

@@ -137,7 +137,7 @@ def _stay(recipe, board, outcomes, folder, store):
         try: return (folder/c.name/"index.html").is_file() and unchanged(ingredients(c, notebook_path(), known), folder/c.name, kept)
         except StudyError: return False          # its own stage says why
     def over(s):
-        try: return stage_over(ingredients(s.combination, notebook_path(), known, s.key), s.key, kept)
+        try: return stage_over(ingredients(s.combination, None, known, s.key), s.key, kept)
         except StudyError: return False
     reports = [j for j in board.jobs.values() if j.stage.kind == "report"]
     stay = [j for j in reports if stays(j.stage.combination)]

@@ -73,6 +73,10 @@ def test_two_workers_come_to_the_numbers_of_one_and_ask_nothing_twice(alone, tmp
     page.write_text("{")
     assert status().returncode == 2
     assert (tmp_path/"reports/pair/index.html").read_text().count("combination.ipynb") == (alone/"reports/pair/index.html").read_text().count("combination.ipynb")
+    page.unlink()
+    _, err = ended(with_options(tmp_path, recipe, "--workers", "2"))          # once more: no worker is started
+    assert "2 of 2 reports stay" in err and "started" not in err and asked(tmp_path) == asked(alone)
+    assert {r["state"] for r in json.loads(page.read_text())["stages"]} == {"done"}
 
 
 def test_killed_in_the_middle_it_leaves_nobody_goes_on_and_replaces_a_worker_that_is_killed(alone, tmp_path):
