@@ -189,7 +189,7 @@ def test_the_page_comes_last_and_its_failure_is_told(monkeypatch, tmp_path):
     outcomes = grid.run_recipe(recipe, tmp_path, tmp_path, said.append)
     assert [o.error for o in outcomes] == [None, "boom"] and done == [QA[0], 1, MATH[0], 2, "page", 2] and said[-1] == "generalization: failed: no luck"
     monkeypatch.setattr(cli, "say", said.append)
-    with pytest.raises(cli.typer.Exit) as e: cli._run(recipe, tmp_path, tmp_path, False)
+    with pytest.raises(cli.typer.Exit) as e: cli._run(recipe, tmp_path/"two.yaml", tmp_path, tmp_path, False)
     assert e.value.exit_code == 1 and "the page about students on other data sets failed" in said[-1]
 
 
@@ -197,7 +197,7 @@ class Instant:
     "Does every stage at once; the page fails."
     lost = ()
     def room(self): return True
-    def check(self, stages): pass
+    def check(self, stages, store): pass
     def close(self, now=False): pass
     def submit(self, stage, *args):
         f = Future()
@@ -215,14 +215,15 @@ def test_side_by_side_the_page_is_a_stage_like_any_other(monkeypatch, tmp_path):
     assert "page generalization of two: failed: boom" in said[-1]
 
 
-def test_where_nothing_has_changed_only_the_page_is_made_anew(monkeypatch, tmp_path):
+@pytest.mark.parametrize("page", [False, True])
+def test_where_nothing_has_changed_the_page_is_made_anew_or_stays(monkeypatch, tmp_path, page):
     pages, started = [], []
     monkeypatch.setattr(schedule, "write_index", lambda r, o, f: pages.append(len(o)))
-    for name in ("unchanged", "stage_over"): monkeypatch.setattr(schedule, name, lambda *args: True)
+    for name, same in dict(unchanged=True, stage_over=True, page_stays=page).items(): monkeypatch.setattr(schedule, name, lambda *args, same=same: same)
     for c in parse_recipe(RAW).combinations():
         (tmp_path/"two"/c.name).mkdir(parents=True)
         (tmp_path/"two"/c.name/"index.html").touch()
     where = Instant()
     monkeypatch.setattr(where, "submit", lambda stage, *args: started.append(stage.kind) or Instant.submit(where, stage), raising=False)
     outcomes = schedule.run_graph(parse_recipe(RAW), tmp_path, tmp_path, where, lambda line: None)
-    assert started == ["page"] and all(o.kept for o in outcomes) and pages == [2, 2]
+    assert started == ([] if page else ["page"]) and all(o.kept for o in outcomes) and pages == ([2] if page else [2, 2])
