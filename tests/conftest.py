@@ -19,6 +19,13 @@ def missing(
     if os.environ.get("DISTILL_REQUIRE_REAL"): pytest.fail(what)
     pytest.skip(what)
 
+# The files that take longest, first: pytest's processes take a file each, and none should be left alone with one of these.
+LONG = ("test_study", "test_vllm", "test_workers", "test_launch", "test_real", "test_students", "test_share", "test_memory", "test_student", "test_endpoint", "test_gpu_benchmark", "test_explore", "test_explore_lab", "test_judge", "test_engines", "test_transfer", "test_mirror")
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))      # a stable sort: the others stay as they are
+
+
 @pytest.fixture(scope="session")
 def root():
     "The repository."

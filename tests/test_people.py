@@ -145,7 +145,7 @@ def test_no_text_leaves_its_place_in_the_page(asked, answer):
     assert before + after == EMPTY, "nothing of it stands anywhere else"
     assert inside.isascii() and not set("<>&") & set(inside) and json.loads(inside) == legible(sheet)
 
-EMPTY = "".join(grading_page(dict(rater="r1", items=[])).partition('<script type="application/json" id="sheet">')[::2]).replace('{"rater": "r1", "items": []}</script>', "")
+EMPTY = "".join(grading_page(dict(rater="r1", items=[])).partition('<script type="application/json" id="sheet">')[::2]).replace('{"rater":"r1","items":[]}</script>', "")
 
 
 # --- what comes back

@@ -16,7 +16,7 @@ from distill_study.local import TransformersEngine
 from distill_study.models import resolve_model
 from distill_study.offline import VLLMEngine, Worker, members
 from distill_study.store import Store
-from distill_study.teacher import requests, sample_answers, summary
+from distill_study.teacher import parity, parity_line, requests, sample_answers, summary
 from test_study import SMALL, numbers, run, write
 
 def ask(text, id=None, sample=0, **sampling): return Request(id or text, (dict(role="user", content=text),), Sampling(**dict(max_tokens=16) | sampling), None, sample)
@@ -193,9 +193,26 @@ def test_the_same_question_twice(engine, tmp_path):
     got = complete(engine, [ask("what is 2 + 3 ?", "a"), ask("what is 2 + 3 ?", "b"), ask("what is 2 + 3 ?", "c", sample=1, temperature=1.0), ask("what is 2 + 3 ?", "d", sample=2, temperature=1.0)], Store(tmp_path))
     assert got[0] == got[1] and got.new == 3 and got[2].key != got[3].key
 
+def test_answers_as_json_are_of_the_form_that_was_asked_for(engine, vllm_server, tmp_path):
+    "Whatever the model would rather write: the schema is enforced, in this process and by the server."
+    asked = load_data(Data(name="tiny-qa", train=4, test=12))
+    server = OpenAIEngine(vllm_server.model, settings=Endpoint(base_url=vllm_server.base_url, key_env=None))
+    for e in (engine, server):
+        got = sample_answers(asked.test, "vanilla", e, Store(tmp_path), structured=True)
+        assert all(set(json.loads(a.text)) == {"answer"} and json.loads(a.text)["answer"] in "ABCD" and a.parsed.strict == json.loads(a.text)["answer"] for a in got), [a.text for a in got]
+        r = complete(e, requests(asked.test, "vanilla", structured=True), Store(tmp_path))
+        assert r.reused == 12 and not any("left_out" in x.info for x in r)
+
+def test_what_cannot_be_read_is_asked_again(engine, examples, tmp_path):
+    "Cut off after six tokens there is no answer; each further attempt has a seed of its own, and a second run asks nobody."
+    few = examples.train[:6]
+    first, second = (sample_answers(few, "cot", engine, Store(tmp_path), Sampling(max_tokens=6, temperature=2), split="train", reasks=2) for _ in range(2))
+    assert first.new == 18 and second.new == 0 and [len(a.unread) for a in first] == [2] * 6 == [len(a.unread) for a in second]
+    assert [[u.text for u in a.unread] for a in first] == [[u.text for u in a.unread] for a in second] and any(len({u.text for u in (*a.unread, a)}) > 1 for a in first)
+
 def test_killed_in_the_middle(engine, examples, tmp_path):
     "SIGKILL to vLLM's process: what was answered is stored, all that it had started is gone, and the next run asks the rest."
-    asked, told = requests(examples.train, "cot", max_tokens=dict(cot=64)), []
+    asked, told = requests(examples.train[:200], "cot", max_tokens=dict(cot=64)), []
     complete(engine, asked[:1], Store(tmp_path/"warm"))
     group = engine.worker.process.pid
     def kill(done, total):
@@ -246,8 +263,10 @@ def test_a_combination_with_this_teacher(vllm_installed, tmp_path):
     e, splits = VLLMEngine("zoo/teacher", settings=Vllm(max_model_len=256)), load_data(Data(**SMALL["data"][0]))
     stored = [complete(e, requests(getattr(splits, split), "cot", max_tokens=splits.max_tokens), Store(tmp_path/"store")) for split in ("train", "test")]
     assert [(s.reused, s.new) for s in stored] == [(24, 0), (12, 0)] and e.worker is None
-    run(write(tmp_path, arms=["teacher/cot", "student/cot", "distilled/cot-rationale"]), tmp_path)       # the same with transformers: now the report knows how far they agree
-    assert re.fullmatch(r"vllm:zoo/teacher gave the same text to 100.0 % of 12 questions, accuracy (\S+) % against \1 % there", numbers(tmp_path)["provenance"]["engine_parity"]["teacher/cot"])
+    local = TransformersEngine("zoo/teacher")                  # now somebody else answers the same: a report then says how far they agree
+    asked, store = requests(splits.test, "cot", max_tokens=splits.max_tokens, split="test"), Store(tmp_path/"store")
+    line, = map(parity_line, parity(splits.test, sample_answers(splits.test, "cot", local, store, max_tokens=splits.max_tokens, split="test"), asked, local, store))
+    assert re.fullmatch(r"vllm:zoo/teacher gave the same text to 100.0 % of 12 questions, accuracy (\S+) % against \1 % there", line)
 
 def test_parity_of_the_server_with_transformers(vllm_server, examples, tmp_path):
     "The same 200 items through engine `openai` and vLLM's own server."
@@ -272,20 +291,3 @@ def test_the_server_names_its_models(vllm_server, tmp_path):
     with pytest.raises(EngineError, match="has no model 'zoo/techer'. It has 'zoo/teacher'"): complete(wrong, [ask("1")], Store(tmp_path))
     long = OpenAIEngine(vllm_server.model, settings=Endpoint(base_url=vllm_server.base_url, key_env=None))
     with pytest.raises(EngineError, match="context of 512 tokens is too short for about 1 of 2 prompts"): complete(long, [ask("1"), ask("1 + " * 400)], Store(tmp_path))
-
-def test_answers_as_json_are_of_the_form_that_was_asked_for(engine, vllm_server, tmp_path):
-    "Whatever the model would rather write: the schema is enforced, in this process and by the server."
-    asked = load_data(Data(name="tiny-qa", train=4, test=12))
-    server = OpenAIEngine(vllm_server.model, settings=Endpoint(base_url=vllm_server.base_url, key_env=None))
-    for e in (engine, server):
-        got = sample_answers(asked.test, "vanilla", e, Store(tmp_path), structured=True)
-        assert all(set(json.loads(a.text)) == {"answer"} and json.loads(a.text)["answer"] in "ABCD" and a.parsed.strict == json.loads(a.text)["answer"] for a in got), [a.text for a in got]
-        r = complete(e, requests(asked.test, "vanilla", structured=True), Store(tmp_path))
-        assert r.reused == 12 and not any("left_out" in x.info for x in r)
-
-def test_what_cannot_be_read_is_asked_again(engine, examples, tmp_path):
-    "Cut off after six tokens there is no answer; each further attempt has a seed of its own, and a second run asks nobody."
-    few = examples.train[:6]
-    first, second = (sample_answers(few, "cot", engine, Store(tmp_path), Sampling(max_tokens=6, temperature=2), split="train", reasks=2) for _ in range(2))
-    assert first.new == 18 and second.new == 0 and [len(a.unread) for a in first] == [2] * 6 == [len(a.unread) for a in second]
-    assert [[u.text for u in a.unread] for a in first] == [[u.text for u in a.unread] for a in second] and any(len({u.text for u in (*a.unread, a)}) > 1 for a in first)
