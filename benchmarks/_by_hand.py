@@ -4,6 +4,7 @@
 
 DATA holds train.jsonl and test.jsonl with question and gold; the models are names or folders as transformers takes them.
 """
+
 import json
 import re
 import sys
@@ -46,10 +47,7 @@ def load_model(name):
 
 
 def messages(question, strategy):
-    return [
-        {"role": "system", "content": SYSTEM[strategy]},
-        {"role": "user", "content": question},
-    ]
+    return [{"role": "system", "content": SYSTEM[strategy]}, {"role": "user", "content": question}]
 
 
 @torch.no_grad()
@@ -58,15 +56,11 @@ def generate(model, tokenizer, rows, strategy, batch_size=64):
     for start in range(0, len(rows), batch_size):
         prompts = [
             tokenizer.apply_chat_template(
-                messages(row["question"], strategy),
-                tokenize=False,
-                add_generation_prompt=True,
+                messages(row["question"], strategy), tokenize=False, add_generation_prompt=True
             )
             for row in rows[start : start + batch_size]
         ]
-        batch = tokenizer(
-            prompts, return_tensors="pt", padding=True, add_special_tokens=False
-        )
+        batch = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
         out = model.generate(
             input_ids=batch["input_ids"].to(model.device),
             attention_mask=batch["attention_mask"].to(model.device),
@@ -110,12 +104,7 @@ def train(student, tokenizer, rows, out):
         disable_tqdm=True,
         seed=0,
     )
-    trainer = SFTTrainer(
-        model=student,
-        args=args,
-        train_dataset=Dataset.from_list(rows),
-        processing_class=tokenizer,
-    )
+    trainer = SFTTrainer(model=student, args=args, train_dataset=Dataset.from_list(rows), processing_class=tokenizer)
     trainer.train()
     return trainer.model.eval()
 
@@ -145,10 +134,7 @@ def main(data, teacher_name, student_name, out):
                 continue
             content = answer if target == "answer" else text
             rows.append(
-                {
-                    "prompt": messages(row["question"], prompt),
-                    "completion": [{"role": "assistant", "content": content}],
-                }
+                {"prompt": messages(row["question"], prompt), "completion": [{"role": "assistant", "content": content}]}
             )
         student, tokenizer = load_model(student_name)
         student = train(student, tokenizer, rows, Path(out) / arm.replace("/", "-"))

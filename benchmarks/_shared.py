@@ -1,26 +1,40 @@
 """What the benchmarks share: a table on the screen and in results/, with machine and date."""
+
 import os, platform
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
 
-RESULTS = Path(__file__).parent/"results"
+RESULTS = Path(__file__).parent / "results"
 
 
 def machine():
     "Processor, cores and accelerator, without the machine's name."
-    try: cpu = next(l.split(":", 1)[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name"))
-    except (OSError, StopIteration): cpu = platform.processor() or platform.machine()
+    try:
+        cpu = next(l.split(":", 1)[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name"))
+    except (OSError, StopIteration):
+        cpu = platform.processor() or platform.machine()
     import torch
+
     return f"{cpu}, {os.cpu_count()} cores" + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
 
 
 def report(name, title, header, rows, notes=(), folder=None):
     "Print a table as markdown and keep it as NAME.md, in results/ or another folder."
-    lines = [f"# {title}", "", f"{machine()}; Python {platform.python_version()}, torch {version('torch')}, transformers {version('transformers')}, trl {version('trl')}; {date.today()}.",
-             f"Made by `python benchmarks/{name}.py`.", "", "| " + " | ".join(header) + " |", "|" + "---|" * len(header), *("| " + " | ".join(map(str, r)) + " |" for r in rows), "", *notes]
+    lines = [
+        f"# {title}",
+        "",
+        f"{machine()}; Python {platform.python_version()}, torch {version('torch')}, transformers {version('transformers')}, trl {version('trl')}; {date.today()}.",
+        f"Made by `python benchmarks/{name}.py`.",
+        "",
+        "| " + " | ".join(header) + " |",
+        "|" + "---|" * len(header),
+        *("| " + " | ".join(map(str, r)) + " |" for r in rows),
+        "",
+        *notes,
+    ]
     text = "\n".join(lines).rstrip() + "\n"
     folder = folder or RESULTS
     folder.mkdir(exist_ok=True)
-    (folder/f"{name}.md").write_text(text)
+    (folder / f"{name}.md").write_text(text)
     print(text)

@@ -3,16 +3,21 @@ scored; then how many items per second each deterministic grader grades, on 10,0
 
     python benchmarks/analysing.py [ITEMS, 10000 if left out]
 """
+
 import sys
-sys.path.pop(0) if sys.path and sys.path[0].endswith("benchmarks") else None      # this file is called as a module of Python is
+
+sys.path.pop(0) if sys.path and sys.path[0].endswith(
+    "benchmarks"
+) else None  # this file is called as a module of Python is
 import importlib.util, time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-spec = importlib.util.spec_from_file_location("_shared", Path(__file__).parent/"_shared.py")
-shared = importlib.util.module_from_spec(spec); spec.loader.exec_module(shared)
+spec = importlib.util.spec_from_file_location("_shared", Path(__file__).parent / "_shared.py")
+shared = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(shared)
 from distill_study.agreement import grader_tables
 from distill_study.config import Data
 from distill_study.data import load_data
@@ -38,7 +43,9 @@ def timed(f):
 def twenty(made, levels):
     "Twenty arms: those of a report, asked again under other names, each compared with the untouched student and with the next one."
     names = list(levels)
-    rounds = [made(N, dict.fromkeys(names) | {a: levels[a] for a in names}, seed) for seed in range(-(-ARMS // len(names)))]
+    rounds = [
+        made(N, dict.fromkeys(names) | {a: levels[a] for a in names}, seed) for seed in range(-(-ARMS // len(names)))
+    ]
     return rounds
 
 
@@ -46,30 +53,80 @@ def full(graded, metric):
     "Everything that a report computes from grades, a report's arms at a time."
     r = analyse(graded, resamples=2000, metric=metric)
     findings(r, pitfalls=pitfalls(r))
-    if metric.graded: confusions(graded.assign(gold=lambda g: np.where(g["correct"], "neutral", "entailment"), answer="neutral"), NLI)
+    if metric.graded:
+        confusions(graded.assign(gold=lambda g: np.where(g["correct"], "neutral", "entailment"), answer="neutral"), NLI)
 
 
 def judged(graded):
     rng = np.random.default_rng(0)
-    judge = graded.assign(criterion="correct", sample=0, grade=np.where(rng.random(len(graded)) < .85, graded["correct"], ~graded["correct"]).astype(float))
+    judge = graded.assign(
+        criterion="correct",
+        sample=0,
+        grade=np.where(rng.random(len(graded)) < 0.85, graded["correct"], ~graded["correct"]).astype(float),
+    )
     some = graded[graded["id"].isin([f"q{i}" for i in range(0, N, 10)])]
-    people = pd.concat([some.assign(criterion="correct", rater=r, check=False, grade=np.where(rng.random(len(some)) < .95, some["correct"], ~some["correct"]).astype(float)) for r in "abc"])
-    return judge[["arm", "id", "criterion", "sample", "grade"]], people[["arm", "id", "criterion", "rater", "grade", "check"]]
+    people = pd.concat(
+        [
+            some.assign(
+                criterion="correct",
+                rater=r,
+                check=False,
+                grade=np.where(rng.random(len(some)) < 0.95, some["correct"], ~some["correct"]).astype(float),
+            )
+            for r in "abc"
+        ]
+    )
+    return judge[["arm", "id", "criterion", "sample", "grade"]], people[
+        ["arm", "id", "criterion", "rater", "grade", "check"]
+    ]
 
 
 def reports():
     "Rows of the table: the statistics of 20 arms."
-    right = dict(zip(("teacher/vanilla", "teacher/cot", "student/vanilla", "student/cot", "distilled/vanilla", "distilled/cot-answer", "distilled/cot-rationale", "distilled/cot-after", "distilled/cot-mixed", "control/gold"), np.linspace(.3, .9, 10)))
-    score = dict(zip(("teacher/vanilla", "teacher/cod", "student/vanilla", "distilled/vanilla", "control/gold"), np.linspace(.2, .35, 5)))
+    right = dict(
+        zip(
+            (
+                "teacher/vanilla",
+                "teacher/cot",
+                "student/vanilla",
+                "student/cot",
+                "distilled/vanilla",
+                "distilled/cot-answer",
+                "distilled/cot-rationale",
+                "distilled/cot-after",
+                "distilled/cot-mixed",
+                "control/gold",
+            ),
+            np.linspace(0.3, 0.9, 10),
+        )
+    )
+    score = dict(
+        zip(
+            ("teacher/vanilla", "teacher/cod", "student/vanilla", "distilled/vanilla", "control/gold"),
+            np.linspace(0.2, 0.35, 5),
+        )
+    )
     rows = []
-    for name, made, levels, metric in (("right or wrong", made_up_grades, right, METRICS["correct"]), ("scored, 13 measures", lambda n, l, s: made_up_scores("summarization", n, l, s), score, METRICS["rougeLsum"])):
+    for name, made, levels, metric in (
+        ("right or wrong", made_up_grades, right, METRICS["correct"]),
+        ("scored, 13 measures", lambda n, l, s: made_up_scores("summarization", n, l, s), score, METRICS["rougeLsum"]),
+    ):
         frames = twenty(made, levels)
         _, cpu, wall = timed(lambda: [full(f, metric) for f in frames])
-        rows.append([f"{name}: intervals, tests, gaps, pitfalls", f"{len(frames)} × {len(levels)}", f"{cpu:.1f}", f"{wall:.1f}"])
+        rows.append(
+            [f"{name}: intervals, tests, gaps, pitfalls", f"{len(frames)} × {len(levels)}", f"{cpu:.1f}", f"{wall:.1f}"]
+        )
     frames = twenty(made_up_grades, right)
     inputs = [(f, *judged(f)) for f in frames]
     _, cpu, wall = timed(lambda: [grader_tables(*x) for x in inputs])
-    rows.append(["judge on all items, three people on 100: alpha, kappas, prediction-powered", f"{len(frames)} × {len(right)}", f"{cpu:.1f}", f"{wall:.1f}"])
+    rows.append(
+        [
+            "judge on all items, three people on 100: alpha, kappas, prediction-powered",
+            f"{len(frames)} × {len(right)}",
+            f"{cpu:.1f}",
+            f"{wall:.1f}",
+        ]
+    )
     return rows
 
 
@@ -79,23 +136,53 @@ def graders():
     for name in ("tiny-math", "tiny-qa", "tiny-nli", "tiny-summ", "tiny-chat"):
         test = load_data(Data(name=name, train=1, test=ITEMS)).test
         task, strategy = TASKS[test[0].task], "cot" if TASKS[test[0].task].graded else "vanilla"
+
         def one(e):
-            if e.task == "conversation": return tuple(Answer(e.id, t, task.parse(t, "vanilla", None), None, "stop", 9, 9, .1) for t in e.meta["reference"])
+            if e.task == "conversation":
+                return tuple(
+                    Answer(e.id, t, task.parse(t, "vanilla", None), None, "stop", 9, 9, 0.1)
+                    for t in e.meta["reference"]
+                )
             text = f"First this, and then that.\nAnswer: {e.gold}" if task.graded else e.gold
             return text, task.parse(text, strategy, e.choices, e.meta.get("words"))
+
         def answer(e, made):
-            if e.task == "conversation": return Answer(e.id, made[-1].text, made[-1].parsed, None, "stop", 9, 9, .1, parts=made)
-            return Answer(e.id, made[0], made[1], task.correct(made[1].answer, e.gold) if task.graded else None, "stop", 9, 9, .1)
-        out, cpu, _ = timed(lambda: grade(test, {"student/vanilla": Answers(strategy, [answer(e, one(e)) for e in test], 0, len(test))}))
+            if e.task == "conversation":
+                return Answer(e.id, made[-1].text, made[-1].parsed, None, "stop", 9, 9, 0.1, parts=made)
+            return Answer(
+                e.id, made[0], made[1], task.correct(made[1].answer, e.gold) if task.graded else None, "stop", 9, 9, 0.1
+            )
+
+        out, cpu, _ = timed(
+            lambda: grade(test, {"student/vanilla": Answers(strategy, [answer(e, one(e)) for e in test], 0, len(test))})
+        )
         m = main_metric(test[0].task, test)
-        rows.append([name, task.name, f"{len(out):,}", f"{cpu:.1f}", f"{len(out) / cpu:,.0f}", f"{100 * out[m.key].mean():.1f}"])
+        rows.append(
+            [name, task.name, f"{len(out):,}", f"{cpu:.1f}", f"{len(out) / cpu:,.0f}", f"{100 * out[m.key].mean():.1f}"]
+        )
     return rows
 
 
 if __name__ == "__main__":
-    wilson(1, 2); mean_interval([1., 2.]); made_up_grades(5)              # what is imported at first use
-    analyse(made_up_grades(20), resamples=100); pitfalls(analyse(made_up_scores(n=20), resamples=100, metric=METRICS["rougeLsum"]))
+    wilson(1, 2)
+    mean_interval([1.0, 2.0])
+    made_up_grades(5)  # what is imported at first use
+    analyse(made_up_grades(20), resamples=100)
+    pitfalls(analyse(made_up_scores(n=20), resamples=100, metric=METRICS["rougeLsum"]))
     rows, each = reports(), graders()
-    notes = [f"Each on {N:,} items; 2,000 resamples behind every interval, 10,000 turned signs behind every test of scores, 1,000 resamples behind alpha and kappa. A report has the first or the second row, and the third where there is a judge and people. No family has 20 arms, so 20 are reached with several reports. Seconds of one core, everything imported.", "",
-        f"Deterministic graders, {ITEMS:,} items, answers as they should be, processor seconds:", "", "| data | family | items | s | items/s | mean score, × 100 |", "|---|---|---|---|---|---|", *("| " + " | ".join(r) + " |" for r in each)]
-    shared.report("analysing", f"Statistics of a report: {ARMS} arms on {N:,} items", ["what", "arms", "processor, s", "wall clock, s"], rows, notes)
+    notes = [
+        f"Each on {N:,} items; 2,000 resamples behind every interval, 10,000 turned signs behind every test of scores, 1,000 resamples behind alpha and kappa. A report has the first or the second row, and the third where there is a judge and people. No family has 20 arms, so 20 are reached with several reports. Seconds of one core, everything imported.",
+        "",
+        f"Deterministic graders, {ITEMS:,} items, answers as they should be, processor seconds:",
+        "",
+        "| data | family | items | s | items/s | mean score, × 100 |",
+        "|---|---|---|---|---|---|",
+        *("| " + " | ".join(r) + " |" for r in each),
+    ]
+    shared.report(
+        "analysing",
+        f"Statistics of a report: {ARMS} arms on {N:,} items",
+        ["what", "arms", "processor, s", "wall clock, s"],
+        rows,
+        notes,
+    )

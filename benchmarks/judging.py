@@ -5,6 +5,7 @@ known of that judge. Where vLLM is installed it runs the judge and enforces the 
 
     DISTILL_DATA_DIR=... python benchmarks/judging.py
 """
+
 import statistics, tempfile, time
 from importlib.util import find_spec
 
@@ -22,23 +23,37 @@ from distill_study.teacher import Answer, Answers, sample_answers
 
 ROUNDS, ITEMS = 3, 50
 A, B = "teacher/cot", "student/vanilla"
-SPEEDS = (("rules:world", "tiny-math", 1000, 64), ("transformers:zoo/teacher", "tiny-math", 16, 32), (f"transformers:{SMOLLM}", "ChilleD/SVAMP", 4, 16))     # engine, data, items, batch
+SPEEDS = (
+    ("rules:world", "tiny-math", 1000, 64),
+    ("transformers:zoo/teacher", "tiny-math", 16, 32),
+    (f"transformers:{SMOLLM}", "ChilleD/SVAMP", 4, 16),
+)  # engine, data, items, batch
 
 
 def made(examples, texts):
     parse = TASKS[examples[0].task].parse
-    return Answers("vanilla", [Answer(e.id, t, parse(t, "vanilla", e.choices), None, "stop", 1, 9, .1) for e, t in zip(examples, texts)], 0, len(texts))
+    return Answers(
+        "vanilla",
+        [Answer(e.id, t, parse(t, "vanilla", e.choices), None, "stop", 1, 9, 0.1) for e, t in zip(examples, texts)],
+        0,
+        len(texts),
+    )
 
 
 def speed(spec, data, n, batch):
     "(requests, judge calls per second, the same by the engine alone)."
     examples = load_data(Data(name=data, train=2, test=n)).test
-    answers = {A: made(examples, [f"The answer is {e.gold}." for e in examples]), B: made(examples, [f"{i}" for i in range(len(examples))])}
+    answers = {
+        A: made(examples, [f"The answer is {e.gold}." for e in examples]),
+        B: made(examples, [f"{i}" for i in range(len(examples))]),
+    }
     engine, who, seen = open_engine(spec, batch), Judge(engine=spec, reasks=0, sampling=dict(max_tokens=32)), []
     own = engine.generate
+
     def watched(requests):
         seen.append(requests)
         return own(requests)
+
     def ours():
         seen.clear()
         engine.generate = watched
@@ -48,12 +63,15 @@ def speed(spec, data, n, batch):
             took = time.perf_counter() - start
         engine.generate = own
         return done.usage["requests"], took
+
     def plain():
         start = time.perf_counter()
         for requests in list(seen):
-            for _ in own(requests): pass
+            for _ in own(requests):
+                pass
         return time.perf_counter() - start
-    ours()                                                     # warms up
+
+    ours()  # warms up
     rounds = [(*ours(), plain()) for _ in range(ROUNDS)]
     engine.close()
     return rounds[0][0], *(rounds[0][0] / statistics.median(r[i] for r in rounds) for i in (1, 2))
@@ -61,12 +79,28 @@ def speed(spec, data, n, batch):
 
 def weak():
     "What is known of SmolLM2 as a judge."
-    examples, store, name = load_data(Data(name="ChilleD/SVAMP", test=ITEMS)).test, Store(tempfile.mkdtemp()), "vllm" if find_spec("vllm") else "transformers"
+    examples, store, name = (
+        load_data(Data(name="ChilleD/SVAMP", test=ITEMS)).test,
+        Store(tempfile.mkdtemp()),
+        "vllm" if find_spec("vllm") else "transformers",
+    )
     who, options = f"{name}:{SMOLLM}", dict(settings=Vllm(max_model_len=2048)) if name == "vllm" else {}
     palm, small = open_engine("recorded:svamp_palm540b"), open_engine(who, 16, **options)
-    answers = {A: sample_answers(examples, "cot", palm, store, split="test"), B: sample_answers(examples, "vanilla", small, store, Sampling(max_tokens=32), split="test")}
+    answers = {
+        A: sample_answers(examples, "cot", palm, store, split="test"),
+        B: sample_answers(examples, "vanilla", small, store, Sampling(max_tokens=32), split="test"),
+    }
     start = time.perf_counter()
-    done = judge(examples, answers, Judge(engine=who, reasks=0, reason=False, sampling=dict(max_tokens=32)), small, store, [(A, B)], teacher=palm.spec, student=SMOLLM)
+    done = judge(
+        examples,
+        answers,
+        Judge(engine=who, reasks=0, reason=False, sampling=dict(max_tokens=32)),
+        small,
+        store,
+        [(A, B)],
+        teacher=palm.spec,
+        student=SMOLLM,
+    )
     truth = grade(examples, answers)
     small.close()
     return trial(done, truth), truth, time.perf_counter() - start
@@ -75,15 +109,42 @@ def weak():
 def table(t, truth, seconds):
     "The second table, as lines."
     lost = {k: ", ".join(f"{n} {why}" for why, n in v.items()) or "none" for k, v in t.to_dict()["why_missing"].items()}
-    return [f"## SmolLM2-135M-Instruct as judge of {ITEMS} SVAMP items", "", f"{A}: PaLM-540B, recorded; {B}: SmolLM2 itself. Judged by {t.judged.engine}, without reasons: {t.judged.usage['requests']} requests, {t.judged.usage['output_tokens']:,} tokens, {seconds:.0f} s.", "", t.weak or "Not weak.", *t.judged.warnings, "",
-            "| what | value, % or points (95 % interval) | n |", "|---|---|---|", *(f"| {m.name}{', × 100' if m.key == 'kappa' else ''} | {m.value if m.value.value is not None else m.value.reason} | {m.value.n} |" for m in t.measures), "",
-            "| grades of | mean grade, 0 to 1 | accuracy | missing |", "|---|---|---|---|", *(f"| {g['arm']} | {g['grade'].text(1, 2)} | {truth[truth['arm'] == g['arm']]['correct'].mean():.2f} | {100 * g['missing']:.0f} % |" for g in t.grades),
-            "", f"Why missing: {lost['grades']} (grades); {lost['verdicts']} (verdicts)."]
+    return [
+        f"## SmolLM2-135M-Instruct as judge of {ITEMS} SVAMP items",
+        "",
+        f"{A}: PaLM-540B, recorded; {B}: SmolLM2 itself. Judged by {t.judged.engine}, without reasons: {t.judged.usage['requests']} requests, {t.judged.usage['output_tokens']:,} tokens, {seconds:.0f} s.",
+        "",
+        t.weak or "Not weak.",
+        *t.judged.warnings,
+        "",
+        "| what | value, % or points (95 % interval) | n |",
+        "|---|---|---|",
+        *(
+            f"| {m.name}{', × 100' if m.key == 'kappa' else ''} | {m.value if m.value.value is not None else m.value.reason} | {m.value.n} |"
+            for m in t.measures
+        ),
+        "",
+        "| grades of | mean grade, 0 to 1 | accuracy | missing |",
+        "|---|---|---|---|",
+        *(
+            f"| {g['arm']} | {g['grade'].text(1, 2)} | {truth[truth['arm'] == g['arm']]['correct'].mean():.2f} | {100 * g['missing']:.0f} % |"
+            for g in t.grades
+        ),
+        "",
+        f"Why missing: {lost['grades']} (grades); {lost['verdicts']} (verdicts).",
+    ]
 
 
-def row(spec, n, ours, plain): return [spec, f"{n:,}", f"{ours:,.1f}", f"{plain:,.1f}", f"{ours / plain:.2f}"]
+def row(spec, n, ours, plain):
+    return [spec, f"{n:,}", f"{ours:,.1f}", f"{plain:,.1f}", f"{ours / plain:.2f}"]
 
 
 if __name__ == "__main__":
     rows = [row(s[0], *speed(*s)) for s in SPEEDS]
-    report("judging", "Judging: through `judge` against the engine alone, and a weak judge exposed", ["engine", "requests", "judge calls/s", "engine alone, calls/s", "ratio"], rows, table(*weak()))
+    report(
+        "judging",
+        "Judging: through `judge` against the engine alone, and a weak judge exposed",
+        ["engine", "requests", "judge calls/s", "engine alone, calls/s", "ratio"],
+        rows,
+        table(*weak()),
+    )

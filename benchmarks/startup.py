@@ -1,7 +1,8 @@
 """How long the package and the command take to start, against an empty Python, in the same run.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
+
 import statistics, subprocess, sys, time
 
 from _shared import report
@@ -9,7 +10,11 @@ from _shared import report
 COMMANDS = {
     "python -c pass": [sys.executable, "-c", "pass"],
     "import distill_study": [sys.executable, "-c", "import distill_study"],
-    "distill-study --help": [sys.executable, "-c", "import sys; sys.argv=['distill-study','--help']; from distill_study.cli import main; main()"],
+    "distill-study --help": [
+        sys.executable,
+        "-c",
+        "import sys; sys.argv=['distill-study','--help']; from distill_study.cli import main; main()",
+    ],
 }
 
 
@@ -23,12 +28,17 @@ def measure(rounds=11):
     "Median seconds of every command, taken in turn so that a slow moment hits all of them."
     taken = {name: [] for name in COMMANDS}
     for _ in range(rounds + 1):
-        for name, command in COMMANDS.items(): taken[name].append(seconds(command))
+        for name, command in COMMANDS.items():
+            taken[name].append(seconds(command))
     return {name: statistics.median(t[1:]) for name, t in taken.items()}
 
 
 if __name__ == "__main__":
     median = measure()
     base = median["python -c pass"]
-    report("startup", "Start-up, median of 11", ["command", "seconds", "ratio to `python -c pass`"],
-           [[f"`{name}`", f"{s:.3f}", f"{s / base:.1f}"] for name, s in median.items()])
+    report(
+        "startup",
+        "Start-up, median of 11",
+        ["command", "seconds", "ratio to `python -c pass`"],
+        [[f"`{name}`", f"{s:.3f}", f"{s / base:.1f}"] for name, s in median.items()],
+    )

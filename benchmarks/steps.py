@@ -4,6 +4,7 @@ of its arms, are told apart.
 
     python benchmarks/steps.py [--rounds 3]
 """
+
 import argparse, json, statistics, subprocess, sys, tempfile, time
 from collections import Counter
 from pathlib import Path
@@ -18,10 +19,14 @@ WORK = ("forward and backward", "optimizer")
 def timing(took, part, owner, name):
     "Add what every call of `owner.name` takes to `took[part]`."
     was = getattr(owner, name)
+
     def timed(*a, **k):
         began = time.perf_counter()
-        try: return was(*a, **k)
-        finally: took[part] += time.perf_counter() - began
+        try:
+            return was(*a, **k)
+        finally:
+            took[part] += time.perf_counter() - began
+
     setattr(owner, name, timed)
 
 
@@ -37,27 +42,74 @@ def one(model, arm):
     from distill_study.local import TransformersEngine
     from distill_study.store import Store
     from distill_study.teacher import sample_answers
+
     took, spent = Counter(imports=time.perf_counter() - began), Counter()
-    c = next(c for c in load_recipe(Path(__file__).parents[1]/"recipes"/"tiny.yaml").combinations() if (c.data.name, c.student.model) == ("tiny-qa", model))
-    for part, owner, name in (("tokenizing", student, "tokenize_rows"), ("model and trainer", student, "_build"), ("forward and backward", SFTTrainer, "training_step"), ("optimizer", torch.optim.AdamW, "step"),
-                              ("checkpoints", student, "_save_checkpoint"), ("saving", student, "_save_result")): timing(spent, part, owner, name)
+    c = next(
+        c
+        for c in load_recipe(Path(__file__).parents[1] / "recipes" / "tiny.yaml").combinations()
+        if (c.data.name, c.student.model) == ("tiny-qa", model)
+    )
+    for part, owner, name in (
+        ("tokenizing", student, "tokenize_rows"),
+        ("model and trainer", student, "_build"),
+        ("forward and backward", SFTTrainer, "training_step"),
+        ("optimizer", torch.optim.AdamW, "step"),
+        ("checkpoints", student, "_save_checkpoint"),
+        ("saving", student, "_save_result"),
+    ):
+        timing(spent, part, owner, name)
     with tempfile.TemporaryDirectory() as d:
         train = load_data(c.data).train
-        rows = curate(ARMS[arm], train, sample_answers(train, "cot", TransformersEngine("zoo/teacher"), Store(d), split="train"), []).rows
-        for k in range(2):                      # the first one is over before libraries have settled
-            spent.clear(); began = time.perf_counter()
-            done = student.fit(rows, model, c.student.train, Path(d)/str(k), 0)
+        rows = curate(
+            ARMS[arm],
+            train,
+            sample_answers(train, "cot", TransformersEngine("zoo/teacher"), Store(d), split="train"),
+            [],
+        ).rows
+        for k in range(2):  # the first one is over before libraries have settled
+            spent.clear()
+            began = time.perf_counter()
+            done = student.fit(rows, model, c.student.train, Path(d) / str(k), 0)
             whole = time.perf_counter() - began
-    print(json.dumps(dict(took) | dict(spent) | {"the rest": whole - sum(spent.values()), "whole": whole, "steps": done.steps, "rows": len(rows), "rate": done.tokens_per_second}))
+    print(
+        json.dumps(
+            dict(took)
+            | dict(spent)
+            | {
+                "the rest": whole - sum(spent.values()),
+                "whole": whole,
+                "steps": done.steps,
+                "rows": len(rows),
+                "rate": done.tokens_per_second,
+            }
+        )
+    )
 
 
 def table(rounds):
     "Rows of the table: medians of the rounds."
     for model, arm in CASES:
-        runs = [json.loads(subprocess.run([sys.executable, __file__, "--one", model, arm], capture_output=True, text=True, check=True).stdout.splitlines()[-1]) for _ in range(rounds)]
+        runs = [
+            json.loads(
+                subprocess.run(
+                    [sys.executable, __file__, "--one", model, arm], capture_output=True, text=True, check=True
+                ).stdout.splitlines()[-1]
+            )
+            for _ in range(rounds)
+        ]
         mid = {k: statistics.median(r[k] for r in runs) for k in runs[0]}
         over = statistics.median(1 - sum(r[p] for p in WORK) / r["whole"] for r in runs)
-        yield [model, arm, int(mid["rows"]), int(mid["steps"]), f"{mid['whole']:.1f}", *(f"{mid[p]:.2f}" for p in PARTS), f"{over:.1%}", f"{mid['imports']:.1f}", f"{mid['rate']:,.0f}"]
+        yield [
+            model,
+            arm,
+            int(mid["rows"]),
+            int(mid["steps"]),
+            f"{mid['whole']:.1f}",
+            *(f"{mid[p]:.2f}" for p in PARTS),
+            f"{over:.1%}",
+            f"{mid['imports']:.1f}",
+            f"{mid['rate']:,.0f}",
+        ]
 
 
 if __name__ == "__main__":
@@ -65,6 +117,25 @@ if __name__ == "__main__":
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     a = p.parse_args()
-    if a.one: one(*a.one)
-    else: report("steps", f"From rows to a trained tiny student: median of {a.rounds} runs", ["student", "arm", "rows", "steps", "seconds", *(f"{p}, s" for p in PARTS), "overhead", "imports, s", "tokens/s"], list(table(a.rounds)),
-        ["`student.fit` on the rows of tiny-qa, as `recipes/tiny.yaml` trains: 3 epochs in batches of 32, a checkpoint after each. Overhead: all of it that is neither forward and backward passes nor the optimizer."])
+    if a.one:
+        one(*a.one)
+    else:
+        report(
+            "steps",
+            f"From rows to a trained tiny student: median of {a.rounds} runs",
+            [
+                "student",
+                "arm",
+                "rows",
+                "steps",
+                "seconds",
+                *(f"{p}, s" for p in PARTS),
+                "overhead",
+                "imports, s",
+                "tokens/s",
+            ],
+            list(table(a.rounds)),
+            [
+                "`student.fit` on the rows of tiny-qa, as `recipes/tiny.yaml` trains: 3 epochs in batches of 32, a checkpoint after each. Overhead: all of it that is neither forward and backward passes nor the optimizer."
+            ],
+        )

@@ -21,86 +21,124 @@ from .stats import Interval, pairs_of, wilson
 class AgreementError(StudyError):
     "Grades that can't be compared as they are; the text says which and what to do."
 
-FEWEST = 10      # answers that people must have graded before they are spoken of as a sample
+
+FEWEST = 10  # answers that people must have graded before they are spoken of as a sample
+
 
 def real(frame):
     "The grades that count: no attention checks, none that is missing."
-    if frame is None: return None
-    if "check" in frame: frame = frame[~frame["check"].astype(bool)]
+    if frame is None:
+        return None
+    if "check" in frame:
+        frame = frame[~frame["check"].astype(bool)]
     return frame[frame["grade"].notna()]
 
+
 def one_grade(
-    frame,                 # one grade a row
-    how:str="mean",        # of several graders of an answer; 'middle' takes the median, and nothing where they are split evenly between two grades
-):                         # Series of grades by (arm, id, criterion)
+    frame,  # one grade a row
+    how: str = "mean",  # of several graders of an answer; 'middle' takes the median, and nothing where they are split evenly between two grades
+):  # Series of grades by (arm, id, criterion)
     "One grade for every answer and criterion."
     by = real(frame).groupby(["arm", "id", "criterion"], sort=True, observed=True)["grade"]
-    if how == "mean": return by.mean()
+    if how == "mean":
+        return by.mean()
     middle = by.median()
     return middle[middle % 1 == 0]
 
+
 def check_items(
-    frame,                 # of a judge or of people
-    graded,                # one row per arm and item, see `grade.grade`
-    who:str,               # for the message
+    frame,  # of a judge or of people
+    graded,  # one row per arm and item, see `grade.grade`
+    who: str,  # for the message
 ):
     "Refuse grades of answers that this run doesn't have."
     have = set(zip(graded["arm"], graded["id"]))
-    if gone := next((k for k in zip(frame["arm"], frame["id"]) if k not in have), None): raise AgreementError(f"grades of {who}: {gone[0]} has no answer to item {gone[1]!r} here. They belong to another run, or to other test items: leave them out, or grade this run's answers.")
+    if gone := next((k for k in zip(frame["arm"], frame["id"]) if k not in have), None):
+        raise AgreementError(
+            f"grades of {who}: {gone[0]} has no answer to item {gone[1]!r} here. They belong to another run, or to other test items: leave them out, or grade this run's answers."
+        )
 
 # %% ../nbs/35_agreement.ipynb #43ecf201
-def level_of(grades)->str:
+def level_of(grades) -> str:
     "How the distance of two grades is measured: on a scale of two 'nominal', else 'ordinal'."
     return "nominal" if len(grades) == 2 else "ordinal"
 
+
 def _groups(keys, n):
     "(number of the group of each row, how many groups there are)."
-    if keys is None: return np.arange(n), n
+    if keys is None:
+        return np.arange(n), n
     known = {k: i for i, k in enumerate(dict.fromkeys(keys))}
     return np.array([known[k] for k in keys]), len(known)
+
 
 def _draws(groups, resamples, seed):
     "How often each group is in each resample."
     return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=resamples)
 
+
 def _middle(values, value, n, note=""):
     "The interval around `value` from its resamples, those left out in which it is undefined."
     values = values[np.isfinite(values)]
-    if len(values) < 100: return Interval(value, n=n, reason=note or "too few items for an interval")
-    low, high = (float(q) for q in np.quantile(values, [.025, .975], method="inverted_cdf"))
+    if len(values) < 100:
+        return Interval(value, n=n, reason=note or "too few items for an interval")
+    low, high = (float(q) for q in np.quantile(values, [0.025, 0.975], method="inverted_cdf"))
     return Interval(value, min(low, value), max(high, value), n, note)
 
+
 def alpha(
-    grades,                  # array or frame: a row per answer, a column per rater, NaN where one did not grade
-    level:str="ordinal",     # or 'nominal', 'interval'
-    groups=None,             # what each answer answers; such answers are drawn together
-    resamples:int=1000,
-    seed:int=0,
-)->Interval:                 # n: answers with two grades or more
+    grades,  # array or frame: a row per answer, a column per rater, NaN where one did not grade
+    level: str = "ordinal",  # or 'nominal', 'interval'
+    groups=None,  # what each answer answers; such answers are drawn together
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:  # n: answers with two grades or more
     "Krippendorff's alpha with a bootstrap interval over items."
     import krippendorff
+
     grades = np.asarray(grades, dtype=float)
-    if grades.ndim != 2 or grades.shape[1] < 2 or (~np.isnan(grades)).any(0).sum() < 2: return Interval(None, reason="fewer than two raters")
+    if grades.ndim != 2 or grades.shape[1] < 2 or (~np.isnan(grades)).any(0).sum() < 2:
+        return Interval(None, reason="fewer than two raters")
     both = (~np.isnan(grades)).sum(1) > 1
-    if not both.any(): return Interval(None, reason="no answer was graded by two")
+    if not both.any():
+        return Interval(None, reason="no answer was graded by two")
     at, n = _groups(None if groups is None else [g for g, b in zip(groups, both) if b], int(both.sum()))
     values = np.unique(grades[both][~np.isnan(grades[both])])
-    if len(values) < 2: return Interval(None, n=int(both.sum()), reason=f"all grades are {values[0]:g}, so there is nothing to agree about")
+    if len(values) < 2:
+        return Interval(
+            None, n=int(both.sum()), reason=f"all grades are {values[0]:g}, so there is nothing to agree about"
+        )
     counts = (grades[both][:, :, None] == values).sum(1)
-    def of(c): return float(krippendorff.alpha(value_counts=c, value_domain=values, level_of_measurement=level)) if (c.sum(0) > 0).sum() > 1 else np.nan
-    return _middle(np.array([of(np.repeat(counts, w[at], axis=0)) for w in _draws(n, resamples, seed)]) if n > 1 else np.array([]), of(counts), len(counts))
+
+    def of(c):
+        return (
+            float(krippendorff.alpha(value_counts=c, value_domain=values, level_of_measurement=level))
+            if (c.sum(0) > 0).sum() > 1
+            else np.nan
+        )
+
+    return _middle(
+        np.array([of(np.repeat(counts, w[at], axis=0)) for w in _draws(n, resamples, seed)]) if n > 1 else np.array([]),
+        of(counts),
+        len(counts),
+    )
 
 # %% ../nbs/35_agreement.ipynb #c35fbeaa
 def confusion(
-    a, b,          # two graders' grades of the same answers
-    values,        # the grades there are, in order
-)->np.ndarray:     # a row per grade of `a`, a column per grade of `b`
+    a,
+    b,  # two graders' grades of the same answers
+    values,  # the grades there are, in order
+) -> np.ndarray:  # a row per grade of `a`, a column per grade of `b`
     "How often the one said this and the other that."
     at = {v: i for i, v in enumerate(values)}
-    if off := next((x for x in (*a, *b) if x not in at), None): raise AgreementError(f"grade {off!r} is not one of {', '.join(map(str, values))}. Grades come from the rubric's scale.")
+    if off := next((x for x in (*a, *b) if x not in at), None):
+        raise AgreementError(
+            f"grade {off!r} is not one of {', '.join(map(str, values))}. Grades come from the rubric's scale."
+        )
     out = np.zeros((len(at), len(at)), int)
     np.add.at(out, ([at[x] for x in a], [at[x] for x in b]), 1)
     return out
+
 
 def _kappas(tables, weights):
     "Kappa of every table (…, k, k), NaN where it is undefined; `weights` are those of disagreement."
@@ -109,112 +147,191 @@ def _kappas(tables, weights):
     seen, due = (tables * weights).sum((-2, -1)) * n, (chance * weights).sum((-2, -1))
     return 1 - np.divide(seen, due, out=np.full(np.shape(due), np.nan), where=due > 0)
 
+
 def kappa(
-    a, b,                # two graders' grades of the same answers, in the same order
-    values,              # the grades there are, in order
-    weighted:bool=False, # by the square of the distance on the scale
-    groups=None,         # what each answer answers; such answers are drawn together
-    resamples:int=1000,
-    seed:int=0,
-)->Interval:
+    a,
+    b,  # two graders' grades of the same answers, in the same order
+    values,  # the grades there are, in order
+    weighted: bool = False,  # by the square of the distance on the scale
+    groups=None,  # what each answer answers; such answers are drawn together
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
     "Cohen's kappa by statsmodels, with a bootstrap interval over items."
     from statsmodels.stats.inter_rater import cohens_kappa
+
     a, b, k = list(a), list(b), len(values)
-    if len(a) != len(b): raise AgreementError(f"kappa needs two grades of the same answers; got {len(a)} and {len(b)}. Match them first.")
-    if len(a) < 2: return Interval(None, n=len(a), reason="fewer than two answers were graded by both")
+    if len(a) != len(b):
+        raise AgreementError(
+            f"kappa needs two grades of the same answers; got {len(a)} and {len(b)}. Match them first."
+        )
+    if len(a) < 2:
+        return Interval(None, n=len(a), reason="fewer than two answers were graded by both")
     table = confusion(a, b, values)
-    if (np.diag(table) == len(a)).any(): return Interval(None, n=len(a), reason=f"both gave {a[0]:g} to every answer, so there is nothing to agree about")
+    if (np.diag(table) == len(a)).any():
+        return Interval(
+            None, n=len(a), reason=f"both gave {a[0]:g} to every answer, so there is nothing to agree about"
+        )
     value = float(cohens_kappa(table, wt="quadratic" if weighted else None, return_results=False))
     at, n = _groups(groups, len(a))
     each = np.zeros((n, k, k))
     place = {v: i for i, v in enumerate(values)}
     np.add.at(each, (at, [place[x] for x in a], [place[x] for x in b]), 1)
-    cost = np.subtract.outer(np.arange(k), np.arange(k))**2 if weighted else 1 - np.eye(k)
+    cost = np.subtract.outer(np.arange(k), np.arange(k)) ** 2 if weighted else 1 - np.eye(k)
     constant = next((f"one of the two gave {x[0]:g} to every answer" for x in (a, b) if len(set(x)) == 1), "")
-    return _middle(_kappas((_draws(n, resamples, seed) @ each.reshape(n, -1)).reshape(-1, k, k), cost), value, len(a), constant)
+    return _middle(
+        _kappas((_draws(n, resamples, seed) @ each.reshape(n, -1)).reshape(-1, k, k), cost), value, len(a), constant
+    )
 
 # %% ../nbs/35_agreement.ipynb #95ef070c
 @dataclass(frozen=True)
 class Estimate:
     "What people would give on average, in the ways to tell."
-    human: Interval          # from people's grades alone
-    judge: Interval          # the judge's own mean over all answers, as if it were right
-    plain: Interval          # prediction-powered, λ = 1
-    tuned: Interval          # with the best λ
+
+    human: Interval  # from people's grades alone
+    judge: Interval  # the judge's own mean over all answers, as if it were right
+    plain: Interval  # prediction-powered, λ = 1
+    tuned: Interval  # with the best λ
     lam: float | None = None
-    n: int = 0               # answers that both graded
-    rest: int = 0            # answers that only the judge graded
-    error: float | None = None   # standard error behind `tuned`
+    n: int = 0  # answers that both graded
+    rest: int = 0  # answers that only the judge graded
+    error: float | None = None  # standard error behind `tuned`
 
     @property
-    def worth(self)->float|None:
+    def worth(self) -> float | None:
         "As many human grades as the judge's are worth in addition, per grade that there is; 0: nothing gained."
-        if None in (self.human.low, self.tuned.low) or self.tuned.high == self.tuned.low: return None
-        return ((self.human.high - self.human.low) / (self.tuned.high - self.tuned.low))**2 - 1
+        if None in (self.human.low, self.tuned.low) or self.tuned.high == self.tuned.low:
+            return None
+        return ((self.human.high - self.human.low) / (self.tuned.high - self.tuned.low)) ** 2 - 1
 
-    def to_dict(self): return asdict(self) | dict(worth=self.worth)
+    def to_dict(self):
+        return asdict(self) | dict(worth=self.worth)
+
 
 @lru_cache(512)
 def _t(df):
     from scipy.stats import t
-    return float(t.ppf(.975, df))
 
-def _mean(x, w): return float(w @ x / w.sum())
-def _spread(x, w): return float(w**2 @ (x - w @ x / w.sum())**2 / w.sum()**2 * len(x) / (len(x) - 1))     # variance of the weighted mean
-def _around(value, error, n, reason=""): return Interval(value, value - _t(n - 1) * error, value + _t(n - 1) * error, n, reason)
+    return float(t.ppf(0.975, df))
+
+
+def _mean(x, w):
+    return float(w @ x / w.sum())
+
+
+def _spread(x, w):
+    return float(
+        w**2 @ (x - w @ x / w.sum()) ** 2 / w.sum() ** 2 * len(x) / (len(x) - 1)
+    )  # variance of the weighted mean
+
+
+def _around(value, error, n, reason=""):
+    return Interval(value, value - _t(n - 1) * error, value + _t(n - 1) * error, n, reason)
 
 # %% ../nbs/35_agreement.ipynb #5992b4c7
-def best_lambda(y, f, rest, w=None, w_rest=None)->float:
+def best_lambda(y, f, rest, w=None, w_rest=None) -> float:
     "The λ of the least variance, between 0 and 1 (PPI++, arXiv 2311.01453, example 6.1)."
     w, w_rest = (np.ones(len(x)) if v is None else v for x, v in ((f, w), (rest, w_rest)))
     both = np.concatenate([f, rest])
-    if not len(rest) or both.var(ddof=1) == 0: return 0.0
-    return float(np.clip(w @ ((y - _mean(y, w)) * (f - _mean(f, w))) / w.sum() / (both.var(ddof=1) * (1 + len(f) / len(rest))), 0, 1))
+    if not len(rest) or both.var(ddof=1) == 0:
+        return 0.0
+    return float(
+        np.clip(
+            w @ ((y - _mean(y, w)) * (f - _mean(f, w))) / w.sum() / (both.var(ddof=1) * (1 + len(f) / len(rest))), 0, 1
+        )
+    )
+
 
 def power(
-    y, f, rest,          # people's and the judge's grades of the same answers; the judge's of the others
-    lam=None,            # None takes the best one
-    w=None, w_rest=None, # weights, where the graded answers are not a plain sample
-    finite:bool=False,   # the mean over just these answers, not over all such items
-)->tuple:                # (estimate, its standard error, λ)
+    y,
+    f,
+    rest,  # people's and the judge's grades of the same answers; the judge's of the others
+    lam=None,  # None takes the best one
+    w=None,
+    w_rest=None,  # weights, where the graded answers are not a plain sample
+    finite: bool = False,  # the mean over just these answers, not over all such items
+) -> tuple:  # (estimate, its standard error, λ)
     "Prediction-powered mean."
     y, f, rest = (np.asarray(x, dtype=float) for x in (y, f, rest))
     w, w_rest = (np.ones(len(x)) if v is None else np.asarray(v, dtype=float) for x, v in ((f, w), (rest, w_rest)))
     lam, n, N = best_lambda(y, f, rest, w, w_rest) if lam is None else lam, len(y), len(rest)
-    if not N: return _mean(y, w), 0.0 if finite else _spread(y, w)**.5, 0.0
+    if not N:
+        return _mean(y, w), 0.0 if finite else _spread(y, w) ** 0.5, 0.0
     value = _mean(y, w) + lam * (_mean(rest, w_rest) - _mean(f, w))
-    error2 = N / (n + N) * _spread(y - lam * (n + N) / N * f, w) if finite else _spread(y - lam * f, w) + (lam**2 * _spread(rest, w_rest) if N > 1 and lam else 0)
-    return value, error2**.5, lam
+    error2 = (
+        N / (n + N) * _spread(y - lam * (n + N) / N * f, w)
+        if finite
+        else _spread(y - lam * f, w) + (lam**2 * _spread(rest, w_rest) if N > 1 and lam else 0)
+    )
+    return value, error2**0.5, lam
 
 # %% ../nbs/35_agreement.ipynb #e60ce60d
-_CORNERS = dict(grade=(), share=((0, 0, .5), (0, 1, .5), (1, 0, .5), (1, 1, .5)), difference=((-1, 0, .25), (1, 0, .25), (0, -1, .25), (0, 1, .25)))     # (y, f, part of an answer)
+_CORNERS = dict(
+    grade=(),
+    share=((0, 0, 0.5), (0, 1, 0.5), (1, 0, 0.5), (1, 1, 0.5)),
+    difference=((-1, 0, 0.25), (1, 0, 0.25), (0, -1, 0.25), (0, 1, 0.25)),
+)  # (y, f, part of an answer)
+
 
 def _level(x, kind, w=None):
     "Mean of one grader's grades with its interval: Wilson's of a share, else Student's."
-    w, same = np.ones(len(x)) if w is None else w, "the same grade on every answer" if len(x) and (x == x[0]).all() else ""
-    if len(x) < 2: return Interval(float(x[0]) if len(x) else None, n=len(x), reason="one answer has no interval" if len(x) else "no answers")
-    if kind == "share" and np.isin(x, (0, 1)).all() and (w == w[0]).all(): return wilson(round(x.sum()), len(x))
-    return _around(_mean(x, w), _spread(x, w)**.5, len(x), same)
+    w, same = (
+        np.ones(len(x)) if w is None else w,
+        "the same grade on every answer" if len(x) and (x == x[0]).all() else "",
+    )
+    if len(x) < 2:
+        return Interval(
+            float(x[0]) if len(x) else None, n=len(x), reason="one answer has no interval" if len(x) else "no answers"
+        )
+    if kind == "share" and np.isin(x, (0, 1)).all() and (w == w[0]).all():
+        return wilson(round(x.sum()), len(x))
+    return _around(_mean(x, w), _spread(x, w) ** 0.5, len(x), same)
+
 
 def estimate(
-    y, f, rest,              # people's and the judge's grades of the same answers; the judge's of the others
-    kind:str="grade",        # 'share' of grades 0 and 1, 'difference' of two shares
-    w=None, w_rest=None,     # weights, where the graded answers are not a plain sample
-    finite:bool=False,       # the mean over just these answers
-    fewest:int=FEWEST,
-)->Estimate:
+    y,
+    f,
+    rest,  # people's and the judge's grades of the same answers; the judge's of the others
+    kind: str = "grade",  # 'share' of grades 0 and 1, 'difference' of two shares
+    w=None,
+    w_rest=None,  # weights, where the graded answers are not a plain sample
+    finite: bool = False,  # the mean over just these answers
+    fewest: int = FEWEST,
+) -> Estimate:
     "The human mean by people alone, by the judge alone, and prediction-powered, with 95 % intervals."
     y, f, rest = (np.asarray(x, dtype=float) for x in (y, f, rest))
     w, n = np.ones(len(y)) if w is None else np.asarray(w, dtype=float), len(y)
     judge, human = _level(np.concatenate([f, rest]), kind), _level(y, kind, w)
-    why = f"{n} answers have a grade by people and one by the judge; {fewest} are the fewest to go by" if n < fewest else f"people gave {y[0]:g} to every answer, so how far the judge is off can't be told" if (y == y[0]).all() else ""
-    if why: gone = Interval(None, n=n, reason=why); return Estimate(human, judge, gone, gone, n=n, rest=len(rest))
+    why = (
+        f"{n} answers have a grade by people and one by the judge; {fewest} are the fewest to go by"
+        if n < fewest
+        else f"people gave {y[0]:g} to every answer, so how far the judge is off can't be told"
+        if (y == y[0]).all()
+        else ""
+    )
+    if why:
+        gone = Interval(None, n=n, reason=why)
+        return Estimate(human, judge, gone, gone, n=n, rest=len(rest))
     more = np.array(_CORNERS[kind]).reshape(-1, 3)
+
     def by(lam):
         value, error, lam = power(y, f, rest, lam, w, w_rest, finite)
-        if not len(rest): return replace(human, reason="people graded every answer"), error, lam
-        wide = _around(*power(np.append(y, more[:, 0]), np.append(f, more[:, 1]), rest, lam, np.append(w, more[:, 2]**.5), w_rest, finite)[:2], n)
+        if not len(rest):
+            return replace(human, reason="people graded every answer"), error, lam
+        wide = _around(
+            *power(
+                np.append(y, more[:, 0]),
+                np.append(f, more[:, 1]),
+                rest,
+                lam,
+                np.append(w, more[:, 2] ** 0.5),
+                w_rest,
+                finite,
+            )[:2],
+            n,
+        )
         return Interval(value, min(wide.low, value), max(wide.high, value), n), error, lam
+
     (plain, _, _), (tuned, error, lam) = by(1.0), by(None)
     return Estimate(human, judge, plain, tuned, lam, n, len(rest), error)
 
@@ -223,114 +340,243 @@ def _scales(criteria, *frames):
     "Criterion → its grades in order: of the rubric, or those that occur."
     known = {c.name: tuple(map(float, c.grades)) for c in criteria}
     for f in frames:
-        for name in ([] if f is None else f["criterion"].unique()):
-            if name not in known: known[name] = tuple(sorted({float(g) for x in frames if x is not None for g in x.loc[x["criterion"] == name, "grade"].dropna()}))
+        for name in [] if f is None else f["criterion"].unique():
+            if name not in known:
+                known[name] = tuple(
+                    sorted(
+                        {
+                            float(g)
+                            for x in frames
+                            if x is not None
+                            for g in x.loc[x["criterion"] == name, "grade"].dropna()
+                        }
+                    )
+                )
     return {k: v for k, v in known.items() if any(f is not None and (f["criterion"] == k).any() for f in frames)}
 
-def _name(criterion): return criterion[:1].upper() + criterion[1:]
+
+def _name(criterion):
+    return criterion[:1].upper() + criterion[1:]
+
 
 def alpha_table(
-    people,                  # one grade a row: arm, id, criterion, rater, grade
-    criteria=(),             # `config.Criterion`s
-    resamples:int=1000, seed:int=0,
-)->Table:
+    people,  # one grade a row: arm, id, criterion, rater, grade
+    criteria=(),  # `config.Criterion`s
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Table:
     "How far people agree with each other."
     rows = []
     for name, grades in _scales(criteria, people).items():
-        wide = people[people["criterion"] == name].pivot_table(index=["arm", "id"], columns="rater", values="grade", observed=True)
+        wide = people[people["criterion"] == name].pivot_table(
+            index=["arm", "id"], columns="rater", values="grade", observed=True
+        )
         a = alpha(wide, level_of(grades), wide.index.get_level_values("id"), resamples, seed)
-        rows.append(dict(criterion=_name(name), missing=a.reason) if a.value is None else dict(criterion=_name(name), raters=wide.shape[1], n=a.n, alpha=a, level=level_of(grades)))
-    cols = (Column("criterion", "Criterion", kind="text"), Column("raters", "Raters", digits=0), Column("n", "Answers", "graded by two or more", digits=0), Column("alpha", "Krippendorff's alpha", "", "interval", 2, 1), Column("level", "Scale", kind="text"))
-    return Table("How far people agree with each other", cols, tuple(rows), "1: always, 0: as often as by chance; 95 % bootstrap intervals over items.", "Below 0.67 not even tentative conclusions are usually drawn from such grades (Krippendorff 2004)." if any("alpha" in r and r["alpha"].value < .667 for r in rows) else "")
+        rows.append(
+            dict(criterion=_name(name), missing=a.reason)
+            if a.value is None
+            else dict(criterion=_name(name), raters=wide.shape[1], n=a.n, alpha=a, level=level_of(grades))
+        )
+    cols = (
+        Column("criterion", "Criterion", kind="text"),
+        Column("raters", "Raters", digits=0),
+        Column("n", "Answers", "graded by two or more", digits=0),
+        Column("alpha", "Krippendorff's alpha", "", "interval", 2, 1),
+        Column("level", "Scale", kind="text"),
+    )
+    return Table(
+        "How far people agree with each other",
+        cols,
+        tuple(rows),
+        "1: always, 0: as often as by chance; 95 % bootstrap intervals over items.",
+        "Below 0.67 not even tentative conclusions are usually drawn from such grades (Krippendorff 2004)."
+        if any("alpha" in r and r["alpha"].value < 0.667 for r in rows)
+        else "",
+    )
+
 
 def _pairs_between(graders):
     "(name, name, grades by (arm, id, criterion) of the one, of the other) of every two graders."
     names = list(graders)
     for i, a in enumerate(names):
-        for b in names[i + 1:]:
+        for b in names[i + 1 :]:
             both = graders[a].index.intersection(graders[b].index)
             yield a, b, graders[a].loc[both], graders[b].loc[both]
 
+
 def truth_of(graded):
     "Right or wrong by ground truth as grades of criterion `correct`; None where the family isn't right or wrong."
-    if "correct" not in graded: return None
+    if "correct" not in graded:
+        return None
     out = graded.assign(criterion="correct").set_index(["arm", "id", "criterion"])["correct"].astype(float)
     return out[~out.index.duplicated()]
 
 # %% ../nbs/35_agreement.ipynb #e2774ec6
 def kappa_table(
-    graders:dict,            # name of a grader → its grades by (arm, id, criterion), see `one_grade`
-    scales:dict,             # criterion → its grades in order
-    resamples:int=1000, seed:int=0,
-)->Table:
+    graders: dict,  # name of a grader → its grades by (arm, id, criterion), see `one_grade`
+    scales: dict,  # criterion → its grades in order
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Table:
     "How far every two graders agree, criterion by criterion."
     rows = []
     for a, b, x, y in _pairs_between(graders):
         for name, grades in scales.items():
             at = x.index[x.index.get_level_values("criterion") == name]
-            if not len(at): continue
+            if not len(at):
+                continue
             one, two, ids = x.loc[at].tolist(), y.loc[at].tolist(), at.get_level_values("id")
             k, q = (kappa(one, two, grades, w, ids, resamples, seed) for w in (False, True))
             who = dict(who=f"{a} and {b}", criterion=_name(name))
-            rows.append(who | dict(missing=f"{name}: {k.reason}") if k.value is None else who | dict(n=k.n, same=float(np.mean(np.equal(one, two))), kappa=k, weighted=q if len(grades) > 2 else "", why=k.reason))
-    cols = (Column("who", "Graders", kind="text"), Column("criterion", "Criterion", kind="text"), Column("n", "Answers", "graded by both", digits=0), Column("same", "Equal grades", "%", "percent"), Column("kappa", "Cohen's kappa", "", "interval", 2, 1),
-        *([Column("weighted", "Weighted kappa", "quadratic", "interval", 2, 1)] if any(len(g) > 2 for g in scales.values()) else []), *([Column("why", "Remark", kind="text")] if any(r.get("why") for r in rows) else []))
-    return Table("How far graders agree", cols, tuple(rows), "1: always, 0: as often as by chance; 95 % bootstrap intervals over items.", "" if rows else "No answer was graded by two of them.")
+            rows.append(
+                who | dict(missing=f"{name}: {k.reason}")
+                if k.value is None
+                else who
+                | dict(
+                    n=k.n,
+                    same=float(np.mean(np.equal(one, two))),
+                    kappa=k,
+                    weighted=q if len(grades) > 2 else "",
+                    why=k.reason,
+                )
+            )
+    cols = (
+        Column("who", "Graders", kind="text"),
+        Column("criterion", "Criterion", kind="text"),
+        Column("n", "Answers", "graded by both", digits=0),
+        Column("same", "Equal grades", "%", "percent"),
+        Column("kappa", "Cohen's kappa", "", "interval", 2, 1),
+        *(
+            [Column("weighted", "Weighted kappa", "quadratic", "interval", 2, 1)]
+            if any(len(g) > 2 for g in scales.values())
+            else []
+        ),
+        *([Column("why", "Remark", kind="text")] if any(r.get("why") for r in rows) else []),
+    )
+    return Table(
+        "How far graders agree",
+        cols,
+        tuple(rows),
+        "1: always, 0: as often as by chance; 95 % bootstrap intervals over items.",
+        "" if rows else "No answer was graded by two of them.",
+    )
+
 
 def confusion_table(
-    a:str, b:str,            # names of the graders
-    x, y,                    # their grades of the same answers, of one criterion
-    grades:tuple,            # in order
-    criterion:str,
-)->Table:
+    a: str,
+    b: str,  # names of the graders
+    x,
+    y,  # their grades of the same answers, of one criterion
+    grades: tuple,  # in order
+    criterion: str,
+) -> Table:
     "What the one said to the answers of which the other said this."
-    counts, say = confusion(x, y, grades), (lambda g: {0: "no", 1: "yes"}[int(g)] if tuple(grades) == (0, 1) else f"{g:g}")
-    cols = (Column("said", f"{a[:1].upper() + a[1:]}", kind="text"), *(Column(f"g{i}", f"{b[:1].upper() + b[1:]}: {say(g)}", digits=0) for i, g in enumerate(grades)))
-    return Table(f"{_name(criterion)}: {a} against {b}", cols, tuple(dict(said=say(g)) | {f"g{j}": int(n) for j, n in enumerate(counts[i])} for i, g in enumerate(grades)), f"Number of answers, n = {counts.sum()}.")
+    counts, say = (
+        confusion(x, y, grades),
+        (lambda g: {0: "no", 1: "yes"}[int(g)] if tuple(grades) == (0, 1) else f"{g:g}"),
+    )
+    cols = (
+        Column("said", f"{a[:1].upper() + a[1:]}", kind="text"),
+        *(Column(f"g{i}", f"{b[:1].upper() + b[1:]}: {say(g)}", digits=0) for i, g in enumerate(grades)),
+    )
+    return Table(
+        f"{_name(criterion)}: {a} against {b}",
+        cols,
+        tuple(dict(said=say(g)) | {f"g{j}": int(n) for j, n in enumerate(counts[i])} for i, g in enumerate(grades)),
+        f"Number of answers, n = {counts.sum()}.",
+    )
 
 # %% ../nbs/35_agreement.ipynb #35e49e39
-def trust_table(judged, truth)->Table:
+def trust_table(judged, truth) -> Table:
     "How often the judge is right about right and wrong, by arm; both are grades by (arm, id, criterion)."
     both, rows = judged.index.intersection(truth.index), []
     arms = both.get_level_values("arm")
     for arm in (*(a for a in ARMS if (arms == a).any()), "all"):
         at = both if arm == "all" else both[arms == arm]
-        said, true = judged.loc[at].to_numpy() >= .5, truth.loc[at].to_numpy() == 1
-        rows.append(dict(arm=arm, n=len(at), right=wilson(int((said == true).sum()), len(at)), fooled=wilson(int((said & ~true).sum()), int((~true).sum())), harsh=wilson(int((~said & true).sum()), int(true.sum())), truth=float(true.mean()), judge=float(said.mean())))
-    cols = (Column("arm", "Arm", kind="text"), Column("n", "Answers", digits=0), Column("right", "Judge is right", "%", "interval"), Column("fooled", "Wrong answers", "% called right", "interval"), Column("harsh", "Right answers", "% called wrong", "interval"), Column("truth", "Accuracy", "%, truth", "percent"), Column("judge", "Accuracy", "%, judge", "percent"))
-    return Table("How often the judge is right", cols, tuple(rows) if len(both) else (), "Against ground truth; 95 % Wilson intervals (arms answer the same items, so those over all arms are somewhat too narrow).", "" if len(both) else "The judge graded no answer that ground truth knows.")
+        said, true = judged.loc[at].to_numpy() >= 0.5, truth.loc[at].to_numpy() == 1
+        rows.append(
+            dict(
+                arm=arm,
+                n=len(at),
+                right=wilson(int((said == true).sum()), len(at)),
+                fooled=wilson(int((said & ~true).sum()), int((~true).sum())),
+                harsh=wilson(int((~said & true).sum()), int(true.sum())),
+                truth=float(true.mean()),
+                judge=float(said.mean()),
+            )
+        )
+    cols = (
+        Column("arm", "Arm", kind="text"),
+        Column("n", "Answers", digits=0),
+        Column("right", "Judge is right", "%", "interval"),
+        Column("fooled", "Wrong answers", "% called right", "interval"),
+        Column("harsh", "Right answers", "% called wrong", "interval"),
+        Column("truth", "Accuracy", "%, truth", "percent"),
+        Column("judge", "Accuracy", "%, judge", "percent"),
+    )
+    return Table(
+        "How often the judge is right",
+        cols,
+        tuple(rows) if len(both) else (),
+        "Against ground truth; 95 % Wilson intervals (arms answer the same items, so those over all arms are somewhat too narrow).",
+        "" if len(both) else "The judge graded no answer that ground truth knows.",
+    )
+
 
 def _weights(y_keys, rest_keys, truth):
     "(weights of graded answers, of the others): how common right and wrong answers are among both, over how common they are in each. Ones where truth is unknown, or one kind was not graded."
-    kinds = [np.array([truth.get(k[:2], -1) if truth is not None else 0 for k in keys], dtype=float) for keys in (y_keys, rest_keys)]
+    kinds = [
+        np.array([truth.get(k[:2], -1) if truth is not None else 0 for k in keys], dtype=float)
+        for keys in (y_keys, rest_keys)
+    ]
     all_, out = np.concatenate(kinds), []
     for k in kinds:
         share = {v: (k == v).mean() for v in np.unique(all_)} if len(k) else {}
-        out.append(np.array([(all_ == v).mean() / share[v] for v in k]) if len(k) and all(share.values()) else np.ones(len(k)))
+        out.append(
+            np.array([(all_ == v).mean() / share[v] for v in k]) if len(k) and all(share.values()) else np.ones(len(k))
+        )
     return out
 
 # %% ../nbs/35_agreement.ipynb #1bdb4dc4
 def _scaled(series, grades):
     "Grades of two values as 0 and 1."
-    return (series == grades[-1]).where(series.isin(grades), (series - grades[0]) / (grades[-1] - grades[0])).astype(float) if len(grades) == 2 else series
+    return (
+        (series == grades[-1]).where(series.isin(grades), (series - grades[0]) / (grades[-1] - grades[0])).astype(float)
+        if len(grades) == 2
+        else series
+    )
+
 
 def powered(
-    people, judged,          # grades by (arm, id, criterion), see `one_grade`
-    scales:dict,             # criterion → its grades in order
-    graded=None,             # with ground truth where there is any: what people's sample is weighted by
-    arms=None,               # None: all
-)->dict:                     # (criterion, arm) → `Estimate`, and (criterion, reference, arm) → that of a difference
+    people,
+    judged,  # grades by (arm, id, criterion), see `one_grade`
+    scales: dict,  # criterion → its grades in order
+    graded=None,  # with ground truth where there is any: what people's sample is weighted by
+    arms=None,  # None: all
+) -> dict:  # (criterion, arm) → `Estimate`, and (criterion, reference, arm) → that of a difference
     "The human mean of every arm, and the difference of every pair that a report compares."
     truth, out = truth_of(graded) if graded is not None else None, {}
     truth = None if truth is None else {k[:2]: v for k, v in truth.items()}
     for name, grades in scales.items():
-        human, judge = ({a: x.droplevel(["arm", "criterion"]) for a, x in _scaled(s[s.index.get_level_values("criterion") == name], grades).groupby(level="arm", observed=True)} for s in (people, judged))
+        human, judge = (
+            {
+                a: x.droplevel(["arm", "criterion"])
+                for a, x in _scaled(s[s.index.get_level_values("criterion") == name], grades).groupby(
+                    level="arm", observed=True
+                )
+            }
+            for s in (people, judged)
+        )
         kind = "share" if len(grades) == 2 else "grade"
-        for arm in (a for a in (arms or ARMS) if a in judge): out[name, arm] = _estimated(human.get(arm), judge[arm], kind, arm, truth)
+        for arm in (a for a in (arms or ARMS) if a in judge):
+            out[name, arm] = _estimated(human.get(arm), judge[arm], kind, arm, truth)
         for a, b in pairs_of(tuple(x for x in (arms or ARMS) if x in judge)):
             h = (human[b] - human[a]).dropna() if a in human and b in human else None
-            out[name, a, b] = _estimated(h, (judge[b] - judge[a]).dropna(), "difference" if kind == "share" else "grade")
+            out[name, a, b] = _estimated(
+                h, (judge[b] - judge[a]).dropna(), "difference" if kind == "share" else "grade"
+            )
     return out
+
 
 def _estimated(human, judge, kind, arm="", truth=None):
     "The estimate from people's and the judge's grades by id."
@@ -339,41 +585,100 @@ def _estimated(human, judge, kind, arm="", truth=None):
     w = _weights([(arm, i) for i in both], [(arm, i) for i in rest], truth) if truth is not None else (None, None)
     return estimate(human.loc[both] if both else [], judge.loc[both] if both else [], judge.loc[rest], kind, *w)
 
-def power_tables(found:dict, scales:dict)->list[Table]:
+
+def power_tables(found: dict, scales: dict) -> list[Table]:
     "What people would say of every arm, and of what a report compares; a table of shares, and one of grades on a scale."
     out = []
     for two in (True, False):
-        names, scale, digits, unit = [n for n, g in scales.items() if (len(g) == 2) == two], *((100, 1, "%") if two else (1, 2, "mean grade"))
+        names, scale, digits, unit = (
+            [n for n, g in scales.items() if (len(g) == 2) == two],
+            *((100, 1, "%") if two else (1, 2, "mean grade")),
+        )
         level = lambda key, head: Column(key, head, unit, "interval", digits, scale)
-        for size, caption in ((2, "What people would say of every arm"), (3, "What people would say of the differences")):
-            rows = tuple(dict(criterion=_name(k[0]), arm=k[-1], against=k[1], missing=f"{k[0]}, {' against '.join(k[:0:-1])}: {e.tuned.reason}") if e.tuned.value is None else
-                dict(criterion=_name(k[0]), arm=k[-1], against=k[1], n=e.n, more=e.rest, human=e.human, judge=e.judge, plain=e.plain, tuned=e.tuned, lam=e.lam) for k, e in found.items() if k[0] in names and len(k) == size)
-            cols = (Column("criterion", "Criterion", kind="text"), Column("arm", "Arm", kind="text"), *([Column("against", "Against", kind="text")] if size == 3 else []), Column("n", "Graded by people", "answers", digits=0), Column("more", "By the judge alone", "answers", digits=0), level("human", "People alone"), level("judge", "Judge alone"), level("plain", "Prediction-powered"), level("tuned", "Power-tuned"), Column("lam", "λ", digits=2))
-            if rows: out.append(Table(caption, cols, rows, "95 % intervals. Prediction-powered: the judge's grades, corrected by how far it is off where people graded as well (PPI; power-tuned: PPI++).", "The judge's own interval knows nothing of its bias." if size == 2 else "On items that both arms were graded on."))
+        for size, caption in (
+            (2, "What people would say of every arm"),
+            (3, "What people would say of the differences"),
+        ):
+            rows = tuple(
+                dict(
+                    criterion=_name(k[0]),
+                    arm=k[-1],
+                    against=k[1],
+                    missing=f"{k[0]}, {' against '.join(k[:0:-1])}: {e.tuned.reason}",
+                )
+                if e.tuned.value is None
+                else dict(
+                    criterion=_name(k[0]),
+                    arm=k[-1],
+                    against=k[1],
+                    n=e.n,
+                    more=e.rest,
+                    human=e.human,
+                    judge=e.judge,
+                    plain=e.plain,
+                    tuned=e.tuned,
+                    lam=e.lam,
+                )
+                for k, e in found.items()
+                if k[0] in names and len(k) == size
+            )
+            cols = (
+                Column("criterion", "Criterion", kind="text"),
+                Column("arm", "Arm", kind="text"),
+                *([Column("against", "Against", kind="text")] if size == 3 else []),
+                Column("n", "Graded by people", "answers", digits=0),
+                Column("more", "By the judge alone", "answers", digits=0),
+                level("human", "People alone"),
+                level("judge", "Judge alone"),
+                level("plain", "Prediction-powered"),
+                level("tuned", "Power-tuned"),
+                Column("lam", "λ", digits=2),
+            )
+            if rows:
+                out.append(
+                    Table(
+                        caption,
+                        cols,
+                        rows,
+                        "95 % intervals. Prediction-powered: the judge's grades, corrected by how far it is off where people graded as well (PPI; power-tuned: PPI++).",
+                        "The judge's own interval knows nothing of its bias."
+                        if size == 2
+                        else "On items that both arms were graded on.",
+                    )
+                )
     return out
 
 # %% ../nbs/35_agreement.ipynb #426ae63c
 def grader_tables(
-    graded,                  # one row per arm and item, see `grade.grade`
-    judge=None,              # arm, id, criterion, sample, grade; None: no judge
-    people=None,             # arm, id, criterion, rater, grade, check; None: nobody graded
-    criteria=(),             # what they were asked: `config.Criterion`s
-    resamples:int=1000, seed:int=0,
-)->list[Table]:
+    graded,  # one row per arm and item, see `grade.grade`
+    judge=None,  # arm, id, criterion, sample, grade; None: no judge
+    people=None,  # arm, id, criterion, rater, grade, check; None: nobody graded
+    criteria=(),  # what they were asked: `config.Criterion`s
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[Table]:
     "Everything that can be said of how far graders agree; an empty list where only ground truth graded."
     judge, people = (None if f is None or not len(f) else f for f in map(real, (judge, people)))
     for f, who in ((judge, "the judge"), (people, "people")):
-        if f is not None: check_items(f, graded, who)
-    if judge is None and people is None: return []
+        if f is not None:
+            check_items(f, graded, who)
+    if judge is None and people is None:
+        return []
     scales, truth, out = _scales(criteria, judge, people), truth_of(graded), []
     graders = {k: one_grade(f, "middle") for k, f in dict(judge=judge, people=people).items() if f is not None}
-    if truth is not None and "correct" in scales: graders["truth"] = truth
-    if people is not None: out.append(alpha_table(people, criteria, resamples, seed))
-    if len(graders) > 1: out.append(kappa_table(graders, scales, resamples, seed))
+    if truth is not None and "correct" in scales:
+        graders["truth"] = truth
+    if people is not None:
+        out.append(alpha_table(people, criteria, resamples, seed))
+    if len(graders) > 1:
+        out.append(kappa_table(graders, scales, resamples, seed))
     for a, b, x, y in _pairs_between(graders):
         for name, grades in scales.items():
             at = x.index[x.index.get_level_values("criterion") == name]
-            if len(at): out.append(confusion_table(a, b, x.loc[at].tolist(), y.loc[at].tolist(), grades, name))
-    if judge is not None and "truth" in graders: out.append(trust_table(one_grade(judge[judge["criterion"] == "correct"]), truth))
-    if judge is not None and people is not None: out += power_tables(powered(one_grade(people), one_grade(judge), scales, graded), scales)
+            if len(at):
+                out.append(confusion_table(a, b, x.loc[at].tolist(), y.loc[at].tolist(), grades, name))
+    if judge is not None and "truth" in graders:
+        out.append(trust_table(one_grade(judge[judge["criterion"] == "correct"]), truth))
+    if judge is not None and people is not None:
+        out += power_tables(powered(one_grade(people), one_grade(judge), scales, graded), scales)
     return out

@@ -18,48 +18,56 @@ from .mirror import local_folder, mirror_of
 from .store import MANIFEST, Ledger, Record, whole_line
 
 # %% ../nbs/11_archive.ipynb #06a00005
-def open_root(root:str|Path)->Path:
+def open_root(root: str | Path) -> Path:
     "The folder of a store that exists; of one at a URL, this machine's copy, with all but the stages that nobody here has wanted."
     root = local_folder(root)
     mirror_of(root).sync()
-    if not (root/"completions").is_dir(): raise StoreError(f"store {str(root)!r}: there is no store in this folder. Name the one that runs wrote to, with --store.")
+    if not (root / "completions").is_dir():
+        raise StoreError(
+            f"store {str(root)!r}: there is no store in this folder. Name the one that runs wrote to, with --store."
+        )
     return root
 
-def completion_files(root:Path)->list[Path]:
-    "The files of completions, one per engine and weights."
-    return sorted((root/"completions").glob("*.jsonl"))
 
-def read_lines(
-    path:Path,
-):                    # yields (line number, Record or ValueError, whether it is the last line)
+def completion_files(root: Path) -> list[Path]:
+    "The files of completions, one per engine and weights."
+    return sorted((root / "completions").glob("*.jsonl"))
+
+
+def read_lines(path: Path):  # yields (line number, Record or ValueError, whether it is the last line)
     "Every line of a file of completions, under a lock that lets others read."
     with locked(path) as fd, os.fdopen(os.dup(fd), "rb") as f:
         line, n = f.readline(), 0
         while line:
             after, n = f.readline(), n + 1
-            try: yield n, whole_line(line), not after
-            except (ValueError, StoreError) as e: yield n, e, not after
+            try:
+                yield n, whole_line(line), not after
+            except (ValueError, StoreError) as e:
+                yield n, e, not after
             line = after
 
 # %% ../nbs/11_archive.ipynb #06a00008
 @dataclass(frozen=True)
 class Entry:
     "One file of completions, of the ledger or of grades, or one finished stage."
-    kind: str              # 'completions', 'ledger', 'grades' or 'stage'
-    name: str              # the engine, or the stage's name and fingerprint
+
+    kind: str  # 'completions', 'ledger', 'grades' or 'stage'
+    name: str  # the engine, or the stage's name and fingerprint
     path: Path
     bytes: int
-    count: int             # completions, entries of the ledger, or files of the stage
-    created: str           # of the latest completion, or of the stage; UTC
+    count: int  # completions, entries of the ledger, or files of the stage
+    created: str  # of the latest completion, or of the stage; UTC
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    info: str = ""         # what the stage is of
+    info: str = ""  # what the stage is of
+
 
 def _completions(path):
     "The entry of a file of completions; damaged lines are not counted."
     n, read, written, engine, latest = 0, 0, 0, path.stem, ""
     for _, r, _ in read_lines(path):
-        if not isinstance(r, Record): continue
+        if not isinstance(r, Record):
+            continue
         n, read, written = n + 1, read + (r.prompt_tokens or 0), written + (r.completion_tokens or 0)
         engine, latest = r.engine, max(latest, r.created)
     return Entry("completions", engine, path, path.stat().st_size, n, latest, read, written)
@@ -68,182 +76,329 @@ def _completions(path):
 def _stage(folder):
     "The entry of a stage."
     files = [p for p in folder.rglob("*") if p.is_file()]
-    try: made = json.loads((folder/MANIFEST).read_text(encoding="ascii"))
-    except (OSError, ValueError): made = {}
-    info = ", ".join(str(v) for v in (made.get("info") or {}).values()) if made else "interrupted; a run goes on from here" if folder.name.endswith(".partial") else "no readable manifest"
-    return Entry("stage", folder.name, folder, sum(p.stat().st_size for p in files), len(files), made.get("created", ""), info=info)
+    try:
+        made = json.loads((folder / MANIFEST).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        made = {}
+    info = (
+        ", ".join(str(v) for v in (made.get("info") or {}).values())
+        if made
+        else "interrupted; a run goes on from here"
+        if folder.name.endswith(".partial")
+        else "no readable manifest"
+    )
+    return Entry(
+        "stage",
+        folder.name,
+        folder,
+        sum(p.stat().st_size for p in files),
+        len(files),
+        made.get("created", ""),
+        info=info,
+    )
 
-def ledger_files(root:Path)->list[Path]:
+
+def ledger_files(root: Path) -> list[Path]:
     "The files of the ledger: failed requests, and the drops of every trained arm."
-    return sorted((root/"ledger").glob("*.jsonl"))
+    return sorted((root / "ledger").glob("*.jsonl"))
+
 
 def _ledger(path):
     "The entry of a file of the ledger."
-    try: entries = Ledger(path, str(path)).entries()
-    except StoreError: entries = []
+    try:
+        entries = Ledger(path, str(path)).entries()
+    except StoreError:
+        entries = []
     reasons = Counter(e["reason"] for e in entries)
-    return Entry("ledger", path.stem, path, path.stat().st_size, len(entries), entries[-1]["time"] if entries else "", info=", ".join(f"{n} {r}" for r, n in reasons.most_common()))
+    return Entry(
+        "ledger",
+        path.stem,
+        path,
+        path.stat().st_size,
+        len(entries),
+        entries[-1]["time"] if entries else "",
+        info=", ".join(f"{n} {r}" for r, n in reasons.most_common()),
+    )
 
-def grade_files(root:Path)->list[Path]:
+
+def grade_files(root: Path) -> list[Path]:
     "What people graded, one file per sheet."
-    return sorted((root/"grades").glob("*.jsonl"))
+    return sorted((root / "grades").glob("*.jsonl"))
+
 
 def _grades(path):
     "The entry of a file of grades."
-    try: entries = Ledger(path, str(path)).entries()
-    except StoreError: entries = []
-    return Entry("grades", path.stem, path, path.stat().st_size, len(entries), entries[-1]["time"] if entries else "", info=", ".join(dict.fromkeys(e["rater"] for e in entries)))
+    try:
+        entries = Ledger(path, str(path)).entries()
+    except StoreError:
+        entries = []
+    return Entry(
+        "grades",
+        path.stem,
+        path,
+        path.stat().st_size,
+        len(entries),
+        entries[-1]["time"] if entries else "",
+        info=", ".join(dict.fromkeys(e["rater"] for e in entries)),
+    )
+
 
 def contents(
-    root:str|Path,     # of a store
-)->list[Entry]:
+    root: str | Path,  # of a store
+) -> list[Entry]:
     "What a store holds: completions by engine, the ledger, what people graded, then stages."
     root = open_root(root)
-    return [_completions(p) for p in completion_files(root)] + [_ledger(p) for p in ledger_files(root)] + [_grades(p) for p in grade_files(root)] + [_stage(p) for p in sorted((root/"stages").iterdir()) if p.is_dir()]
+    return (
+        [_completions(p) for p in completion_files(root)]
+        + [_ledger(p) for p in ledger_files(root)]
+        + [_grades(p) for p in grade_files(root)]
+        + [_stage(p) for p in sorted((root / "stages").iterdir()) if p.is_dir()]
+    )
 
 # %% ../nbs/11_archive.ipynb #06a00020
 def ledger_rows(
-    root:str|Path,         # of a store
-    reason:str|None=None,  # only entries with this one
-):                         # yields dicts
+    root: str | Path,  # of a store
+    reason: str | None = None,  # only entries with this one
+):  # yields dicts
     "Everything that failed or was dropped: file of the ledger, time, id, reason, evidence and more."
     reasons = set()
     for path in ledger_files(open_root(root)):
         for e in Ledger(path, str(path)).entries():
             reasons.add(e["reason"])
-            if reason in (None, e["reason"]): yield dict(ledger=path.stem, **e)
-    if reason is not None and reason not in reasons: raise StoreError(f"store {str(root)!r}: nothing in its ledger has the reason {reason!r}.{nearest(reason, reasons) if reasons else ' It is empty.'}")
+            if reason in (None, e["reason"]):
+                yield dict(ledger=path.stem, **e)
+    if reason is not None and reason not in reasons:
+        raise StoreError(
+            f"store {str(root)!r}: nothing in its ledger has the reason {reason!r}.{nearest(reason, reasons) if reasons else ' It is empty.'}"
+        )
 
 # %% ../nbs/11_archive.ipynb #06a0000b
 @dataclass(frozen=True)
 class Problem:
     "Something in a store that is not as it was written."
+
     path: Path
     line: int | None
     what: str
     remedy: str
-    lost: bool = True      # False where a run mends it by itself
+    lost: bool = True  # False where a run mends it by itself
 
-    def __str__(self): return f"{self.path}{f', line {self.line}' if self.line else ''}: {self.what}. {self.remedy}."
+    def __str__(self):
+        return f"{self.path}{f', line {self.line}' if self.line else ''}: {self.what}. {self.remedy}."
+
 
 def _bad_lines(path):
     "The problems of a file of completions."
     seen = set()
     for n, r, last in read_lines(path):
         if isinstance(r, Record):
-            if not r.valid_key: yield Problem(path, n, "its key is not the fingerprint of its contents", "Delete this line: it would never be found; its completion is made again")
-            if r.key in seen: yield Problem(path, n, "repeats the key of an earlier line", "The first counts; nothing needs to be done", lost=False)
+            if not r.valid_key:
+                yield Problem(
+                    path,
+                    n,
+                    "its key is not the fingerprint of its contents",
+                    "Delete this line: it would never be found; its completion is made again",
+                )
+            if r.key in seen:
+                yield Problem(
+                    path,
+                    n,
+                    "repeats the key of an earlier line",
+                    "The first counts; nothing needs to be done",
+                    lost=False,
+                )
             seen.add(r.key)
-        elif last and isinstance(r, ValueError) and not isinstance(r, StoreError): yield Problem(path, n, f"the last line is torn ({r})", "The next run drops it and makes its completion again", lost=False)
-        else: yield Problem(path, n, f"damaged ({r})", "Restore the file from a copy, or delete this line: its completion is then made again")
+        elif last and isinstance(r, ValueError) and not isinstance(r, StoreError):
+            yield Problem(
+                path,
+                n,
+                f"the last line is torn ({r})",
+                "The next run drops it and makes its completion again",
+                lost=False,
+            )
+        else:
+            yield Problem(
+                path,
+                n,
+                f"damaged ({r})",
+                "Restore the file from a copy, or delete this line: its completion is then made again",
+            )
+
 
 def _bad_ledger(path):
     "The problem of a file of the ledger."
-    try: Ledger(path, str(path)).entries()
-    except StoreError as e: yield Problem(path, None, str(e).rstrip("."), "Nothing but the record of what failed or was dropped is lost", lost=True)
+    try:
+        Ledger(path, str(path)).entries()
+    except StoreError as e:
+        yield Problem(
+            path, None, str(e).rstrip("."), "Nothing but the record of what failed or was dropped is lost", lost=True
+        )
+
 
 def _bad_grades(path):
     "The problem of a file of grades."
-    try: Ledger(path, str(path)).entries()
-    except StoreError as e: yield Problem(path, None, str(e).rstrip("."), "What people graded can't be made again by a run: where there is no copy, delete the file and import what the raters sent once more")
+    try:
+        Ledger(path, str(path)).entries()
+    except StoreError as e:
+        yield Problem(
+            path,
+            None,
+            str(e).rstrip("."),
+            "What people graded can't be made again by a run: where there is no copy, delete the file and import what the raters sent once more",
+        )
 
 # %% ../nbs/11_archive.ipynb #20142a72
 def _bad_stage(folder):
     "The problems of a finished stage."
     mend = "Delete the folder: the stage is then made again"
-    try: made = json.loads((folder/MANIFEST).read_text(encoding="ascii"))
-    except (OSError, ValueError) as e: yield Problem(folder, None, f"no readable {MANIFEST} ({type(e).__name__})", mend); return
+    try:
+        made = json.loads((folder / MANIFEST).read_text(encoding="ascii"))
+    except (OSError, ValueError) as e:
+        yield Problem(folder, None, f"no readable {MANIFEST} ({type(e).__name__})", mend)
+        return
     for name, sum in made.get("files", {}).items():
-        path = folder/name
-        if not path.is_file(): yield Problem(path, None, "missing", mend)
-        elif crc_of(path) != sum: yield Problem(path, None, "its checksum does not fit", mend)
+        path = folder / name
+        if not path.is_file():
+            yield Problem(path, None, "missing", mend)
+        elif crc_of(path) != sum:
+            yield Problem(path, None, "its checksum does not fit", mend)
+
 
 def verify(
-    root:str|Path,    # of a store
-)->list[Problem]:
+    root: str | Path,  # of a store
+) -> list[Problem]:
     "Everything in a store that is not as it was written."
     root = open_root(root)
-    stages = [p for p in sorted((root/"stages").iterdir()) if p.is_dir() and not p.name.endswith(".partial")]
-    return [x for p in completion_files(root) for x in _bad_lines(p)] + [x for p in ledger_files(root) for x in _bad_ledger(p)] + [x for p in grade_files(root) for x in _bad_grades(p)] + [x for p in stages for x in _bad_stage(p)]
+    stages = [p for p in sorted((root / "stages").iterdir()) if p.is_dir() and not p.name.endswith(".partial")]
+    return (
+        [x for p in completion_files(root) for x in _bad_lines(p)]
+        + [x for p in ledger_files(root) for x in _bad_ledger(p)]
+        + [x for p in grade_files(root) for x in _bad_grades(p)]
+        + [x for p in stages for x in _bad_stage(p)]
+    )
 
 # %% ../nbs/11_archive.ipynb #06a0000e
 def export_rows(
-    root:str|Path,            # of a store
-    engine:str|None=None,     # 'engine:model'; None exports all
-):                            # yields dicts
+    root: str | Path,  # of a store
+    engine: str | None = None,  # 'engine:model'; None exports all
+):  # yields dicts
     "Completions as rows: `messages` (the answer is the last), and how it was made."
     names = set()
     for path in completion_files(open_root(root)):
         for n, r, last in read_lines(path):
             if not isinstance(r, Record):
-                if last: continue
-                raise StoreError(f"store file {str(path)!r}, line {n}: damaged ({r}). `distill-study store verify` lists what is; mend it before exporting.")
+                if last:
+                    continue
+                raise StoreError(
+                    f"store file {str(path)!r}, line {n}: damaged ({r}). `distill-study store verify` lists what is; mend it before exporting."
+                )
             names.add(r.engine)
-            if engine not in (None, r.engine): break
-            yield dict(messages=[*map(dict, r.messages), dict(role="assistant", content=r.text)], engine=r.engine, finish_reason=r.finish_reason, sample=r.sample,
-                       prompt_tokens=r.prompt_tokens, completion_tokens=r.completion_tokens, sampling=json.dumps(r.sampling, sort_keys=True), created=r.created, key=r.key)
-    if engine is not None and engine not in names: raise StoreError(f"store {str(root)!r}: no completions of engine {engine!r}.{nearest(engine, names)}")
+            if engine not in (None, r.engine):
+                break
+            yield dict(
+                messages=[*map(dict, r.messages), dict(role="assistant", content=r.text)],
+                engine=r.engine,
+                finish_reason=r.finish_reason,
+                sample=r.sample,
+                prompt_tokens=r.prompt_tokens,
+                completion_tokens=r.completion_tokens,
+                sampling=json.dumps(r.sampling, sort_keys=True),
+                created=r.created,
+                key=r.key,
+            )
+    if engine is not None and engine not in names:
+        raise StoreError(f"store {str(root)!r}: no completions of engine {engine!r}.{nearest(engine, names)}")
+
 
 def export(
-    root:str|Path,            # of a store
-    out:str|Path,             # a .jsonl file, or a folder for `datasets.load_from_disk`
-    engine:str|None=None,     # 'engine:model'; None exports all
-)->int:                       # rows written
+    root: str | Path,  # of a store
+    out: str | Path,  # a .jsonl file, or a folder for `datasets.load_from_disk`
+    engine: str | None = None,  # 'engine:model'; None exports all
+) -> int:  # rows written
     "Write completions where other tools can read them; nothing is overwritten."
     out = Path(out).expanduser()
-    if out.exists(): raise StoreError(f"{str(out)!r}: exists already. Name another file or folder.")
+    if out.exists():
+        raise StoreError(f"{str(out)!r}: exists already. Name another file or folder.")
     part, rows = out.with_name(f".{out.name}.{os.getpid()}.part"), 0
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
         with open(part, "w", encoding="utf-8", errors="replace") as f:
-            for row in export_rows(root, engine): f.write(json.dumps(row, ensure_ascii=False) + "\n"); rows += 1
-        if out.suffix == ".jsonl": os.replace(part, out)
-        else: _as_dataset(part, out)
-    finally: part.unlink(missing_ok=True)
+            for row in export_rows(root, engine):
+                f.write(json.dumps(row, ensure_ascii=False) + "\n")
+                rows += 1
+        if out.suffix == ".jsonl":
+            os.replace(part, out)
+        else:
+            _as_dataset(part, out)
+    finally:
+        part.unlink(missing_ok=True)
     return rows
+
 
 def _as_dataset(lines, out):
     "A folder for `datasets.load_from_disk`, made beside and renamed when it is whole."
     from datasets import Dataset
+
     whole = out.with_name(f".{out.name}.{os.getpid()}.folder")
-    try: Dataset.from_json(str(lines), cache_dir=str(whole/"cache")).save_to_disk(str(whole/"data")); os.rename(whole/"data", out)
-    finally: shutil.rmtree(whole, ignore_errors=True)
+    try:
+        Dataset.from_json(str(lines), cache_dir=str(whole / "cache")).save_to_disk(str(whole / "data"))
+        os.rename(whole / "data", out)
+    finally:
+        shutil.rmtree(whole, ignore_errors=True)
 
 # %% ../nbs/11_archive.ipynb #06a00011
 def to_prune(
-    root:str|Path,                 # of a store
-    engines=(),                    # 'engine:model' whose completions go
-    stages=(),                     # names of stages that go, e.g. 'student-0123456789abcdef'
-    interrupted:bool=False,        # stages that were begun and not finished
-)->list[Entry]:
+    root: str | Path,  # of a store
+    engines=(),  # 'engine:model' whose completions go
+    stages=(),  # names of stages that go, e.g. 'student-0123456789abcdef'
+    interrupted: bool = False,  # stages that were begun and not finished
+) -> list[Entry]:
     "What pruning would remove; refuses a name that nothing has."
     found = contents(root)
-    out = [e for e in found if e.name in (engines if e.kind == "completions" else stages if e.kind != "grades" else ()) or (interrupted and e.name.endswith(".partial"))]
+    out = [
+        e
+        for e in found
+        if e.name in (engines if e.kind == "completions" else stages if e.kind != "grades" else ())
+        or (interrupted and e.name.endswith(".partial"))
+    ]
     for kind, names in (("completions", engines), ("stage", stages)):
         lost = next((n for n in names if n not in {e.name for e in out if e.kind == kind}), None)
-        if lost is not None: raise StoreError(f"store {str(root)!r}: no {kind} of {lost!r}.{nearest(lost, [e.name for e in found if e.kind == kind])}")
+        if lost is not None:
+            raise StoreError(
+                f"store {str(root)!r}: no {kind} of {lost!r}.{nearest(lost, [e.name for e in found if e.kind == kind])}"
+            )
     return out
+
 
 def _idle(root, name):
     "The lock of a stage, held; None while another process makes it."
-    fd = os.open(root/"locks"/f"{name.removesuffix('.partial')}.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB); return fd
-    except BlockingIOError: os.close(fd); return None
+    fd = os.open(root / "locks" / f"{name.removesuffix('.partial')}.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return fd
+    except BlockingIOError:
+        os.close(fd)
+        return None
+
 
 def prune(
-    root:str|Path,       # of a store
-    entries,             # as `to_prune` gives them
-)->list[Entry]:          # those that were removed
+    root: str | Path,  # of a store
+    entries,  # as `to_prune` gives them
+) -> list[Entry]:  # those that were removed
     "Remove entries; a stage that another process is making stays."
     root, gone = open_root(root), []
     far = mirror_of(root)
     for e in entries:
         if e.kind == "completions":
-            with locked(e.path, write=True): e.path.unlink()
-        elif (fd := _idle(root, e.name)) is None: continue
+            with locked(e.path, write=True):
+                e.path.unlink()
+        elif (fd := _idle(root, e.name)) is None:
+            continue
         else:
-            try: shutil.rmtree(e.path)
-            finally: os.close(fd)
+            try:
+                shutil.rmtree(e.path)
+            finally:
+                os.close(fd)
         far.forget(str(e.path.relative_to(root)))
         gone.append(e)
     return gone

@@ -19,104 +19,207 @@ from .textstats import METRICS
 
 # %% ../nbs/36_bias.ipynb #239422ba
 def made_up_judge(
-    n:int=200,               # items
-    skill:float=1.0,         # log-odds by which a right answer is preferred to a wrong one
-    first:float=0.0,         # log-odds for the answer that stands first
-    longer:float=0.0,        # log-odds per standard deviation of length
-    better:float=0.0,        # log-odds for arm b, whatever it wrote
-    samples:int=1,
-    lost:float=0.0,          # share of verdicts that can't be read
-    seed:int=0,
-)->tuple:                    # (`Judged`, grades as `grade.grade` makes them)
+    n: int = 200,  # items
+    skill: float = 1.0,  # log-odds by which a right answer is preferred to a wrong one
+    first: float = 0.0,  # log-odds for the answer that stands first
+    longer: float = 0.0,  # log-odds per standard deviation of length
+    better: float = 0.0,  # log-odds for arm b, whatever it wrote
+    samples: int = 1,
+    lost: float = 0.0,  # share of verdicts that can't be read
+    seed: int = 0,
+) -> tuple:  # (`Judged`, grades as `grade.grade` makes them)
     "Verdicts on student/vanilla (a) and distilled/vanilla (b), drawn from a logistic model."
     import numpy as np, pandas as pd
     from distill_study.config import Judge
+
     rng, (a, b) = np.random.default_rng(seed), ("student/vanilla", "distilled/vanilla")
-    ids, right, size = [f"q{i}" for i in range(n)], rng.random((n, 2)) < (.4, .6), np.exp(rng.normal(4, .5, (n, 2))).astype(int) + 1
+    ids, right, size = (
+        [f"q{i}" for i in range(n)],
+        rng.random((n, 2)) < (0.4, 0.6),
+        np.exp(rng.normal(4, 0.5, (n, 2))).astype(int) + 1,
+    )
     d = (size[:, 1] - size[:, 0]) / (size[:, 1] - size[:, 0]).std()
     pair, point = [], []
     for i, q in enumerate(ids):
         for k in range(samples):
             for shown in "ab":
-                p = 1 / (1 + np.exp(-(better + skill * (int(right[i, 1]) - int(right[i, 0])) + longer * d[i] + (first if shown == "b" else -first))))
+                p = 1 / (
+                    1
+                    + np.exp(
+                        -(
+                            better
+                            + skill * (int(right[i, 1]) - int(right[i, 0]))
+                            + longer * d[i]
+                            + (first if shown == "b" else -first)
+                        )
+                    )
+                )
                 gone = rng.random() < lost
-                pair.append((a, b, q, k, shown, None if gone else "b" if rng.random() < p else "a", "no verdict in it" if gone else "", 9, *size[i]))
+                pair.append(
+                    (
+                        a,
+                        b,
+                        q,
+                        k,
+                        shown,
+                        None if gone else "b" if rng.random() < p else "a",
+                        "no verdict in it" if gone else "",
+                        9,
+                        *size[i],
+                    )
+                )
             for j, arm in enumerate((a, b)):
                 gone = rng.random() < lost
-                point.append((arm, q, "correct", k, np.nan if gone else float(rng.random() < 1 / (1 + np.exp(-skill * (2 * right[i, j] - 1)))), "no verdict in it" if gone else "", 9))
-    graded = pd.DataFrame([dict(arm=arm, id=q, correct=bool(right[i, j])) for j, arm in enumerate((a, b)) for i, q in enumerate(ids)])
-    made = Judged(pd.DataFrame(point, columns=["arm", "id", "criterion", "sample", "grade", "why", "tokens"]), pd.DataFrame(pair, columns=["a", "b", "id", "sample", "first", "winner", "why", "tokens", "length_a", "length_b"]),
-                  (), {}, "", "", "made:up", Judge(engine="made:up"), (), tuple(ids))
+                point.append(
+                    (
+                        arm,
+                        q,
+                        "correct",
+                        k,
+                        np.nan if gone else float(rng.random() < 1 / (1 + np.exp(-skill * (2 * right[i, j] - 1)))),
+                        "no verdict in it" if gone else "",
+                        9,
+                    )
+                )
+    graded = pd.DataFrame(
+        [dict(arm=arm, id=q, correct=bool(right[i, j])) for j, arm in enumerate((a, b)) for i, q in enumerate(ids)]
+    )
+    made = Judged(
+        pd.DataFrame(point, columns=["arm", "id", "criterion", "sample", "grade", "why", "tokens"]),
+        pd.DataFrame(
+            pair, columns=["a", "b", "id", "sample", "first", "winner", "why", "tokens", "length_a", "length_b"]
+        ),
+        (),
+        {},
+        "",
+        "",
+        "made:up",
+        Judge(engine="made:up"),
+        (),
+        tuple(ids),
+    )
     return made, graded
 
 # %% ../nbs/36_bias.ipynb #7c911a64
-def _by_item(ids, values)->list[float]:
+def _by_item(ids, values) -> list[float]:
     "The mean of each item's values."
     found = {}
-    for i, v in zip(ids, values): found.setdefault(i, []).append(float(v))
+    for i, v in zip(ids, values):
+        found.setdefault(i, []).append(float(v))
     return [sum(v) / len(v) for v in found.values()]
 
-def grade_rows(judged:Judged, resamples:int=2000, seed:int=0)->list[dict]:
+
+def grade_rows(judged: Judged, resamples: int = 2000, seed: int = 0) -> list[dict]:
     "arm, criterion, scale, grade (mean with its interval), missing (a share): a row per arm and criterion."
     out, scales = [], {c.name: c.scale for c in judged.criteria}
     for (arm, name), rows in judged.pointwise.groupby(["arm", "criterion"], sort=False):
         known = rows[rows["grade"].notna()]
-        out.append(dict(arm=arm, criterion=name, scale=scales.get(name), grade=mean_interval(_by_item(known["id"], known["grade"]), resamples, seed), missing=1 - len(known) / len(rows)))
+        out.append(
+            dict(
+                arm=arm,
+                criterion=name,
+                scale=scales.get(name),
+                grade=mean_interval(_by_item(known["id"], known["grade"]), resamples, seed),
+                missing=1 - len(known) / len(rows),
+            )
+        )
     return sorted(out, key=lambda r: list(ARMS).index(r["arm"]))
+
 
 _POINTS = {"a": 0.0, "tie": 0.5, "b": 1.0}
 
+
 def adjusted(
-    points,           # of every item: 1 where b wins, 0 where a does, 0.5 for a tie
-    longer,           # by how much b's answer is longer
-)->Interval:
+    points,  # of every item: 1 where b wins, 0 where a does, 0.5 for a tie
+    longer,  # by how much b's answer is longer
+) -> Interval:
     "Win rate of b if both answers were of one length: logistic regression on the difference, at zero, with robust errors."
     import warnings
     import numpy as np, statsmodels.api as sm
+
     y, x = np.asarray(points, float), np.asarray(longer, float)
-    if len(y) < 10: return Interval(None, n=len(y), reason="fewer than 10 verdicts")
-    if x.std() < 1e-9: return Interval(None, n=len(y), reason="the answers do not differ in length" if not x.any() else "one is always longer by as much")
-    if y.std() < 1e-9: return Interval(None, n=len(y), reason="every verdict is the same")
-    if min(y.sum(), len(y) - y.sum()) < 5: return Interval(None, n=len(y), reason="fewer than 5 verdicts one way")
+    if len(y) < 10:
+        return Interval(None, n=len(y), reason="fewer than 10 verdicts")
+    if x.std() < 1e-9:
+        return Interval(
+            None,
+            n=len(y),
+            reason="the answers do not differ in length" if not x.any() else "one is always longer by as much",
+        )
+    if y.std() < 1e-9:
+        return Interval(None, n=len(y), reason="every verdict is the same")
+    if min(y.sum(), len(y) - y.sum()) < 5:
+        return Interval(None, n=len(y), reason="fewer than 5 verdicts one way")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try: fit = sm.GLM(y, np.column_stack([np.ones(len(x)), x / x.std()]), family=sm.families.Binomial()).fit(cov_type="HC1")
-        except (ValueError, np.linalg.LinAlgError, sm.tools.sm_exceptions.PerfectSeparationError): fit = None
-    if fit is None or not fit.converged or not np.isfinite(fit.bse).all() or abs(fit.params).max() > 12: return Interval(None, n=len(y), reason="length alone tells the verdicts apart")
+        try:
+            fit = sm.GLM(y, np.column_stack([np.ones(len(x)), x / x.std()]), family=sm.families.Binomial()).fit(
+                cov_type="HC1"
+            )
+        except (ValueError, np.linalg.LinAlgError, sm.tools.sm_exceptions.PerfectSeparationError):
+            fit = None
+    if fit is None or not fit.converged or not np.isfinite(fit.bse).all() or abs(fit.params).max() > 12:
+        return Interval(None, n=len(y), reason="length alone tells the verdicts apart")
     at = lambda z: float(1 / (1 + np.exp(-z)))
     low, high = fit.conf_int()[0]
     return Interval(at(fit.params[0]), at(low), at(high), len(y))
 
 # %% ../nbs/36_bias.ipynb #ba08c54b
-def win_rows(judged:Judged, resamples:int=2000, seed:int=0)->list[dict]:
+def win_rows(judged: Judged, resamples: int = 2000, seed: int = 0) -> list[dict]:
     "A row per pair: n, wins of a and b, ties, flipped, same, missing, win rate of b (a tie is half a win), the same adjusted for length, sign test, Holm."
     from scipy.stats import binomtest
+
     folded, out = verdicts(judged.pairwise), []
     for (a, b), rows in folded.groupby(["a", "b"], sort=False):
         known = rows[rows["winner"].notna()]
         wins = {w: int((known["winner"] == w).sum()) for w in _POINTS}
         points = known["winner"].map(_POINTS).astype(float)
-        p = float(binomtest(wins["b"], wins["a"] + wins["b"]).pvalue) if wins["a"] + wins["b"] else 1.0 if len(known) else None
-        out.append(dict(a=a, b=b, n=len(known), a_wins=wins["a"], b_wins=wins["b"], ties=wins["tie"], flipped=int(rows["flipped"].sum()), same=int(rows["same"].sum()), missing=len(rows) - len(known),
-                        rate=mean_interval(points, resamples, seed), adjusted=adjusted(points, known["length_b"] - known["length_a"]), p=p))
+        p = (
+            float(binomtest(wins["b"], wins["a"] + wins["b"]).pvalue)
+            if wins["a"] + wins["b"]
+            else 1.0
+            if len(known)
+            else None
+        )
+        out.append(
+            dict(
+                a=a,
+                b=b,
+                n=len(known),
+                a_wins=wins["a"],
+                b_wins=wins["b"],
+                ties=wins["tie"],
+                flipped=int(rows["flipped"].sum()),
+                same=int(rows["same"].sum()),
+                missing=len(rows) - len(known),
+                rate=mean_interval(points, resamples, seed),
+                adjusted=adjusted(points, known["length_b"] - known["length_a"]),
+                p=p,
+            )
+        )
     return [r | dict(p_holm=p) for r, p in zip(out, holm([r["p"] for r in out]))]
 
 # %% ../nbs/36_bias.ipynb #4250d8c1
 @dataclass(frozen=True)
 class Measure:
     "One thing that is known of a judge."
+
     key: str
     name: str
     value: Interval
-    chance: float | None = None    # what a judge that knows nothing, or leans to nothing, comes to
-    weak: str = ""                 # what to say where it shows a weakness; empty where it doesn't
+    chance: float | None = None  # what a judge that knows nothing, or leans to nothing, comes to
+    weak: str = ""  # what to say where it shows a weakness; empty where it doesn't
+
 
 def _share(k, n, units, reason):
     "A share with Wilson's interval for so many independent units."
-    if not n: return Interval(None, reason=reason)
+    if not n:
+        return Interval(None, reason=reason)
     from statsmodels.stats.proportion import proportion_confint
+
     low, high = proportion_confint(k / n * units, units, method="wilson")
     return Interval(k / n, min(float(low), k / n), max(float(high), k / n), units)
+
 
 def _missing(rows, unit):
     "Share of verdicts that were asked for and can't be used."
@@ -124,125 +227,249 @@ def _missing(rows, unit):
     gone = rows["grade" if "grade" in rows else "winner"].isna()
     return _share(int(gone.sum()), len(rows), len(rows[unit].drop_duplicates()), "nothing was asked")
 
+
 def _both_orders(pairwise):
     "The verdicts of every pair and item that were asked for, and came, in both orders."
     rows = pairwise[pairwise["winner"].notna() & (pairwise["why"] != "same answer")]
     return rows[rows.groupby(["a", "b", "id"])["first"].transform("nunique") == 2] if len(rows) else rows
 
-def swap_consistency(pairwise)->Interval:
+
+def swap_consistency(pairwise) -> Interval:
     "Share of pairs whose verdict is the same in both orders."
     v = verdicts(pairwise)
     v = v[v["winner"].notna() & ~v["same"]]
-    return wilson(int((~v["flipped"]).sum()), len(v)) if len(v) else Interval(None, reason="no pair has a verdict in both orders")
+    return (
+        wilson(int((~v["flipped"]).sum()), len(v))
+        if len(v)
+        else Interval(None, reason="no pair has a verdict in both orders")
+    )
 
-def position_bias(pairwise)->Interval:
+
+def position_bias(pairwise) -> Interval:
     "Share of the verdicts for the answer shown first, among those that prefer one; both orders of a pair count as one."
     rows = _both_orders(pairwise)
     rows = rows[rows["winner"] != "tie"]
-    return _share(int((rows["winner"] == rows["first"]).sum()), len(rows), len(rows[["a", "b", "id"]].drop_duplicates()), "no verdict prefers an answer")
+    return _share(
+        int((rows["winner"] == rows["first"]).sum()),
+        len(rows),
+        len(rows[["a", "b", "id"]].drop_duplicates()),
+        "no verdict prefers an answer",
+    )
 
 # %% ../nbs/36_bias.ipynb #1e1f2b91
-def length_bias(pairwise)->Interval:
+def length_bias(pairwise) -> Interval:
     "Share of the wins that went to the longer answer."
     v = verdicts(pairwise)
     v = v[v["winner"].isin(["a", "b"]) & (v["length_a"] != v["length_b"])]
-    return wilson(int(((v["winner"] == "b") == (v["length_b"] > v["length_a"])).sum()), len(v)) if len(v) else Interval(None, reason="no answer won against one of another length")
+    return (
+        wilson(int(((v["winner"] == "b") == (v["length_b"] > v["length_a"])).sum()), len(v))
+        if len(v)
+        else Interval(None, reason="no answer won against one of another length")
+    )
 
-def sample_agreement(rows, keys:list, column:str, resamples:int=2000, seed:int=0)->Interval:
+
+def sample_agreement(rows, keys: list, column: str, resamples: int = 2000, seed: int = 0) -> Interval:
     "Share of pairs of samples that say the same, of verdicts that can be read."
     ids, same = [], []
     for key, said in rows[rows[column].notna()].groupby(keys, sort=False)[column]:
         two = [x == y for x, y in combinations(said, 2)]
-        if two: ids.append(key[keys.index("id")]); same.append(sum(two) / len(two))
-    return mean_interval(_by_item(ids, same), resamples, seed) if same else Interval(None, reason="nothing was asked twice")
+        if two:
+            ids.append(key[keys.index("id")])
+            same.append(sum(two) / len(two))
+    return (
+        mean_interval(_by_item(ids, same), resamples, seed)
+        if same
+        else Interval(None, reason="nothing was asked twice")
+    )
 
 # %% ../nbs/36_bias.ipynb #2e7b31ae
 def _truth(graded, key):
     "(arm, id) → right or wrong, or the score."
     return {(r.arm, r.id): float(v) for r, v in zip(graded.itertuples(), graded[key]) if v is not None and v == v}
 
-def truth_kappa(judged:Judged, graded, resamples:int=2000, seed:int=0)->tuple[Interval, Interval]:
+
+def truth_kappa(judged: Judged, graded, resamples: int = 2000, seed: int = 0) -> tuple[Interval, Interval]:
     "(share of agreement, Cohen's kappa) of the judge's `correct` with right and wrong."
-    none = Interval(None, reason="the rubric does not ask what is right"), Interval(None, reason="the rubric does not ask what is right")
+    none = (
+        Interval(None, reason="the rubric does not ask what is right"),
+        Interval(None, reason="the rubric does not ask what is right"),
+    )
     rows, known = judged.pointwise, _truth(graded, "correct") if "correct" in graded else {}
     rows = rows[(rows["criterion"] == "correct") & rows["grade"].isin([0, 1])]
     found = [(r.id, known[r.arm, r.id], r.grade) for r in rows.itertuples() if (r.arm, r.id) in known]
-    if not found: return none
+    if not found:
+        return none
     ids, truth, grades = zip(*found)
     n, agree = len(set(ids)), mean_interval(_by_item(ids, [t == g for t, g in zip(truth, grades)]), resamples, seed)
-    if len(set(truth)) < 2: return agree, Interval(None, n=n, reason=f"every answer is {'right' if truth[0] else 'wrong'}, so there is nothing to tell apart")
-    return agree, replace(cohens_kappa(map(float, truth), map(float, grades), (0.0, 1.0), groups=ids, resamples=resamples, seed=seed), n=n)
+    if len(set(truth)) < 2:
+        return agree, Interval(
+            None, n=n, reason=f"every answer is {'right' if truth[0] else 'wrong'}, so there is nothing to tell apart"
+        )
+    return agree, replace(
+        cohens_kappa(map(float, truth), map(float, grades), (0.0, 1.0), groups=ids, resamples=resamples, seed=seed), n=n
+    )
 
 # %% ../nbs/36_bias.ipynb #b003695b
 def _sides(judged, graded, key):
     "(by verdicts, by grades): (id, 1 where the judge prefers the answer that the ground truth does, 0 where the other, 0.5 for a tie)."
     known, by_verdict, by_grade = _truth(graded, key), [], []
     for r in verdicts(judged.pairwise).itertuples():
-        if r.winner in _POINTS and (r.a, r.id) in known and (r.b, r.id) in known and (d := known[r.b, r.id] - known[r.a, r.id]): by_verdict.append((r.id, _POINTS[r.winner] if d > 0 else 1 - _POINTS[r.winner]))
+        if (
+            r.winner in _POINTS
+            and (r.a, r.id) in known
+            and (r.b, r.id) in known
+            and (d := known[r.b, r.id] - known[r.a, r.id])
+        ):
+            by_verdict.append((r.id, _POINTS[r.winner] if d > 0 else 1 - _POINTS[r.winner]))
     rows, scales = judged.pointwise[judged.pointwise["grade"].notna()], {c.name: c.scale for c in judged.criteria}
     low, high = (rows["criterion"].map(lambda n: scales.get(n, (0, 1))[k]) for k in (0, 1))
-    marks = rows.assign(grade=(rows["grade"] - low) / (high - low)).groupby(["id", "arm"], sort=False)["grade"].mean() if len(rows) else {}
+    marks = (
+        rows.assign(grade=(rows["grade"] - low) / (high - low)).groupby(["id", "arm"], sort=False)["grade"].mean()
+        if len(rows)
+        else {}
+    )
     items = {}
-    for (i, arm), g in marks.items(): items.setdefault(i, []).append((arm, float(g)))
+    for (i, arm), g in marks.items():
+        items.setdefault(i, []).append((arm, float(g)))
     for i, said in items.items():
         for (a, x), (b, y) in combinations(said, 2):
-            if (a, i) in known and (b, i) in known and (d := known[b, i] - known[a, i]): by_grade.append((i, .5 if abs(x - y) < 1e-9 else float((y > x) == (d > 0))))
+            if (a, i) in known and (b, i) in known and (d := known[b, i] - known[a, i]):
+                by_grade.append((i, 0.5 if abs(x - y) < 1e-9 else float((y > x) == (d > 0))))
     return by_verdict, by_grade
 
-def sides_with_truth(judged:Judged, graded, key:str="correct", resamples:int=2000, seed:int=0)->tuple[Interval, Interval]:
-    "Share of the pairs that the ground truth tells apart in which the judge sides with it: by its verdicts, and by its grades."
-    return tuple(mean_interval(_by_item(*zip(*found)), resamples, seed) if found else Interval(None, reason="nothing that the ground truth tells apart was judged") for found in _sides(judged, graded, key))
 
-def self_preference(judged:Judged, graded, key:str="correct", resamples:int=2000, seed:int=0)->Interval:
+def sides_with_truth(
+    judged: Judged, graded, key: str = "correct", resamples: int = 2000, seed: int = 0
+) -> tuple[Interval, Interval]:
+    "Share of the pairs that the ground truth tells apart in which the judge sides with it: by its verdicts, and by its grades."
+    return tuple(
+        mean_interval(_by_item(*zip(*found)), resamples, seed)
+        if found
+        else Interval(None, reason="nothing that the ground truth tells apart was judged")
+        for found in _sides(judged, graded, key)
+    )
+
+
+def self_preference(judged: Judged, graded, key: str = "correct", resamples: int = 2000, seed: int = 0) -> Interval:
     "Win rate of the arms of the judge's own family against others by its verdicts, minus the same by the ground truth."
-    if not judged.own: return Interval(None, reason="no arm is of the judge's own family")
+    if not judged.own:
+        return Interval(None, reason="no arm is of the judge's own family")
     known, by_judge, by_truth, ids = _truth(graded, key), [], [], []
     for r in verdicts(judged.pairwise).itertuples():
-        if (r.a in judged.own) == (r.b in judged.own) or r.winner not in _POINTS or (r.a, r.id) not in known or (r.b, r.id) not in known: continue
+        if (
+            (r.a in judged.own) == (r.b in judged.own)
+            or r.winner not in _POINTS
+            or (r.a, r.id) not in known
+            or (r.b, r.id) not in known
+        ):
+            continue
         x, y = known[r.a, r.id], known[r.b, r.id]
-        own, true = _POINTS[r.winner], .5 if x == y else float(y > x)
-        by_judge.append(own if r.b in judged.own else 1 - own); by_truth.append(true if r.b in judged.own else 1 - true); ids.append(r.id)
-    if not ids: return Interval(None, reason="no arm of its own family was compared with another one")
+        own, true = _POINTS[r.winner], 0.5 if x == y else float(y > x)
+        by_judge.append(own if r.b in judged.own else 1 - own)
+        by_truth.append(true if r.b in judged.own else 1 - true)
+        ids.append(r.id)
+    if not ids:
+        return Interval(None, reason="no arm of its own family was compared with another one")
     return paired_difference(_by_item(ids, by_truth), _by_item(ids, by_judge), resamples, seed)
 
 # %% ../nbs/36_bias.ipynb #d47a605f
-MISSING = 0.1      # share of unreadable verdicts from which on a judge is called weak
+MISSING = 0.1  # share of unreadable verdicts from which on a judge is called weak
+
 
 def measures(
-    judged:Judged,
-    graded,                # one row per arm and item: the ground truth
-    key:str="correct",     # its column
-    resamples:int=2000,
-    seed:int=0,
-)->list[Measure]:
+    judged: Judged,
+    graded,  # one row per arm and item: the ground truth
+    key: str = "correct",  # its column
+    resamples: int = 2000,
+    seed: int = 0,
+) -> list[Measure]:
     "Everything that is known of a judge, see `Measure`."
-    on, (point, pair), truth = (resamples, seed), (judged.pointwise, judged.pairwise), "the ground truth" if key == "correct" else METRICS[key].name
-    half = lambda i: key == "correct" and i.low is not None and i.low <= .5      # no score is the truth: a good judge may well disagree with it
+    on, (point, pair), truth = (
+        (resamples, seed),
+        (judged.pointwise, judged.pairwise),
+        "the ground truth" if key == "correct" else METRICS[key].name,
+    )
+    half = lambda i: (
+        key == "correct" and i.low is not None and i.low <= 0.5
+    )  # no score is the truth: a good judge may well disagree with it
     out = []
-    def add(key, name, value, chance=None, weak=""): out.append(Measure(key, name, value, chance, weak))
-    def gone(i, what): return f"{100 * i.value:.0f} % of its {what} can't be read" if (i.value or 0) > MISSING else ""
+
+    def add(key, name, value, chance=None, weak=""):
+        out.append(Measure(key, name, value, chance, weak))
+
+    def gone(i, what):
+        return f"{100 * i.value:.0f} % of its {what} can't be read" if (i.value or 0) > MISSING else ""
+
     if len(point):
         agree, kappa = truth_kappa(judged, graded, *on)
         lost = _missing(point, ["arm", "id"])
         add("missing_grades", "Grades that can't be read", lost, weak=gone(lost, "grades"))
         if agree.value is not None:
             add("agreement", "Grades that agree with the ground truth", agree)
-            add("kappa", "The same beyond chance (Cohen's kappa)", kappa, 0.0, "its grades agree with the ground truth no better than chance would" if kappa.low is not None and kappa.low <= 0 else "")
+            add(
+                "kappa",
+                "The same beyond chance (Cohen's kappa)",
+                kappa,
+                0.0,
+                "its grades agree with the ground truth no better than chance would"
+                if kappa.low is not None and kappa.low <= 0
+                else "",
+            )
         by_grade = sides_with_truth(judged, graded, key, *on)[1]
-        add("grades_side", f"Pairs in which its grades side with {truth}", by_grade, .5, "its grades side with the ground truth no better than chance would" if half(by_grade) else "")
-        if judged.settings.sampling.n > 1: add("samples_grades", "Two samples give the same grade", sample_agreement(point, ["arm", "id", "criterion"], "grade", *on))
+        add(
+            "grades_side",
+            f"Pairs in which its grades side with {truth}",
+            by_grade,
+            0.5,
+            "its grades side with the ground truth no better than chance would" if half(by_grade) else "",
+        )
+        if judged.settings.sampling.n > 1:
+            add(
+                "samples_grades",
+                "Two samples give the same grade",
+                sample_agreement(point, ["arm", "id", "criterion"], "grade", *on),
+            )
     if len(pair):
-        lost, first, side = _missing(pair, ["a", "b", "id"]), position_bias(pair), sides_with_truth(judged, graded, key, *on)[0]
+        lost, first, side = (
+            _missing(pair, ["a", "b", "id"]),
+            position_bias(pair),
+            sides_with_truth(judged, graded, key, *on)[0],
+        )
         add("missing_verdicts", "Verdicts that can't be read", lost, weak=gone(lost, "verdicts"))
         add("swap", "Same verdict in both orders", swap_consistency(pair))
-        add("position", "Verdicts for the answer shown first", first, .5, f"it prefers the answer that is shown {'first' if first.value > .5 else 'second'}" if first.low is not None and not first.low <= .5 <= first.high else "")
-        add("verdicts_side", f"Pairs in which its verdict sides with {truth}", side, .5, "its verdicts side with the ground truth no better than chance would" if half(side) else "")
+        add(
+            "position",
+            "Verdicts for the answer shown first",
+            first,
+            0.5,
+            f"it prefers the answer that is shown {'first' if first.value > 0.5 else 'second'}"
+            if first.low is not None and not first.low <= 0.5 <= first.high
+            else "",
+        )
+        add(
+            "verdicts_side",
+            f"Pairs in which its verdict sides with {truth}",
+            side,
+            0.5,
+            "its verdicts side with the ground truth no better than chance would" if half(side) else "",
+        )
         add("length", "Wins of the longer answer", length_bias(pair))
-        if judged.settings.sampling.n > 1: add("samples_verdicts", "Two samples give the same verdict", sample_agreement(pair, ["a", "b", "id", "first"], "winner", *on))
-        add("self", f"Win rate of its own family, by it minus by {truth}", self_preference(judged, graded, key, *on), 0.0)
+        if judged.settings.sampling.n > 1:
+            add(
+                "samples_verdicts",
+                "Two samples give the same verdict",
+                sample_agreement(pair, ["a", "b", "id", "first"], "winner", *on),
+            )
+        add(
+            "self",
+            f"Win rate of its own family, by it minus by {truth}",
+            self_preference(judged, graded, key, *on),
+            0.0,
+        )
     return out
 
-def weaknesses(found:list[Measure])->str:
+
+def weaknesses(found: list[Measure]) -> str:
     "What is weak about a judge, in one sentence; empty where nothing is."
     said = [m.weak for m in found if m.weak]
     return f"A weak judge: {'; '.join(said)}. Its numbers here are no evidence." if said else ""
@@ -251,22 +478,47 @@ def weaknesses(found:list[Measure])->str:
 @dataclass(frozen=True)
 class Trial:
     "A judge's verdicts, what they come to, and what is known of the judge."
-    judged: Judged
-    grades: list       # of `grade_rows`
-    wins: list         # of `win_rows`
-    measures: list     # of `Measure`
-    weak: str          # of `weaknesses`
 
-    def to_dict(self)->dict:
+    judged: Judged
+    grades: list  # of `grade_rows`
+    wins: list  # of `win_rows`
+    measures: list  # of `Measure`
+    weak: str  # of `weaknesses`
+
+    def to_dict(self) -> dict:
         "Plain values for `metrics.json`: no text of an item or an answer."
         from dataclasses import asdict
-        j = self.judged
-        return dict(engine=j.engine, settings=j.settings.model_dump(mode="json"), prompt_hash=j.prompt_hash, rubric_hash=j.rubric_hash, criteria=[c.model_dump(mode="json") for c in j.criteria], items=len(j.items), own=list(j.own),
-                    warnings=list(j.warnings), weak=self.weak, usage=j.usage, grades=self.grades, wins=self.wins, measures=[asdict(m) for m in self.measures],
-                    why_missing={name: {k: int(n) for k, n in rows[rows[column].isna()]["why"].value_counts().items()} for name, rows, column in (("grades", j.pointwise, "grade"), ("verdicts", j.pairwise, "winner"))})
 
-def trial(judged:Judged, graded, key:str="correct", resamples:int=2000, seed:int=0)->Trial:
+        j = self.judged
+        return dict(
+            engine=j.engine,
+            settings=j.settings.model_dump(mode="json"),
+            prompt_hash=j.prompt_hash,
+            rubric_hash=j.rubric_hash,
+            criteria=[c.model_dump(mode="json") for c in j.criteria],
+            items=len(j.items),
+            own=list(j.own),
+            warnings=list(j.warnings),
+            weak=self.weak,
+            usage=j.usage,
+            grades=self.grades,
+            wins=self.wins,
+            measures=[asdict(m) for m in self.measures],
+            why_missing={
+                name: {k: int(n) for k, n in rows[rows[column].isna()]["why"].value_counts().items()}
+                for name, rows, column in (("grades", j.pointwise, "grade"), ("verdicts", j.pairwise, "winner"))
+            },
+        )
+
+
+def trial(judged: Judged, graded, key: str = "correct", resamples: int = 2000, seed: int = 0) -> Trial:
     "All numbers of one judge."
     graded = graded[graded["id"].isin(judged.items)]
     found = measures(judged, graded, key, resamples, seed)
-    return Trial(judged, grade_rows(judged, resamples, seed) if len(judged.pointwise) else [], win_rows(judged, resamples, seed) if len(judged.pairwise) else [], found, weaknesses(found))
+    return Trial(
+        judged,
+        grade_rows(judged, resamples, seed) if len(judged.pointwise) else [],
+        win_rows(judged, resamples, seed) if len(judged.pairwise) else [],
+        found,
+        weaknesses(found),
+    )

@@ -16,154 +16,325 @@ from .textstats import METRICS, Metric
 
 # %% ../nbs/63_browse.ipynb #b7c51481
 def outcomes(
-    metric:Metric,       # what the arms are graded by
-    a:str, b:str,        # two arms
-)->dict:                 # label → test of the two grades
+    metric: Metric,  # what the arms are graded by
+    a: str,
+    b: str,  # two arms
+) -> dict:  # label → test of the two grades
     "How two arms can come out on an item."
-    if metric.graded: return {"all": lambda x, y: True, f"{a} wrong, {b} right": lambda x, y: not x and y, f"{a} right, {b} wrong": lambda x, y: x and not y, "both wrong": lambda x, y: not x and not y, "both right": lambda x, y: x and y}
-    return {"all": lambda x, y: True, f"{a} lower, {b} higher": lambda x, y: x < y, f"{a} higher, {b} lower": lambda x, y: x > y, "the same": lambda x, y: x == y}
+    if metric.graded:
+        return {
+            "all": lambda x, y: True,
+            f"{a} wrong, {b} right": lambda x, y: not x and y,
+            f"{a} right, {b} wrong": lambda x, y: x and not y,
+            "both wrong": lambda x, y: not x and not y,
+            "both right": lambda x, y: x and y,
+        }
+    return {
+        "all": lambda x, y: True,
+        f"{a} lower, {b} higher": lambda x, y: x < y,
+        f"{a} higher, {b} lower": lambda x, y: x > y,
+        "the same": lambda x, y: x == y,
+    }
+
 
 def matching(
-    items,               # of one report, a row per item and arm
-    metric:Metric,
-    a:str, b:str,
-    outcome:str="all",   # a label of `outcomes`
-    text:str="",         # stands in the question, the gold answer or a completion, in any case of letters
-)->list[str]:            # ids, in the order of the test set
+    items,  # of one report, a row per item and arm
+    metric: Metric,
+    a: str,
+    b: str,
+    outcome: str = "all",  # a label of `outcomes`
+    text: str = "",  # stands in the question, the gold answer or a completion, in any case of letters
+) -> list[str]:  # ids, in the order of the test set
     "The items on which two arms come out so, and that have this text."
     tests = outcomes(metric, a, b)
-    if outcome not in tests: raise ExploreError(f"outcome {outcome!r}: unknown. Known: {', '.join(tests)}.")
+    if outcome not in tests:
+        raise ExploreError(f"outcome {outcome!r}: unknown. Known: {', '.join(tests)}.")
     x, y = (items[items["arm"] == arm].set_index("id")[metric.key] for arm in (a, b))
-    ids = [i for i in items["id"].drop_duplicates() if outcome == "all" or i in x.index and i in y.index and tests[outcome](x[i], y[i])]
+    ids = [
+        i
+        for i in items["id"].drop_duplicates()
+        if outcome == "all" or i in x.index and i in y.index and tests[outcome](x[i], y[i])
+    ]
     return _holding(items, ids, text, ("question", "gold", "completion"))
+
 
 def _holding(rows, ids, text, columns):
     "The ids whose rows have this text in one of the columns."
-    if not text.strip(): return ids
-    hit = rows[[any(text.strip().casefold() in str(v).casefold() for v in row) for row in rows[list(columns)].itertuples(index=False)]]
+    if not text.strip():
+        return ids
+    hit = rows[
+        [
+            any(text.strip().casefold() in str(v).casefold() for v in row)
+            for row in rows[list(columns)].itertuples(index=False)
+        ]
+    ]
     found = set(hit["id"])
     return [i for i in ids if i in found]
 
+
 def matching_inputs(
-    inputs,              # of one report, a row per training input and arm
-    arm:str,
-    outcome:str="all",   # 'all', 'kept', 'dropped', or a reason of `curate.REASONS`
-    text:str="",
-)->list[str]:            # ids, in the order of the training set
+    inputs,  # of one report, a row per training input and arm
+    arm: str,
+    outcome: str = "all",  # 'all', 'kept', 'dropped', or a reason of `curate.REASONS`
+    text: str = "",
+) -> list[str]:  # ids, in the order of the training set
     "The training inputs that became rows of an arm, or did not, and that have this text."
     rows = inputs[inputs["arm"] == arm]
-    keep = rows if outcome == "all" else rows[rows["kept"]] if outcome == "kept" else rows[~rows["kept"]] if outcome == "dropped" else rows[rows["reason"] == outcome]
+    keep = (
+        rows
+        if outcome == "all"
+        else rows[rows["kept"]]
+        if outcome == "kept"
+        else rows[~rows["kept"]]
+        if outcome == "dropped"
+        else rows[rows["reason"] == outcome]
+    )
     return _holding(keep, list(keep["id"]), text, ("question", "gold", "samples", "row"))
 
 # %% ../nbs/63_browse.ipynb #182ea7a0
 _BOX = "white-space:pre-wrap;overflow-wrap:anywhere;word-break:normal;margin:0;font-size:.92em;max-height:22em;overflow:auto"
 
+
 def _text(value):
     "Text as it was written, which does nothing."
     return f'<pre style="{_BOX}" tabindex="0">{"<em>nothing</em>" if value is None or value != value or value == "" else esc(value)}</pre>'
 
-def _folded(name, value): return f"<details><summary>{esc(name)}</summary>{_text(value)}</details>"
+
+def _folded(name, value):
+    return f"<details><summary>{esc(name)}</summary>{_text(value)}</details>"
+
 
 def _rows(heads, rows, caption):
     "A table; the first cell of a row heads it, cells are HTML already."
     head = "".join(f'<th scope="col" style="text-align:left">{esc(h)}</th>' for h in heads)
-    body = "".join(f'<tr><th scope="row" style="text-align:left;vertical-align:top;white-space:nowrap">{first}</th>' + "".join(f'<td style="text-align:left;vertical-align:top">{c}</td>' for c in rest) + "</tr>" for first, *rest in rows)
+    body = "".join(
+        f'<tr><th scope="row" style="text-align:left;vertical-align:top;white-space:nowrap">{first}</th>'
+        + "".join(f'<td style="text-align:left;vertical-align:top">{c}</td>' for c in rest)
+        + "</tr>"
+        for first, *rest in rows
+    )
     return f'<div style="overflow-x:auto"><table><caption style="text-align:left">{esc(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
-def _page(title, parts): return f'<div class="tex2jax_ignore mathjax_ignore"><h3>{esc(title)}</h3>{"".join(parts)}</div>'
+
+def _page(title, parts):
+    return f'<div class="tex2jax_ignore mathjax_ignore"><h3>{esc(title)}</h3>{"".join(parts)}</div>'
+
 
 def _grade(row, metric):
     "What ground truth, a judge and people say of one answer."
     value = row[metric.key]
-    own = ("right" if value else "wrong") if metric.graded else f"{metric.name} {'undefined' if value != value else num(value, metric.digits, metric.scale)}"
+    own = (
+        ("right" if value else "wrong")
+        if metric.graded
+        else f"{metric.name} {'undefined' if value != value else num(value, metric.digits, metric.scale)}"
+    )
     strict = row.get(f"{metric.key}_strict")
-    if metric.graded and bool(strict) != bool(value): own += f", strictly {'right' if strict else 'wrong'}"
-    said = [f"{who}, {k.removeprefix(f'{who}_')}: {num(v, 1)}" for who in ("judge", "people") for k, v in row.items() if str(k).startswith(f"{who}_") and v == v and v is not None]
+    if metric.graded and bool(strict) != bool(value):
+        own += f", strictly {'right' if strict else 'wrong'}"
+    said = [
+        f"{who}, {k.removeprefix(f'{who}_')}: {num(v, 1)}"
+        for who in ("judge", "people")
+        for k, v in row.items()
+        if str(k).startswith(f"{who}_") and v == v and v is not None
+    ]
     return "<br>".join(map(esc, [own, *said]))
 
 # %% ../nbs/63_browse.ipynb #591fd066
 def verdict_said(
-    v,                   # a row of `Explored.verdicts`
-)->str:
+    v,  # a row of `Explored.verdicts`
+) -> str:
     "What a judge says of two answers, in words."
-    return f"{v.b} is better" if v.winner == "b" else f"{v.a} is better" if v.winner == "a" else "a tie" + (": it changed its mind with the order" if v.flipped else "") if v.winner == "tie" else f"nothing: {v.why}"
+    return (
+        f"{v.b} is better"
+        if v.winner == "b"
+        else f"{v.a} is better"
+        if v.winner == "a"
+        else "a tie" + (": it changed its mind with the order" if v.flipped else "")
+        if v.winner == "tie"
+        else f"nothing: {v.why}"
+    )
+
 
 def item_page(
-    rows,                # of `Explored.items`: one item, a row per arm
-    metric:Metric,
-    verdicts=None,       # rows of `Explored.verdicts` about it
-)->str:
+    rows,  # of `Explored.items`: one item, a row per arm
+    metric: Metric,
+    verdicts=None,  # rows of `Explored.verdicts` about it
+) -> str:
     "One test item as HTML: what was asked, what is right, and all arms' answers with their grades."
     first = rows.iloc[0]
-    table = [(esc(r["arm"]), _text(r["completion"]), _text(r["answer"]), _grade(r, metric), _folded("prompt", r["prompt"]) + (_folded(f"all {len(r['samples'])} samples", "\n\n".join(f"{i}. {s}" for i, s in enumerate(r["samples"], 1))) if len(r["samples"]) > 1 else "")) for r in rows.to_dict("records")]
-    parts = [f"<h4>Question</h4>{_text(first['question'])}<h4>{'Gold answer' if metric.graded else 'Reference'}</h4>{_text(first['gold'])}", _rows(("Arm", "Completion", "Read as", "Grades", "Asked"), table, "Answers")]
+    table = [
+        (
+            esc(r["arm"]),
+            _text(r["completion"]),
+            _text(r["answer"]),
+            _grade(r, metric),
+            _folded("prompt", r["prompt"])
+            + (
+                _folded(
+                    f"all {len(r['samples'])} samples", "\n\n".join(f"{i}. {s}" for i, s in enumerate(r["samples"], 1))
+                )
+                if len(r["samples"]) > 1
+                else ""
+            ),
+        )
+        for r in rows.to_dict("records")
+    ]
+    parts = [
+        f"<h4>Question</h4>{_text(first['question'])}<h4>{'Gold answer' if metric.graded else 'Reference'}</h4>{_text(first['gold'])}",
+        _rows(("Arm", "Completion", "Read as", "Grades", "Asked"), table, "Answers"),
+    ]
     if verdicts is not None and len(verdicts):
-        parts.append(_rows(("Compared", "The judge says"), [(esc(f"{v.a} and {v.b}"), esc(verdict_said(v))) for v in verdicts.itertuples()], "Pairs"))
+        parts.append(
+            _rows(
+                ("Compared", "The judge says"),
+                [(esc(f"{v.a} and {v.b}"), esc(verdict_said(v))) for v in verdicts.itertuples()],
+                "Pairs",
+            )
+        )
     return _page(first["id"], parts)
 
+
 def input_page(
-    rows,                # of `Explored.inputs`: one training input, a row per trained arm
-)->str:
+    rows,  # of `Explored.inputs`: one training input, a row per trained arm
+) -> str:
     "One training input as HTML: the teacher's raw samples, what the filter said, and the training row of every arm."
     first = rows.iloc[0]
-    def samples(r): return "".join(_folded(f"sample {i}", s) for i, s in enumerate(r["samples"], 1)) or "<em>gold</em>"
-    def filtered(r): return "kept" if r["kept"] else esc(f"dropped: {r['reason']}") + (_folded("evidence", r["evidence"]) if r["evidence"] else "")
-    table = [(esc(r["arm"]), samples(r), _text(r["label"]), "" if r["right"] is None or r["right"] != r["right"] else "right" if r["right"] else "wrong", filtered(r), _text(r["row"]) if r["row"] else "\u2013") for r in rows.to_dict("records")]
-    return _page(first["id"], [f"<h4>Question</h4>{_text(first['question'])}<h4>Gold answer or reference</h4>{_text(first['gold'])}", _rows(("Arm", "Teacher's samples", "Label", "Against gold", "Filter", "Training row"), table, "From the teacher to training rows")])
+
+    def samples(r):
+        return "".join(_folded(f"sample {i}", s) for i, s in enumerate(r["samples"], 1)) or "<em>gold</em>"
+
+    def filtered(r):
+        return (
+            "kept"
+            if r["kept"]
+            else esc(f"dropped: {r['reason']}") + (_folded("evidence", r["evidence"]) if r["evidence"] else "")
+        )
+
+    table = [
+        (
+            esc(r["arm"]),
+            samples(r),
+            _text(r["label"]),
+            "" if r["right"] is None or r["right"] != r["right"] else "right" if r["right"] else "wrong",
+            filtered(r),
+            _text(r["row"]) if r["row"] else "\u2013",
+        )
+        for r in rows.to_dict("records")
+    ]
+    return _page(
+        first["id"],
+        [
+            f"<h4>Question</h4>{_text(first['question'])}<h4>Gold answer or reference</h4>{_text(first['gold'])}",
+            _rows(
+                ("Arm", "Teacher's samples", "Label", "Against gold", "Filter", "Training row"),
+                table,
+                "From the teacher to training rows",
+            ),
+        ],
+    )
 
 # %% ../nbs/63_browse.ipynb #fda6a099
 class Note(Shown):
     "One line in place of something that isn't there."
-    def __init__(self, text): self.text = text
-    def html(self): return f'<p class="note">{esc(self.text)}</p>'
-    def to_dict(self): return dict(note=self.text)
-    def __repr__(self): return self.text
+
+    def __init__(self, text):
+        self.text = text
+
+    def html(self):
+        return f'<p class="note">{esc(self.text)}</p>'
+
+    def to_dict(self):
+        return dict(note=self.text)
+
+    def __repr__(self):
+        return self.text
+
 
 _KINDS = ("Test items", "Training inputs")
 
+
 class Panel:
     "The controls of the browser, made of ipywidgets; `Browser` says what they do."
-    def __init__(self,
-        found:Explored,
-    ):
-        try: import ipywidgets as w
-        except ImportError: raise ExploreError("the browser needs ipywidgets. Install it with `pip install -e '.[lab]'`, or open the notebook with `make lab`.") from None
+
+    def __init__(self, found: Explored):
+        try:
+            import ipywidgets as w
+        except ImportError:
+            raise ExploreError(
+                "the browser needs ipywidgets. Install it with `pip install -e '.[lab]'`, or open the notebook with `make lab`."
+            ) from None
         self.found, self.ids, self._made = found, [], {}
-        wide = lambda: dict(layout=w.Layout(width="min(34em, 95%)"), style=dict(description_width="8em"))      # a layout of its own for each
+        wide = lambda: dict(
+            layout=w.Layout(width="min(34em, 95%)"), style=dict(description_width="8em")
+        )  # a layout of its own for each
         self.report = w.Dropdown(options=[r.name for r in found.reports], description="Report", **wide())
         self.kind = w.Dropdown(options=_KINDS, description="Show", **wide())
         self.a, self.b = w.Dropdown(description="First arm", **wide()), w.Dropdown(description="Second arm", **wide())
-        self.outcome, self.text = w.Dropdown(description="Outcome", **wide()), w.Text(description="Search", placeholder="text of question or answer", **wide())
+        self.outcome, self.text = (
+            w.Dropdown(description="Outcome", **wide()),
+            w.Text(description="Search", placeholder="text of question or answer", **wide()),
+        )
         self.item = w.Dropdown(description="Item", **wide())
         self.back, self.next = w.Button(description="Previous"), w.Button(description="Next")
         self.count, self.page = w.HTML(), w.HTML()
-        self.view = w.VBox([self.report, self.kind, self.a, self.b, self.outcome, self.text, w.HBox([self.back, self.next, self.count]), self.item, self.page])
+        self.view = w.VBox(
+            [
+                self.report,
+                self.kind,
+                self.a,
+                self.b,
+                self.outcome,
+                self.text,
+                w.HBox([self.back, self.next, self.count]),
+                self.item,
+                self.page,
+            ]
+        )
         self._lock, self._changing = Lock(), None
-        for widget, do in ((self.report, self._choose), (self.kind, self._choose), (self.a, self._arms), (self.b, self._arms), (self.outcome, self._filter), (self.text, self._filter), (self.item, self._turn)): widget.observe(lambda change, do=do: self._do(do), "value")
-        self.back.on_click(lambda _: self.go(-1)); self.next.on_click(lambda _: self.go(1))
+        for widget, do in (
+            (self.report, self._choose),
+            (self.kind, self._choose),
+            (self.a, self._arms),
+            (self.b, self._arms),
+            (self.outcome, self._filter),
+            (self.text, self._filter),
+            (self.item, self._turn),
+        ):
+            widget.observe(lambda change, do=do: self._do(do), "value")
+        self.back.on_click(lambda _: self.go(-1))
+        self.next.on_click(lambda _: self.go(1))
         self._do(self._choose)
 
-    def _repr_mimebundle_(self, **kw): return self.view._repr_mimebundle_(**kw)
+    def _repr_mimebundle_(self, **kw):
+        return self.view._repr_mimebundle_(**kw)
 
     def _do(self, step):
         "One change at a time, since JupyterLab hands them to several threads; what is wrong is said where the item would be."
-        if self._changing == get_ident(): return      # made by the change that is under way
+        if self._changing == get_ident():
+            return  # made by the change that is under way
         with self._lock:
             self._changing = get_ident()
-            try: step()
-            except StudyError as e: self.ids, self.item.options, self.count.value, self.page.value = [], [], "", Note(str(e)).html()
-            finally: self._changing = None
+            try:
+                step()
+            except StudyError as e:
+                self.ids, self.item.options, self.count.value, self.page.value = [], [], "", Note(str(e)).html()
+            finally:
+                self._changing = None
 
 # %% ../nbs/63_browse.ipynb #29ad32b0
 class Chooser(Panel):
     "What report, kind and arms there are to choose from."
+
     def _tables(self):
         "(items or training inputs of the chosen report, its metric)."
         from distill_study.explore import input_table, item_table, verdict_table
+
         r = self.found.report(self.report.value)
         if r.name not in self._made:
             b = self.found.built(r.name)
-            self._made[r.name] = dict(zip((*_KINDS, "verdicts"), (item_table(r, b), input_table(r, b), verdict_table(r, b))))
+            self._made[r.name] = dict(
+                zip((*_KINDS, "verdicts"), (item_table(r, b), input_table(r, b), verdict_table(r, b)))
+            )
         return self._made[r.name], r.metric
 
     def _choose(self):
@@ -171,18 +342,44 @@ class Chooser(Panel):
         tables, _ = self._tables()
         testing, rows = self.kind.value == _KINDS[0], tables[self.kind.value]
         arms = [a for a in ARMS if len(rows) and a in set(rows["arm"])]
-        best = next((a for a in (self.found.report(self.report.value).metrics.get("best"), "distilled/cot-rationale", "distilled/vanilla") if a in arms), arms[-1] if arms else None)
+        best = next(
+            (
+                a
+                for a in (
+                    self.found.report(self.report.value).metrics.get("best"),
+                    "distilled/cot-rationale",
+                    "distilled/vanilla",
+                )
+                if a in arms
+            ),
+            arms[-1] if arms else None,
+        )
         self.a.options = self.b.options = arms
-        if arms: self.a.value, self.b.value = "student/vanilla" if "student/vanilla" in arms else arms[0], best
-        self.a.layout.display, self.b.description = "" if testing else "none", "Second arm" if testing else "Trained arm"
+        if arms:
+            self.a.value, self.b.value = "student/vanilla" if "student/vanilla" in arms else arms[0], best
+        self.a.layout.display, self.b.description = (
+            "" if testing else "none",
+            "Second arm" if testing else "Trained arm",
+        )
         self._arms()
 
     def _arms(self):
         "Other arms: how they can come out; the outcome that was chosen stays, with the new names."
         tables, metric = self._tables()
         k = self.outcome.index or 0
-        if self.kind.value == _KINDS[0]: names = list(outcomes(metric, self.a.value, self.b.value))
-        else: names = ["all", "kept", "dropped", *dict.fromkeys(r for r in tables[_KINDS[1]].query("arm == @self.b.value")["reason"] if r)] if len(tables[_KINDS[1]]) else ["all"]
+        if self.kind.value == _KINDS[0]:
+            names = list(outcomes(metric, self.a.value, self.b.value))
+        else:
+            names = (
+                [
+                    "all",
+                    "kept",
+                    "dropped",
+                    *dict.fromkeys(r for r in tables[_KINDS[1]].query("arm == @self.b.value")["reason"] if r),
+                ]
+                if len(tables[_KINDS[1]])
+                else ["all"]
+            )
         self.outcome.options = names
         self.outcome.index = k if k < len(names) else 0
         self._filter()
@@ -190,12 +387,18 @@ class Chooser(Panel):
 # %% ../nbs/63_browse.ipynb #8d5ef724
 class Browser(Chooser):
     "Items of loaded reports, one at a time."
+
     def _filter(self):
         "Another outcome or text: the items that fit, the first of them shown."
         tables, metric = self._tables()
-        if not len(tables[self.kind.value]): self.ids = []
-        elif self.kind.value == _KINDS[0]: self.ids = matching(tables[_KINDS[0]], metric, self.a.value, self.b.value, self.outcome.value, self.text.value)
-        else: self.ids = matching_inputs(tables[_KINDS[1]], self.b.value, self.outcome.value, self.text.value)
+        if not len(tables[self.kind.value]):
+            self.ids = []
+        elif self.kind.value == _KINDS[0]:
+            self.ids = matching(
+                tables[_KINDS[0]], metric, self.a.value, self.b.value, self.outcome.value, self.text.value
+            )
+        else:
+            self.ids = matching_inputs(tables[_KINDS[1]], self.b.value, self.outcome.value, self.text.value)
         self.item.options = self.ids
         self.item.index = 0 if self.ids else None
         self._turn()
@@ -205,17 +408,25 @@ class Browser(Chooser):
         tables, metric = self._tables()
         rows, k = tables[self.kind.value], self.item.index
         here, said = rows[rows["id"] == self.ids[k]] if self.ids else rows[:0], tables["verdicts"]
-        if not self.ids: self.page.value = Note("No item fits.").html()
-        else: self.page.value = item_page(here, metric, said[said["id"] == self.ids[k]]) if self.kind.value == _KINDS[0] else input_page(here)
+        if not self.ids:
+            self.page.value = Note("No item fits.").html()
+        else:
+            self.page.value = (
+                item_page(here, metric, said[said["id"] == self.ids[k]])
+                if self.kind.value == _KINDS[0]
+                else input_page(here)
+            )
         self.back.disabled, self.next.disabled = not self.ids or k == 0, not self.ids or k == len(self.ids) - 1
-        self.count.value = f'<span role="status">{k + 1 if self.ids else 0} of {len(self.ids)}</span>'      # last: who sees it sees the item
+        self.count.value = f'<span role="status">{k + 1 if self.ids else 0} of {len(self.ids)}</span>'  # last: who sees it sees the item
 
-    def go(self, step:int):
+    def go(self, step: int):
         "Turn the page."
-        if self.ids: self.item.index = min(max(self.item.index + step, 0), len(self.ids) - 1)
+        if self.ids:
+            self.item.index = min(max(self.item.index + step, 0), len(self.ids) - 1)
+
 
 def browse(
-    found:Explored,      # from `explore.load_results`, with a store
-):                       # `Browser`, or `Note` that says why there is none
+    found: Explored,  # from `explore.load_results`, with a store
+):  # `Browser`, or `Note` that says why there is none
     "An interactive browser of test items and training inputs."
     return Note(found.without_items) if found.without_items else Browser(found)

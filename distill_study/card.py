@@ -22,190 +22,326 @@ from .study import curate_arms, label, resolved
 from .world import TINY
 
 # %% ../nbs/49_card.ipynb #82ac973d
-CATEGORIES = dict(nli="text-classification", nlu_qa="question-answering", math="text-generation", summarization="summarization", conversation="text-generation")
-TARGETS = {"answer": "the answer alone, under the plain prompt", "rationale": "the reasoning and then the answer, under the chain-of-thought prompt",
-    "rationale-after": "the answer on the first line and then the reasoning, under the plain prompt", "mixed": "two rows of each input: the answer under the plain prompt, and the reasoning under a prompt that asks for it"}
-OURS = "apache-2.0"      # built-in data and models
+CATEGORIES = dict(
+    nli="text-classification",
+    nlu_qa="question-answering",
+    math="text-generation",
+    summarization="summarization",
+    conversation="text-generation",
+)
+TARGETS = {
+    "answer": "the answer alone, under the plain prompt",
+    "rationale": "the reasoning and then the answer, under the chain-of-thought prompt",
+    "rationale-after": "the answer on the first line and then the reasoning, under the plain prompt",
+    "mixed": "two rows of each input: the answer under the plain prompt, and the reasoning under a prompt that asks for it",
+}
+OURS = "apache-2.0"  # built-in data and models
+
 
 def licenses(
-    c:Combination,
-    arm,                 # `config.Arm`
-)->dict:                 # 'data' and, where a teacher's answers are taught, 'teacher' → licence, None where nobody has named it
+    c: Combination,
+    arm,  # `config.Arm`
+) -> dict:  # 'data' and, where a teacher's answers are taught, 'teacher' → licence, None where nobody has named it
     "The licences under which the rows of an arm stand."
     data = c.data.license or (OURS if c.data.name in TINY else None)
     teacher = c.teacher.license or (OURS if re.match(r"[a-z]+:zoo/", c.teacher.engine) else None)
     return dict(data=data) | ({} if arm.labels == "gold" else dict(teacher=teacher))
 
-def license_field(named:dict)->str|list[str]:
+
+def license_field(named: dict) -> str | list[str]:
     "What the header of a card says of the licences."
     known = [*dict.fromkeys(named.values())]
     return "unknown" if None in known else known[0] if len(known) == 1 else known
 
-def language_of(c:Combination)->list[str]|None:
+
+def language_of(c: Combination) -> list[str] | None:
     "The language of the data set, where it is known."
     language = c.data.language or ("en" if c.data.name in TINY or known(c.data.name) else None)
     return [language] if language else None
 
-def size_category(n:int)->str:
+
+def size_category(n: int) -> str:
     "How the hub names a number of rows."
     ends = [(1000, "1K"), (10_000, "10K"), (100_000, "100K"), (1_000_000, "1M")]
-    if n < 1000: return "n<1K"
+    if n < 1000:
+        return "n<1K"
     return next((f"{low}<n<{high}" for (_, low), (top, high) in zip(ends, ends[1:]) if n < top), "1M<n<10M")
 
 # %% ../nbs/49_card.ipynb #e11f6463
 def _header(c, arm, n, task):
     "The YAML header that the hub reads."
     from huggingface_hub import DatasetCardData
+
     turn = [dict(name="role", dtype="string"), dict(name="content", dtype="string")]
-    return DatasetCardData(language=language_of(c), license=license_field(licenses(c, arm)),
-        annotations_creators=["expert-generated" if arm.labels == "gold" else "machine-generated"], task_categories=[CATEGORIES[task]], size_categories=[size_category(n)],
-        tags=["knowledge-distillation", task, *([] if arm.labels == "gold" else ["synthetic", arm.labels])], pretty_name=f"{titled(c)}, {arm.name}",
+    return DatasetCardData(
+        language=language_of(c),
+        license=license_field(licenses(c, arm)),
+        annotations_creators=["expert-generated" if arm.labels == "gold" else "machine-generated"],
+        task_categories=[CATEGORIES[task]],
+        size_categories=[size_category(n)],
+        tags=["knowledge-distillation", task, *([] if arm.labels == "gold" else ["synthetic", arm.labels])],
+        pretty_name=f"{titled(c)}, {arm.name}",
         configs=[dict(config_name="default", data_files=[dict(split="train", path="data/train-*")])],
-        dataset_info=dict(features=[dict(name="id", dtype="string"), dict(name="messages", list=turn)], splits=[dict(name="train", num_examples=n)])).to_yaml()
+        dataset_info=dict(
+            features=[dict(name="id", dtype="string"), dict(name="messages", list=turn)],
+            splits=[dict(name="train", num_examples=n)],
+        ),
+    ).to_yaml()
 
-def titled(c): return f"{Path(c.data.name).name} by {Path(c.teacher.engine.partition(':')[2]).name}"
 
-def inert(text)->str:
+def titled(c):
+    return f"{Path(c.data.name).name} by {Path(c.teacher.engine.partition(':')[2]).name}"
+
+
+def inert(text) -> str:
     "Markdown that shows a text in a line and does nothing else."
-    return HIDDEN.sub("\ufffd", re.sub(r"\s+", " ", re.sub(r"([\\\\`*_\[\]|#])", r"\\\1", str(text)).replace("<", "&lt;"))).strip()
+    return HIDDEN.sub(
+        "\ufffd", re.sub(r"\s+", " ", re.sub(r"([\\\\`*_\[\]|#])", r"\\\1", str(text)).replace("<", "&lt;"))
+    ).strip()
+
 
 def md_table(
-    head,            # of each column
-    rows,            # of cells, as Markdown
-)->str:
+    head,  # of each column
+    rows,  # of cells, as Markdown
+) -> str:
     "A table in Markdown."
-    return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *("| " + " | ".join(map(str, r)) + " |" for r in rows)])
+    return "\n".join(
+        [
+            "| " + " | ".join(head) + " |",
+            "|" + "---|" * len(head),
+            *("| " + " | ".join(map(str, r)) + " |" for r in rows),
+        ]
+    )
+
 
 def _prompts(arm, task, splits):
     "The prompts behind the rows, with their hashes."
     words = next((e.meta["words"] for e in splits.train if e.meta.get("words")), None)
-    wanted = {"the rows": [arm.prompt, *(["explain"] if arm.target == "mixed" else [])], **({} if arm.labels == "gold" else {"the teacher": [arm.labels]})}
+    wanted = {
+        "the rows": [arm.prompt, *(["explain"] if arm.target == "mixed" else [])],
+        **({} if arm.labels == "gold" else {"the teacher": [arm.labels]}),
+    }
     said = lambda s: EXPLAIN[task] if s == "explain" else wording(task, s, words)
-    return [(f"prompt of {who}", f"{inert(said(s))} ({s}, hash {prompt_hash(task, s)})") for who, all in wanted.items() for s in all]
+    return [
+        (f"prompt of {who}", f"{inert(said(s))} ({s}, hash {prompt_hash(task, s)})")
+        for who, all in wanted.items()
+        for s in all
+    ]
 
 # %% ../nbs/49_card.ipynb #e4abb958
 def terms_rows(
-    c:Combination,
-    named:dict,          # 'data', 'teacher', … → licence or None, see `licenses`
-    use="these rows",    # what they bear on
-)->list[tuple]:
+    c: Combination,
+    named: dict,  # 'data', 'teacher', … → licence or None, see `licenses`
+    use="these rows",  # what they bear on
+) -> list[tuple]:
     "What the recipe says of licences and terms, as rows of a table."
     what = dict(data="the data", teacher="the answers", student="the base model")
     said = lambda k: inert(getattr(c, k).terms or "not named in the recipe")
-    return [row for k, l in named.items() for row in ((f"licence of {what[k]}", l or f"not named in the recipe: find out before you share {use}"), (f"terms of the {k if k != 'student' else 'base model'}", said(k)))]
+    return [
+        row
+        for k, l in named.items()
+        for row in (
+            (f"licence of {what[k]}", l or f"not named in the recipe: find out before you share {use}"),
+            (f"terms of the {k if k != 'student' else 'base model'}", said(k)),
+        )
+    ]
 
 # %% ../nbs/49_card.ipynb #ac3eb49d
 def origin(
-    c:Combination,
-    splits,              # `data.Splits`
-    done:Curated,
-    terms=(),            # more rows of its first table
-)->list[str]:            # parts of a card
+    c: Combination,
+    splits,  # `data.Splits`
+    done: Curated,
+    terms=(),  # more rows of its first table
+) -> list[str]:  # parts of a card
     "Where an arm's rows come from, and what became of the inputs."
     arm, a = ARMS[done.arm], done.attrition
     who = "the data set's own gold answers" if arm.labels == "gold" else inert(to_plain(c.teacher.engine))
-    where = [("data set", f"{inert(to_plain(c.data.name))} ({splits.source}), task {splits.task}, {a['inputs']:,} training inputs, hash {splits.hashes['train']}"), ("labels", who), ("what a row teaches", TARGETS[arm.target]), *_prompts(arm, splits.task, splits)]
-    if arm.labels != "gold": where += [("sampling", inert(", ".join(f"{k} {v}" for k, v in c.teacher.sampling.model_dump(exclude_none=True).items() if v != ())) + (f"; answers as JSON, form {form_hash()}" if c.teacher.structured else ""))]
-    dropped = [(n, inert(reason), inert(REASONS.get(reason, "the request got no answer"))) for reason, n in a["dropped"].items()]
-    parts = [f"Labels come from {who}. They are as they were made: "
-        + ("only those that agree with gold were kept." if c.curate.verify and arm.labels != "gold" else "right ones and wrong ones." if arm.labels != "gold" else "the data set vouches for them."),
-        "## Where the rows come from", md_table(("", ""), [*where, *terms]), "## From inputs to rows", f"{a['inputs']:,} inputs, {a['rows']:,} kept, {len(done.rows):,} rows.", md_table(("inputs dropped", "for", "meaning"), dropped) if dropped else "Nothing was dropped.",
-        "Settings of curation: " + ", ".join(f"{k} {v}" for k, v in c.curate.model_dump().items()) + "."]
-    if done.balance: parts += ["## Labels", md_table(("label", "before", "after"), [(inert(l), n, done.balance["after"][l]) for l, n in done.balance["before"].items()])]
+    where = [
+        (
+            "data set",
+            f"{inert(to_plain(c.data.name))} ({splits.source}), task {splits.task}, {a['inputs']:,} training inputs, hash {splits.hashes['train']}",
+        ),
+        ("labels", who),
+        ("what a row teaches", TARGETS[arm.target]),
+        *_prompts(arm, splits.task, splits),
+    ]
+    if arm.labels != "gold":
+        where += [
+            (
+                "sampling",
+                inert(
+                    ", ".join(
+                        f"{k} {v}" for k, v in c.teacher.sampling.model_dump(exclude_none=True).items() if v != ()
+                    )
+                )
+                + (f"; answers as JSON, form {form_hash()}" if c.teacher.structured else ""),
+            )
+        ]
+    dropped = [
+        (n, inert(reason), inert(REASONS.get(reason, "the request got no answer")))
+        for reason, n in a["dropped"].items()
+    ]
+    parts = [
+        f"Labels come from {who}. They are as they were made: "
+        + (
+            "only those that agree with gold were kept."
+            if c.curate.verify and arm.labels != "gold"
+            else "right ones and wrong ones."
+            if arm.labels != "gold"
+            else "the data set vouches for them."
+        ),
+        "## Where the rows come from",
+        md_table(("", ""), [*where, *terms]),
+        "## From inputs to rows",
+        f"{a['inputs']:,} inputs, {a['rows']:,} kept, {len(done.rows):,} rows.",
+        md_table(("inputs dropped", "for", "meaning"), dropped) if dropped else "Nothing was dropped.",
+        "Settings of curation: " + ", ".join(f"{k} {v}" for k, v in c.curate.model_dump().items()) + ".",
+    ]
+    if done.balance:
+        parts += [
+            "## Labels",
+            md_table(
+                ("label", "before", "after"),
+                [(inert(l), n, done.balance["after"][l]) for l, n in done.balance["before"].items()],
+            ),
+        ]
     return parts
 
+
 def card(
-    c:Combination,
-    splits,              # `data.Splits`
-    done:Curated,
-)->str:                  # README.md
+    c: Combination,
+    splits,  # `data.Splits`
+    done: Curated,
+) -> str:  # README.md
     "The card of an arm's rows."
     arm = ARMS[done.arm]
-    parts = [f"# {inert(titled(c))}: {done.arm}", "Training rows of one arm of a distillation study: chat messages whose last turn the student learns to write.", *origin(c, splits, done, terms_rows(c, licenses(c, arm))),
-        "## Use", "```python\nfrom datasets import load_dataset\nrows = load_dataset(FOLDER, split=\"train\")      # this folder, or its name on the hub\n```"]
+    parts = [
+        f"# {inert(titled(c))}: {done.arm}",
+        "Training rows of one arm of a distillation study: chat messages whose last turn the student learns to write.",
+        *origin(c, splits, done, terms_rows(c, licenses(c, arm))),
+        "## Use",
+        '```python\nfrom datasets import load_dataset\nrows = load_dataset(FOLDER, split="train")      # this folder, or its name on the hub\n```',
+    ]
     return f"---\n{_header(c, arm, len(done.rows), splits.task)}\n---\n" + "\n\n".join(parts) + "\n"
 
 # %% ../nbs/49_card.ipynb #d24e04f5
 def write_rows(
-    folder:str|Path,     # a new one
-    c:Combination,
-    splits,              # `data.Splits`
-    done:Curated,
-)->Path:
+    folder: str | Path,  # a new one
+    c: Combination,
+    splits,  # `data.Splits`
+    done: Curated,
+) -> Path:
     "Rows and card in a folder that `datasets.load_dataset` reads. It is made beside and renamed when it is whole."
     import datasets
+
     folder = Path(folder).expanduser()
-    if folder.exists(): raise StudyError(f"{str(folder)!r}: exists already. Name another folder.")
+    if folder.exists():
+        raise StudyError(f"{str(folder)!r}: exists already. Name another folder.")
     text = lambda s: s.encode("utf-8", "replace").decode()
-    rows = [dict(id=r["id"], messages=[dict(role=m["role"], content=text(m["content"])) for m in r["messages"]]) for r in done.rows]
+    rows = [
+        dict(id=r["id"], messages=[dict(role=m["role"], content=text(m["content"])) for m in r["messages"]])
+        for r in done.rows
+    ]
     turn = dict(role=datasets.Value("string"), content=datasets.Value("string"))
     part, quiet = folder.with_name(f".{folder.name}.{os.getpid()}.part"), datasets.are_progress_bars_disabled()
     try:
-        (part/"data").mkdir(parents=True)
+        (part / "data").mkdir(parents=True)
         datasets.disable_progress_bars()
-        datasets.Dataset.from_list(rows, features=datasets.Features(dict(id=datasets.Value("string"), messages=[turn]))).to_parquet(part/"data"/"train-00000-of-00001.parquet")
-        (part/"README.md").write_text(card(c, splits, done), encoding="utf-8", errors="replace")
+        datasets.Dataset.from_list(
+            rows, features=datasets.Features(dict(id=datasets.Value("string"), messages=[turn]))
+        ).to_parquet(part / "data" / "train-00000-of-00001.parquet")
+        (part / "README.md").write_text(card(c, splits, done), encoding="utf-8", errors="replace")
         os.rename(part, folder)
-    except OSError as e: raise StudyError(f"{str(folder)!r}: can't be written ({e.strerror or e}). Choose a folder that is writable and has space.") from None
+    except OSError as e:
+        raise StudyError(
+            f"{str(folder)!r}: can't be written ({e.strerror or e}). Choose a folder that is writable and has space."
+        ) from None
     finally:
-        if not quiet: datasets.enable_progress_bars()
+        if not quiet:
+            datasets.enable_progress_bars()
         shutil.rmtree(part, ignore_errors=True)
     return folder
 
 # %% ../nbs/49_card.ipynb #75118bc1
-def recipe_rows(
-    recipe:Recipe,
-    store:Store,
-):                       # yields (combination, its `data.Splits`, arm → `curate.Curated`)
+def recipe_rows(recipe: Recipe, store: Store):  # yields (combination, its `data.Splits`, arm → `curate.Curated`)
     "The training rows of every combination of a recipe, from what is in the store."
     for c in recipe.combinations():
         splits = load_data(c.data)
         yield c, splits, curate_arms(c, splits, label(c, splits, store), store)[0]
 
+
 def write_recipe(
-    recipe:Recipe,
-    out:str|Path,        # gets a folder for each combination, with one for each arm
-    store:str|Path,      # where runs have stored the teacher's answers
-)->list[tuple]:          # (folder, combination, arm's name)
+    recipe: Recipe,
+    out: str | Path,  # gets a folder for each combination, with one for each arm
+    store: str | Path,  # where runs have stored the teacher's answers
+) -> list[tuple]:  # (folder, combination, arm's name)
     "Write the rows of every combination and trained arm."
     made, out = [], Path(out).expanduser()
     for c, splits, curated in recipe_rows(recipe, Store(store, replay=True)):
-        made += [(write_rows(out/c.name/slug(name), c, splits, done), c, name) for name, done in curated.items() if not done.short]
+        made += [
+            (write_rows(out / c.name / slug(name), c, splits, done), c, name)
+            for name, done in curated.items()
+            if not done.short
+        ]
     return made
 
 # %% ../nbs/49_card.ipynb #26c22007
-def repo_name(owner:str, c:Combination, arm:str)->str:
+def repo_name(owner: str, c: Combination, arm: str) -> str:
     "Where an arm's rows go on the hub."
     name = re.sub(r"[-.]{2,}", "-", slug(f"{c.name}-{arm}"))
-    if len(name) > 96: name = f"{name[:80].strip('-.')}-{fingerprint(c.name, arm)[:8]}"      # two long names must not become one
+    if len(name) > 96:
+        name = f"{name[:80].strip('-.')}-{fingerprint(c.name, arm)[:8]}"  # two long names must not become one
     return f"{owner}/{name}"
 
+
 def check_push(
-    recipe:Recipe,
-    owner:str,                     # user or organization
-    token_env:str="HF_TOKEN",      # NAME of the environment variable that holds a token with write access
-    named=licenses,                # what needs a licence
-    what:str="rows",               # is pushed
-)->str:                            # the token
+    recipe: Recipe,
+    owner: str,  # user or organization
+    token_env: str = "HF_TOKEN",  # NAME of the environment variable that holds a token with write access
+    named=licenses,  # what needs a licence
+    what: str = "rows",  # is pushed
+) -> str:  # the token
     "Everything that would keep rows from being pushed, before any are made."
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", owner): raise StudyError(f"push {owner!r}: expected a user or an organization on the hub, e.g. 'my-team'.")
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", token_env): raise StudyError("token_env is the name of an environment variable, in capitals, e.g. 'HF_TOKEN'; the token itself never goes onto a command line.")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", owner):
+        raise StudyError(f"push {owner!r}: expected a user or an organization on the hub, e.g. 'my-team'.")
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", token_env):
+        raise StudyError(
+            "token_env is the name of an environment variable, in capitals, e.g. 'HF_TOKEN'; the token itself never goes onto a command line."
+        )
     for c in map(resolved, recipe.combinations()):
         for arm in (ARMS[a] for a in c.arms if ARMS[a].model == "trained"):
-            if bare := next((w for w, l in named(c, arm).items() if l is None), None): raise StudyError(f"{c.name}, {arm.name}: the recipe names no licence of the {bare}. Set {bare}.license (and {bare}.terms) to what its owner says, e.g. 'mit'; {what} without one are not pushed.")
+            if bare := next((w for w, l in named(c, arm).items() if l is None), None):
+                raise StudyError(
+                    f"{c.name}, {arm.name}: the recipe names no licence of the {bare}. Set {bare}.license (and {bare}.terms) to what its owner says, e.g. 'mit'; {what} without one are not pushed."
+                )
     token = os.environ.get(token_env, "").strip()
-    if not token: raise StudyError(f"{token_env} is not set: a push needs a token of the hub with write access in this environment variable. Nothing was sent.")
+    if not token:
+        raise StudyError(
+            f"{token_env} is not set: a push needs a token of the hub with write access in this environment variable. Nothing was sent."
+        )
     return token
 
+
 def push_to_hub(
-    folder:str|Path, repo:str, token:str,
-    kind:str="dataset",            # or 'model'
-)->str:
+    folder: str | Path,
+    repo: str,
+    token: str,
+    kind: str = "dataset",  # or 'model'
+) -> str:
     "Upload a folder into a private repository of the hub; returns its address."
     from huggingface_hub import HfApi
+
     try:
         api = HfApi(token=token)
         url = str(api.create_repo(repo, repo_type=kind, private=True, exist_ok=True))
-        api.upload_folder(repo_id=repo, folder_path=str(folder), repo_type=kind, commit_message="Training rows and their card" if kind == "dataset" else "A trained student and its card")
-    except Exception as e: raise StudyError(f"push to {repo}: the hub refused ({type(e).__name__}: {str(e).replace(token, '…').splitlines()[0][:300]}). What was to be pushed is in {str(folder)!r}; check the token's rights and the network, and push it from there.") from None
+        api.upload_folder(
+            repo_id=repo,
+            folder_path=str(folder),
+            repo_type=kind,
+            commit_message="Training rows and their card" if kind == "dataset" else "A trained student and its card",
+        )
+    except Exception as e:
+        raise StudyError(
+            f"push to {repo}: the hub refused ({type(e).__name__}: {str(e).replace(token, '…').splitlines()[0][:300]}). What was to be pushed is in {str(folder)!r}; check the token's rights and the network, and push it from there."
+        ) from None
     return url

@@ -19,17 +19,27 @@ from .tasks import TASKS
 from .teacher import sample_answers
 
 # %% ../nbs/46_choice.ipynb #a89ce1e4
-FEWEST = 30      # validation items with which a choice is still worth making
+FEWEST = 30  # validation items with which a choice is still worth making
 
-def check_choice(c:Combination, splits):
+
+def check_choice(c: Combination, splits):
     "Refuse to choose a checkpoint by what isn't there, or by too little of it."
     how, n = c.student.train.choose, len(splits.validation)
-    if how == "last": return
-    if how == "gold" and not TASKS[splits.task].graded: raise StudyError(f"train.choose = gold: task {splits.task} has answers that are scored, not right or wrong. Set it to loss, or to last.")
-    if how == "gold": n = len(with_gold(splits))
-    if n < FEWEST: raise StudyError(f"train.choose = {how}: {n} validation examples{' with a gold answer' if how == 'gold' else ''} are too few to choose a checkpoint by. Set data.validation to {FEWEST} or more, better 200, or train.choose to last.")
+    if how == "last":
+        return
+    if how == "gold" and not TASKS[splits.task].graded:
+        raise StudyError(
+            f"train.choose = gold: task {splits.task} has answers that are scored, not right or wrong. Set it to loss, or to last."
+        )
+    if how == "gold":
+        n = len(with_gold(splits))
+    if n < FEWEST:
+        raise StudyError(
+            f"train.choose = {how}: {n} validation examples{' with a gold answer' if how == 'gold' else ''} are too few to choose a checkpoint by. Set data.validation to {FEWEST} or more, better 200, or train.choose to last."
+        )
 
-def with_gold(splits)->list:
+
+def with_gold(splits) -> list:
     "The validation examples that have a gold answer."
     return [e for e in splits.validation if e.gold is not None]
 
@@ -37,31 +47,48 @@ def with_gold(splits)->list:
 @dataclass(frozen=True)
 class Score:
     "How many of the validation items a model in training answers rightly, asked as its arm is."
+
     c: Combination
     arm: Arm
-    splits: object        # `data.Splits`
+    splits: object  # `data.Splits`
 
     @property
-    def key(self)->str:
+    def key(self) -> str:
         "What the score depends on, beside the model."
-        return fingerprint("score", [(e.id, e.turns, e.gold) for e in with_gold(self.splits)], prompt_hash(self.splits.task, self.arm.prompt), grader_hash(self.splits.task), self.arm.stop)
+        return fingerprint(
+            "score",
+            [(e.id, e.turns, e.gold) for e in with_gold(self.splits)],
+            prompt_hash(self.splits.task, self.arm.prompt),
+            grader_hash(self.splits.task),
+            self.arm.stop,
+        )
 
-    def __call__(self, model)->float:
+    def __call__(self, model) -> float:
         from distill_study.local import TransformersEngine, plain_settings
         from distill_study.models import load_tokenizer
+
         engine = TransformersEngine(self.c.student.model, self.c.student.batch_size)
         engine.loaded = plain_settings(model, load_tokenizer(engine.folder))
         with tempfile.TemporaryDirectory() as d:
-            got = sample_answers(with_gold(self.splits), self.arm.prompt, engine, Store(Path(d)), Sampling(stop=self.arm.stop), self.splits.max_tokens, "validation")
+            got = sample_answers(
+                with_gold(self.splits),
+                self.arm.prompt,
+                engine,
+                Store(Path(d)),
+                Sampling(stop=self.arm.stop),
+                self.splits.max_tokens,
+                "validation",
+            )
         return sum(bool(a.correct) for a in got) / len(got)
 
 # %% ../nbs/46_choice.ipynb #0da45fd6
 def validation_rows(
-    arm:Arm,          # that is trained
-    c:Combination,
-    splits,           # `data.Splits`
-    answers,          # the teacher's `Answers` to the validation inputs; None for an arm that learns from gold
-)->list:              # training rows, whose loss is looked at
+    arm: Arm,  # that is trained
+    c: Combination,
+    splits,  # `data.Splits`
+    answers,  # the teacher's `Answers` to the validation inputs; None for an arm that learns from gold
+) -> list:  # training rows, whose loss is looked at
     "What the arm would learn from the validation examples, curated as its training rows are."
-    if arm.labels != "gold" and answers is None: return []
+    if arm.labels != "gold" and answers is None:
+        return []
     return curate(arm, splits.validation, answers, splits.test, c.curate).rows

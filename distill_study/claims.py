@@ -21,86 +21,147 @@ from .textstats import METRICS
 
 # %% ../nbs/67_claims.ipynb #bb7868dd
 SUPPORTS, CONTRADICTS, OPEN = "supports", "contradicts", "open"
-MARGIN = 0.05      # of what counts as as good as: 5 points
+MARGIN = 0.05  # of what counts as as good as: 5 points
+
 
 @dataclass(frozen=True)
 class Evidence:
     "What one report measured of a claim."
+
     report: Report
-    a: Interval            # what is compared with …
-    b: Interval            # … what is claimed about
-    difference: Interval   # b minus a
-    verdict: str           # SUPPORTS, CONTRADICTS or OPEN
+    a: Interval  # what is compared with …
+    b: Interval  # … what is claimed about
+    difference: Interval  # b minus a
+    verdict: str  # SUPPORTS, CONTRADICTS or OPEN
     scale: float = 100
     digits: int = 1
-    measure: str = ""         # where it isn't the report's own
-    need: int | None = None   # test items with which a difference of this size would be noticed, of one left open
+    measure: str = ""  # where it isn't the report's own
+    need: int | None = None  # test items with which a difference of this size would be noticed, of one left open
 
-def arm(r:Report, name:str, key:str|None=None)->Interval|None:
+
+def arm(r: Report, name: str, key: str | None = None) -> Interval | None:
     "An arm's main result, or another measure of it; None where it did not run."
     x = r.metrics["arms"].get(name)
     found = x and x["n"] and (x[r.level] if key in (None, r.metric.key) else (x.get("scores") or {}).get(key))
     return Interval(**found) if found else None
 
-def needed(t:dict)->int|None:
+
+def needed(t: dict) -> int | None:
     "Paired items at which a difference like the one of a test is noticed four times in five."
     d, n, spread = t["difference"]["value"], t["n"], t.get("spread")
-    if not spread and t.get("a_only") is not None and n: spread = math.sqrt(max((t["a_only"] + t["b_only"]) / n - (d or 0)**2, 0))
-    if not d or not spread: return None
-    return math.ceil((smallest_difference(n, spread) / abs(d))**2 * n)
+    if not spread and t.get("a_only") is not None and n:
+        spread = math.sqrt(max((t["a_only"] + t["b_only"]) / n - (d or 0) ** 2, 0))
+    if not d or not spread:
+        return None
+    return math.ceil((smallest_difference(n, spread) / abs(d)) ** 2 * n)
+
 
 def tested(
-    r:Report, a:str, b:str,
-    key:str|None=None,     # another measure than the report's own
-    sign:int=1,            # -1 where less is claimed
-)->Evidence|None:
+    r: Report,
+    a: str,
+    b: str,
+    key: str | None = None,  # another measure than the report's own
+    sign: int = 1,  # -1 where less is claimed
+) -> Evidence | None:
     "The report's own paired test of two arms; None where it has none."
     tests = r.metrics["tests"] if key in (None, r.metric.key) else (r.metrics.get("also") or {}).get(key) or ()
     t = next((t for t in tests if (t["a"], t["b"]) == (a, b) and t["p_holm"] is not None), None)
-    if t is None: return None
+    if t is None:
+        return None
     m, way = METRICS[key] if key else r.metric, {"higher": sign, "lower": -sign}.get(t["verdict"], 0)
     d = Interval(**t["difference"])
-    if not d.excludes_zero: way = 0
-    return Evidence(r, arm(r, a, key), arm(r, b, key), d, {1: SUPPORTS, -1: CONTRADICTS, 0: OPEN}[way], m.scale, m.digits, m.name if key else "", None if way else needed(t))
+    if not d.excludes_zero:
+        way = 0
+    return Evidence(
+        r,
+        arm(r, a, key),
+        arm(r, b, key),
+        d,
+        {1: SUPPORTS, -1: CONTRADICTS, 0: OPEN}[way],
+        m.scale,
+        m.digits,
+        m.name if key else "",
+        None if way else needed(t),
+    )
 
 # %% ../nbs/67_claims.ipynb #0f0b540f
-def as_good(r:Report, a:str, b:str)->Evidence|None:
+def as_good(r: Report, a: str, b: str) -> Evidence | None:
     "Whether `b` is no more than the margin below `a`."
     x, y = arm(r, a), arm(r, b)
-    if x is None or y is None: return None
+    if x is None or y is None:
+        return None
     own = tested(r, a, b)
     d = own.difference if own else interval_difference(x, y)[0]
-    if d.low is None: return None
-    return Evidence(r, x, y, d, SUPPORTS if d.low > -MARGIN else CONTRADICTS if d.high < -MARGIN else OPEN, r.metric.scale, r.metric.digits)
+    if d.low is None:
+        return None
+    return Evidence(
+        r,
+        x,
+        y,
+        d,
+        SUPPORTS if d.low > -MARGIN else CONTRADICTS if d.high < -MARGIN else OPEN,
+        r.metric.scale,
+        r.metric.digits,
+    )
 
-def matches(r:Report, teacher:str, student:str)->Evidence|None:
+
+def matches(r: Report, teacher: str, student: str) -> Evidence | None:
     "Whether the student passes the teacher, or is as good as one that itself is better than the untouched student: on the floor all are the same."
     e, base, x = as_good(r, teacher, student), arm(r, BASE), arm(r, teacher)
-    if e is None or e.verdict != SUPPORTS or e.difference.low > 0: return e
+    if e is None or e.verdict != SUPPORTS or e.difference.low > 0:
+        return e
     ahead = interval_difference(base, x)[0].low if base else None
     return e if ahead is not None and ahead > 0 else replace(e, verdict=OPEN)
 
-def gap(r:Report, name:str)->Interval|None:
+
+def gap(r: Report, name: str) -> Interval | None:
     "The share of the gap that an arm closed, against the report's own teacher."
     g = next((g for g in r.metrics["gaps"] if g["arm"] == name and g["teacher"] == r.metrics["teacher"]), None)
-    return Interval(**{k: g[k] for k in ("value", "low", "high", "n", "reason")}) if g and g["value"] is not None else None
+    return (
+        Interval(**{k: g[k] for k in ("value", "low", "high", "n", "reason")}) if g and g["value"] is not None else None
+    )
 
-def less_closed(r:Report, others:list[Report], name:str="distilled/cot-answer")->list[Evidence]:
+
+def less_closed(r: Report, others: list[Report], name: str = "distilled/cot-answer") -> list[Evidence]:
     "Gap recovered in one report against those of the same student in others."
     mine, out = gap(r, name), []
     for o in (o for o in others if o.settings["student"]["model"] == r.settings["student"]["model"]):
-        if mine is None or (theirs := gap(o, name)) is None: continue
+        if mine is None or (theirs := gap(o, name)) is None:
+            continue
         d = interval_difference(theirs, mine)[0]
-        out.append(Evidence(o, theirs, mine, d, SUPPORTS if d.high is not None and d.high < 0 else CONTRADICTS if d.low is not None and d.low > 0 else OPEN))
+        out.append(
+            Evidence(
+                o,
+                theirs,
+                mine,
+                d,
+                SUPPORTS
+                if d.high is not None and d.high < 0
+                else CONTRADICTS
+                if d.low is not None and d.low > 0
+                else OPEN,
+            )
+        )
     return out
 
-def graders_disagree(r:Report)->Evidence|None:
+
+def graders_disagree(r: Report) -> Evidence | None:
     "Whether ground truth and judge come to opposite conclusions on the best distilled arm and the untouched student."
-    win = next((w for w in (r.metrics.get("judge") or {}).get("wins") or () if (w["a"], w["b"]) == (BASE, r.metrics.get("best"))), None)
+    win = next(
+        (
+            w
+            for w in (r.metrics.get("judge") or {}).get("wins") or ()
+            if (w["a"], w["b"]) == (BASE, r.metrics.get("best"))
+        ),
+        None,
+    )
     truth = tested(r, BASE, r.metrics.get("best"))
-    if win is None or truth is None or win["p_holm"] is None: return None
+    if win is None or truth is None or win["p_holm"] is None:
+        return None
     rate = Interval(**win["rate"])
-    judged = 0 if win["p_holm"] > .05 or rate.low is None or rate.low <= .5 <= rate.high else 1 if rate.low > .5 else -1
+    judged = (
+        0 if win["p_holm"] > 0.05 or rate.low is None or rate.low <= 0.5 <= rate.high else 1 if rate.low > 0.5 else -1
+    )
     true = {SUPPORTS: 1, CONTRADICTS: -1, OPEN: 0}[truth.verdict]
     return Evidence(r, truth.difference, rate, Interval(None), {-1: SUPPORTS, 1: CONTRADICTS, 0: OPEN}[judged * true])
 
@@ -108,28 +169,38 @@ def graders_disagree(r:Report)->Evidence|None:
 @dataclass(frozen=True)
 class Claim:
     "Something that the paper says, and how reports are asked about it."
+
     name: str
     text: str
-    source: str                       # where it is claimed
-    a: str; b: str                    # what is compared, for the heads of the table
-    rule: str                         # what counts
-    settles: str                      # what it takes
-    ask: Callable                     # reports → list of `Evidence`
-    some: bool = False                # claimed of some data only
+    source: str  # where it is claimed
+    a: str
+    b: str  # what is compared, for the heads of the table
+    rule: str  # what counts
+    settles: str  # what it takes
+    ask: Callable  # reports → list of `Evidence`
+    some: bool = False  # claimed of some data only
 
-def _each(one): return lambda reports: [e for r in reports if (e := one(r)) is not None]
 
-def _better_labels(r): return tested(r, "distilled/vanilla", "distilled/cot-answer") or tested(r, "distilled/vanilla", "distilled/cod")
+def _each(one):
+    return lambda reports: [e for r in reports if (e := one(r)) is not None]
+
+
+def _better_labels(r):
+    return tested(r, "distilled/vanilla", "distilled/cot-answer") or tested(r, "distilled/vanilla", "distilled/cod")
+
 
 def _best_plain(r):
     "The arm that learned from the better prompt and answers under the plain one."
     return next((a for a in ("distilled/cot-answer", "distilled/cod") if arm(r, a) is not None), "distilled/vanilla")
 
+
 def _family(r):
     "The task of a report."
     from distill_study.config import Data
     from distill_study.data import task_of
+
     return task_of(Data.parse(r.settings["data"], "data"))
+
 
 def _math(reports):
     one = [r for r in reports if _family(r) == "math"]
@@ -140,77 +211,249 @@ _ABSTRACT, _SECOND = "abstract", "second-hand"
 _PAIRED = "the report's paired test of the two arms, Holm-corrected, and the 95 % interval of the difference"
 _REAL = "Models of the size in question: recipes/llama31_405b_to_8b.yaml, or recipes/smollm2_1.7b_to_135m_one_gpu.yaml on one GPU, at three seeds."
 CLAIMS = (
-    Claim("labels help", "A student fine-tuned on a bigger model's answers beats the same student untouched.", _ABSTRACT, "untouched", "distilled/vanilla", _PAIRED, _REAL, _each(lambda r: tested(r, BASE, "distilled/vanilla"))),
-    Claim("better labels help more", "Labels made under a better prompt (chain of thought, chain of density) teach more than labels made under the plain one.", _ABSTRACT, "plain labels", "better labels", _PAIRED, "More training inputs and, where the table names a number, that many test items; then " + _REAL[0].lower() + _REAL[1:], _each(_better_labels)),
-    Claim("reasoning is internalised", "Ordinary fine-tuning is enough for the student to answer at once as well as it does when it reasons in writing.", _ABSTRACT, "distilled/cot-rationale", "distilled/cot-answer", f"as good as: the interval of the paired difference above \u2212{MARGIN * 100:.0f} points; contradicted where it lies below", "A student that can: the built-in ones have one to a few million parameters, and steps that they don't write out are steps that they don't take. " + _REAL, _each(lambda r: as_good(r, "distilled/cot-rationale", "distilled/cot-answer"))),
-    Claim("students match the teacher", "On some data the distilled student, asked plainly, matches or passes the teacher asked plainly.", _ABSTRACT, "teacher/vanilla", "student of the better labels", f"above the teacher, or not more than {MARGIN * 100:.0f} points below one that is itself better than the untouched student (where none can do the task, all are equal); from the arms' intervals", "Data on which the teacher, asked plainly, is far above chance: matching one that is not says little. " + _REAL, _each(lambda r: matches(r, "teacher/vanilla", _best_plain(r))), some=True),
-    Claim("dense labels, dense summaries", "A student learns to write at once what the teacher writes in a chain of ever denser summaries.", _SECOND, "plain labels", "dense labels", "the report's paired test of the density of summaries: named entities per word", "People's grades of plain and dense summaries (distill-study grade-sheet): a denser summary need not be a better one.", _each(lambda r: tested(r, "distilled/vanilla", "distilled/cod", "density"))),
-    Claim("math is harder to transfer", "In math less of the gap is closed than in language understanding.", _SECOND, "gap closed there", "gap closed in math", "the difference of gap recovered by distilled/cot-answer, from the two intervals, student by student", "Tasks of one difficulty: a gap in math and one elsewhere are different distances. Several data sets of each kind, three seeds.", _math),
-    Claim("evaluation has pitfalls", "On some data, what is concluded hangs on who grades.", _ABSTRACT, "difference by ground truth", "win rate by the judge", "supported where ground truth and judge say the opposite of the best distilled arm against the untouched student, each beyond its noise; contradicted where they agree", "People's grades beside both. The judge of the built-in studies is a set of rules, which knows what the data were made from.", _each(graders_disagree), some=True))
+    Claim(
+        "labels help",
+        "A student fine-tuned on a bigger model's answers beats the same student untouched.",
+        _ABSTRACT,
+        "untouched",
+        "distilled/vanilla",
+        _PAIRED,
+        _REAL,
+        _each(lambda r: tested(r, BASE, "distilled/vanilla")),
+    ),
+    Claim(
+        "better labels help more",
+        "Labels made under a better prompt (chain of thought, chain of density) teach more than labels made under the plain one.",
+        _ABSTRACT,
+        "plain labels",
+        "better labels",
+        _PAIRED,
+        "More training inputs and, where the table names a number, that many test items; then "
+        + _REAL[0].lower()
+        + _REAL[1:],
+        _each(_better_labels),
+    ),
+    Claim(
+        "reasoning is internalised",
+        "Ordinary fine-tuning is enough for the student to answer at once as well as it does when it reasons in writing.",
+        _ABSTRACT,
+        "distilled/cot-rationale",
+        "distilled/cot-answer",
+        f"as good as: the interval of the paired difference above \u2212{MARGIN * 100:.0f} points; contradicted where it lies below",
+        "A student that can: the built-in ones have one to a few million parameters, and steps that they don't write out are steps that they don't take. "
+        + _REAL,
+        _each(lambda r: as_good(r, "distilled/cot-rationale", "distilled/cot-answer")),
+    ),
+    Claim(
+        "students match the teacher",
+        "On some data the distilled student, asked plainly, matches or passes the teacher asked plainly.",
+        _ABSTRACT,
+        "teacher/vanilla",
+        "student of the better labels",
+        f"above the teacher, or not more than {MARGIN * 100:.0f} points below one that is itself better than the untouched student (where none can do the task, all are equal); from the arms' intervals",
+        "Data on which the teacher, asked plainly, is far above chance: matching one that is not says little. " + _REAL,
+        _each(lambda r: matches(r, "teacher/vanilla", _best_plain(r))),
+        some=True,
+    ),
+    Claim(
+        "dense labels, dense summaries",
+        "A student learns to write at once what the teacher writes in a chain of ever denser summaries.",
+        _SECOND,
+        "plain labels",
+        "dense labels",
+        "the report's paired test of the density of summaries: named entities per word",
+        "People's grades of plain and dense summaries (distill-study grade-sheet): a denser summary need not be a better one.",
+        _each(lambda r: tested(r, "distilled/vanilla", "distilled/cod", "density")),
+    ),
+    Claim(
+        "math is harder to transfer",
+        "In math less of the gap is closed than in language understanding.",
+        _SECOND,
+        "gap closed there",
+        "gap closed in math",
+        "the difference of gap recovered by distilled/cot-answer, from the two intervals, student by student",
+        "Tasks of one difficulty: a gap in math and one elsewhere are different distances. Several data sets of each kind, three seeds.",
+        _math,
+    ),
+    Claim(
+        "evaluation has pitfalls",
+        "On some data, what is concluded hangs on who grades.",
+        _ABSTRACT,
+        "difference by ground truth",
+        "win rate by the judge",
+        "supported where ground truth and judge say the opposite of the best distilled arm against the untouched student, each beyond its noise; contradicted where they agree",
+        "People's grades beside both. The judge of the built-in studies is a set of rules, which knows what the data were made from.",
+        _each(graders_disagree),
+        some=True,
+    ),
+)
 
 # %% ../nbs/67_claims.ipynb #8e72d6f5
-def verdict(evidence:list[Evidence], some:bool=False)->str:
+def verdict(evidence: list[Evidence], some: bool = False) -> str:
     "Of all reports together: supported, contradicted, open, or not asked."
     k = Counter(e.verdict for e in evidence)
-    if not evidence: return "not asked"
-    if some: return "supported" if k[SUPPORTS] else "contradicted" if k[CONTRADICTS] == len(evidence) else "open"
-    if 2 * k[SUPPORTS] > len(evidence) and not k[CONTRADICTS]: return "supported"
+    if not evidence:
+        return "not asked"
+    if some:
+        return "supported" if k[SUPPORTS] else "contradicted" if k[CONTRADICTS] == len(evidence) else "open"
+    if 2 * k[SUPPORTS] > len(evidence) and not k[CONTRADICTS]:
+        return "supported"
     return "contradicted" if 2 * k[CONTRADICTS] > len(evidence) and not k[SUPPORTS] else "open"
+
 
 def _row(e):
     "One report's row."
-    def text(i, signed=False): return i.text(e.scale, e.digits, signed) if i is not None and i.value is not None else "\u2013"
+
+    def text(i, signed=False):
+        return i.text(e.scale, e.digits, signed) if i is not None and i.value is not None else "\u2013"
+
     s = e.report.settings
-    return dict(data=s["data"]["name"] + (f", {e.measure or e.report.metric.name}" if e.measure or not e.report.metric.graded else ""), student=Path(s["student"]["model"]).name, a=text(e.a), b=text(e.b), difference=text(e.difference, True), n=min((i.n for i in (e.a, e.b) if i), default=0), verdict=e.verdict, need=f"{e.need:,}" if e.need else "\u2013")
+    return dict(
+        data=s["data"]["name"]
+        + (f", {e.measure or e.report.metric.name}" if e.measure or not e.report.metric.graded else ""),
+        student=Path(s["student"]["model"]).name,
+        a=text(e.a),
+        b=text(e.b),
+        difference=text(e.difference, True),
+        n=min((i.n for i in (e.a, e.b) if i), default=0),
+        verdict=e.verdict,
+        need=f"{e.need:,}" if e.need else "\u2013",
+    )
+
 
 @dataclass(frozen=True, repr=False)
 class Claims(Shown):
     "Every claim with what the reports say of it."
-    found: tuple          # (Claim, list of Evidence)
 
-    def verdicts(self)->dict: return {c.name: verdict(es, c.some) for c, es in self.found}
+    found: tuple  # (Claim, list of Evidence)
 
-    def to_dict(self): return to_plain([dict(name=c.name, claim=c.text, source=c.source, verdict=verdict(es, c.some), rule=c.rule, settles=c.settles, reports=[_row(e) for e in es]) for c, es in self.found])
+    def verdicts(self) -> dict:
+        return {c.name: verdict(es, c.some) for c, es in self.found}
 
-    def overview(self)->Table:
+    def to_dict(self):
+        return to_plain(
+            [
+                dict(
+                    name=c.name,
+                    claim=c.text,
+                    source=c.source,
+                    verdict=verdict(es, c.some),
+                    rule=c.rule,
+                    settles=c.settles,
+                    reports=[_row(e) for e in es],
+                )
+                for c, es in self.found
+            ]
+        )
+
+    def overview(self) -> Table:
         "A row per claim."
-        rows = tuple(dict(name=c.name[0].upper() + c.name[1:], claim=c.text, source=c.source, verdict=verdict(es, c.some), count=", ".join(f"{sum(e.verdict == v for e in es)} {w}" for v, w in ((SUPPORTS, "for"), (CONTRADICTS, "against"), (OPEN, "open"))) if es else "none has these arms") for c, es in self.found)
-        return Table("What the reports say of the claims", tuple(Column(k, h, kind="text") for k, h in dict(name="Claim", verdict="Verdict", count="Reports", claim="In full", source="Source").items()), rows)
+        rows = tuple(
+            dict(
+                name=c.name[0].upper() + c.name[1:],
+                claim=c.text,
+                source=c.source,
+                verdict=verdict(es, c.some),
+                count=", ".join(
+                    f"{sum(e.verdict == v for e in es)} {w}"
+                    for v, w in ((SUPPORTS, "for"), (CONTRADICTS, "against"), (OPEN, "open"))
+                )
+                if es
+                else "none has these arms",
+            )
+            for c, es in self.found
+        )
+        return Table(
+            "What the reports say of the claims",
+            tuple(
+                Column(k, h, kind="text")
+                for k, h in dict(
+                    name="Claim", verdict="Verdict", count="Reports", claim="In full", source="Source"
+                ).items()
+            ),
+            rows,
+        )
 
-    def html(self)->str:
+    def html(self) -> str:
         "The overview, and a table per claim."
         return self.overview().html() + "".join(self.one(c, es) for c, es in self.found)
 
-    def one(self, c:Claim, es:list)->str:
+    def one(self, c: Claim, es: list) -> str:
         "A claim, its rule, its table, and what it takes to settle it."
-        cols = [Column(k, h, kind="text") for k, h in dict(data="Data", student="Student", a=c.a, b=c.b, difference="Difference").items()] + [Column("n", "n", "test items", digits=0), Column("verdict", "Verdict", kind="text"), Column("need", "Items to see it", kind="text")]
-        if all(e.difference.value is None for e in es): cols = [x for x in cols if x.key != "difference"]
-        if not any(e.need for e in es): cols = [x for x in cols if x.key != "need"]
-        table = Table(c.text, tuple(cols), tuple(map(_row, es)), f"{'% or scores × 100' if all(e.scale == 100 for e in es) else 'As measured'}, with 95 % intervals", f"What counts: {c.rule}.").html() if es else "<p>No report has these arms.</p>"
+        cols = [
+            Column(k, h, kind="text")
+            for k, h in dict(data="Data", student="Student", a=c.a, b=c.b, difference="Difference").items()
+        ] + [
+            Column("n", "n", "test items", digits=0),
+            Column("verdict", "Verdict", kind="text"),
+            Column("need", "Items to see it", kind="text"),
+        ]
+        if all(e.difference.value is None for e in es):
+            cols = [x for x in cols if x.key != "difference"]
+        if not any(e.need for e in es):
+            cols = [x for x in cols if x.key != "need"]
+        table = (
+            Table(
+                c.text,
+                tuple(cols),
+                tuple(map(_row, es)),
+                f"{'% or scores × 100' if all(e.scale == 100 for e in es) else 'As measured'}, with 95 % intervals",
+                f"What counts: {c.rule}.",
+            ).html()
+            if es
+            else "<p>No report has these arms.</p>"
+        )
         return f"<h3>{esc(c.name[0].upper() + c.name[1:])}: {esc(verdict(es, c.some))}</h3>{table}<p>What it takes to settle it: {esc(c.settles)}</p>"
 
-def weigh(reports:list[Report])->Claims:
+
+def weigh(reports: list[Report]) -> Claims:
     "What these reports say of every claim."
     return Claims(tuple((c, c.ask(reports)) for c in CLAIMS))
 
 # %% ../nbs/67_claims.ipynb #d0e5b56b
 def claims_page(
-    reports,             # folder of a recipe's reports, or several
-    path:str|Path,       # gets the page
-)->Claims:
+    reports,  # folder of a recipe's reports, or several
+    path: str | Path,  # gets the page
+) -> Claims:
     "Write what reports say of the claims as a page like theirs."
     import nbformat
     from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
     from distill_study.report import render
+
     made = find_reports(*([reports] if isinstance(reports, (str, Path)) else reports))
     said = weigh(made)
-    about = f"{len(made)} reports, each of one training per arm: " + ", ".join(sorted({f"{r.settings['data']['name']}" for r in made})) + "; teachers " + ", ".join(sorted({r.settings["teacher"]["engine"] for r in made})) + "; students " + ", ".join(sorted({r.settings["student"]["model"] for r in made})) + "."
-    def shown(html): return new_code_cell("", outputs=[new_output("display_data", {"text/html": html})])
-    nb = new_notebook(cells=[new_markdown_cell("# Claims of the paper\n\n> What these reports support, contradict or leave open at their scale."),
-        new_markdown_cell("## In short"), shown(f"<p>{esc(about)}</p>{said.overview().html()}"),
-        new_markdown_cell("## How it is decided\n\nThe claims are those of the abstract of arXiv 2410.18588, and what is told of the paper second-hand, in our words; the paper's tables are not at hand, so none of its numbers is compared. A report supports a claim where the interval of the difference excludes zero in the claimed direction and its Holm-corrected test agrees, contradicts it where it does so in the other direction, and leaves it open otherwise. All reports together support a claim where more than half of them do and none contradicts it, contradict it likewise, and leave it open else; what is claimed of some data is supported by one report, and contradicted only by all. Tests are corrected within a report, not over reports."),
-        new_markdown_cell("## Claim by claim"), *[shown(said.one(c, es)) for c, es in said.found]])
+    about = (
+        f"{len(made)} reports, each of one training per arm: "
+        + ", ".join(sorted({f"{r.settings['data']['name']}" for r in made}))
+        + "; teachers "
+        + ", ".join(sorted({r.settings["teacher"]["engine"] for r in made}))
+        + "; students "
+        + ", ".join(sorted({r.settings["student"]["model"] for r in made}))
+        + "."
+    )
+
+    def shown(html):
+        return new_code_cell("", outputs=[new_output("display_data", {"text/html": html})])
+
+    nb = new_notebook(
+        cells=[
+            new_markdown_cell(
+                "# Claims of the paper\n\n> What these reports support, contradict or leave open at their scale."
+            ),
+            new_markdown_cell("## In short"),
+            shown(f"<p>{esc(about)}</p>{said.overview().html()}"),
+            new_markdown_cell(
+                "## How it is decided\n\nThe claims are those of the abstract of arXiv 2410.18588, and what is told of the paper second-hand, in our words; the paper's tables are not at hand, so none of its numbers is compared. A report supports a claim where the interval of the difference excludes zero in the claimed direction and its Holm-corrected test agrees, contradicts it where it does so in the other direction, and leaves it open otherwise. All reports together support a claim where more than half of them do and none contradicts it, contradict it likewise, and leave it open else; what is claimed of some data is supported by one report, and contradicted only by all. Tests are corrected within a report, not over reports."
+            ),
+            new_markdown_cell("## Claim by claim"),
+            *[shown(said.one(c, es)) for c, es in said.found],
+        ]
+    )
     with tempfile.TemporaryDirectory() as d:
-        nbformat.write(nb, Path(d)/"claims.ipynb")
-        render(Path(d)/"claims.ipynb", path, footer=f"<p>Computed from the metrics.json of {len(made)} reports by <code>distill-study claims</code>: {esc(', '.join(r.name for r in made))}.</p>")
+        nbformat.write(nb, Path(d) / "claims.ipynb")
+        render(
+            Path(d) / "claims.ipynb",
+            path,
+            footer=f"<p>Computed from the metrics.json of {len(made)} reports by <code>distill-study claims</code>: {esc(', '.join(r.name for r in made))}.</p>",
+        )
     return said

@@ -15,7 +15,12 @@ from typing import Annotated, Optional
 import typer
 
 # %% ../nbs/69_cli.ipynb #0b25da7e
-app = typer.Typer(help="A reproducible study of knowledge distillation between language models.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="A reproducible study of knowledge distillation between language models.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 zoo = typer.Typer(help="The built-in tiny models.", no_args_is_help=True)
 app.add_typer(zoo, name="zoo")
 kept = typer.Typer(help="What runs have stored: completions and trained students.", no_args_is_help=True)
@@ -24,222 +29,393 @@ back = typer.Typer(help="What people graded.", no_args_is_help=True)
 app.add_typer(back, name="grades")
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="a YAML file, e.g. recipes/demo.yaml")]
-Override = Annotated[Optional[list[str]], typer.Option("-p", metavar="KEY=VALUE", help="override a setting, e.g. -p train.epochs=1 -p data.test=50; repeatable")]
+Override = Annotated[
+    Optional[list[str]],
+    typer.Option(
+        "-p", metavar="KEY=VALUE", help="override a setting, e.g. -p train.epochs=1 -p data.test=50; repeatable"
+    ),
+]
+
+
 def _folder(where):
     "The folder that a store is worked on in."
     from distill_study.mirror import local_folder
+
     return local_folder(where)
 
+
 Reports = Annotated[Path, typer.Option(help="where reports go")]
-Store = Annotated[Path, typer.Option(parser=_folder, metavar="FOLDER|URL", help="where completions and trained students are kept: a folder, or e.g. s3://bucket/store")]
+Store = Annotated[
+    Path,
+    typer.Option(
+        parser=_folder,
+        metavar="FOLDER|URL",
+        help="where completions and trained students are kept: a folder, or e.g. s3://bucket/store",
+    ),
+]
+
 
 def _recipe(path, overrides):
     "The recipe with its overrides, checked."
     from distill_study.config import ConfigError, load_recipe
+
     pairs = [o.partition("=") for o in overrides or []]
     bad = next((k for k, eq, _ in pairs if not eq), None)
-    if bad is not None: raise ConfigError(f"-p {bad}: expected KEY=VALUE, e.g. -p train.epochs=1.")
+    if bad is not None:
+        raise ConfigError(f"-p {bad}: expected KEY=VALUE, e.g. -p train.epochs=1.")
     return load_recipe(path, {k: v for k, _, v in pairs})
 
-def say(line:str):
+
+def say(line: str):
     "A line of progress, at once."
     print(line, file=sys.stderr, flush=True)
 
 # %% ../nbs/69_cli.ipynb #d84b739e
 @app.command()
-def run(recipe:RecipePath, p:Override=None, reports:Reports=Path("reports"), store:Store=Path("store"),
-        workers:Annotated[int, typer.Option(help="processes that do stages side by side, each with its share of the GPUs")]=1,
-        executor:Annotated[str, typer.Option(help="where stages run: local, or ray for a Ray cluster that runs already")]="local",
-        address:Annotated[str, typer.Option(help="of the Ray cluster's head, HOST:PORT; auto: the one of this machine")]="auto"):
+def run(
+    recipe: RecipePath,
+    p: Override = None,
+    reports: Reports = Path("reports"),
+    store: Store = Path("store"),
+    workers: Annotated[
+        int, typer.Option(help="processes that do stages side by side, each with its share of the GPUs")
+    ] = 1,
+    executor: Annotated[
+        str, typer.Option(help="where stages run: local, or ray for a Ray cluster that runs already")
+    ] = "local",
+    address: Annotated[
+        str, typer.Option(help="of the Ray cluster's head, HOST:PORT; auto: the one of this machine")
+    ] = "auto",
+):
     "Run a recipe: sample the teacher, train and grade the students, write the reports."
-    if executor not in ("local", "ray"): raise typer.BadParameter(f"{executor!r}: expected local or ray", param_hint="--executor")
+    if executor not in ("local", "ray"):
+        raise typer.BadParameter(f"{executor!r}: expected local or ray", param_hint="--executor")
     _run(_recipe(recipe, p), recipe, reports, store, False, workers, executor, address)
 
+
 @app.command()
-def status(recipe:RecipePath, reports:Reports=Path("reports")):
+def status(recipe: RecipePath, reports: Reports = Path("reports")):
     "Show how far a run with several workers is."
     from rich.console import Console
     from distill_study.schedule import read_status, shown_status
-    found = read_status(reports/_recipe(recipe, None).name)
+
+    found = read_status(reports / _recipe(recipe, None).name)
     Console(highlight=False).print(shown_status(found))
-    if found["gone"]: say("nothing is heard from this run any more; the same `distill-study run` goes on from here")
+    if found["gone"]:
+        say("nothing is heard from this run any more; the same `distill-study run` goes on from here")
+
 
 @app.command()
-def replay(recipe:RecipePath, p:Override=None, reports:Reports=Path("reports"), store:Store=Path("store")):
+def replay(recipe: RecipePath, p: Override = None, reports: Reports = Path("reports"), store: Store = Path("store")):
     "Write a recipe's reports again from the store alone: no model, server or key is needed."
     from distill_study.archive import open_root
+
     open_root(store)
     _run(_recipe(recipe, p), recipe, reports, store, True)
+
 
 def _run(r, file, reports, store, replay, workers=1, executor="local", address="auto"):
     from distill_study import grid
     from distill_study.publish import claim
     from distill_study.transfer import wanted
+
     grid.check(r, reports, store, replay)
     claim(r, file, reports)
-    try: outcomes = grid.run_recipe(r, reports, store, say, replay) if workers == 1 and executor == "local" else _run_side_by_side(r, reports, store, workers, executor, address)
-    except KeyboardInterrupt: say("stopped; the same command goes on from here"); raise typer.Exit(130) from None
+    try:
+        outcomes = (
+            grid.run_recipe(r, reports, store, say, replay)
+            if workers == 1 and executor == "local"
+            else _run_side_by_side(r, reports, store, workers, executor, address)
+        )
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from here")
+        raise typer.Exit(130) from None
     failed = [o for o in outcomes if o.error]
-    if failed: say(f"{len(failed)} of {len(outcomes)} combinations failed; the index names them.")
-    paged = not wanted(r) or (reports/r.name/"generalization.html").exists()
-    if not paged: say("the page about students on other data sets failed; the index names its notebook.")
-    print(reports/r.name/"index.html")
+    if failed:
+        say(f"{len(failed)} of {len(outcomes)} combinations failed; the index names them.")
+    paged = not wanted(r) or (reports / r.name / "generalization.html").exists()
+    if not paged:
+        say("the page about students on other data sets failed; the index names its notebook.")
+    print(reports / r.name / "index.html")
     raise typer.Exit(1 if failed or not paged else 0)
+
 
 def _run_side_by_side(r, reports, store, workers, executor, address):
     from distill_study.schedule import live, run_graph
     from distill_study.workers import Local, Ray
+
     where = Ray(address) if executor == "ray" else Local(workers)
-    with live() as look: return run_graph(r, reports.resolve() if executor == "ray" else reports, store.resolve() if executor == "ray" else store, where, (lambda line: None) if look else say, look)
+    with live() as look:
+        return run_graph(
+            r,
+            reports.resolve() if executor == "ray" else reports,
+            store.resolve() if executor == "ray" else store,
+            where,
+            (lambda line: None) if look else say,
+            look,
+        )
 
 # %% ../nbs/69_cli.ipynb #7ed34d8d
 @app.command()
-def show(recipe:RecipePath, p:Override=None, gpus:Annotated[Optional[str], typer.Option(metavar="NxGPU", help="estimate hours on, e.g. 8xH100; what the recipe names if left out")]=None):
+def show(
+    recipe: RecipePath,
+    p: Override = None,
+    gpus: Annotated[
+        Optional[str],
+        typer.Option(metavar="NxGPU", help="estimate hours on, e.g. 8xH100; what the recipe names if left out"),
+    ] = None,
+):
     "Show what a recipe would run, without running it, and about what it would take."
     from distill_study import estimate
     from distill_study.data import task_of
     from distill_study.grid import plan
     from distill_study.transfer import plan_others
+
     r, tests = _recipe(recipe, p), {}
-    for c in r.combinations(): task_of(c.data)
+    for c in r.combinations():
+        task_of(c.data)
     about = estimate.lines(estimate.budget(r, gpus), memory=False)
     print(f"{r.name}: {r.description}")
     data = None
     for c in r.combinations():
         print(f"\n{c.name}")
-        if c.data != data: data, (splits, why) = c.data, _splits(c.data)      # data set by data set
-        if splits: tests[c.data.name] = splits
-        for stage, what, how_much in plan(c, splits): print(f"  {stage:<7} {what:<75} {how_much}")
-        if why: print(f"  Tokens and cost of each stage are not known: {why}")
-    if rows := plan_others(r, tests): print("\ngeneralization", *(f"  {stage:<8} {what:<75} {how_much}" for stage, what, how_much in rows), sep="\n")
+        if c.data != data:
+            data, (splits, why) = c.data, _splits(c.data)  # data set by data set
+        if splits:
+            tests[c.data.name] = splits
+        for stage, what, how_much in plan(c, splits):
+            print(f"  {stage:<7} {what:<75} {how_much}")
+        if why:
+            print(f"  Tokens and cost of each stage are not known: {why}")
+    if rows := plan_others(r, tests):
+        print("\ngeneralization", *(f"  {stage:<8} {what:<75} {how_much}" for stage, what, how_much in rows), sep="\n")
     print("\nAll of it, estimated:", *about, sep="\n  ")
+
 
 def _splits(data):
     "(the examples, None), or (None, why they are not here)."
     from distill_study.config import StudyError
     from distill_study.data import load_data, source_of
-    if source_of(data.name) == "hub": return None, "the data is not on this machine yet."
-    try: return load_data(data), None
-    except StudyError as e: return None, str(e)
+
+    if source_of(data.name) == "hub":
+        return None, "the data is not on this machine yet."
+    try:
+        return load_data(data), None
+    except StudyError as e:
+        return None, str(e)
 
 # %% ../nbs/69_cli.ipynb #8034c957
 def _recipes():
     from distill_study.config import StudyError, load_recipe
+
     for path in sorted(Path("recipes").glob("*.yaml")):
-        try: yield str(path), load_recipe(path).description
-        except StudyError as e: yield str(path), f"not usable: {e}"
+        try:
+            yield str(path), load_recipe(path).description
+        except StudyError as e:
+            yield str(path), f"not usable: {e}"
+
 
 def _section(title, rows):
     print(title)
-    for name, text in rows: print(f"  {name:<32} {text}".rstrip())
+    for name, text in rows:
+        print(f"  {name:<32} {text}".rstrip())
     print()
 
+
 @app.command("list")
-def list_(what:Annotated[Optional[str], typer.Argument(help="recipes, tasks, data, engines or models; all of them if left out")]=None):
+def list_(
+    what: Annotated[
+        Optional[str], typer.Argument(help="recipes, tasks, data, engines or models; all of them if left out")
+    ] = None,
+):
     "List recipes, tasks, data sets, engines and built-in models."
     from distill_study.config import ConfigError, nearest
+
     sections = dict(recipes=lambda: _recipes(), tasks=_tasks, data=_data, engines=_engines, models=_models)
-    if what and what not in sections: raise ConfigError(f"list {what!r}: unknown.{nearest(what, sections)}")
-    for name in [what] if what else sections: _section(name, sections[name]())
+    if what and what not in sections:
+        raise ConfigError(f"list {what!r}: unknown.{nearest(what, sections)}")
+    for name in [what] if what else sections:
+        _section(name, sections[name]())
+
 
 def _tasks():
     from distill_study.tasks import TASKS
+
     return [(t.name, t.__doc__.splitlines()[0]) for t in TASKS.values()]
+
 
 def _data():
     from distill_study.data import KNOWN, source_of
     from distill_study.world import TINY
-    return [(n, f"{t.task}, built in") for n, t in TINY.items()] + [(n, f"{k.task}, " + ("local copy" if source_of(n) == "local" else "from the hub")) for n, k in KNOWN.items()]
+
+    return [(n, f"{t.task}, built in") for n, t in TINY.items()] + [
+        (n, f"{k.task}, " + ("local copy" if source_of(n) == "local" else "from the hub")) for n, k in KNOWN.items()
+    ]
+
 
 def _engines():
     from distill_study.engines import ENGINES
+
     return [(f"{name}:MODEL", e.__doc__.splitlines()[0]) for name, e in ENGINES.items()]
+
 
 def _models():
     from distill_study.models import zoo_names
+
     return [(f"zoo/{n}", "") for n in zoo_names()]
 
 # %% ../nbs/69_cli.ipynb #b7c07342
 Engine = Annotated[Optional[str], typer.Option(metavar="ENGINE:MODEL", help="completions of this engine only")]
 
+
 def _size(n):
     "Bytes as people read them."
     for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000 or unit == "GB": return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        if n < 1000 or unit == "GB":
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
         n /= 1000
+
 
 def _entries(entries):
     for e in entries:
-        what = f"{e.count} completions, {e.prompt_tokens} tokens in, {e.completion_tokens} out" if e.kind == "completions" else f"{e.count} {'files' if e.kind == 'stage' else 'entries'}" + (f"; {e.info}" if e.info else "")
+        what = (
+            f"{e.count} completions, {e.prompt_tokens} tokens in, {e.completion_tokens} out"
+            if e.kind == "completions"
+            else f"{e.count} {'files' if e.kind == 'stage' else 'entries'}" + (f"; {e.info}" if e.info else "")
+        )
         print(f"{e.kind:<12} {e.name:<40} {_size(e.bytes):>9}  {e.created[:19]:<19}  {what}")
 
+
 @kept.command("list")
-def list_stored(store:Store=Path("store")):
+def list_stored(store: Store = Path("store")):
     "What the store holds: completions by engine, the ledger of failures and drops, trained students."
     from distill_study.archive import contents
+
     _entries(found := contents(store))
     print(f"{len(found)} entries, {_size(sum(e.bytes for e in found))}")
 
+
 @kept.command()
-def ledger(reason:Annotated[Optional[str], typer.Option(help="only this reason, e.g. truncated or http_429")]=None, store:Store=Path("store")):
+def ledger(
+    reason: Annotated[Optional[str], typer.Option(help="only this reason, e.g. truncated or http_429")] = None,
+    store: Store = Path("store"),
+):
     "Print every failed request and every input that became no training row, one JSON object a line: id, reason, evidence."
     from distill_study.archive import ledger_rows
-    for row in ledger_rows(store, reason): print(json.dumps(row, ensure_ascii=False))
+
+    for row in ledger_rows(store, reason):
+        print(json.dumps(row, ensure_ascii=False))
+
 
 @kept.command()
-def verify(store:Store=Path("store")):
+def verify(store: Store = Path("store")):
     "Check every completion and every stage against its checksum."
     from distill_study import archive
+
     problems = archive.verify(store)
-    for problem in problems: print(problem)
+    for problem in problems:
+        print(problem)
     lost = sum(p.lost for p in problems)
-    print(f"{lost} damaged, {len(problems) - lost} that a run mends by itself" if problems else "everything is as it was written")
+    print(
+        f"{lost} damaged, {len(problems) - lost} that a run mends by itself"
+        if problems
+        else "everything is as it was written"
+    )
     raise typer.Exit(1 if lost else 0)
 
+
 @kept.command()
-def export(out:Annotated[Path, typer.Argument(help="a .jsonl file, or a folder for datasets.load_from_disk")], engine:Engine=None, store:Store=Path("store")):
+def export(
+    out: Annotated[Path, typer.Argument(help="a .jsonl file, or a folder for datasets.load_from_disk")],
+    engine: Engine = None,
+    store: Store = Path("store"),
+):
     "Write completions where other tools can read them."
     from distill_study import archive
+
     print(f"{archive.export(store, out, engine)} completions in {out}")
 
 # %% ../nbs/69_cli.ipynb #b7c07343
 @kept.command()
-def prune(engine:Annotated[Optional[list[str]], typer.Option(metavar="ENGINE:MODEL", help="remove the completions of this engine; repeatable")] = None,
-          stage:Annotated[Optional[list[str]], typer.Option(metavar="NAME", help="remove this stage, as `store list` names it; repeatable")] = None,
-          interrupted:Annotated[bool, typer.Option("--interrupted", help="remove stages that were begun and not finished")] = False,
-          yes:Annotated[bool, typer.Option("--yes", help="remove; without it, only show what would go")] = False, store:Store=Path("store")):
+def prune(
+    engine: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="ENGINE:MODEL", help="remove the completions of this engine; repeatable"),
+    ] = None,
+    stage: Annotated[
+        Optional[list[str]],
+        typer.Option(metavar="NAME", help="remove this stage, as `store list` names it; repeatable"),
+    ] = None,
+    interrupted: Annotated[
+        bool, typer.Option("--interrupted", help="remove stages that were begun and not finished")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="remove; without it, only show what would go")] = False,
+    store: Store = Path("store"),
+):
     "Show what would be removed, or remove it."
     from distill_study import archive
+
     found = archive.to_prune(store, engine or (), stage or (), interrupted)
     _entries(gone := archive.prune(store, found) if yes else found)
-    print(f"{len(gone)} removed, {_size(sum(e.bytes for e in gone))}" + (f"; {n} being made by another process, left alone" if (n := len(found) - len(gone)) else "") if yes else f"{len(found)} would be removed; --yes removes them")
+    print(
+        f"{len(gone)} removed, {_size(sum(e.bytes for e in gone))}"
+        + (f"; {n} being made by another process, left alone" if (n := len(found) - len(gone)) else "")
+        if yes
+        else f"{len(found)} would be removed; --yes removes them"
+    )
 
 # %% ../nbs/69_cli.ipynb #b7c07341
 @zoo.command()
-def build(work:Annotated[Path, typer.Option(help="checkpoints; an interrupted build goes on from them")]=Path("store/zoo"),
-          out:Annotated[Optional[Path], typer.Option(help="where the finished models go; the package's own folder if left out")]=None,
-          only:Annotated[Optional[list[str]], typer.Option(help="build just this model; repeatable")]=None):
+def build(
+    work: Annotated[Path, typer.Option(help="checkpoints; an interrupted build goes on from them")] = Path("store/zoo"),
+    out: Annotated[
+        Optional[Path], typer.Option(help="where the finished models go; the package's own folder if left out")
+    ] = None,
+    only: Annotated[Optional[list[str]], typer.Option(help="build just this model; repeatable")] = None,
+):
     "Train the built-in models from scratch, measure them, and write their manifest."
     from distill_study.zoo import build_zoo
+
     build_zoo(work, out, only, say)
+
 
 def main():
     "Entry point: turns mistakes a user can mend into one message."
     from distill_study.config import StudyError
-    try: app()
-    except StudyError as e: say(f"error: {e}"); sys.exit(2)
-    except KeyboardInterrupt: say("stopped; the same command goes on from here"); sys.exit(130)
+
+    try:
+        app()
+    except StudyError as e:
+        say(f"error: {e}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from here")
+        sys.exit(130)
 
 # %% ../nbs/69_cli.ipynb #4c651068
 @app.command()
-def fit(model:Annotated[str, typer.Argument(metavar="MODEL", help="hub id, local folder or built-in model; only its config.json is read")],
-        gpus:Annotated[Optional[str], typer.Option(metavar="NxSIZEGB", help="e.g. 1x80GB or 8x24GB; this machine if left out")]=None,
-        batch_size:Annotated[int, typer.Option(help="rows a step")]=16, length:Annotated[Optional[int], typer.Option(help="tokens of the longest row; 1024, or the model's context if that is shorter")]=None,
-        method:Annotated[Optional[list[str]], typer.Option(help="full, lora or qlora; repeatable; all if left out")]=None, r:Annotated[int, typer.Option("--r", help="LoRA rank")]=16,
-        as_json:Annotated[bool, typer.Option("--json", help="print bytes, one JSON object")]=False):
+def fit(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="hub id, local folder or built-in model; only its config.json is read"),
+    ],
+    gpus: Annotated[
+        Optional[str], typer.Option(metavar="NxSIZEGB", help="e.g. 1x80GB or 8x24GB; this machine if left out")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="rows a step")] = 16,
+    length: Annotated[
+        Optional[int], typer.Option(help="tokens of the longest row; 1024, or the model's context if that is shorter")
+    ] = None,
+    method: Annotated[
+        Optional[list[str]], typer.Option(help="full, lora or qlora; repeatable; all if left out")
+    ] = None,
+    r: Annotated[int, typer.Option("--r", help="LoRA rank")] = 16,
+    as_json: Annotated[bool, typer.Option("--json", help="print bytes, one JSON object")] = False,
+):
     "Estimate the memory that training MODEL needs, part by part, and name the cheapest setting that fits."
     from distill_study import memory
     from distill_study.config import Train
+
     devices = memory.parse_gpus(gpus) if gpus is not None else memory.this_machine()
     settings = Train.parse(dict(batch_size=batch_size, r=r), "fit")
     cfg = memory.model_config(model)
@@ -248,100 +424,191 @@ def fit(model:Annotated[str, typer.Argument(metavar="MODEL", help="hub id, local
     print(json.dumps(memory.as_dict(advice))) if as_json else _advice(advice, devices)
     raise typer.Exit(0 if advice.chosen else 1)
 
+
 def _advice(advice, devices):
     "The parts as a table, the recommended setting in bold, and its lines of a recipe."
     from rich.console import Console
     from rich.table import Table
     from distill_study.memory import MOMENTS, table
+
     head, rows, best = table(advice)
     e = advice.chosen or advice.tried[-1]
-    t = Table(title=f"{advice.model}, {e.counts.total / 1e6:,.0f} M parameters with adapters, rows of {e.length} tokens, on {devices}: GB for each device", title_justify="left")
-    for i, name in enumerate(head): t.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
-    for i, row in enumerate(rows): t.add_row(*row, style="bold" if i == best else None)
+    t = Table(
+        title=f"{advice.model}, {e.counts.total / 1e6:,.0f} M parameters with adapters, rows of {e.length} tokens, on {devices}: GB for each device",
+        title_justify="left",
+    )
+    for i, name in enumerate(head):
+        t.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+    for i, row in enumerate(rows):
+        t.add_row(*row, style="bold" if i == best else None)
     wide = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
     wide.print(t)
-    if not advice.chosen: return say(advice.hint)
-    wide.print(f"Recommended: {e.name}, {e.settings.batch_size} rows a pass, {e.settings.gradient_accumulation} {'pass' if e.settings.gradient_accumulation == 1 else 'passes'} a step; most memory at {MOMENTS[e.moment]}.", markup=False)
-    if devices.kind == "cpu": wide.print("With MALLOC_MMAP_THRESHOLD_=131072 in the environment; glibc's malloc holds back more by default.", markup=False)
+    if not advice.chosen:
+        return say(advice.hint)
+    wide.print(
+        f"Recommended: {e.name}, {e.settings.batch_size} rows a pass, {e.settings.gradient_accumulation} {'pass' if e.settings.gradient_accumulation == 1 else 'passes'} a step; most memory at {MOMENTS[e.moment]}.",
+        markup=False,
+    )
+    if devices.kind == "cpu":
+        wide.print(
+            "With MALLOC_MMAP_THRESHOLD_=131072 in the environment; glibc's malloc holds back more by default.",
+            markup=False,
+        )
     print(advice.recipe, end="")
 
 # %% ../nbs/69_cli.ipynb #d1f30a02
 @app.command()
-def diff(a:Annotated[Path, typer.Argument(metavar="REPORT_A", help="folder of a report, or of a recipe's reports")], b:Annotated[Path, typer.Argument(metavar="REPORT_B", help="another one, usually the later")],
-         store:Annotated[Optional[Path], typer.Option(help="where the run behind REPORT_A kept its completions: numbers are then tested on the same items")]=None,
-         store_b:Annotated[Optional[Path], typer.Option(help="the same of REPORT_B; --store if left out")]=None,
-         as_json:Annotated[bool, typer.Option("--json", help="print one JSON object")]=False):
+def diff(
+    a: Annotated[Path, typer.Argument(metavar="REPORT_A", help="folder of a report, or of a recipe's reports")],
+    b: Annotated[Path, typer.Argument(metavar="REPORT_B", help="another one, usually the later")],
+    store: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="where the run behind REPORT_A kept its completions: numbers are then tested on the same items"
+        ),
+    ] = None,
+    store_b: Annotated[Optional[Path], typer.Option(help="the same of REPORT_B; --store if left out")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+):
     "Say what changed between two reports in settings, versions and numbers, and which changes are beyond noise. Exit code: 0 none is, 1 some are, 2 they can't be compared."
     from distill_study import diff as reports
+
     found = reports.diff(a, b, store, store_b)
     print(json.dumps(found.to_dict())) if as_json else reports.print_diff(found)
     raise typer.Exit(found.code)
 
 # %% ../nbs/69_cli.ipynb #674a650b
 @app.command()
-def reproduce(report:Annotated[Path, typer.Argument(metavar="REPORT", help="folder of one combination's report, its index.html or its metrics.json")],
-              store:Annotated[Optional[Path], typer.Option(help="that its run wrote to; store if left out. With --fresh it is only read, to test numbers on the same items")]=None,
-              fresh:Annotated[bool, typer.Option("--fresh", help="from nothing, in a store of its own: asks and trains anew")]=False,
-              out:Annotated[Optional[Path], typer.Option(help="a new folder that keeps the new report; nothing is kept if left out")]=None,
-              data:Annotated[Optional[str], typer.Option(help="where the data is on this machine, if it was a local copy")]=None,
-              noise:Annotated[bool, typer.Option("--noise", help="be content with numbers within noise also where they should be the same")]=False,
-              as_json:Annotated[bool, typer.Option("--json", help="print one JSON object")]=False):
+def reproduce(
+    report: Annotated[
+        Path,
+        typer.Argument(metavar="REPORT", help="folder of one combination's report, its index.html or its metrics.json"),
+    ],
+    store: Annotated[
+        Optional[Path],
+        typer.Option(
+            help="that its run wrote to; store if left out. With --fresh it is only read, to test numbers on the same items"
+        ),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="from nothing, in a store of its own: asks and trains anew")
+    ] = False,
+    out: Annotated[
+        Optional[Path], typer.Option(help="a new folder that keeps the new report; nothing is kept if left out")
+    ] = None,
+    data: Annotated[
+        Optional[str], typer.Option(help="where the data is on this machine, if it was a local copy")
+    ] = None,
+    noise: Annotated[
+        bool, typer.Option("--noise", help="be content with numbers within noise also where they should be the same")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+):
     "Make a report again beside the old one and compare the numbers. Exit code: 0 reproduced, 1 not, 2 it can't be tried."
     from distill_study import reproduce as again
+
     found = again.reproduce(report, store, fresh, out, data, noise, say)
     print(json.dumps(found.to_dict(), ensure_ascii=False)) if as_json else again.print_reproduced(found)
     raise typer.Exit(found.code)
 
 # %% ../nbs/69_cli.ipynb #5bacf8e7
 @app.command()
-def claims(reports:Annotated[list[Path], typer.Argument(metavar="REPORTS…", help="folders of reports, or of a recipe's reports")],
-           out:Annotated[Optional[Path], typer.Option(help="a page to write, e.g. claims.html")]=None,
-           as_json:Annotated[bool, typer.Option("--json", help="print one JSON object")]=False):
+def claims(
+    reports: Annotated[
+        list[Path], typer.Argument(metavar="REPORTS…", help="folders of reports, or of a recipe's reports")
+    ],
+    out: Annotated[Optional[Path], typer.Option(help="a page to write, e.g. claims.html")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+):
     "Say which claims of the paper reports support, contradict or leave open."
     from distill_study import claims as paper
+
     said = paper.claims_page(reports, out) if out else paper.weigh(paper.find_reports(*reports))
-    if as_json: return print(json.dumps(said.to_dict(), ensure_ascii=False))
-    for row in said.overview().rows: print(f"{row['verdict']:<13} {row['count']:<30} {row['claim']}")
+    if as_json:
+        return print(json.dumps(said.to_dict(), ensure_ascii=False))
+    for row in said.overview().rows:
+        print(f"{row['verdict']:<13} {row['count']:<30} {row['claim']}")
 
 # %% ../nbs/69_cli.ipynb #9af82ecd
 @app.command()
-def rows(recipe:RecipePath, out:Annotated[Path, typer.Option(help="gets a folder for each combination, with one for each trained arm")], p:Override=None, store:Store=Path("store"),
-         push:Annotated[Optional[str], typer.Option(metavar="OWNER", help="upload each folder into a private data set of this user or organization on the hub")]=None,
-         token_env:Annotated[str, typer.Option(help="NAME of the environment variable with the hub's token")]="HF_TOKEN"):
+def rows(
+    recipe: RecipePath,
+    out: Annotated[Path, typer.Option(help="gets a folder for each combination, with one for each trained arm")],
+    p: Override = None,
+    store: Store = Path("store"),
+    push: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="OWNER", help="upload each folder into a private data set of this user or organization on the hub"
+        ),
+    ] = None,
+    token_env: Annotated[str, typer.Option(help="NAME of the environment variable with the hub's token")] = "HF_TOKEN",
+):
     "Write the training rows of every arm, from the store, as data sets with a card."
     from distill_study import archive, card
+
     archive.open_root(store)
     r = _recipe(recipe, p)
     token = card.check_push(r, push, token_env) if push else None
     for folder, c, arm in card.write_recipe(r, out, store):
         print(folder)
-        if push: print(card.push_to_hub(folder, card.repo_name(push, c, arm), token))
+        if push:
+            print(card.push_to_hub(folder, card.repo_name(push, c, arm), token))
 
 # %% ../nbs/69_cli.ipynb #0c7bdae5
 @app.command()
-def students(recipe:RecipePath, out:Annotated[Path, typer.Option(help="gets a folder for each combination, with one for each trained arm and one for its adapter")], p:Override=None, store:Store=Path("store"),
-             adapter:Annotated[bool, typer.Option("--adapter", help="of each student that has an adapter, write the adapter alone")]=False,
-             push:Annotated[Optional[str], typer.Option(metavar="OWNER", help="upload each folder into a private model of this user or organization on the hub")]=None,
-             token_env:Annotated[str, typer.Option(help="NAME of the environment variable with the hub's token")]="HF_TOKEN"):
+def students(
+    recipe: RecipePath,
+    out: Annotated[
+        Path,
+        typer.Option(help="gets a folder for each combination, with one for each trained arm and one for its adapter"),
+    ],
+    p: Override = None,
+    store: Store = Path("store"),
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="of each student that has an adapter, write the adapter alone")
+    ] = False,
+    push: Annotated[
+        Optional[str],
+        typer.Option(
+            metavar="OWNER", help="upload each folder into a private model of this user or organization on the hub"
+        ),
+    ] = None,
+    token_env: Annotated[str, typer.Option(help="NAME of the environment variable with the hub's token")] = "HF_TOKEN",
+):
     "Write the trained students of every arm, from the store, as models and adapters with a card."
     from distill_study import archive, students as trained
+
     archive.open_root(store)
     r = _recipe(recipe, p)
     token = trained.check_push_students(r, push, token_env) if push else None
     for folder, c, name in trained.write_students(r, out, store, adapter):
         print(folder)
-        if push: print(trained.push_student(folder, push, c, name, token))
+        if push:
+            print(trained.push_student(folder, push, c, name, token))
 
 # %% ../nbs/69_cli.ipynb #2b7f60ce
 @app.command()
-def items(reports:Annotated[list[Path], typer.Argument(metavar="REPORT...", help="folders of reports, or of a recipe's reports")], store:Store=Path("store"),
-          megabytes:Annotated[float, typer.Option(help="most that a page may take; what has no room is left out, and the page says so", min=.1, max=50)]=2.0):
+def items(
+    reports: Annotated[
+        list[Path], typer.Argument(metavar="REPORT...", help="folders of reports, or of a recipe's reports")
+    ],
+    store: Store = Path("store"),
+    megabytes: Annotated[
+        float,
+        typer.Option(
+            help="most that a page may take; what has no room is left out, and the page says so", min=0.1, max=50
+        ),
+    ] = 2.0,
+):
     "Write the page of items of each report again, from the store."
     from distill_study import items as page
     from distill_study.explore import load_results
     from distill_study.report import write_text
+
     found = load_results(*reports, store=store)
-    for r in found.reports: print(write_text(page.items_page(r, found.built(r.name), int(megabytes * 1e6)), r.folder/"items.html"))
+    for r in found.reports:
+        print(write_text(page.items_page(r, found.built(r.name), int(megabytes * 1e6)), r.folder / "items.html"))
 
 # %% ../nbs/69_cli.ipynb #b0d3f683
 def _cluster(d, r, address, store):
@@ -350,57 +617,129 @@ def _cluster(d, r, address, store):
     from distill_study.graph import graph
     from distill_study.mirror import url_of
     from distill_study.workers import Ray
+
     cluster, stages = Ray(address), graph(r) if r else []
     found = d.of_cluster(cluster.survey(stages, url_of(store) or ""))
-    try: cluster.check(stages, url_of(store) or "")
-    except StudyError as e: found += [] if any(f.state == "problem" for f in found) else [d.Finding("problem", "cluster", str(e), "See `ray status`.")]
-    finally: cluster.close()
+    try:
+        cluster.check(stages, url_of(store) or "")
+    except StudyError as e:
+        found += (
+            []
+            if any(f.state == "problem" for f in found)
+            else [d.Finding("problem", "cluster", str(e), "See `ray status`.")]
+        )
+    finally:
+        cluster.close()
     return found
 
+
 @app.command()
-def doctor(recipe:Annotated[Optional[Path], typer.Argument(metavar="RECIPE", help="a YAML file; without one only the machine itself is looked at")]=None, p:Override=None, store:Store=Path("store"),
-           trial:Annotated[bool, typer.Option("--trial", help="also take one row through every stage, in a temporary store: teacher, training step, answer, grade")]=False,
-           address:Annotated[Optional[str], typer.Option(help="also look at every machine of the Ray cluster whose head is at HOST:PORT; auto: the one of this machine")]=None,
-           as_json:Annotated[bool, typer.Option("--json", help="print one JSON object")]=False):
+def doctor(
+    recipe: Annotated[
+        Optional[Path],
+        typer.Argument(metavar="RECIPE", help="a YAML file; without one only the machine itself is looked at"),
+    ] = None,
+    p: Override = None,
+    store: Store = Path("store"),
+    trial: Annotated[
+        bool,
+        typer.Option(
+            "--trial",
+            help="also take one row through every stage, in a temporary store: teacher, training step, answer, grade",
+        ),
+    ] = False,
+    address: Annotated[
+        Optional[str],
+        typer.Option(
+            help="also look at every machine of the Ray cluster whose head is at HOST:PORT; auto: the one of this machine"
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+):
     "Check this machine for a recipe: packages, GPUs, memory, disk, hub, keys, endpoints."
     from distill_study import doctor as d
     from distill_study.config import ConfigError
-    if recipe is None and (trial or p): raise ConfigError("doctor: --trial and -p need a RECIPE, e.g. distill-study doctor recipes/demo.yaml --trial.")
+
+    if recipe is None and (trial or p):
+        raise ConfigError("doctor: --trial and -p need a RECIPE, e.g. distill-study doctor recipes/demo.yaml --trial.")
     r = _recipe(recipe, p) if recipe else None
     found = d.examine(r, d.look(store), trial)
-    if address: found += _cluster(d, r, address, store)
-    if as_json: print(json.dumps(d.as_dict(found), ensure_ascii=False))
+    if address:
+        found += _cluster(d, r, address, store)
+    if as_json:
+        print(json.dumps(d.as_dict(found), ensure_ascii=False))
     else:
-        for line in d.as_text(found): print(line)
+        for line in d.as_text(found):
+            print(line)
         n, w = (sum(f.state == s for f in found) for s in ("problem", "warning"))
         print(f"{n} problem{'s' * (n != 1)}, {w} warning{'s' * (w != 1)}")
     raise typer.Exit(0 if d.as_dict(found)["ok"] else 1)
 
 # %% ../nbs/69_cli.ipynb #951f4e98
 @app.command("grade-sheet")
-def grade_sheet(recipe:RecipePath, n:Annotated[int, typer.Option("--n", help="texts to be graded in each combination, all raters together")]=50, raters:Annotated[int, typer.Option(help="how many people grade")]=3,
-                overlap:Annotated[float, typer.Option(help="share of the texts that all raters get, to see how far they agree")]=0.3, checks:Annotated[int, typer.Option(help="attention checks for each rater: items with known answers")]=0,
-                seed:Annotated[int, typer.Option(help="of the draw")]=0, out:Annotated[Path, typer.Option(help="gets a folder for each combination, with a page and a sheet for each rater")]=Path("sheets"), p:Override=None, store:Store=Path("store")):
+def grade_sheet(
+    recipe: RecipePath,
+    n: Annotated[int, typer.Option("--n", help="texts to be graded in each combination, all raters together")] = 50,
+    raters: Annotated[int, typer.Option(help="how many people grade")] = 3,
+    overlap: Annotated[
+        float, typer.Option(help="share of the texts that all raters get, to see how far they agree")
+    ] = 0.3,
+    checks: Annotated[int, typer.Option(help="attention checks for each rater: items with known answers")] = 0,
+    seed: Annotated[int, typer.Option(help="of the draw")] = 0,
+    out: Annotated[
+        Path, typer.Option(help="gets a folder for each combination, with a page and a sheet for each rater")
+    ] = Path("sheets"),
+    p: Override = None,
+    store: Store = Path("store"),
+):
     "Draw answers of every arm from the store, blinded and shuffled, and write a page for each rater to grade them in."
     from distill_study import archive, sheets
+
     archive.open_root(store)
-    for page, rater, items in sheets.write_sheets(_recipe(recipe, p), out, store, n, raters, overlap, checks, seed): print(f"{page}  {items} answers")
+    for page, rater, items in sheets.write_sheets(_recipe(recipe, p), out, store, n, raters, overlap, checks, seed):
+        print(f"{page}  {items} answers")
+
 
 @back.command("import")
-def import_(recipe:RecipePath, files:Annotated[list[Path], typer.Argument(metavar="FILES…", help="the grades-<rater>.json that raters sent back")], partial:Annotated[bool, typer.Option("--partial", help="take what is there of a sheet that is not finished")]=False,
-            replace:Annotated[bool, typer.Option("--replace", help="take a rater's new file instead of the one that was imported")]=False, p:Override=None, store:Store=Path("store")):
+def import_(
+    recipe: RecipePath,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILES…", help="the grades-<rater>.json that raters sent back")
+    ],
+    partial: Annotated[
+        bool, typer.Option("--partial", help="take what is there of a sheet that is not finished")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="take a rater's new file instead of the one that was imported")
+    ] = False,
+    p: Override = None,
+    store: Store = Path("store"),
+):
     "Check files of grades and merge them into the store: all of them, or none."
     from distill_study import archive, sheets
+
     archive.open_root(store)
-    for d in sheets.import_files(_recipe(recipe, p), files, store, partial, replace): print(f"{d['combination']}, sheet {d['sheet']}, rater {d['rater']}: {d['items']} of {d['of']} answers" + ("" if d["new"] else ", imported before"))
+    for d in sheets.import_files(_recipe(recipe, p), files, store, partial, replace):
+        print(
+            f"{d['combination']}, sheet {d['sheet']}, rater {d['rater']}: {d['items']} of {d['of']} answers"
+            + ("" if d["new"] else ", imported before")
+        )
     say("the report shows them after `distill-study replay` with the same recipe")
 
+
 @back.command("list")
-def list_grades(store:Store=Path("store")):
+def list_grades(store: Store = Path("store")):
     "List the sheets that were drawn, rater by rater, and what came back."
     from distill_study import archive, people
+
     archive.open_root(store)
     from distill_study.store import Store as Opened
+
     found = people.listed(Opened(store))
-    for d in found: print(f"{d['combination']:<44} {d['sheet']}  {d['rater']:<4} {d['items']:>4} of {d['of']:<4} {(d['time'] or 'not back yet')[:16]}" + (f"  attention checks passed: {d['checks'][0]} of {d['checks'][1]}" if d["checks"] else ""))
-    if not found: say("no sheet was drawn from this store: `distill-study grade-sheet RECIPE` draws them")
+    for d in found:
+        print(
+            f"{d['combination']:<44} {d['sheet']}  {d['rater']:<4} {d['items']:>4} of {d['of']:<4} {(d['time'] or 'not back yet')[:16]}"
+            + (f"  attention checks passed: {d['checks'][0]} of {d['checks'][1]}" if d["checks"] else "")
+        )
+    if not found:
+        say("no sheet was drawn from this store: `distill-study grade-sheet RECIPE` draws them")

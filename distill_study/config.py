@@ -20,13 +20,15 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 class StudyError(Exception):
     "A mistake in the input or the environment that the user can mend; its text says how."
 
+
 class ConfigError(StudyError):
     "A setting that can't be used: names the field, the value and the remedy."
 
+
 def nearest(
-    name:str,        # what was asked for
-    known,           # names that exist
-)->str:              # " Did you mean 'x'?" or the list of known names
+    name: str,  # what was asked for
+    known,  # names that exist
+) -> str:  # " Did you mean 'x'?" or the list of known names
     "The hint that ends every unknown-name error."
     known = sorted(map(str, known))
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
@@ -35,179 +37,293 @@ def nearest(
 # %% ../nbs/00_config.ipynb #5f1e5f1d
 class Settings(BaseModel):
     "Base of all settings: immutable, typed, unknown names refused."
+
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-    unread: ClassVar[frozenset] = frozenset()      # settings that change no result, so no fingerprint either
+    unread: ClassVar[frozenset] = frozenset()  # settings that change no result, so no fingerprint either
 
     @classmethod
-    def parse(cls,
-        data:Any,         # a mapping, usually from YAML
-        where:str="",     # what the mapping belongs to, for the message
-    )->"Settings":
+    def parse(
+        cls,
+        data: Any,  # a mapping, usually from YAML
+        where: str = "",  # what the mapping belongs to, for the message
+    ) -> "Settings":
         "Build from a mapping; raises `ConfigError` that names field, value and remedy."
-        if not isinstance(data, dict): raise ConfigError(f"{where or cls.__name__}: expected a mapping of settings, got {data!r}.")
-        try: return cls(**data)
-        except ValidationError as e: raise ConfigError(_explain(cls, e, where)) from None
+        if not isinstance(data, dict):
+            raise ConfigError(f"{where or cls.__name__}: expected a mapping of settings, got {data!r}.")
+        try:
+            return cls(**data)
+        except ValidationError as e:
+            raise ConfigError(_explain(cls, e, where)) from None
+
 
 def _kinds(cls):
     "All settings classes under `cls`."
-    for k in cls.__subclasses__(): yield k; yield from _kinds(k)
+    for k in cls.__subclasses__():
+        yield k
+        yield from _kinds(k)
+
 
 def _fields_at(cls, loc):
     "Field names of the settings class that the location `loc` of an error points into."
     for part in loc:
         ann = str(cls.model_fields[part].annotation) if isinstance(part, str) and part in cls.model_fields else None
         inner = next((k for k in _kinds(Settings) if ann and re.search(rf"\b{k.__name__}\b", ann)), None)
-        if inner: cls = inner
+        if inner:
+            cls = inner
     return list(cls.model_fields)
+
 
 def _value(name, value):
     "' = value' for a message; a value that may hold a secret is not shown."
-    secret = name in ("key_env", "endpoint", "extra_body") or (name == "base_url" and not re.fullmatch(r"https?:[^@?#]+", str(value)))
+    secret = name in ("key_env", "endpoint", "extra_body") or (
+        name == "base_url" and not re.fullmatch(r"https?:[^@?#]+", str(value))
+    )
     return "" if secret else f" = {value!r}"
+
 
 def _explain(cls, e, where):
     "One line per pydantic error: field, value, remedy."
     lines, found = [], e.errors()
     deeper = {err["loc"][:n] for err in found for n in range(len(err["loc"]))}
     for err in found:
-        if err["type"] == "too_short" and err["loc"] in deeper: continue      # its entries are what is wrong
+        if err["type"] == "too_short" and err["loc"] in deeper:
+            continue  # its entries are what is wrong
         loc, name = ".".join(map(str, err["loc"])), str(err["loc"][-1]) if err["loc"] else ""
         path = f"{where}.{loc}" if where and loc else where or loc
-        if err["type"] == "extra_forbidden": lines.append(f"{path}: unknown setting.{nearest(name, _fields_at(cls, err['loc'][:-1]))}")
-        elif err["type"] == "missing": lines.append(f"{path}: missing; this setting has no default.")
-        else: lines.append(f"{path}{_value(name, err['input'])}: {err['msg'].removeprefix('Value error, ').rstrip('.?')}{'?' if err['msg'].endswith('?') else '.'}")
+        if err["type"] == "extra_forbidden":
+            lines.append(f"{path}: unknown setting.{nearest(name, _fields_at(cls, err['loc'][:-1]))}")
+        elif err["type"] == "missing":
+            lines.append(f"{path}: missing; this setting has no default.")
+        else:
+            lines.append(
+                f"{path}{_value(name, err['input'])}: {err['msg'].removeprefix('Value error, ').rstrip('.?')}{'?' if err['msg'].endswith('?') else '.'}"
+            )
     return "\n".join(lines)
 
 # %% ../nbs/00_config.ipynb #2a5b97a6
 Strategy = Literal["vanilla", "cot", "cod"]
 
+
 class Sampling(Settings):
     "How completions are drawn. The default is greedy, so that a run can be repeated."
+
     temperature: float = Field(0.0, ge=0, le=2, description="0 is greedy")
     top_p: float = Field(1.0, gt=0, le=1)
-    max_tokens: int | None = Field(None, ge=1, description="new tokens per answer; None takes the task's own limit for the strategy")
+    max_tokens: int | None = Field(
+        None, ge=1, description="new tokens per answer; None takes the task's own limit for the strategy"
+    )
     stop: tuple[str, ...] = ()
     seed: int = 0
-    n: int = Field(1, ge=1, description="answers per question; several are put to the vote (self-consistency, arXiv 2203.11171)")
+    n: int = Field(
+        1, ge=1, description="answers per question; several are put to the vote (self-consistency, arXiv 2203.11171)"
+    )
 
     @model_validator(mode="after")
     def _drawn(self):
-        if self.n > 1 and not self.temperature: raise ValueError(f"n = {self.n} with temperature 0 gives the same answer {self.n} times; set a temperature, e.g. 0.7, or leave n out")
+        if self.n > 1 and not self.temperature:
+            raise ValueError(
+                f"n = {self.n} with temperature 0 gives the same answer {self.n} times; set a temperature, e.g. 0.7, or leave n out"
+            )
         return self
 
 # %% ../nbs/00_config.ipynb #eb979f67
-_OURS = {"model", "messages", "temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed", "n", "stream"}
+_OURS = {
+    "model",
+    "messages",
+    "temperature",
+    "top_p",
+    "max_tokens",
+    "max_completion_tokens",
+    "stop",
+    "seed",
+    "n",
+    "stream",
+}
+
 
 class Endpoint(Settings):
     "A server that speaks the OpenAI protocol, and how hard it may be asked."
+
     base_url: str | None = Field(None, description="up to and with /v1; None is OpenAI's own")
-    key_env: str | None = Field("OPENAI_API_KEY", description="NAME of the environment variable that holds the key; None for a server without keys")
+    key_env: str | None = Field(
+        "OPENAI_API_KEY",
+        description="NAME of the environment variable that holds the key; None for a server without keys",
+    )
     revision: str | None = Field(None, description="tells weights apart that the server serves under one name")
-    concurrency: int = Field(64, ge=1, le=10_000, description="most requests at once; fewer while the server is overloaded")
+    concurrency: int = Field(
+        64, ge=1, le=10_000, description="most requests at once; fewer while the server is overloaded"
+    )
     requests_per_minute: float | None = Field(None, gt=0)
     tokens_per_minute: float | None = Field(None, gt=0, description="prompt and answer together")
     timeout: float = Field(600, gt=0, description="seconds for one attempt")
     attempts: int = Field(6, ge=1, description="of one request")
     total_timeout: float = Field(1800, gt=0, description="seconds for all attempts of one request, waits included")
-    backoff: float = Field(1.0, gt=0, description="longest wait after a first failed attempt, in seconds; doubles with every further one")
+    backoff: float = Field(
+        1.0, gt=0, description="longest wait after a first failed attempt, in seconds; doubles with every further one"
+    )
     max_backoff: float = Field(60, gt=0)
-    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] | None = Field(None, description="what the server calls the limit; None finds out")
+    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] | None = Field(
+        None, description="what the server calls the limit; None finds out"
+    )
     list_models: bool = Field(True, description="ask for the names the server has before the first request")
-    extra_body: dict[str, Any] = Field({}, description="anything else the server understands, e.g. {'chat_template_kwargs': {…}}")
+    extra_body: dict[str, Any] = Field(
+        {}, description="anything else the server understands, e.g. {'chat_template_kwargs': {…}}"
+    )
 
     @field_validator("base_url")
     @classmethod
     def _url(cls, v):
-        if v is not None and not re.fullmatch(r"https?://[^\s@?#]+", v): raise ValueError("a base_url is written 'http://HOST:PORT/v1', without user, password or query; the key goes into the environment variable that key_env names")
+        if v is not None and not re.fullmatch(r"https?://[^\s@?#]+", v):
+            raise ValueError(
+                "a base_url is written 'http://HOST:PORT/v1', without user, password or query; the key goes into the environment variable that key_env names"
+            )
         return v and v.rstrip("/")
 
     @field_validator("key_env")
     @classmethod
     def _name(cls, v):
-        if v and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", v): raise ValueError("key_env is the name of an environment variable, in capitals, e.g. 'OPENAI_API_KEY'; the key itself never goes into settings")
+        if v and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", v):
+            raise ValueError(
+                "key_env is the name of an environment variable, in capitals, e.g. 'OPENAI_API_KEY'; the key itself never goes into settings"
+            )
         return v or None
 
     @field_validator("extra_body")
     @classmethod
     def _others(cls, v):
-        if mine := sorted(_OURS & set(v)): raise ValueError(f"{', '.join(mine)} can't be set here; sampling has its own settings")
+        if mine := sorted(_OURS & set(v)):
+            raise ValueError(f"{', '.join(mine)} can't be set here; sampling has its own settings")
         return v
 
 # %% ../nbs/00_config.ipynb #92aa7e0f
 class Price(Settings):
     "What a model's answers cost, in any one currency; the parts add up."
+
     per_million_in: float = Field(0.0, ge=0, description="prompt tokens")
     per_million_out: float = Field(0.0, ge=0, description="tokens of the answers")
     per_hour: float = Field(0.0, ge=0, description="the machine while it answers or trains, all its GPUs together")
 
-    def cost(self, tokens_in:int|None, tokens_out:int|None, seconds:float|None)->float | None:
+    def cost(self, tokens_in: int | None, tokens_out: int | None, seconds: float | None) -> float | None:
         "Money for so much; None where a part that has a price isn't known."
-        parts = ((self.per_million_in / 1e6, tokens_in), (self.per_million_out / 1e6, tokens_out), (self.per_hour / 3600, seconds))
+        parts = (
+            (self.per_million_in / 1e6, tokens_in),
+            (self.per_million_out / 1e6, tokens_out),
+            (self.per_hour / 3600, seconds),
+        )
         return None if any(p and n is None for p, n in parts) else sum(p * (n or 0) for p, n in parts)
+
 
 class Vllm(Settings):
     "How engine `vllm` runs a model. What is left open is vLLM's own choice, unless it says otherwise."
+
     tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share every layer")
     pipeline_parallel_size: int = Field(1, ge=1, description="groups of GPUs, each with a part of the layers")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = Field(None, description="number format; 'auto' takes the saved one, None the same as engine `transformers`")
-    quantization: str | None = Field(None, description="e.g. 'fp8' to quantize while loading; None does what the model's folder says")
-    max_model_len: int | None = Field(None, ge=8, description="most tokens of a prompt and its answer, fewer need less memory; None takes the model's context")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = Field(
+        None, description="number format; 'auto' takes the saved one, None the same as engine `transformers`"
+    )
+    quantization: str | None = Field(
+        None, description="e.g. 'fp8' to quantize while loading; None does what the model's folder says"
+    )
+    max_model_len: int | None = Field(
+        None,
+        ge=8,
+        description="most tokens of a prompt and its answer, fewer need less memory; None takes the model's context",
+    )
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of each GPU's memory")
     enable_prefix_caching: bool = Field(True, description="keep what prompts have in common")
-    enforce_eager: bool | None = Field(None, description="compile nothing: starts sooner, answers slower; None: only on the CPU")
+    enforce_eager: bool | None = Field(
+        None, description="compile nothing: starts sooner, answers slower; None: only on the CPU"
+    )
     lora: str | None = Field(None, description="folder or hub id of a LoRA adapter on top of the model")
 
-OWN = {"openai": "endpoint", "vllm": "vllm"}     # engine → the field of `Teacher` with the settings that only this engine has
+
+OWN = {
+    "openai": "endpoint",
+    "vllm": "vllm",
+}  # engine → the field of `Teacher` with the settings that only this engine has
 LICENSE = r"^[a-z0-9][a-z0-9.+-]*$"
 
 # %% ../nbs/00_config.ipynb #92aa7e00
 class Asked(Settings):
     "A model that is asked, as teacher or as judge: which, how, and what its answers cost."
+
     engine: str = Field(description="'engine:model', e.g. 'transformers:zoo/teacher' or 'recorded:svamp_palm540b'")
     sampling: Sampling = Sampling()
     batch_size: int = Field(64, ge=1)
-    max_failures: float = Field(0.3, ge=0, le=1, description="share of the requests that may fail; when more have, the run ends with what it has")
-    reasks: int = Field(2, ge=0, le=20, description="how often an answer that can't be read is asked for again, at another seed: a teacher's to a training input, also where it states none after reasoning, or a judge's verdict")
-    endpoint: Endpoint | None = Field(None, description="for 'openai:' engines: where the server is and how hard it may be asked")
+    max_failures: float = Field(
+        0.3,
+        ge=0,
+        le=1,
+        description="share of the requests that may fail; when more have, the run ends with what it has",
+    )
+    reasks: int = Field(
+        2,
+        ge=0,
+        le=20,
+        description="how often an answer that can't be read is asked for again, at another seed: a teacher's to a training input, also where it states none after reasoning, or a judge's verdict",
+    )
+    endpoint: Endpoint | None = Field(
+        None, description="for 'openai:' engines: where the server is and how hard it may be asked"
+    )
     vllm: Vllm | None = Field(None, description="for 'vllm:' engines: how the model is run")
-    price: Price | None = Field(None, description="what its answers cost; without it the report knows tokens and seconds, no money")
+    price: Price | None = Field(
+        None, description="what its answers cost; without it the report knows tokens and seconds, no money"
+    )
 
     @property
-    def own(self)->Settings | None:
+    def own(self) -> Settings | None:
         "The settings that only this engine has."
         field = OWN.get(self.engine.partition(":")[0])
         return getattr(self, field) if field else None
 
     @model_validator(mode="after")
     def _fits(self):
-        if self.sampling.n > 1 and self.engine.startswith("recorded:"): raise ValueError(f"sampling.n = {self.sampling.n}: recorded answers can't be drawn again; leave n out")
+        if self.sampling.n > 1 and self.engine.startswith("recorded:"):
+            raise ValueError(f"sampling.n = {self.sampling.n}: recorded answers can't be drawn again; leave n out")
         for engine, field in OWN.items():
-            if getattr(self, field) and not self.engine.startswith(f"{engine}:"): raise ValueError(f"{field} is for '{engine}:' engines, and the engine is {self.engine!r}; leave {field} out")
+            if getattr(self, field) and not self.engine.startswith(f"{engine}:"):
+                raise ValueError(
+                    f"{field} is for '{engine}:' engines, and the engine is {self.engine!r}; leave {field} out"
+                )
         return self
 
     @field_validator("engine")
     @classmethod
     def _form(cls, v):
-        if not re.fullmatch(r"[a-z]+:.+", v): raise ValueError("an engine is written 'engine:model', e.g. 'transformers:zoo/teacher'")
+        if not re.fullmatch(r"[a-z]+:.+", v):
+            raise ValueError("an engine is written 'engine:model', e.g. 'transformers:zoo/teacher'")
         return v
+
 
 class Teacher(Asked):
     "Who labels the training inputs."
-    strategies: tuple[Strategy, ...] = ("vanilla", "cot", "cod")     # those of them that the family has
-    structured: bool = Field(False, description="ask for JSON; a server or vLLM enforces its form, and a tolerant reader takes it from any engine")
-    license: str | None = Field(None, pattern=LICENSE, description="of its answers, by the hub's name, e.g. 'apache-2.0' or 'llama3.1'; for the card of the training rows")
+
+    strategies: tuple[Strategy, ...] = ("vanilla", "cot", "cod")  # those of them that the family has
+    structured: bool = Field(
+        False,
+        description="ask for JSON; a server or vLLM enforces its form, and a tolerant reader takes it from any engine",
+    )
+    license: str | None = Field(
+        None,
+        pattern=LICENSE,
+        description="of its answers, by the hub's name, e.g. 'apache-2.0' or 'llama3.1'; for the card of the training rows",
+    )
     terms: str | None = Field(None, description="what its provider asks of whoever uses its answers, in a sentence")
 
     @model_validator(mode="after")
     def _form_fits(self):
-        if self.structured and self.engine.startswith("recorded:"): raise ValueError("structured: recorded answers are what they are; leave structured out")
+        if self.structured and self.engine.startswith("recorded:"):
+            raise ValueError("structured: recorded answers are what they are; leave structured out")
         return self
 
 # %% ../nbs/00_config.ipynb #b366319d
 class Train(Settings):
     "Supervised fine-tuning of one student on one set of rows. Defaults: LoRA as in LoRA Without Regret (all linear layers, r=16)."
+
     unread: ClassVar[frozenset] = frozenset({"merged"})
-    method: Literal["full", "lora", "qlora"] = Field("lora", description="all weights; an adapter; an adapter on weights of 4 bits (arXiv 2305.14314)")
+    method: Literal["full", "lora", "qlora"] = Field(
+        "lora", description="all weights; an adapter; an adapter on weights of 4 bits (arXiv 2305.14314)"
+    )
     r: int = Field(16, ge=1, description="LoRA rank")
     alpha: int = Field(32, ge=1, description="LoRA scaling numerator")
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -221,136 +337,261 @@ class Train(Settings):
     steps: int | None = Field(None, ge=1, description="optimizer steps, instead of epochs")
     batch_size: int = Field(16, ge=1)
     gradient_accumulation: int = Field(1, ge=1)
-    tokens_per_step: int | None = Field(None, ge=1, description="about so many tokens an optimizer step, instead of gradient_accumulation")
+    tokens_per_step: int | None = Field(
+        None, ge=1, description="about so many tokens an optimizer step, instead of gradient_accumulation"
+    )
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     max_length: int | None = Field(None, ge=8, description="tokens per row; None takes the longest row")
-    max_truncated: float = Field(0.0, ge=0, le=1, description="share of rows that may be dropped for being longer than max_length")
+    max_truncated: float = Field(
+        0.0, ge=0, le=1, description="share of rows that may be dropped for being longer than max_length"
+    )
     bf16: bool | None = Field(None, description="None: bf16 where the device has it")
     save_steps: int | None = Field(None, ge=1, description="checkpoint every so many steps; None saves once per epoch")
-    merged: bool | None = Field(None, description="keep a merged copy of the model beside its adapter; without one they are merged whenever the model is loaded. None: below 1e9 parameters")
+    merged: bool | None = Field(
+        None,
+        description="keep a merged copy of the model beside its adapter; without one they are merged whenever the model is loaded. None: below 1e9 parameters",
+    )
     gradient_checkpointing: bool = False
     packing: bool = Field(False, description="several rows in one, best fit, each seeing only itself; slower on a CPU")
-    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(None, description="None: what suits the device")
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = Field(
+        None, description="None: what suits the device"
+    )
     liger: bool = Field(False, description="Liger's fused kernels (arXiv 2410.10989); CUDA only")
-    choose: Literal["last", "gold", "loss"] = Field("last", description="which checkpoint is kept: the last, or the best on data.validation, by its gold answers or by the loss on them")
-    eval_steps: int | None = Field(None, ge=1, description="look at data.validation every so many steps; None: after every epoch")
+    choose: Literal["last", "gold", "loss"] = Field(
+        "last",
+        description="which checkpoint is kept: the last, or the best on data.validation, by its gold answers or by the loss on them",
+    )
+    eval_steps: int | None = Field(
+        None, ge=1, description="look at data.validation every so many steps; None: after every epoch"
+    )
     patience: int | None = Field(None, ge=1, description="stop after so many looks without a better checkpoint")
     report_to: tuple[str, ...] = Field((), description="trackers of transformers, e.g. [tensorboard]")
-    launch: str | None = Field(None, description="train in several processes: 'ddp', 'fsdp', 'zero3', 'cpu2', or the path of a configuration of accelerate; None: in this one")
+    launch: str | None = Field(
+        None,
+        description="train in several processes: 'ddp', 'fsdp', 'zero3', 'cpu2', or the path of a configuration of accelerate; None: in this one",
+    )
     processes: int | None = Field(None, ge=1, description="how many; None: as many as there are GPUs")
 
     @model_validator(mode="after")
     def _goes_together(self):
-        if self.method == "full" and (asked := [f for f in ("dora", "rslora") if getattr(self, f)]): raise ValueError(f"{asked[0]} is for adapters, and the method is full; leave it out, or set method to lora")
-        if self.method == "full" and self.merged is not None: raise ValueError("merged is for adapters, and the method is full; leave it out, or set method to lora")
-        if self.choose == "last" and (asked := [f for f in ("eval_steps", "patience") if getattr(self, f)]): raise ValueError(f"{asked[0]} is for choosing a checkpoint; set choose to gold or loss, or leave it out")
-        if self.choose != "last" and self.launch: raise ValueError(f"choose = {self.choose} is for training in one process; leave launch out, or set choose to last")
+        if self.method == "full" and (asked := [f for f in ("dora", "rslora") if getattr(self, f)]):
+            raise ValueError(f"{asked[0]} is for adapters, and the method is full; leave it out, or set method to lora")
+        if self.method == "full" and self.merged is not None:
+            raise ValueError("merged is for adapters, and the method is full; leave it out, or set method to lora")
+        if self.choose == "last" and (asked := [f for f in ("eval_steps", "patience") if getattr(self, f)]):
+            raise ValueError(f"{asked[0]} is for choosing a checkpoint; set choose to gold or loss, or leave it out")
+        if self.choose != "last" and self.launch:
+            raise ValueError(
+                f"choose = {self.choose} is for training in one process; leave launch out, or set choose to last"
+            )
         return self
 
 # %% ../nbs/00_config.ipynb #b864ab43
 class Student(Settings):
     "What is trained: a hub id, a local folder or a zoo model, and its training settings."
+
     model: str
     train: Train = Train()
     batch_size: int = Field(64, ge=1, description="requests answered at once")
     price: Price | None = Field(None, description="what its training and its answers cost")
-    compare: tuple[Literal["adapter", "nf4"], ...] = Field((), description="other forms of a trained student that answer the test items as well: its adapter, its weights in 4 bits")
-    license: str | None = Field(None, pattern=LICENSE, description="of the model, by the hub's name, e.g. 'apache-2.0'; for the card of what is trained from it")
+    compare: tuple[Literal["adapter", "nf4"], ...] = Field(
+        (),
+        description="other forms of a trained student that answer the test items as well: its adapter, its weights in 4 bits",
+    )
+    license: str | None = Field(
+        None,
+        pattern=LICENSE,
+        description="of the model, by the hub's name, e.g. 'apache-2.0'; for the card of what is trained from it",
+    )
     terms: str | None = Field(None, description="what its makers ask of whoever uses it, in a sentence")
 
 # %% ../nbs/00_config.ipynb #83f1e3b3
 class Data(Settings):
     "Which examples, how many of each split, and drawn with which seed."
+
     name: str = Field(description="built-in set, hub id, local folder or JSONL file")
     task: str | None = Field(None, description="task family; known for the sets this project knows")
     train: int | None = Field(None, ge=1, description="rows; None takes all")
     validation: int | None = Field(None, ge=0)
     test: int | None = Field(None, ge=1)
     seed: int = Field(0, description="seed of the subset that is drawn when a split has more rows than asked for")
-    license: str | None = Field(None, pattern=LICENSE, description="by the hub's name, e.g. 'mit' or 'cc-by-sa-4.0'; for the card of the training rows")
+    license: str | None = Field(
+        None,
+        pattern=LICENSE,
+        description="by the hub's name, e.g. 'mit' or 'cc-by-sa-4.0'; for the card of the training rows",
+    )
     terms: str | None = Field(None, description="what its authors ask of whoever uses it, in a sentence")
-    language: str | None = Field(None, pattern=r"^[a-z]{2,3}$", description="ISO 639 code; for the card of the training rows")
-    words: int | None = Field(None, ge=5, description="most words of a summary; None takes the data set's own limit, or 80")
-    columns: dict[str, str] = Field({}, description="expected column → its name in the data set, e.g. {premise: sentence1}")
-    labels: dict[str, str] = Field({}, description="value of its label column → label of the task, e.g. {0: entailment}")
-    splits: dict[Literal["train", "test"], str] = Field({}, description="the set's own split that serves as train or test, e.g. {train: train_r1}; 'a+b' takes both")
+    language: str | None = Field(
+        None, pattern=r"^[a-z]{2,3}$", description="ISO 639 code; for the card of the training rows"
+    )
+    words: int | None = Field(
+        None, ge=5, description="most words of a summary; None takes the data set's own limit, or 80"
+    )
+    columns: dict[str, str] = Field(
+        {}, description="expected column → its name in the data set, e.g. {premise: sentence1}"
+    )
+    labels: dict[str, str] = Field(
+        {}, description="value of its label column → label of the task, e.g. {0: entailment}"
+    )
+    splits: dict[Literal["train", "test"], str] = Field(
+        {}, description="the set's own split that serves as train or test, e.g. {train: train_r1}; 'a+b' takes both"
+    )
 
     @field_validator("labels", mode="before")
     @classmethod
-    def _text(cls, v): return {str(k): x for k, x in v.items()} if isinstance(v, dict) else v
+    def _text(cls, v):
+        return {str(k): x for k, x in v.items()} if isinstance(v, dict) else v
 
 # %% ../nbs/00_config.ipynb #6fd9cd0e
 class Curate(Settings):
     "Which of the teacher's answers become training rows."
-    turns: Literal["all", "last"] = Field("all", description="which of the assistant's turns of a conversation the loss falls on")
-    verify: bool = Field(False, description="keep only answers that agree with gold: of several samples the first right one (rejection sampling). The paper does not")
-    agreement: float = Field(0.0, ge=0, le=1, description="share of the samples (teacher.sampling.n) that must give the same answer; 0 asks for none")
-    near: float | None = Field(0.7, gt=0, le=1, description="similarity from which on an input repeats another one in other words, see `overlap`; None: only equal ones")
+
+    turns: Literal["all", "last"] = Field(
+        "all", description="which of the assistant's turns of a conversation the loss falls on"
+    )
+    verify: bool = Field(
+        False,
+        description="keep only answers that agree with gold: of several samples the first right one (rejection sampling). The paper does not",
+    )
+    agreement: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the samples (teacher.sampling.n) that must give the same answer; 0 asks for none",
+    )
+    near: float | None = Field(
+        0.7,
+        gt=0,
+        le=1,
+        description="similarity from which on an input repeats another one in other words, see `overlap`; None: only equal ones",
+    )
     shingle: int = Field(3, ge=1, description="words in a row that are compared for it")
     permutations: int = Field(128, ge=32, description="of MinHash: more of them miss less, and take longer")
-    ngram: int | None = Field(13, ge=1, description="words in a row that a training input may not share with a test input; None doesn't look")
-    contained: float = Field(0.5, ge=0, lt=1, description="it goes once those cover more than this share of a test input; 0: any shared n-gram, as in GPT-3")
+    ngram: int | None = Field(
+        13, ge=1, description="words in a row that a training input may not share with a test input; None doesn't look"
+    )
+    contained: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="it goes once those cover more than this share of a test input; 0: any shared n-gram, as in GPT-3",
+    )
     given_away: bool = Field(True, description="drop inputs in which their own gold answer stands")
-    hard_items: bool = Field(False, description="ask the untouched student the training inputs, too, to see whether drops fall on hard ones: one more answer per input")
+    hard_items: bool = Field(
+        False,
+        description="ask the untouched student the training inputs, too, to see whether drops fall on hard ones: one more answer per input",
+    )
+
 
 class Arm(Settings):
     "One row of the results table."
+
     name: str
     model: Literal["teacher", "student", "trained"]
-    prompt: Strategy                               # the prompt its answers are asked under
+    prompt: Strategy  # the prompt its answers are asked under
     labels: Literal["vanilla", "cot", "cod", "gold"] | None = None  # where its training targets come from
-    target: Literal["answer", "rationale", "rationale-after", "mixed"] | None = None     # what it learns to write
-    stop: tuple[str, ...] = ()                     # where its answers end
+    target: Literal["answer", "rationale", "rationale-after", "mixed"] | None = None  # what it learns to write
+    stop: tuple[str, ...] = ()  # where its answers end
     only: Literal["right", "wrong"] | None = None  # it learns from such labels alone, as many as there are of both
-    extra: bool = False                            # only part of a recipe that asks for it
+    extra: bool = False  # only part of a recipe that asks for it
 
-ARMS = {a.name: a for a in (
-    Arm(name="teacher/vanilla", model="teacher", prompt="vanilla"),
-    Arm(name="teacher/cot", model="teacher", prompt="cot"),
-    Arm(name="teacher/cod", model="teacher", prompt="cod"),
-    Arm(name="student/vanilla", model="student", prompt="vanilla"),
-    Arm(name="student/cot", model="student", prompt="cot"),
-    Arm(name="distilled/vanilla", model="trained", prompt="vanilla", labels="vanilla", target="answer"),
-    Arm(name="distilled/cot-answer", model="trained", prompt="vanilla", labels="cot", target="answer"),
-    Arm(name="distilled/cot-rationale", model="trained", prompt="cot", labels="cot", target="rationale"),
-    Arm(name="distilled/cod", model="trained", prompt="vanilla", labels="cod", target="answer"),
-    Arm(name="distilled/cot-after", model="trained", prompt="vanilla", labels="cot", target="rationale-after", stop=("\n",), extra=True),
-    Arm(name="distilled/cot-mixed", model="trained", prompt="vanilla", labels="cot", target="mixed", extra=True),
-    Arm(name="control/gold", model="trained", prompt="vanilla", labels="gold", target="answer"),
-    Arm(name="control/right", model="trained", prompt="vanilla", labels="vanilla", target="answer", only="right", extra=True),
-    Arm(name="control/wrong", model="trained", prompt="vanilla", labels="vanilla", target="answer", only="wrong", extra=True))}
+
+ARMS = {
+    a.name: a
+    for a in (
+        Arm(name="teacher/vanilla", model="teacher", prompt="vanilla"),
+        Arm(name="teacher/cot", model="teacher", prompt="cot"),
+        Arm(name="teacher/cod", model="teacher", prompt="cod"),
+        Arm(name="student/vanilla", model="student", prompt="vanilla"),
+        Arm(name="student/cot", model="student", prompt="cot"),
+        Arm(name="distilled/vanilla", model="trained", prompt="vanilla", labels="vanilla", target="answer"),
+        Arm(name="distilled/cot-answer", model="trained", prompt="vanilla", labels="cot", target="answer"),
+        Arm(name="distilled/cot-rationale", model="trained", prompt="cot", labels="cot", target="rationale"),
+        Arm(name="distilled/cod", model="trained", prompt="vanilla", labels="cod", target="answer"),
+        Arm(
+            name="distilled/cot-after",
+            model="trained",
+            prompt="vanilla",
+            labels="cot",
+            target="rationale-after",
+            stop=("\n",),
+            extra=True,
+        ),
+        Arm(name="distilled/cot-mixed", model="trained", prompt="vanilla", labels="cot", target="mixed", extra=True),
+        Arm(name="control/gold", model="trained", prompt="vanilla", labels="gold", target="answer"),
+        Arm(
+            name="control/right",
+            model="trained",
+            prompt="vanilla",
+            labels="vanilla",
+            target="answer",
+            only="right",
+            extra=True,
+        ),
+        Arm(
+            name="control/wrong",
+            model="trained",
+            prompt="vanilla",
+            labels="vanilla",
+            target="answer",
+            only="wrong",
+            extra=True,
+        ),
+    )
+}
 
 DEFAULT_ARMS = tuple(a for a, arm in ARMS.items() if not arm.extra)
 
 # %% ../nbs/00_config.ipynb #9baeca45
 def arms_under(
-    strategies,          # that the family has
-)->tuple[str, ...]:
+    strategies,  # that the family has
+) -> tuple[str, ...]:
     "The arms that these strategies make."
-    return tuple(a.name for a in ARMS.values() if a.prompt in strategies and a.labels in (None, "gold", *strategies) and (not a.only or "cot" in strategies))     # cot: a family of right and wrong
+    return tuple(
+        a.name
+        for a in ARMS.values()
+        if a.prompt in strategies and a.labels in (None, "gold", *strategies) and (not a.only or "cot" in strategies)
+    )  # cot: a family of right and wrong
+
 
 def _known_arms(names):
     for a in names:
-        if a not in ARMS: raise ValueError(f"unknown arm {a!r}.{nearest(a, ARMS)}")
+        if a not in ARMS:
+            raise ValueError(f"unknown arm {a!r}.{nearest(a, ARMS)}")
     return names
+
 
 ArmNames = Annotated[tuple[str, ...], AfterValidator(_known_arms)]
 
 # %% ../nbs/00_config.ipynb #7fb24eb7
 class Judge(Asked):
     "A model that grades the answers to the test items."
+
     pointwise: bool = Field(True, description="grade every answer by the rubric")
     pairwise: bool = Field(True, description="say which of two answers is better, asked in both orders")
-    reason: bool = Field(True, description="ask for a short reason before the verdict; without one a verdict takes a tenth of the tokens")
-    items: int | None = Field(None, ge=1, description="at most so many test items, the same for all arms; None takes all")
+    reason: bool = Field(
+        True, description="ask for a short reason before the verdict; without one a verdict takes a tenth of the tokens"
+    )
+    items: int | None = Field(
+        None, ge=1, description="at most so many test items, the same for all arms; None takes all"
+    )
     arms: ArmNames = Field((), description="the arms whose answers are graded one by one; empty takes all that ran")
-    pairs: tuple[tuple[str, str], ...] = Field((), description="(a, b): arms whose answers are compared; empty compares the best distilled arm with the untouched student and with the teacher")
+    pairs: tuple[tuple[str, str], ...] = Field(
+        (),
+        description="(a, b): arms whose answers are compared; empty compares the best distilled arm with the untouched student and with the teacher",
+    )
 
     @model_validator(mode="after")
     def _can_judge(self):
-        if self.engine.startswith("recorded:"): raise ValueError("engine: recorded answers are joined by item, and a judge is asked more than once about one; name an engine that can be asked")
-        if not (self.pointwise or self.pairwise): raise ValueError("pointwise and pairwise are both off, so there is nothing to ask; switch one on, or leave judge out")
+        if self.engine.startswith("recorded:"):
+            raise ValueError(
+                "engine: recorded answers are joined by item, and a judge is asked more than once about one; name an engine that can be asked"
+            )
+        if not (self.pointwise or self.pairwise):
+            raise ValueError(
+                "pointwise and pairwise are both off, so there is nothing to ask; switch one on, or leave judge out"
+            )
         return self
 
     @field_validator("pairs")
@@ -358,83 +599,127 @@ class Judge(Asked):
     def _two_arms(cls, v):
         for a, b in v:
             _known_arms((a, b))
-            if a == b: raise ValueError(f"{a!r} against itself; name two arms")
+            if a == b:
+                raise ValueError(f"{a!r} against itself; name two arms")
         return v
 
 # %% ../nbs/00_config.ipynb #67cdea10
 class Pitfalls(Settings):
     "Further answers to the test items, asked for to see what the results hang on."
-    wordings: int = Field(0, ge=0, le=3, description="other wordings of the plain prompt that every arm under it answers as well, see `prompts.PARAPHRASES`")
-    samples: int = Field(0, ge=0, description="answers drawn at `temperature`, beside the usual one, by every arm under the plain prompt")
+
+    wordings: int = Field(
+        0,
+        ge=0,
+        le=3,
+        description="other wordings of the plain prompt that every arm under it answers as well, see `prompts.PARAPHRASES`",
+    )
+    samples: int = Field(
+        0, ge=0, description="answers drawn at `temperature`, beside the usual one, by every arm under the plain prompt"
+    )
     temperature: float = Field(0.7, gt=0, le=2)
-    blind: bool = Field(False, description="ask the untouched student the items without what they are about: hypotheses without premise, choices without question, questions without the text before them")
-    items: int | None = Field(None, ge=1, description="at most so many test items, the same for all arms; None takes all")
+    blind: bool = Field(
+        False,
+        description="ask the untouched student the items without what they are about: hypotheses without premise, choices without question, questions without the text before them",
+    )
+    items: int | None = Field(
+        None, ge=1, description="at most so many test items, the same for all arms; None takes all"
+    )
 
 # %% ../nbs/00_config.ipynb #cb7c1600
 class Criterion(Settings):
     "One thing that a judge or a person grades: a question and the scale of its answers."
+
     name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,30}$", description="e.g. 'consistency'")
     question: str = Field(min_length=5, description="what is asked of the grader")
     scale: tuple[int, int] = Field(description="lowest and highest grade, e.g. [1, 5]")
-    anchors: dict[int, str] = Field({}, description="what some grades mean, e.g. {1: contradicts the source, 5: all of it stands in the source}")
+    anchors: dict[int, str] = Field(
+        {}, description="what some grades mean, e.g. {1: contradicts the source, 5: all of it stands in the source}"
+    )
 
     @model_validator(mode="after")
     def _grades(self):
         low, high = self.scale
-        if not 1 <= high - low <= 10: raise ValueError(f"scale = {list(self.scale)}: a scale goes from its lowest to its highest grade, in 2 to 11 of them, e.g. [1, 5]")
-        if off := [k for k in self.anchors if not low <= k <= high]: raise ValueError(f"anchors: {off[0]} is not on the scale {list(self.scale)}")
+        if not 1 <= high - low <= 10:
+            raise ValueError(
+                f"scale = {list(self.scale)}: a scale goes from its lowest to its highest grade, in 2 to 11 of them, e.g. [1, 5]"
+            )
+        if off := [k for k in self.anchors if not low <= k <= high]:
+            raise ValueError(f"anchors: {off[0]} is not on the scale {list(self.scale)}")
         return self
 
     @property
-    def grades(self)->range: return range(self.scale[0], self.scale[1] + 1)
+    def grades(self) -> range:
+        return range(self.scale[0], self.scale[1] + 1)
+
 
 class Combination(Settings):
     "Teacher × student × data set × seed: everything one report needs, nothing left open."
+
     teacher: Teacher
     student: Student
     data: Data
     seed: int = Field(0, description="seed of training and of every bootstrap")
     arms: ArmNames = DEFAULT_ARMS
-    min_rows: int = Field(20, ge=1, description="fewest training rows an arm may be trained on, counted after all drops")
+    min_rows: int = Field(
+        20, ge=1, description="fewest training rows an arm may be trained on, counted after all drops"
+    )
     curate: Curate = Curate()
     pitfalls: Pitfalls = Pitfalls()
     bootstrap: int = Field(2000, ge=100, description="resamples behind every bootstrap interval")
-    rubric: tuple[Criterion, ...] = Field((), description="what judge and people grade; empty takes the family's own, see `rubrics`")
+    rubric: tuple[Criterion, ...] = Field(
+        (), description="what judge and people grade; empty takes the family's own, see `rubrics`"
+    )
     judge: Judge | None = Field(None, description="a model that grades the answers as well, beside the ground truth")
 
     @property
-    def name(self)->str:
+    def name(self) -> str:
         "Folder name of its report."
         parts = (self.data.name, self.teacher.engine.split(":", 1)[1], self.student.model)
         return slug("--".join(Path(p).name for p in parts) + (f"--seed{self.seed}" if self.seed else ""))
 
-def slug(text:str)->str:
+
+def slug(text: str) -> str:
     "`text` as a lower-case file name."
     return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-.")
 
 # %% ../nbs/00_config.ipynb #63c960f4
 def fingerprint(
-    *parts:Any,   # settings, mappings, lists, strings, numbers
-)->str:           # 16 hex digits of a SHA-256 of their canonical JSON
+    *parts: Any,  # settings, mappings, lists, strings, numbers
+) -> str:  # 16 hex digits of a SHA-256 of their canonical JSON
     "Hash of everything that matters to a result."
-    def plain(x): return x.model_dump(mode="json", exclude=getattr(x, "unread", None)) if isinstance(x, BaseModel) else str(x)
+
+    def plain(x):
+        return x.model_dump(mode="json", exclude=getattr(x, "unread", None)) if isinstance(x, BaseModel) else str(x)
+
     text = json.dumps(parts, sort_keys=True, ensure_ascii=False, default=plain)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 # %% ../nbs/00_config.ipynb #25e20087
 def _clash(a, b):
     "Why two combinations have one name, and what to do."
-    def flat(x, name=""): return {k: v for key, y in x.items() for k, v in flat(y, f"{name}.{key}".lstrip(".")).items()} if isinstance(x, dict) else {name: x}
+
+    def flat(x, name=""):
+        return (
+            {k: v for key, y in x.items() for k, v in flat(y, f"{name}.{key}".lstrip(".")).items()}
+            if isinstance(x, dict)
+            else {name: x}
+        )
+
     old, new = flat(a.model_dump(mode="json")), flat(b.model_dump(mode="json"))
     odd = next((k for k in {**old, **new} if old.get(k) != new.get(k)), None)
-    if odd is None: return "it is listed twice. Remove one of the entries"
+    if odd is None:
+        return "it is listed twice. Remove one of the entries"
     return f"{odd} = {old.get(odd)!r} and {new.get(odd)!r}. A folder is named after data set, teacher, student and seed, in lower case: put the two into recipes of their own, or give data and models names that differ"
+
 
 class Recipe(Settings):
     "A grid of combinations and the settings they share."
+
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     description: str = ""
-    hardware: str | None = Field(None, description="the GPUs it is meant for, e.g. '8xH100'; for estimates and `distill-study doctor`")
+    hardware: str | None = Field(
+        None, description="the GPUs it is meant for, e.g. '8xH100'; for estimates and `distill-study doctor`"
+    )
     teachers: tuple[Teacher, ...] = Field(min_length=1)
     students: tuple[Student, ...] = Field(min_length=1)
     data: tuple[Data, ...] = Field(min_length=1)
@@ -446,59 +731,101 @@ class Recipe(Settings):
     bootstrap: int = Field(2000, ge=100)
     rubric: tuple[Criterion, ...] = ()
     judge: Judge | None = None
-    generalization: bool | Literal["family"] = Field(False, description="ask every distilled student the test items of the recipe's other data sets, too: true of all that its prompt can be put to, 'family' of those of its own family alone")
+    generalization: bool | Literal["family"] = Field(
+        False,
+        description="ask every distilled student the test items of the recipe's other data sets, too: true of all that its prompt can be put to, 'family' of those of its own family alone",
+    )
 
     @model_validator(mode="after")
     def _votes(self):
-        if self.curate.agreement and (alone := next((t.engine for t in self.teachers if t.sampling.n == 1), None)): raise ValueError(f"curate.agreement = {self.curate.agreement}: {alone!r} is asked once, and one answer has nothing to agree with; set sampling.n to 3 or more, and a temperature, or leave agreement out")
+        if self.curate.agreement and (alone := next((t.engine for t in self.teachers if t.sampling.n == 1), None)):
+            raise ValueError(
+                f"curate.agreement = {self.curate.agreement}: {alone!r} is asked once, and one answer has nothing to agree with; set sampling.n to 3 or more, and a temperature, or leave agreement out"
+            )
         return self
 
-    def combinations(self)->list[Combination]:
+    def combinations(self) -> list[Combination]:
         "The cells of the grid, data set by data set."
-        shared = dict(arms=self.arms, min_rows=self.min_rows, curate=self.curate, pitfalls=self.pitfalls, bootstrap=self.bootstrap, rubric=self.rubric, judge=self.judge)
-        grid = [Combination(teacher=t, student=s, data=d, seed=seed, **shared)
-                for d in self.data for t in self.teachers for s in self.students for seed in self.seeds]
+        shared = dict(
+            arms=self.arms,
+            min_rows=self.min_rows,
+            curate=self.curate,
+            pitfalls=self.pitfalls,
+            bootstrap=self.bootstrap,
+            rubric=self.rubric,
+            judge=self.judge,
+        )
+        grid = [
+            Combination(teacher=t, student=s, data=d, seed=seed, **shared)
+            for d in self.data
+            for t in self.teachers
+            for s in self.students
+            for seed in self.seeds
+        ]
         first = {}
         for c in grid:
-            if (same := first.setdefault(c.name, c)) is not c: raise ConfigError(f"recipe {self.name}: two combinations would write to the same report folder, {c.name!r}: {_clash(same, c)}.")
+            if (same := first.setdefault(c.name, c)) is not c:
+                raise ConfigError(
+                    f"recipe {self.name}: two combinations would write to the same report folder, {c.name!r}: {_clash(same, c)}."
+                )
         return grid
 
 # %% ../nbs/00_config.ipynb #5233a7fb
 def _spread(raw, key, short, defaults):
     "Bring the entries of list `key`, in place, to mapping form, with `defaults` under each one's own settings."
-    if key not in raw: return
+    if key not in raw:
+        return
     entries = raw[key]
-    if not isinstance(entries, list): entries = [entries]
+    if not isinstance(entries, list):
+        entries = [entries]
     entries = [{short: e} if isinstance(e, str) else e for e in entries]
     raw[key] = [_merge(defaults, e) if isinstance(e, dict) else e for e in entries]
+
 
 def _merge(base, over):
     "`over` on top of `base`, mapping by mapping."
     out = dict(base)
-    for k, v in over.items(): out[k] = _merge(out[k], v) if isinstance(v, dict) and isinstance(out.get(k), dict) else v
+    for k, v in over.items():
+        out[k] = _merge(out[k], v) if isinstance(v, dict) and isinstance(out.get(k), dict) else v
     return out
 
+
 def parse_recipe(
-    raw:dict,              # the mapping a recipe file holds
-    overrides:dict|None=None,  # {"train.epochs": "2", "data.test": "50"}: dotted names, applied to every entry of a list
-)->Recipe:
+    raw: dict,  # the mapping a recipe file holds
+    overrides: dict
+    | None = None,  # {"train.epochs": "2", "data.test": "50"}: dotted names, applied to every entry of a list
+) -> Recipe:
     "A checked recipe; `train` and `sampling` at the top are spread over students and teachers."
     raw = json.loads(json.dumps(raw, default=str))
     train, sampling = raw.pop("train", None) or {}, raw.pop("sampling", None) or {}
-    lists = {k: v for k, v in (overrides or {}).items() if "." not in k}       # whole lists first, then what is in their entries
-    for key, value in lists.items(): _override(raw, key, value)
+    lists = {
+        k: v for k, v in (overrides or {}).items() if "." not in k
+    }  # whole lists first, then what is in their entries
+    for key, value in lists.items():
+        _override(raw, key, value)
     _spread(raw, "teachers", "engine", dict(sampling=sampling) if sampling else {})
     _spread(raw, "students", "model", dict(train=train) if train else {})
     _spread(raw, "data", "name", {})
-    if isinstance(raw.get("judge"), str): raw["judge"] = dict(engine=raw["judge"])
+    if isinstance(raw.get("judge"), str):
+        raw["judge"] = dict(engine=raw["judge"])
     for key, value in (overrides or {}).items():
-        if key not in lists: _override(raw, key, value)
+        if key not in lists:
+            _override(raw, key, value)
     return Recipe.parse(raw, "recipe")
 
 # %% ../nbs/00_config.ipynb #ce68c222
-_GROUPS = {"train": ("students", "train"), "sampling": ("teachers", "sampling"), "endpoint": ("teachers", "endpoint"), "vllm": ("teachers", "vllm"), "teacher": ("teachers",), "student": ("students",), "data": ("data",)}
+_GROUPS = {
+    "train": ("students", "train"),
+    "sampling": ("teachers", "sampling"),
+    "endpoint": ("teachers", "endpoint"),
+    "vllm": ("teachers", "vllm"),
+    "teacher": ("teachers",),
+    "student": ("students",),
+    "data": ("data",),
+}
 
-_LISTS = ("teachers", "students", "data", "arms", "seeds")     # written with commas on the command line
+_LISTS = ("teachers", "students", "data", "arms", "seeds")  # written with commas on the command line
+
 
 def _override(raw, key, value):
     "Set dotted `key` in the raw recipe; text is read as YAML, then typed by the field."
@@ -507,46 +834,73 @@ def _override(raw, key, value):
     if rest and head in _GROUPS:
         first, *path = *_GROUPS[head], *rest
         for entry in raw.get(first, []):
-            if any(head == field and not str(entry.get("engine")).startswith(f"{engine}:") for engine, field in OWN.items()): continue
-            for part in path[:-1]: entry = entry.setdefault(part, {})
+            if any(
+                head == field and not str(entry.get("engine")).startswith(f"{engine}:") for engine, field in OWN.items()
+            ):
+                continue
+            for part in path[:-1]:
+                entry = entry.setdefault(part, {})
             entry[path[-1]] = value
-    elif len(rest) == 1 and head in ("curate", "pitfalls"): raw.setdefault(head, {})[rest[0]] = value
+    elif len(rest) == 1 and head in ("curate", "pitfalls"):
+        raw.setdefault(head, {})[rest[0]] = value
     elif rest and head == "judge":
-        if not isinstance(entry := raw.get(head), dict): raise ConfigError(f"{key}: the recipe names no judge. Name one first, e.g. -p judge=transformers:MODEL.")
+        if not isinstance(entry := raw.get(head), dict):
+            raise ConfigError(f"{key}: the recipe names no judge. Name one first, e.g. -p judge=transformers:MODEL.")
         for part in rest[:-1]:
-            if entry.get(part) is None: entry[part] = {}
-            if not isinstance(entry[part], dict): raise ConfigError(f"{key}: {part} = {entry[part]!r} has no settings of its own.")
+            if entry.get(part) is None:
+                entry[part] = {}
+            if not isinstance(entry[part], dict):
+                raise ConfigError(f"{key}: {part} = {entry[part]!r} has no settings of its own.")
             entry = entry[part]
         entry[rest[-1]] = value
-    elif not rest: raw[head] = [yaml.safe_load(v) for v in value.split(",")] if head in _LISTS and isinstance(value, str) else [value] if head in _LISTS and isinstance(value, int) else value
-    else: raise ConfigError(f"{key}: unknown setting.{nearest(head, [*_GROUPS, *Recipe.model_fields])}")
+    elif not rest:
+        raw[head] = (
+            [yaml.safe_load(v) for v in value.split(",")]
+            if head in _LISTS and isinstance(value, str)
+            else [value]
+            if head in _LISTS and isinstance(value, int)
+            else value
+        )
+    else:
+        raise ConfigError(f"{key}: unknown setting.{nearest(head, [*_GROUPS, *Recipe.model_fields])}")
+
 
 def load_recipe(
-    path:str|Path,             # a YAML file
-    overrides:dict|None=None,  # see `parse_recipe`
-)->Recipe:
+    path: str | Path,  # a YAML file
+    overrides: dict | None = None,  # see `parse_recipe`
+) -> Recipe:
     "Read and check a recipe file; raises `ConfigError` naming file, field, value and remedy."
     path = Path(path)
-    if not path.is_file(): raise ConfigError(f"recipe {str(path)!r}: no such file.{nearest(path.name, [p.name for p in path.parent.glob('*.yaml')]) if path.parent.is_dir() else ''}")
-    try: raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as e: raise ConfigError(f"{path}: not readable as YAML: {e.problem}, line {e.problem_mark.line + 1}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError): raise ConfigError(f"{path}: not readable as YAML in UTF-8.") from None
-    if not isinstance(raw, dict): raise ConfigError(f"{path}: expected a mapping at the top, got {type(raw).__name__}.")
-    try: return parse_recipe({"name": path.stem, **raw}, overrides)
-    except ConfigError as e: raise ConfigError(f"{path}: {e}") from None
+    if not path.is_file():
+        raise ConfigError(
+            f"recipe {str(path)!r}: no such file.{nearest(path.name, [p.name for p in path.parent.glob('*.yaml')]) if path.parent.is_dir() else ''}"
+        )
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as e:
+        raise ConfigError(f"{path}: not readable as YAML: {e.problem}, line {e.problem_mark.line + 1}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ConfigError(f"{path}: not readable as YAML in UTF-8.") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping at the top, got {type(raw).__name__}.")
+    try:
+        return parse_recipe({"name": path.stem, **raw}, overrides)
+    except ConfigError as e:
+        raise ConfigError(f"{path}: {e}") from None
 
 # %% ../nbs/00_config.ipynb #2af396a9
 def combination_from(
-    teacher:str|dict,         # 'engine:model' or a mapping of `Teacher`
-    student:str|dict,         # a model or a mapping of `Student`
-    data:str|dict,            # a data set or a mapping of `Data`
-    seed:int=0,
-    options:dict|None=None,   # any other setting of a combination, dotted: {"train.epochs": 1}
-)->Combination:
+    teacher: str | dict,  # 'engine:model' or a mapping of `Teacher`
+    student: str | dict,  # a model or a mapping of `Student`
+    data: str | dict,  # a data set or a mapping of `Data`
+    seed: int = 0,
+    options: dict | None = None,  # any other setting of a combination, dotted: {"train.epochs": 1}
+) -> Combination:
     "One checked combination from a notebook's parameters."
     raw = dict(name="notebook", teachers=[teacher], students=[student], data=[data], seeds=[seed])
     return parse_recipe(raw, options).combinations()[0]
 
-def to_yaml(settings:Settings)->str:
+
+def to_yaml(settings: Settings) -> str:
     "`settings` as YAML that `parse` reads back."
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

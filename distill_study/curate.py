@@ -38,32 +38,40 @@ REASONS = {
     "nearly repeats a training input": "an earlier question in slightly other words",
     "shares words with a test input": "it holds a good part of a test input, word for word",
     "states its own answer": "the gold answer stands in the input",
-    "too long": "the row has more tokens than train.max_length"}
+    "too long": "the row has more tokens than train.max_length",
+}
 
 # %% ../nbs/21_curate.ipynb #d0b53e5f
 @dataclass(frozen=True)
 class Drop:
     "An input that did not become a training row."
+
     id: str
-    reason: str       # a key of `REASONS`, or 'failed: ' and the reason of an `engine.Failure`
-    evidence: str     # the end of what the teacher wrote, the id it repeats, or what was seen of the failure
+    reason: str  # a key of `REASONS`, or 'failed: ' and the reason of an `engine.Failure`
+    evidence: str  # the end of what the teacher wrote, the id it repeats, or what was seen of the failure
+
 
 @dataclass(frozen=True)
 class Curated:
     "Training rows of one arm and everything that was dropped on the way."
+
     arm: str
-    rows: list[dict]            # {"id", "messages"}; the last message is what the student learns to write, of a conversation maybe all of the assistant's ("turns": "all")
+    rows: list[
+        dict
+    ]  # {"id", "messages"}; the last message is what the student learns to write, of a conversation maybe all of the assistant's ("turns": "all")
     drops: list[Drop]
-    balance: dict = field(default_factory=dict)   # of a family with few answers: 'before' and 'after' all drops, how many inputs have which
-    short: str = ""             # why these rows are too few to train on; empty where they are enough, see `enough`
+    balance: dict = field(
+        default_factory=dict
+    )  # of a family with few answers: 'before' and 'after' all drops, how many inputs have which
+    short: str = ""  # why these rows are too few to train on; empty where they are enough, see `enough`
 
     @property
-    def kept(self)->list[str]:
+    def kept(self) -> list[str]:
         "Ids of the inputs that became rows, one row each or more."
         return list(dict.fromkeys(r["id"] for r in self.rows))
 
     @property
-    def attrition(self)->dict:
+    def attrition(self) -> dict:
         "Inputs, rows (one for each input that is kept, however many it gives), and drops by reason; both add up to the inputs. Reasons stand in the order they are checked, failed requests last."
         count = Counter(d.reason for d in self.drops)
         order = [*(r for r in REASONS if r in count), *sorted(count.keys() - REASONS.keys())]
@@ -71,76 +79,117 @@ class Curated:
 
 # %% ../nbs/21_curate.ipynb #e768d44b
 def curate(
-    arm,                    # a trained `config.Arm`
-    examples:list,          # the training examples
-    answers,                # the teacher's `Answers` to them, or None for an arm that learns from gold
-    test:list,              # the test examples: nothing of theirs may be trained on
-    settings:Curate=Curate(),
-    too_long=None,          # rows → mapping from the ids of those that are too long for the student to how long they are
-    found=None,             # `overlap.Overlaps` of the examples; None looks them up
-)->Curated:
+    arm,  # a trained `config.Arm`
+    examples: list,  # the training examples
+    answers,  # the teacher's `Answers` to them, or None for an arm that learns from gold
+    test: list,  # the test examples: nothing of theirs may be trained on
+    settings: Curate = Curate(),
+    too_long=None,  # rows → mapping from the ids of those that are too long for the student to how long they are
+    found=None,  # `overlap.Overlaps` of the examples; None looks them up
+) -> Curated:
     "Training rows of one arm, and what was dropped and why."
     found, seen, rows, drops, labels = found or overlaps(examples, dict(test=test), settings), {}, [], [], {}
     for i, (example, elected) in enumerate(zip(examples, answers or [None] * len(examples), strict=True)):
         answer = _verified(elected) if settings.verify and elected else elected
         label = labels[example.id] = example.gold if arm.labels == "gold" else answer.parsed.answer
-        fault = (_gold_fault(example) if arm.labels == "gold" else _answer_fault(answer, arm) or _limit_fault(example, label) or settings.verify and _untrue(example, answer) or _split_vote(elected, label, settings.agreement))
+        fault = (
+            _gold_fault(example)
+            if arm.labels == "gold"
+            else _answer_fault(answer, arm)
+            or _limit_fault(example, label)
+            or settings.verify
+            and _untrue(example, answer)
+            or _split_vote(elected, label, settings.agreement)
+        )
         fault = fault or _repeats(example, i, found, seen)
-        if fault: drops.append(Drop(example.id, *fault)); continue
+        if fault:
+            drops.append(Drop(example.id, *fault))
+            continue
         seen[example.key] = seen[found.first.get(i, (i,))[0]] = example.id
         rows += _rows(arm, example, label, answer, settings.turns)
     rows, drops = _fitting(rows, drops, too_long(rows) if too_long and rows else {})
-    done = Curated(arm.name, *(_only(arm.only, rows, drops, {a.id: a.correct for a in answers}) if arm.only else (rows, drops)))
+    done = Curated(
+        arm.name, *(_only(arm.only, rows, drops, {a.id: a.correct for a in answers}) if arm.only else (rows, drops))
+    )
     return replace(done, balance=_balance(examples, labels, done.kept))
 
 # %% ../nbs/21_curate.ipynb #b9531713
 def _repeats(example, i, found, seen):
     "Repeats of what is held out, repeats of rows that are kept, contamination."
     leak = found.leaks.get(i)
-    if leak and "repeats" in leak[0]: return leak
-    if example.key in seen: return "repeats a training input", seen[example.key]
+    if leak and "repeats" in leak[0]:
+        return leak
+    if example.key in seen:
+        return "repeats a training input", seen[example.key]
     first, similarity = found.first.get(i, (i, 1.0))
-    if first in seen: return "nearly repeats a training input", f"{seen[first]}, similarity {similarity:.2f}"
+    if first in seen:
+        return "nearly repeats a training input", f"{seen[first]}, similarity {similarity:.2f}"
     return leak
 
+
 def _gold_fault(example):
-    if example.gold is None and not example.meta.get("reference"): return "no gold", ""
+    if example.gold is None and not example.meta.get("reference"):
+        return "no gold", ""
+
 
 def _answer_fault(answer, arm):
     end = answer.text.strip()[-200:]
-    if answer.failure: return f"failed: {answer.failure.reason}", answer.failure.evidence
-    if answer.truncated: return "truncated", end
-    if not end: return "empty", ""
-    if answer.parsed.outside: return "outside the set", answer.parsed.outside
-    if answer.parsed.answer is None: return "unreadable", end
-    if arm.labels == "cot" and not answer.parsed.stated: return "not stated", end   # a number found in the reasoning is no label
-    if arm.labels == "cod" and not answer.parsed.stated: return "too few rounds", end
-    if arm.target not in ("answer", None) and not answer.parsed.rationale: return "no reasoning", end
+    if answer.failure:
+        return f"failed: {answer.failure.reason}", answer.failure.evidence
+    if answer.truncated:
+        return "truncated", end
+    if not end:
+        return "empty", ""
+    if answer.parsed.outside:
+        return "outside the set", answer.parsed.outside
+    if answer.parsed.answer is None:
+        return "unreadable", end
+    if arm.labels == "cot" and not answer.parsed.stated:
+        return "not stated", end  # a number found in the reasoning is no label
+    if arm.labels == "cod" and not answer.parsed.stated:
+        return "too few rounds", end
+    if arm.target not in ("answer", None) and not answer.parsed.rationale:
+        return "no reasoning", end
+
 
 def _limit_fault(example, text):
     limit = example.meta.get("words") if example.task == "summarization" else None
-    if limit and (n := len(text.split())) > limit: return "too many words", f"{n} words, at most {limit}"
+    if limit and (n := len(text.split())) > limit:
+        return "too many words", f"{n} words, at most {limit}"
+
 
 def _split_vote(answer, label, share):
     "Too few of the samples give the label that was taken."
     n, agree = len(answer.votes), sum(v.parsed.answer == label and not v.truncated for v in answer.votes)
-    if n and agree / n < share: return "too little agreement", f"{agree} of {n} samples say {label}"
+    if n and agree / n < share:
+        return "too little agreement", f"{agree} of {n} samples say {label}"
 
 # %% ../nbs/21_curate.ipynb #597e569d
 def _verified(answer):
     "The first sample that is right and whole; the elected one where none is."
     return next((a for a in answer.votes if a.correct and not a.truncated), answer)
 
+
 def _untrue(example, answer):
-    if example.gold is None: return "no gold", ""
-    if answer.correct is False: return "disagrees with gold", f"{answer.parsed.answer}, gold {example.gold}"
+    if example.gold is None:
+        return "no gold", ""
+    if answer.correct is False:
+        return "disagrees with gold", f"{answer.parsed.answer}, gold {example.gold}"
+
 
 def _only(kind, rows, drops, right):
     "(rows, drops) with labels of one kind, the first so many as there are of the rarer kind."
     kinds = {k: [r["id"] for r in rows if right[r["id"]] is (k == "right")] for k in ("right", "wrong")}
-    kept = set(kinds[kind][:min(map(len, kinds.values()))])
-    def why(id): return "no gold" if right[id] is None else "more than of the other kind" if id in kinds[kind] else f"not {kind}"
-    return [r for r in rows if r["id"] in kept], [*drops, *(Drop(r["id"], why(r["id"]), "") for r in rows if r["id"] not in kept)]
+    kept = set(kinds[kind][: min(map(len, kinds.values()))])
+
+    def why(id):
+        return "no gold" if right[id] is None else "more than of the other kind" if id in kinds[kind] else f"not {kind}"
+
+    return [r for r in rows if r["id"] in kept], [
+        *drops,
+        *(Drop(r["id"], why(r["id"]), "") for r in rows if r["id"] not in kept),
+    ]
+
 
 def _fitting(rows, drops, long):
     "(rows, drops) once those that are too `long` are dropped."
@@ -150,43 +199,58 @@ def _fitting(rows, drops, long):
 # %% ../nbs/21_curate.ipynb #6f7e873c
 def _rows(arm, example, label, answer, turns="all"):
     "The training rows of one input: one, or two where the reasoning is a task of its own."
-    if example.task == "conversation": return [_talk(arm, example, answer, turns)]
+    if example.task == "conversation":
+        return [_talk(arm, example, answer, turns)]
     why, asked = answer.parsed.rationale if answer else "", example.ask(arm.prompt)
-    if arm.target == "mixed": return [dict(id=example.id, messages=m) for m in both(example.task, asked, label, why)]
+    if arm.target == "mixed":
+        return [dict(id=example.id, messages=m) for m in both(example.task, asked, label, why)]
     text = f"{label}\n{why}" if arm.target == "rationale-after" else target(arm.prompt, label, why)
     return [dict(id=example.id, messages=[*asked, dict(role="assistant", content=text)])]
 
+
 def _balance(examples, labels, kept):
     "How many inputs have which label, before and after all drops; nothing where any text can be one."
-    if not examples or examples[0].task not in ("nli", "nlu_qa"): return {}
+    if not examples or examples[0].task not in ("nli", "nlu_qa"):
+        return {}
     before, after = (Counter(l for id in ids if (l := labels[id]) is not None) for ids in (labels, kept))
-    return {when: {l: n[l] for l in (*NLI, *sorted(before.keys() - set(NLI))) if l in before} for when, n in (("before", before), ("after", after))}
+    return {
+        when: {l: n[l] for l in (*NLI, *sorted(before.keys() - set(NLI))) if l in before}
+        for when, n in (("before", before), ("after", after))
+    }
+
 
 def _talk(arm, example, answer, turns):
     "A whole conversation, as far as its assistant's turns go; `turns` says on which of them the loss falls."
     replies = tuple(example.meta["reference"] if arm.labels == "gold" else answer.turns)
     messages = example.ask(arm.prompt, replies)
-    return dict(id=example.id, messages=messages[:-1] if messages[-1]["role"] == "user" else messages) | (dict(turns="all") if turns == "all" else {})
+    return dict(id=example.id, messages=messages[:-1] if messages[-1]["role"] == "user" else messages) | (
+        dict(turns="all") if turns == "all" else {}
+    )
 
-def enough(
-    done:Curated,
-    min_rows:int,
-)->Curated:
+
+def enough(done: Curated, min_rows: int) -> Curated:
     "The same; where too few rows are left, `short` says what became of the others."
     a = done.attrition
     n = a["rows"]
-    if n >= min_rows: return done
-    return replace(done, short=f"{n} training {'row is' if n == 1 else 'rows are'} left of {a['inputs']} inputs, fewer than min_rows = {min_rows} ({_spell(a)})")
+    if n >= min_rows:
+        return done
+    return replace(
+        done,
+        short=f"{n} training {'row is' if n == 1 else 'rows are'} left of {a['inputs']} inputs, fewer than min_rows = {min_rows} ({_spell(a)})",
+    )
 
-def _spell(attrition): return ", ".join(f"{n} {k}" for k, n in attrition["dropped"].items()) or "nothing dropped"
+
+def _spell(attrition):
+    return ", ".join(f"{n} {k}" for k, n in attrition["dropped"].items()) or "nothing dropped"
 
 # %% ../nbs/21_curate.ipynb #1a366975
 def hardness(
-    done:Curated,
-    right:dict,        # id → whether the untouched student's answer to the input is right; None where there is no gold
-)->dict:               # 'kept', 'dropped' and each reason → (right answers, inputs with gold)
+    done: Curated,
+    right: dict,  # id → whether the untouched student's answer to the input is right; None where there is no gold
+) -> dict:  # 'kept', 'dropped' and each reason → (right answers, inputs with gold)
     "How often the untouched student is right on the inputs that are kept, and on those that are dropped."
     groups = dict(kept=done.kept, dropped=[d.id for d in done.drops])
-    for d in done.drops: groups.setdefault(d.reason, []).append(d.id)
+    for d in done.drops:
+        groups.setdefault(d.reason, []).append(d.id)
     known = {name: [right[id] for id in ids if right.get(id) is not None] for name, ids in groups.items()}
     return {name: (sum(x), len(x)) for name, x in known.items()}

@@ -23,75 +23,99 @@ def _woven(turns, replies):
     "A leading system turn, then the user's turns with the replies between them, up to the first user's turn without one."
     head, users = (turns[:1], turns[1:]) if turns[0]["role"] == "system" else ([], turns)
     pairs = [t for user, reply in zip(users, replies) for t in (user, dict(role="assistant", content=reply))]
-    return head + pairs + users[len(replies):len(replies) + 1]
+    return head + pairs + users[len(replies) : len(replies) + 1]
 
 # %% ../nbs/06_data.ipynb #e519a4c6
 class DataError(StudyError):
     "A data set that can't be found or read: names file, line or column, and the remedy."
 
+
 @dataclass(frozen=True)
 class Example:
     "One input of a task, with its truth where that is known."
+
     id: str
     task: str
-    turns: tuple               # what is asked, behind a system turn of the data's own: of a conversation the user's turns, one after the other; of other tasks the question, maybe with turns before it
-    gold: str | None = None    # canonical answer; of a summary the reference
+    turns: tuple  # what is asked, behind a system turn of the data's own: of a conversation the user's turns, one after the other; of other tasks the question, maybe with turns before it
+    gold: str | None = None  # canonical answer; of a summary the reference
     choices: tuple | None = None
-    meta: dict = field(default_factory=dict)   # words: most words of a summary; reference: the data set's own assistant turns of a conversation; source, difficulty
+    meta: dict = field(
+        default_factory=dict
+    )  # words: most words of a summary; reference: the data set's own assistant turns of a conversation; source, difficulty
 
-    def ask(self, strategy:str, replies:tuple=(), paraphrase:int=0)->list[dict]:
+    def ask(self, strategy: str, replies: tuple = (), paraphrase: int = 0) -> list[dict]:
         "Chat messages under the prompt of `strategy`. Of a conversation, with the own `replies` so far, up to the user's next turn."
         turns = list(self.turns)
-        if self.task == "conversation": turns = _woven(turns, replies)
+        if self.task == "conversation":
+            turns = _woven(turns, replies)
         return ask(self.task, strategy, turns, self.meta.get("words"), paraphrase)
 
     @property
-    def messages(self)->list[dict]:
+    def messages(self) -> list[dict]:
         "Chat messages under the plain prompt."
         return self.ask("vanilla")
 
     @property
-    def question(self)->str: return self.turns[-1]["content"]
+    def question(self) -> str:
+        return self.turns[-1]["content"]
 
     @property
-    def difficulty(self)->str|None:
+    def difficulty(self) -> str | None:
         "How hard it is said to be: what `data.columns` names as difficulty, the steps or hops of a generated problem, the turns of a conversation; None where nobody says."
         told = next((f"{self.meta[k]} {k}" for k in ("steps", "hops", "asides") if k in self.meta), None)
         n = sum(t["role"] == "user" for t in self.turns) if self.task == "conversation" else 0
         return self.meta.get("difficulty") or told or (f"{n} turn{'s' * (n > 1)}" if n else None)
 
     @property
-    def source(self)->str:
+    def source(self) -> str:
         "What items may have in common that are then no news of their own: what `data.columns` names as source, the premise of nli, else the input itself."
-        return self.meta.get("source") or (self.question.rpartition("\nHypothesis: ")[0].lower() if self.task == "nli" else "") or self.key
+        return (
+            self.meta.get("source")
+            or (self.question.rpartition("\nHypothesis: ")[0].lower() if self.task == "nli" else "")
+            or self.key
+        )
 
     @property
-    def key(self)->str:
+    def key(self) -> str:
         "The input without its letter case and spacing: equal keys are the same question."
         return re.sub(r"\s+", " ", " ".join(t["content"] for t in self.turns)).strip().lower()
 
 # %% ../nbs/06_data.ipynb #29834147
 class Known(NamedTuple):
     "How the rows of a data set are read."
+
     task: str
-    read: Callable           # row → (id or None, what the user says, choices or None, gold as the set gives it)
-    columns: tuple           # columns that `read` needs
+    read: Callable  # row → (id or None, what the user says, choices or None, gold as the set gives it)
+    columns: tuple  # columns that `read` needs
     test: tuple = ("test",)  # its own splits that can serve as test set: the first one that is there does
     subset: str | None = None
     train: tuple = ("train",)
-    labels: dict = {}        # value of its label column → label
+    labels: dict = {}  # value of its label column → label
 
-def _solution(r): return r["answer"].split("####")[-1].strip() if isinstance(r["answer"], str) else r["answer"]
+
+def _solution(r):
+    return r["answer"].split("####")[-1].strip() if isinstance(r["answer"], str) else r["answer"]
+
 
 def _choices(r):
     "(texts, gold letter) of a row with choices {label, text}; labels may be letters or numbers."
-    texts, labels, key = tuple(r["choices"]["text"]), [str(l).strip() for l in r["choices"]["label"]], str(r["answerKey"] or "").strip()
+    texts, labels, key = (
+        tuple(r["choices"]["text"]),
+        [str(l).strip() for l in r["choices"]["label"]],
+        str(r["answerKey"] or "").strip(),
+    )
     return texts, "ABCDEFGHIJ"[labels.index(key)] if key in labels[:10] else key or None
+
 
 _OPTION = re.compile(r"^\s*\(?[A-J]\s*[).:]\s*")
 
 _gsm8k = lambda r: (None, r["question"], None, _solution(r))
-_multiarith = lambda r: (None, r["question"].strip() if isinstance(r["question"], str) else r["question"], None, r["final_ans"])
+_multiarith = lambda r: (
+    None,
+    r["question"].strip() if isinstance(r["question"], str) else r["question"],
+    None,
+    r["final_ans"],
+)
 _svamp = lambda r: (r["ID"], r["question_concat"], None, r["Answer"])
 _csqa = lambda r: (r["id"], r["question"], *_choices(r))
 _obqa = lambda r: (r["id"], r["question_stem"], *_choices(r))
@@ -115,193 +139,341 @@ KNOWN = {
     "deepmind/aqua_rat": Known("nlu_qa", _aqua, ("question", "options", "correct"), subset="raw"),
     "cestwc/conjnli": Known("nli", _nli, _PAIR, train=("adversarial", "train"), test=("dev",)),
     "stanfordnlp/snli": Known("nli", _nli, _PAIR, labels=_012),
-    "facebook/anli": Known("nli", _nli, _PAIR, train=("train_r1+train_r2+train_r3",), test=("test_r1+test_r2+test_r3",), labels=_012),
-    "griffin/chain_of_density": Known("summarization", _cod, ("id", "article", "highlights"), train=("unannotated/train", "train"), test=("annotated/test", "test")),
-    "knkarthick/dialogsum": Known("summarization", _dialogsum, ("id", "dialogue", "summary"), train=("train", "validation")),
+    "facebook/anli": Known(
+        "nli", _nli, _PAIR, train=("train_r1+train_r2+train_r3",), test=("test_r1+test_r2+test_r3",), labels=_012
+    ),
+    "griffin/chain_of_density": Known(
+        "summarization",
+        _cod,
+        ("id", "article", "highlights"),
+        train=("unannotated/train", "train"),
+        test=("annotated/test", "test"),
+    ),
+    "knkarthick/dialogsum": Known(
+        "summarization", _dialogsum, ("id", "dialogue", "summary"), train=("train", "validation")
+    ),
     "EdinburghNLP/xsum": Known("summarization", _xsum, ("id", "document", "summary")),
-    "HuggingFaceH4/ultrachat_200k": Known("conversation", _chat, ("messages",), train=("train_sft",), test=("test_sft",)),
-    "sgd_chat": Known("conversation", _chat, ("messages",))}
+    "HuggingFaceH4/ultrachat_200k": Known(
+        "conversation", _chat, ("messages",), train=("train_sft",), test=("test_sft",)
+    ),
+    "sgd_chat": Known("conversation", _chat, ("messages",)),
+}
+
 
 def _any_choices(r):
     "(choices, gold) of a row with either form of choices."
-    return _choices(r | dict(answerKey=r["answer"])) if isinstance(r["choices"], dict) else (tuple(r["choices"]), r["answer"])
+    return (
+        _choices(r | dict(answerKey=r["answer"]))
+        if isinstance(r["choices"], dict)
+        else (tuple(r["choices"]), r["answer"])
+    )
 
-FAMILIES = {    # any other data set: the columns its rows must have, or be mapped to
+
+FAMILIES = {  # any other data set: the columns its rows must have, or be mapped to
     "nli": Known("nli", lambda r: (r.get("id"), *_nli(r)[1:]), _PAIR),
-    "nlu_qa": Known("nlu_qa", lambda r: (r.get("id"), r["question"], *_any_choices(r)), ("question", "choices", "answer")),
+    "nlu_qa": Known(
+        "nlu_qa", lambda r: (r.get("id"), r["question"], *_any_choices(r)), ("question", "choices", "answer")
+    ),
     "math": Known("math", lambda r: (r.get("id"), *_gsm8k(r)[1:]), ("question", "answer")),
-    "summarization": Known("summarization", lambda r: (r.get("id"), r["text"], None, r.get("summary")), ("text",))}
+    "summarization": Known("summarization", lambda r: (r.get("id"), r["text"], None, r.get("summary")), ("text",)),
+}
 
-def _last(name): return name.rstrip("/").split("/")[-1].lower()
 
-def known(name:str)->Known|None:
+def _last(name):
+    return name.rstrip("/").split("/")[-1].lower()
+
+
+def known(name: str) -> Known | None:
     "What is known of a data set, by its last part, whatever the letter case."
     return next((k for n, k in KNOWN.items() if _last(n) == _last(name)), None)
 
 # %% ../nbs/06_data.ipynb #1b8211b1
-def read_jsonl(
-    path:Path,
-)->list[dict]:
+def read_jsonl(path: Path) -> list[dict]:
     "Rows of a JSONL file; raises `DataError` naming the line of the first bad one."
     rows = []
     try:
         with open(path, encoding="utf-8-sig") as f:
             for i, line in enumerate(f, 1):
-                if not line.strip(): raise DataError(f"{path.name}, line {i}: empty. Remove the line.")
-                try: row = json.loads(line)
-                except (ValueError, RecursionError) as e: raise DataError(f"{path.name}, line {i}: not JSON ({getattr(e, 'msg', None) or 'nested too deeply'}). Mend or remove the line.") from None
-                if not isinstance(row, dict): raise DataError(f"{path.name}, line {i}: expected an object, got {type(row).__name__}.")
+                if not line.strip():
+                    raise DataError(f"{path.name}, line {i}: empty. Remove the line.")
+                try:
+                    row = json.loads(line)
+                except (ValueError, RecursionError) as e:
+                    raise DataError(
+                        f"{path.name}, line {i}: not JSON ({getattr(e, 'msg', None) or 'nested too deeply'}). Mend or remove the line."
+                    ) from None
+                if not isinstance(row, dict):
+                    raise DataError(f"{path.name}, line {i}: expected an object, got {type(row).__name__}.")
                 rows.append(row)
-    except FileNotFoundError: raise DataError(f"data.name = {str(path)!r}: no such file. A relative path starts at the folder that the command runs in; DISTILL_DATA_DIR is looked in for folders.") from None
-    except (OSError, UnicodeDecodeError) as e: raise DataError(f"data.name = {str(path)!r}: can't be read ({getattr(e, 'strerror', None) or 'it is not UTF-8'}). Mend the file or its permissions.") from None
-    if not rows: raise DataError(f"{path.name}: has no rows.")
+    except FileNotFoundError:
+        raise DataError(
+            f"data.name = {str(path)!r}: no such file. A relative path starts at the folder that the command runs in; DISTILL_DATA_DIR is looked in for folders."
+        ) from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(
+            f"data.name = {str(path)!r}: can't be read ({getattr(e, 'strerror', None) or 'it is not UTF-8'}). Mend the file or its permissions."
+        ) from None
+    if not rows:
+        raise DataError(f"{path.name}: has no rows.")
     return rows
 
-def local_folder(name:str)->Path|None:
+
+def local_folder(name: str) -> Path | None:
     "The local copy of a data set: a folder under DISTILL_DATA_DIR with the last part of its name, or a folder of that name; the latter first where the name is written as a path."
     root = os.environ.get("DISTILL_DATA_DIR")
-    if root and not Path(root).is_dir(): raise DataError(f"DISTILL_DATA_DIR = {root!r}: no such folder.")
-    own, copies = Path(name).expanduser(), [Path(root)/_last(name), Path(root)/name.rstrip("/").split("/")[-1]] if root else []
+    if root and not Path(root).is_dir():
+        raise DataError(f"DISTILL_DATA_DIR = {root!r}: no such folder.")
+    own, copies = (
+        Path(name).expanduser(),
+        [Path(root) / _last(name), Path(root) / name.rstrip("/").split("/")[-1]] if root else [],
+    )
     for folder in [own, *copies] if own.is_absolute() or name.startswith(".") else [*copies, own]:
-        if folder.is_dir(): return folder
+        if folder.is_dir():
+            return folder
     return None
 
-def source_of(name:str)->str:
+
+def source_of(name: str) -> str:
     "Where the rows of `name` come from: 'built-in', 'local' or 'hub'."
     return "built-in" if name in TINY else "local" if local_folder(name) or name.endswith(".jsonl") else "hub"
 
 # %% ../nbs/06_data.ipynb #5e4dbbcf
 class Rows(list):
     "Rows of a split; `names` holds, by column, what the numbers in it stand for, where the source says."
+
     names: dict = {}
+
 
 def _rows_of(ds, most, seed):
     "`Rows` of a `datasets.Dataset`, at most `most` of them."
-    if most and len(ds) > most: ds = ds.select(sorted(random.Random(seed).sample(range(len(ds)), most)))
+    if most and len(ds) > most:
+        ds = ds.select(sorted(random.Random(seed).sample(range(len(ds)), most)))
     rows = Rows(ds.to_list())
     rows.names = {c: tuple(f.names) for c, f in ds.features.items() if type(f).__name__ == "ClassLabel"}
     return rows
 
 # %% ../nbs/06_data.ipynb #341095ba
 def raw_rows(
-    name:str,            # hub id, local folder or JSONL file
-    split:str,           # the set's own name of the split; 'subset/split' and 'one+other' are understood
-    subset:str|None=None,
-    most:int|None=None,  # rows of a split that the `datasets` library reads: more are thinned out
-    seed:int=0,
-)->Rows|None:            # None where there is no such split
+    name: str,  # hub id, local folder or JSONL file
+    split: str,  # the set's own name of the split; 'subset/split' and 'one+other' are understood
+    subset: str | None = None,
+    most: int | None = None,  # rows of a split that the `datasets` library reads: more are thinned out
+    seed: int = 0,
+) -> Rows | None:  # None where there is no such split
     "Rows of one split as the source has them."
     if "+" in split:
         parts = [raw_rows(name, s, subset, most, seed) for s in split.split("+")]
-        if any(p is None for p in parts): return None
+        if any(p is None for p in parts):
+            return None
         rows = Rows(r for p in parts for r in p)
         rows.names = parts[0].names
         return rows
-    if said := "/" in split: subset, _, split = split.rpartition("/")
-    if name.endswith(".jsonl"): return Rows(read_jsonl(Path(name).expanduser()))
+    if said := "/" in split:
+        subset, _, split = split.rpartition("/")
+    if name.endswith(".jsonl"):
+        return Rows(read_jsonl(Path(name).expanduser()))
     if folder := local_folder(name):
-        for path in (*([folder/subset/f"{split}.jsonl"] if subset else []), folder/f"{split}.jsonl"):
-            if path.is_file(): return Rows(read_jsonl(path))
-        if any(folder.rglob("*.jsonl")): return None
+        for path in (*([folder / subset / f"{split}.jsonl"] if subset else []), folder / f"{split}.jsonl"):
+            if path.is_file():
+                return Rows(read_jsonl(path))
+        if any(folder.rglob("*.jsonl")):
+            return None
     from datasets import load_dataset
-    try: return _rows_of(load_dataset(str(folder) if folder else name, None if folder and not said else subset, split=split), most, seed)
+
+    try:
+        return _rows_of(
+            load_dataset(str(folder) if folder else name, None if folder and not said else subset, split=split),
+            most,
+            seed,
+        )
     except ValueError as e:
-        if "Unknown split" in str(e) or "BuilderConfig" in str(e): return None
+        if "Unknown split" in str(e) or "BuilderConfig" in str(e):
+            return None
         raise DataError(f"data {name!r}: {str(e).splitlines()[0]}") from None
     except Exception as e:
-        raise DataError(f"data {name!r}: not built in ({', '.join(TINY)}), not a local folder, not under DISTILL_DATA_DIR, "
-                        f"and the hub did not give it ({type(e).__name__}). Check the name and the network, or put a copy into a folder and name that folder, or its parent with DISTILL_DATA_DIR."
-                        + ("" if name in KNOWN else nearest(name, [*TINY, *KNOWN]))) from None
+        raise DataError(
+            f"data {name!r}: not built in ({', '.join(TINY)}), not a local folder, not under DISTILL_DATA_DIR, "
+            f"and the hub did not give it ({type(e).__name__}). Check the name and the network, or put a copy into a folder and name that folder, or its parent with DISTILL_DATA_DIR."
+            + ("" if name in KNOWN else nearest(name, [*TINY, *KNOWN]))
+        ) from None
 
 # %% ../nbs/06_data.ipynb #b8f9e720
 def label_map(
-    data:Data,
-    k:Known|None,         # the reader of the set
-    task:str,
-    names:tuple=(),       # what the numbers stand for, by the data set itself
-)->dict:                  # value, in lower case → label
+    data: Data,
+    k: Known | None,  # the reader of the set
+    task: str,
+    names: tuple = (),  # what the numbers stand for, by the data set itself
+) -> dict:  # value, in lower case → label
     "How gold labels are read; raises `DataError` where the map and the data set contradict each other."
     labels = NLI if task == "nli" else tuple("ABCDEFGHIJ")
-    own = {v.lower(): l for v, given in data.labels.items() if (l := next((x for x in labels if x.lower() == given.strip().lower()), None))}
-    if len(own) < len(data.labels): raise DataError(f"data.labels = {data.labels}: every value must be a label of task {task}: {', '.join(labels)}.")
+    own = {
+        v.lower(): l
+        for v, given in data.labels.items()
+        if (l := next((x for x in labels if x.lower() == given.strip().lower()), None))
+    }
+    if len(own) < len(data.labels):
+        raise DataError(
+            f"data.labels = {data.labels}: every value must be a label of task {task}: {', '.join(labels)}."
+        )
     out = {l.lower(): l for l in labels} | (k.labels if k else {}) | own
     for i, n in enumerate(names if task == "nli" else ()):
         by_name, by_map = out.get(n.lower()), own.get(str(i)) or (k.labels if k else {}).get(str(i))
-        if by_name and by_map and by_name != by_map: raise DataError(f"data {data.name!r}: the data set itself says that label {i} is {n!r}, {'data.labels' if str(i) in own else 'the map for this set'} says {by_map!r}. Leave {i} out of data.labels, or put it right.")
-        if not (by_name or by_map): raise DataError(f"data {data.name!r}: its label {i}, {n!r}, is no label of task {task} ({', '.join(labels)}). Say what it stands for: data.labels: {{{n}: …}}.")
+        if by_name and by_map and by_name != by_map:
+            raise DataError(
+                f"data {data.name!r}: the data set itself says that label {i} is {n!r}, {'data.labels' if str(i) in own else 'the map for this set'} says {by_map!r}. Leave {i} out of data.labels, or put it right."
+            )
+        if not (by_name or by_map):
+            raise DataError(
+                f"data {data.name!r}: its label {i}, {n!r}, is no label of task {task} ({', '.join(labels)}). Say what it stands for: data.labels: {{{n}: …}}."
+            )
         out[str(i)] = by_name or by_map
     return out
 
 # %% ../nbs/06_data.ipynb #70b0332b
-class _LeftOut(Exception): "A row that is of no use; the text is the reason."
-class _Outside(Exception): "A label that is not in the map."
+class _LeftOut(Exception):
+    "A row that is of no use; the text is the reason."
 
-REASONS_LEFT = ("unlabelled", "unreadable gold", "empty text", "roles don't alternate", "starts with the assistant", "no user turn")
+
+class _Outside(Exception):
+    "A label that is not in the map."
+
+
+REASONS_LEFT = (
+    "unlabelled",
+    "unreadable gold",
+    "empty text",
+    "roles don't alternate",
+    "starts with the assistant",
+    "no user turn",
+)
+
 
 def _text(value, what, where):
     "A text that says something, without the halves of characters that can't be written down."
-    if value is None: raise _LeftOut("empty text")
-    if not isinstance(value, str): raise DataError(f"{where}: {what} is {type(value).__name__} ({value!r:.60}), expected text. Mend the row, or name another column with data.columns.")
-    if not value.strip().strip("\u200b\u200c\u200d\u2060\ufeff"): raise _LeftOut("empty text")
+    if value is None:
+        raise _LeftOut("empty text")
+    if not isinstance(value, str):
+        raise DataError(
+            f"{where}: {what} is {type(value).__name__} ({value!r:.60}), expected text. Mend the row, or name another column with data.columns."
+        )
+    if not value.strip().strip("\u200b\u200c\u200d\u2060\ufeff"):
+        raise _LeftOut("empty text")
     return value.encode("utf-8", "replace").decode("utf-8")
+
 
 def _gold(value, task, labels, choices, where):
     "Canonical gold; None where there is none. An unreadable one is `_LeftOut`, a label outside the map is `_Outside`."
-    if isinstance(value, float) and value.is_integer(): value = int(value)
-    if value is None or task == "conversation" or not str(value).strip() or task in ("nli", "nlu_qa") and str(value).strip() in ("-1", "-"): return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if (
+        value is None
+        or task == "conversation"
+        or not str(value).strip()
+        or task in ("nli", "nlu_qa")
+        and str(value).strip() in ("-1", "-")
+    ):
+        return None
     if task == "nli":
-        if (key := str(value).strip().lower()) not in labels: raise _Outside(value if isinstance(value, (str, int, float)) else repr(value))
+        if (key := str(value).strip().lower()) not in labels:
+            raise _Outside(value if isinstance(value, (str, int, float)) else repr(value))
         return labels[key]
-    if task == "nlu_qa": value = labels.get(str(value).strip().lower(), value)
-    if task == "summarization": return _text(value, "the summary", where).strip()
-    if (gold := TASKS[task].gold(value, choices)) is None: raise _LeftOut("unreadable gold")
+    if task == "nlu_qa":
+        value = labels.get(str(value).strip().lower(), value)
+    if task == "summarization":
+        return _text(value, "the summary", where).strip()
+    if (gold := TASKS[task].gold(value, choices)) is None:
+        raise _LeftOut("unreadable gold")
     return gold
+
 
 def _mapped(row, data, expected, where):
     "The row under the expected names; what is expected and not there is an error."
     for name, own in data.columns.items():
-        if own not in row: raise DataError(f"{where}: no column {own!r}, which data.columns names for {name!r}. There are {', '.join(map(str, row))}.")
+        if own not in row:
+            raise DataError(
+                f"{where}: no column {own!r}, which data.columns names for {name!r}. There are {', '.join(map(str, row))}."
+            )
     row = row | {name: row[own] for name, own in data.columns.items()}
     missing = [c for c in expected if c not in row]
-    if missing: raise DataError(f"{where}: no column {missing[0]!r}. Expected {', '.join(expected)}; there are {', '.join(map(str, row))}. Where a column has another name, map it in the recipe: data.columns: {{{missing[0]}: NAME}}.")
+    if missing:
+        raise DataError(
+            f"{where}: no column {missing[0]!r}. Expected {', '.join(expected)}; there are {', '.join(map(str, row))}. Where a column has another name, map it in the recipe: data.columns: {{{missing[0]}: NAME}}."
+        )
     return row
 
+
 def _fair_choices(choices, where):
-    if not (isinstance(choices, (list, tuple)) and 2 <= len(choices) <= 10 and all(isinstance(c, str) and c.strip() for c in choices)): raise DataError(f"{where}: 'choices' must be a list of 2 to 10 texts, in the order of their letters.")
+    if not (
+        isinstance(choices, (list, tuple))
+        and 2 <= len(choices) <= 10
+        and all(isinstance(c, str) and c.strip() for c in choices)
+    ):
+        raise DataError(f"{where}: 'choices' must be a list of 2 to 10 texts, in the order of their letters.")
     return tuple(c.encode("utf-8", "replace").decode("utf-8") for c in choices)
 
 # %% ../nbs/06_data.ipynb #280203ff
 def _from_columns(row, k, data, labels, where):
     "What a reader makes of a row: (id, turns, choices, gold, meta)."
     row = _mapped(row, data, k.columns, where)
-    try: id, said, choices, gold = k.read(row)
-    except (KeyError, TypeError, AttributeError, IndexError) as e: raise DataError(f"{where}: the columns {', '.join(k.columns)} don't hold what is expected of them ({type(e).__name__}: {e}).") from None
+    try:
+        id, said, choices, gold = k.read(row)
+    except (KeyError, TypeError, AttributeError, IndexError) as e:
+        raise DataError(
+            f"{where}: the columns {', '.join(k.columns)} don't hold what is expected of them ({type(e).__name__}: {e})."
+        ) from None
     if choices is not None:
-        if any(isinstance(c, str) and not c.strip() for c in choices): raise _LeftOut("empty text")
+        if any(isinstance(c, str) and not c.strip() for c in choices):
+            raise _LeftOut("empty text")
         choices = _fair_choices(choices, where)
-    if k.task == "nli": turn = nli_turn(*(_text(t, "the sentence", where) for t in said))
-    else: turn = user_turn(_text(said, "the question" if k.task in ("math", "nlu_qa") else "the text", where), choices)
+    if k.task == "nli":
+        turn = nli_turn(*(_text(t, "the sentence", where) for t in said))
+    else:
+        turn = user_turn(_text(said, "the question" if k.task in ("math", "nlu_qa") else "the text", where), choices)
     gold = _gold(gold, k.task, labels, choices, where)
-    if gold is None and k.task != "summarization": raise _LeftOut("unlabelled")
+    if gold is None and k.task != "summarization":
+        raise _LeftOut("unlabelled")
     return id, (turn,), choices, gold, {}
 
 # %% ../nbs/06_data.ipynb #815913fc
 def _turns_of(row, data, where, mend):
     "The checked turns of a row of messages; with `mend`, an empty one makes the row useless instead of wrong."
-    if "messages" not in row: raise DataError(f"{where}: no column 'messages', and this is no data set whose columns are known ({', '.join(KNOWN)}); there are {', '.join(map(str, row))}." + (f" Task {data.task} is also read from columns: {', '.join(FAMILIES[data.task].columns)}. Where they have other names, map them: data.columns: {{{FAMILIES[data.task].columns[0]}: NAME}}." if data.task in FAMILIES else ""))
+    if "messages" not in row:
+        raise DataError(
+            f"{where}: no column 'messages', and this is no data set whose columns are known ({', '.join(KNOWN)}); there are {', '.join(map(str, row))}."
+            + (
+                f" Task {data.task} is also read from columns: {', '.join(FAMILIES[data.task].columns)}. Where they have other names, map them: data.columns: {{{FAMILIES[data.task].columns[0]}: NAME}}."
+                if data.task in FAMILIES
+                else ""
+            )
+        )
     turns = row["messages"]
-    good = isinstance(turns, list) and turns and all(isinstance(t, dict) and isinstance(t.get("content"), str) and t.get("role") in ("system", "user", "assistant") for t in turns)
-    try: return [dict(role=t["role"], content=_text(t["content"], "a turn", where)) for t in turns] if good else None
+    good = (
+        isinstance(turns, list)
+        and turns
+        and all(
+            isinstance(t, dict)
+            and isinstance(t.get("content"), str)
+            and t.get("role") in ("system", "user", "assistant")
+            for t in turns
+        )
+    )
+    try:
+        return [dict(role=t["role"], content=_text(t["content"], "a turn", where)) for t in turns] if good else None
     except _LeftOut:
-        if mend: raise
+        if mend:
+            raise
+
 
 def _dialogue(turns):
     "(the user's turns, behind a system turn if there is one; the assistant's) of a conversation."
     head, rest = (turns[:1], turns[1:]) if turns[0]["role"] == "system" else ([], turns)
     roles = [t["role"] for t in rest]
-    if "user" not in roles: raise _LeftOut("no user turn")
-    if roles[0] != "user": raise _LeftOut("starts with the assistant")
-    if roles != (["user", "assistant"] * len(roles))[:len(roles)]: raise _LeftOut("roles don't alternate")
+    if "user" not in roles:
+        raise _LeftOut("no user turn")
+    if roles[0] != "user":
+        raise _LeftOut("starts with the assistant")
+    if roles != (["user", "assistant"] * len(roles))[: len(roles)]:
+        raise _LeftOut("roles don't alternate")
     return (*head, *rest[::2]), tuple(t["content"] for t in rest[1::2])
 
 # %% ../nbs/06_data.ipynb #743dea3f
@@ -309,38 +481,62 @@ def _from_messages(row, task, data, labels, where, mend=False):
     "What messages hold: (id, turns, choices, gold, meta)."
     row = _mapped(row, data, (), where)
     turns = _turns_of(row, data, where, mend)
-    if turns is None: raise DataError(f"{where}: 'messages' must be a list of {{role: system|user|assistant, content: text}} with no empty text.")
-    id, gold, choices = row.get("id") if row.get("id") is not None else row.get("prompt_id"), row.get("gold"), row.get("choices")
+    if turns is None:
+        raise DataError(
+            f"{where}: 'messages' must be a list of {{role: system|user|assistant, content: text}} with no empty text."
+        )
+    id, gold, choices = (
+        row.get("id") if row.get("id") is not None else row.get("prompt_id"),
+        row.get("gold"),
+        row.get("choices"),
+    )
     if task == "conversation":
         turns, reference = _dialogue(turns)
         return id, turns, None, None, dict(reference=reference)
-    if turns[-1]["role"] == "assistant": gold, turns = (turns[-1]["content"] if gold is None else gold), turns[:-1]
-    if not turns or turns[-1]["role"] != "user": raise DataError(f"{where}: the last turn to answer must be the user's.")
-    if task == "nlu_qa" and not choices: raise DataError(f"{where}: task nlu_qa needs 'choices', the list of choice texts in the order of their letters.")
-    if choices: choices = _fair_choices(choices, where); turns, gold = _with_choices(turns, choices, gold, labels, where)
+    if turns[-1]["role"] == "assistant":
+        gold, turns = (turns[-1]["content"] if gold is None else gold), turns[:-1]
+    if not turns or turns[-1]["role"] != "user":
+        raise DataError(f"{where}: the last turn to answer must be the user's.")
+    if task == "nlu_qa" and not choices:
+        raise DataError(
+            f"{where}: task nlu_qa needs 'choices', the list of choice texts in the order of their letters."
+        )
+    if choices:
+        choices = _fair_choices(choices, where)
+        turns, gold = _with_choices(turns, choices, gold, labels, where)
     return id, tuple(turns), choices or None, _gold(gold, task, labels, choices, where), {}
+
 
 def _with_choices(turns, choices, gold, labels, where):
     "(turns with the choices shown, where the last one doesn't show them already, the gold letter)."
-    letters, said = "ABCDEFGHIJ"[:len(choices)], turns[-1]["content"]
-    if not all(re.search(rf"\b{l}\b[.):\]]*\s*{re.escape(c.strip())}", said) for l, c in zip(letters, choices)): turns = [*turns[:-1], user_turn(said, choices)]
+    letters, said = "ABCDEFGHIJ"[: len(choices)], turns[-1]["content"]
+    if not all(re.search(rf"\b{l}\b[.):\]]*\s*{re.escape(c.strip())}", said) for l, c in zip(letters, choices)):
+        turns = [*turns[:-1], user_turn(said, choices)]
     gold = letters[choices.index(gold)] if gold in choices else labels.get(str(gold).strip().lower(), gold)
-    if gold is not None and gold not in tuple(letters): raise DataError(f"{where}: gold = {gold!r} is neither a letter from A to {letters[-1]} nor one of the choices.")
+    if gold is not None and gold not in tuple(letters):
+        raise DataError(f"{where}: gold = {gold!r} is neither a letter from A to {letters[-1]} nor one of the choices.")
     return turns, gold
 
 # %% ../nbs/06_data.ipynb #2802040f
 def _outside(values, data, task, split):
     shown = ", ".join(f"{v!r} ({n} rows)" for v, n in values.most_common(3))
-    hint = "{0: entailment, 1: neutral, 2: contradiction}, if that is their order" if all(str(v).isdigit() for v in values) else f"{{{next(iter(values))}: neutral}}"
-    return DataError(f"data {data.name!r}, {split}: labels outside the map: {shown}. Say in the recipe what they stand for, e.g. data.labels: {hint}.")
+    hint = (
+        "{0: entailment, 1: neutral, 2: contradiction}, if that is their order"
+        if all(str(v).isdigit() for v in values)
+        else f"{{{next(iter(values))}: neutral}}"
+    )
+    return DataError(
+        f"data {data.name!r}, {split}: labels outside the map: {shown}. Say in the recipe what they stand for, e.g. data.labels: {hint}."
+    )
+
 
 def to_examples(
-    rows:list[dict],
-    name:str,            # data set, for ids and messages
-    split:str,
-    task:str,
-    data:Data|None=None, # settings: columns, labels, words
-)->tuple[list[Example], dict]:   # examples, and reason → how many rows were left out for it
+    rows: list[dict],
+    name: str,  # data set, for ids and messages
+    split: str,
+    task: str,
+    data: Data | None = None,  # settings: columns, labels, words
+) -> tuple[list[Example], dict]:  # examples, and reason → how many rows were left out for it
     "Examples of one split."
     data, k = data or Data(name=name, task=task), known(name)
     reader = k if k and k.task == task else FAMILIES.get(task)
@@ -350,78 +546,136 @@ def to_examples(
     words = dict(words=data.words or WORDS) if task == "summarization" else {}
     for i, row in enumerate(rows, 1):
         where = f"data {name!r}, {split}, row {i}"
-        by_columns = reader and reader.task != "conversation" and "messages" not in row and "messages" not in data.columns and (k or data.columns or reader.columns[0] in row)
-        try: id, turns, choices, gold, meta = _from_columns(row, reader, data, labels, where) if by_columns else _from_messages(row, task, data, labels, where, mend=reader is k and k is not None)
-        except _LeftOut as e: left[str(e)] += 1; continue
-        except _Outside as e: outside[e.args[0]] += 1; continue
-        if not (id is None or isinstance(id, (str, int)) and str(id).strip()): raise DataError(f"{where}: id = {id!r} is neither text nor a whole number.")
-        id = str(id) if id is not None else f"{_last(name).removesuffix('.jsonl')}-{split.replace('/', '-').replace('+', '-')}-{i - 1}"
+        by_columns = (
+            reader
+            and reader.task != "conversation"
+            and "messages" not in row
+            and "messages" not in data.columns
+            and (k or data.columns or reader.columns[0] in row)
+        )
+        try:
+            id, turns, choices, gold, meta = (
+                _from_columns(row, reader, data, labels, where)
+                if by_columns
+                else _from_messages(row, task, data, labels, where, mend=reader is k and k is not None)
+            )
+        except _LeftOut as e:
+            left[str(e)] += 1
+            continue
+        except _Outside as e:
+            outside[e.args[0]] += 1
+            continue
+        if not (id is None or isinstance(id, (str, int)) and str(id).strip()):
+            raise DataError(f"{where}: id = {id!r} is neither text nor a whole number.")
+        id = (
+            str(id)
+            if id is not None
+            else f"{_last(name).removesuffix('.jsonl')}-{split.replace('/', '-').replace('+', '-')}-{i - 1}"
+        )
         ids[id] += 1
-        if ids[id] > 1 and not k: raise DataError(f"{where}: id {id!r} is there twice. Ids must be unique within a split.")
+        if ids[id] > 1 and not k:
+            raise DataError(f"{where}: id {id!r} is there twice. Ids must be unique within a split.")
         shared = {k: str(row[data.columns[k]]) for k in ("source", "difficulty") if k in data.columns}
-        out.append(Example(id if ids[id] == 1 else f"{id}#{ids[id]}", task, turns, gold, choices, meta | words | shared))
-    if outside: raise _outside(outside, data, task, split)
+        out.append(
+            Example(id if ids[id] == 1 else f"{id}#{ids[id]}", task, turns, gold, choices, meta | words | shared)
+        )
+    if outside:
+        raise _outside(outside, data, task, split)
     return out, dict(left)
 
 # %% ../nbs/06_data.ipynb #49bf210c
 @dataclass(frozen=True)
 class Splits:
     "The examples of one study."
+
     name: str
     task: str
-    source: str                # 'built-in', 'local' or 'hub'
+    source: str  # 'built-in', 'local' or 'hub'
     train: list[Example]
     validation: list[Example]
     test: list[Example]
-    left_out: dict = field(default_factory=dict)     # reason → rows that were of no use
-    max_tokens: dict = field(default_factory=dict)   # strategy → new tokens that suffice
-    used: dict = field(default_factory=dict)         # 'train' and 'test' → the set's own split that serves as it
+    left_out: dict = field(default_factory=dict)  # reason → rows that were of no use
+    max_tokens: dict = field(default_factory=dict)  # strategy → new tokens that suffice
+    used: dict = field(default_factory=dict)  # 'train' and 'test' → the set's own split that serves as it
 
     @property
-    def unreadable(self)->int:
+    def unreadable(self) -> int:
         "Rows that were left out because they have no gold answer or one that can't be read: defects of the data set."
         return sum(self.left_out.get(r, 0) for r in ("unlabelled", "unreadable gold"))
 
     @property
-    def hashes(self)->dict:
+    def hashes(self) -> dict:
         "Split → hash of its examples."
-        return {s: fingerprint([(e.id, e.turns, e.gold, *([e.meta["reference"]] if "reference" in e.meta else [])) for e in getattr(self, s)]) for s in ("train", "validation", "test")}
+        return {
+            s: fingerprint(
+                [
+                    (e.id, e.turns, e.gold, *([e.meta["reference"]] if "reference" in e.meta else []))
+                    for e in getattr(self, s)
+                ]
+            )
+            for s in ("train", "validation", "test")
+        }
 
     @property
-    def leaks(self)->list[tuple[str, str]]:
+    def leaks(self) -> list[tuple[str, str]]:
         "(train id, test id) of inputs that stand in both."
         test = {e.key: e.id for e in self.test}
         return [(e.id, test[e.key]) for e in self.train if e.key in test]
 
+
 def _draw(examples, n, seed, what):
     "(`n` of `examples`, the rest), both in their own order."
-    if n is None: return examples, []
-    if n > len(examples): raise DataError(f"{what} = {n}: there are only {len(examples)} rows. Ask for at most that many, or leave it out to take all.")
+    if n is None:
+        return examples, []
+    if n > len(examples):
+        raise DataError(
+            f"{what} = {n}: there are only {len(examples)} rows. Ask for at most that many, or leave it out to take all."
+        )
     at = set(random.Random(seed).sample(range(len(examples)), n))
     return [e for i, e in enumerate(examples) if i in at], [e for i, e in enumerate(examples) if i not in at]
 
 # %% ../nbs/06_data.ipynb #aecd9553
 _TINY_SIZES = dict(train=1000, validation=0, test=300)
 
+
 def _load_tiny(data):
     tiny, name = TINY[data.name], data.name
     sizes = {s: n if (n := getattr(data, s)) is not None else _TINY_SIZES[s] for s in _TINY_SIZES}
+
     def example(s, i, it):
         turns = tuple(user_turn(said, it.choices) for said in it.meta.get("turns", (it.question,)))
-        return Example(f"{name}-{s}-{data.seed}-{i}", tiny.task, turns, None if tiny.task == "conversation" else it.answer, it.choices, it.meta)
-    splits = {s: [example(s, i, it) for i, it in enumerate(items(name, s, n, data.seed))] for s, n in sizes.items()}
-    return Splits(name, tiny.task, "built-in", **splits, max_tokens=dict(vanilla=dict(summarization=64, conversation=32).get(tiny.task, 8), cot=80, cod=160))
+        return Example(
+            f"{name}-{s}-{data.seed}-{i}",
+            tiny.task,
+            turns,
+            None if tiny.task == "conversation" else it.answer,
+            it.choices,
+            it.meta,
+        )
 
-def task_of(data:Data)->str:
+    splits = {s: [example(s, i, it) for i, it in enumerate(items(name, s, n, data.seed))] for s, n in sizes.items()}
+    return Splits(
+        name,
+        tiny.task,
+        "built-in",
+        **splits,
+        max_tokens=dict(vanilla=dict(summarization=64, conversation=32).get(tiny.task, 8), cot=80, cod=160),
+    )
+
+
+def task_of(data: Data) -> str:
     "The task family of a data set."
     k = TINY.get(data.name) or known(data.name)
     task = data.task or (k.task if k else None)
-    if task is None: raise DataError(f"data {data.name!r}: its task is not known. Set data.task to one of {', '.join(TASKS)}.")
-    if task not in TASKS: raise DataError(f"data.task = {task!r}: unknown task.{nearest(task, TASKS)}")
+    if task is None:
+        raise DataError(f"data {data.name!r}: its task is not known. Set data.task to one of {', '.join(TASKS)}.")
+    if task not in TASKS:
+        raise DataError(f"data.task = {task!r}: unknown task.{nearest(task, TASKS)}")
     return task
 
 # %% ../nbs/06_data.ipynb #deaf397e
-_MOST = 50_000      # rows of a hub split that are read where fewer are asked for
+_MOST = 50_000  # rows of a hub split that are read where fewer are asked for
+
 
 def _split(data, k, role):
     "(rows that serve as train or test, the set's own name for them); rows are None where there is no such split."
@@ -429,34 +683,67 @@ def _split(data, k, role):
     names = (said,) if said else getattr(k, role) if k else (role,)
     for name in names:
         rows = raw_rows(data.name, name, k.subset if k else None, max(_MOST, 4 * asked) if asked else None, data.seed)
-        if rows is not None: return rows, name
-    if said: raise DataError(f"data.splits.{role} = {said!r}: {data.name!r} has no such split.")
+        if rows is not None:
+            return rows, name
+    if said:
+        raise DataError(f"data.splits.{role} = {said!r}: {data.name!r} has no such split.")
     return None, names[0]
 
-def _spell(left): return " Left out: " + ", ".join(f"{n} rows, {r}" for r, n in left.items()) + "." if left else ""
 
-def load_data(
-    data:Data,
-)->Splits:
+def _spell(left):
+    return " Left out: " + ", ".join(f"{n} rows, {r}" for r, n in left.items()) + "." if left else ""
+
+
+def load_data(data: Data) -> Splits:
     "Examples of a data set, as many as its settings ask for; every problem is a `DataError`."
     task = task_of(data)
-    if data.name in TINY: return _load_tiny(data)
+    if data.name in TINY:
+        return _load_tiny(data)
     k, single = known(data.name), data.name.endswith(".jsonl")
-    if single and data.splits: raise DataError(f"data.splits = {data.splits}: {data.name!r} is one file without splits. Leave data.splits out, or name the folder that holds the files of the splits.")
+    if single and data.splits:
+        raise DataError(
+            f"data.splits = {data.splits}: {data.name!r} is one file without splits. Leave data.splits out, or name the folder that holds the files of the splits."
+        )
     rows, own = (raw_rows(data.name, "train"), "train") if single else _split(data, k, "train")
     train, left = to_examples(rows or [], data.name, own, task, data)
-    if not train: raise DataError(f"data {data.name!r}: {own!r} has no usable row.{_spell(left)}" if rows is not None else f"data {data.name!r}: has no split {own!r}. Name the one to train on: data.splits: {{train: NAME}}.")
+    if not train:
+        raise DataError(
+            f"data {data.name!r}: {own!r} has no usable row.{_spell(left)}"
+            if rows is not None
+            else f"data {data.name!r}: has no split {own!r}. Name the one to train on: data.splits: {{train: NAME}}."
+        )
     rows, own_test = (None, "test") if single else _split(data, k, "test")
-    if rows is None:                 # one file: the test set is drawn from it first, whatever train asks for
-        if data.test is None: raise DataError(f"data {data.name!r}: has no split {own_test!r}. Set data.test to how many rows to hold out of train" + (".", ", or name the split with data.splits: {test: NAME}.")[not single])
-        if data.test >= len(train): raise DataError(f"data.test = {data.test}: there are only {len(train)} rows, and some must be left to train on.{_spell(left)} Ask for fewer.")
+    if rows is None:  # one file: the test set is drawn from it first, whatever train asks for
+        if data.test is None:
+            raise DataError(
+                f"data {data.name!r}: has no split {own_test!r}. Set data.test to how many rows to hold out of train"
+                + (".", ", or name the split with data.splits: {test: NAME}.")[not single]
+            )
+        if data.test >= len(train):
+            raise DataError(
+                f"data.test = {data.test}: there are only {len(train)} rows, and some must be left to train on.{_spell(left)} Ask for fewer."
+            )
         test, train, left_test, own_test = *_draw(train, data.test, data.seed + 1, "data.test"), {}, own
     else:
-        if own_test == own: raise DataError(f"data {data.name!r}: {own!r} can't serve as train and as test. Name two splits, data.splits: {{train: …, test: …}}.")
+        if own_test == own:
+            raise DataError(
+                f"data {data.name!r}: {own!r} can't serve as train and as test. Name two splits, data.splits: {{train: …, test: …}}."
+            )
         test, left_test = to_examples(rows, data.name, own_test, task, data)
-        if not test: raise DataError(f"data {data.name!r}: {own_test!r} has no usable row.{_spell(left_test)}")
+        if not test:
+            raise DataError(f"data {data.name!r}: {own_test!r} has no usable row.{_spell(left_test)}")
         test, _ = _draw(test, data.test, data.seed, "data.test")
     left = dict(Counter(left) + Counter(left_test))
     drawn, rest = _draw(train, data.train, data.seed, "data.train")
     validation, _ = _draw(rest, data.validation or 0, data.seed, "data.validation")
-    return Splits(data.name, task, source_of(data.name), drawn, validation, test, left, TASKS[task].limits(data.words), dict(train=own, test=own_test))
+    return Splits(
+        data.name,
+        task,
+        source_of(data.name),
+        drawn,
+        validation,
+        test,
+        left,
+        TASKS[task].limits(data.words),
+        dict(train=own, test=own_test),
+    )

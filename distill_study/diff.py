@@ -19,98 +19,149 @@ from .textstats import METRICS
 
 # %% ../nbs/65_diff.ipynb #df3a69f1
 def interval_difference(
-    a:Interval,
-    b:Interval,
-)->tuple[Interval, float|None]:     # (b minus a, its p); without an interval and p where one of them has none
+    a: Interval, b: Interval
+) -> tuple[Interval, float | None]:  # (b minus a, its p); without an interval and p where one of them has none
     "The difference of two independent estimates from their 95 % intervals alone (MOVER: the limits' distances add up in squares), and a p that is below 0.05 where that interval excludes 0."
     from scipy.stats import norm
-    if a.value is None or b.value is None: return Interval(None, reason="one of them is not available"), None
+
+    if a.value is None or b.value is None:
+        return Interval(None, reason="one of them is not available"), None
     d = b.value - a.value
-    if None in (a.low, a.high, b.low, b.high): return Interval(d, reason="one of them has no interval"), None
-    below, above = ((b.value - b.low)**2 + (a.high - a.value)**2)**.5, ((b.high - b.value)**2 + (a.value - a.low)**2)**.5
+    if None in (a.low, a.high, b.low, b.high):
+        return Interval(d, reason="one of them has no interval"), None
+    below, above = (
+        ((b.value - b.low) ** 2 + (a.high - a.value) ** 2) ** 0.5,
+        ((b.high - b.value) ** 2 + (a.value - a.low) ** 2) ** 0.5,
+    )
     toward = below if d > 0 else above
-    p = 1.0 if d == 0 else 2 * float(norm.sf(norm.ppf(.975) * abs(d) / toward)) if toward > 0 else None
+    p = 1.0 if d == 0 else 2 * float(norm.sf(norm.ppf(0.975) * abs(d) / toward)) if toward > 0 else None
     return Interval(d, d - below, d + above, min(a.n, b.n), "" if p is not None else "neither interval has a width"), p
 
 # %% ../nbs/65_diff.ipynb #c95b314b
 @dataclass(frozen=True)
 class Change:
     "A setting, version or count that differs."
+
     what: str
     a: object
     b: object
 
+
 def _flat(value, name=""):
     "Dotted name → value."
-    if not isinstance(value, dict) or not value: return {name: value}
+    if not isinstance(value, dict) or not value:
+        return {name: value}
     return {k: v for key, x in value.items() for k, v in _flat(x, f"{name}.{key}" if name else str(key)).items()}
+
 
 def _settings(r):
     "Settings by dotted name; what an older version didn't know has its default."
-    try: return _flat(Combination.parse(r.settings).model_dump(mode="json"))
-    except ConfigError: return _flat(r.settings)
+    try:
+        return _flat(Combination.parse(r.settings).model_dump(mode="json"))
+    except ConfigError:
+        return _flat(r.settings)
+
 
 _NOT_THERE = "not there"
-_NO_CHANGE = ("combination", "fingerprint", "generated", "durations", "settings", "versions", "seeds")     # of a provenance: told elsewhere, or different every time
+_NO_CHANGE = (
+    "combination",
+    "fingerprint",
+    "generated",
+    "durations",
+    "settings",
+    "versions",
+    "seeds",
+)  # of a provenance: told elsewhere, or different every time
 
-def changes(a:dict, b:dict)->list[Change]:
+
+def changes(a: dict, b: dict) -> list[Change]:
     "What differs between two flat mappings."
-    return [Change(k, x, y) for k in dict.fromkeys([*a, *b]) if (x := a.get(k, _NOT_THERE)) != (y := b.get(k, _NOT_THERE))]
+    return [
+        Change(k, x, y) for k in dict.fromkeys([*a, *b]) if (x := a.get(k, _NOT_THERE)) != (y := b.get(k, _NOT_THERE))
+    ]
 
-def setting_changes(a:Report, b:Report)->list[Change]:
+
+def setting_changes(a: Report, b: Report) -> list[Change]:
     "Settings that differ."
     return changes(_settings(a), _settings(b))
 
-def version_changes(a:Report, b:Report)->list[Change]:
+
+def version_changes(a: Report, b: Report) -> list[Change]:
     "Versions, commit, hashes of data, prompts, grader and weights that differ."
-    def of(r): return _flat(r.metrics["provenance"].get("versions") or {}) | _flat({k: v for k, v in r.metrics["provenance"].items() if k not in _NO_CHANGE})
+
+    def of(r):
+        return _flat(r.metrics["provenance"].get("versions") or {}) | _flat(
+            {k: v for k, v in r.metrics["provenance"].items() if k not in _NO_CHANGE}
+        )
+
     return [c for c in changes(of(a), of(b)) if not (c.what == "git_sha" and None in (c.a, c.b))]
 
-def count_changes(a:Report, b:Report)->list[Change]:
+
+def count_changes(a: Report, b: Report) -> list[Change]:
     "Inputs, training rows, drops by reason, steps and test items that differ: plain counts, without noise of their own."
+
     def of(r):
         m = r.metrics
-        return ({f"{arm}: {k}": x[k] for arm, x in m["attrition"].items() for k in ("inputs", "rows")} | {f"{arm}: dropped, {why}": n for arm, x in m["attrition"].items() for why, n in x["dropped"].items()}
-            | {f"{arm}: steps": t["steps"] for arm, t in m["training"].items() if t.get("steps") is not None} | {f"{arm}: test items": x["n"] for arm, x in m["arms"].items() if x["n"]})
+        return (
+            {f"{arm}: {k}": x[k] for arm, x in m["attrition"].items() for k in ("inputs", "rows")}
+            | {f"{arm}: dropped, {why}": n for arm, x in m["attrition"].items() for why, n in x["dropped"].items()}
+            | {f"{arm}: steps": t["steps"] for arm, t in m["training"].items() if t.get("steps") is not None}
+            | {f"{arm}: test items": x["n"] for arm, x in m["arms"].items() if x["n"]}
+        )
+
     return changes(of(a), of(b))
 
 # %% ../nbs/65_diff.ipynb #1ae44968
 @dataclass(frozen=True)
 class Number:
     "One number of both reports, and whether its change is beyond noise."
+
     arm: str
-    what: str                 # accuracy, strict accuracy, gap recovered, a judge's criterion …
+    what: str  # accuracy, strict accuracy, gap recovered, a judge's criterion …
     a: Interval
     b: Interval
     difference: Interval
     p: float | None
-    method: str               # 'paired', 'intervals', or why there is no test
-    scale: float = 100        # shown is value × scale
+    method: str  # 'paired', 'intervals', or why there is no test
+    scale: float = 100  # shown is value × scale
     digits: int = 1
-    p_holm: float | None = None     # corrected over all numbers that were compared
+    p_holm: float | None = None  # corrected over all numbers that were compared
 
     @property
-    def beyond(self)->bool: return self.p_holm is not None and self.p_holm <= 0.05
+    def beyond(self) -> bool:
+        return self.p_holm is not None and self.p_holm <= 0.05
 
-def numbers(r:Report)->dict:
+
+def numbers(r: Report) -> dict:
     "(arm, what) → (interval, scale, digits, column of the items' grades or None) of all that has an interval."
     m, out = r.metrics, {}
     key, name, scale, digits = r.metric.key, r.metric.name, r.metric.scale, r.metric.digits
     for arm, x in m["arms"].items():
-        if not x["n"]: continue
+        if not x["n"]:
+            continue
         out[arm, name] = Interval(**x[r.level]), scale, digits, key
-        if x.get("strict"): out[arm, f"{name}, strict"] = Interval(**x["strict"]), scale, digits, f"{key}_strict"
+        if x.get("strict"):
+            out[arm, f"{name}, strict"] = Interval(**x["strict"]), scale, digits, f"{key}_strict"
         for k, i in (x.get("scores") or {}).items():
-            if k != key and k in METRICS: out[arm, METRICS[k].name] = Interval(**i), METRICS[k].scale, METRICS[k].digits, k
-    for g in m["gaps"]: out[g["arm"], f"gap recovered, against {g['teacher']}"] = Interval(**{k: g[k] for k in ("value", "low", "high", "n", "reason")}), 100, 1, None
-    for g in (m.get("judge") or {}).get("grades") or (): out[g["arm"], f"judge: {g['criterion']}"] = Interval(**g["grade"]), 1, 2, None
+            if k != key and k in METRICS:
+                out[arm, METRICS[k].name] = Interval(**i), METRICS[k].scale, METRICS[k].digits, k
+    for g in m["gaps"]:
+        out[g["arm"], f"gap recovered, against {g['teacher']}"] = (
+            Interval(**{k: g[k] for k in ("value", "low", "high", "n", "reason")}),
+            100,
+            1,
+            None,
+        )
+    for g in (m.get("judge") or {}).get("grades") or ():
+        out[g["arm"], f"judge: {g['criterion']}"] = Interval(**g["grade"]), 1, 2, None
     return {k: v for k, v in out.items() if v[0].value is not None}
 
 # %% ../nbs/65_diff.ipynb #4d94cacb
 def compare_numbers(
-    a:Report, b:Report,
-    graded:tuple|None=None,     # DataFrames of both reports' items; None where a store is missing
-)->list[Number]:
+    a: Report,
+    b: Report,
+    graded: tuple | None = None,  # DataFrames of both reports' items; None where a store is missing
+) -> list[Number]:
     "Every number that both have; not corrected yet."
     old, new, out = numbers(a), numbers(b), []
     judged = [(r.metrics.get("judge") or {}) for r in (a, b)]
@@ -119,12 +170,25 @@ def compare_numbers(
         (x, scale, digits, column), y = old[k], new[k][0]
         pair = graded and column and column in graded[0] and column in graded[1] and _same_items(graded, k[0], column)
         difference, p = (paired_difference(*pair), paired_p(*pair)) if pair else interval_difference(x, y)
-        out.append(Number(*k, x, y, difference, p, "paired" if pair else "intervals" if p is not None else difference.reason, scale, digits))
+        out.append(
+            Number(
+                *k,
+                x,
+                y,
+                difference,
+                p,
+                "paired" if pair else "intervals" if p is not None else difference.reason,
+                scale,
+                digits,
+            )
+        )
     return out
+
 
 def _same_items(graded, arm, column):
     "The grades of one arm in both reports, matched by item; None where an arm has none."
     import pandas as pd
+
     both = pd.concat([g[g["arm"] == arm].assign(arm=side) for g, side in zip(graded, "ab")])
     return paired(both, "a", "b", column=column) if both["arm"].nunique() == 2 else None
 
@@ -132,97 +196,156 @@ def _same_items(graded, arm, column):
 class DiffError(StudyError):
     "Reports that can't be compared; the text says why."
 
+
 @dataclass(frozen=True)
 class Pair:
     "What changed between two reports of the same test items."
+
     name: str
     settings: list
     versions: list
     counts: list
     numbers: list
-    only_a: list             # 'arm, number' that the second doesn't have
+    only_a: list  # 'arm, number' that the second doesn't have
     only_b: list
-    refused: str = ""        # why they can't be compared
-    note: str = ""           # why there is no paired test
+    refused: str = ""  # why they can't be compared
+    note: str = ""  # why there is no paired test
 
-def refusal(a:Report, b:Report)->str:
+
+def refusal(a: Report, b: Report) -> str:
     "Why two reports can't be compared, in a sentence; empty where they can."
     x, y = a.hashes.get("test"), b.hashes.get("test")
     data = [r.settings["data"]["name"] for r in (a, b)]
-    if not x or not y: return "one of them doesn't say which test items it has (no data_hashes.test): write it again with `distill-study replay RECIPE`"
-    if x != y: return f"they have other test items: {data[0]}, hash {x}, and {data[1]}, hash {y}; a difference would be that of the items. Compare reports with the same data, data.test and data.seed"
-    if a.metric.key != b.metric.key: return f"one measures {a.metric.name}, the other {b.metric.name}. Compare reports of the same version"
+    if not x or not y:
+        return "one of them doesn't say which test items it has (no data_hashes.test): write it again with `distill-study replay RECIPE`"
+    if x != y:
+        return f"they have other test items: {data[0]}, hash {x}, and {data[1]}, hash {y}; a difference would be that of the items. Compare reports with the same data, data.test and data.seed"
+    if a.metric.key != b.metric.key:
+        return f"one measures {a.metric.name}, the other {b.metric.name}. Compare reports of the same version"
     return ""
 
 # %% ../nbs/65_diff.ipynb #a8399842
 def _items(a, b, stores):
     "(the items' grades of both reports or None, why there are none)."
-    if not any(stores): return None, "No store was named, so no number could be tested on the same items: changes are told from the two intervals, as if they were of different items."
-    try: return tuple(rebuild(r, s).graded for r, s in zip((a, b), stores)), ""
-    except StudyError as e: return None, f"No paired test: {e}"
+    if not any(stores):
+        return (
+            None,
+            "No store was named, so no number could be tested on the same items: changes are told from the two intervals, as if they were of different items.",
+        )
+    try:
+        return tuple(rebuild(r, s).graded for r, s in zip((a, b), stores)), ""
+    except StudyError as e:
+        return None, f"No paired test: {e}"
+
 
 def compare_reports(
-    a:Report, b:Report,
-    stores:tuple=(None, None),    # of both runs
-)->Pair:
+    a: Report,
+    b: Report,
+    stores: tuple = (None, None),  # of both runs
+) -> Pair:
     "What changed; numbers are not corrected yet."
-    if why := refusal(a, b): return Pair(b.name, [], [], [], [], [], [], why)
+    if why := refusal(a, b):
+        return Pair(b.name, [], [], [], [], [], [], why)
     graded, note = _items(a, b, stores)
     old, new = numbers(a), numbers(b)
     only = [[f"{arm}, {what}" for arm, what in x if (arm, what) not in y] for x, y in ((old, new), (new, old))]
     settings = setting_changes(a, b)
-    if any(c.what == "seed" for c in settings): note = " ".join(filter(None, (note, "The training seed differs: what is beyond the noise of the items may still be within that of seeds.")))
-    return Pair(b.name, settings, version_changes(a, b), count_changes(a, b), compare_numbers(a, b, graded), *only, note=note)
+    if any(c.what == "seed" for c in settings):
+        note = " ".join(
+            filter(
+                None,
+                (
+                    note,
+                    "The training seed differs: what is beyond the noise of the items may still be within that of seeds.",
+                ),
+            )
+        )
+    return Pair(
+        b.name, settings, version_changes(a, b), count_changes(a, b), compare_numbers(a, b, graded), *only, note=note
+    )
 
 # %% ../nbs/65_diff.ipynb #56760962
 @dataclass(frozen=True, repr=False)
 class Diff(Shown):
     "What changed between two reports, or between two recipes' reports, combination by combination."
-    pairs: list              # of `Pair`
-    only_a: list             # combinations that only one has
+
+    pairs: list  # of `Pair`
+    only_a: list  # combinations that only one has
     only_b: list
 
     @property
-    def compared(self)->list: return [n for p in self.pairs for n in p.numbers if n.p is not None]
+    def compared(self) -> list:
+        return [n for p in self.pairs for n in p.numbers if n.p is not None]
+
     @property
-    def beyond(self)->list: return [n for n in self.compared if n.beyond]
+    def beyond(self) -> list:
+        return [n for n in self.compared if n.beyond]
+
     @property
-    def code(self)->int:
+    def code(self) -> int:
         "0: no number changed beyond noise, 1: some did, 2: reports can't be compared."
         return 1 if self.beyond else 2 if any(p.refused for p in self.pairs) or not self.compared else 0
 
-    def verdict(self)->str:
+    def verdict(self) -> str:
         "The outcome in a sentence."
         n, k, refused = len(self.compared), len(self.beyond), sum(bool(p.refused) for p in self.pairs)
-        first = f"{k} of {n} numbers changed beyond noise (Holm-corrected p at most 0.05)." if k else f"None of {n} numbers changed beyond noise." if n else "No number could be compared."
+        first = (
+            f"{k} of {n} numbers changed beyond noise (Holm-corrected p at most 0.05)."
+            if k
+            else f"None of {n} numbers changed beyond noise."
+            if n
+            else "No number could be compared."
+        )
         return first + (f" {refused} of {len(self.pairs)} pairs of reports can't be compared." if refused else "")
 
     def to_dict(self):
-        def plain(n): return asdict(n) | dict(beyond=n.beyond)
-        return to_plain(dict(verdict=self.verdict(), code=self.code, compared=len(self.compared), beyond=len(self.beyond), only_a=self.only_a, only_b=self.only_b, reports=[asdict(p) | dict(numbers=[plain(n) for n in p.numbers]) for p in self.pairs]))
+        def plain(n):
+            return asdict(n) | dict(beyond=n.beyond)
 
-    def html(self)->str:
+        return to_plain(
+            dict(
+                verdict=self.verdict(),
+                code=self.code,
+                compared=len(self.compared),
+                beyond=len(self.beyond),
+                only_a=self.only_a,
+                only_b=self.only_b,
+                reports=[asdict(p) | dict(numbers=[plain(n) for n in p.numbers]) for p in self.pairs],
+            )
+        )
+
+    def html(self) -> str:
         "A table of changes and one of numbers for each pair."
-        return f'<p><strong>{esc(self.verdict())}</strong></p>' + "".join(t.html() if isinstance(t, Table) else f'<p class="note">{esc(t)}</p>' for t in tables(self))
+        return f"<p><strong>{esc(self.verdict())}</strong></p>" + "".join(
+            t.html() if isinstance(t, Table) else f'<p class="note">{esc(t)}</p>' for t in tables(self)
+        )
 
 # %% ../nbs/65_diff.ipynb #cec989da
 def _matched(first, second):
     "[(a, b)] of the same combination, and the names that only one side has; two single reports are a pair whatever they are called."
-    if len(first) == len(second) == 1: return [(first[0], second[0])], [], []
+    if len(first) == len(second) == 1:
+        return [(first[0], second[0])], [], []
     a, b = ({r.folder.resolve().name: r for r in rs} for rs in (first, second))
     for given, rs, which in ((first, a, "first"), (second, b, "second")):
-        if len(rs) < len(given): raise DiffError(f"the {which} folder has reports of the same combination in several folders: {len(given)} reports, {len(rs)} names. Name the folder of one recipe.")
+        if len(rs) < len(given):
+            raise DiffError(
+                f"the {which} folder has reports of the same combination in several folders: {len(given)} reports, {len(rs)} names. Name the folder of one recipe."
+            )
     return [(a[k], b[k]) for k in a if k in b], [k for k in a if k not in b], [k for k in b if k not in a]
 
+
 def diff(
-    a:str|Path,             # folder of a report, or of a recipe's reports
-    b:str|Path,             # another one, usually the later
-    store_a=None,           # folder that the first run wrote to, for paired tests
-    store_b=None,           # that of the second; None takes the first's
-)->Diff:
+    a: str | Path,  # folder of a report, or of a recipe's reports
+    b: str | Path,  # another one, usually the later
+    store_a=None,  # folder that the first run wrote to, for paired tests
+    store_b=None,  # that of the second; None takes the first's
+) -> Diff:
     "Compare two reports, or all combinations that two recipes' reports share."
     pairs, *only = _matched(find_reports(a), find_reports(b))
-    if not pairs: raise DiffError(f"{str(a)!r} and {str(b)!r} have no combination in common: {', '.join(only[0][:3])} … and {', '.join(only[1][:3])} …. To compare reports of different names, name one report on each side.")
+    if not pairs:
+        raise DiffError(
+            f"{str(a)!r} and {str(b)!r} have no combination in common: {', '.join(only[0][:3])} … and {', '.join(only[1][:3])} …. To compare reports of different names, name one report on each side."
+        )
     made = [compare_reports(x, y, (store_a, store_b or store_a)) for x, y in pairs]
     adjusted = iter(holm([n.p for p in made for n in p.numbers]))
     return Diff([replace(p, numbers=[replace(n, p_holm=next(adjusted)) for n in p.numbers]) for p in made], *only)
@@ -233,44 +356,113 @@ def _value(v):
     text = v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)
     return HIDDEN.sub("\ufffd", text if len(text) <= 60 else f"{text[:57]}\u2026")
 
-def _p(n): return "not tested" if n.p_holm is None else "<0.001" if n.p_holm < .001 else f"{n.p_holm:.3f}"
 
-def tables(d:Diff)->list:
+def _p(n):
+    return "not tested" if n.p_holm is None else "<0.001" if n.p_holm < 0.001 else f"{n.p_holm:.3f}"
+
+
+def tables(d: Diff) -> list:
     "Tables and sentences of every pair; numbers that are equal in both are only counted."
     out = []
     for p in d.pairs:
-        if p.refused: out.append(f"{p.name}: can't be compared: {p.refused}."); continue
-        rows = [dict(kind=kind, what=c.what, a=_value(c.a), b=_value(c.b)) for kind in ("settings", "versions", "counts") for c in getattr(p, kind)]
-        if rows: out.append(Table(f"{p.name}: what differs", tuple(Column(k, h, kind="text") for k, h in dict(kind="Kind", what="What", a="Before", b="After").items()), tuple(rows)))
-        else: out.append(f"{p.name}: same settings, versions and counts.")
+        if p.refused:
+            out.append(f"{p.name}: can't be compared: {p.refused}.")
+            continue
+        rows = [
+            dict(kind=kind, what=c.what, a=_value(c.a), b=_value(c.b))
+            for kind in ("settings", "versions", "counts")
+            for c in getattr(p, kind)
+        ]
+        if rows:
+            out.append(
+                Table(
+                    f"{p.name}: what differs",
+                    tuple(
+                        Column(k, h, kind="text")
+                        for k, h in dict(kind="Kind", what="What", a="Before", b="After").items()
+                    ),
+                    tuple(rows),
+                )
+            )
+        else:
+            out.append(f"{p.name}: same settings, versions and counts.")
         moved = [n for n in p.numbers if n.a.value != n.b.value or n.beyond]
-        cols = tuple(Column(k, h, kind="text") for k, h in dict(arm="Arm", what="Number", a="Before", b="After", difference="Difference", p="p", method="Test", verdict="Verdict").items())
-        shown = tuple(dict(arm=n.arm, what=n.what, a=n.a.text(n.scale, n.digits), b=n.b.text(n.scale, n.digits), difference=n.difference.text(n.scale, n.digits, True), p=_p(n), method=n.method, verdict="beyond noise" if n.beyond else "within noise" if n.p is not None else "not tested") for n in sorted(moved, key=lambda n: (n.p_holm is None, not n.beyond, n.p_holm or 0)))
+        cols = tuple(
+            Column(k, h, kind="text")
+            for k, h in dict(
+                arm="Arm",
+                what="Number",
+                a="Before",
+                b="After",
+                difference="Difference",
+                p="p",
+                method="Test",
+                verdict="Verdict",
+            ).items()
+        )
+        shown = tuple(
+            dict(
+                arm=n.arm,
+                what=n.what,
+                a=n.a.text(n.scale, n.digits),
+                b=n.b.text(n.scale, n.digits),
+                difference=n.difference.text(n.scale, n.digits, True),
+                p=_p(n),
+                method=n.method,
+                verdict="beyond noise" if n.beyond else "within noise" if n.p is not None else "not tested",
+            )
+            for n in sorted(moved, key=lambda n: (n.p_holm is None, not n.beyond, n.p_holm or 0))
+        )
         still = f"{len(p.numbers) - len(moved)} of {len(p.numbers)} numbers are the same."
-        if shown: out.append(Table(f"{p.name}: numbers that differ", cols, shown, "95 % intervals; p is Holm-corrected over all numbers compared.", " ".join(filter(None, (still, p.note)))))
-        else: out.append(f"{p.name}: {still}")
+        if shown:
+            out.append(
+                Table(
+                    f"{p.name}: numbers that differ",
+                    cols,
+                    shown,
+                    "95 % intervals; p is Holm-corrected over all numbers compared.",
+                    " ".join(filter(None, (still, p.note))),
+                )
+            )
+        else:
+            out.append(f"{p.name}: {still}")
         for side, gone in (("first", p.only_a), ("second", p.only_b)):
-            if gone: out.append(f"{p.name}: only in the {side}: {'; '.join(gone)}.")
+            if gone:
+                out.append(f"{p.name}: only in the {side}: {'; '.join(gone)}.")
     for side, gone in (("first", d.only_a), ("second", d.only_b)):
-        if gone: out.append(f"Only in the {side}: {', '.join(gone)}.")
+        if gone:
+            out.append(f"Only in the {side}: {', '.join(gone)}.")
     return out
 
 # %% ../nbs/65_diff.ipynb #fd485944
 def print_diff(
-    d:Diff,
-    console=None,        # a rich Console
+    d: Diff,
+    console=None,  # a rich Console
 ):
     "The tables in the terminal, without any markup or control character of what was read."
     import sys
     from rich.console import Console
     from rich.table import Table as Drawn
     from rich.text import Text
+
     console = console or Console(width=None if sys.stdout.isatty() else 170, highlight=False)
     plain = lambda s: Text(HIDDEN.sub("\ufffd", str(s)))
     for t in tables(d):
-        if not isinstance(t, Table): console.print(plain(t)); continue
-        drawn = Drawn(title=plain(t.caption), title_justify="left", caption=plain(t.note) if t.note else None, caption_justify="left")
-        for c in t.columns: drawn.add_column(c.head, overflow="fold")
-        for row in t.rows: drawn.add_row(*(plain(row.get(c.key, "")) for c in t.columns), style="bold" if row.get("verdict") == "beyond noise" else None)
+        if not isinstance(t, Table):
+            console.print(plain(t))
+            continue
+        drawn = Drawn(
+            title=plain(t.caption),
+            title_justify="left",
+            caption=plain(t.note) if t.note else None,
+            caption_justify="left",
+        )
+        for c in t.columns:
+            drawn.add_column(c.head, overflow="fold")
+        for row in t.rows:
+            drawn.add_row(
+                *(plain(row.get(c.key, "")) for c in t.columns),
+                style="bold" if row.get("verdict") == "beyond noise" else None,
+            )
         console.print(drawn)
     console.print(plain(d.verdict()))

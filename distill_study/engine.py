@@ -19,145 +19,200 @@ from .store import Record, Store, request_key
 class EngineError(StudyError):
     "A request that an engine can't answer, or an engine that can't be opened."
 
+
 @dataclass(frozen=True)
 class Request:
     "One question to an engine."
-    id: str                    # the example's id
-    messages: tuple            # chat messages: dicts of role and content
-    sampling: Sampling         # max_tokens resolved to a number
-    split: str | None = None   # the split the example was read from; the recorded engine looks for the id there
-    sample: int = 0            # number of the sample, where one question is answered several times
-    schema: dict | None = None # JSON schema of the answer, for engines that can enforce one
-    goes_on: bool = False      # a further turn of a conversation: where it has outgrown the model's context, it ends
+
+    id: str  # the example's id
+    messages: tuple  # chat messages: dicts of role and content
+    sampling: Sampling  # max_tokens resolved to a number
+    split: str | None = None  # the split the example was read from; the recorded engine looks for the id there
+    sample: int = 0  # number of the sample, where one question is answered several times
+    schema: dict | None = None  # JSON schema of the answer, for engines that can enforce one
+    goes_on: bool = False  # a further turn of a conversation: where it has outgrown the model's context, it ends
 
     def __post_init__(self):
-        if self.sampling.max_tokens is None: raise ValueError(f"request {self.id!r}: max_tokens is not resolved")
+        if self.sampling.max_tokens is None:
+            raise ValueError(f"request {self.id!r}: max_tokens is not resolved")
 
     @property
-    def settings(self)->dict:
+    def settings(self) -> dict:
         "The sampling settings as a record keeps them."
-        own = self.sampling.model_dump(mode="json", exclude={"n"})       # each of several samples is a request of its own
+        own = self.sampling.model_dump(mode="json", exclude={"n"})  # each of several samples is a request of its own
         return own | dict(schema=self.schema) if self.schema else own
+
 
 @dataclass(frozen=True)
 class Failure:
     "A request that got no completion. It is asked again at the next start."
-    reason: str         # one word: 'http_429', 'timeout', 'connection', 'refusal', …
+
+    reason: str  # one word: 'http_429', 'timeout', 'connection', 'refusal', …
     evidence: str = ""  # what was seen, e.g. status and message; no secrets in it
     attempts: int = 1
 
 # %% ../nbs/12_engine.ipynb #f7eacbf3
 def portable(
-    name:str,  # a model's name, maybe a path
-)->str:
+    name: str,  # a model's name, maybe a path
+) -> str:
     "The name as records keep it: of a path, however it is spelled, the last two parts; a hub id has no more than two."
-    if name.count("/") < 2 and not name.startswith(("/", "~", "./", "../")): return name
-    return "/".join((p := Path(name).expanduser().resolve()).parts[-1 if p.parent == Path.home() else -2:])      # the name of a home folder is that of a person
+    if name.count("/") < 2 and not name.startswith(("/", "~", "./", "../")):
+        return name
+    return "/".join(
+        (p := Path(name).expanduser().resolve()).parts[-1 if p.parent == Path.home() else -2 :]
+    )  # the name of a home folder is that of a person
+
 
 class Engine:
     "What turns requests into records."
-    name, redraws = "", True    # whether a question can be asked again for another answer
-    def __init__(self,
-        model:str,           # the part of the spec after the colon
-        batch_size:int=64,   # requests answered at once
-    ): self.source, self.model, self.batch_size = model, portable(model), batch_size
 
-    def __repr__(self): return f"{type(self).__name__}({self.spec!r})"
+    name, redraws = "", True  # whether a question can be asked again for another answer
+
+    def __init__(
+        self,
+        model: str,  # the part of the spec after the colon
+        batch_size: int = 64,  # requests answered at once
+    ):
+        self.source, self.model, self.batch_size = model, portable(model), batch_size
+
+    def __repr__(self):
+        return f"{type(self).__name__}({self.spec!r})"
 
     @property
-    def spec(self)->str: return f"{self.name}:{self.model}"
+    def spec(self) -> str:
+        return f"{self.name}:{self.model}"
 
     @property
-    def weights(self)->str: raise NotImplementedError
+    def weights(self) -> str:
+        raise NotImplementedError
 
-    def asked(self, request)->dict: return {}
+    def asked(self, request) -> dict:
+        return {}
 
-    def check(self, requests): pass
+    def check(self, requests):
+        pass
 
-    def ready(self): pass
+    def ready(self):
+        pass
 
-    def outgrown(self, requests)->dict:
+    def outgrown(self, requests) -> dict:
         "Position → tokens of those that leave the model no room for an answer."
         return {}
 
-    def generate(self, requests): raise NotImplementedError
+    def generate(self, requests):
+        raise NotImplementedError
 
-    def close(self): pass
+    def close(self):
+        pass
 
-    def key(self, request)->str:
+    def key(self, request) -> str:
         "The store's key of a request."
-        return request_key(self.model, self.weights, request.messages, request.settings, request.sample, self.asked(request))
+        return request_key(
+            self.model, self.weights, request.messages, request.settings, request.sample, self.asked(request)
+        )
 
-    def record(self, request, text, finish_reason=None, **kw)->Record:
+    def record(self, request, text, finish_reason=None, **kw) -> Record:
         "A record of `text` as the answer to `request`."
-        return Record(key=self.key(request), engine=self.spec, model=self.model, weights=self.weights, messages=request.messages, sampling=request.settings,
-                      sample=request.sample, text=text, finish_reason=finish_reason, asked=self.asked(request), **kw)
+        return Record(
+            key=self.key(request),
+            engine=self.spec,
+            model=self.model,
+            weights=self.weights,
+            messages=request.messages,
+            sampling=request.settings,
+            sample=request.sample,
+            text=text,
+            finish_reason=finish_reason,
+            asked=self.asked(request),
+            **kw,
+        )
 
 # %% ../nbs/12_engine.ipynb #1a07e0a2
 class StoredEngine(Engine):
     "Stands for an engine whose model is not here: finds its completions in the store, and makes none."
-    def __init__(self,
-        spec:str,        # 'engine:model'
-        weights:str,     # fingerprint that its completions are stored under
-        asked:dict|None=None,   # what else its answers depend on
+
+    def __init__(
+        self,
+        spec: str,  # 'engine:model'
+        weights: str,  # fingerprint that its completions are stored under
+        asked: dict | None = None,  # what else its answers depend on
     ):
         name, _, model = spec.partition(":")
         super().__init__(model)
         self.name, self._weights, self._asked = name, weights, asked or {}
 
-    def asked(self, request)->dict: return self._asked
+    def asked(self, request) -> dict:
+        return self._asked
 
     @property
-    def weights(self)->str: return self._weights
+    def weights(self) -> str:
+        return self._weights
 
 # %% ../nbs/12_engine.ipynb #4d4c0558
 class Completions(list):
     "A `Record` or a `Failure` for each request, in their order, and where the records came from."
-    reused: int = 0   # requests whose record was in the store
-    new: int = 0      # completions made now
+
+    reused: int = 0  # requests whose record was in the store
+    new: int = 0  # completions made now
 
     @property
-    def failures(self)->dict:
+    def failures(self) -> dict:
         "Position → `Failure` of the requests that got no completion."
         return {i: r for i, r in enumerate(self) if isinstance(r, Failure)}
 
     def __repr__(self):
         failed = len(self.failures)
         same = len(self) - self.reused - self.new - failed
-        return f"{len(self)} completions: {self.reused} from the store, {self.new} new" + (f", {failed} failed" if failed else "") + (f", {same} the same question as another" if same > 0 else "")
+        return (
+            f"{len(self)} completions: {self.reused} from the store, {self.new} new"
+            + (f", {failed} failed" if failed else "")
+            + (f", {same} the same question as another" if same > 0 else "")
+        )
 
 # %% ../nbs/12_engine.ipynb #a8ce8c04
 def complete(
-    engine:Engine,
-    requests,         # `Request`s
-    store:Store,
-    progress=None,    # called with (requests finished, requests in all)
-    max_failures:float=0.3,  # share of the requests that may fail; when more have, an `EngineError` ends the run
-    stage:str="",     # what the answers are for, as the ledger has it
-    first=None,       # called with (request, record) of the first completion that is made now
-)->Completions:
+    engine: Engine,
+    requests,  # `Request`s
+    store: Store,
+    progress=None,  # called with (requests finished, requests in all)
+    max_failures: float = 0.3,  # share of the requests that may fail; when more have, an `EngineError` ends the run
+    stage: str = "",  # what the answers are for, as the ledger has it
+    first=None,  # called with (request, record) of the first completion that is made now
+) -> Completions:
     "A record for every request, from the store or newly made, or a failure."
     requests = list(requests)
     engine.check(requests)
     keys, asked = [engine.key(r) for r in requests], {}
-    for k, r in zip(keys, requests): asked.setdefault(k, []).append(r)
+    for k, r in zip(keys, requests):
+        asked.setdefault(k, []).append(r)
     found, missing = _stored(engine, asked, store)
     if missing and store.replay:
         found |= (lost := _lost(store, {engine.key(r) for r in missing}))
         missing = [r for r in missing if engine.key(r) not in lost]
-    if missing and store.replay: raise EngineError(f"{engine.spec}: {len(missing)} of {len(asked)} completions are not in the store, first that of item {missing[0].id!r}. A replay asks nobody: `distill-study run` makes them.")
+    if missing and store.replay:
+        raise EngineError(
+            f"{engine.spec}: {len(missing)} of {len(asked)} completions are not in the store, first that of item {missing[0].id!r}. A replay asks nobody: `distill-study run` makes them."
+        )
     with store.asking(engine.spec, engine.weights, asked) if missing else contextlib.nullcontext():
-        if missing: found, missing = _stored(engine, asked, store)      # another process may have asked them meanwhile
+        if missing:
+            found, missing = _stored(engine, asked, store)  # another process may have asked them meanwhile
         reused = sum(len(asked[k]) for k, rec in found.items() if isinstance(rec, Record))
         keep = Intake(engine, asked, found, store, progress, max_failures, stage, first)
-        if missing := without_outgrown(keep, missing): ask(engine, missing, keep)
+        if missing := without_outgrown(keep, missing):
+            ask(engine, missing, keep)
     out = Completions(found[k] for k in keys)
     out.reused, out.new = reused, keep.answered
     return out
 
+
 def _lost(store, keys):
     "Key → `Failure` of the requests that the ledger knows to have failed, for a replay."
-    return {e["key"]: Failure(e["reason"], e["evidence"], e["attempts"]) for e in store.ledger.entries() if e.get("key") in keys and {"reason", "evidence", "attempts"} <= e.keys() and isinstance(e["reason"], str)}
+    return {
+        e["key"]: Failure(e["reason"], e["evidence"], e["attempts"])
+        for e in store.ledger.entries()
+        if e.get("key") in keys and {"reason", "evidence", "attempts"} <= e.keys() and isinstance(e["reason"], str)
+    }
+
 
 def _stored(engine, asked, store):
     "(key → record of what the store has, a request for each key that it hasn't)."
@@ -167,79 +222,126 @@ def _stored(engine, asked, store):
 # %% ../nbs/12_engine.ipynb #e3fa8041
 class Intake:
     "Takes what an engine yields: stores it every batch, every few seconds and at `None`; writes failures down; says when they are too many."
+
     def __init__(self, engine, asked, found, store, progress, max_failures, stage, first):
-        self.engine, self.asked, self.found, self.store, self.progress, self.stage, self.first = engine, asked, found, store, progress, stage, first
+        self.engine, self.asked, self.found, self.store, self.progress, self.stage, self.first = (
+            engine,
+            asked,
+            found,
+            store,
+            progress,
+            stage,
+            first,
+        )
         self.fresh, self.ledger, self.reasons, self.answered, self.last = [], [], Counter(), 0, time.monotonic()
         self.most, self.old, self.total = max_failures * len(asked), len(found), sum(map(len, asked.values()))
         self.done = sum(len(asked[k]) for k in found)
         self.tell()
 
     def tell(self):
-        if self.progress: self.progress(self.done, self.total)
+        if self.progress:
+            self.progress(self.done, self.total)
 
     def take(self, request, answer, seconds=5.0):
         "Take the answer to a request, or None: store now."
-        if isinstance(answer, Failure): self.failed(request, answer)
+        if isinstance(answer, Failure):
+            self.failed(request, answer)
         elif answer:
-            self.fresh.append(answer); self.answered += 1
-            if self.first and self.answered == 1: self.first(request, answer)
-        if not answer or len(self.fresh) >= self.engine.batch_size or time.monotonic() - self.last > seconds: self.flush()
+            self.fresh.append(answer)
+            self.answered += 1
+            if self.first and self.answered == 1:
+                self.first(request, answer)
+        if not answer or len(self.fresh) >= self.engine.batch_size or time.monotonic() - self.last > seconds:
+            self.flush()
 
     def failed(self, request, failure):
         key = self.engine.key(request)
-        self.found[key] = failure; self.reasons[failure.reason] += 1; self.done += len(self.asked[key])
-        self.ledger += [dict(id=r.id, stage=self.stage, engine=self.engine.spec, split=r.split, sample=r.sample, key=key, **vars(failure)) for r in self.asked[key]]
+        self.found[key] = failure
+        self.reasons[failure.reason] += 1
+        self.done += len(self.asked[key])
+        self.ledger += [
+            dict(
+                id=r.id,
+                stage=self.stage,
+                engine=self.engine.spec,
+                split=r.split,
+                sample=r.sample,
+                key=key,
+                **vars(failure),
+            )
+            for r in self.asked[key]
+        ]
 
     def flush(self):
         "Store what has come since the last time."
         fresh, ledger = self.fresh, self.ledger
         self.fresh, self.ledger, self.last = [], [], time.monotonic()
-        try: self.store.add(fresh)
-        except BaseException: self.fresh = fresh + self.fresh; raise            # interrupted: the last flush tries again
+        try:
+            self.store.add(fresh)
+        except BaseException:
+            self.fresh = fresh + self.fresh
+            raise  # interrupted: the last flush tries again
         self.store.ledger.append(ledger)
         for r in fresh:
-            self.found[r.key] = self.store.get(r.engine, r.weights, r.key)      # the first of a key counts, whoever wrote it
+            self.found[r.key] = self.store.get(
+                r.engine, r.weights, r.key
+            )  # the first of a key counts, whoever wrote it
             self.done += len(self.asked[r.key])
-        if fresh or ledger: self.tell()
+        if fresh or ledger:
+            self.tell()
 
     def stop(self):
         "Raise when too much has failed."
         n, total = self.reasons.total(), len(self.asked)
-        if n <= self.most and not (n >= 20 and not self.answered): return
+        if n <= self.most and not (n >= 20 and not self.answered):
+            return
         why = ", ".join(f"{k} {r}" for r, k in self.reasons.most_common())
-        raise EngineError(f"{self.engine.spec}: {n} of {total} requests failed ({why}), {f'more than max_failures = {self.most / total:g} allows' if n > self.most else 'and none was answered'}. {self.old + self.answered} are answered and stored; the ledger has each failure's evidence. Mend the cause and start again: only what is missing is asked.")
+        raise EngineError(
+            f"{self.engine.spec}: {n} of {total} requests failed ({why}), {f'more than max_failures = {self.most / total:g} allows' if n > self.most else 'and none was answered'}. {self.old + self.answered} are answered and stored; the ledger has each failure's evidence. Mend the cause and start again: only what is missing is asked."
+        )
 
 # %% ../nbs/12_engine.ipynb #c2f0a711
-def without_outgrown(keep:Intake, requests:list)->list:
+def without_outgrown(keep: Intake, requests: list) -> list:
     "The requests without the conversations that have outgrown the model's context: their next turn is empty, and cut off."
     going_on = [r for r in requests if r.goes_on]
     over = keep.engine.outgrown(going_on) if going_on else {}
-    for i, n in over.items(): keep.take(going_on[i], keep.engine.record(going_on[i], "", "length", prompt_tokens=n, completion_tokens=0, info=dict(share=0.0)))
+    for i, n in over.items():
+        keep.take(
+            going_on[i],
+            keep.engine.record(going_on[i], "", "length", prompt_tokens=n, completion_tokens=0, info=dict(share=0.0)),
+        )
     keep.flush()
     gone = {id(going_on[i]) for i in over}
     return [r for r in requests if id(r) not in gone]
 
 # %% ../nbs/12_engine.ipynb #7fd0e7eb
-def ask(
-    engine:Engine,
-    requests:list,
-    keep:Intake,
-):
+def ask(engine: Engine, requests: list, keep: Intake):
     "Ask for `requests`. What is finished is kept, also when it is interrupted."
     answers, left = engine.generate(requests), len(requests)
+
     def take(answer):
         nonlocal left
         i, said = answer or (0, None)
-        if said: left -= 1
+        if said:
+            left -= 1
         keep.take(requests[i], said)
+
     try:
-        for answer in answers: take(answer); keep.stop()
+        for answer in answers:
+            take(answer)
+            keep.stop()
     except BaseException as e:
-        with contextlib.suppress(BaseException):      # an engine that is told why it is ended hands out what it has finished
+        with contextlib.suppress(
+            BaseException
+        ):  # an engine that is told why it is ended hands out what it has finished
             answer = answers.throw(e)
-            while True: take(answer); answer = next(answers)
+            while True:
+                take(answer)
+                answer = next(answers)
         raise
     finally:
         keep.flush()
-        if hasattr(answers, "close"): answers.close()
-    if left: raise RuntimeError(f"{engine!r} left {left} of {len(requests)} requests unanswered")
+        if hasattr(answers, "close"):
+            answers.close()
+    if left:
+        raise RuntimeError(f"{engine!r} left {left} of {len(requests)} requests unanswered")

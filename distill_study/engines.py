@@ -17,23 +17,28 @@ from .rules import RulesEngine
 # %% ../nbs/18_engines.ipynb #ead902cd
 ENGINES = {e.name: e for e in (TransformersEngine, VLLMEngine, OpenAIEngine, RecordedEngine, RulesEngine)}
 
-def engine_list()->dict[str, str]:
+
+def engine_list() -> dict[str, str]:
     "What each engine is, in one line."
     return {name: (e.__doc__ or "").strip().splitlines()[0] for name, e in ENGINES.items()}
 
+
 def open_engine(
-    spec:str,            # 'engine:model'
-    batch_size:int=64,   # requests answered at once
-    **options,           # the engine's own, e.g. `memory`, or `settings` of a server or of vLLM
-)->Engine:
+    spec: str,  # 'engine:model'
+    batch_size: int = 64,  # requests answered at once
+    **options,  # the engine's own, e.g. `memory`, or `settings` of a server or of vLLM
+) -> Engine:
     "The engine that `spec` names. Its model is not loaded yet."
     name, colon, model = spec.partition(":")
-    if name not in ENGINES: raise EngineError(f"engine {name!r} in {spec!r}: unknown.{nearest(name, ENGINES)}")
-    if not model: raise EngineError(f"engine {spec!r}: no model named. An engine is written 'engine:model', e.g. 'transformers:zoo/teacher'.")
+    if name not in ENGINES:
+        raise EngineError(f"engine {name!r} in {spec!r}: unknown.{nearest(name, ENGINES)}")
+    if not model:
+        raise EngineError(
+            f"engine {spec!r}: no model named. An engine is written 'engine:model', e.g. 'transformers:zoo/teacher'."
+        )
     return ENGINES[name](model, batch_size, **options)
 
-def open_teacher(
-    teacher:Asked,
-)->Engine:
+
+def open_teacher(teacher: Asked) -> Engine:
     "The engine of a teacher or a judge, with the settings that only this engine has."
     return open_engine(teacher.engine, teacher.batch_size, **(dict(settings=teacher.own) if teacher.own else {}))

@@ -22,106 +22,171 @@ from .tasks import TASKS
 from .transfer import pairs
 
 # %% ../nbs/57_estimate.ipynb #5a66b841
-SHAPES = {name: dict(zip(("model_type", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "vocab_size", "tie_word_embeddings", "max_position_embeddings"), shape)) for name, shape in {
-    "meta-llama/Llama-3.1-8B-Instruct": ("llama", 4096, 14336, 32, 32, 8, 128256, False, 131072),
-    "meta-llama/Llama-3.1-70B-Instruct": ("llama", 8192, 28672, 80, 64, 8, 128256, False, 131072),
-    "meta-llama/Llama-3.1-405B-Instruct": ("llama", 16384, 53248, 126, 128, 8, 128256, False, 131072),
-    "meta-llama/Llama-3.1-405B-Instruct-FP8": ("llama", 16384, 53248, 126, 128, 8, 128256, False, 131072),
-    "Qwen/Qwen2.5-7B-Instruct": ("qwen2", 3584, 18944, 28, 28, 4, 152064, False, 32768),
-    "Qwen/Qwen2.5-72B-Instruct": ("qwen2", 8192, 29568, 80, 64, 8, 152064, False, 32768),
-    "HuggingFaceTB/SmolLM2-135M-Instruct": ("llama", 576, 1536, 30, 9, 3, 49152, True, 8192),
-    "HuggingFaceTB/SmolLM2-1.7B-Instruct": ("llama", 2048, 8192, 24, 32, 32, 49152, True, 8192)}.items()}
+SHAPES = {
+    name: dict(
+        zip(
+            (
+                "model_type",
+                "hidden_size",
+                "intermediate_size",
+                "num_hidden_layers",
+                "num_attention_heads",
+                "num_key_value_heads",
+                "vocab_size",
+                "tie_word_embeddings",
+                "max_position_embeddings",
+            ),
+            shape,
+        )
+    )
+    for name, shape in {
+        "meta-llama/Llama-3.1-8B-Instruct": ("llama", 4096, 14336, 32, 32, 8, 128256, False, 131072),
+        "meta-llama/Llama-3.1-70B-Instruct": ("llama", 8192, 28672, 80, 64, 8, 128256, False, 131072),
+        "meta-llama/Llama-3.1-405B-Instruct": ("llama", 16384, 53248, 126, 128, 8, 128256, False, 131072),
+        "meta-llama/Llama-3.1-405B-Instruct-FP8": ("llama", 16384, 53248, 126, 128, 8, 128256, False, 131072),
+        "Qwen/Qwen2.5-7B-Instruct": ("qwen2", 3584, 18944, 28, 28, 4, 152064, False, 32768),
+        "Qwen/Qwen2.5-72B-Instruct": ("qwen2", 8192, 29568, 80, 64, 8, 152064, False, 32768),
+        "HuggingFaceTB/SmolLM2-135M-Instruct": ("llama", 576, 1536, 30, 9, 3, 49152, True, 8192),
+        "HuggingFaceTB/SmolLM2-1.7B-Instruct": ("llama", 2048, 8192, 24, 32, 32, 49152, True, 8192),
+    }.items()
+}
+
 
 @lru_cache(maxsize=64)
 def shape(
-    model:str,       # hub id, local folder or zoo model
+    model: str,  # hub id, local folder or zoo model
 ):
     "A model's configuration; of those in `SHAPES` without a look at the hub."
-    if model not in SHAPES: return model_config(model)
+    if model not in SHAPES:
+        return model_config(model)
     from transformers import AutoConfig
+
     values = dict(SHAPES[model])
     return AutoConfig.for_model(values.pop("model_type"), **values)
 
+
 @lru_cache(maxsize=64)
-def parameters(model:str)->int:
+def parameters(model: str) -> int:
     "How many parameters it has."
     return count_parameters(shape(model), Train(method="full")).total
 
 # %% ../nbs/57_estimate.ipynb #455c233c
 class Gpu(NamedTuple):
     "A GPU as its data sheet has it: GB, operations a second in dense bf16, bytes a second."
+
     gb: float
     flops: float
     bandwidth: float
 
-GPUS = dict(L4=Gpu(24, 121e12, 0.3e12), A10=Gpu(24, 125e12, 0.6e12), L40S=Gpu(48, 362e12, 0.86e12), A100=Gpu(80, 312e12, 2.0e12),
-            H100=Gpu(80, 989e12, 3.35e12), H200=Gpu(141, 989e12, 4.8e12), B200=Gpu(180, 2250e12, 8.0e12))      # the SXM versions
+
+GPUS = dict(
+    L4=Gpu(24, 121e12, 0.3e12),
+    A10=Gpu(24, 125e12, 0.6e12),
+    L40S=Gpu(48, 362e12, 0.86e12),
+    A100=Gpu(80, 312e12, 2.0e12),
+    H100=Gpu(80, 989e12, 3.35e12),
+    H200=Gpu(141, 989e12, 4.8e12),
+    B200=Gpu(180, 2250e12, 8.0e12),
+)  # the SXM versions
+
 
 @dataclass(frozen=True)
 class Hardware:
     "A machine with GPUs."
+
     count: int
     name: str
 
     @property
-    def gpu(self)->Gpu: return GPUS[self.name]
+    def gpu(self) -> Gpu:
+        return GPUS[self.name]
 
     @property
-    def devices(self)->Devices: return Devices(self.count, self.gpu.gb)
+    def devices(self) -> Devices:
+        return Devices(self.count, self.gpu.gb)
 
-    def __str__(self): return f"{self.count} × {self.name} {self.gpu.gb:g} GB"
+    def __str__(self):
+        return f"{self.count} × {self.name} {self.gpu.gb:g} GB"
+
 
 def parse_hardware(
-    spec:str,        # e.g. '8xH100'
-)->Hardware:
+    spec: str,  # e.g. '8xH100'
+) -> Hardware:
     "The machine that a recipe names."
     m = re.fullmatch(r"\s*(\d+)\s*[x×]\s*([A-Za-z0-9]+)\s*", spec)
-    if not m or not int(m[1]): raise ConfigError(f"hardware = {spec!r}: expected how many GPUs of which kind, e.g. 1xH100 or 8xA100.")
-    if m[2].upper() not in GPUS: raise ConfigError(f"hardware = {spec!r}: {m[2]} is not known.{nearest(m[2].upper(), GPUS)} For memory alone, `distill-study fit MODEL --gpus {m[1]}x80GB` takes any size.")
+    if not m or not int(m[1]):
+        raise ConfigError(f"hardware = {spec!r}: expected how many GPUs of which kind, e.g. 1xH100 or 8xA100.")
+    if m[2].upper() not in GPUS:
+        raise ConfigError(
+            f"hardware = {spec!r}: {m[2]} is not known.{nearest(m[2].upper(), GPUS)} For memory alone, `distill-study fit MODEL --gpus {m[1]}x80GB` takes any size."
+        )
     return Hardware(int(m[1]), m[2].upper())
 
 # %% ../nbs/57_estimate.ipynb #0910c33e
 class Lengths(NamedTuple):
     "Mean tokens of one example."
+
     task: str
-    into: int          # of everything that is asked about it under the plain prompt, added up
-    row: int           # of its training row without what the model is to write
-    asked: float = 1   # questions: turns, in a conversation
-    reply: int = 0     # of a turn of a conversation
+    into: int  # of everything that is asked about it under the plain prompt, added up
+    row: int  # of its training row without what the model is to write
+    asked: float = 1  # questions: turns, in a conversation
+    reply: int = 0  # of a turn of a conversation
+
 
 AVERAGES = {
-    "tau/commonsense_qa": Lengths("nlu_qa", 51, 51), "deepmind/aqua_rat": Lengths("nlu_qa", 95, 95), "cestwc/conjnli": Lengths("nli", 84, 84), "ChilleD/MultiArith": Lengths("math", 52, 52),
-    "griffin/chain_of_density": Lengths("summarization", 1070, 1070), "HuggingFaceH4/ultrachat_200k": Lengths("conversation", 1470, 300, 3, 280)}
-TEMPLATE = 25                                            # tokens that a chat template adds to a question
-PLAIN = dict(nli=4, nlu_qa=3, math=4, summarization=110) # of an answer under the plain prompt
-THOUGHT, DENSE = 115, 450                                # of reasoning with its answer; of four summaries
-LONGER = dict(vanilla=0, cot=15, cod=50)                 # that a strategy's prompt has more than the plain one
+    "tau/commonsense_qa": Lengths("nlu_qa", 51, 51),
+    "deepmind/aqua_rat": Lengths("nlu_qa", 95, 95),
+    "cestwc/conjnli": Lengths("nli", 84, 84),
+    "ChilleD/MultiArith": Lengths("math", 52, 52),
+    "griffin/chain_of_density": Lengths("summarization", 1070, 1070),
+    "HuggingFaceH4/ultrachat_200k": Lengths("conversation", 1470, 300, 3, 280),
+}
+TEMPLATE = 25  # tokens that a chat template adds to a question
+PLAIN = dict(nli=4, nlu_qa=3, math=4, summarization=110)  # of an answer under the plain prompt
+THOUGHT, DENSE = 115, 450  # of reasoning with its answer; of four summaries
+LONGER = dict(vanilla=0, cot=15, cod=50)  # that a strategy's prompt has more than the plain one
+
 
 def lengths(
-    name:str,          # of a data set
-    task:str,
-)->Lengths:
+    name: str,  # of a data set
+    task: str,
+) -> Lengths:
     "The mean lengths of a data set, or of its family."
     return AVERAGES.get(name) or next(a for a in reversed(AVERAGES.values()) if a.task == task)
 
-def written(task:str, strategy:str, it:Lengths)->int:
+
+def written(task: str, strategy: str, it: Lengths) -> int:
     "Tokens that a model writes about one example."
-    return {"cot": THOUGHT, "cod": DENSE}.get(strategy) or (int(it.asked * it.reply) if task == "conversation" else PLAIN[task])
+    return {"cot": THOUGHT, "cod": DENSE}.get(strategy) or (
+        int(it.asked * it.reply) if task == "conversation" else PLAIN[task]
+    )
 
 # %% ../nbs/57_estimate.ipynb #e713eaec
-MFU = dict(full=0.3, lora=0.25, qlora=0.15)    # assumed, of dense bf16
-PREFILL, STREAM = 0.4, 0.6                     # assumed: share of the peak that reading prompts reaches, and of the bandwidth that writing reaches
-PASS, TOKEN, VLLM = 3e-3, 0.8e-3, 0.3e-3       # assumed, seconds a layer: a training pass; a written token, by transformers, by vLLM
-AT_ONCE, STREAMS = 256, 25.0                   # answers that vLLM writes together; tokens a second that an endpoint gives one request
-LOAD, START = 1e9, 90.0                        # bytes a second from disk; seconds until vLLM is ready
+MFU = dict(full=0.3, lora=0.25, qlora=0.15)  # assumed, of dense bf16
+PREFILL, STREAM = (
+    0.4,
+    0.6,
+)  # assumed: share of the peak that reading prompts reaches, and of the bandwidth that writing reaches
+PASS, TOKEN, VLLM = (
+    3e-3,
+    0.8e-3,
+    0.3e-3,
+)  # assumed, seconds a layer: a training pass; a written token, by transformers, by vLLM
+AT_ONCE, STREAMS = 256, 25.0  # answers that vLLM writes together; tokens a second that an endpoint gives one request
+LOAD, START = 1e9, 90.0  # bytes a second from disk; seconds until vLLM is ready
 
-def _read(n, hw, gpus=1): return 2 * n / (gpus * hw.gpu.flops * PREFILL)
 
-def answer_seconds(who, model:str, asked:float, into:float, out:float, most:int, hw:Hardware)->float:
+def _read(n, hw, gpus=1):
+    return 2 * n / (gpus * hw.gpu.flops * PREFILL)
+
+
+def answer_seconds(who, model: str, asked: float, into: float, out: float, most: int, hw: Hardware) -> float:
     "Seconds that `asked` questions take, with `into` tokens in all and `out` written ones, `most` of them in one answer; `who` is a teacher or a student."
     each, engine = out / max(asked, 1), getattr(who, "engine", "transformers:").partition(":")[0]
-    if engine == "openai": return asked * (1 + each / STREAMS) / min(who.endpoint.concurrency if who.endpoint else 64, max(asked, 1))
-    if engine in ("recorded", "rules"): return 0.0
+    if engine == "openai":
+        return asked * (1 + each / STREAMS) / min(who.endpoint.concurrency if who.endpoint else 64, max(asked, 1))
+    if engine in ("recorded", "rules"):
+        return 0.0
     n, layers = parameters(model), shape(model).num_hidden_layers
     if engine == "vllm":
         s = who.vllm
@@ -129,33 +194,42 @@ def answer_seconds(who, model:str, asked:float, into:float, out:float, most:int,
         step = max(layers * VLLM, size / (gpus * hw.gpu.bandwidth * STREAM))
         return START + size / LOAD + out * step / min(AT_ONCE, max(asked, 1)) + (into + out) * _read(n, hw, gpus)
     step = max(layers * TOKEN, 2 * n / (hw.gpu.bandwidth * STREAM))
-    return 2 * n / LOAD + math.ceil(asked / who.batch_size) * min(most, 2 * each) * step + into * _read(n, hw)      # a batch waits for its longest
+    return (
+        2 * n / LOAD + math.ceil(asked / who.batch_size) * min(most, 2 * each) * step + into * _read(n, hw)
+    )  # a batch waits for its longest
 
-def weight_bytes(who)->int:
+
+def weight_bytes(who) -> int:
     "Bytes of a weight as vLLM holds it."
     return 1 if "fp8" in f"{who.engine} {who.vllm and who.vllm.quantization}".lower() else 2
 
-def train_seconds(model:str, t:Train, rows:float, tokens:float, hw:Hardware)->float:
+
+def train_seconds(model: str, t: Train, rows: float, tokens: float, hw: Hardware) -> float:
     "Seconds that the training of one student takes, with loading, merging and saving; `rows` and `tokens` of all epochs."
     n, layers, gpus = parameters(model), shape(model).num_hidden_layers, processes(t, hw)
     work = n * ((6 if t.method == "full" else 4) + 2 * t.gradient_checkpointing)
     passes = rows / (t.batch_size * gpus)
-    return max(tokens * work / (gpus * hw.gpu.flops * MFU[t.method]), passes * layers * PASS) + 2 * n / LOAD * (2 if t.method == "full" else 3)
+    return max(tokens * work / (gpus * hw.gpu.flops * MFU[t.method]), passes * layers * PASS) + 2 * n / LOAD * (
+        2 if t.method == "full" else 3
+    )
 
-def processes(t:Train, hw:Hardware)->int:
+
+def processes(t: Train, hw: Hardware) -> int:
     "How many GPUs train."
     return (t.processes or hw.count) if t.launch in ("ddp", "fsdp", "zero3") else 1
 
 # %% ../nbs/57_estimate.ipynb #c806dcdf
 class Stage(NamedTuple):
     "One piece of work."
-    kind: str            # label, train, answer
-    who: str             # teacher or student
+
+    kind: str  # label, train, answer
+    who: str  # teacher or student
     what: str
-    into: int            # tokens read, or trained on
-    out: int             # tokens written
+    into: int  # tokens read, or trained on
+    out: int  # tokens written
     seconds: float | None
-    cost: float | None   # of tokens and hours together; None without prices
+    cost: float | None  # of tokens and hours together; None without prices
+
 
 def _asking(c, kind, who, model, strategy, n, hw, untouched=False, repeat=1, short=False):
     "The stage in which `n` examples are asked under a strategy."
@@ -163,11 +237,20 @@ def _asking(c, kind, who, model, strategy, n, hw, untouched=False, repeat=1, sho
     it = lengths(c.data.name, task)
     limit = (who.sampling.max_tokens if hasattr(who, "sampling") else None) or TASKS[task].max_tokens[strategy]
     each = written(task, "vanilla" if short else strategy, it)
-    if untouched and strategy == "vanilla": each = max(each, TASKS[task].max_tokens["vanilla"])     # it may go on until it is cut off
+    if untouched and strategy == "vanilla":
+        each = max(each, TASKS[task].max_tokens["vanilla"])  # it may go on until it is cut off
     asked, n = n * it.asked * repeat, n * repeat
     into, out = round(n * (it.into + it.asked * (TEMPLATE + LONGER[strategy]))), round(n * each)
     seconds = answer_seconds(who, model, asked, into, out, limit, hw) if hw else None
-    return into, out, seconds, who.price.cost(into, out, 0 if hasattr(who, "endpoint") and who.engine.startswith("openai:") else seconds) if who.price else None
+    return (
+        into,
+        out,
+        seconds,
+        who.price.cost(into, out, 0 if hasattr(who, "endpoint") and who.engine.startswith("openai:") else seconds)
+        if who.price
+        else None,
+    )
+
 
 def _training(c, arm, n, hw):
     "(tokens, seconds, cost) of one training."
@@ -175,118 +258,262 @@ def _training(c, arm, n, hw):
     it, model = lengths(c.data.name, task), c.student.model
     plain, longer = written(task, "vanilla", it), THOUGHT if arm.labels == "cot" else 0
     asked = it.row + TEMPLATE
-    row = {"answer": asked + plain, "rationale": asked + longer + LONGER["cot"], "rationale-after": asked + plain + longer, "mixed": 2 * asked + plain + longer}[arm.target]
+    row = {
+        "answer": asked + plain,
+        "rationale": asked + longer + LONGER["cot"],
+        "rationale-after": asked + plain + longer,
+        "mixed": 2 * asked + plain + longer,
+    }[arm.target]
     steps = t.steps * t.batch_size * t.gradient_accumulation / n if t.steps else t.epochs
     tokens = round(n * steps * row)
     seconds = train_seconds(model, t, n * steps * (2 if arm.target == "mixed" else 1), tokens, hw) if hw else None
     return tokens, seconds, c.student.price.cost(0, 0, seconds) if c.student.price else None
 
 # %% ../nbs/57_estimate.ipynb #87d6c9b0
-ALL = 5000       # examples that a split counts as where a recipe takes all of it
+ALL = 5000  # examples that a split counts as where a recipe takes all of it
+
 
 def stages(
-    recipe:Recipe,
-    hw:Hardware|None=None,  # without it no seconds are known
-)->list[Stage]:
+    recipe: Recipe,
+    hw: Hardware | None = None,  # without it no seconds are known
+) -> list[Stage]:
     "Everything a recipe runs, what is shared once."
     out = {}
+
     def add(kind, who, what, *key, do):
-        if (k := fingerprint(kind, who, what, *key)) not in out: out[k] = Stage(kind, who, what, *do())
+        if (k := fingerprint(kind, who, what, *key)) not in out:
+            out[k] = Stage(kind, who, what, *do())
+
     for c in map(resolved, recipe.combinations()):
         n, test, teacher, student = c.data.train or ALL, c.data.test or ALL, c.teacher, c.student
         model = teacher.engine.partition(":")[2]
         ran = [a for a in map(ARMS.get, c.arms) if unavailable(a, c) is None]
         for s in strategies_of(c):
-            if any(a.labels == s for a in ran): add("label", "teacher", f"{c.data.name}, {s}", teacher, c.data, do=lambda: _asking(c, "label", teacher, model, s, n, hw, repeat=teacher.sampling.n))
-        if c.curate.hard_items: add("label", "student", f"{c.data.name}, vanilla", student.model, c.data, do=lambda: _asking(c, "label", student, student.model, "vanilla", n, hw, True))
+            if any(a.labels == s for a in ran):
+                add(
+                    "label",
+                    "teacher",
+                    f"{c.data.name}, {s}",
+                    teacher,
+                    c.data,
+                    do=lambda: _asking(c, "label", teacher, model, s, n, hw, repeat=teacher.sampling.n),
+                )
+        if c.curate.hard_items:
+            add(
+                "label",
+                "student",
+                f"{c.data.name}, vanilla",
+                student.model,
+                c.data,
+                do=lambda: _asking(c, "label", student, student.model, "vanilla", n, hw, True),
+            )
         for a in ran:
-            if a.model == "teacher": add("answer", "teacher", f"{c.data.name}, {a.name}", teacher, c.data, do=lambda: _asking(c, "answer", teacher, model, a.prompt, test, hw, repeat=teacher.sampling.n))
-            elif a.model == "student": add("answer", "student", f"{c.data.name}, {a.name}", student.model, c.data, do=lambda: _asking(c, "answer", student, student.model, a.prompt, test, hw, True))
+            if a.model == "teacher":
+                add(
+                    "answer",
+                    "teacher",
+                    f"{c.data.name}, {a.name}",
+                    teacher,
+                    c.data,
+                    do=lambda: _asking(c, "answer", teacher, model, a.prompt, test, hw, repeat=teacher.sampling.n),
+                )
+            elif a.model == "student":
+                add(
+                    "answer",
+                    "student",
+                    f"{c.data.name}, {a.name}",
+                    student.model,
+                    c.data,
+                    do=lambda: _asking(c, "answer", student, student.model, a.prompt, test, hw, True),
+                )
             else:
                 who = (c.data.name, a.name, c.seed)
+
                 def trained():
                     tokens, seconds, cost = _training(c, a, n, hw)
                     return tokens, 0, seconds, cost
-                add("train", "student", f"{c.data.name}, {a.name}", student, c.data, teacher if a.labels != "gold" else "", c.seed, do=trained)
-                add("answer", "student", f"{c.data.name}, {a.name}", student, c.data, teacher if a.labels != "gold" else "", c.seed, do=lambda: _asking(c, "answer", student, student.model, a.prompt, test, hw, repeat=1 + len(student.compare)))
-            if a.prompt == "vanilla" and (more := c.pitfalls.wordings + c.pitfalls.samples + (c.pitfalls.blind and a.name == "student/vanilla")):
+
+                add(
+                    "train",
+                    "student",
+                    f"{c.data.name}, {a.name}",
+                    student,
+                    c.data,
+                    teacher if a.labels != "gold" else "",
+                    c.seed,
+                    do=trained,
+                )
+                add(
+                    "answer",
+                    "student",
+                    f"{c.data.name}, {a.name}",
+                    student,
+                    c.data,
+                    teacher if a.labels != "gold" else "",
+                    c.seed,
+                    do=lambda: _asking(
+                        c, "answer", student, student.model, a.prompt, test, hw, repeat=1 + len(student.compare)
+                    ),
+                )
+            if a.prompt == "vanilla" and (
+                more := c.pitfalls.wordings + c.pitfalls.samples + (c.pitfalls.blind and a.name == "student/vanilla")
+            ):
                 who, name = (teacher, model) if a.model == "teacher" else (student, student.model)
-                add("answer", "teacher" if who is teacher else "student", f"{c.data.name}, {a.name}, again", who, c.data, teacher if a.model == "trained" else "", c.seed, do=lambda: _asking(c, "answer", who, name, a.prompt, min(c.pitfalls.items or test, test), hw, repeat=more))
+                add(
+                    "answer",
+                    "teacher" if who is teacher else "student",
+                    f"{c.data.name}, {a.name}, again",
+                    who,
+                    c.data,
+                    teacher if a.model == "trained" else "",
+                    c.seed,
+                    do=lambda: _asking(
+                        c, "answer", who, name, a.prompt, min(c.pitfalls.items or test, test), hw, repeat=more
+                    ),
+                )
     for p in pairs(recipe):
-        if p.why: continue
+        if p.why:
+            continue
         c, student, arm = p.c, p.c.student, ARMS[p.arm]
-        add("answer", "student", f"{p.data.name}, {arm.name} of {c.data.name}", student, c.data, c.teacher, c.seed, p.data, do=lambda: _asking(c.model_copy(update=dict(data=p.data)), "answer", student, student.model, arm.prompt, p.data.test or ALL, hw))
+        add(
+            "answer",
+            "student",
+            f"{p.data.name}, {arm.name} of {c.data.name}",
+            student,
+            c.data,
+            c.teacher,
+            c.seed,
+            p.data,
+            do=lambda: _asking(
+                c.model_copy(update=dict(data=p.data)),
+                "answer",
+                student,
+                student.model,
+                arm.prompt,
+                p.data.test or ALL,
+                hw,
+            ),
+        )
     return list(out.values())
 
 # %% ../nbs/57_estimate.ipynb #433c1f47
 @dataclass(frozen=True)
 class Budget:
     "What a recipe takes, as far as it can be known beforehand."
+
     recipe: Recipe
     hardware: Hardware | None
     stages: tuple
 
-    def tokens(self, who:str, kind:str="")->tuple[int, int]:
+    def tokens(self, who: str, kind: str = "") -> tuple[int, int]:
         "(read, written) by the teacher or the students."
         mine = [s for s in self.stages if s.who == who and (s.kind == kind if kind else s.kind != "train")]
         return sum(s.into for s in mine), sum(s.out for s in mine)
 
-    def hours(self, kind:str="")->float | None:
+    def hours(self, kind: str = "") -> float | None:
         "Of one kind of stage, or of all, one after the other."
-        return None if self.hardware is None else sum(s.seconds for s in self.stages if not kind or s.kind == kind) / 3600
+        return (
+            None if self.hardware is None else sum(s.seconds for s in self.stages if not kind or s.kind == kind) / 3600
+        )
 
     @property
-    def cost(self)->float | None:
+    def cost(self) -> float | None:
         "Money; None where a part has no price, or nothing has."
         paid = [s.cost for s in self.stages if s.seconds != 0]
         return None if not paid or None in paid else sum(paid)
 
     @property
-    def students(self)->int: return sum(s.kind == "train" for s in self.stages)
+    def students(self) -> int:
+        return sum(s.kind == "train" for s in self.stages)
 
     @property
-    def disk(self)->int:
+    def disk(self) -> int:
         "Bytes: models that are fetched, every trained student in 16 bits, and the checkpoints of one training."
         r = self.recipe
-        models = {s.model for s in r.students} | {t.engine.partition(":")[2] for t in r.teachers if t.engine.startswith(("transformers:", "vllm:"))}
-        each = {s.model: sum(x.kind == "train" for x in stages(r.model_copy(update=dict(students=(s,))))) for s in r.students}
+        models = {s.model for s in r.students} | {
+            t.engine.partition(":")[2] for t in r.teachers if t.engine.startswith(("transformers:", "vllm:"))
+        }
+        each = {
+            s.model: sum(x.kind == "train" for x in stages(r.model_copy(update=dict(students=(s,)))))
+            for s in r.students
+        }
         states = [parameters(s.model) * 12 * 2 for s in r.students if s.train.method == "full"]
-        return 2 * sum(parameters(m) for m in models if not m.startswith("zoo/")) + 2 * sum(n * parameters(m) for m, n in each.items()) + max(states, default=0)
+        return (
+            2 * sum(parameters(m) for m in models if not m.startswith("zoo/"))
+            + 2 * sum(n * parameters(m) for m, n in each.items())
+            + max(states, default=0)
+        )
 
-    def memory(self)->list:
+    def memory(self) -> list:
         "`memory.Estimate` of every student's training, at the longest row that its settings allow."
-        return [training_memory(shape(s.model), rows_a_pass(s.train, self.hardware), length(s), self.hardware.devices if s.train.launch else Devices(1, self.hardware.gpu.gb), s.train.launch in ("fsdp", "zero3")) for s in self.recipe.students]
+        return [
+            training_memory(
+                shape(s.model),
+                rows_a_pass(s.train, self.hardware),
+                length(s),
+                self.hardware.devices if s.train.launch else Devices(1, self.hardware.gpu.gb),
+                s.train.launch in ("fsdp", "zero3"),
+            )
+            for s in self.recipe.students
+        ]
 
 # %% ../nbs/57_estimate.ipynb #118a8f55
-def length(student)->int:
+def length(student) -> int:
     "Tokens of the longest row."
     return student.train.max_length or min(1024, getattr(shape(student.model), "max_position_embeddings", None) or 1024)
 
-def rows_a_pass(t:Train, hw:Hardware)->Train:
+
+def rows_a_pass(t: Train, hw: Hardware) -> Train:
     "The settings of one process: batches are shared out over processes, as many at once as divide them."
     n = processes(t, hw)
     return t.model_copy(update=dict(batch_size=-(-t.batch_size * math.gcd(t.gradient_accumulation, n) // n)))
 
+
 def budget(
-    recipe:Recipe,
-    hardware:str|None=None,   # e.g. '8xH100'; None takes what the recipe names
-)->Budget:
+    recipe: Recipe,
+    hardware: str | None = None,  # e.g. '8xH100'; None takes what the recipe names
+) -> Budget:
     "The estimate of a recipe."
     spec = hardware or recipe.hardware
     hw = parse_hardware(spec) if spec else None
     return Budget(recipe, hw, tuple(stages(recipe, hw)))
 
-def _big(n): return f"{n / 1e9:.1f} G" if n >= 1e9 else f"{n / 1e6:.1f} M" if n >= 1e5 else f"{n:,}"
 
-def _size(n): return f"{n / 1e12:.1f} TB" if n >= 1e12 else f"{n / 1e9:.0f} GB" if n >= 1e10 else f"{n / 1e9:.1f} GB" if n >= 1e9 else f"{n / 1e6:.0f} MB"
+def _big(n):
+    return f"{n / 1e9:.1f} G" if n >= 1e9 else f"{n / 1e6:.1f} M" if n >= 1e5 else f"{n:,}"
 
-def lines(b:Budget, memory:bool=True)->list[str]:
+
+def _size(n):
+    return (
+        f"{n / 1e12:.1f} TB"
+        if n >= 1e12
+        else f"{n / 1e9:.0f} GB"
+        if n >= 1e10
+        else f"{n / 1e9:.1f} GB"
+        if n >= 1e9
+        else f"{n / 1e6:.0f} MB"
+    )
+
+
+def lines(b: Budget, memory: bool = True) -> list[str]:
     "What the estimate says."
     into, out = b.tokens("teacher")
     trained, _ = b.tokens("student", "train")
-    said = [f"Tokens: teacher {_big(into)} in, {_big(out)} out; {b.students} trainings on {_big(trained)}; students {_big(b.tokens('student')[0])} in, {_big(b.tokens('student')[1])} out"]
-    if b.hardware: said.append(f"Hours on {b.hardware}: {b.hours():.1f} (labels {b.hours('label'):.1f}, training {b.hours('train'):.1f}, answers {b.hours('answer'):.1f})")
-    if b.cost is not None: said.append(f"Money, at the prices of the recipe: {b.cost:,.0f}")
-    said.append(f"Disk: {_size(b.disk)}, of which {b.students} trained students take the most; `distill-study store prune` removes them")
-    if memory and b.hardware: said += [f"Training memory: {e.total / 1e9:.0f} of {e.devices.gb:g} GB a GPU ({e.name}, rows up to {e.length} tokens)" for e in b.memory()]
+    said = [
+        f"Tokens: teacher {_big(into)} in, {_big(out)} out; {b.students} trainings on {_big(trained)}; students {_big(b.tokens('student')[0])} in, {_big(b.tokens('student')[1])} out"
+    ]
+    if b.hardware:
+        said.append(
+            f"Hours on {b.hardware}: {b.hours():.1f} (labels {b.hours('label'):.1f}, training {b.hours('train'):.1f}, answers {b.hours('answer'):.1f})"
+        )
+    if b.cost is not None:
+        said.append(f"Money, at the prices of the recipe: {b.cost:,.0f}")
+    said.append(
+        f"Disk: {_size(b.disk)}, of which {b.students} trained students take the most; `distill-study store prune` removes them"
+    )
+    if memory and b.hardware:
+        said += [
+            f"Training memory: {e.total / 1e9:.0f} of {e.devices.gb:g} GB a GPU ({e.name}, rows up to {e.length} tokens)"
+            for e in b.memory()
+        ]
     return said

@@ -28,19 +28,23 @@ from .textstats import METRICS
 class ExploreError(StudyError):
     "A report that can't be read, or lacks what was asked for; the text names the file and what to do."
 
-FORMAT = 1      # of metrics.json
+
+FORMAT = 1  # of metrics.json
 _AGAIN = "Write the report again: `distill-study replay RECIPE` makes it from the store"
 _PARTS = dict(arms=dict, gaps=list, tests=list, attrition=dict, training=dict, provenance=dict)
+
 
 @dataclass(frozen=True)
 class Report:
     "One combination's numbers, as `report.metrics` wrote them."
+
     folder: Path
     metrics: dict
-    name: str = ""      # what tables call it: the folder's name, with folders above it where two have the same
+    name: str = ""  # what tables call it: the folder's name, with folders above it where two have the same
 
     @property
-    def settings(self)->dict: return self.metrics["provenance"]["settings"]
+    def settings(self) -> dict:
+        return self.metrics["provenance"]["settings"]
 
     @property
     def metric(self):
@@ -48,151 +52,269 @@ class Report:
         return METRICS[self.metrics.get("metric", {}).get("key", "correct")]
 
     @property
-    def level(self)->str: return "accuracy" if self.metric.graded else "score"
+    def level(self) -> str:
+        return "accuracy" if self.metric.graded else "score"
 
     @property
-    def hashes(self)->dict: return self.metrics["provenance"].get("data_hashes") or {}
+    def hashes(self) -> dict:
+        return self.metrics["provenance"].get("data_hashes") or {}
 
-    def about(self)->dict:
+    def about(self) -> dict:
         "What tells its rows from those of other reports."
         s = self.settings
-        return dict(report=self.name, data=s["data"]["name"], teacher=s["teacher"]["engine"], student=s["student"]["model"], seed=s["seed"])
+        return dict(
+            report=self.name,
+            data=s["data"]["name"],
+            teacher=s["teacher"]["engine"],
+            student=s["student"]["model"],
+            seed=s["seed"],
+        )
 
-    def combination(self)->Combination:
+    def combination(self) -> Combination:
         "The settings, as they were run; `metrics.json` leaves out folders, `params.yaml` has them."
         import yaml
-        path = self.folder/"params.yaml"
-        try: raw = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else self.settings
-        except (yaml.YAMLError, UnicodeDecodeError, OSError): raise ExploreError(f"{path}: not readable as YAML. {_AGAIN}.") from None
+
+        path = self.folder / "params.yaml"
+        try:
+            raw = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else self.settings
+        except (yaml.YAMLError, UnicodeDecodeError, OSError):
+            raise ExploreError(f"{path}: not readable as YAML. {_AGAIN}.") from None
         return Combination.parse(raw, str(path))
 
 # %% ../nbs/62_explore.ipynb #2851f86c
 def read_report(
-    folder:str|Path,     # of one combination, or its metrics.json
-)->Report:
+    folder: str | Path,  # of one combination, or its metrics.json
+) -> Report:
     "The numbers of one report; what can't be read is refused with what to do."
     path = Path(folder).expanduser()
-    path = path if path.name == "metrics.json" else path/"metrics.json"
-    try: found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except FileNotFoundError: raise ExploreError(f"{path}: no such file. A report that failed or was stopped has none: `distill-study run RECIPE` goes on with it.") from None
-    except OSError as e: raise ExploreError(f"{path}: can't be read ({e.strerror}). Mend its permissions, or name another folder.") from None
-    except json.JSONDecodeError as e: raise ExploreError(f"{path}: damaged, no JSON at line {e.lineno}, column {e.colno}. {_AGAIN}.") from None
-    except (ValueError, RecursionError) as e: raise ExploreError(f"{path}: damaged ({str(e)[:80]}). {_AGAIN}.") from None
-    if not isinstance(found, dict) or "format" not in found: raise ExploreError(f"{path}: no numbers of a report: it names no format. Name the folder of a report, as `distill-study run` writes it.")
-    if found["format"] != FORMAT: raise ExploreError(f"{path}: written in format {str(found['format'])[:20]!r}; this version reads format {FORMAT}. {_AGAIN}, or use the version that wrote it.")
-    if gone := [k for k, kind in _PARTS.items() if not isinstance(found.get(k), kind)]: raise ExploreError(f"{path}: has no {' and no '.join(gone)}: it was written by an older version, or changed by hand. {_AGAIN}.")
+    path = path if path.name == "metrics.json" else path / "metrics.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except FileNotFoundError:
+        raise ExploreError(
+            f"{path}: no such file. A report that failed or was stopped has none: `distill-study run RECIPE` goes on with it."
+        ) from None
+    except OSError as e:
+        raise ExploreError(
+            f"{path}: can't be read ({e.strerror}). Mend its permissions, or name another folder."
+        ) from None
+    except json.JSONDecodeError as e:
+        raise ExploreError(f"{path}: damaged, no JSON at line {e.lineno}, column {e.colno}. {_AGAIN}.") from None
+    except (ValueError, RecursionError) as e:
+        raise ExploreError(f"{path}: damaged ({str(e)[:80]}). {_AGAIN}.") from None
+    if not isinstance(found, dict) or "format" not in found:
+        raise ExploreError(
+            f"{path}: no numbers of a report: it names no format. Name the folder of a report, as `distill-study run` writes it."
+        )
+    if found["format"] != FORMAT:
+        raise ExploreError(
+            f"{path}: written in format {str(found['format'])[:20]!r}; this version reads format {FORMAT}. {_AGAIN}, or use the version that wrote it."
+        )
+    if gone := [k for k, kind in _PARTS.items() if not isinstance(found.get(k), kind)]:
+        raise ExploreError(
+            f"{path}: has no {' and no '.join(gone)}: it was written by an older version, or changed by hand. {_AGAIN}."
+        )
     report = Report(path.parent, found, path.parent.resolve().name)
-    try: report.metric, report.about(), [(a["n"], Interval(**a[report.level])) for a in found["arms"].values()]
-    except (KeyError, TypeError, AttributeError) as e: raise ExploreError(f"{path}: incomplete ({type(e).__name__}: {str(e)[:80]}): it was written by an older version, or changed by hand. {_AGAIN}.") from None
-    if odd := sorted(set(found["arms"]) - set(ARMS)): raise ExploreError(f"{path}: unknown arm {odd[0]!r}.{nearest(odd[0], ARMS)} {_AGAIN}.")
+    try:
+        report.metric, report.about(), [(a["n"], Interval(**a[report.level])) for a in found["arms"].values()]
+    except (KeyError, TypeError, AttributeError) as e:
+        raise ExploreError(
+            f"{path}: incomplete ({type(e).__name__}: {str(e)[:80]}): it was written by an older version, or changed by hand. {_AGAIN}."
+        ) from None
+    if odd := sorted(set(found["arms"]) - set(ARMS)):
+        raise ExploreError(f"{path}: unknown arm {odd[0]!r}.{nearest(odd[0], ARMS)} {_AGAIN}.")
     return report
 
-def _no_number(name): raise ValueError(f"{name} is no number of JSON")
+
+def _no_number(name):
+    raise ValueError(f"{name} is no number of JSON")
 
 # %% ../nbs/62_explore.ipynb #008b3112
 def find_reports(
-    *paths,              # folders of reports, of recipes with a folder for each combination, or of several recipes
-)->list[Report]:
+    *paths,  # folders of reports, of recipes with a folder for each combination, or of several recipes
+) -> list[Report]:
     "Every report in these folders, under names that tell them apart."
     found = {}
     for path in map(lambda p: Path(p).expanduser(), paths):
-        if not path.exists(): raise ExploreError(f"{str(path)!r}: no such folder.{nearest(path.name, near) if path.parent.is_dir() and (near := [p.name for p in path.parent.iterdir() if p.is_dir()]) else ''}")
-        here = [path if path.name == "metrics.json" else path/"metrics.json"] if path.is_file() or (path/"metrics.json").exists() else sorted(p for n in (1, 2, 3) for p in path.glob("/".join("*" * n) + "/metrics.json") if not any(x.startswith(".") for x in p.relative_to(path).parts))
-        if not here: raise ExploreError(f"{str(path)!r}: no metrics.json in this folder or below it. `distill-study run RECIPE` writes one for each combination, into reports/NAME.")
+        if not path.exists():
+            raise ExploreError(
+                f"{str(path)!r}: no such folder.{nearest(path.name, near) if path.parent.is_dir() and (near := [p.name for p in path.parent.iterdir() if p.is_dir()]) else ''}"
+            )
+        here = (
+            [path if path.name == "metrics.json" else path / "metrics.json"]
+            if path.is_file() or (path / "metrics.json").exists()
+            else sorted(
+                p
+                for n in (1, 2, 3)
+                for p in path.glob("/".join("*" * n) + "/metrics.json")
+                if not any(x.startswith(".") for x in p.relative_to(path).parts)
+            )
+        )
+        if not here:
+            raise ExploreError(
+                f"{str(path)!r}: no metrics.json in this folder or below it. `distill-study run RECIPE` writes one for each combination, into reports/NAME."
+            )
         found |= {p.resolve(): p for p in here}
     reports = [read_report(p) for p in found.values()]
     return [Report(r.folder, r.metrics, name) for r, name in zip(reports, _names(list(found)))]
+
 
 def _names(files):
     "The shortest tails of these paths' folders that differ."
     parts = [p.parent.parts for p in files]
     for n in range(1, max(map(len, parts), default=1) + 1):
         tails = ["/".join(p[-n:]) for p in parts]
-        if len(set(tails)) == len(tails): return tails
+        if len(set(tails)) == len(tails):
+            return tails
     return tails
 
 # %% ../nbs/62_explore.ipynb #116a733b
 def _spread(name, i):
     "An interval as three columns."
-    return {name: i.get("value"), f"{name}_low": i.get("low"), f"{name}_high": i.get("high")} if isinstance(i, dict) else {name: None, f"{name}_low": None, f"{name}_high": None}
+    return (
+        {name: i.get("value"), f"{name}_low": i.get("low"), f"{name}_high": i.get("high")}
+        if isinstance(i, dict)
+        else {name: None, f"{name}_low": None, f"{name}_high": None}
+    )
 
-def arm_rows(r:Report):
+
+def arm_rows(r: Report):
     "A row per arm: what it scores, how its answers are, what it was trained on."
     m = r.metrics
     gaps = {g["arm"]: g for g in m["gaps"] if g["teacher"] == m.get("teacher")}
     for arm, a in m["arms"].items():
-        t, plain = m["training"].get(arm) or {}, {k: a.get(k) for k in ("unparsed", "off_format", "truncated", "stopped", "failed", "tokens")}
+        t, plain = (
+            m["training"].get(arm) or {},
+            {k: a.get(k) for k in ("unparsed", "off_format", "truncated", "stopped", "failed", "tokens")},
+        )
         serving = (m.get("serving") or {}).get(arm) or {}
-        yield r.about() | dict(arm=arm, model=ARMS[arm].model, n=a["n"], measure=r.metric.name) | _spread("value", a[r.level]) | _spread("strict", a.get("strict")) | _spread("gap", gaps.get(arm)) | plain | dict(
-            cost=serving.get("cost"), latency=serving.get("latency_median"), train_rows=t.get("rows"), train_steps=t.get("steps"), train_seconds=t.get("seconds"), best=arm == m.get("best"), missing=a.get("missing", ""))
+        yield (
+            r.about()
+            | dict(arm=arm, model=ARMS[arm].model, n=a["n"], measure=r.metric.name)
+            | _spread("value", a[r.level])
+            | _spread("strict", a.get("strict"))
+            | _spread("gap", gaps.get(arm))
+            | plain
+            | dict(
+                cost=serving.get("cost"),
+                latency=serving.get("latency_median"),
+                train_rows=t.get("rows"),
+                train_steps=t.get("steps"),
+                train_seconds=t.get("seconds"),
+                best=arm == m.get("best"),
+                missing=a.get("missing", ""),
+            )
+        )
 
-def score_rows(r:Report):
+
+def score_rows(r: Report):
     "A row per arm and measure: accuracy, or every measure of a scored family."
     for arm, a in r.metrics["arms"].items():
         for key, i in ({r.metric.key: a[r.level]} | (a.get("scores") or {})).items():
-            if a["n"]: yield r.about() | dict(arm=arm, measure=key) | _spread("value", i) | dict(n=i.get("n"))
+            if a["n"]:
+                yield r.about() | dict(arm=arm, measure=key) | _spread("value", i) | dict(n=i.get("n"))
 
-def test_rows(r:Report):
+
+def test_rows(r: Report):
     "A row per paired test, flexible and strict."
     for kind in ("tests", "tests_strict"):
         for t in r.metrics.get(kind) or ():
-            yield r.about() | dict(extraction="strict" if "strict" in kind else "flexible", arm=t["b"], against=t["a"], n=t["n"]) | _spread("difference", t["difference"]) | {k: t.get(k) for k in ("p", "p_holm", "verdict", "reason")}
+            yield (
+                r.about()
+                | dict(extraction="strict" if "strict" in kind else "flexible", arm=t["b"], against=t["a"], n=t["n"])
+                | _spread("difference", t["difference"])
+                | {k: t.get(k) for k in ("p", "p_holm", "verdict", "reason")}
+            )
 
 # %% ../nbs/62_explore.ipynb #f5e75512
-def curve_rows(r:Report):
+def curve_rows(r: Report):
     "A row per arm, step and curve: training loss, and loss and share of right answers on validation items."
     for arm, t in r.metrics["training"].items():
-        for e in t.get("losses") or (): yield r.about() | dict(arm=arm, step=e["step"], curve="training loss", value=e.get("loss"))
+        for e in t.get("losses") or ():
+            yield r.about() | dict(arm=arm, step=e["step"], curve="training loss", value=e.get("loss"))
         for e in t.get("looks") or ():
             for key, name in (("loss", "validation loss"), ("right", "validation right")):
-                if e.get(key) is not None: yield r.about() | dict(arm=arm, step=e["step"], curve=name, value=e[key])
+                if e.get(key) is not None:
+                    yield r.about() | dict(arm=arm, step=e["step"], curve=name, value=e[key])
 
-def attrition_rows(r:Report):
+
+def attrition_rows(r: Report):
     "A row per trained arm and what became of its inputs; the numbers of an arm add up to its inputs."
     for arm, a in r.metrics["attrition"].items():
-        for what, n in {"training rows": a["rows"], **a["dropped"]}.items(): yield r.about() | dict(arm=arm, outcome=what, n=n, inputs=a["inputs"], share=n / a["inputs"] if a["inputs"] else None)
+        for what, n in {"training rows": a["rows"], **a["dropped"]}.items():
+            yield r.about() | dict(
+                arm=arm, outcome=what, n=n, inputs=a["inputs"], share=n / a["inputs"] if a["inputs"] else None
+            )
 
-def grade_rows(r:Report):
+
+def grade_rows(r: Report):
     "A row per arm and criterion of a judge's grades, where one was asked."
-    for g in (r.metrics.get("judge") or {}).get("grades") or (): yield r.about() | dict(arm=g["arm"], criterion=g["criterion"]) | _spread("grade", g["grade"]) | dict(n=g["grade"].get("n"), missing=g.get("missing"), judge=r.metrics["judge"]["engine"])
-def as_table(reports:list[Report], rows):
+    for g in (r.metrics.get("judge") or {}).get("grades") or ():
+        yield (
+            r.about()
+            | dict(arm=g["arm"], criterion=g["criterion"])
+            | _spread("grade", g["grade"])
+            | dict(n=g["grade"].get("n"), missing=g.get("missing"), judge=r.metrics["judge"]["engine"])
+        )
+
+
+def as_table(reports: list[Report], rows):
     "DataFrame of what `rows` gives of each report; numbers that lack what an older version did not write are refused."
     import pandas as pd
+
     made = []
     for r in reports:
-        try: made += rows(r)
-        except (KeyError, TypeError, AttributeError) as e: raise ExploreError(f"{r.folder/'metrics.json'}: incomplete ({type(e).__name__}: {str(e)[:80]}): it was written by an older version, or changed by hand. {_AGAIN}.") from None
+        try:
+            made += rows(r)
+        except (KeyError, TypeError, AttributeError) as e:
+            raise ExploreError(
+                f"{r.folder / 'metrics.json'}: incomplete ({type(e).__name__}: {str(e)[:80]}): it was written by an older version, or changed by hand. {_AGAIN}."
+            ) from None
     return pd.DataFrame(made)
 
 # %% ../nbs/62_explore.ipynb #e6672779
 @dataclass(frozen=True, repr=False)
 class Figure(Shown):
     "A figure that shows itself in Jupyter, with its description for those who can't see it."
-    fig: object          # a matplotlib Figure
-    alt: str             # what it shows, in words, numbers included
 
-    def html(self)->str:
+    fig: object  # a matplotlib Figure
+    alt: str  # what it shows, in words, numbers included
+
+    def html(self) -> str:
         import base64
+
         width, height = (int(x * 110) for x in self.fig.get_size_inches())
         return f'<img alt="{esc(self.alt)}" width="{width}" height="{height}" src="data:image/png;base64,{base64.b64encode(png(self.fig)).decode()}">'
 
-    def to_dict(self): return dict(alt=self.alt)
-    def __repr__(self): return self.alt
+    def to_dict(self):
+        return dict(alt=self.alt)
+
+    def __repr__(self):
+        return self.alt
+
 
 def _facets(frame, reports, draw, width, height, rows_alike=True):
     "One small axes for each report, three in a row, drawn by `draw(axes, rows)`."
     import seaborn as sns
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Canvas
-    with rc_context(sns.axes_style("ticks") | {"font.size": 9, "font.family": ["DejaVu Sans"], "axes.spines.top": False, "axes.spines.right": False}):
+
+    with rc_context(
+        sns.axes_style("ticks")
+        | {"font.size": 9, "font.family": ["DejaVu Sans"], "axes.spines.top": False, "axes.spines.right": False}
+    ):
         across = min(3, len(reports))
-        fig = Canvas(figsize=(width * across, height * -(-len(reports) // across)), layout="constrained", facecolor="white")
+        fig = Canvas(
+            figsize=(width * across, height * -(-len(reports) // across)), layout="constrained", facecolor="white"
+        )
         axes = fig.subplots(-(-len(reports) // across), across, squeeze=False, sharey=rows_alike).ravel()
-        for ax in axes[len(reports):]: ax.set_visible(False)
+        for ax in axes[len(reports) :]:
+            ax.set_visible(False)
         for ax, name in zip(axes, reports):
             ax.set_title(_flat(name), fontsize=9, loc="left")
             draw(ax, frame[frame["report"] == name])
     return fig
+
 
 def _flat(text):
     "Text that matplotlib doesn't read as mathematics."
@@ -202,18 +324,20 @@ def _flat(text):
 @dataclass(frozen=True)
 class Rebuilt:
     "One combination's items, answers and grades, from the store."
-    splits: object       # `data.Splits`
-    labels: dict         # strategy → the teacher's `Answers` to the training inputs
-    curated: dict        # trained arm → `curate.Curated`
-    answers: dict        # arm → `Answers` to the test items
-    graded: object       # DataFrame of `grade.grade`
-    judged: object       # `judge.Judged`, or None
-    people: object = None     # DataFrame of `people.grades_of`, a row per arm, item, criterion and rater
+
+    splits: object  # `data.Splits`
+    labels: dict  # strategy → the teacher's `Answers` to the training inputs
+    curated: dict  # trained arm → `curate.Curated`
+    answers: dict  # arm → `Answers` to the test items
+    graded: object  # DataFrame of `grade.grade`
+    judged: object  # `judge.Judged`, or None
+    people: object = None  # DataFrame of `people.grades_of`, a row per arm, item, criterion and rater
+
 
 def rebuild(
-    r:Report,
-    store,               # folder that the run wrote completions and students to
-)->Rebuilt:
+    r: Report,
+    store,  # folder that the run wrote completions and students to
+) -> Rebuilt:
     "What one report was made from; raises where the store, or the data on this machine, is another one."
     from distill_study.archive import open_root
     from distill_study.data import load_data
@@ -221,216 +345,474 @@ def rebuild(
     from distill_study.people import grades_of
     from distill_study.store import Store
     from distill_study.study import answer_arms, judge_arms, label, resolved, train_arms
+
     splits = load_data(r.combination().data)
     c, kept = resolved(r.combination(), splits.task), Store(open_root(store), replay=True)
-    if (was := r.hashes.get("test")) and was != splits.hashes["test"]: raise ExploreError(f"{r.name}: the test items on this machine (hash {splits.hashes['test']}) are not those of the report ({was}). Load the data that it was run on, e.g. with DISTILL_DATA_DIR.")
+    if (was := r.hashes.get("test")) and was != splits.hashes["test"]:
+        raise ExploreError(
+            f"{r.name}: the test items on this machine (hash {splits.hashes['test']}) are not those of the report ({was}). Load the data that it was run on, e.g. with DISTILL_DATA_DIR."
+        )
     try:
-        with redirect_stderr(StringIO()):      # a replay tells its stages
+        with redirect_stderr(StringIO()):  # a replay tells its stages
             labels = label(c, splits, kept)
             curated = _curated(c, splits, labels, kept)
-            answers, _ = answer_arms(c, splits, train_arms(c, {a: d for a, d in curated.items() if not d.short}, kept, splits), kept)
+            answers, _ = answer_arms(
+                c, splits, train_arms(c, {a: d for a, d in curated.items() if not d.short}, kept, splits), kept
+            )
             judged = judge_arms(c, splits, answers, kept, r.metrics.get("best"))
     except StudyError as e:
-        if "in the store" not in str(e): raise
-        raise ExploreError(f"{r.name}: store {str(store)!r} has not all that this report was made from: {e} Name the store that the run wrote to.") from None
-    return Rebuilt(splits, labels, curated, answers, grade(splits.test, answers), judged, grades_of(c, splits, answers, kept))
+        if "in the store" not in str(e):
+            raise
+        raise ExploreError(
+            f"{r.name}: store {str(store)!r} has not all that this report was made from: {e} Name the store that the run wrote to."
+        ) from None
+    return Rebuilt(
+        splits, labels, curated, answers, grade(splits.test, answers), judged, grades_of(c, splits, answers, kept)
+    )
+
 
 def _curated(c, splits, labels, store):
     "Trained arm → `curate.Curated`, without an entry in the ledger."
     from distill_study.curate import curate, enough
     from distill_study.overlap import overlaps
     from distill_study.study import has_truth, too_long, unavailable
-    found, truth = overlaps(splits.train, dict(test=splits.test, validation=splits.validation), c.curate), any(map(has_truth, splits.train))
-    arms = [a for a in map(ARMS.get, c.arms) if a.model == "trained" and not unavailable(a, c) and (truth or a.labels != "gold")]
-    return {a.name: enough(curate(a, splits.train, labels.get(a.labels), splits.test, c.curate, lambda rows: too_long(c, rows, store), found), c.min_rows) for a in arms}
+
+    found, truth = (
+        overlaps(splits.train, dict(test=splits.test, validation=splits.validation), c.curate),
+        any(map(has_truth, splits.train)),
+    )
+    arms = [
+        a
+        for a in map(ARMS.get, c.arms)
+        if a.model == "trained" and not unavailable(a, c) and (truth or a.labels != "gold")
+    ]
+    return {
+        a.name: enough(
+            curate(
+                a,
+                splits.train,
+                labels.get(a.labels),
+                splits.test,
+                c.curate,
+                lambda rows: too_long(c, rows, store),
+                found,
+            ),
+            c.min_rows,
+        )
+        for a in arms
+    }
 
 # %% ../nbs/62_explore.ipynb #dfb4460d
 def _prompt(messages):
     "Chat messages as one text."
     return "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in messages)
 
+
 def _asked(e, arm, answer):
     "The messages that an arm was asked a test item with; of a conversation, with its own turns between."
     return e.ask(ARMS[arm].prompt, answer.turns) if e.task == "conversation" else e.ask(ARMS[arm].prompt)
+
 
 def _gold(e):
     "Gold, or the turns of a reference; None where there is neither."
     return e.gold if e.gold is not None else numbered(e.meta["reference"]) if e.meta.get("reference") else None
 
 # %% ../nbs/62_explore.ipynb #efa5b87f
-def item_table(r:Report, b:Rebuilt):
+def item_table(r: Report, b: Rebuilt):
     "DataFrame with a row per test item and arm: prompt, completion, how it was read and graded, what a judge and people say of it."
     import pandas as pd
+
     at = {e.id: e for e in b.splits.test}
     said = {(arm, a.id): a for arm, answers in b.answers.items() for a in answers}
     rows = b.graded.rename(columns=dict(text="completion"))
-    rows = rows.assign(prompt=[_prompt(_asked(at[i], arm, said[arm, i])) for arm, i in zip(rows["arm"], rows["id"])], question=[_input(at[i]) for i in rows["id"]], samples=[[x.text for x in said[k].asked] for k in zip(rows["arm"], rows["id"])], finish_reason=[said[k].finish_reason for k in zip(rows["arm"], rows["id"])])
+    rows = rows.assign(
+        prompt=[_prompt(_asked(at[i], arm, said[arm, i])) for arm, i in zip(rows["arm"], rows["id"])],
+        question=[_input(at[i]) for i in rows["id"]],
+        samples=[[x.text for x in said[k].asked] for k in zip(rows["arm"], rows["id"])],
+        finish_reason=[said[k].finish_reason for k in zip(rows["arm"], rows["id"])],
+    )
     if b.judged is not None and len(b.judged.pointwise):
-        grades = b.judged.pointwise.pivot_table(index=["arm", "id"], columns="criterion", values="grade", aggfunc="mean", dropna=False)
+        grades = b.judged.pointwise.pivot_table(
+            index=["arm", "id"], columns="criterion", values="grade", aggfunc="mean", dropna=False
+        )
         rows = rows.join(grades.add_prefix("judge_"), on=["arm", "id"])
-    if b.people is not None and (own := b.people[~b.people["check"]]).shape[0]: rows = rows.join(own.pivot_table(index=["arm", "id"], columns="criterion", values="grade", aggfunc="mean").add_prefix("people_"), on=["arm", "id"])
+    if b.people is not None and (own := b.people[~b.people["check"]]).shape[0]:
+        rows = rows.join(
+            own.pivot_table(index=["arm", "id"], columns="criterion", values="grade", aggfunc="mean").add_prefix(
+                "people_"
+            ),
+            on=["arm", "id"],
+        )
     rows["gold"] = [_gold(at[i]) for i in rows["id"]]
     first = ["arm", "id", "question", "gold", "prompt", "completion", "answer"]
-    return pd.concat([pd.DataFrame([r.about()] * len(rows), index=rows.index), rows[first + [k for k in rows if k not in first]]], axis=1)
+    return pd.concat(
+        [pd.DataFrame([r.about()] * len(rows), index=rows.index), rows[first + [k for k in rows if k not in first]]],
+        axis=1,
+    )
 
-def verdict_table(r:Report, b:Rebuilt):
+
+def verdict_table(r: Report, b: Rebuilt):
     "DataFrame with a row per pair of arms and test item that a judge compared."
     import pandas as pd
     from distill_study.judge import verdicts
-    if b.judged is None or not len(b.judged.pairwise): return pd.DataFrame(columns=[*r.about(), "a", "b", "id", "winner"])
+
+    if b.judged is None or not len(b.judged.pairwise):
+        return pd.DataFrame(columns=[*r.about(), "a", "b", "id", "winner"])
     rows = verdicts(b.judged.pairwise)
     return pd.concat([pd.DataFrame([r.about()] * len(rows), index=rows.index), rows], axis=1)
 
-def opinion_table(r:Report, b:Rebuilt):
+
+def opinion_table(r: Report, b: Rebuilt):
     "DataFrame with a row per arm, test item, criterion and rater, of people's grades; attention checks are left out."
     import pandas as pd
-    rows = pd.DataFrame(columns=["arm", "id", "criterion", "rater", "grade", "note"]) if b.people is None else b.people[~b.people["check"]].drop(columns=["check", "text"], errors="ignore").reset_index(drop=True)
+
+    rows = (
+        pd.DataFrame(columns=["arm", "id", "criterion", "rater", "grade", "note"])
+        if b.people is None
+        else b.people[~b.people["check"]].drop(columns=["check", "text"], errors="ignore").reset_index(drop=True)
+    )
     return pd.concat([pd.DataFrame([r.about()] * len(rows), index=rows.index, columns=list(r.about())), rows], axis=1)
 
 # %% ../nbs/62_explore.ipynb #6eadcb41
-def input_table(r:Report, b:Rebuilt):
+def input_table(r: Report, b: Rebuilt):
     "DataFrame with a row per training input and trained arm: what the teacher said, whether it was kept and why not, and the training row."
     import pandas as pd
+
     rows = []
     for arm, done in b.curated.items():
         taught, gone = {}, {d.id: d for d in done.drops}
-        for row in done.rows: taught.setdefault(row["id"], []).append(_prompt(row["messages"]))
+        for row in done.rows:
+            taught.setdefault(row["id"], []).append(_prompt(row["messages"]))
         said = {a.id: a for a in b.labels.get(ARMS[arm].labels) or ()}
         for e in b.splits.train:
             a, d = said.get(e.id), gone.get(e.id)
-            rows.append(r.about() | dict(arm=arm, id=e.id, question=_input(e), gold=_gold(e), samples=[x.text for x in a.asked] if a else [], label=(a.parsed.answer if a else e.gold), right=a.correct if a else None,
-                kept=d is None, reason=d.reason if d else "", evidence=d.evidence if d else "", row="\n\n".join(taught.get(e.id, ()))))
+            rows.append(
+                r.about()
+                | dict(
+                    arm=arm,
+                    id=e.id,
+                    question=_input(e),
+                    gold=_gold(e),
+                    samples=[x.text for x in a.asked] if a else [],
+                    label=(a.parsed.answer if a else e.gold),
+                    right=a.correct if a else None,
+                    kept=d is None,
+                    reason=d.reason if d else "",
+                    evidence=d.evidence if d else "",
+                    row="\n\n".join(taught.get(e.id, ())),
+                )
+            )
     return pd.DataFrame(rows)
 
 # %% ../nbs/62_explore.ipynb #9cd9b27d
 class Frames:
     "Reports as tidy DataFrames; those of items need the store."
-    def __init__(self,
-        reports:list[Report],
-        store=None,           # folder that the runs wrote to; None: no table of items
+
+    def __init__(
+        self,
+        reports: list[Report],
+        store=None,  # folder that the runs wrote to; None: no table of items
     ):
         self.reports, self.store, self._built = reports, store, {}
 
-    arms = cached_property(lambda self: as_table(self.reports, arm_rows))             # a row per arm
-    scores = cached_property(lambda self: as_table(self.reports, score_rows))         # a row per arm and measure
-    tests = cached_property(lambda self: as_table(self.reports, test_rows))           # a row per paired test
-    curves = cached_property(lambda self: as_table(self.reports, curve_rows))         # a row per arm, step and curve
-    attrition = cached_property(lambda self: as_table(self.reports, attrition_rows))  # a row per trained arm and outcome
-    grades = cached_property(lambda self: as_table(self.reports, grade_rows))         # a row per arm and criterion of a judge
-    items = cached_property(lambda self: self._whole(item_table))          # a row per test item and arm; needs the store
-    verdicts = cached_property(lambda self: self._whole(verdict_table))    # a row per pair of arms and item; needs the store
-    opinions = cached_property(lambda self: self._whole(opinion_table))    # a row per arm, test item, criterion and rater; needs the store
-    inputs = cached_property(lambda self: self._whole(input_table))        # a row per training input and trained arm; needs the store
+    arms = cached_property(lambda self: as_table(self.reports, arm_rows))  # a row per arm
+    scores = cached_property(lambda self: as_table(self.reports, score_rows))  # a row per arm and measure
+    tests = cached_property(lambda self: as_table(self.reports, test_rows))  # a row per paired test
+    curves = cached_property(lambda self: as_table(self.reports, curve_rows))  # a row per arm, step and curve
+    attrition = cached_property(
+        lambda self: as_table(self.reports, attrition_rows)
+    )  # a row per trained arm and outcome
+    grades = cached_property(lambda self: as_table(self.reports, grade_rows))  # a row per arm and criterion of a judge
+    items = cached_property(lambda self: self._whole(item_table))  # a row per test item and arm; needs the store
+    verdicts = cached_property(
+        lambda self: self._whole(verdict_table)
+    )  # a row per pair of arms and item; needs the store
+    opinions = cached_property(
+        lambda self: self._whole(opinion_table)
+    )  # a row per arm, test item, criterion and rater; needs the store
+    inputs = cached_property(
+        lambda self: self._whole(input_table)
+    )  # a row per training input and trained arm; needs the store
 
     @property
-    def without_items(self)->str:
+    def without_items(self) -> str:
         "Why there is no table of items, in a sentence; empty where there is one."
-        return "" if self.store is not None else "Tables of items need the store that the run wrote to: metrics.json holds no item. Name it: load_results(\u2026, store=\"store\")."
+        return (
+            ""
+            if self.store is not None
+            else 'Tables of items need the store that the run wrote to: metrics.json holds no item. Name it: load_results(\u2026, store="store").'
+        )
 
-    def report(self, name:str)->Report:
+    def report(self, name: str) -> Report:
         "One report by the name that the tables have."
         found = next((r for r in self.reports if r.name == name), None)
-        if found is None: raise ExploreError(f"report {name!r}: not loaded.{nearest(name, [r.name for r in self.reports])}")
+        if found is None:
+            raise ExploreError(f"report {name!r}: not loaded.{nearest(name, [r.name for r in self.reports])}")
         return found
 
-    def built(self, name:str)->Rebuilt:
+    def built(self, name: str) -> Rebuilt:
         "One report's items, made again once."
-        if self.without_items: raise ExploreError(self.without_items)
-        if name not in self._built: self._built[name] = rebuild(self.report(name), self.store)
+        if self.without_items:
+            raise ExploreError(self.without_items)
+        if name not in self._built:
+            self._built[name] = rebuild(self.report(name), self.store)
         return self._built[name]
 
     def _whole(self, table):
         import pandas as pd
+
         made = [table(r, self.built(r.name)) for r in self.reports]
         return pd.concat(made, ignore_index=True)
 
 # %% ../nbs/62_explore.ipynb #2ca7d892
-_TABLES = dict(arms="a row per arm: value, strict, gap recovered, tokens, training", scores="a row per arm and measure", tests="a row per paired test", curves="a row per arm, training step and curve", attrition="a row per trained arm and what became of its inputs",
-    grades="a row per arm and criterion of a judge", items="a row per test item and arm: prompt, completion, grades", verdicts="a row per pair of arms and test item that a judge compared", opinions="a row per arm, test item, criterion and rater: people's grades", inputs="a row per training input and trained arm: samples, filter, training row")
+_TABLES = dict(
+    arms="a row per arm: value, strict, gap recovered, tokens, training",
+    scores="a row per arm and measure",
+    tests="a row per paired test",
+    curves="a row per arm, training step and curve",
+    attrition="a row per trained arm and what became of its inputs",
+    grades="a row per arm and criterion of a judge",
+    items="a row per test item and arm: prompt, completion, grades",
+    verdicts="a row per pair of arms and test item that a judge compared",
+    opinions="a row per arm, test item, criterion and rater: people's grades",
+    inputs="a row per training input and trained arm: samples, filter, training row",
+)
 _NEED_STORE = ("items", "verdicts", "opinions", "inputs")
 
-def overview(found:Frames)->list[Table]:
+
+def overview(found: Frames) -> list[Table]:
     "What was loaded, a row per report, and which tables there are."
+
     def row(r):
         m, best = r.metrics, r.metrics.get("best")
-        def text(arm): return "" if arm not in m["arms"] else Interval(**m["arms"][arm][r.level]).text(r.metric.scale, r.metric.digits)
-        return r.about() | dict(n=max((a["n"] for a in m["arms"].values()), default=0), measure=r.metric.name, base=text("student/vanilla"), best=f"{best}: {text(best)}" if best else "", teacher_value=text(m.get("teacher")))
-    heads = dict(report="Report", data="Data", student="Student", n="Test items", measure="Measure", base="Untouched student", best="Best distilled arm", teacher_value="Teacher")
-    shown = Table("Reports", tuple(Column(k, h, kind="num" if k == "n" else "text", digits=0) for k, h in heads.items()), tuple(map(row, found.reports)), "95 % intervals.")
-    tables = Table("Tables", (Column("name", "Table", kind="text"), Column("what", "What it holds", kind="text")), tuple(dict(name=f".{k}", what=what + (" (needs the store)" if k in _NEED_STORE and found.store is None else "")) for k, what in _TABLES.items()))
+
+        def text(arm):
+            return (
+                ""
+                if arm not in m["arms"]
+                else Interval(**m["arms"][arm][r.level]).text(r.metric.scale, r.metric.digits)
+            )
+
+        return r.about() | dict(
+            n=max((a["n"] for a in m["arms"].values()), default=0),
+            measure=r.metric.name,
+            base=text("student/vanilla"),
+            best=f"{best}: {text(best)}" if best else "",
+            teacher_value=text(m.get("teacher")),
+        )
+
+    heads = dict(
+        report="Report",
+        data="Data",
+        student="Student",
+        n="Test items",
+        measure="Measure",
+        base="Untouched student",
+        best="Best distilled arm",
+        teacher_value="Teacher",
+    )
+    shown = Table(
+        "Reports",
+        tuple(Column(k, h, kind="num" if k == "n" else "text", digits=0) for k, h in heads.items()),
+        tuple(map(row, found.reports)),
+        "95 % intervals.",
+    )
+    tables = Table(
+        "Tables",
+        (Column("name", "Table", kind="text"), Column("what", "What it holds", kind="text")),
+        tuple(
+            dict(name=f".{k}", what=what + (" (needs the store)" if k in _NEED_STORE and found.store is None else ""))
+            for k, what in _TABLES.items()
+        ),
+    )
     return [shown, tables]
 
 # %% ../nbs/62_explore.ipynb #035eada8
 def _colours():
     from distill_study.figures import _colour
+
     return {a: _colour(a) for a in ARMS}
 
-def _each(found): return list(dict.fromkeys(found.arms["report"]))
 
-def arms_figure(found:Frames)->Figure:
+def _each(found):
+    return list(dict.fromkeys(found.arms["report"]))
+
+
+def arms_figure(found: Frames) -> Figure:
     "Every arm with its interval, an axes for each report."
     ran, colours = found.arms[found.arms["n"] > 0], _colours()
     order, scale = [a for a in ARMS if a in set(ran["arm"])], {r.name: r.metric for r in found.reports}
+
     def draw(ax, rows):
         import seaborn as sns
+
         m = scale[rows["report"].iloc[0]]
         k = m.scale
         for x in rows.itertuples():
-            if x.value_low == x.value_low and x.value_low is not None: ax.plot([k * x.value_low, k * x.value_high], [order.index(x.arm)] * 2, color=colours[x.arm], lw=2.2, solid_capstyle="round")
-        sns.scatterplot(x=k * rows["value"].astype(float), y=[order.index(a) for a in rows["arm"]], hue=rows["arm"], palette=colours, legend=False, s=45, ax=ax, zorder=3)
-        ax.set(ylim=(len(order) - .5, -.5), yticks=range(len(order)), yticklabels=order, xlabel=f"{m.name}, {m.unit}" if m.unit else m.name, ylabel=""); ax.grid(axis="x", color="#e3e5e8", lw=.7); ax.tick_params(axis="y", length=0)
-    fig = _facets(ran, _each(found), draw, 3.4, .26 * len(order) + .9)
-    said = lambda x: f"{x.arm} " + Interval(x.value, *(None if v != v else v for v in (x.value_low, x.value_high))).text(scale[x.report].scale, scale[x.report].digits)
-    return Figure(fig, "; ".join(f"{name}, {scale[name].name} with 95 % interval: " + ", ".join(said(x) for x in ran[ran["report"] == name].itertuples()) for name in _each(found)) + ".")
+            if x.value_low == x.value_low and x.value_low is not None:
+                ax.plot(
+                    [k * x.value_low, k * x.value_high],
+                    [order.index(x.arm)] * 2,
+                    color=colours[x.arm],
+                    lw=2.2,
+                    solid_capstyle="round",
+                )
+        sns.scatterplot(
+            x=k * rows["value"].astype(float),
+            y=[order.index(a) for a in rows["arm"]],
+            hue=rows["arm"],
+            palette=colours,
+            legend=False,
+            s=45,
+            ax=ax,
+            zorder=3,
+        )
+        ax.set(
+            ylim=(len(order) - 0.5, -0.5),
+            yticks=range(len(order)),
+            yticklabels=order,
+            xlabel=f"{m.name}, {m.unit}" if m.unit else m.name,
+            ylabel="",
+        )
+        ax.grid(axis="x", color="#e3e5e8", lw=0.7)
+        ax.tick_params(axis="y", length=0)
 
-def curves_figure(found:Frames, curve:str="training loss")->Figure:
+    fig = _facets(ran, _each(found), draw, 3.4, 0.26 * len(order) + 0.9)
+    said = lambda x: (
+        f"{x.arm} "
+        + Interval(x.value, *(None if v != v else v for v in (x.value_low, x.value_high))).text(
+            scale[x.report].scale, scale[x.report].digits
+        )
+    )
+    return Figure(
+        fig,
+        "; ".join(
+            f"{name}, {scale[name].name} with 95 % interval: "
+            + ", ".join(said(x) for x in ran[ran["report"] == name].itertuples())
+            for name in _each(found)
+        )
+        + ".",
+    )
+
+
+def curves_figure(found: Frames, curve: str = "training loss") -> Figure:
     "One kind of training curve, a line per arm, an axes for each report."
     rows, colours = found.curves[found.curves["curve"] == curve] if len(found.curves) else found.curves, _colours()
-    if not len(rows): raise ExploreError(f"curve {curve!r}: no report has it.{nearest(curve, set(found.curves['curve'])) if len(found.curves) else ' No arm was trained.'}")
+    if not len(rows):
+        raise ExploreError(
+            f"curve {curve!r}: no report has it.{nearest(curve, set(found.curves['curve'])) if len(found.curves) else ' No arm was trained.'}"
+        )
     from matplotlib.lines import Line2D
+
     dashes = dict(zip(TRAINED, cycle(("", (4, 1.5), (1, 1), (3, 1, 1, 1), (6, 1), (2, 2), (5, 1, 1, 1, 1, 1)))))
+
     def draw(ax, rows):
         import seaborn as sns
-        sns.lineplot(rows, x="step", y="value", hue="arm", style="arm", palette=colours, dashes=dashes, errorbar=None, lw=1.5, ax=ax, legend=False)
+
+        sns.lineplot(
+            rows,
+            x="step",
+            y="value",
+            hue="arm",
+            style="arm",
+            palette=colours,
+            dashes=dashes,
+            errorbar=None,
+            lw=1.5,
+            ax=ax,
+            legend=False,
+        )
         ax.set(xlabel="step", ylabel=curve)
+
     names, arms = list(dict.fromkeys(rows["report"])), [a for a in TRAINED if a in set(rows["arm"])]
     fig = _facets(rows, names, draw, 3.6, 2.6, False)
-    fig.legend(handles=[Line2D([], [], color=colours[a], lw=1.5, ls=(0, dashes[a]) if dashes[a] else "-", label=a) for a in arms], loc="outside lower left", ncols=3, frameon=False, fontsize=8, handlelength=3)
+    fig.legend(
+        handles=[
+            Line2D([], [], color=colours[a], lw=1.5, ls=(0, dashes[a]) if dashes[a] else "-", label=a) for a in arms
+        ],
+        loc="outside lower left",
+        ncols=3,
+        frameon=False,
+        fontsize=8,
+        handlelength=3,
+    )
     ends = rows.sort_values("step").groupby(["report", "arm"], sort=False)["value"].agg(["first", "last"])
-    return Figure(fig, f"{curve}, first to last: " + "; ".join(f"{r}, {a} {x['first']:.2f} to {x['last']:.2f}" for (r, a), x in ends.iterrows()) + ".")
+    return Figure(
+        fig,
+        f"{curve}, first to last: "
+        + "; ".join(f"{r}, {a} {x['first']:.2f} to {x['last']:.2f}" for (r, a), x in ends.iterrows())
+        + ".",
+    )
 
 # %% ../nbs/62_explore.ipynb #fc02204a
-def attrition_figure(found:Frames)->Figure:
+def attrition_figure(found: Frames) -> Figure:
     "What became of the inputs of every trained arm, an axes for each report."
-    if not len(found.attrition): raise ExploreError("attrition: no arm of these reports was trained, so no input was dropped.")
-    order, outcomes = [a for a in TRAINED if a in set(found.attrition["arm"])], list(dict.fromkeys(found.attrition["outcome"]))
+    if not len(found.attrition):
+        raise ExploreError("attrition: no arm of these reports was trained, so no input was dropped.")
+    order, outcomes = (
+        [a for a in TRAINED if a in set(found.attrition["arm"])],
+        list(dict.fromkeys(found.attrition["outcome"])),
+    )
+
     def draw(ax, rows):
         import seaborn as sns
+
         left = {a: 0 for a in order}
         for i, what in enumerate(outcomes):
             part = rows[rows["outcome"] == what].set_index("arm")["n"].reindex(order).fillna(0)
-            ax.barh(range(len(order)), part, left=[left[a] for a in order], color=sns.color_palette("colorblind")[i % 10], hatch=("", "//", "..", "xx")[i // 10 % 4], edgecolor="white", label=_flat(what))
+            ax.barh(
+                range(len(order)),
+                part,
+                left=[left[a] for a in order],
+                color=sns.color_palette("colorblind")[i % 10],
+                hatch=("", "//", "..", "xx")[i // 10 % 4],
+                edgecolor="white",
+                label=_flat(what),
+            )
             left = {a: left[a] + n for a, n in part.items()}
-        ax.set(yticks=range(len(order)), yticklabels=order, ylim=(len(order) - .5, -.5), xlabel="inputs", ylabel=""); ax.tick_params(axis="y", length=0)
-    fig = _facets(found.attrition, _each(found), draw, 3.4, .3 * len(order) + 1.1)
+        ax.set(yticks=range(len(order)), yticklabels=order, ylim=(len(order) - 0.5, -0.5), xlabel="inputs", ylabel="")
+        ax.tick_params(axis="y", length=0)
+
+    fig = _facets(found.attrition, _each(found), draw, 3.4, 0.3 * len(order) + 1.1)
     handles, names = fig.axes[0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside lower left", ncols=3, frameon=False, fontsize=8)
-    return Figure(fig, "; ".join(f"{r}, {a}: " + ", ".join(f"{n} {what}" for what, n in zip(x["outcome"], x["n"]) if n) for (r, a), x in found.attrition.groupby(["report", "arm"], sort=False)) + ".")
+    return Figure(
+        fig,
+        "; ".join(
+            f"{r}, {a}: " + ", ".join(f"{n} {what}" for what, n in zip(x["outcome"], x["n"]) if n)
+            for (r, a), x in found.attrition.groupby(["report", "arm"], sort=False)
+        )
+        + ".",
+    )
 
 # %% ../nbs/62_explore.ipynb #fddcecd4
 class Explored(Frames, Shown):
     "Reports as tidy DataFrames that show themselves; those of items need the store."
-    def html(self)->str: return "".join(t.html() for t in overview(self))
-    def to_dict(self): return dict(reports=[r.name for r in self.reports], store=self.store is not None)
-    def __repr__(self): return f"{len(self.reports)} {'report' if len(self.reports) == 1 else 'reports'}: {', '.join(r.name for r in self.reports)}"
-    def arms_figure(self)->Figure: return arms_figure(self)
-    def curves_figure(self, curve:str="training loss")->Figure: return curves_figure(self, curve)
-    def attrition_figure(self)->Figure: return attrition_figure(self)
+
+    def html(self) -> str:
+        return "".join(t.html() for t in overview(self))
+
+    def to_dict(self):
+        return dict(reports=[r.name for r in self.reports], store=self.store is not None)
+
+    def __repr__(self):
+        return f"{len(self.reports)} {'report' if len(self.reports) == 1 else 'reports'}: {', '.join(r.name for r in self.reports)}"
+
+    def arms_figure(self) -> Figure:
+        return arms_figure(self)
+
+    def curves_figure(self, curve: str = "training loss") -> Figure:
+        return curves_figure(self, curve)
+
+    def attrition_figure(self) -> Figure:
+        return attrition_figure(self)
+
 
 def load_results(
-    *paths,              # folders of reports, of a recipe's reports, or of several recipes
-    store=None,          # folder that the runs wrote to, for tables of items
-)->Explored:
+    *paths,  # folders of reports, of a recipe's reports, or of several recipes
+    store=None,  # folder that the runs wrote to, for tables of items
+) -> Explored:
     "Reports as DataFrames, see `Explored`."
     from distill_study.archive import open_root
+
     return Explored(find_reports(*paths or ("reports",)), None if store is None else open_root(store))

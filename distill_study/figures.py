@@ -16,168 +16,369 @@ from .stats import BASE, TRAINED, Interval
 # %% ../nbs/40_figures.ipynb #4e3b83c7
 INK, SOFT = "#22262b", "#6b737c"
 
+
 def _colour(arm):
     "Colour-blind-safe colour of an arm, by its role."
-    fixed = {"teacher/vanilla": "#6b737c", "teacher/cot": "#22262b", "teacher/cod": "#22262b", "student/vanilla": "#949494", "student/cot": "#949494",
-        "distilled/vanilla": "#0173b2", "distilled/cot-answer": "#d55e00", "distilled/cot-rationale": "#a8518a", "distilled/cot-after": "#ca9161", "distilled/cot-mixed": "#56b4e9", "distilled/cod": "#de8f05", "control/gold": "#029e73", "control/right": "#7fbf9f", "control/wrong": "#b5651d"}
+    fixed = {
+        "teacher/vanilla": "#6b737c",
+        "teacher/cot": "#22262b",
+        "teacher/cod": "#22262b",
+        "student/vanilla": "#949494",
+        "student/cot": "#949494",
+        "distilled/vanilla": "#0173b2",
+        "distilled/cot-answer": "#d55e00",
+        "distilled/cot-rationale": "#a8518a",
+        "distilled/cot-after": "#ca9161",
+        "distilled/cot-mixed": "#56b4e9",
+        "distilled/cod": "#de8f05",
+        "control/gold": "#029e73",
+        "control/right": "#7fbf9f",
+        "control/wrong": "#b5651d",
+    }
     return fixed[arm]
+
 
 def _axes(height, width=5.2, rows=1):
     "One axes in the house style, or several below each other."
     import seaborn as sns
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    style = sns.axes_style("ticks") | {"font.size": 9.5, "axes.labelsize": 9.5, "xtick.labelsize": 9, "ytick.labelsize": 9.5, "legend.fontsize": 9, "axes.spines.top": False, "axes.spines.right": False,
-        "axes.edgecolor": SOFT, "text.color": INK, "axes.labelcolor": INK, "xtick.color": SOFT, "ytick.color": INK, "font.family": ["DejaVu Sans"], "axes.linewidth": .8}
+
+    style = sns.axes_style("ticks") | {
+        "font.size": 9.5,
+        "axes.labelsize": 9.5,
+        "xtick.labelsize": 9,
+        "ytick.labelsize": 9.5,
+        "legend.fontsize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": SOFT,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "xtick.color": SOFT,
+        "ytick.color": INK,
+        "font.family": ["DejaVu Sans"],
+        "axes.linewidth": 0.8,
+    }
     with rc_context(style):
         fig = Figure(figsize=(width, height), layout="constrained", facecolor="white")
         return fig, fig.subplots(rows)
 
 # %% ../nbs/40_figures.ipynb #757d007d
-def accuracy_figure(
-    results:Results,
-):  # a matplotlib Figure
+def accuracy_figure(results: Results):  # a matplotlib Figure
     "Accuracy, or the main score, of every arm with its interval; the band is the gap between untouched student and teacher."
     import seaborn as sns
+
     arms, m, k = list(results.arms), results.metric, results.metric.scale
-    fig, ax = _axes(.3 * len(arms) + 1.1)
+    fig, ax = _axes(0.3 * len(arms) + 1.1)
     base, top = results.score(BASE).value, results.score(results.teacher).value
-    if base is not None and top is not None: ax.axvspan(k * min(base, top), k * max(base, top), color="#0173b2", alpha=.07, lw=0)
+    if base is not None and top is not None:
+        ax.axvspan(k * min(base, top), k * max(base, top), color="#0173b2", alpha=0.07, lw=0)
     for y, arm in enumerate(arms):
         i = results.score(arm)
-        if i.value is None: ax.text(.02, y, "not available", transform=ax.get_yaxis_transform(), va="center", color=SOFT, style="italic", fontsize=9); continue
-        if i.low is not None: ax.plot([k * i.low, k * i.high], [y, y], color=_colour(arm), lw=2.4, solid_capstyle="round")
-        ax.text(1.02, y, num(i.value, m.digits, k), va="center", ha="left", transform=ax.get_yaxis_transform(), color=INK, fontsize=9.5)
+        if i.value is None:
+            ax.text(
+                0.02,
+                y,
+                "not available",
+                transform=ax.get_yaxis_transform(),
+                va="center",
+                color=SOFT,
+                style="italic",
+                fontsize=9,
+            )
+            continue
+        if i.low is not None:
+            ax.plot([k * i.low, k * i.high], [y, y], color=_colour(arm), lw=2.4, solid_capstyle="round")
+        ax.text(
+            1.02,
+            y,
+            num(i.value, m.digits, k),
+            va="center",
+            ha="left",
+            transform=ax.get_yaxis_transform(),
+            color=INK,
+            fontsize=9.5,
+        )
     have = [a for a in arms if results.score(a).value is not None]
-    if have: sns.scatterplot(x=[k * results.score(a).value for a in have], y=[arms.index(a) for a in have], hue=have, hue_order=have, palette={a: _colour(a) for a in have},
-        style=[a.split("/")[0] for a in have], markers={"teacher": "D", "student": "o", "distilled": "o", "control": "s"}, s=58, ax=ax, legend=False, zorder=3, clip_on=False)
+    if have:
+        sns.scatterplot(
+            x=[k * results.score(a).value for a in have],
+            y=[arms.index(a) for a in have],
+            hue=have,
+            hue_order=have,
+            palette={a: _colour(a) for a in have},
+            style=[a.split("/")[0] for a in have],
+            markers={"teacher": "D", "student": "o", "distilled": "o", "control": "s"},
+            s=58,
+            ax=ax,
+            legend=False,
+            zorder=3,
+            clip_on=False,
+        )
     most = max([k * (i.high or i.value) for a in have if (i := results.score(a))], default=1) or 1
-    scale = dict(xlim=(-3, 103), xticks=range(0, 101, 20), xlabel="right answers, % of test items") if m.graded else dict(xlim=(-.03 * most, 1.06 * most), xlabel=f"{m.head}, {m.unit}")
-    ax.set(ylim=(len(arms) - .5, -.5), yticks=range(len(arms)), yticklabels=arms, ylabel="", **scale)
-    ax.tick_params(axis="y", length=0); ax.grid(axis="x", color="#e3e5e8", lw=.7); ax.set_axisbelow(True); ax.spines["left"].set_visible(False)
+    scale = (
+        dict(xlim=(-3, 103), xticks=range(0, 101, 20), xlabel="right answers, % of test items")
+        if m.graded
+        else dict(xlim=(-0.03 * most, 1.06 * most), xlabel=f"{m.head}, {m.unit}")
+    )
+    ax.set(ylim=(len(arms) - 0.5, -0.5), yticks=range(len(arms)), yticklabels=arms, ylabel="", **scale)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", color="#e3e5e8", lw=0.7)
+    ax.set_axisbelow(True)
+    ax.spines["left"].set_visible(False)
     return fig
 
-def accuracy_alt(results:Results)->str:
+
+def accuracy_alt(results: Results) -> str:
     "The figure in words."
-    what = "Accuracy by arm, percent" if results.metric.graded else f"{results.metric.head} by arm{', times 100,' if results.metric.scale == 100 else ''}"
-    return f"{what} with 95 % interval: " + "; ".join(f"{a} {results.text(results.score(a))}" for a in results.arms) + "."
+    what = (
+        "Accuracy by arm, percent"
+        if results.metric.graded
+        else f"{results.metric.head} by arm{', times 100,' if results.metric.scale == 100 else ''}"
+    )
+    return (
+        f"{what} with 95 % interval: " + "; ".join(f"{a} {results.text(results.score(a))}" for a in results.arms) + "."
+    )
 
 # %% ../nbs/40_figures.ipynb #ac1893c8
 def confusion_figure(
-    found:dict,      # from `results.confusions`
-    arms:list,       # which of them, at most three
+    found: dict,  # from `results.confusions`
+    arms: list,  # which of them, at most three
 ):  # a matplotlib Figure
     "For each arm, how often every answer was given to the items of every gold label; rows add up to 100 %."
     import numpy as np
     from matplotlib.figure import Figure
+
     shown = [found[a] for a in dict.fromkeys(arms) if a in found][:3]
-    fig = Figure(figsize=(5.2, .5 + 1.75 * max(len(shown), 1)), layout="constrained", facecolor="white")
+    fig = Figure(figsize=(5.2, 0.5 + 1.75 * max(len(shown), 1)), layout="constrained", facecolor="white")
     for ax, c in zip(np.atleast_1d(fig.subplots(max(len(shown), 1), 1, sharex=True)), shown):
         n, heads = c.counts.sum(1, keepdims=True), [*c.labels, "no answer"]
         share = np.divide(c.counts, n, out=np.zeros(c.counts.shape), where=n > 0)
         ax.imshow(share, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
-        for (y, x), v in np.ndenumerate(share): ax.text(x, y, f"{100 * v:.0f}", ha="center", va="center", fontsize=9.5, color="white" if v > .6 else INK)
+        for (y, x), v in np.ndenumerate(share):
+            ax.text(x, y, f"{100 * v:.0f}", ha="center", va="center", fontsize=9.5, color="white" if v > 0.6 else INK)
         ax.set_yticks(range(len(c.labels)), [f"{l} ({int(k)})" for l, k in zip(c.labels, n[:, 0])], fontsize=9)
         ax.set_xticks(range(len(heads)), heads, fontsize=9)
-        ax.set_title(c.arm, fontsize=9.5, color=INK, loc="left"); ax.tick_params(length=0, colors=INK)
-        for side in ax.spines.values(): side.set_visible(False)
-    fig.supylabel("gold label (items)", fontsize=9.5, color=INK); fig.supxlabel("answer, % of the items of a gold label", fontsize=9.5, color=INK)
+        ax.set_title(c.arm, fontsize=9.5, color=INK, loc="left")
+        ax.tick_params(length=0, colors=INK)
+        for side in ax.spines.values():
+            side.set_visible(False)
+    fig.supylabel("gold label (items)", fontsize=9.5, color=INK)
+    fig.supxlabel("answer, % of the items of a gold label", fontsize=9.5, color=INK)
     return fig
 
-def confusion_alt(found:dict, arms:list)->str:
+
+def confusion_alt(found: dict, arms: list) -> str:
     "The figure in words."
-    def row(c, i): return f"of {int(c.counts[i].sum())} items with gold label {c.labels[i]} " + ", ".join(f"{int(k)} answered {l}" for l, k in zip((*c.labels, "nothing that can be read"), c.counts[i]) if k)
-    return "; ".join(f"{a}: " + ", ".join(row(found[a], i) for i in range(len(found[a].labels)) if found[a].counts[i].sum()) for a in dict.fromkeys(arms) if a in found) + "."
+
+    def row(c, i):
+        return f"of {int(c.counts[i].sum())} items with gold label {c.labels[i]} " + ", ".join(
+            f"{int(k)} answered {l}" for l, k in zip((*c.labels, "nothing that can be read"), c.counts[i]) if k
+        )
+
+    return (
+        "; ".join(
+            f"{a}: " + ", ".join(row(found[a], i) for i in range(len(found[a].labels)) if found[a].counts[i].sum())
+            for a in dict.fromkeys(arms)
+            if a in found
+        )
+        + "."
+    )
 
 # %% ../nbs/40_figures.ipynb #7e528cbd
 def rounds_figure(
-    rounds:list,            # from `results.round_scores`
-    plain:Interval|None=None,   # density of the same teacher's plain summaries
+    rounds: list,  # from `results.round_scores`
+    plain: Interval | None = None,  # density of the same teacher's plain summaries
 ):  # a matplotlib Figure
     "Entity density and length of a chain of density, round by round."
     from matplotlib.lines import Line2D
+
     fig, ax = _axes(2.9)
-    x, low, high = [r["round"] for r in rounds], *([getattr(r["density"], side) if r["density"].low is not None else r["density"].value for r in rounds] for side in ("low", "high"))
-    if plain and plain.value is not None: ax.axhline(plain.value, color=SOFT, lw=1.4, ls="--")
-    ax.fill_between(x, low, high, color="#de8f05", alpha=.18, lw=0)
+    x, low, high = (
+        [r["round"] for r in rounds],
+        *(
+            [getattr(r["density"], side) if r["density"].low is not None else r["density"].value for r in rounds]
+            for side in ("low", "high")
+        ),
+    )
+    if plain and plain.value is not None:
+        ax.axhline(plain.value, color=SOFT, lw=1.4, ls="--")
+    ax.fill_between(x, low, high, color="#de8f05", alpha=0.18, lw=0)
     ax.plot(x, [r["density"].value for r in rounds], color="#de8f05", marker="o", lw=1.8)
-    for r in rounds: ax.annotate(f"{num(r['words'].value, 0)} words", (r["round"], r["density"].value), textcoords="offset points", xytext=(0, 10), ha="center", fontsize=9, color=INK, bbox=dict(facecolor="white", edgecolor="none", pad=.8))
+    for r in rounds:
+        ax.annotate(
+            f"{num(r['words'].value, 0)} words",
+            (r["round"], r["density"].value),
+            textcoords="offset points",
+            xytext=(0, 10),
+            ha="center",
+            fontsize=9,
+            color=INK,
+            bbox=dict(facecolor="white", edgecolor="none", pad=0.8),
+        )
     top = max([*high, plain.value or 0] if plain else high, default=1) or 1
-    ax.set(xticks=x, xlim=(.6, 4.4), ylim=(0, 1.2 * top), xlabel="round", ylabel="entities per token"); ax.grid(axis="y", color="#e3e5e8", lw=.7)
-    handles = [Line2D([], [], color="#de8f05", marker="o", lw=1.8, label="chain of density")] + ([Line2D([], [], color=SOFT, ls="--", lw=1.4, label="plain summary")] if plain and plain.value is not None else [])
+    ax.set(xticks=x, xlim=(0.6, 4.4), ylim=(0, 1.2 * top), xlabel="round", ylabel="entities per token")
+    ax.grid(axis="y", color="#e3e5e8", lw=0.7)
+    handles = [Line2D([], [], color="#de8f05", marker="o", lw=1.8, label="chain of density")] + (
+        [Line2D([], [], color=SOFT, ls="--", lw=1.4, label="plain summary")]
+        if plain and plain.value is not None
+        else []
+    )
     fig.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, handlelength=2.2, columnspacing=1.6)
     return fig
 
-def rounds_alt(rounds:list, plain:Interval|None=None)->str:
+
+def rounds_alt(rounds: list, plain: Interval | None = None) -> str:
     "The figure in words."
-    if not rounds: return "Entity density by round: no chain has all four rounds."
-    return f"Entity density by round of the chain, entities per token with 95 % interval, n = {rounds[0]['n']}: " + "; ".join(f"round {r['round']} {r['density'].text(1, 3)}, {num(r['words'].value)} words" for r in rounds) + (f"; plain summary {plain.text(1, 3)}" if plain and plain.value is not None else "") + "."
+    if not rounds:
+        return "Entity density by round: no chain has all four rounds."
+    return (
+        f"Entity density by round of the chain, entities per token with 95 % interval, n = {rounds[0]['n']}: "
+        + "; ".join(f"round {r['round']} {r['density'].text(1, 3)}, {num(r['words'].value)} words" for r in rounds)
+        + (f"; plain summary {plain.text(1, 3)}" if plain and plain.value is not None else "")
+        + "."
+    )
 
 # %% ../nbs/40_figures.ipynb #c24e94fb
 def judge_figure(
-    grades:list,         # from `bias.grade_rows`
-    wins:list=(),        # from `bias.win_rows`: drawn where there are no grades
+    grades: list,  # from `bias.grade_rows`
+    wins: list = (),  # from `bias.win_rows`: drawn where there are no grades
 ):  # a matplotlib Figure
     "What a judge says: mean grades as shares of their scale, a mark per criterion, or else the win rates."
     from matplotlib.lines import Line2D
+
     arms, names = list(dict.fromkeys(g["arm"] for g in grades)), list(dict.fromkeys(g["criterion"] for g in grades))
     marks = dict(zip(names, "osD^vPX*<>h"))
     labels = arms or [f"{w['b']} against {w['a']}" for w in wins]
-    fig, ax = _axes((.3 + .09 * max(len(names) - 1, 0)) * len(labels) + 1.2)
+    fig, ax = _axes((0.3 + 0.09 * max(len(names) - 1, 0)) * len(labels) + 1.2)
+
     def dot(y, i, colour, mark, low=0, width=1):
-        if i.value is None: return
+        if i.value is None:
+            return
         at = lambda x: 100 * (x - low) / width
-        if i.low is not None: ax.plot([at(i.low), at(i.high)], [y, y], color=colour, lw=1.8, solid_capstyle="round")
+        if i.low is not None:
+            ax.plot([at(i.low), at(i.high)], [y, y], color=colour, lw=1.8, solid_capstyle="round")
         ax.plot(at(i.value), y, marker=mark, color=colour, ms=5.5, clip_on=False, zorder=3)
+
     for g in grades:
         low, high = g["scale"] or (0, 1)
-        shift = .17 * (names.index(g["criterion"]) - (len(names) - 1) / 2)
-        dot(arms.index(g["arm"]) + shift, g["grade"], _colour(g["arm"]), marks.get(g["criterion"], "o"), low, high - low)
-    for y, w in enumerate(wins if not grades else ()): dot(y, w["rate"], _colour(w["b"]), "o")
-    if not grades: ax.axvline(50, color=SOFT, lw=1, ls="--")
-    ax.set(ylim=(len(labels) - .5, -.5), yticks=range(len(labels)), yticklabels=labels, xlim=(-3, 103), xticks=range(0, 101, 20), xlabel="mean grade, % of its scale" if grades else "win rate, %")
-    ax.tick_params(axis="y", length=0); ax.grid(axis="x", color="#e3e5e8", lw=.7); ax.set_axisbelow(True); ax.spines["left"].set_visible(False)
-    if len(names) > 1: fig.legend(handles=[Line2D([], [], color=INK, marker=marks.get(n, "o"), ls="", ms=5.5, label=n) for n in names], loc="outside lower left", ncols=2, frameon=False)
+        shift = 0.17 * (names.index(g["criterion"]) - (len(names) - 1) / 2)
+        dot(
+            arms.index(g["arm"]) + shift, g["grade"], _colour(g["arm"]), marks.get(g["criterion"], "o"), low, high - low
+        )
+    for y, w in enumerate(wins if not grades else ()):
+        dot(y, w["rate"], _colour(w["b"]), "o")
+    if not grades:
+        ax.axvline(50, color=SOFT, lw=1, ls="--")
+    ax.set(
+        ylim=(len(labels) - 0.5, -0.5),
+        yticks=range(len(labels)),
+        yticklabels=labels,
+        xlim=(-3, 103),
+        xticks=range(0, 101, 20),
+        xlabel="mean grade, % of its scale" if grades else "win rate, %",
+    )
+    ax.tick_params(axis="y", length=0)
+    ax.grid(axis="x", color="#e3e5e8", lw=0.7)
+    ax.set_axisbelow(True)
+    ax.spines["left"].set_visible(False)
+    if len(names) > 1:
+        fig.legend(
+            handles=[Line2D([], [], color=INK, marker=marks.get(n, "o"), ls="", ms=5.5, label=n) for n in names],
+            loc="outside lower left",
+            ncols=2,
+            frameon=False,
+        )
     return fig
 
-def judge_alt(grades:list, wins:list=())->str:
+
+def judge_alt(grades: list, wins: list = ()) -> str:
     "The figure in words."
-    if not grades: return "Win rates by the judge, percent with 95 % interval: " + ("; ".join(f"{w['b']} against {w['a']} {w['rate']}" for w in wins) or "none") + "."
-    return "Mean grades by the judge with 95 % interval: " + "; ".join(f"{g['arm']}, {g['criterion']} {g['grade'].text(1, 2)}" for g in grades) + "."
+    if not grades:
+        return (
+            "Win rates by the judge, percent with 95 % interval: "
+            + ("; ".join(f"{w['b']} against {w['a']} {w['rate']}" for w in wins) or "none")
+            + "."
+        )
+    return (
+        "Mean grades by the judge with 95 % interval: "
+        + "; ".join(f"{g['arm']}, {g['criterion']} {g['grade'].text(1, 2)}" for g in grades)
+        + "."
+    )
 
 # %% ../nbs/40_figures.ipynb #7ff6d9ca
 def attrition_figure(
-    attrition:dict,    # see `check_attrition`
+    attrition: dict,  # see `check_attrition`
 ):  # a matplotlib Figure
     "From inputs to training rows: one bar per source of labels, one part per reason."
     import seaborn as sns
+
     reasons = list(dict.fromkeys(k for a in check_attrition(attrition).values() for k, n in a["dropped"].items() if n))
     colours = [sns.color_palette("colorblind")[i] for i in (1, 4, 8, 3, 7, 9, 5, 2, 6)]
-    parts = [("training rows", "#0173b2", "")] + [(k, colours[j % len(colours)], ("//", "..", "xx", "--", "\\\\")[j % 5]) for j, k in enumerate(reasons)]
-    fig, ax = _axes(1.05 + .45 * len(attrition) + .22 * math.ceil(len(parts) / 2))
+    parts = [("training rows", "#0173b2", "")] + [
+        (k, colours[j % len(colours)], ("//", "..", "xx", "--", "\\\\")[j % 5]) for j, k in enumerate(reasons)
+    ]
+    fig, ax = _axes(1.05 + 0.45 * len(attrition) + 0.22 * math.ceil(len(parts) / 2))
     widest = max([a["inputs"] for a in attrition.values()], default=1) or 1
     for y, a in enumerate(attrition.values()):
         left = 0
         for name, colour, hatch in parts:
             n = a["rows"] if name == "training rows" else a["dropped"].get(name, 0)
-            ax.barh(y, n, left=left, height=.62, color=colour, hatch=hatch, edgecolor="white", lw=.6)
-            if n / widest > .1 and not hatch: ax.text(left + n / 2, y, f"{n:,}", ha="center", va="center", color="white", fontsize=9.5, weight="bold")
-            elif n / widest > .1: ax.text(left + n / 2, y, f"{n:,}", ha="center", va="center", color=INK, fontsize=9, bbox=dict(facecolor="white", edgecolor="none", pad=1.2))
+            ax.barh(y, n, left=left, height=0.62, color=colour, hatch=hatch, edgecolor="white", lw=0.6)
+            if n / widest > 0.1 and not hatch:
+                ax.text(left + n / 2, y, f"{n:,}", ha="center", va="center", color="white", fontsize=9.5, weight="bold")
+            elif n / widest > 0.1:
+                ax.text(
+                    left + n / 2,
+                    y,
+                    f"{n:,}",
+                    ha="center",
+                    va="center",
+                    color=INK,
+                    fontsize=9,
+                    bbox=dict(facecolor="white", edgecolor="none", pad=1.2),
+                )
             left += n
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set(yticks=range(len(attrition)), yticklabels=list(attrition), ylim=(len(attrition) - .5, -.5), xlim=(0, widest), xlabel="inputs")
-    ax.tick_params(axis="y", length=0); ax.spines["left"].set_visible(False)
+    ax.set(
+        yticks=range(len(attrition)),
+        yticklabels=list(attrition),
+        ylim=(len(attrition) - 0.5, -0.5),
+        xlim=(0, widest),
+        xlabel="inputs",
+    )
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
     _legend(fig, [(n, dict(facecolor=c, hatch=h, edgecolor="white")) for n, c, h in parts])
     return fig
+
 
 def _legend(fig, parts):
     "A legend below the axes, two columns wide, that can't cover anything."
     from matplotlib.patches import Patch
-    fig.legend(handles=[Patch(label=n, **style) for n, style in parts], loc="outside lower left", ncols=2, frameon=False, handlelength=1.3, columnspacing=1.6)
 
-def attrition_alt(attrition:dict)->str:
+    fig.legend(
+        handles=[Patch(label=n, **style) for n, style in parts],
+        loc="outside lower left",
+        ncols=2,
+        frameon=False,
+        handlelength=1.3,
+        columnspacing=1.6,
+    )
+
+
+def attrition_alt(attrition: dict) -> str:
     "The figure in words."
-    return "From inputs to training rows: " + "; ".join(f"{s}: {a['inputs']} inputs, {a['rows']} training rows" + "".join(f", {n} dropped for {k}" for k, n in a["dropped"].items() if n) for s, a in attrition.items()) + "."
+    return (
+        "From inputs to training rows: "
+        + "; ".join(
+            f"{s}: {a['inputs']} inputs, {a['rows']} training rows"
+            + "".join(f", {n} dropped for {k}" for k, n in a["dropped"].items() if n)
+            for s, a in attrition.items()
+        )
+        + "."
+    )
 
 # %% ../nbs/40_figures.ipynb #0644c81c
 def _curve(log):
@@ -185,46 +386,85 @@ def _curve(log):
     points = [(e["step"], e["loss"]) for e in log if e.get("loss") is not None and math.isfinite(e["loss"])]
     return [p[0] for p in points], [p[1] for p in points]
 
+
 def loss_figure(
-    losses:dict,    # arm -> [{"step": 10, "loss": 1.2}, ...]
+    losses: dict,  # arm -> [{"step": 10, "loss": 1.2}, ...]
 ):  # a matplotlib Figure
     "Training loss of every trained arm."
     import seaborn as sns
     from matplotlib.lines import Line2D
+
     fig, ax = _axes(2.9)
-    dashes = dict(zip(TRAINED, ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1)), ":", (0, (1, 2)), (0, (2, 2))), strict=True))
+    dashes = dict(
+        zip(
+            TRAINED,
+            ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1)), ":", (0, (1, 2)), (0, (2, 2))),
+            strict=True,
+        )
+    )
     for arm, log in losses.items():
         x, y = _curve(log)
-        sns.lineplot(x=x, y=y, ax=ax, color=_colour(arm), lw=1.8, errorbar=None, legend=False, linestyle=dashes[arm], marker="o" if len(x) < 3 else None)
+        sns.lineplot(
+            x=x,
+            y=y,
+            ax=ax,
+            color=_colour(arm),
+            lw=1.8,
+            errorbar=None,
+            legend=False,
+            linestyle=dashes[arm],
+            marker="o" if len(x) < 3 else None,
+        )
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.set(xlabel="training step", ylabel="loss per supervised token"); ax.set_ylim(0, 1.06 * (max((l for log in losses.values() for l in _curve(log)[1]), default=1) or 1)); ax.grid(axis="y", color="#e3e5e8", lw=.7)
-    handles = [Line2D([], [], color=_colour(a), ls=dashes[a], lw=1.8, label=a, marker="o" if len(_curve(log)[0]) < 3 else None) for a, log in losses.items()]
+    ax.set(xlabel="training step", ylabel="loss per supervised token")
+    ax.set_ylim(0, 1.06 * (max((l for log in losses.values() for l in _curve(log)[1]), default=1) or 1))
+    ax.grid(axis="y", color="#e3e5e8", lw=0.7)
+    handles = [
+        Line2D([], [], color=_colour(a), ls=dashes[a], lw=1.8, label=a, marker="o" if len(_curve(log)[0]) < 3 else None)
+        for a, log in losses.items()
+    ]
     fig.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, handlelength=2.2, columnspacing=1.6)
     return fig
 
-def loss_alt(losses:dict)->str:
+
+def loss_alt(losses: dict) -> str:
     "The figure in words."
     curves = {a: _curve(log)[1] for a, log in losses.items()}
-    return "Training loss from first to last logged step: " + "; ".join(f"{a} {y[0]:.2f} to {y[-1]:.2f}" if y else f"{a} not logged" for a, y in curves.items()) + "."
+    return (
+        "Training loss from first to last logged step: "
+        + "; ".join(f"{a} {y[0]:.2f} to {y[-1]:.2f}" if y else f"{a} not logged" for a, y in curves.items())
+        + "."
+    )
 
 # %% ../nbs/40_figures.ipynb #04ee546f
-def png(fig, dpi:int=150)->bytes:
+def png(fig, dpi: int = 150) -> bytes:
     "The figure as a PNG without a date or a version in it: same figure, same bytes."
     import io
+
     buffer = io.BytesIO()
     fig.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
+
 def show(
-    fig,              # a matplotlib Figure
-    alt:str,          # what it shows, in words, numbers included
-    caption:str="",   # below it
-)->None:
+    fig,  # a matplotlib Figure
+    alt: str,  # what it shows, in words, numbers included
+    caption: str = "",  # below it
+) -> None:
     "Display a figure in Jupyter and in the report."
-    if not alt.strip(): raise ReportError("show: alt is empty. Say in words what the figure shows.")
+    if not alt.strip():
+        raise ReportError("show: alt is empty. Say in words what the figure shows.")
     import base64
     from IPython.display import display
+
     width, height = (int(x * 110) for x in fig.get_size_inches())
     meta = dict(alt=alt, caption=caption, width=width, height=height)
-    display({"image/png": base64.b64encode(png(fig)).decode(), "text/plain": alt}, raw=True, metadata={"image/png": meta})
-    if caption: display({"text/html": f"<p><em>{esc(caption)}</em></p>", "text/plain": caption}, raw=True, metadata={"report": "caption"})
+    display(
+        {"image/png": base64.b64encode(png(fig)).decode(), "text/plain": alt}, raw=True, metadata={"image/png": meta}
+    )
+    if caption:
+        display(
+            {"text/html": f"<p><em>{esc(caption)}</em></p>", "text/plain": caption},
+            raw=True,
+            metadata={"report": "caption"},
+        )

@@ -16,105 +16,140 @@ from .config import StudyError
 class StoreError(StudyError):
     "Something in the store can't be read or written: names the file, the line where there is one, and the remedy."
 
+
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
 
 @contextlib.contextmanager
 def guard(
-    path:str|Path,         # what is being written, as the user gave it
-    only_full:bool=False,  # leave all but a full disk alone: for other people's code, whose complaints may be about other things
+    path: str | Path,  # what is being written, as the user gave it
+    only_full: bool = False,  # leave all but a full disk alone: for other people's code, whose complaints may be about other things
 ):
     "Turn the system's complaint about `path` into a `StoreError` with a remedy."
-    try: yield
-    except StudyError: raise
+    try:
+        yield
+    except StudyError:
+        raise
     except Exception as e:
         code = getattr(e, "errno", None)
-        if code in _FULL or os.strerror(errno.ENOSPC) in str(e): why, remedy = "no room left to write", "Free some disk space, or choose a store on another disk; what was stored before is safe and the run goes on from there"
-        elif only_full or not isinstance(e, OSError): raise
-        elif code in (errno.ENOTDIR, errno.EEXIST): why, remedy = "a file is in the way of this folder", "Choose another folder for the store"
-        else: why, remedy = f"can't be read or written ({e.strerror})", "Mend its permissions, or choose another folder for the store"
+        if code in _FULL or os.strerror(errno.ENOSPC) in str(e):
+            why, remedy = (
+                "no room left to write",
+                "Free some disk space, or choose a store on another disk; what was stored before is safe and the run goes on from there",
+            )
+        elif only_full or not isinstance(e, OSError):
+            raise
+        elif code in (errno.ENOTDIR, errno.EEXIST):
+            why, remedy = "a file is in the way of this folder", "Choose another folder for the store"
+        else:
+            why, remedy = (
+                f"can't be read or written ({e.strerror})",
+                "Mend its permissions, or choose another folder for the store",
+            )
         raise StoreError(f"store {str(path)!r}: {why}. {remedy}.") from None
 
 # %% ../nbs/08_files.ipynb #0b7dfbbc
 @contextlib.contextmanager
 def locked(
-    path:Path,         # created if need be when `write`
-    write:bool=False,  # alone (to append) or with other readers
+    path: Path,  # created if need be when `write`
+    write: bool = False,  # alone (to append) or with other readers
 ):
     "File descriptor of `path` under flock."
     fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT if write else os.O_RDONLY, 0o666)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX if write else fcntl.LOCK_SH)
         yield fd
-    finally: os.close(fd)                                 # closing unlocks
+    finally:
+        os.close(fd)  # closing unlocks
 
-def write_all(fd:int, data:bytes):
+
+def write_all(fd: int, data: bytes):
     "Append all of `data` under the lock and flush it to the disk; on failure, take back what was written of it."
     start = os.fstat(fd).st_size
     try:
         done = 0
-        while done < len(data): done += os.write(fd, memoryview(data)[done:])  # one call, but for a full disk
+        while done < len(data):
+            done += os.write(fd, memoryview(data)[done:])  # one call, but for a full disk
         os.fsync(fd)
     except BaseException:
-        with contextlib.suppress(OSError): os.ftruncate(fd, start)
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, start)
         raise
 
 # %% ../nbs/08_files.ipynb #5e907041
-def read_at(fd:int, n:int, offset:int)->bytes:
+def read_at(fd: int, n: int, offset: int) -> bytes:
     "`n` bytes at `offset`, in as many reads as it takes."
     parts = []
     while n > 0 and (part := os.pread(fd, min(n, 1 << 30), offset)):
-        parts.append(part); n -= len(part); offset += len(part)
+        parts.append(part)
+        n -= len(part)
+        offset += len(part)
     return b"".join(parts)
 
 # %% ../nbs/08_files.ipynb #9af679b7
 def sync(path):
     "Flush one file's bytes, or one folder's entries, to the disk."
     fd = os.open(path, os.O_RDONLY)
-    try: os.fsync(fd)
-    finally: os.close(fd)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
-def sync_tree(folder:Path):
+
+def sync_tree(folder: Path):
     "`sync` everything under `folder`, so that a finished stage is finished after a power cut too."
     for where, _, files in os.walk(folder):
-        for path in (*(os.path.join(where, f) for f in files), where): sync(path)
+        for path in (*(os.path.join(where, f) for f in files), where):
+            sync(path)
 
-def write_json(path:Path, obj):
+
+def write_json(path: Path, obj):
     "Write `obj` to `path` in one step: readers see all of it or the file before."
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         with open(part, "w", encoding="ascii") as f:
             json.dump(obj, f, indent=1)
-            f.flush(); os.fsync(f.fileno())
+            f.flush()
+            os.fsync(f.fileno())
         os.replace(part, path)
-    finally: part.unlink(missing_ok=True)
+    finally:
+        part.unlink(missing_ok=True)
 
-def read_json(path:Path, shown:str, remedy:str, *needs):
+
+def read_json(path: Path, shown: str, remedy: str, *needs):
     "Read the mapping that `write_json` wrote, with the keys that it needs; `StoreError` when it is damaged."
     try:
         found = json.loads(path.read_text(encoding="ascii"))
-        if not isinstance(found, dict) or not {*needs} <= {*found}: raise ValueError("not what was written there")
+        if not isinstance(found, dict) or not {*needs} <= {*found}:
+            raise ValueError("not what was written there")
         return found
-    except (ValueError, RecursionError, OSError) as e: raise StoreError(f"store file {shown!r}: damaged or unreadable ({type(e).__name__}). {remedy}.") from None
+    except (ValueError, RecursionError, OSError) as e:
+        raise StoreError(f"store file {shown!r}: damaged or unreadable ({type(e).__name__}). {remedy}.") from None
 
 # %% ../nbs/08_files.ipynb #f42a3b1b
 @contextlib.contextmanager
 def stage_lock(
-    path:Path,   # lock file
-    what:str,    # what is waited for, for the message
+    path: Path,  # lock file
+    what: str,  # what is waited for, for the message
 ):
     "Hold `path` under flock; says so on stderr when another process has it."
-    with guard(path): fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    with guard(path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        try: fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             print(f"Waiting for another process that is making {what} …", file=sys.stderr, flush=True)
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield
-    finally: os.close(fd)
+    finally:
+        os.close(fd)
 
-def crc_of(path:Path)->str:
+
+def crc_of(path: Path) -> str:
     "CRC-32 of a file, in hexadecimal."
     crc = 0
     with open(path, "rb") as f:
-        while block := f.read(1 << 20): crc = zlib.crc32(block, crc)
+        while block := f.read(1 << 20):
+            crc = zlib.crc32(block, crc)
     return f"{crc:08x}"

@@ -16,40 +16,54 @@ from .stats import BASE, TRAINED, Interval, find_test, smallest_detectable, smal
 from .textstats import METRICS
 
 # %% ../nbs/41_findings.ipynb #7c65f639
-QUESTIONS = {1: "How much of the teacher\u2013student gap does distillation close?",
+QUESTIONS = {
+    1: "How much of the teacher\u2013student gap does distillation close?",
     2: "Do labels made by reasoning teach more than labels made by answering at once?",
     3: "Can the student give the answer alone after learning from reasoned answers?",
     4: "What does it cost?",
-    5: "Which of these conclusions would change with another way of grading?"}
-DENSE = {2: "Do labels made by a chain of density teach more than labels made by summarizing at once?",
-    3: "Can the student write the dense summary at once after learning from the last round of the chain?"}
+    5: "Which of these conclusions would change with another way of grading?",
+}
+DENSE = {
+    2: "Do labels made by a chain of density teach more than labels made by summarizing at once?",
+    3: "Can the student write the dense summary at once after learning from the last round of the chain?",
+}
+
 
 @dataclass(frozen=True)
 class Finding:
     "One question, the short answer and the sentences behind it."
+
     number: int
     verdict: str
     sentences: tuple
-    asks: str = ""     # where the family asks it in words of its own
+    asks: str = ""  # where the family asks it in words of its own
 
     @property
-    def question(self)->str: return self.asks or QUESTIONS[self.number]
+    def question(self) -> str:
+        return self.asks or QUESTIONS[self.number]
 
-    def to_dict(self): return dict(number=self.number, question=self.question, verdict=self.verdict, sentences=list(self.sentences))
+    def to_dict(self):
+        return dict(number=self.number, question=self.question, verdict=self.verdict, sentences=list(self.sentences))
+
 
 @dataclass(frozen=True, repr=False)
 class Findings(Shown):
     "The five questions and what this combination says about them."
+
     entries: tuple
 
-    def html(self)->str:
+    def html(self) -> str:
         "Question, verdict, sentences."
-        return "".join(f'<div class="finding tex2jax_ignore mathjax_ignore"><h3>{f.number}. {esc(f.question)}</h3><p class="verdict">{prose(f.verdict)}</p><ul>{"".join(f"<li>{prose(s)}</li>" for s in f.sentences)}</ul></div>' for f in self.entries)
+        return "".join(
+            f'<div class="finding tex2jax_ignore mathjax_ignore"><h3>{f.number}. {esc(f.question)}</h3><p class="verdict">{prose(f.verdict)}</p><ul>{"".join(f"<li>{prose(s)}</li>" for s in f.sentences)}</ul></div>'
+            for f in self.entries
+        )
 
-    def to_dict(self): return [f.to_dict() for f in self.entries]
+    def to_dict(self):
+        return [f.to_dict() for f in self.entries]
 
     @property
-    def sentences(self)->list:
+    def sentences(self) -> list:
         "All sentences, in order."
         return [s for f in self.entries for s in (f.verdict, *f.sentences)]
 
@@ -58,193 +72,466 @@ def _p(p):
     "A p value in a sentence."
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
+
 def _difference(t, m=METRICS["correct"]):
     "The difference of a test with its interval, its p and its n."
     value, _, ends = t.difference.text(m.scale, m.digits, True).partition(" ")
     return f"{value}{' points' if m.scale == 100 else ''}, 95 % interval {ends.strip('()')}, Holm-corrected {_p(t.p_holm)}, n = {t.n}"
 
+
 def _says(t, m=METRICS["correct"]):
     "One sentence on a test, in the words of what it measures."
-    if t.p_holm is None: return f"{t.b} against {t.a}: not available ({t.reason})."
-    if not m.graded: return _scores(t, m)
-    if t.verdict != "can't tell": return f"{t.b} is right {'more' if t.verdict == 'higher' else 'less'} often than {t.a} ({_difference(t)})."
+    if t.p_holm is None:
+        return f"{t.b} against {t.a}: not available ({t.reason})."
+    if not m.graded:
+        return _scores(t, m)
+    if t.verdict != "can't tell":
+        return f"{t.b} is right {'more' if t.verdict == 'higher' else 'less'} often than {t.a} ({_difference(t)})."
     least = smallest_detectable(t.n, (t.a_only + t.b_only) / t.n)
-    hint = f" On {t.n} items with this much disagreement, a true difference below about {num(100 * least, 0)} points would often go unnoticed." if least else f" The two differ on {t.a_only + t.b_only} of {t.n} items, too few to show a difference." if t.a_only + t.b_only < 20 else ""
+    hint = (
+        f" On {t.n} items with this much disagreement, a true difference below about {num(100 * least, 0)} points would often go unnoticed."
+        if least
+        else f" The two differ on {t.a_only + t.b_only} of {t.n} items, too few to show a difference."
+        if t.a_only + t.b_only < 20
+        else ""
+    )
     return f"Can't tell at this n whether {t.b} or {t.a} is right more often ({_difference(t)}).{hint}"
+
 
 def _scores(t, m):
     "One sentence on a test of scores."
-    if t.verdict != "can't tell": return f"{t.b} has a {t.verdict} mean {m.name} than {t.a} ({_difference(t, m)})."
+    if t.verdict != "can't tell":
+        return f"{t.b} has a {t.verdict} mean {m.name} than {t.a} ({_difference(t, m)})."
     least = smallest_difference(t.n, t.spread) if t.spread else None
-    hint = f" On {t.n} items that differ this much, a true difference below about {num(least, m.digits, m.scale)} would often go unnoticed." if least else ""
+    hint = (
+        f" On {t.n} items that differ this much, a true difference below about {num(least, m.digits, m.scale)} would often go unnoticed."
+        if least
+        else ""
+    )
     return f"Can't tell at this n whether {t.b} or {t.a} has the higher mean {m.name} ({_difference(t, m)}).{hint}"
+
 
 def _level(results, i, key=""):
     "An accuracy, or a score, with its interval, in a sentence."
     m = METRICS[key] if key else results.metric
-    if m.graded: return _interval(i)
+    if m.graded:
+        return _interval(i)
     value, _, ends = i.text(m.scale, m.digits).partition(" ")
     return f"{m.name} {value}" + (f" (95 % interval {ends.strip('()')})" if ends else "")
+
 
 def _interval(i):
     "A share with its interval, in a sentence."
     return f"{pct(i.value)} %" + (f" (95 % interval {pct(i.low)} to {pct(i.high)})" if i.low is not None else "")
 
+
 def _gap_sentence(results, arm):
     "Gap recovered by one arm and the test behind it, in words."
     g, t = results.gap(arm), results.test(BASE, arm)
-    if not results.arms[arm]["n"]: return f"{arm}: gap recovered is not available, {results.arms[arm]['missing']}."
-    if g.value is None: return f"{arm}: gap recovered is {'undefined' if g.n else f'not available, {g.reason}'}. {_says(t, results.metric)}"
-    tail = "" if g.low is None else " The interval includes 0." if g.low <= 0 <= g.high else " The interval lies below 0." if g.value < 0 else " The interval includes the whole gap." if g.low <= 1 <= g.high else " It passed the teacher." if g.low > 1 else ""
-    return f"{arm} recovered {_interval(g)} of the gap." + tail + (f" Note: {g.reason}." if g.reason else "") + f" {_says(t, results.metric)}"
+    if not results.arms[arm]["n"]:
+        return f"{arm}: gap recovered is not available, {results.arms[arm]['missing']}."
+    if g.value is None:
+        return f"{arm}: gap recovered is {'undefined' if g.n else f'not available, {g.reason}'}. {_says(t, results.metric)}"
+    tail = (
+        ""
+        if g.low is None
+        else " The interval includes 0."
+        if g.low <= 0 <= g.high
+        else " The interval lies below 0."
+        if g.value < 0
+        else " The interval includes the whole gap."
+        if g.low <= 1 <= g.high
+        else " It passed the teacher."
+        if g.low > 1
+        else ""
+    )
+    return (
+        f"{arm} recovered {_interval(g)} of the gap."
+        + tail
+        + (f" Note: {g.reason}." if g.reason else "")
+        + f" {_says(t, results.metric)}"
+    )
 
 # %% ../nbs/41_findings.ipynb #5b7e20c2
 def _prompt_alone(results):
     "What the untouched student gains by only being asked to reason: the part of the gap that needs no training. Empty where that is no clear gain."
     asked, base, teacher = results.score("student/cot"), results.score(BASE), results.score(results.teacher)
-    if None in (asked.value, base.value, teacher.value) or teacher.value <= base.value or asked.low <= base.high: return ""
+    if None in (asked.value, base.value, teacher.value) or teacher.value <= base.value or asked.low <= base.high:
+        return ""
     return f"Asking the untouched student to reason, without any training, already gives {pct((asked.value - base.value) / (teacher.value - base.value))} % (student/cot, right on {_interval(asked)})."
+
 
 def _trained_on_top(results):
     "What training on reasoning adds to asking the untouched student for reasoning; empty where one of them didn't run."
     t = results.test("student/cot", "distilled/cot-rationale")
     return _says(t) if t.p is not None else ""
 
+
 def _finding1(results):
     "Gap recovered."
     teacher, base = results.score(results.teacher), results.score(BASE)
-    ends = f"The gap is measured between {BASE}, {_level(results, base)}, and {results.teacher}, {_level(results, teacher)}." if None not in (teacher.value, base.value) else f"There is no gap to measure without {BASE if base.value is None else results.teacher}."
-    why = next((g.recovered.reason for g in results.gaps if g.recovered.value is None and g.recovered.n and g.teacher == results.teacher), "")
+    ends = (
+        f"The gap is measured between {BASE}, {_level(results, base)}, and {results.teacher}, {_level(results, teacher)}."
+        if None not in (teacher.value, base.value)
+        else f"There is no gap to measure without {BASE if base.value is None else results.teacher}."
+    )
+    why = next(
+        (
+            g.recovered.reason
+            for g in results.gaps
+            if g.recovered.value is None and g.recovered.n and g.teacher == results.teacher
+        ),
+        "",
+    )
     alone = _prompt_alone(results)
-    sentences = (ends + (f" It is undefined: {why}." if why else ""), *filter(None, [f"{results.metric.note}." if results.metric.note else "", alone, _trained_on_top(results)]), *(_gap_sentence(results, a) for a in dict.fromkeys(g.arm for g in results.gaps)))
-    if results.best is None: return Finding(1, "Not available: no distilled arm ran.", sentences)
+    sentences = (
+        ends + (f" It is undefined: {why}." if why else ""),
+        *filter(None, [f"{results.metric.note}." if results.metric.note else "", alone, _trained_on_top(results)]),
+        *(_gap_sentence(results, a) for a in dict.fromkeys(g.arm for g in results.gaps)),
+    )
+    if results.best is None:
+        return Finding(1, "Not available: no distilled arm ran.", sentences)
     g = results.gap(results.best)
-    if g.value is None: verdict = f"Undefined: {g.reason}." if g.n else f"Not available: {g.reason}."
-    elif results.test(BASE, results.best).verdict == "can't tell": verdict = f"Can't tell at this n: {_interval(g)} by {results.best}, the best distilled arm."
-    else: verdict = f"{_interval(g)}, by {results.best}, the best distilled arm." + (" " + alone.partition(" (")[0] + "." if alone else "")
+    if g.value is None:
+        verdict = f"Undefined: {g.reason}." if g.n else f"Not available: {g.reason}."
+    elif results.test(BASE, results.best).verdict == "can't tell":
+        verdict = f"Can't tell at this n: {_interval(g)} by {results.best}, the best distilled arm."
+    else:
+        verdict = f"{_interval(g)}, by {results.best}, the best distilled arm." + (
+            " " + alone.partition(" (")[0] + "." if alone else ""
+        )
     return Finding(1, verdict, sentences)
 
 # %% ../nbs/41_findings.ipynb #5171c29d
-def _one_way(number): return Finding(number, "Does not apply: a conversation is asked in one way only.", ("The teacher has no second strategy for conversations, so its labels are of one kind.",))
+def _one_way(number):
+    return Finding(
+        number,
+        "Does not apply: a conversation is asked in one way only.",
+        ("The teacher has no second strategy for conversations, so its labels are of one kind.",),
+    )
+
 
 def _dense2(results):
     "Labels made by a chain of density against plain summaries: by the main measure, and by density."
     t = results.test("distilled/vanilla", "distilled/cod")
-    verdict = {"higher": f"Yes, by {results.metric.name} on this data.", "lower": f"No: on this data they teach less, by {results.metric.name}.", "can't tell": f"Can't tell at this n, by {results.metric.name}.", "not available": f"Not available: {t.reason}."}[t.verdict]
+    verdict = {
+        "higher": f"Yes, by {results.metric.name} on this data.",
+        "lower": f"No: on this data they teach less, by {results.metric.name}.",
+        "can't tell": f"Can't tell at this n, by {results.metric.name}.",
+        "not available": f"Not available: {t.reason}.",
+    }[t.verdict]
     dense = find_test(results.also.get("density", []), "distilled/vanilla", "distilled/cod")
-    if dense.p_holm is not None: verdict += {"higher": " Its summaries are denser.", "lower": " Its summaries are less dense.", "can't tell": " Whether its summaries are denser can't be told."}[dense.verdict]
-    made = [f"{a} {_level(results, results.score(a, 'density'), 'density')} in {num(results.score(a, 'words').value)} words" for a in ("teacher/vanilla", "teacher/cod") if a in results]
+    if dense.p_holm is not None:
+        verdict += {
+            "higher": " Its summaries are denser.",
+            "lower": " Its summaries are less dense.",
+            "can't tell": " Whether its summaries are denser can't be told.",
+        }[dense.verdict]
+    made = [
+        f"{a} {_level(results, results.score(a, 'density'), 'density')} in {num(results.score(a, 'words').value)} words"
+        for a in ("teacher/vanilla", "teacher/cod")
+        if a in results
+    ]
     more = [f"The teacher's own: {'; '.join(made)}."] if made else []
-    return Finding(2, verdict, tuple([_says(t, results.metric)] + ([_says(dense, METRICS["density"])] if dense.p_holm is not None else []) + more), DENSE[2])
+    return Finding(
+        2,
+        verdict,
+        tuple(
+            [_says(t, results.metric)] + ([_says(dense, METRICS["density"])] if dense.p_holm is not None else []) + more
+        ),
+        DENSE[2],
+    )
+
 
 def _dense3(results):
     "Dense summaries at once, by the student that learned the chains' last rounds."
     arm, key = "distilled/cod", "density"
-    if arm not in results: return Finding(3, f"Not available: {arm} did not run.", (f"{arm}: {results.arms.get(arm, {}).get('missing', 'not part of this run')}.",), DENSE[3])
+    if arm not in results:
+        return Finding(
+            3,
+            f"Not available: {arm} did not run.",
+            (f"{arm}: {results.arms.get(arm, {}).get('missing', 'not part of this run')}.",),
+            DENSE[3],
+        )
     t = find_test(results.also.get(key, results.tests if results.metric.key == key else []), BASE, arm)
-    told = {"higher": f"Yes: at once it writes denser summaries than {BASE}.", "lower": f"No: its summaries are less dense than those of {BASE}.", "can't tell": f"Can't tell at this n whether its summaries are denser than those of {BASE}.", "not available": f"Not available: {t.reason}."}[t.verdict]
+    told = {
+        "higher": f"Yes: at once it writes denser summaries than {BASE}.",
+        "lower": f"No: its summaries are less dense than those of {BASE}.",
+        "can't tell": f"Can't tell at this n whether its summaries are denser than those of {BASE}.",
+        "not available": f"Not available: {t.reason}.",
+    }[t.verdict]
     own, base, teacher = results.score(arm, key), results.score(BASE, key), results.score("teacher/cod", key)
-    if t.verdict == "higher" and teacher.value is not None and teacher.value > base.value: told += f" It goes {pct((own.value - base.value) / (teacher.value - base.value))} % of the way to teacher/cod."
+    if t.verdict == "higher" and teacher.value is not None and teacher.value > base.value:
+        told += f" It goes {pct((own.value - base.value) / (teacher.value - base.value))} % of the way to teacher/cod."
     true, theirs = (results.score(a, "supported").value for a in (arm, "teacher/cod"))
-    if true is not None: told += f" {pct(true)} % of the names and numbers in them are in the source" + (f"; in the teacher's, {pct(theirs)} %." if theirs is not None else ".")
-    said = [f"{a}: {_level(results, results.score(a, key), key)}, {num(results.score(a, 'words').value)} words, {pct(results.score(a, 'supported').value)} % of its names and numbers in the source." for a in (BASE, "distilled/vanilla", arm, "teacher/cod") if a in results and results.score(a, "supported").value is not None]
-    lengths = "Output tokens per answer: " + ", ".join(_length(results, a) for a in (BASE, "distilled/vanilla", arm, "teacher/cod") if a in results) + "."
+    if true is not None:
+        told += f" {pct(true)} % of the names and numbers in them are in the source" + (
+            f"; in the teacher's, {pct(theirs)} %." if theirs is not None else "."
+        )
+    said = [
+        f"{a}: {_level(results, results.score(a, key), key)}, {num(results.score(a, 'words').value)} words, {pct(results.score(a, 'supported').value)} % of its names and numbers in the source."
+        for a in (BASE, "distilled/vanilla", arm, "teacher/cod")
+        if a in results and results.score(a, "supported").value is not None
+    ]
+    lengths = (
+        "Output tokens per answer: "
+        + ", ".join(_length(results, a) for a in (BASE, "distilled/vanilla", arm, "teacher/cod") if a in results)
+        + "."
+    )
     return Finding(3, told, (_says(t, METRICS[key]), *said, lengths), DENSE[3])
 
 # %% ../nbs/41_findings.ipynb #3c981554
 def _finding2(results):
     "Labels made by reasoning against labels made by answering at once."
-    if not results.metric.graded: return _dense2(results) if "distilled/cod" in results.arms else _one_way(2)
+    if not results.metric.graded:
+        return _dense2(results) if "distilled/cod" in results.arms else _one_way(2)
     t = results.test("distilled/vanilla", "distilled/cot-answer")
-    verdict = {"higher": "Yes, on this data.", "lower": "No: on this data they teach less.", "can't tell": "Can't tell at this n.", "not available": f"Not available: {t.reason}."}[t.verdict]
+    verdict = {
+        "higher": "Yes, on this data.",
+        "lower": "No: on this data they teach less.",
+        "can't tell": "Can't tell at this n.",
+        "not available": f"Not available: {t.reason}.",
+    }[t.verdict]
     size = "Both arms write the answer alone under the plain prompt, so what differs is their labels: which answers the teacher got right or wrong, and how many were kept for training."
     return Finding(2, verdict, (_says(t), size))
+
 
 def _length(results, arm):
     "Output tokens per answer of an arm, in words."
     tokens = results.arms[arm].get("tokens")
     return f"{arm} {num(tokens) if tokens is not None else 'not available'}"
 
+
 def _finding3(results):
     "The answer alone, after learning from reasoned answers."
-    if not results.metric.graded: return _dense3(results) if "distilled/cod" in results.arms else _one_way(3)
+    if not results.metric.graded:
+        return _dense3(results) if "distilled/cod" in results.arms else _one_way(3)
     short, long = "distilled/cot-answer", "distilled/cot-rationale"
-    if not results.arms[short]["n"]: return Finding(3, f"Not available: {short} did not run.", (f"{short}: {results.arms[short]['missing']}.",))
-    helped, reasoned, written = results.test(BASE, short), results.test("distilled/vanilla", short), results.test(long, short)
-    if helped.verdict == "higher" and reasoned.verdict == "higher": verdict = "Yes: it answers at once, and better than after learning from answers given at once."
-    elif helped.verdict == "higher": verdict = "In part: it answers at once and better than before, but the reasoning behind its labels is not shown to be the reason."
-    elif helped.verdict == "lower": verdict = "No: it is right less often than the untouched student."
-    else: verdict = "Can't tell at this n whether it gained anything." if helped.p_holm is not None else f"Not available: {helped.reason}."
-    if written.verdict == "lower": verdict += f" It gives up {num(-100 * written.difference.value)} points against writing the reasoning out."
-    lengths = "Output tokens per answer: " + ", ".join(_length(results, a) for a in (short, BASE, "distilled/vanilla", long, results.teacher)) + "."
-    more = {"lower": "Writing the reasoning out is still worth more than keeping it in.", "higher": "Answering at once did better than writing the reasoning out."}.get(written.verdict)
-    other = [_says(t) for a in ("distilled/cot-after", "distilled/cot-mixed") if (t := results.test(short, a)).p is not None]      # they answer at once, too, and have seen the reasoning
+    if not results.arms[short]["n"]:
+        return Finding(3, f"Not available: {short} did not run.", (f"{short}: {results.arms[short]['missing']}.",))
+    helped, reasoned, written = (
+        results.test(BASE, short),
+        results.test("distilled/vanilla", short),
+        results.test(long, short),
+    )
+    if helped.verdict == "higher" and reasoned.verdict == "higher":
+        verdict = "Yes: it answers at once, and better than after learning from answers given at once."
+    elif helped.verdict == "higher":
+        verdict = "In part: it answers at once and better than before, but the reasoning behind its labels is not shown to be the reason."
+    elif helped.verdict == "lower":
+        verdict = "No: it is right less often than the untouched student."
+    else:
+        verdict = (
+            "Can't tell at this n whether it gained anything."
+            if helped.p_holm is not None
+            else f"Not available: {helped.reason}."
+        )
+    if written.verdict == "lower":
+        verdict += f" It gives up {num(-100 * written.difference.value)} points against writing the reasoning out."
+    lengths = (
+        "Output tokens per answer: "
+        + ", ".join(_length(results, a) for a in (short, BASE, "distilled/vanilla", long, results.teacher))
+        + "."
+    )
+    more = {
+        "lower": "Writing the reasoning out is still worth more than keeping it in.",
+        "higher": "Answering at once did better than writing the reasoning out.",
+    }.get(written.verdict)
+    other = [
+        _says(t) for a in ("distilled/cot-after", "distilled/cot-mixed") if (t := results.test(short, a)).p is not None
+    ]  # they answer at once, too, and have seen the reasoning
     return Finding(3, verdict, tuple(s for s in (lengths, _says(helped), _says(written), more, *other) if s))
 
 # %% ../nbs/41_findings.ipynb #991fe748
 def _money(results, labelling, training, serving):
     "(verdict, sentences) about money, as far as there are prices: to serve, to make, and when that pays back."
     each = {a: x for a, u in (serving or {}).items() if (x := per_answer(u)) is not None}
-    if not each: return "not available", ["Money, and with it the point where training pays back, is not available: the recipe gives no prices."]
-    said, back = [f"Cost per 1,000 {results.each}s at the recipe's prices: " + ", ".join(f"{num(1000 * x, 4)} for {a}" for a, x in each.items()) + "."], {}
+    if not each:
+        return "not available", [
+            "Money, and with it the point where training pays back, is not available: the recipe gives no prices."
+        ]
+    said, back = (
+        [
+            f"Cost per 1,000 {results.each}s at the recipe's prices: "
+            + ", ".join(f"{num(1000 * x, 4)} for {a}" for a, x in each.items())
+            + "."
+        ],
+        {},
+    )
     for arm in (a for a in each if a in (training or {}) and a.startswith("distilled/") and results.teacher in each):
         labels, trained = (labelling or {}).get(ARMS[arm].labels, {}).get("cost"), training[arm].get("cost")
-        if labels is None or trained is None: continue
+        if labels is None or trained is None:
+            continue
         back[arm] = break_even(labels + trained, each[results.teacher], each[arm])
-        said.append(f"{arm}: labels {num(labels, 4)}, training {num(trained, 4)}; " + (f"paid back after {num(back[arm], 0)} {results.each}s that {results.teacher} would have {'held' if results.each == 'conversation' else 'given'}." if back[arm] < math.inf else f"{'a conversation' if results.each == 'conversation' else 'an answer'} costs no less than one of {results.teacher}, so this never pays back."))
-    if back: said.append("Paying back counts money alone, not how many of the answers are right." if results.metric.graded else f"Paying back counts money alone, not how good the {results.each}s are.")
-    return ", ".join(f"{a} pays back after {num(n, 0)} {results.each}s" if n < math.inf else f"{a} never pays back" for a, n in back.items()) or "prices of making them are not available", said
+        said.append(
+            f"{arm}: labels {num(labels, 4)}, training {num(trained, 4)}; "
+            + (
+                f"paid back after {num(back[arm], 0)} {results.each}s that {results.teacher} would have {'held' if results.each == 'conversation' else 'given'}."
+                if back[arm] < math.inf
+                else f"{'a conversation' if results.each == 'conversation' else 'an answer'} costs no less than one of {results.teacher}, so this never pays back."
+            )
+        )
+    if back:
+        said.append(
+            "Paying back counts money alone, not how many of the answers are right."
+            if results.metric.graded
+            else f"Paying back counts money alone, not how good the {results.each}s are."
+        )
+    return ", ".join(
+        f"{a} pays back after {num(n, 0)} {results.each}s" if n < math.inf else f"{a} never pays back"
+        for a, n in back.items()
+    ) or "prices of making them are not available", said
+
 
 def _finding4(results, labelling, training, serving=None):
     "Tokens, seconds and, where there are prices, money."
     teacher, per = results.arms[results.teacher].get("tokens"), []
     for arm in (a for a in results.arms if results.arms[a]["n"] and a != results.teacher):
         ratio = quotient(results.arms[arm].get("tokens"), teacher)
-        if ratio is not None: per.append(f"{arm} {num(results.arms[arm]['tokens'])} ({num(ratio, 2)} times)")
-    sentences = [f"Output tokens per {results.each}: {num(teacher)} for {results.teacher}; " + ", ".join(per) + "."] if per else []
-    if teacher is None: sentences.append(f"Output tokens of {results.teacher} are not available, so neither are ratios to it.")
+        if ratio is not None:
+            per.append(f"{arm} {num(results.arms[arm]['tokens'])} ({num(ratio, 2)} times)")
+    sentences = (
+        [f"Output tokens per {results.each}: {num(teacher)} for {results.teacher}; " + ", ".join(per) + "."]
+        if per
+        else []
+    )
+    if teacher is None:
+        sentences.append(f"Output tokens of {results.teacher} are not available, so neither are ratios to it.")
     made = {s: l["output_tokens"] for s, l in (labelling or {}).items() if l.get("output_tokens") is not None}
-    sentences.append("Making the labels took " + ", ".join(f"{num(n, 0)} output tokens of the teacher under {s}" for s, n in made.items()) + "." if made else "The teacher's labelling tokens are not available.")
+    sentences.append(
+        "Making the labels took "
+        + ", ".join(f"{num(n, 0)} output tokens of the teacher under {s}" for s, n in made.items())
+        + "."
+        if made
+        else "The teacher's labelling tokens are not available."
+    )
     took = {a: t["seconds"] for a, t in (training or {}).items() if t.get("seconds") is not None}
-    sentences.append("Training took " + ", ".join(f"{duration(s)} for {a}" for a, s in took.items()) + ", on the machine of this run." if took else "Training time is not available.")
+    sentences.append(
+        "Training took "
+        + ", ".join(f"{duration(s)} for {a}" for a, s in took.items())
+        + ", on the machine of this run."
+        if took
+        else "Training time is not available."
+    )
     verdict, said = _money(results, labelling, training, serving)
-    ratios = {a: quotient(results.arms[a].get("tokens"), teacher) for a in TRAINED if a.startswith("distilled/") and a in results.arms}
+    ratios = {
+        a: quotient(results.arms[a].get("tokens"), teacher)
+        for a in TRAINED
+        if a.startswith("distilled/") and a in results.arms
+    }
     known = ", ".join(f"{num(x, 2)} for {a}" for a, x in ratios.items() if x is not None)
-    return Finding(4, (f"Output tokens relative to {results.teacher}: {known}. " if known else "") + f"In money: {verdict}." + ("" if known else " What is known is below."), tuple(sentences + said))
+    return Finding(
+        4,
+        (f"Output tokens relative to {results.teacher}: {known}. " if known else "")
+        + f"In money: {verdict}."
+        + ("" if known else " What is known is below."),
+        tuple(sentences + said),
+    )
 
 # %% ../nbs/41_findings.ipynb #991fe74f
 def _ranking(results, key):
     "Arms from best to worst."
-    return sorted((a for a in results.arms if results.arms[a]["n"] and results.arms[a][key].value is not None), key=lambda a: -results.arms[a][key].value)
+    return sorted(
+        (a for a in results.arms if results.arms[a]["n"] and results.arms[a][key].value is not None),
+        key=lambda a: -results.arms[a][key].value,
+    )
+
 
 def _finding5(results, pitfalls=None):
     "Strict against flexible extraction, other measures, what the pitfalls say, and what is not checked."
-    open_ = [name for key, name in (("grader", "grader"), ("wording", "prompt wording"), ("decoding", "way of decoding"), ("seeds", "seed")) if pitfalls is None or key not in pitfalls]
+    open_ = [
+        name
+        for key, name in (
+            ("grader", "grader"),
+            ("wording", "prompt wording"),
+            ("decoding", "way of decoding"),
+            ("seeds", "seed"),
+        )
+        if pitfalls is None or key not in pitfalls
+    ]
     m, level = results.metric, "accuracy" if results.metric.graded else "score"
-    changed = [f"{a.b} against {a.a}: {a.verdict} with flexible extraction, {b.verdict} with strict" for a, b in zip(results.tests, results.tests_strict) if a.verdict != b.verdict]
-    flexible, strict, made = _ranking(results, level), _ranking(results, "strict"), sum(t.p is not None for t in results.tests)
-    worst = max((a for a in results.arms.values() if a["n"] and a[level].value is not None), key=lambda a: a[level].value - a["strict"].value, default=None)
-    sentences = [("Conclusions of the tests that change: " + "; ".join(changed) + ".") if changed else "No conclusion of the tests changes between flexible and strict extraction."]
-    sentences.append(f"The order of the arms by {m.name} stays the same." if flexible == strict else f"The order of the arms by {m.name} changes: {', '.join(flexible)} (flexible); {', '.join(strict)} (strict).")
-    if worst and worst[level].value == worst["strict"].value: sentences.append("No arm is right less often under strict extraction." if m.graded else "No arm scores less under strict extraction.")
-    elif worst: sentences.append(f"The largest loss under strict extraction is {num(worst[level].value - worst['strict'].value, m.digits, m.scale)}{' points' if m.scale == 100 else ''}, for {worst['arm']}.")
+    changed = [
+        f"{a.b} against {a.a}: {a.verdict} with flexible extraction, {b.verdict} with strict"
+        for a, b in zip(results.tests, results.tests_strict)
+        if a.verdict != b.verdict
+    ]
+    flexible, strict, made = (
+        _ranking(results, level),
+        _ranking(results, "strict"),
+        sum(t.p is not None for t in results.tests),
+    )
+    worst = max(
+        (a for a in results.arms.values() if a["n"] and a[level].value is not None),
+        key=lambda a: a[level].value - a["strict"].value,
+        default=None,
+    )
+    sentences = [
+        ("Conclusions of the tests that change: " + "; ".join(changed) + ".")
+        if changed
+        else "No conclusion of the tests changes between flexible and strict extraction."
+    ]
+    sentences.append(
+        f"The order of the arms by {m.name} stays the same."
+        if flexible == strict
+        else f"The order of the arms by {m.name} changes: {', '.join(flexible)} (flexible); {', '.join(strict)} (strict)."
+    )
+    if worst and worst[level].value == worst["strict"].value:
+        sentences.append(
+            "No arm is right less often under strict extraction."
+            if m.graded
+            else "No arm scores less under strict extraction."
+        )
+    elif worst:
+        sentences.append(
+            f"The largest loss under strict extraction is {num(worst[level].value - worst['strict'].value, m.digits, m.scale)}{' points' if m.scale == 100 else ''}, for {worst['arm']}."
+        )
     sentences += _other_measures(results)
-    seen = [f"{x.name[0].lower()}{x.name[1:]} {x.number}" for x in (pitfalls.entries if pitfalls else ()) if x.measured and x.key in ("wording", "decoding", "noise", "easy") and x.value is not None]
-    if seen: sentences.append(f"What the section on pitfalls says more of: {'; '.join(seen)}.")
-    sentences.append(f"Not checked here: another {', another '.join(open_)}. All numbers are of one training run per arm (seed {results.seed}); the intervals cover the choice of test items, not the luck of training.")
-    return Finding(5, (f"{len(changed)} of {made} test results change{'s' if len(changed) == 1 else ''} with the answer extractor{_with_measures(results)}" if made else "No test could be made") + f"; {', '.join(open_[:-1])}{' and ' * (len(open_) > 1)}{open_[-1]} {'are' if len(open_) > 1 else 'is'} not checked.", tuple(sentences))
+    seen = [
+        f"{x.name[0].lower()}{x.name[1:]} {x.number}"
+        for x in (pitfalls.entries if pitfalls else ())
+        if x.measured and x.key in ("wording", "decoding", "noise", "easy") and x.value is not None
+    ]
+    if seen:
+        sentences.append(f"What the section on pitfalls says more of: {'; '.join(seen)}.")
+    sentences.append(
+        f"Not checked here: another {', another '.join(open_)}. All numbers are of one training run per arm (seed {results.seed}); the intervals cover the choice of test items, not the luck of training."
+    )
+    return Finding(
+        5,
+        (
+            f"{len(changed)} of {made} test results change{'s' if len(changed) == 1 else ''} with the answer extractor{_with_measures(results)}"
+            if made
+            else "No test could be made"
+        )
+        + f"; {', '.join(open_[:-1])}{' and ' * (len(open_) > 1)}{open_[-1]} {'are' if len(open_) > 1 else 'is'} not checked.",
+        tuple(sentences),
+    )
+
 
 def _other_measures(results):
     "What another measure would conclude, a sentence for each."
     out = []
     for key, tests in results.also.items():
-        other = [f"{b.b} against {b.a}: {a.verdict} by {results.metric.name}, {b.verdict} by {METRICS[key].name}" for a in results.tests if (b := find_test(tests, a.a, a.b)).p is not None and a.verdict != b.verdict]
-        out.append(f"By {METRICS[key].name} instead, {len(other)} of {sum(t.p is not None for t in tests)} test results change{'s' if len(other) == 1 else ''}" + (f": {'; '.join(other)}." if other else "."))
+        other = [
+            f"{b.b} against {b.a}: {a.verdict} by {results.metric.name}, {b.verdict} by {METRICS[key].name}"
+            for a in results.tests
+            if (b := find_test(tests, a.a, a.b)).p is not None and a.verdict != b.verdict
+        ]
+        out.append(
+            f"By {METRICS[key].name} instead, {len(other)} of {sum(t.p is not None for t in tests)} test results change{'s' if len(other) == 1 else ''}"
+            + (f": {'; '.join(other)}." if other else ".")
+        )
     return out
+
 
 def _changed(results, key):
     "How many test results another measure changes."
-    return sum(b.p is not None and a.verdict != b.verdict for a in results.tests if (b := find_test(results.also[key], a.a, a.b)))
+    return sum(
+        b.p is not None and a.verdict != b.verdict
+        for a in results.tests
+        if (b := find_test(results.also[key], a.a, a.b))
+    )
+
 
 def _with_measures(results):
     "The same, for the verdict."
@@ -253,44 +540,80 @@ def _with_measures(results):
 
 # %% ../nbs/41_findings.ipynb #95d3e109
 def findings(
-    results:Results,
-    labelling:dict|None=None,   # strategy -> output_tokens ...
-    training:dict|None=None,    # arm -> seconds ...
-    serving:dict|None=None,     # arm -> as `teacher.usage` gives it
-    pitfalls=None,              # `pitfalls.Lines`
-)->Findings:
+    results: Results,
+    labelling: dict | None = None,  # strategy -> output_tokens ...
+    training: dict | None = None,  # arm -> seconds ...
+    serving: dict | None = None,  # arm -> as `teacher.usage` gives it
+    pitfalls=None,  # `pitfalls.Lines`
+) -> Findings:
     "What this combination says about the five questions of the study."
-    return Findings((_finding1(results), _finding2(results), _finding3(results), _finding4(results, labelling, training, serving), _finding5(results, pitfalls)))
+    return Findings(
+        (
+            _finding1(results),
+            _finding2(results),
+            _finding3(results),
+            _finding4(results, labelling, training, serving),
+            _finding5(results, pitfalls),
+        )
+    )
 
 # %% ../nbs/41_findings.ipynb #66ed7ee8
 @dataclass(frozen=True, repr=False)
 class Summary(Shown):
     "The main figures and the short answers, for the top of the page."
-    tiles: tuple      # (label, value, detail)
+
+    tiles: tuple  # (label, value, detail)
     findings: Findings
 
-    def html(self)->str:
+    def html(self) -> str:
         "Tiles, then a verdict per question."
+
         def tile(label, value, detail):
-            shown = f'<span class="big na">{esc(value)}</span>' if value in ("not available", "undefined") else f'<span class="big">{esc(value)}</span>'
+            shown = (
+                f'<span class="big na">{esc(value)}</span>'
+                if value in ("not available", "undefined")
+                else f'<span class="big">{esc(value)}</span>'
+            )
             return f'<div><dt>{esc(label)}</dt><dd>{shown}<span class="small">{prose(detail)}</span></dd></div>'
-        verdicts = "".join(f"<div><dt>{esc(f.question)}</dt><dd>{prose(f.verdict)}</dd></div>" for f in self.findings.entries)
+
+        verdicts = "".join(
+            f"<div><dt>{esc(f.question)}</dt><dd>{prose(f.verdict)}</dd></div>" for f in self.findings.entries
+        )
         return f'<h2>In short</h2><dl class="tiles">{"".join(tile(*t) for t in self.tiles)}</dl><dl class="verdicts">{verdicts}</dl>'
 
-    def to_dict(self): return [dict(label=a, value=b, detail=c) for a, b, c in self.tiles]
+    def to_dict(self):
+        return [dict(label=a, value=b, detail=c) for a, b, c in self.tiles]
 
-def summary(
-    results:Results,
-    found:Findings,
-)->Summary:
+
+def summary(results: Results, found: Findings) -> Summary:
     "Main figures: teacher, untouched student, best distilled student, gap recovered."
+
     def tile(label, i, detail, share=False):
-        if i.value is None: return (label, "undefined" if i.n else "not available", detail or i.reason)
+        if i.value is None:
+            return (label, "undefined" if i.n else "not available", detail or i.reason)
         m = METRICS["correct"] if share else results.metric
-        return (label, num(i.value, m.digits, m.scale) + (" %" if m.graded else ""), (f"{num(i.low, m.digits, m.scale)} to {num(i.high, m.digits, m.scale)}, " if i.low is not None else "") + f"n = {i.n}" + (f"; {detail}" if detail else ""))
-    picked = f"{results.best}, best of {len(results.distilled)} by test {'accuracy' if results.metric.graded else results.metric.name}" if len(results.distilled) > 1 else results.best
+        return (
+            label,
+            num(i.value, m.digits, m.scale) + (" %" if m.graded else ""),
+            (f"{num(i.low, m.digits, m.scale)} to {num(i.high, m.digits, m.scale)}, " if i.low is not None else "")
+            + f"n = {i.n}"
+            + (f"; {detail}" if detail else ""),
+        )
+
+    picked = (
+        f"{results.best}, best of {len(results.distilled)} by test {'accuracy' if results.metric.graded else results.metric.name}"
+        if len(results.distilled) > 1
+        else results.best
+    )
     best = results.score(results.best) if results.best else Interval(None, reason="no distilled arm ran")
     gap = results.gap(results.best) if results.best else best
     of = "" if results.metric.graded else f", {results.metric.name}"
-    return Summary((tile(f"Teacher{of}" if of else "Teacher is right", results.score(results.teacher), results.teacher), tile(f"Untouched student{of}", results.score(BASE), BASE),
-        tile(f"Best distilled student{of}", best, picked), tile("Gap recovered", gap, "" if gap.value is not None else gap.reason.partition(" (")[0], True)), found)
+    return Summary(
+        (
+            tile(f"Teacher{of}" if of else "Teacher is right", results.score(results.teacher), results.teacher),
+            tile(f"Untouched student{of}", results.score(BASE), BASE),
+            tile(f"Best distilled student{of}", best, picked),
+            tile("Gap recovered", gap, "" if gap.value is not None else gap.reason.partition(" (")[0], True),
+        ),
+        found,
+    )

@@ -14,58 +14,78 @@ from .tasks import from_json
 # %% ../nbs/05_forms.ipynb #6838aabc
 FIELDS = {"vanilla": ("answer",), "cot": ("reasoning", "answer")}
 
+
 def schema(
-    strategy:str,      # 'vanilla' or 'cot'
-    labels=None,       # the possible answers, where they are known
-)->dict:
+    strategy: str,  # 'vanilla' or 'cot'
+    labels=None,  # the possible answers, where they are known
+) -> dict:
     "JSON schema of an answer, in the subset that servers enforce strictly: all fields required, no others."
     fields = {f: dict(type="string") for f in FIELDS[strategy]}
-    if labels: fields["answer"]["enum"] = list(labels)
+    if labels:
+        fields["answer"]["enum"] = list(labels)
     return dict(type="object", properties=fields, required=list(fields), additionalProperties=False)
+
 
 _LINE = re.compile(r', then end with one line: "Answer: " and (.+?)\.$')
 
-def form_hash()->str:
+
+def form_hash() -> str:
     "Hash of the wording that asks for JSON."
     return fingerprint(1, FIELDS, as_json([dict(role="system", content="")], "cot"))
 
+
 def as_json(
-    messages:list,     # chat messages under the prompt of `strategy`
-    strategy:str,
-)->list[dict]:
+    messages: list,  # chat messages under the prompt of `strategy`
+    strategy: str,
+) -> list[dict]:
     "The same question, to be answered as JSON."
     form = "{" + ", ".join(f'"{f}": "…"' for f in FIELDS[strategy]) + "}"
     system, *turns = messages
     asks, n = _LINE.subn(rf'. Reply with JSON only: {form}, where "answer" is \1.', system["content"])
-    if not n: asks = f"{system['content']} Write the reply as JSON only: {form}."
+    if not n:
+        asks = f"{system['content']} Write the reply as JSON only: {form}."
     return [dict(role="system", content=asks), *turns]
 
 # %% ../nbs/05_forms.ipynb #008dca70
-MOST = 20_000      # characters that are read of an answer
+MOST = 20_000  # characters that are read of an answer
+
 
 def _fenced(text):
     "The JSON in `text`: from its first brace, without the prose and the fence around it."
     start = text.find("{")
     return text[start:].split("\n```")[0] if start >= 0 else ""
 
+
 def _plain(value):
     "A field's value as text; None where it is nothing that can be read as one."
-    if isinstance(value, str): return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip() or None      # repaired text can have characters in halves
-    if isinstance(value, list) and value and all(isinstance(v, str) for v in value): return " ".join(value)
+    if isinstance(value, str):
+        return (
+            value.encode("utf-16", "surrogatepass").decode("utf-16", "replace").strip() or None
+        )  # repaired text can have characters in halves
+    if isinstance(value, list) and value and all(isinstance(v, str) for v in value):
+        return " ".join(value)
     return None if isinstance(value, (bool, list, dict)) or value is None else str(value)
 
+
 def unpack(
-    text:str,          # a completion: untrusted
-    strategy:str,
-)->tuple[str, bool]:   # the answer as it is written without JSON, whether the form was kept; the text itself where there is no JSON in it
+    text: str,  # a completion: untrusted
+    strategy: str,
+) -> tuple[
+    str, bool
+]:  # the answer as it is written without JSON, whether the form was kept; the text itself where there is no JSON in it
     "Take an answer out of its JSON."
     fields, exact = FIELDS[strategy], False
-    try: data, exact = json.loads(text), True
-    except (ValueError, RecursionError): data = from_json(_fenced(text[:MOST]))
-    if isinstance(data, list): data, exact = next((d for d in data if isinstance(d, dict)), None), False
-    if not isinstance(data, dict) or not data: return text, False
+    try:
+        data, exact = json.loads(text), True
+    except (ValueError, RecursionError):
+        data = from_json(_fenced(text[:MOST]))
+    if isinstance(data, list):
+        data, exact = next((d for d in data if isinstance(d, dict)), None), False
+    if not isinstance(data, dict) or not data:
+        return text, False
     found = {str(k).strip().lower(): v for k, v in data.items()}
     values = [_plain(found.get(f)) for f in fields]
     exact = exact and list(data) == list(fields) and all(isinstance(v, str) for v in data.values())
-    if values[-1] is None: return "", False            # cut off before its answer, or it gave none
+    if values[-1] is None:
+        return "", False  # cut off before its answer, or it gave none
     return (values[0] if len(fields) == 1 else f"{values[0] or ''}\nAnswer: {values[1]}"), exact

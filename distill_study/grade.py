@@ -10,49 +10,112 @@ from .config import ARMS, fingerprint
 from .textstats import FAMILY, chat_scores, find_entities, main_metric, summary_scores
 
 # %% ../nbs/29_grade.ipynb #4b7c910a
-GRADER_VERSION = 2      # 2: numbers below 1 keep their zeros, 0.01 was read as 0.1
-COLUMNS = ["arm", "id", "correct", "correct_strict", "format_ok", "parsed", "answer", "gold", "truncated", "stopped", "failed", "tokens", "text", "source"]
+GRADER_VERSION = 2  # 2: numbers below 1 keep their zeros, 0.01 was read as 0.1
+COLUMNS = [
+    "arm",
+    "id",
+    "correct",
+    "correct_strict",
+    "format_ok",
+    "parsed",
+    "answer",
+    "gold",
+    "truncated",
+    "stopped",
+    "failed",
+    "tokens",
+    "text",
+    "source",
+]
+
 
 def grade(
-    examples:list,     # test examples with gold
-    answers:dict,      # arm name → `teacher.Answers` to them
-):                     # pandas DataFrame with `COLUMNS`
+    examples: list,  # test examples with gold
+    answers: dict,  # arm name → `teacher.Answers` to them
+):  # pandas DataFrame with `COLUMNS`
     "Grade every arm's answers against gold, or score them where the family isn't right or wrong."
     import pandas as pd
     from distill_study.tasks import TASKS
-    if examples and not TASKS[examples[0].task].graded: return _scored(examples, answers)
+
+    if examples and not TASKS[examples[0].task].graded:
+        return _scored(examples, answers)
     rows = []
     for arm in sorted(answers, key=list(ARMS).index):
         for e, a in zip(examples, answers[arm], strict=True):
             strict = TASKS[e.task].correct(a.parsed.strict, e.gold)
-            rows.append((arm, e.id, bool(a.correct), strict, a.parsed.strict is not None, a.parsed.answer is not None, a.parsed.answer, e.gold,
-                         a.cut_off, None if a.finish_reason is None else a.finish_reason == "stop", a.failure is not None, a.tokens, a.text, e.source))
+            rows.append(
+                (
+                    arm,
+                    e.id,
+                    bool(a.correct),
+                    strict,
+                    a.parsed.strict is not None,
+                    a.parsed.answer is not None,
+                    a.parsed.answer,
+                    e.gold,
+                    a.cut_off,
+                    None if a.finish_reason is None else a.finish_reason == "stop",
+                    a.failure is not None,
+                    a.tokens,
+                    a.text,
+                    e.source,
+                )
+            )
     return pd.DataFrame(rows, columns=COLUMNS)
 
-def grader_hash(task:str)->str:
+
+def grader_hash(task: str) -> str:
     "Identity of the grader: its version and the family it reads."
     return fingerprint("grader", GRADER_VERSION, task)
 
 # %% ../nbs/29_grade.ipynb #2aa21bca
-def known_entities(examples)->frozenset | None:
+def known_entities(examples) -> frozenset | None:
     "All entities that a data set names itself; None where some of its items name none, so that spaCy has to find them."
     named = [e.meta.get("entities") for e in examples]
     return frozenset(x for found in named for x in found) if named and all(x is not None for x in named) else None
 
-def _turns(a): return tuple(a.turns) or ((a.parsed.answer,) if a.parsed.answer else ())
+
+def _turns(a):
+    return tuple(a.turns) or ((a.parsed.answer,) if a.parsed.answer else ())
+
 
 def _scored(examples, answers):
     "A row per arm and item with every measure of the family."
     import pandas as pd
+
     task, main, known = examples[0].task, main_metric(examples[0].task, examples).key, known_entities(examples)
-    if task == "summarization" and known is None: find_entities([a.parsed.answer or "" for said in answers.values() for a in said])
-    def measure(e, a): return summary_scores(a.parsed.answer or "", e.question, e.gold, known) if task == "summarization" else chat_scores(_turns(a), e.meta.get("reference"), sum(t["role"] == "user" for t in e.turns))
+    if task == "summarization" and known is None:
+        find_entities([a.parsed.answer or "" for said in answers.values() for a in said])
+
+    def measure(e, a):
+        return (
+            summary_scores(a.parsed.answer or "", e.question, e.gold, known)
+            if task == "summarization"
+            else chat_scores(_turns(a), e.meta.get("reference"), sum(t["role"] == "user" for t in e.turns))
+        )
+
     rows = []
     for arm in sorted(answers, key=list(ARMS).index):
         for e, a in zip(examples, answers[arm], strict=True):
             m = measure(e, a)
             strict = m[main] if a.parsed.strict is not None or m[main] is None else 0.0
-            rows.append(dict(arm=arm, id=e.id, format_ok=a.parsed.strict is not None, parsed=a.parsed.answer is not None, answer=a.parsed.answer, gold=e.gold, truncated=a.cut_off,
-                             stopped=None if a.finish_reason is None else a.finish_reason == "stop", failed=a.failure is not None, tokens=a.tokens, text=a.text, source=e.source) | m | {f"{main}_strict": strict})
+            rows.append(
+                dict(
+                    arm=arm,
+                    id=e.id,
+                    format_ok=a.parsed.strict is not None,
+                    parsed=a.parsed.answer is not None,
+                    answer=a.parsed.answer,
+                    gold=e.gold,
+                    truncated=a.cut_off,
+                    stopped=None if a.finish_reason is None else a.finish_reason == "stop",
+                    failed=a.failure is not None,
+                    tokens=a.tokens,
+                    text=a.text,
+                    source=e.source,
+                )
+                | m
+                | {f"{main}_strict": strict}
+            )
     table = pd.DataFrame(rows)
     return table.astype({k: float for k in (*FAMILY[task], f"{main}_strict")})

@@ -15,20 +15,25 @@ from .transfer import pairs
 # %% ../nbs/59_graph.ipynb #852456aa
 KINDS = ("label", "base", "train", "report", "transfer", "page")
 
+
 @dataclass(frozen=True)
 class Stage:
     "One piece of work, and what has to be over before it."
-    kind: str                  # one of KINDS
-    what: str                  # in words
-    combination: Combination   # narrowed to what the stage does
-    key: str                   # identity: stages of the same key are the same work
-    needs: tuple = ()          # keys of other stages
-    arm: str = ""              # of 'train' and 'transfer'
-    name: str = ""             # of 'report': its folder
-    tests: tuple = ()          # of 'transfer': the other data sets
-    recipe: Recipe | None = None   # of 'page'
 
-def _narrowed(c, arms): return c.model_copy(update=dict(arms=tuple(arms), judge=None))
+    kind: str  # one of KINDS
+    what: str  # in words
+    combination: Combination  # narrowed to what the stage does
+    key: str  # identity: stages of the same key are the same work
+    needs: tuple = ()  # keys of other stages
+    arm: str = ""  # of 'train' and 'transfer'
+    name: str = ""  # of 'report': its folder
+    tests: tuple = ()  # of 'transfer': the other data sets
+    recipe: Recipe | None = None  # of 'page'
+
+
+def _narrowed(c, arms):
+    return c.model_copy(update=dict(arms=tuple(arms), judge=None))
+
 
 def _label(c):
     "The teacher's answers to one data set."
@@ -36,82 +41,151 @@ def _label(c):
     own = [a for a in c.arms if ARMS[a].model == "teacher" and unavailable(ARMS[a], c) is None]
     learn = [a for a in c.arms if ARMS[a].model == "trained" and ARMS[a].labels in asked]
     key = fingerprint("label", c.teacher, c.data, asked, sorted(own))
-    return Stage("label", f"{c.teacher.engine} answers {c.data.name}", _narrowed(c, own + learn), key) if own or learn else None
+    return (
+        Stage("label", f"{c.teacher.engine} answers {c.data.name}", _narrowed(c, own + learn), key)
+        if own or learn
+        else None
+    )
+
 
 def _base(c):
     "The untouched student's answers."
     own = [a for a in c.arms if ARMS[a].model == "student"]
     s = c.student
-    return Stage("base", f"{s.model} answers {c.data.name}", _narrowed(c, own), fingerprint("base", s.model, s.batch_size, c.data, own, c.curate.hard_items)) if own or c.curate.hard_items else None
+    return (
+        Stage(
+            "base",
+            f"{s.model} answers {c.data.name}",
+            _narrowed(c, own),
+            fingerprint("base", s.model, s.batch_size, c.data, own, c.curate.hard_items),
+        )
+        if own or c.curate.hard_items
+        else None
+    )
+
 
 def _train(c, arm, label):
     "One student trained and asked."
     a, with_teacher = ARMS[arm], ARMS[arm].labels != "gold"
-    key = fingerprint("train", c.student, c.data, arm, c.seed, c.curate, c.min_rows, label.key if label and with_teacher else "")
-    return Stage("train", f"{c.student.model}, {arm} on {c.data.name}" + (f", seed {c.seed}" if c.seed else ""), _narrowed(c, [arm]), key, (label.key,) if label and with_teacher else (), arm)
+    key = fingerprint(
+        "train", c.student, c.data, arm, c.seed, c.curate, c.min_rows, label.key if label and with_teacher else ""
+    )
+    return Stage(
+        "train",
+        f"{c.student.model}, {arm} on {c.data.name}" + (f", seed {c.seed}" if c.seed else ""),
+        _narrowed(c, [arm]),
+        key,
+        (label.key,) if label and with_teacher else (),
+        arm,
+    )
 
 # %% ../nbs/59_graph.ipynb #fefe07d8
-def stages_of(c:Combination)->list[Stage]:
+def stages_of(c: Combination) -> list[Stage]:
     "The stages of one combination, its report last."
     full, c = c, resolved(c)
     label, base = _label(c), _base(c)
     trained = [a for a in c.arms if ARMS[a].model == "trained" and unavailable(ARMS[a], c) is None]
     first = [s for s in (label, base, *(_train(c, a, label) for a in trained)) if s]
-    return [*first, Stage("report", full.name, full, fingerprint("report", full), tuple(s.key for s in first), name=full.name)]
+    return [
+        *first,
+        Stage("report", full.name, full, fingerprint("report", full), tuple(s.key for s in first), name=full.name),
+    ]
 
-def graph(recipe:Recipe)->list[Stage]:
+
+def graph(recipe: Recipe) -> list[Stage]:
     "The stages of a recipe, each once, in an order in which they can run."
     every = [(c, s) for c in recipe.combinations() for s in stages_of(c)]
     once = {s.key: s for _, s in every}
-    if more := _others(recipe, every): once |= {s.key: s for s in more}
+    if more := _others(recipe, every):
+        once |= {s.key: s for s in more}
     return sorted(once.values(), key=lambda s: KINDS.index(s.kind))
+
 
 def _others(recipe, every):
     "Every distilled student asked the other data sets' test items, and the page about it once all reports are there."
     tests = {}
     for p in pairs(recipe):
-        if not p.why: tests.setdefault((p.c.name, p.arm), []).append(p.data)
-    asked = [Stage("transfer", f"{s.what}, on {len(t)} other data set{'s' * (len(t) > 1)}", s.combination, fingerprint("transfer", s.key, t), (s.key,), s.arm, tests=tuple(t))
-             for c, s in every if s.kind == "train" and (t := tests.get((c.name, s.arm)))]
+        if not p.why:
+            tests.setdefault((p.c.name, p.arm), []).append(p.data)
+    asked = [
+        Stage(
+            "transfer",
+            f"{s.what}, on {len(t)} other data set{'s' * (len(t) > 1)}",
+            s.combination,
+            fingerprint("transfer", s.key, t),
+            (s.key,),
+            s.arm,
+            tests=tuple(t),
+        )
+        for c, s in every
+        if s.kind == "train" and (t := tests.get((c.name, s.arm)))
+    ]
     needs = tuple(s.key for s in asked) + tuple(s.key for _, s in every if s.kind == "report")
-    return [*asked, Stage("page", f"generalization of {recipe.name}", every[0][0], fingerprint("page", recipe), needs, recipe=recipe)] if asked else []
+    return (
+        [
+            *asked,
+            Stage(
+                "page",
+                f"generalization of {recipe.name}",
+                every[0][0],
+                fingerprint("page", recipe),
+                needs,
+                recipe=recipe,
+            ),
+        ]
+        if asked
+        else []
+    )
 
 # %% ../nbs/59_graph.ipynb #c7c9dfca
 def run_stage(
-    stage:Stage,
-    store,             # `store.Store`
-    splits=None,       # `data.Splits`, where they are loaded already
+    stage: Stage,
+    store,  # `store.Store`
+    splits=None,  # `data.Splits`, where they are loaded already
 ):
     "Do what `stage` is about; what the store has is not done again."
     from distill_study.data import load_data
     from distill_study.study import answer_arms, label, untouched_right
+
     c = stage.combination
-    if stage.kind == "transfer": return _asked_others(stage, store)
+    if stage.kind == "transfer":
+        return _asked_others(stage, store)
     splits = splits or load_data(c.data)
-    if stage.kind == "train": return _taught(stage, splits, store)
-    if stage.kind == "label": label(c, splits, store)
-    if stage.kind == "base": untouched_right(c, splits, store)
+    if stage.kind == "train":
+        return _taught(stage, splits, store)
+    if stage.kind == "label":
+        label(c, splits, store)
+    if stage.kind == "base":
+        untouched_right(c, splits, store)
     answer_arms(c, splits, {}, store)
+
 
 def _asked_others(stage, store):
     "Ask the student of an arm the test items of other data sets, where there is one; why there is none, its training says."
     from distill_study.data import load_data
+
     c, fit = stage.combination, taught(stage.combination, stage.arm, store)
-    if fit is None: return
+    if fit is None:
+        return
     missing = answer_tests(c, stage.arm, {stage.arm: fit}, {d.name: load_data(d) for d in stage.tests}, store)[1]
-    if missing: raise StudyError("; ".join(f"{name}: {why}" for name, why in missing.items()))
+    if missing:
+        raise StudyError("; ".join(f"{name}: {why}" for name, why in missing.items()))
+
 
 def _taught(stage, splits, store):
     "Train the student of one arm and ask it, where there is enough to learn from."
     from distill_study.data import load_data
     from distill_study.overlap import overlaps
     from distill_study.study import answer_arms, answer_forms, curate_one, has_truth, label, train_one, validated
+
     c, arm = stage.combination, ARMS[stage.arm]
-    if arm.labels == "gold" and not any(map(has_truth, splits.train)): return
+    if arm.labels == "gold" and not any(map(has_truth, splits.train)):
+        return
     labels = label(c, splits, store) if arm.labels != "gold" else {}
     found = overlaps(splits.train, dict(test=splits.test, validation=splits.validation), c.curate)
     done = curate_one(c, arm, splits, labels.get(arm.labels), store, found)
-    if done.short: return
+    if done.short:
+        return
     held = validated(c, [arm.name], splits, store) if c.student.train.choose != "last" else {}
     fits = {arm.name: train_one(c, arm.name, done.rows, store, *held.get(arm.name, ()))}
     answer_arms(c, splits, fits, store)

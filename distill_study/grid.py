@@ -23,139 +23,249 @@ from .transfer import wanted
 
 # %% ../nbs/56_grid.ipynb #4154c0f4
 def size(
-    c:Combination,
-    splits,              # `data.Splits`
-    split:str,           # 'train' or 'test'
-    strategy:str,
-    teacher:bool,        # or a student
-)->str:
+    c: Combination,
+    splits,  # `data.Splits`
+    split: str,  # 'train' or 'test'
+    strategy: str,
+    teacher: bool,  # or a student
+) -> str:
     "Questions, tokens and cost of asking one split, before it is asked: four characters count as a token, an answer as the most it may take."
     from distill_study.tasks import TASKS
+
     examples, price = getattr(splits, split), (c.teacher if teacher else c.student).price
-    limit = (c.teacher.sampling.max_tokens if teacher else None) or (splits.max_tokens or TASKS[splits.task].max_tokens)[strategy]
+    limit = (c.teacher.sampling.max_tokens if teacher else None) or (
+        splits.max_tokens or TASKS[splits.task].max_tokens
+    )[strategy]
     n, asked = c.teacher.sampling.n if teacher else 1, [q for e in examples for q in _questions(e, strategy)]
     into, most = n * sum(len(m["content"]) for q in asked for m in q) // 4, n * len(asked) * limit
-    cost = f", at most {price.cost(into, most, 0):,.2f}" + (" and the machine's hours" if price.per_hour else "") if price else ""
+    cost = (
+        f", at most {price.cost(into, most, 0):,.2f}" + (" and the machine's hours" if price.per_hour else "")
+        if price
+        else ""
+    )
     return f"{len(asked):,} questions, about {into:,} tokens in, at most {most:,} out{cost}"
+
 
 def _questions(e, strategy):
     "The messages of everything that is asked of an example: of a conversation turn by turn, with the reference's turns in place of the model's own."
-    if e.task != "conversation": return [e.ask(strategy)]
+    if e.task != "conversation":
+        return [e.ask(strategy)]
     n, said = sum(t["role"] == "user" for t in e.turns), tuple(e.meta.get("reference") or ())
     return [e.ask(strategy, (*said, *[""] * n)[:k]) for k in range(n)]
 
+
 def plan(
-    c:Combination,
-    splits=None,                    # `data.Splits`; without them tokens are not known
-)->list[tuple[str, str, str]]:      # (stage, of what, how much)
+    c: Combination,
+    splits=None,  # `data.Splits`; without them tokens are not known
+) -> list[tuple[str, str, str]]:  # (stage, of what, how much)
     "The stages of one combination, in order."
     c = resolved(c)
     n, test = c.data.train or "all", c.data.test or "all"
     arms = [ARMS[a] for a in c.arms]
     labels = sorted({a.labels for a in arms if a.labels in c.teacher.strategies})
-    def asked(split, strategy, teacher, rows): return size(c, splits, split, strategy, teacher) if splits else f"{rows} questions"
-    rows = [("label", f"{c.teacher.engine} answers the training inputs under {s}", asked("train", s, True, n)) for s in labels]
-    if c.curate.hard_items: rows.append(("curate", f"{c.student.model} answers the training inputs, to see which are hard", asked("train", "vanilla", False, n)))
-    rows += [("train", f"{c.student.model} on {a.only or ''}{' ' * bool(a.only)}{a.labels} {a.target}s ({c.student.train.method}, epochs: {c.student.train.epochs:g})", f"up to {n} rows")
-             for a in arms if a.model == "trained" and a.labels in (*c.teacher.strategies, "gold")]
+
+    def asked(split, strategy, teacher, rows):
+        return size(c, splits, split, strategy, teacher) if splits else f"{rows} questions"
+
+    rows = [
+        ("label", f"{c.teacher.engine} answers the training inputs under {s}", asked("train", s, True, n))
+        for s in labels
+    ]
+    if c.curate.hard_items:
+        rows.append(
+            (
+                "curate",
+                f"{c.student.model} answers the training inputs, to see which are hard",
+                asked("train", "vanilla", False, n),
+            )
+        )
+    rows += [
+        (
+            "train",
+            f"{c.student.model} on {a.only or ''}{' ' * bool(a.only)}{a.labels} {a.target}s ({c.student.train.method}, epochs: {c.student.train.epochs:g})",
+            f"up to {n} rows",
+        )
+        for a in arms
+        if a.model == "trained" and a.labels in (*c.teacher.strategies, "gold")
+    ]
     ran = [a for a in arms if unavailable(a, c) is None]
-    return rows + [("answer", a.name, asked("test", a.prompt, a.model == "teacher", test)) for a in ran] + again(c, [a.name for a in ran], splits) + ([judging(c, [a.name for a in ran], splits)] if c.judge else [])
+    return (
+        rows
+        + [("answer", a.name, asked("test", a.prompt, a.model == "teacher", test)) for a in ran]
+        + again(c, [a.name for a in ran], splits)
+        + ([judging(c, [a.name for a in ran], splits)] if c.judge else [])
+    )
 
 # %% ../nbs/56_grid.ipynb #229c2daa
 def again(
-    c:Combination,
-    ran:list,            # arms that will have answers
-    splits=None,         # `data.Splits`
-)->list[tuple[str, str, str]]:
+    c: Combination,
+    ran: list,  # arms that will have answers
+    splits=None,  # `data.Splits`
+) -> list[tuple[str, str, str]]:
     "What is asked of the test items once more, to see the pitfalls."
     p, arms = c.pitfalls, pitfall_arms(c, ran)
     n = p.items if splits is None else len(pitfall_items(c, splits.test))
     each = n or c.data.test or "all"
-    def much(k): return f"{k * sum(map(len, (_questions(e, 'vanilla') for e in pitfall_items(c, splits.test)))):,} questions" if splits else f"{k} × {each} questions"
-    rows = [(f"{len(arms)} arms under {p.wordings} other wording{'s' * (p.wordings > 1)}", p.wordings * len(arms)), (f"{len(arms)} arms, {p.samples} drawn answers each", p.samples * len(arms)), ("student/vanilla, items without what they are about", p.blind * ("student/vanilla" in ran))]
+
+    def much(k):
+        return (
+            f"{k * sum(map(len, (_questions(e, 'vanilla') for e in pitfall_items(c, splits.test)))):,} questions"
+            if splits
+            else f"{k} × {each} questions"
+        )
+
+    rows = [
+        (f"{len(arms)} arms under {p.wordings} other wording{'s' * (p.wordings > 1)}", p.wordings * len(arms)),
+        (f"{len(arms)} arms, {p.samples} drawn answers each", p.samples * len(arms)),
+        ("student/vanilla, items without what they are about", p.blind * ("student/vanilla" in ran)),
+    ]
     return [("pitfalls", what, much(k)) for what, k in rows if k]
 
 # %% ../nbs/56_grid.ipynb #026e6aef
 def judging(
-    c:Combination,
-    ran:list,            # arms that will have answers
-    splits=None,         # `data.Splits`
-)->tuple[str, str, str]:
+    c: Combination,
+    ran: list,  # arms that will have answers
+    splits=None,  # `data.Splits`
+) -> tuple[str, str, str]:
     "What is asked of the judge, before it is asked; an answer counts as as long as the gold one."
     from distill_study.judge import calls, limit, pair_prompt, point_prompt
     from distill_study.rubrics import item_parts, rubric
+
     who, arms, pairs = c.judge, [a for a in ran if not c.judge.arms or a in c.judge.arms], judged_pairs(c.judge, ran)
-    what = ", ".join([f"{len(arms)} arms by the rubric"] * who.pointwise + [f"{len(pairs)} pairs of arms in both orders"] * who.pairwise)
-    if splits is None: return "judge", f"{who.engine} grades {what}", f"{who.items or c.data.test or 'all'} items"
+    what = ", ".join(
+        [f"{len(arms)} arms by the rubric"] * who.pointwise
+        + [f"{len(pairs)} pairs of arms in both orders"] * who.pairwise
+    )
+    if splits is None:
+        return "judge", f"{who.engine} grades {what}", f"{who.items or c.data.test or 'all'} items"
     n, criteria = min(len(splits.test), who.items or len(splits.test)), rubric(splits.task, c.rubric)
+
     def size(e):
         item, text = item_parts(e), e.gold or "\n".join(e.meta.get("reference") or ())
-        return len(arms) * who.pointwise * sum(len(m["content"]) for m in point_prompt(criteria, item, text, who.reason)) + 2 * len(pairs) * who.pairwise * sum(len(m["content"]) for m in pair_prompt(criteria, item, text, text, who.reason))
-    most, into = calls(who, n, len(arms), len(pairs)), who.sampling.n * sum(map(size, splits.test)) * n // max(len(splits.test), 1) // 4
+        return len(arms) * who.pointwise * sum(
+            len(m["content"]) for m in point_prompt(criteria, item, text, who.reason)
+        ) + 2 * len(pairs) * who.pairwise * sum(
+            len(m["content"]) for m in pair_prompt(criteria, item, text, text, who.reason)
+        )
+
+    most, into = (
+        calls(who, n, len(arms), len(pairs)),
+        who.sampling.n * sum(map(size, splits.test)) * n // max(len(splits.test), 1) // 4,
+    )
     out = most * (who.sampling.max_tokens or limit(criteria, who.reason))
-    cost = f", at most {who.price.cost(into, out, 0):,.2f}" + (" and the machine's hours" if who.price.per_hour else "") if who.price else ""
-    if who.engine.startswith("rules:"): return "judge", f"{who.engine} grades {what}", f"at most {most:,} questions, no tokens"
-    return "judge", f"{who.engine} grades {what}", f"at most {most:,} questions, about {into:,} tokens in, at most {out:,} out{cost}"
+    cost = (
+        f", at most {who.price.cost(into, out, 0):,.2f}" + (" and the machine's hours" if who.price.per_hour else "")
+        if who.price
+        else ""
+    )
+    if who.engine.startswith("rules:"):
+        return "judge", f"{who.engine} grades {what}", f"at most {most:,} questions, no tokens"
+    return (
+        "judge",
+        f"{who.engine} grades {what}",
+        f"at most {most:,} questions, about {into:,} tokens in, at most {out:,} out{cost}",
+    )
 
 # %% ../nbs/56_grid.ipynb #65c815df
-def notebook_path(name:str="combination")->Path:
+def notebook_path(name: str = "combination") -> Path:
     "A study notebook, beside the package in a clone of the repository."
-    path = Path(__file__).resolve().parent.parent/"nbs"/"study"/f"{name}.ipynb"
-    if not path.is_file(): raise StudyError(f"nbs/study/{name}.ipynb is not beside the package. Install it from a clone of the repository with `pip install -e .`.")
+    path = Path(__file__).resolve().parent.parent / "nbs" / "study" / f"{name}.ipynb"
+    if not path.is_file():
+        raise StudyError(
+            f"nbs/study/{name}.ipynb is not beside the package. Install it from a clone of the repository with `pip install -e .`."
+        )
     return path
+
 
 @dataclass(frozen=True)
 class Outcome:
     "What became of one combination."
+
     combination: Combination
     folder: Path
     seconds: float
     error: str | None = None
-    kept: bool = False         # nothing has changed since the report was made, so it stays
+    kept: bool = False  # nothing has changed since the report was made, so it stays
 
-def parameters(c:Combination, store:Path, out:Path, replay:bool=False)->dict:
+
+def parameters(c: Combination, store: Path, out: Path, replay: bool = False) -> dict:
     "What papermill puts into the notebook's parameters cell."
     options = {k: v for k, v in c.model_dump(mode="json").items() if k not in ("teacher", "student", "data", "seed")}
-    return dict(teacher=c.teacher.model_dump(mode="json"), student=c.student.model_dump(mode="json"), data=c.data.model_dump(mode="json"),
-                seed=c.seed, options=options, store=str(store), out=str(out), replay=replay)
+    return dict(
+        teacher=c.teacher.model_dump(mode="json"),
+        student=c.student.model_dump(mode="json"),
+        data=c.data.model_dump(mode="json"),
+        seed=c.seed,
+        options=options,
+        store=str(store),
+        out=str(out),
+        replay=replay,
+    )
 
 # %% ../nbs/56_grid.ipynb #098f8014
 def run_combination(
-    c:Combination,
-    out:Path,          # the report's folder
-    store:Path,
-    replay:bool=False, # from what is in the store alone
-)->Outcome:
+    c: Combination,
+    out: Path,  # the report's folder
+    store: Path,
+    replay: bool = False,  # from what is in the store alone
+) -> Outcome:
     "Execute the study notebook for one combination and render its report; the notebook stays where it failed."
     from distill_study.report import render
+
     out.mkdir(parents=True, exist_ok=True)
-    lock, start = Store(store).root/"locks"/f"report-{fingerprint(str(out.resolve()))}.lock", time.monotonic()
+    lock, start = Store(store).root / "locks" / f"report-{fingerprint(str(out.resolve()))}.lock", time.monotonic()
     with stage_lock(lock, f"the report {out.name}"):
-        if not replay and (made_of := ingredients(c, notebook_path())) and unchanged(made_of, out, Store(store)): return Outcome(c, out, time.monotonic() - start, kept=True)
-        (out/LOOKUPS).unlink(missing_ok=True)
-        (out/"params.yaml").write_text(to_yaml(shareable(c)), encoding="utf-8")
+        if not replay and (made_of := ingredients(c, notebook_path())) and unchanged(made_of, out, Store(store)):
+            return Outcome(c, out, time.monotonic() - start, kept=True)
+        (out / LOOKUPS).unlink(missing_ok=True)
+        (out / "params.yaml").write_text(to_yaml(shareable(c)), encoding="utf-8")
         error = _execute("combination", out, parameters(c, store, out, replay), key_names(c))
         try:
-            if error is None: render(out/"combination.ipynb", out/"index.html", title=f"{c.data.name}: {Path(c.teacher.engine.split(':', 1)[1]).name} to {Path(c.student.model).name}")
-        except StudyError as e: error = str(e).splitlines()[0][:500]
-        if error: [(out/name).unlink(missing_ok=True) for name in ("index.html", "items.html", "metrics.json", "metrics.csv", LOOKUPS)]      # of an earlier run
-        elif not replay: keep_receipt(made_of, out, Store(store))
+            if error is None:
+                render(
+                    out / "combination.ipynb",
+                    out / "index.html",
+                    title=f"{c.data.name}: {Path(c.teacher.engine.split(':', 1)[1]).name} to {Path(c.student.model).name}",
+                )
+        except StudyError as e:
+            error = str(e).splitlines()[0][:500]
+        if error:
+            [
+                (out / name).unlink(missing_ok=True)
+                for name in ("index.html", "items.html", "metrics.json", "metrics.csv", LOOKUPS)
+            ]  # of an earlier run
+        elif not replay:
+            keep_receipt(made_of, out, Store(store))
     return Outcome(c, out, time.monotonic() - start, error)
+
 
 def _execute(name, out, given, keys):
     "Run a study notebook into a folder; the error that ended it, in one line, or None."
     import papermill
     from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
-    try: papermill.execute_notebook(notebook_path(name), out/".running.ipynb", given, kernel_name="python3", progress_bar=False,
-                                   stderr_file=sys.stderr, report_mode=False, request_save_on_cell_execute=True,
-                                   extra_arguments=["--log-level=CRITICAL"])      # of the kernel, or its standing warnings, and the interrupt that ends it, stand in the progress
-    except PapermillExecutionError as e: return _last_line(e)
-    except DeadKernelError: return "the notebook's process was killed: by hand, or for want of memory (`distill-study fit` estimates what training needs)"
+
+    try:
+        papermill.execute_notebook(
+            notebook_path(name),
+            out / ".running.ipynb",
+            given,
+            kernel_name="python3",
+            progress_bar=False,
+            stderr_file=sys.stderr,
+            report_mode=False,
+            request_save_on_cell_execute=True,
+            extra_arguments=["--log-level=CRITICAL"],
+        )  # of the kernel, or its standing warnings, and the interrupt that ends it, stand in the progress
+    except PapermillExecutionError as e:
+        return _last_line(e)
+    except DeadKernelError:
+        return "the notebook's process was killed: by hand, or for want of memory (`distill-study fit` estimates what training needs)"
     finally:
-        if (out/".running.ipynb").exists():
-            tidy(out/".running.ipynb", keys)
-            os.replace(out/".running.ipynb", out/f"{name}.ipynb")
+        if (out / ".running.ipynb").exists():
+            tidy(out / ".running.ipynb", keys)
+            os.replace(out / ".running.ipynb", out / f"{name}.ipynb")
+
 
 def _last_line(e):
     "The message of the error that ended a notebook, in one line."
@@ -163,55 +273,106 @@ def _last_line(e):
 
 # %% ../nbs/56_grid.ipynb #dee69006
 def run_recipe(
-    recipe:Recipe,
-    reports:Path=Path("reports"),
-    store:Path=Path("store"),
-    say=print,         # called with a line of progress
-    replay:bool=False, # from what is in the store alone
-)->list[Outcome]:
+    recipe: Recipe,
+    reports: Path = Path("reports"),
+    store: Path = Path("store"),
+    say=print,  # called with a line of progress
+    replay: bool = False,  # from what is in the store alone
+) -> list[Outcome]:
     "Run every combination of a recipe, render the reports and the page that lists them."
-    grid, folder, done = recipe.combinations(), reports/recipe.name, []
+    grid, folder, done = recipe.combinations(), reports / recipe.name, []
     for i, c in enumerate(grid, 1):
         say(f"[{i}/{len(grid)}] {c.name}")
-        done.append(o := run_combination(c, folder/c.name, store, replay))
-        say(f"[{i}/{len(grid)}] {c.name}: " + (f"failed: {o.error}" if o.error else "nothing has changed, the report stays" if o.kept else f"done in {o.seconds:.0f} s"))
-        if not o.kept or i == len(grid): write_index(recipe, done, folder)
+        done.append(o := run_combination(c, folder / c.name, store, replay))
+        say(
+            f"[{i}/{len(grid)}] {c.name}: "
+            + (
+                f"failed: {o.error}"
+                if o.error
+                else "nothing has changed, the report stays"
+                if o.kept
+                else f"done in {o.seconds:.0f} s"
+            )
+        )
+        if not o.kept or i == len(grid):
+            write_index(recipe, done, folder)
     if wanted(recipe):
         say("generalization")
-        say("generalization: " + (f"failed: {error}" if (error := run_generalization(recipe, folder, store, replay, all(o.kept for o in done))) else "done"))
+        say(
+            "generalization: "
+            + (
+                f"failed: {error}"
+                if (error := run_generalization(recipe, folder, store, replay, all(o.kept for o in done)))
+                else "done"
+            )
+        )
         write_index(recipe, done, folder)
     return done
 
 # %% ../nbs/56_grid.ipynb #9be1a7d3
 def run_generalization(
-    recipe:Recipe,
-    folder:Path,       # of the recipe's reports
-    store:Path,
-    replay:bool=False, # from what is in the store alone
-    stay:bool=False,   # all reports have stayed as they were
-)->str|None:           # the error, in one line
+    recipe: Recipe,
+    folder: Path,  # of the recipe's reports
+    store: Path,
+    replay: bool = False,  # from what is in the store alone
+    stay: bool = False,  # all reports have stayed as they were
+) -> str | None:  # the error, in one line
     "Execute the notebook about students on other data sets, and render its page; combinations without a report are left out."
     from distill_study.report import render
-    with stage_lock(Store(store).root/"locks"/f"generalization-{fingerprint(str(folder.resolve()))}.lock", f"the page {folder.name}/generalization"):
+
+    with stage_lock(
+        Store(store).root / "locks" / f"generalization-{fingerprint(str(folder.resolve()))}.lock",
+        f"the page {folder.name}/generalization",
+    ):
         names, kept = [c.name for c in recipe.combinations()], Store(store)
-        if stay and not replay and page_stays(folder, names, kept): return None
-        failed = [c.name for c in recipe.combinations() if not (folder/c.name/"metrics.json").exists()]
-        error = _execute("generalization", folder, dict(recipe=recipe.model_dump(mode="json"), store=str(store), out=str(folder), left_out=failed, replay=replay), sorted({k for c in recipe.combinations() for k in key_names(c)}))
+        if stay and not replay and page_stays(folder, names, kept):
+            return None
+        failed = [c.name for c in recipe.combinations() if not (folder / c.name / "metrics.json").exists()]
+        error = _execute(
+            "generalization",
+            folder,
+            dict(
+                recipe=recipe.model_dump(mode="json"), store=str(store), out=str(folder), left_out=failed, replay=replay
+            ),
+            sorted({k for c in recipe.combinations() for k in key_names(c)}),
+        )
         try:
-            if error is None: render(folder/"generalization.ipynb", folder/"generalization.html", title=f"{recipe.name}: students on other data sets")
-        except StudyError as e: error = str(e).splitlines()[0][:500]
-        if error: [(folder/f"generalization.{kind}").unlink(missing_ok=True) for kind in ("html", "json")]      # of an earlier run
-        elif not replay: keep_page(folder, names, kept)
+            if error is None:
+                render(
+                    folder / "generalization.ipynb",
+                    folder / "generalization.html",
+                    title=f"{recipe.name}: students on other data sets",
+                )
+        except StudyError as e:
+            error = str(e).splitlines()[0][:500]
+        if error:
+            [
+                (folder / f"generalization.{kind}").unlink(missing_ok=True) for kind in ("html", "json")
+            ]  # of an earlier run
+        elif not replay:
+            keep_page(folder, names, kept)
     return error
 
-def behind(recipe:Recipe, folder:Path)->list[tuple[str, str]]:
+
+def behind(recipe: Recipe, folder: Path) -> list[tuple[str, str]]:
     "(address, what it is) of the pages that belong to all combinations of a recipe."
-    if not wanted(recipe): return []
-    if (folder/"generalization.html").exists(): return [("generalization.html", "What the students do on the data sets that they did not learn from: transfer and forgetting")]
-    return [("generalization.ipynb", "The page about students on other data sets failed: its executed notebook")] if (folder/"generalization.ipynb").exists() else []
+    if not wanted(recipe):
+        return []
+    if (folder / "generalization.html").exists():
+        return [
+            (
+                "generalization.html",
+                "What the students do on the data sets that they did not learn from: transfer and forgetting",
+            )
+        ]
+    return (
+        [("generalization.ipynb", "The page about students on other data sets failed: its executed notebook")]
+        if (folder / "generalization.ipynb").exists()
+        else []
+    )
 
 # %% ../nbs/56_grid.ipynb #1f22eb86
-def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
+def check(recipe: Recipe, reports: Path, store: Path, replay: bool = False):
     "Everything that can be known to go wrong before any long work; raises `StudyError`."
     from distill_study.data import load_data
     from distill_study.engines import open_teacher
@@ -222,88 +383,199 @@ def check(recipe:Recipe, reports:Path, store:Path, replay:bool=False):
     from distill_study.models import check_model, device
     from distill_study.tasks import TASKS
     from distill_study.textstats import need_ner
-    for folder in (reports, store): writable(folder, "Choose another folder with --reports or --store.")
+
+    for folder in (reports, store):
+        writable(folder, "Choose another folder with --reports or --store.")
     check_folders(recipe, reports)
     check_names(notebook_path(), parameters(recipe.combinations()[0], store, reports))
     kept, data = Store(store), None
     for c in recipe.combinations():
-        if c.data != data: data, splits = c.data, load_data(c.data)      # data set by data set
+        if c.data != data:
+            data, splits = c.data, load_data(c.data)  # data set by data set
         default = c.arms == DEFAULT_ARMS
         c, graded = resolved(c, splits.task), TASKS[splits.task].graded
-        if splits.task == "summarization" and known_entities(splits.test) is None: need_ner()
+        if splits.task == "summarization" and known_entities(splits.test) is None:
+            need_ner()
         blind = next((e.id for e in splits.test if e.gold is None), None)
-        if blind is not None and graded: raise StudyError(f"data {c.data.name!r}: test item {blind!r} has no gold answer, and the arms are graded against gold. Give the test set gold answers.")
-        if "control/gold" in c.arms and not any(map(has_truth, splits.train)) and (graded or not default): raise StudyError(f"data {c.data.name!r}: no training example has a gold answer, or a reference, which arm control/gold learns from. Leave the arm out of the recipe's arms.")
-        if replay: continue
-        if c.judge: check_judge(c, splits, kept)
+        if blind is not None and graded:
+            raise StudyError(
+                f"data {c.data.name!r}: test item {blind!r} has no gold answer, and the arms are graded against gold. Give the test set gold answers."
+            )
+        if "control/gold" in c.arms and not any(map(has_truth, splits.train)) and (graded or not default):
+            raise StudyError(
+                f"data {c.data.name!r}: no training example has a gold answer, or a reference, which arm control/gold learns from. Leave the arm out of the recipe's arms."
+            )
+        if replay:
+            continue
+        if c.judge:
+            check_judge(c, splits, kept)
         teacher = open_teacher(c.teacher)
-        if teacher.name in ("transformers", "vllm"): check_model(teacher.source, adapters=teacher.name == "transformers")
-        if unanswered(c, splits, teacher, kept): teacher.ready()       # a key that is not set, vLLM that is not installed
+        if teacher.name in ("transformers", "vllm"):
+            check_model(teacher.source, adapters=teacher.name == "transformers")
+        if unanswered(c, splits, teacher, kept):
+            teacher.ready()  # a key that is not set, vLLM that is not installed
         check_model(c.student.model)
         check_choice(c, splits)
-        if (t := c.student.train).method == "qlora" or t.attention or t.liger or t.report_to: refuse(t, device())
-        if t.launch: check_launch(t)
-        if "nf4" in c.student.compare: refuse(Train(method="qlora"), "")
+        if (t := c.student.train).method == "qlora" or t.attention or t.liger or t.report_to:
+            refuse(t, device())
+        if t.launch:
+            check_launch(t)
+        if "nf4" in c.student.compare:
+            refuse(Train(method="qlora"), "")
 
 # %% ../nbs/56_grid.ipynb #d9a9639c
-def check_judge(c:Combination, splits, store:Store):
+def check_judge(c: Combination, splits, store: Store):
     "What is known to go wrong with a judge before anything is trained."
     from distill_study.engine import Request
     from distill_study.engines import open_teacher
     from distill_study.judge import point_prompt, point_schema
     from distill_study.models import check_model
     from distill_study.rubrics import item_parts, rubric
+
     engine, criteria, e = open_teacher(c.judge), rubric(splits.task, c.rubric), splits.test[0]
-    if engine.name in ("transformers", "vllm"): check_model(engine.source)
-    if engine.name == "rules": engine.check([Request(e.id, point_prompt(criteria, item_parts(e), ""), c.judge.sampling.model_copy(update=dict(max_tokens=1)), schema=point_schema(criteria))])
-    elif not any((store.root/"completions").glob(f"{slug(engine.spec)[-120:].strip('-.')}-*.jsonl")): engine.ready()      # it was never asked: a key that is not set, vLLM that is not installed
+    if engine.name in ("transformers", "vllm"):
+        check_model(engine.source)
+    if engine.name == "rules":
+        engine.check(
+            [
+                Request(
+                    e.id,
+                    point_prompt(criteria, item_parts(e), ""),
+                    c.judge.sampling.model_copy(update=dict(max_tokens=1)),
+                    schema=point_schema(criteria),
+                )
+            ]
+        )
+    elif not any((store.root / "completions").glob(f"{slug(engine.spec)[-120:].strip('-.')}-*.jsonl")):
+        engine.ready()  # it was never asked: a key that is not set, vLLM that is not installed
 
 # %% ../nbs/56_grid.ipynb #6da3a8db
-def write_index(recipe:Recipe, outcomes:list[Outcome], folder:Path):
+def write_index(recipe: Recipe, outcomes: list[Outcome], folder: Path):
     "The page of a recipe, and `grid.json`, from which it can be made again. Heat maps and their kind come when all is over, or now and then where combinations take long; a page that would take over a tenth of the time waits."
     from distill_study.report import write_json
     from distill_study.shown import scrub
+
     done, grid = {o.combination.name: o for o in outcomes}, recipe.combinations()
+
     def row(c):
         o = done.get(c.name)
-        return dict(name=c.name, data=Path(c.data.name).name, teacher=Path(c.teacher.engine.split(":", 1)[1]).name, student=Path(c.student.model).name, state="waiting" if o is None else "failed" if o.error is not None else "ok", error=o and o.error and scrub(o.error))
-    write_json(dict(format=1, name=recipe.name, description=recipe.description, combinations=[row(c) for c in grid], behind=behind(recipe, folder)), folder/"grid.json")
+        return dict(
+            name=c.name,
+            data=Path(c.data.name).name,
+            teacher=Path(c.teacher.engine.split(":", 1)[1]).name,
+            student=Path(c.student.model).name,
+            state="waiting" if o is None else "failed" if o.error is not None else "ok",
+            error=o and o.error and scrub(o.error),
+        )
+
+    write_json(
+        dict(
+            format=1,
+            name=recipe.name,
+            description=recipe.description,
+            combinations=[row(c) for c in grid],
+            behind=behind(recipe, folder),
+        ),
+        folder / "grid.json",
+    )
     (last, took), begun, over = _WROTE.get(folder, (0, 0)), time.monotonic(), len(done) == len(grid)
-    if not over and begun - last < 10 * took and (folder/"index.html").exists(): return
+    if not over and begun - last < 10 * took and (folder / "index.html").exists():
+        return
     render_index(folder, whole=over or bool(outcomes) and outcomes[-1].seconds > 60)
     _WROTE[folder] = time.monotonic(), time.monotonic() - begun
 
-_WROTE = {}      # folder → when its page was written in this process, and how long that took
+
+_WROTE = {}  # folder → when its page was written in this process, and how long that took
 
 # %% ../nbs/56_grid.ipynb #a3677d9a
 def _grid(folder):
     "What `grid.json` says of a recipe; without it, what the folders of its combinations say."
-    try: found = json.loads((folder/"grid.json").read_text(encoding="utf-8"))
+    try:
+        found = json.loads((folder / "grid.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         names = sorted(p.parent.name for p in folder.glob("*/params.yaml"))
-        return dict(name=folder.resolve().name, description="", behind=[], combinations=[dict(name=n, state="ok" if (folder/n/"metrics.json").is_file() else "failed", error="It left no numbers.") for n in names])
-    except (OSError, ValueError) as e: raise StudyError(f"{folder/'grid.json'}: can't be read ({type(e).__name__}). `distill-study run RECIPE` writes it again.") from None
+        return dict(
+            name=folder.resolve().name,
+            description="",
+            behind=[],
+            combinations=[
+                dict(
+                    name=n,
+                    state="ok" if (folder / n / "metrics.json").is_file() else "failed",
+                    error="It left no numbers.",
+                )
+                for n in names
+            ],
+        )
+    except (OSError, ValueError) as e:
+        raise StudyError(
+            f"{folder / 'grid.json'}: can't be read ({type(e).__name__}). `distill-study run RECIPE` writes it again."
+        ) from None
     rows = found.get("combinations") if isinstance(found, dict) else None
-    if not isinstance(rows, list) or not all(isinstance(r, dict) and isinstance(r.get("name"), str) and slug(r["name"]) == r["name"] for r in rows): raise StudyError(f"{folder/'grid.json'}: damaged: it lists no combinations by the names of their folders. `distill-study run RECIPE` writes it again.")
-    return dict(name=str(found.get("name", "")), description=str(found.get("description", "")), combinations=rows, behind=[x for x in found.get("behind") or () if isinstance(x, list) and len(x) == 2 and (folder/str(x[0])).is_file()])
+    if not isinstance(rows, list) or not all(
+        isinstance(r, dict) and isinstance(r.get("name"), str) and slug(r["name"]) == r["name"] for r in rows
+    ):
+        raise StudyError(
+            f"{folder / 'grid.json'}: damaged: it lists no combinations by the names of their folders. `distill-study run RECIPE` writes it again."
+        )
+    return dict(
+        name=str(found.get("name", "")),
+        description=str(found.get("description", "")),
+        combinations=rows,
+        behind=[
+            x
+            for x in found.get("behind") or ()
+            if isinstance(x, list) and len(x) == 2 and (folder / str(x[0])).is_file()
+        ],
+    )
+
 
 def render_index(
-    folder:Path,         # of a recipe's reports
-    whole:bool=True,     # with heat maps, ranking and costs
-)->Path:
+    folder: Path,  # of a recipe's reports
+    whole: bool = True,  # with heat maps, ranking and costs
+) -> Path:
     "Make the page of a recipe from what is in its folder."
     from distill_study.overview import in_short, names_of, sections
     from distill_study.report import entry, index_page, over_seeds
+
     found, entries, pages, states = _grid(folder), [], [], {}
     for r in found["combinations"]:
         name, state, numbers = r["name"], r.get("state"), None
         if state == "ok":
-            try: numbers = json.loads((folder/name/"metrics.json").read_text(encoding="utf-8"))
-            except (OSError, ValueError) as e: state, r = "failed", r | dict(error=f"its metrics.json can't be read ({type(e).__name__})")
-            if state == "ok" and not (isinstance(numbers, dict) and {"arms", "gaps", "tests", "best", "teacher", "provenance"} <= set(numbers)): state, numbers, r = "failed", None, r | dict(error="its metrics.json holds no numbers of a report")
-        if numbers: pages.append(numbers)
-        elif r.get("data"): states.setdefault((r["data"], r.get("teacher"), r.get("student")), "failed" if state == "failed" else "not run")
-        there = lambda *names: tuple(f"{name}/{n}" for n in names if (folder/name/n).is_file())
-        entries.append(entry(numbers, f"{name}/index.html" if numbers else "", name, "ok" if numbers or state != "failed" else "failed", str(r.get("error") or "") if state == "failed" else "", "".join(there("combination.ipynb")), there("metrics.json", "metrics.csv")))
+            try:
+                numbers = json.loads((folder / name / "metrics.json").read_text(encoding="utf-8"))
+            except (OSError, ValueError) as e:
+                state, r = "failed", r | dict(error=f"its metrics.json can't be read ({type(e).__name__})")
+            if state == "ok" and not (
+                isinstance(numbers, dict) and {"arms", "gaps", "tests", "best", "teacher", "provenance"} <= set(numbers)
+            ):
+                state, numbers, r = "failed", None, r | dict(error="its metrics.json holds no numbers of a report")
+        if numbers:
+            pages.append(numbers)
+        elif r.get("data"):
+            states.setdefault(
+                (r["data"], r.get("teacher"), r.get("student")), "failed" if state == "failed" else "not run"
+            )
+        there = lambda *names: tuple(f"{name}/{n}" for n in names if (folder / name / n).is_file())
+        entries.append(
+            entry(
+                numbers,
+                f"{name}/index.html" if numbers else "",
+                name,
+                "ok" if numbers or state != "failed" else "failed",
+                str(r.get("error") or "") if state == "failed" else "",
+                "".join(there("combination.ipynb")),
+                there("metrics.json", "metrics.csv"),
+            )
+        )
     states = {k: s for k, s in states.items() if k not in {names_of(m) for m in pages}}
-    return index_page(found["name"], found["description"], entries, folder/"index.html", over_seeds(pages), found["behind"], in_short(pages, sum(e["status"] == "failed" for e in entries)) if whole else (), sections(pages, states) if whole else ())
+    return index_page(
+        found["name"],
+        found["description"],
+        entries,
+        folder / "index.html",
+        over_seeds(pages),
+        found["behind"],
+        in_short(pages, sum(e["status"] == "failed" for e in entries)) if whole else (),
+        sections(pages, states) if whole else (),
+    )

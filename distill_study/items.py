@@ -21,57 +21,128 @@ from .stats import BASE
 # %% ../nbs/64_items.ipynb #df5f88ba
 def _known(v):
     "A value for JSON: NaN and what pandas has in place of nothing become None."
-    if v is None or isinstance(v, (list, str)): return v
+    if v is None or isinstance(v, (list, str)):
+        return v
     return None if v != v else v.item() if hasattr(v, "item") else v
+
 
 def _marks(row):
     "What else is to be said of an answer."
-    return [text for key, is_, text in (("failed", True, "no answer came: the request failed"), ("truncated", True, "cut off at its token limit"), ("format_ok", False, "not in the format asked for")) if _known(row.get(key)) is is_]
+    return [
+        text
+        for key, is_, text in (
+            ("failed", True, "no answer came: the request failed"),
+            ("truncated", True, "cut off at its token limit"),
+            ("format_ok", False, "not in the format asked for"),
+        )
+        if _known(row.get(key)) is is_
+    ]
 
-def item_records(r:Report, b:Rebuilt)->list[dict]:
+
+def item_records(r: Report, b: Rebuilt) -> list[dict]:
     "A record per test item: what was asked, and every arm's answer with its prompt and grades."
-    rows, pairs, hard, key = item_table(r, b), verdict_table(r, b), {e.id: e.difficulty for e in b.splits.test}, r.metric.key
+    rows, pairs, hard, key = (
+        item_table(r, b),
+        verdict_table(r, b),
+        {e.id: e.difficulty for e in b.splits.test},
+        r.metric.key,
+    )
     graders = [k for k in rows if str(k).startswith(("judge_", "people_"))]
-    compared, out = {i: [f"{v.a} and {v.b}: {verdict_said(v)}" for v in x.itertuples()] for i, x in pairs.groupby("id", sort=False)}, {}
+    compared, out = (
+        {
+            i: [f"{v.a} and {v.b}: {verdict_said(v)}" for v in x.itertuples()]
+            for i, x in pairs.groupby("id", sort=False)
+        },
+        {},
+    )
     for x in rows.to_dict("records"):
-        item = out.setdefault(x["id"], dict(id=str(x["id"]), question=x["question"], gold=_known(x["gold"]), hard=hard.get(x["id"]), arms=[], pairs=compared.get(x["id"], [])))
+        item = out.setdefault(
+            x["id"],
+            dict(
+                id=str(x["id"]),
+                question=x["question"],
+                gold=_known(x["gold"]),
+                hard=hard.get(x["id"]),
+                arms=[],
+                pairs=compared.get(x["id"], []),
+            ),
+        )
         grades = [[*k.split("_", 1), num(x[k], 1)] for k in graders if _known(x[k]) is not None]
-        item["arms"].append(dict(arm=x["arm"], text=_known(x["completion"]), answer=_known(x["answer"]), value=_known(x[key]), strict=_known(x.get(f"{key}_strict")), marks=_marks(x), said=grades, prompt=x["prompt"], samples=x["samples"] if len(x["samples"]) > 1 else []))
+        item["arms"].append(
+            dict(
+                arm=x["arm"],
+                text=_known(x["completion"]),
+                answer=_known(x["answer"]),
+                value=_known(x[key]),
+                strict=_known(x.get(f"{key}_strict")),
+                marks=_marks(x),
+                said=grades,
+                prompt=x["prompt"],
+                samples=x["samples"] if len(x["samples"]) > 1 else [],
+            )
+        )
     return list(out.values())
 
-def input_records(r:Report, b:Rebuilt)->list[dict]:
+
+def input_records(r: Report, b: Rebuilt) -> list[dict]:
     "A record per training input: what the teacher wrote under each strategy, and what became of it for every trained arm."
     rows, out = input_table(r, b), {}
     for x in rows.to_dict("records"):
-        item, of = out.setdefault(x["id"], dict(id=str(x["id"]), question=x["question"], gold=_known(x["gold"]), hard=None, samples=[], arms=[])), ARMS[x["arm"]].labels
-        if of != "gold" and of not in [s["strategy"] for s in item["samples"]]: item["samples"].append(dict(strategy=of, texts=x["samples"]))
-        item["arms"].append({"arm": x["arm"], "answer": _known(x["label"]), "right": None if of == "gold" else _known(x["right"]), "kept": bool(x["kept"]), "reason": x["reason"], "evidence": x["evidence"], "row": x["row"]})
+        item, of = (
+            out.setdefault(
+                x["id"],
+                dict(id=str(x["id"]), question=x["question"], gold=_known(x["gold"]), hard=None, samples=[], arms=[]),
+            ),
+            ARMS[x["arm"]].labels,
+        )
+        if of != "gold" and of not in [s["strategy"] for s in item["samples"]]:
+            item["samples"].append(dict(strategy=of, texts=x["samples"]))
+        item["arms"].append(
+            {
+                "arm": x["arm"],
+                "answer": _known(x["label"]),
+                "right": None if of == "gold" else _known(x["right"]),
+                "kept": bool(x["kept"]),
+                "reason": x["reason"],
+                "evidence": x["evidence"],
+                "row": x["row"],
+            }
+        )
     return list(out.values())
 
 # %% ../nbs/64_items.ipynb #b570b0e9
-LIMIT = 2_000_000     # bytes of a page
-LONGEST = 20_000      # characters of one text
+LIMIT = 2_000_000  # bytes of a page
+LONGEST = 20_000  # characters of one text
 _TEXTS = ("question", "gold", "text", "answer", "prompt", "samples", "texts", "row", "evidence")
+
 
 class Packed:
     "Records with their texts, of which each line is kept once, and without what is empty."
-    def __init__(self): self.texts, self.at, self.new = [], {}, []
 
-    def text(self, value:str)->list[int]:
+    def __init__(self):
+        self.texts, self.at, self.new = [], {}, []
+
+    def text(self, value: str) -> list[int]:
         "Numbers of its lines."
         value = HIDDEN.sub("\ufffd", scrub(value.replace("\r\n", "\n")))
-        if (more := len(value) - LONGEST) > 0: value = f"{value[:LONGEST]}\u2026 [{more:,} more characters]"
+        if (more := len(value) - LONGEST) > 0:
+            value = f"{value[:LONGEST]}\u2026 [{more:,} more characters]"
         for p in (parts := value.split("\n")):
-            if p not in self.at: self.at[p] = len(self.texts); self.texts.append(p); self.new.append(p)
+            if p not in self.at:
+                self.at[p] = len(self.texts)
+                self.texts.append(p)
+                self.new.append(p)
         return [self.at[p] for p in parts]
 
-    def value(self, v, key:str=""):
+    def value(self, v, key: str = ""):
         "The same with numbers in place of its texts."
-        if isinstance(v, dict): return {k: self.value(x, k) for k, x in v.items() if x is not None and x != "" and x != []}
-        if isinstance(v, list): return [self.value(x, key) for x in v]
+        if isinstance(v, dict):
+            return {k: self.value(x, k) for k, x in v.items() if x is not None and x != "" and x != []}
+        if isinstance(v, list):
+            return [self.value(x, key) for x in v]
         return self.text(v) if isinstance(v, str) and key in _TEXTS else v
 
-    def take(self, records:list, room:int)->tuple[list, int]:
+    def take(self, records: list, room: int) -> tuple[list, int]:
         "(as many of the records, from the first on, as have room, the bytes they take)."
         taken, size = [], 0
         for r in records:
@@ -79,51 +150,98 @@ class Packed:
             packed = self.value(r)
             more = len(inert_json(packed)) + 2 + sum(len(inert_json(t)) + 2 for t in self.new)
             if size + more > room:
-                for t in self.texts[at:]: del self.at[t]
+                for t in self.texts[at:]:
+                    del self.at[t]
                 del self.texts[at:]
                 break
-            taken.append(packed); size += more
+            taken.append(packed)
+            size += more
         return taken, size
 
 # %% ../nbs/64_items.ipynb #79694e54
 def _levels(items):
     "How hard items are said to be, easiest first."
-    return sorted({i["hard"] for i in items if i["hard"]}, key=lambda x: (float(n[0]) if (n := re.findall(r"-?\d+(?:\.\d+)?", x)) else 0, x))
+    return sorted(
+        {i["hard"] for i in items if i["hard"]},
+        key=lambda x: (float(n[0]) if (n := re.findall(r"-?\d+(?:\.\d+)?", x)) else 0, x),
+    )
+
 
 def _cut_said(shown, of, limit):
     "How many items had no room, as HTML; empty where all are there."
-    left = [f"the first {len(a):,} of {len(b):,} {name}" for name, a, b in zip(("test items", "training inputs"), shown, of) if len(a) < len(b)]
-    return f'<p class="note">This page holds {esc(" and ".join(left))}: more would make it larger than {limit / 1e6:g} MB. All of them: <code>load_results("\u2026", store="store")</code> in a notebook, see nbs/study/explore.ipynb.</p>' if left else ""
+    left = [
+        f"the first {len(a):,} of {len(b):,} {name}"
+        for name, a, b in zip(("test items", "training inputs"), shown, of)
+        if len(a) < len(b)
+    ]
+    return (
+        f'<p class="note">This page holds {esc(" and ".join(left))}: more would make it larger than {limit / 1e6:g} MB. All of them: <code>load_results("\u2026", store="store")</code> in a notebook, see nbs/study/explore.ipynb.</p>'
+        if left
+        else ""
+    )
+
 
 def _page(own):
     "The page around these parts, with a policy that lets nothing but its own script and style do anything."
     here = templates()
-    def allowed(text): return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-    script, style = (here/"items"/"page.js").read_text(encoding="utf-8"), (here/"report"/"style.css").read_text(encoding="utf-8") + (here/"items"/"page.css").read_text(encoding="utf-8")
+
+    def allowed(text):
+        return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+    script, style = (
+        (here / "items" / "page.js").read_text(encoding="utf-8"),
+        (here / "report" / "style.css").read_text(encoding="utf-8")
+        + (here / "items" / "page.css").read_text(encoding="utf-8"),
+    )
     own |= dict(script=script, style=style, script_hash=allowed(script), style_hash=allowed(style))
-    return re.sub(r"\{\{(\w+)\}\}", lambda m: own[m[1]], (here/"items"/"page.html").read_text(encoding="utf-8"))
+    return re.sub(r"\{\{(\w+)\}\}", lambda m: own[m[1]], (here / "items" / "page.html").read_text(encoding="utf-8"))
+
 
 def items_page(
-    r:Report,
-    b:Rebuilt,
-    limit:int=LIMIT,     # bytes
-)->str:
+    r: Report,
+    b: Rebuilt,
+    limit: int = LIMIT,  # bytes
+) -> str:
     "The self-contained page of a combination's items."
     all, m, packed = (item_records(r, b), input_records(r, b)), r.metric, Packed()
-    name, arms, trained = r.metrics["provenance"].get("combination", r.name), [a for a in ARMS if a in b.answers], [a for a in ARMS if a in b.curated]
+    name, arms, trained = (
+        r.metrics["provenance"].get("combination", r.name),
+        [a for a in ARMS if a in b.answers],
+        [a for a in ARMS if a in b.curated],
+    )
     levels, reasons = _levels(all[0]), {x["reason"] for i in all[1] for x in i["arms"]} - {""}
-    data = dict(graded=m.graded, measure=m.name, scale=m.scale, digits=m.digits, arms=arms, trained={a: "gold" if (of := ARMS[a].labels) == "gold" else f"by the teacher under {of}" for a in trained}, base=BASE, best=r.metrics.get("best") or "", levels=levels if len(levels) > 1 else [],
-        reasons={k: REASONS.get(k, "the request failed") for k in [*(k for k in REASONS if k in reasons), *sorted(reasons - REASONS.keys())]})
+    data = dict(
+        graded=m.graded,
+        measure=m.name,
+        scale=m.scale,
+        digits=m.digits,
+        arms=arms,
+        trained={a: "gold" if (of := ARMS[a].labels) == "gold" else f"by the teacher under {of}" for a in trained},
+        base=BASE,
+        best=r.metrics.get("best") or "",
+        levels=levels if len(levels) > 1 else [],
+        reasons={
+            k: REASONS.get(k, "the request failed")
+            for k in [*(k for k in REASONS if k in reasons), *sorted(reasons - REASONS.keys())]
+        },
+    )
     own = dict(title=esc(f"{name}: items"), heading=esc(name), cut="", data="")
     room = limit - len(_page(own).encode()) - len(inert_json(data)) - 1000
-    test, size = packed.take(all[0], int(.6 * room))
+    test, size = packed.take(all[0], int(0.6 * room))
     train, _ = packed.take(all[1], room - size)
-    return _page(own | dict(cut=_cut_said((test, train), all, limit), data=inert_json(data | dict(texts=packed.texts, items=dict(test=test, train=train)))))
+    return _page(
+        own
+        | dict(
+            cut=_cut_said((test, train), all, limit),
+            data=inert_json(data | dict(texts=packed.texts, items=dict(test=test, train=train))),
+        )
+    )
+
 
 def write_items(
-    folder,              # of the report
-    numbers:dict,        # what `report.metrics` made
-    b:Rebuilt,
-)->Path:
+    folder,  # of the report
+    numbers: dict,  # what `report.metrics` made
+    b: Rebuilt,
+) -> Path:
     "Write `items.html` beside a report."
-    return write_text(items_page(Report(Path(folder), numbers, Path(folder).name), b), Path(folder)/"items.html")
+    return write_text(items_page(Report(Path(folder), numbers, Path(folder).name), b), Path(folder) / "items.html")

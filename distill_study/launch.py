@@ -13,22 +13,32 @@ from .config import ConfigError, StudyError, Train, nearest
 from .student import Fit, TrainingFailed, _done, _last_checkpoint, fit, run_fingerprint
 
 # %% ../nbs/27_launch.ipynb #a8a24993
-CONFIGS = Path(__file__).parent/"accelerate" if "__file__" in globals() else Path("../distill_study/accelerate")
+CONFIGS = Path(__file__).parent / "accelerate" if "__file__" in globals() else Path("../distill_study/accelerate")
 
-def shipped()->dict:
+
+def shipped() -> dict:
     "Name → file of the configurations that come with the package."
     return {p.stem: p for p in sorted(CONFIGS.glob("*.yaml"))}
 
+
 def read_config(
-    name:str,     # of a shipped configuration, or the path of a file
-):                # (path, accelerate's own configuration object)
+    name: str,  # of a shipped configuration, or the path of a file
+):  # (path, accelerate's own configuration object)
     "What accelerate's own reader makes of a configuration."
     path = shipped().get(name) or Path(name).expanduser()
-    if not path.is_file(): raise ConfigError(f"train.launch = {name!r}: neither a configuration of this package nor a file.{nearest(name, shipped())}")
+    if not path.is_file():
+        raise ConfigError(
+            f"train.launch = {name!r}: neither a configuration of this package nor a file.{nearest(name, shipped())}"
+        )
     from accelerate.commands.config.config_args import load_config_from_file
     import yaml
-    try: found = load_config_from_file(str(path))
-    except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as e: raise ConfigError(f"train.launch = {name!r}: accelerate can't use it: {str(e).splitlines()[0]} `accelerate config --config_file FILE` writes one.") from None
+
+    try:
+        found = load_config_from_file(str(path))
+    except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as e:
+        raise ConfigError(
+            f"train.launch = {name!r}: accelerate can't use it: {str(e).splitlines()[0]} `accelerate config --config_file FILE` writes one."
+        ) from None
     return path, found
 
 # %% ../nbs/27_launch.ipynb #e2e08d87
@@ -36,59 +46,93 @@ def _kind(found):
     "The configuration's kind of training, in accelerate's words."
     return getattr(found.distributed_type, "value", found.distributed_type)
 
+
 def _unfit(found, settings):
     "Why this configuration doesn't go with these settings, and what to change; None where it does."
     kind, fsdp = _kind(found), found.fsdp_config or {}
-    if kind == "MULTI_CPU": return "accelerate starts one process for MULTI_CPU and leaves the others to mpirun. Set distributed_type: MULTI_GPU and use_cpu: true, as in 'cpu2'"
-    if kind not in ("NO", "MULTI_GPU", "FSDP", "DEEPSPEED"): return f"distributed_type {kind} is not supported. Use one of NO, MULTI_GPU, FSDP, DEEPSPEED"
-    if kind in ("FSDP", "DEEPSPEED") and found.use_cpu: return f"accelerate shards on GPUs only: with use_cpu it would leave {kind} out without a word. Use 'cpu2'"
-    if kind == "DEEPSPEED" and importlib.util.find_spec("deepspeed") is None: return "DeepSpeed is not installed. Install it with `pip install --no-build-isolation 'distill-study[deepspeed]'`, or use 'fsdp', which shards the same and needs nothing more"
-    if kind == "FSDP" and int(fsdp.get("fsdp_version", 1)) != 2: return "FSDP1 flattens weights and can't give an adapter back as it was. Set fsdp_version: 2, as in 'fsdp'"
-    if kind in ("FSDP", "DEEPSPEED") and settings.method == "qlora": return f"4-bit weights are stored as bytes, which {kind} can't shard. Use 'ddp' (every GPU holds the 4-bit weights), or train.method lora"
-    if kind == "FSDP" and settings.gradient_checkpointing and fsdp.get("fsdp_activation_checkpointing"): return "activations would be checkpointed twice. Leave fsdp_activation_checkpointing or train.gradient_checkpointing out"
+    if kind == "MULTI_CPU":
+        return "accelerate starts one process for MULTI_CPU and leaves the others to mpirun. Set distributed_type: MULTI_GPU and use_cpu: true, as in 'cpu2'"
+    if kind not in ("NO", "MULTI_GPU", "FSDP", "DEEPSPEED"):
+        return f"distributed_type {kind} is not supported. Use one of NO, MULTI_GPU, FSDP, DEEPSPEED"
+    if kind in ("FSDP", "DEEPSPEED") and found.use_cpu:
+        return f"accelerate shards on GPUs only: with use_cpu it would leave {kind} out without a word. Use 'cpu2'"
+    if kind == "DEEPSPEED" and importlib.util.find_spec("deepspeed") is None:
+        return "DeepSpeed is not installed. Install it with `pip install --no-build-isolation 'distill-study[deepspeed]'`, or use 'fsdp', which shards the same and needs nothing more"
+    if kind == "FSDP" and int(fsdp.get("fsdp_version", 1)) != 2:
+        return "FSDP1 flattens weights and can't give an adapter back as it was. Set fsdp_version: 2, as in 'fsdp'"
+    if kind in ("FSDP", "DEEPSPEED") and settings.method == "qlora":
+        return f"4-bit weights are stored as bytes, which {kind} can't shard. Use 'ddp' (every GPU holds the 4-bit weights), or train.method lora"
+    if kind == "FSDP" and settings.gradient_checkpointing and fsdp.get("fsdp_activation_checkpointing"):
+        return "activations would be checkpointed twice. Leave fsdp_activation_checkpointing or train.gradient_checkpointing out"
+
 
 def check_launch(
-    settings:Train,
-)->tuple:            # (path of the configuration, number of processes, whether they are on the CPU)
+    settings: Train,
+) -> tuple:  # (path of the configuration, number of processes, whether they are on the CPU)
     "How a training is launched; refuses, without starting anything, what can't work."
     path, found = read_config(settings.launch)
-    if why := _unfit(found, settings): raise ConfigError(f"train.launch = {settings.launch!r}: {why}.")
+    if why := _unfit(found, settings):
+        raise ConfigError(f"train.launch = {settings.launch!r}: {why}.")
     gpus, several = _gpus(), (found.num_machines or 1) > 1
-    if _kind(found) != "NO" and not found.use_cpu and not gpus: raise ConfigError(f"train.launch = {settings.launch!r}: no GPU here. Use 'cpu2', or leave train.launch out to train in one process.")
-    if several and settings.processes not in (None, found.num_processes): raise ConfigError(f"train.processes = {settings.processes}: {path.name} is for {found.num_machines} machines and says {found.num_processes} processes. Leave train.processes out.")
+    if _kind(found) != "NO" and not found.use_cpu and not gpus:
+        raise ConfigError(
+            f"train.launch = {settings.launch!r}: no GPU here. Use 'cpu2', or leave train.launch out to train in one process."
+        )
+    if several and settings.processes not in (None, found.num_processes):
+        raise ConfigError(
+            f"train.processes = {settings.processes}: {path.name} is for {found.num_machines} machines and says {found.num_processes} processes. Leave train.processes out."
+        )
     n = settings.processes or (found.num_processes if several or found.use_cpu or _kind(found) == "NO" else gpus)
-    if _kind(found) == "NO" and n > 1: raise ConfigError(f"train.processes = {n}: {settings.launch!r} is one process. Use 'ddp', 'fsdp' or 'zero3'.")
-    if not found.use_cpu and not several and n > max(gpus, 1): raise ConfigError(f"train.processes = {n}: there {'is 1 GPU' if gpus == 1 else f'are {gpus} GPUs'} here. Set it to {max(gpus, 1)} or less, or leave it out.")
+    if _kind(found) == "NO" and n > 1:
+        raise ConfigError(f"train.processes = {n}: {settings.launch!r} is one process. Use 'ddp', 'fsdp' or 'zero3'.")
+    if not found.use_cpu and not several and n > max(gpus, 1):
+        raise ConfigError(
+            f"train.processes = {n}: there {'is 1 GPU' if gpus == 1 else f'are {gpus} GPUs'} here. Set it to {max(gpus, 1)} or less, or leave it out."
+        )
     rows = settings.batch_size * settings.gradient_accumulation
-    if n > rows: raise ConfigError(f"train.processes = {n}: a step has {rows} rows (train.batch_size × train.gradient_accumulation), fewer than processes. Raise train.batch_size, or lower train.processes.")
+    if n > rows:
+        raise ConfigError(
+            f"train.processes = {n}: a step has {rows} rows (train.batch_size × train.gradient_accumulation), fewer than processes. Raise train.batch_size, or lower train.processes."
+        )
     return path, n, bool(found.use_cpu)
+
 
 def _gpus():
     "How many GPUs torch sees."
     import torch
+
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 # %% ../nbs/27_launch.ipynb #2f8ce96d
 def _teller(folder):
     "A function that tells the starting process something."
     rank = int(os.environ.get("RANK", 0))
+
     def tell(**what):
         line = (json.dumps(dict(rank=rank, **what)) + "\n").encode()
-        fd = os.open(folder/"told.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        try: os.write(fd, line)       # in one piece
-        finally: os.close(fd)
+        fd = os.open(folder / "told.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        try:
+            os.write(fd, line)  # in one piece
+        finally:
+            os.close(fd)
+
     return tell
+
 
 def _end_with_parent():
     "End when the starting process does."
+
     def wait():
         with contextlib.suppress(OSError):
-            while os.read(0, 1): pass
+            while os.read(0, 1):
+                pass
         os._exit(1)
+
     threading.Thread(target=wait, daemon=True).start()
 
+
 def work(
-    job:Path,       # the file `launch` wrote
+    job: Path,  # the file `launch` wrote
 ):
     "What every process does: its part of `student.fit`."
     job = Path(job)
@@ -98,62 +142,101 @@ def work(
         args = json.loads(job.read_text(encoding="utf-8"))
         state = _join(args.pop("cpu"))
         said = (lambda step, total, loss: tell(step=step, total=total, loss=loss)) if state.is_main_process else None
-        with _spread_early(): fit(**args | dict(settings=Train.parse(args["settings"]), out=Path(args["out"]), progress=said))
+        with _spread_early():
+            fit(**args | dict(settings=Train.parse(args["settings"]), out=Path(args["out"]), progress=said))
         tell(done=True)
         code = 0
     except BaseException as e:
         tell(error=type(e).__name__, text=str(e), known=isinstance(e, StudyError), trace=traceback.format_exc()[-4000:])
         traceback.print_exc()
         code = 1
-    sys.stdout.flush(); sys.stderr.flush()
-    os._exit(code)      # without waiting for processes that wait for this one, or for what libraries do at the end
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # without waiting for processes that wait for this one, or for what libraries do at the end
 
 # %% ../nbs/27_launch.ipynb #14718101
 def _join(cpu):
     "Meet the other processes, and take one's own device."
     from accelerate import PartialState
+
     state = PartialState(cpu=cpu)
     if state.device.type == "cuda":
         import torch
+
         torch.cuda.set_device(state.device)
     return state
+
 
 @contextlib.contextmanager
 def _spread_early():
     "Under ZeRO-3, weights are spread over the processes while they are read: transformers does so once it knows of DeepSpeed."
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() != "true": yield; return
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() != "true":
+        yield
+        return
     from accelerate.utils import DeepSpeedPlugin
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
     plugin = DeepSpeedPlugin()
     plugin.set_deepspeed_weakref()
-    try: yield plugin
-    finally: unset_hf_deepspeed_config()
+    try:
+        yield plugin
+    finally:
+        unset_hf_deepspeed_config()
 
 # %% ../nbs/27_launch.ipynb #aa8db78b
 _ENTRY = ["-m", "distill_study.launch"]
 
+
 def _start(path, processes, cpu, folder, machines=1):
     "`accelerate launch` with a job, in a session of its own; its stdin is the pipe whose end is ours."
     home = str(Path(importlib.util.find_spec("distill_study").origin).parent.parent)
-    env = os.environ | dict(PYTHONPATH=os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH")))), TOKENIZERS_PARALLELISM="false") | (dict(CUDA_VISIBLE_DEVICES="", ACCELERATE_USE_CPU="true") if cpu else {})
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "PYTHONDONTWRITEBYTECODE"): env.pop(name, None)      # without the last, each would compile all of torch anew
-    port = ["--main_process_port", "0"] if machines == 1 else []       # any that is free
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path), "--num_processes", str(processes), *port, *_ENTRY, str(folder/"job.json")]
-    with open(folder/"log", "wb") as log: return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env, start_new_session=True)
+    env = (
+        os.environ
+        | dict(
+            PYTHONPATH=os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH")))),
+            TOKENIZERS_PARALLELISM="false",
+        )
+        | (dict(CUDA_VISIBLE_DEVICES="", ACCELERATE_USE_CPU="true") if cpu else {})
+    )
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "PYTHONDONTWRITEBYTECODE"):
+        env.pop(name, None)  # without the last, each would compile all of torch anew
+    port = ["--main_process_port", "0"] if machines == 1 else []  # any that is free
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--config_file",
+        str(path),
+        "--num_processes",
+        str(processes),
+        *port,
+        *_ENTRY,
+        str(folder / "job.json"),
+    ]
+    with open(folder / "log", "wb") as log:
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env, start_new_session=True)
+
 
 def _stop(p, seconds=20):
     "End the launcher and all it started."
-    with contextlib.suppress(OSError): p.stdin.close()      # the processes end with it
+    with contextlib.suppress(OSError):
+        p.stdin.close()  # the processes end with it
     for sign, wait in ((signal.SIGTERM, seconds), (signal.SIGKILL, 5)):
-        if p.poll() is not None: return
-        with contextlib.suppress(ProcessLookupError): os.killpg(p.pid, sign)
-        with contextlib.suppress(subprocess.TimeoutExpired): p.wait(wait)
+        if p.poll() is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(p.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            p.wait(wait)
+
 
 def _told(folder, read):
     "What the processes said since the last `read` bytes, and how far that goes."
-    try: raw = (folder/"told.jsonl").read_bytes()[read:]
-    except OSError: raw = b""
-    whole = raw[:raw.rfind(b"\n") + 1]
+    try:
+        raw = (folder / "told.jsonl").read_bytes()[read:]
+    except OSError:
+        raw = b""
+    whole = raw[: raw.rfind(b"\n") + 1]
     return [json.loads(l) for l in whole.splitlines()], read + len(whole)
 
 # %% ../nbs/27_launch.ipynb #8590079e
@@ -161,51 +244,102 @@ def _classes(of=StudyError):
     "Name → class of every kind of `StudyError` there is."
     return {of.__name__: of} | {k: v for c in of.__subclasses__() for k, v in _classes(c).items()}
 
+
 _ENDED = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: -(\d+)|died with <Signals\.(\w+)")
+
 
 def _killed(log):
     "(Process, signal) of the one that was ended from outside; a SIGTERM is the launcher's own, unless it is all there is."
     found = [(int(m[1] or 0), m[3] or signal.Signals(int(m[2])).name) for m in _ENDED.finditer(log)]
     return min(found, key=lambda x: x[1] == "SIGTERM", default=None)
 
+
 def _explain(errors, log, processes, out, step):
     "The error to raise for a launch that failed: what a process says itself first, but not the others' that it has gone."
-    if known := next((e for e in errors if e["known"]), None): return _classes().get(known["error"], TrainingFailed)(known["text"])
+    if known := next((e for e in errors if e["known"]), None):
+        return _classes().get(known["error"], TrainingFailed)(known["text"])
     last, killed = _last_checkpoint(out), _killed(log)
-    kept = f"The checkpoint of step {last.name.split('-')[1]} is kept; run again to go on from it" if last else "No checkpoint was written yet; run again to start anew"
+    kept = (
+        f"The checkpoint of step {last.name.split('-')[1]} is kept; run again to go on from it"
+        if last
+        else "No checkpoint was written yet; run again to start anew"
+    )
     if killed and (killed[1] != "SIGTERM" or not errors):
-        advice = ", and if the machine ran out of memory, lower train.batch_size or train.processes" if killed[1] == "SIGKILL" else ""
-        return TrainingFailed(f"training stopped after step {step}: process {killed[0]} of {processes} was ended from outside ({killed[1]}). {kept}{advice}.")
-    if errors: return TrainingFailed(f"training stopped after step {step}: process {errors[0]['rank']} of {processes} failed with {errors[0]['error']}: {errors[0]['text'].strip()[:500]}. {kept}.")
+        advice = (
+            ", and if the machine ran out of memory, lower train.batch_size or train.processes"
+            if killed[1] == "SIGKILL"
+            else ""
+        )
+        return TrainingFailed(
+            f"training stopped after step {step}: process {killed[0]} of {processes} was ended from outside ({killed[1]}). {kept}{advice}."
+        )
+    if errors:
+        return TrainingFailed(
+            f"training stopped after step {step}: process {errors[0]['rank']} of {processes} failed with {errors[0]['error']}: {errors[0]['text'].strip()[:500]}. {kept}."
+        )
     tail = " / ".join(log.strip().splitlines()[-3:])[-500:]
-    return TrainingFailed(f"training stopped after step {step}: {tail}. {kept}." if step else f"the training did not start: accelerate's launcher failed. {tail}")
+    return TrainingFailed(
+        f"training stopped after step {step}: {tail}. {kept}."
+        if step
+        else f"the training did not start: accelerate's launcher failed. {tail}"
+    )
 
 # %% ../nbs/27_launch.ipynb #4be3c553
 def launch(
-    rows:list, model:str, settings:Train, out:Path, seed:int, validation:list|None=None, progress=None, score=None,   # as `student.fit` takes them
-)->Fit:
+    rows: list,
+    model: str,
+    settings: Train,
+    out: Path,
+    seed: int,
+    validation: list | None = None,
+    progress=None,
+    score=None,  # as `student.fit` takes them
+) -> Fit:
     "`student.fit` in the processes that `settings.launch` asks for, one where it asks for none."
-    if settings.launch is None: return fit(rows, model, settings, out, seed, validation, progress, score)
+    if settings.launch is None:
+        return fit(rows, model, settings, out, seed, validation, progress, score)
     out, (path, processes, cpu) = Path(out).absolute(), check_launch(settings)
-    if _done(out, run_fingerprint(rows, model, settings, seed, validation)): return Fit.load(out)
+    if _done(out, run_fingerprint(rows, model, settings, seed, validation)):
+        return Fit.load(out)
     machines = read_config(settings.launch)[1].num_machines or 1
     with tempfile.TemporaryDirectory(prefix="distill-launch-") as folder:
         folder = Path(folder)
-        (folder/"job.json").write_text(json.dumps(dict(rows=rows, model=model, settings=settings.model_dump(mode="json"), out=str(out), seed=seed, validation=validation, cpu=cpu)), encoding="utf-8")
+        (folder / "job.json").write_text(
+            json.dumps(
+                dict(
+                    rows=rows,
+                    model=model,
+                    settings=settings.model_dump(mode="json"),
+                    out=str(out),
+                    seed=seed,
+                    validation=validation,
+                    cpu=cpu,
+                )
+            ),
+            encoding="utf-8",
+        )
         p, read, step, errors, ended = _start(path, processes, cpu, folder, machines), 0, 0, [], False
         try:
             while True:
                 said, read = _told(folder, read)
                 for s in said:
-                    if "error" in s: errors.append(s)
+                    if "error" in s:
+                        errors.append(s)
                     elif "step" in s:
                         step = s["step"]
-                        if progress: progress(step, s["total"], s["loss"])
-                if ended: break
-                ended = p.poll() is not None        # what was said before is read once more
-                if not ended: time.sleep(0.05)
-        finally: _stop(p)
-        if p.returncode: raise _explain(errors, (folder/"log").read_text(encoding="utf-8", errors="replace"), processes, out, step)
+                        if progress:
+                            progress(step, s["total"], s["loss"])
+                if ended:
+                    break
+                ended = p.poll() is not None  # what was said before is read once more
+                if not ended:
+                    time.sleep(0.05)
+        finally:
+            _stop(p)
+        if p.returncode:
+            raise _explain(errors, (folder / "log").read_text(encoding="utf-8", errors="replace"), processes, out, step)
     return Fit.load(out)
 
-if __name__ == "__main__" and "__file__" in globals(): work(sys.argv[1])
+
+if __name__ == "__main__" and "__file__" in globals():
+    work(sys.argv[1])

@@ -22,159 +22,228 @@ from .models import device, load_parts, load_tokenizer, model_parts, parts_finge
 @dataclass
 class Row:
     "One request to be answered."
+
     index: int
     request: Request
-    prompt: list   # token ids
-    limit: int     # most tokens to write
+    prompt: list  # token ids
+    limit: int  # most tokens to write
 
     @property
-    def longest(self)->int: return len(self.prompt) + self.limit
+    def longest(self) -> int:
+        return len(self.prompt) + self.limit
 
     @property
-    def kind(self)->tuple: return self.request.sampling, self.limit
+    def kind(self) -> tuple:
+        return self.request.sampling, self.limit
+
 
 def in_order(
     rows,  # `Row`s
-)->list:
+) -> list:
     "Rows of one kind beside each other, those with the longest prompts first."
     kinds = {}
-    for r in sorted(rows, key=lambda r: -len(r.prompt)): kinds.setdefault(r.kind, []).append(r)
+    for r in sorted(rows, key=lambda r: -len(r.prompt)):
+        kinds.setdefault(r.kind, []).append(r)
     return [r for same in kinds.values() for r in same]
 
+
 def next_batch(
-    rows,            # as `in_order` puts them
-    batch_size:int,  # most rows at once
-    room:int,        # most tokens in the cache
-)->list:
+    rows,  # as `in_order` puts them
+    batch_size: int,  # most rows at once
+    room: int,  # most tokens in the cache
+) -> list:
     "The first rows of one kind for which there is room; one at least."
     first = rows[0]
-    return [first, *takewhile(lambda r: r.kind == first.kind, rows[1:min(batch_size, room // first.longest)])]
+    return [first, *takewhile(lambda r: r.kind == first.kind, rows[1 : min(batch_size, room // first.longest)])]
 
 # %% ../nbs/14_local.ipynb #b4150d4f
-def end_tokens(model, tokenizer)->set:
+def end_tokens(model, tokenizer) -> set:
     "Ids that end an answer: those of the generation settings (one or a list) and the tokenizer's."
     ids = model.generation_config.eos_token_id
     return {*(ids if isinstance(ids, list) else [ids]), tokenizer.eos_token_id} - {None}
 
-def stopped(text, stops)->bool:
+
+def stopped(text, stops) -> bool:
     "Whether any of the strings `stops` is in `text`."
     return any(s in text for s in stops)
 
+
 def finish(
-    tokens,     # written; padded after their end
-    ends:set,   # ids that end an answer
-    stops,      # strings that do
-    decode,     # token ids → text
-)->tuple:       # text, why it ended, how many tokens were written until then
+    tokens,  # written; padded after their end
+    ends: set,  # ids that end an answer
+    stops,  # strings that do
+    decode,  # token ids → text
+) -> tuple:  # text, why it ended, how many tokens were written until then
     "What of `tokens` is the answer."
     n = next((i for i, t in enumerate(tokens) if t in ends), None)
     body = tokens[:n]
     if stopped(text := decode(body), stops):
-        n = bisect_left(range(len(body) + 1), True, lo=1, key=lambda k: stopped(decode(body[:k]), stops))   # the token that completed it
+        n = bisect_left(
+            range(len(body) + 1), True, lo=1, key=lambda k: stopped(decode(body[:k]), stops)
+        )  # the token that completed it
         text = decode(body[:n])
-        return text[:min(i for s in stops if (i := text.find(s)) >= 0)], "stop", n
+        return text[: min(i for s in stops if (i := text.find(s)) >= 0)], "stop", n
     return (text, "length", len(body)) if n is None else (text, "stop", n + 1)
 
 # %% ../nbs/14_local.ipynb #42b99e50
 def plain_settings(model, tokenizer):
     "Leave of the model's own generation settings only the tokens that end an answer."
     from transformers import GenerationConfig
-    model.generation_config = GenerationConfig(eos_token_id=sorted(end_tokens(model, tokenizer)) or None, pad_token_id=0)   # any token pads: it is masked, or cut off
+
+    model.generation_config = GenerationConfig(
+        eos_token_id=sorted(end_tokens(model, tokenizer)) or None, pad_token_id=0
+    )  # any token pads: it is masked, or cut off
     return model
 
 # %% ../nbs/14_local.ipynb #42b99e51
 def padded(
-    prompts,   # token ids of each row
+    prompts,  # token ids of each row
     device,
-):             # (ids, attention mask), both rows × longest prompt
+):  # (ids, attention mask), both rows × longest prompt
     "Rows padded on the left."
     import torch
     from torch.nn.utils.rnn import pad_sequence
+
     rows = [torch.tensor(p) for p in prompts]
-    return [pad_sequence(x, batch_first=True, padding_side="left").to(device) for x in (rows, [*map(torch.ones_like, rows)])]
+    return [
+        pad_sequence(x, batch_first=True, padding_side="left").to(device) for x in (rows, [*map(torch.ones_like, rows)])
+    ]
+
 
 def write(
-    model,      # with `plain_settings`
-    rows,       # of one kind, the longest first
-    decode,     # token ids → text
-    seed:int=0, # of what is drawn
-)->list[list[int]]:   # tokens of every row, padded after their end
+    model,  # with `plain_settings`
+    rows,  # of one kind, the longest first
+    decode,  # token ids → text
+    seed: int = 0,  # of what is drawn
+) -> list[list[int]]:  # tokens of every row, padded after their end
     "Let the model answer a batch; rows that have ended leave it whenever they are a quarter of it."
     import torch
     from transformers import GenerationConfig, StoppingCriteriaList
+
     (s, limit), dev, width = rows[0].kind, model.device, len(rows[0].prompt)
-    (ids, mask), ends = padded([r.prompt for r in rows], dev), torch.tensor(model.generation_config.eos_token_id or [], device=dev)
-    def ended(ids):       # the library's `stop_strings` would also see a stop string begin in the prompt
+    (ids, mask), ends = (
+        padded([r.prompt for r in rows], dev),
+        torch.tensor(model.generation_config.eos_token_id or [], device=dev),
+    )
+
+    def ended(ids):  # the library's `stop_strings` would also see a stop string begin in the prompt
         done = torch.isin(ids[:, width:], ends).any(1)
-        return done | torch.tensor([stopped(decode(x), s.stop) for x in ids[:, width:].tolist()], device=dev) if s.stop else done
-    def pause(ids, scores, **kw): return (done := ended(ids)) | (4 * done.sum() >= len(done))
-    how = dict(do_sample=True, temperature=s.temperature, top_p=s.top_p, top_k=0) if s.temperature > 0 else dict(do_sample=False)
-    out, here, cache = [None] * len(rows), list(range(len(rows))), None      # `here`: which rows are still in the batch
+        return (
+            done | torch.tensor([stopped(decode(x), s.stop) for x in ids[:, width:].tolist()], device=dev)
+            if s.stop
+            else done
+        )
+
+    def pause(ids, scores, **kw):
+        return (done := ended(ids)) | (4 * done.sum() >= len(done))
+
+    how = (
+        dict(do_sample=True, temperature=s.temperature, top_p=s.top_p, top_k=0)
+        if s.temperature > 0
+        else dict(do_sample=False)
+    )
+    out, here, cache = [None] * len(rows), list(range(len(rows))), None  # `here`: which rows are still in the batch
     with torch.random.fork_rng([dev] if dev.type == "cuda" else []):
         torch.manual_seed(seed)
         while here:
-            settings = GenerationConfig(max_new_tokens=width + limit - ids.shape[1], return_dict_in_generate=True, **how)
-            got = model.generate(ids, attention_mask=mask, past_key_values=cache, generation_config=settings, stopping_criteria=StoppingCriteriaList([pause]))
+            settings = GenerationConfig(
+                max_new_tokens=width + limit - ids.shape[1], return_dict_in_generate=True, **how
+            )
+            got = model.generate(
+                ids,
+                attention_mask=mask,
+                past_key_values=cache,
+                generation_config=settings,
+                stopping_criteria=StoppingCriteriaList([pause]),
+            )
             ids, cache = got.sequences, got.past_key_values
             done = ended(ids) | (ids.shape[1] == width + limit)
-            for i in done.nonzero()[:, 0].tolist(): out[here[i]] = ids[i, width:].tolist()
+            for i in done.nonzero()[:, 0].tolist():
+                out[here[i]] = ids[i, width:].tolist()
             go = (~done).nonzero()[:, 0]
-            here, ids, mask = [here[i] for i in go.tolist()], ids[go], torch.nn.functional.pad(mask[go], (0, ids.shape[1] - mask.shape[1]), value=1)
-            if here: cache.batch_select_indices(go)
+            here, ids, mask = (
+                [here[i] for i in go.tolist()],
+                ids[go],
+                torch.nn.functional.pad(mask[go], (0, ids.shape[1] - mask.shape[1]), value=1),
+            )
+            if here:
+                cache.batch_select_indices(go)
     return out
 
 # %% ../nbs/14_local.ipynb #c83e7a14
-def write_if_it_fits(model, rows, decode,   # see `write`
-    seed:int,
-    spec:str,   # the engine's, for the messages
-)->list[list[int]]|None:
+def write_if_it_fits(
+    model,
+    rows,
+    decode,  # see `write`
+    seed: int,
+    spec: str,  # the engine's, for the messages
+) -> list[list[int]] | None:
     "What `write` gives, or None where the GPU's memory was too small for it; refuses a single row that is too much."
     import torch
-    try: return write(model, rows, decode, seed)
-    except torch.cuda.OutOfMemoryError: pass
-    torch.cuda.empty_cache()         # here, where the error no longer holds the tensors
+
+    try:
+        return write(model, rows, decode, seed)
+    except torch.cuda.OutOfMemoryError:
+        pass
+    torch.cuda.empty_cache()  # here, where the error no longer holds the tensors
     n, r = len(rows), rows[0]
-    if n == 1: raise EngineError(f"{spec}: request {r.request.id!r} ({len(r.prompt)} tokens, {r.limit} more to write) doesn't fit into the GPU's memory, even alone. Lower max_tokens, or use a smaller model.")
-    print(f"{spec}: {n} answers at once don't fit into the GPU's memory; going on with {n // 2}.", file=sys.stderr, flush=True)
+    if n == 1:
+        raise EngineError(
+            f"{spec}: request {r.request.id!r} ({len(r.prompt)} tokens, {r.limit} more to write) doesn't fit into the GPU's memory, even alone. Lower max_tokens, or use a smaller model."
+        )
+    print(
+        f"{spec}: {n} answers at once don't fit into the GPU's memory; going on with {n // 2}.",
+        file=sys.stderr,
+        flush=True,
+    )
 
 # %% ../nbs/14_local.ipynb #8d690c36
 def parameter_count(
-    folder:Path,   # of a model
-)->int:
+    folder: Path,  # of a model
+) -> int:
     "Parameters in a folder's safetensors files, read from their headers alone; 0 where there are none."
     total = 0
     for path in Path(folder).glob("*.safetensors"):
-        with open(path, "rb") as f: header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+        with open(path, "rb") as f:
+            header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
         total += sum(math.prod(t["shape"]) for k, t in header.items() if k != "__metadata__")
     return total
 
+
 def number_format(
-    parameters:int,  # of the model
-    where:str,       # 'cpu' or 'cuda'
+    parameters: int,  # of the model
+    where: str,  # 'cpu' or 'cuda'
 ):
     "bfloat16 where the device computes in it and the model is big enough to gain; else float32."
     import torch
-    if 0 < parameters <= 20_000_000: return torch.float32
-    if where == "cuda": fast = torch.cuda.is_bf16_supported()
-    else: fast = any(getattr(torch.cpu, f"_is_{feature}_supported", bool)() for feature in ("avx512_bf16", "amx_tile"))
+
+    if 0 < parameters <= 20_000_000:
+        return torch.float32
+    if where == "cuda":
+        fast = torch.cuda.is_bf16_supported()
+    else:
+        fast = any(getattr(torch.cpu, f"_is_{feature}_supported", bool)() for feature in ("avx512_bf16", "amx_tile"))
     return torch.bfloat16 if fast else torch.float32
 
+
 def token_bytes(
-    config,        # of a model
-    itemsize:int,  # bytes per number
-)->int:
+    config,  # of a model
+    itemsize: int,  # bytes per number
+) -> int:
     "Bytes that one token takes in the cache."
     c = config.get_text_config()
     heads = getattr(c, "num_key_value_heads", None) or c.num_attention_heads
     size = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     return 2 * c.num_hidden_layers * heads * size * itemsize
 
+
 def cache_room(
     model,
-    memory:float|None=None,  # GiB for the cache; None takes 1 on the CPU, half of what is free on a GPU
-)->int:
+    memory: float | None = None,  # GiB for the cache; None takes 1 on the CPU, half of what is free on a GPU
+) -> int:
     "Tokens that fit into the cache's share of the memory."
     import torch
+
     free = memory * 2**30 if memory else torch.cuda.mem_get_info()[0] / 2 if model.device.type == "cuda" else 2**30
     return int(free / token_bytes(model.config, model.dtype.itemsize))
 
@@ -182,77 +251,131 @@ def cache_room(
 def render(
     tokenizer,
     requests,
-    spec:str,         # the engine's, for the message
-)->list[list[int]]:   # token ids of every prompt
+    spec: str,  # the engine's, for the message
+) -> list[list[int]]:  # token ids of every prompt
     "Requests as the model's chat template writes them, ready for its answer."
     texts = []
     for r in requests:
-        try: texts.append(tokenizer.apply_chat_template([dict(m) for m in r.messages], add_generation_prompt=True, tokenize=False))
-        except Exception as e: raise EngineError(f"{spec}: its chat template refuses the messages of request {r.id!r} ({type(e).__name__}: {e}).") from None
+        try:
+            texts.append(
+                tokenizer.apply_chat_template([dict(m) for m in r.messages], add_generation_prompt=True, tokenize=False)
+            )
+        except Exception as e:
+            raise EngineError(
+                f"{spec}: its chat template refuses the messages of request {r.id!r} ({type(e).__name__}: {e})."
+            ) from None
     return tokenizer(texts, add_special_tokens=False).input_ids
 
-def own_context(folder:Path)->int:
+
+def own_context(folder: Path) -> int:
     "Tokens that a model can look back on, by its configuration."
     from transformers import AutoConfig
+
     return getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None) or 2**31
 
-def outgrown(tokenizer, requests, spec:str, most:int)->dict:
+
+def outgrown(tokenizer, requests, spec: str, most: int) -> dict:
     "Position → tokens of the requests that leave no room for an answer in `most` tokens."
     return {i: len(p) for i, p in enumerate(render(tokenizer, requests, spec)) if len(p) >= most}
 
+
 def context_length(
-    folder:Path,   # of the model
-    requests, prompts, spec:str,  # see `render`
-)->int:            # tokens the model can look back on
+    folder: Path,  # of the model
+    requests,
+    prompts,
+    spec: str,  # see `render`
+) -> int:  # tokens the model can look back on
     "The model's context; refuses prompts that leave no room for an answer."
     context = own_context(folder)
     over = [(len(p), r.id) for p, r in zip(prompts, requests) if len(p) >= context]
-    if over: raise EngineError(f"{spec}: {len(over)} of {len(requests)} prompts don't fit into the model's {context} tokens; the longest, of request {max(over)[1]!r}, has {max(over)[0]}. Leave them out, or use a model with a longer context.")
+    if over:
+        raise EngineError(
+            f"{spec}: {len(over)} of {len(requests)} prompts don't fit into the model's {context} tokens; the longest, of request {max(over)[1]!r}, has {max(over)[0]}. Leave them out, or use a model with a longer context."
+        )
     return context
 
 # %% ../nbs/14_local.ipynb #30dad1cd
 class TransformersEngine(Engine):
     "A causal language model with a chat template, run by transformers in this process; MODEL is zoo/NAME, a folder, also of an adapter, or a hub id."
+
     name = "transformers"
-    def __init__(self, model:str, batch_size:int=64,
-        memory:float|None=None,  # GiB for the cache, see `cache_room`
+
+    def __init__(
+        self,
+        model: str,
+        batch_size: int = 64,
+        memory: float | None = None,  # GiB for the cache, see `cache_room`
     ):
         super().__init__(model, batch_size)
         (self.folder, self.adapter), self.memory, self.loaded = model_parts(model), memory, None
         self._weights = parts_fingerprint(self.folder, self.adapter)
 
     @property
-    def weights(self)->str:
+    def weights(self) -> str:
         "Fingerprint of weights, tokenizer and template, and of the adapter."
         return self._weights
 
     def load(self):
-        if self.loaded is None: self.loaded = plain_settings(load_parts(self.folder, self.adapter, number_format(parameter_count(self.folder), device())), load_tokenizer(self.folder))
+        if self.loaded is None:
+            self.loaded = plain_settings(
+                load_parts(self.folder, self.adapter, number_format(parameter_count(self.folder), device())),
+                load_tokenizer(self.folder),
+            )
         return self.loaded
 
     def close(self):
         "Let go of the model's memory."
         self.loaded = None
 
-    def outgrown(self, requests): return outgrown(load_tokenizer(self.folder), requests, self.spec, own_context(self.folder))
+    def outgrown(self, requests):
+        return outgrown(load_tokenizer(self.folder), requests, self.spec, own_context(self.folder))
 
     def generate(self, requests):
         "Yield (index, record), and None after each batch."
         import torch, transformers
+
         requests, tokenizer = list(requests), load_tokenizer(self.folder)
         prompts = render(tokenizer, requests, self.spec)
         context = context_length(self.folder, requests, prompts, self.spec)
-        rows = in_order([Row(i, r, p, min(r.sampling.max_tokens, context - len(p))) for i, (r, p) in enumerate(zip(requests, prompts))])
-        model, decode = self.load(), functools.partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        info = dict(device=model.device.type, dtype=str(model.dtype).removeprefix("torch."), torch=torch.__version__, transformers=transformers.__version__)
+        rows = in_order(
+            [
+                Row(i, r, p, min(r.sampling.max_tokens, context - len(p)))
+                for i, (r, p) in enumerate(zip(requests, prompts))
+            ]
+        )
+        model, decode = (
+            self.load(),
+            functools.partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False),
+        )
+        info = dict(
+            device=model.device.type,
+            dtype=str(model.dtype).removeprefix("torch."),
+            torch=torch.__version__,
+            transformers=transformers.__version__,
+        )
         ends, room, start = end_tokens(model, tokenizer), cache_room(model, self.memory), time.perf_counter()
         while rows:
             batch = next_batch(rows, self.batch_size, room)
-            tokens = write_if_it_fits(model, batch, decode, int(fingerprint([self.key(r.request) for r in batch]), 16), self.spec)
-            if tokens is None: room = len(batch) // 2 * batch[0].longest; continue     # the lost seconds count as the next batch's
-            rows, seconds = rows[len(batch):], time.perf_counter() - start
+            tokens = write_if_it_fits(
+                model, batch, decode, int(fingerprint([self.key(r.request) for r in batch]), 16), self.spec
+            )
+            if tokens is None:
+                room = len(batch) // 2 * batch[0].longest
+                continue  # the lost seconds count as the next batch's
+            rows, seconds = rows[len(batch) :], time.perf_counter() - start
             for r, t in zip(batch, tokens):
                 text, reason, n = finish(t, ends, r.request.sampling.stop, decode)
-                yield r.index, self.record(r.request, text, reason, prompt_tokens=len(r.prompt), completion_tokens=n, latency=round(seconds, 4), info=info | dict(share=round(seconds / len(batch), 5)))
+                yield (
+                    r.index,
+                    self.record(
+                        r.request,
+                        text,
+                        reason,
+                        prompt_tokens=len(r.prompt),
+                        completion_tokens=n,
+                        latency=round(seconds, 4),
+                        info=info | dict(share=round(seconds / len(batch), 5)),
+                    ),
+                )
             yield None
             start = time.perf_counter()

@@ -25,97 +25,154 @@ class EstimateError(StudyError):
 @dataclass(frozen=True)
 class Devices:
     "What trains: how many devices of which size."
-    count: int = 1
-    gb: float = 80.0        # billions of bytes, each
-    kind: str = "cuda"      # or "cpu"
 
-    def __str__(self): return f"{self.count} × {self.gb:g} GB" if self.kind == "cuda" else f"this machine's CPU, {self.gb:.1f} GB"
+    count: int = 1
+    gb: float = 80.0  # billions of bytes, each
+    kind: str = "cuda"  # or "cpu"
+
+    def __str__(self):
+        return f"{self.count} × {self.gb:g} GB" if self.kind == "cuda" else f"this machine's CPU, {self.gb:.1f} GB"
+
 
 def parse_gpus(
-    spec:str,        # e.g. '1x80GB'
-)->Devices:
+    spec: str,  # e.g. '1x80GB'
+) -> Devices:
     "GPUs as the command line names them."
     m = re.fullmatch(r"\s*(\d+)\s*[x×]\s*(\d+(?:\.\d+)?)\s*GB?\s*", spec, re.I)
-    if not m or not int(m[1]) or not float(m[2]): raise EstimateError(f"--gpus {spec!r}: expected NxSIZEGB, how many GPUs and how much memory each has, e.g. 1x80GB or 8x24GB.")
+    if not m or not int(m[1]) or not float(m[2]):
+        raise EstimateError(
+            f"--gpus {spec!r}: expected NxSIZEGB, how many GPUs and how much memory each has, e.g. 1x80GB or 8x24GB."
+        )
     return Devices(int(m[1]), float(m[2]))
 
-def this_machine()->Devices:
+
+def this_machine() -> Devices:
     "The GPUs of this machine, or its CPU with as much memory as this process may use."
     import torch
-    if device() == "cuda": return Devices(torch.cuda.device_count(), min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())) / 1e9)
+
+    if device() == "cuda":
+        return Devices(
+            torch.cuda.device_count(),
+            min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())) / 1e9,
+        )
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for f in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        if Path(f).is_file() and (text := Path(f).read_text().strip()).isdigit(): limits.append(int(text))
+        if Path(f).is_file() and (text := Path(f).read_text().strip()).isdigit():
+            limits.append(int(text))
     return Devices(1, min(limits) / 1e9, "cpu")
 
 # %% ../nbs/26_memory.ipynb #3d4bf547
 def model_config(
-    name:str,        # 'zoo/NAME', a folder, a name under DISTILL_MODEL_DIR, or a hub id
+    name: str,  # 'zoo/NAME', a folder, a name under DISTILL_MODEL_DIR, or a hub id
 ):
     "The configuration of a model's text part; what is on this machine is used first, and of a model on the hub only this file is fetched."
     from huggingface_hub import try_to_load_from_cache
     from transformers import AutoConfig
+
     folder = local_model(name)
-    if not folder and (name.count("/") != 1 or name.startswith("zoo/") or Path(name).is_dir()): folder = resolve_model(name)
+    if not folder and (name.count("/") != 1 or name.startswith("zoo/") or Path(name).is_dir()):
+        folder = resolve_model(name)
     cached = None if folder else try_to_load_from_cache(name, "config.json")
-    if isinstance(cached, str): folder = Path(cached).parent
-    try: return AutoConfig.from_pretrained(folder or name).get_text_config()
+    if isinstance(cached, str):
+        folder = Path(cached).parent
+    try:
+        return AutoConfig.from_pretrained(folder or name).get_text_config()
     except (OSError, ValueError) as e:
-        raise EstimateError(f"model {name!r}: its config.json can't be had or read ({str(e).splitlines()[0]}). Name a folder that holds one, a built-in model such as zoo/student-m, or a hub id 'owner/name'.") from None
+        raise EstimateError(
+            f"model {name!r}: its config.json can't be had or read ({str(e).splitlines()[0]}). Name a folder that holds one, a built-in model such as zoo/student-m, or a hub id 'owner/name'."
+        ) from None
+
 
 def _empty(cfg, layers, settings, dtype, attention="sdpa"):
     "The model as `student` trains it, `layers` deep, on torch's meta device: shapes, no data."
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
+
     cfg = copy.deepcopy(cfg)
     cfg.num_hidden_layers, cfg.use_cache = layers, False
-    if "layer_types" in vars(cfg) and cfg.layer_types: cfg.layer_types = list(cfg.layer_types)[:layers]
-    for name in ("attention_dropout", "attn_pdrop"):      # on the CPU, where this runs, dropout would lead to attention that keeps its scores
-        if attention != "eager" and hasattr(cfg, name): setattr(cfg, name, 0.0)
+    if "layer_types" in vars(cfg) and cfg.layer_types:
+        cfg.layer_types = list(cfg.layer_types)[:layers]
+    for name in (
+        "attention_dropout",
+        "attn_pdrop",
+    ):  # on the CPU, where this runs, dropout would lead to attention that keeps its scores
+        if attention != "eager" and hasattr(cfg, name):
+            setattr(cfg, name, 0.0)
     make = lambda how: AutoModelForCausalLM.from_config(cfg, dtype=dtype, attn_implementation=how)
     try:
         with no_init_weights(), torch.device("meta"):
-            try: model = make(attention)
-            except ValueError: model = make("eager")          # it has no other
-    except ValueError as e: raise EstimateError(f"model type {cfg.model_type!r}: no causal language model can be built of it ({str(e).splitlines()[0][:120]}). Name a decoder-only model.") from None
-    model.tie_weights()                                       # which skipping the initialization has skipped
-    if settings.method == "full": return model
+            try:
+                model = make(attention)
+            except ValueError:
+                model = make("eager")  # it has no other
+    except ValueError as e:
+        raise EstimateError(
+            f"model type {cfg.model_type!r}: no causal language model can be built of it ({str(e).splitlines()[0][:120]}). Name a decoder-only model."
+        ) from None
+    model.tie_weights()  # which skipping the initialization has skipped
+    if settings.method == "full":
+        return model
     from peft import get_peft_model
-    try: return get_peft_model(model, lora_config(settings), low_cpu_mem_usage=True)
-    except ValueError as e: raise EstimateError(f"train.target_modules = {settings.target_modules!r}: {str(e).splitlines()[0]}") from None
+
+    try:
+        return get_peft_model(model, lora_config(settings), low_cpu_mem_usage=True)
+    except ValueError as e:
+        raise EstimateError(f"train.target_modules = {settings.target_modules!r}: {str(e).splitlines()[0]}") from None
 
 # %% ../nbs/26_memory.ipynb #e9b1bcf8
 @dataclass(frozen=True)
 class Counts:
     "Parameters of a model as it is trained."
-    total: int           # adapters included
+
+    total: int  # adapters included
     trainable: int
-    linear: int = 0      # of the frozen ones, those that QLoRA quantizes: the linear layers except the head
-    largest: int = 0     # of those, in one matrix
-    layer: int = 0       # in the largest decoder layer
+    linear: int = 0  # of the frozen ones, those that QLoRA quantizes: the linear layers except the head
+    largest: int = 0  # of those, in one matrix
+    layer: int = 0  # in the largest decoder layer
     layers: int = 0
-    alike: bool = True   # whether all layers have the same number
+    alike: bool = True  # whether all layers have the same number
+
 
 @lru_cache(maxsize=32)
 def _count(key, settings):
     import torch
+
     cfg, model = _configs[key], None
     model = _empty(cfg, cfg.num_hidden_layers, settings, torch.bfloat16)
     base = model if settings.method == "full" else model.get_base_model()
     stack, head = _stack(base, cfg.num_hidden_layers), base.get_output_embeddings()
-    quantized = [m.weight.numel() for m in base.modules() if isinstance(m, torch.nn.Linear) and m is not head and not m.weight.requires_grad]
+    quantized = [
+        m.weight.numel()
+        for m in base.modules()
+        if isinstance(m, torch.nn.Linear) and m is not head and not m.weight.requires_grad
+    ]
     sizes, params = [sum(p.numel() for p in l.parameters()) for l in stack], list(model.parameters())
-    return Counts(sum(p.numel() for p in params), sum(p.numel() for p in params if p.requires_grad), sum(quantized), max(quantized, default=0), max(sizes), len(stack), len(set(sizes)) == 1)
+    return Counts(
+        sum(p.numel() for p in params),
+        sum(p.numel() for p in params if p.requires_grad),
+        sum(quantized),
+        max(quantized, default=0),
+        max(sizes),
+        len(stack),
+        len(set(sizes)) == 1,
+    )
+
 
 def _stack(model, layers):
     "The decoder layers."
     import torch
+
     found = next((m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == layers), None)
-    if found is None: raise EstimateError(f"model type {model.config.model_type!r}: its layers are not in one list, so a step can't be followed. Measure instead: `Fit.peak_memory` of a short run.")
+    if found is None:
+        raise EstimateError(
+            f"model type {model.config.model_type!r}: its layers are not in one list, so a step can't be followed. Measure instead: `Fit.peak_memory` of a short run."
+        )
     return found
 
+
 _configs = {}
+
 
 def _key(cfg):
     "A config by its text, so that what is worked out for it is kept."
@@ -123,10 +180,11 @@ def _key(cfg):
     _configs[key] = cfg
     return key
 
+
 def count_parameters(
-    cfg,             # as `model_config` gives it
-    settings:Train,
-)->Counts:
+    cfg,  # as `model_config` gives it
+    settings: Train,
+) -> Counts:
     "Exact counts, from the model and its adapters built without data."
     return _count(_key(cfg), settings)
 
@@ -137,12 +195,13 @@ def _living():
     import torch, weakref
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
+
     class Living(TorchDispatchMode):
         def __init__(self, kept, weigh):
             super().__init__()
             self.bytes = self.grads = 0
             self.part, self.peaks, self.weigh = "start", {}, weigh
-            self.known = {t.untyped_storage()._cdata: None for t in kept}      # weights are counted elsewhere
+            self.known = {t.untyped_storage()._cdata: None for t in kept}  # weights are counted elsewhere
 
         def gone(self, key, n):
             self.bytes -= n
@@ -159,26 +218,33 @@ def _living():
         def __torch_dispatch__(self, f, types, args=(), kwargs=None):
             out = f(*args, **(kwargs or {}))
             for s in (t.untyped_storage() for t in tree_leaves(out) if isinstance(t, torch.Tensor)):
-                if s._cdata in self.known: continue
+                if s._cdata in self.known:
+                    continue
                 self.known[s._cdata] = weakref.finalize(s, self.gone, s._cdata, s.nbytes())
                 self.bytes += s.nbytes()
             total = self.bytes + self.weigh * self.grads
-            if total > self.peaks.get(self.part, (-1,))[0]: self.peaks[self.part] = (total, self.bytes, self.grads)
+            if total > self.peaks.get(self.part, (-1,))[0]:
+                self.peaks[self.part] = (total, self.bytes, self.grads)
             return out
+
     return Living
 
 # %% ../nbs/26_memory.ipynb #c1fb24f5
 def _fake(model):
     "Fake tensors in the place of the meta ones; shared ones stay shared."
     import torch
+
     seen = {}
     for m in model.modules():
         for tensors in (m._parameters, m._buffers):
             for k, t in tensors.items():
-                if t is None: continue
-                if id(t) not in seen: seen[id(t)] = (t, torch.empty(t.shape, dtype=t.dtype))
+                if t is None:
+                    continue
+                if id(t) not in seen:
+                    seen[id(t)] = (t, torch.empty(t.shape, dtype=t.dtype))
                 new = seen[id(t)][1]
-                if isinstance(t, torch.nn.Parameter) and not isinstance(new, torch.nn.Parameter): seen[id(t)] = (t, new := torch.nn.Parameter(new, requires_grad=t.requires_grad))
+                if isinstance(t, torch.nn.Parameter) and not isinstance(new, torch.nn.Parameter):
+                    seen[id(t)] = (t, new := torch.nn.Parameter(new, requires_grad=t.requires_grad))
                 tensors[k] = new
     return model.train()
 
@@ -187,6 +253,7 @@ def _fake(model):
 def _tiled():
     "What TRL's loss holds on a GPU: one tile of logits, and gradients in 32 bits (trl.kernels.chunked_logprob)."
     import torch
+
     class Tiled(torch.autograd.Function):
         @staticmethod
         def forward(ctx, hidden, weight, dtype):
@@ -198,16 +265,22 @@ def _tiled():
         @staticmethod
         def backward(ctx, grad):
             hidden, weight = ctx.saved_tensors
-            grads = [torch.zeros(t.shape, dtype=torch.float32) if need else None for t, need in zip((hidden, weight), ctx.needs_input_grad)]
+            grads = [
+                torch.zeros(t.shape, dtype=torch.float32) if need else None
+                for t, need in zip((hidden, weight), ctx.needs_input_grad)
+            ]
             tile = ctx.tile()
             return *(g if g is None else g.to(t.dtype) for g, t in zip(grads, (hidden, weight))), None
+
     return Tiled
+
 
 def _loss(model, base, ids, mask, labels, kind, bf16):
     "The loss as `student` computes it there: on the CPU `target_loss`, on a GPU TRL's. Which tokens are supervised makes no difference, only how many."
     import torch
+
     head = base.get_output_embeddings()
-    taught = lambda h: h.flatten(0, 1)[:len(labels)].clone()
+    taught = lambda h: h.flatten(0, 1)[: len(labels)].clone()
     if kind == "cuda":
         hidden = taught(base.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state)
         return _tiled().apply(hidden, head.weight, torch.bfloat16 if bf16 else hidden.dtype).sum()
@@ -219,33 +292,63 @@ def _loss(model, base, ids, mask, labels, kind, bf16):
 # %% ../nbs/26_memory.ipynb #d4bbcb6a
 def _plain(settings):
     "The settings that a step's memory depends on; the others only make equal ones look different."
-    same = {f: Train.model_fields[f].default for f in ("learning_rate", "schedule", "warmup_ratio", "epochs", "weight_decay", "max_grad_norm", "batch_size", "max_length", "max_truncated", "save_steps", "alpha")}
-    return settings.model_copy(update=same | dict(method="full" if settings.method == "full" else "lora", gradient_accumulation=min(2, settings.gradient_accumulation)))
+    same = {
+        f: Train.model_fields[f].default
+        for f in (
+            "learning_rate",
+            "schedule",
+            "warmup_ratio",
+            "epochs",
+            "weight_decay",
+            "max_grad_norm",
+            "batch_size",
+            "max_length",
+            "max_truncated",
+            "save_steps",
+            "alpha",
+        )
+    }
+    return settings.model_copy(
+        update=same
+        | dict(
+            method="full" if settings.method == "full" else "lora",
+            gradient_accumulation=min(2, settings.gradient_accumulation),
+        )
+    )
+
 
 @lru_cache(maxsize=512)
 def _step(key, layers, settings, dtype, bf16, attention, batch, length, taught, kind, weigh):
     "Most bytes alive besides weights and gradients, and the gradients then, at the start and at the end of the backward pass: {'start': (bytes, gradients), 'end': …}."
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
+
     model = _empty(_configs[key], layers, settings, getattr(torch, dtype), "eager" if attention == "eager" else "sdpa")
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = _fake(model)
         base = model if settings.method == "full" else model.get_base_model()
         if settings.gradient_checkpointing:
             base.gradient_checkpointing_enable()
-            if model is not base: model.enable_input_require_grads()
+            if model is not base:
+                model.enable_input_require_grads()
         mode = _living()([*model.parameters(), *model.buffers()], weigh)
         for p in model.parameters():
-            if p.requires_grad: p.register_post_accumulate_grad_hook(mode.gradient)
+            if p.requires_grad:
+                p.register_post_accumulate_grad_hook(mode.gradient)
+
         def into_last(_, args):
-            if args and args[0].requires_grad: args[0].register_hook(lambda g: setattr(mode, "part", "end"))
-        if layers > 1: _stack(base, layers)[-1].register_forward_pre_hook(into_last)
+            if args and args[0].requires_grad:
+                args[0].register_hook(lambda g: setattr(mode, "part", "end"))
+
+        if layers > 1:
+            _stack(base, layers)[-1].register_forward_pre_hook(into_last)
         ids, labels = torch.zeros(batch, length, dtype=torch.long), torch.zeros(taught, dtype=torch.long)
         mask = None if attention == "flash" else torch.ones(batch, length, dtype=torch.long)
-        for _ in range(2 if settings.gradient_accumulation > 1 else 1):        # the second pass finds gradients
+        for _ in range(2 if settings.gradient_accumulation > 1 else 1):  # the second pass finds gradients
             mode.part = "start"
             with mode:
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16): loss = _loss(model, base, ids, mask, labels, kind, bf16)
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+                    loss = _loss(model, base, ids, mask, labels, kind, bf16)
                 loss.backward()
                 del loss
     return {part: (n, g) for part, (_, n, g) in mode.peaks.items()}
@@ -253,22 +356,37 @@ def _step(key, layers, settings, dtype, bf16, attention, batch, length, taught, 
 # %% ../nbs/26_memory.ipynb #50598f38
 def _activations(key, counts, *args):
     "What `_step` would give at the model's full depth, from two shallow ones: every moment's bytes grow evenly with the layers."
-    if counts.layers <= 3 or not counts.alike: return _follow(key, counts.layers, *args)
+    if counts.layers <= 3 or not counts.alike:
+        return _follow(key, counts.layers, *args)
     two, three = (_follow(key, n, *args) for n in (2, 3))
-    return {part: tuple(max(0, a + (b - a) * (counts.layers - 2)) for a, b in zip(two[part], three[part])) for part in two}
+    return {
+        part: tuple(max(0, a + (b - a) * (counts.layers - 2)) for a, b in zip(two[part], three[part])) for part in two
+    }
+
 
 def _follow(key, layers, *args):
     "`_step`, or one sentence on why this model can't be followed."
-    try: return _step(key, layers, *args)
-    except StudyError: raise
-    except Exception as e: raise EstimateError(f"model type {_configs[key].model_type!r}: a step can't be followed without data ({type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else ''}). Measure instead: `Fit.peak_memory` of a short run.") from e
+    try:
+        return _step(key, layers, *args)
+    except StudyError:
+        raise
+    except Exception as e:
+        raise EstimateError(
+            f"model type {_configs[key].model_type!r}: a step can't be followed without data ({type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else ''}). Measure instead: `Fit.peak_memory` of a short run."
+        ) from e
 
 # %% ../nbs/26_memory.ipynb #eda4db7c
-QUANTIZED = 0.5 + 1/64 + 4/(64*256)     # bytes a weight, NF4 with double quantization: arXiv 2305.14314, section 3
-CONTEXT, NCCL = 0.6e9, 0.4e9            # bytes a process has on a GPU beside the allocator's: loaded kernels, channels between devices
-GAPS = 0.05                             # of activations: freed between blocks in use
-PROCESS = 0.56e9                        # resident size of a process that has trained before, measured by benchmarks/memory.py
-ENTRY, KERNELS = 300, 25e6              # on the CPU: bytes of an entry of the tokenizer; what oneDNN keeps for products in bf16; both measured there
+QUANTIZED = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight, NF4 with double quantization: arXiv 2305.14314, section 3
+CONTEXT, NCCL = (
+    0.6e9,
+    0.4e9,
+)  # bytes a process has on a GPU beside the allocator's: loaded kernels, channels between devices
+GAPS = 0.05  # of activations: freed between blocks in use
+PROCESS = 0.56e9  # resident size of a process that has trained before, measured by benchmarks/memory.py
+ENTRY, KERNELS = (
+    300,
+    25e6,
+)  # on the CPU: bytes of an entry of the tokenizer; what oneDNN keeps for products in bf16; both measured there
 PARTS = ("weights", "gradients", "optimizer", "activations", "gathered", "overhead")
 MOMENTS = dict(start="the start of the backward pass", end="the end of the backward pass", step="the optimizer step")
 
@@ -276,14 +394,15 @@ MOMENTS = dict(start="the start of the backward pass", end="the end of the backw
 @dataclass(frozen=True)
 class Estimate:
     "Memory of one device at its highest moment, in bytes."
-    settings: Train          # as it was estimated
+
+    settings: Train  # as it was estimated
     devices: Devices
     sharded: bool
     length: int
     counts: Counts
-    dtype: str               # of the matrix products
+    dtype: str  # of the matrix products
     attention: str
-    moment: str              # start, end or step
+    moment: str  # start, end or step
     weights: int
     gradients: int
     optimizer: int
@@ -292,73 +411,114 @@ class Estimate:
     overhead: int
 
     @property
-    def total(self)->int:
+    def total(self) -> int:
         "All parts."
         return sum(getattr(self, p) for p in PARTS)
 
     @property
-    def training(self)->int:
+    def training(self) -> int:
         "What the tensors of the run need: all but the process itself, and on a GPU but what its allocator does not count."
         return self.total - int(_fixed(self.devices) + _gaps(self.devices, self.activations + self.gathered))
 
     @property
-    def fits(self)->bool:
+    def fits(self) -> bool:
         "Whether a device has that much."
         return self.total <= self.devices.gb * 1e9
 
     @property
-    def name(self)->str:
+    def name(self) -> str:
         "Method and switches."
-        return " + ".join([self.settings.method, *["gradient checkpointing"] * self.settings.gradient_checkpointing, *[f"sharded over {self.devices.count}"] * self.sharded])
+        return " + ".join(
+            [
+                self.settings.method,
+                *["gradient checkpointing"] * self.settings.gradient_checkpointing,
+                *[f"sharded over {self.devices.count}"] * self.sharded,
+            ]
+        )
 
-def _fixed(devices): return PROCESS if devices.kind == "cpu" else CONTEXT + NCCL * (devices.count > 1)
+
+def _fixed(devices):
+    return PROCESS if devices.kind == "cpu" else CONTEXT + NCCL * (devices.count > 1)
 
 # %% ../nbs/26_memory.ipynb #071e8646
 def estimate(
-    model,                    # hub id, local folder, zoo model, or what `model_config` gives
-    settings:Train,           # batch_size is per device
-    length:int,               # tokens of the longest row, which its batch is padded to
-    devices:Devices|None=None,# None is this machine
-    sharded:bool=False,       # over all devices, by ZeRO-3 or FSDP; otherwise each has all of it
-    supervised:float=1.0,     # share of the tokens that are: the CPU's loss has logits of no others
-)->Estimate:
+    model,  # hub id, local folder, zoo model, or what `model_config` gives
+    settings: Train,  # batch_size is per device
+    length: int,  # tokens of the longest row, which its batch is padded to
+    devices: Devices | None = None,  # None is this machine
+    sharded: bool = False,  # over all devices, by ZeRO-3 or FSDP; otherwise each has all of it
+    supervised: float = 1.0,  # share of the tokens that are: the CPU's loss has logits of no others
+) -> Estimate:
     "Memory that training needs on each device. Sources of what is counted: ZeRO (arXiv 1910.02054), Korthikanti et al. (2205.05198), QLoRA (2305.14314); what the switches save: arXiv 2406.02290."
     cfg, devices = _config(model), devices or this_machine()
     _check(cfg, length, supervised)
     counts, n, kind = count_parameters(cfg, settings), devices.count if sharded else 1, devices.kind
-    bf16 = use_bf16(settings, counts.total - counts.trainable * (settings.method != "full"), "cpu") if kind == "cpu" else settings.bf16 is not False
+    bf16 = (
+        use_bf16(settings, counts.total - counts.trainable * (settings.method != "full"), "cpu")
+        if kind == "cpu"
+        else settings.bf16 is not False
+    )
     wide = settings.method == "full" or not bf16
     attention, low = _attention_of(settings, bf16, length, kind), 2 if bf16 else 4
     adapters = 0 if settings.method == "full" else counts.trainable
     frozen = counts.total - counts.trainable
     weights = 4 * (counts.total if wide else adapters) + (0 if wide else low * frozen)
-    if settings.method == "qlora": weights = QUANTIZED * counts.linear + low * (frozen - counts.linear) + 4 * adapters
+    if settings.method == "qlora":
+        weights = QUANTIZED * counts.linear + low * (frozen - counts.linear) + 4 * adapters
     optimizer = 8 * counts.trainable
     dtype = ("bfloat16" if bf16 else "float32") if sharded or not wide else "float32"
     taught = max(1, round(settings.batch_size * (length - 1) * supervised))
-    held = 4 / (2 if dtype == "bfloat16" and settings.method == "full" else 4) / n        # bytes that a byte of gradient stands for
-    moments = {m: (x, g * held) for m, (x, g) in _activations(_key(cfg), counts, _plain(settings), dtype, bf16, attention, settings.batch_size, length, taught, kind, held).items()}
+    held = (
+        4 / (2 if dtype == "bfloat16" and settings.method == "full" else 4) / n
+    )  # bytes that a byte of gradient stands for
+    moments = {
+        m: (x, g * held)
+        for m, (x, g) in _activations(
+            _key(cfg), counts, _plain(settings), dtype, bf16, attention, settings.batch_size, length, taught, kind, held
+        ).items()
+    }
     moments["step"] = (0, 4 * counts.trainable / n)
     moment = max(moments, key=lambda m: sum(moments[m]))
     acts, gradients = moments[moment]
     gathered = _gathered(counts, settings, low) if n > 1 and moment != "step" else 0
     parts = dict(weights=weights / n, gradients=gradients, optimizer=optimizer / n, activations=acts, gathered=gathered)
     parts["overhead"] = _overhead(parts, counts, settings, devices, sharded, cfg.vocab_size, bf16)
-    return Estimate(settings, devices, n > 1, length, counts, "bfloat16" if bf16 else "float32", attention, moment, **{k: int(v) for k, v in parts.items()})
+    return Estimate(
+        settings,
+        devices,
+        n > 1,
+        length,
+        counts,
+        "bfloat16" if bf16 else "float32",
+        attention,
+        moment,
+        **{k: int(v) for k, v in parts.items()},
+    )
 
 # %% ../nbs/26_memory.ipynb #3147684a
-def _config(model): return model_config(model) if isinstance(model, str) else model
+def _config(model):
+    return model_config(model) if isinstance(model, str) else model
+
 
 def _check(cfg, length, supervised):
     context = getattr(cfg, "max_position_embeddings", None)
-    if length < 2: raise EstimateError(f"length = {length}: a row has at least 2 tokens, one to read and one to learn.")
-    if context and length > context: raise EstimateError(f"length = {length}: more than the model's context of {context}. Set it to {context} or less.")
-    if not 0 < supervised <= 1: raise EstimateError(f"supervised = {supervised}: a share above 0 and up to 1, e.g. 0.2 where one token in five is the target's.")
+    if length < 2:
+        raise EstimateError(f"length = {length}: a row has at least 2 tokens, one to read and one to learn.")
+    if context and length > context:
+        raise EstimateError(
+            f"length = {length}: more than the model's context of {context}. Set it to {context} or less."
+        )
+    if not 0 < supervised <= 1:
+        raise EstimateError(
+            f"supervised = {supervised}: a share above 0 and up to 1, e.g. 0.2 where one token in five is the target's."
+        )
+
 
 def _attention_of(settings, bf16, length, kind):
     "Which attention a run gets: eager keeps its scores, flash needs no mask."
     asked = attention(settings, bf16, length, kind) or "sdpa"
     return "flash" if "flash" in asked else asked
+
 
 def _gathered(counts, settings, low):
     "Two layers, and all outside the layers, whole on every device; a layer's gradients before they are divided."
@@ -366,40 +526,50 @@ def _gathered(counts, settings, low):
     layer = counts.layer * (QUANTIZED if settings.method == "qlora" else low)
     return 2 * layer + low * outside + low * counts.trainable / counts.layers
 
+
 def _overhead(parts, counts, settings, devices, sharded, vocabulary, bf16):
     "What no tensor of the step accounts for."
     unpacked = 2 * counts.largest if settings.method == "qlora" else 0
-    if devices.kind == "cpu": return _fixed(devices) + unpacked + ENTRY * vocabulary + KERNELS * bf16
+    if devices.kind == "cpu":
+        return _fixed(devices) + unpacked + ENTRY * vocabulary + KERNELS * bf16
     buckets = 4 * counts.trainable if devices.count > 1 and not sharded else 0
     return _fixed(devices) + unpacked + buckets + _gaps(devices, parts["activations"] + parts["gathered"])
 
-def _gaps(devices, moving): return GAPS * moving if devices.kind == "cuda" else 0
+
+def _gaps(devices, moving):
+    return GAPS * moving if devices.kind == "cuda" else 0
 
 # %% ../nbs/26_memory.ipynb #8636617a
-ENOUGH = dict(cuda=2048, cpu=256)       # tokens a pass; an H100 does about 300 operations a byte read, so 300 rows at the least
+ENOUGH = dict(
+    cuda=2048, cpu=256
+)  # tokens a pass; an H100 does about 300 operations a byte read, so 300 rows at the least
 METHODS = ("full", "lora", "qlora")
 LADDER = (("full", "lora"), ("qlora",))  # within one: plain, checkpointing, sharding, both
 
+
 def ladder(
-    devices:Devices,
+    devices: Devices,
     methods=METHODS,  # to choose from
-)->list:              # (method, gradient checkpointing, sharded)
+) -> list:  # (method, gradient checkpointing, sharded)
     "What to try, cheapest first: full, LoRA, then both with gradient checkpointing, sharded, and both; after these QLoRA likewise."
     switches = [(c, s) for s in (False, True) for c in (False, True) if devices.count > 1 or not s]
     return [(m, c, s) for group in LADDER for c, s in switches for m in group if m in methods]
 
+
 @dataclass(frozen=True)
 class Advice:
     "What was tried and what to take."
+
     model: str
-    tried: tuple                  # estimates, in the order of `ladder`, each at the batch asked for
-    chosen: Estimate|None = None  # the cheapest that fits
-    hint: str = ""                # where nothing fits: what would
+    tried: tuple  # estimates, in the order of `ladder`, each at the batch asked for
+    chosen: Estimate | None = None  # the cheapest that fits
+    hint: str = ""  # where nothing fits: what would
 
     @property
-    def recipe(self)->str:
+    def recipe(self) -> str:
         "The lines of a recipe that set it."
-        if not self.chosen: return ""
+        if not self.chosen:
+            return ""
         s = self.chosen.settings
         lora = "" if s.method == "full" else f"\n  r: {s.r}\n  alpha: {s.alpha}"
         more = "\n  gradient_checkpointing: true" if s.gradient_checkpointing else ""
@@ -407,16 +577,17 @@ class Advice:
 
 # %% ../nbs/26_memory.ipynb #e9fa500f
 def recommend(
-    model,                    # hub id, local folder, zoo model, or what `model_config` gives
-    settings:Train|None=None, # batch size, rank and the like; method and switches are chosen
-    length:int=1024,          # tokens of the longest row
-    devices:Devices|None=None,# None is this machine
-    methods=METHODS,          # to choose from
-    supervised:float=1.0,
-)->Advice:
+    model,  # hub id, local folder, zoo model, or what `model_config` gives
+    settings: Train | None = None,  # batch size, rank and the like; method and switches are chosen
+    length: int = 1024,  # tokens of the longest row
+    devices: Devices | None = None,  # None is this machine
+    methods=METHODS,  # to choose from
+    supervised: float = 1.0,
+) -> Advice:
     "The cheapest setting that fits, in the order of `ladder`; its batch in smaller passes where that is enough."
     cfg, settings, devices = _config(model), settings or Train(), devices or this_machine()
-    if unknown := set(methods) - set(METHODS): raise EstimateError(f"method {sorted(unknown)[0]!r}: unknown. Known: {', '.join(METHODS)}.")
+    if unknown := set(methods) - set(METHODS):
+        raise EstimateError(f"method {sorted(unknown)[0]!r}: unknown. Known: {', '.join(METHODS)}.")
     rungs = [r for r in ladder(devices, methods) if r[1] or not settings.gradient_checkpointing]
     at = lambda rung, batch, on=devices: estimate(cfg, _with(settings, rung, batch), length, on, rung[2], supervised)
     tried = tuple(at(r, settings.batch_size) for r in rungs)
@@ -425,55 +596,110 @@ def recommend(
     name = model if isinstance(model, str) else cfg.model_type
     for rung, e in zip(rungs, tried):
         found = e if e.fits else _largest(lambda b: at(rung, b), busy[1:])
-        if found: return Advice(name, tried, found)
-    for batch in batches[len(busy):]:
-        if at(rungs[-1], batch).fits: return Advice(name, tried, next(e for rung in rungs if (e := at(rung, batch)).fits))
+        if found:
+            return Advice(name, tried, found)
+    for batch in batches[len(busy) :]:
+        if at(rungs[-1], batch).fits:
+            return Advice(name, tried, next(e for rung in rungs if (e := at(rung, batch)).fits))
     return Advice(name, tried, None, _what_would(at, rungs[-1], devices, name))
+
 
 def _with(settings, rung, batch):
     method, checkpointing, _ = rung
-    return settings.model_copy(update=dict(method=method, gradient_checkpointing=checkpointing, batch_size=batch, gradient_accumulation=settings.gradient_accumulation * settings.batch_size // batch))
+    return settings.model_copy(
+        update=dict(
+            method=method,
+            gradient_checkpointing=checkpointing,
+            batch_size=batch,
+            gradient_accumulation=settings.gradient_accumulation * settings.batch_size // batch,
+        )
+    )
+
 
 def _largest(at, batches):
     "The estimate of the largest batch that fits; none where the smallest doesn't."
-    if not batches or not at(batches[-1]).fits: return None
+    if not batches or not at(batches[-1]).fits:
+        return None
     return next(e for b in batches if (e := at(b)).fits)
 
 # %% ../nbs/26_memory.ipynb #58bd4cc6
-SIZES = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 180, 288)      # of GPUs that are sold, in GB
+SIZES = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 180, 288)  # of GPUs that are sold, in GB
+
 
 def _what_would(at, rung, devices, name):
     "In words, where nothing fits: the least that was tried, and the smallest device or number of devices that would do."
     least = at(rung, 1)
     short = f"{name} does not fit on {devices}: the leanest setting, {least.name} with one row a pass, needs {least.total / 1e9:.1f} GB on each."
-    if devices.kind == "cpu": return f"{short} Take a smaller model, shorter rows or a machine with more memory."
+    if devices.kind == "cpu":
+        return f"{short} Take a smaller model, shorter rows or a machine with more memory."
     ways = [f"{devices.count} × {size} GB" for size in SIZES if size > devices.gb and least.total <= size * 1e9][:1]
     counts = [n for n in (2, 4, 8, 16, 32, 64, 128, 256) if n > devices.count]
     more = next((n for n in counts if at((rung[0], rung[1], True), 1, replace(devices, count=n)).fits), None)
-    if more: ways.append(f"{more} × {devices.gb:g} GB, sharded")
+    if more:
+        ways.append(f"{more} × {devices.gb:g} GB, sharded")
     return f"{short} {'It would fit on ' + ' or on '.join(ways) + '.' if ways else 'Take a smaller model or shorter rows.'}"
 
 # %% ../nbs/26_memory.ipynb #59e11b32
-def table(
-    advice:Advice,
-)->tuple:             # head, rows of text, index of the row that is recommended or None
+def table(advice: Advice) -> tuple:  # head, rows of text, index of the row that is recommended or None
     "Parts per method in GB, for a terminal or a notebook."
     gb = lambda n: f"{n / 1e9:.1f}" if n >= 5e7 or not n else "<0.1"
     shown = list(advice.tried)
-    if advice.chosen and advice.chosen not in shown: shown.append(advice.chosen)
+    if advice.chosen and advice.chosen not in shown:
+        shown.append(advice.chosen)
     head = ["setting", "rows × passes", *PARTS, "total", "fits"]
-    rows = [[e.name, f"{e.settings.batch_size} × {e.settings.gradient_accumulation}", *(gb(getattr(e, p)) for p in PARTS), gb(e.total), "yes" if e.fits else "no"] for e in shown]
+    rows = [
+        [
+            e.name,
+            f"{e.settings.batch_size} × {e.settings.gradient_accumulation}",
+            *(gb(getattr(e, p)) for p in PARTS),
+            gb(e.total),
+            "yes" if e.fits else "no",
+        ]
+        for e in shown
+    ]
     return head, rows, shown.index(advice.chosen) if advice.chosen else None
 
-def as_dict(advice:Advice)->dict:
-    "For JSON."
-    one = lambda e: dict(setting=e.name, method=e.settings.method, gradient_checkpointing=e.settings.gradient_checkpointing, sharded=e.sharded, batch_size=e.settings.batch_size, gradient_accumulation=e.settings.gradient_accumulation,
-                         length=e.length, devices=str(e.devices), parameters=e.counts.total, trainable=e.counts.trainable, dtype=e.dtype, attention=e.attention, moment=e.moment, bytes={p: getattr(e, p) for p in PARTS} | dict(total=int(e.total)), fits=e.fits)
-    return dict(model=advice.model, tried=[one(e) for e in advice.tried], chosen=one(advice.chosen) if advice.chosen else None, recipe=advice.recipe, hint=advice.hint)
 
-def _advice_markdown(self:Advice):
+def as_dict(advice: Advice) -> dict:
+    "For JSON."
+    one = lambda e: dict(
+        setting=e.name,
+        method=e.settings.method,
+        gradient_checkpointing=e.settings.gradient_checkpointing,
+        sharded=e.sharded,
+        batch_size=e.settings.batch_size,
+        gradient_accumulation=e.settings.gradient_accumulation,
+        length=e.length,
+        devices=str(e.devices),
+        parameters=e.counts.total,
+        trainable=e.counts.trainable,
+        dtype=e.dtype,
+        attention=e.attention,
+        moment=e.moment,
+        bytes={p: getattr(e, p) for p in PARTS} | dict(total=int(e.total)),
+        fits=e.fits,
+    )
+    return dict(
+        model=advice.model,
+        tried=[one(e) for e in advice.tried],
+        chosen=one(advice.chosen) if advice.chosen else None,
+        recipe=advice.recipe,
+        hint=advice.hint,
+    )
+
+
+def _advice_markdown(self: Advice):
     head, rows, best = table(self)
     lines = ["| " + " | ".join(f"**{c}**" if i == best else c for c in r) + " |" for i, r in enumerate(rows)]
-    return "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *lines, "", f"```yaml\n{self.recipe}```" if self.chosen else self.hint])
+    return "\n".join(
+        [
+            "| " + " | ".join(head) + " |",
+            "|" + "---|" * len(head),
+            *lines,
+            "",
+            f"```yaml\n{self.recipe}```" if self.chosen else self.hint,
+        ]
+    )
+
 
 Advice._repr_markdown_ = _advice_markdown

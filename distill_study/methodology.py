@@ -20,49 +20,117 @@ from .tasks import TASKS
 from .textstats import main_metric
 
 # %% ../nbs/50_methodology.ipynb #3c333f18
-_FAMILY = dict(nli="natural language inference", nlu_qa="multiple-choice questions", math="word problems in mathematics", summarization="summarization", conversation="conversation")
-_ASKED = dict(vanilla="plainly (vanilla)", cot="to reason first (chain of thought, cot)", cod="to summarize in ever denser rounds (chain of density, cod)")
+_FAMILY = dict(
+    nli="natural language inference",
+    nlu_qa="multiple-choice questions",
+    math="word problems in mathematics",
+    summarization="summarization",
+    conversation="conversation",
+)
+_ASKED = dict(
+    vanilla="plainly (vanilla)",
+    cot="to reason first (chain of thought, cot)",
+    cod="to summarize in ever denser rounds (chain of density, cod)",
+)
+
 
 def _list(words):
     "`a, b and c`."
     *first, last = map(str, words)
     return f"{', '.join(first)} and {last}" if first else last
 
+
 def _own(settings, skip=()):
     "Settings that differ from their defaults, as text."
-    changed = {k: v for k, v in settings.model_dump(mode="json").items() if k not in skip and v != type(settings).model_fields[k].default}
+    changed = {
+        k: v
+        for k, v in settings.model_dump(mode="json").items()
+        if k not in skip and v != type(settings).model_fields[k].default
+    }
     return ", ".join(f"{k} {to_plain(v)}" for k, v in changed.items())
 
-def _name(engine): return to_plain(engine.partition(":")[2])
+
+def _name(engine):
+    return to_plain(engine.partition(":")[2])
+
 
 def _data(c, splits):
     "What is asked, how much of it, and how it was drawn."
-    d, n = c.data, {s: len(getattr(splits, s)) if splits else getattr(c.data, s) for s in ("train", "validation", "test")}
+    d, n = (
+        c.data,
+        {s: len(getattr(splits, s)) if splits else getattr(c.data, s) for s in ("train", "validation", "test")},
+    )
     count = lambda s: f"{n[s]:,}" if splits else "all" if n[s] is None else f"up to {n[s]:,}"
-    sizes = _list(f"{count(s)} {what}" for s, what in (("train", "training inputs"), ("validation", "validation items"), ("test", "test items")) if s != "validation" or n[s])
-    drawn = f" Where a split has more rows than were asked for, they were drawn with seed {d.seed}." if any(getattr(d, s) for s in ("train", "validation", "test")) else ""
+    sizes = _list(
+        f"{count(s)} {what}"
+        for s, what in (("train", "training inputs"), ("validation", "validation items"), ("test", "test items"))
+        if s != "validation" or n[s]
+    )
+    drawn = (
+        f" Where a split has more rows than were asked for, they were drawn with seed {d.seed}."
+        if any(getattr(d, s) for s in ("train", "validation", "test"))
+        else ""
+    )
     used = splits.used if splits else d.splits
-    own = f" {_list(f'its split {v} serves as {k}' for k, v in used.items() if k != v)}.".replace(" its", " Its", 1) if any(k != v for k, v in used.items()) else ""
-    read = (f" Columns were read as {_list(f'{v} for {k}' for k, v in d.columns.items())}." if d.columns else "") + (f" Its labels {_list(f'{k} for {v}' for k, v in d.labels.items())}." if d.labels else "")
+    own = (
+        f" {_list(f'its split {v} serves as {k}' for k, v in used.items() if k != v)}.".replace(" its", " Its", 1)
+        if any(k != v for k, v in used.items())
+        else ""
+    )
+    read = (f" Columns were read as {_list(f'{v} for {k}' for k, v in d.columns.items())}." if d.columns else "") + (
+        f" Its labels {_list(f'{k} for {v}' for k, v in d.labels.items())}." if d.labels else ""
+    )
     words = f" A summary may have at most {d.words} words." if d.words else ""
     return f"The data set is {to_plain(d.name)} ({_FAMILY[task_of(d)]}), with {sizes}.{drawn}{own}{read}{words}"
 
+
 def _decoding(s):
-    return f"drawn at temperature {s.temperature:g}, top-p {s.top_p:g}, with seed {s.seed}" if s.temperature else "decoded greedily"
+    return (
+        f"drawn at temperature {s.temperature:g}, top-p {s.top_p:g}, with seed {s.seed}"
+        if s.temperature
+        else "decoded greedily"
+    )
+
 
 def _sampling(s, limits, strategies):
     "How completions are drawn, and how long they may get."
-    most = f"at most {s.max_tokens:,} new tokens" if s.max_tokens else "at most " + _list(f"{limits[k]:,} ({k})" for k in strategies) + " new tokens"
-    return f"{_decoding(s)}, {most}" + (f", ending at {_list(map(repr, s.stop))}" if s.stop else "") + (f"; of {s.n} samples the answer that most of them give was taken" if s.n > 1 else "")
+    most = (
+        f"at most {s.max_tokens:,} new tokens"
+        if s.max_tokens
+        else "at most " + _list(f"{limits[k]:,} ({k})" for k in strategies) + " new tokens"
+    )
+    return (
+        f"{_decoding(s)}, {most}"
+        + (f", ending at {_list(map(repr, s.stop))}" if s.stop else "")
+        + (f"; of {s.n} samples the answer that most of them give was taken" if s.n > 1 else "")
+    )
+
 
 def _teacher(c, limits):
     "Who labels, how it is asked, how its answers are drawn."
     t, task, asked = c.teacher, task_of(c.data), strategies_of(c)
     engine, recorded = t.engine.partition(":")[0], t.engine.startswith("recorded:")
-    prompts = f"asked every training input {_list(_ASKED[s] for s in asked)}; the prompts have version {PROMPT_VERSION} and hashes {_list(f'{prompt_hash(task, s)} ({s})' for s in asked)}" if asked else "asked no training input, since no arm learns from its answers"
-    if recorded: return f"The teacher's answers are recorded ones, {_name(t.engine)}, taken under {_list(asked)}: they were made under other prompts and settings than this study's."
-    own = _own(t.own) if t.own and engine == "vllm" else ", ".join(f"{k} {to_plain(v)}" for k, v in (("revision", t.endpoint.revision), ("", t.endpoint.extra_body)) if v) if t.endpoint else ""
-    again = f" A training answer that can't be read, or that reasons and states none, was asked for again up to {t.reasks} times with other seeds, at temperature {t.sampling.temperature or .7:g}." if t.reasks else ""
+    prompts = (
+        f"asked every training input {_list(_ASKED[s] for s in asked)}; the prompts have version {PROMPT_VERSION} and hashes {_list(f'{prompt_hash(task, s)} ({s})' for s in asked)}"
+        if asked
+        else "asked no training input, since no arm learns from its answers"
+    )
+    if recorded:
+        return f"The teacher's answers are recorded ones, {_name(t.engine)}, taken under {_list(asked)}: they were made under other prompts and settings than this study's."
+    own = (
+        _own(t.own)
+        if t.own and engine == "vllm"
+        else ", ".join(
+            f"{k} {to_plain(v)}" for k, v in (("revision", t.endpoint.revision), ("", t.endpoint.extra_body)) if v
+        )
+        if t.endpoint
+        else ""
+    )
+    again = (
+        f" A training answer that can't be read, or that reasons and states none, was asked for again up to {t.reasks} times with other seeds, at temperature {t.sampling.temperature or 0.7:g}."
+        if t.reasks
+        else ""
+    )
     form = " It was asked for JSON." if t.structured and TASKS[task].graded else ""
     return f"The teacher is {_name(t.engine)}, run by engine {engine}{f' ({own})' if own else ''}. It was {prompts}. Its answers were {_sampling(t.sampling, limits, t.strategies)}.{form}{again} Labelling ends where more than {100 * t.max_failures:g} % of the requests fail."
 
@@ -70,101 +138,247 @@ def _teacher(c, limits):
 def _rows(c):
     "What an answer must be to become a training row."
     r, t, task = c.curate, c.student.train, task_of(c.data)
-    rules = ["were cut off, are empty or can't be read", "repeat a test, validation or earlier training input but for letter case and spacing"]
+    rules = [
+        "were cut off, are empty or can't be read",
+        "repeat a test, validation or earlier training input but for letter case and spacing",
+    ]
     learned = {a.labels for a in map(ARMS.get, c.arms) if a.model == "trained"}
-    if "cot" in learned: rules.append("reason without stating an answer, or answer without the reasoning that an arm learns")
-    if "cod" in learned: rules.append("have fewer than four rounds (cod)")
-    if task == "summarization": rules.append("have more words than a summary may have")
-    if r.near: rules.append(f"nearly repeat one (MinHash of {r.permutations} permutations over {r.shingle} words in a row, Jaccard similarity of {r.near:g} or more)")
-    if r.ngram: rules.append(f"share {r.ngram} words in a row with a test input that together cover more than {100 * r.contained:g} % of it")
-    if r.given_away: rules.append("have their own gold answer in the input")
-    if r.agreement: rules.append(f"have a label that fewer than {100 * r.agreement:g} % of the samples give")
-    if r.verify: rules.append("have a gold answer that the teacher's does not agree with (rejection sampling)")
-    if t.max_length: rules.append(f"have more than {t.max_length:,} tokens as a row (an error where these are more than {100 * t.max_truncated:g} % of the rows)")
-    turns = f" Of a conversation {'every turn' if r.turns == 'all' else 'the last turn'} of the assistant is learned." if task == "conversation" else ""
-    hard = " The untouched student answered the training inputs as well, to see whether the drops fall on hard ones." if r.hard_items else ""
-    return f"Dropped were inputs and answers that {'; '.join(rules)}. An arm with fewer than {c.min_rows:,} rows was not trained.{turns}{hard}" + ("" if r.verify else " Whether the teacher is right plays no part.")
+    if "cot" in learned:
+        rules.append("reason without stating an answer, or answer without the reasoning that an arm learns")
+    if "cod" in learned:
+        rules.append("have fewer than four rounds (cod)")
+    if task == "summarization":
+        rules.append("have more words than a summary may have")
+    if r.near:
+        rules.append(
+            f"nearly repeat one (MinHash of {r.permutations} permutations over {r.shingle} words in a row, Jaccard similarity of {r.near:g} or more)"
+        )
+    if r.ngram:
+        rules.append(
+            f"share {r.ngram} words in a row with a test input that together cover more than {100 * r.contained:g} % of it"
+        )
+    if r.given_away:
+        rules.append("have their own gold answer in the input")
+    if r.agreement:
+        rules.append(f"have a label that fewer than {100 * r.agreement:g} % of the samples give")
+    if r.verify:
+        rules.append("have a gold answer that the teacher's does not agree with (rejection sampling)")
+    if t.max_length:
+        rules.append(
+            f"have more than {t.max_length:,} tokens as a row (an error where these are more than {100 * t.max_truncated:g} % of the rows)"
+        )
+    turns = (
+        f" Of a conversation {'every turn' if r.turns == 'all' else 'the last turn'} of the assistant is learned."
+        if task == "conversation"
+        else ""
+    )
+    hard = (
+        " The untouched student answered the training inputs as well, to see whether the drops fall on hard ones."
+        if r.hard_items
+        else ""
+    )
+    return (
+        f"Dropped were inputs and answers that {'; '.join(rules)}. An arm with fewer than {c.min_rows:,} rows was not trained.{turns}{hard}"
+        + ("" if r.verify else " Whether the teacher is right plays no part.")
+    )
+
 
 def _method(t):
     "Full, LoRA or QLoRA, with what they are set to."
     modules = t.target_modules if isinstance(t.target_modules, str) else _list(t.target_modules)
     adapter = f"rank {t.r}, alpha {t.alpha}{' / √r (rsLoRA)' if t.rslora else ''}, dropout {t.dropout:g}, on {modules}{', with DoRA' if t.dora else ''}"
-    return dict(full="in full (all weights)", lora=f"by LoRA ({adapter})", qlora=f"by QLoRA ({adapter}; the base in NF4 with double quantization)")[t.method]
+    return dict(
+        full="in full (all weights)",
+        lora=f"by LoRA ({adapter})",
+        qlora=f"by QLoRA ({adapter}; the base in NF4 with double quantization)",
+    )[t.method]
+
 
 def _length(t):
     "How long, in what steps, and which checkpoint is kept."
-    batch = f"batches of {t.batch_size}" + (f", about {t.tokens_per_step:,} tokens an optimizer step" if t.tokens_per_step else f", {t.gradient_accumulation} to an optimizer step" if t.gradient_accumulation > 1 else "")
-    kept = "the last checkpoint is kept" if t.choose == "last" else f"the checkpoint is kept that is best on the validation items by {'their gold answers' if t.choose == 'gold' else 'the loss on them'}, looked at {f'every {t.eval_steps} steps' if t.eval_steps else 'after every epoch'}" + (f", and training ends after {t.patience} looks without a better one" if t.patience else "")
+    batch = f"batches of {t.batch_size}" + (
+        f", about {t.tokens_per_step:,} tokens an optimizer step"
+        if t.tokens_per_step
+        else f", {t.gradient_accumulation} to an optimizer step"
+        if t.gradient_accumulation > 1
+        else ""
+    )
+    kept = (
+        "the last checkpoint is kept"
+        if t.choose == "last"
+        else f"the checkpoint is kept that is best on the validation items by {'their gold answers' if t.choose == 'gold' else 'the loss on them'}, looked at {f'every {t.eval_steps} steps' if t.eval_steps else 'after every epoch'}"
+        + (f", and training ends after {t.patience} looks without a better one" if t.patience else "")
+    )
     return f"for {f'{t.steps:,} steps' if t.steps else f'{t.epochs:g} epochs'} in {batch}; {kept}"
+
 
 def _students(c, fits):
     "How every student is trained."
     t = c.student.train
     rates = {a: f.learning_rate for a, f in (fits or {}).items()}
-    rate = f"{t.learning_rate:g}" if t.learning_rate else _list(f"{r:g}" for r in dict.fromkeys(rates.values())) + " (by method and size of the model)" if rates else "by method and size of the model"
-    more = [name for name, on in (("packing", t.packing), ("gradient checkpointing", t.gradient_checkpointing), ("Liger kernels", t.liger)) if on]
-    more += [f"attention {t.attention}"] * bool(t.attention) + [f"{'bf16' if t.bf16 else '32-bit'} products"] * (t.bf16 is not None) + [f"several processes ({to_plain(t.launch)}{f', {t.processes}' if t.processes else ''})"] * bool(t.launch)
-    forms = f" The trained students also answered in other forms: {_list(dict(adapter='as adapter', nf4='in NF4')[f] for f in c.student.compare)}." if c.student.compare else ""
-    return (f"Every student starts from {to_plain(c.student.model)} and is fine-tuned {_method(t)} with cross-entropy on the assistant's tokens alone, {_length(t)}. AdamW{', paged on CUDA' if t.method == 'qlora' else ''}, learning rate {rate}, {t.schedule} schedule "
-            f"with {100 * t.warmup_ratio:g} % warm-up, weight decay {t.weight_decay:g}, gradients clipped at {t.max_grad_norm:g}, training seed {c.seed}{', with ' + _list(more) if more else ''}.{forms}")
+    rate = (
+        f"{t.learning_rate:g}"
+        if t.learning_rate
+        else _list(f"{r:g}" for r in dict.fromkeys(rates.values())) + " (by method and size of the model)"
+        if rates
+        else "by method and size of the model"
+    )
+    more = [
+        name
+        for name, on in (
+            ("packing", t.packing),
+            ("gradient checkpointing", t.gradient_checkpointing),
+            ("Liger kernels", t.liger),
+        )
+        if on
+    ]
+    more += (
+        [f"attention {t.attention}"] * bool(t.attention)
+        + [f"{'bf16' if t.bf16 else '32-bit'} products"] * (t.bf16 is not None)
+        + [f"several processes ({to_plain(t.launch)}{f', {t.processes}' if t.processes else ''})"] * bool(t.launch)
+    )
+    forms = (
+        f" The trained students also answered in other forms: {_list(dict(adapter='as adapter', nf4='in NF4')[f] for f in c.student.compare)}."
+        if c.student.compare
+        else ""
+    )
+    return (
+        f"Every student starts from {to_plain(c.student.model)} and is fine-tuned {_method(t)} with cross-entropy on the assistant's tokens alone, {_length(t)}. AdamW{', paged on CUDA' if t.method == 'qlora' else ''}, learning rate {rate}, {t.schedule} schedule "
+        f"with {100 * t.warmup_ratio:g} % warm-up, weight decay {t.weight_decay:g}, gradients clipped at {t.max_grad_norm:g}, training seed {c.seed}{', with ' + _list(more) if more else ''}.{forms}"
+    )
 
 # %% ../nbs/50_methodology.ipynb #432c2ae8
 def _arms(c, splits, fits, limits):
     "What answers the test items, and what each trained arm learned."
+
     def one(a):
-        if a.model != "trained": return f"{a.name} (the {'teacher' if a.model == 'teacher' else 'untouched student'}, asked {_ASKED[a.prompt].partition(' (')[0]})"
+        if a.model != "trained":
+            return f"{a.name} (the {'teacher' if a.model == 'teacher' else 'untouched student'}, asked {_ASKED[a.prompt].partition(' (')[0]})"
         which = f", of {a.only} labels alone" if a.only else ""
         return f"{a.name} (learned from {'gold' if a.labels == 'gold' else f'the answers of the teacher under {a.labels}'}: {TARGETS[a.target]}{which})"
+
     have = not splits or any(map(has_truth, splits.train))
-    ran = [a for a in map(ARMS.get, c.arms) if unavailable(a, c) is None and (have or a.labels != "gold") and (fits is None or a.model != "trained" or a.name in fits)]
+    ran = [
+        a
+        for a in map(ARMS.get, c.arms)
+        if unavailable(a, c) is None
+        and (have or a.labels != "gold")
+        and (fits is None or a.model != "trained" or a.name in fits)
+    ]
     own = [s for s in limits if any(a.prompt == s for a in ran)]
     return f"All arms answered the same test items: {'; '.join(map(one, ran))}. Students answered greedily, with at most {_list(f'{limits[s]:,} ({s})' for s in own)} new tokens."
+
 
 def _grading(c, splits, drawn):
     "What counts as right, or what the score is."
     task = task_of(c.data)
-    if TASKS[task].graded: return "An answer is right if it is the gold answer once both are in canonical form; an answer that can't be read is wrong. Flexible reading finds the answer anywhere in the text, strict reading takes it only in the format asked for; figures are flexible unless they say otherwise. Accuracies have 95 % " + ("intervals from a bootstrap over sources." if drawn else "Wilson intervals" + (" (bootstrap over sources, where items share one)." if drawn is None else "."))
+    if TASKS[task].graded:
+        return (
+            "An answer is right if it is the gold answer once both are in canonical form; an answer that can't be read is wrong. Flexible reading finds the answer anywhere in the text, strict reading takes it only in the format asked for; figures are flexible unless they say otherwise. Accuracies have 95 % "
+            + (
+                "intervals from a bootstrap over sources."
+                if drawn
+                else "Wilson intervals"
+                + (" (bootstrap over sources, where items share one)." if drawn is None else ".")
+            )
+        )
     m = main_metric(task, splits.test) if splits else None
-    by = f"{m.name} ({m.unit})" if m else "nearness to the reference, or by a measure without one where fewer than half of the items have a reference"
+    by = (
+        f"{m.name} ({m.unit})"
+        if m
+        else "nearness to the reference, or by a measure without one where fewer than half of the items have a reference"
+    )
     return f"Answers were scored by {by}, and by the further measures of the tables; a text that can't be read scores 0. Means have 95 % BCa bootstrap intervals."
+
 
 def _judged(c):
     "What a judge was asked, and what the answers were tried on beside."
     j, p, out = c.judge, c.pitfalls, ""
     if j:
-        what = _list([f"every answer of {'all arms' if not j.arms else _list(j.arms)} by {_list(x.name for x in rubric(task_of(c.data), c.rubric))}"] * j.pointwise + [f"pairs of answers in both orders ({_list(f'{a} with {b}' for a, b in j.pairs) if j.pairs else 'the best distilled arm with the untouched student and with the teacher'})"] * j.pairwise)
+        what = _list(
+            [
+                f"every answer of {'all arms' if not j.arms else _list(j.arms)} by {_list(x.name for x in rubric(task_of(c.data), c.rubric))}"
+            ]
+            * j.pointwise
+            + [
+                f"pairs of answers in both orders ({_list(f'{a} with {b}' for a, b in j.pairs) if j.pairs else 'the best distilled arm with the untouched student and with the teacher'})"
+            ]
+            * j.pairwise
+        )
         own = _own(j.own) if j.own and j.engine.startswith("vllm:") else ""
-        how = "" if j.engine.startswith("rules:") else f" Its verdicts were {_decoding(j.sampling)}{f', at most {j.sampling.max_tokens:,} new tokens' if j.sampling.max_tokens else ''}{f', {j.sampling.n} of each' if j.sampling.n > 1 else ''}{', with a short reason first' if j.reason else ''}; what could not be read was asked for again up to {j.reasks} times, then counted as missing."
+        how = (
+            ""
+            if j.engine.startswith("rules:")
+            else f" Its verdicts were {_decoding(j.sampling)}{f', at most {j.sampling.max_tokens:,} new tokens' if j.sampling.max_tokens else ''}{f', {j.sampling.n} of each' if j.sampling.n > 1 else ''}{', with a short reason first' if j.reason else ''}; what could not be read was asked for again up to {j.reasks} times, then counted as missing."
+        )
         out = f"A judge, {to_plain(j.engine)}{f' ({own})' if own else ''}, graded {what}, on {f'{j.items:,} test items drawn with seed {c.seed}' if j.items else 'all test items'}, blind to the arms.{how} "
-    elif c.rubric: out = f"People grade by {_list(x.name for x in c.rubric)}. "
-    tried = [f"under {p.wordings} other wordings of the prompt"] * bool(p.wordings) + [f"with {p.samples} answers drawn at temperature {p.temperature:g}"] * bool(p.samples) + ["by the untouched student without what the items are about"] * (p.blind and TASKS[task_of(c.data)].graded)
-    return out + (f"To see what the results hang on, {f'{p.items:,}' if p.items else 'all'} test items were answered once more {_list(tried)}." if tried else "No test item was asked a second time, so wordings and decoding were not varied.")
+    elif c.rubric:
+        out = f"People grade by {_list(x.name for x in c.rubric)}. "
+    tried = (
+        [f"under {p.wordings} other wordings of the prompt"] * bool(p.wordings)
+        + [f"with {p.samples} answers drawn at temperature {p.temperature:g}"] * bool(p.samples)
+        + ["by the untouched student without what the items are about"] * (p.blind and TASKS[task_of(c.data)].graded)
+    )
+    return out + (
+        f"To see what the results hang on, {f'{p.items:,}' if p.items else 'all'} test items were answered once more {_list(tried)}."
+        if tried
+        else "No test item was asked a second time, so wordings and decoding were not varied."
+    )
+
 
 def _statistics(c, drawn):
     "Tests, intervals, corrections."
     exact = TASKS[task_of(c.data)].graded and not drawn
-    test = "McNemar's exact test" + (" (a sign-flip permutation test, where items share sources)" if drawn is None else "") if exact else "a paired sign-flip permutation test" + (" over sources" if drawn else "")
-    return (f"Arms were compared in pairs on the same items by {test}; differences have 95 % BCa intervals from {c.bootstrap:,} paired bootstrap resamples, drawn with seed {c.seed}. p-values are Holm-corrected over all tests that the conclusions rest on. "
-            f"Gap recovered is the share of the distance from {BASE} to the teacher that an arm closed, with a 95 % percentile interval from as many resamples; it is undefined where teacher and student can't be told apart.")
+    test = (
+        "McNemar's exact test" + (" (a sign-flip permutation test, where items share sources)" if drawn is None else "")
+        if exact
+        else "a paired sign-flip permutation test" + (" over sources" if drawn else "")
+    )
+    return (
+        f"Arms were compared in pairs on the same items by {test}; differences have 95 % BCa intervals from {c.bootstrap:,} paired bootstrap resamples, drawn with seed {c.seed}. p-values are Holm-corrected over all tests that the conclusions rest on. "
+        f"Gap recovered is the share of the distance from {BASE} to the teacher that an arm closed, with a 95 % percentile interval from as many resamples; it is undefined where teacher and student can't be told apart."
+    )
 
 # %% ../nbs/50_methodology.ipynb #866a0fff
 @dataclass(frozen=True, repr=False)
 class Methodology(Shown):
     "Paragraphs of a method section, each under its heading."
+
     parts: dict
 
-    def html(self)->str: return '<div class="methodology tex2jax_ignore mathjax_ignore">' + "".join(f"<p><strong>{prose(k)}.</strong> {prose(v)}</p>" for k, v in self.parts.items()) + "</div>"
-    def to_dict(self)->dict: return self.parts
-    def __repr__(self): return "\n\n".join(f"{k}. {v}" for k, v in self.parts.items())
+    def html(self) -> str:
+        return (
+            '<div class="methodology tex2jax_ignore mathjax_ignore">'
+            + "".join(f"<p><strong>{prose(k)}.</strong> {prose(v)}</p>" for k, v in self.parts.items())
+            + "</div>"
+        )
+
+    def to_dict(self) -> dict:
+        return self.parts
+
+    def __repr__(self):
+        return "\n\n".join(f"{k}. {v}" for k, v in self.parts.items())
+
 
 def methodology(
-    c:Combination,
-    splits=None,         # `data.Splits`; without them sizes are those that were asked for
-    fits=None,           # arm → `student.Fit`; without them a learning rate that the settings leave open has no number
-)->Methodology:
+    c: Combination,
+    splits=None,  # `data.Splits`; without them sizes are those that were asked for
+    fits=None,  # arm → `student.Fit`; without them a learning rate that the settings leave open has no number
+) -> Methodology:
     "The method section of a combination, from its settings."
     c = resolved(c)
     task = TASKS[task_of(c.data)]
     limits = splits.max_tokens if splits and splits.max_tokens else task.limits(c.data.words)
     drawn = shared([e.source for e in splits.test]) if splits else None
-    return Methodology({"Data": _data(c, splits), "Teacher": _teacher(c, limits), "Training rows": _rows(c), "Students": _students(c, fits), "Arms": _arms(c, splits, fits, limits), "Grading": _grading(c, splits, drawn), "Judge and pitfalls": _judged(c), "Statistics": _statistics(c, drawn)})
+    return Methodology(
+        {
+            "Data": _data(c, splits),
+            "Teacher": _teacher(c, limits),
+            "Training rows": _rows(c),
+            "Students": _students(c, fits),
+            "Arms": _arms(c, splits, fits, limits),
+            "Grading": _grading(c, splits, drawn),
+            "Judge and pitfalls": _judged(c),
+            "Statistics": _statistics(c, drawn),
+        }
+    )

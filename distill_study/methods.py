@@ -15,109 +15,189 @@ from .models import ModelError, load_model
 # %% ../nbs/23_methods.ipynb #358e47f3
 _FALL = {"qwen2": 0.0775, "qwen3": 0.0775}
 
+
 def default_rate(
-    method:str,       # 'full', 'lora' or 'qlora'
-    config,           # of the model, as transformers has it
-    parameters:int=0, # of the whole model, for qlora
-)->float:
+    method: str,  # 'full', 'lora' or 'qlora'
+    config,  # of the model, as transformers has it
+    parameters: int = 0,  # of the whole model, for qlora
+) -> float:
     "Learning rate where the settings leave it open: LoRA Without Regret (2025) for full and lora, arXiv 2305.14314 for qlora."
-    if method == "qlora": return 2e-4 if parameters <= 13e9 else 1e-4
+    if method == "qlora":
+        return 2e-4 if parameters <= 13e9 else 1e-4
     text = config.get_text_config()
     rate = 5e-5 * (2000 / text.hidden_size) ** _FALL.get(text.model_type, 0.781)
     return float(f"{rate * (10 if method == 'lora' else 1):.2g}")
 
 # %% ../nbs/23_methods.ipynb #b64a9f9c
 def use_bf16(
-    settings:Train,
-    parameters:int,   # of the whole model
-    where:str,        # "cuda" or "cpu"
-)->bool:
+    settings: Train,
+    parameters: int,  # of the whole model
+    where: str,  # "cuda" or "cpu"
+) -> bool:
     "Does training multiply in bf16? The setting decides; left open, the device and the model's size do."
     import torch
-    if settings.bf16 is not None: return settings.bf16
-    if where == "cuda": return torch.cuda.is_bf16_supported()
+
+    if settings.bf16 is not None:
+        return settings.bf16
+    if where == "cuda":
+        return torch.cuda.is_bf16_supported()
     has = lambda name: bool(getattr(torch.cpu, name, lambda: False)())
     return parameters > 20e6 and (has("_is_avx512_bf16_supported") or has("_is_amx_tile_supported"))
 
+
 def attention(
-    settings:Train,
-    bf16:bool,
-    limit:int,        # tokens of the longest row
-    where:str,        # "cuda" or "cpu"
-)->str|None:          # None leaves the model's own
+    settings: Train,
+    bf16: bool,
+    limit: int,  # tokens of the longest row
+    where: str,  # "cuda" or "cpu"
+) -> str | None:  # None leaves the model's own
     "The attention to train with."
-    if settings.attention: return settings.attention
-    return "eager" if where == "cpu" and bf16 and limit <= 512 else None     # longer rows would need too much memory
+    if settings.attention:
+        return settings.attention
+    return "eager" if where == "cpu" and bf16 and limit <= 512 else None  # longer rows would need too much memory
 
 # %% ../nbs/23_methods.ipynb #af765713
 _FLASH = dict(flash_attention_2="flash_attn", flash_attention_3="flash_attn_interface")
 
+
 def refuse(
-    settings:Train,
-    where:str,        # "cuda" or "cpu"
-    has=importlib.util.find_spec,   # says whether a package is installed
+    settings: Train,
+    where: str,  # "cuda" or "cpu"
+    has=importlib.util.find_spec,  # says whether a package is installed
 ):
     "Refuse settings that this machine can't carry out."
-    if settings.method == "qlora" and not has("bitsandbytes"): raise StudyError("train.method = qlora: 4-bit weights need bitsandbytes, which is not installed: `pip install 'distill-study[gpu]'`. Or set train.method to lora, which holds the base in 16 bits.")
+    if settings.method == "qlora" and not has("bitsandbytes"):
+        raise StudyError(
+            "train.method = qlora: 4-bit weights need bitsandbytes, which is not installed: `pip install 'distill-study[gpu]'`. Or set train.method to lora, which holds the base in 16 bits."
+        )
     if settings.attention in _FLASH:
-        if where != "cuda": raise StudyError(f"train.attention = {settings.attention}: flash attention runs on CUDA devices, and this machine has none. Set it to sdpa, which computes the same, or leave it out.")
-        if not has(_FLASH[settings.attention]): raise StudyError(f"train.attention = {settings.attention}: the package {_FLASH[settings.attention]} is not installed. Install it, or set train.attention to sdpa.")
+        if where != "cuda":
+            raise StudyError(
+                f"train.attention = {settings.attention}: flash attention runs on CUDA devices, and this machine has none. Set it to sdpa, which computes the same, or leave it out."
+            )
+        if not has(_FLASH[settings.attention]):
+            raise StudyError(
+                f"train.attention = {settings.attention}: the package {_FLASH[settings.attention]} is not installed. Install it, or set train.attention to sdpa."
+            )
     if settings.liger:
-        if where != "cuda": raise StudyError("train.liger = true: Liger's kernels run on CUDA devices, and this machine has none. Leave it out: on a CPU the loss already computes supervised positions only.")
-        if not has("liger_kernel"): raise StudyError("train.liger = true: the package is not installed: `pip install liger-kernel`. Or leave it out.")
+        if where != "cuda":
+            raise StudyError(
+                "train.liger = true: Liger's kernels run on CUDA devices, and this machine has none. Leave it out: on a CPU the loss already computes supervised positions only."
+            )
+        if not has("liger_kernel"):
+            raise StudyError(
+                "train.liger = true: the package is not installed: `pip install liger-kernel`. Or leave it out."
+            )
     for name in settings.report_to:
-        if not has(name): raise StudyError(f"train.report_to = {name}: that package is not installed: `pip install {name}`. Or leave it out; every loss is in the report and in fit.json anyway.")
+        if not has(name):
+            raise StudyError(
+                f"train.report_to = {name}: that package is not installed: `pip install {name}`. Or leave it out; every loss is in the report and in fit.json anyway."
+            )
 
 # %% ../nbs/23_methods.ipynb #ba972ba6
 def trl_config(
-    settings:Train,
-    out:Path,         # where checkpoints go
-    seed:int,
-    bf16:bool,
-    where:str,        # "cuda" or "cpu"
-    rate:float,       # learning rate
-    accumulation:int, # batches an optimizer step
+    settings: Train,
+    out: Path,  # where checkpoints go
+    seed: int,
+    bf16: bool,
+    where: str,  # "cuda" or "cpu"
+    rate: float,  # learning rate
+    accumulation: int,  # batches an optimizer step
 ):
     "`SFTConfig` with our settings and nothing printed or prepared behind our back."
     from trl import SFTConfig
+
     schedule = {"constant": "constant_with_warmup"}.get(settings.schedule, settings.schedule)
-    saving = dict(save_strategy="steps", save_steps=settings.save_steps) if settings.save_steps else dict(save_strategy="epoch")
-    tracking = dict(report_to=list(settings.report_to), logging_strategy="steps", logging_steps=1) if settings.report_to else dict(report_to="none", logging_strategy="no")
-    return SFTConfig(output_dir=str(out), seed=seed, data_seed=seed, num_train_epochs=settings.epochs, max_steps=settings.steps or -1, per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=accumulation, learning_rate=rate, lr_scheduler_type=schedule, optim="paged_adamw_32bit" if settings.method == "qlora" and where == "cuda" else "adamw_torch",
-        warmup_steps=settings.warmup_ratio, weight_decay=settings.weight_decay, max_grad_norm=settings.max_grad_norm, bf16=bf16, use_cpu=where == "cpu",
-        gradient_checkpointing=settings.gradient_checkpointing, use_liger_kernel=settings.liger, max_length=None, packing=False, dataset_kwargs=dict(skip_prepare_dataset=True),
-        dataloader_num_workers=0, dataloader_pin_memory=where == "cuda", eval_strategy="no", disable_tqdm=True, ddp_find_unused_parameters=False, **saving, **tracking)
+    saving = (
+        dict(save_strategy="steps", save_steps=settings.save_steps)
+        if settings.save_steps
+        else dict(save_strategy="epoch")
+    )
+    tracking = (
+        dict(report_to=list(settings.report_to), logging_strategy="steps", logging_steps=1)
+        if settings.report_to
+        else dict(report_to="none", logging_strategy="no")
+    )
+    return SFTConfig(
+        output_dir=str(out),
+        seed=seed,
+        data_seed=seed,
+        num_train_epochs=settings.epochs,
+        max_steps=settings.steps or -1,
+        per_device_train_batch_size=settings.batch_size,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=rate,
+        lr_scheduler_type=schedule,
+        optim="paged_adamw_32bit" if settings.method == "qlora" and where == "cuda" else "adamw_torch",
+        warmup_steps=settings.warmup_ratio,
+        weight_decay=settings.weight_decay,
+        max_grad_norm=settings.max_grad_norm,
+        bf16=bf16,
+        use_cpu=where == "cpu",
+        gradient_checkpointing=settings.gradient_checkpointing,
+        use_liger_kernel=settings.liger,
+        max_length=None,
+        packing=False,
+        dataset_kwargs=dict(skip_prepare_dataset=True),
+        dataloader_num_workers=0,
+        dataloader_pin_memory=where == "cuda",
+        eval_strategy="no",
+        disable_tqdm=True,
+        ddp_find_unused_parameters=False,
+        **saving,
+        **tracking,
+    )
 
 # %% ../nbs/23_methods.ipynb #6877354e
-def lora_config(settings:Train):
+def lora_config(settings: Train):
     "`LoraConfig` with our settings."
     from peft import LoraConfig
+
     modules = settings.target_modules if isinstance(settings.target_modules, str) else list(settings.target_modules)
-    return LoraConfig(task_type="CAUSAL_LM", r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=modules, use_dora=settings.dora, use_rslora=settings.rslora)
+    return LoraConfig(
+        task_type="CAUSAL_LM",
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=modules,
+        use_dora=settings.dora,
+        use_rslora=settings.rslora,
+    )
+
 
 def load_base(
-    base:Path,        # folder of the model
-    settings:Train,
-    where:str,        # "cuda" or "cpu"
-    held:str|None=None,  # device that it is read to; None is the one it is trained on
-):                    # model, torch dtype it was saved in, whether products are in bf16
+    base: Path,  # folder of the model
+    settings: Train,
+    where: str,  # "cuda" or "cpu"
+    held: str | None = None,  # device that it is read to; None is the one it is trained on
+):  # model, torch dtype it was saved in, whether products are in bf16
     "The model to train: in 32 bits, its frozen base in 16 under an adapter, or in 4."
     import torch
-    if settings.method == "qlora": return load_4bit(base, settings, where)
+
+    if settings.method == "qlora":
+        return load_4bit(base, settings, where)
     model = load_model(base, device=held)
     saved, bf16 = model.config.dtype if held else model.dtype, use_bf16(settings, model.num_parameters(), where)
     return model.to(torch.bfloat16 if bf16 and settings.method == "lora" else torch.float32), saved, bf16
 
-def load_4bit(base:Path, settings:Train, where:str):
+
+def load_4bit(base: Path, settings: Train, where: str):
     "The model in NF4 with double quantization, as arXiv 2305.14314; see `load_base`."
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
     bf16, saved = settings.bf16 is not False and where == "cuda", AutoConfig.from_pretrained(base).dtype
     numbers = torch.bfloat16 if bf16 else torch.float32
-    four = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=numbers)
-    try: model = AutoModelForCausalLM.from_pretrained(base, dtype=numbers, use_safetensors=True, quantization_config=four, device_map=where)
-    except (OSError, ValueError, KeyError) as e: raise ModelError(f"model {base.name!r}: could not be loaded in 4 bits: {str(e).splitlines()[0]}") from None
-    for m in model.modules():        # on a CPU it would repack its weights when first looked at without training, and such weights can't be trained on
-        if hasattr(m, "support_avx512bf16_for_cpu"): m.support_avx512bf16_for_cpu = False
+    four = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=numbers
+    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base, dtype=numbers, use_safetensors=True, quantization_config=four, device_map=where
+        )
+    except (OSError, ValueError, KeyError) as e:
+        raise ModelError(f"model {base.name!r}: could not be loaded in 4 bits: {str(e).splitlines()[0]}") from None
+    for m in model.modules():  # on a CPU it would repack its weights when first looked at without training, and such weights can't be trained on
+        if hasattr(m, "support_avx512bf16_for_cpu"):
+            m.support_avx512bf16_for_cpu = False
     return model, saved or torch.bfloat16, bf16

@@ -18,56 +18,84 @@ from .models import cache_dir
 # %% ../nbs/09_mirror.ipynb #04ab6908
 MARK = "mirror.json"
 
-def is_url(where)->bool:
+
+def is_url(where) -> bool:
     "Whether a store is named by a URL."
     return "://" in str(where)
 
+
 def _plain(url):
     "The URL as it is compared; refuses one with a key in it."
-    if "@" in url.split("://", 1)[1].split("/", 1)[0] and ":" in url.split("://", 1)[1].split("@", 1)[0]: raise StudyError(f"store {url.split('://')[0]}://…@{url.split('@', 1)[1]}: a key in a URL ends up in reports. Leave it out, and put it where the library looks for it, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY.")
+    if "@" in url.split("://", 1)[1].split("/", 1)[0] and ":" in url.split("://", 1)[1].split("@", 1)[0]:
+        raise StudyError(
+            f"store {url.split('://')[0]}://…@{url.split('@', 1)[1]}: a key in a URL ends up in reports. Leave it out, and put it where the library looks for it, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+        )
     return url.rstrip("/")
 
+
 def local_folder(
-    where:str|Path,  # a folder, or a URL
-)->Path:
+    where: str | Path,  # a folder, or a URL
+) -> Path:
     "The folder that a store is worked on in: itself, or this machine's copy of a URL, under `cache_dir`."
-    if not is_url(where): return Path(where).expanduser()
+    if not is_url(where):
+        return Path(where).expanduser()
     url = _plain(str(where))
-    folder = cache_dir()/"stores"/f"{slug(url)[-60:].strip('-.')}-{fingerprint(url)[:8]}"
-    if not (folder/MARK).exists():
+    folder = cache_dir() / "stores" / f"{slug(url)[-60:].strip('-.')}-{fingerprint(url)[:8]}"
+    if not (folder / MARK).exists():
         file_system(url)
-        with guard(folder): folder.mkdir(parents=True, exist_ok=True); write_json(folder/MARK, dict(url=url))
+        with guard(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_json(folder / MARK, dict(url=url))
     return folder
 
-def url_of(folder:str|Path)->str|None:
+
+def url_of(folder: str | Path) -> str | None:
     "The URL that a folder is the copy of, or None."
-    return read_json(path, str(path), "Delete the folder: it is made again from the URL", "url")["url"] if (path := Path(folder)/MARK).exists() else None
+    return (
+        read_json(path, str(path), "Delete the folder: it is made again from the URL", "url")["url"]
+        if (path := Path(folder) / MARK).exists()
+        else None
+    )
 
 # %% ../nbs/09_mirror.ipynb #990cc86b
-def file_system(url:str):
+def file_system(url: str):
     "fsspec's file system of a URL, and the path there."
     import fsspec
-    try: fs, at = fsspec.core.url_to_fs(url)
-    except ImportError as e: raise StudyError(f"store {url!r}: {e}. For s3:// that is `pip install 'distill-study[s3]'`.") from None
-    except ValueError as e: raise StudyError(f"store {url!r}: {e}. fsspec knows {', '.join(sorted(p for p in fsspec.available_protocols() if p in ('s3', 'gs', 'az', 'abfs', 'sftp', 'file', 'memory', 'hdfs', 'webdav')))} and others.") from None
+
+    try:
+        fs, at = fsspec.core.url_to_fs(url)
+    except ImportError as e:
+        raise StudyError(f"store {url!r}: {e}. For s3:// that is `pip install 'distill-study[s3]'`.") from None
+    except ValueError as e:
+        raise StudyError(
+            f"store {url!r}: {e}. fsspec knows {', '.join(sorted(p for p in fsspec.available_protocols() if p in ('s3', 'gs', 'az', 'abfs', 'sftp', 'file', 'memory', 'hdfs', 'webdav')))} and others."
+        ) from None
     return fs, at.rstrip("/")
+
 
 @contextlib.contextmanager
 def _reaching(url, folder):
     "A complaint of the far side, as one that says that nothing is lost."
     try:
-        with guard(folder, only_full=True): yield
-    except StudyError: raise
-    except Exception as e: raise StoreError(f"store {url!r}: can't be reached ({type(e).__name__}: {str(e).strip().splitlines()[0][:200] if str(e).strip() else 'no reason given'}). What is done is kept in {str(folder)!r} and sent by the next run; check the address, the keys and the network.") from None
+        with guard(folder, only_full=True):
+            yield
+    except StudyError:
+        raise
+    except Exception as e:
+        raise StoreError(
+            f"store {url!r}: can't be reached ({type(e).__name__}: {str(e).strip().splitlines()[0][:200] if str(e).strip() else 'no reason given'}). What is done is kept in {str(folder)!r} and sent by the next run; check the address, the keys and the network."
+        ) from None
 
 # %% ../nbs/09_mirror.ipynb #225d485a
 APPENDED = re.compile(r"(completions|grades)/[^/]+\.jsonl|ledger/failures\.jsonl")
 SHARED = ("completions", "grades", "ledger", "results")
 SEGMENT = re.compile(r"[0-9]{17}-[0-9a-f]{8}-([0-9]+)\.jsonl")
 
+
 def _segment(data):
     "The name of a new segment: when, by whom, how long."
     return f"{datetime.now(timezone.utc):%Y%m%d%H%M%S%f}"[:17] + f"-{uuid.uuid4().hex[:8]}-{len(data)}.jsonl"
+
 
 def _inside(name):
     "Whether a name from the far side stays in the folder."
@@ -76,67 +104,89 @@ def _inside(name):
 # %% ../nbs/09_mirror.ipynb #922a28ed
 class Far:
     "Files of a folder, and of the same names under a URL."
-    def __init__(self,
-        url:str,
-        root:Path,     # the folder that is worked on
+
+    def __init__(
+        self,
+        url: str,
+        root: Path,  # the folder that is worked on
     ):
-        self.url, self.root, self.last = url, Path(root), 0.
+        self.url, self.root, self.last = url, Path(root), 0.0
         self.fs, self.at = file_system(url)
-        (self.root/"mirror").mkdir(parents=True, exist_ok=True)
+        (self.root / "mirror").mkdir(parents=True, exist_ok=True)
 
     def _there(self, sub):
         "Names of the files under `sub` at the URL → their sizes; names that would leave the folder are not followed."
         self.fs.invalidate_cache()
-        found = {name[len(self.at):].lstrip("/"): info["size"] for name, info in self.fs.find(f"{self.at}/{sub}", detail=True).items()}
+        found = {
+            name[len(self.at) :].lstrip("/"): info["size"]
+            for name, info in self.fs.find(f"{self.at}/{sub}", detail=True).items()
+        }
         return {name: size for name, size in found.items() if _inside(name)}
 
     def _fetch(self, names, folder):
         "Copy files from the URL to the same names under `folder`."
         names = sorted(names)
-        for name in names: (folder/name).parent.mkdir(parents=True, exist_ok=True)
-        if names: self.fs.get([f"{self.at}/{n}" for n in names], [str(folder/n) for n in names])
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        if names:
+            self.fs.get([f"{self.at}/{n}" for n in names], [str(folder / n) for n in names])
 
     def _send(self, names, folder):
         "Copy files under `folder` to the same names at the URL."
-        for parent in {str(PurePosixPath(n).parent) for n in names}: self.fs.makedirs(f"{self.at}/{parent}", exist_ok=True)
-        if names: self.fs.put([str(folder/n) for n in sorted(names)], [f"{self.at}/{n}" for n in sorted(names)])
+        for parent in {str(PurePosixPath(n).parent) for n in names}:
+            self.fs.makedirs(f"{self.at}/{parent}", exist_ok=True)
+        if names:
+            self.fs.put([str(folder / n) for n in sorted(names)], [f"{self.at}/{n}" for n in sorted(names)])
 
 # %% ../nbs/09_mirror.ipynb #be94c098
 class Lines(Far):
     "Files that grow by lines."
+
     def _lines(self, there):
         "Exchange the lines of every appended file."
         theirs = {}
         for name, size in there.items():
             rel, _, segment = name.rpartition("/")
-            if APPENDED.fullmatch(rel) and (m := SEGMENT.fullmatch(segment)) and int(m[1]) == size: theirs.setdefault(rel, set()).add(segment)
-        ours = {str(p.relative_to(self.root)) for sub in SHARED for p in (self.root/sub).glob("*.jsonl")}
-        for rel in sorted(theirs.keys() | {r for r in ours if APPENDED.fullmatch(r)}): self._exchange(rel, theirs.get(rel, set()))
+            if APPENDED.fullmatch(rel) and (m := SEGMENT.fullmatch(segment)) and int(m[1]) == size:
+                theirs.setdefault(rel, set()).add(segment)
+        ours = {str(p.relative_to(self.root)) for sub in SHARED for p in (self.root / sub).glob("*.jsonl")}
+        for rel in sorted(theirs.keys() | {r for r in ours if APPENDED.fullmatch(r)}):
+            self._exchange(rel, theirs.get(rel, set()))
 
     def _exchange(self, rel, segments):
         "Lines of one file: ours into a new segment, theirs to the end. No network is waited for while the file is locked."
-        note, path, out = self.root/"mirror"/f"{rel}.json", self.root/rel, self.root/"mirror"/"out"/rel
-        was = read_json(note, str(note), "Delete it: the lines are exchanged once more", "mark", "seen") if note.exists() else dict(mark=0, seen=[])
+        note, path, out = self.root / "mirror" / f"{rel}.json", self.root / rel, self.root / "mirror" / "out" / rel
+        was = (
+            read_json(note, str(note), "Delete it: the lines are exchanged once more", "mark", "seen")
+            if note.exists()
+            else dict(mark=0, seen=[])
+        )
         fresh, size = sorted(segments - set(was["seen"])), path.stat().st_size if path.exists() else 0
         if fresh or size != was["mark"]:
-            for folder in (note.parent, path.parent, out): folder.mkdir(parents=True, exist_ok=True)
+            for folder in (note.parent, path.parent, out):
+                folder.mkdir(parents=True, exist_ok=True)
             theirs = [self.fs.cat_file(f"{self.at}/{rel}/{s}") for s in fresh]
-            with locked(path, write=True) as fd: mark, mine = self._merge(fd, was["mark"], theirs, out)
+            with locked(path, write=True) as fd:
+                mark, mine = self._merge(fd, was["mark"], theirs, out)
             write_json(note, dict(mark=mark, seen=[*was["seen"], *fresh, *mine]))
         if out.is_dir():
-            for p in sorted(out.iterdir()): self._send_segment(p, rel)
+            for p in sorted(out.iterdir()):
+                self._send_segment(p, rel)
 
     def _merge(self, fd, mark, theirs, out):
         "Put our new lines into `out` and append theirs; gives where the file ends now, and the name of our segment."
         size = os.fstat(fd).st_size
-        mark = mark if mark <= size else 0                            # pruned meanwhile
+        mark = mark if mark <= size else 0  # pruned meanwhile
         new = read_at(fd, size - mark, mark)
-        new = new[:new.rfind(b"\n") + 1]                              # a torn last line is of a process that was killed
-        if mark + len(new) < size: os.ftruncate(fd, mark + len(new))
+        new = new[: new.rfind(b"\n") + 1]  # a torn last line is of a process that was killed
+        if mark + len(new) < size:
+            os.ftruncate(fd, mark + len(new))
         mine = [_segment(new)] if new else []
-        for name in mine: (out/name).write_bytes(new)
+        for name in mine:
+            (out / name).write_bytes(new)
         have = set(read_at(fd, mark + len(new), 0).splitlines()) if theirs else set()
-        if add := b"".join(dict.fromkeys(l + b"\n" for data in theirs for l in data.splitlines() if l not in have)): write_all(fd, add)
+        if add := b"".join(dict.fromkeys(l + b"\n" for data in theirs for l in data.splitlines() if l not in have)):
+            write_all(fd, add)
         return mark + len(new) + len(add), mine
 
     def _send_segment(self, path, rel):
@@ -148,91 +198,143 @@ class Lines(Far):
 # %% ../nbs/09_mirror.ipynb #0975ae56
 class Finished(Lines):
     "Files and folders whose names say what they depend on."
+
     def _files(self, there):
         "Exchange what has its settings in its name."
-        here = {str(p.relative_to(self.root)) for sub in ("results", "ledger") for p in (self.root/sub).iterdir() if p.suffix in (".json", ".jsonl")}
+        here = {
+            str(p.relative_to(self.root))
+            for sub in ("results", "ledger")
+            for p in (self.root / sub).iterdir()
+            if p.suffix in (".json", ".jsonl")
+        }
         here = {n for n in here if not APPENDED.fullmatch(n)}
         if want := {n for n in there - here if re.fullmatch(r"(results|ledger)/[^/]+\.jsonl?", n)}:
-            with tempfile.TemporaryDirectory(dir=self.root/"mirror") as d:
+            with tempfile.TemporaryDirectory(dir=self.root / "mirror") as d:
                 self._fetch(want, Path(d))
-                for n in want: os.replace(Path(d)/n, self.root/n)
+                for n in want:
+                    os.replace(Path(d) / n, self.root / n)
         self._send(here - there, self.root)
 
     def _send_stage(self, folder):
         "A finished stage, its manifest last: who sees the manifest finds the rest."
-        sent = self.root/"mirror"/"sent"/folder.name
-        if sent.exists(): return
+        sent = self.root / "mirror" / "sent" / folder.name
+        if sent.exists():
+            return
         files = {str(p.relative_to(self.root)) for p in folder.rglob("*") if p.is_file()}
         last = f"stages/{folder.name}/stage.json"
-        if not self.fs.exists(f"{self.at}/{last}"): self._send(files - {last}, self.root); self._send({last}, self.root)
-        sent.parent.mkdir(exist_ok=True); sent.touch()
+        if not self.fs.exists(f"{self.at}/{last}"):
+            self._send(files - {last}, self.root)
+            self._send({last}, self.root)
+        sent.parent.mkdir(exist_ok=True)
+        sent.touch()
 
-    def fetch_stage(self,
-        name:str,   # of its folder
-    )->bool:        # whether it is here now
+    def fetch_stage(
+        self,
+        name: str,  # of its folder
+    ) -> bool:  # whether it is here now
         "Fetch a finished stage, and check it against its manifest."
-        with _reaching(self.url, self.root), tempfile.TemporaryDirectory(dir=self.root/"mirror") as d:
-            if not self.fs.exists(f"{self.at}/stages/{name}/stage.json"): return False
+        with _reaching(self.url, self.root), tempfile.TemporaryDirectory(dir=self.root / "mirror") as d:
+            if not self.fs.exists(f"{self.at}/stages/{name}/stage.json"):
+                return False
             self._fetch(self._there(f"stages/{name}"), Path(d))
-            came = Path(d)/"stages"/name
-            try: listed = read_json(came/"stage.json", f"{self.url}/stages/{name}/stage.json", "", "files")["files"]
-            except StoreError: return False                           # still being written
-            if bad := next((f for f, crc in listed.items() if not (_inside(f) and (came/f).is_file() and crc_of(came/f) == crc)), None): raise StoreError(f"store {self.url!r}: stage {name}, file {bad!r} is damaged or missing. Delete the stage's folder there: it is then made again.")
+            came = Path(d) / "stages" / name
+            try:
+                listed = read_json(came / "stage.json", f"{self.url}/stages/{name}/stage.json", "", "files")["files"]
+            except StoreError:
+                return False  # still being written
+            if bad := next(
+                (
+                    f
+                    for f, crc in listed.items()
+                    if not (_inside(f) and (came / f).is_file() and crc_of(came / f) == crc)
+                ),
+                None,
+            ):
+                raise StoreError(
+                    f"store {self.url!r}: stage {name}, file {bad!r} is damaged or missing. Delete the stage's folder there: it is then made again."
+                )
             sync_tree(came)
-            try: os.rename(came, self.root/"stages"/name)
-            except OSError: pass                                      # another process was first
-            (self.root/"mirror"/"sent").mkdir(exist_ok=True); (self.root/"mirror"/"sent"/name).touch()
+            try:
+                os.rename(came, self.root / "stages" / name)
+            except OSError:
+                pass  # another process was first
+            (self.root / "mirror" / "sent").mkdir(exist_ok=True)
+            (self.root / "mirror" / "sent" / name).touch()
         return True
 
 # %% ../nbs/09_mirror.ipynb #5e0f3a71
 class Mirror(Finished):
     "Keeps a store's folder and its URL alike."
+
     def sync(self):
         "Send what is new here and fetch what is new there, but for stages, which are fetched when they are wanted."
-        with locked(self.root/"mirror"/"lock", write=True), _reaching(self.url, self.root):
+        with locked(self.root / "mirror" / "lock", write=True), _reaching(self.url, self.root):
             there = {n: s for sub in SHARED for n, s in self._there(sub).items()}
             self._lines(there)
             self._files({n for n in there if not APPENDED.fullmatch(n.rpartition("/")[0])})
-            for done in sorted(self.root.glob("stages/*/stage.json")): self._send_stage(done.parent)
+            for done in sorted(self.root.glob("stages/*/stage.json")):
+                self._send_stage(done.parent)
         self.last = time.monotonic()
 
-    def send_result(self,
-        rel:str,    # under `results`
+    def send_result(
+        self,
+        rel: str,  # under `results`
     ):
         "Send one result at once."
-        with _reaching(self.url, self.root): self._send({rel}, self.root)
+        with _reaching(self.url, self.root):
+            self._send({rel}, self.root)
 
-    def sync_now_and_then(self,
-        every:float=60,  # seconds
+    def sync_now_and_then(
+        self,
+        every: float = 60,  # seconds
     ):
         "`sync`, unless it was done just now."
-        if time.monotonic() - self.last > every: self.sync()
+        if time.monotonic() - self.last > every:
+            self.sync()
 
-    def forget(self,
-        rel:str,    # a file of completions, or the folder of a stage
+    def forget(
+        self,
+        rel: str,  # a file of completions, or the folder of a stage
     ):
         "Remove from the URL what was removed here."
         with _reaching(self.url, self.root):
-            if self.fs.exists(f"{self.at}/{rel}"): self.fs.rm(f"{self.at}/{rel}", recursive=True)
-        for p in (self.root/"mirror"/f"{rel}.json", self.root/"mirror"/"sent"/PurePosixPath(rel).name): p.unlink(missing_ok=True)
+            if self.fs.exists(f"{self.at}/{rel}"):
+                self.fs.rm(f"{self.at}/{rel}", recursive=True)
+        for p in (self.root / "mirror" / f"{rel}.json", self.root / "mirror" / "sent" / PurePosixPath(rel).name):
+            p.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def around(self):
         "What other machines have asked is known before, and what is asked now is sent after."
         self.sync_now_and_then(5)
-        try: yield
-        finally: self.sync()
+        try:
+            yield
+        finally:
+            self.sync()
 
 # %% ../nbs/09_mirror.ipynb #5e0f3a72
 class Alone:
     "In the place of a mirror, where a folder is the copy of nothing."
-    def sync(self): pass
-    def sync_now_and_then(self): pass
-    def send_result(self, rel): pass
-    def fetch_stage(self, name)->bool: return False
-    def forget(self, rel): pass
-    def around(self): return contextlib.nullcontext()
 
-def mirror_of(root:Path)->Mirror|Alone:
+    def sync(self):
+        pass
+
+    def sync_now_and_then(self):
+        pass
+
+    def send_result(self, rel):
+        pass
+
+    def fetch_stage(self, name) -> bool:
+        return False
+
+    def forget(self, rel):
+        pass
+
+    def around(self):
+        return contextlib.nullcontext()
+
+
+def mirror_of(root: Path) -> Mirror | Alone:
     "What keeps a folder and the URL that it is the copy of alike."
     return Mirror(url, root) if (url := url_of(root)) else Alone()

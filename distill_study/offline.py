@@ -15,96 +15,144 @@ from types import SimpleNamespace
 
 from .config import Vllm, fingerprint
 from .engine import Engine, EngineError, Request, portable
-from .local import context_length, end_tokens, finish, number_format, outgrown, own_context, parameter_count, render, token_bytes
-from .models import _cached, _download, check_adapter, check_model, load_tokenizer, model_fingerprint, resolve_model
+from distill_study.local import (
+    context_length,
+    end_tokens,
+    finish,
+    number_format,
+    outgrown,
+    own_context,
+    parameter_count,
+    render,
+    token_bytes,
+)
+from distill_study.models import (
+    _cached,
+    _download,
+    check_adapter,
+    check_model,
+    load_tokenizer,
+    model_fingerprint,
+    resolve_model,
+)
 
 # %% ../nbs/15_offline.ipynb #3f07c005
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)   # of LoRA adapters, that vLLM has room for
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of LoRA adapters, that vLLM has room for
+
 
 def cpu_cache(
-    folder:Path,   # of the model
-    context:int,   # tokens of the longest answer with its prompt
-    free:int,      # bytes of memory
-)->int:
+    folder: Path,  # of the model
+    context: int,  # tokens of the longest answer with its prompt
+    free: int,  # bytes of memory
+) -> int:
     "Bytes for the cache on the CPU: what 256 answers, vLLM's most at once, can fill; a quarter of what is free at most, 1 GiB at least."
     from transformers import AutoConfig
+
     return max(2**30, min(256 * context * token_bytes(AutoConfig.from_pretrained(folder), 4), free // 4))
 
+
 def arguments(
-    folder:Path,          # of the model
-    s:Vllm,
-    context:int,          # the model's
-    adapter:Path|None,    # folder of a LoRA adapter
-    device:str,           # 'cpu' or 'cuda'
-    free:int,             # bytes of main memory
-)->dict:
+    folder: Path,  # of the model
+    s: Vllm,
+    context: int,  # the model's
+    adapter: Path | None,  # folder of a LoRA adapter
+    device: str,  # 'cpu' or 'cuda'
+    free: int,  # bytes of main memory
+) -> dict:
     "What `vllm.LLM` is called with."
-    args = s.model_dump(exclude={"lora"}, exclude_none=True) | dict(model=str(folder), generation_config="vllm", disable_log_stats=False)
-    args["structured_outputs_config"] = dict(backend="xgrammar", disable_any_whitespace=True)      # a small model can fill an answer with blanks
-    quantized = s.quantization or "quantization_config" in json.loads((folder/"config.json").read_text(encoding="utf-8"))
-    args["dtype"] = s.dtype or ("auto" if quantized else str(number_format(parameter_count(folder), device)).removeprefix("torch."))
-    if context < 2**31: args.setdefault("max_model_len", context)
+    args = s.model_dump(exclude={"lora"}, exclude_none=True) | dict(
+        model=str(folder), generation_config="vllm", disable_log_stats=False
+    )
+    args["structured_outputs_config"] = dict(
+        backend="xgrammar", disable_any_whitespace=True
+    )  # a small model can fill an answer with blanks
+    quantized = s.quantization or "quantization_config" in json.loads(
+        (folder / "config.json").read_text(encoding="utf-8")
+    )
+    args["dtype"] = s.dtype or (
+        "auto" if quantized else str(number_format(parameter_count(folder), device)).removeprefix("torch.")
+    )
+    if context < 2**31:
+        args.setdefault("max_model_len", context)
     args.setdefault("enforce_eager", device == "cpu")
-    if device == "cpu": args["kv_cache_memory_bytes"] = cpu_cache(folder, args.get("max_model_len", context), free)
+    if device == "cpu":
+        args["kv_cache_memory_bytes"] = cpu_cache(folder, args.get("max_model_len", context), free)
     if adapter:
-        rank = json.loads((adapter/"adapter_config.json").read_text(encoding="utf-8"))["r"]
-        if rank > RANKS[-1]: raise ValueError(f"vllm.lora: an adapter of rank {rank}; vLLM takes {RANKS[-1]} at most")
+        rank = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+        if rank > RANKS[-1]:
+            raise ValueError(f"vllm.lora: an adapter of rank {rank}; vLLM takes {RANKS[-1]} at most")
         args |= dict(enable_lora=True, max_lora_rank=next(r for r in RANKS if r >= rank))
     return args
 
 # %% ../nbs/15_offline.ipynb #3f07c007
 def sampling_params(
-    request:Request,
-    limit:int,     # most tokens to write
-    ends:set,      # ids that end an answer
-    key:str,       # the request's, in the store
-)->dict:
+    request: Request,
+    limit: int,  # most tokens to write
+    ends: set,  # ids that end an answer
+    key: str,  # the request's, in the store
+) -> dict:
     "A request's sampling settings in vLLM's words. What is drawn is seeded by the key, so it depends on no neighbour."
     s = request.sampling
-    out = dict(max_tokens=limit, temperature=s.temperature, stop_token_ids=sorted(ends), detokenize=bool(s.stop))   # text is made here; vLLM needs its own to look for stop strings
-    if s.temperature > 0: out |= dict(top_p=s.top_p, seed=int(key, 16) >> 1)
-    if request.schema: out["structured_outputs"] = dict(json=request.schema)
+    out = dict(
+        max_tokens=limit, temperature=s.temperature, stop_token_ids=sorted(ends), detokenize=bool(s.stop)
+    )  # text is made here; vLLM needs its own to look for stop strings
+    if s.temperature > 0:
+        out |= dict(top_p=s.top_p, seed=int(key, 16) >> 1)
+    if request.schema:
+        out["structured_outputs"] = dict(json=request.schema)
     return out | (dict(stop=list(s.stop)) if s.stop else {})
 
+
 def generation_ends(
-    folder:Path,   # of the model
+    folder: Path,  # of the model
     tokenizer,
-)->set:
+) -> set:
     "Ids that end an answer, see `end_tokens`, without loading the model."
     from transformers import AutoConfig, GenerationConfig
-    try: settings = GenerationConfig.from_pretrained(folder)
-    except OSError: settings = GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
+
+    try:
+        settings = GenerationConfig.from_pretrained(folder)
+    except OSError:
+        settings = GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
     return end_tokens(SimpleNamespace(generation_config=settings), tokenizer)
 
+
 def resolve_adapter(
-    name:str,      # folder, a name under DISTILL_MODEL_DIR, or a hub id
-    model:str,     # that it is for
-)->Path:
+    name: str,  # folder, a name under DISTILL_MODEL_DIR, or a hub id
+    model: str,  # that it is for
+) -> Path:
     "Find a LoRA adapter's folder; refuses one of another base."
-    places = Path(name).expanduser(), Path(os.environ.get("DISTILL_MODEL_DIR", "."))/Path(name).name
-    found = next((f for f in places if (f/"adapter_config.json").is_file()), None)
-    if not found and (name.count("/") != 1 or Path(name).is_dir()): raise EngineError(f"vllm.lora = {name!r}: no folder of that name with an adapter_config.json, and not a hub id 'owner/name'.")
+    places = Path(name).expanduser(), Path(os.environ.get("DISTILL_MODEL_DIR", ".")) / Path(name).name
+    found = next((f for f in places if (f / "adapter_config.json").is_file()), None)
+    if not found and (name.count("/") != 1 or Path(name).is_dir()):
+        raise EngineError(
+            f"vllm.lora = {name!r}: no folder of that name with an adapter_config.json, and not a hub id 'owner/name'."
+        )
     found = found or _cached(name) or _download(name)
     check_adapter(found, model, f"vllm.lora = {name!r}")
     return found
 
 # %% ../nbs/15_offline.ipynb #3f07c00a
 def lacking(
-    weights:float,   # GiB that all weights take
-    gpu:float,       # GiB of one GPU
-    s:Vllm,
-)->str|None:
+    weights: float,  # GiB that all weights take
+    gpu: float,  # GiB of one GPU
+    s: Vllm,
+) -> str | None:
     "Why weights don't fit into the GPUs, and what to do; None where they do."
     n, most = s.tensor_parallel_size * s.pipeline_parallel_size, gpu * s.gpu_memory_utilization
-    if weights / n < most: return None
+    if weights / n < most:
+        return None
     enough = 2 ** math.ceil(math.log2(weights / most / s.pipeline_parallel_size))
-    return (f"its weights take {weights:.1f} GiB, {weights / n:.1f} on each of {n} GPU{'s' * (n > 1)}, and vllm.gpu_memory_utilization = {s.gpu_memory_utilization} gives {most:.1f} of a GPU's {gpu:.1f} GiB. "
-            f"Set vllm.tensor_parallel_size to {max(enough, s.tensor_parallel_size * 2)}, quantize it (vllm.quantization), or use a smaller model")
+    return (
+        f"its weights take {weights:.1f} GiB, {weights / n:.1f} on each of {n} GPU{'s' * (n > 1)}, and vllm.gpu_memory_utilization = {s.gpu_memory_utilization} gives {most:.1f} of a GPU's {gpu:.1f} GiB. "
+        f"Set vllm.tensor_parallel_size to {max(enough, s.tensor_parallel_size * 2)}, quantize it (vllm.quantization), or use a smaller model"
+    )
+
 
 def weights_gib(
-    folder:Path,   # of the model
-    dtype:str,     # 'auto' or a number format
-)->float:
+    folder: Path,  # of the model
+    dtype: str,  # 'auto' or a number format
+) -> float:
     "GiB of a folder's weights once loaded."
     size = sum(p.stat().st_size for p in folder.glob("*.safetensors"))
     return (size if dtype == "auto" else parameter_count(folder) * dict(float32=4).get(dtype, 2)) / 2**30
@@ -112,150 +160,259 @@ def weights_gib(
 # %% ../nbs/15_offline.ipynb #3f07c00c
 _SMALLER = "Use more GPUs (vllm.tensor_parallel_size), quantize the model (vllm.quantization), or use a smaller one"
 _REASONS = (
-    (r"max seq len \((\d+)\), \(([\d.]+) GiB KV cache is needed, which is larger than the available KV cache memory \(([\d.]+) GiB\)\.(?: Based on the available memory, the estimated maximum model length is (\d+))?",
-     lambda length, need, left, fits: f"one answer of {length} tokens needs {need} GiB of cache, and the weights leave {left}. Set vllm.max_model_len{f' to {fits} or less' if fits else ' lower'}, raise vllm.gpu_memory_utilization, or use more GPUs (vllm.tensor_parallel_size)"),
-    (r"Free memory on device \S+ \(([\d.]+)/([\d.]+) GiB\)[^(]*\(([\d.]+), ([\d.]+) GiB\)", lambda free, gpu, share, want: f"{free} of the GPU's {gpu} GiB are free, and vllm.gpu_memory_utilization = {share} asks for {want}. End what else uses the GPU, or lower the setting"),
-    (r"No available memory for the cache blocks", lambda: f"the weights leave no memory for the cache. Raise vllm.gpu_memory_utilization. {_SMALLER}"),
-    (r"(?:CUDA out of memory|OutOfMemoryError)", lambda: f"it doesn't fit into the GPU's memory. {_SMALLER}; where other programs use the GPU, lower vllm.gpu_memory_utilization"),
-    (r"Available memory on node \d+ \(([\d.]+)/", lambda free: f"only {free} GiB of memory are free. End other programs, set VLLM_CPU_KVCACHE_SPACE to fewer GiB, or use a smaller model"),
-    (r"World size \((\d+)\) is larger than the number of available GPUs \((\d+)\)", lambda want, have: f"vllm.tensor_parallel_size × vllm.pipeline_parallel_size = {want}, and this machine has {have} GPU(s). Lower them"),
-    (r"EngineDeadError", lambda: "one of its processes died, for a reason in the log or, where memory is short, killed by the system"))
+    (
+        r"max seq len \((\d+)\), \(([\d.]+) GiB KV cache is needed, which is larger than the available KV cache memory \(([\d.]+) GiB\)\.(?: Based on the available memory, the estimated maximum model length is (\d+))?",
+        lambda length, need, left, fits: (
+            f"one answer of {length} tokens needs {need} GiB of cache, and the weights leave {left}. Set vllm.max_model_len{f' to {fits} or less' if fits else ' lower'}, raise vllm.gpu_memory_utilization, or use more GPUs (vllm.tensor_parallel_size)"
+        ),
+    ),
+    (
+        r"Free memory on device \S+ \(([\d.]+)/([\d.]+) GiB\)[^(]*\(([\d.]+), ([\d.]+) GiB\)",
+        lambda free, gpu, share, want: (
+            f"{free} of the GPU's {gpu} GiB are free, and vllm.gpu_memory_utilization = {share} asks for {want}. End what else uses the GPU, or lower the setting"
+        ),
+    ),
+    (
+        r"No available memory for the cache blocks",
+        lambda: f"the weights leave no memory for the cache. Raise vllm.gpu_memory_utilization. {_SMALLER}",
+    ),
+    (
+        r"(?:CUDA out of memory|OutOfMemoryError)",
+        lambda: (
+            f"it doesn't fit into the GPU's memory. {_SMALLER}; where other programs use the GPU, lower vllm.gpu_memory_utilization"
+        ),
+    ),
+    (
+        r"Available memory on node \d+ \(([\d.]+)/",
+        lambda free: (
+            f"only {free} GiB of memory are free. End other programs, set VLLM_CPU_KVCACHE_SPACE to fewer GiB, or use a smaller model"
+        ),
+    ),
+    (
+        r"World size \((\d+)\) is larger than the number of available GPUs \((\d+)\)",
+        lambda want, have: (
+            f"vllm.tensor_parallel_size × vllm.pipeline_parallel_size = {want}, and this machine has {have} GPU(s). Lower them"
+        ),
+    ),
+    (
+        r"EngineDeadError",
+        lambda: "one of its processes died, for a reason in the log or, where memory is short, killed by the system",
+    ),
+)
+
 
 def reason(
-    log:str,   # what vLLM printed
-)->str|None:
+    log: str,  # what vLLM printed
+) -> str | None:
     "The reason to be found in a log, and what to do about it."
     return next((tell(*m.groups()) for pattern, tell in _REASONS if (m := re.search(pattern, log))), None)
 
+
 def why_ended(
-    spec:str,        # the engine's
-    said:str|None,   # the process's last words
-    code:int,        # its exit code
-    path:Path,       # of its log
-)->str:
+    spec: str,  # the engine's
+    said: str | None,  # the process's last words
+    code: int,  # its exit code
+    path: Path,  # of its log
+) -> str:
     "Why the process has ended, what to do, and the end of its log."
     log = path.read_text(encoding="utf-8", errors="replace")
-    other = f"it was killed ({signal.Signals(-code).name}), by somebody or, where memory is short, by the system" if code < 0 else f"it ended by itself (exit code {code})"
+    other = (
+        f"it was killed ({signal.Signals(-code).name}), by somebody or, where memory is short, by the system"
+        if code < 0
+        else f"it ended by itself (exit code {code})"
+    )
     why = reason(f"{said}\n{log}") or (said or other).removeprefix("MemoryError: ")
     tail = "\n".join(line[:300] for line in log.splitlines()[-15:] if line.strip())
     return f"{spec}: vLLM's process has ended: {why.rstrip('.')}. What was answered is stored, and the same run goes on from there. The end of its log, {path}:\n{tail}"
 
 # %% ../nbs/15_offline.ipynb #3f07c00f
 def load(
-    order:dict,   # folder, settings, context, adapter: see `arguments`
-)->tuple:         # the engine, the adapter or None, what records say about both
+    order: dict,  # folder, settings, context, adapter: see `arguments`
+) -> tuple:  # the engine, the adapter or None, what records say about both
     "Start vLLM."
     import torch, transformers, vllm
     from vllm.lora.request import LoRARequest
     from vllm.platforms import current_platform
-    folder, s, adapter, device = Path(order["folder"]), Vllm(**order["settings"]), order["adapter"] and Path(order["adapter"]), current_platform.device_type
+
+    folder, s, adapter, device = (
+        Path(order["folder"]),
+        Vllm(**order["settings"]),
+        order["adapter"] and Path(order["adapter"]),
+        current_platform.device_type,
+    )
     free = next(int(line.split()[1]) * 1024 for line in open("/proc/meminfo") if line.startswith("MemAvailable"))
     args = arguments(folder, s, order["context"], adapter, device, free)
-    if device != "cpu" and not s.quantization and (why := lacking(weights_gib(folder, args["dtype"]), current_platform.get_device_total_memory() / 2**30, s)): raise MemoryError(why)
+    if (
+        device != "cpu"
+        and not s.quantization
+        and (why := lacking(weights_gib(folder, args["dtype"]), current_platform.get_device_total_memory() / 2**30, s))
+    ):
+        raise MemoryError(why)
     llm = vllm.LLM(**args)
-    about = dict(device=device, dtype=str(llm.model_config.dtype).removeprefix("torch."), vllm=vllm.__version__, torch=torch.__version__, transformers=transformers.__version__)
+    about = dict(
+        device=device,
+        dtype=str(llm.model_config.dtype).removeprefix("torch."),
+        vllm=vllm.__version__,
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+    )
     return llm.llm_engine, LoRARequest("adapter", 1, str(adapter)) if adapter else None, about
 
+
 def answer(
-    engine, adapter,   # see `load`
-    jobs,              # (token ids of a prompt, sampling parameters)
-    tell,              # called with what is to be said
+    engine,
+    adapter,  # see `load`
+    jobs,  # (token ids of a prompt, sampling parameters)
+    tell,  # called with what is to be said
 ):
     "Give vLLM all jobs at once, and tell of every step that finished some of them."
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
     start = time.perf_counter()
     for i, (prompt, sampling) in enumerate(jobs):
-        if form := sampling.pop("structured_outputs", None): sampling["structured_outputs"] = StructuredOutputsParams(**form)
-        engine.add_request(str(i), dict(prompt_token_ids=prompt), SamplingParams(**sampling, output_kind=RequestOutputKind.FINAL_ONLY), lora_request=adapter)
+        if form := sampling.pop("structured_outputs", None):
+            sampling["structured_outputs"] = StructuredOutputsParams(**form)
+        engine.add_request(
+            str(i),
+            dict(prompt_token_ids=prompt),
+            SamplingParams(**sampling, output_kind=RequestOutputKind.FINAL_ONLY),
+            lora_request=adapter,
+        )
     while engine.has_unfinished_requests():
-        done = [(int(o.request_id), list(o.outputs[0].token_ids), o.outputs[0].finish_reason, round(o.metrics.last_token_ts - o.metrics.scheduled_ts, 4)) for o in engine.step() if o.finished]
-        if done: tell(at=round(time.perf_counter() - start, 4), done=done)
+        done = [
+            (
+                int(o.request_id),
+                list(o.outputs[0].token_ids),
+                o.outputs[0].finish_reason,
+                round(o.metrics.last_token_ts - o.metrics.scheduled_ts, 4),
+            )
+            for o in engine.step()
+            if o.finished
+        ]
+        if done:
+            tell(at=round(time.perf_counter() - start, 4), done=done)
 
 # %% ../nbs/15_offline.ipynb #3f07c010
 def _listen(orders, inbox):
     "Pass on what comes in; when nothing can come any more, end this process and, where it hangs, its group."
-    with suppress(ValueError):      # a line that was cut off
-        for line in orders: inbox.put(json.loads(line))
+    with suppress(ValueError):  # a line that was cut off
+        for line in orders:
+            inbox.put(json.loads(line))
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(20)
     os.killpg(0, signal.SIGKILL)
 
+
 def work():
     "The worker: reads orders from stdin and writes answers to stdout, in JSON lines, until stdin ends."
-    orders, answers, inbox, engine = os.fdopen(os.dup(0), encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8"), queue.SimpleQueue(), None
+    orders, answers, inbox, engine = (
+        os.fdopen(os.dup(0), encoding="utf-8"),
+        os.fdopen(os.dup(1), "w", encoding="utf-8"),
+        queue.SimpleQueue(),
+        None,
+    )
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    os.dup2(2, 1)                   # what vLLM prints goes to the log
+    os.dup2(2, 1)  # what vLLM prints goes to the log
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     threading.Thread(target=_listen, args=(orders, inbox), daemon=True).start()
-    def tell(**message): print(json.dumps(message), file=answers, flush=True)
+
+    def tell(**message):
+        print(json.dumps(message), file=answers, flush=True)
+
     try:
         engine, adapter, about = load(inbox.get())
         tell(ready=about)
-        while True: answer(engine, adapter, [inbox.get() for _ in range(inbox.get())], tell)
+        while True:
+            answer(engine, adapter, [inbox.get() for _ in range(inbox.get())], tell)
     except Exception as e:
         traceback.print_exc()
-        with suppress(OSError): tell(error=f"{type(e).__name__}: {e}")
+        with suppress(OSError):
+            tell(error=f"{type(e).__name__}: {e}")
     finally:
-        if engine: engine.engine_core.shutdown()
+        if engine:
+            engine.engine_core.shutdown()
 
 # %% ../nbs/15_offline.ipynb #3f07c012
-def members(
-    group:int,
-)->dict[int, str]:   # id -> command line
+def members(group: int) -> dict[int, str]:  # id -> command line
     "The processes of a group that are alive."
     out = {}
     for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):       # it has ended meanwhile
-            state, _, of = (folder/"stat").read_text(errors="replace").rpartition(")")[2].split()[:3]
-            if int(of) == group and state != "Z": out[int(folder.name)] = (folder/"cmdline").read_text(errors="replace")
+        with suppress(OSError):  # it has ended meanwhile
+            state, _, of = (folder / "stat").read_text(errors="replace").rpartition(")")[2].split()[:3]
+            if int(of) == group and state != "Z":
+                out[int(folder.name)] = (folder / "cmdline").read_text(errors="replace")
     return out
+
 
 def _wait(test, seconds):
     "Wait until `test()`, some seconds at most."
     end = time.monotonic() + seconds
-    while not test() and time.monotonic() < end: time.sleep(0.05)
+    while not test() and time.monotonic() < end:
+        time.sleep(0.05)
+
 
 def begin_group(
-    code:str,             # what it runs
-    log:int,              # file descriptor for what it prints to stderr
-)->subprocess.Popen:
+    code: str,  # what it runs
+    log: int,  # file descriptor for what it prints to stderr
+) -> subprocess.Popen:
     "A Python process in a group of its own, with pipes to its stdin and from its stdout."
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}    # three processes that each compile all of vLLM and torch anew need minutes to start
+    env = {
+        k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"
+    }  # three processes that each compile all of vLLM and torch anew need minutes to start
     home = str(Path(importlib.util.find_spec("distill_study").origin).parent.parent)
     env |= dict(PYTHONPATH=os.pathsep.join(filter(None, (home, env.get("PYTHONPATH")))), VLLM_NO_USAGE_STATS="1")
-    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=env, encoding="utf-8", start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        env=env,
+        encoding="utf-8",
+        start_new_session=True,
+    )
+
 
 def end_group(
-    p:subprocess.Popen,   # from `begin_group`
-    seconds:float=15,     # that it may take to end by itself
+    p: subprocess.Popen,  # from `begin_group`
+    seconds: float = 15,  # that it may take to end by itself
 ):
     "End a process and all that it has started."
-    if p.returncode is not None: return
-    with suppress(OSError): p.stdin.close()
-    try: _wait(lambda: p.pid not in members(p.pid), seconds)
+    if p.returncode is not None:
+        return
+    with suppress(OSError):
+        p.stdin.close()
+    try:
+        _wait(lambda: p.pid not in members(p.pid), seconds)
     finally:
         for sign in (signal.SIGTERM, signal.SIGKILL):
             for pid, command in members(p.pid).items():
-                if "resource_tracker" in command: continue      # it frees what the others had of the shared memory, and ends after them
-                with suppress(ProcessLookupError): os.kill(pid, sign)
+                if "resource_tracker" in command:
+                    continue  # it frees what the others had of the shared memory, and ends after them
+                with suppress(ProcessLookupError):
+                    os.kill(pid, sign)
             _wait(lambda: not members(p.pid), 5)
-        with suppress(ProcessLookupError): os.killpg(p.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(p.pid, signal.SIGKILL)
         p.wait()
 
 # %% ../nbs/15_offline.ipynb #3f07c014
 def _forward(stream, inbox):
     "Pass on what comes out; None when nothing can come any more."
     with stream, suppress(ValueError):
-        for line in stream: inbox.put(json.loads(line))
+        for line in stream:
+            inbox.put(json.loads(line))
     inbox.put(None)
+
 
 class Worker:
     "A process that answers."
-    def __init__(self,
-        spec:str,              # the engine's, for the messages
-        order,                 # what it is told first
-        code:str="from distill_study.offline import work; work()",  # what it runs
+
+    def __init__(
+        self,
+        spec: str,  # the engine's, for the messages
+        order,  # what it is told first
+        code: str = "from distill_study.offline import work; work()",  # what it runs
     ):
         self.spec, self.inbox = spec, queue.SimpleQueue()
         fd, self.log = tempfile.mkstemp(prefix="distill-study-vllm-", suffix=".log")
@@ -267,17 +424,23 @@ class Worker:
     def say(self, *messages):
         "Tell the process something."
         try:
-            for m in messages: self.process.stdin.write(json.dumps(m) + "\n")
+            for m in messages:
+                self.process.stdin.write(json.dumps(m) + "\n")
             self.process.stdin.flush()
-        except OSError: raise self.failed() from None
+        except OSError:
+            raise self.failed() from None
 
-    def hear(self,
-        seconds:float,   # to wait for it
-    )->dict|None:
+    def hear(
+        self,
+        seconds: float,  # to wait for it
+    ) -> dict | None:
         "The next thing that the process says, or None; raises `EngineError` when it has ended."
-        try: message = self.inbox.get(timeout=seconds)
-        except queue.Empty: return None
-        if message is None or "error" in message: raise self.failed((message or {}).get("error"))
+        try:
+            message = self.inbox.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        if message is None or "error" in message:
+            raise self.failed((message or {}).get("error"))
         return message
 
     def end(self):
@@ -285,80 +448,127 @@ class Worker:
         end_group(self.process)
         Path(self.log).unlink(missing_ok=True)
 
-    def failed(self, said=None)->EngineError:
+    def failed(self, said=None) -> EngineError:
         "Why the process has ended; the log stays."
         end_group(self.process)
         return EngineError(why_ended(self.spec, said, self.process.returncode, Path(self.log)))
 
 # %% ../nbs/15_offline.ipynb #3f07c017
 def room(
-    folder:Path,          # of the model
-    s:Vllm,
-    requests, prompts, spec:str,  # see `render`
-)->int:
+    folder: Path,  # of the model
+    s: Vllm,
+    requests,
+    prompts,
+    spec: str,  # see `render`
+) -> int:
     "The model's context; refuses what doesn't fit into it, or into what `max_model_len` leaves of it."
     context = context_length(folder, requests, prompts, spec)
     most = s.max_model_len or context
-    if most > context: raise EngineError(f"{spec}: vllm.max_model_len = {most}, and the model's context has {context} tokens. Lower it, or leave it out.")
+    if most > context:
+        raise EngineError(
+            f"{spec}: vllm.max_model_len = {most}, and the model's context has {context} tokens. Lower it, or leave it out."
+        )
     over = [(n, r.id) for p, r in zip(prompts, requests) if (n := min(len(p) + r.sampling.max_tokens, context)) > most]
-    if over: raise EngineError(f"{spec}: {len(over)} of {len(requests)} requests can take more than vllm.max_model_len = {most} tokens, prompt and answer together; the longest, {max(over)[1]!r}, takes {max(over)[0]}. Set it to {max(over)[0]}, or lower sampling.max_tokens.")
+    if over:
+        raise EngineError(
+            f"{spec}: {len(over)} of {len(requests)} requests can take more than vllm.max_model_len = {most} tokens, prompt and answer together; the longest, {max(over)[1]!r}, takes {max(over)[0]}. Set it to {max(over)[0]}, or lower sampling.max_tokens."
+        )
     return context
 
 # %% ../nbs/15_offline.ipynb #3f07c019
 def finished(
-    worker:Worker,
-    n:int,         # jobs that it has
+    worker: Worker,
+    n: int,  # jobs that it has
 ):
     "Yield (number, tokens, why it ended, seconds, share of the busy seconds) of every job when it is finished, and None where none was for a second."
     left, before = n, 0.0
     while left:
-        if (message := worker.hear(1)) is None: yield None; continue
+        if (message := worker.hear(1)) is None:
+            yield None
+            continue
         share, before = (message["at"] - before) / len(message["done"]), message["at"]
         for i, tokens, why, seconds in message["done"]:
-            if why not in ("stop", "length"): raise EngineError(f"{worker.spec}: vLLM gave up on a request ({why}). What was answered is stored, and the same run goes on from there.")
+            if why not in ("stop", "length"):
+                raise EngineError(
+                    f"{worker.spec}: vLLM gave up on a request ({why}). What was answered is stored, and the same run goes on from there."
+                )
             left -= 1
             yield i, tokens, why, seconds, share
 
-def need_vllm(spec:str):
+
+def need_vllm(spec: str):
     "Refuse an engine where vLLM is not installed."
-    if importlib.util.find_spec("vllm") is None: raise EngineError(f"{spec}: vLLM is not installed. With a GPU, install the extra: pip install -e '.[vllm]'; without one: make vllm.")
+    if importlib.util.find_spec("vllm") is None:
+        raise EngineError(
+            f"{spec}: vLLM is not installed. With a GPU, install the extra: pip install -e '.[vllm]'; without one: make vllm."
+        )
+
 
 def jobs_of(
-    engine,        # `VLLMEngine`
+    engine,  # `VLLMEngine`
     requests,
-)->tuple:          # jobs, context, ends, decode: see `records`
+) -> tuple:  # jobs, context, ends, decode: see `records`
     "The requests as the worker takes them; refuses prompts that don't fit."
     tokenizer = engine.tokenizer
     prompts = render(tokenizer, requests, engine.spec)
-    context, ends = room(engine.folder, engine.settings, requests, prompts, engine.spec), generation_ends(engine.folder, tokenizer)
-    jobs = [(p, sampling_params(r, min(r.sampling.max_tokens, context - len(p)), ends, engine.key(r))) for p, r in zip(prompts, requests)]
-    return jobs, context, ends, functools.partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    context, ends = (
+        room(engine.folder, engine.settings, requests, prompts, engine.spec),
+        generation_ends(engine.folder, tokenizer),
+    )
+    jobs = [
+        (p, sampling_params(r, min(r.sampling.max_tokens, context - len(p)), ends, engine.key(r)))
+        for p, r in zip(prompts, requests)
+    ]
+    return (
+        jobs,
+        context,
+        ends,
+        functools.partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False),
+    )
+
 
 def records(
-    engine,        # `VLLMEngine`
+    engine,  # `VLLMEngine`
     requests,
-    jobs,          # as the worker takes them
-    context:int,   # the model's
-    ends:set,      # ids that end an answer
-    decode,        # token ids → text
+    jobs,  # as the worker takes them
+    context: int,  # the model's
+    ends: set,  # ids that end an answer
+    decode,  # token ids → text
 ):
     "Yield (index, record) as answers are finished, and None where there is time to store them."
     worker = engine.start(context)
     worker.say(len(jobs), *jobs)
     for job in finished(worker, len(jobs)):
-        if job is None: yield None; continue
+        if job is None:
+            yield None
+            continue
         i, tokens, theirs, seconds, share = job
         text, why, n = finish(tokens, ends, requests[i].sampling.stop, decode)
-        yield i, engine.record(requests[i], text, "stop" if theirs == "stop" else why, prompt_tokens=len(jobs[i][0]), completion_tokens=n, latency=seconds, info=engine.about | dict(share=round(share, 5)))
+        yield (
+            i,
+            engine.record(
+                requests[i],
+                text,
+                "stop" if theirs == "stop" else why,
+                prompt_tokens=len(jobs[i][0]),
+                completion_tokens=n,
+                latency=seconds,
+                info=engine.about | dict(share=round(share, 5)),
+            ),
+        )
 
 # %% ../nbs/15_offline.ipynb #3f07c01b
 class VLLMEngine(Engine):
     "A causal language model with a chat template, run by vLLM in a process of its own, all requests in one go; MODEL as for transformers."
+
     name = "vllm"
     tokenizer = functools.cached_property(lambda self: load_tokenizer(self.folder))
-    def __init__(self, model:str,
-        batch_size:int=64,       # answers stored at once; vLLM finds its own batches
-        settings:Vllm=Vllm(),
+
+    def __init__(
+        self,
+        model: str,
+        batch_size: int = 64,  # answers stored at once; vLLM finds its own batches
+        settings: Vllm = Vllm(),
     ):
         super().__init__(model, batch_size)
         self.settings, self.folder, self.worker, self.about = settings, resolve_model(model), None, {}
@@ -367,33 +577,52 @@ class VLLMEngine(Engine):
         self._weights = fingerprint(own, model_fingerprint(self.adapter)) if self.adapter else own
 
     @property
-    def weights(self)->str:
+    def weights(self) -> str:
         "Fingerprint of weights, tokenizer and template, and of the adapter."
         return self._weights
 
-    def asked(self, request)->dict: return {k: v for k in ("dtype", "quantization") if (v := getattr(self.settings, k))}
+    def asked(self, request) -> dict:
+        return {k: v for k in ("dtype", "quantization") if (v := getattr(self.settings, k))}
 
-    def ready(self): need_vllm(self.spec)
+    def ready(self):
+        need_vllm(self.spec)
 
-    def start(self, context:int)->Worker:
+    def start(self, context: int) -> Worker:
         "The worker; started where there is none."
-        if self.worker: return self.worker
+        if self.worker:
+            return self.worker
         self.ready()
         check_model(self.source)
-        self.worker = Worker(self.spec, dict(folder=str(self.folder), settings=self.settings.model_dump(mode="json"), context=context, adapter=self.adapter and str(self.adapter)))
-        while not (message := self.worker.hear(1)): pass
+        self.worker = Worker(
+            self.spec,
+            dict(
+                folder=str(self.folder),
+                settings=self.settings.model_dump(mode="json"),
+                context=context,
+                adapter=self.adapter and str(self.adapter),
+            ),
+        )
+        while not (message := self.worker.hear(1)):
+            pass
         self.about = message["ready"] | (dict(lora=portable(self.settings.lora)) if self.adapter else {})
         return self.worker
 
     def close(self):
         "End the worker."
         worker, self.worker = self.worker, None
-        if worker and worker.process.returncode is None: worker.end()
+        if worker and worker.process.returncode is None:
+            worker.end()
 
-    def outgrown(self, requests): return outgrown(self.tokenizer, requests, self.spec, min(own_context(self.folder), self.settings.max_model_len or 2**31))
+    def outgrown(self, requests):
+        return outgrown(
+            self.tokenizer, requests, self.spec, min(own_context(self.folder), self.settings.max_model_len or 2**31)
+        )
 
     def generate(self, requests):
         "Yield (index, record), and None at times, see `records`; whatever interrupts it ends the worker."
         requests = list(requests)
-        try: yield from records(self, requests, *jobs_of(self, requests))
-        except BaseException: self.close(); raise
+        try:
+            yield from records(self, requests, *jobs_of(self, requests))
+        except BaseException:
+            self.close()
+            raise

@@ -15,54 +15,116 @@ from .stats import Interval, mean_interval, wilson
 
 # %% ../nbs/38_opinions.ipynb #792d07b0
 def opinion(
-    grades,            # of one arm and criterion: DataFrame with id and grade
-    criterion,         # `config.Criterion`
-    resamples:int=2000, seed:int=0,
-)->Interval:
+    grades,  # of one arm and criterion: DataFrame with id and grade
+    criterion,  # `config.Criterion`
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
     "What people gave on average, item by item; of a question with two answers the share of the better one."
     low, high = criterion.scale
     means = grades.groupby("id", sort=False)["grade"].mean().to_numpy()
-    if high - low > 1: return mean_interval(means, resamples, seed)
+    if high - low > 1:
+        return mean_interval(means, resamples, seed)
     means = means - low
     return wilson(int(means.sum()), len(means)) if set(means) <= {0.0, 1.0} else mean_interval(means, resamples, seed)
+
 
 @dataclass(frozen=True, repr=False)
 class Opinions(Shown):
     "What people say, arm by arm."
-    rows: tuple        # arm, n (items), raters, and an `Interval` by name of each criterion
-    criteria: tuple    # `config.Criterion`
-    checks: dict       # rater → (passed, attention checks)
+
+    rows: tuple  # arm, n (items), raters, and an `Interval` by name of each criterion
+    criteria: tuple  # `config.Criterion`
+    checks: dict  # rater → (passed, attention checks)
     left_out: int = 0  # grades of texts that nobody gives any more
     grades: int = 0
 
-    def html(self)->str:
+    def html(self) -> str:
         "A table of the arms, and a line about the raters."
-        lost = f"{self.left_out:,} {'grade is' if self.left_out == 1 else 'grades are'} left out: of texts that these arms no longer give." if self.left_out else ""
-        if not self.rows: return f'<p class="note">Nobody has graded these answers{": " + esc(lost) if lost else ""}. <code>distill-study grade-sheet</code> draws sheets for people.</p>'
-        cols = (Column("arm", "Arm", kind="text"), Column("n", "Items", digits=0), Column("raters", "Raters", digits=0),
-            *(Column(c.name, c.name[:1].upper() + c.name[1:], "% yes" if two(c) else f"mean, {c.scale[0]} to {c.scale[1]}", "interval", 1 if two(c) else 2, 100 if two(c) else 1) for c in self.criteria))
+        lost = (
+            f"{self.left_out:,} {'grade is' if self.left_out == 1 else 'grades are'} left out: of texts that these arms no longer give."
+            if self.left_out
+            else ""
+        )
+        if not self.rows:
+            return f'<p class="note">Nobody has graded these answers{": " + esc(lost) if lost else ""}. <code>distill-study grade-sheet</code> draws sheets for people.</p>'
+        cols = (
+            Column("arm", "Arm", kind="text"),
+            Column("n", "Items", digits=0),
+            Column("raters", "Raters", digits=0),
+            *(
+                Column(
+                    c.name,
+                    c.name[:1].upper() + c.name[1:],
+                    "% yes" if two(c) else f"mean, {c.scale[0]} to {c.scale[1]}",
+                    "interval",
+                    1 if two(c) else 2,
+                    100 if two(c) else 1,
+                )
+                for c in self.criteria
+            ),
+        )
         asked = " ".join(f"{c.name[:1].upper() + c.name[1:]}: {c.question}" for c in self.criteria)
-        return Table("Grades by people", cols, self.rows, f"{asked} Drawn at random from each arm's answers, graded blind; an item with several grades counts once; 95 % intervals.", lost).html() + f'<p class="note">{esc(self.told())}</p>'
+        return (
+            Table(
+                "Grades by people",
+                cols,
+                self.rows,
+                f"{asked} Drawn at random from each arm's answers, graded blind; an item with several grades counts once; 95 % intervals.",
+                lost,
+            ).html()
+            + f'<p class="note">{esc(self.told())}</p>'
+        )
 
-    def told(self)->str:
+    def told(self) -> str:
         "Who graded, and whether they paid attention."
         said = [f"{r}: {k} of {n}" if n else r for r, (k, n) in self.checks.items()]
-        return f"{self.grades:,} {'grade' if self.grades == 1 else 'grades'} by {len(self.checks)} {'rater' if len(self.checks) == 1 else 'raters'}. " + (f"Attention checks passed: {'; '.join(said)}." if any(n for _, n in self.checks.values()) else "There were no attention checks.")
+        return (
+            f"{self.grades:,} {'grade' if self.grades == 1 else 'grades'} by {len(self.checks)} {'rater' if len(self.checks) == 1 else 'raters'}. "
+            + (
+                f"Attention checks passed: {'; '.join(said)}."
+                if any(n for _, n in self.checks.values())
+                else "There were no attention checks."
+            )
+        )
 
-    def to_dict(self): return dict(rows=list(self.rows), criteria=list(self.criteria), checks={r: dict(passed=k, n=n) for r, (k, n) in self.checks.items()}, left_out=self.left_out, grades=self.grades)
+    def to_dict(self):
+        return dict(
+            rows=list(self.rows),
+            criteria=list(self.criteria),
+            checks={r: dict(passed=k, n=n) for r, (k, n) in self.checks.items()},
+            left_out=self.left_out,
+            grades=self.grades,
+        )
 
-def two(c)->bool:
+
+def two(c) -> bool:
     "Whether a question has two answers."
     return c.scale[1] - c.scale[0] == 1
 
 # %% ../nbs/38_opinions.ipynb #0ca8f0d9
 def opinions(
-    human,             # of `people.grades_of`
-    criteria,          # of the rubric
-    resamples:int=2000, seed:int=0,
-)->Opinions:
+    human,  # of `people.grades_of`
+    criteria,  # of the rubric
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Opinions:
     "The table of what people say; empty where nobody has graded."
     own = human[~human["check"]]
-    def row(arm, said): return dict(arm=arm, n=said["id"].nunique(), raters=said["rater"].nunique(), **{c.name: opinion(said[said["criterion"] == c.name], c, resamples, seed) for c in criteria})
+
+    def row(arm, said):
+        return dict(
+            arm=arm,
+            n=said["id"].nunique(),
+            raters=said["rater"].nunique(),
+            **{c.name: opinion(said[said["criterion"] == c.name], c, resamples, seed) for c in criteria},
+        )
+
     by_arm = dict(list(own.groupby("arm")))
-    return Opinions(tuple(row(arm, by_arm[arm]) for arm in ARMS if arm in by_arm), tuple(criteria), attention(human, criteria), human.attrs.get("left_out", 0), len(own.drop_duplicates(["text", "criterion", "rater"])))
+    return Opinions(
+        tuple(row(arm, by_arm[arm]) for arm in ARMS if arm in by_arm),
+        tuple(criteria),
+        attention(human, criteria),
+        human.attrs.get("left_out", 0),
+        len(own.drop_duplicates(["text", "criterion", "rater"])),
+    )

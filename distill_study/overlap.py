@@ -16,47 +16,57 @@ import numpy as np
 from .tasks import TASKS, stated
 
 # %% ../nbs/20_overlap.ipynb #ba89fc64
-_ALONE = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"      # Thai, kana, Han
-_WORD = re.compile(f"[{_ALONE}]|(?<!\\*)[-+*/^%=<>\xd7\xf7\u2212](?=[\\s(]*\\d)|[^\\s\x00-/:-@\\[-`{{-\xbf\xd7\xf7\u2000-\u2bff\u3000-\u303f{_ALONE}]+")
+_ALONE = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, kana, Han
+_WORD = re.compile(
+    f"[{_ALONE}]|(?<!\\*)[-+*/^%=<>\xd7\xf7\u2212](?=[\\s(]*\\d)|[^\\s\x00-/:-@\\[-`{{-\xbf\xd7\xf7\u2000-\u2bff\u3000-\u303f{_ALONE}]+"
+)
 
-def words(text:str)->list[str]:
+
+def words(text: str) -> list[str]:
     "The words of a text, without case and punctuation."
     return _WORD.findall((text if text.isascii() else unicodedata.normalize("NFKC", text)).casefold())
 
 # %% ../nbs/20_overlap.ipynb #f5a2120d
 _MIX = 0x9E3779B97F4A7C15
 
+
 class Grams:
     "The n-grams of many texts, as numbers."
+
     def __init__(self, texts):
         known, ids, starts = {}, [], [0]
+
         def number(w):
             known[w] = n = int.from_bytes(blake2b(w.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
             return n
+
         for text in texts:
             ids += [known[w] if w in known else number(w) for w in words(text)]
             starts.append(len(ids))
         self.ids, self.starts = np.array(ids, dtype=np.uint64), np.array(starts, dtype=np.int64)
 
-    def __len__(self): return len(self.starts) - 1
+    def __len__(self):
+        return len(self.starts) - 1
 
     @property
-    def lengths(self)->np.ndarray:
+    def lengths(self) -> np.ndarray:
         "Words of each text."
         return np.diff(self.starts)
 
-    def windows(self, n:int)->tuple:
+    def windows(self, n: int) -> tuple:
         "Every n-gram: (its hash, the number of its text, where it starts in the array)."
         m = max(len(self.ids) - n + 1, 0)
         h, of = np.zeros(m, dtype=np.uint64), np.repeat(np.arange(len(self)), self.lengths)[:m]
-        for j in range(n): h = h * np.uint64(_MIX) + self.ids[j:j + m]
-        at = np.flatnonzero(np.arange(m) + n <= self.starts[of + 1])        # not across the border of two texts
+        for j in range(n):
+            h = h * np.uint64(_MIX) + self.ids[j : j + m]
+        at = np.flatnonzero(np.arange(m) + n <= self.starts[of + 1])  # not across the border of two texts
         return h[at], of[at], at
 
-    def whole(self, i:int)->int:
+    def whole(self, i: int) -> int:
         "The hash of all the words of one text."
         h = 1
-        for w in self.ids[self.starts[i]:self.starts[i + 1]].tolist(): h = (h * _MIX + w) % 2**64
+        for w in self.ids[self.starts[i] : self.starts[i + 1]].tolist():
+            h = (h * _MIX + w) % 2**64
         return h
 
 # %% ../nbs/20_overlap.ipynb #7c0de30d
@@ -64,6 +74,7 @@ def _rare(h, n, limit=0.01, least=10):
     "Which hashes occur seldom, for `n` texts."
     _, inverse, count = np.unique(h, return_inverse=True, return_counts=True)
     return count[inverse] <= max(least, limit * n)
+
 
 def _once(h, of):
     "(hash, text), each pair once, by text."
@@ -73,21 +84,26 @@ def _once(h, of):
     first[1:] = (h[1:] != h[:-1]) | (of[1:] != of[:-1])
     return h[first], of[first]
 
+
 def shingles(
     texts,
-    k:int=3,         # words in a row
-    others=(),       # texts that these will be compared with: what is frame is decided over all
-)->list:             # one sorted array of hashes per text, of `texts` and then of `others`
+    k: int = 3,  # words in a row
+    others=(),  # texts that these will be compared with: what is frame is decided over all
+) -> list:  # one sorted array of hashes per text, of `texts` and then of `others`
     "The set of k-grams of each text, without those of the frame. A text of fewer than k words is one gram."
     g = Grams([*texts, *others])
     h, of, _ = g.windows(k)
     short = [i for i in np.flatnonzero((g.lengths > 0) & (g.lengths < k)).tolist()]
-    h, of = np.concatenate([h, np.array([g.whole(i) for i in short], dtype=np.uint64)]), np.concatenate([of, np.array(short, dtype=np.int64)])
+    h, of = (
+        np.concatenate([h, np.array([g.whole(i) for i in short], dtype=np.uint64)]),
+        np.concatenate([of, np.array(short, dtype=np.int64)]),
+    )
     h, of = _once(h, of)
     rare = _rare(h, len(g))
     return np.split(h[rare], np.searchsorted(of[rare], np.arange(1, len(g)))) if len(g) else []
 
-def jaccard(a, b)->float:
+
+def jaccard(a, b) -> float:
     "Shared over all, of two sorted arrays without repeats; 0 where both are empty."
     both = len(np.intersect1d(a, b, assume_unique=True))
     return both / (len(a) + len(b) - both) if len(a) or len(b) else 0.0
@@ -96,50 +112,65 @@ def jaccard(a, b)->float:
 def _sketches(sets, num_perm):
     "A MinHash of each set."
     from datasketch import MinHash
-    return MinHash.generator(((s >> np.uint64(32)).tolist() for s in sets), num_perm=num_perm, hashfunc=int, scheme="affine32")
+
+    return MinHash.generator(
+        ((s >> np.uint64(32)).tolist() for s in sets), num_perm=num_perm, hashfunc=int, scheme="affine32"
+    )
+
 
 def _agree(a, b):
     "Whether nothing that is known of both sets two texts apart."
     return all(x is None or y is None or x == y for x, y in zip(a or (), b or ()))
 
+
 def near_repeats(
-    texts:list,
-    others:list|None=None,   # texts they may repeat; None: earlier ones of their own
-    threshold:float=0.7,     # Jaccard similarity from which on a text repeats another
-    k:int=3,                 # words in a row that are compared
-    num_perm:int=128,        # permutations of MinHash: more find more, and take longer
-    facts:list|None=None,    # what sets like texts apart, one tuple per text; see `facts_of`
-    other_facts:list|None=None,
-)->dict:                     # number of a text → (number of the first one that it repeats, similarity)
+    texts: list,
+    others: list | None = None,  # texts they may repeat; None: earlier ones of their own
+    threshold: float = 0.7,  # Jaccard similarity from which on a text repeats another
+    k: int = 3,  # words in a row that are compared
+    num_perm: int = 128,  # permutations of MinHash: more find more, and take longer
+    facts: list | None = None,  # what sets like texts apart, one tuple per text; see `facts_of`
+    other_facts: list | None = None,
+) -> dict:  # number of a text → (number of the first one that it repeats, similarity)
     "Texts that nearly repeat another one. Within one list the first of a group stays, and the others repeat it."
     from datasketch import MinHashLSH
-    lsh, own = MinHashLSH(threshold=min(threshold, 0.9), num_perm=num_perm, weights=(0.1, 0.9)), others is None     # above, it has no bands to offer
+
+    lsh, own = (
+        MinHashLSH(threshold=min(threshold, 0.9), num_perm=num_perm, weights=(0.1, 0.9)),
+        others is None,
+    )  # above, it has no bands to offer
     sets = shingles(texts, k, others or ())
-    sets, other = (sets, sets) if own else (sets[:len(texts)], sets[len(texts):])
+    sets, other = (sets, sets) if own else (sets[: len(texts)], sets[len(texts) :])
     facts, other_facts = facts or [None] * len(texts), (facts if own else other_facts) or [None] * len(other)
     if not own:
         for j, m in enumerate(_sketches(other, num_perm)):
-            if len(other[j]): lsh.insert(j, m)
+            if len(other[j]):
+                lsh.insert(j, m)
     found = {}
     for i, m in enumerate(_sketches(sets, num_perm)):
-        if not len(sets[i]): continue
+        if not len(sets[i]):
+            continue
         like = ((j, jaccard(sets[i], other[j])) for j in sorted(lsh.query(m)) if _agree(facts[i], other_facts[j]))
         hit = next(((j, s) for j, s in like if s >= threshold), None)
-        if hit: found[i] = hit
-        elif own: lsh.insert(i, m)
+        if hit:
+            found[i] = hit
+        elif own:
+            lsh.insert(i, m)
     return found
 
 # %% ../nbs/20_overlap.ipynb #7b8fb769
-def text_of(example)->str:
+def text_of(example) -> str:
     "What is asked, without the system prompt."
     return "\n".join(t["content"] for t in example.turns)
 
+
 def facts_of(
-    example,       # `data.Example`
-)->tuple:          # (numbers, truth), each None where there is none that counts
+    example,  # `data.Example`
+) -> tuple:  # (numbers, truth), each None where there is none that counts
     "What sets two like inputs apart: the numbers of a word problem, and the right answer where it is one of few."
     numbers = sorted(re.findall(r"\d+(?:[.,]\d+)*", text_of(example))) if example.task == "math" else None
-    if example.choices and example.gold is not None: return numbers, example.choices["ABCDEFGHIJ".index(example.gold)]
+    if example.choices and example.gold is not None:
+        return numbers, example.choices["ABCDEFGHIJ".index(example.gold)]
     return numbers, example.gold if example.task in ("math", "nli") else None
 
 # %% ../nbs/20_overlap.ipynb #c45e8341
@@ -156,10 +187,12 @@ def _pairs(train, test, n, chunk):
     for a in range(0, len(train), chunk):
         s = slice(*np.searchsorted(tof, (a, a + chunk)))
         times = high[s] - low[s]
-        if not times.sum(): continue
+        if not times.sum():
+            continue
         inside = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
         pairs = np.stack([np.repeat(tof[s], times), at[np.repeat(low[s], times) + inside]])
         yield np.unique(pairs, axis=1)
+
 
 def _covered(i, at, of, n):
     "(number of a training text, number of a test text, words of it that their shared n-grams cover)."
@@ -167,46 +200,55 @@ def _covered(i, at, of, n):
     new = np.ones(len(i), dtype=bool)
     new[1:] = (i[1:] != i[:-1]) | (j[1:] != j[:-1])
     step = np.full(len(i), n)
-    step[:-1] = np.where(new[1:], n, np.minimum(n, np.diff(at)))       # an n-gram adds the words up to the next one
+    step[:-1] = np.where(new[1:], n, np.minimum(n, np.diff(at)))  # an n-gram adds the words up to the next one
     first = np.flatnonzero(new)
     return i[first], j[first], np.add.reduceat(step, first)
 
 # %% ../nbs/20_overlap.ipynb #4ca77c5e
 def contaminated(
-    texts:list,          # training inputs
-    tests:list,          # test inputs
-    n:int=13,            # words in a row
-    share:float=0.5,     # a training input goes if its n-grams cover more than this share of a test input; 0: any shared n-gram
-    chunk:int=2000,      # training inputs at once
-)->dict:                 # number of a training input → (number of the test input, share of it that is covered)
+    texts: list,  # training inputs
+    tests: list,  # test inputs
+    n: int = 13,  # words in a row
+    share: float = 0.5,  # a training input goes if its n-grams cover more than this share of a test input; 0: any shared n-gram
+    chunk: int = 2000,  # training inputs at once
+) -> dict:  # number of a training input → (number of the test input, share of it that is covered)
     "Training inputs that hold a test input, or a good part of one."
     train, test = Grams(texts), Grams(tests)
     h, of, at = test.windows(n)
     rare = _rare(h, len(test))
     where = np.repeat(np.arange(len(test)), test.lengths)
     _, count, size = _covered(of[rare], at[rare], where, n) if rare.any() else (np.zeros(0, dtype=np.int64),) * 3
-    total = np.zeros(len(test)); total[count] = size                     # words of each test input that can be covered
+    total = np.zeros(len(test))
+    total[count] = size  # words of each test input that can be covered
     whole, found = {test.whole(j): j for j in reversed(np.flatnonzero((total == 0) & (test.lengths > 0)).tolist())}, {}
     for pairs in _pairs(train, (h[rare], of[rare], at[rare]), n, chunk):
         for i, j, size in zip(*(x.tolist() for x in _covered(*pairs, where, n))):
             part = size / total[j]
-            if part > share and part > found.get(i, (0, 0))[1]: found[i] = (j, float(part))
+            if part > share and part > found.get(i, (0, 0))[1]:
+                found[i] = (j, float(part))
     if whole:
-        short = np.flatnonzero((train.lengths > 0) & np.isin(train.lengths, test.lengths[list(whole.values())])).tolist()
+        short = np.flatnonzero(
+            (train.lengths > 0) & np.isin(train.lengths, test.lengths[list(whole.values())])
+        ).tolist()
         found |= {i: (whole[w], 1.0) for i in short if i not in found and (w := train.whole(i)) in whole}
     return dict(sorted(found.items()))
 
 # %% ../nbs/20_overlap.ipynb #d7b79541
 def gives_away(
-    example,             # `data.Example`
-    least:int=8,         # words that a text must have to count as copied
-)->str|None:             # what gives it away, or None
+    example,  # `data.Example`
+    least: int = 8,  # words that a text must have to count as copied
+) -> str | None:  # what gives it away, or None
     "The place where an input holds its own gold answer."
-    if example.gold is None or example.task in ("nli", "nlu_qa"): return None
+    if example.gold is None or example.task in ("nli", "nlu_qa"):
+        return None
     said = text_of(example)
     if example.task == "math":
         found, task = stated(said), TASKS["math"]
-        return said[len(found[0]):].strip()[:200] if found and task.correct(task.read(found[1], None), example.gold) else None
+        return (
+            said[len(found[0]) :].strip()[:200]
+            if found and task.correct(task.read(found[1], None), example.gold)
+            else None
+        )
     gold, own = words(example.gold), words(said)
     return example.gold[:200] if len(gold) >= least and f" {' '.join(gold)} " in f" {' '.join(own)} " else None
 
@@ -214,28 +256,56 @@ def gives_away(
 @dataclass(frozen=True)
 class Overlaps:
     "What is wrong with training inputs whatever the teacher answers, by their place in the list."
-    leaks: dict = field(default_factory=dict)    # place → (reason, evidence)
-    first: dict = field(default_factory=dict)    # place → (place of the first input of its group, similarity)
+
+    leaks: dict = field(default_factory=dict)  # place → (reason, evidence)
+    first: dict = field(default_factory=dict)  # place → (place of the first input of its group, similarity)
+
 
 def overlaps(
-    train:list,          # `data.Example`s
-    held:dict,           # what is held out: {'test': examples, 'validation': examples}
-    settings,            # `config.Curate`
-)->Overlaps:
+    train: list,  # `data.Example`s
+    held: dict,  # what is held out: {'test': examples, 'validation': examples}
+    settings,  # `config.Curate`
+) -> Overlaps:
     "Repeats within training and of what is held out, contamination of the test set, answers that stand in the prompt."
     leaks, first = {}, {}
-    def add(places, reason): leaks.update({i: (reason, evidence) for i, evidence in places.items() if i not in leaks})
+
+    def add(places, reason):
+        leaks.update({i: (reason, evidence) for i, evidence in places.items() if i not in leaks})
+
     for split, examples in held.items():
         ids = {e.key: e.id for e in examples}
         add({i: ids[e.key] for i, e in enumerate(train) if e.key in ids}, f"repeats a {split} input")
-    texts, other = [text_of(e) for e in train], {split: [text_of(e) for e in examples] for split, examples in held.items()}
+    texts, other = (
+        [text_of(e) for e in train],
+        {split: [text_of(e) for e in examples] for split, examples in held.items()},
+    )
     if settings.near is not None:
-        how = dict(threshold=settings.near, k=settings.shingle, num_perm=settings.permutations, facts=[facts_of(e) for e in train])
+        how = dict(
+            threshold=settings.near,
+            k=settings.shingle,
+            num_perm=settings.permutations,
+            facts=[facts_of(e) for e in train],
+        )
         for split, examples in held.items():
-            if examples: add({i: f"{examples[j].id}, similarity {s:.2f}" for i, (j, s) in near_repeats(texts, other[split], **how, other_facts=[facts_of(e) for e in examples]).items()}, f"nearly repeats a {split} input")
+            if examples:
+                add(
+                    {
+                        i: f"{examples[j].id}, similarity {s:.2f}"
+                        for i, (j, s) in near_repeats(
+                            texts, other[split], **how, other_facts=[facts_of(e) for e in examples]
+                        ).items()
+                    },
+                    f"nearly repeats a {split} input",
+                )
         first = near_repeats(texts, **how)
     if settings.ngram:
-        add({i: f"{held['test'][j].id}, {100 * part:.0f} % of its words" for i, (j, part) in contaminated(texts, other["test"], settings.ngram, settings.contained).items()}, "shares words with a test input")
+        add(
+            {
+                i: f"{held['test'][j].id}, {100 * part:.0f} % of its words"
+                for i, (j, part) in contaminated(texts, other["test"], settings.ngram, settings.contained).items()
+            },
+            "shares words with a test input",
+        )
     if settings.given_away:
         add({i: said for i, e in enumerate(train) if (said := gives_away(e))}, "states its own answer")
     return Overlaps(leaks, first)

@@ -23,192 +23,390 @@ from .textstats import FAMILY, METRICS, Metric
 @dataclass(frozen=True)
 class Cell:
     "What one arm scored on one data set, over the seeds that trained it."
-    data: str; teacher: str; student: str; arm: str      # the teacher's own arms have no student, the student's no teacher
+
+    data: str
+    teacher: str
+    student: str
+    arm: str  # the teacher's own arms have no student, the student's no teacher
     measure: Metric
     score: Interval
-    gap: Interval                # recovered; None where the arm has no one teacher
-    verdict: str = ""            # against the untouched student: higher, lower, can't tell
+    gap: Interval  # recovered; None where the arm has no one teacher
+    verdict: str = ""  # against the untouched student: higher, lower, can't tell
     seeds: int = 1
     tokens: float | None = None  # of output, per answer
     latency: float | None = None
-    money: float | None = None   # per 1,000 answers
-    missing: str = ""            # why there is no score
+    money: float | None = None  # per 1,000 answers
+    missing: str = ""  # why there is no score
 
     @property
-    def who(self)->tuple: return self.teacher, self.student, self.arm
+    def who(self) -> tuple:
+        return self.teacher, self.student, self.arm
 
-def names_of(m:dict)->tuple:
+
+def names_of(m: dict) -> tuple:
     "(data, teacher, student) of a combination's numbers, as its folder names them."
     s = m["provenance"]["settings"]
-    return Path(s["data"]["name"]).name, Path(s["teacher"]["engine"].split(":", 1)[-1]).name, Path(s["student"]["model"]).name
+    return (
+        Path(s["data"]["name"]).name,
+        Path(s["teacher"]["engine"].split(":", 1)[-1]).name,
+        Path(s["student"]["model"]).name,
+    )
 
-def _interval(i): return Interval(**{k: i[k] for k in ("value", "low", "high", "n", "reason") if i.get(k) is not None} | dict(value=i.get("value"))) if i else Interval(None)
+
+def _interval(i):
+    return (
+        Interval(
+            **{k: i[k] for k in ("value", "low", "high", "n", "reason") if i.get(k) is not None}
+            | dict(value=i.get("value"))
+        )
+        if i
+        else Interval(None)
+    )
+
 
 def over(
-    values,              # Intervals, one per seed
-    low=-math.inf, high=math.inf,      # where values end
-)->Interval:
+    values,  # Intervals, one per seed
+    low=-math.inf,
+    high=math.inf,  # where values end
+) -> Interval:
     "The mean of one thing measured after several trainings."
     known = [i for i in values if i.value is not None]
-    if len(known) < 2: return known[0] if known else next(iter(values), Interval(None))
+    if len(known) < 2:
+        return known[0] if known else next(iter(values), Interval(None))
     mean, t = sum(i.value for i in known) / len(known), t_interval([i.value for i in known])
-    if any(i.low is None for i in known): return Interval(mean, t.low, t.high, known[0].n)
+    if any(i.low is None for i in known):
+        return Interval(mean, t.low, t.high, known[0].n)
     items = [sum(abs(i.value - getattr(i, side)) for i in known) / len(known) for side in ("low", "high")]
-    return Interval(mean, max(low, mean - math.hypot(items[0], mean - t.low)), min(high, mean + math.hypot(items[1], t.high - mean)), known[0].n)
+    return Interval(
+        mean,
+        max(low, mean - math.hypot(items[0], mean - t.low)),
+        min(high, mean + math.hypot(items[1], t.high - mean)),
+        known[0].n,
+    )
 
 # %% ../nbs/45_overview.ipynb #87c5a80c
 def _mean(values):
     known = [v for v in values if v is not None]
     return sum(known) / len(known) if known else None
 
+
 def _cell(key, ms, teachers):
     "One cell of the numbers of its seeds; `teachers` are all that have such an arm."
     arm, measure, last = key[3], METRICS[(ms[0].get("metric") or {}).get("key", "correct")], ms[-1]
     a = [m["arms"][arm] for m in ms]
     gaps = [next((g for g in m["gaps"] if g["arm"] == arm and g["teacher"] == m["teacher"]), None) for m in ms]
-    verdicts = {next((t["verdict"] for t in m["tests"] if t["a"] == BASE and t["b"] == arm and t.get("p_holm") is not None), "") for m in ms}
+    verdicts = {
+        next((t["verdict"] for t in m["tests"] if t["a"] == BASE and t["b"] == arm and t.get("p_holm") is not None), "")
+        for m in ms
+    }
     serving = [(m.get("serving") or {}).get(arm) or {} for m in ms]
     money = [1000 * x for u in serving if u.get("n") and (x := per_answer(u)) is not None]
     trained = ARMS[arm].model == "trained"
-    return Cell(*key, measure, over([_interval(x.get("accuracy" if measure.graded else "score")) for x in a], *((0, 1) if measure.scale == 100 else ())),
-        over([_interval(g) for g in gaps if g]) if trained and len(teachers) == 1 else Interval(None), verdicts.pop() if len(verdicts) == 1 else "can't tell", len(ms) if trained else 1,
-        _mean([x.get("tokens") for x in a]), _mean([u.get("latency_median") for u in serving]), _mean(money), "" if last["arms"][arm].get("n") else last["arms"][arm].get("missing", "no items"))
+    return Cell(
+        *key,
+        measure,
+        over(
+            [_interval(x.get("accuracy" if measure.graded else "score")) for x in a],
+            *((0, 1) if measure.scale == 100 else ()),
+        ),
+        over([_interval(g) for g in gaps if g]) if trained and len(teachers) == 1 else Interval(None),
+        verdicts.pop() if len(verdicts) == 1 else "can't tell",
+        len(ms) if trained else 1,
+        _mean([x.get("tokens") for x in a]),
+        _mean([u.get("latency_median") for u in serving]),
+        _mean(money),
+        "" if last["arms"][arm].get("n") else last["arms"][arm].get("missing", "no items"),
+    )
+
 
 def cells(
-    pages:list,          # what `report.metrics` made of several combinations
-)->dict:                 # (data, teacher, student, arm) → Cell
+    pages: list,  # what `report.metrics` made of several combinations
+) -> dict:  # (data, teacher, student, arm) → Cell
     "What every arm scored on every data set. What no teacher, or no student, had a part in is there once."
     found, taught = {}, {}
     for m in pages:
         data, teacher, student = names_of(m)
         for arm in (a for a in ARMS if a in m["arms"] and m["arms"][a].get("missing") != "not part of this run"):
             mine = teacher if ARMS[arm].model == "teacher" or ARMS[arm].labels not in (None, "gold") else ""
-            own = (m["provenance"]["settings"]["seed"] if ARMS[arm].model == "trained" else 0, teacher)      # an arm that isn't trained says the same at every seed
+            own = (
+                m["provenance"]["settings"]["seed"] if ARMS[arm].model == "trained" else 0,
+                teacher,
+            )  # an arm that isn't trained says the same at every seed
             key = data, mine, "" if ARMS[arm].model == "teacher" else student, arm
             found.setdefault(key, {}).setdefault(own[0] if m["arms"][arm].get("n") else ("none", *own), m)
             taught.setdefault(key, set()).add(teacher)
-    return {key: _cell(key, [m for k, m in ms.items() if not isinstance(k, tuple)] or list(ms.values())[:1], taught[key]) for key, ms in found.items()}
+    return {
+        key: _cell(key, [m for k, m in ms.items() if not isinstance(k, tuple)] or list(ms.values())[:1], taught[key])
+        for key, ms in found.items()
+    }
 
 # %% ../nbs/45_overview.ipynb #3f7d25d6
 @dataclass(frozen=True, repr=False)
 class HeatMap(Shown):
     "Numbers in coloured cells, in blocks of rows."
+
     caption: str
-    heads: tuple         # (name, second line) of each column
-    blocks: tuple        # (name, [(name of the row, [cell of each column])]); a cell is (Interval, text of it, share of the colour, mark) or words
+    heads: tuple  # (name, second line) of each column
+    blocks: tuple  # (name, [(name of the row, [cell of each column])]); a cell is (Interval, text of it, share of the colour, mark) or words
     sub: str = ""
     note: str = ""
     first: str = "Student"
 
-    def html(self)->str:
+    def html(self) -> str:
         "A table in its own scroll container."
-        head = f'<th scope="col">{esc(self.first)}</th>' + "".join(f'<th scope="col" class="num">{esc(n)}<span class="unit">{esc(u)}</span></th>' for n, u in self.heads)
+        head = f'<th scope="col">{esc(self.first)}</th>' + "".join(
+            f'<th scope="col" class="num">{esc(n)}<span class="unit">{esc(u)}</span></th>' for n, u in self.heads
+        )
+
         def block(name, rows):
-            top = f'<tr><th scope="rowgroup" class="block" colspan="{1 + len(self.heads)}"><span>{esc(name)}</span></th></tr>' if name else ""
-            return "<tbody>" + top + "".join(f'<tr><th scope="row">{esc(n)}</th>{"".join(map(self._td, cells))}</tr>' for n, cells in rows) + "</tbody>"
-        return (f'<div class="scroll" tabindex="0" role="region" aria-label="{esc(self.caption)}"><table class="heat{" wide" if len(self.heads) > 3 else ""}"><caption><span class="cap">{esc(self.caption)}</span> <span class="sub">{esc(self.sub)}</span></caption>'
-                f'<thead><tr>{head}</tr></thead>{"".join(block(n, rows) for n, rows in self.blocks)}</table></div>' + (f'<p class="note">{esc(self.note)}</p>' if self.note else ""))
+            top = (
+                f'<tr><th scope="rowgroup" class="block" colspan="{1 + len(self.heads)}"><span>{esc(name)}</span></th></tr>'
+                if name
+                else ""
+            )
+            return (
+                "<tbody>"
+                + top
+                + "".join(f'<tr><th scope="row">{esc(n)}</th>{"".join(map(self._td, cells))}</tr>' for n, cells in rows)
+                + "</tbody>"
+            )
+
+        return (
+            f'<div class="scroll" tabindex="0" role="region" aria-label="{esc(self.caption)}"><table class="heat{" wide" if len(self.heads) > 3 else ""}"><caption><span class="cap">{esc(self.caption)}</span> <span class="sub">{esc(self.sub)}</span></caption>'
+            f"<thead><tr>{head}</tr></thead>{''.join(block(n, rows) for n, rows in self.blocks)}</table></div>"
+            + (f'<p class="note">{esc(self.note)}</p>' if self.note else "")
+        )
 
     def _td(self, cell):
-        if isinstance(cell, str): return f'<td class="num na">{esc(cell)}</td>'
+        if isinstance(cell, str):
+            return f'<td class="num na">{esc(cell)}</td>'
         i, text, share, mark = cell
         value, _, rest = text.partition(" ")
         sign = {"higher": "\u25b2", "lower": "\u25bc"}.get(mark, "")
         said = f'<span aria-hidden="true">{sign}</span><span class="vh">{mark}: </span>' if sign else ""
-        return f'<td class="num heat{" below" if share < 0 else ""}" style="--h:{min(abs(share), 1) * .45:.2f}">{said}{esc(value)}' + (f'<span class="ci">{esc(rest.strip("()"))}</span>' if rest else "") + "</td>"
+        return (
+            f'<td class="num heat{" below" if share < 0 else ""}" style="--h:{min(abs(share), 1) * 0.45:.2f}">{said}{esc(value)}'
+            + (f'<span class="ci">{esc(rest.strip("()"))}</span>' if rest else "")
+            + "</td>"
+        )
 
-    def to_dict(self): return [dict(block=b, row=r, column=h[0], **(dict(missing=c) if isinstance(c, str) else c[0].to_dict())) for b, rows in self.blocks for r, cs in rows for h, c in zip(self.heads, cs)]
+    def to_dict(self):
+        return [
+            dict(block=b, row=r, column=h[0], **(dict(missing=c) if isinstance(c, str) else c[0].to_dict()))
+            for b, rows in self.blocks
+            for r, cs in rows
+            for h, c in zip(self.heads, cs)
+        ]
 
 # %% ../nbs/45_overview.ipynb #51236f09
 _DISTILLED = tuple(a for a in ARMS if a.startswith("distilled/"))
-_LEARNED = {"distilled/vanilla": "answers given at once", "distilled/cot-answer": "the answers of chains of thought", "distilled/cot-rationale": "chains of thought", "distilled/cod": "dense summaries",
-    "distilled/cot-after": "answers with the reasoning after them", "distilled/cot-mixed": "answers and chains of thought"}
+_LEARNED = {
+    "distilled/vanilla": "answers given at once",
+    "distilled/cot-answer": "the answers of chains of thought",
+    "distilled/cot-rationale": "chains of thought",
+    "distilled/cod": "dense summaries",
+    "distilled/cot-after": "answers with the reasoning after them",
+    "distilled/cot-mixed": "answers and chains of thought",
+}
 
-def _order(values): return list(dict.fromkeys(values))
+
+def _order(values):
+    return list(dict.fromkeys(values))
+
 
 def _lack(grid, states, data, teacher, student, arm):
     "Why a cell has no number, in a word or two."
-    if (data, teacher, student) in states: return states[data, teacher, student]
-    if c := grid.get((data, teacher, student, arm)): return "not available" if c.missing or not c.score.n else "undefined"
+    if (data, teacher, student) in states:
+        return states[data, teacher, student]
+    if c := grid.get((data, teacher, student, arm)):
+        return "not available" if c.missing or not c.score.n else "undefined"
     return "\u2013" if any(k[:3] == (data, teacher, student) for k in grid) else "not run"
+
 
 def _heads(grid, sets, kind):
     "Each data set with its items and, where it isn't the same for all, its measure."
     one = {d: next(c for c in grid.values() if c.data == d) for d in sets}
     n = {d: sorted({c.score.n for c in grid.values() if c.data == d and c.score.n}) for d in sets}
     items = lambda d: "no items" if not n[d] else f"n = {n[d][0]}" if len(n[d]) == 1 else f"n = {n[d][0]} to {n[d][-1]}"
-    return tuple((d, items(d) + (f"; {one[d].measure.head}, {one[d].measure.unit}" if kind == "score" else "")) for d in sets)
+    return tuple(
+        (d, items(d) + (f"; {one[d].measure.head}, {one[d].measure.unit}" if kind == "score" else "")) for d in sets
+    )
+
 
 def heat_maps(
-    grid:dict,           # from `cells`
-    teacher:str,
-    states:dict|None=None,      # (data, teacher, student) → failed or not run, of combinations without numbers
-)->list[HeatMap]:
+    grid: dict,  # from `cells`
+    teacher: str,
+    states: dict | None = None,  # (data, teacher, student) → failed or not run, of combinations without numbers
+) -> list[HeatMap]:
     "Gap recovered and accuracy of every distilled arm that this teacher taught, student by student and data set by data set."
     states, mine = states or {}, [c for c in grid.values() if c.teacher == teacher]
     sets = [d for d in _order(c.data for c in grid.values()) if any(c.data == d for c in mine)]
-    arms, students = [a for a in _DISTILLED if any(c.arm == a for c in mine)], _order([c.student for c in mine if c.student] + [s for d, t, s in states if t == teacher])
-    if not sets or not arms: return []
+    arms, students = (
+        [a for a in _DISTILLED if any(c.arm == a for c in mine)],
+        _order([c.student for c in mine if c.student] + [s for d, t, s in states if t == teacher]),
+    )
+    if not sets or not arms:
+        return []
     several = any(c.seeds > 1 for c in mine)
-    seeds = f" Means over up to {max(c.seeds for c in mine)} training seeds; their intervals hold the chance of training as well." if several else ""
+    seeds = (
+        f" Means over up to {max(c.seeds for c in mine)} training seeds; their intervals hold the chance of training as well."
+        if several
+        else ""
+    )
     key = "Undefined: the teacher is not told apart from the untouched student, so there is no gap. \u2013: the data set has no such arm."
+
     def gap(d, s, a):
         c = grid.get((d, teacher, s, a))
-        return (c.gap, c.gap.text(), c.gap.value, "" if not c.gap.excludes_zero else "higher" if c.gap.low > 0 else "lower") if c and c.gap.value is not None else _lack(grid, states, d, teacher, s, a)
-    blocks = tuple((f"{a}: learned from {_LEARNED[a]}", [(s, [gap(d, s, a) for d in sets]) for s in students]) for a in arms)
-    return [HeatMap(f"Gap recovered, taught by {teacher}", _heads(grid, sets, "gap"), blocks, f"% of the distance from the untouched student to the teacher; 95 % intervals; n test items.{seeds} \u25b2, \u25bc: the interval lies above, below zero.", f"The stronger the colour, the larger a share of the gap; red where the student fell behind. 0 is the untouched student, 100 the teacher. {key}"), _score_map(grid, teacher, states, sets, arms, students, seeds)]
+        return (
+            (
+                c.gap,
+                c.gap.text(),
+                c.gap.value,
+                "" if not c.gap.excludes_zero else "higher" if c.gap.low > 0 else "lower",
+            )
+            if c and c.gap.value is not None
+            else _lack(grid, states, d, teacher, s, a)
+        )
+
+    blocks = tuple(
+        (f"{a}: learned from {_LEARNED[a]}", [(s, [gap(d, s, a) for d in sets]) for s in students]) for a in arms
+    )
+    return [
+        HeatMap(
+            f"Gap recovered, taught by {teacher}",
+            _heads(grid, sets, "gap"),
+            blocks,
+            f"% of the distance from the untouched student to the teacher; 95 % intervals; n test items.{seeds} \u25b2, \u25bc: the interval lies above, below zero.",
+            f"The stronger the colour, the larger a share of the gap; red where the student fell behind. 0 is the untouched student, 100 the teacher. {key}",
+        ),
+        _score_map(grid, teacher, states, sets, arms, students, seeds),
+    ]
 
 # %% ../nbs/45_overview.ipynb #a06e9b05
 def _score_map(grid, teacher, states, sets, arms, students, seeds):
     "Accuracy, or the main score, with teacher and untouched students above."
-    most = {d: max([c.score.value for c in grid.values() if c.data == d and c.score.value is not None], default=1) or 1 for d in sets}
+    most = {
+        d: max([c.score.value for c in grid.values() if c.data == d and c.score.value is not None], default=1) or 1
+        for d in sets
+    }
+
     def cell(c, d, lack):
-        if c is None or c.score.value is None: return lack
-        return c.score, c.score.text(c.measure.scale, c.measure.digits), c.score.value / (1 if c.measure.graded else most[d]), c.verdict if c.arm in _DISTILLED else ""
+        if c is None or c.score.value is None:
+            return lack
+        return (
+            c.score,
+            c.score.text(c.measure.scale, c.measure.digits),
+            c.score.value / (1 if c.measure.graded else most[d]),
+            c.verdict if c.arm in _DISTILLED else "",
+        )
+
     own = [a for a in ARMS if ARMS[a].model == "teacher" and any((d, teacher, "", a) in grid for d in sets)]
-    top = [("Untaught, for comparison", [(a, [cell(grid.get((d, teacher, "", a)), d, "\u2013") for d in sets]) for a in own] + [(f"{s}, {a}", [cell(grid.get((d, "", s, a)), d, _lack(grid, states, d, teacher, s, BASE) if a == BASE else "\u2013") for d in sets])
-        for s in students for a in ("student/vanilla", "student/cot") if any((d, "", s, a) in grid for d in sets)])]
-    rest = [(f"{a}: learned from {_LEARNED[a]}", [(s, [cell(grid.get((d, teacher, s, a)), d, _lack(grid, states, d, teacher, s, a)) for d in sets]) for s in students]) for a in arms]
+    top = [
+        (
+            "Untaught, for comparison",
+            [(a, [cell(grid.get((d, teacher, "", a)), d, "\u2013") for d in sets]) for a in own]
+            + [
+                (
+                    f"{s}, {a}",
+                    [
+                        cell(
+                            grid.get((d, "", s, a)),
+                            d,
+                            _lack(grid, states, d, teacher, s, BASE) if a == BASE else "\u2013",
+                        )
+                        for d in sets
+                    ],
+                )
+                for s in students
+                for a in ("student/vanilla", "student/cot")
+                if any((d, "", s, a) in grid for d in sets)
+            ],
+        )
+    ]
+    rest = [
+        (
+            f"{a}: learned from {_LEARNED[a]}",
+            [
+                (s, [cell(grid.get((d, teacher, s, a)), d, _lack(grid, states, d, teacher, s, a)) for d in sets])
+                for s in students
+            ],
+        )
+        for a in arms
+    ]
     measures = {c.measure.key: c.measure for c in grid.values() if c.data in sets}
     graded, scored = "correct" in measures, [m for k, m in measures.items() if k != "correct"]
-    what = "Accuracy" if not scored else f"Accuracy{', or the main score' if graded else ''}" if graded else scored[0].head if len(scored) == 1 else "Main score"
+    what = (
+        "Accuracy"
+        if not scored
+        else f"Accuracy{', or the main score' if graded else ''}"
+        if graded
+        else scored[0].head
+        if len(scored) == 1
+        else "Main score"
+    )
     how = "% of the test items answered rightly" if not scored else "the measure below each data set's name"
-    shade = " The stronger the colour, the nearer to 100 %" + (", or of a score to the highest of its column." if scored else ".") if graded else " The stronger the colour, the nearer to the highest of the column."
-    return HeatMap(f"{what}, taught by {teacher}", _heads(grid, sets, "score" if scored else ""), tuple(top + rest), f"{how[0].upper() + how[1:]}; 95 % intervals; n test items.{seeds} \u25b2, \u25bc: higher, lower than the untouched student by the report's paired test, Holm-corrected within its report{', at every seed' if seeds else ''}.",
-        f"{shade.strip()} No mark: the two can't be told apart, or were not tested.", "Arm or student")
+    shade = (
+        " The stronger the colour, the nearer to 100 %"
+        + (", or of a score to the highest of its column." if scored else ".")
+        if graded
+        else " The stronger the colour, the nearer to the highest of the column."
+    )
+    return HeatMap(
+        f"{what}, taught by {teacher}",
+        _heads(grid, sets, "score" if scored else ""),
+        tuple(top + rest),
+        f"{how[0].upper() + how[1:]}; 95 % intervals; n test items.{seeds} \u25b2, \u25bc: higher, lower than the untouched student by the report's paired test, Holm-corrected within its report{', at every seed' if seeds else ''}.",
+        f"{shade.strip()} No mark: the two can't be told apart, or were not tested.",
+        "Arm or student",
+    )
 
 # %% ../nbs/45_overview.ipynb #7e7e6d53
-def mean_of(parts)->Interval:
+def mean_of(parts) -> Interval:
     "The unweighted mean of independent numbers, its interval from theirs by the square-and-add method; n: items in all."
     mean, n = sum(i.value for i in parts) / len(parts), sum(i.n for i in parts)
-    if any(i.low is None for i in parts): return Interval(mean, n=n, reason="a part has no interval")
-    return Interval(mean, *(mean + sign * math.sqrt(sum((i.value - getattr(i, side))**2 for i in parts)) / len(parts) for side, sign in (("low", -1), ("high", 1))), n)
+    if any(i.low is None for i in parts):
+        return Interval(mean, n=n, reason="a part has no interval")
+    return Interval(
+        mean,
+        *(
+            mean + sign * math.sqrt(sum((i.value - getattr(i, side)) ** 2 for i in parts)) / len(parts)
+            for side, sign in (("low", -1), ("high", 1))
+        ),
+        n,
+    )
 
-def p_apart(a:Interval, b:Interval)->float|None:
+
+def p_apart(a: Interval, b: Interval) -> float | None:
     "Two-sided p that two independent numbers are equal, from their intervals."
     up, down = (a, b) if a.value >= b.value else (b, a)
-    if up.low is None or down.high is None: return None
+    if up.low is None or down.high is None:
+        return None
     d, half = up.value - down.value, math.hypot(up.value - up.low, down.high - down.value)
     return math.erfc(1.959964 * d / half / math.sqrt(2)) if half else float(d == 0)
+
 
 @dataclass(frozen=True)
 class Ranked:
     "One arm of one student, ranked over data sets."
-    cells: tuple         # one per data set
+
+    cells: tuple  # one per data set
     mean: Interval
-    gap: Interval        # mean over the data sets that have one
-    gaps: int            # how many have
-    first: int = 1       # the places that it may have
+    gap: Interval  # mean over the data sets that have one
+    gaps: int  # how many have
+    first: int = 1  # the places that it may have
     last: int = 1
-    above: tuple = ()    # places in the list of those that are told apart from it, and higher
+    above: tuple = ()  # places in the list of those that are told apart from it, and higher
 
     @property
-    def name(self)->str:
+    def name(self) -> str:
         teacher, student, arm = self.cells[0].who
         return f"{arm}, {student or teacher}"
+
     @property
-    def teacher(self)->str: return self.cells[0].teacher if self.cells[0].student else ""
-    def cost(self, key)->float|None:
+    def teacher(self) -> str:
+        return self.cells[0].teacher if self.cells[0].student else ""
+
+    def cost(self, key) -> float | None:
         "Mean cost over the data sets, where it is known for all."
         values = [getattr(c, key) for c in self.cells]
         return None if None in values else sum(values) / len(values)
@@ -221,115 +419,296 @@ def _shared_sets(have, sets):
         sets.remove(min(sets, key=lambda d: (sum(d in got for got in have.values()), -sets.index(d))))
     return sets
 
+
 def ranking(
-    grid:dict,           # from `cells`
-    key:str="correct",   # of the measure
-)->tuple:                # ([Ranked], data sets, {name: data sets it lacks})
+    grid: dict,  # from `cells`
+    key: str = "correct",  # of the measure
+) -> tuple:  # ([Ranked], data sets, {name: data sets it lacks})
     "Every arm of every student and teacher by its mean over the data sets of this measure, best first."
     have = {}
     for c in grid.values():
-        if c.measure.key == key and c.score.value is not None: have.setdefault(c.who, {})[c.data] = c
+        if c.measure.key == key and c.score.value is not None:
+            have.setdefault(c.who, {})[c.data] = c
     sets = _shared_sets(have, _order(c.data for c in grid.values() if c.measure.key == key))
     rows = []
     for got in (g for g in have.values() if set(sets) <= set(g)):
         own = [got[d] for d in sets]
         gaps = [c.gap for c in own if c.gap.value is not None]
-        rows.append(Ranked(tuple(own), mean_of([c.score for c in own]), mean_of(gaps) if gaps else Interval(None), len(gaps)))
+        rows.append(
+            Ranked(tuple(own), mean_of([c.score for c in own]), mean_of(gaps) if gaps else Interval(None), len(gaps))
+        )
     rows.sort(key=lambda r: -r.mean.value)
     pairs = [(i, j) for i in range(len(rows)) for j in range(i + 1, len(rows))]
-    apart = {pair for pair, p in zip(pairs, holm([p_apart(rows[i].mean, rows[j].mean) for i, j in pairs])) if p is not None and p < .05}
+    apart = {
+        pair
+        for pair, p in zip(pairs, holm([p_apart(rows[i].mean, rows[j].mean) for i, j in pairs]))
+        if p is not None and p < 0.05
+    }
     higher, lower = [[] for _ in rows], [0] * len(rows)
-    for i, j in sorted(apart): higher[j].append(i + 1); lower[i] += 1
-    rows = [Ranked(r.cells, r.mean, r.gap, r.gaps, 1 + len(higher[k]), len(rows) - lower[k], tuple(higher[k])) for k, r in enumerate(rows)]
-    lacking = {f"{arm}, {student or teacher}" + (f" taught by {teacher}" if student and teacher else ""): [d for d in sets if d not in got] for (teacher, student, arm), got in have.items() if not set(sets) <= set(got)}
+    for i, j in sorted(apart):
+        higher[j].append(i + 1)
+        lower[i] += 1
+    rows = [
+        Ranked(r.cells, r.mean, r.gap, r.gaps, 1 + len(higher[k]), len(rows) - lower[k], tuple(higher[k]))
+        for k, r in enumerate(rows)
+    ]
+    lacking = {
+        f"{arm}, {student or teacher}" + (f" taught by {teacher}" if student and teacher else ""): [
+            d for d in sets if d not in got
+        ]
+        for (teacher, student, arm), got in have.items()
+        if not set(sets) <= set(got)
+    }
     return rows, sets, lacking
 
 # %% ../nbs/45_overview.ipynb #768e7523
-MOST = 60      # rows of a table; a longer one is cut, and says so
+MOST = 60  # rows of a table; a longer one is cut, and says so
 
-def _cut(rows): return f" The first {MOST} of {len(rows)} are shown; `metrics.csv` of each report has the others." if len(rows) > MOST else ""
 
-def _over(sets): return f"{len(sets)} data sets, {', '.join(sets)}: unweighted means" if len(sets) > 1 else f"{sets[0]} alone"
+def _cut(rows):
+    return (
+        f" The first {MOST} of {len(rows)} are shown; `metrics.csv` of each report has the others."
+        if len(rows) > MOST
+        else ""
+    )
+
+
+def _over(sets):
+    return f"{len(sets)} data sets, {', '.join(sets)}: unweighted means" if len(sets) > 1 else f"{sets[0]} alone"
+
 
 def rank_table(
-    rows:list, sets:list, lacking:dict,      # from `ranking`
-)->Table:
+    rows: list,
+    sets: list,
+    lacking: dict,  # from `ranking`
+) -> Table:
     "Students, teachers and controls by their mean, with the places that each may have."
     m, one = rows[0].cells[0].measure, len({r.teacher for r in rows} - {""}) < 2
-    cols = (Column("arm", "Arm, model", kind="text"), *(() if one else (Column("teacher", "Taught by", kind="text"),)), Column("mean", m.head, f"mean, {m.unit}", "interval", m.digits, m.scale), Column("place", "Place", "", "num", 0), Column("places", "May be", "place", "text"), Column("gap", "Gap recovered", "mean, %", "interval"), Column("of", "Data sets", "with a gap", "text"))
-    shown = tuple(dict(arm=r.name, teacher=r.teacher or "\u2013", place=k, places=str(r.first) if r.first == r.last else f"{r.first} to {r.last}", mean=r.mean, gap=r.gap if r.gaps else "", of=f"{r.gaps} of {len(sets)}" if r.gaps else "\u2013") for k, r in enumerate(rows[:MOST], 1))
+    cols = (
+        Column("arm", "Arm, model", kind="text"),
+        *(() if one else (Column("teacher", "Taught by", kind="text"),)),
+        Column("mean", m.head, f"mean, {m.unit}", "interval", m.digits, m.scale),
+        Column("place", "Place", "", "num", 0),
+        Column("places", "May be", "place", "text"),
+        Column("gap", "Gap recovered", "mean, %", "interval"),
+        Column("of", "Data sets", "with a gap", "text"),
+    )
+    shown = tuple(
+        dict(
+            arm=r.name,
+            teacher=r.teacher or "\u2013",
+            place=k,
+            places=str(r.first) if r.first == r.last else f"{r.first} to {r.last}",
+            mean=r.mean,
+            gap=r.gap if r.gaps else "",
+            of=f"{r.gaps} of {len(sets)}" if r.gaps else "\u2013",
+        )
+        for k, r in enumerate(rows[:MOST], 1)
+    )
     pairs, n = len(rows) * (len(rows) - 1) // 2, sorted({r.mean.n for r in rows})
     more = [f"{name} ({', '.join(d)})" for name, d in lacking.items()]
-    left = f" Not ranked, as they lack data sets: {'; '.join(more[:12])}{f' and {len(more) - 12} more' if len(more) > 12 else ''}." if more else ""
-    return Table(f"Ranking by {m.name}", cols, shown, f"{_over(sets)}; n = {n[0]:,}{f' to {n[-1]:,}' if len(n) > 1 else ''} test items in all; 95 % intervals{' from those of the data sets, square-and-add' if len(sets) > 1 else ''}: the chance of the test items{', and of training,' if any(c.seeds > 1 for r in rows for c in r.cells) else ''} on {'these data sets, not of other ones' if len(sets) > 1 else 'this data set, not of other ones'}.",
-        f"The places an arm may have are those that {pairs:,} pairwise comparison{'s' * (pairs != 1)} leave open (normal approximation, Holm-corrected; arms as if asked different items, which is cautious where they are right on the same ones). Two arms of one combination: see the paired test of its report." + left + _cut(rows))
+    left = (
+        f" Not ranked, as they lack data sets: {'; '.join(more[:12])}{f' and {len(more) - 12} more' if len(more) > 12 else ''}."
+        if more
+        else ""
+    )
+    return Table(
+        f"Ranking by {m.name}",
+        cols,
+        shown,
+        f"{_over(sets)}; n = {n[0]:,}{f' to {n[-1]:,}' if len(n) > 1 else ''} test items in all; 95 % intervals{' from those of the data sets, square-and-add' if len(sets) > 1 else ''}: the chance of the test items{', and of training,' if any(c.seeds > 1 for r in rows for c in r.cells) else ''} on {'these data sets, not of other ones' if len(sets) > 1 else 'this data set, not of other ones'}.",
+        f"The places an arm may have are those that {pairs:,} pairwise comparison{'s' * (pairs != 1)} leave open (normal approximation, Holm-corrected; arms as if asked different items, which is cautious where they are right on the same ones). Two arms of one combination: see the paired test of its report."
+        + left
+        + _cut(rows),
+    )
 
-def told_apart(rows:list)->str:
+
+def told_apart(rows: list) -> str:
     "Who is in front, and who can't be told from it, in a sentence; teachers stand aside."
     own = [(k, r) for k, r in enumerate(rows, 1) if ARMS[r.cells[0].arm].model != "teacher"]
-    if not own: return ""
+    if not own:
+        return ""
     top, m = own[0], own[0][1].cells[0].measure
     several = len({r.teacher for r in rows} - {""}) > 1
     name = lambda r: r.name + (f" taught by {r.teacher}" if several and r.teacher else "")
     same = [name(r) for _, r in own[1:] if top[0] not in r.above]
-    head = f"Of the students, {name(top[1])} has the highest mean {m.name}, {top[1].mean.text(m.scale, m.digits)} {m.unit}"
-    if same and len(same) == len(own) - 1: return head + f"; none of the {len(own)} can be told apart from it."
-    if ARMS[top[1].cells[0].arm].labels == "gold" and (mine := next(((k, r) for k, r in own if r.cells[0].arm in _DISTILLED), None)): head += f" (the best distilled is {name(mine[1])}, {mine[1].mean.text(m.scale, m.digits)})"
-    return head + (f"; {len(same)} of {len(own) - 1} others can't be told apart from it: {'; '.join(same[:3])}{'; and others' if len(same) > 3 else ''}." if same else f", and is told apart from all {len(own) - 1} others." if len(own) > 1 else ".")
+    head = (
+        f"Of the students, {name(top[1])} has the highest mean {m.name}, {top[1].mean.text(m.scale, m.digits)} {m.unit}"
+    )
+    if same and len(same) == len(own) - 1:
+        return head + f"; none of the {len(own)} can be told apart from it."
+    if ARMS[top[1].cells[0].arm].labels == "gold" and (
+        mine := next(((k, r) for k, r in own if r.cells[0].arm in _DISTILLED), None)
+    ):
+        head += f" (the best distilled is {name(mine[1])}, {mine[1].mean.text(m.scale, m.digits)})"
+    return head + (
+        f"; {len(same)} of {len(own) - 1} others can't be told apart from it: {'; '.join(same[:3])}{'; and others' if len(same) > 3 else ''}."
+        if same
+        else f", and is told apart from all {len(own) - 1} others."
+        if len(own) > 1
+        else "."
+    )
 
 # %% ../nbs/45_overview.ipynb #6ef508b2
-COSTS = {"tokens": ("Output tokens", "per answer", 1), "latency": ("Latency", "median, s", 3), "money": ("Money", "per 1,000 answers", 4)}
+COSTS = {
+    "tokens": ("Output tokens", "per answer", 1),
+    "latency": ("Latency", "median, s", 3),
+    "money": ("Money", "per 1,000 answers", 4),
+}
+
 
 def pareto(
-    rows:list,           # from `ranking`
-    key:str,             # of COSTS
-)->dict:                 # place → front, beaten or open; empty where the cost is not known for all
+    rows: list,  # from `ranking`
+    key: str,  # of COSTS
+) -> dict:  # place → front, beaten or open; empty where the cost is not known for all
     "Who is on the front of the mean against the mean cost."
     cost = [r.cost(key) for r in rows]
-    if None in cost or len(rows) < 2: return {}
-    cost = [float(f"{x:.3g}") for x in cost]        # a hundredth of a token puts nobody on the front
+    if None in cost or len(rows) < 2:
+        return {}
+    cost = [float(f"{x:.3g}") for x in cost]  # a hundredth of a token puts nobody on the front
+
     def state(k):
-        beats = [j for j in range(len(rows)) if rows[j].mean.value >= rows[k].mean.value and cost[j] <= cost[k] and (rows[j].mean.value, -cost[j]) != (rows[k].mean.value, -cost[k])]
-        return "front" if not beats else "beaten" if any(j + 1 in rows[k].above or rows[j].mean.value >= rows[k].mean.value and rows[j].mean == rows[k].mean for j in beats) else "open"
+        beats = [
+            j
+            for j in range(len(rows))
+            if rows[j].mean.value >= rows[k].mean.value
+            and cost[j] <= cost[k]
+            and (rows[j].mean.value, -cost[j]) != (rows[k].mean.value, -cost[k])
+        ]
+        return (
+            "front"
+            if not beats
+            else "beaten"
+            if any(
+                j + 1 in rows[k].above or rows[j].mean.value >= rows[k].mean.value and rows[j].mean == rows[k].mean
+                for j in beats
+            )
+            else "open"
+        )
+
     return {k + 1: state(k) for k in range(len(rows))}
 
-def pareto_table(rows:list, sets:list)->Table:
+
+def pareto_table(rows: list, sets: list) -> Table:
     "What each arm's answers cost, and on which fronts it is."
     m, fronts = rows[0].cells[0].measure, {k: f for k in COSTS if (f := pareto(rows, k))}
-    one, word = len({r.teacher for r in rows} - {""}) < 2, dict(front="on the front", open="can't tell", beaten="beaten")
+    one, word = (
+        len({r.teacher for r in rows} - {""}) < 2,
+        dict(front="on the front", open="can't tell", beaten="beaten"),
+    )
     keys = [k for k in COSTS if any(r.cost(k) is not None for r in rows)]
-    cols = (Column("arm", "Arm, model", kind="text"), *(() if one else (Column("teacher", "Taught by", kind="text"),)), Column("place", "Place", digits=0), Column("mean", m.head, f"mean, {m.unit}", "interval", m.digits, m.scale),
-        *(c for k in keys for c in (Column(k, COSTS[k][0], _per(rows, k), digits=COSTS[k][2]), *((Column(f"front:{k}", "Front", COSTS[k][0].lower(), "text"),) if k in fronts else ()))))
-    shown = tuple(dict(arm=r.name, teacher=r.teacher or "\u2013", place=i, mean=r.mean) | {k: r.cost(k) for k in keys} | {f"front:{k}": word[f[i]] for k, f in fronts.items()} for i, r in enumerate(rows[:MOST], 1))
+    cols = (
+        Column("arm", "Arm, model", kind="text"),
+        *(() if one else (Column("teacher", "Taught by", kind="text"),)),
+        Column("place", "Place", digits=0),
+        Column("mean", m.head, f"mean, {m.unit}", "interval", m.digits, m.scale),
+        *(
+            c
+            for k in keys
+            for c in (
+                Column(k, COSTS[k][0], _per(rows, k), digits=COSTS[k][2]),
+                *((Column(f"front:{k}", "Front", COSTS[k][0].lower(), "text"),) if k in fronts else ()),
+            )
+        ),
+    )
+    shown = tuple(
+        dict(arm=r.name, teacher=r.teacher or "\u2013", place=i, mean=r.mean)
+        | {k: r.cost(k) for k in keys}
+        | {f"front:{k}": word[f[i]] for k, f in fronts.items()}
+        for i, r in enumerate(rows[:MOST], 1)
+    )
     gone = [COSTS[k][0].lower() for k in COSTS if k not in fronts]
-    return Table(f"{m.head} against cost", cols, shown, f"{_over(sets)}. Costs are means over {rows[0].mean.n:,} test items, measured when the answers were made; no interval is kept of them.",
-        "On the front: no other arm answers at least as well for no more, costs taken to three digits. Can't tell: one does, but the two are not told apart in the ranking. Tokens of a large model cost more than those of a small one; latency is of the request, or of the batch that an engine answers together, on the machine that answered." + (f" No front for {' and '.join(gone)}: not known for all." + (" Prices in the recipe give money." if "money" in gone else "") if gone else "") + _cut(rows))
+    return Table(
+        f"{m.head} against cost",
+        cols,
+        shown,
+        f"{_over(sets)}. Costs are means over {rows[0].mean.n:,} test items, measured when the answers were made; no interval is kept of them.",
+        "On the front: no other arm answers at least as well for no more, costs taken to three digits. Can't tell: one does, but the two are not told apart in the ranking. Tokens of a large model cost more than those of a small one; latency is of the request, or of the batch that an engine answers together, on the machine that answered."
+        + (
+            f" No front for {' and '.join(gone)}: not known for all."
+            + (" Prices in the recipe give money." if "money" in gone else "")
+            if gone
+            else ""
+        )
+        + _cut(rows),
+    )
 
 # %% ../nbs/45_overview.ipynb #2d9e4c33
 def cost_figure(
-    rows:list,           # from `ranking`
-):                       # a matplotlib Figure
+    rows: list,  # from `ranking`
+):  # a matplotlib Figure
     "The mean against each known cost, one panel for each; the front is marked and its arms bear their place in the ranking."
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
+
     m, fronts = rows[0].cells[0].measure, {k: f for k in COSTS if (f := pareto(rows, k))}
-    models, arms = _order(r.cells[0].student or r.cells[0].teacher for r in rows), [a for a in ARMS if any(r.cells[0].arm == a for r in rows)]
+    models, arms = (
+        _order(r.cells[0].student or r.cells[0].teacher for r in rows),
+        [a for a in ARMS if any(r.cells[0].arm == a for r in rows)],
+    )
     marks = {name: "osD^vPX*<>h"[i % 11] for i, name in enumerate(models)}
     legend = len(arms) + (len(models) if len(models) <= 12 else 1)
-    fig, axes = _axes(2.7 * len(fronts) + .2 * math.ceil(legend / 2) + .3, rows=len(fronts))
+    fig, axes = _axes(2.7 * len(fronts) + 0.2 * math.ceil(legend / 2) + 0.3, rows=len(fronts))
     for ax, (key, front) in zip([axes] if len(fronts) == 1 else axes, fronts.items()):
         x = [r.cost(key) for r in rows]
         for i, r in enumerate(rows):
             c, on, k = r.cells[0], front[i + 1] == "front", m.scale
-            if r.mean.low is not None: ax.plot([x[i]] * 2, [k * r.mean.low, k * r.mean.high], color=_colour(c.arm), lw=1.2, alpha=1 if on else .4, zorder=2)
-            ax.plot(x[i], k * r.mean.value, marker=marks[c.student or c.teacher], color=_colour(c.arm), ms=7 if on else 5.5, mec=INK if on else "white", mew=1.2 if on else .5, ls="", zorder=4 if on else 3)
-        best = sorted((i for i in range(len(rows)) if front[i + 1] == "front"), key=lambda i: (x[i], rows[i].mean.value))
-        ax.step([x[i] for i in best], [m.scale * rows[i].mean.value for i in best], where="post", color=SOFT, lw=1.2, ls="--", zorder=1)
-        if min(x) > 0: ax.set_xscale("log"); _ticks(ax, x)
-        ax.set(xlabel=f"{COSTS[key][0].lower()}, {_per(rows, key)}", ylabel=f"{m.name}, {m.unit}"); ax.grid(color="#e3e5e8", lw=.7); ax.margins(x=.1, y=.08)
+            if r.mean.low is not None:
+                ax.plot(
+                    [x[i]] * 2,
+                    [k * r.mean.low, k * r.mean.high],
+                    color=_colour(c.arm),
+                    lw=1.2,
+                    alpha=1 if on else 0.4,
+                    zorder=2,
+                )
+            ax.plot(
+                x[i],
+                k * r.mean.value,
+                marker=marks[c.student or c.teacher],
+                color=_colour(c.arm),
+                ms=7 if on else 5.5,
+                mec=INK if on else "white",
+                mew=1.2 if on else 0.5,
+                ls="",
+                zorder=4 if on else 3,
+            )
+        best = sorted(
+            (i for i in range(len(rows)) if front[i + 1] == "front"), key=lambda i: (x[i], rows[i].mean.value)
+        )
+        ax.step(
+            [x[i] for i in best],
+            [m.scale * rows[i].mean.value for i in best],
+            where="post",
+            color=SOFT,
+            lw=1.2,
+            ls="--",
+            zorder=1,
+        )
+        if min(x) > 0:
+            ax.set_xscale("log")
+            _ticks(ax, x)
+        ax.set(xlabel=f"{COSTS[key][0].lower()}, {_per(rows, key)}", ylabel=f"{m.name}, {m.unit}")
+        ax.grid(color="#e3e5e8", lw=0.7)
+        ax.margins(x=0.1, y=0.08)
         for places in _near(ax, [(i + 1, x[i], m.scale * rows[i].mean.value) for i in best]):
-            ax.annotate(", ".join([str(k) for k in sorted(p[0] for p in places)][:3]) + ", …" * (len(places) > 3), places[-1][1:], textcoords="offset points", xytext=(-7, 6), ha="right", fontsize=9, weight="bold", color=INK, bbox=dict(facecolor="white", edgecolor="none", pad=.6, alpha=.8), zorder=5)
-    handles = [Patch(color=_colour(a), label=a) for a in arms] + ([Line2D([], [], color=INK, marker=marks[n], ls="", ms=6, label=_short(n)) for n in models] if len(models) <= 12 else [Line2D([], [], color=INK, marker="o", ls="", ms=6, label=f"{len(models)} models")])
+            ax.annotate(
+                ", ".join([str(k) for k in sorted(p[0] for p in places)][:3]) + ", …" * (len(places) > 3),
+                places[-1][1:],
+                textcoords="offset points",
+                xytext=(-7, 6),
+                ha="right",
+                fontsize=9,
+                weight="bold",
+                color=INK,
+                bbox=dict(facecolor="white", edgecolor="none", pad=0.6, alpha=0.8),
+                zorder=5,
+            )
+    handles = [Patch(color=_colour(a), label=a) for a in arms] + (
+        [Line2D([], [], color=INK, marker=marks[n], ls="", ms=6, label=_short(n)) for n in models]
+        if len(models) <= 12
+        else [Line2D([], [], color=INK, marker="o", ls="", ms=6, label=f"{len(models)} models")]
+    )
     fig.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, handlelength=1.3, columnspacing=1.6)
     return fig
 
@@ -339,104 +718,240 @@ def _near(ax, points):
     at, groups = ax.transData + ax.transAxes.inverted(), []
     for p in points:
         x, y = at.transform(p[1:])
-        if groups and (near := groups[-1][-1]) and abs(x - near[1]) < .06 and abs(y - near[2]) < .1: groups[-1].append((p, x, y))
-        else: groups.append([(p, x, y)])
+        if groups and (near := groups[-1][-1]) and abs(x - near[1]) < 0.06 and abs(y - near[2]) < 0.1:
+            groups[-1].append((p, x, y))
+        else:
+            groups.append([(p, x, y)])
     return [[p for p, *_ in g] for g in groups]
 
-def _per(rows, key): return COSTS[key][1].replace("answer", "conversation") if rows[0].cells[0].measure.key in FAMILY["conversation"] else COSTS[key][1]
 
-def _short(name, most=30): return (name if len(name) <= most else name[:most - 1] + "\u2026").replace("$", r"\$")
+def _per(rows, key):
+    return (
+        COSTS[key][1].replace("answer", "conversation")
+        if rows[0].cells[0].measure.key in FAMILY["conversation"]
+        else COSTS[key][1]
+    )
+
+
+def _short(name, most=30):
+    return (name if len(name) <= most else name[: most - 1] + "\u2026").replace("$", r"\$")
+
 
 def _ticks(ax, x):
     "Plain numbers along a logarithmic axis, also where it spans less than a decade."
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-    low, high = min(x), max(x)
-    steps = [f * 10.0**e for e in range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1) for f in (1, 2, 5)]
-    inside = [s for s in steps if low / 1.3 <= s <= high * 1.3]
-    ax.xaxis.set_major_locator(FixedLocator(inside[::max(1, len(inside) // 6)])); ax.xaxis.set_minor_locator(NullLocator()); ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
 
-def cost_alt(rows:list)->str:
+    low, high = min(x), max(x)
+    steps = [
+        f * 10.0**e for e in range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1) for f in (1, 2, 5)
+    ]
+    inside = [s for s in steps if low / 1.3 <= s <= high * 1.3]
+    ax.xaxis.set_major_locator(FixedLocator(inside[:: max(1, len(inside) // 6)]))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.10g}"))
+
+
+def cost_alt(rows: list) -> str:
     "The figure in words."
     m = rows[0].cells[0].measure
-    def one(key, front): return f"{COSTS[key][0]}, {_per(rows, key)}: " + "; ".join(f"{i}, {rows[i - 1].name}, {rows[i - 1].mean.text(m.scale, m.digits)} at {num(rows[i - 1].cost(key), COSTS[key][2])}" for i, s in sorted(front.items(), key=lambda kv: rows[kv[0] - 1].cost(key)) if s == "front") + f"; {sum(s != 'front' for s in front.values())} more lie below the front"
-    return f"Mean {m.name}, {m.unit}, with 95 % interval against cost. On the Pareto front, by place in the ranking. " + ". ".join(one(k, f) for k in COSTS if (f := pareto(rows, k))) + "."
 
-def figure_html(fig, alt:str, caption:str="")->str:
+    def one(key, front):
+        return (
+            f"{COSTS[key][0]}, {_per(rows, key)}: "
+            + "; ".join(
+                f"{i}, {rows[i - 1].name}, {rows[i - 1].mean.text(m.scale, m.digits)} at {num(rows[i - 1].cost(key), COSTS[key][2])}"
+                for i, s in sorted(front.items(), key=lambda kv: rows[kv[0] - 1].cost(key))
+                if s == "front"
+            )
+            + f"; {sum(s != 'front' for s in front.values())} more lie below the front"
+        )
+
+    return (
+        f"Mean {m.name}, {m.unit}, with 95 % interval against cost. On the Pareto front, by place in the ranking. "
+        + ". ".join(one(k, f) for k in COSTS if (f := pareto(rows, k)))
+        + "."
+    )
+
+
+def figure_html(fig, alt: str, caption: str = "") -> str:
     "A figure as HTML, its picture inside."
     width, height = (int(x * 110) for x in fig.get_size_inches())
-    return f'<figure><img src="data:image/png;base64,{base64.b64encode(png(fig)).decode()}" alt="{esc(alt)}" width="{width}" height="{height}">' + (f"<figcaption>{esc(caption)}</figcaption>" if caption else "") + "</figure>"
+    return (
+        f'<figure><img src="data:image/png;base64,{base64.b64encode(png(fig)).decode()}" alt="{esc(alt)}" width="{width}" height="{height}">'
+        + (f"<figcaption>{esc(caption)}</figcaption>" if caption else "")
+        + "</figure>"
+    )
 
 # %% ../nbs/45_overview.ipynb #dcea43e8
 def paybacks(
-    pages:list,          # numbers of combinations
-)->list[dict]:
+    pages: list,  # numbers of combinations
+) -> list[dict]:
     "A row per distilled arm: after how many answers it has paid back what it took to make."
     rows = []
     for m in pages:
         data, teacher, student = names_of(m)
         top, level = m["teacher"], "accuracy" if (m.get("metric") or {}).get("key", "correct") == "correct" else "score"
         serving = m.get("serving") or {}
-        def each(arm, key): return quotient((serving.get(arm) or {}).get(key), (serving.get(arm) or {}).get("n"))
+
+        def each(arm, key):
+            return quotient((serving.get(arm) or {}).get(key), (serving.get(arm) or {}).get("n"))
+
         for arm in (a for a in _DISTILLED if (m["arms"].get(a) or {}).get("n")):
-            labels, t, row = (m.get("labelling") or {}).get(ARMS[arm].labels) or {}, (m.get("training") or {}).get(arm) or {}, {}
+            labels, t, row = (
+                (m.get("labelling") or {}).get(ARMS[arm].labels) or {},
+                (m.get("training") or {}).get(arm) or {},
+                {},
+            )
             for key, name in (("cost", "money"), ("seconds", "time")):
                 parts = labels.get(key), t.get(key), each(top, key), each(arm, key)
                 row[name] = None if None in parts else break_even(parts[0] + parts[1], parts[2], parts[3])
             of = m["arms"].get(top) or {}
-            row["labels"] = None if labels.get("output_tokens") is None or not of.get("tokens") else break_even(labels["output_tokens"], of["tokens"], 0)
-            rows.append(dict(data=data, teacher=teacher, student=student, seed=m["provenance"]["settings"]["seed"], arm=arm, best=arm == m.get("best"), measure=METRICS[(m.get("metric") or {}).get("key", "correct")], score=_interval(m["arms"][arm].get(level)), top=_interval(of.get(level)), top_arm=top) | row)
+            row["labels"] = (
+                None
+                if labels.get("output_tokens") is None or not of.get("tokens")
+                else break_even(labels["output_tokens"], of["tokens"], 0)
+            )
+            rows.append(
+                dict(
+                    data=data,
+                    teacher=teacher,
+                    student=student,
+                    seed=m["provenance"]["settings"]["seed"],
+                    arm=arm,
+                    best=arm == m.get("best"),
+                    measure=METRICS[(m.get("metric") or {}).get("key", "correct")],
+                    score=_interval(m["arms"][arm].get(level)),
+                    top=_interval(of.get(level)),
+                    top_arm=top,
+                )
+                | row
+            )
     return rows
 
-def payback_table(rows:list)->Table:
+
+def payback_table(rows: list) -> Table:
     "Break-even volumes, of the best distilled arm of each combination alone where there are many."
     few = rows if len(rows) <= MOST else [r for r in rows if r["best"]]
     said = lambda v: "not available" if v is None else "never" if v == math.inf else num(v, 0)
     several = len({r["teacher"] for r in rows}) > 1, len({r["seed"] for r in rows}) > 1
+
     def row(r):
-        name = ", ".join([r["data"], *([r["teacher"]] if several[0] else []), r["student"], *([f"seed {r['seed']}"] if several[1] else [])])
+        name = ", ".join(
+            [
+                r["data"],
+                *([r["teacher"]] if several[0] else []),
+                r["student"],
+                *([f"seed {r['seed']}"] if several[1] else []),
+            ]
+        )
         write = lambda i: i.text(r["measure"].scale, r["measure"].digits)
-        return dict(name=name, arm=r["arm"], score=write(r["score"]), top=write(r["top"])) | {k: said(r[k]) for k in ("money", "time", "labels")}
-    cols = tuple(Column(k, h, u, "text") for k, h, u in (("name", "Combination", ""), ("arm", "Arm", ""), ("score", "Student", "score"), ("top", "Teacher", "score"), ("money", "By money", "answers"), ("time", "By machine time", "answers"), ("labels", "By tokens, at least", "answers")))
+        return dict(name=name, arm=r["arm"], score=write(r["score"]), top=write(r["top"])) | {
+            k: said(r[k]) for k in ("money", "time", "labels")
+        }
+
+    cols = tuple(
+        Column(k, h, u, "text")
+        for k, h, u in (
+            ("name", "Combination", ""),
+            ("arm", "Arm", ""),
+            ("score", "Student", "score"),
+            ("top", "Teacher", "score"),
+            ("money", "By money", "answers"),
+            ("time", "By machine time", "answers"),
+            ("labels", "By tokens, at least", "answers"),
+        )
+    )
     cols = tuple(c for c in cols if c.key != "money" or any(r["money"] is not None for r in rows))
-    return Table("Answers after which a student has paid back its labels and its training", cols, tuple(row(r) for r in few[:MOST]), "Against the teacher arm that gaps are measured against. Scores: accuracy in %, or the data set's main score in its unit, with 95 % intervals. Volumes are quotients of totals; no interval is kept of them.",
-        "Never: an answer costs no less than the teacher's. By machine time: seconds of labelling and training over the seconds saved per answer, on the machines that ran them. By tokens: the teacher's tokens for the labels over those of its answers, as if training and student were free. None of it counts how many answers are right." + (" By money: not available, the recipe gives no prices." if all(r["money"] is None for r in rows) else "") + (" The best distilled arm of each combination." if len(few) < len(rows) else "") + _cut(few))
+    return Table(
+        "Answers after which a student has paid back its labels and its training",
+        cols,
+        tuple(row(r) for r in few[:MOST]),
+        "Against the teacher arm that gaps are measured against. Scores: accuracy in %, or the data set's main score in its unit, with 95 % intervals. Volumes are quotients of totals; no interval is kept of them.",
+        "Never: an answer costs no less than the teacher's. By machine time: seconds of labelling and training over the seconds saved per answer, on the machines that ran them. By tokens: the teacher's tokens for the labels over those of its answers, as if training and student were free. None of it counts how many answers are right."
+        + (" By money: not available, the recipe gives no prices." if all(r["money"] is None for r in rows) else "")
+        + (" The best distilled arm of each combination." if len(few) < len(rows) else "")
+        + _cut(few),
+    )
 
 # %% ../nbs/45_overview.ipynb #e5874989
 def sections(
-    pages:list,                 # numbers of combinations
-    states:dict|None=None,      # (data, teacher, student) → failed or not run
-    figures:bool=True,          # draw them, which takes a second
-)->list[tuple]:                 # (heading, HTML)
+    pages: list,  # numbers of combinations
+    states: dict | None = None,  # (data, teacher, student) → failed or not run
+    figures: bool = True,  # draw them, which takes a second
+) -> list[tuple]:  # (heading, HTML)
     "Heat maps, rankings, costs and break-even volumes, each under its heading."
     grid, out = cells(pages), []
-    if not grid: return []
+    if not grid:
+        return []
     maps = [h for t in _order(c.teacher for c in grid.values() if c.teacher) for h in heat_maps(grid, t, states)]
     pools = [r for k in _order(c.measure.key for c in grid.values()) if (r := ranking(grid, k))[0]]
     out += [(head, "".join(h.html() for h in maps[i::2])) for i, head in enumerate(("Gap recovered", "Scores")) if maps]
     ranked = [p for p in pools if len(p[0]) > 1]
-    if ranked: out.append(("Ranking", "".join(f"<p>{esc(told_apart(p[0]))}</p>{rank_table(*p).html()}" for p in ranked)))
+    if ranked:
+        out.append(("Ranking", "".join(f"<p>{esc(told_apart(p[0]))}</p>{rank_table(*p).html()}" for p in ranked)))
     costs = [_costs(rows, sets, figures) for rows, sets, _ in ranked if any(pareto(rows, k) for k in COSTS)]
-    if costs: out.append(("Accuracy against cost" if any(c.measure.graded for c in grid.values()) else "Score against cost", "".join(costs)))
-    if paid := paybacks(pages): out.append(("When it pays back", payback_table(paid).html()))
+    if costs:
+        out.append(
+            (
+                "Accuracy against cost" if any(c.measure.graded for c in grid.values()) else "Score against cost",
+                "".join(costs),
+            )
+        )
+    if paid := paybacks(pages):
+        out.append(("When it pays back", payback_table(paid).html()))
     return out
+
 
 def _costs(rows, sets, figures):
     "One measure's figure and table."
-    drawn = figure_html(cost_figure(rows), cost_alt(rows), f"Mean {rows[0].cells[0].measure.name} against cost, {_over(sets)}. The dashed line joins the Pareto front, whose arms bear their place in the ranking; lines are 95 % intervals.") if figures else ""
+    drawn = (
+        figure_html(
+            cost_figure(rows),
+            cost_alt(rows),
+            f"Mean {rows[0].cells[0].measure.name} against cost, {_over(sets)}. The dashed line joins the Pareto front, whose arms bear their place in the ranking; lines are 95 % intervals.",
+        )
+        if figures
+        else ""
+    )
     return drawn + pareto_table(rows, sets).html()
 
+
 def in_short(
-    pages:list,                 # numbers of combinations
-    failed:int=0,               # combinations without
-)->list[str]:
+    pages: list,  # numbers of combinations
+    failed: int = 0,  # combinations without
+) -> list[str]:
     "What the page says, in sentences."
     done = len(pages)
-    if not pages: return []
-    def best(m): return next((g for g in m["gaps"] if g["arm"] == m["best"] and g["teacher"] == m["teacher"]), {}) if m.get("best") else {}
+    if not pages:
+        return []
+
+    def best(m):
+        return (
+            next((g for g in m["gaps"] if g["arm"] == m["best"] and g["teacher"] == m["teacher"]), {})
+            if m.get("best")
+            else {}
+        )
+
     gaps = [best(m) for m in pages]
-    above, below = sum((g.get("low") or 0) > 0 for g in gaps), sum((h := g.get("high")) is not None and h < 0 for g in gaps)
+    above, below = (
+        sum((g.get("low") or 0) > 0 for g in gaps),
+        sum((h := g.get("high")) is not None and h < 0 for g in gaps),
+    )
     none = sum(g.get("value") is None for g in gaps)
-    out = [f"In {above} of {done} combination{'s' * (done != 1)} the best distilled arm recovers a part of the gap that is told apart from zero" + (f"; in {below} it falls behind the untouched student" if below else "") + (f"; in {none} there is no gap to recover, as the teacher is not told apart from the untouched student, or the arms are missing" if none else "") + ". Each by its own 95 % interval, not corrected for their number; the best arm is picked by the figures shown, which flatters it a little."]
+    out = [
+        f"In {above} of {done} combination{'s' * (done != 1)} the best distilled arm recovers a part of the gap that is told apart from zero"
+        + (f"; in {below} it falls behind the untouched student" if below else "")
+        + (
+            f"; in {none} there is no gap to recover, as the teacher is not told apart from the untouched student, or the arms are missing"
+            if none
+            else ""
+        )
+        + ". Each by its own 95 % interval, not corrected for their number; the best arm is picked by the figures shown, which flatters it a little."
+    ]
     grid = cells(pages)
-    out += [s for k in _order(c.measure.key for c in grid.values()) if len(p := ranking(grid, k)[0]) > 1 and (s := told_apart(p))]
+    out += [
+        s
+        for k in _order(c.measure.key for c in grid.values())
+        if len(p := ranking(grid, k)[0]) > 1 and (s := told_apart(p))
+    ]
     return out + ([f"{failed} combination{'s' * (failed != 1)} failed."] if failed else [])

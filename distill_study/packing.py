@@ -10,40 +10,55 @@ from .config import StudyError
 
 # %% ../nbs/24_packing.ipynb #2f1b9d1f
 def padded(
-    rows:list,        # {"input_ids", "labels"}, see `student.tokenize_rows`
-    pad:int,          # token to pad with
-)->dict:              # input_ids, labels, attention_mask; rows × tokens of the longest
+    rows: list,  # {"input_ids", "labels"}, see `student.tokenize_rows`
+    pad: int,  # token to pad with
+) -> dict:  # input_ids, labels, attention_mask; rows × tokens of the longest
     "A batch of rows, padded on the right."
     import torch
+
     n = max(len(r["input_ids"]) for r in rows)
-    fill = lambda key, value: torch.tensor([list(r[key]) + [value]*(n - len(r[key])) for r in rows])
-    mask = torch.tensor([[1]*len(r["input_ids"]) + [0]*(n - len(r["input_ids"])) for r in rows])
+    fill = lambda key, value: torch.tensor([list(r[key]) + [value] * (n - len(r[key])) for r in rows])
+    mask = torch.tensor([[1] * len(r["input_ids"]) + [0] * (n - len(r["input_ids"])) for r in rows])
     return dict(input_ids=fill("input_ids", pad), labels=fill("labels", -100), attention_mask=mask)
 
 # %% ../nbs/24_packing.ipynb #ebdd6988
 def pack(
-    rows:list,        # as `student.tokenize_rows` gives them
-    limit:int,        # tokens of a pack
-)->list:              # {"input_ids", "labels", "seq_lengths"}
+    rows: list,  # as `student.tokenize_rows` gives them
+    limit: int,  # tokens of a pack
+) -> list:  # {"input_ids", "labels", "seq_lengths"}
     "Rows packed by best fit into as few packs as it can."
     from datasets import Dataset, disable_progress_bars, enable_progress_bars
     from trl import pack_dataset
-    if max(len(r["input_ids"]) for r in rows) > limit: raise StudyError(f"train.max_length = {limit}: a row is longer, and packing would cut it. Raise train.max_length.")
+
+    if max(len(r["input_ids"]) for r in rows) > limit:
+        raise StudyError(
+            f"train.max_length = {limit}: a row is longer, and packing would cut it. Raise train.max_length."
+        )
     disable_progress_bars()
-    try: return pack_dataset(Dataset.from_dict({k: [r[k] for r in rows] for k in ("input_ids", "labels")}), limit, "bfd", dict(batch_size=None)).to_list()
-    finally: enable_progress_bars()
+    try:
+        return pack_dataset(
+            Dataset.from_dict({k: [r[k] for r in rows] for k in ("input_ids", "labels")}),
+            limit,
+            "bfd",
+            dict(batch_size=None),
+        ).to_list()
+    finally:
+        enable_progress_bars()
+
 
 def packed(
-    packs:list,       # as `pack` gives them
-    pad:int,          # token to pad with
-    flat:bool=False,  # one line without padding, as flash attention wants it
-)->dict:              # input_ids, labels, position_ids
+    packs: list,  # as `pack` gives them
+    pad: int,  # token to pad with
+    flat: bool = False,  # one line without padding, as flash attention wants it
+) -> dict:  # input_ids, labels, position_ids
     "A batch of packs; the positions say where each row begins, padding is a row of its own."
     import torch
-    if flat: packs = [{k: [x for p in packs for x in p[k]] for k in ("input_ids", "labels", "seq_lengths")}]
+
+    if flat:
+        packs = [{k: [x for p in packs for x in p[k]] for k in ("input_ids", "labels", "seq_lengths")}]
     n = max(len(p["input_ids"]) for p in packs)
     places = [[i for m in (*p["seq_lengths"], n - len(p["input_ids"])) for i in range(m)] for p in packs]
-    fill = lambda key, value: torch.tensor([list(p[key]) + [value]*(n - len(p[key])) for p in packs])
+    fill = lambda key, value: torch.tensor([list(p[key]) + [value] * (n - len(p[key])) for p in packs])
     batch = dict(input_ids=fill("input_ids", pad), labels=fill("labels", -100), position_ids=torch.tensor(places))
-    batch["labels"][batch["position_ids"] == 0] = -100       # nothing before it in its row foretells a first token
+    batch["labels"][batch["position_ids"] == 0] = -100  # nothing before it in its row foretells a first token
     return batch

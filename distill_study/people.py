@@ -25,93 +25,141 @@ from .textstats import main_metric
 @dataclass(frozen=True)
 class Drawn:
     "A text to be graded: the answer of one or several arms to an item, or an attention check."
-    id: str            # of the example
-    text: str
-    arms: tuple = ()   # for which it was drawn
-    check: str = ""    # 'gold' or 'other'
 
-def text_key(example, text:str)->str:
+    id: str  # of the example
+    text: str
+    arms: tuple = ()  # for which it was drawn
+    check: str = ""  # 'gold' or 'other'
+
+
+def text_key(example, text: str) -> str:
     "Identity of an answer to an item, as graders read both."
     return fingerprint("graded", item_parts(example), text)
 
+
 def strata(
-    examples,          # of the test set
-    answers:dict,      # arm → `teacher.Answers` to them
-)->dict:               # arm → a label for each item: right, wrong; low, middle, high; unknown
+    examples,  # of the test set
+    answers: dict,  # arm → `teacher.Answers` to them
+) -> dict:  # arm → a label for each item: right, wrong; low, middle, high; unknown
     "What an arm's draw is spread over."
     import numpy as np
-    if TASKS[examples[0].task].graded: return {arm: ["unknown" if a.correct is None else "right" if a.correct else "wrong" for a in said] for arm, said in answers.items()}
+
+    if TASKS[examples[0].task].graded:
+        return {
+            arm: ["unknown" if a.correct is None else "right" if a.correct else "wrong" for a in said]
+            for arm, said in answers.items()
+        }
     table, key = grade(examples, answers), main_metric(examples[0].task, examples).key
     ends = np.nanquantile(table[key].astype(float), [1 / 3, 2 / 3]) if table[key].notna().any() else (0, 0)
-    def third(x): return "unknown" if x != x else "low" if x <= ends[0] else "middle" if x <= ends[1] else "high"
+
+    def third(x):
+        return "unknown" if x != x else "low" if x <= ends[0] else "middle" if x <= ends[1] else "high"
+
     return {arm: [third(x) for x in table[table["arm"] == arm][key].astype(float)] for arm in answers}
 
 # %% ../nbs/32_people.ipynb #9deb04c0
 def spread(
-    n:int,             # how many
-    ordered:list,      # to draw from, neighbours alike
-    start:float,       # random, from 0 to 1
-)->list:
+    n: int,  # how many
+    ordered: list,  # to draw from, neighbours alike
+    start: float,  # random, from 0 to 1
+) -> list:
     "`n` of a list at equal distances (systematic sampling): each with the same chance, every kind in its share."
-    at = int(start * 2**32)      # whole numbers: a rounding error could draw one twice
+    at = int(start * 2**32)  # whole numbers: a rounding error could draw one twice
     return [ordered[(at + k * 2**32) * len(ordered) // (n * 2**32)] for k in range(n)]
 
+
 def draw(
-    examples,          # of the test set
-    answers:dict,      # arm → `teacher.Answers` to them
-    n:int,             # most texts
-    seed:int=0,
-)->list[Drawn]:
+    examples,  # of the test set
+    answers: dict,  # arm → `teacher.Answers` to them
+    n: int,  # most texts
+    seed: int = 0,
+) -> list[Drawn]:
     "About `n` different texts, as many answers of one arm as of another."
-    if n < len(answers): raise StudyError(f"n = {n}: there are {len(answers)} arms, and each needs an answer that is graded. Ask for {len(answers)} or more.")
+    if n < len(answers):
+        raise StudyError(
+            f"n = {n}: there are {len(answers)} arms, and each needs an answer that is graded. Ask for {len(answers)} or more."
+        )
     rng = random.Random(fingerprint("draw", seed))
     rank, start, arms = [rng.random() for _ in examples], rng.random(), rng.sample(sorted(answers), len(answers))
     kinds, said = strata(examples, answers), {arm: [answer_text(a) for a in x] for arm, x in answers.items()}
     order = {arm: sorted(range(len(examples)), key=lambda i: (kinds[arm][i], rank[i])) for arm in arms}
+
     def texts(m):
         "(item, text) → arms, of `m` answers in all."
         found = {}
         for j, arm in enumerate(arms):
-            for i in spread(m // len(arms) + (j < m % len(arms)), order[arm], start): found.setdefault((i, said[arm][i]), []).append(arm)
+            for i in spread(m // len(arms) + (j < m % len(arms)), order[arm], start):
+                found.setdefault((i, said[arm][i]), []).append(arm)
         return found
-    low, high = min(n, len(arms) * len(examples)), len(arms) * len(examples)     # texts that arms share leave room for more
+
+    low, high = (
+        min(n, len(arms) * len(examples)),
+        len(arms) * len(examples),
+    )  # texts that arms share leave room for more
     while low < high:
         middle = (low + high + 1) // 2
-        if len(texts(middle)) <= n: low = middle
-        else: high = middle - 1
+        if len(texts(middle)) <= n:
+            low = middle
+        else:
+            high = middle - 1
     return [Drawn(examples[i].id, text, tuple(sorted(by))) for (i, text), by in sorted(texts(low).items())]
 
 # %% ../nbs/32_people.ipynb #b489fcb3
-def gold_text(example)->str|None:
+def gold_text(example) -> str | None:
     "The gold answer or the reference as an arm would write it; None where there is none."
     turns = example.meta.get("reference") or ()
-    if example.task == "conversation": return ("\n".join(f"{i}. {t}" for i, t in enumerate(turns, 1)) if len(turns) > 1 else turns[0]) if turns else None
+    if example.task == "conversation":
+        return (
+            ("\n".join(f"{i}. {t}" for i, t in enumerate(turns, 1)) if len(turns) > 1 else turns[0]) if turns else None
+        )
     return None if example.gold is None else item_parts(example)[-1][1]
 
-def wrong_text(example, others, rng)->str|None:
+
+def wrong_text(example, others, rng) -> str | None:
     "An answer that is none to this item: another choice, or what is right for another item."
-    if example.choices: return rng.choice([f"{letter}) {text}" for letter, text in zip("ABCDEFGHIJ", example.choices) if letter != example.gold])
-    apart = [g for e in others if (g := gold_text(e)) and g != gold_text(example) and not (TASKS[e.task].graded and TASKS[e.task].correct(e.gold, example.gold))]
+    if example.choices:
+        return rng.choice(
+            [f"{letter}) {text}" for letter, text in zip("ABCDEFGHIJ", example.choices) if letter != example.gold]
+        )
+    apart = [
+        g
+        for e in others
+        if (g := gold_text(e))
+        and g != gold_text(example)
+        and not (TASKS[e.task].graded and TASKS[e.task].correct(e.gold, example.gold))
+    ]
     return rng.choice(apart) if apart else None
 
+
 def draw_checks(
-    examples, k:int,
-    taken=(),           # ids of items that are in the sheet already; they come last
-    seed:int=0,
-)->list[Drawn]:
+    examples,
+    k: int,
+    taken=(),  # ids of items that are in the sheet already; they come last
+    seed: int = 0,
+) -> list[Drawn]:
     "`k` attention checks, in turns a good and a bad answer."
     rng, having = random.Random(fingerprint("checks", seed)), [e for e in examples if gold_text(e) is not None]
-    if k > len(having): raise StudyError(f"checks = {k}: {len(having)} of the test items have a gold answer or a reference to check by. Ask for {f'{len(having)} or fewer' if having else 'none'}.")
+    if k > len(having):
+        raise StudyError(
+            f"checks = {k}: {len(having)} of the test items have a gold answer or a reference to check by. Ask for {f'{len(having)} or fewer' if having else 'none'}."
+        )
     pool = sorted(rng.sample(having, len(having)), key=lambda e: e.id in taken)[:k]
-    found = [Drawn(e.id, wrong_text(e, having, rng) if j % 2 else gold_text(e), check="other" if j % 2 else "gold") for j, e in enumerate(pool)]
-    if any(d.text is None for d in found): raise StudyError(f"checks = {k}: all test items have the same gold answer, so none of them has a wrong one at hand. Ask for 1 or none.")
+    found = [
+        Drawn(e.id, wrong_text(e, having, rng) if j % 2 else gold_text(e), check="other" if j % 2 else "gold")
+        for j, e in enumerate(pool)
+    ]
+    if any(d.text is None for d in found):
+        raise StudyError(
+            f"checks = {k}: all test items have the same gold answer, so none of them has a wrong one at hand. Ask for 1 or none."
+        )
     return found
 
+
 def passed(
-    check:str,          # 'gold' or 'other'
-    grades:dict,        # criterion → grade
-    criteria,           # of the rubric
-)->bool:
+    check: str,  # 'gold' or 'other'
+    grades: dict,  # criterion → grade
+    criteria,  # of the rubric
+) -> bool:
     "Whether an attention check was graded as it should be."
     low = [grades[c.name] < sum(c.scale) / 2 for c in criteria if c.name in grades]
     return any(low) if check == "other" else not any(low)
@@ -119,93 +167,184 @@ def passed(
 # %% ../nbs/32_people.ipynb #cabf9ce6
 SHEET_FORMAT = 1
 
+
 def share_out(
-    drawn:list,        # of `Drawn`
-    raters:int,
-    overlap:float,     # share of them that everybody gets
+    drawn: list,  # of `Drawn`
+    raters: int,
+    overlap: float,  # share of them that everybody gets
     rng,
-)->list[list[int]]:    # positions for each rater
+) -> list[list[int]]:  # positions for each rater
     "Who grades what: arms spread evenly over raters and over what all of them get."
     order = sorted(range(len(drawn)), key=lambda i: (drawn[i].arms, rng.random()))
     common = spread(k, order, rng.random()) if (k := round(overlap * len(drawn))) else []
     rest = [i for i in order if i not in set(common)]
     return [sorted([*common, *rest[r::raters]]) for r in range(raters)]
 
+
 def draw_sheets(
-    c:Combination, examples,   # of the test set
-    answers:dict,              # arm → `teacher.Answers` to them
-    n:int=50, raters:int=3, overlap:float=.3, checks:int=0, seed:int=0,
-)->tuple[dict, dict]:          # (key, rater → sheet)
+    c: Combination,
+    examples,  # of the test set
+    answers: dict,  # arm → `teacher.Answers` to them
+    n: int = 50,
+    raters: int = 3,
+    overlap: float = 0.3,
+    checks: int = 0,
+    seed: int = 0,
+) -> tuple[dict, dict]:  # (key, rater → sheet)
     "A sheet for each rater, and the key to them, which no rater gets."
-    if not 1 <= raters <= 99: raise StudyError(f"raters = {raters}: expected 1 to 99.")
-    if not 0 <= overlap <= 1: raise StudyError(f"overlap = {overlap}: expected a share from 0 to 1, e.g. 0.3.")
-    if checks < 0: raise StudyError(f"checks = {checks}: expected 0 or more.")
+    if not 1 <= raters <= 99:
+        raise StudyError(f"raters = {raters}: expected 1 to 99.")
+    if not 0 <= overlap <= 1:
+        raise StudyError(f"overlap = {overlap}: expected a share from 0 to 1, e.g. 0.3.")
+    if checks < 0:
+        raise StudyError(f"checks = {checks}: expected 0 or more.")
     drawn = draw(examples, answers, n, seed)
-    tests, by_id = draw_checks(examples, checks, {d.id for d in drawn}, seed) if checks else [], {e.id: e for e in examples}
+    tests, by_id = (
+        draw_checks(examples, checks, {d.id for d in drawn}, seed) if checks else [],
+        {e.id: e for e in examples},
+    )
     texts = {d: text_key(by_id[d.id], d.text) for d in (*drawn, *tests)}
     asked, rng = rubric_hash(examples[0].task, c.rubric), random.Random(fingerprint("sheets", seed))
-    sheet = fingerprint("sheet", SHEET_FORMAT, c.name, asked, n, raters, overlap, checks, seed, [[texts[d], d.arms, d.check] for d in texts])
-    names = dict(zip(rng.sample([*texts], len(texts)), (f"q{i:03d}" for i in range(1, len(texts) + 1))))     # tell nothing of where they come from
-    shares = {f"r{r + 1}": [*(drawn[i] for i in mine), *tests] for r, mine in enumerate(share_out(drawn, raters, overlap, rng))}
+    sheet = fingerprint(
+        "sheet",
+        SHEET_FORMAT,
+        c.name,
+        asked,
+        n,
+        raters,
+        overlap,
+        checks,
+        seed,
+        [[texts[d], d.arms, d.check] for d in texts],
+    )
+    names = dict(
+        zip(rng.sample([*texts], len(texts)), (f"q{i:03d}" for i in range(1, len(texts) + 1)))
+    )  # tell nothing of where they come from
+    shares = {
+        f"r{r + 1}": [*(drawn[i] for i in mine), *tests]
+        for r, mine in enumerate(share_out(drawn, raters, overlap, rng))
+    }
     shares = {r: rng.sample(mine, len(mine)) for r, mine in shares.items() if mine}
-    key = dict(format=SHEET_FORMAT, sheet=sheet, combination=c.name, task=examples[0].task, rubric=asked, settings=dict(n=n, raters=raters, overlap=overlap, checks=checks, seed=seed),
-        criteria=[x.model_dump(mode="json") for x in rubric(examples[0].task, c.rubric)], items={names[d]: dict(id=d.id, arms=list(d.arms), check=d.check, text=texts[d]) for d in texts}, raters={r: [names[d] for d in mine] for r, mine in shares.items()})
-    return key, {r: _sheet(key, r, [(names[d], item_parts(by_id[d.id]), d.text) for d in mine]) for r, mine in shares.items()}
+    key = dict(
+        format=SHEET_FORMAT,
+        sheet=sheet,
+        combination=c.name,
+        task=examples[0].task,
+        rubric=asked,
+        settings=dict(n=n, raters=raters, overlap=overlap, checks=checks, seed=seed),
+        criteria=[x.model_dump(mode="json") for x in rubric(examples[0].task, c.rubric)],
+        items={names[d]: dict(id=d.id, arms=list(d.arms), check=d.check, text=texts[d]) for d in texts},
+        raters={r: [names[d] for d in mine] for r, mine in shares.items()},
+    )
+    return key, {
+        r: _sheet(key, r, [(names[d], item_parts(by_id[d.id]), d.text) for d in mine]) for r, mine in shares.items()
+    }
+
 
 def _sheet(key, rater, items):
     "What a rater gets: items and answers, and the questions about them."
-    asked = [dict(name=x["name"], question=x["question"], grades=list(range(x["scale"][0], x["scale"][1] + 1)), anchors={str(k): v for k, v in x["anchors"].items()}) for x in key["criteria"]]
-    return dict(format=SHEET_FORMAT, kind="sheet", sheet=key["sheet"], rater=rater, rubric=key["rubric"], task=key["task"], criteria=asked,
-        items=[dict(item=name, parts=[dict(heading=h, text=t) for h, t in parts], answer=text) for name, parts, text in items])
+    asked = [
+        dict(
+            name=x["name"],
+            question=x["question"],
+            grades=list(range(x["scale"][0], x["scale"][1] + 1)),
+            anchors={str(k): v for k, v in x["anchors"].items()},
+        )
+        for x in key["criteria"]
+    ]
+    return dict(
+        format=SHEET_FORMAT,
+        kind="sheet",
+        sheet=key["sheet"],
+        rater=rater,
+        rubric=key["rubric"],
+        task=key["task"],
+        criteria=asked,
+        items=[
+            dict(item=name, parts=[dict(heading=h, text=t) for h, t in parts], answer=text)
+            for name, parts, text in items
+        ],
+    )
 
 # %% ../nbs/32_people.ipynb #cf3c946e
-def practice(examples, k:int=6, seed:int=0)->dict:
+def practice(examples, k: int = 6, seed: int = 0) -> dict:
     "A sheet to try grading with: attention checks alone. It has no key, so nothing of it is imported."
     task, by_id = examples[0].task, {e.id: e for e in examples}
     drawn, asked = draw_checks(examples, k, seed=seed), rubric_hash(task)
-    key = dict(sheet=fingerprint("practice", asked, seed, [[d.id, d.text] for d in drawn]), rubric=asked, task=task, criteria=[x.model_dump(mode="json") for x in rubric(task)])
+    key = dict(
+        sheet=fingerprint("practice", asked, seed, [[d.id, d.text] for d in drawn]),
+        rubric=asked,
+        task=task,
+        criteria=[x.model_dump(mode="json") for x in rubric(task)],
+    )
     return _sheet(key, "r1", [(f"q{i:03d}", item_parts(by_id[d.id]), d.text) for i, d in enumerate(drawn, 1)])
 
 # %% ../nbs/32_people.ipynb #841bf38d
-def keep_key(store, key:dict):
+def keep_key(store, key: dict):
     "Put the key of a sheet into the store."
-    if store.get_json("sheet", key["sheet"]) != key: store.put_json("sheet", key["sheet"], key)
+    if store.get_json("sheet", key["sheet"]) != key:
+        store.put_json("sheet", key["sheet"], key)
 
-def key_of(store, sheet)->dict|None:
+
+def key_of(store, sheet) -> dict | None:
     "The key of a sheet, or None."
     return store.get_json("sheet", sheet) if isinstance(sheet, str) and re.fullmatch("[0-9a-f]{16}", sheet) else None
 
-def keys_in(store)->list[dict]:
+
+def keys_in(store) -> list[dict]:
     "The keys of all sheets that were drawn."
-    return [store.get_json("sheet", p.stem.removeprefix("sheet-")) for p in sorted((store.root/"results").glob("sheet-*.json"))]
+    return [
+        store.get_json("sheet", p.stem.removeprefix("sheet-"))
+        for p in sorted((store.root / "results").glob("sheet-*.json"))
+    ]
+
 
 def _book(store, sheet):
     "The file with the grades of a sheet."
-    path = store.root/"grades"/f"{sheet}.jsonl"
+    path = store.root / "grades" / f"{sheet}.jsonl"
     return Ledger(path, str(path))
 
-def graded(store, sheet:str)->dict:
+
+def graded(store, sheet: str) -> dict:
     "Rater → what came last from them: grades and notes."
     return {e["rater"]: e for e in _book(store, sheet).entries()}
 
 # %% ../nbs/32_people.ipynb #06b82bfb
-MOST = 20_000_000       # bytes of a file of grades
-NOTE = 20_000           # characters of a note
+MOST = 20_000_000  # bytes of a file of grades
+NOTE = 20_000  # characters of a note
 
-def read_grades(path:str|Path)->dict:
+
+def read_grades(path: str | Path) -> dict:
     "A file of grades as JSON; `StudyError` where it is none."
+
     def once(pairs):
         names = Counter(k for k, _ in pairs)
-        if twice := [k for k, n in names.items() if n > 1]: raise ValueError(f"{twice[0]!r} stands in it twice")
+        if twice := [k for k, n in names.items() if n > 1]:
+            raise ValueError(f"{twice[0]!r} stands in it twice")
         return dict(pairs)
-    def no(name): raise ValueError(f"{name} is no grade")
+
+    def no(name):
+        raise ValueError(f"{name} is no grade")
+
     try:
-        if Path(path).stat().st_size > MOST: raise StudyError(f"{path}: larger than {MOST // 1_000_000} MB, so it is no file of grades. Import the grades-<rater>.json that the grading page saved.")
+        if Path(path).stat().st_size > MOST:
+            raise StudyError(
+                f"{path}: larger than {MOST // 1_000_000} MB, so it is no file of grades. Import the grades-<rater>.json that the grading page saved."
+            )
         raw = json.loads(Path(path).read_text(encoding="utf-8-sig"), object_pairs_hook=once, parse_constant=no)
-    except OSError as e: raise StudyError(f"{path}: can't be read ({e.strerror}).") from None
-    except (ValueError, RecursionError) as e: raise StudyError(f"{path}: damaged, not JSON as the grading page writes it ({str(e)[:100]}). Ask the rater to save it again.") from None
-    if not isinstance(raw, dict) or raw.get("kind") != "grades": raise StudyError(f"{path}: no file of grades. Import the grades-<rater>.json that the grading page saved" + (", not the sheet." if isinstance(raw, dict) and raw.get("kind") == "sheet" else "."))
+    except OSError as e:
+        raise StudyError(f"{path}: can't be read ({e.strerror}).") from None
+    except (ValueError, RecursionError) as e:
+        raise StudyError(
+            f"{path}: damaged, not JSON as the grading page writes it ({str(e)[:100]}). Ask the rater to save it again."
+        ) from None
+    if not isinstance(raw, dict) or raw.get("kind") != "grades":
+        raise StudyError(
+            f"{path}: no file of grades. Import the grades-<rater>.json that the grading page saved"
+            + (", not the sheet." if isinstance(raw, dict) and raw.get("kind") == "sheet" else ".")
+        )
     return raw
+
 
 def _some(names, most=5):
     "The first names of a list."
@@ -213,90 +352,156 @@ def _some(names, most=5):
 
 # %% ../nbs/32_people.ipynb #ebdbf231
 def faults(
-    raw:dict,              # see `read_grades`
-    key:dict,              # of its sheet
-    partial:bool=False,    # whether grades may be missing
-)->list[str]:
+    raw: dict,  # see `read_grades`
+    key: dict,  # of its sheet
+    partial: bool = False,  # whether grades may be missing
+) -> list[str]:
     "All that keeps a file of grades from being taken."
-    if raw.get("format") != SHEET_FORMAT: return [f"format {raw.get('format')!r}, and this version reads {SHEET_FORMAT}"]
-    if raw.get("rubric") != key["rubric"]: return [f"rubric {raw.get('rubric')!r}, and the sheet was drawn for {key['rubric']!r}: it was graded by other questions"]
+    if raw.get("format") != SHEET_FORMAT:
+        return [f"format {raw.get('format')!r}, and this version reads {SHEET_FORMAT}"]
+    if raw.get("rubric") != key["rubric"]:
+        return [
+            f"rubric {raw.get('rubric')!r}, and the sheet was drawn for {key['rubric']!r}: it was graded by other questions"
+        ]
     rater, given, notes = raw.get("rater"), raw.get("grades"), raw.get("notes", {})
-    if not isinstance(rater, str) or rater not in key["raters"]: return [f"rater {str(rater)[:40]!r} has no sheet; these have: {', '.join(key['raters'])}"]
-    if not isinstance(given, dict) or not all(isinstance(x, dict) for x in given.values()): return ["grades: expected item → criterion → grade"]
-    if not isinstance(notes, dict) or not all(isinstance(x, str) and len(x) <= NOTE for x in notes.values()): return [f"notes: expected item → text of at most {NOTE:,} characters"]
+    if not isinstance(rater, str) or rater not in key["raters"]:
+        return [f"rater {str(rater)[:40]!r} has no sheet; these have: {', '.join(key['raters'])}"]
+    if not isinstance(given, dict) or not all(isinstance(x, dict) for x in given.values()):
+        return ["grades: expected item → criterion → grade"]
+    if not isinstance(notes, dict) or not all(isinstance(x, str) and len(x) <= NOTE for x in notes.values()):
+        return [f"notes: expected item → text of at most {NOTE:,} characters"]
     mine, scales, found = key["raters"][rater], {x["name"]: x["scale"] for x in key["criteria"]}, []
     strange = [str(i)[:40] for i in {**given, **notes} if i not in mine]
-    if strange: found.append(f"{len(strange)} unknown item{'s' * (len(strange) > 1)}: {_some(strange)}")
+    if strange:
+        found.append(f"{len(strange)} unknown item{'s' * (len(strange) > 1)}: {_some(strange)}")
     other = sorted({str(k)[:40] for x in given.values() for k in x if k not in scales})
-    if other: found.append(f"unknown criterion: {_some(other)}")
-    off = [f"{i} {k} = {str(v)[:20]}" for i, x in given.items() for k, v in x.items() if k in scales and not (type(v) is int and scales[k][0] <= v <= scales[k][1])]
-    if off: found.append(f"off the scale: {_some(off)}")
+    if other:
+        found.append(f"unknown criterion: {_some(other)}")
+    off = [
+        f"{i} {k} = {str(v)[:20]}"
+        for i, x in given.items()
+        for k, v in x.items()
+        if k in scales and not (type(v) is int and scales[k][0] <= v <= scales[k][1])
+    ]
+    if off:
+        found.append(f"off the scale: {_some(off)}")
     missing = [i for i in mine if set(scales) - set(given.get(i, ()))]
-    if missing and not partial: found.append(f"{len(missing)} of {len(mine)} items without all their grades: {_some(missing)}; ask the rater to finish, or take what is there with --partial")
-    if len(missing) == len(mine) and not any(given.get(i) for i in mine): found.append("nothing is graded in it")
+    if missing and not partial:
+        found.append(
+            f"{len(missing)} of {len(mine)} items without all their grades: {_some(missing)}; ask the rater to finish, or take what is there with --partial"
+        )
+    if len(missing) == len(mine) and not any(given.get(i) for i in mine):
+        found.append("nothing is graded in it")
     return found
 
 # %% ../nbs/32_people.ipynb #a22942c4
 def import_grades(
     store,
-    paths,                  # files of grades
-    combinations=None,      # names of those that they may be for, with the rubric each has now; None: any
-    partial:bool=False,     # take what is there of a sheet that is not finished
-    replace:bool=False,     # take a rater's new file instead of the one that was imported
-)->list[dict]:              # combination, sheet, rater, items, of, new
+    paths,  # files of grades
+    combinations=None,  # names of those that they may be for, with the rubric each has now; None: any
+    partial: bool = False,  # take what is there of a sheet that is not finished
+    replace: bool = False,  # take a rater's new file instead of the one that was imported
+) -> list[dict]:  # combination, sheet, rater, items, of, new
     "Check files of grades and merge them into the store: all of them, or none."
     todo, seen = [], {}
     for path in paths:
         raw = read_grades(path)
         key = key_of(store, raw.get("sheet"))
-        if key is None: raise StudyError(f"{path}: sheet {str(raw.get('sheet'))[:40]!r} was not drawn from this store. Import it into the store that `distill-study grade-sheet` was run with.")
-        if combinations is not None and key["combination"] not in combinations: raise StudyError(f"{path}: a sheet of {key['combination']}, which is not part of this recipe.")
-        if combinations is not None and combinations[key["combination"]] != key["rubric"]: raise StudyError(f"{path}: graded under rubric {key['rubric']!r}, and {key['combination']} has {combinations[key['combination']]!r} now: its questions have changed. Draw new sheets with `distill-study grade-sheet`.")
-        if wrong := faults(raw, key, partial): raise StudyError(f"{path}: not imported; " + "; ".join(wrong) + ".")
+        if key is None:
+            raise StudyError(
+                f"{path}: sheet {str(raw.get('sheet'))[:40]!r} was not drawn from this store. Import it into the store that `distill-study grade-sheet` was run with."
+            )
+        if combinations is not None and key["combination"] not in combinations:
+            raise StudyError(f"{path}: a sheet of {key['combination']}, which is not part of this recipe.")
+        if combinations is not None and combinations[key["combination"]] != key["rubric"]:
+            raise StudyError(
+                f"{path}: graded under rubric {key['rubric']!r}, and {key['combination']} has {combinations[key['combination']]!r} now: its questions have changed. Draw new sheets with `distill-study grade-sheet`."
+            )
+        if wrong := faults(raw, key, partial):
+            raise StudyError(f"{path}: not imported; " + "; ".join(wrong) + ".")
         who = key["sheet"], raw["rater"]
-        entry = dict(sheet=key["sheet"], rater=raw["rater"], rubric=key["rubric"], grades={i: x for i, x in raw["grades"].items() if x}, notes={i: t for i, t in raw.get("notes", {}).items() if t.strip()})
-        if who in seen: raise StudyError(f"{path}: rater {raw['rater']} of this sheet stands in {seen[who]} as well. Import one of the two.")
+        entry = dict(
+            sheet=key["sheet"],
+            rater=raw["rater"],
+            rubric=key["rubric"],
+            grades={i: x for i, x in raw["grades"].items() if x},
+            notes={i: t for i, t in raw.get("notes", {}).items() if t.strip()},
+        )
+        if who in seen:
+            raise StudyError(
+                f"{path}: rater {raw['rater']} of this sheet stands in {seen[who]} as well. Import one of the two."
+            )
         seen[who], before = path, graded(store, key["sheet"]).get(raw["rater"])
         same = before is not None and all(before[k] == entry[k] for k in ("grades", "notes"))
-        if before and not same and not replace: raise StudyError(f"{path}: other grades of rater {raw['rater']} were imported at {before['time'][:16]}Z. Take these instead with --replace.")
+        if before and not same and not replace:
+            raise StudyError(
+                f"{path}: other grades of rater {raw['rater']} were imported at {before['time'][:16]}Z. Take these instead with --replace."
+            )
         todo.append((key, entry, same))
-    with guard(store.root/"grades"): (store.root/"grades").mkdir(exist_ok=True)
+    with guard(store.root / "grades"):
+        (store.root / "grades").mkdir(exist_ok=True)
     for key, entry, same in todo:
-        if not same: _book(store, key["sheet"]).append([entry])
+        if not same:
+            _book(store, key["sheet"]).append([entry])
     store.mirror.sync()
-    return [dict(combination=k["combination"], sheet=k["sheet"], rater=e["rater"], items=len(e["grades"]), of=len(k["raters"][e["rater"]]), new=not same) for k, e, same in todo]
+    return [
+        dict(
+            combination=k["combination"],
+            sheet=k["sheet"],
+            rater=e["rater"],
+            items=len(e["grades"]),
+            of=len(k["raters"][e["rater"]]),
+            new=not same,
+        )
+        for k, e, same in todo
+    ]
 
 # %% ../nbs/32_people.ipynb #48e190bc
 HUMAN = ["arm", "id", "criterion", "rater", "grade", "note", "check", "text"]
 
+
 def grades_of(
-    c:Combination,
-    splits,            # `data.Splits`
-    answers:dict,      # arm → `teacher.Answers` to the test items
+    c: Combination,
+    splits,  # `data.Splits`
+    answers: dict,  # arm → `teacher.Answers` to the test items
     store,
-):                     # pandas DataFrame with `HUMAN`
+):  # pandas DataFrame with `HUMAN`
     "What people gave a combination's answers, one row per arm, item, criterion and rater; `check` marks attention checks (arm: check/gold, check/other), `text` is the same where arms gave the same text, `attrs['left_out']` counts grades of texts that nobody gives any more."
     import pandas as pd
+
     asked, by_id = rubric_hash(splits.task, c.rubric), {e.id: e for e in splits.test}
     given = {(arm, a.id): text_key(by_id[a.id], answer_text(a)) for arm, said in answers.items() for a in said}
-    books = [(k, b) for k in keys_in(store) if k["combination"] == c.name and k["rubric"] == asked and (b := graded(store, k["sheet"]))]
+    books = [
+        (k, b)
+        for k in keys_in(store)
+        if k["combination"] == c.name and k["rubric"] == asked and (b := graded(store, k["sheet"]))
+    ]
     rows, left = [], 0
     for key, book in books:
         for rater, entry in book.items():
-            who = rater if len(books) == 1 else f"{rater}@{key['sheet'][:6]}"       # r1 of two sheets may be two people
+            who = rater if len(books) == 1 else f"{rater}@{key['sheet'][:6]}"  # r1 of two sheets may be two people
             for item, grades in entry["grades"].items():
                 x = key["items"][item]
-                arms = [f"check/{x['check']}"] if x["check"] else [a for a in x["arms"] if given.get((a, x["id"])) == x["text"]]
+                arms = (
+                    [f"check/{x['check']}"]
+                    if x["check"]
+                    else [a for a in x["arms"] if given.get((a, x["id"])) == x["text"]]
+                )
                 left += len(grades) * (len(x["arms"]) - len(arms)) if not x["check"] else 0
-                rows += [(arm, x["id"], k, who, float(g), entry["notes"].get(item, ""), bool(x["check"]), x["text"]) for arm in arms for k, g in grades.items()]
+                rows += [
+                    (arm, x["id"], k, who, float(g), entry["notes"].get(item, ""), bool(x["check"]), x["text"])
+                    for arm in arms
+                    for k, g in grades.items()
+                ]
     table = pd.DataFrame(rows, columns=HUMAN).astype(dict(grade=float, check=bool))
     table.attrs["left_out"] = left
     return table
 
+
 def attention(
-    human,             # of `grades_of`
-    criteria,          # of the rubric
-)->dict:               # rater → (passed, checks)
+    human,  # of `grades_of`
+    criteria,  # of the rubric
+) -> dict:  # rater → (passed, checks)
     "How many attention checks each rater passed."
     found = {r: [] for r in dict.fromkeys(human["rater"])}
     for (rater, arm, _, _), rows in human[human["check"]].groupby(["rater", "arm", "id", "text"], sort=False):
@@ -304,13 +509,29 @@ def attention(
     return {r: (sum(x), len(x)) for r, x in found.items()}
 
 # %% ../nbs/32_people.ipynb #e53f730a
-def listed(store)->list[dict]:      # combination, sheet, rater, items, of; time and checks (passed, all) where grades came
+def listed(
+    store,
+) -> list[dict]:  # combination, sheet, rater, items, of; time and checks (passed, all) where grades came
     "Every sheet that was drawn, rater by rater, and what came back."
     rows = []
     for key in keys_in(store):
         book, criteria = graded(store, key["sheet"]), [Criterion(**x) for x in key["criteria"]]
         for rater, mine in key["raters"].items():
             came = book.get(rater)
-            seen = [passed(check, came["grades"][i], criteria) for i in mine if came and (check := key["items"][i]["check"]) and i in came["grades"]]
-            rows.append(dict(combination=key["combination"], sheet=key["sheet"], rater=rater, items=len(came["grades"]) if came else 0, of=len(mine), time=came and came["time"], checks=(sum(seen), len(seen)) if seen else None))
+            seen = [
+                passed(check, came["grades"][i], criteria)
+                for i in mine
+                if came and (check := key["items"][i]["check"]) and i in came["grades"]
+            ]
+            rows.append(
+                dict(
+                    combination=key["combination"],
+                    sheet=key["sheet"],
+                    rater=rater,
+                    items=len(came["grades"]) if came else 0,
+                    of=len(mine),
+                    time=came and came["time"],
+                    checks=(sum(seen), len(seen)) if seen else None,
+                )
+            )
     return rows

@@ -16,33 +16,54 @@ import numpy as np
 from .config import ARMS
 from .data import Example
 from .shown import Column, Shown, Table, num
-from .stats import BASE, Interval, mean_interval, paired_difference, shared, smallest_detectable, smallest_difference, wilson
+from distill_study.stats import (
+    BASE,
+    Interval,
+    mean_interval,
+    paired_difference,
+    shared,
+    smallest_detectable,
+    smallest_difference,
+    wilson,
+)
 from .textstats import METRICS
 
 # %% ../nbs/42_pitfalls.ipynb #81a73857
 @dataclass(frozen=True)
 class Reworded(Example):
     "An item that is asked under another wording of the plain prompt."
+
     wording: int = 0
 
-    def ask(self, strategy, replies=(), paraphrase=0): return super().ask(strategy, replies, paraphrase or self.wording)
+    def ask(self, strategy, replies=(), paraphrase=0):
+        return super().ask(strategy, replies, paraphrase or self.wording)
 
-def reworded(example:Example, wording:int)->Reworded:
+
+def reworded(example: Example, wording: int) -> Reworded:
     "The same item, asked under `prompts.PARAPHRASES[wording - 1]`."
     return Reworded(**{k: getattr(example, k) for k in Example.__dataclass_fields__}, wording=wording)
 
+
 BLIND = {"nli": "the hypothesis alone", "nlu_qa": "the choices alone", "math": "the last sentence alone"}
 
-def blinded(example:Example)->Example|None:
+
+def blinded(example: Example) -> Example | None:
     "The item without what it is about; None where there is nothing to leave out."
     said = example.question
-    if example.task == "nli": text = "Hypothesis: " + said.rpartition("\nHypothesis: ")[2]
-    elif example.task == "nlu_qa" and example.choices: text = "\n".join(f"{l}. {c}" for l, c in zip("ABCDEFGHIJ", example.choices))
-    elif example.task == "math": text = re.split(r"(?<=[.!?])\s+", said.strip())[-1]
-    else: return None
-    return replace(example, turns=(*example.turns[:-1], dict(role="user", content=text))) if text != said.strip() else None
+    if example.task == "nli":
+        text = "Hypothesis: " + said.rpartition("\nHypothesis: ")[2]
+    elif example.task == "nlu_qa" and example.choices:
+        text = "\n".join(f"{l}. {c}" for l, c in zip("ABCDEFGHIJ", example.choices))
+    elif example.task == "math":
+        text = re.split(r"(?<=[.!?])\s+", said.strip())[-1]
+    else:
+        return None
+    return (
+        replace(example, turns=(*example.turns[:-1], dict(role="user", content=text))) if text != said.strip() else None
+    )
 
-def chance(examples)->float:
+
+def chance(examples) -> float:
     "How often the best constant answer is right, or a choice at random where that is more often."
     gold, guess = [e.gold for e in examples], np.mean([1 / len(e.choices) if e.choices else 0 for e in examples])
     return max(max(gold.count(g) for g in set(gold)) / len(gold), float(guess))
@@ -51,10 +72,11 @@ def chance(examples)->float:
 @dataclass(frozen=True)
 class Pitfall:
     "One way to be misled, as far as this run shows it."
+
     key: str
     name: str
     sentence: str
-    value: Interval|None = None    # None: not measured, or nothing to measure
+    value: Interval | None = None  # None: not measured, or nothing to measure
     scale: float = 100
     digits: int = 1
     unit: str = " points"
@@ -62,167 +84,357 @@ class Pitfall:
     measured: bool = True
 
     @property
-    def number(self)->str:
+    def number(self) -> str:
         "The value with its interval."
-        if not self.measured: return "not measured"
-        if self.value is None or self.value.value is None: return "\u2013"
+        if not self.measured:
+            return "not measured"
+        if self.value is None or self.value.value is None:
+            return "\u2013"
         main, _, ends = self.value.text(self.scale, self.digits, self.signed).partition(" ")
         return f"{main}{self.unit}" + (f" {ends}" if ends else "")
 
-    def to_dict(self): return dict(key=self.key, name=self.name, measured=self.measured, value=self.value, sentence=self.sentence)
+    def to_dict(self):
+        return dict(key=self.key, name=self.name, measured=self.measured, value=self.value, sentence=self.sentence)
+
 
 @dataclass(frozen=True, repr=False)
 class Lines(Shown):
     "All pitfalls of a report."
-    entries: tuple
-    graders: bool = False      # a judge graded as well
 
-    def __getitem__(self, key): return next(p for p in self.entries if p.key == key)
-    def __contains__(self, key): return self.graders if key == "grader" else any(p.key == key and p.measured for p in self.entries)
-    def table(self)->Table:
-        return Table("Pitfalls, measured", (Column("name", "Pitfall", kind="text"), Column("number", "Number", kind="text"), Column("sentence", "What it says", kind="text")),
-            tuple(dict(name=p.name, number=p.number, sentence=p.sentence) for p in self.entries), "With 95 % intervals.")
-    def html(self)->str: return self.table().html()
-    def to_dict(self): return {p.key: p.to_dict() for p in self.entries}
+    entries: tuple
+    graders: bool = False  # a judge graded as well
+
+    def __getitem__(self, key):
+        return next(p for p in self.entries if p.key == key)
+
+    def __contains__(self, key):
+        return self.graders if key == "grader" else any(p.key == key and p.measured for p in self.entries)
+
+    def table(self) -> Table:
+        return Table(
+            "Pitfalls, measured",
+            (
+                Column("name", "Pitfall", kind="text"),
+                Column("number", "Number", kind="text"),
+                Column("sentence", "What it says", kind="text"),
+            ),
+            tuple(dict(name=p.name, number=p.number, sentence=p.sentence) for p in self.entries),
+            "With 95 % intervals.",
+        )
+
+    def html(self) -> str:
+        return self.table().html()
+
+    def to_dict(self):
+        return {p.key: p.to_dict() for p in self.entries}
 
 # %% ../nbs/42_pitfalls.ipynb #342e7620
-def _level(results): return "accuracy" if results.metric.graded else "score"
-def _size(m): return dict(scale=m.scale, digits=m.digits, unit=" points" if m.scale == 100 else f" ({m.unit})" if m.unit else "")
-def _said(x, m, signed=False): return Interval(x).text(m.scale, m.digits, signed) + (" points" if m.scale == 100 else "")
+def _level(results):
+    return "accuracy" if results.metric.graded else "score"
 
-def swapped(a:dict, b:dict)->list:
+
+def _size(m):
+    return dict(scale=m.scale, digits=m.digits, unit=" points" if m.scale == 100 else f" ({m.unit})" if m.unit else "")
+
+
+def _said(x, m, signed=False):
+    return Interval(x).text(m.scale, m.digits, signed) + (" points" if m.scale == 100 else "")
+
+
+def swapped(a: dict, b: dict) -> list:
     "The pairs of arms that stand in another order by `b` than by `a`, levels by arm; equal levels are in no order."
     arms = [x for x in a if x in b and a[x] is not None and b[x] is not None]
-    return [(x, y) if a[x] > a[y] else (y, x) for i, x in enumerate(arms) for y in arms[i + 1:] if (a[x] - a[y]) * (b[x] - b[y]) < 0]
+    return [
+        (x, y) if a[x] > a[y] else (y, x)
+        for i, x in enumerate(arms)
+        for y in arms[i + 1 :]
+        if (a[x] - a[y]) * (b[x] - b[y]) < 0
+    ]
 
-def _order(a, b, by="")->str:
+
+def _order(a, b, by="") -> str:
     "What becomes of the order of the arms, in a sentence."
     pairs, n = swapped(a, b), len([x for x in a if x in b])
-    if n < 2: return ""
-    told = "; ".join(f"{x} is ahead of {y} no more" for x, y in pairs[:3]) + (f"; and {len(pairs) - 3} more" if len(pairs) > 3 else "")
+    if n < 2:
+        return ""
+    told = "; ".join(f"{x} is ahead of {y} no more" for x, y in pairs[:3]) + (
+        f"; and {len(pairs) - 3} more" if len(pairs) > 3 else ""
+    )
     return f" The order of the {n} arms {f'changes{by}: {told}' if pairs else f'stays the same{by}'}."
 
-def _levels(results, key="")->dict:
+
+def _levels(results, key="") -> dict:
     "Arm → its accuracy or score."
     return {a: x[key or _level(results)].value for a, x in results.arms.items() if x["n"]}
 
 # %% ../nbs/42_pitfalls.ipynb #ca758cf1
-def _by_judge(graded, judge, m)->str:
+def _by_judge(graded, judge, m) -> str:
     "What becomes of accuracy and order where a judge says what is right, on the items that it graded."
-    own = judge[judge["criterion"] == "correct"].groupby(["arm", "id"], observed=True)["grade"].mean().dropna().rename("judge")
+    own = (
+        judge[judge["criterion"] == "correct"]
+        .groupby(["arm", "id"], observed=True)["grade"]
+        .mean()
+        .dropna()
+        .rename("judge")
+    )
     both = graded.merge(own.reset_index(), on=["arm", "id"])
-    if not len(both): return ""
+    if not len(both):
+        return ""
     means = both.groupby("arm", observed=True)[["judge", "correct"]].mean().astype(float)
     off, n = means["judge"] - means["correct"], both.groupby("arm", observed=True)["id"].count().max()
     most = off.abs().idxmax()
     where = f"on the {'item' if n == 1 else f'{n} items'} that it graded"
-    if abs(off[most]) < 1e-9: return f" By the judge, every arm has the same accuracy {where}."
-    return f" By the judge, {most} has {_said(off[most], m, True)} of accuracy {where}." + _order(means["correct"].to_dict(), means["judge"].to_dict(), " by the judge")
+    if abs(off[most]) < 1e-9:
+        return f" By the judge, every arm has the same accuracy {where}."
+    return f" By the judge, {most} has {_said(off[most], m, True)} of accuracy {where}." + _order(
+        means["correct"].to_dict(), means["judge"].to_dict(), " by the judge"
+    )
+
 
 def extraction(
-    results,                # `results.Results`
-    judge=None,             # arm, id, criterion, grade; None: no judge
-)->Pitfall:
+    results,  # `results.Results`
+    judge=None,  # arm, id, criterion, grade; None: no judge
+) -> Pitfall:
     "Strict against flexible reading, and against a judge."
-    m, k, arms = results.metric, results.metric.key, [a for a, x in results.arms.items() if x["n"] and x[_level(results)].value is not None]
+    m, k, arms = (
+        results.metric,
+        results.metric.key,
+        [a for a, x in results.arms.items() if x["n"] and x[_level(results)].value is not None],
+    )
     loss = {a: results.arms[a][_level(results)].value - results.arms[a]["strict"].value for a in arms}
     worst = max(loss, key=loss.get, default=None)
-    if worst is None: return Pitfall("extraction", "Answer extraction", "No arm ran.", measured=False)
+    if worst is None:
+        return Pitfall("extraction", "Answer extraction", "No arm ran.", measured=False)
     rows = results.graded[results.graded["arm"] == worst]
     rows = rows[rows[k].notna()]
-    d = paired_difference(rows[f"{k}_strict"].to_numpy(), rows[k].to_numpy(), seed=results.seed, sources=rows["source"].to_numpy() if "source" in rows else None)
-    said = (f"Read strictly, {worst} loses most; {sum(v > 0 for v in loss.values())} of {len(arms)} arms lose anything." if loss[worst] > 0 else "No arm loses anything when it is read strictly.") + _order(_levels(results), _levels(results, "strict"))
-    if judge is not None and m.graded: said += _by_judge(results.graded, judge, m)
+    d = paired_difference(
+        rows[f"{k}_strict"].to_numpy(),
+        rows[k].to_numpy(),
+        seed=results.seed,
+        sources=rows["source"].to_numpy() if "source" in rows else None,
+    )
+    said = (
+        f"Read strictly, {worst} loses most; {sum(v > 0 for v in loss.values())} of {len(arms)} arms lose anything."
+        if loss[worst] > 0
+        else "No arm loses anything when it is read strictly."
+    ) + _order(_levels(results), _levels(results, "strict"))
+    if judge is not None and m.graded:
+        said += _by_judge(results.graded, judge, m)
     return Pitfall("extraction", "Answer extraction", said, d, **_size(m))
 
-def seeds(seed:int)->Pitfall:
+
+def seeds(seed: int) -> Pitfall:
     "A pointer: other seeds are other combinations."
-    return Pitfall("seeds", "Training seeds", f"All of this is one training per arm, seed {seed}. A recipe with seeds: [0, 1, 2] trains each arm at every one, and the page of the recipe then gives mean and t-interval over them.", measured=False)
+    return Pitfall(
+        "seeds",
+        "Training seeds",
+        f"All of this is one training per arm, seed {seed}. A recipe with seeds: [0, 1, 2] trains each arm at every one, and the page of the recipe then gives mean and t-interval over them.",
+        measured=False,
+    )
 
 # %% ../nbs/42_pitfalls.ipynb #1e12481b
-def overlapped(curated:dict)->set:
+def overlapped(curated: dict) -> set:
     "Ids of the test items for whose sake training inputs were dropped."
     found = [d for c in curated.values() for d in c.drops if "test input" in d.reason]
     return {d.evidence if d.reason == "repeats a test input" else d.evidence.rpartition(", ")[0] for d in found}
 
+
 def overlap(
     results,
-    curated:dict,           # arm → `curate.Curated`
-)->Pitfall:
+    curated: dict,  # arm → `curate.Curated`
+) -> Pitfall:
     "Test items that some training input overlapped with, against the others."
     from statsmodels.stats.proportion import confint_proportions_2indep
+
     arm, ids, m = results.best or BASE, overlapped(curated), results.metric
     rows = results.graded[(results.graded["arm"] == arm) & results.graded[m.key].notna()]
     at = rows["id"].isin(ids).to_numpy()
     said = f"{len(ids)} test items share their text, or most of it, with training inputs, which were dropped for that: no arm was trained on them."
-    if at.sum() < 5 or (~at).sum() < 5: return Pitfall("overlap", "Train–test overlap", said + (" Too few to compare." if ids else ""), None)
+    if at.sum() < 5 or (~at).sum() < 5:
+        return Pitfall("overlap", "Train–test overlap", said + (" Too few to compare." if ids else ""), None)
     x, y = rows[m.key][at].astype(float), rows[m.key][~at].astype(float)
-    if m.graded: low, high = confint_proportions_2indep(int(x.sum()), len(x), int(y.sum()), len(y), method="newcomb")
-    else: low, high = _welch(x, y)
+    if m.graded:
+        low, high = confint_proportions_2indep(int(x.sum()), len(x), int(y.sum()), len(y), method="newcomb")
+    else:
+        low, high = _welch(x, y)
     d = Interval(float(x.mean() - y.mean()), float(low), float(high), len(rows))
-    return Pitfall("overlap", "Train–test overlap", f"{said} On them {arm} is {_said(abs(d.value), m)} {'better' if d.value > 0 else 'worse'} than on the {(~at).sum()} clean ones" + ("; the interval includes 0." if d.low <= 0 <= d.high else "."), d, **_size(m))
+    return Pitfall(
+        "overlap",
+        "Train–test overlap",
+        f"{said} On them {arm} is {_said(abs(d.value), m)} {'better' if d.value > 0 else 'worse'} than on the {(~at).sum()} clean ones"
+        + ("; the interval includes 0." if d.low <= 0 <= d.high else "."),
+        d,
+        **_size(m),
+    )
+
 
 def _welch(x, y):
     from scipy.stats import ttest_ind
+
     return ttest_ind(x, y, equal_var=False).confidence_interval()
 
 # %% ../nbs/42_pitfalls.ipynb #2a61526b
-def noise(results)->Pitfall:
+def noise(results) -> Pitfall:
     "Training on right and on wrong labels alone."
     t = results.test("control/wrong", "control/right")
-    if t.p is None: return Pitfall("noise", "Label noise", "How much wrong labels teach is seen in two more arms, control/right and control/wrong, which learn from as many right as wrong labels of the teacher: a recipe whose arms name them has this line." + ("" if results.metric.graded else " Here answers are scored, so no label is wrong."), measured=False)
-    verdict = {"higher": "Right labels teach more.", "lower": "Wrong labels teach more.", "can't tell": "Can't tell at this n."}[t.verdict]
+    if t.p is None:
+        return Pitfall(
+            "noise",
+            "Label noise",
+            "How much wrong labels teach is seen in two more arms, control/right and control/wrong, which learn from as many right as wrong labels of the teacher: a recipe whose arms name them has this line."
+            + ("" if results.metric.graded else " Here answers are scored, so no label is wrong."),
+            measured=False,
+        )
+    verdict = {
+        "higher": "Right labels teach more.",
+        "lower": "Wrong labels teach more.",
+        "can't tell": "Can't tell at this n.",
+    }[t.verdict]
     a, b, base = (results.score(x) for x in ("control/right", "control/wrong", BASE))
-    return Pitfall("noise", "Label noise", f"{verdict} Trained on right labels alone the student is right on {a.text()} %, on as many wrong ones alone on {b.text()} %" + (f"; untouched, on {base.text()} %." if base.value is not None else "."), t.difference)
+    return Pitfall(
+        "noise",
+        "Label noise",
+        f"{verdict} Trained on right labels alone the student is right on {a.text()} %, on as many wrong ones alone on {b.text()} %"
+        + (f"; untouched, on {base.text()} %." if base.value is not None else "."),
+        t.difference,
+    )
 
-def validation(training:dict)->Pitfall:
+
+def validation(training: dict) -> Pitfall:
     "Which checkpoint the teacher's labels would have chosen, and which one gold."
-    both = {a: [x for x in t["looks"] if x.get("right") is not None and x.get("loss") is not None] for a, t in training.items()}
+    both = {
+        a: [x for x in t["looks"] if x.get("right") is not None and x.get("loss") is not None]
+        for a, t in training.items()
+    }
     both = {a: looks for a, looks in both.items() if len(looks) > 1}
-    if not both: return Pitfall("validation", "Validation by the teacher's labels", "Whether loss on the teacher's labels chooses the same checkpoint as gold is seen where train.choose is gold: the validation items are then looked at in both ways.", measured=False)
-    lost = {a: max(x["right"] for x in looks) - min(looks, key=lambda x: x["loss"])["right"] for a, looks in both.items()}
+    if not both:
+        return Pitfall(
+            "validation",
+            "Validation by the teacher's labels",
+            "Whether loss on the teacher's labels chooses the same checkpoint as gold is seen where train.choose is gold: the validation items are then looked at in both ways.",
+            measured=False,
+        )
+    lost = {
+        a: max(x["right"] for x in looks) - min(looks, key=lambda x: x["loss"])["right"] for a, looks in both.items()
+    }
     other = [a for a, x in lost.items() if x > 0]
     said = f"By loss on the teacher's labels, {len(other)} of {len(both)} arms would have kept a checkpoint that is right less often on the validation items than the best one."
     worst = max(lost, key=lost.get)
-    return Pitfall("validation", "Validation by the teacher's labels", said + (f" {worst} would lose most." if other else ""), Interval(lost[worst], n=len(both)), signed=False)
+    return Pitfall(
+        "validation",
+        "Validation by the teacher's labels",
+        said + (f" {worst} would lose most." if other else ""),
+        Interval(lost[worst], n=len(both)),
+        signed=False,
+    )
 
-def multiple(results)->Pitfall:
+
+def multiple(results) -> Pitfall:
     "Differences that are significant alone and not among all tests."
-    tests = [t for x in (results.tests, *([results.also["density"]] if "density" in results.also and results.metric.key != "density" else [])) for t in x if t.p is not None]
-    alone, left = sum(t.p <= .05 for t in tests), sum(t.p_holm <= .05 for t in tests)
-    return Pitfall("multiple", "Multiple comparisons", f"Of {len(tests)} tests {alone} have p \u2264 0.05 by themselves, {left} after Holm's correction: {alone - left} vanish{'es' if alone - left == 1 else ''}." if tests else "No test could be made.", Interval(float(alone - left), n=len(tests)) if tests else None, 1, 0, f" of {alone} differences", False)
+    tests = [
+        t
+        for x in (
+            results.tests,
+            *([results.also["density"]] if "density" in results.also and results.metric.key != "density" else []),
+        )
+        for t in x
+        if t.p is not None
+    ]
+    alone, left = sum(t.p <= 0.05 for t in tests), sum(t.p_holm <= 0.05 for t in tests)
+    return Pitfall(
+        "multiple",
+        "Multiple comparisons",
+        f"Of {len(tests)} tests {alone} have p \u2264 0.05 by themselves, {left} after Holm's correction: {alone - left} vanish{'es' if alone - left == 1 else ''}."
+        if tests
+        else "No test could be made.",
+        Interval(float(alone - left), n=len(tests)) if tests else None,
+        1,
+        0,
+        f" of {alone} differences",
+        False,
+    )
 
-def power(results)->Pitfall:
+
+def power(results) -> Pitfall:
     "The smallest difference that this many items show."
     m = results.metric
-    if m.graded: found = [x for t in results.tests if t.p is not None and (x := smallest_detectable(t.n, max((t.a_only + t.b_only) / t.n, 1 / t.n)))]
-    else: found = [x for t in results.tests if t.p is not None and t.spread and (x := smallest_difference(t.n, t.spread))]
-    if not found: return Pitfall("power", "Power", "No difference, however large, would have been noticed with 80 % power: there are too few items, or too few on which the arms differ." if any(t.p is not None for t in results.tests) else "No test could be made.", None)
+    if m.graded:
+        found = [
+            x
+            for t in results.tests
+            if t.p is not None and (x := smallest_detectable(t.n, max((t.a_only + t.b_only) / t.n, 1 / t.n)))
+        ]
+    else:
+        found = [x for t in results.tests if t.p is not None and t.spread and (x := smallest_difference(t.n, t.spread))]
+    if not found:
+        return Pitfall(
+            "power",
+            "Power",
+            "No difference, however large, would have been noticed with 80 % power: there are too few items, or too few on which the arms differ."
+            if any(t.p is not None for t in results.tests)
+            else "No test could be made.",
+            None,
+        )
     x = float(np.median(found))
-    return Pitfall("power", "Power", f"True differences below about {_said(x, m)}{f' (median over the tests; {_said(min(found), m)} to {_said(max(found), m)})' if max(found) > min(found) else ''} would often go unnoticed: that is what a test at 5 % sees in four of five samples of items like these, before any correction.", Interval(x, n=max(t.n for t in results.tests)), **_size(m), signed=False)
+    return Pitfall(
+        "power",
+        "Power",
+        f"True differences below about {_said(x, m)}{f' (median over the tests; {_said(min(found), m)} to {_said(max(found), m)})' if max(found) > min(found) else ''} would often go unnoticed: that is what a test at 5 % sees in four of five samples of items like these, before any correction.",
+        Interval(x, n=max(t.n for t in results.tests)),
+        **_size(m),
+        signed=False,
+    )
 
 # %% ../nbs/42_pitfalls.ipynb #1e668d4d
 def length(
     results,
-    judge=None,             # arm, id, criterion, grade: what is rated then is their mean
-)->Pitfall:
+    judge=None,  # arm, id, criterion, grade: what is rated then is their mean
+) -> Pitfall:
     "Whether the better-rated text is just longer, or denser: rating by arm, length and density, item by item."
     import statsmodels.api as sm
+
     m, g = results.metric, results.graded
-    if m.graded or "words" not in g: return Pitfall("length", "Length", "Does not apply: an answer is right or wrong, whatever its length.", None)
+    if m.graded or "words" not in g:
+        return Pitfall("length", "Length", "Does not apply: an answer is right or wrong, whatever its length.", None)
     rated = judge is not None and judge["grade"].notna().any()
-    y = g.set_index(["arm", "id"]).index.map(judge.groupby(["arm", "id"], observed=True)["grade"].mean()) if rated else g[m.key]
+    y = (
+        g.set_index(["arm", "id"]).index.map(judge.groupby(["arm", "id"], observed=True)["grade"].mean())
+        if rated
+        else g[m.key]
+    )
     also = [k for k in ("density", "distinct1") if k in g and k != m.key and g[k].notna().any()]
     rows = g.assign(rating=np.asarray(y, dtype=float)).dropna(subset=["rating", "words", *also])
     arms = [a for a in results.arms if (rows["arm"] == a).any()]
-    x = np.column_stack([rows["arm"] == a for a in arms] + [(rows[k] - rows[k].mean()) * (.1 if k == "words" else 1) for k in ("words", *also)]).astype(float) if len(rows) else np.zeros((0, 1))
-    if len(rows) < 3 * x.shape[1] or np.linalg.matrix_rank(x) < x.shape[1]: return Pitfall("length", "Length", "Can't be told: too few texts, or all of one length.", None)
-    fit = sm.OLS(rows["rating"].to_numpy(), x).fit(cov_type="cluster", cov_kwds=dict(groups=np.unique(rows["id"], return_inverse=True)[1]))
+    x = (
+        np.column_stack(
+            [rows["arm"] == a for a in arms]
+            + [(rows[k] - rows[k].mean()) * (0.1 if k == "words" else 1) for k in ("words", *also)]
+        ).astype(float)
+        if len(rows)
+        else np.zeros((0, 1))
+    )
+    if len(rows) < 3 * x.shape[1] or np.linalg.matrix_rank(x) < x.shape[1]:
+        return Pitfall("length", "Length", "Can't be told: too few texts, or all of one length.", None)
+    fit = sm.OLS(rows["rating"].to_numpy(), x).fit(
+        cov_type="cluster", cov_kwds=dict(groups=np.unique(rows["id"], return_inverse=True)[1])
+    )
     low, high = fit.conf_int()[len(arms)]
-    slope, raw = Interval(float(fit.params[len(arms)]), float(low), float(high), len(rows)), rows.groupby("arm", observed=True)["rating"].mean().to_dict()
-    way = "longer texts are rated better" if slope.low > 0 else "longer texts are rated worse" if slope.high < 0 else "no sign that length is rated"
+    slope, raw = (
+        Interval(float(fit.params[len(arms)]), float(low), float(high), len(rows)),
+        rows.groupby("arm", observed=True)["rating"].mean().to_dict(),
+    )
+    way = (
+        "longer texts are rated better"
+        if slope.low > 0
+        else "longer texts are rated worse"
+        if slope.high < 0
+        else "no sign that length is rated"
+    )
     what = "the judge's mean grade" if rated else m.name
-    said = f"What ten more words add to {what}, with the arm{' and ' + METRICS[also[0]].name if also else ''} held fixed: {way}." + _order(raw, dict(zip(arms, fit.params)), f" at equal length{' and ' + METRICS[also[0]].name if also else ''}")
+    said = (
+        f"What ten more words add to {what}, with the arm{' and ' + METRICS[also[0]].name if also else ''} held fixed: {way}."
+        + _order(raw, dict(zip(arms, fit.params)), f" at equal length{' and ' + METRICS[also[0]].name if also else ''}")
+    )
     return Pitfall("length", "Length", said, slope, **(dict(scale=1, digits=2, unit="") if rated else _size(m)))
 
 # %% ../nbs/42_pitfalls.ipynb #725a5d86
@@ -231,90 +443,200 @@ def _base(results, arm, ids):
     rows = results.graded[results.graded["arm"] == arm].set_index("id")[results.metric.key]
     return rows.reindex(ids).astype(float)
 
+
 def _known(a, b):
     both = a.notna() & b.notna()
     return a[both].to_numpy(), b[both].to_numpy()
 
+
 def wording(
     results,
-    by:dict,                # (arm, wording from 1) → Series of right and wrong, or of scores, by id
-)->Pitfall:
+    by: dict,  # (arm, wording from 1) → Series of right and wrong, or of scores, by id
+) -> Pitfall:
     "Other wordings of the plain prompt."
     name, m = "Prompt wording", results.metric
-    if not by: return Pitfall("wording", name, "Whether another wording of the plain prompt changes anything is seen with pitfalls: {wordings: 2} in the recipe.", measured=False)
+    if not by:
+        return Pitfall(
+            "wording",
+            name,
+            "Whether another wording of the plain prompt changes anything is seen with pitfalls: {wordings: 2} in the recipe.",
+            measured=False,
+        )
     levels = {}
-    for (arm, k), x in by.items(): levels.setdefault(arm, {0: _base(results, arm, x.index)})[k] = x.astype(float)
+    for (arm, k), x in by.items():
+        levels.setdefault(arm, {0: _base(results, arm, x.index)})[k] = x.astype(float)
     means = {a: {k: float(x.mean()) for k, x in of.items()} for a, of in levels.items()}
     spread = {a: max(x.values()) - min(x.values()) for a, x in means.items()}
     arm, n = max(spread, key=spread.get), len(next(iter(by.values())))
     low, high = (f(means[arm], key=means[arm].get) for f in (min, max))
     d = paired_difference(*_known(levels[arm][low], levels[arm][high]), seed=results.seed)
     wordings = sorted({k for of in means.values() for k in of})
-    changed = [k for k in wordings[1:] if swapped({a: x[0] for a, x in means.items()}, {a: x[k] for a, x in means.items() if k in x})]
+    changed = [
+        k
+        for k in wordings[1:]
+        if swapped({a: x[0] for a, x in means.items()}, {a: x[k] for a, x in means.items() if k in x})
+    ]
     sd = float(np.mean([np.std(list(x.values()), ddof=1) for x in means.values()]))
-    return Pitfall("wording", name, f"Between the best and the worst of {len(wordings)} wordings of the plain prompt, on {n} items, {arm} differs most (the largest of {len(spread)} differences: its interval flatters); the standard deviation over wordings is {_said(sd, m)} on average. " + (f"The order of the arms changes under {len(changed)} of {len(wordings) - 1} other wordings." if len(means) > 1 and changed else "The order of the arms stays the same under all of them." if len(means) > 1 else ""), d, **_size(m), signed=False)
+    return Pitfall(
+        "wording",
+        name,
+        f"Between the best and the worst of {len(wordings)} wordings of the plain prompt, on {n} items, {arm} differs most (the largest of {len(spread)} differences: its interval flatters); the standard deviation over wordings is {_said(sd, m)} on average. "
+        + (
+            f"The order of the arms changes under {len(changed)} of {len(wordings) - 1} other wordings."
+            if len(means) > 1 and changed
+            else "The order of the arms stays the same under all of them."
+            if len(means) > 1
+            else ""
+        ),
+        d,
+        **_size(m),
+        signed=False,
+    )
 
 # %% ../nbs/42_pitfalls.ipynb #31e0a497
 def decoding(
     results,
-    by:dict,                # (arm, sample) → Series by id
-    temperature:float,
-)->Pitfall:
+    by: dict,  # (arm, sample) → Series by id
+    temperature: float,
+) -> Pitfall:
     "Sampled answers against the usual ones."
     name, m = "Decoding", results.metric
-    if not by: return Pitfall("decoding", name, "How much the drawing of tokens matters is seen with pitfalls: {samples: 3} in the recipe.", measured=False)
+    if not by:
+        return Pitfall(
+            "decoding",
+            name,
+            "How much the drawing of tokens matters is seen with pitfalls: {samples: 3} in the recipe.",
+            measured=False,
+        )
     each = {}
-    for (arm, _), x in by.items(): each.setdefault(arm, []).append(x.astype(float))
-    d = {a: paired_difference(*_known(_base(results, a, xs[0].index), sum(xs) / len(xs)), seed=results.seed) for a, xs in each.items()}
+    for (arm, _), x in by.items():
+        each.setdefault(arm, []).append(x.astype(float))
+    d = {
+        a: paired_difference(*_known(_base(results, a, xs[0].index), sum(xs) / len(xs)), seed=results.seed)
+        for a, xs in each.items()
+    }
     arm, n = max(d, key=lambda a: abs(d[a].value or 0)), max(map(len, each.values()))
     sd = [float(np.std([x.mean() for x in xs], ddof=1)) for xs in each.values() if len(xs) > 1]
     clear = sum(i.excludes_zero for i in d.values())
-    order = _order({a: float(_base(results, a, xs[0].index).mean()) for a, xs in each.items()}, {a: float(np.mean([x.mean() for x in xs])) for a, xs in each.items()})
-    return Pitfall("decoding", name, f"At temperature {temperature:g} instead of as usual, on {len(each[arm][0])} items, {arm} changes most; the change is clear for {clear} of {len(d)} arms." + (f" Over {n} draws the standard deviation is {_said(float(np.mean(sd)), m)} on average." if sd else "") + order, d[arm], **_size(m))
+    order = _order(
+        {a: float(_base(results, a, xs[0].index).mean()) for a, xs in each.items()},
+        {a: float(np.mean([x.mean() for x in xs])) for a, xs in each.items()},
+    )
+    return Pitfall(
+        "decoding",
+        name,
+        f"At temperature {temperature:g} instead of as usual, on {len(each[arm][0])} items, {arm} changes most; the change is clear for {clear} of {len(d)} arms."
+        + (f" Over {n} draws the standard deviation is {_said(float(np.mean(sd)), m)} on average." if sd else "")
+        + order,
+        d[arm],
+        **_size(m),
+    )
+
 
 def easy(
     results,
-    values=None,            # right and wrong of the untouched student on blind items, by id
-    examples:list=(),       # the same items, as they are asked otherwise
-)->Pitfall:
+    values=None,  # right and wrong of the untouched student on blind items, by id
+    examples: list = (),  # the same items, as they are asked otherwise
+) -> Pitfall:
     "Items that can be answered without what they are about."
     name = "Easy items"
-    if values is None or not len(values): return Pitfall("easy", name, "Whether items can be answered without what they are about is seen with pitfalls: {blind: true} in the recipe." if results.metric.graded else "Does not apply: nothing can be summarized, or said, without the text.", None, measured=not results.metric.graded)
+    if values is None or not len(values):
+        return Pitfall(
+            "easy",
+            name,
+            "Whether items can be answered without what they are about is seen with pitfalls: {blind: true} in the recipe."
+            if results.metric.graded
+            else "Does not apply: nothing can be summarized, or said, without the text.",
+            None,
+            measured=not results.metric.graded,
+        )
     i, least, whole = wilson(int(values.sum()), len(values)), chance(examples), _base(results, BASE, values.index)
-    far = "more often than chance: some items give themselves away" if i.low > least else "less often than chance" if i.high < least else "about as often as chance"
-    return Pitfall("easy", name, f"Shown {BLIND[examples[0].task]}, {BASE} is right on this share of {len(values)} items, {far} (the best constant answer: {num(least, 1, 100)} %)" + (f"; shown everything, on {num(float(whole.mean()), 1, 100)} %." if whole.notna().any() else "."), i, unit=" %", signed=False)
+    far = (
+        "more often than chance: some items give themselves away"
+        if i.low > least
+        else "less often than chance"
+        if i.high < least
+        else "about as often as chance"
+    )
+    return Pitfall(
+        "easy",
+        name,
+        f"Shown {BLIND[examples[0].task]}, {BASE} is right on this share of {len(values)} items, {far} (the best constant answer: {num(least, 1, 100)} %)"
+        + (f"; shown everything, on {num(float(whole.mean()), 1, 100)} %." if whole.notna().any() else "."),
+        i,
+        unit=" %",
+        signed=False,
+    )
 
 # %% ../nbs/42_pitfalls.ipynb #f6e52184
 def pitfalls(
     results,
-    curated:dict|None=None,     # arm → `curate.Curated`
-    training:dict|None=None,    # arm → looks ...
-    extra:dict|None=None,       # (kind, arm, k) → Series by id, see `study.answer_pitfalls`
-    examples:list=(),           # the test examples
-    judge=None,                 # grades of a judge, one a row
-    settings=None,              # `config.Pitfalls`
-)->Lines:
+    curated: dict | None = None,  # arm → `curate.Curated`
+    training: dict | None = None,  # arm → looks ...
+    extra: dict | None = None,  # (kind, arm, k) → Series by id, see `study.answer_pitfalls`
+    examples: list = (),  # the test examples
+    judge=None,  # grades of a judge, one a row
+    settings=None,  # `config.Pitfalls`
+) -> Lines:
     "Every pitfall, measured or with how to measure it."
-    by = {kind: {(a, k): x for (what, a, k), x in (extra or {}).items() if what == kind} for kind in ("wording", "sample", "blind")}
+    by = {
+        kind: {(a, k): x for (what, a, k), x in (extra or {}).items() if what == kind}
+        for kind in ("wording", "sample", "blind")
+    }
     blind = next(iter(by["blind"].values()), None)
     asked = {e.id: e for e in examples}
-    return Lines((extraction(results, judge), wording(results, by["wording"]), decoding(results, by["sample"], settings.temperature if settings else .7), seeds(results.seed), overlap(results, curated or {}), noise(results),
-        easy(results, blind, [asked[i] for i in blind.index] if blind is not None else ()), length(results, judge), validation(training or {}), multiple(results), power(results)), judge is not None)
+    return Lines(
+        (
+            extraction(results, judge),
+            wording(results, by["wording"]),
+            decoding(results, by["sample"], settings.temperature if settings else 0.7),
+            seeds(results.seed),
+            overlap(results, curated or {}),
+            noise(results),
+            easy(results, blind, [asked[i] for i in blind.index] if blind is not None else ()),
+            length(results, judge),
+            validation(training or {}),
+            multiple(results),
+            power(results),
+        ),
+        judge is not None,
+    )
+
 
 def difficulty_table(
     results,
-    examples:list,              # the test examples
-    most:int=6,                 # levels that are shown
-)->Table|None:                  # None where nobody says how hard an item is, or all are alike
+    examples: list,  # the test examples
+    most: int = 6,  # levels that are shown
+) -> Table | None:  # None where nobody says how hard an item is, or all are alike
     "Accuracy, or score, of every arm by how hard the items are said to be."
     of, m = {e.id: e.difficulty for e in examples if e.difficulty}, results.metric
     levels = sorted(set(of.values()), key=lambda x: (float(n[0]) if (n := re.findall(r"-?\d+(?:\.\d+)?", x)) else 0, x))
-    if not 2 <= len(levels) <= most: return None
+    if not 2 <= len(levels) <= most:
+        return None
+
     def cell(rows):
         k, of = rows[m.key], rows["source"].to_numpy() if "source" in rows else None
-        return wilson(int(k.sum()), len(k)) if m.graded and not shared(of) else mean_interval(k, seed=results.seed, sources=of)
+        return (
+            wilson(int(k.sum()), len(k))
+            if m.graded and not shared(of)
+            else mean_interval(k, seed=results.seed, sources=of)
+        )
+
     def row(arm, x):
         rows = results.graded[results.graded["arm"] == arm]
-        return dict(arm=arm) | {l: cell(rows[rows["id"].map(of) == l]) for l in levels} if x["n"] else dict(arm=arm, missing=x["missing"])
+        return (
+            dict(arm=arm) | {l: cell(rows[rows["id"].map(of) == l]) for l in levels}
+            if x["n"]
+            else dict(arm=arm, missing=x["missing"])
+        )
+
     n = {l: sum(v == l for v in of.values()) for l in levels}
-    return Table("By difficulty", (Column("arm", "Arm", kind="text"), *(Column(l, l[:1].upper() + l[1:], f"{m.unit}, n = {n[l]}", "interval", m.digits, m.scale) for l in levels)), tuple(row(a, x) for a, x in results.arms.items()), f"{m.head} (flexible reading) with 95 % intervals, by how hard the data set says its items are.")
+    return Table(
+        "By difficulty",
+        (
+            Column("arm", "Arm", kind="text"),
+            *(Column(l, l[:1].upper() + l[1:], f"{m.unit}, n = {n[l]}", "interval", m.digits, m.scale) for l in levels),
+        ),
+        tuple(row(a, x) for a, x in results.arms.items()),
+        f"{m.head} (flexible reading) with 95 % intervals, by how hard the data set says its items are.",
+    )

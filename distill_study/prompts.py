@@ -12,7 +12,7 @@ from .tasks import WORDS
 
 # %% ../nbs/04_prompts.ipynb #ac5b398b
 PROMPT_VERSION = 1
-_THINK = "Think step by step in at most 80 words, then end with one line: \"Answer: \" and "
+_THINK = 'Think step by step in at most 80 words, then end with one line: "Answer: " and '
 _ENTAIL = "Does the premise entail the hypothesis?"
 SYSTEM = {
     ("math", "vanilla"): "Solve the problem. Reply with the final number only.",
@@ -22,79 +22,120 @@ SYSTEM = {
     ("nli", "vanilla"): f"{_ENTAIL} Reply with one word only: entailment, neutral or contradiction.",
     ("nli", "cot"): f"{_ENTAIL} {_THINK}entailment, neutral or contradiction.",
     ("summarization", "vanilla"): "Summarize the text in at most {words} words. Reply with the summary only.",
-    ("summarization", "cod"): "Summarize the text in four rounds, each of at most {words} words. Every round keeps the names, places, numbers and dates of the round before and adds one to three that are still missing, and is no longer. Write one line for each round: its number, a full stop and the summary.",
-    ("conversation", "vanilla"): "Go on with the conversation. Reply with your next turn only."}
-EXPLAIN = {           # what a student is told where it learns the reasoning as a task of its own, see `both`
+    (
+        "summarization",
+        "cod",
+    ): "Summarize the text in four rounds, each of at most {words} words. Every round keeps the names, places, numbers and dates of the round before and adds one to three that are still missing, and is no longer. Write one line for each round: its number, a full stop and the summary.",
+    ("conversation", "vanilla"): "Go on with the conversation. Reply with your next turn only.",
+}
+EXPLAIN = {  # what a student is told where it learns the reasoning as a task of its own, see `both`
     "math": "Write down, in at most 80 words, the reasoning that solves the problem.",
     "nlu_qa": "Write down, in at most 80 words, the reasoning that leads to the right choice.",
-    "nli": "Write down, in at most 80 words, the reasoning that tells whether the premise entails the hypothesis."}
+    "nli": "Write down, in at most 80 words, the reasoning that tells whether the premise entails the hypothesis.",
+}
 
-PARAPHRASES = {       # other wordings of the plain prompt, which ask for the same format
-    "math": ("Work out the answer. Write nothing but the final number.", "What is the answer to this problem? Give one number and nothing else.", "Find the number that is asked for. Your reply is that number alone."),
-    "nlu_qa": ("Which choice is right? Write nothing but its letter.", "Pick the best choice. Give one letter and nothing else.", "Read the question and its choices. Your reply is the letter of the right one alone."),
-    "nli": ("Given the premise, is the hypothesis true (entailment), open (neutral) or false (contradiction)? Write that one word and nothing else.", "Decide how the hypothesis relates to the premise. Your reply is one word: contradiction, neutral or entailment.", "Judge the hypothesis by the premise alone. Answer entailment, contradiction or neutral, in one word."),
-    "summarization": ("Write a summary of the text, no longer than {words} words. Give the summary and nothing else.", "Sum up what the text says. Use {words} words or fewer, and write only the summary.", "In {words} words at most, what does the text say? Your reply is the summary alone."),
-    "conversation": ("Continue the conversation. Write your next turn and nothing else.", "What do you say next in this conversation? Give that one turn only.")}
+PARAPHRASES = {  # other wordings of the plain prompt, which ask for the same format
+    "math": (
+        "Work out the answer. Write nothing but the final number.",
+        "What is the answer to this problem? Give one number and nothing else.",
+        "Find the number that is asked for. Your reply is that number alone.",
+    ),
+    "nlu_qa": (
+        "Which choice is right? Write nothing but its letter.",
+        "Pick the best choice. Give one letter and nothing else.",
+        "Read the question and its choices. Your reply is the letter of the right one alone.",
+    ),
+    "nli": (
+        "Given the premise, is the hypothesis true (entailment), open (neutral) or false (contradiction)? Write that one word and nothing else.",
+        "Decide how the hypothesis relates to the premise. Your reply is one word: contradiction, neutral or entailment.",
+        "Judge the hypothesis by the premise alone. Answer entailment, contradiction or neutral, in one word.",
+    ),
+    "summarization": (
+        "Write a summary of the text, no longer than {words} words. Give the summary and nothing else.",
+        "Sum up what the text says. Use {words} words or fewer, and write only the summary.",
+        "In {words} words at most, what does the text say? Your reply is the summary alone.",
+    ),
+    "conversation": (
+        "Continue the conversation. Write your next turn and nothing else.",
+        "What do you say next in this conversation? Give that one turn only.",
+    ),
+}
+
 
 def wording(
-    task:str,
-    strategy:str,            # 'vanilla', 'cot' or 'cod'
-    words:int|None=None,     # most words of a summary
-    paraphrase:int=0,        # 0 is the study's own wording; 1, 2, … are `PARAPHRASES`, of the plain prompt only
-)->str:
+    task: str,
+    strategy: str,  # 'vanilla', 'cot' or 'cod'
+    words: int | None = None,  # most words of a summary
+    paraphrase: int = 0,  # 0 is the study's own wording; 1, 2, … are `PARAPHRASES`, of the plain prompt only
+) -> str:
     "The system prompt."
-    if paraphrase and strategy != "vanilla": raise ValueError(f"only the plain prompt has paraphrases, not {strategy!r}")
+    if paraphrase and strategy != "vanilla":
+        raise ValueError(f"only the plain prompt has paraphrases, not {strategy!r}")
     text = PARAPHRASES[task][paraphrase - 1] if paraphrase else SYSTEM[task, strategy]
     return text.replace("{words}", str(words or WORDS))
 
 # %% ../nbs/04_prompts.ipynb #8d5d5277
 def ask(
-    task:str,
-    strategy:str,            # 'vanilla', 'cot' or 'cod'
-    turns:list,              # the user's turns and earlier assistant turns; a data set's own system turn may lead
-    words:int|None=None,     # most words of a summary
-    paraphrase:int=0,        # of the plain prompt, see `wording`
-)->list[dict]:
+    task: str,
+    strategy: str,  # 'vanilla', 'cot' or 'cod'
+    turns: list,  # the user's turns and earlier assistant turns; a data set's own system turn may lead
+    words: int | None = None,  # most words of a summary
+    paraphrase: int = 0,  # of the plain prompt, see `wording`
+) -> list[dict]:
     "Chat messages: the system prompt of the strategy, then the turns. A system turn of the data's own is kept, and only told how to answer."
     own, turns = (turns[0]["content"], turns[1:]) if turns[0]["role"] == "system" else (None, turns)
     asked = wording(task, strategy, words, paraphrase)
     system = asked if own is None else own if strategy == "vanilla" and not paraphrase else f"{own}\n{asked}"
     return [dict(role="system", content=system), *turns]
 
+
 def user_turn(
-    question:str,
-    choices:tuple|None=None,   # texts of A, B, …
-)->dict:
+    question: str,
+    choices: tuple | None = None,  # texts of A, B, …
+) -> dict:
     "The user's turn: the question, and each choice on a line of its own."
     lines = [question, *(f"{letter}. {text}" for letter, text in zip("ABCDEFGHIJ", choices or ()))]
     return dict(role="user", content="\n".join(lines))
 
-def nli_turn(premise:str, hypothesis:str)->dict:
+
+def nli_turn(premise: str, hypothesis: str) -> dict:
     "The user's turn of nli."
     return dict(role="user", content=f"Premise: {premise}\nHypothesis: {hypothesis}")
 
 # %% ../nbs/04_prompts.ipynb #cd8f290a
 def target(
-    strategy:str,       # the prompt the student is asked under
-    answer:str,         # canonical answer, summary or reply
-    rationale:str="",   # reasoning, or the earlier rounds of a chain of density, one a line
-)->str:
+    strategy: str,  # the prompt the student is asked under
+    answer: str,  # canonical answer, summary or reply
+    rationale: str = "",  # reasoning, or the earlier rounds of a chain of density, one a line
+) -> str:
     "The assistant's turn in the format that the strategy's prompt asks for."
-    if strategy == "cod": return f"{rationale}\n4. {answer}"
+    if strategy == "cod":
+        return f"{rationale}\n4. {answer}"
     return answer if strategy == "vanilla" else f"{rationale}\nAnswer: {answer}"
 
-def prompt_hash(task:str, strategy:str, paraphrase:int=0)->str:
+
+def prompt_hash(task: str, strategy: str, paraphrase: int = 0) -> str:
     "Hash of the wording and its version."
-    return fingerprint(PROMPT_VERSION, EXPLAIN[task] if strategy == "explain" else wording(task, strategy, "{words}", paraphrase))
+    return fingerprint(
+        PROMPT_VERSION, EXPLAIN[task] if strategy == "explain" else wording(task, strategy, "{words}", paraphrase)
+    )
 
 # %% ../nbs/04_prompts.ipynb #23de6253
 def both(
-    task:str,
-    messages:list,      # under the plain prompt
-    answer:str,
-    rationale:str,
-)->list[list[dict]]:
+    task: str,
+    messages: list,  # under the plain prompt
+    answer: str,
+    rationale: str,
+) -> list[list[dict]]:
     "Two conversations of one item, told apart by the instruction: the answer under the plain prompt, and the reasoning under one that asks for it."
     system, *turns = messages
-    explain = dict(role="system", content=EXPLAIN[task] if system["content"] == SYSTEM[task, "vanilla"] else f"{system['content']}\n{EXPLAIN[task]}")
-    return [[*asked, dict(role="assistant", content=text)] for asked, text in ((messages, answer), ([explain, *turns], rationale))]
+    explain = dict(
+        role="system",
+        content=EXPLAIN[task]
+        if system["content"] == SYSTEM[task, "vanilla"]
+        else f"{system['content']}\n{EXPLAIN[task]}",
+    )
+    return [
+        [*asked, dict(role="assistant", content=text)]
+        for asked, text in ((messages, answer), ([explain, *turns], rationale))
+    ]

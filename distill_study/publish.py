@@ -17,81 +17,152 @@ from .shown import scrub
 def _here(name, short):
     "A path from the working folder, where it is in it; else what `short` makes of it."
     path = Path(name).expanduser()
-    if not (path.is_absolute() or name.startswith("~")): return name
+    if not (path.is_absolute() or name.startswith("~")):
+        return name
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else short(name)
 
-def shareable(c:Combination)->Combination:
+
+def shareable(c: Combination) -> Combination:
     "The same settings without folders of this machine: a data set or a model in one is named as DISTILL_DATA_DIR and DISTILL_MODEL_DIR find it."
-    def model(name): return _here(name, portable)
+
+    def model(name):
+        return _here(name, portable)
+
     def asked(who):
         name, _, source = who.engine.partition(":")
         vllm = who.vllm and who.vllm.model_copy(update=dict(lora=who.vllm.lora and model(who.vllm.lora)))
         return who.model_copy(update=dict(engine=f"{name}:{model(source)}", vllm=vllm))
-    return c.model_copy(update=dict(teacher=asked(c.teacher), judge=c.judge and asked(c.judge), student=c.student.model_copy(update=dict(model=model(c.student.model), train=c.student.train.model_copy(update=dict(launch=c.student.train.launch and _here(c.student.train.launch, lambda p: Path(p).name))))),
-                                    data=c.data.model_copy(update=dict(name=_here(c.data.name, lambda p: Path(p).name)))))
+
+    return c.model_copy(
+        update=dict(
+            teacher=asked(c.teacher),
+            judge=c.judge and asked(c.judge),
+            student=c.student.model_copy(
+                update=dict(
+                    model=model(c.student.model),
+                    train=c.student.train.model_copy(
+                        update=dict(
+                            launch=c.student.train.launch and _here(c.student.train.launch, lambda p: Path(p).name)
+                        )
+                    ),
+                )
+            ),
+            data=c.data.model_copy(update=dict(name=_here(c.data.name, lambda p: Path(p).name))),
+        )
+    )
 
 # %% ../nbs/53_publish.ipynb #3c66cc3a
 def tidy(
-    path:Path,      # an executed notebook
-    keys=(),        # names of environment variables that hold keys, beside those whose names say so
+    path: Path,  # an executed notebook
+    keys=(),  # names of environment variables that hold keys, beside those whose names say so
 ):
     "Take folders of this machine and keys out of a notebook, in one step; figures stay as they are."
     nb = json.loads(path.read_text(encoding="utf-8"))
+
     def clean(x, cut=False):
-        if isinstance(x, dict): return {k: v if k in ("image/png", "id") else clean(v, cut or k in ("papermill", "traceback", "evalue")) for k, v in x.items()}
-        if isinstance(x, list): return [clean(v, cut) for v in x]
-        if not isinstance(x, str): return x
+        if isinstance(x, dict):
+            return {
+                k: v if k in ("image/png", "id") else clean(v, cut or k in ("papermill", "traceback", "evalue"))
+                for k, v in x.items()
+            }
+        if isinstance(x, list):
+            return [clean(v, cut) for v in x]
+        if not isinstance(x, str):
+            return x
         return scrub(x, keys, paths=cut)
+
     nb["cells"] = [clean(cell, "injected-parameters" in cell["metadata"].get("tags", ())) for cell in nb["cells"]]
     nb["metadata"] = clean(nb["metadata"])
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     part.write_text(json.dumps(nb, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(part, path)
 
-def key_names(c:Combination)->list[str]:
+
+def key_names(c: Combination) -> list[str]:
     "Names of the environment variables that hold a combination's keys."
     return [who.endpoint.key_env for who in (c.teacher, c.judge) if who and who.endpoint and who.endpoint.key_env]
 
 # %% ../nbs/53_publish.ipynb #57088296
 def check_names(
-    notebook:Path,     # the study notebook
-    given,             # names of the parameters that a run fills in
+    notebook: Path,  # the study notebook
+    given,  # names of the parameters that a run fills in
 ):
     "Refuse a study notebook whose parameters cell no longer has the names that a run fills in: papermill would only warn."
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", ())]
-    if len(tagged) != 1: raise StudyError(f"{notebook.name}: {len(tagged)} cells are tagged 'parameters', and exactly one is meant. Restore the notebook: git checkout nbs/study/{notebook.name}")
-    try: names = {t.id for s in ast.parse("".join(tagged[0]["source"])).body if isinstance(s, (ast.Assign, ast.AnnAssign)) for t in ast.walk(s) if isinstance(t, ast.Name) and isinstance(t.ctx, ast.Store)}
-    except SyntaxError as e: raise StudyError(f"{notebook.name}: its parameters cell can't be read ({e.msg}, line {e.lineno}). Restore the notebook: git checkout nbs/study/{notebook.name}") from None
+    if len(tagged) != 1:
+        raise StudyError(
+            f"{notebook.name}: {len(tagged)} cells are tagged 'parameters', and exactly one is meant. Restore the notebook: git checkout nbs/study/{notebook.name}"
+        )
+    try:
+        names = {
+            t.id
+            for s in ast.parse("".join(tagged[0]["source"])).body
+            if isinstance(s, (ast.Assign, ast.AnnAssign))
+            for t in ast.walk(s)
+            if isinstance(t, ast.Name) and isinstance(t.ctx, ast.Store)
+        }
+    except SyntaxError as e:
+        raise StudyError(
+            f"{notebook.name}: its parameters cell can't be read ({e.msg}, line {e.lineno}). Restore the notebook: git checkout nbs/study/{notebook.name}"
+        ) from None
     gone, new = sorted(set(given) - names), sorted(names - set(given))
-    if gone or new: raise StudyError(f"{notebook.name}: its parameters cell was changed by hand: " + "; ".join([f"it has no {', '.join(gone)}"] * bool(gone) + [f"nothing fills in {', '.join(new)}"] * bool(new)) + f". A run fills in {', '.join(given)}. Restore the notebook: git checkout nbs/study/{notebook.name}")
+    if gone or new:
+        raise StudyError(
+            f"{notebook.name}: its parameters cell was changed by hand: "
+            + "; ".join(
+                [f"it has no {', '.join(gone)}"] * bool(gone) + [f"nothing fills in {', '.join(new)}"] * bool(new)
+            )
+            + f". A run fills in {', '.join(given)}. Restore the notebook: git checkout nbs/study/{notebook.name}"
+        )
 
-def writable(folder:Path, remedy:str):
+
+def writable(folder: Path, remedy: str):
     "Make sure that files can be written into a folder."
-    probe = folder/f".writable.{os.getpid()}"
-    try: folder.mkdir(parents=True, exist_ok=True); probe.touch(); probe.unlink()
-    except OSError as e: raise StudyError(f"{folder}: can't be written ({e.strerror}). {remedy}") from None
+    probe = folder / f".writable.{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as e:
+        raise StudyError(f"{folder}: can't be written ({e.strerror}). {remedy}") from None
 
 # %% ../nbs/53_publish.ipynb #dd618ffd
-def check_folders(recipe:Recipe, reports:Path):
+def check_folders(recipe: Recipe, reports: Path):
     "Refuse a recipe of which nothing can run, names that no folder can have, and folders that can't be written."
     from distill_study.study import resolved, unavailable
-    folder = reports/recipe.name
+
+    folder = reports / recipe.name
     for c in recipe.combinations():
-        if len(c.name) > 200: raise StudyError(f"{c.name[:60]}…: {len(c.name)} characters are too many for the name of a folder. Give the data set, the teacher or the student a shorter name.")
+        if len(c.name) > 200:
+            raise StudyError(
+                f"{c.name[:60]}…: {len(c.name)} characters are too many for the name of a folder. Give the data set, the teacher or the student a shorter name."
+            )
         ran = resolved(c)
         if why := [w for a in ran.arms if (w := unavailable(ARMS[a], ran))]:
-            if len(why) == len(ran.arms): raise StudyError(f"{c.name}: arms = {', '.join(ran.arms)}: none of them can run: {why[0]}. Name other arms, or more of teacher.strategies.")
-        for place in (folder, folder/c.name):
-            if place.exists() or place.is_symlink(): writable(place, "Mend its permissions, remove what is in the way, or choose another folder with --reports.")
+            if len(why) == len(ran.arms):
+                raise StudyError(
+                    f"{c.name}: arms = {', '.join(ran.arms)}: none of them can run: {why[0]}. Name other arms, or more of teacher.strategies."
+                )
+        for place in (folder, folder / c.name):
+            if place.exists() or place.is_symlink():
+                writable(
+                    place, "Mend its permissions, remove what is in the way, or choose another folder with --reports."
+                )
 
-def claim(recipe:Recipe, file:Path, reports:Path):
+
+def claim(recipe: Recipe, file: Path, reports: Path):
     "Note which recipe's reports these are; refuse the folder of another recipe that has the same name."
-    note = reports/recipe.name/".recipe.json"
+    note = reports / recipe.name / ".recipe.json"
     mine = dict(file=fingerprint(os.path.relpath(Path(file).resolve(), reports.resolve())), recipe=fingerprint(recipe))
-    try: was = json.loads(note.read_text(encoding="utf-8"))
-    except (OSError, ValueError): was = {}
-    if was and not any(was.get(k) == v for k, v in mine.items()): raise StudyError(f"{reports/recipe.name}: holds the reports of another recipe file that is called {recipe.name!r} as well. Give this one a name of its own (name: …), name another folder with --reports, or remove {note} to write over them.")
+    try:
+        was = json.loads(note.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        was = {}
+    if was and not any(was.get(k) == v for k, v in mine.items()):
+        raise StudyError(
+            f"{reports / recipe.name}: holds the reports of another recipe file that is called {recipe.name!r} as well. Give this one a name of its own (name: …), name another folder with --reports, or remove {note} to write over them."
+        )
     if was != mine:
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(mine), encoding="utf-8")

@@ -22,108 +22,198 @@ from .store import Store, answered_by, to_line
 # %% ../nbs/54_receipt.ipynb #289bc1b6
 @lru_cache(maxsize=4)
 def program(
-    notebook:Path|None,   # that is executed
-)->str:
+    notebook: Path | None,  # that is executed
+) -> str:
     "Fingerprint of everything that runs: this package, the notebook, the commit, the installed packages."
     from importlib.metadata import distributions
+
     folder = Path(__file__).resolve().parent
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix not in (".pyc", ".safetensors")]
-    return fingerprint([[str(p.relative_to(folder)), crc_of(p)] for p in files], notebook and crc_of(notebook), git_sha(), sorted(f"{d.name} {d.version}" for d in distributions()))
+    return fingerprint(
+        [[str(p.relative_to(folder)), crc_of(p)] for p in files],
+        notebook and crc_of(notebook),
+        git_sha(),
+        sorted(f"{d.name} {d.version}" for d in distributions()),
+    )
 
-def _plain(example): return vars(example) | dict(meta={k: sorted(v) if isinstance(v, (set, frozenset)) else v for k, v in example.meta.items()})
+
+def _plain(example):
+    return vars(example) | dict(
+        meta={k: sorted(v) if isinstance(v, (set, frozenset)) else v for k, v in example.meta.items()}
+    )
+
 
 def ingredients(
-    c:Combination,
-    notebook:Path|None,   # that is executed, if any
-    known:dict|None=None,   # data sets that were looked at already, for many combinations at once
-    settings=None,   # those that matter, where not all do
-)->str:
+    c: Combination,
+    notebook: Path | None,  # that is executed, if any
+    known: dict | None = None,  # data sets that were looked at already, for many combinations at once
+    settings=None,  # those that matter, where not all do
+) -> str:
     "Fingerprint of what a combination's report, or a stage of it, is made of, the store left aside."
-    known, name, weights = {} if known is None else known, fingerprint(c.data), [open_teacher(who).weights for who in (c.teacher, c.judge) if who]
-    if name not in known: known[name] = fingerprint({k: [_plain(e) for e in v] if k in ("train", "validation", "test") else v for k, v in vars(load_data(c.data)).items()})
-    return fingerprint(settings or c.model_dump(mode="json"), program(notebook), known[name], model_fingerprint(resolve_model(c.student.model)), weights)
+    known, name, weights = (
+        {} if known is None else known,
+        fingerprint(c.data),
+        [open_teacher(who).weights for who in (c.teacher, c.judge) if who],
+    )
+    if name not in known:
+        known[name] = fingerprint(
+            {
+                k: [_plain(e) for e in v] if k in ("train", "validation", "test") else v
+                for k, v in vars(load_data(c.data)).items()
+            }
+        )
+    return fingerprint(
+        settings or c.model_dump(mode="json"),
+        program(notebook),
+        known[name],
+        model_fingerprint(resolve_model(c.student.model)),
+        weights,
+    )
 
 # %% ../nbs/54_receipt.ipynb #9227b208
-def lookups(store:Store)->dict:
+def lookups(store: Store) -> dict:
     "What was looked up in `store`, as plain values; `failed` counts the requests that got no answer."
     looked = store.looked
-    return dict(keys=[[engine, weights, sorted(keys)] for (engine, weights), keys in sorted(looked["keys"].items())], files=sorted(looked["files"]), models=sorted(looked["models"]), failed=store.ledger.added)
+    return dict(
+        keys=[[engine, weights, sorted(keys)] for (engine, weights), keys in sorted(looked["keys"].items())],
+        files=sorted(looked["files"]),
+        models=sorted(looked["models"]),
+        failed=store.ledger.added,
+    )
+
 
 def said(
-    store:Store,
-    seen:dict,     # of `lookups`
-)->str:
+    store: Store,
+    seen: dict,  # of `lookups`
+) -> str:
     "Fingerprint of what the store says to these lookups, and of all grades by people."
     total = hashlib.sha256()
     for engine, weights, keys in seen["keys"]:
-        for k in keys: total.update(to_line(r) if (r := store.get(engine, weights, k)) else f"{k}: not there\n".encode())
-    files = {*seen["files"], *(str(p.relative_to(store.root)) for of in ("results/sheet-*.json", "grades/*.jsonl") for p in store.root.glob(of))}
-    return fingerprint(total.hexdigest(), [[f, crc_of(p) if (p := store.root/f).is_file() else None] for f in sorted(files)], [answered_by(store, m) for m in seen["models"]])
+        for k in keys:
+            total.update(to_line(r) if (r := store.get(engine, weights, k)) else f"{k}: not there\n".encode())
+    files = {
+        *seen["files"],
+        *(
+            str(p.relative_to(store.root))
+            for of in ("results/sheet-*.json", "grades/*.jsonl")
+            for p in store.root.glob(of)
+        ),
+    }
+    return fingerprint(
+        total.hexdigest(),
+        [[f, crc_of(p) if (p := store.root / f).is_file() else None] for f in sorted(files)],
+        [answered_by(store, m) for m in seen["models"]],
+    )
 
 # %% ../nbs/54_receipt.ipynb #feb09c7a
-LOOKUPS = ".lookups.json"      # in the report's folder, from the notebook to the process that started it
+LOOKUPS = ".lookups.json"  # in the report's folder, from the notebook to the process that started it
 
-def _place(out): return fingerprint(str(Path(out).resolve()))
 
-def leave(store:Store, out:str|Path):
+def _place(out):
+    return fingerprint(str(Path(out).resolve()))
+
+
+def leave(store: Store, out: str | Path):
     "Write down, in the report's folder, what this process looked up."
-    write_json(lookups(store), Path(out)/LOOKUPS)
+    write_json(lookups(store), Path(out) / LOOKUPS)
+
 
 def keep_receipt(
-    made_of:str,     # of `ingredients`, taken before the notebook ran
-    out:Path,        # the report's folder
-    store:Store,
+    made_of: str,  # of `ingredients`, taken before the notebook ran
+    out: Path,  # the report's folder
+    store: Store,
 ):
     "Note what the report in `out` came from; not where a request got no answer, as it is asked again at the next start."
-    out, path = Path(out), Path(out)/LOOKUPS
-    if not path.is_file(): return
+    out, path = Path(out), Path(out) / LOOKUPS
+    if not path.is_file():
+        return
     seen = json.loads(path.read_text(encoding="utf-8"))
     path.unlink()
-    if seen["failed"]: return
-    files = {str(p.relative_to(out)): crc_of(p) for p in sorted(out.rglob("*")) if p.is_file() and not p.name.startswith(".")}
+    if seen["failed"]:
+        return
+    files = {
+        str(p.relative_to(out)): crc_of(p) for p in sorted(out.rglob("*")) if p.is_file() and not p.name.startswith(".")
+    }
     store.put_json("report", _place(out), dict(made_of=made_of, seen=seen, said=said(store, seen), files=files))
 
-_DAMAGED = (StudyError, OSError, LookupError, TypeError, ValueError, AttributeError)      # of a receipt: what it is about is made again, or told there what is wrong
 
-def _same(out, files): return all((p := Path(out)/f).is_file() and crc_of(p) == crc for f, crc in files.items())
+_DAMAGED = (
+    StudyError,
+    OSError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+)  # of a receipt: what it is about is made again, or told there what is wrong
 
-def unchanged(made_of:str, out:Path, store:Store)->bool:
+
+def _same(out, files):
+    return all((p := Path(out) / f).is_file() and crc_of(p) == crc for f, crc in files.items())
+
+
+def unchanged(made_of: str, out: Path, store: Store) -> bool:
     "Whether the report in `out` is there, as it was written, and would come out the same."
     try:
         kept = store.get_json("report", _place(out))
-        return bool(kept) and kept["made_of"] == made_of and "index.html" in kept["files"] and _same(out, kept["files"]) and kept["said"] == said(store, kept["seen"])
-    except _DAMAGED: return False
+        return (
+            bool(kept)
+            and kept["made_of"] == made_of
+            and "index.html" in kept["files"]
+            and _same(out, kept["files"])
+            and kept["said"] == said(store, kept["seen"])
+        )
+    except _DAMAGED:
+        return False
 
 # %% ../nbs/54_receipt.ipynb #feb09c7c
 def keep_stage(
-    made_of:str,     # of `ingredients`, taken before the stage ran
-    key:str,         # of the stage
-    store:Store,     # that it looked into
+    made_of: str,  # of `ingredients`, taken before the stage ran
+    key: str,  # of the stage
+    store: Store,  # that it looked into
 ):
     "Note that a stage is over, unless a request got no answer."
     seen = lookups(store)
-    if not seen["failed"]: store.put_json("stage", key, dict(made_of=made_of, seen=seen, said=said(store, seen)))
+    if not seen["failed"]:
+        store.put_json("stage", key, dict(made_of=made_of, seen=seen, said=said(store, seen)))
 
-def stage_over(made_of:str, key:str, store:Store)->bool:
+
+def stage_over(made_of: str, key: str, store: Store) -> bool:
     "Whether a stage has nothing left to do."
-    try: return bool(kept := store.get_json("stage", key)) and kept["made_of"] == made_of and kept["said"] == said(store, kept["seen"])
-    except _DAMAGED: return False
+    try:
+        return (
+            bool(kept := store.get_json("stage", key))
+            and kept["made_of"] == made_of
+            and kept["said"] == said(store, kept["seen"])
+        )
+    except _DAMAGED:
+        return False
 
 # %% ../nbs/54_receipt.ipynb #d41c7e02
 PAGE = ("generalization.html", "generalization.json")
 
-def _behind(folder, names, store): return fingerprint([store.get_json("report", _place(folder/n)) for n in names])
+
+def _behind(folder, names, store):
+    return fingerprint([store.get_json("report", _place(folder / n)) for n in names])
+
 
 def keep_page(
-    folder:Path,     # of the recipe's reports
-    names,           # of its combinations
-    store:Store,
+    folder: Path,  # of the recipe's reports
+    names,  # of its combinations
+    store: Store,
 ):
     "Note what the recipe's second page came from."
-    files = {f: crc_of(p) for f in PAGE if (p := folder/f).is_file()}
+    files = {f: crc_of(p) for f in PAGE if (p := folder / f).is_file()}
     store.put_json("page", _place(folder), dict(of=_behind(folder, names, store), files=files))
 
-def page_stays(folder:Path, names, store:Store)->bool:
+
+def page_stays(folder: Path, names, store: Store) -> bool:
     "Whether that page would come out the same, given that all reports did."
-    try: return bool(kept := store.get_json("page", _place(folder))) and set(kept["files"]) == {*PAGE} and _same(folder, kept["files"]) and kept["of"] == _behind(folder, names, store)
-    except _DAMAGED: return False
+    try:
+        return (
+            bool(kept := store.get_json("page", _place(folder)))
+            and set(kept["files"]) == {*PAGE}
+            and _same(folder, kept["files"])
+            and kept["of"] == _behind(folder, names, store)
+        )
+    except _DAMAGED:
+        return False

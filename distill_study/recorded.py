@@ -14,56 +14,84 @@ from .engine import Engine, EngineError
 
 # %% ../nbs/13_recorded.ipynb #fd4a5a6b
 def recorded_files(
-    name:str,        # folder, .jsonl file, or the name of a folder under DISTILL_DATA_DIR
-)->list[Path]:
+    name: str,  # folder, .jsonl file, or the name of a folder under DISTILL_DATA_DIR
+) -> list[Path]:
     "The files of a recorded teacher."
     base = os.environ.get("DISTILL_DATA_DIR")
-    for p in (Path(name).expanduser(), *([Path(base).expanduser()/Path(name).name] if base else ())):
-        if p.is_file(): return [p]
-        if p.is_dir() and (files := sorted(p.glob("*.jsonl"))): return files
-    where = nearest(Path(name).name, [p.name for p in Path(base).glob("*") if p.is_dir()]) if base and Path(base).is_dir() else " DISTILL_DATA_DIR is not set to a folder that could hold it."
+    for p in (Path(name).expanduser(), *([Path(base).expanduser() / Path(name).name] if base else ())):
+        if p.is_file():
+            return [p]
+        if p.is_dir() and (files := sorted(p.glob("*.jsonl"))):
+            return files
+    where = (
+        nearest(Path(name).name, [p.name for p in Path(base).glob("*") if p.is_dir()])
+        if base and Path(base).is_dir()
+        else " DISTILL_DATA_DIR is not set to a folder that could hold it."
+    )
     raise EngineError(f"recorded:{name}: no such .jsonl file, and no folder of that name with .jsonl files.{where}")
+
 
 def _recorded_row(line):
     "(id, completion) of one line; raises ValueError that says what is wrong."
-    if not line.strip(): raise ValueError("empty line")
-    try: row = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError: raise ValueError("not UTF-8") from None
-    except (ValueError, RecursionError): raise ValueError("not JSON") from None
-    if not isinstance(row, dict): raise ValueError("not a JSON object")
+    if not line.strip():
+        raise ValueError("empty line")
+    try:
+        row = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON") from None
+    if not isinstance(row, dict):
+        raise ValueError("not a JSON object")
     for column, kinds in (("id", (str, int)), ("completion", str)):
-        if column not in row: raise ValueError(f"no column {column!r}; it has {', '.join(map(repr, row))[:200] or 'none'}")
-        if not isinstance(row[column], kinds) or isinstance(row[column], bool): raise ValueError(f"{column} = {row[column]!r:.80} is not {'text or a whole number' if column == 'id' else 'text'}")
-    return str(row["id"]), row["completion"].encode("utf-8", "replace").decode("utf-8")   # a lone surrogate becomes '?'
+        if column not in row:
+            raise ValueError(f"no column {column!r}; it has {', '.join(map(repr, row))[:200] or 'none'}")
+        if not isinstance(row[column], kinds) or isinstance(row[column], bool):
+            raise ValueError(
+                f"{column} = {row[column]!r:.80} is not {'text or a whole number' if column == 'id' else 'text'}"
+            )
+    return str(row["id"]), row["completion"].encode("utf-8", "replace").decode("utf-8")  # a lone surrogate becomes '?'
 
 # %% ../nbs/13_recorded.ipynb #082b8397
 def read_recorded(
-    path:Path,       # a .jsonl file
-)->dict[str, str]:   # id -> completion
+    path: Path,  # a .jsonl file
+) -> dict[str, str]:  # id -> completion
     "Read and check a file of recorded completions; raises `EngineError` naming file and line."
     rows, lines = {}, {}
-    try: data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as e: raise EngineError(f"{path}: can't be read ({e.strerror}).") from None
+    try:
+        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as e:
+        raise EngineError(f"{path}: can't be read ({e.strerror}).") from None
     for n, line in enumerate(data.removesuffix(b"\n").split(b"\n") if data else (), 1):
-        try: key, text = _recorded_row(line)
-        except ValueError as e: raise EngineError(f"{path}, line {n}: {e}. A recorded completion is a JSON object with 'id' and 'completion'.") from None
-        if key in rows: raise EngineError(f"{path}, line {n}: id {key!r:.80} is already on line {lines[key]}. Ids must be unique within a file.")
+        try:
+            key, text = _recorded_row(line)
+        except ValueError as e:
+            raise EngineError(
+                f"{path}, line {n}: {e}. A recorded completion is a JSON object with 'id' and 'completion'."
+            ) from None
+        if key in rows:
+            raise EngineError(
+                f"{path}, line {n}: id {key!r:.80} is already on line {lines[key]}. Ids must be unique within a file."
+            )
         rows[key], lines[key] = text, n
-    if not rows: raise EngineError(f"{path}: no recorded completions in it.")
+    if not rows:
+        raise EngineError(f"{path}: no recorded completions in it.")
     return rows
 
 # %% ../nbs/13_recorded.ipynb #3af56a57
 class RecordedEngine(Engine):
     "Completions read from JSONL files (columns id, completion), joined by id; MODEL is a folder, a file, or a folder under DISTILL_DATA_DIR."
+
     name, redraws = "recorded", False
-    def __init__(self, model:str, batch_size:int=64):
+
+    def __init__(self, model: str, batch_size: int = 64):
         super().__init__(model, batch_size)
         files = recorded_files(model)
         self.rows = {p.name: read_recorded(p) for p in files}
         self._weights = fingerprint([(p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for p in files])
 
     @property
-    def weights(self)->str:
+    def weights(self) -> str:
         "Fingerprint of the files."
         return self._weights
 
@@ -72,18 +100,27 @@ class RecordedEngine(Engine):
         own = f"{request.split}.jsonl"
         return [f for f in ([own] if own in self.rows else self.rows) if str(request.id) in self.rows[f]]
 
-    def asked(self, request)->dict: return dict(id=str(request.id), file=self._files(request)[0])
+    def asked(self, request) -> dict:
+        return dict(id=str(request.id), file=self._files(request)[0])
 
     def check(self, requests):
         "Refuse ids that have no completion, or more than one."
         where = [self._files(r) for r in requests]
-        lost, twice = ([r for r, f in zip(requests, where) if test(f)] for test in (lambda f: not f, lambda f: len(f) > 1))
+        lost, twice = (
+            [r for r, f in zip(requests, where) if test(f)] for test in (lambda f: not f, lambda f: len(f) > 1)
+        )
         if lost:
             file, rows = next(iter(self.rows.items()))
-            raise EngineError(f"{self.spec}: {len(lost)} of {len(requests)} ids have no recorded completion, first {lost[0].id!r} (split {lost[0].split!r}). {file} has {len(rows)}, first {next(iter(rows))!r}: is it the record of this data set?")
-        if twice: raise EngineError(f"{self.spec}: {len(twice)} of {len(requests)} ids are in more than one file, first {twice[0].id!r}; there is no {twice[0].split!r} file to tell which is meant. Name one file, or name the files by split.")
+            raise EngineError(
+                f"{self.spec}: {len(lost)} of {len(requests)} ids have no recorded completion, first {lost[0].id!r} (split {lost[0].split!r}). {file} has {len(rows)}, first {next(iter(rows))!r}: is it the record of this data set?"
+            )
+        if twice:
+            raise EngineError(
+                f"{self.spec}: {len(twice)} of {len(requests)} ids are in more than one file, first {twice[0].id!r}; there is no {twice[0].split!r} file to tell which is meant. Name one file, or name the files by split."
+            )
 
     def generate(self, requests):
         "Yield (index, record) in order."
         self.check(requests)
-        for i, r in enumerate(requests): yield i, self.record(r, self.rows[self._files(r)[0]][str(r.id)])
+        for i, r in enumerate(requests):
+            yield i, self.record(r, self.rows[self._files(r)[0]][str(r.id)])

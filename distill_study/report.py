@@ -19,121 +19,230 @@ from .stats import BASE, TRAINED, t_interval
 from .textstats import METRICS
 
 # %% ../nbs/43_report.ipynb #eeb8beab
-PACKAGES = ("distill-study", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "numpy", "pandas", "scipy", "statsmodels", "matplotlib", "seaborn", "nbconvert", "papermill")
+PACKAGES = (
+    "distill-study",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "accelerate",
+    "datasets",
+    "numpy",
+    "pandas",
+    "scipy",
+    "statsmodels",
+    "matplotlib",
+    "seaborn",
+    "nbconvert",
+    "papermill",
+)
+
 
 def git_sha(
-    folder:str|Path|None=None,   # None takes the one this package runs from, wherever it was started
-)->str|None:
+    folder: str | Path | None = None,  # None takes the one this package runs from, wherever it was started
+) -> str | None:
     "Commit of the folder, with `-dirty` where the tree differs from it; None outside git."
     import distill_study
+
     folder = folder or Path(distill_study.__file__).resolve().parent.parent
+
     def git(*args):
         done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, timeout=30)
         return done.stdout.strip() if done.returncode == 0 else None
-    try: sha = git("rev-parse", "HEAD"); dirty = git("status", "--porcelain") if sha else None
-    except (OSError, subprocess.TimeoutExpired): return None
+
+    try:
+        sha = git("rev-parse", "HEAD")
+        dirty = git("status", "--porcelain") if sha else None
+    except (OSError, subprocess.TimeoutExpired):
+        return None
     return sha and sha + ("-dirty" if dirty else "")
 
-def versions(packages=PACKAGES)->dict:
+
+def versions(packages=PACKAGES) -> dict:
     "Installed version of each package; None where it is not installed."
     from importlib import metadata
+
     def version(p):
-        try: return metadata.version(p)
-        except metadata.PackageNotFoundError: return None
+        try:
+            return metadata.version(p)
+        except metadata.PackageNotFoundError:
+            return None
+
     return {"python": sys.version.split()[0], **{p: version(p) for p in packages}}
 
 # %% ../nbs/43_report.ipynb #d2a92d84
 @dataclass(frozen=True, repr=False)
 class Provenance(Shown):
     "Everything needed to make the page again."
+
     data: dict
 
-    def html(self)->str:
+    def html(self) -> str:
         "A table of names and values; settings and versions in one line each."
-        def text(v): return ", ".join(f"{k} {x}" for k, x in v.items() if x is not None) or "not available" if isinstance(v, dict) else "not available" if v is None else str(v)
+
+        def text(v):
+            return (
+                ", ".join(f"{k} {x}" for k, x in v.items() if x is not None) or "not available"
+                if isinstance(v, dict)
+                else "not available"
+                if v is None
+                else str(v)
+            )
+
         flat = {k: v for k, v in self.data.items() if k not in ("settings", "durations")}
         flat |= {"durations": {k: duration(v) for k, v in self.data["durations"].items() if v is not None}}
         flat |= {f"settings: {k}": json.dumps(v, ensure_ascii=False) for k, v in self.data["settings"].items()}
         formats = self.data["number_formats"]
-        if len(set(formats.values())) == 1: flat["number_formats"] = next(iter(formats.values()))
-        rows = "".join(f'<tr><th scope="row">{esc(k.replace("_", " "))}</th><td>{esc(text(v))}</td></tr>' for k, v in flat.items())
+        if len(set(formats.values())) == 1:
+            flat["number_formats"] = next(iter(formats.values()))
+        rows = "".join(
+            f'<tr><th scope="row">{esc(k.replace("_", " "))}</th><td>{esc(text(v))}</td></tr>' for k, v in flat.items()
+        )
         in_bf16 = [k for k, v in formats.items() if v and "bfloat16" in v]
-        note = f'<p class="note">Computed in bfloat16: {esc(", ".join(in_bf16))}. In this format an answer can depend on the rows it shared a batch with, so answers made anew under another batch size need not repeat token by token.</p>' if in_bf16 else ""
+        note = (
+            f'<p class="note">Computed in bfloat16: {esc(", ".join(in_bf16))}. In this format an answer can depend on the rows it shared a batch with, so answers made anew under another batch size need not repeat token by token.</p>'
+            if in_bf16
+            else ""
+        )
         return f'<div class="scroll tex2jax_ignore mathjax_ignore" tabindex="0" role="region" aria-label="Provenance"><table><caption><span class="cap">Provenance</span></caption><tbody>{rows}</tbody></table></div>{note}'
 
-    def to_dict(self): return self.data
+    def to_dict(self):
+        return self.data
+
 
 def provenance(
-    combination,                 # config.Combination
-    data:dict|None=None,         # split -> hash
-    prompts:dict|None=None,      # strategy -> hash
-    models:dict|None=None,       # model -> fingerprint of its weights
-    durations:dict|None=None,    # stage -> seconds
-    dtypes:dict|None=None,       # answers -> number formats they were computed in, see `teacher.Answers`
-    extra:dict|None=None,        # anything else worth keeping: engine, device, recipe
-)->Provenance:
+    combination,  # config.Combination
+    data: dict | None = None,  # split -> hash
+    prompts: dict | None = None,  # strategy -> hash
+    models: dict | None = None,  # model -> fingerprint of its weights
+    durations: dict | None = None,  # stage -> seconds
+    dtypes: dict | None = None,  # answers -> number formats they were computed in, see `teacher.Answers`
+    extra: dict | None = None,  # anything else worth keeping: engine, device, recipe
+) -> Provenance:
     "Settings, commit, versions, seeds, hashes and durations of one combination; no machine paths."
     from datetime import datetime, timezone
-    return Provenance(to_plain(dict(combination=combination.name, fingerprint=fingerprint(combination), git_sha=git_sha(), generated=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        seeds=dict(training=combination.seed, bootstrap=combination.seed, data=combination.data.seed), data_hashes=data or {}, prompt_hashes=prompts or {}, model_fingerprints=models or {},
-        number_formats={k: " and ".join(v) or None for k, v in (dtypes or {}).items()}, durations=durations or {}, versions=versions(), **(extra or {}), settings=combination)))
+
+    return Provenance(
+        to_plain(
+            dict(
+                combination=combination.name,
+                fingerprint=fingerprint(combination),
+                git_sha=git_sha(),
+                generated=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+                seeds=dict(training=combination.seed, bootstrap=combination.seed, data=combination.data.seed),
+                data_hashes=data or {},
+                prompt_hashes=prompts or {},
+                model_fingerprints=models or {},
+                number_formats={k: " and ".join(v) or None for k, v in (dtypes or {}).items()},
+                durations=durations or {},
+                versions=versions(),
+                **(extra or {}),
+                settings=combination,
+            )
+        )
+    )
 
 # %% ../nbs/43_report.ipynb #8f53234b
 def metrics(
-    results:Results,
-    made:Provenance,
-    found:Findings,
-    attrition:dict|None=None,
-    labelling:dict|None=None,
-    training:dict|None=None,
-    shown:list|tuple=(),         # `Cases` and other results whose numbers the page shows
-    **more,                      # any other numbers of the page
-)->dict:
+    results: Results,
+    made: Provenance,
+    found: Findings,
+    attrition: dict | None = None,
+    labelling: dict | None = None,
+    training: dict | None = None,
+    shown: list | tuple = (),  # `Cases` and other results whose numbers the page shows
+    **more,  # any other numbers of the page
+) -> dict:
     "Every number of the report as plain JSON values."
     shown = [dict(kind=type(s).__name__, data=s) for s in shown]
-    return to_plain(dict(format=1, metric=results.metric, also=results.also, arms=results.arms, teacher=results.teacher, base=BASE, best=results.best, gaps=results.gaps, gaps_strict=results.gaps_strict, tests=results.tests, tests_strict=results.tests_strict,
-        attrition=attrition or {}, labelling=labelling or {}, training=training or {}, findings=found, shown=shown, **more, provenance=made))
+    return to_plain(
+        dict(
+            format=1,
+            metric=results.metric,
+            also=results.also,
+            arms=results.arms,
+            teacher=results.teacher,
+            base=BASE,
+            best=results.best,
+            gaps=results.gaps,
+            gaps_strict=results.gaps_strict,
+            tests=results.tests,
+            tests_strict=results.tests_strict,
+            attrition=attrition or {},
+            labelling=labelling or {},
+            training=training or {},
+            findings=found,
+            shown=shown,
+            **more,
+            provenance=made,
+        )
+    )
 
-def write_json(value, path:str|Path)->Path:
+
+def write_json(value, path: str | Path) -> Path:
     "Write plain values so that a reader never sees half a file; NaN is refused."
     return write_text(json.dumps(to_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n", path)
 
-def write_text(text:str, path:str|Path)->Path:
+
+def write_text(text: str, path: str | Path) -> Path:
     "Write a file in one step, making its folder."
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.name}.{os.getpid()}")
-        part.write_text(text, encoding="utf-8"); part.replace(path)
-    except OSError as e: raise ReportError(f"can't write {path}: {e.strerror}. Choose a folder that is writable and has space.") from None
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    except OSError as e:
+        raise ReportError(
+            f"can't write {path}: {e.strerror}. Choose a folder that is writable and has space."
+        ) from None
     return path
 
 # %% ../nbs/43_report.ipynb #c90e9bdd
-def templates()->Path:
+def templates() -> Path:
     "Folder of the page templates, which are package data."
     import distill_study
+
     return Path(distill_study.__file__).parent / "templates"
+
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 
+
 def _noise(data):
     "Whether an output is a progress bar or the bare name of an object."
-    if "image/png" in data: return False
-    if "text/html" in data: return "<progress" in data["text/html"]
-    return "text/markdown" not in data and bool(re.match(r"<[\w.]+ object at 0x|<Figure |<Axes", data.get("text/plain", "<Axes")))
+    if "image/png" in data:
+        return False
+    if "text/html" in data:
+        return "<progress" in data["text/html"]
+    return "text/markdown" not in data and bool(
+        re.match(r"<[\w.]+ object at 0x|<Figure |<Axes", data.get("text/plain", "<Axes"))
+    )
+
 
 def _clean_output(out, keep):
     "One output fit for the page, or None."
     from copy import deepcopy
+
     kind, out = out["output_type"], deepcopy(out)
     if kind == "stream":
-        if not keep or out["name"] == "stderr": return None
-        out["text"] = HIDDEN.sub("", scrub(out["text"])); return out
-    if kind == "error": out["evalue"] = HIDDEN.sub("", scrub(out["evalue"])); return out
+        if not keep or out["name"] == "stderr":
+            return None
+        out["text"] = HIDDEN.sub("", scrub(out["text"]))
+        return out
+    if kind == "error":
+        out["evalue"] = HIDDEN.sub("", scrub(out["evalue"]))
+        return out
     data = out["data"]
-    if _WIDGET in data or out.get("metadata", {}).get("report") == "caption": return None
-    out["data"] = {k: v if k == "image/png" else scrub(re.sub(r"(?s)<style scoped>.*?</style>", "", v)) for k, v in data.items() if k in ("image/png", "text/html", "text/markdown", "text/plain")}
+    if _WIDGET in data or out.get("metadata", {}).get("report") == "caption":
+        return None
+    out["data"] = {
+        k: v if k == "image/png" else scrub(re.sub(r"(?s)<style scoped>.*?</style>", "", v))
+        for k, v in data.items()
+        if k in ("image/png", "text/html", "text/markdown", "text/plain")
+    }
     return None if _noise(out["data"]) else out
+
 
 def _html_of(cell):
     "The HTML that a cell shows."
@@ -143,154 +252,301 @@ def _html_of(cell):
 def _code_cell(source, fold):
     "A cell of folded code."
     from nbformat.v4 import new_code_cell
+
     return new_code_cell(source, metadata=dict(fold=fold))
+
 
 def _arrange(nb):
     "Cells in page order: what a cell shows, then its folded code; runs of code without output share one fold."
     cells, special = [], dict(summary="", provenance="")
     for cell in nb.cells:
         tags = cell.metadata.get("tags", [])
-        if cell.cell_type == "markdown": cells.append(cell)
-        if cell.cell_type != "code": continue
+        if cell.cell_type == "markdown":
+            cells.append(cell)
+        if cell.cell_type != "code":
+            continue
         cell.outputs = [o for o in (_clean_output(o, "keep-output" in tags) for o in cell.outputs) if o]
         for tag in special:
-            if tag in tags: special[tag] += _html_of(cell); cell.outputs = []
+            if tag in tags:
+                special[tag] += _html_of(cell)
+                cell.outputs = []
         source, fold = scrub(cell.source), "Parameters" if {"parameters", "injected-parameters"} & set(tags) else "Code"
         last = cells[-1] if cells else None
         if cell.outputs:
             cell.metadata["transient"] = dict(remove_source=True)
             cells.append(cell)
-            if source.strip(): cells.append(_code_cell(source, fold))
-        elif source.strip() and last is not None and last.metadata.get("fold") == fold: last.source += "\n\n" + source
-        elif source.strip(): cells.append(_code_cell(source, fold))
+            if source.strip():
+                cells.append(_code_cell(source, fold))
+        elif source.strip() and last is not None and last.metadata.get("fold") == fold:
+            last.source += "\n\n" + source
+        elif source.strip():
+            cells.append(_code_cell(source, fold))
     nb.cells = cells
     return special
+
 
 def _take_title(nb):
     "The first top heading of the notebook, which the page shows in its own header, with the subtitle in the quote below it."
     for cell in nb.cells:
-        m = re.match(r"\s*# +(.+?) *(?:\n+|$)(?:> *(.+?) *(?:\n+|$))?", cell.source) if cell.cell_type == "markdown" else None
-        if m: cell.source = cell.source[m.end():]; return m[1], m[2] or ""
+        m = (
+            re.match(r"\s*# +(.+?) *(?:\n+|$)(?:> *(.+?) *(?:\n+|$))?", cell.source)
+            if cell.cell_type == "markdown"
+            else None
+        )
+        if m:
+            cell.source = cell.source[m.end() :]
+            return m[1], m[2] or ""
     return "", ""
 
 # %% ../nbs/43_report.ipynb #706b91d5
-def check_page(page:str)->list:
+def check_page(page: str) -> list:
     "Everything in a page that could run, or load from outside; an empty list for a self-contained page."
     from html.parser import HTMLParser
+
     found, headings = [], []
+
     class Reader(HTMLParser):
         def handle_starttag(self, tag, attrs):
-            if tag in ("script", "iframe", "frame", "object", "embed", "applet", "link", "base", "form", "audio", "video", "portal"): found.append(f"<{tag}>")
-            if re.fullmatch("h[1-6]", tag): headings.append(int(tag[1]))
+            if tag in (
+                "script",
+                "iframe",
+                "frame",
+                "object",
+                "embed",
+                "applet",
+                "link",
+                "base",
+                "form",
+                "audio",
+                "video",
+                "portal",
+            ):
+                found.append(f"<{tag}>")
+            if re.fullmatch("h[1-6]", tag):
+                headings.append(int(tag[1]))
             given = {k: v or "" for k, v in attrs}
-            if tag == "meta" and given.get("http-equiv", "").lower() == "refresh": found.append("<meta refresh>")
-            if tag == "img" and given.get("alt", "").strip() in ("", "No description has been provided for this image"): found.append("<img> without alt")
+            if tag == "meta" and given.get("http-equiv", "").lower() == "refresh":
+                found.append("<meta refresh>")
+            if tag == "img" and given.get("alt", "").strip() in ("", "No description has been provided for this image"):
+                found.append("<img> without alt")
             for k, v in given.items():
-                if k.startswith("on"): found.append(f"{k} on <{tag}>")
-                if k in ("src", "srcset", "poster", "background", "data", "action", "formaction", "xlink:href", "ping") and not v.startswith("data:image/png;base64,"): found.append(f"{k}={v[:60]!r} on <{tag}>")
-                if k == "href" and re.match(r"(?i)\s*(//|[a-z][a-z0-9+.-]*:)", v): found.append(f"href={v[:60]!r} on <{tag}>")
-                if k == "style" and re.search(r"(?i)url\(|@import|expression\(", v): found.append(f"style on <{tag}>")
+                if k.startswith("on"):
+                    found.append(f"{k} on <{tag}>")
+                if k in (
+                    "src",
+                    "srcset",
+                    "poster",
+                    "background",
+                    "data",
+                    "action",
+                    "formaction",
+                    "xlink:href",
+                    "ping",
+                ) and not v.startswith("data:image/png;base64,"):
+                    found.append(f"{k}={v[:60]!r} on <{tag}>")
+                if k == "href" and re.match(r"(?i)\s*(//|[a-z][a-z0-9+.-]*:)", v):
+                    found.append(f"href={v[:60]!r} on <{tag}>")
+                if k == "style" and re.search(r"(?i)url\(|@import|expression\(", v):
+                    found.append(f"style on <{tag}>")
+
         def handle_data(self, data):
-            if self.lasttag == "style" and re.search(r"(?i)url\(|@import", data): found.append("address in <style>")
-    reader = Reader(convert_charrefs=True); reader.feed(page); reader.close()
-    if headings.count(1) != 1: found.append(f"{headings.count(1)} headings of level 1")
+            if self.lasttag == "style" and re.search(r"(?i)url\(|@import", data):
+                found.append("address in <style>")
+
+    reader = Reader(convert_charrefs=True)
+    reader.feed(page)
+    reader.close()
+    if headings.count(1) != 1:
+        found.append(f"{headings.count(1)} headings of level 1")
     return found + [f"heading h{b} after h{a}" for a, b in zip(headings, headings[1:]) if b > a + 1]
+
 
 def _contents(page):
     "The page with an id on every section of its body, and a list of links to them in its header."
     head, mark, body = page.partition('<main class="page" id="content">')
     links = []
+
     def name(m):
         text = html.unescape(re.sub("<[^>]+>", "", m[1])).strip()
         slug = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "section"
         links.append((slug if slug not in [i for i, _ in links] else f"{slug}-{len(links)}", text))
         return f'<h2 id="{links[-1][0]}">{m[1]}</h2>'
+
     body = re.sub(r"<h2[^>]*>(.*?)</h2>", name, body, flags=re.S)
     items = "".join(f'<li><a href="#{i}">{esc(t)}</a></li>' for i, t in links)
-    return head.replace("<!--toc-->", f'<nav class="toc" aria-label="Contents"><h2>Contents</h2><ol>{items}</ol></nav>' if len(links) > 1 else "") + mark + body
+    return (
+        head.replace(
+            "<!--toc-->",
+            f'<nav class="toc" aria-label="Contents"><h2>Contents</h2><ol>{items}</ol></nav>' if len(links) > 1 else "",
+        )
+        + mark
+        + body
+    )
 
 # %% ../nbs/43_report.ipynb #f55ab036
-FILES = ("metrics.json", "metrics.csv")      # beside a page, linked from it where they are
+FILES = ("metrics.json", "metrics.csv")  # beside a page, linked from it where they are
+
 
 def render(
-    notebook_path:str|Path,    # executed notebook
-    html_path:str|Path,        # where the page goes
-    title:str="",              # of the page; taken from the notebook's first heading when empty
-    subtitle:str="",           # below it; taken from the quote below that heading when empty
-    eyebrow:str="Distillation study",
-    footer:str="",             # HTML built by this module, where no cell is tagged `provenance`
-)->Path:
+    notebook_path: str | Path,  # executed notebook
+    html_path: str | Path,  # where the page goes
+    title: str = "",  # of the page; taken from the notebook's first heading when empty
+    subtitle: str = "",  # below it; taken from the quote below that heading when empty
+    eyebrow: str = "Distillation study",
+    footer: str = "",  # HTML built by this module, where no cell is tagged `provenance`
+) -> Path:
     "Write an executed notebook as one self-contained page, or refuse with what is wrong with it."
     import nbformat
     from nbconvert import HTMLExporter
+
     nb = nbformat.read(notebook_path, as_version=4)
     special = _arrange(nb)
     own_title, own_subtitle = _take_title(nb)
-    info = dict(title=title or own_title or Path(html_path).parent.name, subtitle=subtitle or own_subtitle, eyebrow=eyebrow, summary=special["summary"], footer=special["provenance"] or footer, files=" ".join(f for f in FILES if (Path(html_path).parent/f).is_file()))
-    nb.metadata = nbformat.NotebookNode(report={k: scrub(v) for k, v in info.items()}, language_info=nb.metadata.get("language_info", {"name": "python"}))
-    exporter = HTMLExporter(template_name="report", extra_template_basedirs=[str(templates())], exclude_anchor_links=True, exclude_input_prompt=True, exclude_output_prompt=True)
+    info = dict(
+        title=title or own_title or Path(html_path).parent.name,
+        subtitle=subtitle or own_subtitle,
+        eyebrow=eyebrow,
+        summary=special["summary"],
+        footer=special["provenance"] or footer,
+        files=" ".join(f for f in FILES if (Path(html_path).parent / f).is_file()),
+    )
+    nb.metadata = nbformat.NotebookNode(
+        report={k: scrub(v) for k, v in info.items()},
+        language_info=nb.metadata.get("language_info", {"name": "python"}),
+    )
+    exporter = HTMLExporter(
+        template_name="report",
+        extra_template_basedirs=[str(templates())],
+        exclude_anchor_links=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
     page, _ = exporter.from_notebook_node(nb)
     page = _contents(page)
-    if wrong := check_page(page): raise ReportError(f"{Path(html_path).name}: not written, the page is not self-contained: {'; '.join(dict.fromkeys(wrong))[:600]}. Text from a model or a data set must go through `esc`; links to outside have no place in a report.")
+    if wrong := check_page(page):
+        raise ReportError(
+            f"{Path(html_path).name}: not written, the page is not self-contained: {'; '.join(dict.fromkeys(wrong))[:600]}. Text from a model or a data set must go through `esc`; links to outside have no place in a report."
+        )
     return write_text(page, html_path)
 
 # %% ../nbs/43_report.ipynb #48ccd5a4
 def entry(
-    metrics:dict|None,       # what `metrics` made; None where the combination has no results
-    href:str="",             # its page, relative to the index
-    title:str="",
-    status:str="ok",         # ok, failed, or anything else that says why there is no page
-    error:str="",            # one line
-    notebook:str="",         # the executed notebook, relative to the index
-    files:tuple=(),          # its numbers, relative to the index
-)->dict:
+    metrics: dict | None,  # what `metrics` made; None where the combination has no results
+    href: str = "",  # its page, relative to the index
+    title: str = "",
+    status: str = "ok",  # ok, failed, or anything else that says why there is no page
+    error: str = "",  # one line
+    notebook: str = "",  # the executed notebook, relative to the index
+    files: tuple = (),  # its numbers, relative to the index
+) -> dict:
     "One row of the page of a recipe."
-    if metrics is None: return dict(title=title or href, href=href, status="not run" if status == "ok" else status, error=scrub(error, paths=True), notebook=notebook)
+    if metrics is None:
+        return dict(
+            title=title or href,
+            href=href,
+            status="not run" if status == "ok" else status,
+            error=scrub(error, paths=True),
+            notebook=notebook,
+        )
     measure = METRICS[metrics["metric"]["key"]] if "metric" in metrics else METRICS["correct"]
-    def of(arm): return metrics["arms"].get(arm, {}).get("accuracy" if measure.graded else "score") if arm else None
+
+    def of(arm):
+        return metrics["arms"].get(arm, {}).get("accuracy" if measure.graded else "score") if arm else None
+
     best = metrics["best"]
     gap = next((g for g in metrics["gaps"] if g["arm"] == best and g["teacher"] == metrics["teacher"]), None)
     n = max((a["n"] for a in metrics["arms"].values()), default=0)
     settings = metrics["provenance"]["settings"]
-    return dict(title=title or metrics["provenance"]["combination"], detail=f"{settings['teacher']['engine']}, seed {settings['seed']}", href=href, status=status, error=scrub(error), notebook=notebook, n=n or None,
-        files=files, measure=measure, teacher=of(metrics["teacher"]), base=of(metrics["base"]), best=of(best), best_arm=best, gap=gap)
+    return dict(
+        title=title or metrics["provenance"]["combination"],
+        detail=f"{settings['teacher']['engine']}, seed {settings['seed']}",
+        href=href,
+        status=status,
+        error=scrub(error),
+        notebook=notebook,
+        n=n or None,
+        files=files,
+        measure=measure,
+        teacher=of(metrics["teacher"]),
+        base=of(metrics["base"]),
+        best=of(best),
+        best_arm=best,
+        gap=gap,
+    )
+
 
 def _local(href):
     "A link inside the reports folder; anything else is refused."
-    if re.match(r"(?i)\s*(//|[\\/]|[a-z][a-z0-9+.-]*:)", href): raise ReportError(f"index: link {href!r} leaves the reports folder. Give a path relative to the index page.")
+    if re.match(r"(?i)\s*(//|[\\/]|[a-z][a-z0-9+.-]*:)", href):
+        raise ReportError(f"index: link {href!r} leaves the reports folder. Give a path relative to the index page.")
     return href
 
+
 def index_page(
-    recipe:str,              # its name
-    description:str,
-    entries:list,            # of `entry`
-    path:str|Path,           # where the page goes
-    seeds:list=(),           # of `over_seeds`
-    behind:list=(),          # (address, what it is) of other pages of the recipe
-    short:list=(),           # what the page says, in sentences
-    sections:list=(),        # (heading, HTML) built by `overview`
-)->Path:
+    recipe: str,  # its name
+    description: str,
+    entries: list,  # of `entry`
+    path: str | Path,  # where the page goes
+    seeds: list = (),  # of `over_seeds`
+    behind: list = (),  # (address, what it is) of other pages of the recipe
+    short: list = (),  # what the page says, in sentences
+    sections: list = (),  # (heading, HTML) built by `overview`
+) -> Path:
     "Write the page of a recipe: what its combinations say together, and a row for each with its main figures."
     from datetime import datetime, timezone
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
     env = Environment(loader=FileSystemLoader(templates()), autoescape=True, undefined=StrictUndefined)
     env.filters |= dict(percent=pct, local=_local, by=lambda x, m: num(x, m.digits, m.scale))
-    page = env.get_template("index.html.j2").render(recipe=recipe, description=description, entries=entries, seeds=seeds, behind=behind, short=short, sections=sections, scored=any(not e["measure"].graded for e in entries if "measure" in e), git_sha=git_sha(), generated=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"))
+    page = env.get_template("index.html.j2").render(
+        recipe=recipe,
+        description=description,
+        entries=entries,
+        seeds=seeds,
+        behind=behind,
+        short=short,
+        sections=sections,
+        scored=any(not e["measure"].graded for e in entries if "measure" in e),
+        git_sha=git_sha(),
+        generated=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    )
     page = _contents(page)
-    if wrong := check_page(page): raise ReportError(f"{Path(path).name}: not written: {'; '.join(wrong)[:600]}.")
+    if wrong := check_page(page):
+        raise ReportError(f"{Path(path).name}: not written: {'; '.join(wrong)[:600]}.")
     return write_text(page, path)
 
 # %% ../nbs/43_report.ipynb #c3464752
 def over_seeds(
-    pages:list,       # what `metrics` made of several combinations
-)->list[dict]:        # name, arm, n (seeds), mean, sd, low, high (the smallest and the largest), measure
+    pages: list,  # what `metrics` made of several combinations
+) -> list[dict]:  # name, arm, n (seeds), mean, sd, low, high (the smallest and the largest), measure
     "How far the trained arms of combinations differ that differ in the training seed alone, and the mean over seeds with its t-interval."
     groups = {}
-    for m in pages: groups.setdefault(fingerprint({k: v for k, v in m["provenance"]["settings"].items() if k != "seed"}), []).append(m)
+    for m in pages:
+        groups.setdefault(
+            fingerprint({k: v for k, v in m["provenance"]["settings"].items() if k != "seed"}), []
+        ).append(m)
     out = []
     for same in (g for g in groups.values() if len({m["provenance"]["settings"]["seed"] for m in g}) > 1):
         measure, settings = METRICS[same[0]["metric"]["key"]], same[0]["provenance"]["settings"]
         for arm in (a for a in same[0]["arms"] if a in TRAINED):
-            got = [x["value"] for m in same if (x := m["arms"].get(arm, {}).get("accuracy" if measure.graded else "score")) and x["value"] is not None]
-            if len(got) > 1: out.append(dict(name=f"{settings['data']['name']}, {settings['student']['model']}", arm=arm, n=len(got), mean=statistics.mean(got), sd=statistics.stdev(got), low=min(got), high=max(got), interval=t_interval(got), measure=measure))
+            got = [
+                x["value"]
+                for m in same
+                if (x := m["arms"].get(arm, {}).get("accuracy" if measure.graded else "score"))
+                and x["value"] is not None
+            ]
+            if len(got) > 1:
+                out.append(
+                    dict(
+                        name=f"{settings['data']['name']}, {settings['student']['model']}",
+                        arm=arm,
+                        n=len(got),
+                        mean=statistics.mean(got),
+                        sd=statistics.stdev(got),
+                        low=min(got),
+                        high=max(got),
+                        interval=t_interval(got),
+                        measure=measure,
+                    )
+                )
     return out

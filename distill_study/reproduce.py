@@ -20,91 +20,146 @@ from .shown import Shown, duration, esc, to_plain
 class ReproduceError(StudyError):
     "A report that can't be made again here; the text says why, and what to do."
 
+
 def report_of(
-    path:str|Path,      # folder of a report, or a file in it
-)->Report:
+    path: str | Path,  # folder of a report, or a file in it
+) -> Report:
     "The report that a folder, its page or its metrics.json stands for; settings that its two files tell differently are refused."
     path = Path(path).expanduser()
-    if path.is_file(): path = path.parent
-    elif not path.exists(): raise ReproduceError(f"{str(path)!r}: no such report. Name the folder of one combination, e.g. reports/RECIPE/COMBINATION.")
-    if not (path/"metrics.json").exists() and (below := sorted(path.glob("*/metrics.json"))): raise ReproduceError(f"{str(path)!r}: {len(below)} reports are in this folder, and one is made again at a time. Name one, e.g. {str(below[0].parent)!r}.")
+    if path.is_file():
+        path = path.parent
+    elif not path.exists():
+        raise ReproduceError(
+            f"{str(path)!r}: no such report. Name the folder of one combination, e.g. reports/RECIPE/COMBINATION."
+        )
+    if not (path / "metrics.json").exists() and (below := sorted(path.glob("*/metrics.json"))):
+        raise ReproduceError(
+            f"{str(path)!r}: {len(below)} reports are in this folder, and one is made again at a time. Name one, e.g. {str(below[0].parent)!r}."
+        )
     report = read_report(path)
-    own = Report(path, dict(report.metrics, provenance=dict(report.metrics["provenance"], settings=to_plain(_as_run(report.combination())))))
+    own = Report(
+        path,
+        dict(
+            report.metrics,
+            provenance=dict(report.metrics["provenance"], settings=to_plain(_as_run(report.combination()))),
+        ),
+    )
     if odd := [c for c in setting_changes(report, own) if _last(c.a) != _last(c.b)]:
         more = f"; so do {', '.join(c.what for c in odd[1:6])}" if odd[1:] else ""
-        raise ReproduceError(f"{path/'params.yaml'}: {odd[0].what} = {odd[0].b!r}, and metrics.json says {odd[0].a!r}: they differ{more}. One of the files was changed by hand: restore it, or remove params.yaml to go by metrics.json.")
+        raise ReproduceError(
+            f"{path / 'params.yaml'}: {odd[0].what} = {odd[0].b!r}, and metrics.json says {odd[0].a!r}: they differ{more}. One of the files was changed by hand: restore it, or remove params.yaml to go by metrics.json."
+        )
     return report
+
 
 def _as_run(c):
     "The settings as metrics.json tells them: with the arms and strategies that the family has."
     from distill_study.study import resolved
+
     return resolved(c)
+
 
 def _last(value):
     "A setting without the folders that a report leaves out."
     return re.split("[/:]", value)[-1] if isinstance(value, str) else value
 
 # %% ../nbs/66_reproduce.ipynb #f9260881
-_HERE = ("transformers", "recorded", "rules")      # engines that answer on this machine, always the same
+_HERE = ("transformers", "recorded", "rules")  # engines that answer on this machine, always the same
 _SAME = ("python", "torch", "transformers", "trl", "peft", "accelerate", "numpy", "scipy")
 
+
 def may_vary(
-    report:Report,
-    c:Combination,
-    device:str,          # of this machine, see `models.device`
-)->str:
+    report: Report,
+    c: Combination,
+    device: str,  # of this machine, see `models.device`
+) -> str:
     "Why a run from nothing need not come to the same numbers, digit by digit; empty where it must."
     from distill_study.report import versions
+
     made = report.metrics["provenance"]
     asked = [who.engine for who in (c.teacher, c.judge) if who and who.engine.partition(":")[0] not in _HERE]
-    if asked: return f"{asked[0].partition(':')[0]} engines don't repeat their answers token by token"
+    if asked:
+        return f"{asked[0].partition(':')[0]} engines don't repeat their answers token by token"
     formats = {f for f in (made.get("number_formats") or {}).values() if f}
-    if device != "cpu" or formats - {"float32"}: return "it is not computed in float32 on a processor alone" if device == "cpu" else "a GPU adds up in another order each time"
+    if device != "cpu" or formats - {"float32"}:
+        return (
+            "it is not computed in float32 on a processor alone"
+            if device == "cpu"
+            else "a GPU adds up in another order each time"
+        )
     was, now = made.get("versions") or {}, versions()
-    if other := [f"{k} {was.get(k)} then and {now.get(k)} now" for k in _SAME if was.get(k) and _release(was[k], k) != _release(now.get(k), k)]: return "other versions: " + ", ".join(other)
+    if other := [
+        f"{k} {was.get(k)} then and {now.get(k)} now"
+        for k in _SAME
+        if was.get(k) and _release(was[k], k) != _release(now.get(k), k)
+    ]:
+        return "other versions: " + ", ".join(other)
     return ""
+
 
 def _release(version, name):
     "Without the build; of Python the first two numbers."
-    return ".".join((version or "").split("+")[0].split(".")[:2 if name == "python" else None])
+    return ".".join((version or "").split("+")[0].split(".")[: 2 if name == "python" else None])
 
 # %% ../nbs/66_reproduce.ipynb #44338c85
-def recipe_of(c:Combination)->Recipe:
+def recipe_of(c: Combination) -> Recipe:
     "The recipe that has this combination alone."
     shared = {k: getattr(c, k) for k in Recipe.model_fields if k in Combination.model_fields and k != "data"}
-    return Recipe(name="reproduced", teachers=(c.teacher,), students=(c.student,), data=(c.data,), seeds=(c.seed,), **shared)
+    return Recipe(
+        name="reproduced", teachers=(c.teacher,), students=(c.student,), data=(c.data,), seeds=(c.seed,), **shared
+    )
 
-def same_data(report:Report, c:Combination):
+
+def same_data(report: Report, c: Combination):
     "Refuse data that isn't here, or isn't what the report was made from."
     from distill_study.data import load_data, source_of
+
     name, source = c.data.name, report.metrics["provenance"].get("data_source")
-    if source == "local" and (source_of(name) != "local" or name.endswith(".jsonl") and not Path(name).expanduser().is_file()):
-        raise ReproduceError(f"data.name = {name!r}: the report was made from a local copy, which is not on this machine. Say where it is with --data, or name the folder above it in DISTILL_DATA_DIR.")
+    if source == "local" and (
+        source_of(name) != "local" or name.endswith(".jsonl") and not Path(name).expanduser().is_file()
+    ):
+        raise ReproduceError(
+            f"data.name = {name!r}: the report was made from a local copy, which is not on this machine. Say where it is with --data, or name the folder above it in DISTILL_DATA_DIR."
+        )
     splits = load_data(c.data)
     for split, was in report.hashes.items():
-        if was and was != (now := splits.hashes.get(split)): raise ReproduceError(f"data {name!r}: its {split} examples (hash {now}) are not those of the report ({was}). Get the data that it was made from, or compare with `distill-study diff` what another data set gives.")
+        if was and was != (now := splits.hashes.get(split)):
+            raise ReproduceError(
+                f"data {name!r}: its {split} examples (hash {now}) are not those of the report ({was}). Get the data that it was made from, or compare with `distill-study diff` what another data set gives."
+            )
 
 # %% ../nbs/66_reproduce.ipynb #27101ee8
 _TIMED = re.compile("second|duration|latency|memory|energy|reused|^new$|^cost$|^findings$|^provenance$")
 
+
 def untimed(x):
     "Numbers of a report that the same run must come to again."
-    if isinstance(x, dict): return {k: untimed(v) for k, v in x.items() if not _TIMED.search(k)}
+    if isinstance(x, dict):
+        return {k: untimed(v) for k, v in x.items() if not _TIMED.search(k)}
     return [untimed(v) for v in x] if isinstance(x, list) else x
+
 
 def _leaves(x, name=""):
     "(dotted name, value) of everything, with the length of every list."
-    if isinstance(x, dict): yield from (leaf for k, v in x.items() for leaf in _leaves(v, f"{name}.{k}" if name else str(k)))
+    if isinstance(x, dict):
+        yield from (leaf for k, v in x.items() for leaf in _leaves(v, f"{name}.{k}" if name else str(k)))
     elif isinstance(x, list):
         yield f"{name}: entries", len(x)
         yield from (leaf for i, v in enumerate(x) for leaf in _leaves(v, f"{name}.{i}"))
-    else: yield name, x
+    else:
+        yield name, x
+
 
 def _rounded(c):
     "Whether a number of the training log differs by no more than another order of adding up makes it."
-    return c.what.startswith("training.") and all(type(x) is float for x in (c.a, c.b)) and math.isclose(c.a, c.b, rel_tol=.01)
+    return (
+        c.what.startswith("training.")
+        and all(type(x) is float for x in (c.a, c.b))
+        and math.isclose(c.a, c.b, rel_tol=0.01)
+    )
 
-def differing(a:dict, b:dict)->tuple[int, list[Change], int]:
+
+def differing(a: dict, b: dict) -> tuple[int, list[Change], int]:
     "(how many values the first report's numbers have, those that the second has otherwise, how many of the training log are the same but for rounding)."
     old, new = dict(_leaves(untimed(a))), dict(_leaves(untimed(b)))
     odd = [Change(k, v, new.get(k, "not there")) for k, v in old.items() if k not in new or new[k] != v]
@@ -114,72 +169,112 @@ def differing(a:dict, b:dict)->tuple[int, list[Change], int]:
 @dataclass(frozen=True, repr=False)
 class Reproduced(Shown):
     "What became of a report that was made again."
+
     name: str
-    fresh: bool              # from nothing, or from the store
-    vary: str                # why the numbers need not be the same; empty where they must
-    values: int              # in metrics.json
-    differs: list            # `diff.Change` of those that are others now
-    rounded: int             # more of them, of the training log, that are the same but for rounding
-    diff: Diff|None          # of old and new; None where the run failed
+    fresh: bool  # from nothing, or from the store
+    vary: str  # why the numbers need not be the same; empty where they must
+    values: int  # in metrics.json
+    differs: list  # `diff.Change` of those that are others now
+    rounded: int  # more of them, of the training log, that are the same but for rounding
+    diff: Diff | None  # of old and new; None where the run failed
     seconds: float = 0.0
-    error: str = ""          # that ended the run
+    error: str = ""  # that ended the run
 
     @property
-    def code(self)->int:
+    def code(self) -> int:
         "0: reproduced, 1: not."
-        if self.error or self.diff is None: return 1
+        if self.error or self.diff is None:
+            return 1
         return 0 if not self.differs else self.diff.code if self.vary else 1
 
-    def verdict(self)->str:
+    def verdict(self) -> str:
         "The outcome in words."
         how = f"from {'nothing' if self.fresh else 'the store'}, in {duration(self.seconds)}"
-        if self.error: return f"{self.name}: not reproduced. Run {how}, it failed: {self.error}"
-        if not self.differs: return f"{self.name}: reproduced. Made again {how}, all {self.values:,} values of metrics.json but times are the same" + (f", {self.rounded} of the training log up to rounding." if self.rounded else ".")
+        if self.error:
+            return f"{self.name}: not reproduced. Run {how}, it failed: {self.error}"
+        if not self.differs:
+            return (
+                f"{self.name}: reproduced. Made again {how}, all {self.values:,} values of metrics.json but times are the same"
+                + (f", {self.rounded} of the training log up to rounding." if self.rounded else ".")
+            )
         what = f"{len(self.differs):,} of {self.values:,} values differ, first {self.differs[0].what}: {self.differs[0].a!r} then, {self.differs[0].b!r} now"
-        if self.code == 0: return f"{self.name}: reproduced within noise. Made again {how}: {what}. {self.diff.verdict()} They need not be the same: {self.vary}."
-        if self.vary: return f"{self.name}: not reproduced. Made again {how}: {what}. {self.diff.verdict()}"
+        if self.code == 0:
+            return f"{self.name}: reproduced within noise. Made again {how}: {what}. {self.diff.verdict()} They need not be the same: {self.vary}."
+        if self.vary:
+            return f"{self.name}: not reproduced. Made again {how}: {what}. {self.diff.verdict()}"
         return f"{self.name}: not reproduced. Made again {how}: {what}. They should be the same. {self.diff.verdict()} Another kind of processor, or another number of threads, adds up in another order, which can tip an answer: try OMP_NUM_THREADS=1, or take what is within noise with --noise."
 
     def to_dict(self):
-        return to_plain(dict(verdict=self.verdict(), code=self.code, fresh=self.fresh, expected="within noise" if self.vary else "identical", why=self.vary, values=self.values, differs=self.differs[:100], rounded=self.rounded, seconds=self.seconds, error=self.error, diff=self.diff and self.diff.to_dict()))
+        return to_plain(
+            dict(
+                verdict=self.verdict(),
+                code=self.code,
+                fresh=self.fresh,
+                expected="within noise" if self.vary else "identical",
+                why=self.vary,
+                values=self.values,
+                differs=self.differs[:100],
+                rounded=self.rounded,
+                seconds=self.seconds,
+                error=self.error,
+                diff=self.diff and self.diff.to_dict(),
+            )
+        )
 
-    def html(self)->str: return f"<p><strong>{esc(self.verdict())}</strong></p>" + (self.diff.html() if self.diff else "")
+    def html(self) -> str:
+        return f"<p><strong>{esc(self.verdict())}</strong></p>" + (self.diff.html() if self.diff else "")
 
-def print_reproduced(r:Reproduced):
+
+def print_reproduced(r: Reproduced):
     "The tables of the difference, and the verdict."
     from distill_study.shown import HIDDEN
-    if r.diff: print_diff(r.diff)
+
+    if r.diff:
+        print_diff(r.diff)
     print(HIDDEN.sub("\ufffd", r.verdict()))
 
 # %% ../nbs/66_reproduce.ipynb #aecad345
 def reproduce(
-    path:str|Path,             # folder of a report, its index.html or its metrics.json
-    store:str|Path|None=None,  # that its run wrote to; with `fresh` only read, to test the numbers on the same items
-    fresh:bool=False,          # from nothing, in a store of its own
-    out:str|Path|None=None,    # keeps the new report, and its store where it is a new one
-    data:str|None=None,        # where the data is on this machine
-    noise:bool=False,          # be content with numbers within noise
-    say=print,                 # called with a line of progress
-)->Reproduced:
+    path: str | Path,  # folder of a report, its index.html or its metrics.json
+    store: str
+    | Path
+    | None = None,  # that its run wrote to; with `fresh` only read, to test the numbers on the same items
+    fresh: bool = False,  # from nothing, in a store of its own
+    out: str | Path | None = None,  # keeps the new report, and its store where it is a new one
+    data: str | None = None,  # where the data is on this machine
+    noise: bool = False,  # be content with numbers within noise
+    say=print,  # called with a line of progress
+) -> Reproduced:
     "Run a report's combination again beside it, and say whether its numbers come out."
     from distill_study import grid
     from distill_study.archive import open_root
     from distill_study.models import device
+
     report = report_of(path)
     c = report.combination()
-    if data: c = c.model_copy(update=dict(data=c.data.model_copy(update=dict(name=str(data)))))
-    if out and Path(out).exists() and any(Path(out).iterdir()): raise ReproduceError(f"--out {str(out)!r}: there is something in this folder. Name a new one; nothing is written over.")
+    if data:
+        c = c.model_copy(update=dict(data=c.data.model_copy(update=dict(name=str(data)))))
+    if out and Path(out).exists() and any(Path(out).iterdir()):
+        raise ReproduceError(
+            f"--out {str(out)!r}: there is something in this folder. Name a new one; nothing is written over."
+        )
     kept = open_root(store or "store") if store or not fresh else None
     same_data(report, c)
     with tempfile.TemporaryDirectory(prefix="reproduce-") as temporary:
         folder = Path(out or temporary)
-        into, own = folder/report.name, folder/"store" if fresh else kept
+        into, own = folder / report.name, folder / "store" if fresh else kept
         grid.check(recipe_of(c), folder, own, replay=not fresh)
         say(f"{report.name}: made again from {'nothing' if fresh else 'the store'}")
         done = grid.run_combination(c, into, own, replay=not fresh)
-        if done.error and not fresh and "in the store" in done.error: raise ReproduceError(f"store {str(kept)!r} has not all that {report.name} was made from: {done.error} Name the store that its run wrote to, or make it from nothing with --fresh.")
+        if done.error and not fresh and "in the store" in done.error:
+            raise ReproduceError(
+                f"store {str(kept)!r} has not all that {report.name} was made from: {done.error} Name the store that its run wrote to, or make it from nothing with --fresh."
+            )
         vary = may_vary(report, c, device()) if fresh else ""
         vary = vary or ("--noise was asked for" if noise else "")
-        if done.error: return Reproduced(report.name, fresh, vary, 0, [], 0, None, done.seconds, done.error)
+        if done.error:
+            return Reproduced(report.name, fresh, vary, 0, [], 0, None, done.seconds, done.error)
         found = diff(report.folder, into, kept if fresh else None, own if fresh and kept else None)
-        return Reproduced(report.name, fresh, vary, *differing(report.metrics, read_report(into).metrics), found, done.seconds)
+        return Reproduced(
+            report.name, fresh, vary, *differing(report.metrics, read_report(into).metrics), found, done.seconds
+        )

@@ -14,44 +14,128 @@ from dataclasses import dataclass, field
 
 from .config import ARMS, arms_under
 from .shown import Column, ReportError, Shown, Table, esc, num, pct
-from .stats import BASE, PLAIN, TRAINED, Interval, compare, corrected, expected, find_test, gaps, mean_interval, pairs_of, reference_teacher, shared, wilson
+from distill_study.stats import (
+    BASE,
+    PLAIN,
+    TRAINED,
+    Interval,
+    compare,
+    corrected,
+    expected,
+    find_test,
+    gaps,
+    mean_interval,
+    pairs_of,
+    reference_teacher,
+    shared,
+    wilson,
+)
 from .textstats import FAMILY, METRICS, Metric
 
 # %% ../nbs/37_results.ipynb #7ea2bf6c
 def made_up_grades(
-    n:int=120,       # items
-    skill={"teacher/cot": .95, "student/vanilla": .3, "student/cot": .25, "distilled/vanilla": .45, "distilled/cot-answer": .62, "distilled/cot-rationale": .8},   # arm -> share of right answers
-    seed:int=0,
-):                   # pandas DataFrame like `grade.grade` makes
+    n: int = 120,  # items
+    skill={
+        "teacher/cot": 0.95,
+        "student/vanilla": 0.3,
+        "student/cot": 0.25,
+        "distilled/vanilla": 0.45,
+        "distilled/cot-answer": 0.62,
+        "distilled/cot-rationale": 0.8,
+    },  # arm -> share of right answers
+    seed: int = 0,
+):  # pandas DataFrame like `grade.grade` makes
     "Grades of arms whose answers share how hard each item is, to try tables, figures and sentences on."
     import numpy as np, pandas as pd
+
     rng, frames = np.random.default_rng(seed), []
     hard = rng.random(n)
     for arm, p in skill.items():
-        right = hard + rng.normal(0, .1, n) < p
-        off = rng.random(n) < .04
+        right = hard + rng.normal(0, 0.1, n) < p
+        off = rng.random(n) < 0.04
         text = [f"<script>alert({i})</script> The answer is {i}" for i in range(n)]
-        frames.append(pd.DataFrame(dict(arm=arm, id=[f"q{i}" for i in range(n)], correct=right, correct_strict=right & ~off, format_ok=~off, parsed=True, answer=[str(i) for i in range(n)],
-            gold=[str(i if r else i + 1) for i, r in enumerate(right)], truncated=False, stopped=True, failed=False, tokens=rng.poisson(50 if "cot" in arm and arm != "distilled/cot-answer" else 3, n) + 1, text=text)))
+        frames.append(
+            pd.DataFrame(
+                dict(
+                    arm=arm,
+                    id=[f"q{i}" for i in range(n)],
+                    correct=right,
+                    correct_strict=right & ~off,
+                    format_ok=~off,
+                    parsed=True,
+                    answer=[str(i) for i in range(n)],
+                    gold=[str(i if r else i + 1) for i, r in enumerate(right)],
+                    truncated=False,
+                    stopped=True,
+                    failed=False,
+                    tokens=rng.poisson(50 if "cot" in arm and arm != "distilled/cot-answer" else 3, n) + 1,
+                    text=text,
+                )
+            )
+        )
     return pd.concat(frames, ignore_index=True)
 
 # %% ../nbs/37_results.ipynb #e8794973
 def made_up_scores(
-    task:str="summarization",   # or 'conversation'
-    n:int=120,                  # items
-    level={"teacher/vanilla": .30, "teacher/cod": .34, "student/vanilla": .18, "distilled/vanilla": .26, "distilled/cod": .29},   # arm -> mean of the main score
-    seed:int=0,
-):                              # pandas DataFrame like `grade.grade` makes
+    task: str = "summarization",  # or 'conversation'
+    n: int = 120,  # items
+    level={
+        "teacher/vanilla": 0.30,
+        "teacher/cod": 0.34,
+        "student/vanilla": 0.18,
+        "distilled/vanilla": 0.26,
+        "distilled/cod": 0.29,
+    },  # arm -> mean of the main score
+    seed: int = 0,
+):  # pandas DataFrame like `grade.grade` makes
     "Grades of a scored family, to try tables, figures and sentences on."
     import numpy as np, pandas as pd
+
     rng, frames, (main, *rest) = np.random.default_rng(seed), [], FAMILY[task]
-    hard = rng.normal(0, .06, n)
-    usual = dict(density=.12, supported=.9, words=25, compression=.2, coverage=.8, run=3, repetition=.1, distinct1=.7, distinct2=.9) | {f"copied{k}": .9 - .15 * k for k in (1, 2, 3, 4)}
+    hard = rng.normal(0, 0.06, n)
+    usual = dict(
+        density=0.12,
+        supported=0.9,
+        words=25,
+        compression=0.2,
+        coverage=0.8,
+        run=3,
+        repetition=0.1,
+        distinct1=0.7,
+        distinct2=0.9,
+    ) | {f"copied{k}": 0.9 - 0.15 * k for k in (1, 2, 3, 4)}
     for arm, mean in level.items():
-        score, off = np.clip(mean + hard + rng.normal(0, .03, n), 0, 1), rng.random(n) < .04
-        more = {k: np.clip((score * dict(rouge1=1.4, rouge2=.5)[k] if k in ("rouge1", "rouge2") else usual[k]) * (1.4 if k == "density" and "cod" in arm else 1) * rng.normal(1, .1, n), 0, None if k in ("words", "run") else 1) for k in rest}
-        frames.append(pd.DataFrame(dict(arm=arm, id=[f"q{i}" for i in range(n)], format_ok=~off, parsed=True, answer=[f"text {i}" for i in range(n)], gold=None, truncated=False, stopped=True, failed=False,
-            tokens=rng.poisson(120 if arm == "teacher/cod" else 35, n) + 1, text=[f"<script>alert({i})</script> {arm} wrote this" for i in range(n)]) | {main: score} | more | {f"{main}_strict": np.where(off, 0, score)}))
+        score, off = np.clip(mean + hard + rng.normal(0, 0.03, n), 0, 1), rng.random(n) < 0.04
+        more = {
+            k: np.clip(
+                (score * dict(rouge1=1.4, rouge2=0.5)[k] if k in ("rouge1", "rouge2") else usual[k])
+                * (1.4 if k == "density" and "cod" in arm else 1)
+                * rng.normal(1, 0.1, n),
+                0,
+                None if k in ("words", "run") else 1,
+            )
+            for k in rest
+        }
+        frames.append(
+            pd.DataFrame(
+                dict(
+                    arm=arm,
+                    id=[f"q{i}" for i in range(n)],
+                    format_ok=~off,
+                    parsed=True,
+                    answer=[f"text {i}" for i in range(n)],
+                    gold=None,
+                    truncated=False,
+                    stopped=True,
+                    failed=False,
+                    tokens=rng.poisson(120 if arm == "teacher/cod" else 35, n) + 1,
+                    text=[f"<script>alert({i})</script> {arm} wrote this" for i in range(n)],
+                )
+                | {main: score}
+                | more
+                | {f"{main}_strict": np.where(off, 0, score)}
+            )
+        )
     return pd.concat(frames, ignore_index=True)
 
 # %% ../nbs/37_results.ipynb #3106461e
@@ -60,85 +144,151 @@ def _share(series):
     known = series.dropna()
     return float(known.astype(bool).mean()) if len(known) else None
 
+
 def _arm_record(graded, arm, missing, metric=METRICS["correct"], resamples=2000, seed=0):
     "Everything about one arm's answers, or the reason why there are none."
     rows, name = graded[graded["arm"] == arm], "accuracy" if metric.graded else "score"
-    if not len(rows): return {"arm": arm, "n": 0, name: Interval(None, reason="no items"), "strict": Interval(None, reason="no items"), "missing": missing.get(arm, "not part of this run")}
+    if not len(rows):
+        return {
+            "arm": arm,
+            "n": 0,
+            name: Interval(None, reason="no items"),
+            "strict": Interval(None, reason="no items"),
+            "missing": missing.get(arm, "not part of this run"),
+        }
     n, tokens, of = len(rows), rows["tokens"].dropna(), rows["source"].to_numpy() if "source" in rows else None
-    def mean(k): return wilson(int(rows[k].sum()), n) if metric.graded and not shared(of) else mean_interval(rows[k], resamples, seed, of)
-    if metric.graded: level = dict(accuracy=mean("correct"), strict=mean("correct_strict"))
-    else: level = dict(score=mean(metric.key), strict=mean(f"{metric.key}_strict"), scores={k: mean(k) for k in METRICS if k in rows and not METRICS[k].graded})
-    return dict(arm=arm, n=n, **level,
-        unparsed=1 - _share(rows["parsed"]), off_format=1 - _share(rows["format_ok"]), truncated=_share(rows["truncated"]), stopped=_share(rows["stopped"]), failed=int(rows["failed"].sum()) if "failed" in rows else 0,
-        tokens=float(tokens.mean()) if len(tokens) else None)
+
+    def mean(k):
+        return (
+            wilson(int(rows[k].sum()), n)
+            if metric.graded and not shared(of)
+            else mean_interval(rows[k], resamples, seed, of)
+        )
+
+    if metric.graded:
+        level = dict(accuracy=mean("correct"), strict=mean("correct_strict"))
+    else:
+        level = dict(
+            score=mean(metric.key),
+            strict=mean(f"{metric.key}_strict"),
+            scores={k: mean(k) for k in METRICS if k in rows and not METRICS[k].graded},
+        )
+    return dict(
+        arm=arm,
+        n=n,
+        **level,
+        unparsed=1 - _share(rows["parsed"]),
+        off_format=1 - _share(rows["format_ok"]),
+        truncated=_share(rows["truncated"]),
+        stopped=_share(rows["stopped"]),
+        failed=int(rows["failed"].sum()) if "failed" in rows else 0,
+        tokens=float(tokens.mean()) if len(tokens) else None,
+    )
 
 # %% ../nbs/37_results.ipynb #46bcb583
 @dataclass(frozen=True, repr=False)
 class Results:
     "All that was measured on the test items of one combination."
-    graded: object            # DataFrame, one row per arm and item
-    arms: dict                # arm -> its record, in the order of ARMS
-    tests: list               # Comparison, flexible extraction
-    tests_strict: list        # the same with strict extraction
-    gaps: list                # Gap
+
+    graded: object  # DataFrame, one row per arm and item
+    arms: dict  # arm -> its record, in the order of ARMS
+    tests: list  # Comparison, flexible extraction
+    tests_strict: list  # the same with strict extraction
+    gaps: list  # Gap
     gaps_strict: list
-    teacher: str              # the teacher arm that gaps are measured against
+    teacher: str  # the teacher arm that gaps are measured against
     seed: int
-    metric: Metric = METRICS["correct"]               # what the tests and gaps are about
-    also: dict = field(default_factory=dict)          # key of another measure -> the same tests on it
+    metric: Metric = METRICS["correct"]  # what the tests and gaps are about
+    also: dict = field(default_factory=dict)  # key of another measure -> the same tests on it
 
     @property
-    def distilled(self)->list:
+    def distilled(self) -> list:
         "The distilled arms that ran."
         return [a for a in self.trained if a.startswith("distilled/") and self.arms[a]["n"]]
 
     @property
-    def each(self)->str: return "conversation" if self.metric.key in FAMILY["conversation"] else "answer"
+    def each(self) -> str:
+        return "conversation" if self.metric.key in FAMILY["conversation"] else "answer"
 
     @property
-    def trained(self)->list: return [a for a in self.arms if a in TRAINED]
-    def __contains__(self, arm): return bool(self.arms.get(arm, {}).get("n"))
+    def trained(self) -> list:
+        return [a for a in self.arms if a in TRAINED]
+
+    def __contains__(self, arm):
+        return bool(self.arms.get(arm, {}).get("n"))
+
     @property
-    def best(self)->str|None:
+    def best(self) -> str | None:
         "The distilled arm with the highest accuracy, or score, on the test items."
-        return max((a for a in self.distilled if self.score(a).value is not None), key=lambda a: self.score(a).value, default=None)
+        return max(
+            (a for a in self.distilled if self.score(a).value is not None),
+            key=lambda a: self.score(a).value,
+            default=None,
+        )
 
-    def score(self, arm:str, key:str="")->Interval:
+    def score(self, arm: str, key: str = "") -> Interval:
         "Accuracy, or mean score, of an arm with its interval; by another measure where `key` names one."
         arm = self.arms.get(arm, {})
-        return (arm.get("scores", {}).get(key) if key else arm.get("accuracy" if self.metric.graded else "score")) or Interval(None, reason="no items")
+        return (
+            arm.get("scores", {}).get(key) if key else arm.get("accuracy" if self.metric.graded else "score")
+        ) or Interval(None, reason="no items")
 
-    def text(self, i:Interval)->str: return i.text(self.metric.scale, self.metric.digits)
+    def text(self, i: Interval) -> str:
+        return i.text(self.metric.scale, self.metric.digits)
 
-    def gap(self, arm:str, teacher:str|None=None, strict:bool=False)->Interval:
+    def gap(self, arm: str, teacher: str | None = None, strict: bool = False) -> Interval:
         "Gap recovered by a trained arm."
-        return next(g.recovered for g in (self.gaps_strict if strict else self.gaps) if g.arm == arm and g.teacher == (teacher or self.teacher))
+        return next(
+            g.recovered
+            for g in (self.gaps_strict if strict else self.gaps)
+            if g.arm == arm and g.teacher == (teacher or self.teacher)
+        )
 
-    def test(self, a:str, b:str, strict:bool=False):
+    def test(self, a: str, b: str, strict: bool = False):
         "The comparison of `b` against `a`."
         return find_test(self.tests_strict if strict else self.tests, a, b)
 
 # %% ../nbs/37_results.ipynb #81a39d77
 def analyse(
-    graded,                 # DataFrame of grades: one row per arm and test item
-    missing:dict|None=None, # arm -> why it doesn't exist
-    resamples:int=2000,     # of every bootstrap
-    seed:int=0,
-    metric:Metric=METRICS["correct"],   # what tests and gaps are about, see `textstats.main_metric`
-    arms:tuple|None=None,   # of the family, see `config.arms_under`; None takes those of its grades
-)->Results:
+    graded,  # DataFrame of grades: one row per arm and test item
+    missing: dict | None = None,  # arm -> why it doesn't exist
+    resamples: int = 2000,  # of every bootstrap
+    seed: int = 0,
+    metric: Metric = METRICS["correct"],  # what tests and gaps are about, see `textstats.main_metric`
+    arms: tuple | None = None,  # of the family, see `config.arms_under`; None takes those of its grades
+) -> Results:
     "Intervals, tests and gaps of every arm."
     arms, k = arms or (PLAIN if metric.graded else arms_under(("vanilla", "cod"))), metric.key
     unknown = sorted(set(graded["arm"]) - set(ARMS))
-    if unknown: raise ReportError(f"graded: unknown arm {unknown[0]!r}. Known: {', '.join(ARMS)}.")
-    records = {a: _arm_record(graded, a, missing or {}, metric, resamples, seed) for a in arms if a in expected(graded, arms) or a in (missing or {})}
-    tests = {c: compare(graded, pairs_of(arms), c, resamples, seed) for c in (k, f"{k}_strict", *(x for x in _ALSO if x != k and x in graded and graded[x].notna().any()))}
+    if unknown:
+        raise ReportError(f"graded: unknown arm {unknown[0]!r}. Known: {', '.join(ARMS)}.")
+    records = {
+        a: _arm_record(graded, a, missing or {}, metric, resamples, seed)
+        for a in arms
+        if a in expected(graded, arms) or a in (missing or {})
+    }
+    tests = {
+        c: compare(graded, pairs_of(arms), c, resamples, seed)
+        for c in (k, f"{k}_strict", *(x for x in _ALSO if x != k and x in graded and graded[x].notna().any()))
+    }
     gap = {c: gaps(graded, resamples, seed, c, arms, metric.scale, metric.digits) for c in (k, f"{k}_strict")}
-    claims = [] if k == "density" else tests.get("density", [])       # questions 2 and 3 are answered by it as well
+    claims = [] if k == "density" else tests.get("density", [])  # questions 2 and 3 are answered by it as well
     tests = {c: corrected(x, tests[k] if c == "density" else claims) for c, x in tests.items()}
-    return Results(graded, records, tests.pop(k), tests.pop(f"{k}_strict"), gap[k], gap[f"{k}_strict"], reference_teacher(graded), seed, metric, tests)
+    return Results(
+        graded,
+        records,
+        tests.pop(k),
+        tests.pop(f"{k}_strict"),
+        gap[k],
+        gap[f"{k}_strict"],
+        reference_teacher(graded),
+        seed,
+        metric,
+        tests,
+    )
 
-_ALSO = ("rouge1", "rouge2", "density")     # measures that the conclusions are tried on as well
+
+_ALSO = ("rouge1", "rouge2", "density")  # measures that the conclusions are tried on as well
 
 # %% ../nbs/37_results.ipynb #2bbd3a32
 def _items(results):
@@ -146,38 +296,95 @@ def _items(results):
     ns = sorted({a["n"] for a in results.arms.values() if a["n"]})
     of = results.graded.drop_duplicates("id")["source"] if "source" in results.graded else None
     drawn = f" from {of.nunique()} sources, which are drawn together" if of is not None and shared(of) else ""
-    return ("no items" if not ns else f"n = {ns[0]} test items" if len(ns) == 1 else f"n = {ns[0]} to {ns[-1]} test items") + drawn
+    return (
+        "no items" if not ns else f"n = {ns[0]} test items" if len(ns) == 1 else f"n = {ns[0]} to {ns[-1]} test items"
+    ) + drawn
 
-def _interval_of(results): return "bootstrap" if "sources" in _items(results) else "Wilson"
+
+def _interval_of(results):
+    return "bootstrap" if "sources" in _items(results) else "Wilson"
+
 
 def _cut_off(results, share=0.05):
     "What to mind where answers were cut off at their token limit, in a sentence; empty where hardly any were."
-    arms = [f"{a} ({pct(x['truncated'])} %)" for a, x in results.arms.items() if x["n"] and (x["truncated"] or 0) > share]
-    return f" Many answers of {', '.join(arms)} were cut off at the token limit, or at the end of the model's context: what they would have come to is not known." if arms else ""
+    arms = [
+        f"{a} ({pct(x['truncated'])} %)" for a, x in results.arms.items() if x["n"] and (x["truncated"] or 0) > share
+    ]
+    return (
+        f" Many answers of {', '.join(arms)} were cut off at the token limit, or at the end of the model's context: what they would have come to is not known."
+        if arms
+        else ""
+    )
+
 
 def _failed(results):
     "Which arms have requests that failed, in a sentence; empty where none has."
     arms = [f"{x['failed']} of {x['n']} of {a}" for a, x in results.arms.items() if x["n"] and x.get("failed")]
-    return f" Requests that got no answer {'count as wrong' if results.metric.graded else 'score 0'}: {', '.join(arms)}. That is the server's fault, not the model's; a new start asks them again." if arms else ""
+    return (
+        f" Requests that got no answer {'count as wrong' if results.metric.graded else 'score 0'}: {', '.join(arms)}. That is the server's fault, not the model's; a new start asks them again."
+        if arms
+        else ""
+    )
 
-_ENDED = dict(answer="A text that can't be read scores 0.", conversation="A turn that can't be read, or that has no room in the model's context, ends a conversation: no answer was found to all of its turns, and those that are missing score 0.")
+
+_ENDED = dict(
+    answer="A text that can't be read scores 0.",
+    conversation="A turn that can't be read, or that has no room in the model's context, ends a conversation: no answer was found to all of its turns, and those that are missing score 0.",
+)
+
 
 def _unchecked(checks):
     "How many comparisons of expressions were given up, in a sentence; empty where none was."
     n, gone = (checks or {}).get("timeouts", 0), (checks or {}).get("crashes", 0)
-    return f" Of {checks['asked']} pairs of expressions that math-verify compared, {n} took too long and {gone} ended it: they count as not equal." if n + gone else ""
+    return (
+        f" Of {checks['asked']} pairs of expressions that math-verify compared, {n} took too long and {gone} ended it: they count as not equal."
+        if n + gone
+        else ""
+    )
+
 
 def arm_table(
-    results:Results,
-    checks:dict|None=None,    # from `verify.checks`
-)->Table:
+    results: Results,
+    checks: dict | None = None,  # from `verify.checks`
+) -> Table:
     "One row per arm: accuracy under both extractors, failures, output length."
     m = results.metric
-    level = (Column("accuracy", "Accuracy", "%, flexible", "interval"), Column("strict", "Accuracy", "%, strict", "interval")) if m.graded else (Column("score", m.head, f"{m.unit}, flexible", "interval", m.digits, m.scale), Column("strict", m.head, f"{m.unit}, strict", "interval", m.digits, m.scale))
-    cols = (Column("arm", "Arm", kind="text"), Column("n", "Items", digits=0), *level, Column("unparsed", "No answer found", "%", "percent"), Column("off_format", "Off the format", "%", "percent"), Column("truncated", "Cut off", "%", "percent"), Column("tokens", "Output tokens", f"per {results.each}"))
-    return Table("Every arm on the held-out test items", cols, tuple(results.arms.values()), f"{_items(results)}; accuracy with 95 % {_interval_of(results)} intervals." if m.graded else f"{_items(results)}; means with 95 % bootstrap intervals.",
-        ("Flexible extraction finds the answer anywhere in the text; strict extraction takes it only in the format that was asked for. An answer that can't be read counts as wrong." if m.graded else
-         f"Flexible takes the text out of whatever stands around it; strict scores it 0 where it wasn't in the format asked for, the length included. {_ENDED[results.each]} {m.note}.") + _failed(results) + _cut_off(results) + _unchecked(checks))
+    level = (
+        (
+            Column("accuracy", "Accuracy", "%, flexible", "interval"),
+            Column("strict", "Accuracy", "%, strict", "interval"),
+        )
+        if m.graded
+        else (
+            Column("score", m.head, f"{m.unit}, flexible", "interval", m.digits, m.scale),
+            Column("strict", m.head, f"{m.unit}, strict", "interval", m.digits, m.scale),
+        )
+    )
+    cols = (
+        Column("arm", "Arm", kind="text"),
+        Column("n", "Items", digits=0),
+        *level,
+        Column("unparsed", "No answer found", "%", "percent"),
+        Column("off_format", "Off the format", "%", "percent"),
+        Column("truncated", "Cut off", "%", "percent"),
+        Column("tokens", "Output tokens", f"per {results.each}"),
+    )
+    return Table(
+        "Every arm on the held-out test items",
+        cols,
+        tuple(results.arms.values()),
+        f"{_items(results)}; accuracy with 95 % {_interval_of(results)} intervals."
+        if m.graded
+        else f"{_items(results)}; means with 95 % bootstrap intervals.",
+        (
+            "Flexible extraction finds the answer anywhere in the text; strict extraction takes it only in the format that was asked for. An answer that can't be read counts as wrong."
+            if m.graded
+            else f"Flexible takes the text out of whatever stands around it; strict scores it 0 where it wasn't in the format asked for, the length included. {_ENDED[results.each]} {m.note}."
+        )
+        + _failed(results)
+        + _cut_off(results)
+        + _unchecked(checks),
+    )
 
 # %% ../nbs/37_results.ipynb #5b7e20c4
 def _no_gap(results, teacher):
@@ -185,57 +392,149 @@ def _no_gap(results, teacher):
     found = [g.recovered for g in results.gaps if g.teacher == teacher and g.recovered.n]
     return found[0].reason if found and all(i.value is None for i in found) else ""
 
-def gap_table(
-    results:Results,
-)->Table:
+
+def gap_table(results: Results) -> Table:
     "Gap recovered by every trained arm, against each teacher arm that ran."
     teachers = [t for t in dict.fromkeys(g.teacher for g in results.gaps) if results.arms[t]["n"]]
     none = {t: why for t in teachers if (why := _no_gap(results, t))}
-    if len(none) == len(teachers): none = {}                       # then the rows say it
+    if len(none) == len(teachers):
+        none = {}  # then the rows say it
     ran = [g for g in results.gaps if g.teacher in teachers and g.teacher not in none]
-    rows = tuple(dict(arm=g.arm, teacher=g.teacher, recovered=g.recovered, why=g.recovered.reason) if g.recovered.n else dict(arm=g.arm, teacher=g.teacher, missing=results.arms[g.arm].get("missing") or g.recovered.reason) for g in ran)
-    cols = (Column("arm", "Trained arm", kind="text"), Column("teacher", "Measured against", kind="text"), Column("recovered", "Gap recovered", "%", "interval"))
-    if any(r.get("why") for r in rows): cols += (Column("why", "Remark", kind="text"),)
-    gone = [f"Against {t}: undefined, {why}." for t, why in none.items()] + [f"Against {t}: not available, {results.arms[t]['missing']}." for t in reversed(results.arms) if ARMS[t].model == "teacher" and not results.arms[t]["n"]]
-    return Table(f"How much of the gap between {BASE} and the teacher was closed", cols, rows, f"{_items(results)}; 95 % intervals from a paired bootstrap over items. 0 is the untouched student, 100 the teacher.", " ".join(gone))
+    rows = tuple(
+        dict(arm=g.arm, teacher=g.teacher, recovered=g.recovered, why=g.recovered.reason)
+        if g.recovered.n
+        else dict(arm=g.arm, teacher=g.teacher, missing=results.arms[g.arm].get("missing") or g.recovered.reason)
+        for g in ran
+    )
+    cols = (
+        Column("arm", "Trained arm", kind="text"),
+        Column("teacher", "Measured against", kind="text"),
+        Column("recovered", "Gap recovered", "%", "interval"),
+    )
+    if any(r.get("why") for r in rows):
+        cols += (Column("why", "Remark", kind="text"),)
+    gone = [f"Against {t}: undefined, {why}." for t, why in none.items()] + [
+        f"Against {t}: not available, {results.arms[t]['missing']}."
+        for t in reversed(results.arms)
+        if ARMS[t].model == "teacher" and not results.arms[t]["n"]
+    ]
+    return Table(
+        f"How much of the gap between {BASE} and the teacher was closed",
+        cols,
+        rows,
+        f"{_items(results)}; 95 % intervals from a paired bootstrap over items. 0 is the untouched student, 100 the teacher.",
+        " ".join(gone),
+    )
+
 
 def test_table(
-    results:Results,
-    strict:bool=False,     # with strict extraction
-    key:str="",            # another measure, a key of `results.also`
-)->Table:
+    results: Results,
+    strict: bool = False,  # with strict extraction
+    key: str = "",  # another measure, a key of `results.also`
+) -> Table:
     "Every paired test of the report."
-    m, tests = METRICS[key] if key else results.metric, results.also[key] if key else results.tests_strict if strict else results.tests
-    rows = tuple(dict(arm=t.b, against=t.a, missing=f"against {t.a}, {t.reason}") if t.p is None else
-        dict(arm=t.b, against=t.a, n=t.n, difference=t.difference, b_only=t.b_only, a_only=t.a_only, p=t.p, p_holm=t.p_holm, verdict=t.verdict) for t in tests)
+    m, tests = (
+        METRICS[key] if key else results.metric,
+        results.also[key] if key else results.tests_strict if strict else results.tests,
+    )
+    rows = tuple(
+        dict(arm=t.b, against=t.a, missing=f"against {t.a}, {t.reason}")
+        if t.p is None
+        else dict(
+            arm=t.b,
+            against=t.a,
+            n=t.n,
+            difference=t.difference,
+            b_only=t.b_only,
+            a_only=t.a_only,
+            p=t.p,
+            p_holm=t.p_holm,
+            verdict=t.verdict,
+        )
+        for t in tests
+    )
     made = sum(t.p is not None for t in tests)
-    cols = (Column("arm", "Arm", kind="text"), Column("against", "Against", kind="text"), Column("difference", "Difference", "points" if m.scale == 100 else m.unit, "points", m.digits, m.scale), Column("b_only", "Only arm right" if m.graded else "Arm higher", "items", digits=0), Column("a_only", "Only other right" if m.graded else "Other higher", "items", digits=0),
-        Column("p", "p", "exact" if m.graded else "permutation", "p"), Column("p_holm", "p", "Holm", "p"), Column("verdict", "The arm is", kind="text"))
-    return Table(f"Paired tests{'' if m.graded else ' of ' + m.name}{', strict extraction' if strict else ''}", cols, rows, f"{_items(results)}; {'McNemar’s exact test' if m.graded and 'sources' not in _items(results) else 'paired permutation test of the mean'}, Holm-corrected over {max((t.family for t in tests), default=0)} tests{'' if m.graded or made == max((t.family for t in tests), default=0) else ', those of entity density and of the main measure together'}; differences with 95 % paired-bootstrap intervals.".replace("’", "'"))
-test_table.__test__ = False   # it is no test, whatever pytest thinks of its name
+    cols = (
+        Column("arm", "Arm", kind="text"),
+        Column("against", "Against", kind="text"),
+        Column("difference", "Difference", "points" if m.scale == 100 else m.unit, "points", m.digits, m.scale),
+        Column("b_only", "Only arm right" if m.graded else "Arm higher", "items", digits=0),
+        Column("a_only", "Only other right" if m.graded else "Other higher", "items", digits=0),
+        Column("p", "p", "exact" if m.graded else "permutation", "p"),
+        Column("p_holm", "p", "Holm", "p"),
+        Column("verdict", "The arm is", kind="text"),
+    )
+    return Table(
+        f"Paired tests{'' if m.graded else ' of ' + m.name}{', strict extraction' if strict else ''}",
+        cols,
+        rows,
+        f"{_items(results)}; {'McNemar’s exact test' if m.graded and 'sources' not in _items(results) else 'paired permutation test of the mean'}, Holm-corrected over {max((t.family for t in tests), default=0)} tests{'' if m.graded or made == max((t.family for t in tests), default=0) else ', those of entity density and of the main measure together'}; differences with 95 % paired-bootstrap intervals.".replace(
+            "’", "'"
+        ),
+    )
+
+
+test_table.__test__ = False  # it is no test, whatever pytest thinks of its name
 
 # %% ../nbs/37_results.ipynb #51a02b6e
-_TABLES = {"summarization": (("What the summaries hold", ("density", "words", "compression", "supported"), "Entities per token as in the chain-of-density paper, each entity counted once. Compression is the summary's words over the source's. In the source: names and numbers that the source has word for word."),
-        ("How near they are to source and reference", ("copied2", "copied4", "run", "rouge1", "rouge2", "rougeLsum"), "Copied n-grams stand in the source as well; a copied run is the shared run that a word stands in, its mean length the extractive density of the Newsroom paper. ROUGE against the reference.")),
-    "conversation": (("Every measure", FAMILY["conversation"], "Overlap is ROUGE-L with the reference's turn, F1, the mean over turns. Repeated 4-grams came before in the same conversation; distinct-1 and -2 are the shares of different words and pairs, which fall as texts grow longer. Words are those of a turn."),)}
+_TABLES = {
+    "summarization": (
+        (
+            "What the summaries hold",
+            ("density", "words", "compression", "supported"),
+            "Entities per token as in the chain-of-density paper, each entity counted once. Compression is the summary's words over the source's. In the source: names and numbers that the source has word for word.",
+        ),
+        (
+            "How near they are to source and reference",
+            ("copied2", "copied4", "run", "rouge1", "rouge2", "rougeLsum"),
+            "Copied n-grams stand in the source as well; a copied run is the shared run that a word stands in, its mean length the extractive density of the Newsroom paper. ROUGE against the reference.",
+        ),
+    ),
+    "conversation": (
+        (
+            "Every measure",
+            FAMILY["conversation"],
+            "Overlap is ROUGE-L with the reference's turn, F1, the mean over turns. Repeated 4-grams came before in the same conversation; distinct-1 and -2 are the shares of different words and pairs, which fall as texts grow longer. Words are those of a turn.",
+        ),
+    ),
+}
+
 
 def score_tables(
-    results:Results,
-    task:str="summarization",    # or 'conversation'
-)->list[Table]:
+    results: Results,
+    task: str = "summarization",  # or 'conversation'
+) -> list[Table]:
     "Every measure of a scored family, arm by arm."
     return [_score_table(results, *one) for one in _TABLES[task]]
 
+
 def _score_table(results, caption, keys, note):
     having = [METRICS[k] for k in keys if any(results.score(a, k).value is not None for a in results.arms)]
-    cols = (Column("arm", "Arm", kind="text"), *(Column(m.key, m.head, m.unit, "interval", m.digits, m.scale) for m in having))
-    rows = tuple(dict(arm=a, missing=x["missing"]) if not x["n"] else dict(arm=a) | x["scores"] for a, x in results.arms.items())
+    cols = (
+        Column("arm", "Arm", kind="text"),
+        *(Column(m.key, m.head, m.unit, "interval", m.digits, m.scale) for m in having),
+    )
+    rows = tuple(
+        dict(arm=a, missing=x["missing"]) if not x["n"] else dict(arm=a) | x["scores"] for a, x in results.arms.items()
+    )
     lost = [METRICS[k].head for k in keys if METRICS[k] not in having]
-    return Table(caption, cols, rows, f"{_items(results)}; means with 95 % bootstrap intervals.", note + (f" Not available without references: {', '.join(lost)}." if lost else "") + _fewer(results, having))
+    return Table(
+        caption,
+        cols,
+        rows,
+        f"{_items(results)}; means with 95 % bootstrap intervals.",
+        note + (f" Not available without references: {', '.join(lost)}." if lost else "") + _fewer(results, having),
+    )
+
 
 def _fewer(results, metrics):
     "Which means are over fewer items than were answered, in a sentence; empty where none is."
-    few = {m.head: [(i.n, x["n"]) for a, x in results.arms.items() if x["n"] and 0 < (i := results.score(a, m.key)).n < x["n"]] for m in metrics}
+    few = {
+        m.head: [
+            (i.n, x["n"]) for a, x in results.arms.items() if x["n"] and 0 < (i := results.score(a, m.key)).n < x["n"]
+        ]
+        for m in metrics
+    }
     said = [f"{head} (at least {min(k for k, _ in ns)} of {max(n for _, n in ns)})" for head, ns in few.items() if ns]
     return f" Means over the texts alone that have anything to measure: {', '.join(said)}." if said else ""
 
@@ -243,119 +542,273 @@ def _fewer(results, metrics):
 @dataclass(frozen=True)
 class Confusion:
     "What one arm answered to the items of every gold label."
+
     arm: str
     labels: tuple
-    counts: object          # array: a row per gold label, a column per answered label and a last one for unreadable answers
-    f1: Interval            # macro-F1
+    counts: object  # array: a row per gold label, a column per answered label and a last one for unreadable answers
+    f1: Interval  # macro-F1
 
-    def to_dict(self): return dict(arm=self.arm, labels=self.labels, counts=self.counts.tolist(), macro_f1=self.f1.to_dict())
+    def to_dict(self):
+        return dict(arm=self.arm, labels=self.labels, counts=self.counts.tolist(), macro_f1=self.f1.to_dict())
+
 
 def _macro_f1(counts):
     "Macro-F1 of confusion counts (…, gold, answered + unreadable), over the labels that occur."
     import numpy as np
+
     right = np.diagonal(counts[..., :-1], axis1=-2, axis2=-1)
     gold, said = counts.sum(-1), counts[..., :-1].sum(-2)
     f1 = np.divide(2 * right, gold + said, out=np.zeros(right.shape), where=gold + said > 0)
     return f1.sum(-1) / np.maximum((gold + said > 0).sum(-1), 1)
 
+
 def confusions(
-    graded,              # one row per arm and item
-    labels:tuple,        # every label there is
-    resamples:int=2000,
-    seed:int=0,
-)->dict:                 # arm -> `Confusion`, of the arms that ran
+    graded,  # one row per arm and item
+    labels: tuple,  # every label there is
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict:  # arm -> `Confusion`, of the arms that ran
     "Confusion counts of every arm, and macro-F1 with a bootstrap interval over items."
     import numpy as np
+
     out, at = {}, {l: i for i, l in enumerate(labels)}
     for arm in (a for a in ARMS if (graded["arm"] == a).any()):
         rows = graded[graded["arm"] == arm]
-        if gone := sorted(set(rows["gold"]) - set(labels)): raise ReportError(f"confusions: gold label {gone[0]!r} is not in {', '.join(labels)}.")
+        if gone := sorted(set(rows["gold"]) - set(labels)):
+            raise ReportError(f"confusions: gold label {gone[0]!r} is not in {', '.join(labels)}.")
         counts = np.zeros((len(labels), len(labels) + 1), int)
         np.add.at(counts, ([at[g] for g in rows["gold"]], [at.get(a, len(labels)) for a in rows["answer"]]), 1)
-        draws = np.random.default_rng(seed).multinomial(len(rows), counts.ravel() / len(rows), size=resamples).reshape(-1, *counts.shape)
-        low, high = np.quantile(_macro_f1(draws), [.025, .975], method="inverted_cdf")
+        draws = (
+            np.random.default_rng(seed)
+            .multinomial(len(rows), counts.ravel() / len(rows), size=resamples)
+            .reshape(-1, *counts.shape)
+        )
+        low, high = np.quantile(_macro_f1(draws), [0.025, 0.975], method="inverted_cdf")
         f1 = float(_macro_f1(counts))
-        out[arm] = Confusion(arm, tuple(labels), counts, Interval(f1, min(float(low), f1), max(float(high), f1), len(rows)))
+        out[arm] = Confusion(
+            arm, tuple(labels), counts, Interval(f1, min(float(low), f1), max(float(high), f1), len(rows))
+        )
     return out
 
 # %% ../nbs/37_results.ipynb #6e2f3636
-def label_table(results:Results, found:dict)->Table:
+def label_table(results: Results, found: dict) -> Table:
     "Macro-F1 beside accuracy, and how often every label was answered; `found` is from `confusions`."
     labels = next(iter(found.values())).labels if found else ()
     first = next(iter(found.values())).counts if found else None
+
     def row(a, x):
-        if a not in found: return dict(arm=a, missing=x.get("missing", "not part of this run"))
+        if a not in found:
+            return dict(arm=a, missing=x.get("missing", "not part of this run"))
         said = found[a].counts.sum(0) / found[a].counts.sum()
-        return dict(arm=a, accuracy=x["accuracy"], f1=found[a].f1, none=float(said[-1])) | {f"label:{l}": float(p) for l, p in zip(labels, said)}
-    cols = (Column("arm", "Arm", kind="text"), Column("accuracy", "Accuracy", "%", "interval"), Column("f1", "Macro-F1", "× 100", "interval"), *(Column(f"label:{l}", l[:1].upper() + l[1:], "% of answers", "percent") for l in labels), Column("none", "No answer found", "%", "percent"))
+        return dict(arm=a, accuracy=x["accuracy"], f1=found[a].f1, none=float(said[-1])) | {
+            f"label:{l}": float(p) for l, p in zip(labels, said)
+        }
+
+    cols = (
+        Column("arm", "Arm", kind="text"),
+        Column("accuracy", "Accuracy", "%", "interval"),
+        Column("f1", "Macro-F1", "× 100", "interval"),
+        *(Column(f"label:{l}", l[:1].upper() + l[1:], "% of answers", "percent") for l in labels),
+        Column("none", "No answer found", "%", "percent"),
+    )
     gold = ", ".join(f"{l} {pct(n / first.sum())} %" for l, n in zip(labels, first.sum(1))) if found else ""
-    return Table("Labels", cols, tuple(row(a, x) for a, x in results.arms.items()), f"{_items(results)}; 95 % intervals, Wilson's for accuracy, bootstrap for macro-F1.", f"Gold labels of the test items: {gold}." if gold else "")
+    return Table(
+        "Labels",
+        cols,
+        tuple(row(a, x) for a, x in results.arms.items()),
+        f"{_items(results)}; 95 % intervals, Wilson's for accuracy, bootstrap for macro-F1.",
+        f"Gold labels of the test items: {gold}." if gold else "",
+    )
 
 # %% ../nbs/37_results.ipynb #e3f4b137
 def round_scores(
-    examples:list,        # with `meta["entities"]`, or spaCy finds them
-    answers,              # the teacher's `Answers` under `cod`
-    known=None,           # the entities that the data set names, see `textstats.entities`
-    resamples:int=2000,
-    seed:int=0,
-)->list[dict]:            # round, n, density, words, supported, new
+    examples: list,  # with `meta["entities"]`, or spaCy finds them
+    answers,  # the teacher's `Answers` under `cod`
+    known=None,  # the entities that the data set names, see `textstats.entities`
+    resamples: int = 2000,
+    seed: int = 0,
+) -> list[dict]:  # round, n, density, words, supported, new
     "Density, length and support of every round of the chains that have all their rounds."
     from distill_study.textstats import density, entities, find_entities, supported, words
-    chains = [(e, (*a.parsed.rounds, a.parsed.answer)) for e, a in zip(examples, answers, strict=True) if a.parsed.answer and len(a.parsed.rounds) == 3]
-    if known is None: find_entities([t for _, rounds in chains for t in rounds])
-    def of(f): return lambda k: mean_interval([float("nan") if (v := f(e, t[k], t[k - 1] if k else None)) is None else v for e, t in chains], resamples, seed)
-    measures = dict(density=of(lambda e, t, before: density(t, known)), words=of(lambda e, t, before: len(words(t))), supported=of(lambda e, t, before: supported(t, e.question, known)),
-        new=of(lambda e, t, before: None if before is None else len(set(entities(t, known)) - set(entities(before, known)))))
-    return [dict(round=k + 1, n=len(chains)) | {name: f(k) for name, f in measures.items()} for k in range(4)] if chains else []
 
-def round_table(rounds:list)->Table:
+    chains = [
+        (e, (*a.parsed.rounds, a.parsed.answer))
+        for e, a in zip(examples, answers, strict=True)
+        if a.parsed.answer and len(a.parsed.rounds) == 3
+    ]
+    if known is None:
+        find_entities([t for _, rounds in chains for t in rounds])
+
+    def of(f):
+        return lambda k: mean_interval(
+            [float("nan") if (v := f(e, t[k], t[k - 1] if k else None)) is None else v for e, t in chains],
+            resamples,
+            seed,
+        )
+
+    measures = dict(
+        density=of(lambda e, t, before: density(t, known)),
+        words=of(lambda e, t, before: len(words(t))),
+        supported=of(lambda e, t, before: supported(t, e.question, known)),
+        new=of(
+            lambda e, t, before: None if before is None else len(set(entities(t, known)) - set(entities(before, known)))
+        ),
+    )
+    return (
+        [dict(round=k + 1, n=len(chains)) | {name: f(k) for name, f in measures.items()} for k in range(4)]
+        if chains
+        else []
+    )
+
+
+def round_table(rounds: list) -> Table:
     "The rounds of a chain of density, see `round_scores`."
     m = METRICS["density"]
-    cols = (Column("round", "Round", kind="text"), Column("density", m.head, m.unit, "interval", m.digits, m.scale), Column("words", "Words", "", "interval", 1, 1), Column("new", "New entities", "since the round before", "interval", 2, 1), Column("supported", "In the source", "% of names and numbers", "interval"))
-    return Table("Chain of density, round by round", cols, tuple(r | (dict(new="") if r["round"] == 1 else {}) for r in rounds), f"n = {rounds[0]['n'] if rounds else 0} chains with all four rounds; means with 95 % bootstrap intervals.", "" if rounds else "No answer has all four rounds.")
+    cols = (
+        Column("round", "Round", kind="text"),
+        Column("density", m.head, m.unit, "interval", m.digits, m.scale),
+        Column("words", "Words", "", "interval", 1, 1),
+        Column("new", "New entities", "since the round before", "interval", 2, 1),
+        Column("supported", "In the source", "% of names and numbers", "interval"),
+    )
+    return Table(
+        "Chain of density, round by round",
+        cols,
+        tuple(r | (dict(new="") if r["round"] == 1 else {}) for r in rounds),
+        f"n = {rounds[0]['n'] if rounds else 0} chains with all four rounds; means with 95 % bootstrap intervals.",
+        "" if rounds else "No answer has all four rounds.",
+    )
 
 # %% ../nbs/37_results.ipynb #99e74b80
 def training_table(
-    training:dict,         # arm -> rows, steps, supervised_tokens, supervised_share, truncated_rows, first_loss, last_loss, seconds
-    missing:dict|None=None,
-    arms=PLAIN,            # of the family
-)->Table:
+    training: dict,  # arm -> rows, steps, supervised_tokens, supervised_share, truncated_rows, first_loss, last_loss, seconds
+    missing: dict | None = None,
+    arms=PLAIN,  # of the family
+) -> Table:
     "What every trained arm learned from, and how long it took."
-    cols = (Column("arm", "Arm", kind="text"), Column("rows", "Rows", digits=0), Column("steps", "Steps", digits=0), Column("supervised_tokens", "Supervised tokens", digits=0), Column("supervised_share", "Share of all", "%", "percent"),
-        Column("truncated_rows", "Rows too long", digits=0), Column("last_loss", "Last loss", digits=3), Column("tokens_per_second", "Tokens", "per second", digits=0), Column("peak", "Peak memory", "MiB", digits=0), Column("seconds", "Time", kind="seconds"))
-    told = sorted({k for t in training.values() for k in t.get("energy") or {}}, reverse=True)      # GPU and CPU, where their devices count it
+    cols = (
+        Column("arm", "Arm", kind="text"),
+        Column("rows", "Rows", digits=0),
+        Column("steps", "Steps", digits=0),
+        Column("supervised_tokens", "Supervised tokens", digits=0),
+        Column("supervised_share", "Share of all", "%", "percent"),
+        Column("truncated_rows", "Rows too long", digits=0),
+        Column("last_loss", "Last loss", digits=3),
+        Column("tokens_per_second", "Tokens", "per second", digits=0),
+        Column("peak", "Peak memory", "MiB", digits=0),
+        Column("seconds", "Time", kind="seconds"),
+    )
+    told = sorted(
+        {k for t in training.values() for k in t.get("energy") or {}}, reverse=True
+    )  # GPU and CPU, where their devices count it
     cols += tuple(Column(f"{k}_kj", f"Energy, {k.upper()}", "kJ", digits=2) for k in told)
-    training, missing = {a: dict(t, peak=t["peak_memory"] / 2**20 if t.get("peak_memory") else None, **{f"{k}_kj": (t.get("energy") or {}).get(k) and t["energy"][k] / 1000 for k in told}) for a, t in training.items()}, missing or {}
-    rows = tuple(dict(arm=a, **training[a]) if a in training else dict(arm=a, missing=missing.get(a, "not part of this run")) for a in arms if a in TRAINED and (a in training or a in missing or not ARMS[a].extra))
-    lost = [f"{a} ({pct(1 - m['same_choice'])} % of {m['tokens']})" for a, t in training.items() if (m := t.get("merge")) and m.get("tokens") and m["same_choice"] < .95]
-    note = f"As it was saved, a model has another most likely token than in training at some target tokens of its first rows: {', '.join(lost)}. Weights that have moved little are lost when they are rounded or merged: train longer, or at a higher rate." if lost else ""
-    return Table("What every arm was trained on", cols, rows, "Only the assistant's tokens are supervised." + (" Energy in training steps, by the devices' own counters; they count other programs, too." if told else ""), note)
+    training, missing = (
+        {
+            a: dict(
+                t,
+                peak=t["peak_memory"] / 2**20 if t.get("peak_memory") else None,
+                **{f"{k}_kj": (t.get("energy") or {}).get(k) and t["energy"][k] / 1000 for k in told},
+            )
+            for a, t in training.items()
+        },
+        missing or {},
+    )
+    rows = tuple(
+        dict(arm=a, **training[a]) if a in training else dict(arm=a, missing=missing.get(a, "not part of this run"))
+        for a in arms
+        if a in TRAINED and (a in training or a in missing or not ARMS[a].extra)
+    )
+    lost = [
+        f"{a} ({pct(1 - m['same_choice'])} % of {m['tokens']})"
+        for a, t in training.items()
+        if (m := t.get("merge")) and m.get("tokens") and m["same_choice"] < 0.95
+    ]
+    note = (
+        f"As it was saved, a model has another most likely token than in training at some target tokens of its first rows: {', '.join(lost)}. Weights that have moved little are lost when they are rounded or merged: train longer, or at a higher rate."
+        if lost
+        else ""
+    )
+    return Table(
+        "What every arm was trained on",
+        cols,
+        rows,
+        "Only the assistant's tokens are supervised."
+        + (" Energy in training steps, by the devices' own counters; they count other programs, too." if told else ""),
+        note,
+    )
+
 
 def choice_table(
-    training:dict,         # arm -> looks (step, loss, right), chosen, losses
-)->Table:
+    training: dict,  # arm -> looks (step, loss, right), chosen, losses
+) -> Table:
     "What the validation said of every arm while it was trained, and whose weights were kept."
-    rows = tuple(dict(look, arm=a, kept="kept" if look["step"] == t["chosen"] else "") for a, t in training.items() if t.get("chosen") is not None for look in t["looks"])
-    cols = (Column("arm", "Arm", kind="text"), Column("step", "Step", digits=0), Column("right", "Right", "% of validation items", kind="percent"), Column("loss", "Loss", "on the teacher's labels", digits=3), Column("kept", "Weights", kind="text"))
-    short = [f"{a} after {t['losses'][-1]['step']} steps" for a, t in training.items() if t.get("chosen") is not None and t.get("stopped")]
-    return Table("Which weights were kept", cols, rows, "Chosen on validation items, which are neither trained on nor tested." + (f" Ended early: {', '.join(short)}." if short else ""), "" if rows else "No checkpoint was chosen.")
+    rows = tuple(
+        dict(look, arm=a, kept="kept" if look["step"] == t["chosen"] else "")
+        for a, t in training.items()
+        if t.get("chosen") is not None
+        for look in t["looks"]
+    )
+    cols = (
+        Column("arm", "Arm", kind="text"),
+        Column("step", "Step", digits=0),
+        Column("right", "Right", "% of validation items", kind="percent"),
+        Column("loss", "Loss", "on the teacher's labels", digits=3),
+        Column("kept", "Weights", kind="text"),
+    )
+    short = [
+        f"{a} after {t['losses'][-1]['step']} steps"
+        for a, t in training.items()
+        if t.get("chosen") is not None and t.get("stopped")
+    ]
+    return Table(
+        "Which weights were kept",
+        cols,
+        rows,
+        "Chosen on validation items, which are neither trained on nor tested."
+        + (f" Ended early: {', '.join(short)}." if short else ""),
+        "" if rows else "No checkpoint was chosen.",
+    )
 
 # %% ../nbs/37_results.ipynb #b631dd14
 def cost_table(
-    results:Results,
-    labelling:dict|None=None,   # strategy -> requests, input_tokens, output_tokens, seconds
-    training:dict|None=None,    # arm -> seconds
-)->Table:
+    results: Results,
+    labelling: dict | None = None,  # strategy -> requests, input_tokens, output_tokens, seconds
+    training: dict | None = None,  # arm -> seconds
+) -> Table:
     "What an answer takes to write, and what each trained arm took to make."
     labelling, training, rows = labelling or {}, training or {}, []
     for arm, a in results.arms.items():
-        row = dict(arm=arm, missing=a["missing"]) if not a["n"] else dict(arm=arm, tokens=a["tokens"], ratio=quotient(a["tokens"], results.arms[results.teacher].get("tokens")), labels="", seconds="")
+        row = (
+            dict(arm=arm, missing=a["missing"])
+            if not a["n"]
+            else dict(
+                arm=arm,
+                tokens=a["tokens"],
+                ratio=quotient(a["tokens"], results.arms[results.teacher].get("tokens")),
+                labels="",
+                seconds="",
+            )
+        )
         if a["n"] and ARMS[arm].model == "trained":
             row["seconds"] = training.get(arm, {}).get("seconds")
-            if ARMS[arm].labels != "gold": row["labels"] = labelling.get(ARMS[arm].labels, {}).get("output_tokens")
+            if ARMS[arm].labels != "gold":
+                row["labels"] = labelling.get(ARMS[arm].labels, {}).get("output_tokens")
         rows.append(row)
-    cols = (Column("arm", "Arm", kind="text"), Column("tokens", "Output tokens", f"per {results.each}"), Column("ratio", "Relative to", results.teacher, digits=2), Column("labels", "Teacher's output tokens", "for the labels", digits=0), Column("seconds", "Training", kind="seconds"))
-    return Table("What it takes to serve and to make", cols, tuple(rows), f"{_items(results)}. Tokens of each model's own tokenizer.", "A token of a small model costs less to write than one of a large model, so the ratio understates the saving.")
+    cols = (
+        Column("arm", "Arm", kind="text"),
+        Column("tokens", "Output tokens", f"per {results.each}"),
+        Column("ratio", "Relative to", results.teacher, digits=2),
+        Column("labels", "Teacher's output tokens", "for the labels", digits=0),
+        Column("seconds", "Training", kind="seconds"),
+    )
+    return Table(
+        "What it takes to serve and to make",
+        cols,
+        tuple(rows),
+        f"{_items(results)}. Tokens of each model's own tokenizer.",
+        "A token of a small model costs less to write than one of a large model, so the ratio understates the saving.",
+    )
+
 
 def quotient(a, b):
     "a / b where both are known."
@@ -363,102 +816,206 @@ def quotient(a, b):
 
 # %% ../nbs/37_results.ipynb #63f49d81
 def serving_table(
-    results:Results,
-    serving:dict,     # arm -> as `teacher.usage` gives it
-)->Table:
+    results: Results,
+    serving: dict,  # arm -> as `teacher.usage` gives it
+) -> Table:
     "What answering the test items took."
     priced = any(u["cost"] is not None for u in serving.values())
+
     def row(arm, a):
-        if not a["n"] or arm not in serving: return dict(arm=arm, missing=a.get("missing") or "not answered in this run")
+        if not a["n"] or arm not in serving:
+            return dict(arm=arm, missing=a.get("missing") or "not answered in this run")
         u = serving[arm]
-        return u | dict(arm=arm, asked=quotient(u["prompt_tokens"], u["n"]), again=quotient(u["attempts"], u["requests"]), per_thousand=per_answer(u, 1000))
-    cols = (Column("arm", "Arm", kind="text"), Column("asked", "Prompt tokens", f"per {results.each}", digits=0), Column("tokens_per_second", "Output tokens", "per second", digits=0), Column("latency_median", "Latency", "median, s", digits=2),
-        Column("latency_p95", "Latency", "95 %, s", digits=2), Column("again", "Attempts", "per request", digits=2), *([Column("per_thousand", "Cost", f"per 1,000 {results.each}s", digits=4)] if priced else []))
-    return Table("What the answers took", cols, tuple(row(arm, a) for arm, a in results.arms.items()), f"{_items(results)}. Measured when the answers were made; latency is of the request, or of the batch that an engine answers together.",
-        "" if priced else "Money is not available: the recipe gives no prices.")
+        return u | dict(
+            arm=arm,
+            asked=quotient(u["prompt_tokens"], u["n"]),
+            again=quotient(u["attempts"], u["requests"]),
+            per_thousand=per_answer(u, 1000),
+        )
+
+    cols = (
+        Column("arm", "Arm", kind="text"),
+        Column("asked", "Prompt tokens", f"per {results.each}", digits=0),
+        Column("tokens_per_second", "Output tokens", "per second", digits=0),
+        Column("latency_median", "Latency", "median, s", digits=2),
+        Column("latency_p95", "Latency", "95 %, s", digits=2),
+        Column("again", "Attempts", "per request", digits=2),
+        *([Column("per_thousand", "Cost", f"per 1,000 {results.each}s", digits=4)] if priced else []),
+    )
+    return Table(
+        "What the answers took",
+        cols,
+        tuple(row(arm, a) for arm, a in results.arms.items()),
+        f"{_items(results)}. Measured when the answers were made; latency is of the request, or of the batch that an engine answers together.",
+        "" if priced else "Money is not available: the recipe gives no prices.",
+    )
+
 
 def per_answer(u, n=1):
     "Money for `n` answers, where it is known."
     return None if u.get("cost") is None or not u["n"] else n * u["cost"] / u["n"]
 
+
 def break_even(
-    made:float,      # what it took to make something
-    before:float,    # what an answer took without it
-    after:float,     # ... and takes with it
-)->float:            # infinite where it never is
+    made: float,  # what it took to make something
+    before: float,  # what an answer took without it
+    after: float,  # ... and takes with it
+) -> float:  # infinite where it never is
     "Answers after which what was made is paid back."
     return math.ceil(made / (before - after) - 1e-9) if before > after else math.inf
 
 # %% ../nbs/37_results.ipynb #56861528
 def check_attrition(
-    attrition:dict,    # {"cot": {"inputs": 500, "rows": 470, "dropped": {"wrong answer": 25, "cut off": 5}}}
-)->dict:
+    attrition: dict,  # {"cot": {"inputs": 500, "rows": 470, "dropped": {"wrong answer": 25, "cut off": 5}}}
+) -> dict:
     "The same mapping, if inputs = rows + dropped everywhere."
     for source, a in attrition.items():
         total = a["rows"] + sum(a["dropped"].values())
-        if total != a["inputs"]: raise ReportError(f"attrition of {source!r}: {a['inputs']} inputs, but {a['rows']} rows and {sum(a['dropped'].values())} drops make {total}. Every drop needs a reason.")
+        if total != a["inputs"]:
+            raise ReportError(
+                f"attrition of {source!r}: {a['inputs']} inputs, but {a['rows']} rows and {sum(a['dropped'].values())} drops make {total}. Every drop needs a reason."
+            )
     return attrition
 
+
 def attrition_table(
-    attrition:dict,
-    missing:dict|None=None,    # arm -> why it was not trained
-)->Table:
+    attrition: dict,
+    missing: dict | None = None,  # arm -> why it was not trained
+) -> Table:
     "Inputs, drops by reason and training rows of each source of labels."
     reasons = list(dict.fromkeys(k for a in check_attrition(attrition).values() for k in a["dropped"]))
-    cols = (Column("source", "Labels", kind="text"), Column("inputs", "Inputs", digits=0), *(Column(f"drop:{k}", k[:1].upper() + k[1:], digits=0) for k in reasons), Column("rows", "Training rows", digits=0))
-    rows = tuple(dict(source=s, inputs=a["inputs"], rows=a["rows"], **{f"drop:{k}": a["dropped"].get(k, 0) for k in reasons}) for s, a in attrition.items()) + tuple(dict(source=s, missing=why) for s, why in (missing or {}).items())
+    cols = (
+        Column("source", "Labels", kind="text"),
+        Column("inputs", "Inputs", digits=0),
+        *(Column(f"drop:{k}", k[:1].upper() + k[1:], digits=0) for k in reasons),
+        Column("rows", "Training rows", digits=0),
+    )
+    rows = tuple(
+        dict(source=s, inputs=a["inputs"], rows=a["rows"], **{f"drop:{k}": a["dropped"].get(k, 0) for k in reasons})
+        for s, a in attrition.items()
+    ) + tuple(dict(source=s, missing=why) for s, why in (missing or {}).items())
     return Table("From inputs to training rows", cols, rows, "Number of inputs dropped, by reason.")
 
 # %% ../nbs/37_results.ipynb #4b7da9e9
 def balance_table(
-    balance:dict,     # arm → {'before': {'A': 40, ...}, 'after': {...}}, as in `curate.Curated`
-)->Table:
+    balance: dict,  # arm → {'before': {'A': 40, ...}, 'after': {...}}, as in `curate.Curated`
+) -> Table:
     "Share of each label among an arm's labels, before and after all drops."
     labels = list(dict.fromkeys(l for b in balance.values() for n in b.values() for l in n))
-    cols = (Column("arm", "Labels", kind="text"), Column("when", "Drops", kind="text"), *(Column(l, l[:1].upper() + l[1:], "%", "percent") for l in labels), Column("n", "Inputs", digits=0))
-    def row(arm, when, n): return dict(arm=arm, when=when, n=sum(n.values()), **{l: quotient(n.get(l, 0), sum(n.values())) for l in labels})
-    return Table("Labels before and after the drops", cols, tuple(row(arm, when, n) for arm, b in balance.items() for when, n in b.items()), "Share of the inputs with a readable label.")
+    cols = (
+        Column("arm", "Labels", kind="text"),
+        Column("when", "Drops", kind="text"),
+        *(Column(l, l[:1].upper() + l[1:], "%", "percent") for l in labels),
+        Column("n", "Inputs", digits=0),
+    )
+
+    def row(arm, when, n):
+        return dict(
+            arm=arm, when=when, n=sum(n.values()), **{l: quotient(n.get(l, 0), sum(n.values())) for l in labels}
+        )
+
+    return Table(
+        "Labels before and after the drops",
+        cols,
+        tuple(row(arm, when, n) for arm, b in balance.items() for when, n in b.items()),
+        "Share of the inputs with a readable label.",
+    )
+
 
 def hardness_table(
-    hardness:dict,    # arm → as `curate.hardness` gives it
-)->Table:
+    hardness: dict,  # arm → as `curate.hardness` gives it
+) -> Table:
     "How often the untouched student is right on kept and on dropped inputs."
     from scipy.stats import fisher_exact
+
     def p(groups):
         (k, n), (j, m) = groups["kept"], groups["dropped"]
         return float(fisher_exact([[k, n - k], [j, m - j]]).pvalue) if n and m else None
-    rows = tuple(dict(arm=arm, group=g, n=n, right=wilson(k, n), p=p(groups) if g == "dropped" else "") for arm, groups in hardness.items() for g, (k, n) in groups.items())
-    cols = (Column("arm", "Labels", kind="text"), Column("group", "Inputs", kind="text"), Column("n", "With gold", digits=0), Column("right", f"{BASE} is right", "%", "interval"), Column("p", "p", "kept against dropped", "p"))
-    return Table("Do the drops fall on hard inputs?", cols, rows, "With 95 % Wilson intervals, and Fisher's exact test.", "Fewer right answers among the dropped inputs: what was dropped is harder than what is kept.")
+
+    rows = tuple(
+        dict(arm=arm, group=g, n=n, right=wilson(k, n), p=p(groups) if g == "dropped" else "")
+        for arm, groups in hardness.items()
+        for g, (k, n) in groups.items()
+    )
+    cols = (
+        Column("arm", "Labels", kind="text"),
+        Column("group", "Inputs", kind="text"),
+        Column("n", "With gold", digits=0),
+        Column("right", f"{BASE} is right", "%", "interval"),
+        Column("p", "p", "kept against dropped", "p"),
+    )
+    return Table(
+        "Do the drops fall on hard inputs?",
+        cols,
+        rows,
+        "With 95 % Wilson intervals, and Fisher's exact test.",
+        "Fewer right answers among the dropped inputs: what was dropped is harder than what is kept.",
+    )
 
 # %% ../nbs/37_results.ipynb #b2285ab9
 @dataclass(frozen=True, repr=False)
 class Cases(Shown):
     "Test items on which one arm was wrong and another right."
+
     wrong: str
     right: str
-    total: int        # how many such items there are
-    n: int            # items both arms answered
-    rows: tuple       # the ones shown
+    total: int  # how many such items there are
+    n: int  # items both arms answered
+    rows: tuple  # the ones shown
     reason: str = ""
-    measure: str = "" # of a scored family: what the one scores lower by
+    measure: str = ""  # of a scored family: what the one scores lower by
 
-    def html(self)->str:
+    def html(self) -> str:
         "Questions, gold answers and both completions, as inert text."
-        title = f"{self.wrong} lower, {self.right} higher by {self.measure}" if self.measure else f"{self.wrong} wrong, {self.right} right"
+        title = (
+            f"{self.wrong} lower, {self.right} higher by {self.measure}"
+            if self.measure
+            else f"{self.wrong} wrong, {self.right} right"
+        )
         wrong, right = ("lower", "higher") if self.measure else ("wrong", "right")
-        if self.reason: return f'<p class="note">{esc(title)}: not available, {esc(self.reason)}.</p>'
-        if not self.rows: return f'<p class="note">{esc(title)}: none of {self.n} items.</p>'
-        heads = (("q", "Input" if self.measure else "Question"), ("" if self.measure else "gold", "Reference" if self.measure else "Gold"), ("", f"{self.wrong} ({wrong})"), ("", f"{self.right} ({right})"))
+        if self.reason:
+            return f'<p class="note">{esc(title)}: not available, {esc(self.reason)}.</p>'
+        if not self.rows:
+            return f'<p class="note">{esc(title)}: none of {self.n} items.</p>'
+        heads = (
+            ("q", "Input" if self.measure else "Question"),
+            ("" if self.measure else "gold", "Reference" if self.measure else "Gold"),
+            ("", f"{self.wrong} ({wrong})"),
+            ("", f"{self.right} ({right})"),
+        )
         head = "".join(f'<th scope="col" class="{c}">{esc(h)}</th>' for c, h in heads)
-        def td(head, text, read=None): return f'<td role="cell" data-label="{esc(head)}"><pre>{esc(text)}</pre>' + (f'<span class="read">{"" if self.measure else "read as "}{esc(read)}</span>' if read is not None else "") + "</td>"
-        body = "".join('<tr role="row">' + td(heads[0][1], r["question"]) + td(heads[1][1], r["gold"]) + "".join(td(h, r[k]["text"], r[k]["answer"] or "no answer") for (_, h), k in zip(heads[2:], ("wrong", "right"))) + "</tr>" for r in self.rows)
-        return (f'<div class="scroll tex2jax_ignore mathjax_ignore" tabindex="0" role="region" aria-label="Cases: {esc(title)}"><table class="cases" role="table"><caption><span class="cap">{esc(title)}</span> <span class="sub">{self.total} of {self.n} items; '
-                f'{"the first " + str(len(self.rows)) + " in test order" if self.total > len(self.rows) else "all of them"}.</span></caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>')
+
+        def td(head, text, read=None):
+            return (
+                f'<td role="cell" data-label="{esc(head)}"><pre>{esc(text)}</pre>'
+                + (
+                    f'<span class="read">{"" if self.measure else "read as "}{esc(read)}</span>'
+                    if read is not None
+                    else ""
+                )
+                + "</td>"
+            )
+
+        body = "".join(
+            '<tr role="row">'
+            + td(heads[0][1], r["question"])
+            + td(heads[1][1], r["gold"])
+            + "".join(
+                td(h, r[k]["text"], r[k]["answer"] or "no answer") for (_, h), k in zip(heads[2:], ("wrong", "right"))
+            )
+            + "</tr>"
+            for r in self.rows
+        )
+        return (
+            f'<div class="scroll tex2jax_ignore mathjax_ignore" tabindex="0" role="region" aria-label="Cases: {esc(title)}"><table class="cases" role="table"><caption><span class="cap">{esc(title)}</span> <span class="sub">{self.total} of {self.n} items; '
+            f"{'the first ' + str(len(self.rows)) + ' in test order' if self.total > len(self.rows) else 'all of them'}.</span></caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        )
 
     def to_dict(self):
         "Counts only: the rows may be other people's data."
-        return dict(wrong=self.wrong, right=self.right, total=self.total, n=self.n, shown=len(self.rows)) | (dict(measure=self.measure) if self.measure else {})
+        return dict(wrong=self.wrong, right=self.right, total=self.total, n=self.n, shown=len(self.rows)) | (
+            dict(measure=self.measure) if self.measure else {}
+        )
 
 # %% ../nbs/37_results.ipynb #2db7718e
 def _cut(text, limit=700):
@@ -466,47 +1023,80 @@ def _cut(text, limit=700):
     text = "" if text is None or text != text else str(text).strip()
     return text if len(text) <= limit else f"{text[:limit].rstrip()} \u2026 ({len(text) - limit:,} more characters)"
 
+
 def cases(
-    graded,              # one row per arm and item
-    examples,            # test examples, in order: .id, .messages, .gold
-    wrong:str,           # the arm that was wrong
-    right:str,           # the arm that was right
-    k:int=3,             # how many to show
-    metric:Metric=METRICS["correct"],
-)->Cases:
+    graded,  # one row per arm and item
+    examples,  # test examples, in order: .id, .messages, .gold
+    wrong: str,  # the arm that was wrong
+    right: str,  # the arm that was right
+    k: int = 3,  # how many to show
+    metric: Metric = METRICS["correct"],
+) -> Cases:
     "Items that `wrong` got wrong and `right` got right, or on which it scores lower."
     name = "" if metric.graded else metric.name
     by_arm = [graded[graded["arm"] == a].set_index("id") for a in (wrong, right)]
     gone = [a for a, g in zip((wrong, right), by_arm) if not len(g)]
-    if gone: return Cases(wrong, right, 0, 0, (), f"{' and '.join(gone)} did not run", name)
+    if gone:
+        return Cases(wrong, right, 0, 0, (), f"{' and '.join(gone)} did not run", name)
     both = [e for e in examples if all(e.id in g.index for g in by_arm)]
     hits = [e for e in both if by_arm[0].at[e.id, metric.key] < by_arm[1].at[e.id, metric.key]]
-    def read(g, e): return g.at[e.id, "answer"] if metric.graded else f"{metric.name} {num(g.at[e.id, metric.key], metric.digits, metric.scale)}"
-    def answer(g, e): return dict(text=_cut(g.at[e.id, "text"]) or "(empty)", answer=None if read(g, e) != read(g, e) else read(g, e))
-    rows = tuple(dict(question=_cut(_input(e), 1200), gold=_cut(_reference(e)), wrong=answer(by_arm[0], e), right=answer(by_arm[1], e)) for e in hits[:k])
+
+    def read(g, e):
+        return (
+            g.at[e.id, "answer"]
+            if metric.graded
+            else f"{metric.name} {num(g.at[e.id, metric.key], metric.digits, metric.scale)}"
+        )
+
+    def answer(g, e):
+        return dict(text=_cut(g.at[e.id, "text"]) or "(empty)", answer=None if read(g, e) != read(g, e) else read(g, e))
+
+    rows = tuple(
+        dict(
+            question=_cut(_input(e), 1200),
+            gold=_cut(_reference(e)),
+            wrong=answer(by_arm[0], e),
+            right=answer(by_arm[1], e),
+        )
+        for e in hits[:k]
+    )
     return Cases(wrong, right, len(hits), len(both), rows, measure=name)
+
 
 def _input(e):
     "What the user says, all turns of a conversation."
     turns = [t["content"] for t in getattr(e, "turns", ()) if t["role"] == "user"]
     return numbered(turns) if len(turns) > 1 else e.messages[-1]["content"]
 
+
 def _reference(e):
     "Gold, or the turns of a reference."
     turns = getattr(e, "meta", {}).get("reference") if e.gold is None else None
     return numbered(turns) if turns else "not available" if e.gold is None else e.gold
 
-def numbered(turns)->str:
+
+def numbered(turns) -> str:
     "Turns of a conversation, one after the other."
     return "\n".join(f"{i}. {t}" for i, t in enumerate(turns, 1))
 
 # %% ../nbs/37_results.ipynb #f67e021c
 def example_table(
-    splits:dict,         # split -> examples
-    graded:bool=True,    # whether answers are right or wrong
-    k:int=2,             # how many of each split
-)->Table:
+    splits: dict,  # split -> examples
+    graded: bool = True,  # whether answers are right or wrong
+    k: int = 2,  # how many of each split
+) -> Table:
     "The first examples of each split, with their gold answer or reference."
-    cols = tuple(Column(key, head, kind="text") for key, head in (("split", "Split"), ("question", "Question" if graded else "Input"), ("gold", "Gold" if graded else "Reference")))
-    rows = tuple(dict(split=s, question=_cut(_input(e), 1200), gold=_cut(_reference(e))) for s, examples in splits.items() for e in examples[:k])
+    cols = tuple(
+        Column(key, head, kind="text")
+        for key, head in (
+            ("split", "Split"),
+            ("question", "Question" if graded else "Input"),
+            ("gold", "Gold" if graded else "Reference"),
+        )
+    )
+    rows = tuple(
+        dict(split=s, question=_cut(_input(e), 1200), gold=_cut(_reference(e)))
+        for s, examples in splits.items()
+        for e in examples[:k]
+    )
     return Table(f"The first {k} examples of each split", cols, rows)

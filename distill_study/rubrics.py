@@ -11,46 +11,84 @@ from .tasks import TASKS
 
 # %% ../nbs/30_rubrics.ipynb #b9074004
 RUBRIC_VERSION = 1
-_CORRECT = Criterion(name="correct", question="Does the answer mean the same as the gold answer?", scale=(0, 1), anchors={0: "no, or there is no answer", 1: "yes, however it is written"})
+_CORRECT = Criterion(
+    name="correct",
+    question="Does the answer mean the same as the gold answer?",
+    scale=(0, 1),
+    anchors={0: "no, or there is no answer", 1: "yes, however it is written"},
+)
 
-def _likert(name, question, worst, best): return Criterion(name=name, question=question, scale=(1, 5), anchors={1: worst, 5: best})
+
+def _likert(name, question, worst, best):
+    return Criterion(name=name, question=question, scale=(1, 5), anchors={1: worst, 5: best})
+
 
 RUBRICS = {
-    "math": (_CORRECT,), "nlu_qa": (_CORRECT,), "nli": (_CORRECT,),
+    "math": (_CORRECT,),
+    "nlu_qa": (_CORRECT,),
+    "nli": (_CORRECT,),
     "summarization": (
-        _likert("coherence", "Do the sentences make one well-ordered text?", "a heap of unrelated pieces", "one clear line from start to end"),
-        _likert("consistency", "Does everything it says stand in the source?", "much of it is made up or wrong", "all of it stands in the source"),
+        _likert(
+            "coherence",
+            "Do the sentences make one well-ordered text?",
+            "a heap of unrelated pieces",
+            "one clear line from start to end",
+        ),
+        _likert(
+            "consistency",
+            "Does everything it says stand in the source?",
+            "much of it is made up or wrong",
+            "all of it stands in the source",
+        ),
         _likert("fluency", "Is every sentence well-formed and easy to read?", "hard to read", "no mistake"),
-        _likert("relevance", "Does it hold what matters in the source, and nothing that doesn't?", "misses what matters", "what matters, and nothing else")),
+        _likert(
+            "relevance",
+            "Does it hold what matters in the source, and nothing that doesn't?",
+            "misses what matters",
+            "what matters, and nothing else",
+        ),
+    ),
     "conversation": (
         _likert("helpful", "Do the assistant's turns do what the user needs?", "no help at all", "all that was needed"),
         _likert("coherent", "Do they fit what was said before?", "they ignore it", "they take up all of it"),
-        _likert("correct", "Is what they state true, as far as the conversation tells?", "mostly wrong", "nothing wrong"),
-        _likert("natural", "Would a person put it like this?", "no", "yes, throughout"))}
+        _likert(
+            "correct", "Is what they state true, as far as the conversation tells?", "mostly wrong", "nothing wrong"
+        ),
+        _likert("natural", "Would a person put it like this?", "no", "yes, throughout"),
+    ),
+}
+
 
 def rubric(
-    task:str,
-    own:tuple=(),          # a recipe's own criteria
-)->tuple[Criterion, ...]:
+    task: str,
+    own: tuple = (),  # a recipe's own criteria
+) -> tuple[Criterion, ...]:
     "What is graded in a family."
     return tuple(own) or RUBRICS[task]
 
-def rubric_hash(task:str, own:tuple=())->str:
+
+def rubric_hash(task: str, own: tuple = ()) -> str:
     "Identity of what graders are asked."
     return fingerprint("rubric", RUBRIC_VERSION, *rubric(task, own))
 
 # %% ../nbs/30_rubrics.ipynb #be2d2613
-def item_parts(example)->list[tuple[str, str]]:
+def item_parts(example) -> list[tuple[str, str]]:
     "(heading, text) of all that a grader needs to know of an item: what was asked, and what is right."
     earlier = [t for t in example.turns[:-1]] if example.task != "conversation" else []
     parts = [("Before", "\n".join(f"{t['role']}: {t['content']}" for t in earlier))] if earlier else []
     if example.task == "conversation":
-        parts = [(("Setting" if t["role"] == "system" else f"User, turn {n}"), t["content"]) for n, t in _numbered(example.turns)]
-        for n, text in enumerate(example.meta.get("reference") or (), 1): parts.append((f"Reference reply {n}", text))
+        parts = [
+            (("Setting" if t["role"] == "system" else f"User, turn {n}"), t["content"])
+            for n, t in _numbered(example.turns)
+        ]
+        for n, text in enumerate(example.meta.get("reference") or (), 1):
+            parts.append((f"Reference reply {n}", text))
         return parts
     parts.append(("Text" if example.task == "summarization" else "Question", example.question))
-    if example.gold is not None: parts.append(("Reference summary" if example.task == "summarization" else "Gold answer", _named(example)))
+    if example.gold is not None:
+        parts.append(("Reference summary" if example.task == "summarization" else "Gold answer", _named(example)))
     return parts
+
 
 def _numbered(turns):
     "The turns with the number of the user's turn they are."
@@ -59,11 +97,13 @@ def _numbered(turns):
         n += t["role"] == "user"
         yield n, t
 
+
 def _named(example):
     "The gold answer; of multiple choice with the text of the choice."
     i = "ABCDEFGHIJ".find(example.gold) if example.choices else -1
     return f"{example.gold}) {example.choices[i]}" if 0 <= i < len(example.choices or ()) else example.gold
 
-def answer_text(answer)->str:
+
+def answer_text(answer) -> str:
     "An answer of `teacher.Answers` as a grader reads it: as it was written, of a conversation turn by turn, of a chain of density its last round."
     return (answer.parsed.answer or "" if answer.parsed.rounds else answer.text).strip()

@@ -15,22 +15,23 @@ from .world import DAYS, HOUSES, NAMES, PETS, entities
 
 # %% ../nbs/17_rules.ipynb #f1ab59ee
 def fenced(
-    parts:list,     # (heading, text)
-)->str:
+    parts: list,  # (heading, text)
+) -> str:
     "The parts, each text between two fences that stand in none of the texts."
     longest = max((len(run) for _, text in parts for run in re.findall("=+", text)), default=0)
     fence = "=" * max(5, longest + 1)
     return "\n\n".join(f"{heading}\n{fence}\n{text}\n{fence}" for heading, text in parts)
 
+
 def unfence(
-    text:str,       # begins with what `fenced` made
-)->list[tuple[str, str]]:
+    text: str,  # begins with what `fenced` made
+) -> list[tuple[str, str]]:
     "The parts again."
     lines, out, at = text.split("\n"), [], 0
     fence = next((l for l in lines[1:2] if re.fullmatch("={5,}", l)), None)
     while fence and at + 1 < len(lines) and lines[at + 1] == fence:
         end = lines.index(fence, at + 2)
-        out.append((lines[at], "\n".join(lines[at + 2:end])))
+        out.append((lines[at], "\n".join(lines[at + 2 : end])))
         at = end + 2
     return out
 
@@ -39,39 +40,60 @@ RULES_VERSION = 1
 _EVENT = re.compile(rf"\b({'|'.join(DAYS)})[:,]? ((?:{'|'.join(NAMES)}) \w+ \d+ \w+ in (?:{'|'.join(HOUSES)}))\b")
 _FACT = re.compile(rf"\b(?:{'|'.join((*NAMES, *PETS, *HOUSES))}) (?:trusts|owns|guards|is) \w+")
 
+
 def _share(found):
     "Share of true ones; 1 of none."
     found = list(found)
     return sum(found) / len(found) if found else 1.0
+
 
 def _repeated(said):
     "Share of runs of four words that came before."
     runs = list(zip(*(said[i:] for i in range(4))))
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
-def summary_rules(article:str, reference:str|None, text:str)->dict:
+
+def summary_rules(article: str, reference: str | None, text: str) -> dict:
     "Criterion → share, of a summary of the world."
     said = re.findall(r"\w+", text)
-    if not said: return dict.fromkeys(("coherence", "consistency", "fluency", "relevance"), 0.0)
+    if not said:
+        return dict.fromkeys(("coherence", "consistency", "fluency", "relevance"), 0.0)
     told, named, wanted = set(entities(article)), entities(text), entities(reference or article)
     events = [f"On {d} {rest}." in article for d, rest in _EVENT.findall(text)]
     days = [DAYS.index(w) for w in said if w in DAYS]
-    forms = (text[:1].isupper(), text.rstrip().endswith("."), all(a.lower() != b.lower() for a, b in zip(said, said[1:])), not re.search(r"\b(?:in|on|and|some|the|with|what|does)\s*(?:[.,]|$)", text, re.I))
-    return dict(coherence=(1 - _repeated(said)) * (1.0 if days == sorted(days) else 0.5), consistency=_share([*(e in told for e in named), *events]), fluency=_share(forms), relevance=_share(e in named for e in wanted))
+    forms = (
+        text[:1].isupper(),
+        text.rstrip().endswith("."),
+        all(a.lower() != b.lower() for a, b in zip(said, said[1:])),
+        not re.search(r"\b(?:in|on|and|some|the|with|what|does)\s*(?:[.,]|$)", text, re.I),
+    )
+    return dict(
+        coherence=(1 - _repeated(said)) * (1.0 if days == sorted(days) else 0.5),
+        consistency=_share([*(e in told for e in named), *events]),
+        fluency=_share(forms),
+        relevance=_share(e in named for e in wanted),
+    )
 
-def chat_rules(facts:str, reference:list, replies:list)->dict:
+
+def chat_rules(facts: str, reference: list, replies: list) -> dict:
     "Criterion → share, of the assistant's turns of a conversation about the world."
-    turns = [*replies, *[""] * len(reference)][:len(reference)]
+    turns = [*replies, *[""] * len(reference)][: len(reference)]
     last = [r.rstrip(".").split()[-1] for r in reference]
-    return dict(helpful=_share(bool(re.search(rf"\b{w}\b", t)) for w, t in zip(last, turns)), coherent=_share(t.split()[:1] == r.split()[:1] for r, t in zip(reference, turns)),
-                correct=_share(bool(found := _FACT.findall(t)) and all(f"{f}." in facts for f in found) for t in turns), natural=_share(bool(re.fullmatch(r"[A-Z]\w+ (?:trusts|owns|guards|is) \w+\.", t)) for t in turns))
+    return dict(
+        helpful=_share(bool(re.search(rf"\b{w}\b", t)) for w, t in zip(last, turns)),
+        coherent=_share(t.split()[:1] == r.split()[:1] for r, t in zip(reference, turns)),
+        correct=_share(bool(found := _FACT.findall(t)) and all(f"{f}." in facts for f in found) for t in turns),
+        natural=_share(bool(re.fullmatch(r"[A-Z]\w+ (?:trusts|owns|guards|is) \w+\.", t)) for t in turns),
+    )
 
 # %% ../nbs/17_rules.ipynb #40c415e1
 def _turns(text, n):
     "The replies in a conversation's answer text, which numbers them where there are several."
-    if n < 2: return [text.strip()]
+    if n < 2:
+        return [text.strip()]
     found = {int(m[1]): m[2].strip() for m in re.finditer(r"^(\d+)\. ?(.*?)(?=\n\d+\. ?|\Z)", text, re.M | re.S)}
     return [found.get(i, "") for i in range(1, n + 1)]
+
 
 def _right(question, gold, text):
     "Whether an answer is right, read as the family reads it."
@@ -80,35 +102,51 @@ def _right(question, gold, text):
     task = TASKS["nlu_qa" if letter and choices else "nli" if gold in NLI else "math"]
     return float(task.correct(task.parse(text, "cot", choices).answer, letter[1] if letter and choices else gold))
 
+
 def shares(
-    item:list,       # (heading, text), see `rubrics.item_parts`
-    text:str,        # the answer
-)->dict:
+    item: list,  # (heading, text), see `rubrics.item_parts`
+    text: str,  # the answer
+) -> dict:
     "Criterion → share, by the rules of the item's family; empty where the item isn't one of this world."
     parts = dict(item)
-    if "Text" in parts: return summary_rules(parts["Text"], parts.get("Reference summary"), text) if entities(parts["Text"]) else {}
+    if "Text" in parts:
+        return summary_rules(parts["Text"], parts.get("Reference summary"), text) if entities(parts["Text"]) else {}
     facts, reference = parts.get("User, turn 1"), [t for h, t in item if h.startswith("Reference reply")]
-    if facts is not None: return chat_rules(facts, reference, _turns(text, len(reference))) if reference and _FACT.search(facts) else {}
-    return dict(correct=_right(parts["Question"], parts["Gold answer"], text)) if {"Question", "Gold answer"} <= set(parts) else {}
+    if facts is not None:
+        return chat_rules(facts, reference, _turns(text, len(reference))) if reference and _FACT.search(facts) else {}
+    return (
+        dict(correct=_right(parts["Question"], parts["Gold answer"], text))
+        if {"Question", "Gold answer"} <= set(parts)
+        else {}
+    )
 
 # %% ../nbs/17_rules.ipynb #4951cc06
 class RulesEngine(Engine):
     "Rules that grade answers about the built-in world, for judging only; MODEL is world."
+
     name, redraws = "rules", False
-    def __init__(self, model:str, batch_size:int=64):
-        if model != "world": raise EngineError(f"rules:{model}: there are rules for the built-in world only: write 'rules:world'.")
+
+    def __init__(self, model: str, batch_size: int = 64):
+        if model != "world":
+            raise EngineError(f"rules:{model}: there are rules for the built-in world only: write 'rules:world'.")
         super().__init__(model, batch_size)
 
     @property
-    def weights(self)->str:
+    def weights(self) -> str:
         "Fingerprint of the rules' version."
         return fingerprint("rules", RULES_VERSION)
 
     def _asked(self, request):
         "(criteria that grades are asked for, the item's parts, texts of the answers)."
         parts, fields = unfence(request.messages[-1]["content"]), (request.schema or {}).get("properties", {})
-        item, said = [p for p in parts if not p[0].startswith("Answer")], [t for h, t in parts if h.startswith("Answer")]
-        if not said or not fields: raise EngineError(f"{self.spec}: item {request.id!r} asks for an answer. The rules only grade answers: name this engine as judge, not as teacher.")
+        item, said = (
+            [p for p in parts if not p[0].startswith("Answer")],
+            [t for h, t in parts if h.startswith("Answer")],
+        )
+        if not said or not fields:
+            raise EngineError(
+                f"{self.spec}: item {request.id!r} asks for an answer. The rules only grade answers: name this engine as judge, not as teacher."
+            )
         return {k: v["enum"] for k, v in fields.items() if "enum" in v and k != "winner"}, item, said
 
     def check(self, requests):
@@ -116,8 +154,14 @@ class RulesEngine(Engine):
         for r in requests:
             grades, item, said = self._asked(r)
             known = shares(item, said[0])
-            if not known: raise EngineError(f"{self.spec}: item {r.id!r} is not one of the built-in data sets, which are all that the rules know. Name a model as judge.")
-            if lost := [k for k in grades if k not in known]: raise EngineError(f"{self.spec}: there is no rule for criterion {lost[0]!r}, only for {', '.join(known)}. Name a model as judge, or leave the rubric out.")
+            if not known:
+                raise EngineError(
+                    f"{self.spec}: item {r.id!r} is not one of the built-in data sets, which are all that the rules know. Name a model as judge."
+                )
+            if lost := [k for k in grades if k not in known]:
+                raise EngineError(
+                    f"{self.spec}: there is no rule for criterion {lost[0]!r}, only for {', '.join(known)}. Name a model as judge, or leave the rubric out."
+                )
 
     def generate(self, requests):
         "Yield (index, record) in order."
@@ -125,8 +169,22 @@ class RulesEngine(Engine):
             start, (grades, item, said) = time.perf_counter(), self._asked(r)
             found = [shares(item, t) for t in said]
             why = "; ".join(", ".join(f"{k} {x:.2f}" for k, x in f.items()) for f in found)
-            value = {k: g[int(found[0][k] * (len(g) - 1) + .5)] for k, g in grades.items()} if grades else dict(winner=self._better(*found))
-            yield i, self.record(r, json.dumps(dict(reason=why) | value), "stop", prompt_tokens=0, completion_tokens=0, info=dict(share=time.perf_counter() - start))
+            value = (
+                {k: g[int(found[0][k] * (len(g) - 1) + 0.5)] for k, g in grades.items()}
+                if grades
+                else dict(winner=self._better(*found))
+            )
+            yield (
+                i,
+                self.record(
+                    r,
+                    json.dumps(dict(reason=why) | value),
+                    "stop",
+                    prompt_tokens=0,
+                    completion_tokens=0,
+                    info=dict(share=time.perf_counter() - start),
+                ),
+            )
 
     def _better(self, a, b):
         "The answer with the higher mean."

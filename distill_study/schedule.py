@@ -23,170 +23,272 @@ from .store import Store
 
 # %% ../nbs/61_schedule.ipynb #c92c0cbe
 WAITING, RUNNING, DONE, FAILED = "waiting", "running", "done", "failed"
-TRIES = 3      # of a stage whose worker is lost
+TRIES = 3  # of a stage whose worker is lost
+
 
 @dataclass
 class Job:
     "A stage and how far it is."
+
     stage: Stage
     log: Path
     state: str = WAITING
-    began: float = 0.0        # seconds since the epoch
+    began: float = 0.0  # seconds since the epoch
     seconds: float = 0.0
     error: str | None = None
     tries: int = 0
 
     @property
-    def line(self)->str:
+    def line(self) -> str:
         "The last line that it has printed."
-        if self.state != RUNNING or not self.log.is_file(): return ""
+        if self.state != RUNNING or not self.log.is_file():
+            return ""
         with open(self.log, "rb") as f:
             f.seek(max(0, f.seek(0, os.SEEK_END) - 2000))
             lines = f.read().decode("utf-8", "replace").split("\n")
-        return scrub(next((l for l in reversed(lines) if l.strip()), "").strip(), key_names(self.stage.combination), paths=True)[-200:]
+        return scrub(
+            next((l for l in reversed(lines) if l.strip()), "").strip(), key_names(self.stage.combination), paths=True
+        )[-200:]
 
 # %% ../nbs/61_schedule.ipynb #af7de17c
 class Board:
     "Every job of a run, and a file that says so."
-    def __init__(self, recipe:Recipe, folder:Path, logs:Path):
-        self.recipe, self.path, self.began, self.wrote = recipe, folder/"status.json", time.time(), 0.0
-        self.jobs = {s.key: Job(s, logs/f"{s.kind}-{s.key}.log") for s in graph(recipe)}
 
-    def over(self)->set: return {k for k, j in self.jobs.items() if j.state in (DONE, FAILED)}
+    def __init__(self, recipe: Recipe, folder: Path, logs: Path):
+        self.recipe, self.path, self.began, self.wrote = recipe, folder / "status.json", time.time(), 0.0
+        self.jobs = {s.key: Job(s, logs / f"{s.kind}-{s.key}.log") for s in graph(recipe)}
 
-    def ready(self)->list[Job]:
+    def over(self) -> set:
+        return {k for k, j in self.jobs.items() if j.state in (DONE, FAILED)}
+
+    def ready(self) -> list[Job]:
         "What can start now; reports first, as they are what people wait for."
         over = self.over()
         jobs = [j for j in self.jobs.values() if j.state == WAITING and over.issuperset(j.stage.needs)]
         return sorted(jobs, key=lambda j: j.stage.kind != "report")
 
-    def left(self)->float|None:
+    def left(self) -> float | None:
         "Seconds that the rest may take, at the pace of the stages of its kind; None before it can be told."
-        pace = {k: [j.seconds for j in self.jobs.values() if j.stage.kind == k and j.state == DONE and j.tries] for k in KINDS}
-        rest = [j.stage.kind for j in self.jobs.values() if j.state in (WAITING, RUNNING) and j.stage.kind != "page"]     # there is one, of seconds
-        if any(not pace[k] for k in rest): return None
+        pace = {
+            k: [j.seconds for j in self.jobs.values() if j.stage.kind == k and j.state == DONE and j.tries]
+            for k in KINDS
+        }
+        rest = [
+            j.stage.kind for j in self.jobs.values() if j.state in (WAITING, RUNNING) and j.stage.kind != "page"
+        ]  # there is one, of seconds
+        if any(not pace[k] for k in rest):
+            return None
         busy = sum(map(sum, pace.values()))
-        side = max(1.0, busy / max(time.time() - self.began, 1e-9))       # how many at once, so far
+        side = max(1.0, busy / max(time.time() - self.began, 1e-9))  # how many at once, so far
         return sum(sum(pace[k]) / len(pace[k]) for k in rest) / side
 
-    def status(self, ended:bool=False)->dict:
+    def status(self, ended: bool = False) -> dict:
         "What the status file says."
         now = time.time()
-        rows = [dict(kind=j.stage.kind, what=j.stage.what, state=j.state, seconds=j.seconds or (now - j.began if j.state == RUNNING else 0), error=scrub(j.error, key_names(j.stage.combination), paths=True) if j.error else None, line=j.line) for j in self.jobs.values()]
-        return dict(recipe=self.recipe.name, process=os.getpid(), began=self.began, written=now, ended=ended, left=self.left(), stages=rows)
+        rows = [
+            dict(
+                kind=j.stage.kind,
+                what=j.stage.what,
+                state=j.state,
+                seconds=j.seconds or (now - j.began if j.state == RUNNING else 0),
+                error=scrub(j.error, key_names(j.stage.combination), paths=True) if j.error else None,
+                line=j.line,
+            )
+            for j in self.jobs.values()
+        ]
+        return dict(
+            recipe=self.recipe.name,
+            process=os.getpid(),
+            began=self.began,
+            written=now,
+            ended=ended,
+            left=self.left(),
+            stages=rows,
+        )
 
-    def write(self, ended:bool=False):
+    def write(self, ended: bool = False):
         "Write the status file, at most once a second."
-        if not ended and time.time() - self.wrote < 1: return
+        if not ended and time.time() - self.wrote < 1:
+            return
         self.wrote = time.time()
         write_json(self.path, self.status(ended))
 
 # %% ../nbs/61_schedule.ipynb #67821f56
 def run_graph(
-    recipe:Recipe,
-    reports:Path, store:Path,
-    executor,            # `workers.Local` or `workers.Ray`
-    say=print,           # called with a line about every stage that starts or ends
-    look=None,           # called with the `Board`, again and again
-)->list[Outcome]:
+    recipe: Recipe,
+    reports: Path,
+    store: Path,
+    executor,  # `workers.Local` or `workers.Ray`
+    say=print,  # called with a line about every stage that starts or ends
+    look=None,  # called with the `Board`, again and again
+) -> list[Outcome]:
     "Run a recipe's stages, each as soon as it can, and write the page that lists its combinations as they come."
-    folder = reports/recipe.name
+    folder = reports / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
-    board, running, outcomes = Board(recipe, folder, store/"logs"), {}, {}
-    given = url_of(store) or str(store)                       # another machine has a copy of its own
+    board, running, outcomes = Board(recipe, folder, store / "logs"), {}, {}
+    given = url_of(store) or str(store)  # another machine has a copy of its own
     executor.check([j.stage for j in board.jobs.values()], given)
-    if stay := _stay(recipe, board, outcomes, folder, store): say(f"{stay} of {len(recipe.combinations())} reports stay: nothing has changed since they were made")
+    if stay := _stay(recipe, board, outcomes, folder, store):
+        say(f"{stay} of {len(recipe.combinations())} reports stay: nothing has changed since they were made")
     try:
         while len(board.over()) < len(board.jobs):
             for job in board.ready():
-                if not executor.room(): break
+                if not executor.room():
+                    break
                 job.state, job.began, job.tries = RUNNING, time.time(), job.tries + 1
                 running[executor.submit(job.stage, str(folder), given, str(job.log))] = job
                 say(_line(board, job, "started"))
-            for future in wait(running, timeout=.5, return_when=FIRST_COMPLETED).done:
+            for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
                 _ended(board, job := running.pop(future), future, executor, say)
-                if job.stage.kind in ("report", "page") and job.state in (DONE, FAILED): _report(recipe, board, outcomes, job, folder)
+                if job.stage.kind in ("report", "page") and job.state in (DONE, FAILED):
+                    _report(recipe, board, outcomes, job, folder)
             board.write()
-            if look: look(board)
+            if look:
+                look(board)
     except BaseException:
         executor.close(now=True)
-        for job in running.values(): job.state = WAITING
+        for job in running.values():
+            job.state = WAITING
         raise
-    finally: board.write(ended=True)
+    finally:
+        board.write(ended=True)
     executor.close()
     return [outcomes[c.name] for c in recipe.combinations()]
 
 # %% ../nbs/61_schedule.ipynb #1267883d
-def _line(board, job, what): return f"[{len(board.over())}/{len(board.jobs)}] {job.stage.kind} {job.stage.what}: {what}"
+def _line(board, job, what):
+    return f"[{len(board.over())}/{len(board.jobs)}] {job.stage.kind} {job.stage.what}: {what}"
+
 
 def _ended(board, job, future, executor, say):
     "What became of a job."
     error = future.exception()
-    if error is None: job.seconds, job.error = future.result()["seconds"], future.result()["error"]
+    if error is None:
+        job.seconds, job.error = future.result()["seconds"], future.result()["error"]
     elif isinstance(error, executor.lost) and job.tries < TRIES:
         job.state = WAITING
         return say(_line(board, job, "its worker was lost; it is done again"))
-    else: job.error = f"its worker was lost {job.tries} times" if isinstance(error, executor.lost) else f"{type(error).__name__}: {error}".splitlines()[0][:500]
+    else:
+        job.error = (
+            f"its worker was lost {job.tries} times"
+            if isinstance(error, executor.lost)
+            else f"{type(error).__name__}: {error}".splitlines()[0][:500]
+        )
     job.state = FAILED if job.error else DONE
     say(_line(board, job, f"failed: {job.error}" if job.error else f"done in {duration(job.seconds)}"))
+
 
 def _stay(recipe, board, outcomes, folder, store):
     "Mark as done the reports that would come out as they are, the stages that only they need, and those that have nothing left to do; how many reports."
     kept, known = Store(store), {}
+
     def stays(c):
-        try: return (folder/c.name/"index.html").is_file() and unchanged(ingredients(c, notebook_path(), known), folder/c.name, kept)
-        except StudyError: return False          # its own stage says why
+        try:
+            return (folder / c.name / "index.html").is_file() and unchanged(
+                ingredients(c, notebook_path(), known), folder / c.name, kept
+            )
+        except StudyError:
+            return False  # its own stage says why
+
     def over(s):
-        try: return stage_over(ingredients(s.combination, None, known, s.key), s.key, kept)
-        except StudyError: return False
+        try:
+            return stage_over(ingredients(s.combination, None, known, s.key), s.key, kept)
+        except StudyError:
+            return False
+
     reports = [j for j in board.jobs.values() if j.stage.kind == "report"]
     stay = [j for j in reports if stays(j.stage.combination)]
     needed, more = set(), {j.stage.key for j in reports if j not in stay}
-    if more or not page_stays(folder, [c.name for c in recipe.combinations()], kept): more |= {j.stage.key for j in board.jobs.values() if j.stage.kind == "page"}
-    while more: needed |= more; more = {n for k in more if board.jobs[k] not in stay for n in board.jobs[k].stage.needs} - needed
-    for key, j in board.jobs.items():        # in their order: what a stage needs comes before it
-        if j in stay or key not in needed or j.stage.kind not in ("report", "page") and board.over().issuperset(j.stage.needs) and over(j.stage): j.state = DONE
-    outcomes |= {j.stage.name: Outcome(j.stage.combination, folder/j.stage.name, 0.0, kept=True) for j in stay}
-    if stay: write_index(recipe, [outcomes[j.stage.name] for j in stay], folder)
+    if more or not page_stays(folder, [c.name for c in recipe.combinations()], kept):
+        more |= {j.stage.key for j in board.jobs.values() if j.stage.kind == "page"}
+    while more:
+        needed |= more
+        more = {n for k in more if board.jobs[k] not in stay for n in board.jobs[k].stage.needs} - needed
+    for key, j in board.jobs.items():  # in their order: what a stage needs comes before it
+        if (
+            j in stay
+            or key not in needed
+            or j.stage.kind not in ("report", "page")
+            and board.over().issuperset(j.stage.needs)
+            and over(j.stage)
+        ):
+            j.state = DONE
+    outcomes |= {j.stage.name: Outcome(j.stage.combination, folder / j.stage.name, 0.0, kept=True) for j in stay}
+    if stay:
+        write_index(recipe, [outcomes[j.stage.name] for j in stay], folder)
     return len(stay)
+
 
 def _report(recipe, board, outcomes, job, folder):
     "Keep the outcome of a combination, and write the page anew."
     c = job.stage.combination
-    if job.stage.kind == "report": outcomes[c.name] = Outcome(c, folder/c.name, job.seconds, job.error)
+    if job.stage.kind == "report":
+        outcomes[c.name] = Outcome(c, folder / c.name, job.seconds, job.error)
     write_index(recipe, [outcomes[c.name] for c in recipe.combinations() if c.name in outcomes], folder)
 
 # %% ../nbs/61_schedule.ipynb #021af163
-def shown_status(status:dict, most:int=12):
+def shown_status(status: dict, most: int = 12):
     "What a status file says, as something that rich prints."
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
+
     rows, now = status["stages"], time.time()
     table = Table(box=None, pad_edge=False)
-    for name, just in (("stage", "left"), ("waiting", "right"), ("running", "right"), ("done", "right"), ("failed", "right")): table.add_column(name, justify=just)
+    for name, just in (
+        ("stage", "left"),
+        ("waiting", "right"),
+        ("running", "right"),
+        ("done", "right"),
+        ("failed", "right"),
+    ):
+        table.add_column(name, justify=just)
     for kind in KINDS:
         n = [sum(r["kind"] == kind and r["state"] == state for r in rows) for state in (WAITING, RUNNING, DONE, FAILED)]
-        if any(n): table.add_row(kind, *map(str, n))
-    lines = [Text(f"  {r['what']}, {duration(r['seconds'])}{': ' * bool(r['line'])}{r['line']}", overflow="ellipsis", no_wrap=True) for r in rows if r["state"] == RUNNING]
-    lines += [Text(f"  failed: {r['kind']} {r['what']}: {r['error']}", style="red", overflow="ellipsis", no_wrap=True) for r in rows if r["state"] == FAILED]
+        if any(n):
+            table.add_row(kind, *map(str, n))
+    lines = [
+        Text(
+            f"  {r['what']}, {duration(r['seconds'])}{': ' * bool(r['line'])}{r['line']}",
+            overflow="ellipsis",
+            no_wrap=True,
+        )
+        for r in rows
+        if r["state"] == RUNNING
+    ]
+    lines += [
+        Text(f"  failed: {r['kind']} {r['what']}: {r['error']}", style="red", overflow="ellipsis", no_wrap=True)
+        for r in rows
+        if r["state"] == FAILED
+    ]
     more = [Text(f"  and {len(lines) - most} more")] if len(lines) > most else []
     left = f", about {duration(status['left'])} left" if status["left"] and not status["ended"] else ""
     head = f"{status['recipe']}: {sum(r['state'] in (DONE, FAILED) for r in rows)} of {len(rows)} stages, {duration((status['written'] if status['ended'] else now) - status['began'])}{left}"
     return Group(Text(head, style="bold"), table, *lines[:most], *more)
 
+
 @contextlib.contextmanager
 def live():
     "A view for `run_graph`'s `look` where stderr is a terminal; None elsewhere."
-    if not sys.stderr.isatty(): yield None; return
+    if not sys.stderr.isatty():
+        yield None
+        return
     from rich.console import Console
     from rich.live import Live
-    with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as view: yield lambda board: view.update(shown_status(board.status()))
 
-def read_status(folder:Path)->dict:
+    with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as view:
+        yield lambda board: view.update(shown_status(board.status()))
+
+
+def read_status(folder: Path) -> dict:
     "The status of a run, from its reports' folder; `gone` where its process is no longer there."
-    path = Path(folder)/"status.json"
-    try: status = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError: raise StudyError(f"{path}: not there. Only a run with several workers, or on a cluster, says how far it is: `distill-study run RECIPE --workers 2`.") from None
-    except ValueError: raise StudyError(f"{path}: can't be read. Start the run again; it goes on where it was.") from None
+    path = Path(folder) / "status.json"
+    try:
+        status = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise StudyError(
+            f"{path}: not there. Only a run with several workers, or on a cluster, says how far it is: `distill-study run RECIPE --workers 2`."
+        ) from None
+    except ValueError:
+        raise StudyError(f"{path}: can't be read. Start the run again; it goes on where it was.") from None
     return status | dict(gone=not status["ended"] and time.time() - status["written"] > 30)

@@ -20,32 +20,57 @@ from .store import Store
 from .study import answer_arms, curate_arms, label, train_arms
 
 # %% ../nbs/52_sheets.ipynb #648b0dd4
-def part(name:str)->str:
+def part(name: str) -> str:
     "A file of the grader, which is package data."
     import distill_study
-    return (Path(distill_study.__file__).parent/"grading"/name).read_text(encoding="utf-8")
 
-def inert_json(value)->str:
+    return (Path(distill_study.__file__).parent / "grading" / name).read_text(encoding="utf-8")
+
+
+def inert_json(value) -> str:
     "JSON for inside a script element, ASCII alone, without <, > and &."
     return re.sub("[<>&]", lambda m: f"\\u{ord(m[0]):04x}", json.dumps(value, separators=(",", ":")))
 
-def legible(sheet:dict)->dict:
-    "The sheet with a mark in the place of characters that show nothing, or turn the text around."
-    def clean(text): return HIDDEN.sub("\ufffd", text.replace("\r\n", "\n"))
-    return sheet | dict(items=[x | dict(parts=[dict(heading=p["heading"], text=clean(p["text"])) for p in x["parts"]], answer=clean(x["answer"])) for x in sheet["items"]])
 
-def grading_page(sheet:dict)->str:
+def legible(sheet: dict) -> dict:
+    "The sheet with a mark in the place of characters that show nothing, or turn the text around."
+
+    def clean(text):
+        return HIDDEN.sub("\ufffd", text.replace("\r\n", "\n"))
+
+    return sheet | dict(
+        items=[
+            x
+            | dict(
+                parts=[dict(heading=p["heading"], text=clean(p["text"])) for p in x["parts"]], answer=clean(x["answer"])
+            )
+            for x in sheet["items"]
+        ]
+    )
+
+
+def grading_page(sheet: dict) -> str:
     "The self-contained page of a sheet."
-    def allowed(text): return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
+    def allowed(text):
+        return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
+
     script, style = part("grader.js") + part("page.js"), part("page.css") + part("grader.css")
-    own = dict(script=script, style=style, script_hash=allowed(script), style_hash=allowed(style), title=f"Grading sheet, rater {sheet['rater']}", sheet=inert_json(legible(sheet)))
+    own = dict(
+        script=script,
+        style=style,
+        script_hash=allowed(script),
+        style_hash=allowed(style),
+        title=f"Grading sheet, rater {sheet['rater']}",
+        sheet=inert_json(legible(sheet)),
+    )
     return re.sub(r"\{\{(\w+)\}\}", lambda m: own[m[1]], part("page.html"))
 
 # %% ../nbs/52_sheets.ipynb #f3622fb0
 def recipe_answers(
-    recipe:Recipe,
-    store:Store,       # in replay
-):                     # yields (combination, `data.Splits`, arm → `teacher.Answers` to the test items)
+    recipe: Recipe,
+    store: Store,  # in replay
+):  # yields (combination, `data.Splits`, arm → `teacher.Answers` to the test items)
     "What every arm of a recipe answered, from the store."
     for c in recipe.combinations():
         splits = load_data(c.data)
@@ -53,83 +78,145 @@ def recipe_answers(
             fits = train_arms(c, curate_arms(c, splits, label(c, splits, store), store)[0], store, splits)
             answers = answer_arms(c, splits, fits, store)[0]
         except StudyError as e:
-            if "not in the store" not in str(e): raise
-            raise StudyError(f"{c.name}: {e} Sheets are drawn from a study that has run: `distill-study run` with the same recipe and --store.") from None
+            if "not in the store" not in str(e):
+                raise
+            raise StudyError(
+                f"{c.name}: {e} Sheets are drawn from a study that has run: `distill-study run` with the same recipe and --store."
+            ) from None
         yield c, splits, answers
 
+
 def write_sheets(
-    recipe:Recipe,
-    out:str|Path,          # gets a folder for each combination
-    store:str|Path,        # where runs have stored answers and students
-    n:int=50, raters:int=3, overlap:float=.3, checks:int=0, seed:int=0,
-)->list[tuple]:            # (page, rater, items)
+    recipe: Recipe,
+    out: str | Path,  # gets a folder for each combination
+    store: str | Path,  # where runs have stored answers and students
+    n: int = 50,
+    raters: int = 3,
+    overlap: float = 0.3,
+    checks: int = 0,
+    seed: int = 0,
+) -> list[tuple]:  # (page, rater, items)
     "Draw the sheets of every combination, keep their keys, write a page and a sheet for each rater."
     store, out, found = Store(store, replay=True), Path(out).expanduser(), []
-    for c, splits, answers in recipe_answers(recipe, store): found.append((out/c.name, *draw_sheets(c, splits.test, answers, n, raters, overlap, checks, seed)))
+    for c, splits, answers in recipe_answers(recipe, store):
+        found.append((out / c.name, *draw_sheets(c, splits.test, answers, n, raters, overlap, checks, seed)))
     for folder, key, sheets in found:
         other = next((p for p in sorted(folder.glob("sheet-*.json")) if load_sheet(p)["sheet"] != key["sheet"]), None)
-        if other: raise StudyError(f"{other}: another sheet, which people may be grading. Name another folder with --out.")
+        if other:
+            raise StudyError(f"{other}: another sheet, which people may be grading. Name another folder with --out.")
     for folder, key, sheets in found:
         keep_key(store, key)
         for rater, sheet in sheets.items():
-            write_text(json.dumps(sheet, indent=1) + "\n", folder/f"sheet-{rater}.json")
-            write_text(grading_page(sheet), folder/f"grade-{rater}.html")
-    return [(folder/f"grade-{rater}.html", rater, len(sheet["items"])) for folder, _, sheets in found for rater, sheet in sheets.items()]
+            write_text(json.dumps(sheet, indent=1) + "\n", folder / f"sheet-{rater}.json")
+            write_text(grading_page(sheet), folder / f"grade-{rater}.html")
+    return [
+        (folder / f"grade-{rater}.html", rater, len(sheet["items"]))
+        for folder, _, sheets in found
+        for rater, sheet in sheets.items()
+    ]
 
-def load_sheet(path:str|Path)->dict:
+
+def load_sheet(path: str | Path) -> dict:
     "A sheet-<rater>.json, or `StudyError`."
-    try: sheet = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as e: raise StudyError(f"{path}: can't be read ({e.strerror}). Name the sheet-<rater>.json that `distill-study grade-sheet` wrote.") from None
-    except (ValueError, RecursionError): raise StudyError(f"{path}: damaged, not JSON. Write it again with `distill-study grade-sheet`.") from None
-    if not isinstance(sheet, dict) or sheet.get("kind") != "sheet" or sheet.get("format") != SHEET_FORMAT: raise StudyError(f"{path}: no sheet of format {SHEET_FORMAT}. Name the sheet-<rater>.json that `distill-study grade-sheet` wrote.")
+    try:
+        sheet = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as e:
+        raise StudyError(
+            f"{path}: can't be read ({e.strerror}). Name the sheet-<rater>.json that `distill-study grade-sheet` wrote."
+        ) from None
+    except (ValueError, RecursionError):
+        raise StudyError(f"{path}: damaged, not JSON. Write it again with `distill-study grade-sheet`.") from None
+    if not isinstance(sheet, dict) or sheet.get("kind") != "sheet" or sheet.get("format") != SHEET_FORMAT:
+        raise StudyError(
+            f"{path}: no sheet of format {SHEET_FORMAT}. Name the sheet-<rater>.json that `distill-study grade-sheet` wrote."
+        )
     return sheet
 
 # %% ../nbs/52_sheets.ipynb #0609eafb
 def import_files(
-    recipe:Recipe,
-    paths,                 # files of grades
-    store:str|Path,
-    partial:bool=False, replace:bool=False,     # see `people.import_grades`
-)->list[dict]:
+    recipe: Recipe,
+    paths,  # files of grades
+    store: str | Path,
+    partial: bool = False,
+    replace: bool = False,  # see `people.import_grades`
+) -> list[dict]:
     "Check what raters of a recipe's sheets sent back, and merge it into the store."
-    return import_grades(Store(store), paths, {c.name: rubric_hash(task_of(c.data), c.rubric) for c in recipe.combinations()}, partial, replace)
+    return import_grades(
+        Store(store),
+        paths,
+        {c.name: rubric_hash(task_of(c.data), c.rubric) for c in recipe.combinations()},
+        partial,
+        replace,
+    )
 
 # %% ../nbs/52_sheets.ipynb #bae55e93
 def grades_file(
-    sheet:dict,
-    state:dict,        # at, grades, notes: what the page or the widget keeps
-)->dict:
+    sheet: dict,
+    state: dict,  # at, grades, notes: what the page or the widget keeps
+) -> dict:
     "What a rater sends back."
-    return dict(format=SHEET_FORMAT, kind="grades", sheet=sheet["sheet"], rater=sheet["rater"], rubric=sheet["rubric"], grades={i: g for i, g in state.get("grades", {}).items() if g}, notes=state.get("notes", {}))
+    return dict(
+        format=SHEET_FORMAT,
+        kind="grades",
+        sheet=sheet["sheet"],
+        rater=sheet["rater"],
+        rubric=sheet["rubric"],
+        grades={i: g for i, g in state.get("grades", {}).items() if g},
+        notes=state.get("notes", {}),
+    )
 
-def kept_grades(sheet:dict, path:str|Path)->dict:
+
+def kept_grades(sheet: dict, path: str | Path) -> dict:
     "The state that a file of grades of this sheet stands for; nothing where there is no such file."
-    if not Path(path).exists(): return {}
+    if not Path(path).exists():
+        return {}
     raw = read_grades(path)
-    if raw.get("sheet") != sheet["sheet"]: raise StudyError(f"{path}: grades of another sheet. Move the file away, or name another folder.")
-    key = dict(rubric=sheet["rubric"], raters={sheet["rater"]: [x["item"] for x in sheet["items"]]}, criteria=[dict(name=c["name"], scale=(c["grades"][0], c["grades"][-1])) for c in sheet["criteria"]])
-    if wrong := [w for w in faults(raw, key, partial=True) if w != "nothing is graded in it"]: raise StudyError(f"{path}: can't be opened; {'; '.join(wrong)}. Move the file away to begin anew.")
+    if raw.get("sheet") != sheet["sheet"]:
+        raise StudyError(f"{path}: grades of another sheet. Move the file away, or name another folder.")
+    key = dict(
+        rubric=sheet["rubric"],
+        raters={sheet["rater"]: [x["item"] for x in sheet["items"]]},
+        criteria=[dict(name=c["name"], scale=(c["grades"][0], c["grades"][-1])) for c in sheet["criteria"]],
+    )
+    if wrong := [w for w in faults(raw, key, partial=True) if w != "nothing is graded in it"]:
+        raise StudyError(f"{path}: can't be opened; {'; '.join(wrong)}. Move the file away to begin anew.")
     return dict(grades=raw["grades"], notes=raw.get("notes", {}))
+
 
 @functools.cache
 def _widget_class():
-    try: import anywidget
-    except ImportError: raise StudyError("anywidget is not installed: run `make lab`, or `pip install 'distill-study[lab]'`. The page grade-<rater>.html needs nothing but a browser.") from None
+    try:
+        import anywidget
+    except ImportError:
+        raise StudyError(
+            "anywidget is not installed: run `make lab`, or `pip install 'distill-study[lab]'`. The page grade-<rater>.html needs nothing but a browser."
+        ) from None
     import traitlets
+
     class Grader(anywidget.AnyWidget):
         "The grader in a notebook."
+
         _esm, _css = part("grader.js"), part("grader.css")
-        sheet, state, whole, says = traitlets.Dict().tag(sync=True), traitlets.Dict().tag(sync=True), traitlets.Bool(False).tag(sync=True), traitlets.Unicode("").tag(sync=True)
+        sheet, state, whole, says = (
+            traitlets.Dict().tag(sync=True),
+            traitlets.Dict().tag(sync=True),
+            traitlets.Bool(False).tag(sync=True),
+            traitlets.Unicode("").tag(sync=True),
+        )
+
     return Grader
 
+
 def grader(
-    sheet:str|Path|dict,      # a sheet-<rater>.json, or what is in it
-    folder:str|Path="",       # where grades-<rater>.json is kept; the sheet's own folder, or this one, if left out
+    sheet: str | Path | dict,  # a sheet-<rater>.json, or what is in it
+    folder: str | Path = "",  # where grades-<rater>.json is kept; the sheet's own folder, or this one, if left out
 ):
     "A widget to grade a sheet in."
     folder = Path(folder or (Path(sheet).parent if not isinstance(sheet, dict) else "."))
     sheet = sheet if isinstance(sheet, dict) else load_sheet(sheet)
-    path = folder/f"grades-{sheet['rater']}.json"
+    path = folder / f"grades-{sheet['rater']}.json"
     widget = _widget_class()(sheet=legible(sheet), state=kept_grades(sheet, path))
-    widget.observe(lambda change: write_text(json.dumps(grades_file(sheet, change["new"]), indent=1) + "\n", path), "state")
+    widget.observe(
+        lambda change: write_text(json.dumps(grades_file(sheet, change["new"]), indent=1) + "\n", path), "state"
+    )
     return widget

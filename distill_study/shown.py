@@ -18,58 +18,86 @@ from .stats import Interval
 class ReportError(StudyError):
     "A report that can't be made as asked; the text says what is wrong and where."
 
+
 HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 
-def esc(text)->str:
+
+def esc(text) -> str:
     "`text` as HTML that shows it and does nothing else."
     return html.escape(HIDDEN.sub("\ufffd", str(text)), quote=True)
+
 
 def prose(text):
     "A sentence as HTML, with numbers kept together with their unit or sign."
     return re.sub(r"(?<=\d) (?=%)|(?<=\b[pn]) (?=[=&])|(?<=[=;]) (?=\d)", "\u00a0", esc(text))
 
+
 def num(x, digits=1, scale=1):
     "A number for people: thousands separated, a real minus sign."
     return f"{round(x * scale, digits) + 0.0:,.{digits}f}".replace("-", "\u2212")
+
 
 def pct(x):
     "A share in percent."
     return num(x, 1, 100)
 
+
 def duration(seconds):
     "Seconds as `12.3 s`, `3 min 20 s` or `1 h 15 min`."
-    if seconds < 60: return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
     minutes = round(seconds) // 60
     return f"{minutes} min {round(seconds) % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 # %% ../nbs/34_shown.ipynb #09c0d53c
 class Shown:
     "Something that shows itself in Jupyter and in a report, and has plain values for `metrics.json`."
-    def html(self)->str: raise NotImplementedError
-    def to_dict(self): raise NotImplementedError
-    def _repr_html_(self): return self.html()
-    def __repr__(self): return type(self).__name__
+
+    def html(self) -> str:
+        raise NotImplementedError
+
+    def to_dict(self):
+        raise NotImplementedError
+
+    def _repr_html_(self):
+        return self.html()
+
+    def __repr__(self):
+        return type(self).__name__
+
 
 @dataclass(frozen=True)
 class Column:
     "One column of a table: where its value is, its heading, and how a value is written."
+
     key: str
     head: str
     unit: str = ""
-    kind: str = "num"    # text, num, percent, interval (share), points (signed difference), seconds, p
+    kind: str = "num"  # text, num, percent, interval (share), points (signed difference), seconds, p
     digits: int = 1
-    scale: float = 100   # of interval and points: shown is value × scale
+    scale: float = 100  # of interval and points: shown is value × scale
 
-_WRITE = dict(text=lambda v, d: esc(v), num=lambda v, d: num(v, d), percent=lambda v, d: pct(v), seconds=lambda v, d: duration(v),
-    p=lambda v, d: "&lt;0.001" if v < 0.001 else f"{v:.3f}")
+
+_WRITE = dict(
+    text=lambda v, d: esc(v),
+    num=lambda v, d: num(v, d),
+    percent=lambda v, d: pct(v),
+    seconds=lambda v, d: duration(v),
+    p=lambda v, d: "&lt;0.001" if v < 0.001 else f"{v:.3f}",
+)
+
 
 def _cell(value, col):
     "One `<td>`; a missing value says so."
-    if value == "": return '<td class="num">\u2013</td>'   # does not apply here
+    if value == "":
+        return '<td class="num">\u2013</td>'  # does not apply here
     missing = value is None or isinstance(value, Interval) and value.value is None
-    if missing: return f'<td class="{"" if col.kind == "text" else "num "}na">{"undefined" if isinstance(value, Interval) and value.n else "not available"}</td>'
-    if col.kind == "text": return f'<td class="text">{esc(value)}</td>'
-    if not isinstance(value, Interval): return f'<td class="num">{_WRITE[col.kind](value, col.digits)}</td>'
+    if missing:
+        return f'<td class="{"" if col.kind == "text" else "num "}na">{"undefined" if isinstance(value, Interval) and value.n else "not available"}</td>'
+    if col.kind == "text":
+        return f'<td class="text">{esc(value)}</td>'
+    if not isinstance(value, Interval):
+        return f'<td class="num">{_WRITE[col.kind](value, col.digits)}</td>'
     main, _, rest = value.text(col.scale, col.digits, col.kind == "points").partition(" ")
     return f'<td class="num">{main}' + (f' <span class="ci">{rest.strip("()")}</span>' if rest else "") + "</td>"
 
@@ -77,26 +105,41 @@ def _cell(value, col):
 @dataclass(frozen=True, repr=False)
 class Table(Shown):
     "Rows under named columns, the first of which heads its row; a row with a `missing` reason shows that instead."
+
     caption: str
     columns: tuple
     rows: tuple
-    sub: str = ""     # second line of the caption: what n is, what the intervals are
-    note: str = ""    # below the table
+    sub: str = ""  # second line of the caption: what n is, what the intervals are
+    note: str = ""  # below the table
 
-    def html(self)->str:
+    def html(self) -> str:
         "The table in its own scroll container, so that a narrow page doesn't scroll sideways."
-        head = "".join(f'<th scope="col"{"" if c.kind == "text" else " class=num"}>{esc(c.head)}' + (f'<span class="unit">{esc(c.unit)}</span>' if c.unit else "") + "</th>" for c in self.columns)
+        head = "".join(
+            f'<th scope="col"{"" if c.kind == "text" else " class=num"}>{esc(c.head)}'
+            + (f'<span class="unit">{esc(c.unit)}</span>' if c.unit else "")
+            + "</th>"
+            for c in self.columns
+        )
         sub = f' <span class="sub">{esc(self.sub)}</span>' if self.sub else ""
         note = f'<p class="note">{esc(self.note)}</p>' if self.note else ""
-        wide = ' class="wide"' if len(self.columns) > 4 else ' class="texts"' if len(self.columns) > 2 and all(c.kind == "text" for c in self.columns) else ""
-        return (f'<div class="scroll tex2jax_ignore mathjax_ignore" tabindex="0" role="region" aria-label="{esc(self.caption)}"><table{wide}><caption><span class="cap">{esc(self.caption)}</span>{sub}</caption>'
-                f"<thead><tr>{head}</tr></thead><tbody>{''.join(map(self._row, self.rows))}</tbody></table></div>{note}")
+        wide = (
+            ' class="wide"'
+            if len(self.columns) > 4
+            else ' class="texts"'
+            if len(self.columns) > 2 and all(c.kind == "text" for c in self.columns)
+            else ""
+        )
+        return (
+            f'<div class="scroll tex2jax_ignore mathjax_ignore" tabindex="0" role="region" aria-label="{esc(self.caption)}"><table{wide}><caption><span class="cap">{esc(self.caption)}</span>{sub}</caption>'
+            f"<thead><tr>{head}</tr></thead><tbody>{''.join(map(self._row, self.rows))}</tbody></table></div>{note}"
+        )
 
     def _row(self, row):
         "One `<tr>`."
         first, *rest = self.columns
         head = f'<tr><th scope="row">{esc(row[first.key])}</th>'
-        if row.get("missing"): return f'{head}<td class="na" colspan="{len(rest)}">not available: {esc(row["missing"])}</td></tr>'
+        if row.get("missing"):
+            return f'{head}<td class="na" colspan="{len(rest)}">not available: {esc(row["missing"])}</td></tr>'
         return head + "".join(_cell(row.get(c.key), c) for c in rest) + "</tr>"
 
     def to_dict(self):
@@ -106,30 +149,51 @@ class Table(Shown):
 # %% ../nbs/34_shown.ipynb #5b61af90
 _SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$")
 
+
 def scrub(
-    text:str,     # may name folders of this machine, or hold a key
-    keys=(),      # names of environment variables that hold keys, beside those whose names say so
-    paths:bool=False,  # cut down other absolute paths as well: of prose and messages
-)->str:           # the same without them
+    text: str,  # may name folders of this machine, or hold a key
+    keys=(),  # names of environment variables that hold keys, beside those whose names say so
+    paths: bool = False,  # cut down other absolute paths as well: of prose and messages
+) -> str:  # the same without them
     "Replace the folders that tell where and by whom something was run, and the keys in the environment."
     import distill_study, tempfile
+
     for secret in {v for k, v in os.environ.items() if (k in keys or _SECRET.search(k.upper())) and len(v) >= 8}:
-        for form in spellings(secret): text = text.replace(form, "***")
-    known = {str(Path(distill_study.__file__).resolve().parent.parent): "<distill-study>", str(Path.cwd()): ".", str(Path.home()): "~", sys.prefix: "<env>", tempfile.gettempdir(): "<tmp>"}
+        for form in spellings(secret):
+            text = text.replace(form, "***")
+    known = {
+        str(Path(distill_study.__file__).resolve().parent.parent): "<distill-study>",
+        str(Path.cwd()): ".",
+        str(Path.home()): "~",
+        sys.prefix: "<env>",
+        tempfile.gettempdir(): "<tmp>",
+    }
     for folder, name in sorted(known.items(), key=lambda kv: -len(kv[0])):
-        if len(folder) > 1: text = re.sub(re.escape(folder) + r"(?![\w-])", lambda m: name, text)
+        if len(folder) > 1:
+            text = re.sub(re.escape(folder) + r"(?![\w-])", lambda m: name, text)
     return no_folders(text) if paths else text
+
 
 def to_plain(value):
     "Plain JSON values: NaN and infinity become None, settings and results become mappings, paths lose their folders."
-    if hasattr(value, "model_dump"): value = value.model_dump(mode="json")
-    elif hasattr(value, "to_dict") and not hasattr(value, "columns") or isinstance(value, Shown): value = value.to_dict()
-    elif hasattr(value, "to_dict"): value = value.to_dict("records")
-    elif is_dataclass(value): value = {k: getattr(value, k) for k in value.__dataclass_fields__}
-    if isinstance(value, dict): return {str(k): to_plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set)): return [to_plain(v) for v in value]
-    if isinstance(value, Path): return value.name
-    if isinstance(value, str): return no_folders(value)
-    if hasattr(value, "tolist"): return to_plain(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value): return None
+    if hasattr(value, "model_dump"):
+        value = value.model_dump(mode="json")
+    elif hasattr(value, "to_dict") and not hasattr(value, "columns") or isinstance(value, Shown):
+        value = value.to_dict()
+    elif hasattr(value, "to_dict"):
+        value = value.to_dict("records")
+    elif is_dataclass(value):
+        value = {k: getattr(value, k) for k in value.__dataclass_fields__}
+    if isinstance(value, dict):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [to_plain(v) for v in value]
+    if isinstance(value, Path):
+        return value.name
+    if isinstance(value, str):
+        return no_folders(value)
+    if hasattr(value, "tolist"):
+        return to_plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     return value if value is None or isinstance(value, (bool, int, float)) else str(value)

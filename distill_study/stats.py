@@ -20,74 +20,91 @@ from .config import ARMS, StudyError, arms_under
 class StatsError(StudyError):
     "Numbers that can't be compared as they are; the text says which and what to do."
 
+
 @dataclass(frozen=True)
 class Interval:
     "A number with its 95 % interval, or `None` and the reason why there is none."
+
     value: float | None
     low: float | None = None
     high: float | None = None
     n: int = 0
-    reason: str = ""   # why there is no value, or how to read an odd interval
+    reason: str = ""  # why there is no value, or how to read an odd interval
 
-    def text(self,
-        scale:float=100,   # 100 shows shares as percent
-        digits:int=1,
-        signed:bool=False, # a plus before positive numbers, for differences
-    )->str:
+    def text(
+        self,
+        scale: float = 100,  # 100 shows shares as percent
+        digits: int = 1,
+        signed: bool = False,  # a plus before positive numbers, for differences
+    ) -> str:
         "For tables and sentences: `80.0 (49.0 to 94.3)`."
-        if self.value is None: return "not available"
+        if self.value is None:
+            return "not available"
         f = lambda x: f"{round(x * scale, digits) + 0.0:{'+' if signed else ''}.{digits}f}".replace("-", "\u2212")
         return f(self.value) if self.low is None else f"{f(self.value)} ({f(self.low)} to {f(self.high)})"
 
     @property
-    def excludes_zero(self)->bool:
+    def excludes_zero(self) -> bool:
         "Whether the interval lies on one side of zero."
         return self.low is not None and (self.low > 0 or self.high < 0)
 
-    def to_dict(self)->dict:
+    def to_dict(self) -> dict:
         "Plain values for `metrics.json`."
         return asdict(self)
 
-    def __str__(self): return self.text()
+    def __str__(self):
+        return self.text()
 
 # %% ../nbs/33_stats.ipynb #c629b8eb
 def wilson(
-    k:int,        # right answers
-    n:int,        # answers
-)->Interval:      # the share k/n with its 95 % Wilson interval
+    k: int,  # right answers
+    n: int,  # answers
+) -> Interval:  # the share k/n with its 95 % Wilson interval
     "Wilson's score interval of a share; it stays inside 0..1 and is honest at small n."
     from statsmodels.stats.proportion import proportion_confint
-    if not 0 <= k <= n: raise StatsError(f"wilson: k = {k!r} of n = {n!r}: expected 0 <= k <= n.")
-    if n == 0: return Interval(None, reason="no items")
+
+    if not 0 <= k <= n:
+        raise StatsError(f"wilson: k = {k!r} of n = {n!r}: expected 0 <= k <= n.")
+    if n == 0:
+        return Interval(None, reason="no items")
     low, high = proportion_confint(int(k), int(n), alpha=0.05, method="wilson")
-    return Interval(k / n, min(float(low), k / n), max(float(high), k / n), int(n))      # at 0 and n the ends may miss the share by a rounding error
+    return Interval(
+        k / n, min(float(low), k / n), max(float(high), k / n), int(n)
+    )  # at 0 and n the ends may miss the share by a rounding error
 
 # %% ../nbs/33_stats.ipynb #0ad0b1fc
 @dataclass(frozen=True)
 class McNemar:
     "McNemar's exact test of two arms on the same items."
+
     p: float | None
-    b10: int   # items only the first arm got right
-    b01: int   # items only the second arm got right
+    b10: int  # items only the first arm got right
+    b01: int  # items only the second arm got right
     n: int
 
-    def to_dict(self)->dict:
+    def to_dict(self) -> dict:
         "Plain values for `metrics.json`."
         return asdict(self)
+
 
 def _paired(*arms):
     "Arrays of the same length, of scores where an arm has floats, else of right and wrong; or an error that says which lengths came."
     arms = [np.asarray(a).ravel() for a in arms]
     arms = [a.astype(float if any(x.dtype.kind == "f" for x in arms) else bool) for a in arms]
-    if len({len(a) for a in arms}) > 1: raise StatsError(f"paired arms need the same items; got {' and '.join(str(len(a)) for a in arms)}. Match them by id first.")
+    if len({len(a) for a in arms}) > 1:
+        raise StatsError(
+            f"paired arms need the same items; got {' and '.join(str(len(a)) for a in arms)}. Match them by id first."
+        )
     return arms
 
+
 def mcnemar(
-    a,            # is each item right under the first arm?
-    b,            # ... and under the second, in the same order
-)->McNemar:
+    a,  # is each item right under the first arm?
+    b,  # ... and under the second, in the same order
+) -> McNemar:
     "Exact two-sided test that two arms are right equally often."
     from statsmodels.stats.contingency_tables import mcnemar as test
+
     a, b = (x.astype(bool) for x in _paired(a, b))
     b10, b01 = int((a & ~b).sum()), int((~a & b).sum())
     table = [[int((a & b).sum()), b10], [b01, int((~a & ~b).sum())]]
@@ -96,41 +113,70 @@ def mcnemar(
 
 # %% ../nbs/33_stats.ipynb #cc800d4d
 def flip_test(
-    a,                    # a score per item under the first arm
-    b,                    # ... and under the second, in the same order
-    flips:int=10_000,     # drawn ones, where there are too many to try all
-    seed:int=0,
-    sources=None,         # what each item was made from: differences of one source are turned together
-)->float|None:            # p
+    a,  # a score per item under the first arm
+    b,  # ... and under the second, in the same order
+    flips: int = 10_000,  # drawn ones, where there are too many to try all
+    seed: int = 0,
+    sources=None,  # what each item was made from: differences of one source are turned together
+) -> float | None:  # p
     "Two-sided paired permutation test that two arms have the same mean score: by scipy where all flips are tried, else by draws that all tests of a report share."
     from scipy.stats import permutation_test
+
     a, b = _paired(a, b)
-    if not len(a): return None
+    if not len(a):
+        return None
     d = b.astype(float) - a
-    if shared(sources): d = _sums(d, sources)[0]
-    some = d[d != 0]              # the sign of nothing changes nothing
-    if len(some) < 2: return 1.0  # one difference, turned or not, is as large
-    if 2**len(some) <= flips: return float(permutation_test((some,), lambda x, axis: x.sum(axis=axis), permutation_type="samples", vectorized=True, n_resamples=np.inf).pvalue)
-    drawn, seen, near = _turned(d, flips, seed), d.sum(), 1e-9 * np.abs(d).sum()      # sums that differ by rounding are equal
+    if shared(sources):
+        d = _sums(d, sources)[0]
+    some = d[d != 0]  # the sign of nothing changes nothing
+    if len(some) < 2:
+        return 1.0  # one difference, turned or not, is as large
+    if 2 ** len(some) <= flips:
+        return float(
+            permutation_test(
+                (some,),
+                lambda x, axis: x.sum(axis=axis),
+                permutation_type="samples",
+                vectorized=True,
+                n_resamples=np.inf,
+            ).pvalue
+        )
+    drawn, seen, near = (
+        _turned(d, flips, seed),
+        d.sum(),
+        1e-9 * np.abs(d).sum(),
+    )  # sums that differ by rounding are equal
     return min(1.0, 2 * (1 + min((drawn <= seen + near).sum(), (drawn >= seen - near).sum())) / (1 + flips))
+
 
 def _turned(d, flips, seed):
     "The sum of the differences under each of so many drawn flips of their signs."
     step, rng = max(1, 20_000_000 // len(d)), np.random.default_rng(seed)
-    parts = [_coins(len(d), flips, seed)] if step >= flips else (rng.integers(0, 2, (min(step, flips - i), len(d)), dtype=np.int8) for i in range(0, flips, step))
-    return d.sum() - 2 * np.concatenate([c[i:i + 500].astype(float) @ d for c in parts for i in range(0, len(c), 500)])
+    parts = (
+        [_coins(len(d), flips, seed)]
+        if step >= flips
+        else (rng.integers(0, 2, (min(step, flips - i), len(d)), dtype=np.int8) for i in range(0, flips, step))
+    )
+    return d.sum() - 2 * np.concatenate(
+        [c[i : i + 500].astype(float) @ d for c in parts for i in range(0, len(c), 500)]
+    )
+
 
 @lru_cache(2)
-def _coins(n, flips, seed): return np.random.default_rng(seed).integers(0, 2, (flips, n), dtype=np.int8)
+def _coins(n, flips, seed):
+    return np.random.default_rng(seed).integers(0, 2, (flips, n), dtype=np.int8)
 
-def paired_p(a, b, sources=None)->float|None:
+
+def paired_p(a, b, sources=None) -> float | None:
     "The p of the paired test that fits: McNemar's of right and wrong, a permutation test of scores, or of anything where items share sources."
     a, b = _paired(a, b)
     return mcnemar(a, b).p if a.dtype == bool and not shared(sources) else flip_test(a, b, sources=sources)
 
-def shared(sources)->bool:
+
+def shared(sources) -> bool:
     "Whether some items share a source."
     return sources is not None and len(set(sources)) < len(sources)
+
 
 def _sums(values, sources):
     "(sum of the values of each source, how many there are)."
@@ -138,103 +184,135 @@ def _sums(values, sources):
     at = [at[s] for s in sources]
     return np.bincount(at, weights=values), np.bincount(at)
 
-def _same(a): return "are right on exactly the same items" if a.dtype == bool else "score the same on every item"
+
+def _same(a):
+    return "are right on exactly the same items" if a.dtype == bool else "score the same on every item"
 
 # %% ../nbs/33_stats.ipynb #8f86cbf7
 def holm(
-    pvalues,                # one per test; None where a test could not be made
-)->list:                    # adjusted, in the same order, None kept
+    pvalues,  # one per test; None where a test could not be made
+) -> list:  # adjusted, in the same order, None kept
     "Holm's step-down correction; tests that were not made do not count. (statsmodels' own collects all garbage at every call, which takes a quarter of a second beside torch.)"
     made = sorted(p for p in pvalues if p is not None)
     most, adjusted = 0.0, {}
-    for i, p in enumerate(made): adjusted[p] = most = max(most, min(1.0, (len(made) - i) * p)) if p not in adjusted else adjusted[p]
+    for i, p in enumerate(made):
+        adjusted[p] = most = max(most, min(1.0, (len(made) - i) * p)) if p not in adjusted else adjusted[p]
     return [None if p is None else float(adjusted[p]) for p in pvalues]
 
 # %% ../nbs/33_stats.ipynb #37eea7af
 def _bootstrap(arms, resamples, seed):
     "Right answers, or the sum of scores, of each arm in every resample of the shared items: (resamples, arms)."
     values = np.stack(arms, axis=1)
-    if values.dtype != bool: return np.concatenate([w @ values for w in _weights(len(values), resamples, seed)])
+    if values.dtype != bool:
+        return np.concatenate([w @ values for w in _weights(len(values), resamples, seed)])
     patterns, counts = np.unique(values, axis=0, return_counts=True)
     draws = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
     return draws @ patterns.astype(int)
 
+
 def _weights(n, resamples, seed):
     "How often each of `n` items is in each resample, part by part; what one part holds is kept for the next measure."
     step = max(1, 5_000_000 // n)
-    if step >= resamples: return [_drawn(n, resamples, seed)]
+    if step >= resamples:
+        return [_drawn(n, resamples, seed)]
     rng = np.random.default_rng(seed)
-    return (rng.multinomial(n, np.full(n, 1 / n), size=min(step, resamples - i)).astype(float) for i in range(0, resamples, step))
+    return (
+        rng.multinomial(n, np.full(n, 1 / n), size=min(step, resamples - i)).astype(float)
+        for i in range(0, resamples, step)
+    )
+
 
 @lru_cache(2)
-def _drawn(n, resamples, seed): return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
+def _drawn(n, resamples, seed):
+    return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
+
 
 def _percentiles(x):
     "The middle 95 % of the resamples; each bound is one of them."
     return [float(q) for q in np.quantile(x, [0.025, 0.975], method="inverted_cdf")]
 
+
 def bca(
-    value:float,          # the estimate
-    draws,                # of the resamples
-    left_out,             # the estimate without each item, or source, in turn; or anything that differs from it by a factor and a constant
-)->tuple:                 # (low, high)
+    value: float,  # the estimate
+    draws,  # of the resamples
+    left_out,  # the estimate without each item, or source, in turn; or anything that differs from it by a factor and a constant
+) -> tuple:  # (low, high)
     "Bias-corrected and accelerated interval (Efron 1987); the percentile one where it is undefined, because nothing varies or all resamples lie on one side."
     from scipy.special import ndtr, ndtri
+
     z, d = ndtri(((draws < value).sum() + (draws == value).sum() / 2) / len(draws)), np.mean(left_out) - left_out
-    if not np.isfinite(z) or not (d**2).sum() > 0: return tuple(_percentiles(draws))
-    a, ends = (d**3).sum() / (6 * (d**2).sum()**1.5), ndtri(np.array([.025, .975]))
-    return tuple(float(q) for q in np.quantile(draws, ndtr(z + (z + ends) / (1 - a * (z + ends))), method="inverted_cdf"))
+    if not np.isfinite(z) or not (d**2).sum() > 0:
+        return tuple(_percentiles(draws))
+    a, ends = (d**3).sum() / (6 * (d**2).sum() ** 1.5), ndtri(np.array([0.025, 0.975]))
+    return tuple(
+        float(q) for q in np.quantile(draws, ndtr(z + (z + ends) / (1 - a * (z + ends))), method="inverted_cdf")
+    )
 
 # %% ../nbs/33_stats.ipynb #bcd66cc5
 def paired_difference(
-    a,                    # is each item right under the reference arm? Or its score, a float
-    b,                    # ... and under the other one
-    resamples:int=2000,
-    seed:int=0,
-    sources=None,         # what each item was made from: items of one source are drawn together
-)->Interval:              # accuracy, or mean score, of b minus that of a
+    a,  # is each item right under the reference arm? Or its score, a float
+    b,  # ... and under the other one
+    resamples: int = 2000,
+    seed: int = 0,
+    sources=None,  # what each item was made from: items of one source are drawn together
+) -> Interval:  # accuracy, or mean score, of b minus that of a
     "Difference on the same items, with a paired-bootstrap BCa interval."
     a, b = _paired(a, b)
-    if not len(a): return Interval(None, reason="no items")
-    if shared(sources): return mean_interval(b.astype(float) - a, resamples, seed, sources)
+    if not len(a):
+        return Interval(None, reason="no items")
+    if shared(sources):
+        return mean_interval(b.astype(float) - a, resamples, seed, sources)
     right, d = _bootstrap([a, b], resamples, seed), b.astype(float) - a
     same = f"the two arms {_same(a)}" if (a == b).all() else ""
-    return Interval(float(d.mean()), *(x / len(a) for x in bca(d.sum(), (right[:, 1] - right[:, 0]).astype(float), -d)), len(a), same)
+    return Interval(
+        float(d.mean()),
+        *(x / len(a) for x in bca(d.sum(), (right[:, 1] - right[:, 0]).astype(float), -d)),
+        len(a),
+        same,
+    )
 
 # %% ../nbs/33_stats.ipynb #1deb4f7f
 def mean_interval(
-    values,               # a score per item; NaN where it isn't known
-    resamples:int=2000,
-    seed:int=0,
-    sources=None,         # what each item was made from: items of one source are drawn together
-)->Interval:
+    values,  # a score per item; NaN where it isn't known
+    resamples: int = 2000,
+    seed: int = 0,
+    sources=None,  # what each item was made from: items of one source are drawn together
+) -> Interval:
     "Mean score with its bootstrap BCa interval (our draws; scipy's, which gives the same, takes 28 times as long on 1,000 items); without one where the items are too few to draw from."
     values = np.asarray(values, dtype=float).ravel()
     known = ~np.isnan(values)
     values, sources = values[known], None if sources is None else np.asarray(sources, dtype=object)[known]
-    if not len(values): return Interval(None, reason="no items")
+    if not len(values):
+        return Interval(None, reason="no items")
     mean = float(values.mean())
-    if len(values) < 2: return Interval(mean, n=1, reason="one item has no interval")
-    if (values == values[0]).all(): return Interval(float(values[0]), float(values[0]), float(values[0]), len(values), "the same on every item")
+    if len(values) < 2:
+        return Interval(mean, n=1, reason="one item has no interval")
+    if (values == values[0]).all():
+        return Interval(float(values[0]), float(values[0]), float(values[0]), len(values), "the same on every item")
     if shared(sources):
         total, n = _sums(values, sources)
-        if len(n) < 2: return Interval(mean, n=len(values), reason="all items are of one source, so there is no interval")
+        if len(n) < 2:
+            return Interval(mean, n=len(values), reason="all items are of one source, so there is no interval")
         both = np.concatenate([w @ np.stack([total, n], 1) for w in _weights(len(n), resamples, seed)])
         low, high = bca(mean, both[:, 0] / both[:, 1], (total.sum() - total) / (n.sum() - n))
-    else: low, high = (x / len(values) for x in bca(values.sum(), _bootstrap([values], resamples, seed)[:, 0], -values))
+    else:
+        low, high = (x / len(values) for x in bca(values.sum(), _bootstrap([values], resamples, seed)[:, 0], -values))
     return Interval(mean, min(low, mean), max(high, mean), len(values))
 
 # %% ../nbs/33_stats.ipynb #85e0ad38
 def t_interval(
-    values,               # one per seed
-)->Interval:              # n: seeds
+    values,  # one per seed
+) -> Interval:  # n: seeds
     "Mean over seeds with Student's 95 % interval, by scipy."
     from scipy.stats import t
+
     values = np.asarray([v for v in values if v is not None], dtype=float)
-    if not len(values): return Interval(None, reason="no seeds")
+    if not len(values):
+        return Interval(None, reason="no seeds")
     mean, n = float(values.mean()), len(values)
-    if n < 2: return Interval(mean, n=1, reason="one seed has no interval")
-    low, high = t.interval(.95, n - 1, mean, values.std(ddof=1) / n**.5) if values.std() else (mean, mean)
+    if n < 2:
+        return Interval(mean, n=1, reason="one seed has no interval")
+    low, high = t.interval(0.95, n - 1, mean, values.std(ddof=1) / n**0.5) if values.std() else (mean, mean)
     return Interval(mean, float(low), float(high), n, "" if values.std() else "the same at every seed")
 
 # %% ../nbs/33_stats.ipynb #a74c0505
@@ -243,99 +321,135 @@ def _no_gap(teacher, base, resamples, seed, scale=100, digits=1, sources=None):
     gap, p = paired_difference(base, teacher, resamples, seed, sources), paired_p(base, teacher, sources)
     value, _, ends = gap.text(scale, digits, signed=True).partition(" ")
     size = f"{value}{' points' if scale == 100 else ''}, 95 % interval {ends.strip('()')}, p = {p:.2g}, n = {gap.n}"
-    if gap.excludes_zero and p <= 0.05: return "" if gap.value > 0 else f"the teacher is worse than the untouched student ({size})"
+    if gap.excludes_zero and p <= 0.05:
+        return "" if gap.value > 0 else f"the teacher is worse than the untouched student ({size})"
     return f"the teacher is not distinguishable from the untouched student ({size})"
 
+
 def gap_recovered(
-    teacher,              # is each item right under the teacher? Or its score, a float
-    base,                 # ... under the untouched student
-    distilled,            # ... under the trained student
-    resamples:int=2000,
-    seed:int=0,
-    scale:float=100,      # how a difference is written where there is no gap: × scale, with so many digits
-    digits:int=1,
-    sources=None,         # what each item was made from: items of one source are drawn together
-)->Interval:              # a share: 1 is the whole gap
+    teacher,  # is each item right under the teacher? Or its score, a float
+    base,  # ... under the untouched student
+    distilled,  # ... under the trained student
+    resamples: int = 2000,
+    seed: int = 0,
+    scale: float = 100,  # how a difference is written where there is no gap: × scale, with so many digits
+    digits: int = 1,
+    sources=None,  # what each item was made from: items of one source are drawn together
+) -> Interval:  # a share: 1 is the whole gap
     "Share of the teacher-student gap that training closed, with a paired-bootstrap percentile interval: a ratio whose resamples may be infinite has no jackknife for BCa."
     t, b, d = _paired(teacher, base, distilled)
-    if not len(t): return Interval(None, reason="no items")
-    if reason := _no_gap(t, b, resamples, seed, scale, digits, sources): return Interval(None, n=len(t), reason=reason)
-    right = _bootstrap([_sums(x, sources)[0] if shared(sources) else x for x in (t, b, d)], resamples, seed).astype(float)
+    if not len(t):
+        return Interval(None, reason="no items")
+    if reason := _no_gap(t, b, resamples, seed, scale, digits, sources):
+        return Interval(None, n=len(t), reason=reason)
+    right = _bootstrap([_sums(x, sources)[0] if shared(sources) else x for x in (t, b, d)], resamples, seed).astype(
+        float
+    )
     gap, closed = right[:, 0] - right[:, 1], right[:, 2] - right[:, 1]
     # The gap is above 0 in at least 97.5 % of the resamples. The rest count as infinite, which can't reach the bounds.
-    ratio = np.where(gap > 0, closed / np.where(gap > 0, gap, 1), np.select([closed > 0, closed < 0], [np.inf, -np.inf], 0))
+    ratio = np.where(
+        gap > 0, closed / np.where(gap > 0, gap, 1), np.select([closed > 0, closed < 0], [np.inf, -np.inf], 0)
+    )
     low, high = (q if np.isfinite(q) else None for q in _percentiles(ratio))
-    same = f"the trained and the untouched student {_same(d)}" if d.dtype != bool and (d == b).all() else "the trained student is right on exactly the same items as the untouched one" if (d == b).all() else ""
+    same = (
+        f"the trained and the untouched student {_same(d)}"
+        if d.dtype != bool and (d == b).all()
+        else "the trained student is right on exactly the same items as the untouched one"
+        if (d == b).all()
+        else ""
+    )
     return Interval(float((d.mean() - b.mean()) / (t.mean() - b.mean())), low, high, len(t), same)
 
 # %% ../nbs/33_stats.ipynb #b331686a
 def smallest_detectable(
-    n:int,                  # paired items
-    discordant:float=0.3,   # share of items on which the two arms disagree
-    power:float=0.8,        # chance of noticing the difference
-)->float|None:              # difference in accuracy, or None where even the largest one would be missed
+    n: int,  # paired items
+    discordant: float = 0.3,  # share of items on which the two arms disagree
+    power: float = 0.8,  # chance of noticing the difference
+) -> float | None:  # difference in accuracy, or None where even the largest one would be missed
     "The smallest difference that McNemar's test at 5 % notices with `power` (normal approximation)."
     from scipy.stats import norm
-    if n <= 0 or not 0 < discordant <= 1: return None
+
+    if n <= 0 or not 0 < discordant <= 1:
+        return None
     za, zb = norm.ppf(0.975), norm.ppf(power)
     # n = (za sqrt(q) + zb sqrt(q - d^2))^2 / d^2, solved for d
     d = np.linspace(discordant / 2000, discordant, 2000)
-    need = (za * discordant**.5 + zb * np.sqrt(discordant - d**2))**2 / d**2
+    need = (za * discordant**0.5 + zb * np.sqrt(discordant - d**2)) ** 2 / d**2
     return float(d[np.argmax(need <= n)]) if (need <= n).any() else None
 
+
 def smallest_difference(
-    n:int,                  # paired items
-    spread:float,           # standard deviation of the differences between two arms' scores
-    power:float=0.8,
-)->float|None:
+    n: int,  # paired items
+    spread: float,  # standard deviation of the differences between two arms' scores
+    power: float = 0.8,
+) -> float | None:
     "The smallest difference of mean scores that a paired test at 5 % notices with `power` (normal approximation)."
     from scipy.stats import norm
-    return float((norm.ppf(0.975) + norm.ppf(power)) * spread / n**.5) if n > 1 and spread > 0 else None
+
+    return float((norm.ppf(0.975) + norm.ppf(power)) * spread / n**0.5) if n > 1 and spread > 0 else None
 
 # %% ../nbs/33_stats.ipynb #f2b63019
 BASE = "student/vanilla"
 TRAINED = tuple(a for a, arm in ARMS.items() if arm.model == "trained")
-PAIRS = tuple((BASE, a) for a in TRAINED) + (("distilled/vanilla", "distilled/cot-answer"), ("distilled/cot-rationale", "distilled/cot-answer"), ("student/cot", "distilled/cot-rationale"),
-    ("distilled/cot-answer", "distilled/cot-after"), ("distilled/cot-answer", "distilled/cot-mixed"), ("distilled/vanilla", "distilled/cod"), ("control/wrong", "control/right"))
+PAIRS = tuple((BASE, a) for a in TRAINED) + (
+    ("distilled/vanilla", "distilled/cot-answer"),
+    ("distilled/cot-rationale", "distilled/cot-answer"),
+    ("student/cot", "distilled/cot-rationale"),
+    ("distilled/cot-answer", "distilled/cot-after"),
+    ("distilled/cot-answer", "distilled/cot-mixed"),
+    ("distilled/vanilla", "distilled/cod"),
+    ("control/wrong", "control/right"),
+)
+
 
 def pairs_of(
-    arms,          # of one family, see `config.arms_under`
-)->tuple:
+    arms,  # of one family, see `config.arms_under`
+) -> tuple:
     "The pairs between these arms."
     return tuple(p for p in PAIRS if set(p) <= set(arms))
 
-PLAIN = arms_under(("vanilla", "cot"))     # the arms of families whose answers are right or wrong
+
+PLAIN = arms_under(("vanilla", "cot"))  # the arms of families whose answers are right or wrong
+
 
 def _values(column):
     "A column of right and wrong, or of scores without the unknown ones."
     return column.dropna().astype(float) if column.dtype.kind == "f" else column.astype(bool)
 
+
 def expected(
-    graded,                 # one row per arm and item
+    graded,  # one row per arm and item
     arms=TRAINED,
-)->tuple:
+) -> tuple:
     "`arms` without the extra ones that did not run: those are only spoken of where a recipe has asked for them."
     ran = set(graded["arm"])
     return tuple(a for a in arms if not ARMS[a].extra or a in ran)
 
+
 def paired(
-    graded,                 # one row per arm and item: arm, id, correct, correct_strict ...
-    *arms:str,
-    column:str="correct",   # or a score, a column of floats
-)->list|None:               # arrays over the items all the arms answered and have a value for; None where an arm is missing
+    graded,  # one row per arm and item: arm, id, correct, correct_strict ...
+    *arms: str,
+    column: str = "correct",  # or a score, a column of floats
+) -> list | None:  # arrays over the items all the arms answered and have a value for; None where an arm is missing
     "Correctness, or a score, of several arms, matched by item id."
     return (_matched(graded, arms, column) or (None, None))[0]
+
 
 def _matched(graded, arms, column):
     "(values of each arm, the sources of their items, or None where they have none); None where an arm is missing."
     series = []
     for arm in arms:
         rows = graded[graded["arm"] == arm]
-        if not len(rows): return None
-        if rows["id"].duplicated().any(): raise StatsError(f"{arm}: item {rows['id'][rows['id'].duplicated()].iloc[0]!r} is graded twice. Each arm answers an item once.")
+        if not len(rows):
+            return None
+        if rows["id"].duplicated().any():
+            raise StatsError(
+                f"{arm}: item {rows['id'][rows['id'].duplicated()].iloc[0]!r} is graded twice. Each arm answers an item once."
+            )
         series.append(_values(rows.set_index("id")[column]))
     ids = [i for i in series[0].index if all(i in s.index for s in series[1:])]
-    if not ids: return None
+    if not ids:
+        return None
     of = graded.drop_duplicates("id").set_index("id")["source"].loc[ids].to_numpy() if "source" in graded else None
     return [s.loc[ids].to_numpy() for s in series], of
 
@@ -343,28 +457,32 @@ def _matched(graded, arms, column):
 @dataclass(frozen=True)
 class Comparison:
     "One paired comparison: `b` against the reference `a`."
+
     a: str
     b: str
     n: int = 0
-    difference: Interval = Interval(None)   # accuracy, or mean score, of b minus that of a
-    a_only: int | None = None               # items only a got right, or on which it scores higher
+    difference: Interval = Interval(None)  # accuracy, or mean score, of b minus that of a
+    a_only: int | None = None  # items only a got right, or on which it scores higher
     b_only: int | None = None
-    p: float | None = None                  # McNemar's exact test, or a permutation test of scores
-    p_holm: float | None = None             # corrected over all tests of its family
-    reason: str = ""                        # why the test could not be made
-    spread: float | None = None             # standard deviation of the differences, of scores
-    family: int = 0                         # tests it was corrected with
+    p: float | None = None  # McNemar's exact test, or a permutation test of scores
+    p_holm: float | None = None  # corrected over all tests of its family
+    reason: str = ""  # why the test could not be made
+    spread: float | None = None  # standard deviation of the differences, of scores
+    family: int = 0  # tests it was corrected with
 
     @property
-    def verdict(self)->str:
+    def verdict(self) -> str:
         "'higher', 'lower', 'can't tell' or 'not available': what the test says about `b`."
-        if self.p_holm is None: return "not available"
-        if self.p_holm > 0.05: return "can't tell"
+        if self.p_holm is None:
+            return "not available"
+        if self.p_holm > 0.05:
+            return "can't tell"
         return "higher" if self.difference.value > 0 else "lower"
 
-    def to_dict(self)->dict:
+    def to_dict(self) -> dict:
         "Plain values for `metrics.json`."
         return asdict(self) | dict(verdict=self.verdict)
+
 
 def _compare_pair(graded, a, b, column, resamples, seed):
     "One comparison, not yet corrected."
@@ -374,29 +492,42 @@ def _compare_pair(graded, a, b, column, resamples, seed):
         return Comparison(a, b, reason=f"{' and '.join(gone)} did not run" if gone else "no items in common")
     (x, y), of = pair
     spread = float(np.std(y - x, ddof=1)) if x.dtype != bool and len(x) > 1 else None
-    return Comparison(a, b, len(x), paired_difference(x, y, resamples, seed, of), int((x > y).sum()), int((y > x).sum()), paired_p(x, y, of), spread=spread)
+    return Comparison(
+        a,
+        b,
+        len(x),
+        paired_difference(x, y, resamples, seed, of),
+        int((x > y).sum()),
+        int((y > x).sum()),
+        paired_p(x, y, of),
+        spread=spread,
+    )
 
 # %% ../nbs/33_stats.ipynb #7d7e9afa
 def compare(
-    graded,                 # one row per arm and item
+    graded,  # one row per arm and item
     pairs=pairs_of(PLAIN),  # (reference, arm)
-    column:str="correct",   # or correct_strict, or a score
-    resamples:int=2000,
-    seed:int=0,
-)->list[Comparison]:
+    column: str = "correct",  # or correct_strict, or a score
+    resamples: int = 2000,
+    seed: int = 0,
+) -> list[Comparison]:
     "The paired test of every pair, Holm-corrected over all that could be made."
     known = expected(graded, ARMS)
-    return corrected([_compare_pair(graded, a, b, column, resamples, seed) for a, b in pairs if a in known and b in known])
+    return corrected(
+        [_compare_pair(graded, a, b, column, resamples, seed) for a, b in pairs if a in known and b in known]
+    )
+
 
 def corrected(
-    tests:list[Comparison],
-    others:list=(),          # more tests of the same family
-)->list[Comparison]:
+    tests: list[Comparison],
+    others: list = (),  # more tests of the same family
+) -> list[Comparison]:
     "`tests` with Holm's correction over them and `others`."
     made = [t.p for t in (*tests, *others)]
     return [replace(t, p_holm=p, family=sum(x is not None for x in made)) for t, p in zip(tests, holm(made))]
 
-def find_test(tests:list[Comparison], a:str, b:str)->Comparison:
+
+def find_test(tests: list[Comparison], a: str, b: str) -> Comparison:
     "The comparison of `b` against `a`, or one that says it was not made."
     return next((t for t in tests if (t.a, t.b) == (a, b)), Comparison(a, b, reason="not compared"))
 
@@ -404,32 +535,43 @@ def find_test(tests:list[Comparison], a:str, b:str)->Comparison:
 @dataclass(frozen=True)
 class Gap:
     "Gap recovered by one trained arm, measured against one teacher arm."
+
     arm: str
     teacher: str
     recovered: Interval
 
-    def to_dict(self)->dict:
+    def to_dict(self) -> dict:
         "Plain values for `metrics.json`."
         return dict(arm=self.arm, teacher=self.teacher, base=BASE, **self.recovered.to_dict())
 
-def reference_teacher(graded)->str:
+
+def reference_teacher(graded) -> str:
     "The teacher arm that gaps are measured against: with reasoning, or with its chain of density, where it was asked, else answering at once."
     return next((t for t in ("teacher/cot", "teacher/cod") if (graded["arm"] == t).any()), "teacher/vanilla")
 
+
 def gaps(
-    graded,               # one row per arm and item
-    resamples:int=2000,
-    seed:int=0,
-    column:str="correct",
-    arms=PLAIN,           # of the family
-    scale:float=100,      # how differences are written
-    digits:int=1,
-)->list[Gap]:             # every trained arm, first against the reference teacher, then against the other one
+    graded,  # one row per arm and item
+    resamples: int = 2000,
+    seed: int = 0,
+    column: str = "correct",
+    arms=PLAIN,  # of the family
+    scale: float = 100,  # how differences are written
+    digits: int = 1,
+) -> list[Gap]:  # every trained arm, first against the reference teacher, then against the other one
     "Gap recovered by every trained arm; undefined ones say why."
     first, out = reference_teacher(graded), []
     for teacher in (first, *(t for t in reversed(arms) if ARMS[t].model == "teacher" and t != first)):
         for arm in expected(graded, [a for a in arms if a in TRAINED]):
             trio, of = _matched(graded, (teacher, BASE, arm), column) or (None, None)
             gone = [x for x in (teacher, BASE, arm) if not (graded["arm"] == x).any()]
-            out.append(Gap(arm, teacher, gap_recovered(*trio, resamples, seed, scale, digits, of) if trio else Interval(None, reason=f"{' and '.join(gone)} did not run" if gone else "no items in common")))
+            out.append(
+                Gap(
+                    arm,
+                    teacher,
+                    gap_recovered(*trio, resamples, seed, scale, digits, of)
+                    if trio
+                    else Interval(None, reason=f"{' and '.join(gone)} did not run" if gone else "no items in common"),
+                )
+            )
     return out

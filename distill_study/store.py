@@ -13,22 +13,35 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from .config import fingerprint, slug
-from .files import StoreError, crc_of, guard, locked, read_at, read_json, stage_lock, sync, sync_tree, write_all, write_json
+from distill_study.files import (
+    StoreError,
+    crc_of,
+    guard,
+    locked,
+    read_at,
+    read_json,
+    stage_lock,
+    sync,
+    sync_tree,
+    write_all,
+    write_json,
+)
 from .mirror import local_folder, mirror_of
 
 # %% ../nbs/10_store.ipynb #ee880f7c
 def request_key(
-    model:str,       # name of the model
-    weights:str,     # fingerprint of its weights
-    messages,        # chat messages
-    sampling:dict,   # sampling settings, max_tokens resolved
-    sample:int=0,    # number of the sample, where one request is answered several times
-    asked:dict|None=None,  # anything else the answer depends on
-)->str:
+    model: str,  # name of the model
+    weights: str,  # fingerprint of its weights
+    messages,  # chat messages
+    sampling: dict,  # sampling settings, max_tokens resolved
+    sample: int = 0,  # number of the sample, where one request is answered several times
+    asked: dict | None = None,  # anything else the answer depends on
+) -> str:
     "Fingerprint of one question to one model."
     return fingerprint(model, weights, [dict(m) for m in messages], sampling, sample, *([asked] if asked else []))
 
-def now()->str:
+
+def now() -> str:
     "UTC time, to the millisecond, ISO 8601."
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
@@ -36,27 +49,28 @@ def now()->str:
 @dataclass(frozen=True)
 class Record:
     "One completion and everything needed to replay it."
-    key: str                          # see `request_key`
-    engine: str                       # 'engine:model'
+
+    key: str  # see `request_key`
+    engine: str  # 'engine:model'
     model: str
-    weights: str                      # fingerprint of the weights
-    messages: tuple                   # chat messages, a tuple of dicts
-    sampling: dict                    # max_tokens resolved
+    weights: str  # fingerprint of the weights
+    messages: tuple  # chat messages, a tuple of dicts
+    sampling: dict  # max_tokens resolved
     sample: int
-    text: str                         # the completion: untrusted
-    finish_reason: str | None         # 'stop', 'length', or None where it is not known
+    text: str  # the completion: untrusted
+    finish_reason: str | None  # 'stop', 'length', or None where it is not known
     prompt_tokens: int | None = None
     completion_tokens: int | None = None  # tokens the model wrote, the one that ended it included, padding not
-    latency: float | None = None      # seconds that the batch it was answered in took
+    latency: float | None = None  # seconds that the batch it was answered in took
     created: str = field(default_factory=now)
     asked: dict = field(default_factory=dict)  # what else the answer depends on; part of the key
-    info: dict = field(default_factory=dict)   # how it was made: device, number format, versions; not part of the key
+    info: dict = field(default_factory=dict)  # how it was made: device, number format, versions; not part of the key
 
     def __post_init__(self):
         object.__setattr__(self, "messages", tuple(dict(m) for m in self.messages))
 
     @property
-    def valid_key(self)->bool:
+    def valid_key(self) -> bool:
         "Whether `key` is the fingerprint of the rest."
         return self.key == request_key(self.model, self.weights, self.messages, self.sampling, self.sample, self.asked)
 
@@ -64,285 +78,411 @@ class Record:
 FORMAT = 1
 _LINE = re.compile(rb'\{"sum":"([0-9a-f]{8})",(.+)\}\Z', re.S)
 
-def seal(row:dict)->bytes:
+
+def seal(row: dict) -> bytes:
     "One line of the store, newline included. ASCII, so that no character of a completion can break it."
     body = json.dumps({"v": FORMAT, **row}, separators=(",", ":"))[1:-1].encode("ascii")
     return b'{"sum":"%08x",%s}\n' % (zlib.crc32(body), body)
 
-def unseal(line:bytes)->dict:
+
+def unseal(line: bytes) -> dict:
     "Read a line back; raises ValueError that says what is wrong with it, `StoreError` for another format version."
     m = _LINE.match(line.rstrip(b"\r\n"))
-    if not m: raise ValueError("not a record")
-    if int(m[1], 16) != zlib.crc32(m[2]): raise ValueError("its checksum does not fit")
-    try: row = json.loads(b"{" + m[2] + b"}")
-    except (ValueError, RecursionError): raise ValueError("not JSON") from None
+    if not m:
+        raise ValueError("not a record")
+    if int(m[1], 16) != zlib.crc32(m[2]):
+        raise ValueError("its checksum does not fit")
+    try:
+        row = json.loads(b"{" + m[2] + b"}")
+    except (ValueError, RecursionError):
+        raise ValueError("not JSON") from None
     version = row.pop("v", None)
-    if version != FORMAT: raise StoreError(f"written in format {version!r}; this version of distill-study reads format {FORMAT}. Use the version that wrote it, or another store")
+    if version != FORMAT:
+        raise StoreError(
+            f"written in format {version!r}; this version of distill-study reads format {FORMAT}. Use the version that wrote it, or another store"
+        )
     return row
 
-_KINDS = dict.fromkeys(("key", "engine", "model", "weights", "text", "created"), str) | dict.fromkeys(("sampling", "asked", "info"), dict) | dict.fromkeys(("prompt_tokens", "completion_tokens"), int | None) | dict(sample=int, finish_reason=str | None, latency=int | float | None)
 
-def to_line(record:Record)->bytes:
+_KINDS = (
+    dict.fromkeys(("key", "engine", "model", "weights", "text", "created"), str)
+    | dict.fromkeys(("sampling", "asked", "info"), dict)
+    | dict.fromkeys(("prompt_tokens", "completion_tokens"), int | None)
+    | dict(sample=int, finish_reason=str | None, latency=int | float | None)
+)
+
+
+def to_line(record: Record) -> bytes:
     "A record as a line."
     return seal(vars(record))
 
-def from_line(line:bytes)->Record:
+
+def from_line(line: bytes) -> Record:
     "The record that a line holds; raises like `unseal`."
     row = unseal(line)
-    try: rec = Record(**row)
-    except (TypeError, ValueError) as e: raise ValueError(f"its fields do not fit: {str(e).split('__init__() ')[-1][:200]}") from None
+    try:
+        rec = Record(**row)
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"its fields do not fit: {str(e).split('__init__() ')[-1][:200]}") from None
     odd = next((k for k, kind in _KINDS.items() if not isinstance(getattr(rec, k), kind)), None)
-    if odd or not all(isinstance(m.get(k), str) for m in rec.messages for k in ("role", "content")): raise ValueError(f"its fields do not fit: {odd or 'messages'} is of another type")
+    if odd or not all(isinstance(m.get(k), str) for m in rec.messages for k in ("role", "content")):
+        raise ValueError(f"its fields do not fit: {odd or 'messages'} is of another type")
     return rec
 
 # %% ../nbs/10_store.ipynb #6f600ab3
-def whole_line(line:bytes)->Record:
+def whole_line(line: bytes) -> Record:
     "`from_line` for a line as it stands in a file."
-    if not line.endswith(b"\n"): raise ValueError("cut short")
+    if not line.endswith(b"\n"):
+        raise ValueError("cut short")
     return from_line(line)
 
 # %% ../nbs/10_store.ipynb #1dd77ced
 class Log:
     "An append-only file of records, indexed by key. The first record of a key counts."
-    def __init__(self,
-        path:Path,  # a .jsonl file; it need not exist
-        shown:str,  # the path as messages name it
-    ): self.path, self.shown, self.index, self.offset, self.lines, self.warned = path, shown, {}, 0, 0, None
+
+    def __init__(
+        self,
+        path: Path,  # a .jsonl file; it need not exist
+        shown: str,  # the path as messages name it
+    ):
+        self.path, self.shown, self.index, self.offset, self.lines, self.warned = path, shown, {}, 0, 0, None
 
     def _read(self, fd):
         "Index what was appended since the last look; `offset` is then where the whole lines end."
         size = os.fstat(fd).st_size
-        if size < self.offset: self.index, self.offset, self.lines = {}, 0, 0     # someone shortened it: start over
+        if size < self.offset:
+            self.index, self.offset, self.lines = {}, 0, 0  # someone shortened it: start over
         for line in io.BytesIO(read_at(fd, size - self.offset, self.offset)):
-            try: rec = whole_line(line)
-            except StoreError as e: raise StoreError(f"store file {self.shown!r}, line {self.lines+1}: {e}.") from None
+            try:
+                rec = whole_line(line)
+            except StoreError as e:
+                raise StoreError(f"store file {self.shown!r}, line {self.lines + 1}: {e}.") from None
             except ValueError as e:
-                if self.offset + len(line) == size: return self._warn(e, size)
-                raise StoreError(f"store file {self.shown!r}, line {self.lines+1}: damaged ({e}). Restore the file from a copy, or delete this line: its completion is then made again.") from None
+                if self.offset + len(line) == size:
+                    return self._warn(e, size)
+                raise StoreError(
+                    f"store file {self.shown!r}, line {self.lines + 1}: damaged ({e}). Restore the file from a copy, or delete this line: its completion is then made again."
+                ) from None
             self.index.setdefault(rec.key, rec)
-            self.offset += len(line); self.lines += 1
+            self.offset += len(line)
+            self.lines += 1
 
     def _warn(self, why, size):
         "Say once that a torn last line is dropped."
-        if self.warned != (self.offset, size): warnings.warn(f"store file {self.shown!r}: its last line, {self.lines+1}, is torn ({why}) and is dropped. A run was interrupted while writing it; its completion is made again.", stacklevel=4)
+        if self.warned != (self.offset, size):
+            warnings.warn(
+                f"store file {self.shown!r}: its last line, {self.lines + 1}, is torn ({why}) and is dropped. A run was interrupted while writing it; its completion is made again.",
+                stacklevel=4,
+            )
         self.warned = (self.offset, size)
 
     def refresh(self):
         "See what other processes have appended."
         if self.path.exists() and self.path.stat().st_size != self.offset:
-            with locked(self.path) as fd: self._read(fd)
+            with locked(self.path) as fd:
+                self._read(fd)
 
-    def append(self,
+    def append(
+        self,
         records,  # those whose key is already there are left out
-    )->int:       # how many were new
+    ) -> int:  # how many were new
         "Append in one write, after cutting away a torn last line."
         with locked(self.path, write=True) as fd:
             self._read(fd)
-            if os.fstat(fd).st_size > self.offset: os.ftruncate(fd, self.offset)
+            if os.fstat(fd).st_size > self.offset:
+                os.ftruncate(fd, self.offset)
             new = {}
             for r in records:
-                if r.key not in self.index: new.setdefault(r.key, r)
+                if r.key not in self.index:
+                    new.setdefault(r.key, r)
             if new:
                 write_all(fd, data := b"".join(map(to_line, new.values())))
-                self.index |= new; self.offset += len(data); self.lines += len(new)      # in this order: what an interrupt leaves out is read
+                self.index |= new
+                self.offset += len(data)
+                self.lines += len(new)  # in this order: what an interrupt leaves out is read
         return len(new)
 
 # %% ../nbs/10_store.ipynb #b05a2b1b
 class Ledger:
     "An append-only file of what failed, one mapping a line."
-    def __init__(self,
-        path:Path,  # a .jsonl file; it need not exist
-        shown:str,  # the path as messages name it
-    ): self.path, self.shown, self.added = path, shown, 0
+
+    def __init__(
+        self,
+        path: Path,  # a .jsonl file; it need not exist
+        shown: str,  # the path as messages name it
+    ):
+        self.path, self.shown, self.added = path, shown, 0
 
     def _read(self, fd):
         "(entries, where the whole lines end); a torn last line is left out."
         entries, end, data = [], 0, read_at(fd, os.fstat(fd).st_size, 0)
         for n, line in enumerate(io.BytesIO(data), 1):
-            try: entries.append(unseal(line if line.endswith(b"\n") else b""))
-            except StoreError as e: raise StoreError(f"store file {self.shown!r}, line {n}: {e}.") from None
+            try:
+                entries.append(unseal(line if line.endswith(b"\n") else b""))
+            except StoreError as e:
+                raise StoreError(f"store file {self.shown!r}, line {n}: {e}.") from None
             except ValueError as e:
-                if end + len(line) == len(data): break
-                raise StoreError(f"store file {self.shown!r}, line {n}: damaged ({e}). Restore the file from a copy, or delete this line.") from None
+                if end + len(line) == len(data):
+                    break
+                raise StoreError(
+                    f"store file {self.shown!r}, line {n}: damaged ({e}). Restore the file from a copy, or delete this line."
+                ) from None
             end += len(line)
         return entries, end
 
-    def append(self,
+    def append(
+        self,
         entries,  # mappings of plain values
     ):
         "Add entries with the time, in one write, after cutting away a torn last line."
-        if not (lines := b"".join(seal(dict(time=now(), **e)) for e in entries)): return
+        if not (lines := b"".join(seal(dict(time=now(), **e)) for e in entries)):
+            return
         with guard(self.shown), locked(self.path, write=True) as fd:
             size = os.fstat(fd).st_size
-            if size and read_at(fd, 1, size - 1) != b"\n": os.ftruncate(fd, self._read(fd)[1])
-            write_all(fd, lines); self.added += lines.count(b"\n")
+            if size and read_at(fd, 1, size - 1) != b"\n":
+                os.ftruncate(fd, self._read(fd)[1])
+            write_all(fd, lines)
+            self.added += lines.count(b"\n")
 
     def replace(self, entries):
         "Write the file anew, in one step, unless it holds these entries already."
-        if [{k: v for k, v in e.items() if k != "time"} for e in self.entries()] == list(entries): return
+        if [{k: v for k, v in e.items() if k != "time"} for e in self.entries()] == list(entries):
+            return
         part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
         with guard(self.shown):
             try:
-                with open(part, "wb") as f: f.writelines(seal(dict(time=now(), **e)) for e in entries)
+                with open(part, "wb") as f:
+                    f.writelines(seal(dict(time=now(), **e)) for e in entries)
                 sync(part)
                 os.replace(part, self.path)
-            finally: part.unlink(missing_ok=True)
+            finally:
+                part.unlink(missing_ok=True)
 
-    def entries(self)->list[dict]:
+    def entries(self) -> list[dict]:
         "All that was written down, oldest first."
-        if not self.path.exists(): return []
-        with guard(self.shown), locked(self.path) as fd: return self._read(fd)[0]
+        if not self.path.exists():
+            return []
+        with guard(self.shown), locked(self.path) as fd:
+            return self._read(fd)[0]
 
 # %% ../nbs/10_store.ipynb #141948b4
 MANIFEST = "stage.json"
 
+
 def _stage_name(name, fp):
     "File name of a stage; refuses what is not a plain name."
-    if not name or slug(name) != name or not isinstance(fp, str) or not re.fullmatch(r"[0-9a-z]+", fp): raise StoreError(f"stage {name!r:.60} {fp!r:.60}: a stage is named by lower-case letters, digits, '.', '_' and '-', and a fingerprint. Where a file in the store says otherwise, it was changed by hand: delete it")
+    if not name or slug(name) != name or not isinstance(fp, str) or not re.fullmatch(r"[0-9a-z]+", fp):
+        raise StoreError(
+            f"stage {name!r:.60} {fp!r:.60}: a stage is named by lower-case letters, digits, '.', '_' and '-', and a fingerprint. Where a file in the store says otherwise, it was changed by hand: delete it"
+        )
     return f"{name}-{fp}"
 
 # %% ../nbs/10_store.ipynb #090672f8
 def finish(
-    part:Path,      # the working folder
-    done:Path,      # its final name
-    manifest:dict,
+    part: Path,  # the working folder
+    done: Path,  # its final name
+    manifest: dict,
 ):
     "Make `part` the finished stage, its files named with their checksums; where `done` has appeared meanwhile, that one stays."
-    write_json(part/MANIFEST, manifest | dict(files={str(p.relative_to(part)): crc_of(p) for p in sorted(part.rglob("*")) if p.is_file() and p.name != MANIFEST}))
+    write_json(
+        part / MANIFEST,
+        manifest
+        | dict(
+            files={
+                str(p.relative_to(part)): crc_of(p)
+                for p in sorted(part.rglob("*"))
+                if p.is_file() and p.name != MANIFEST
+            }
+        ),
+    )
     sync_tree(part)
-    try: os.rename(part, done)
+    try:
+        os.rename(part, done)
     except OSError as e:
-        if e.errno not in (errno.ENOTEMPTY, errno.EEXIST): raise
+        if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
         shutil.rmtree(part)
     sync(done.parent)
 
 # %% ../nbs/10_store.ipynb #e0f85b02
 class Folder:
     "The folder of a store."
-    def __init__(self,
-        root:str|Path,         # a folder, created if need be, or a URL; see `mirror`
-        replay:bool=False,     # nothing may be made that is not in it; a URL that can't be reached is then only mentioned
+
+    def __init__(
+        self,
+        root: str | Path,  # a folder, created if need be, or a URL; see `mirror`
+        replay: bool = False,  # nothing may be made that is not in it; a URL that can't be reached is then only mentioned
     ):
         self.root, self.replay = local_folder(root), replay
-        self.looked = dict(keys={}, files=set(), models=set())      # looked up, found or not
+        self.looked = dict(keys={}, files=set(), models=set())  # looked up, found or not
         with guard(root):
-            for sub in ("completions", "ledger", "stages", "results", "locks"): (self.root/sub).mkdir(parents=True, exist_ok=True)
-            with locked(self.root/"locks"/"store.lock", write=True): pass       # finds out now that the folder can't be written to
+            for sub in ("completions", "ledger", "stages", "results", "locks"):
+                (self.root / sub).mkdir(parents=True, exist_ok=True)
+            with locked(self.root / "locks" / "store.lock", write=True):
+                pass  # finds out now that the folder can't be written to
         self.mirror = mirror_of(self.root)
-        try: self.mirror.sync()
+        try:
+            self.mirror.sync()
         except StoreError as e:
-            if not replay: raise
+            if not replay:
+                raise
             warnings.warn(str(e), stacklevel=3)
 
 # %% ../nbs/10_store.ipynb #c0ffee12
 class Stages(Folder):
     "Finished stages and small results."
-    def stage(self,
-        name:str,  # lower-case letters, digits, '.', '_', '-'
-        fp:str,    # fingerprint of everything the stage depends on
-    )->Path|None:
+
+    def stage(
+        self,
+        name: str,  # lower-case letters, digits, '.', '_', '-'
+        fp: str,  # fingerprint of everything the stage depends on
+    ) -> Path | None:
         "The folder of a finished stage, or None."
-        folder = self.root/"stages"/_stage_name(name, fp)
+        folder = self.root / "stages" / _stage_name(name, fp)
         self.looked["files"].add(f"stages/{folder.name}/{MANIFEST}")
-        if not folder.is_dir() and not self.mirror.fetch_stage(folder.name): return None
-        manifest = read_json(folder/MANIFEST, str(folder/MANIFEST), "Delete its folder: the stage is then made again")
-        if manifest.get("fp") != fp: raise StoreError(f"store folder {str(folder)!r}: its {MANIFEST} is of another stage. Delete the folder: the stage is then made again.")
+        if not folder.is_dir() and not self.mirror.fetch_stage(folder.name):
+            return None
+        manifest = read_json(
+            folder / MANIFEST, str(folder / MANIFEST), "Delete its folder: the stage is then made again"
+        )
+        if manifest.get("fp") != fp:
+            raise StoreError(
+                f"store folder {str(folder)!r}: its {MANIFEST} is of another stage. Delete the folder: the stage is then made again."
+            )
         return folder
 
     @contextlib.contextmanager
-    def new_stage(self,
-        name:str, fp:str,      # see `stage`
-        info:dict|None=None,   # goes into the manifest; may be filled while the stage is made
+    def new_stage(
+        self,
+        name: str,
+        fp: str,  # see `stage`
+        info: dict | None = None,  # goes into the manifest; may be filled while the stage is made
     ):
         "Working folder of a stage to be made, with what an interrupted run left in it; None when another process has finished it meanwhile."
-        base, done = self.root/"stages", self.root/"stages"/_stage_name(name, fp)
-        part = base/f"{done.name}.partial"
-        with stage_lock(self.root/"locks"/f"{done.name}.lock", f"stage {done.name}"):
-            if self.stage(name, fp): yield None; return
-            with guard(done): part.mkdir(exist_ok=True)
-            with guard(done, only_full=True): yield part
-            with guard(done): finish(part, done, dict(name=name, fp=fp, created=now(), info=info or {}))
+        base, done = self.root / "stages", self.root / "stages" / _stage_name(name, fp)
+        part = base / f"{done.name}.partial"
+        with stage_lock(self.root / "locks" / f"{done.name}.lock", f"stage {done.name}"):
+            if self.stage(name, fp):
+                yield None
+                return
+            with guard(done):
+                part.mkdir(exist_ok=True)
+            with guard(done, only_full=True):
+                yield part
+            with guard(done):
+                finish(part, done, dict(name=name, fp=fp, created=now(), info=info or {}))
             self.mirror.sync()
 
-    def put_json(self, name:str, fp:str, obj):
+    def put_json(self, name: str, fp: str, obj):
         "Keep a small result."
-        path = self.root/"results"/f"{_stage_name(name, fp)}.json"
-        with guard(path): write_json(path, dict(name=name, fp=fp, created=now(), value=obj))
+        path = self.root / "results" / f"{_stage_name(name, fp)}.json"
+        with guard(path):
+            write_json(path, dict(name=name, fp=fp, created=now(), value=obj))
         self.mirror.send_result(f"results/{path.name}")
 
-    def get_json(self, name:str, fp:str):
+    def get_json(self, name: str, fp: str):
         "A small result, or None."
-        path = self.root/"results"/f"{_stage_name(name, fp)}.json"
+        path = self.root / "results" / f"{_stage_name(name, fp)}.json"
         self.looked["files"].add(f"results/{path.name}")
-        return read_json(path, str(path), "Delete it: the result is then made again", "value")["value"] if path.exists() else None
+        return (
+            read_json(path, str(path), "Delete it: the result is then made again", "value")["value"]
+            if path.exists()
+            else None
+        )
 
 # %% ../nbs/10_store.ipynb #b5b4e531
 class Store(Stages):
     "Completions, the ledger, finished stages and small results, in one folder."
-    def __init__(self, root:str|Path, replay:bool=False):     # see `Folder`
+
+    def __init__(self, root: str | Path, replay: bool = False):  # see `Folder`
         super().__init__(root, replay)
-        self.logs, self.ledger = {}, Ledger(self.root/"ledger"/"failures.jsonl", str(self.root/"ledger"/"failures.jsonl"))
+        self.logs, self.ledger = (
+            {},
+            Ledger(self.root / "ledger" / "failures.jsonl", str(self.root / "ledger" / "failures.jsonl")),
+        )
 
-    def __repr__(self): return f"Store({str(self.root)!r}): {len([*(self.root/'completions').glob('*.jsonl')])} files of completions, {len([*self.root.glob(f'stages/*/{MANIFEST}')])} stages"
+    def __repr__(self):
+        return f"Store({str(self.root)!r}): {len([*(self.root / 'completions').glob('*.jsonl')])} files of completions, {len([*self.root.glob(f'stages/*/{MANIFEST}')])} stages"
 
-    def log(self,
-        engine:str,   # 'engine:model'
-        weights:str,  # fingerprint of the weights
-    )->Log:
+    def log(
+        self,
+        engine: str,  # 'engine:model'
+        weights: str,  # fingerprint of the weights
+    ) -> Log:
         "The file that holds this engine's completions."
         if (engine, weights) not in self.logs:
-            path = self.root/"completions"/f"{slug(engine)[-120:].strip('-.')}-{weights[:8]}.jsonl"
+            path = self.root / "completions" / f"{slug(engine)[-120:].strip('-.')}-{weights[:8]}.jsonl"
             self.logs[engine, weights] = Log(path, str(path))
         return self.logs[engine, weights]
 
-    def get(self,
-        engine:str, weights:str,  # see `log`
-        key:str,                  # see `request_key`
-    )->Record|None:
+    def get(
+        self,
+        engine: str,
+        weights: str,  # see `log`
+        key: str,  # see `request_key`
+    ) -> Record | None:
         "The record of a request, or None."
         log = self.log(engine, weights)
         self.looked["keys"].setdefault((engine, weights), set()).add(key)
         with guard(log.shown):
-            if key not in log.index: log.refresh()
+            if key not in log.index:
+                log.refresh()
         return log.index.get(key)
 
     @contextlib.contextmanager
-    def asking(self, engine:str, weights:str, keys):
+    def asking(self, engine: str, weights: str, keys):
         "Held while these requests are asked, so that a second run of the same waits and then finds the answers."
-        with stage_lock(self.root/"locks"/f"ask-{fingerprint(engine, weights, sorted(keys))[:3]}.lock", f"answers of {engine}"), self.mirror.around(): yield
+        with (
+            stage_lock(
+                self.root / "locks" / f"ask-{fingerprint(engine, weights, sorted(keys))[:3]}.lock",
+                f"answers of {engine}",
+            ),
+            self.mirror.around(),
+        ):
+            yield
 
-    def add(self, records)->int:
+    def add(self, records) -> int:
         "Append records, in one write per file; returns how many were new."
         files, new = {}, 0
-        for r in records: files.setdefault((r.engine, r.weights), []).append(r)
+        for r in records:
+            files.setdefault((r.engine, r.weights), []).append(r)
         for (engine, weights), batch in files.items():
             log = self.log(engine, weights)
-            with guard(log.shown): new += log.append(batch)
+            with guard(log.shown):
+                new += log.append(batch)
         self.mirror.sync_now_and_then()
         return new
 
 # %% ../nbs/10_store.ipynb #5e1d0c00
 def drops_of(
-    store:Store,
-    name:str, fp:str,    # of what was curated; see `Stages.stage`
-)->Ledger:
+    store: Store,
+    name: str,
+    fp: str,  # of what was curated; see `Stages.stage`
+) -> Ledger:
     "The part of the ledger that names the inputs which did not become training rows of one arm, each with its reason."
-    path = store.root/"ledger"/f"{_stage_name(name, fp)}.jsonl"
+    path = store.root / "ledger" / f"{_stage_name(name, fp)}.jsonl"
     return Ledger(path, str(path))
 
+
 def answered_by(
-    store:Store,
-    model:str,           # name of a model, as records have it
-)->list[tuple[str, str, list]]:
+    store: Store,
+    model: str,  # name of a model, as records have it
+) -> list[tuple[str, str, list]]:
     "(engine, weights, the different things its answers depended on besides) of every engine that has answered with a model of this name."
     out = []
     store.looked["models"].add(model)
-    for path in sorted((store.root/"completions").glob("*.jsonl")):
-        with open(path, "rb") as f: line = f.readline()
-        try: first = whole_line(line)
-        except ValueError: continue
-        if first.model != model: continue
+    for path in sorted((store.root / "completions").glob("*.jsonl")):
+        with open(path, "rb") as f:
+            line = f.readline()
+        try:
+            first = whole_line(line)
+        except ValueError:
+            continue
+        if first.model != model:
+            continue
         store.get(first.engine, first.weights, first.key)
-        kinds = {json.dumps(r.asked, sort_keys=True): r.asked for r in store.log(first.engine, first.weights).index.values()}
+        kinds = {
+            json.dumps(r.asked, sort_keys=True): r.asked for r in store.log(first.engine, first.weights).index.values()
+        }
         out.append((first.engine, first.weights, list(kinds.values())))
     return out

@@ -17,12 +17,21 @@ from .config import StudyError, Train, fingerprint
 from .energy import added, own_meter
 from .methods import attention, default_rate, load_4bit, load_base, lora_config, refuse, trl_config
 from .local import parameter_count
-from .models import check_adapter, device, load_model, load_tokenizer, merge_into, model_fingerprint, resolve_model
+from distill_study.models import (
+    check_adapter,
+    device,
+    load_model,
+    load_tokenizer,
+    merge_into,
+    model_fingerprint,
+    resolve_model,
+)
 from .packing import pack, packed, padded
 
 # %% ../nbs/25_student.ipynb #15974c6e
 class TrainingDataError(StudyError):
     "A row that would not teach what it says; names the row."
+
 
 class TrainingFailed(StudyError):
     "Training that can't go on; says what is left and what to change."
@@ -30,15 +39,32 @@ class TrainingFailed(StudyError):
 # %% ../nbs/25_student.ipynb #350eb8d2
 _KEYS = {"role", "content"}
 
+
 def _target(row):
     "The assistant's text a row teaches; refuses a row of another form."
-    where, msgs = f"training row {row.get('id') if isinstance(row, dict) else row!r}", row.get("messages") if isinstance(row, dict) else None
-    if not isinstance(row, dict) or not isinstance(row.get("id"), str): raise TrainingDataError(f"{where}: expected a mapping with a text 'id' and 'messages'.")
-    ok = isinstance(msgs, (list, tuple)) and msgs and all(isinstance(m, dict) and _KEYS <= set(m) and isinstance(m["content"], str) for m in msgs)
-    if not ok: raise TrainingDataError(f"{where}: 'messages' must be a list of {{'role', 'content'}} with text in both.")
-    if len(msgs) < 2 or msgs[-1]["role"] != "assistant": raise TrainingDataError(f"{where}: the last of at least two messages must be the assistant's; it is the target.")
-    if not msgs[-1]["content"].strip(): raise TrainingDataError(f"{where}: no supervised token: its target is empty. Drop the row; an empty label teaches silence.")
+    where, msgs = (
+        f"training row {row.get('id') if isinstance(row, dict) else row!r}",
+        row.get("messages") if isinstance(row, dict) else None,
+    )
+    if not isinstance(row, dict) or not isinstance(row.get("id"), str):
+        raise TrainingDataError(f"{where}: expected a mapping with a text 'id' and 'messages'.")
+    ok = (
+        isinstance(msgs, (list, tuple))
+        and msgs
+        and all(isinstance(m, dict) and _KEYS <= set(m) and isinstance(m["content"], str) for m in msgs)
+    )
+    if not ok:
+        raise TrainingDataError(f"{where}: 'messages' must be a list of {{'role', 'content'}} with text in both.")
+    if len(msgs) < 2 or msgs[-1]["role"] != "assistant":
+        raise TrainingDataError(
+            f"{where}: the last of at least two messages must be the assistant's; it is the target."
+        )
+    if not msgs[-1]["content"].strip():
+        raise TrainingDataError(
+            f"{where}: no supervised token: its target is empty. Drop the row; an empty label teaches silence."
+        )
     return msgs[-1]["content"]
+
 
 def _split(row, tokenizer):
     "Token ids of prompt and completion; refuses a template under which the prompt is no prefix of the whole."
@@ -46,33 +72,51 @@ def _split(row, tokenizer):
     try:
         prompt = tokenizer.apply_chat_template(msgs[:-1], add_generation_prompt=True, tokenize=False)
         whole = tokenizer.apply_chat_template(msgs, tokenize=False)
-    except Exception as e: raise TrainingDataError(f"training row {row['id']!r}: the model's chat template refuses its messages: {e}") from None
+    except Exception as e:
+        raise TrainingDataError(
+            f"training row {row['id']!r}: the model's chat template refuses its messages: {e}"
+        ) from None
     if not whole.startswith(prompt):
         same = next((i for i, (a, b) in enumerate(zip(prompt, whole)) if a != b), min(len(prompt), len(whole)))
-        raise TrainingDataError(f"training row {row['id']!r}: under the model's chat template the prompt is no prefix of the conversation; they part at {prompt[same:same+30]!r} / {whole[same:same+30]!r}. Use a template that renders earlier turns unchanged.")
+        raise TrainingDataError(
+            f"training row {row['id']!r}: under the model's chat template the prompt is no prefix of the conversation; they part at {prompt[same : same + 30]!r} / {whole[same : same + 30]!r}. Use a template that renders earlier turns unchanged."
+        )
     ids = lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"])
     p, w = ids(prompt), ids(whole)
     # where a merge spans the border, the prompt keeps the tokens it has at inference
-    return (p, w[len(p):]) if w[:len(p)] == p else (p, ids(whole[len(prompt):]))
+    return (p, w[len(p) :]) if w[: len(p)] == p else (p, ids(whole[len(prompt) :]))
 
 # %% ../nbs/25_student.ipynb #bff0fb6f
 def _cut(row, target, completion, tokenizer, stops):
     "`completion` up to and with the end of turn; refuses one that does not hold the whole target and then ends."
     where = f"training row {row['id']!r}"
-    if not completion: raise TrainingDataError(f"{where}: no supervised token: the model's chat template renders nothing for the assistant's turn.")
+    if not completion:
+        raise TrainingDataError(
+            f"{where}: no supervised token: the model's chat template renders nothing for the assistant's turn."
+        )
     end = next((i for i, t in enumerate(completion) if t in stops), None)
     names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(stops))))
-    if end is None: raise TrainingDataError(f"{where}: the end of turn is not supervised: after the target comes none of {names}, so the student would never learn to stop. Use a chat template that closes the assistant's turn with one of them.")
+    if end is None:
+        raise TrainingDataError(
+            f"{where}: the end of turn is not supervised: after the target comes none of {names}, so the student would never learn to stop. Use a chat template that closes the assistant's turn with one of them."
+        )
     said = tokenizer.decode(completion[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-    if said.strip().endswith(target.strip()): return completion[:end+1]
-    if any(tokenizer.decode([s]) in target for s in stops): raise TrainingDataError(f"{where}: its target contains an end-of-turn mark ({names}), so all after it would be lost. Remove the mark from the text.")
-    raise TrainingDataError(f"{where}: the target is not recovered from the supervised tokens: they read {said[:60]!r}, the target is {target.strip()[:60]!r}. The chat template or the tokenizer drops or rewrites part of it.")
+    if said.strip().endswith(target.strip()):
+        return completion[: end + 1]
+    if any(tokenizer.decode([s]) in target for s in stops):
+        raise TrainingDataError(
+            f"{where}: its target contains an end-of-turn mark ({names}), so all after it would be lost. Remove the mark from the text."
+        )
+    raise TrainingDataError(
+        f"{where}: the target is not recovered from the supervised tokens: they read {said[:60]!r}, the target is {target.strip()[:60]!r}. The chat template or the tokenizer drops or rewrites part of it."
+    )
+
 
 def tokenize_rows(
-    rows:list,        # mappings with `id` and `messages`, the last message being the target; with turns="all" every message of the assistant's
-    tokenizer,        # with a chat template
-    stops=None,       # ids that end a turn; None takes the tokenizer's end-of-sequence token
-)->list[dict]:        # {"id", "input_ids", "labels"}, labels -100 outside the target
+    rows: list,  # mappings with `id` and `messages`, the last message being the target; with turns="all" every message of the assistant's
+    tokenizer,  # with a chat template
+    stops=None,  # ids that end a turn; None takes the tokenizer's end-of-sequence token
+) -> list[dict]:  # {"id", "input_ids", "labels"}, labels -100 outside the target
     "Tokens as the student will see them, supervised on the target and the end of turn; refuses rows by name."
     stops = set(stops or {tokenizer.eos_token_id})
     out = []
@@ -81,114 +125,162 @@ def tokenize_rows(
         for part in _turns(row):
             prompt, completion = _split(part, tokenizer)
             completion = _cut(part, _target(part), completion, tokenizer, stops)
-            if prompt[:len(ids)] != ids: raise TrainingDataError(f"training row {row['id']!r}: under the model's chat template an earlier turn of the assistant's reads otherwise once the conversation goes on, so not all turns can be taught at once. Set curate.turns to last.")
+            if prompt[: len(ids)] != ids:
+                raise TrainingDataError(
+                    f"training row {row['id']!r}: under the model's chat template an earlier turn of the assistant's reads otherwise once the conversation goes on, so not all turns can be taught at once. Set curate.turns to last."
+                )
             ids, labels = prompt + completion, labels + [-100] * (len(prompt) - len(ids)) + completion
         out.append(dict(id=row["id"], input_ids=ids, labels=labels))
     return out
 
+
 def _turns(row):
     "The row up to each message that is taught."
-    if not isinstance(row, dict) or row.get("turns") != "all": return [row]
-    return [row | dict(messages=row["messages"][:i + 1]) for i, m in enumerate(row["messages"]) if m["role"] == "assistant"]
+    if not isinstance(row, dict) or row.get("turns") != "all":
+        return [row]
+    return [
+        row | dict(messages=row["messages"][: i + 1]) for i, m in enumerate(row["messages"]) if m["role"] == "assistant"
+    ]
 
 # %% ../nbs/25_student.ipynb #f21a952b
 def fit_length(
-    rows:list,        # as `tokenize_rows` gives them
-    settings:Train,
-    context:int|None, # the model's own limit, where it has one
-)->tuple:             # rows that fit, ids of the dropped ones, tokens of the longest row allowed
+    rows: list,  # as `tokenize_rows` gives them
+    settings: Train,
+    context: int | None,  # the model's own limit, where it has one
+) -> tuple:  # rows that fit, ids of the dropped ones, tokens of the longest row allowed
     "Drop rows that are too long; refuse where that is too many, or nothing is left."
-    if not rows: raise TrainingDataError("no training rows. Every row was dropped before training; the attrition says where.")
+    if not rows:
+        raise TrainingDataError("no training rows. Every row was dropped before training; the attrition says where.")
     longest = max(rows, key=lambda r: len(r["input_ids"]))
     limit = settings.max_length or len(longest["input_ids"])
     if context and limit > context:
-        which = f"train.max_length = {limit}" if settings.max_length else f"training row {longest['id']!r} has {limit} tokens, which"
-        raise TrainingDataError(f"{which} is more than the model's context of {context}. Set train.max_length to {context} or less and train.max_truncated to the share of rows that may be dropped.")
+        which = (
+            f"train.max_length = {limit}"
+            if settings.max_length
+            else f"training row {longest['id']!r} has {limit} tokens, which"
+        )
+        raise TrainingDataError(
+            f"{which} is more than the model's context of {context}. Set train.max_length to {context} or less and train.max_truncated to the share of rows that may be dropped."
+        )
     kept = [r for r in rows if len(r["input_ids"]) <= limit]
     dropped = [r["id"] for r in rows if len(r["input_ids"]) > limit]
     if len(dropped) > settings.max_truncated * len(rows):
-        raise TrainingDataError(f"{len(dropped)} of {len(rows)} training rows are longer than train.max_length = {limit}, first {dropped[0]!r}; the longest, {longest['id']!r}, has {len(longest['input_ids'])} tokens. Raise train.max_length, or train.max_truncated (now {settings.max_truncated}) to drop them.")
-    if not kept: raise TrainingDataError(f"no training rows left: all {len(rows)} are longer than train.max_length = {limit}. Raise train.max_length.")
+        raise TrainingDataError(
+            f"{len(dropped)} of {len(rows)} training rows are longer than train.max_length = {limit}, first {dropped[0]!r}; the longest, {longest['id']!r}, has {len(longest['input_ids'])} tokens. Raise train.max_length, or train.max_truncated (now {settings.max_truncated}) to drop them."
+        )
+    if not kept:
+        raise TrainingDataError(
+            f"no training rows left: all {len(rows)} are longer than train.max_length = {limit}. Raise train.max_length."
+        )
     return kept, dropped, limit
 
 # %% ../nbs/25_student.ipynb #9a14dad0
 def long_rows(
-    rows:list,        # as `fit` takes them
-    model:str,        # hub id, local folder or zoo model
-    settings:Train,
-)->dict:              # id → how long it is, in words
+    rows: list,  # as `fit` takes them
+    model: str,  # hub id, local folder or zoo model
+    settings: Train,
+) -> dict:  # id → how long it is, in words
     "The rows that `fit` would drop as too long; refuses where they are too many."
     base = resolve_model(model)
     tokenizer = load_tokenizer(base)
     context, stops = _limits(base, tokenizer)
     seen = tokenize_rows(rows, tokenizer, stops)
     _, dropped, limit = fit_length(seen, settings, context)
-    return {r["id"]: f"{len(r['input_ids'])} tokens, train.max_length = {limit}" for r in seen if r["id"] in set(dropped)}
+    return {
+        r["id"]: f"{len(r['input_ids'])} tokens, train.max_length = {limit}" for r in seen if r["id"] in set(dropped)
+    }
+
 
 def seen_row(
-    row:dict,         # as `tokenize_rows` gives it
+    row: dict,  # as `tokenize_rows` gives it
     tokenizer,
-)->dict:              # id, tokens, supervised (how many), context and target (their texts), parts (text, whether it is supervised)
+) -> (
+    dict
+):  # id, tokens, supervised (how many), context and target (their texts), parts (text, whether it is supervised)
     "A training row as the student sees it: decoded from its tokens, special tokens included."
     text = lambda ids: tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     taught, ids = [t != -100 for t in row["labels"]], row["input_ids"]
     ends = [i for i in range(1, len(ids) + 1) if i == len(ids) or taught[i] != taught[i - 1]]
     parts = [[text(ids[a:b]), taught[a]] for a, b in zip([0, *ends], ends)]
-    return dict(id=row["id"], tokens=len(ids), supervised=sum(taught), context="".join(t for t, on in parts if not on), target="".join(t for t, on in parts if on), parts=parts)
+    return dict(
+        id=row["id"],
+        tokens=len(ids),
+        supervised=sum(taught),
+        context="".join(t for t, on in parts if not on),
+        target="".join(t for t, on in parts if on),
+        parts=parts,
+    )
+
 
 def render_row(
-    seen:dict,        # as `seen_row` gives it
-    of:str="Row",     # whose row it is, for the caption
-)->str:               # HTML, all text escaped, no script
+    seen: dict,  # as `seen_row` gives it
+    of: str = "Row",  # whose row it is, for the caption
+) -> str:  # HTML, all text escaped, no script
     "A training row as the student sees it, the supervised part in <mark>."
-    e, note = html.escape, f"{seen['tokens']} tokens, {seen['supervised']} of them supervised ({seen['supervised']/seen['tokens']:.0%})"
+    e, note = (
+        html.escape,
+        f"{seen['tokens']} tokens, {seen['supervised']} of them supervised ({seen['supervised'] / seen['tokens']:.0%})",
+    )
     parts = seen.get("parts") or [(seen["context"], False), (seen["target"], True)]
-    body = "".join(f'<mark class="supervised">{e(t)}</mark>' if on else f'<span class="context">{e(t)}</span>' for t, on in parts)
-    return (f'<figure class="row-seen"><pre class="row-text">{body}</pre><figcaption>{e(of)} {e(seen["id"])}: {note}, marked.</figcaption></figure>')
+    body = "".join(
+        f'<mark class="supervised">{e(t)}</mark>' if on else f'<span class="context">{e(t)}</span>' for t, on in parts
+    )
+    return f'<figure class="row-seen"><pre class="row-text">{body}</pre><figcaption>{e(of)} {e(seen["id"])}: {note}, marked.</figcaption></figure>'
 
 # %% ../nbs/25_student.ipynb #1c22df70
 @dataclass(frozen=True)
 class Fit:
     "What one training run did: everything the report says about it."
-    model: str                       # the student that was trained, as named in the settings
+
+    model: str  # the student that was trained, as named in the settings
     method: str
     seed: int
-    fingerprint: str                 # of rows, settings, weights and seed
-    rows: int                        # trained on
-    dropped_long: tuple = ()         # ids of rows longer than max_length
-    tokens: int = 0                  # in one pass over the rows, padding not counted
+    fingerprint: str  # of rows, settings, weights and seed
+    rows: int  # trained on
+    dropped_long: tuple = ()  # ids of rows longer than max_length
+    tokens: int = 0  # in one pass over the rows, padding not counted
     supervised_tokens: int = 0
     max_length: int = 0
-    first_row: dict|None = None      # the first row trained on, as `seen_row` gives it
+    first_row: dict | None = None  # the first row trained on, as `seen_row` gives it
     epochs: float = 0.0
     steps: int = 0
-    history: tuple = ()              # (step, training loss)
-    validation: tuple = ()           # (step, loss on the validation rows)
-    validation_rows: int = 0         # those that fit into max_length
-    seconds: float = 0.0             # in training steps, over all starts
+    history: tuple = ()  # (step, training loss)
+    validation: tuple = ()  # (step, loss on the validation rows)
+    validation_rows: int = 0  # those that fit into max_length
+    seconds: float = 0.0  # in training steps, over all starts
     tokens_per_second: float = 0.0
-    peak_memory: int = 0             # bytes: largest resident size of the process; on a GPU, allocated there; of several, the one with most
-    dtype: str = ""                  # of the matrix products
+    peak_memory: int = (
+        0  # bytes: largest resident size of the process; on a GPU, allocated there; of several, the one with most
+    )
+    dtype: str = ""  # of the matrix products
     device: str = ""
-    trainable: int = 0; parameters: int = 0
-    starts: tuple = ()               # step each start began at: (0,) when never interrupted
+    trainable: int = 0
+    parameters: int = 0
+    starts: tuple = ()  # step each start began at: (0,) when never interrupted
     learning_rate: float = 0.0
-    packs: int = 0                   # rows after packing; 0 where they were not packed
-    looks: tuple = ()                # (step, share of validation items that are right), where checkpoints are chosen by it
-    chosen: int|None = None          # step whose weights were kept, where they were chosen; None: the last
-    stopped: bool = False            # whether patience ended it early
-    processes: int = 1               # that trained it together, in its last start
-    merge: dict|None = None          # weights of the training against those that were saved, merged or rounded; see `merge_adapter`
-    energy: dict|None = None         # joules in training steps, over all starts: 'gpu', 'cpu', those whose devices tell
-    versions: dict|None = None       # of the libraries that trained it; None in older records
-    path: Path|None = field(default=None, compare=False)  # folder of the trained model
+    packs: int = 0  # rows after packing; 0 where they were not packed
+    looks: tuple = ()  # (step, share of validation items that are right), where checkpoints are chosen by it
+    chosen: int | None = None  # step whose weights were kept, where they were chosen; None: the last
+    stopped: bool = False  # whether patience ended it early
+    processes: int = 1  # that trained it together, in its last start
+    merge: dict | None = (
+        None  # weights of the training against those that were saved, merged or rounded; see `merge_adapter`
+    )
+    energy: dict | None = None  # joules in training steps, over all starts: 'gpu', 'cpu', those whose devices tell
+    versions: dict | None = None  # of the libraries that trained it; None in older records
+    path: Path | None = field(default=None, compare=False)  # folder of the trained model
 
     @classmethod
-    def load(cls, out:Path)->"Fit":
+    def load(cls, out: Path) -> "Fit":
         "Read what `save` wrote; the model's path follows the folder."
-        data = json.loads((Path(out)/"fit.json").read_text(encoding="utf-8"))
-        pairs = {k: tuple(tuple(v) if isinstance(v, list) else v for v in data[k]) for k in ("dropped_long", "history", "validation", "starts", "looks")}
-        return cls(**{k: v for k, v in (data | pairs).items() if k in {f.name for f in fields(cls)}}, path=_trained(Path(out)))
+        data = json.loads((Path(out) / "fit.json").read_text(encoding="utf-8"))
+        pairs = {
+            k: tuple(tuple(v) if isinstance(v, list) else v for v in data[k])
+            for k in ("dropped_long", "history", "validation", "starts", "looks")
+        }
+        return cls(
+            **{k: v for k, v in (data | pairs).items() if k in {f.name for f in fields(cls)}}, path=_trained(Path(out))
+        )
 
 # %% ../nbs/25_student.ipynb #d10a89ab
 def _write_json(path, data):
@@ -197,66 +289,105 @@ def _write_json(path, data):
     part.write_text(json.dumps(data, ensure_ascii=False, indent=1), encoding="utf-8")
     part.replace(path)
 
+
 def _trained(out):
     "Folder of what was trained: the whole model, or where no merged copy is kept the adapter."
-    return out/"adapter" if (out/"adapter"/"adapter_config.json").is_file() and not (out/"model"/"config.json").is_file() else out/"model"
+    return (
+        out / "adapter"
+        if (out / "adapter" / "adapter_config.json").is_file() and not (out / "model" / "config.json").is_file()
+        else out / "model"
+    )
 
-def _share_taught(self:Fit)->float:
+
+def _share_taught(self: Fit) -> float:
     "Supervised tokens over all tokens."
     return self.supervised_tokens / self.tokens if self.tokens else 0.0
 
+
 Fit.supervised_share = property(_share_taught)
 
-def _fit_save(self:Fit, out:Path):
+
+def _fit_save(self: Fit, out: Path):
     "Write `out`/fit.json, whole or not at all."
     data = {k: v for k, v in asdict(self).items() if k != "path"} | dict(supervised_share=self.supervised_share)
-    _write_json(Path(out)/"fit.json", data)
+    _write_json(Path(out) / "fit.json", data)
+
 
 Fit.save = _fit_save
 
-def _fit_markdown(self:Fit):
+
+def _fit_markdown(self: Fit):
     "The run as a small table."
     line = lambda k, v: f"| {k} | {v} |"
-    body = [line("model", f"{self.model} ({self.method}, {self.trainable:,} of {self.parameters:,} parameters trained)"),
-            line("rows", f"{self.rows:,}, dropped as too long: {len(self.dropped_long)}"),
-            line("tokens", f"{self.tokens:,}, supervised {self.supervised_tokens:,} ({self.supervised_share:.1%}); at most {self.max_length} per row"),
-            line("training", f"{self.epochs:g} epochs, {self.steps} steps, learning rate {self.learning_rate:g}, seed {self.seed}, {self.dtype} on {self.device}{f', {self.processes} processes' * (self.processes > 1)}")]
-    if self.history: body.append(line("loss", f"{self.history[0][1]:.3f} → {self.history[-1][1]:.3f}"))
-    if self.validation: body.append(line("validation loss", " → ".join(f"{v:.3f}" for _, v in self.validation) + f" on {self.validation_rows} rows"))
-    body.append(line("time", f"{self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s, peak memory {self.peak_memory/2**20:,.0f} MiB"))
-    if self.energy: body.append(line("energy", ", ".join(f"{j/1000:,.2f} kJ {k.upper()}" for k, j in self.energy.items())))
-    if self.looks: body.append(line("right on validation items", " → ".join(f"{v:.1%}" for _, v in self.looks)))
-    if self.chosen is not None: body.append(line("weights kept", f"those of step {self.chosen}"))
-    if self.versions: body.append(line("trained with", ", ".join(f"{k} {v}" for k, v in self.versions.items())))
-    if len(self.starts) > 1: body.append(line("resumed", f"at step {', '.join(map(str, self.starts[1:]))}"))
+    body = [
+        line("model", f"{self.model} ({self.method}, {self.trainable:,} of {self.parameters:,} parameters trained)"),
+        line("rows", f"{self.rows:,}, dropped as too long: {len(self.dropped_long)}"),
+        line(
+            "tokens",
+            f"{self.tokens:,}, supervised {self.supervised_tokens:,} ({self.supervised_share:.1%}); at most {self.max_length} per row",
+        ),
+        line(
+            "training",
+            f"{self.epochs:g} epochs, {self.steps} steps, learning rate {self.learning_rate:g}, seed {self.seed}, {self.dtype} on {self.device}{f', {self.processes} processes' * (self.processes > 1)}",
+        ),
+    ]
+    if self.history:
+        body.append(line("loss", f"{self.history[0][1]:.3f} → {self.history[-1][1]:.3f}"))
+    if self.validation:
+        body.append(
+            line(
+                "validation loss",
+                " → ".join(f"{v:.3f}" for _, v in self.validation) + f" on {self.validation_rows} rows",
+            )
+        )
+    body.append(
+        line(
+            "time",
+            f"{self.seconds:.1f} s, {self.tokens_per_second:,.0f} tokens/s, peak memory {self.peak_memory / 2**20:,.0f} MiB",
+        )
+    )
+    if self.energy:
+        body.append(line("energy", ", ".join(f"{j / 1000:,.2f} kJ {k.upper()}" for k, j in self.energy.items())))
+    if self.looks:
+        body.append(line("right on validation items", " → ".join(f"{v:.1%}" for _, v in self.looks)))
+    if self.chosen is not None:
+        body.append(line("weights kept", f"those of step {self.chosen}"))
+    if self.versions:
+        body.append(line("trained with", ", ".join(f"{k} {v}" for k, v in self.versions.items())))
+    if len(self.starts) > 1:
+        body.append(line("resumed", f"at step {', '.join(map(str, self.starts[1:]))}"))
     return "\n".join(["| | |", "|---|---|", *body])
+
 
 Fit._repr_markdown_ = _fit_markdown
 
 # %% ../nbs/25_student.ipynb #8f629bb3
 class GroupedOrder:
     "Row indices in batches of like length, reshuffled every epoch."
-    def __init__(self,
-        lengths:list,     # tokens per row
-        batch:int,        # rows per batch
-        seed:int,
-        epoch,            # function that says which epoch this is
-        window:int=16,    # batches sorted together
+
+    def __init__(
+        self,
+        lengths: list,  # tokens per row
+        batch: int,  # rows per batch
+        seed: int,
+        epoch,  # function that says which epoch this is
+        window: int = 16,  # batches sorted together
     ):
         self.lengths, self.batch, self.seed, self.epoch, self.window = lengths, batch, seed, epoch, window
 
-    def __len__(self): return len(self.lengths)
+    def __len__(self):
+        return len(self.lengths)
 
     def __iter__(self):
         rng = random.Random(f"{self.seed}-{self.epoch()}")
         rows = list(range(len(self.lengths)))
         rng.shuffle(rows)
         rest = len(rows) % self.batch
-        rows, last = rows[:len(rows)-rest], rows[len(rows)-rest:]    # a short batch must come last
+        rows, last = rows[: len(rows) - rest], rows[len(rows) - rest :]  # a short batch must come last
         size, batches = self.window * self.batch, []
         for i in range(0, len(rows), size):
-            part = sorted(rows[i:i+size], key=self.lengths.__getitem__)
-            batches += [part[j:j+self.batch] for j in range(0, len(part), self.batch)]
+            part = sorted(rows[i : i + size], key=self.lengths.__getitem__)
+            batches += [part[j : j + self.batch] for j in range(0, len(part), self.batch)]
         rng.shuffle(batches)
         return iter([i for b in batches for i in b] + last)
 
@@ -264,38 +395,55 @@ class GroupedOrder:
 def _ranks():
     "(Number of this process, how many train together)."
     import torch.distributed as d
+
     return (d.get_rank(), d.get_world_size()) if d.is_available() and d.is_initialized() else (0, 1)
+
 
 def _gathered(value):
     "`value` of every process, by their numbers."
     import torch.distributed as d
+
     out = [value] * _ranks()[1]
-    if len(out) > 1: d.all_gather_object(out, value)
+    if len(out) > 1:
+        d.all_gather_object(out, value)
     return out
+
 
 def _at_first(do):
     "What `do` gives in the first process, in all of them; what it raises there, too."
+
     def tried():
-        try: return do(), None
-        except Exception as e: return None, e
+        try:
+            return do(), None
+        except Exception as e:
+            return None, e
+
     rank, processes = _ranks()
-    if processes == 1: return do()
+    if processes == 1:
+        return do()
     value, error = _gathered(tried() if rank == 0 else None)[0]
-    if error: raise error
+    if error:
+        raise error
     return value
+
 
 def _leave():
     "The processes are done with each other: from here on each is alone."
     import torch.distributed as d
-    if _ranks()[1] == 1: return
+
+    if _ranks()[1] == 1:
+        return
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
     d.barrier()
     d.destroy_process_group()
-    unset_hf_deepspeed_config()      # or a model that is read from here on would be spread over processes that are gone
+    unset_hf_deepspeed_config()  # or a model that is read from here on would be spread over processes that are gone
+
 
 def _joined(accumulation):
     "How many batches the processes share out at once: as many as divide both them and the accumulation."
     return math.gcd(accumulation, _ranks()[1])
+
 
 def _share(rows):
     "This process's rows of a batch; where there are fewer rows than processes, one that teaches nothing."
@@ -306,123 +454,188 @@ def _share(rows):
 # %% ../nbs/25_student.ipynb #f9bf2613
 def _sharded():
     "Does every process hold only its part of the weights (FSDP, ZeRO)?"
-    return _ranks()[1] > 1 and any(os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED"))
+    return _ranks()[1] > 1 and any(
+        os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED")
+    )
+
 
 def _full(t):
     "A tensor of which this process may hold a part, whole; asked of every process."
-    if not hasattr(t, "ds_id"): return t.full_tensor() if hasattr(t, "full_tensor") else t
+    if not hasattr(t, "ds_id"):
+        return t.full_tensor() if hasattr(t, "full_tensor") else t
     import deepspeed
-    with deepspeed.zero.GatheredParameters([t]): return t.detach().clone()
+
+    with deepspeed.zero.GatheredParameters([t]):
+        return t.detach().clone()
+
 
 def _spread_like(p, t):
     "The part of `t` that belongs to this process's part of parameter `p`."
     from torch.distributed.tensor import distribute_tensor
-    return distribute_tensor(t.to(p.device), p.device_mesh, p.placements, src_data_rank=None) if hasattr(p, "device_mesh") and t.shape == p.shape else t
+
+    return (
+        distribute_tensor(t.to(p.device), p.device_mesh, p.placements, src_data_rank=None)
+        if hasattr(p, "device_mesh") and t.shape == p.shape
+        else t
+    )
+
 
 def _whole_weights(trainer):
     "The weights to save, brought together in the first process; None where every process has them all. Asked of every process."
-    if not _sharded(): return None
+    if not _sharded():
+        return None
     model, adapter, out = trainer.model, hasattr(trainer.model, "peft_config"), {}
     names = {k for k, _ in model.named_parameters(remove_duplicate=False)}
     buffers = {} if adapter else {k: v for k, v in model.state_dict().items() if k not in names}
-    for k, t in [*model.named_parameters(), *buffers.items()]:      # one after the other: no GPU holds more than one of them whole
-        if adapter and not t.requires_grad: continue
+    for k, t in [
+        *model.named_parameters(),
+        *buffers.items(),
+    ]:  # one after the other: no GPU holds more than one of them whole
+        if adapter and not t.requires_grad:
+            continue
         whole = _full(t)
-        if _ranks()[0] == 0: out[k] = whole.detach().cpu()
+        if _ranks()[0] == 0:
+            out[k] = whole.detach().cpu()
     return out
+
 
 def _unsharded(loader):
     "A data loader that gives this process every batch whole; what is its share is `_share`'s to say."
     shard = loader.batch_sampler
-    if hasattr(shard, "process_index"): shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
+    if hasattr(shard, "process_index"):
+        shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
     return loader
+
 
 def _peak(where):
     "Most memory used so far, in bytes."
     import torch
-    return torch.cuda.max_memory_allocated() if where == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    return (
+        torch.cuda.max_memory_allocated()
+        if where == "cuda"
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
 
 # %% ../nbs/25_student.ipynb #9dec0433
 def _pack(trainer):
     "Optimizer, schedule and random generators as tensors and plain values; asked of every process."
     import numpy as np, torch
-    opt = dict(state={}, param_groups=[]) if trainer.is_deepspeed_enabled else trainer.optimizer.state_dict()      # DeepSpeed writes its own
+
+    opt = (
+        dict(state={}, param_groups=[]) if trainer.is_deepspeed_enabled else trainer.optimizer.state_dict()
+    )  # DeepSpeed writes its own
     state = {f"opt.{i}.{k}": v for i, s in opt["state"].items() for k, v in s.items()}
     tensors = {k: _full(v).detach().cpu().contiguous() for k, v in state.items() if torch.is_tensor(v)}
     plain_state = {k: v for k, v in state.items() if k not in tensors}
-    own = {"rng.cpu": torch.random.get_rng_state()} | ({"rng.cuda": torch.cuda.random.get_rng_state()} if torch.cuda.is_available() else {})
-    for rank, states in enumerate(_gathered(own)): tensors |= {f"{k}.{rank}" if rank else k: v for k, v in states.items()}
+    own = {"rng.cpu": torch.random.get_rng_state()} | (
+        {"rng.cuda": torch.cuda.random.get_rng_state()} if torch.cuda.is_available() else {}
+    )
+    for rank, states in enumerate(_gathered(own)):
+        tensors |= {f"{k}.{rank}" if rank else k: v for k, v in states.items()}
     name, keys, *rest = np.random.get_state()
     tensors["rng.numpy"] = torch.from_numpy(keys.astype(np.int64))
-    plain = dict(groups=opt["param_groups"], state=plain_state, schedule=trainer.lr_scheduler.state_dict(), python=random.getstate(), numpy=[name, *rest], seconds=trainer.seconds(), energy=added(_gathered(trainer.energy())) or {})
+    plain = dict(
+        groups=opt["param_groups"],
+        state=plain_state,
+        schedule=trainer.lr_scheduler.state_dict(),
+        python=random.getstate(),
+        numpy=[name, *rest],
+        seconds=trainer.seconds(),
+        energy=added(_gathered(trainer.energy())) or {},
+    )
     return tensors, plain
+
 
 def _unpack(tensors, plain, trainer):
     "Put back the optimizer and the schedule that `_pack` took."
     state, params = {}, [p for g in trainer.optimizer.param_groups for p in g["params"]]
     for key, t in (tensors | plain["state"]).items():
-        if key.startswith("opt."): _, i, k = key.split(".", 2); state.setdefault(int(i), {})[k] = _spread_like(params[int(i)], t) if hasattr(t, "shape") else t
+        if key.startswith("opt."):
+            _, i, k = key.split(".", 2)
+            state.setdefault(int(i), {})[k] = _spread_like(params[int(i)], t) if hasattr(t, "shape") else t
     groups = [{k: tuple(v) if k == "betas" else v for k, v in g.items()} for g in plain["groups"]]
-    if groups: trainer.optimizer.load_state_dict(dict(state=state, param_groups=groups))
+    if groups:
+        trainer.optimizer.load_state_dict(dict(state=state, param_groups=groups))
     trainer.lr_scheduler.load_state_dict(plain["schedule"])
+
 
 def _unpack_random(tensors, plain):
     "Put back the random generators that `_pack` took."
     import numpy as np, torch
+
     version, keys, gauss = plain["python"]
     random.setstate((version, tuple(keys), gauss))
     np.random.set_state((plain["numpy"][0], tensors["rng.numpy"].numpy().astype(np.uint32), *plain["numpy"][1:]))
     mine = lambda key: tensors.get(f"{key}.{_ranks()[0]}", tensors.get(key))
     torch.random.set_rng_state(mine("rng.cpu"))
-    if "rng.cuda" in tensors and torch.cuda.is_available(): torch.cuda.random.set_rng_state(mine("rng.cuda"))
+    if "rng.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.random.set_rng_state(mine("rng.cuda"))
+
 
 def _write_checkpoint(trainer, part, weights, state):
     "The parts of a checkpoint that one process holds."
     from safetensors.torch import save_file
+
     shutil.rmtree(part, ignore_errors=True)
     _save_weights(trainer.model, part, weights)
-    save_file(state[0], part/_STATE[0])
-    _write_json(part/_STATE[1], state[1])
-    trainer.state.save_to_json(str(part/_STATE[2]))
+    save_file(state[0], part / _STATE[0])
+    _write_json(part / _STATE[1], state[1])
+    trainer.state.save_to_json(str(part / _STATE[2]))
 
 # %% ../nbs/25_student.ipynb #1add86b2
 _STATE = ("state.safetensors", "state.json", "trainer_state.json")
 
+
 def _save_checkpoint(trainer, out, keep=2):
     "Write checkpoint-N of `trainer` under `out`, then forget all but the last `keep`; every process gives its part, the first one writes."
-    final = out/f"checkpoint-{trainer.state.global_step}"
-    part = out/f"{final.name}.partial"
+    final = out / f"checkpoint-{trainer.state.global_step}"
+    part = out / f"{final.name}.partial"
     weights, state = _whole_weights(trainer), _pack(trainer)
     _at_first(lambda: _write_checkpoint(trainer, part, weights, state))
-    if trainer.is_deepspeed_enabled: trainer.model_wrapped.save_checkpoint(str(part), exclude_frozen_parameters=hasattr(trainer.model, "peft_config"))
+    if trainer.is_deepspeed_enabled:
+        trainer.model_wrapped.save_checkpoint(
+            str(part), exclude_frozen_parameters=hasattr(trainer.model, "peft_config")
+        )
+
     def finish():
         shutil.rmtree(final, ignore_errors=True)
         part.rename(final)
-        for old in _checkpoints(out)[:-keep]: shutil.rmtree(old)
+        for old in _checkpoints(out)[:-keep]:
+            shutil.rmtree(old)
         _forget_best(out, trainer.state.best_global_step)
+
     _at_first(finish)
+
 
 def _save_weights(model, folder, weights=None):
     "Safetensors and configuration of a model or an adapter, without the model card PEFT adds; `weights` where the model holds only its share of them."
     extra = dict(save_embedding_layers=False) if hasattr(model, "peft_config") else {}
     model.save_pretrained(folder, **extra, **({} if weights is None else dict(state_dict=weights)))
-    (folder/"README.md").unlink(missing_ok=True)
+    (folder / "README.md").unlink(missing_ok=True)
+
 
 def _checkpoints(out):
     "Finished checkpoint folders, oldest first."
     found = [p for p in out.glob("checkpoint-*") if p.name.removeprefix("checkpoint-").isdigit()]
     return sorted(found, key=lambda p: int(p.name.removeprefix("checkpoint-")))
 
+
 def _whole(folder):
     "Can every part of this checkpoint be read?"
     from safetensors import SafetensorError, safe_open
+
     weights = [p for p in folder.glob("*.safetensors") if p.name != _STATE[0]]
     try:
-        for p in (folder/_STATE[0], *weights):
-            with safe_open(p, "pt") as f: f.keys()      # the header must match the file's length
-        for name in _STATE[1:]: json.loads((folder/name).read_text(encoding="utf-8"))
-    except (OSError, ValueError, SafetensorError): return False
+        for p in (folder / _STATE[0], *weights):
+            with safe_open(p, "pt") as f:
+                f.keys()  # the header must match the file's length
+        for name in _STATE[1:]:
+            json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, SafetensorError):
+        return False
     return bool(weights)
+
 
 def _last_checkpoint(out):
     "The newest checkpoint that is whole, or None."
@@ -430,19 +643,24 @@ def _last_checkpoint(out):
 
 # %% ../nbs/25_student.ipynb #a650acd9
 def target_loss(
-    model,            # causal language model, plain or with an adapter
-    inputs:dict,      # input_ids, labels, and attention_mask or position_ids, see `packing`
-    count=None,       # supervised tokens the sum is divided by; None counts those of `inputs`
-):                    # scalar tensor
+    model,  # causal language model, plain or with an adapter
+    inputs: dict,  # input_ids, labels, and attention_mask or position_ids, see `packing`
+    count=None,  # supervised tokens the sum is divided by; None counts those of `inputs`
+):  # scalar tensor
     "Mean negative log-likelihood of the supervised tokens, computing no other logits."
     import torch
+
     labels = inputs["labels"][:, 1:]
     taught = labels != -100
-    plain = model if hasattr(model, "get_output_embeddings") or hasattr(model, "peft_config") else model.module     # DDP and DeepSpeed wrap it
+    plain = (
+        model if hasattr(model, "get_output_embeddings") or hasattr(model, "peft_config") else model.module
+    )  # DDP and DeepSpeed wrap it
     head = (plain.get_base_model() if hasattr(plain, "peft_config") else plain).get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda _, args: (args[0][:, :-1][taught],))
-    try: logits = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False).logits
-    finally: hook.remove()
+    try:
+        logits = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False).logits
+    finally:
+        hook.remove()
     total = torch.nn.functional.cross_entropy(logits.float(), labels[taught], reduction="sum")
     return total / (taught.sum() if count is None else count)
 
@@ -451,6 +669,7 @@ def target_loss(
 def _trainer_class():
     "The subclass of `SFTTrainer`, made on first use: importing TRL takes seconds."
     from trl import SFTTrainer
+
     class StudentTrainer(SFTTrainer):
         out, seconds, meter, energy, step_loss, joined = None, None, None, None, 0.0, 1
 
@@ -459,36 +678,54 @@ def _trainer_class():
             return _unsharded(super().get_train_dataloader())
 
         def _get_train_sampler(self, train_dataset=None):
-            per_epoch = math.ceil(math.ceil(len(self.train_dataset) / self.args.train_batch_size) / (self.args.gradient_accumulation_steps * self.joined))
+            per_epoch = math.ceil(
+                math.ceil(len(self.train_dataset) / self.args.train_batch_size)
+                / (self.args.gradient_accumulation_steps * self.joined)
+            )
             lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
-            return GroupedOrder(lengths, self.args.train_batch_size, self.args.seed, lambda: self.state.global_step // per_epoch)
+            return GroupedOrder(
+                lengths, self.args.train_batch_size, self.args.seed, lambda: self.state.global_step // per_epoch
+            )
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-            if inputs["input_ids"].is_cuda: loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
-            else: loss = target_loss(model, inputs, num_items_in_batch) * _ranks()[1]       # the processes' gradients are averaged
+            if inputs["input_ids"].is_cuda:
+                loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+            else:
+                loss = (
+                    target_loss(model, inputs, num_items_in_batch) * _ranks()[1]
+                )  # the processes' gradients are averaged
             value = self.accelerator.reduce(loss.detach(), "mean").item()
-            if not math.isfinite(value): raise _not_a_number("loss", value, self)
+            if not math.isfinite(value):
+                raise _not_a_number("loss", value, self)
             self.step_loss += value
             return loss
 
         def _clip_grad_norm(self, model):
             norm = _full(super()._clip_grad_norm(model))
-            if norm is not None and not math.isfinite(float(norm)): raise _not_a_number("gradient norm", float(norm), self)
+            if norm is not None and not math.isfinite(float(norm)):
+                raise _not_a_number("gradient norm", float(norm), self)
             return norm
 
-        def _save_checkpoint(self, model, trial): _save_checkpoint(self, self.out)
+        def _save_checkpoint(self, model, trial):
+            _save_checkpoint(self, self.out)
 
         def _load_from_checkpoint(self, checkpoint, model=None):
-            if model is not None: return       # sharded: read in `_train`, before it was
+            if model is not None:
+                return  # sharded: read in `_train`, before it was
             sharded, self.is_fsdp_enabled = self.is_fsdp_enabled, False
-            try: super()._load_from_checkpoint(checkpoint)
-            finally: self.is_fsdp_enabled = sharded
+            try:
+                super()._load_from_checkpoint(checkpoint)
+            finally:
+                self.is_fsdp_enabled = sharded
 
         def _load_optimizer_and_scheduler(self, checkpoint):
-            if checkpoint: _unpack(*_read_state(checkpoint), self)
+            if checkpoint:
+                _unpack(*_read_state(checkpoint), self)
 
         def _load_rng_state(self, checkpoint):
-            if checkpoint: _unpack_random(*_read_state(checkpoint))
+            if checkpoint:
+                _unpack_random(*_read_state(checkpoint))
+
     return StudentTrainer
 
 # %% ../nbs/25_student.ipynb #140d908c
@@ -496,111 +733,161 @@ def _not_a_number(what, value, trainer):
     "The error that ends a diverged run before its weights are touched."
     last = _last_checkpoint(trainer.out)
     kept = f"The checkpoint of step {last.name.split('-')[1]} is kept." if last else "No checkpoint was written yet."
-    return TrainingFailed(f"training stopped at step {trainer.state.global_step + 1}: the {what} is {value}. {kept} Lower train.learning_rate (now {trainer.args.learning_rate:g}), or set train.bf16 to false.")
+    return TrainingFailed(
+        f"training stopped at step {trainer.state.global_step + 1}: the {what} is {value}. {kept} Lower train.learning_rate (now {trainer.args.learning_rate:g}), or set train.bf16 to false."
+    )
+
 
 def _spent(checkpoint):
     "Seconds and joules of the starts before this one; of several processes, the first one counts these."
-    if not checkpoint: return 0.0, None
-    state = json.loads((checkpoint/_STATE[1]).read_text(encoding="utf-8"))
-    used = state.get("energy", {})       # a kind that was unknown once stays unknown
+    if not checkpoint:
+        return 0.0, None
+    state = json.loads((checkpoint / _STATE[1]).read_text(encoding="utf-8"))
+    used = state.get("energy", {})  # a kind that was unknown once stays unknown
     return state["seconds"], used if _ranks()[0] == 0 else {k: 0.0 for k in used}
+
 
 def _read_state(checkpoint):
     "What `_pack` made, from a checkpoint folder."
     from safetensors.torch import load_file
-    return load_file(Path(checkpoint)/_STATE[0]), json.loads((Path(checkpoint)/_STATE[1]).read_text(encoding="utf-8"))
+
+    return load_file(Path(checkpoint) / _STATE[0]), json.loads(
+        (Path(checkpoint) / _STATE[1]).read_text(encoding="utf-8")
+    )
 
 # %% ../nbs/25_student.ipynb #21e5765c
 def _watcher(trainer, progress, held, settings, score):
     "A callback that keeps the loss of every step, and what the validation says after every epoch, in the trainer's state."
     from transformers import TrainerCallback
+
     class Watch(TrainerCallback):
         def on_step_end(self, args, state, control, **kw):
             loss, trainer.step_loss = trainer.step_loss, 0.0
             trainer.meter.look()
             state.log_history.append(dict(step=state.global_step, loss=loss))
-            if progress: progress(state.global_step, state.max_steps, loss)
-            if settings.eval_steps and state.global_step % settings.eval_steps == 0: _look(trainer, held, settings, score)
-            if _stale(state, settings): control.should_training_stop = True
+            if progress:
+                progress(state.global_step, state.max_steps, loss)
+            if settings.eval_steps and state.global_step % settings.eval_steps == 0:
+                _look(trainer, held, settings, score)
+            if _stale(state, settings):
+                control.should_training_stop = True
 
         def on_epoch_end(self, args, state, control, **kw):
-            if not settings.eval_steps: _look(trainer, held, settings, score)
-            if _stale(state, settings): control.should_training_stop = True
+            if not settings.eval_steps:
+                _look(trainer, held, settings, score)
+            if _stale(state, settings):
+                control.should_training_stop = True
+
     return Watch()
 
 # %% ../nbs/25_student.ipynb #d4d36be7
 def _look(trainer, held, settings, score):
     "Loss and score on the validation rows; the weights are kept where they are the best so far."
     state, found = trainer.state, {}
-    if any(h["step"] == state.global_step and "loss" not in h for h in state.log_history): return      # before it was killed
-    if held: found["validation"] = mean_loss(trainer.model, held, trainer.processing_class.pad_token_id, trainer.args.train_batch_size)
-    if score and settings.choose == "gold": found["gold"] = _scored(trainer.model, score)
-    if found: state.log_history.append(dict(step=state.global_step, **found))
-    value = dict(gold=found.get("gold"), loss=-found["validation"] if "validation" in found else None).get(settings.choose)
-    if value is None or state.best_metric is not None and value <= state.best_metric: return
+    if any(h["step"] == state.global_step and "loss" not in h for h in state.log_history):
+        return  # before it was killed
+    if held:
+        found["validation"] = mean_loss(
+            trainer.model, held, trainer.processing_class.pad_token_id, trainer.args.train_batch_size
+        )
+    if score and settings.choose == "gold":
+        found["gold"] = _scored(trainer.model, score)
+    if found:
+        state.log_history.append(dict(step=state.global_step, **found))
+    value = dict(gold=found.get("gold"), loss=-found["validation"] if "validation" in found else None).get(
+        settings.choose
+    )
+    if value is None or state.best_metric is not None and value <= state.best_metric:
+        return
     state.best_metric, state.best_global_step = value, state.global_step
     _finish(_best(trainer.out, state.global_step), lambda part: _save_weights(trainer.model, part), Path(), ())
     _forget_best(trainer.out, state.global_step)
+
 
 def _scored(model, score):
     "What `score` says of a model in training, which is left as it was."
     was, own = model.training, model.generation_config
     model.eval()
-    try: return score(model)
-    finally: model.train(was); model.generation_config = own
+    try:
+        return score(model)
+    finally:
+        model.train(was)
+        model.generation_config = own
+
 
 def _stale(state, settings):
     "Whether the last `patience` looks found nothing better."
     looks = [h["step"] for h in state.log_history if "loss" not in h]
-    return bool(settings.patience) and state.best_global_step is not None and sum(s > state.best_global_step for s in looks) >= settings.patience
+    return (
+        bool(settings.patience)
+        and state.best_global_step is not None
+        and sum(s > state.best_global_step for s in looks) >= settings.patience
+    )
+
 
 def _take_best(trainer):
     "Put the best weights back into the model; the step they are of, or None where they are its own."
     from safetensors.torch import load_file
+
     state = trainer.state
-    if state.best_global_step in (None, state.global_step): return state.best_global_step
+    if state.best_global_step in (None, state.global_step):
+        return state.best_global_step
     _need_best(trainer.out, state.best_global_step)
-    weights = {k: v for p in sorted(_best(trainer.out, state.best_global_step).glob("*.safetensors")) for k, v in load_file(p).items()}
+    weights = {
+        k: v
+        for p in sorted(_best(trainer.out, state.best_global_step).glob("*.safetensors"))
+        for k, v in load_file(p).items()
+    }
     if hasattr(trainer.model, "peft_config"):
         from peft import set_peft_model_state_dict
+
         set_peft_model_state_dict(trainer.model, weights)
-    else: trainer.model.load_state_dict(weights, strict=False)        # tied weights are there once
+    else:
+        trainer.model.load_state_dict(weights, strict=False)  # tied weights are there once
     return state.best_global_step
 
 # %% ../nbs/25_student.ipynb #885eb14a
 def _best(out, step):
     "Folder of the weights that were best so far at that step."
-    return out/f"best-{step}"
+    return out / f"best-{step}"
+
 
 def _best_of(checkpoint):
     "The step whose weights a checkpoint's state calls the best; None where it names none."
-    return json.loads((checkpoint/_STATE[2]).read_text(encoding="utf-8")).get("best_global_step")
+    return json.loads((checkpoint / _STATE[2]).read_text(encoding="utf-8")).get("best_global_step")
+
 
 def _need_best(out, step):
     "Refuse to go on without the weights that a state names as the best."
-    if step is not None and not any(_best(out, step).glob("*.safetensors")): raise TrainingFailed(f"{_best(out, step)}: gone or empty, and it held the best weights so far, by train.choose. Put it back, or delete {out} to train anew.")
+    if step is not None and not any(_best(out, step).glob("*.safetensors")):
+        raise TrainingFailed(
+            f"{_best(out, step)}: gone or empty, and it held the best weights so far, by train.choose. Put it back, or delete {out} to train anew."
+        )
+
 
 def _forget_best(out, step):
     "Drop the weights that neither the present state nor a checkpoint calls the best: what a kill goes back to must be there."
     named = {_best(out, s).name for s in (step, *map(_best_of, filter(_whole, _checkpoints(out))))}
     for old in out.glob("best-*"):
-        if old.name not in named: shutil.rmtree(old)
+        if old.name not in named:
+            shutil.rmtree(old)
 
 # %% ../nbs/25_student.ipynb #14c96cd9
 def mean_loss(
-    model,            # causal language model
-    rows:list,        # as `tokenize_rows` gives them
-    pad:int,          # id to pad with
-    batch_size:int=16,
-)->float:
+    model,  # causal language model
+    rows: list,  # as `tokenize_rows` gives them
+    pad: int,  # id to pad with
+    batch_size: int = 16,
+) -> float:
     "Mean negative log-likelihood per supervised token over `rows`, without a gradient."
     import torch
+
     was, total, count = model.training, 0.0, 0
     model.eval()
     rows = sorted(rows, key=lambda r: len(r["input_ids"]))
     with torch.no_grad():
         for i in range(0, len(rows), batch_size):
-            batch = {k: v.to(model.device) for k, v in padded(rows[i:i+batch_size], pad).items()}
+            batch = {k: v.to(model.device) for k, v in padded(rows[i : i + batch_size], pad).items()}
             n = int((batch["labels"][:, 1:] != -100).sum())
             total, count = total + target_loss(model, batch, 1).item(), count + n
     model.train(was)
@@ -611,51 +898,75 @@ def _build(base, name, rows, settings, out, seed, tokenizer, limit):
     "Model and trainer, ready to train; also the dtype the base was saved in."
     from datasets import Dataset
     from transformers import PrinterCallback
+
     where = device()
     model, saved, bf16 = load_base(base, settings, where, "cpu" if _sharded() else None)
-    if kind := attention(settings, bf16, limit, where): model.set_attn_implementation(kind)
-    model.name_or_path = model.config._name_or_path = name         # no path of this machine in what is saved
+    if kind := attention(settings, bf16, limit, where):
+        model.set_attn_implementation(kind)
+    model.name_or_path = model.config._name_or_path = name  # no path of this machine in what is saved
     flat, batch = model.config._attn_implementation.startswith("flash"), padded
-    if settings.packing: rows, batch = pack(rows, limit), lambda rows, pad: packed(rows, pad, flat)
+    if settings.packing:
+        rows, batch = pack(rows, limit), lambda rows, pad: packed(rows, pad, flat)
     rate = settings.learning_rate or default_rate(settings.method, model.config, model.num_parameters())
     accumulation = _accumulation(settings, rows)
-    trainer = _trainer_class()(model=model, args=trl_config(settings, out, seed, bf16, where, rate, accumulation // _joined(accumulation)), processing_class=tokenizer,
+    trainer = _trainer_class()(
+        model=model,
+        args=trl_config(settings, out, seed, bf16, where, rate, accumulation // _joined(accumulation)),
+        processing_class=tokenizer,
         train_dataset=Dataset.from_dict({k: [r[k] for r in rows] for k in rows[0] if k != "id"}),
-        data_collator=lambda rows: batch(_share(rows), tokenizer.pad_token_id), peft_config=None if settings.method == "full" else lora_config(settings))
+        data_collator=lambda rows: batch(_share(rows), tokenizer.pad_token_id),
+        peft_config=None if settings.method == "full" else lora_config(settings),
+    )
     if settings.method == "qlora":
         for p in trainer.model.parameters():
-            if p.requires_grad: p.data = p.data.float()            # TRL holds it in 16 bits
+            if p.requires_grad:
+                p.data = p.data.float()  # TRL holds it in 16 bits
     trainer.remove_callback(PrinterCallback)
     trainer.out, trainer.joined = out, _joined(accumulation)
     return trainer, saved, "bfloat16" if bf16 else "float32"
 
+
 def _accumulation(settings, rows):
     "Batches an optimizer step: as set, or as many as make about `tokens_per_step`."
-    if not settings.tokens_per_step: return settings.gradient_accumulation
-    return max(1, round(settings.tokens_per_step / (settings.batch_size * sum(len(r["input_ids"]) for r in rows) / len(rows))))
+    if not settings.tokens_per_step:
+        return settings.gradient_accumulation
+    return max(
+        1, round(settings.tokens_per_step / (settings.batch_size * sum(len(r["input_ids"]) for r in rows) / len(rows)))
+    )
 
 # %% ../nbs/25_student.ipynb #5ab844b8
 _TOKENS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "*.model", "*.jinja")
-_CONFIG = ("config.json", "generation_config.json")     # a trainer rewrites the special tokens in these
+_CONFIG = ("config.json", "generation_config.json")  # a trainer rewrites the special tokens in these
+
 
 def _finish(folder, save, base, copied):
     "Make `folder` whole or not at all: what `save` writes, and the base's own files that match `copied`, as they are."
     part = folder.with_name(folder.name + ".partial")
     shutil.rmtree(part, ignore_errors=True)
     save(part)
-    for p in (p for pattern in copied for p in base.glob(pattern) if p.is_file()): shutil.copyfile(p, part/p.name)
+    for p in (p for pattern in copied for p in base.glob(pattern) if p.is_file()):
+        shutil.copyfile(p, part / p.name)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
+
 
 def _moved(before, after, dtype):
     "How far `after` is from `before`, both from `_choices`."
     change = [abs(a - b) for a, b in zip(before[0], after[0])]
     same = sum(a == b for a, b in zip(before[1], after[1]))
-    return dict(tokens=len(change), max_change=max(change, default=0.0), mean_change=sum(change)/max(len(change), 1), same_choice=same/max(len(change), 1), dtype=str(dtype).removeprefix("torch."))
+    return dict(
+        tokens=len(change),
+        max_change=max(change, default=0.0),
+        mean_change=sum(change) / max(len(change), 1),
+        same_choice=same / max(len(change), 1),
+        dtype=str(dtype).removeprefix("torch."),
+    )
+
 
 def _choices(model, rows, pad):
     "Log-probability and most likely token at every supervised position."
     import torch
+
     probs, tops = [], []
     model.eval()
     with torch.no_grad():
@@ -668,24 +979,31 @@ def _choices(model, rows, pad):
     return probs, tops
 
 # %% ../nbs/25_student.ipynb #a331ad5a
-MERGED = 1e9     # parameters from which on no merged copy is kept beside an adapter unless one is asked for
+MERGED = 1e9  # parameters from which on no merged copy is kept beside an adapter unless one is asked for
 
-def keep_merged(base:Path, settings:Train)->bool:
+
+def keep_merged(base: Path, settings: Train) -> bool:
     "Whether a merged copy is kept beside the adapter."
     return parameter_count(base) < MERGED if settings.merged is None else settings.merged
+
 
 def _room_for(base):
     "The device to merge on: the GPU, where the base in 32 bits fits beside what is there."
     import torch
-    if device() == "cpu": return "cpu"
-    gc.collect(); torch.cuda.empty_cache()
+
+    if device() == "cpu":
+        return "cpu"
+    gc.collect()
+    torch.cuda.empty_cache()
     return "cuda" if torch.cuda.mem_get_info()[0] > 1.3 * 4 * parameter_count(base) else "cpu"
 
+
 def write_merged(
-    base:Path, adapter:Path,   # folders
-    folder:Path,      # where the merged model goes
-    name:str="",      # the base as the report names it
-)->Path:
+    base: Path,
+    adapter: Path,  # folders
+    folder: Path,  # where the merged model goes
+    name: str = "",  # the base as the report names it
+) -> Path:
     "What `merge_adapter` saves, from an adapter that was kept alone."
     model = load_model(base, device="cpu")
     model.name_or_path = model.config._name_or_path = name or base.name
@@ -694,123 +1012,207 @@ def write_merged(
 
 # %% ../nbs/25_student.ipynb #6bf51d85
 def merge_adapter(
-    base:Path,        # folder of the base model
-    adapter:Path,     # folder of the adapter
-    folder:Path,      # where the merged model goes
-    dtype,            # torch dtype it is saved in
-    name:str="",      # the base as the report names it
-    rows:list=(),     # tokenized rows to compare on
-    settings:Train=Train(),  # of the training: an adapter that learned on 4 bits is compared on them
-)->dict:              # tokens compared, largest change of a log-probability, share of equal first choices
+    base: Path,  # folder of the base model
+    adapter: Path,  # folder of the adapter
+    folder: Path,  # where the merged model goes
+    dtype,  # torch dtype it is saved in
+    name: str = "",  # the base as the report names it
+    rows: list = (),  # tokenized rows to compare on
+    settings: Train = Train(),  # of the training: an adapter that learned on 4 bits is compared on them
+) -> dict:  # tokens compared, largest change of a log-probability, share of equal first choices
     "Merge in 32 bits, save in `dtype`, and measure what that changed."
     import torch
     from peft import PeftModel
+
     check_adapter(adapter, name or str(base))
     pad = load_tokenizer(base).pad_token_id
     model = load_model(base, torch.float32, _room_for(base))
     model.name_or_path = model.config._name_or_path = name or base.name
-    before = _choices(PeftModel.from_pretrained(load_4bit(base, settings, device())[0], adapter).eval(), rows, pad) if settings.method == "qlora" else None
+    before = (
+        _choices(PeftModel.from_pretrained(load_4bit(base, settings, device())[0], adapter).eval(), rows, pad)
+        if settings.method == "qlora"
+        else None
+    )
     model = PeftModel.from_pretrained(model, adapter).eval()
     before = before or _choices(model, rows, pad)
-    merged = model.merge_and_unload().to(dtype)      # as `merge_into` does it, matrix by matrix
+    merged = model.merge_and_unload().to(dtype)  # as `merge_into` does it, matrix by matrix
     _finish(folder, merged.save_pretrained, base, _TOKENS + _CONFIG)
-    after = _choices(merged.float(), rows, pad)          # both in 32 bits: what is left is the rounding of the weights
+    after = _choices(merged.float(), rows, pad)  # both in 32 bits: what is left is the rounding of the weights
     return _moved(before, after, dtype)
 
 # %% ../nbs/25_student.ipynb #45b4a8f8
 def _mark(out):
     "Which run `out` belongs to; empty where it can't be told."
-    try: return json.loads((out/"run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError): return {}
+    try:
+        return json.loads((out / "run.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
 
 def _done(out, key):
     "Does `out` hold this run, finished?"
-    if _mark(out).get("fingerprint") != key or not (out/"fit.json").is_file(): return False
-    found = Fit.load(out)      # a merge that was noted has left a model
-    return (out/"model"/"config.json").is_file() or found.method != "full" and found.merge is None and (out/"adapter"/"adapter_config.json").is_file()
+    if _mark(out).get("fingerprint") != key or not (out / "fit.json").is_file():
+        return False
+    found = Fit.load(out)  # a merge that was noted has left a model
+    return (
+        (out / "model" / "config.json").is_file()
+        or found.method != "full"
+        and found.merge is None
+        and (out / "adapter" / "adapter_config.json").is_file()
+    )
+
 
 def _claim(out, key):
     "Make `out` this run's folder, unless it is another run's; note this start. Returns the checkpoint to go on from."
     out.mkdir(parents=True, exist_ok=True)
     mark = _mark(out) or dict(fingerprint=key, starts=[])
-    if mark["fingerprint"] != key: raise StudyError(f"{out}: holds another run, of other rows, settings, weights, seed or library versions. Name another folder, or delete this one.")
+    if mark["fingerprint"] != key:
+        raise StudyError(
+            f"{out}: holds another run, of other rows, settings, weights, seed or library versions. Name another folder, or delete this one."
+        )
     last = _last_checkpoint(out)
     mark["starts"].append(int(last.name.split("-")[1]) if last else 0)
-    _write_json(out/"run.json", mark)
+    _write_json(out / "run.json", mark)
     return last, tuple(mark["starts"])
 
+
 def run_fingerprint(
-    rows:list, model:str, settings:Train, seed:int, validation:list|None=None, score=None,
-)->str:
+    rows: list, model: str, settings: Train, seed: int, validation: list | None = None, score=None
+) -> str:
     "Identity of a training run: rows, settings, weights, seed, what its checkpoints are chosen by (`score.key`), and the versions of what computes it."
     from importlib.metadata import version
+
     stack = {p: version(p) for p in ("torch", "transformers", "trl", "peft")}
-    return fingerprint("student", rows, settings, model_fingerprint(resolve_model(model)), seed, validation or [], *([score.key] if hasattr(score, "key") else []), stack)
+    return fingerprint(
+        "student",
+        rows,
+        settings,
+        model_fingerprint(resolve_model(model)),
+        seed,
+        validation or [],
+        *([score.key] if hasattr(score, "key") else []),
+        stack,
+    )
+
 
 def _versions(settings):
     "Versions of the libraries that train with these settings."
     from importlib.metadata import version
-    used = dict(torch=True, transformers=True, trl=True, accelerate=True, peft=settings.method != "full", bitsandbytes=settings.method == "qlora")
-    used |= {"liger_kernel": settings.liger, "deepspeed": os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"}
+
+    used = dict(
+        torch=True,
+        transformers=True,
+        trl=True,
+        accelerate=True,
+        peft=settings.method != "full",
+        bitsandbytes=settings.method == "qlora",
+    )
+    used |= {
+        "liger_kernel": settings.liger,
+        "deepspeed": os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true",
+    }
     return {p: version(p) for p, on in used.items() if on}
+
 
 def _known_tokens(rows, base, name):
     "Refuse a tokenizer that makes tokens which the weights don't know."
     from transformers import AutoConfig
+
     most, size = max(max(r["input_ids"]) for r in rows), AutoConfig.from_pretrained(base).get_text_config().vocab_size
-    if most >= size: raise TrainingDataError(f"model {name!r}: its tokenizer makes token {most}, and its weights know {size}: they don't belong together. Use the tokenizer that came with the weights, or resize the embeddings.")
+    if most >= size:
+        raise TrainingDataError(
+            f"model {name!r}: its tokenizer makes token {most}, and its weights know {size}: they don't belong together. Use the tokenizer that came with the weights, or resize the embeddings."
+        )
 
 # %% ../nbs/25_student.ipynb #28e6b92a
 def _memory_errors(e, out, settings):
     "Memory that ran out, with the peak and what to lower; None for anything else."
     import torch
-    if not isinstance(e, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(e).lower(): return None
+
+    if not isinstance(e, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(e).lower():
+        return None
     last, to = _last_checkpoint(out), {"full": "lora", "lora": "qlora"}.get(settings.method)
-    kept = f"The checkpoint of step {last.name.split('-')[1]} is kept, and the same settings go on from it." if last else "No checkpoint was written yet."
-    return TrainingFailed(f"out of memory, at a peak of {_peak(device()) / 2**30:.1f} GiB. {kept} Lower train.batch_size (now {settings.batch_size}) and raise train.gradient_accumulation by as much; or set train.gradient_checkpointing to true{f', or train.method to {to}' if to else ''}. `distill-study fit` estimates what each takes.")
+    kept = (
+        f"The checkpoint of step {last.name.split('-')[1]} is kept, and the same settings go on from it."
+        if last
+        else "No checkpoint was written yet."
+    )
+    return TrainingFailed(
+        f"out of memory, at a peak of {_peak(device()) / 2**30:.1f} GiB. {kept} Lower train.batch_size (now {settings.batch_size}) and raise train.gradient_accumulation by as much; or set train.gradient_checkpointing to true{f', or train.method to {to}' if to else ''}. `distill-study fit` estimates what each takes."
+    )
+
 
 def _disk_errors(e, out):
     "A full disk or a folder that can't be written, as an error a person can act on; None for anything else."
-    full = getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in str(e).lower() or "no space left" in str(e).lower()
+    full = (
+        getattr(e, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+        or "os error 28" in str(e).lower()
+        or "no space left" in str(e).lower()
+    )
     shut = isinstance(e, PermissionError) or getattr(e, "errno", None) in (errno.EROFS, errno.ENOTDIR, errno.EEXIST)
-    if full: return TrainingFailed(f"{out}: the disk is full. What was saved before is kept; free some space and run again.")
-    return TrainingFailed(f"{out}: can't be written ({e.strerror if hasattr(e, 'strerror') else e}). Choose another folder or mend its permissions.") if shut else None
+    if full:
+        return TrainingFailed(f"{out}: the disk is full. What was saved before is kept; free some space and run again.")
+    return (
+        TrainingFailed(
+            f"{out}: can't be written ({e.strerror if hasattr(e, 'strerror') else e}). Choose another folder or mend its permissions."
+        )
+        if shut
+        else None
+    )
 
 # %% ../nbs/25_student.ipynb #b5e9f0cb
 def fit(
-    rows:list,           # {"id", "messages"}, the last message being the target
-    model:str,           # hub id, local folder or zoo model
-    settings:Train,
-    out:Path,            # folder of this run; may hold an interrupted one
-    seed:int,
-    validation:list|None=None,  # rows whose loss is reported after every epoch
-    progress=None,       # called with (step, steps in all, loss)
-    score=None,          # with train.choose = gold: how good a model in training is; more is better
-)->Fit|None:             # of several processes, only the first one gets it
+    rows: list,  # {"id", "messages"}, the last message being the target
+    model: str,  # hub id, local folder or zoo model
+    settings: Train,
+    out: Path,  # folder of this run; may hold an interrupted one
+    seed: int,
+    validation: list | None = None,  # rows whose loss is reported after every epoch
+    progress=None,  # called with (step, steps in all, loss)
+    score=None,  # with train.choose = gold: how good a model in training is; more is better
+) -> Fit | None:  # of several processes, only the first one gets it
     "Train `model` on `rows`; the model is under `out`/model, and what happened is returned and kept in `out`/fit.json."
     out, base = Path(out), resolve_model(model)
     refuse(settings, device())
     tokenizer, key = load_tokenizer(base), run_fingerprint(rows, model, settings, seed, validation, score)
-    if _done(out, key): return Fit.load(out)
+    if _done(out, key):
+        return Fit.load(out)
     context, stops = _limits(base, tokenizer)
     kept, dropped, limit = fit_length(tokenize_rows(rows, tokenizer, stops), settings, context)
     held = [r for r in tokenize_rows(validation or [], tokenizer, stops) if len(r["input_ids"]) <= limit]
     _known_tokens(kept, base, model)
-    if settings.choose == "gold" and score is None or settings.choose == "loss" and not held: raise StudyError(f"train.choose = {settings.choose}: there is nothing to choose by. Ask for validation examples (data.validation), or set it to last.")
+    if settings.choose == "gold" and score is None or settings.choose == "loss" and not held:
+        raise StudyError(
+            f"train.choose = {settings.choose}: there is nothing to choose by. Ask for validation examples (data.validation), or set it to last."
+        )
     try:
         last, starts = _at_first(lambda: _claim(out, key))
-        known = dict(model=model, seed=seed, fingerprint=key, rows=len(kept), dropped_long=tuple(dropped), max_length=limit, first_row=seen_row(kept[0], tokenizer), starts=starts, validation_rows=len(held), versions=_versions(settings))
+        known = dict(
+            model=model,
+            seed=seed,
+            fingerprint=key,
+            rows=len(kept),
+            dropped_long=tuple(dropped),
+            max_length=limit,
+            first_row=seen_row(kept[0], tokenizer),
+            starts=starts,
+            validation_rows=len(held),
+            versions=_versions(settings),
+        )
         return _train(kept, held, model, base, settings, out, seed, tokenizer, last, progress, known, score)
     except Exception as e:
         better = _disk_errors(e, out) or _memory_errors(e, out, settings)
-        if better is None: raise
+        if better is None:
+            raise
         raise better from e
+
 
 def _limits(base, tokenizer):
     "The model's context and the ids that end its turn."
     from transformers import AutoConfig, GenerationConfig
+
     context = getattr(AutoConfig.from_pretrained(base).get_text_config(), "max_position_embeddings", None)
-    ends = GenerationConfig.from_pretrained(base).eos_token_id if (base/"generation_config.json").is_file() else None
+    ends = GenerationConfig.from_pretrained(base).eos_token_id if (base / "generation_config.json").is_file() else None
     ends = [ends] if isinstance(ends, int) else list(ends or [])
     return context, {*ends, tokenizer.eos_token_id} - {None}
 
@@ -818,53 +1220,96 @@ def _limits(base, tokenizer):
 def _save_result(trainer, settings, base, name, out, saved, rows, weights=None):
     "Model folder, and adapter folder with LoRA; returns what merging and rounding changed, where something was merged or rounded."
     import torch
+
     model, before = trainer.model, None
-    trainer.optimizer = trainer.lr_scheduler = None            # its memory is needed for the merge
+    trainer.optimizer = trainer.lr_scheduler = None  # its memory is needed for the merge
     if settings.method == "full":
         if weights is None:
-            model, pad = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False), trainer.processing_class.pad_token_id      # all products in 32 bits
+            model, pad = (
+                trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False),
+                trainer.processing_class.pad_token_id,
+            )  # all products in 32 bits
             before = _choices(model, rows, pad) if saved != torch.float32 else None
             model = model.to(saved)
-        else: weights = {k: v.to(saved) for k, v in weights.items()}
-        _finish(out/"model", lambda part: _save_weights(model, part, weights), base, _TOKENS + _CONFIG)
+        else:
+            weights = {k: v.to(saved) for k, v in weights.items()}
+        _finish(out / "model", lambda part: _save_weights(model, part, weights), base, _TOKENS + _CONFIG)
         return before and _moved(before, _choices(model.float(), rows, pad), saved)
-    _finish(out/"adapter", lambda part: _save_weights(model, part, weights), base, _TOKENS)
+    _finish(out / "adapter", lambda part: _save_weights(model, part, weights), base, _TOKENS)
     trainer.model = trainer.model_wrapped = None
     del model
     gc.collect()
-    if keep_merged(base, settings): return merge_adapter(base, out/"adapter", out/"model", saved, name, rows, settings)
+    if keep_merged(base, settings):
+        return merge_adapter(base, out / "adapter", out / "model", saved, name, rows, settings)
 
 # %% ../nbs/25_student.ipynb #0992c547
 def _train(rows, held, name, base, settings, out, seed, tokenizer, last, progress, known, score):
     "Train from `last` on, save, describe, tidy up."
     import torch
+
     rank, processes = _ranks()
-    if last: _need_best(out, _best_of(last))
+    if last:
+        _need_best(out, _best_of(last))
     trainer, saved, dtype = _build(base, name, rows, settings, out, seed, tokenizer, known["max_length"])
     before, used = _spent(last)
     trainer.add_callback(_watcher(trainer, progress, held, settings, score))
     began = time.perf_counter()
     trainer.seconds, trainer.meter = lambda: before + time.perf_counter() - began, own_meter()
     trainer.energy = lambda: added([trainer.meter.joules(), *([] if used is None else [used])]) or {}
-    if last and trainer.is_fsdp_enabled: trainer._load_from_checkpoint(str(last))
-    if rank: torch.manual_seed(seed + 1009 * rank)         # each process its own dropout
+    if last and trainer.is_fsdp_enabled:
+        trainer._load_from_checkpoint(str(last))
+    if rank:
+        torch.manual_seed(seed + 1009 * rank)  # each process its own dropout
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     energy = added(_gathered(trainer.energy()))
-    log, seconds, steps, epochs = trainer.state.log_history, trainer.seconds(), trainer.state.global_step, round(trainer.state.epoch, 4)
+    log, seconds, steps, epochs = (
+        trainer.state.log_history,
+        trainer.seconds(),
+        trainer.state.global_step,
+        round(trainer.state.epoch, 4),
+    )
     chosen = _take_best(trainer) if settings.choose != "last" else None
     packs = len(trainer.train_dataset) if settings.packing else 0
     tokens, taught = sum(len(r["input_ids"]) for r in rows), sum(t != -100 for r in rows for t in r["labels"])
-    size = lambda p: getattr(p, "ds_numel", p.numel())      # DeepSpeed holds it elsewhere
-    counts = dict(trainable=sum(size(p) for p in trainer.model.parameters() if p.requires_grad), parameters=sum(map(size, trainer.model.parameters())))
+    size = lambda p: getattr(p, "ds_numel", p.numel())  # DeepSpeed holds it elsewhere
+    counts = dict(
+        trainable=sum(size(p) for p in trainer.model.parameters() if p.requires_grad),
+        parameters=sum(map(size, trainer.model.parameters())),
+    )
     where = device()
     weights, peak = _whole_weights(trainer), max(_gathered(_peak(where)))
     _leave()
-    if rank: return
-    counts |= dict(learning_rate=trainer.args.learning_rate, packs=packs, chosen=chosen, stopped=steps < trainer.state.max_steps, processes=processes)
+    if rank:
+        return
+    counts |= dict(
+        learning_rate=trainer.args.learning_rate,
+        packs=packs,
+        chosen=chosen,
+        stopped=steps < trainer.state.max_steps,
+        processes=processes,
+    )
     merge = _save_result(trainer, settings, base, name, out, saved, rows[:8], weights)
-    done = Fit(method=settings.method, energy=energy, tokens=tokens, supervised_tokens=taught, epochs=epochs, steps=steps, seconds=seconds, dtype=dtype, device=where,
-        tokens_per_second=tokens * epochs / seconds, peak_memory=max(peak, _peak(where)), merge=merge, path=_trained(out), **counts, **known,
-        history=tuple((h["step"], h["loss"]) for h in log if "loss" in h and "epoch" not in h), validation=tuple((h["step"], h["validation"]) for h in log if "validation" in h), looks=tuple((h["step"], h["gold"]) for h in log if "gold" in h))
+    done = Fit(
+        method=settings.method,
+        energy=energy,
+        tokens=tokens,
+        supervised_tokens=taught,
+        epochs=epochs,
+        steps=steps,
+        seconds=seconds,
+        dtype=dtype,
+        device=where,
+        tokens_per_second=tokens * epochs / seconds,
+        peak_memory=max(peak, _peak(where)),
+        merge=merge,
+        path=_trained(out),
+        **counts,
+        **known,
+        history=tuple((h["step"], h["loss"]) for h in log if "loss" in h and "epoch" not in h),
+        validation=tuple((h["step"], h["validation"]) for h in log if "validation" in h),
+        looks=tuple((h["step"], h["gold"]) for h in log if "gold" in h),
+    )
     done.save(out)
-    for p in (*out.glob("checkpoint-*"), *out.glob("best-*")): shutil.rmtree(p, ignore_errors=True)
+    for p in (*out.glob("checkpoint-*"), *out.glob("best-*")):
+        shutil.rmtree(p, ignore_errors=True)
     return done

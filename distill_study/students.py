@@ -12,7 +12,20 @@ import json, os, re, shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .card import OURS, TARGETS, check_push, inert, language_of, license_field, licenses, md_table, origin, push_to_hub, repo_name, terms_rows
+from distill_study.card import (
+    OURS,
+    TARGETS,
+    check_push,
+    inert,
+    language_of,
+    license_field,
+    licenses,
+    md_table,
+    origin,
+    push_to_hub,
+    repo_name,
+    terms_rows,
+)
 from .config import ARMS, Combination, Recipe, StudyError, slug
 from .curate import Curated
 from .data import load_data
@@ -31,265 +44,497 @@ from .tasks import TASKS
 from .textstats import METRICS, main_metric
 
 # %% ../nbs/51_students.ipynb #43ed4539
-def last(name:str)->str:
+def last(name: str) -> str:
     "What a model or a data set is called, without the folder or the owner before it."
     return Path(to_plain(name)).name
+
 
 @dataclass(frozen=True)
 class Trained:
     "A trained student, and all that its card is written from."
+
     c: Combination
-    splits: object                 # `data.Splits`
-    rows: Curated                  # what it was trained on
+    splits: object  # `data.Splits`
+    rows: Curated  # what it was trained on
     fit: Fit
-    weights: str|None = None       # fingerprint of the base model's files
-    results: Results|None = None   # of all arms; None where the store has no answers to the test items
+    weights: str | None = None  # fingerprint of the base model's files
+    results: Results | None = None  # of all arms; None where the store has no answers to the test items
 
     @property
-    def arm(self): return ARMS[self.rows.arm]
+    def arm(self):
+        return ARMS[self.rows.arm]
 
     @property
-    def adapter(self)->Path|None:
+    def adapter(self) -> Path | None:
         "Folder of the adapter, where there is one."
-        folder = self.fit.path.parent/"adapter" if self.fit.path else None
-        return folder if folder and (folder/"adapter_config.json").is_file() else None
+        folder = self.fit.path.parent / "adapter" if self.fit.path else None
+        return folder if folder and (folder / "adapter_config.json").is_file() else None
 
     @property
-    def alone(self)->bool:
+    def alone(self) -> bool:
         "Whether the store has the adapter and no merged copy."
         return self.adapter is not None and self.fit.path == self.adapter
 
     @property
-    def name(self)->str:
+    def name(self) -> str:
         by = "gold" if self.arm.labels == "gold" else last(self.c.teacher.engine.partition(":")[2])
         return f"{last(self.c.student.model)} taught {last(self.c.data.name)} by {by}, {self.arm.name}"
 
-def hub_id(name:str)->str|None:
-    "The name, where it can only be one of the hub's: not built in, no file or folder of this machine."
-    return name if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*", name) and not name.startswith("zoo/") and not name.endswith(".jsonl") and not Path(name).exists() else None
 
-def student_licenses(c:Combination, arm)->dict:
+def hub_id(name: str) -> str | None:
+    "The name, where it can only be one of the hub's: not built in, no file or folder of this machine."
+    return (
+        name
+        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*", name)
+        and not name.startswith("zoo/")
+        and not name.endswith(".jsonl")
+        and not Path(name).exists()
+        else None
+    )
+
+
+def student_licenses(c: Combination, arm) -> dict:
     "The licences that a trained student stands under: of its base model, its data, and its teacher's answers."
     ours = OURS if c.student.model.startswith("zoo/") or c.student.model == SMOLLM else None
     return dict(student=c.student.license or ours) | licenses(c, arm)
 
 # %% ../nbs/51_students.ipynb #4fa35f0f
-_SCORES = ("rouge1", "rouge2")     # beside the main measure
+_SCORES = ("rouge1", "rouge2")  # beside the main measure
 
-def eval_results(
-    t:Trained,
-)->list|None:        # of `huggingface_hub.EvalResult`; None where nothing was measured
+
+def eval_results(t: Trained) -> list | None:  # of `huggingface_hub.EvalResult`; None where nothing was measured
     "How the student did on the test items, as the hub keeps it: shares from 0 to 1, flexible and strict reading."
     from huggingface_hub import EvalResult
-    if t.results is None or t.arm.name not in t.results: return None
+
+    if t.results is None or t.arm.name not in t.results:
+        return None
     m, record = t.results.metric, t.results.arms[t.arm.name]
-    found = [(m, m.name, t.results.score(t.arm.name)), (m, f"{m.name}, strict", record["strict"]), *((METRICS[k], METRICS[k].name, t.results.score(t.arm.name, k)) for k in _SCORES if not m.graded and k != m.key)]
-    where = dict(task_type="text-generation", dataset_type=hub_id(t.c.data.name) or last(t.c.data.name), dataset_name=last(t.c.data.name),
-        dataset_split=t.splits.used.get("test", "test"), dataset_args=dict(items=record["n"], hash=t.splits.hashes["test"]))
-    return [EvalResult(**where, metric_type="accuracy" if m.graded else "rouge" if "ROUGE" in m.name else m.key, metric_name=name[:1].upper() + name[1:], metric_value=round(i.value, 4)) for m, name, i in found if i.value is not None]
+    found = [
+        (m, m.name, t.results.score(t.arm.name)),
+        (m, f"{m.name}, strict", record["strict"]),
+        *(
+            (METRICS[k], METRICS[k].name, t.results.score(t.arm.name, k))
+            for k in _SCORES
+            if not m.graded and k != m.key
+        ),
+    ]
+    where = dict(
+        task_type="text-generation",
+        dataset_type=hub_id(t.c.data.name) or last(t.c.data.name),
+        dataset_name=last(t.c.data.name),
+        dataset_split=t.splits.used.get("test", "test"),
+        dataset_args=dict(items=record["n"], hash=t.splits.hashes["test"]),
+    )
+    return [
+        EvalResult(
+            **where,
+            metric_type="accuracy" if m.graded else "rouge" if "ROUGE" in m.name else m.key,
+            metric_name=name[:1].upper() + name[1:],
+            metric_value=round(i.value, 4),
+        )
+        for m, name, i in found
+        if i.value is not None
+    ]
+
 
 def header(
-    t:Trained,
-    adapter:bool=False,    # of the adapter alone
-)->str:                    # YAML
+    t: Trained,
+    adapter: bool = False,  # of the adapter alone
+) -> str:  # YAML
     "Base model, data set, licences and results."
     from huggingface_hub import ModelCardData
+
     base, data, found = hub_id(t.c.student.model), hub_id(t.c.data.name), eval_results(t)
     more = dict(model_name=t.name, eval_results=found) if found else {}
     made = ["trl", "sft"] + ([] if t.fit.method == "full" else [t.fit.method])
-    return ModelCardData(base_model=base, base_model_relation=base and ("adapter" if adapter else "finetune"), datasets=[data] if data else None, language=language_of(t.c), license=license_field(student_licenses(t.c, t.arm)),
-        pipeline_tag="text-generation", library_name="peft" if adapter else "transformers", tags=["knowledge-distillation", t.splits.task, *([] if t.arm.labels == "gold" else ["synthetic", t.arm.labels]), *made], **more).to_yaml()
+    return ModelCardData(
+        base_model=base,
+        base_model_relation=base and ("adapter" if adapter else "finetune"),
+        datasets=[data] if data else None,
+        language=language_of(t.c),
+        license=license_field(student_licenses(t.c, t.arm)),
+        pipeline_tag="text-generation",
+        library_name="peft" if adapter else "transformers",
+        tags=[
+            "knowledge-distillation",
+            t.splits.task,
+            *([] if t.arm.labels == "gold" else ["synthetic", t.arm.labels]),
+            *made,
+        ],
+        **more,
+    ).to_yaml()
 
 # %% ../nbs/51_students.ipynb #0b76db85
 def _messages(t):
     "Python for the messages of one question, under the prompt that the student was trained under."
     words = next((e.meta["words"] for e in t.splits.train if e.meta.get("words")), None)
-    asked, own = wording(t.splits.task, t.arm.prompt, words), t.splits.train and t.splits.train[0].turns[0]["role"] == "system"
-    system = json.dumps(asked) if not own else "SYSTEM" if t.arm.prompt == "vanilla" else f"SYSTEM + {json.dumps(chr(10) + asked)}"
+    asked, own = (
+        wording(t.splits.task, t.arm.prompt, words),
+        t.splits.train and t.splits.train[0].turns[0]["role"] == "system",
+    )
+    system = (
+        json.dumps(asked)
+        if not own
+        else "SYSTEM"
+        if t.arm.prompt == "vanilla"
+        else f"SYSTEM + {json.dumps(chr(10) + asked)}"
+    )
     return f'messages = [dict(role="system", content={system}), dict(role="user", content=QUESTION)]'
+
 
 def _greedy(t, n):
     "Python for a greedy answer in transformers, undoing what the base model's own generation settings would change."
     folder = local_model(t.c.student.model) if t.alone else t.fit.path
-    own, path = {}, folder and folder/"generation_config.json"
-    if path and path.is_file(): own = json.loads(path.read_text(encoding="utf-8"))
+    own, path = {}, folder and folder / "generation_config.json"
+    if path and path.is_file():
+        own = json.loads(path.read_text(encoding="utf-8"))
     plain = {k: v for k, v in dict(repetition_penalty=1.0, no_repeat_ngram_size=0).items() if own.get(k, v) != v}
-    return f"print(chat(messages, {', '.join(f'{k}={v}' for k, v in (dict(do_sample=False, max_new_tokens=n) | plain).items())})[0][\"generated_text\"][-1][\"content\"])"
+    return f'print(chat(messages, {", ".join(f"{k}={v}" for k, v in (dict(do_sample=False, max_new_tokens=n) | plain).items())})[0]["generated_text"][-1]["content"])'
+
 
 def _whole(t, n):
     "How to load a whole model: name of the library → Python."
-    return {"transformers": f"from transformers import pipeline\nchat = pipeline(\"text-generation\", FOLDER)\n{_greedy(t, n)}",
-        "vLLM": f"from vllm import LLM, SamplingParams\nllm = LLM(FOLDER)\nprint(llm.chat(messages, SamplingParams(temperature=0, max_tokens={n}))[0].outputs[0].text)"}
+    return {
+        "transformers": f'from transformers import pipeline\nchat = pipeline("text-generation", FOLDER)\n{_greedy(t, n)}',
+        "vLLM": f"from vllm import LLM, SamplingParams\nllm = LLM(FOLDER)\nprint(llm.chat(messages, SamplingParams(temperature=0, max_tokens={n}))[0].outputs[0].text)",
+    }
+
 
 def _alone(t, n):
     "How to load an adapter: name of the library → Python."
     hub, train = hub_id(t.c.student.model), t.c.student.train
     base = json.dumps(hub) if hub else 'f"{FOLDER}/base"' if t.c.student.model.startswith("zoo/") else "BASE"
-    if hub: names, load = "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer, pipeline", "AutoPeftModelForCausalLM.from_pretrained(FOLDER)"
-    else: names, load = "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer, pipeline", f"PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base}), FOLDER)"
-    peft = f"{names}\nchat = pipeline(\"text-generation\", {load}, tokenizer=AutoTokenizer.from_pretrained(FOLDER))\n{_greedy(t, n)}"
-    if getattr(train, "dora", False): return dict(peft=peft)       # vLLM does not load DoRA
+    if hub:
+        names, load = (
+            "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer, pipeline",
+            "AutoPeftModelForCausalLM.from_pretrained(FOLDER)",
+        )
+    else:
+        names, load = (
+            "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer, pipeline",
+            f"PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained({base}), FOLDER)",
+        )
+    peft = f'{names}\nchat = pipeline("text-generation", {load}, tokenizer=AutoTokenizer.from_pretrained(FOLDER))\n{_greedy(t, n)}'
+    if getattr(train, "dora", False):
+        return dict(peft=peft)  # vLLM does not load DoRA
     rank = max(8, 1 << (train.r - 1).bit_length())
-    return {"peft": peft, "vLLM": "from vllm import LLM, SamplingParams\nfrom vllm.lora.request import LoRARequest\n"
-        f"llm = LLM({base}, enable_lora=True, max_lora_rank={rank})\nprint(llm.chat(messages, SamplingParams(temperature=0, max_tokens={n}), lora_request=LoRARequest(\"student\", 1, FOLDER))[0].outputs[0].text)"}
+    return {
+        "peft": peft,
+        "vLLM": "from vllm import LLM, SamplingParams\nfrom vllm.lora.request import LoRARequest\n"
+        f'llm = LLM({base}, enable_lora=True, max_lora_rank={rank})\nprint(llm.chat(messages, SamplingParams(temperature=0, max_tokens={n}), lora_request=LoRARequest("student", 1, FOLDER))[0].outputs[0].text)',
+    }
+
 
 def usage(
-    t:Trained,
-    adapter:bool=False,    # of the adapter alone
-)->list[str]:              # parts of a card
+    t: Trained,
+    adapter: bool = False,  # of the adapter alone
+) -> list[str]:  # parts of a card
     "A few lines of Python each for transformers, vLLM and peft."
-    n, ask, ours = (t.splits.max_tokens or TASKS[t.splits.task].max_tokens)[t.arm.prompt], _messages(t), t.c.student.model.startswith("zoo/")
-    said = [f"FOLDER is this folder{'' if adapter and ours else ', or its name on the hub'}; QUESTION is an input like those of {inert(last(t.c.data.name))}{', and SYSTEM the instruction that comes with it' if 'SYSTEM' in ask else ''}."]
-    if t.arm.stop == ("\n",): said += ["Its answer is the first line of what it writes; the reasoning comes after."]
-    if adapter and ours: said += ["The base model is built in; a copy is in `base`, and `AutoPeftModelForCausalLM` finds it there when it is called from within this folder."]
-    elif adapter and not hub_id(t.c.student.model): said += [f"BASE is the base model's folder, {inert(last(t.c.student.model))}; it is not on the hub."]
+    n, ask, ours = (
+        (t.splits.max_tokens or TASKS[t.splits.task].max_tokens)[t.arm.prompt],
+        _messages(t),
+        t.c.student.model.startswith("zoo/"),
+    )
+    said = [
+        f"FOLDER is this folder{'' if adapter and ours else ', or its name on the hub'}; QUESTION is an input like those of {inert(last(t.c.data.name))}{', and SYSTEM the instruction that comes with it' if 'SYSTEM' in ask else ''}."
+    ]
+    if t.arm.stop == ("\n",):
+        said += ["Its answer is the first line of what it writes; the reasoning comes after."]
+    if adapter and ours:
+        said += [
+            "The base model is built in; a copy is in `base`, and `AutoPeftModelForCausalLM` finds it there when it is called from within this folder."
+        ]
+    elif adapter and not hub_id(t.c.student.model):
+        said += [f"BASE is the base model's folder, {inert(last(t.c.student.model))}; it is not on the hub."]
     block = lambda text: f"```python\n{text}\n```"
-    return ["## How to load it", " ".join(said), block(ask), *(x for name, lines in (_alone if adapter else _whole)(t, n).items() for x in (f"With {name}:", block(lines)))]
+    return [
+        "## How to load it",
+        " ".join(said),
+        block(ask),
+        *(x for name, lines in (_alone if adapter else _whole)(t, n).items() for x in (f"With {name}:", block(lines))),
+    ]
 
 # %% ../nbs/51_students.ipynb #d5aa0995
-def results_part(t:Trained)->list[str]:
+def results_part(t: Trained) -> list[str]:
     "A table of all arms, and how this one compares."
     r, arm = t.results, t.arm.name
-    if r is None or arm not in r: return ["Not measured: the store has no answers of it to the test items."]
+    if r is None or arm not in r:
+        return ["Not measured: the store has no answers of it to the test items."]
     m, tested = r.metric, t.splits.used.get("test", "test")
     unit = f"{m.head}, {m.unit}"
-    ran = [(f"**{a}**" if a == arm else a, x["n"], r.text(r.score(a)), r.text(x["strict"]), pct(x["unparsed"]), pct(x["truncated"] or 0)) for a, x in r.arms.items() if x["n"]]
+    ran = [
+        (
+            f"**{a}**" if a == arm else a,
+            x["n"],
+            r.text(r.score(a)),
+            r.text(x["strict"]),
+            pct(x["unparsed"]),
+            pct(x["truncated"] or 0),
+        )
+        for a, x in r.arms.items()
+        if x["n"]
+    ]
     gap, test = next((g.recovered for g in r.gaps if g.arm == arm and g.teacher == r.teacher), None), r.test(BASE, arm)
-    said = [f"Held-out items of {inert(last(t.c.data.name))}, split {inert(tested)}, hash {t.splits.hashes['test']}, answered greedily by the students; 95 % intervals. Flexible reading finds the answer wherever it stands, strict reading only in the format that was asked for."]
-    if gap is not None: said += [f"Of the gap between {BASE} and {r.teacher} it recovered {gap.text()} %." if gap.value is not None else f"Gap recovered: not defined, {inert(gap.reason)}."]
-    if test.p is not None: said += [f"Against {BASE}, the student before training: {test.difference.text(m.scale, m.digits, True)} {'points' if m.scale == 100 else m.unit}, p {'< 0.001' if test.p_holm < .001 else f'= {test.p_holm:.3f}'} (Holm-corrected): {test.verdict}."]
-    return [md_table(("arm", "items", f"{unit}, flexible", f"{unit}, strict", "no answer found, %", "cut off, %"), ran), " ".join(said)]
+    said = [
+        f"Held-out items of {inert(last(t.c.data.name))}, split {inert(tested)}, hash {t.splits.hashes['test']}, answered greedily by the students; 95 % intervals. Flexible reading finds the answer wherever it stands, strict reading only in the format that was asked for."
+    ]
+    if gap is not None:
+        said += [
+            f"Of the gap between {BASE} and {r.teacher} it recovered {gap.text()} %."
+            if gap.value is not None
+            else f"Gap recovered: not defined, {inert(gap.reason)}."
+        ]
+    if test.p is not None:
+        said += [
+            f"Against {BASE}, the student before training: {test.difference.text(m.scale, m.digits, True)} {'points' if m.scale == 100 else m.unit}, p {'< 0.001' if test.p_holm < 0.001 else f'= {test.p_holm:.3f}'} (Holm-corrected): {test.verdict}."
+        ]
+    return [
+        md_table(("arm", "items", f"{unit}, flexible", f"{unit}, strict", "no answer found, %", "cut off, %"), ran),
+        " ".join(said),
+    ]
+
 
 _LORA = ("r", "alpha", "dropout", "target_modules", "dora", "rslora")
 
-def training_part(t:Trained)->list[str]:
+
+def training_part(t: Trained) -> list[str]:
     "What the training run did, and its settings."
     f, merge = t.fit, t.fit.merge or {}
     chosen = t.c.student.train.model_dump() | (dict(learning_rate=f.learning_rate) if f.learning_rate else {})
-    used = {k: v for k, v in chosen.items() if v is not None and v is not False and v != () and (f.method != "full" or k not in _LORA)}
-    said = [replace(f, model=inert(to_plain(f.model)), versions=f.versions and {k: inert(str(v)) for k, v in f.versions.items()})._repr_markdown_(), "Settings: " + ", ".join(f"{k} {inert(to_plain(v) if isinstance(v, str) else ' '.join(v) if isinstance(v, tuple) else v)}" for k, v in used.items()) + f"; seed {f.seed}."]
-    if {"tokens", "max_change", "same_choice", "dtype"} <= set(merge): said += [f"{'Weights of 32 bits' if f.method == 'full' else 'Adapter' + ' on the base in 4 bits' * (f.method == 'qlora')} and {'those of this folder' if f.method == 'full' else 'merged model'} (saved in {merge['dtype']}) compared on {merge['tokens']} target tokens of training rows: log-probabilities differ by at most {merge['max_change']:.2g}, the most likely token is the same in {pct(merge['same_choice'])} %."]
+    used = {
+        k: v
+        for k, v in chosen.items()
+        if v is not None and v is not False and v != () and (f.method != "full" or k not in _LORA)
+    }
+    said = [
+        replace(
+            f, model=inert(to_plain(f.model)), versions=f.versions and {k: inert(str(v)) for k, v in f.versions.items()}
+        )._repr_markdown_(),
+        "Settings: "
+        + ", ".join(
+            f"{k} {inert(to_plain(v) if isinstance(v, str) else ' '.join(v) if isinstance(v, tuple) else v)}"
+            for k, v in used.items()
+        )
+        + f"; seed {f.seed}.",
+    ]
+    if {"tokens", "max_change", "same_choice", "dtype"} <= set(merge):
+        said += [
+            f"{'Weights of 32 bits' if f.method == 'full' else 'Adapter' + ' on the base in 4 bits' * (f.method == 'qlora')} and {'those of this folder' if f.method == 'full' else 'merged model'} (saved in {merge['dtype']}) compared on {merge['tokens']} target tokens of training rows: log-probabilities differ by at most {merge['max_change']:.2g}, the most likely token is the same in {pct(merge['same_choice'])} %."
+        ]
     return said
 
 # %% ../nbs/51_students.ipynb #64240580
 def student_card(
-    t:Trained,
-    adapter:bool=False,    # of the adapter alone
-)->str:                    # README.md
+    t: Trained,
+    adapter: bool = False,  # of the adapter alone
+) -> str:  # README.md
     "The card of a trained student."
     c, data, model = t.c, inert(last(t.c.data.name)), inert(to_plain(t.c.student.model))
-    who = "the data set's own gold answers" if t.arm.labels == "gold" else f"the answers of {inert(to_plain(c.teacher.engine))}"
-    facts = [("base model", model + (f", weights {t.weights}" if t.weights else "")), *([] if t.arm.labels == "gold" else [("teacher", inert(to_plain(c.teacher.engine)))]), ("data set", f"{inert(to_plain(c.data.name))}, task {t.splits.task}"),
-        ("arm of the study", t.arm.name), ("what it learned to write", TARGETS[t.arm.target]), ("this folder", f"the adapter alone ({t.fit.method})" if adapter else "the whole model" + ("" if t.fit.method == "full" else f", its adapter ({t.fit.method}) merged into the base")), ("training run", f"{t.fit.fingerprint}, the hash of rows, settings, base weights, seed and versions")]
+    who = (
+        "the data set's own gold answers"
+        if t.arm.labels == "gold"
+        else f"the answers of {inert(to_plain(c.teacher.engine))}"
+    )
+    facts = [
+        ("base model", model + (f", weights {t.weights}" if t.weights else "")),
+        *([] if t.arm.labels == "gold" else [("teacher", inert(to_plain(c.teacher.engine)))]),
+        ("data set", f"{inert(to_plain(c.data.name))}, task {t.splits.task}"),
+        ("arm of the study", t.arm.name),
+        ("what it learned to write", TARGETS[t.arm.target]),
+        (
+            "this folder",
+            f"the adapter alone ({t.fit.method})"
+            if adapter
+            else "the whole model"
+            + ("" if t.fit.method == "full" else f", its adapter ({t.fit.method}) merged into the base"),
+        ),
+        ("training run", f"{t.fit.fingerprint}, the hash of rows, settings, base weights, seed and versions"),
+    ]
     n = t.results.arms[t.arm.name]["n"] if t.results and t.arm.name in t.results else 0
-    limits = [f"Made for inputs like those of {data}, asked under the prompt above. " + (f"What is known of it are the results below: {n} held-out items of the same data set, one training seed." if n else "It was not measured."),
-        "Not measured: other inputs, prompts and languages, long conversations, safety. It may repeat its teacher's mistakes and biases, and those of its base model." if t.arm.labels != "gold" else "Not measured: other inputs, prompts and languages, long conversations, safety. It may repeat the biases of its data and its base model.",
-        *(["The results are those of the adapter merged into the base" + (", which is not in 4 bits as it was in training." if t.fit.method == "qlora" else ".")] if adapter else []),
-        *([f"No training row had more than {t.fit.max_length:,} tokens."] if t.fit.max_length else [])]
+    limits = [
+        f"Made for inputs like those of {data}, asked under the prompt above. "
+        + (
+            f"What is known of it are the results below: {n} held-out items of the same data set, one training seed."
+            if n
+            else "It was not measured."
+        ),
+        "Not measured: other inputs, prompts and languages, long conversations, safety. It may repeat its teacher's mistakes and biases, and those of its base model."
+        if t.arm.labels != "gold"
+        else "Not measured: other inputs, prompts and languages, long conversations, safety. It may repeat the biases of its data and its base model.",
+        *(
+            [
+                "The results are those of the adapter merged into the base"
+                + (", which is not in 4 bits as it was in training." if t.fit.method == "qlora" else ".")
+            ]
+            if adapter
+            else []
+        ),
+        *([f"No training row had more than {t.fit.max_length:,} tokens."] if t.fit.max_length else []),
+    ]
     named = student_licenses(c, t.arm)
-    parts = [f"# {inert(t.name)}", f"A student of a distillation study: {model}, fine-tuned by supervised fine-tuning on {who} to the training inputs of {data}." if t.arm.labels != "gold" else f"A control of a distillation study: {model}, fine-tuned by supervised fine-tuning on {who} to the training inputs of {data}, without a teacher.",
-        md_table(("", ""), facts), *usage(t, adapter), "## Intended use and limits", "\n".join(f"- {l}" for l in limits), "## Results", *results_part(t), "## Training", *training_part(t),
-        "## Training rows", *(p.replace("## ", "### ", 1) if p.startswith("## ") else p for p in origin(c, t.splits, t.rows)), "## Licences and terms", md_table(("", ""), terms_rows(c, named, "this model"))]
+    parts = [
+        f"# {inert(t.name)}",
+        f"A student of a distillation study: {model}, fine-tuned by supervised fine-tuning on {who} to the training inputs of {data}."
+        if t.arm.labels != "gold"
+        else f"A control of a distillation study: {model}, fine-tuned by supervised fine-tuning on {who} to the training inputs of {data}, without a teacher.",
+        md_table(("", ""), facts),
+        *usage(t, adapter),
+        "## Intended use and limits",
+        "\n".join(f"- {l}" for l in limits),
+        "## Results",
+        *results_part(t),
+        "## Training",
+        *training_part(t),
+        "## Training rows",
+        *(p.replace("## ", "### ", 1) if p.startswith("## ") else p for p in origin(c, t.splits, t.rows)),
+        "## Licences and terms",
+        md_table(("", ""), terms_rows(c, named, "this model")),
+    ]
     return f"---\n{header(t, adapter)}\n---\n" + "\n\n".join(parts) + "\n"
 
 # %% ../nbs/51_students.ipynb #d14dd729
 def write_student(
-    folder:str|Path,       # a new one
-    t:Trained,
-    adapter:bool=False,    # the adapter alone
-)->Path:
+    folder: str | Path,  # a new one
+    t: Trained,
+    adapter: bool = False,  # the adapter alone
+) -> Path:
     "Weights, tokenizer, settings and card of a student, every file as the store has it. The folder is made beside and renamed when it is whole."
     folder, source = Path(folder).expanduser(), t.adapter if adapter else t.fit.path
-    if source is None: raise StudyError(f"{t.c.name}, {t.arm.name}: trained whole (method {t.fit.method}), so there is no adapter. Leave --adapter out.")
-    if folder.exists(): raise StudyError(f"{str(folder)!r}: exists already. Name another folder.")
+    if source is None:
+        raise StudyError(
+            f"{t.c.name}, {t.arm.name}: trained whole (method {t.fit.method}), so there is no adapter. Leave --adapter out."
+        )
+    if folder.exists():
+        raise StudyError(f"{str(folder)!r}: exists already. Name another folder.")
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
-        if t.alone and not adapter: _merge(t, part)
-        else: _copy(source, part)
-        if adapter: _place_base(part, t.c.student.model)
-        (part/"README.md").write_text(student_card(t, adapter), encoding="utf-8", errors="replace")
+        if t.alone and not adapter:
+            _merge(t, part)
+        else:
+            _copy(source, part)
+        if adapter:
+            _place_base(part, t.c.student.model)
+        (part / "README.md").write_text(student_card(t, adapter), encoding="utf-8", errors="replace")
         os.rename(part, folder)
-    except OSError as e: raise StudyError(f"{str(folder)!r}: can't be written ({e.strerror or e}). Choose a folder that is writable and has space.") from None
-    finally: shutil.rmtree(part, ignore_errors=True)
+    except OSError as e:
+        raise StudyError(
+            f"{str(folder)!r}: can't be written ({e.strerror or e}). Choose a folder that is writable and has space."
+        ) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return folder
+
 
 def _copy(source, part):
     "Copy a folder's files, and compare them with the checksums that the store noted when they were made."
-    sums = source.parent/MANIFEST
+    sums = source.parent / MANIFEST
     noted = json.loads(sums.read_text(encoding="ascii")).get("files", {}) if sums.is_file() else {}
     mine = {Path(p).name: sum for p, sum in noted.items() if Path(p).parent.name == source.name}
     here = [p for p in sorted(source.iterdir()) if p.is_file()] if source.is_dir() else []
-    for p in here: shutil.copyfile(p, part/p.name)
-    bad = next((n for n, sum in mine.items() if not (part/n).is_file() or crc_of(part/n) != sum), None)
-    if bad or not here: raise StudyError(f"{source/(bad or '')}: damaged or missing in the store. `distill-study store verify` lists all that is; delete the stage's folder, and `distill-study run` trains this student again.")
+    for p in here:
+        shutil.copyfile(p, part / p.name)
+    bad = next((n for n, sum in mine.items() if not (part / n).is_file() or crc_of(part / n) != sum), None)
+    if bad or not here:
+        raise StudyError(
+            f"{source / (bad or '')}: damaged or missing in the store. `distill-study store verify` lists all that is; delete the stage's folder, and `distill-study run` trains this student again."
+        )
 
 # %% ../nbs/51_students.ipynb #fa99ace6
 def _merge(t, part):
     "Put the merged model where the store has the adapter alone."
     base = resolve_model(t.c.student.model)
-    if t.weights and model_fingerprint(base) != t.weights: raise StudyError(f"{t.c.name}, {t.arm.name}: the store has its adapter alone, and {t.c.student.model!r} here has other weights ({model_fingerprint(base)}) than the adapter was trained on ({t.weights}). Get these, or write the adapter alone (--adapter).")
-    _copy(t.adapter, part)                                # as it was when it was made
-    write_merged(base, part, part/"whole", t.c.student.model)
+    if t.weights and model_fingerprint(base) != t.weights:
+        raise StudyError(
+            f"{t.c.name}, {t.arm.name}: the store has its adapter alone, and {t.c.student.model!r} here has other weights ({model_fingerprint(base)}) than the adapter was trained on ({t.weights}). Get these, or write the adapter alone (--adapter)."
+        )
+    _copy(t.adapter, part)  # as it was when it was made
+    write_merged(base, part, part / "whole", t.c.student.model)
     for p in part.iterdir():
-        if p.is_file(): p.unlink()
-    for p in (part/"whole").iterdir(): p.rename(part/p.name)
-    (part/"whole").rmdir()
+        if p.is_file():
+            p.unlink()
+    for p in (part / "whole").iterdir():
+        p.rename(part / p.name)
+    (part / "whole").rmdir()
+
 
 def _place_base(part, model):
     "Make an adapter name its base in a way that others can follow: the hub's name, or the folder `base`, which holds a built-in one."
-    config = json.loads((part/"adapter_config.json").read_text(encoding="utf-8"))
+    config = json.loads((part / "adapter_config.json").read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = hub_id(model) or "./base"
-    (part/"adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    if model.startswith("zoo/"): shutil.copytree(resolve_model(model), part/"base")
+    (part / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if model.startswith("zoo/"):
+        shutil.copytree(resolve_model(model), part / "base")
 
 # %% ../nbs/51_students.ipynb #5be4084b
 def recipe_students(
-    recipe:Recipe,
-    store:Store,           # in replay
-):                         # yields `Trained`
+    recipe: Recipe,
+    store: Store,  # in replay
+):  # yields `Trained`
     "Every trained student of a recipe, with its results, from what is in the store."
     for c in recipe.combinations():
         splits = load_data(c.data)
         curated = curate_arms(c, splits, label(c, splits, store), store)[0]
         fits = train_arms(c, curated, store, splits)
         results, weights = measured(c, splits, fits, store), base_weights(c, store)
-        for arm, fit in fits.items(): yield Trained(c, splits, curated[arm], fit, weights, results)
+        for arm, fit in fits.items():
+            yield Trained(c, splits, curated[arm], fit, weights, results)
 
-def measured(c:Combination, splits, fits:dict, store)->Results|None:
+
+def measured(c: Combination, splits, fits: dict, store) -> Results | None:
     "The results of all arms, graded again from their answers; None where the store lacks some of these."
-    try: answers, missing = answer_arms(c, splits, fits, store)
+    try:
+        answers, missing = answer_arms(c, splits, fits, store)
     except EngineError as e:
-        if "not in the store" not in str(e): raise
+        if "not in the store" not in str(e):
+            raise
         return None
-    return analyse(grade(splits.test, answers), missing, c.bootstrap, c.seed, main_metric(splits.task, splits.test), arms_of(splits.task))
+    return analyse(
+        grade(splits.test, answers),
+        missing,
+        c.bootstrap,
+        c.seed,
+        main_metric(splits.task, splits.test),
+        arms_of(splits.task),
+    )
 
-def base_weights(c:Combination, store)->str|None:
+
+def base_weights(c: Combination, store) -> str | None:
     "Fingerprint of the base model's files; None where neither the store nor this machine has it."
-    try: return weights_of(c.student.model, store)
-    except ModelError: return None
+    try:
+        return weights_of(c.student.model, store)
+    except ModelError:
+        return None
+
 
 def write_students(
-    recipe:Recipe,
-    out:str|Path,          # gets a folder for each combination, with one for each arm
-    store:str|Path,        # where runs have stored answers and students
-    adapter:bool=False,    # only the adapter of each student that has one
-)->list[tuple]:            # (folder, combination, name of the arm, or of the arm and '-adapter')
+    recipe: Recipe,
+    out: str | Path,  # gets a folder for each combination, with one for each arm
+    store: str | Path,  # where runs have stored answers and students
+    adapter: bool = False,  # only the adapter of each student that has one
+) -> list[tuple]:  # (folder, combination, name of the arm, or of the arm and '-adapter')
     "Write the students of every combination and trained arm."
     made, out, found = [], Path(out).expanduser(), list(recipe_students(recipe, Store(store, replay=True)))
-    todo = [(out/t.c.name/slug(name), t, name, only) for t in found for only in ([False] if t.adapter is None else [True] if adapter else [False, True]) for name in [t.arm.name + "-adapter" * only]]
-    if there := next((f for f, *_ in todo if f.exists()), None): raise StudyError(f"{str(there)!r}: exists already. Name another folder.")
+    todo = [
+        (out / t.c.name / slug(name), t, name, only)
+        for t in found
+        for only in ([False] if t.adapter is None else [True] if adapter else [False, True])
+        for name in [t.arm.name + "-adapter" * only]
+    ]
+    if there := next((f for f, *_ in todo if f.exists()), None):
+        raise StudyError(f"{str(there)!r}: exists already. Name another folder.")
     return [(write_student(folder, t, only), t.c, name) for folder, t, name, only in todo]
 
 # %% ../nbs/51_students.ipynb #7de03e4e
 def check_push_students(
-    recipe:Recipe,
-    owner:str,                     # user or organization
-    token_env:str="HF_TOKEN",      # NAME of the environment variable that holds a token with write access
-)->str:                            # the token
+    recipe: Recipe,
+    owner: str,  # user or organization
+    token_env: str = "HF_TOKEN",  # NAME of the environment variable that holds a token with write access
+) -> str:  # the token
     "Everything that would keep students from being pushed, before any is written."
     return check_push(recipe, owner, token_env, student_licenses, "students")
 
-def push_student(folder:str|Path, owner:str, c:Combination, name:str, token:str)->str:
+
+def push_student(folder: str | Path, owner: str, c: Combination, name: str, token: str) -> str:
     "Upload a student's folder into a private repository; returns its address."
     return push_to_hub(folder, repo_name(owner, c, name), token, "model")

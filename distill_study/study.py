@@ -14,7 +14,18 @@ import sys, time
 from dataclasses import replace
 
 from .choice import Score, check_choice, validation_rows
-from .config import ARMS, Asked, Combination, Judge, Sampling, StudyError, Teacher, arms_under, fingerprint, slug
+from distill_study.config import (
+    ARMS,
+    Asked,
+    Combination,
+    Judge,
+    Sampling,
+    StudyError,
+    Teacher,
+    arms_under,
+    fingerprint,
+    slug,
+)
 from .curate import Curated, Drop, curate, enough
 from .data import task_of
 from .engine import StoredEngine, portable
@@ -33,304 +44,572 @@ from .teacher import parity, requests, sample_answers
 from .variants import FormEngine, forms_of
 
 # %% ../nbs/48_study.ipynb #1ef75182
-def say(line:str):
+def say(line: str):
     "A line of progress."
     print(line, file=sys.stderr, flush=True)
 
-def ticker(what:str, every:float=5.0):
+
+def ticker(what: str, every: float = 5.0):
     "A progress callback for (done, total, …) that says every few seconds where `what` stands and how long it may still take."
     last, began, first = time.monotonic(), None, 0
+
     def tick(done, total, *more):
         nonlocal last, began, first
         now = time.monotonic()
-        if began is None or done < first: began, first = now, done      # what a checkpoint or the store had is no sign of speed
-        if now - last < every and done < total: return
+        if began is None or done < first:
+            began, first = now, done  # what a checkpoint or the store had is no sign of speed
+        if now - last < every and done < total:
+            return
         last = now
         left = duration((now - began) / (done - first) * (total - done)) if first < done < total else ""
-        say(f"  {what}: {done} of {total}" + (f", loss {more[0]:.3f}" if more and more[0] is not None else "") + (f", about {left} left" if left else ""))
+        say(
+            f"  {what}: {done} of {total}"
+            + (f", loss {more[0]:.3f}" if more and more[0] is not None else "")
+            + (f", about {left} left" if left else "")
+        )
+
     return tick
 
 # %% ../nbs/48_study.ipynb #a34fba11
 def opened(
-    who:Asked,
-    store,           # `store.Store`
+    who: Asked,
+    store,  # `store.Store`
 ):
     "The engine of a teacher or a judge; in a replay one that needs no model, where the store knows the weights."
     name, place = who.engine.partition(":")[0], weights_place(who)
-    if store.replay and (known := store.get_json("weights", place)): return StoredEngine(f"{name}:{portable(who.engine.partition(':')[2])}", **known)
+    if store.replay and (known := store.get_json("weights", place)):
+        return StoredEngine(f"{name}:{portable(who.engine.partition(':')[2])}", **known)
     engine = open_teacher(who)
     if name in ("transformers", "vllm") and not store.replay:
         note = dict(weights=engine.weights, asked=engine.asked(None))
-        if store.get_json("weights", place) != note: store.put_json("weights", place, note)
+        if store.get_json("weights", place) != note:
+            store.put_json("weights", place, note)
     return engine
 
-def weights_place(who:Asked)->str:
+
+def weights_place(who: Asked) -> str:
     "Where the store notes the weights of a teacher: by its name and the settings that make them others."
     name, _, model = who.engine.partition(":")
-    return fingerprint(f"{name}:{portable(model)}", *([who.vllm.model_dump(include={"dtype", "quantization", "lora"})] if who.vllm else []))
+    return fingerprint(
+        f"{name}:{portable(model)}",
+        *([who.vllm.model_dump(include={"dtype", "quantization", "lora"})] if who.vllm else []),
+    )
 
-def noted_weights(who:Asked, store)->str|None:
+
+def noted_weights(who: Asked, store) -> str | None:
     "Fingerprint of the weights that a teacher's answers in the store were made with; None where it was never opened."
     return (store.get_json("weights", weights_place(who)) or {}).get("weights")
 
+
 def weights_of(
-    model:str,       # hub id, local folder or zoo model
-    store,           # `store.Store`
-)->str:
+    model: str,  # hub id, local folder or zoo model
+    store,  # `store.Store`
+) -> str:
     "Fingerprint of a model's files; in a replay the one that the store knows."
     known = store.get_json("weights", weights_place(Teacher(engine=f"transformers:{model}"))) if store.replay else None
     return known["weights"] if known else model_fingerprint(resolve_model(model))
 
 # %% ../nbs/48_study.ipynb #21eac015
-def arms_of(task:str)->tuple[str, ...]:
+def arms_of(task: str) -> tuple[str, ...]:
     "The arms of a family, those included that only a recipe can ask for."
     return arms_under(TASKS[task].strategies)
 
+
 def resolved(
-    c:Combination,
-    task:str="",     # its family; found by the name of the data set where it isn't given
-)->Combination:
+    c: Combination,
+    task: str = "",  # its family; found by the name of the data set where it isn't given
+) -> Combination:
     "The combination with the arms and strategies that its family has."
     task = task or task_of(c.data)
-    arms, strategies = tuple(a for a in c.arms if a in arms_of(task)), tuple(s for s in c.teacher.strategies if s in TASKS[task].strategies)
-    if not arms: raise StudyError(f"arms = {', '.join(c.arms)}: none of them is one of task {task}, which has {', '.join(arms_of(task))}. Name some of these, or leave arms out.")
-    if not strategies: raise StudyError(f"teacher.strategies = {', '.join(c.teacher.strategies)}: task {task} is asked under {', '.join(TASKS[task].strategies)}. Name some of these, or leave strategies out.")
+    arms, strategies = (
+        tuple(a for a in c.arms if a in arms_of(task)),
+        tuple(s for s in c.teacher.strategies if s in TASKS[task].strategies),
+    )
+    if not arms:
+        raise StudyError(
+            f"arms = {', '.join(c.arms)}: none of them is one of task {task}, which has {', '.join(arms_of(task))}. Name some of these, or leave arms out."
+        )
+    if not strategies:
+        raise StudyError(
+            f"teacher.strategies = {', '.join(c.teacher.strategies)}: task {task} is asked under {', '.join(TASKS[task].strategies)}. Name some of these, or leave strategies out."
+        )
     return c.model_copy(update=dict(arms=arms, teacher=c.teacher.model_copy(update=dict(strategies=strategies))))
 
-def has_truth(example)->bool:
+
+def has_truth(example) -> bool:
     "Whether it has a gold answer, or a reference."
     return example.gold is not None or bool(example.meta.get("reference"))
 
 # %% ../nbs/48_study.ipynb #a34fba10
 def unavailable(
-    arm,             # `config.Arm`
-    c:Combination,
-)->str|None:
+    arm,  # `config.Arm`
+    c: Combination,
+) -> str | None:
     "Why an arm can't exist in a combination, or None."
     asks = {"teacher": arm.prompt, "trained": arm.labels}.get(arm.model)
-    if asks not in (None, "gold", *c.teacher.strategies): return f"the teacher has no {asks} answers"
-    if arm.only and c.curate.verify: return "with curate.verify there are no wrong labels"
+    if asks not in (None, "gold", *c.teacher.strategies):
+        return f"the teacher has no {asks} answers"
+    if arm.only and c.curate.verify:
+        return "with curate.verify there are no wrong labels"
 
-def strategies_of(c:Combination)->list[str]:
+
+def strategies_of(c: Combination) -> list[str]:
     "The strategies that the teacher is asked under: those of its own arms and of those that learn from it."
-    wanted = {a.labels if a.model == "trained" else a.prompt for a in map(ARMS.get, c.arms) if a.model != "student" and a.labels != "gold"}
+    wanted = {
+        a.labels if a.model == "trained" else a.prompt
+        for a in map(ARMS.get, c.arms)
+        if a.model != "student" and a.labels != "gold"
+    }
     return [s for s in c.teacher.strategies if s in wanted]
 
-def unanswered(c:Combination, splits, engine, store)->bool:
+
+def unanswered(c: Combination, splits, engine, store) -> bool:
     "Whether the teacher has anything left to answer; of conversations, to their first turns."
     c = resolved(c, splits.task)
-    asked = (r for s in strategies_of(c) for split in ("train", "test") for r in requests(getattr(splits, split), s, c.teacher.sampling, splits.max_tokens, split, c.teacher.structured))
-    again = (r for arm in pitfall_arms(c, ()) if arm.model == "teacher" for _, examples, how in pitfall_asks(c, arm, splits.test) for r in requests(examples, arm.prompt, c.teacher.sampling.model_copy(update=how), splits.max_tokens, "test", c.teacher.structured))
+    asked = (
+        r
+        for s in strategies_of(c)
+        for split in ("train", "test")
+        for r in requests(getattr(splits, split), s, c.teacher.sampling, splits.max_tokens, split, c.teacher.structured)
+    )
+    again = (
+        r
+        for arm in pitfall_arms(c, ())
+        if arm.model == "teacher"
+        for _, examples, how in pitfall_asks(c, arm, splits.test)
+        for r in requests(
+            examples,
+            arm.prompt,
+            c.teacher.sampling.model_copy(update=how),
+            splits.max_tokens,
+            "test",
+            c.teacher.structured,
+        )
+    )
     return any(store.get(engine.spec, engine.weights, engine.key(r)) is None for r in (*asked, *again))
 
+
 def label(
-    c:Combination,
-    splits,          # `data.Splits`
-    store,           # `store.Store`
-)->dict:             # strategy → `teacher.Answers` to the training inputs
+    c: Combination,
+    splits,  # `data.Splits`
+    store,  # `store.Store`
+) -> dict:  # strategy → `teacher.Answers` to the training inputs
     "The teacher's answers to the training inputs, under every strategy that an arm learns from."
     c = resolved(c, splits.task)
     check_choice(c, splits)
     engine, strategies = opened(c.teacher, store), strategies_of(c)
     try:
-        for s in strategies:      # ids that don't match are found before anything is asked
-            for split in ("train", "test"): engine.check(requests(getattr(splits, split), s, c.teacher.sampling, splits.max_tokens, split, c.teacher.structured))
-        return {s: sample_answers(splits.train, s, engine, store, c.teacher.sampling, splits.max_tokens, "train", ticker(f"teacher, {s}"), c.teacher.max_failures, lambda line: say(f"  teacher, {line}"), c.teacher.structured, c.teacher.reasks) for s in strategies}
-    finally: engine.close()       # the students need its memory
+        for s in strategies:  # ids that don't match are found before anything is asked
+            for split in ("train", "test"):
+                engine.check(
+                    requests(
+                        getattr(splits, split), s, c.teacher.sampling, splits.max_tokens, split, c.teacher.structured
+                    )
+                )
+        return {
+            s: sample_answers(
+                splits.train,
+                s,
+                engine,
+                store,
+                c.teacher.sampling,
+                splits.max_tokens,
+                "train",
+                ticker(f"teacher, {s}"),
+                c.teacher.max_failures,
+                lambda line: say(f"  teacher, {line}"),
+                c.teacher.structured,
+                c.teacher.reasks,
+            )
+            for s in strategies
+        }
+    finally:
+        engine.close()  # the students need its memory
 
 # %% ../nbs/48_study.ipynb #12d8145f
-def curate_arms(c:Combination, splits, labels:dict, store)->tuple[dict, dict]:
+def curate_arms(c: Combination, splits, labels: dict, store) -> tuple[dict, dict]:
     "(arm → `curate.Curated`, arm → why it doesn't exist) for the trained arms; every drop goes into the ledger."
     c = resolved(c, splits.task)
     trained = [a for a in map(ARMS.get, c.arms) if a.model == "trained"]
     missing = {a.name: why for a in trained if (why := unavailable(a, c))}
-    if not any(map(has_truth, splits.train)): missing["control/gold"] = f"the training examples have no {'gold answers' if TASKS[splits.task].graded else 'references'}"
+    if not any(map(has_truth, splits.train)):
+        missing["control/gold"] = (
+            f"the training examples have no {'gold answers' if TASKS[splits.task].graded else 'references'}"
+        )
     found = overlaps(splits.train, dict(test=splits.test, validation=splits.validation), c.curate)
-    curated = {a.name: curate_one(c, a, splits, labels.get(a.labels), store, found) for a in trained if a.name not in missing}
+    curated = {
+        a.name: curate_one(c, a, splits, labels.get(a.labels), store, found) for a in trained if a.name not in missing
+    }
     short = {arm: done.short for arm, done in curated.items() if done.short}
-    if short and len(short) == len(curated): raise StudyError("; ".join(f"{arm}: {why}" for arm, why in short.items()) + ". Ask for more training examples, lower min_rows, or look at what the teacher wrote (`distill-study store export`).")
+    if short and len(short) == len(curated):
+        raise StudyError(
+            "; ".join(f"{arm}: {why}" for arm, why in short.items())
+            + ". Ask for more training examples, lower min_rows, or look at what the teacher wrote (`distill-study store export`)."
+        )
     return curated, missing | short
 
-def curate_one(c:Combination, arm, splits, answers, store, found=None)->Curated:
+
+def curate_one(c: Combination, arm, splits, answers, store, found=None) -> Curated:
     "The training rows of one arm. Its drops are written into the ledger, and what is reported is read from there."
     done = curate(arm, splits.train, answers, splits.test, c.curate, lambda rows: too_long(c, rows, store), found)
-    ledger = drops_of(store, f"drops-{slug(arm.name)}", fingerprint("drops", c.teacher, c.data, splits.hashes, c.curate, c.student.model, c.student.train.max_length, arm))
+    ledger = drops_of(
+        store,
+        f"drops-{slug(arm.name)}",
+        fingerprint(
+            "drops", c.teacher, c.data, splits.hashes, c.curate, c.student.model, c.student.train.max_length, arm
+        ),
+    )
     ledger.replace([dict(arm=arm.name, **vars(d)) for d in done.drops])
-    return enough(replace(done, drops=[Drop(e["id"], e["reason"], e["evidence"]) for e in ledger.entries()]), c.min_rows)
+    return enough(
+        replace(done, drops=[Drop(e["id"], e["reason"], e["evidence"]) for e in ledger.entries()]), c.min_rows
+    )
 
-def too_long(c:Combination, rows:list, store)->dict:
+
+def too_long(c: Combination, rows: list, store) -> dict:
     "The rows that are longer than the student's settings allow, see `student.long_rows`; a replay without its tokenizer finds them in the store."
-    if c.student.train.max_length is None: return {}
+    if c.student.train.max_length is None:
+        return {}
     place = fingerprint("too long", rows, c.student.model, c.student.train.max_length, c.student.train.max_truncated)
     known = store.get_json("too-long", place)
-    if known is None: store.put_json("too-long", place, known := long_rows(rows, c.student.model, c.student.train))
+    if known is None:
+        store.put_json("too-long", place, known := long_rows(rows, c.student.model, c.student.train))
     return known
 
 # %% ../nbs/48_study.ipynb #c1b192b8
-def train_arms(c:Combination, curated:dict, store, splits=None)->dict:
+def train_arms(c: Combination, curated: dict, store, splits=None) -> dict:
     "Arm → `student.Fit`, trained now or found in the store; an arm with too few rows is left out. Checkpoints are chosen by the validation split of `splits`."
     kept = {arm: done.rows for arm, done in curated.items() if not done.short}
     held = validated(c, kept, splits, store) if c.student.train.choose != "last" else {}
     return {arm: train_one(c, arm, rows, store, *held.get(arm, ())) for arm, rows in kept.items()}
 
-def validated(c:Combination, arms, splits, store)->dict:
+
+def validated(c: Combination, arms, splits, store) -> dict:
     "Arm → (rows whose loss is looked at, `choice.Score` or None), for the arms that choose a checkpoint."
     c, answers = resolved(c, splits.task), {}
     wanted = [s for s in strategies_of(c) if any(ARMS[a].labels == s for a in arms)]
-    if wanted and not c.teacher.engine.startswith("recorded:"):      # of validation inputs nothing was recorded
+    if wanted and not c.teacher.engine.startswith("recorded:"):  # of validation inputs nothing was recorded
         engine = opened(c.teacher, store)
-        try: answers = {s: sample_answers(splits.validation, s, engine, store, c.teacher.sampling, splits.max_tokens, "validation", ticker(f"teacher, {s}, validation"), c.teacher.max_failures, structured=c.teacher.structured) for s in wanted}
-        finally: engine.close()
-    return {a: (validation_rows(ARMS[a], c, splits, answers.get(ARMS[a].labels)), Score(c, ARMS[a], splits) if c.student.train.choose == "gold" else None) for a in arms}
+        try:
+            answers = {
+                s: sample_answers(
+                    splits.validation,
+                    s,
+                    engine,
+                    store,
+                    c.teacher.sampling,
+                    splits.max_tokens,
+                    "validation",
+                    ticker(f"teacher, {s}, validation"),
+                    c.teacher.max_failures,
+                    structured=c.teacher.structured,
+                )
+                for s in wanted
+            }
+        finally:
+            engine.close()
+    return {
+        a: (
+            validation_rows(ARMS[a], c, splits, answers.get(ARMS[a].labels)),
+            Score(c, ARMS[a], splits) if c.student.train.choose == "gold" else None,
+        )
+        for a in arms
+    }
 
-def train_one(c:Combination, arm:str, rows:list, store, held:list=(), score=None)->Fit:
+
+def train_one(c: Combination, arm: str, rows: list, store, held: list = (), score=None) -> Fit:
     "One trained student; an interrupted training goes on from its last checkpoint."
     by = [list(held), score and score.key] if c.student.train.choose != "last" else []
-    place = fingerprint("trained", rows, portable(c.student.model), c.student.train, c.seed, *by)      # found without the model's files, and by any version
+    place = fingerprint(
+        "trained", rows, portable(c.student.model), c.student.train, c.seed, *by
+    )  # found without the model's files, and by any version
     if store.replay:
         key = store.get_json("trained", place)
-        if key is None or store.stage("student", key) is None: raise StudyError(f"{arm}: the trained student is not in the store. A replay trains nothing: `distill-study run` does.")
+        if key is None or store.stage("student", key) is None:
+            raise StudyError(
+                f"{arm}: the trained student is not in the store. A replay trains nothing: `distill-study run` does."
+            )
         return Fit.load(store.stage("student", key))
     key = run_fingerprint(rows, c.student.model, c.student.train, c.seed, list(held), score)
     if store.stage("student", key) is None:
         say(f"  training {arm} on {len(rows)} rows")
         with store.new_stage("student", key, dict(arm=arm, model=c.student.model)) as folder:
-            if folder is not None: launch(rows, c.student.model, c.student.train, folder, c.seed, list(held), ticker(f"training {arm}"), score)
-    else: say(f"  {arm}: trained student from the store")
+            if folder is not None:
+                launch(
+                    rows, c.student.model, c.student.train, folder, c.seed, list(held), ticker(f"training {arm}"), score
+                )
+    else:
+        say(f"  {arm}: trained student from the store")
     for name, where in (("trained", place), ("taught", taught_place(c, arm))):
-        if store.get_json(name, where) != key: store.put_json(name, where, key)
+        if store.get_json(name, where) != key:
+            store.put_json(name, where, key)
     return Fit.load(store.stage("student", key))
 
-def taught_place(c:Combination, arm:str)->str:
-    "Where the store notes the student of an arm: by all settings that make it another one."
-    teacher = None if ARMS[arm].labels == "gold" else c.teacher.model_dump(mode="json", exclude={"strategies", "batch_size", "max_failures", "price", "license", "terms"})
-    return fingerprint("taught", teacher, c.student.model, c.student.train, c.data.model_dump(mode="json", exclude={"license", "terms", "language"}), c.seed, c.curate, c.min_rows, arm)
 
-def taught(c:Combination, arm:str, store)->Fit|None:
+def taught_place(c: Combination, arm: str) -> str:
+    "Where the store notes the student of an arm: by all settings that make it another one."
+    teacher = (
+        None
+        if ARMS[arm].labels == "gold"
+        else c.teacher.model_dump(
+            mode="json", exclude={"strategies", "batch_size", "max_failures", "price", "license", "terms"}
+        )
+    )
+    return fingerprint(
+        "taught",
+        teacher,
+        c.student.model,
+        c.student.train,
+        c.data.model_dump(mode="json", exclude={"license", "terms", "language"}),
+        c.seed,
+        c.curate,
+        c.min_rows,
+        arm,
+    )
+
+
+def taught(c: Combination, arm: str, store) -> Fit | None:
     "The student that the last run of a combination trained for an arm, as the store noted it; None where it has none."
     key = store.get_json("taught", taught_place(c, arm))
     folder = key and store.stage("student", key)
     return Fit.load(folder) if folder else None
 
 # %% ../nbs/48_study.ipynb #18f51028
-def answer_arms(c:Combination, splits, fits:dict, store)->tuple[dict, dict]:
+def answer_arms(c: Combination, splits, fits: dict, store) -> tuple[dict, dict]:
     "(arm → `teacher.Answers` to the test inputs, arm → why there are none)."
     c, answers, missing, known, engine = resolved(c, splits.task), {}, {}, None, None
     try:
         for arm in map(ARMS.get, c.arms):
-            if (why := unavailable(arm, c)) or (arm.model == "trained" and arm.name not in fits): missing[arm.name] = why or "not trained"; continue
+            if (why := unavailable(arm, c)) or (arm.model == "trained" and arm.name not in fits):
+                missing[arm.name] = why or "not trained"
+                continue
             who = _answering(arm, c, fits)
-            if who != known:      # one model in the memory at a time
-                if engine: engine.close()
+            if who != known:  # one model in the memory at a time
+                if engine:
+                    engine.close()
                 known, engine = who, opened(who, store)
-            got = sample_answers(splits.test, arm.prompt, engine, store, who.sampling, splits.max_tokens, "test", ticker(f"test, {arm.name}"), who.max_failures, structured=who.structured)
+            got = sample_answers(
+                splits.test,
+                arm.prompt,
+                engine,
+                store,
+                who.sampling,
+                splits.max_tokens,
+                "test",
+                ticker(f"test, {arm.name}"),
+                who.max_failures,
+                structured=who.structured,
+            )
             asked = requests(splits.test, arm.prompt, who.sampling, splits.max_tokens, "test", who.structured)
             answers[arm.name] = replace(got, parity=tuple(parity(splits.test, got, asked, engine, store)))
-            say(f"  test, {arm.name}: {got.reused} answers from the store, {got.new} new" + (f", {sum(got.failed.values())} failed" if got.failed else ""))
+            say(
+                f"  test, {arm.name}: {got.reused} answers from the store, {got.new} new"
+                + (f", {sum(got.failed.values())} failed" if got.failed else "")
+            )
     finally:
-        if engine: engine.close()
-    return answers, missing | {a: "left out of this recipe" for a in arms_of(splits.task) if a not in c.arms and not ARMS[a].extra}
+        if engine:
+            engine.close()
+    return answers, missing | {
+        a: "left out of this recipe" for a in arms_of(splits.task) if a not in c.arms and not ARMS[a].extra
+    }
 
-def answer_forms(c:Combination, splits, fits:dict, store)->dict:
+
+def answer_forms(c: Combination, splits, fits: dict, store) -> dict:
     "(arm, form) → `teacher.Answers` to the test inputs, of the trained students in the other forms that were asked for."
     out = {}
     for arm, form in ((ARMS[a], f) for a, x in fits.items() for f in forms_of(x, c.student)):
         engine, who = FormEngine(form, fits[arm.name], c.student), _answering(arm, c, fits)
-        try: out[arm.name, form] = sample_answers(splits.test, arm.prompt, engine, store, who.sampling, splits.max_tokens, "test", ticker(f"test, {arm.name}, {form}"), who.max_failures)
-        finally: engine.close()
-        say(f"  test, {arm.name}, {form}: {out[arm.name, form].reused} answers from the store, {out[arm.name, form].new} new")
+        try:
+            out[arm.name, form] = sample_answers(
+                splits.test,
+                arm.prompt,
+                engine,
+                store,
+                who.sampling,
+                splits.max_tokens,
+                "test",
+                ticker(f"test, {arm.name}, {form}"),
+                who.max_failures,
+            )
+        finally:
+            engine.close()
+        say(
+            f"  test, {arm.name}, {form}: {out[arm.name, form].reused} answers from the store, {out[arm.name, form].new} new"
+        )
     return out
 
 # %% ../nbs/48_study.ipynb #7850c99f
 def answer_tests(
-    c:Combination,
-    arm:str,
-    fits:dict,       # arm → `student.Fit`; not read for an untouched student
-    tests:dict,      # name → `data.Splits`, of any data sets
+    c: Combination,
+    arm: str,
+    fits: dict,  # arm → `student.Fit`; not read for an untouched student
+    tests: dict,  # name → `data.Splits`, of any data sets
     store,
-)->tuple[dict, dict]:
+) -> tuple[dict, dict]:
     "(name → one arm's answers to the test items, name → why there are none), asked as `answer_arms` asks those of its own data set."
     who, out, missing = _answering(ARMS[arm], c, fits), {}, {}
     engine = opened(who, store)
     try:
         for name, s in tests.items():
-            try: out[name] = sample_answers(s.test, ARMS[arm].prompt, engine, store, who.sampling, s.max_tokens, "test", ticker(f"{name}, {arm}"), who.max_failures, structured=who.structured)
-            except StudyError as e: missing[name] = str(e).splitlines()[0][:500]
-    finally: engine.close()
+            try:
+                out[name] = sample_answers(
+                    s.test,
+                    ARMS[arm].prompt,
+                    engine,
+                    store,
+                    who.sampling,
+                    s.max_tokens,
+                    "test",
+                    ticker(f"{name}, {arm}"),
+                    who.max_failures,
+                    structured=who.structured,
+                )
+            except StudyError as e:
+                missing[name] = str(e).splitlines()[0][:500]
+    finally:
+        engine.close()
     return out, missing
+
 
 def _answering(arm, c, fits):
     "Who answers for an arm, in the form of a teacher; students answer greedily."
-    if arm.model == "teacher": return c.teacher
-    return Teacher(engine=f"transformers:{c.student.model if arm.model == 'student' else fits[arm.name].path}", batch_size=c.student.batch_size, sampling=Sampling(stop=arm.stop))
+    if arm.model == "teacher":
+        return c.teacher
+    return Teacher(
+        engine=f"transformers:{c.student.model if arm.model == 'student' else fits[arm.name].path}",
+        batch_size=c.student.batch_size,
+        sampling=Sampling(stop=arm.stop),
+    )
 
-def untouched_right(c:Combination, splits, store)->dict:
+
+def untouched_right(c: Combination, splits, store) -> dict:
     "Id → whether the untouched student is right on a training input, under the plain prompt; nothing unless `curate.hard_items` is set."
-    if not c.curate.hard_items or not TASKS[splits.task].graded: return {}
+    if not c.curate.hard_items or not TASKS[splits.task].graded:
+        return {}
     who = _answering(ARMS["student/vanilla"], c, {})
     engine = opened(who, store)
-    try: got = sample_answers(splits.train, "vanilla", engine, store, who.sampling, splits.max_tokens, "train", ticker("untouched student, training inputs"), who.max_failures)
-    finally: engine.close()
+    try:
+        got = sample_answers(
+            splits.train,
+            "vanilla",
+            engine,
+            store,
+            who.sampling,
+            splits.max_tokens,
+            "train",
+            ticker("untouched student, training inputs"),
+            who.max_failures,
+        )
+    finally:
+        engine.close()
     return {a.id: a.correct for a in got}
 
 # %% ../nbs/48_study.ipynb #6351b980
-def pitfall_arms(c:Combination, fits)->list:
+def pitfall_arms(c: Combination, fits) -> list:
     "The arms under the plain prompt that can be asked again; `fits` are those that were trained, by name."
-    arms = [a for a in map(ARMS.get, c.arms) if a.prompt == "vanilla" and unavailable(a, c) is None and (a.model != "trained" or a.name in fits)]
+    arms = [
+        a
+        for a in map(ARMS.get, c.arms)
+        if a.prompt == "vanilla" and unavailable(a, c) is None and (a.model != "trained" or a.name in fits)
+    ]
     return [a for a in arms if a.model != "teacher" or not c.teacher.engine.startswith("recorded:")]
 
-def pitfall_items(c:Combination, test:list)->list:
+
+def pitfall_items(c: Combination, test: list) -> list:
     "The test items that are asked again."
     return [test[i] for i in draw(test, c.pitfalls.items, c.seed)]
 
-def pitfall_asks(c:Combination, arm, test:list)->list[tuple]:
+
+def pitfall_asks(c: Combination, arm, test: list) -> list[tuple]:
     "((kind, k), examples, what changes in the sampling) of everything that is asked of one arm again."
     p, items, blind = c.pitfalls, pitfall_items(c, test), []
     said = range(1, 1 + min(p.wordings, len(PARAPHRASES[test[0].task]))) if test else ()
-    if p.blind and arm.name == "student/vanilla" and TASKS[test[0].task].graded: blind = [b for e in items if (b := blinded(e))]
-    return ([(("wording", k), [reworded(e, k) for e in items], {}) for k in said] + [(("sample", k), items, dict(temperature=p.temperature, seed=c.seed + k, n=1)) for k in range(p.samples)]
-        + ([(("blind", 0), blind, {})] if blind else []))
+    if p.blind and arm.name == "student/vanilla" and TASKS[test[0].task].graded:
+        blind = [b for e in items if (b := blinded(e))]
+    return (
+        [(("wording", k), [reworded(e, k) for e in items], {}) for k in said]
+        + [(("sample", k), items, dict(temperature=p.temperature, seed=c.seed + k, n=1)) for k in range(p.samples)]
+        + ([(("blind", 0), blind, {})] if blind else [])
+    )
 
-def answer_pitfalls(c:Combination, splits, fits:dict, store)->dict:
+
+def answer_pitfalls(c: Combination, splits, fits: dict, store) -> dict:
     "(kind, arm, k) → (examples, `teacher.Answers`): kind is wording, sample or blind."
     c, out = resolved(c, splits.task), {}
     for arm in pitfall_arms(c, fits):
         asks = pitfall_asks(c, arm, splits.test)
-        if not asks: continue
+        if not asks:
+            continue
         who = _answering(arm, c, fits)
         engine = opened(who, store)
         try:
             for (kind, k), examples, how in asks:
-                out[kind, arm.name, k] = examples, sample_answers(examples, arm.prompt, engine, store, who.sampling.model_copy(update=how), splits.max_tokens, "test", ticker(f"pitfalls, {arm.name}, {kind}"), who.max_failures, structured=who.structured)
-        finally: engine.close()
+                out[kind, arm.name, k] = (
+                    examples,
+                    sample_answers(
+                        examples,
+                        arm.prompt,
+                        engine,
+                        store,
+                        who.sampling.model_copy(update=how),
+                        splits.max_tokens,
+                        "test",
+                        ticker(f"pitfalls, {arm.name}, {kind}"),
+                        who.max_failures,
+                        structured=who.structured,
+                    ),
+                )
+        finally:
+            engine.close()
         done = [a for (_, n, _), (_, a) in out.items() if n == arm.name]
-        say(f"  pitfalls, {arm.name}: {sum(a.reused for a in done)} answers from the store, {sum(a.new for a in done)} new")
+        say(
+            f"  pitfalls, {arm.name}: {sum(a.reused for a in done)} answers from the store, {sum(a.new for a in done)} new"
+        )
     return out
 
 # %% ../nbs/48_study.ipynb #2d84a970
 def judged_pairs(
-    who:Judge,
-    ran,                  # arms that have answers
-    best:str|None=None,   # the best distilled arm
-)->list[tuple[str, str]]:
+    who: Judge,
+    ran,  # arms that have answers
+    best: str | None = None,  # the best distilled arm
+) -> list[tuple[str, str]]:
     "The pairs of arms that a judge compares: those of the recipe, or the best distilled arm with the untouched student and with the teacher."
-    if who.pairs: return [p for p in who.pairs if set(p) <= set(ran)]
+    if who.pairs:
+        return [p for p in who.pairs if set(p) <= set(ran)]
     best = best or next((a for a in ran if a.startswith("distilled/")), None)
     teacher = next((t for t in ("teacher/cot", "teacher/cod", "teacher/vanilla") if t in ran), None)
     return [(a, best) for a in ("student/vanilla", teacher) if best and a in ran]
 
+
 def judge_arms(
-    c:Combination,
+    c: Combination,
     splits,
-    answers:dict,         # from `answer_arms`
+    answers: dict,  # from `answer_arms`
     store,
-    best:str|None=None,   # the best distilled arm
-):                        # `judge.Judged`; None where the recipe names no judge
+    best: str | None = None,  # the best distilled arm
+):  # `judge.Judged`; None where the recipe names no judge
     "What the judge says of the answers to the test items."
-    if c.judge is None: return None
+    if c.judge is None:
+        return None
     engine = opened(c.judge, store)
-    try: done = judge(splits.test, answers, c.judge, engine, store, judged_pairs(c.judge, list(answers), best), c.rubric, c.seed, c.teacher.engine, c.student.model, ticker("judge"))
-    finally: engine.close()
+    try:
+        done = judge(
+            splits.test,
+            answers,
+            c.judge,
+            engine,
+            store,
+            judged_pairs(c.judge, list(answers), best),
+            c.rubric,
+            c.seed,
+            c.teacher.engine,
+            c.student.model,
+            ticker("judge"),
+        )
+    finally:
+        engine.close()
     u = done.usage
-    say(f"  judge: {u['reused']} verdicts from the store, {u['new']} new" + (f", {u['failed']} failed" if u["failed"] else ""))
+    say(
+        f"  judge: {u['reused']} verdicts from the store, {u['new']} new"
+        + (f", {u['failed']} failed" if u["failed"] else "")
+    )
     return done

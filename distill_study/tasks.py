@@ -17,109 +17,178 @@ from .verify import same_math
 @dataclass(frozen=True)
 class Parsed:
     "What was read out of one completion."
-    answer: str | None       # canonical answer, flexible reading; None where nothing could be read
-    strict: str | None       # canonical answer where the asked-for format was kept, else None
-    rationale: str = ""      # the text before the answer was stated; of a chain of density the earlier rounds, one a line
-    stated: bool = False     # the answer was stated as one ("the answer is …", "Answer: …"), not only found somewhere
-    rounds: tuple = ()       # of a chain of density: the earlier summaries, the answer being the last
-    outside: str | None = None   # what was stated as the answer and is none of the possible ones
 
-def cut_run_on(text:str)->str:
+    answer: str | None  # canonical answer, flexible reading; None where nothing could be read
+    strict: str | None  # canonical answer where the asked-for format was kept, else None
+    rationale: str = ""  # the text before the answer was stated; of a chain of density the earlier rounds, one a line
+    stated: bool = False  # the answer was stated as one ("the answer is …", "Answer: …"), not only found somewhere
+    rounds: tuple = ()  # of a chain of density: the earlier summaries, the answer being the last
+    outside: str | None = None  # what was stated as the answer and is none of the possible ones
+
+
+def cut_run_on(text: str) -> str:
     "`text` up to where a completion model began to invent the next question."
     return re.split(r"\n\s*(?:Q:|Question:|<\|)", text, maxsplit=1)[0].strip()
 
-_FOLD = {i: i - 0xFEE0 for i in range(0xFF01, 0xFF5F)} | dict.fromkeys([0xA0, 0x2009, 0x200A, 0x202F, 0x3000], " ") | {0x2212: "-", 0x066B: ".", 0x066C: ",", 0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'}
 
-def normal(text:str)->str:
+_FOLD = (
+    {i: i - 0xFEE0 for i in range(0xFF01, 0xFF5F)}
+    | dict.fromkeys([0xA0, 0x2009, 0x200A, 0x202F, 0x3000], " ")
+    | {0x2212: "-", 0x066B: ".", 0x066C: ",", 0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'}
+)
+
+
+def normal(text: str) -> str:
     "`text`, character by character, with the digits of every script, full-width letters and odd spaces as in ASCII."
-    if text.isascii(): return text
-    return "".join(str(d) if not c.isascii() and (d := unicodedata.decimal(c, None)) is not None else c for c in text.translate(_FOLD))
+    if text.isascii():
+        return text
+    return "".join(
+        str(d) if not c.isascii() and (d := unicodedata.decimal(c, None)) is not None else c
+        for c in text.translate(_FOLD)
+    )
 
-def unfenced(text:str)->str:
+
+def unfenced(text: str) -> str:
     "`text` without the lines that open and close a block of code."
-    return re.sub(r"^[ \t]*(?:```|~~~)[\w-]*[ \t]*$\n?", "", text, flags=re.M).strip() if "```" in text or "~~~" in text else text.strip()
+    return (
+        re.sub(r"^[ \t]*(?:```|~~~)[\w-]*[ \t]*$\n?", "", text, flags=re.M).strip()
+        if "```" in text or "~~~" in text
+        else text.strip()
+    )
 
 # %% ../nbs/03_tasks.ipynb #b0635fac
-_STATED = re.compile(r"(?:(?:so|thus|hence|therefore)[, ]+)?(?:the\s+)?(?:(?:final|correct|right|best)\s+)?(?:answer|choice)[*_]*\s*(?:is|:|=)[*_]*\s*:?\s*|####\s*|(?=\\boxed\{)", re.I)
+_STATED = re.compile(
+    r"(?:(?:so|thus|hence|therefore)[, ]+)?(?:the\s+)?(?:(?:final|correct|right|best)\s+)?(?:answer|choice)[*_]*\s*(?:is|:|=)[*_]*\s*:?\s*|####\s*|(?=\\boxed\{)",
+    re.I,
+)
 
-def stated(text:str)->tuple[str, str]|None:
+
+def stated(text: str) -> tuple[str, str] | None:
     "(text before the last answer statement, what is stated) or None."
     found = list(_STATED.finditer(text))
-    if not found: return None
+    if not found:
+        return None
     first = last = found[-1]
-    if len(found) > 1 and not last.group() and last.start() - found[-2].end() <= 3: first = found[-2]    # 'The answer is $\boxed{4}$': one statement
-    return re.sub(r"[\s*_#$]+$", "", text[:first.start()]).strip(), text[last.end():].strip()
+    if len(found) > 1 and not last.group() and last.start() - found[-2].end() <= 3:
+        first = found[-2]  # 'The answer is $\boxed{4}$': one statement
+    return re.sub(r"[\s*_#$]+$", "", text[: first.start()]).strip(), text[last.end() :].strip()
 
 # %% ../nbs/03_tasks.ipynb #e82eedcb
-_OPS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv, ast.USub: operator.neg, ast.UAdd: operator.pos}
+_OPS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.USub: operator.neg,
+    ast.UAdd: operator.pos,
+}
+
 
 def _value(node):
     "Value of a tree of + - * / and numbers; anything else is a ValueError."
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float): return node.value
-    if isinstance(node, ast.UnaryOp) and type(node.op) in _OPS: return _OPS[type(node.op)](_value(node.operand))
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPS: return _OPS[type(node.op)](_value(node.left), _value(node.right))
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        return node.value
+    if isinstance(node, ast.UnaryOp) and type(node.op) in _OPS:
+        return _OPS[type(node.op)](_value(node.operand))
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPS:
+        return _OPS[type(node.op)](_value(node.left), _value(node.right))
     raise ValueError("not plain arithmetic")
 
-_GROUPED = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:[ '_]\d{3})+|\d{1,2}(?:,\d{2})+,\d{3})(?![\d,])")     # 1 250, 1'250, 1_250, 1,00,000
-def _joined(text): return _GROUPED.sub(lambda m: re.sub(r"\D", "", m.group()), text)
+
+_GROUPED = re.compile(
+    r"(?<![\d.,])(?:\d{1,3}(?:[ '_]\d{3})+|\d{1,2}(?:,\d{2})+,\d{3})(?![\d,])"
+)  # 1 250, 1'250, 1_250, 1,00,000
+
+
+def _joined(text):
+    return _GROUPED.sub(lambda m: re.sub(r"\D", "", m.group()), text)
+
 
 def number(
-    text:str,          # '1,250', '$42', '(84 / 2)', '450.0', '3 1/2'
-)->str|None:           # canonical: '1250', '42', '42', '450', '3.5'
+    text: str,  # '1,250', '$42', '(84 / 2)', '450.0', '3 1/2'
+) -> str | None:  # canonical: '1250', '42', '42', '450', '3.5'
     "The number that `text` is, evaluated if it is arithmetic; None if it is neither."
     text = re.sub(r"(?<=\d),(?=\d{3}\b)", "", _joined(normal(text))).replace("×", "*").replace("÷", "/")
     text = re.sub(r"(?<![\d./*+)-])(\d+)\s+(\d+/\d+)(?![\d./])", r"(\1+\2)", text)
     text = re.sub(r"(?<=[\d)])\s*[xX]\s*(?=[\d(])", "*", re.sub(r"[$€£%]", "", text)).strip().rstrip(".")
-    if not text or len(text) > 200 or not re.fullmatch(r"[\d\s.+\-*/()]+", text): return None
-    try: value = _value(ast.parse(re.sub(r"(?<![\d.])0+(?=\d)", "", text).strip(), mode="eval").body)
-    except (ValueError, SyntaxError, ZeroDivisionError, OverflowError, RecursionError, MemoryError): return None
+    if not text or len(text) > 200 or not re.fullmatch(r"[\d\s.+\-*/()]+", text):
+        return None
+    try:
+        value = _value(ast.parse(re.sub(r"(?<![\d.])0+(?=\d)", "", text).strip(), mode="eval").body)
+    except (ValueError, SyntaxError, ZeroDivisionError, OverflowError, RecursionError, MemoryError):
+        return None
     return canonical(value)
 
-def canonical(value:float)->str|None:
+
+def canonical(value: float) -> str | None:
     "A finite number as text: integers without a point, others to ten significant digits."
-    if not math.isfinite(value) or abs(value) > 1e15: return None
+    if not math.isfinite(value) or abs(value) > 1e15:
+        return None
     return str(int(value)) if value == int(value) else f"{value:.10g}"
 
 # %% ../nbs/03_tasks.ipynb #1fcab6b9
 _EXPR = re.compile(r"[-+]?[$€£]?\s*[(\d.][\d\s.,+\-*/×÷−()$€£%xX]*")
 
-def first_number(text:str)->str|None:
+
+def first_number(text: str) -> str | None:
     "The first number or arithmetic expression in `text` that can be read."
     for m in _EXPR.finditer(_joined(normal(text))):
         piece = m.group().strip().rstrip(".,xX+-*/ (")
         for cand in (piece, piece + ")" * (piece.count("(") - piece.count(")")), re.split(r"[\s,]", piece)[0]):
-            if (v := number(cand)) is not None: return v
+            if (v := number(cand)) is not None:
+                return v
     return None
+
 
 _NUMBER = re.compile(r"-?[$€£]?\d[\d,]*(?:\.\d+)?")
 
-def last_number(text:str)->str|None:
+
+def last_number(text: str) -> str | None:
     "The last plain number in `text`."
     found = _NUMBER.findall(text)
     return number(found[-1].rstrip(",")) if found else None
 
 # %% ../nbs/03_tasks.ipynb #c189e525
-_FRAC, _VULGAR = re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))"), re.compile(r"(\d?)([¼-¾⅐-⅞])")
+_FRAC, _VULGAR = (
+    re.compile(r"\\[dt]?frac\s*(?:\{([^{}]*)\}|(\d))\s*(?:\{([^{}]*)\}|(\d))"),
+    re.compile(r"(\d?)([¼-¾⅐-⅞])"),
+)
 
-def boxed(text:str)->str|None:
+
+def boxed(text: str) -> str | None:
     "What stands in the first `\\boxed{…}`, None without one."
-    if (at := text.find("\\boxed{")) < 0: return None
+    if (at := text.find("\\boxed{")) < 0:
+        return None
     depth = 0
     for i, c in enumerate(text[at:], at):
         depth += (c == "{") - (c == "}")
-        if c == "}" and not depth: return text[at + 7:i]
-    return text[at + 7:]                        # it was cut off
+        if c == "}" and not depth:
+            return text[at + 7 : i]
+    return text[at + 7 :]  # it was cut off
 
-def arithmetic(text:str)->str:
+
+def arithmetic(text: str) -> str:
     "`text` with LaTeX that is plain arithmetic written as such."
     text = _VULGAR.sub(lambda m: m[1] + " " * bool(m[1]) + unicodedata.normalize("NFKC", m[2]).replace("⁄", "/"), text)
-    if "\\" not in text and "{,}" not in text: return text
-    for old, new in ((r"\\(?:text|mathrm|mbox|textbf|mathbf)\s*\{([^{}]*)\}", r" \1 "), (r"\{,\}", ","), (r"\\(?:left|right|displaystyle)(?![a-z])|\\[,;!:]", ""), (r"\\([$%])", r"\1"),
-                     (r"\\(?:cdot|times)(?![a-z])", "*"), (r"\\div(?![a-z])", "/"), (r"\\[()\[\]]", "$"), (r"\^?\\(?:circ|degree)(?![a-z])|\^\{\\circ\}", "")): text = re.sub(old, new, text)
-    while (new := _FRAC.sub(lambda m: f"(({m[1] or m[2]})/({m[3] or m[4]}))", text)) != text: text = new
+    if "\\" not in text and "{,}" not in text:
+        return text
+    for old, new in (
+        (r"\\(?:text|mathrm|mbox|textbf|mathbf)\s*\{([^{}]*)\}", r" \1 "),
+        (r"\{,\}", ","),
+        (r"\\(?:left|right|displaystyle)(?![a-z])|\\[,;!:]", ""),
+        (r"\\([$%])", r"\1"),
+        (r"\\(?:cdot|times)(?![a-z])", "*"),
+        (r"\\div(?![a-z])", "/"),
+        (r"\\[()\[\]]", "$"),
+        (r"\^?\\(?:circ|degree)(?![a-z])|\^\{\\circ\}", ""),
+    ):
+        text = re.sub(old, new, text)
+    while (new := _FRAC.sub(lambda m: f"(({m[1] or m[2]})/({m[3] or m[4]}))", text)) != text:
+        text = new
     return text
 
-def expression(text:str)->str|None:
+
+def expression(text: str) -> str | None:
     "The LaTeX that a statement begins with, where it is more than plain arithmetic; math-verify decides on it."
     if (inner := boxed(text)) is None:
         m = re.match(r"\W*?(?:\$\$?|\\[(\[])(.+?)(?:\$|\\[)\]])", text, re.S)
@@ -128,32 +197,47 @@ def expression(text:str)->str|None:
     return inner if re.search(r"\\[a-zA-Z]", inner) and len(inner) <= 200 else None
 
 # %% ../nbs/03_tasks.ipynb #8d4f2b79
-_LETTER_FIRST = re.compile(r"^[\s\"'`_*(\[]*(?:(?:option|choice|letter)[\s\"'`_*(\[]+)?([A-Ja-j])(?=[\s)\].:,*`_\"']|$)", re.I)
-_WITH_TEXT = re.compile(r"^[\s\"'`_*(\[]*(?:(?:option|choice|letter)[\s\"'`_*(\[]+)?[A-Ja-j](?:[)\]:]|\.\s)[\s*`_\"']*([^\n.]*)", re.I)
-_OR = re.compile(r"^[\s)\].*`_\"']*(?:or|and|nor|,|/|&|\+)[\s*`_\"']*(?:or\s+)?(?:(?:option|choice)\s+)?(?:[(\[]([A-Ja-j])[)\]]|([A-J])(?![\w']))")
+_LETTER_FIRST = re.compile(
+    r"^[\s\"'`_*(\[]*(?:(?:option|choice|letter)[\s\"'`_*(\[]+)?([A-Ja-j])(?=[\s)\].:,*`_\"']|$)", re.I
+)
+_WITH_TEXT = re.compile(
+    r"^[\s\"'`_*(\[]*(?:(?:option|choice|letter)[\s\"'`_*(\[]+)?[A-Ja-j](?:[)\]:]|\.\s)[\s*`_\"']*([^\n.]*)", re.I
+)
+_OR = re.compile(
+    r"^[\s)\].*`_\"']*(?:or|and|nor|,|/|&|\+)[\s*`_\"']*(?:or\s+)?(?:(?:option|choice)\s+)?(?:[(\[]([A-Ja-j])[)\]]|([A-J])(?![\w']))"
+)
 
-def _plain(text): return re.sub(r"\W+", " ", text.lower()).strip()
+
+def _plain(text):
+    return re.sub(r"\W+", " ", text.lower()).strip()
+
 
 def _named(text, choices):
     "Letters of the choices whose text stands in `text`; a choice inside a longer named one does not count."
     low, hits = f" {_plain(text)} ", {}
     for l, c in zip("ABCDEFGHIJ", choices):
-        if (t := _plain(c)) and f" {t} " in low: hits[l] = t
+        if (t := _plain(c)) and f" {t} " in low:
+            hits[l] = t
     return [l for l, t in hits.items() if not any(t != o and f" {t} " in f" {o} " for o in hits.values())]
 
+
 def letter(
-    text:str,                       # what follows an answer statement, or a whole short completion
-    choices:tuple[str, ...],        # texts of A, B, …
-)->str|None:
+    text: str,  # what follows an answer statement, or a whole short completion
+    choices: tuple[str, ...],  # texts of A, B, …
+) -> str | None:
     "The choice that `text` names, by its letter or else by its text."
-    text, letters = normal(text), "ABCDEFGHIJ"[:len(choices)]
+    text, letters = normal(text), "ABCDEFGHIJ"[: len(choices)]
     m = _LETTER_FIRST.match(text)
-    article = m and m.group(1) == "a" and not re.match(r"^\W*a\W*($|[).:])|^\W*(?:option|choice|letter)\b", text, re.I)   # 'a barn' is not choice A
+    article = (
+        m and m.group(1) == "a" and not re.match(r"^\W*a\W*($|[).:])|^\W*(?:option|choice|letter)\b", text, re.I)
+    )  # 'a barn' is not choice A
     if m and not article and m.group(1).upper() in letters:
-        second = _OR.match(text[m.end():])
-        if second and (second[1] or second[2]).upper() in letters.replace(m[1].upper(), ""): return None   # 'B or C'
+        second = _OR.match(text[m.end() :])
+        if second and (second[1] or second[2]).upper() in letters.replace(m[1].upper(), ""):
+            return None  # 'B or C'
         own = (t := _WITH_TEXT.match(text)) and t.group(1).strip()
-        if not own or len(own.split()) > 8: return m.group(1).upper()                  # no text, or a sentence of its own
+        if not own or len(own.split()) > 8:
+            return m.group(1).upper()  # no text, or a sentence of its own
         named = _named(own, choices)
         return named[0] if len(named) == 1 else None
     named = _named(text, choices)
@@ -161,132 +245,227 @@ def letter(
 
 # %% ../nbs/03_tasks.ipynb #cd0c66bb
 NLI = ("entailment", "neutral", "contradiction")
-_LABEL = re.compile(r"\b(?:(?P<entailment>entail(?:s|ed|ing|ments?)?)|(?P<neutral>neutral(?:ity)?|undetermined|indeterminate|undecided)|(?P<contradiction>contradict(?:s|ed|ing|ions?|ory)?))\b", re.I)
-_DENIED = re.compile(r"(?:\b(?:not|no|non|never|neither|nor|cannot|without|nothing|none|hardly|less|rather than|instead of|fails? to|rules? out|excludes?|dont|doesnt|isnt|cant)\b|n't\b)(?:\W+\w+){0,5}\W*$", re.I)
-_DENIED_AFTER = re.compile(r"\s*(?:[?:]\W*(?:no|not|false)\b|[-–—]\s*(?:no|false)\b|(?:nothing|no|none|not|neither)\b)|\s+(?:\w+n't|cannot)\b"
-                           r"|\s+(?:\w+\s+)?(?:is|was|are|be|can|could|does|do|would|has|seems?)\s+(?:\w+\s+)?(?:not|never|no|false|wrong|incorrect|unlikely|impossible|ruled|excluded|absent)\b", re.I)
+_LABEL = re.compile(
+    r"\b(?:(?P<entailment>entail(?:s|ed|ing|ments?)?)|(?P<neutral>neutral(?:ity)?|undetermined|indeterminate|undecided)|(?P<contradiction>contradict(?:s|ed|ing|ions?|ory)?))\b",
+    re.I,
+)
+_DENIED = re.compile(
+    r"(?:\b(?:not|no|non|never|neither|nor|cannot|without|nothing|none|hardly|less|rather than|instead of|fails? to|rules? out|excludes?|dont|doesnt|isnt|cant)\b|n't\b)(?:\W+\w+){0,5}\W*$",
+    re.I,
+)
+_DENIED_AFTER = re.compile(
+    r"\s*(?:[?:]\W*(?:no|not|false)\b|[-–—]\s*(?:no|false)\b|(?:nothing|no|none|not|neither)\b)|\s+(?:\w+n't|cannot)\b"
+    r"|\s+(?:\w+\s+)?(?:is|was|are|be|can|could|does|do|would|has|seems?)\s+(?:\w+\s+)?(?:not|never|no|false|wrong|incorrect|unlikely|impossible|ruled|excluded|absent)\b",
+    re.I,
+)
+
 
 def _labels(text):
     "The labels that a piece of text names and does not deny."
     out, text = set(), re.sub(r"\bnot,[^,;.\n]*,", "not", text, flags=re.I)
     for m in _LABEL.finditer(text):
-        before = re.split(r"[.;:,!?\n]|\bbut\b|\bso\b", text[max(0, m.start() - 200):m.start()], flags=re.I)[-1]
-        rest = text[m.end():m.end() + 200]
-        if _DENIED.search(before) or _DENIED_AFTER.match(rest) or re.match(r"[^.;\n!]*\?", rest): continue
+        before = re.split(r"[.;:,!?\n]|\bbut\b|\bso\b", text[max(0, m.start() - 200) : m.start()], flags=re.I)[-1]
+        rest = text[m.end() : m.end() + 200]
+        if _DENIED.search(before) or _DENIED_AFTER.match(rest) or re.match(r"[^.;\n!]*\?", rest):
+            continue
         out.add(m.lastgroup)
-        if len(out) > 1: break
+        if len(out) > 1:
+            break
     return out
 
-def _one(found): return next(iter(found)) if len(found) == 1 else None
+
+def _one(found):
+    return next(iter(found)) if len(found) == 1 else None
+
 
 def label(
-    text:str,            # what follows an answer statement, or a whole completion
-    whole:bool=False,    # the latter: any line may name it
-)->str|None:
+    text: str,  # what follows an answer statement, or a whole completion
+    whole: bool = False,  # the latter: any line may name it
+) -> str | None:
     "The one nli label that `text` names."
     text = re.sub(r"\b(vs)\.", r"\1", normal(text).replace("_", " "), flags=re.I)
     pieces = [p for p in re.split(r"[.!]+(?:\s|$)|\n+", text) if re.search(r"\w", p)]
-    bare = {m.lastgroup for p in pieces if (m := _LABEL.search(p)) and not re.search(r"\w|\?", p[:m.start()] + p[m.end():])}    # a line or sentence that is a label
-    if bare: return _one(bare)
-    if not pieces: return None
-    if whole: first = _labels(text.strip().splitlines()[-1])
-    else: first = _labels(pieces[0])
+    bare = {
+        m.lastgroup
+        for p in pieces
+        if (m := _LABEL.search(p)) and not re.search(r"\w|\?", p[: m.start()] + p[m.end() :])
+    }  # a line or sentence that is a label
+    if bare:
+        return _one(bare)
+    if not pieces:
+        return None
+    if whole:
+        first = _labels(text.strip().splitlines()[-1])
+    else:
+        first = _labels(pieces[0])
     return _one(first) if first else _one(_labels(text))
 
 # %% ../nbs/03_tasks.ipynb #9a1dbdfb
-WORDS = 80            # most words of a summary, where the data set names no limit of its own
+WORDS = 80  # most words of a summary, where the data set names no limit of its own
 
-def n_words(text:str)->int:
+
+def n_words(text: str) -> int:
     "Words of a text: what stands between spaces."
     return len(text.split())
 
-_INTRO = re.compile(r"^(?:(?:sure|certainly|of course|okay|ok)\b[^\n:]{0,80}[:!.]\s*)?(?:(?:here(?:'s| is| are)\b[^\n:]{0,80}|(?:the |a |my |final |dense )*summary)[*_]*:[*_]*\s*)", re.I)
+
+_INTRO = re.compile(
+    r"^(?:(?:sure|certainly|of course|okay|ok)\b[^\n:]{0,80}[:!.]\s*)?(?:(?:here(?:'s| is| are)\b[^\n:]{0,80}|(?:the |a |my |final |dense )*summary)[*_]*:[*_]*\s*)",
+    re.I,
+)
+
 
 def _bare_text(text):
     "`text` without what models put around it."
     text = unfenced(text)
-    text = re.sub(_INTRO, "", re.sub(r"^[*_#\s]+(?=\w[^\n]{0,80}:)", "", text) if _INTRO.match(text.lstrip("*_# ")) else text).strip()
+    text = re.sub(
+        _INTRO, "", re.sub(r"^[*_#\s]+(?=\w[^\n]{0,80}:)", "", text) if _INTRO.match(text.lstrip("*_# ")) else text
+    ).strip()
     for left, right in ('""', "“”", "**", "__"):
         n = 2 if left in "*_" else 1
-        if len(text) > 2 * n and text.startswith(left * n) and text.endswith(right * n) and left not in text[n:-n] and right not in text[n:-n]: text = text[n:-n].strip()
+        if (
+            len(text) > 2 * n
+            and text.startswith(left * n)
+            and text.endswith(right * n)
+            and left not in text[n:-n]
+            and right not in text[n:-n]
+        ):
+            text = text[n:-n].strip()
     return text
 
-def from_json(text:str):
+
+def from_json(text: str):
     "The JSON list or object that `text` begins with, repaired if need be; None where there is none."
     from json_repair import repair_json
-    if not text.startswith(("[", "{")): return None
-    try: return json.JSONDecoder().raw_decode(text)[0]
-    except (ValueError, RecursionError): pass
-    if sum(map(text.count, "{[")) > 400: return None      # no answer to a question of ours, and repairing takes its square
-    try: return repair_json(text, return_objects=True, skip_json_loads=True) or None
-    except (ValueError, RecursionError): return None
+
+    if not text.startswith(("[", "{")):
+        return None
+    try:
+        return json.JSONDecoder().raw_decode(text)[0]
+    except (ValueError, RecursionError):
+        pass
+    if sum(map(text.count, "{[")) > 400:
+        return None  # no answer to a question of ours, and repairing takes its square
+    try:
+        return repair_json(text, return_objects=True, skip_json_loads=True) or None
+    except (ValueError, RecursionError):
+        return None
 
 # %% ../nbs/03_tasks.ipynb #83b7b458
-_ROUND = re.compile(r"^[\s*_#>(\[-]*(?:(?:round|summary|step|version)[\s*_#]*)?([1-9])[\s*_]*(?:[.):\]-]|–|—|(?=\n|$))[\s*_]*", re.I)
+_ROUND = re.compile(
+    r"^[\s*_#>(\[-]*(?:(?:round|summary|step|version)[\s*_#]*)?([1-9])[\s*_]*(?:[.):\]-]|–|—|(?=\n|$))[\s*_]*", re.I
+)
 _ASIDE = re.compile(r"^[\s*_>-]*(?:missing|added|new|additional)[ _](?:entities|details|names)\b", re.I)
+
 
 def _listed(value):
     "The summaries in a JSON list or object; the last text of each entry that is an object itself."
-    if isinstance(value, dict): value = next((v for v in value.values() if isinstance(v, list)), list(value.values()))
-    texts = [next((v for v in reversed(list(e.values())) if isinstance(v, str)), "") if isinstance(e, dict) else e if isinstance(e, str) else "" for e in value]
+    if isinstance(value, dict):
+        value = next((v for v in value.values() if isinstance(v, list)), list(value.values()))
+    texts = [
+        next((v for v in reversed(list(e.values())) if isinstance(v, str)), "")
+        if isinstance(e, dict)
+        else e
+        if isinstance(e, str)
+        else ""
+        for e in value
+    ]
     return tuple(t.strip() for t in texts if t.strip())
 
+
 def rounds(
-    text:str,                  # a completion
-)->tuple[str, ...]:
+    text: str,  # a completion
+) -> tuple[str, ...]:
     "The summaries of a chain of density, in order."
     text = unfenced(text)
-    if re.match(r"[\[{]\s*[\"'{\]}]|\[[\d,. ]*\]$", text) and (value := from_json(text)) is not None: return _listed(value)
-    if len(text.splitlines()) == 1 and all(f" {n}. " in f" {text}" for n in "1234"): text = re.sub(r" (?=[2-4]\. )", "\n", text)      # all on one line
+    if re.match(r"[\[{]\s*[\"'{\]}]|\[[\d,. ]*\]$", text) and (value := from_json(text)) is not None:
+        return _listed(value)
+    if len(text.splitlines()) == 1 and all(f" {n}. " in f" {text}" for n in "1234"):
+        text = re.sub(r" (?=[2-4]\. )", "\n", text)  # all on one line
     out, at, plain = [], 0, []
     for line in filter(str.strip, text.splitlines()):
-        if _ASIDE.match(line): continue
+        if _ASIDE.match(line):
+            continue
         m = _ROUND.match(normal(line))
-        if m and int(m[1]) > at: at = int(m[1]); out.append(line[m.end():].strip())
-        elif m and at and int(m[1]) == 1: break                       # it goes on with a chain of its own
-        elif at: out[-1] = f"{out[-1]} {line.strip()}".strip()
-        else: plain.append(line.strip())
-    if not at: out = plain[1:] if len(plain) > 1 and plain[0].endswith(":") else plain
+        if m and int(m[1]) > at:
+            at = int(m[1])
+            out.append(line[m.end() :].strip())
+        elif m and at and int(m[1]) == 1:
+            break  # it goes on with a chain of its own
+        elif at:
+            out[-1] = f"{out[-1]} {line.strip()}".strip()
+        else:
+            plain.append(line.strip())
+    if not at:
+        out = plain[1:] if len(plain) > 1 and plain[0].endswith(":") else plain
     return tuple(t for r in out if (t := _bare_text(re.sub(r"[*_]+$", "", r) if r.count("**") % 2 else r)))
 
 # %% ../nbs/03_tasks.ipynb #7fad0fbc
 class Task:
     "A task family: reads completions and grades answers. Subclasses say how an answer looks."
+
     name: str
-    strategies = ("vanilla", "cot")            # the ways it can be asked
-    graded = True                              # answers are right or wrong by gold
-    max_tokens = {"vanilla": 64, "cot": 256}   # room for a student that answers a plain question in prose
+    strategies = ("vanilla", "cot")  # the ways it can be asked
+    graded = True  # answers are right or wrong by gold
+    max_tokens = {"vanilla": 64, "cot": 256}  # room for a student that answers a plain question in prose
 
-    def read(self, text, choices): raise NotImplementedError        # canonical answer stated in a short text
-    def exact(self, text, choices): raise NotImplementedError       # canonical answer if `text` is nothing but one
-    def search(self, text, choices): raise NotImplementedError      # last resort: an answer anywhere in prose
-    def gold(self, value, choices=None): return self.exact(normal(str(value)).strip(), choices)    # canonical form of what a data set gives as gold; None where it can't be read
-    def outside(self, text): return None                            # a label stated in `text` that is none of the possible ones
-    def correct(self, answer, gold): return answer is not None and answer == gold
+    def read(self, text, choices):
+        raise NotImplementedError  # canonical answer stated in a short text
 
-    def limits(self,
-        words:int|None=None,   # most words of a summary
-    )->dict:                   # strategy → new tokens that suffice
+    def exact(self, text, choices):
+        raise NotImplementedError  # canonical answer if `text` is nothing but one
+
+    def search(self, text, choices):
+        raise NotImplementedError  # last resort: an answer anywhere in prose
+
+    def gold(self, value, choices=None):
+        return self.exact(
+            normal(str(value)).strip(), choices
+        )  # canonical form of what a data set gives as gold; None where it can't be read
+
+    def outside(self, text):
+        return None  # a label stated in `text` that is none of the possible ones
+
+    def correct(self, answer, gold):
+        return answer is not None and answer == gold
+
+    def limits(
+        self,
+        words: int | None = None,  # most words of a summary
+    ) -> dict:  # strategy → new tokens that suffice
         "How long answers may get."
         return self.max_tokens
 
-    def parse(self,
-        text:str,              # a completion
-        strategy:str,          # the prompt it answers
-        choices:tuple=None,    # texts of the choices, for multiple choice
-        words:int=None,        # most words of a summary
-    )->Parsed:
+    def parse(
+        self,
+        text: str,  # a completion
+        strategy: str,  # the prompt it answers
+        choices: tuple = None,  # texts of the choices, for multiple choice
+        words: int = None,  # most words of a summary
+    ) -> Parsed:
         "Read one completion strictly and flexibly."
         own = text.strip()
         clean = cut_run_on(normal(own))
         found = stated(clean)
-        rationale = own[:len(found[0])] if found else ""                # as the model wrote it
+        rationale = own[: len(found[0])] if found else ""  # as the model wrote it
         # a statement that can't be read ("either (a) or (b)") is no answer; only without one is the prose searched
-        if found: answer = None if re.match(r"\W*not\b", found[1], re.I) else self.read(unfenced(found[1]), choices)
-        else: answer = self.exact(bare := unfenced(clean), choices) or self.search(bare, choices)
-        if strategy == "vanilla": strict = self.exact(normal(own), choices)
-        else: strict = self.exact(m.group(1), choices) if (m := re.search(r"(?:^|\n)Answer: (.+)$", normal(own))) else None
-        return Parsed(answer, strict, rationale, bool(found) and answer is not None or strict is not None, outside=self.outside(found[1] if found else clean) if answer is None else None)
+        if found:
+            answer = None if re.match(r"\W*not\b", found[1], re.I) else self.read(unfenced(found[1]), choices)
+        else:
+            answer = self.exact(bare := unfenced(clean), choices) or self.search(bare, choices)
+        if strategy == "vanilla":
+            strict = self.exact(normal(own), choices)
+        else:
+            strict = (
+                self.exact(m.group(1), choices) if (m := re.search(r"(?:^|\n)Answer: (.+)$", normal(own))) else None
+            )
+        return Parsed(
+            answer,
+            strict,
+            rationale,
+            bool(found) and answer is not None or strict is not None,
+            outside=self.outside(found[1] if found else clean) if answer is None else None,
+        )
 
 # %% ../nbs/03_tasks.ipynb #49aca58b
 def _bare_lines(text, exact):
@@ -294,52 +473,95 @@ def _bare_lines(text, exact):
     said = [exact(l.strip(" \t*_`#\"'“”()[]:.")) for l in text.splitlines() or [""]]
     return said[0], {a for a in said if a is not None}
 
+
 class Math(Task):
     "Word problems with one number as the answer; equal within a relative tolerance of 1e-4. Other expressions are compared by math-verify."
+
     name = "math"
+
     def read(self, text, choices):
         found = boxed(text)
         easy = arithmetic(text if found is None else found)
         return expression(text) if re.search(r"\\[a-zA-Z]", easy.split("\n")[0]) else first_number(easy)
-    def exact(self, text, choices): return number(text) if re.fullmatch(r"-?[\d,]*\.?\d+", text) else None
+
+    def exact(self, text, choices):
+        return number(text) if re.fullmatch(r"-?[\d,]*\.?\d+", text) else None
+
     def search(self, text, choices):
         first, every = _bare_lines(text, lambda t: self.exact(t, choices))
         return first if len(every) == 1 and first else last_number(text)
-    def gold(self, value, choices=None): return number(easy := arithmetic(str(value).strip())) or expression(easy)
+
+    def gold(self, value, choices=None):
+        return number(easy := arithmetic(str(value).strip())) or expression(easy)
+
     def correct(self, answer, gold):
-        if answer is None: return False
-        try: return math.isclose(float(answer), float(gold), rel_tol=1e-4, abs_tol=1e-9)
-        except ValueError: return bool(same_math(gold, answer))
+        if answer is None:
+            return False
+        try:
+            return math.isclose(float(answer), float(gold), rel_tol=1e-4, abs_tol=1e-9)
+        except ValueError:
+            return bool(same_math(gold, answer))
+
 
 class NluQa(Task):
     "Multiple choice; the answer is one letter."
+
     name = "nlu_qa"
-    def _bare(self, text, choices): return _bare_lines(text, lambda t: self.exact(re.sub(r"^(?:option|choice|letter)\s+\W*", "", t, flags=re.I).upper(), choices))
-    def read(self, text, choices): return letter(text, choices) if len(self._bare(text, choices)[1]) < 2 else None
-    def exact(self, text, choices): return text if len(text) == 1 and text in "ABCDEFGHIJ"[:len(choices)] else None
+
+    def _bare(self, text, choices):
+        return _bare_lines(
+            text, lambda t: self.exact(re.sub(r"^(?:option|choice|letter)\s+\W*", "", t, flags=re.I).upper(), choices)
+        )
+
+    def read(self, text, choices):
+        return letter(text, choices) if len(self._bare(text, choices)[1]) < 2 else None
+
+    def exact(self, text, choices):
+        return text if len(text) == 1 and text in "ABCDEFGHIJ"[: len(choices)] else None
+
     def search(self, text, choices):
         first, every = self._bare(text, choices)
-        if first or len(every) > 1: return first if len(every) == 1 else None
+        if first or len(every) > 1:
+            return first if len(every) == 1 else None
         return letter(text.splitlines()[-1] if text else "", choices)
-    def outside(self, text): return m.group(1) if (m := re.match(r"^[\s\"'*(\[]*([A-Z])(?=[\s)\].:,*\"']*$)", text)) else None
+
+    def outside(self, text):
+        return m.group(1) if (m := re.match(r"^[\s\"'*(\[]*([A-Z])(?=[\s)\].:,*\"']*$)", text)) else None
+
 
 class Nli(Task):
     "Does a premise entail a hypothesis: entailment, neutral or contradiction."
+
     name = "nli"
-    def read(self, text, choices): return label(text)
-    def exact(self, text, choices): return text.lower() if text.lower() in NLI else None
-    def search(self, text, choices): return label(text, whole=True)
+
+    def read(self, text, choices):
+        return label(text)
+
+    def exact(self, text, choices):
+        return text.lower() if text.lower() in NLI else None
+
+    def search(self, text, choices):
+        return label(text, whole=True)
 
 # %% ../nbs/03_tasks.ipynb #3c3b61e1
 class Summarization(Task):
     "Summaries of at most so many words, plain or as a chain of density; scored, not right or wrong."
+
     name, strategies, graded = "summarization", ("vanilla", "cod"), False
     max_tokens = {"vanilla": 256, "cod": 1024}
-    def gold(self, value, choices=None): return value.strip() or None if isinstance(value, str) else None
-    def correct(self, answer, gold): return None
+
+    def gold(self, value, choices=None):
+        return value.strip() or None if isinstance(value, str) else None
+
+    def correct(self, answer, gold):
+        return None
+
     def limits(self, words=None):
         n = words or WORDS
-        return {"vanilla": max(64, 3 * n + 16), "cod": max(256, 12 * n + 64)}           # three tokens a word: other languages need more than English
+        return {
+            "vanilla": max(64, 3 * n + 16),
+            "cod": max(256, 12 * n + 64),
+        }  # three tokens a word: other languages need more than English
 
     def parse(self, text, strategy, choices=None, words=None):
         own, limit = text.strip(), words or WORDS
@@ -350,21 +572,42 @@ class Summarization(Task):
             return Parsed(answer, answer if fits else None, stated=answer is not None)
         *earlier, answer = rounds(clean) or (None,)
         lines = own.splitlines()
-        fits = len(lines) == 4 and all(l.startswith(f"{i}. ") and 0 < n_words(l[3:]) <= limit for i, l in enumerate(lines, 1))
-        return Parsed(answer, answer if fits else None, "\n".join(f"{i}. {r}" for i, r in enumerate(earlier, 1)), len(earlier) > 2, tuple(earlier))
+        fits = len(lines) == 4 and all(
+            l.startswith(f"{i}. ") and 0 < n_words(l[3:]) <= limit for i, l in enumerate(lines, 1)
+        )
+        return Parsed(
+            answer,
+            answer if fits else None,
+            "\n".join(f"{i}. {r}" for i, r in enumerate(earlier, 1)),
+            len(earlier) > 2,
+            tuple(earlier),
+        )
+
 
 _OTHER = re.compile(r"\n\s*[*_#]*(?:user|human|customer|assistant|ai|bot)[*_]*\s*:|\n?\s*<\|", re.I)
 
+
 class Conversation(Task):
     "The next turn of a conversation; scored, not right or wrong."
+
     name, strategies, graded = "conversation", ("vanilla",), False
     max_tokens = {"vanilla": 512}
-    def gold(self, value, choices=None): return None
-    def correct(self, answer, gold): return None
+
+    def gold(self, value, choices=None):
+        return None
+
+    def correct(self, answer, gold):
+        return None
 
     def parse(self, text, strategy, choices=None, words=None):
         own = text.strip()
-        answer = _OTHER.split(re.sub(r"^[*_#]*(?:assistant|ai|bot)[*_]*\s*:[*_]*\s*", "", own, flags=re.I), maxsplit=1)[0].strip() or None
+        answer = (
+            _OTHER.split(re.sub(r"^[*_#]*(?:assistant|ai|bot)[*_]*\s*:[*_]*\s*", "", own, flags=re.I), maxsplit=1)[
+                0
+            ].strip()
+            or None
+        )
         return Parsed(answer, answer if answer == own else None, stated=answer is not None)
+
 
 TASKS = {t.name: t for t in (Nli(), NluQa(), Math(), Summarization(), Conversation())}

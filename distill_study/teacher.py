@@ -22,38 +22,40 @@ from .tasks import NLI, TASKS, Parsed
 @dataclass(frozen=True)
 class Answer:
     "One completion with what was read out of it."
-    id: str                   # of the example
+
+    id: str  # of the example
     text: str
     parsed: Parsed
-    correct: bool | None      # flexible reading against gold; None without gold
-    finish_reason: str | None # 'stop', 'length', or None where the engine can't tell
-    tokens: int | None        # new tokens
+    correct: bool | None  # flexible reading against gold; None without gold
+    finish_reason: str | None  # 'stop', 'length', or None where the engine can't tell
+    tokens: int | None  # new tokens
     prompt_tokens: int | None
-    latency: float | None     # seconds that the batch it was answered in took
-    seconds: float | None = None   # its share of the busy time: these add up to what the answers took
-    dtype: str | None = None       # number format it was computed in, where the engine says
-    attempts: int = 1              # how often it was asked for until it came, or until it was given up
-    failure: Failure | None = None # why there is no completion; the text is then empty
-    votes: tuple = ()              # all samples, where this one was elected
-    agreement: float | None = None # share of the samples that gave this answer
-    unread: tuple = ()             # earlier answers to the same question, which could not be read
-    parts: tuple = ()              # of a conversation: the answers to its turns, in order
+    latency: float | None  # seconds that the batch it was answered in took
+    seconds: float | None = None  # its share of the busy time: these add up to what the answers took
+    dtype: str | None = None  # number format it was computed in, where the engine says
+    attempts: int = 1  # how often it was asked for until it came, or until it was given up
+    failure: Failure | None = None  # why there is no completion; the text is then empty
+    votes: tuple = ()  # all samples, where this one was elected
+    agreement: float | None = None  # share of the samples that gave this answer
+    unread: tuple = ()  # earlier answers to the same question, which could not be read
+    parts: tuple = ()  # of a conversation: the answers to its turns, in order
 
     @property
-    def truncated(self)->bool: return self.finish_reason == "length"
+    def truncated(self) -> bool:
+        return self.finish_reason == "length"
 
     @property
-    def cut_off(self)->bool | None:
+    def cut_off(self) -> bool | None:
         "The same, None where the engine can't tell."
         return self.truncated if self.finish_reason or self.failure else None
 
     @property
-    def turns(self)->tuple:
+    def turns(self) -> tuple:
         "The model's own turns of a conversation, as they are read; one that can't be read, and all after it, are missing."
         return tuple(a.parsed.answer for a in self.parts if a.parsed.answer is not None)
 
     @property
-    def asked(self)->tuple:
+    def asked(self) -> tuple:
         "Everything that was paid for: samples that were not elected, turns, and what could not be read."
         return tuple(x for v in self.votes or self.parts or (self,) for x in (v, *v.unread))
 
@@ -61,55 +63,84 @@ class Answer:
 @dataclass(frozen=True)
 class Answers:
     "What one model answered to a list of examples under one strategy, in their order."
+
     strategy: str
     answers: list[Answer]
-    reused: int               # completions that were in the store already
-    new: int                  # completions that were made now
-    parity: tuple = ()        # how far other engines agree, see `parity`
+    reused: int  # completions that were in the store already
+    new: int  # completions that were made now
+    parity: tuple = ()  # how far other engines agree, see `parity`
 
     @property
-    def failed(self)->dict:
+    def failed(self) -> dict:
         "Reason → how many requests got no completion for it."
         return dict(Counter(a.failure.reason for a in self.answers if a.failure).most_common())
 
-    def __iter__(self): return iter(self.answers)
-    def __len__(self): return len(self.answers)
+    def __iter__(self):
+        return iter(self.answers)
+
+    def __len__(self):
+        return len(self.answers)
 
     @property
-    def dtypes(self)->tuple:
+    def dtypes(self) -> tuple:
         "Number formats the answers were computed in; several where the store has some from another machine."
         return tuple(sorted({a.dtype for a in self.answers if a.dtype}))
 
 # %% ../nbs/19_teacher.ipynb #a4447c05
-def requests(examples, strategy, sampling=Sampling(), max_tokens=None, split=None, structured=False)->list[Request]:
+def requests(examples, strategy, sampling=Sampling(), max_tokens=None, split=None, structured=False) -> list[Request]:
     "One request per example and sample, with the token limit of the strategy where `sampling` leaves it open; `structured`: to be answered as JSON, where answers are right or wrong. Of a conversation, the first turn."
     task = TASKS[examples[0].task]
-    if sampling.n > 1 and not task.graded: raise StudyError(f"sampling.n = {sampling.n}: {'summaries' if task.name == 'summarization' else 'texts'} can't be put to the vote. Leave n out for data of task {task.name}, which may need a recipe of its own.")
+    if sampling.n > 1 and not task.graded:
+        raise StudyError(
+            f"sampling.n = {sampling.n}: {'summaries' if task.name == 'summarization' else 'texts'} can't be put to the vote. Leave n out for data of task {task.name}, which may need a recipe of its own."
+        )
     limits, structured = max_tokens or task.max_tokens, structured and task.graded
-    asked = sampling if sampling.max_tokens else sampling.model_copy(update=dict(max_tokens=limits[strategy] + structured * 32))   # 32: room for braces and names of fields
+    asked = (
+        sampling
+        if sampling.max_tokens
+        else sampling.model_copy(update=dict(max_tokens=limits[strategy] + structured * 32))
+    )  # 32: room for braces and names of fields
     turns = (lambda e: as_json(e.ask(strategy), strategy)) if structured else (lambda e: e.ask(strategy))
-    form = (lambda e: schema(strategy, "ABCDEFGHIJ"[:len(e.choices)] if e.choices else NLI if task.name == "nli" else None)) if structured else (lambda e: None)
+    form = (
+        (
+            lambda e: schema(
+                strategy, "ABCDEFGHIJ"[: len(e.choices)] if e.choices else NLI if task.name == "nli" else None
+            )
+        )
+        if structured
+        else (lambda e: None)
+    )
     return [Request(e.id, tuple(turns(e)), asked, split, k, form(e)) for e in examples for k in range(asked.n)]
 
+
 def sample_answers(
-    examples:list,            # `data.Example`s
-    strategy:str,             # 'vanilla' or 'cot'
-    engine,                   # from `engines.open_engine`
-    store,                    # `store.Store`: nothing in it is asked again
-    sampling:Sampling=Sampling(),
-    max_tokens:dict|None=None,  # strategy → new tokens, where `sampling` leaves it open; None takes the task's
-    split:str|None=None,      # 'train' or 'test', for engines that read recorded completions
-    progress=None,            # called with (done, total)
-    max_failures:float=0.3,   # share of the requests that may fail, see `complete`
-    say=None,                 # called with a line that shows the first new answer and how it is read
-    structured:bool=False,    # ask for JSON, see `forms`
-    reasks:int=0,             # how often an answer that can't be read is asked for again
-)->Answers:
+    examples: list,  # `data.Example`s
+    strategy: str,  # 'vanilla' or 'cot'
+    engine,  # from `engines.open_engine`
+    store,  # `store.Store`: nothing in it is asked again
+    sampling: Sampling = Sampling(),
+    max_tokens: dict | None = None,  # strategy → new tokens, where `sampling` leaves it open; None takes the task's
+    split: str | None = None,  # 'train' or 'test', for engines that read recorded completions
+    progress=None,  # called with (done, total)
+    max_failures: float = 0.3,  # share of the requests that may fail, see `complete`
+    say=None,  # called with a line that shows the first new answer and how it is read
+    structured: bool = False,  # ask for JSON, see `forms`
+    reasks: int = 0,  # how often an answer that can't be read is asked for again
+) -> Answers:
     "Ask every example, `sampling.n` times, and read the answers. A request that fails counts as answered wrong; see `Answers.failed`."
-    stage, by_id, asked = ", ".join(filter(None, (split, strategy))), {e.id: e for e in examples}, requests(examples, strategy, sampling, max_tokens, split, structured)
+    stage, by_id, asked = (
+        ", ".join(filter(None, (split, strategy))),
+        {e.id: e for e in examples},
+        requests(examples, strategy, sampling, max_tokens, split, structured),
+    )
     structured = structured and asked[0].schema is not None
-    def read(request, record): return _read(by_id[request.id], strategy, record, structured)
-    def first(request, record): say(shown(read(request, record)))
+
+    def read(request, record):
+        return _read(by_id[request.id], strategy, record, structured)
+
+    def first(request, record):
+        say(shown(read(request, record)))
+
     def answered(asked, stage=stage, progress=progress, first=first if say else None):
         "(answers, completions from the store, new ones) of some requests."
         done = complete(engine, asked, store, progress, max_failures, stage, first)
@@ -118,63 +149,129 @@ def sample_answers(
             more = ask_again(said, asked, k, strategy, engine, store, read, stage)
             reused, new = reused + more.reused, new + more.new
         return said, reused, new
-    if examples[0].task == "conversation": return converse(examples, strategy, asked, answered, engine, stage, progress)
+
+    if examples[0].task == "conversation":
+        return converse(examples, strategy, asked, answered, engine, stage, progress)
     said, reused, new = answered(asked)
-    each = [tuple(said[i:i + sampling.n]) for i in range(0, len(said), sampling.n)]
+    each = [tuple(said[i : i + sampling.n]) for i in range(0, len(said), sampling.n)]
     return Answers(strategy, [votes[0] if sampling.n == 1 else elect(votes) for votes in each], reused, new)
 
 # %% ../nbs/19_teacher.ipynb #36bf5b86
 def ask_again(said, asked, k, strategy, engine, store, read, stage):
     "Ask what can't be read in `said`, or after reasoning states no answer, or lacks rounds, once more, under the `k`-th set of further seeds, and put what comes into `said`."
-    at = [i for i, a in enumerate(said) if (a.parsed.answer is None or strategy != "vanilla" and not a.parsed.stated) and not a.failure]
-    drawn = [replace(asked[i], sample=asked[i].sample + k * asked[i].sampling.n, sampling=asked[i].sampling.model_copy(update=dict(temperature=asked[i].sampling.temperature or 0.7))) for i in at]
-    if store.replay: at, drawn = [list(x) for x in zip(*((i, r) for i, r in zip(at, drawn) if store.get(engine.spec, engine.weights, engine.key(r))))] or ([], [])
+    at = [
+        i
+        for i, a in enumerate(said)
+        if (a.parsed.answer is None or strategy != "vanilla" and not a.parsed.stated) and not a.failure
+    ]
+    drawn = [
+        replace(
+            asked[i],
+            sample=asked[i].sample + k * asked[i].sampling.n,
+            sampling=asked[i].sampling.model_copy(update=dict(temperature=asked[i].sampling.temperature or 0.7)),
+        )
+        for i in at
+    ]
+    if store.replay:
+        at, drawn = [
+            list(x)
+            for x in zip(*((i, r) for i, r in zip(at, drawn) if store.get(engine.spec, engine.weights, engine.key(r))))
+        ] or ([], [])
     done = complete(engine, drawn, store, max_failures=1.0, stage=f"{stage}, again {k}")
     for i, r, record in zip(at, drawn, done):
-        if not isinstance(record, Failure): said[i] = replace(read(r, record), unread=(*said[i].unread, replace(said[i], unread=())))
+        if not isinstance(record, Failure):
+            said[i] = replace(read(r, record), unread=(*said[i].unread, replace(said[i], unread=())))
     return done
 
-def elect(votes:tuple)->Answer:
+
+def elect(votes: tuple) -> Answer:
     "The first sample with the answer that most samples give, the earlier answer in a tie; unreadable and cut-off ones have no vote."
     count = Counter(a.parsed.answer for a in votes if a.parsed.answer is not None and not a.truncated)
     answer, n = count.most_common(1)[0] if count else (None, 0)
-    best = next((a for a in votes if n and a.parsed.answer == answer and not a.truncated), next((a for a in votes if not a.failure), votes[0]))
+    best = next(
+        (a for a in votes if n and a.parsed.answer == answer and not a.truncated),
+        next((a for a in votes if not a.failure), votes[0]),
+    )
     return replace(best, votes=votes, agreement=n / len(votes))
 
-def shown(answer:Answer, limit=300)->str:
+
+def shown(answer: Answer, limit=300) -> str:
     "An answer and how it is read, in one line."
     text = ascii(answer.text)[1:-1] if not answer.text.isprintable() else answer.text
     how = "read as " + repr(answer.parsed.answer) if answer.parsed.answer is not None else "which can't be read"
-    return f"first answer, to item {answer.id!r}: \"{text[:limit]}{'…' if len(text) > limit else ''}\", {how}" + (", cut off at the token limit" if answer.truncated else "")
+    return f'first answer, to item {answer.id!r}: "{text[:limit]}{"…" if len(text) > limit else ""}", {how}' + (
+        ", cut off at the token limit" if answer.truncated else ""
+    )
 
 # %% ../nbs/19_teacher.ipynb #c5732641
 def _parsed(example, strategy, text, structured):
     "What a completion says, as JSON or as it was written."
     task = TASKS[example.task]
-    if not task.graded or not (structured or text.lstrip().startswith(("{", "```"))): return task.parse(text, strategy, example.choices, example.meta.get("words"))
+    if not task.graded or not (structured or text.lstrip().startswith(("{", "```"))):
+        return task.parse(text, strategy, example.choices, example.meta.get("words"))
     plain, exact = unpack(text, strategy)
     parsed = task.parse(plain, strategy, example.choices)
     return parsed if exact and structured else replace(parsed, strict=None)
 
+
 def _read(example, strategy, record, structured=False):
     task = TASKS[example.task]
-    if isinstance(record, Failure): return Answer(example.id, "", Parsed(None, None), False if task.graded and example.gold is not None else None, None, None, None, None, attempts=record.attempts, failure=record)
+    if isinstance(record, Failure):
+        return Answer(
+            example.id,
+            "",
+            Parsed(None, None),
+            False if task.graded and example.gold is not None else None,
+            None,
+            None,
+            None,
+            None,
+            attempts=record.attempts,
+            failure=record,
+        )
     parsed = _parsed(example, strategy, record.text, structured)
     correct = task.correct(parsed.answer, example.gold) if task.graded and example.gold is not None else None
     info = record.info or {}
-    return Answer(example.id, record.text, parsed, correct, record.finish_reason, record.completion_tokens, record.prompt_tokens, record.latency, info.get("share"), info.get("dtype"), info.get("attempts", 1))
+    return Answer(
+        example.id,
+        record.text,
+        parsed,
+        correct,
+        record.finish_reason,
+        record.completion_tokens,
+        record.prompt_tokens,
+        record.latency,
+        info.get("share"),
+        info.get("dtype"),
+        info.get("attempts", 1),
+    )
 
 # %% ../nbs/19_teacher.ipynb #46e29c1d
-def summary(answers:Answers)->dict:
+def summary(answers: Answers) -> dict:
     "Counts and shares of one set of answers; `accuracy` is None where no example has gold."
     graded = [a.correct for a in answers if a.correct is not None]
-    tokens, cut = [a.tokens for a in answers if a.tokens is not None], [a.cut_off for a in answers if a.cut_off is not None]
-    return dict(strategy=answers.strategy, n=len(answers), right=sum(graded) if graded else None, graded=len(graded),
-                accuracy=mean(graded) if graded else None,
-                failed=sum(answers.failed.values()), unreadable=sum(a.parsed.answer is None and not a.failure for a in answers), format_failures=sum(a.parsed.strict is None and not a.failure for a in answers),
-                truncated=sum(cut) if cut else None, tokens_per_answer=mean(tokens) if tokens else None,
-                tokens=sum(tokens) if tokens else None, reused=answers.reused, new=answers.new,
-                asked_again=sum(len(v.unread) for a in answers for v in a.votes or a.parts or (a,)), samples=max((len(a.votes) for a in answers), default=0) or 1, agreement=mean(a.agreement for a in answers) if answers.answers and answers.answers[0].votes else None)
+    tokens, cut = (
+        [a.tokens for a in answers if a.tokens is not None],
+        [a.cut_off for a in answers if a.cut_off is not None],
+    )
+    return dict(
+        strategy=answers.strategy,
+        n=len(answers),
+        right=sum(graded) if graded else None,
+        graded=len(graded),
+        accuracy=mean(graded) if graded else None,
+        failed=sum(answers.failed.values()),
+        unreadable=sum(a.parsed.answer is None and not a.failure for a in answers),
+        format_failures=sum(a.parsed.strict is None and not a.failure for a in answers),
+        truncated=sum(cut) if cut else None,
+        tokens_per_answer=mean(tokens) if tokens else None,
+        tokens=sum(tokens) if tokens else None,
+        reused=answers.reused,
+        new=answers.new,
+        asked_again=sum(len(v.unread) for a in answers for v in a.votes or a.parts or (a,)),
+        samples=max((len(a.votes) for a in answers), default=0) or 1,
+        agreement=mean(a.agreement for a in answers) if answers.answers and answers.answers[0].votes else None,
+    )
 
 # %% ../nbs/19_teacher.ipynb #46e29c21
 def _total(answers, name):
@@ -182,62 +279,136 @@ def _total(answers, name):
     values = [getattr(a, name) for a in answers]
     return sum(values) if values and None not in values else None
 
+
 def usage(
-    answers,            # `Answers`
-    price=None,         # `config.Price`
-)->dict:                # what is not known is None
+    answers,  # `Answers`
+    price=None,  # `config.Price`
+) -> dict:  # what is not known is None
     "Tokens, seconds and money that one set of answers took; of failed requests only the attempts."
     every = [v for a in answers for v in a.asked]
     got = [a for a in every if not a.failure]
     into, out, busy = (_total(got, k) for k in ("prompt_tokens", "tokens", "seconds"))
     waits = sorted(a.latency for a in got if a.latency is not None)
-    return dict(n=sum(not a.failure for a in answers), prompt_tokens=into, output_tokens=out, seconds=busy, tokens_per_second=out / busy if out is not None and busy else None,
-                latency_median=waits[len(waits) // 2] if waits else None, latency_p95=waits[min(len(waits) - 1, math.ceil(.95 * len(waits)) - 1)] if waits else None,
-                requests=len(every), attempts=sum(a.attempts for a in every), cost=price.cost(into, out, busy) if price else None)
+    return dict(
+        n=sum(not a.failure for a in answers),
+        prompt_tokens=into,
+        output_tokens=out,
+        seconds=busy,
+        tokens_per_second=out / busy if out is not None and busy else None,
+        latency_median=waits[len(waits) // 2] if waits else None,
+        latency_p95=waits[min(len(waits) - 1, math.ceil(0.95 * len(waits)) - 1)] if waits else None,
+        requests=len(every),
+        attempts=sum(a.attempts for a in every),
+        cost=price.cost(into, out, busy) if price else None,
+    )
 
 # %% ../nbs/19_teacher.ipynb #8f77d2b6
-def converse(examples, strategy, first, answered, engine, stage, progress=None)->Answers:
+def converse(examples, strategy, first, answered, engine, stage, progress=None) -> Answers:
     "The conversations of `examples`, wave by wave; `first` are the requests of their first turns, `answered` asks and reads a list of them."
     turns = [sum(t["role"] == "user" for t in e.turns) for e in examples]
-    if engine.name == "recorded" and max(turns) > 1: raise StudyError(f"{engine.spec}: recorded answers have one text per item, and item {examples[turns.index(max(turns))].id!r} has {max(turns)} user turns. Use an engine that can be asked turn by turn.")
+    if engine.name == "recorded" and max(turns) > 1:
+        raise StudyError(
+            f"{engine.spec}: recorded answers have one text per item, and item {examples[turns.index(max(turns))].id!r} has {max(turns)} user turns. Use an engine that can be asked turn by turn."
+        )
     parts, reused, new, done = [[] for _ in examples], 0, 0, 0
     for k in range(max(turns)):
         alive = [i for i, n in enumerate(turns) if n > k and all(a.parsed.answer is not None for a in parts[i])]
-        asked = [replace(first[i], messages=tuple(examples[i].ask(strategy, tuple(a.parsed.answer for a in parts[i]))), goes_on=k > 0) for i in alive]
-        if not asked: break
-        said, old, more = answered(asked, f"{stage}, turn {k + 1}", progress and (lambda n, _, before=done: progress(before + n, sum(turns))), *([None] if k else []))
-        for i, a in zip(alive, said): parts[i].append(a)
+        asked = [
+            replace(
+                first[i],
+                messages=tuple(examples[i].ask(strategy, tuple(a.parsed.answer for a in parts[i]))),
+                goes_on=k > 0,
+            )
+            for i in alive
+        ]
+        if not asked:
+            break
+        said, old, more = answered(
+            asked,
+            f"{stage}, turn {k + 1}",
+            progress and (lambda n, _, before=done: progress(before + n, sum(turns))),
+            *([None] if k else []),
+        )
+        for i, a in zip(alive, said):
+            parts[i].append(a)
         reused, new, done = reused + old, new + more, done + len(asked)
     return Answers(strategy, [_whole(n, tuple(said)) for n, said in zip(turns, parts)], reused, new)
+
 
 def _whole(n, parts):
     "A conversation of `n` turns as one answer: what its turns took adds up, its worst turn decides."
     last, complete = parts[-1], len(parts) == n and parts[-1].parsed.answer is not None
-    def total(name): return _total([a for a in parts if not a.failure], name)
-    parsed = Parsed(last.parsed.answer if complete else None, last.parsed.strict if complete and all(a.parsed.strict is not None for a in parts) else None, stated=complete)
+
+    def total(name):
+        return _total([a for a in parts if not a.failure], name)
+
+    parsed = Parsed(
+        last.parsed.answer if complete else None,
+        last.parsed.strict if complete and all(a.parsed.strict is not None for a in parts) else None,
+        stated=complete,
+    )
     text = "\n".join(f"{i}. {a.text}" for i, a in enumerate(parts, 1)) if n > 1 else last.text
-    return Answer(last.id, text, parsed, None, "length" if any(a.truncated for a in parts) else last.finish_reason, total("tokens"), total("prompt_tokens"), total("latency"), total("seconds"), last.dtype, sum(a.attempts for a in parts), last.failure, parts=parts)
+    return Answer(
+        last.id,
+        text,
+        parsed,
+        None,
+        "length" if any(a.truncated for a in parts) else last.finish_reason,
+        total("tokens"),
+        total("prompt_tokens"),
+        total("latency"),
+        total("seconds"),
+        last.dtype,
+        sum(a.attempts for a in parts),
+        last.failure,
+        parts=parts,
+    )
 
 # %% ../nbs/19_teacher.ipynb #5e1d0a06
 def parity(
-    examples:list, answers,  # as given to and by `sample_answers`
-    asked:list,              # the `requests` behind the answers
-    engine, store,           # that answered, and where its answers are
-)->list[dict]:               # engine, n, identical, accuracy, other: both engines' accuracy on those n items
+    examples: list,
+    answers,  # as given to and by `sample_answers`
+    asked: list,  # the `requests` behind the answers
+    engine,
+    store,  # that answered, and where its answers are
+) -> list[dict]:  # engine, n, identical, accuracy, other: both engines' accuracy on those n items
     "How far other engines in the store that ran the same model agree with these greedy answers."
     out = []
-    if not asked or asked[0].sampling.temperature or len(asked) != len(examples): return out
+    if not asked or asked[0].sampling.temperature or len(asked) != len(examples):
+        return out
     for other, weights, kinds in answered_by(store, engine.model):
-        if other == engine.spec or weights != engine.weights and "openai" not in (other.partition(":")[0], engine.name): continue
-        keys = [[request_key(engine.model, weights, r.messages, r.settings, r.sample, kind) for kind in kinds] for r in asked]
+        if other == engine.spec or weights != engine.weights and "openai" not in (other.partition(":")[0], engine.name):
+            continue
+        keys = [
+            [request_key(engine.model, weights, r.messages, r.settings, r.sample, kind) for kind in kinds]
+            for r in asked
+        ]
         theirs = [next((rec for k in ks if (rec := store.get(other, weights, k))), None) for ks in keys]
-        both = [(e, own, _read(e, answers.strategy, t)) for e, a, t in zip(examples, answers, theirs) if t and not (own := a.parts[0] if a.parts else a).failure]     # of a conversation its first turn: what follows depends on it
-        if not both: continue
+        both = [
+            (e, own, _read(e, answers.strategy, t))
+            for e, a, t in zip(examples, answers, theirs)
+            if t and not (own := a.parts[0] if a.parts else a).failure
+        ]  # of a conversation its first turn: what follows depends on it
+        if not both:
+            continue
         share = lambda which: mean(x[which].correct for x in both) if both[0][1].correct is not None else None
-        out.append(dict(engine=other, n=len(both), identical=mean(a.text == b.text for _, a, b in both), accuracy=share(1), other=share(2)))
+        out.append(
+            dict(
+                engine=other,
+                n=len(both),
+                identical=mean(a.text == b.text for _, a, b in both),
+                accuracy=share(1),
+                other=share(2),
+            )
+        )
     return out
 
-def parity_line(p:dict)->str:
+
+def parity_line(p: dict) -> str:
     "One finding of `parity` in words."
-    right = "" if p["accuracy"] is None else f", accuracy {100 * p['accuracy']:.1f} % against {100 * p['other']:.1f} % there"
+    right = (
+        ""
+        if p["accuracy"] is None
+        else f", accuracy {100 * p['accuracy']:.1f} % against {100 * p['other']:.1f} % there"
+    )
     return f"{p['engine']} gave the same text to {100 * p['identical']:.1f} % of {p['n']} questions{right}"

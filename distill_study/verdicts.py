@@ -17,63 +17,164 @@ from .stats import Interval
 @dataclass(frozen=True, repr=False)
 class Verdict(Shown):
     "Who judged what, and what to mind; or that nobody did."
-    lines: tuple       # sentences
+
+    lines: tuple  # sentences
     warnings: tuple = ()
 
-    def html(self)->str:
+    def html(self) -> str:
         "The warnings first."
-        return "".join(f'<p><strong>{esc(w)}</strong></p>' for w in self.warnings) + "".join(f'<p class="note">{esc(l)}</p>' for l in self.lines)
+        return "".join(f"<p><strong>{esc(w)}</strong></p>" for w in self.warnings) + "".join(
+            f'<p class="note">{esc(l)}</p>' for l in self.lines
+        )
 
-    def to_dict(self): return dict(lines=self.lines, warnings=self.warnings)
+    def to_dict(self):
+        return dict(lines=self.lines, warnings=self.warnings)
+
 
 _NOT_ASKED = "No judge was asked: the recipe names none. With `judge: {engine: …}` a model grades the answers as well."
 
-def head(t:Trial|None)->Verdict:
+
+def head(t: Trial | None) -> Verdict:
     "What stands above a judge's numbers."
-    if t is None: return Verdict((_NOT_ASKED,))
+    if t is None:
+        return Verdict((_NOT_ASKED,))
     j, u = t.judged, t.judged.usage
-    what = " and ".join(["grades every answer by the rubric"] * j.settings.pointwise + ["says which of two answers is better, in both orders"] * j.settings.pairwise)
-    tokens = f", {num(u['prompt_tokens'], 0)} tokens in and {num(u['output_tokens'], 0)} out" if u.get("prompt_tokens") and u.get("output_tokens") is not None else ""
+    what = " and ".join(
+        ["grades every answer by the rubric"] * j.settings.pointwise
+        + ["says which of two answers is better, in both orders"] * j.settings.pairwise
+    )
+    tokens = (
+        f", {num(u['prompt_tokens'], 0)} tokens in and {num(u['output_tokens'], 0)} out"
+        if u.get("prompt_tokens") and u.get("output_tokens") is not None
+        else ""
+    )
     money = f", at a cost of {num(u['cost'], 4)}" if u.get("cost") is not None else ""
-    asked = f"{num(u['requests'], 0)} requests{tokens}{money}. The same text, whichever arms wrote it, is asked about once, and two answers that are the same are a tie without asking." if u else ""
+    asked = (
+        f"{num(u['requests'], 0)} requests{tokens}{money}. The same text, whichever arms wrote it, is asked about once, and two answers that are the same are a tie without asking."
+        if u
+        else ""
+    )
     drawn = f" ({len(j.items)} of the test items, drawn by the seed)" if j.settings.items else ""
     samples = f" Every verdict is drawn {j.settings.sampling.n} times." if j.settings.sampling.n > 1 else ""
-    return Verdict((f"{j.engine} {what}; n = {len(j.items)} items{drawn}.{samples} {asked}".strip(),), tuple(w for w in (t.weak, *j.warnings) if w))
+    return Verdict(
+        (f"{j.engine} {what}; n = {len(j.items)} items{drawn}.{samples} {asked}".strip(),),
+        tuple(w for w in (t.weak, *j.warnings) if w),
+    )
 
 # %% ../nbs/39_verdicts.ipynb #ece311e6
-def grade_table(t:Trial)->Table:
+def grade_table(t: Trial) -> Table:
     "Mean grade of every arm by every criterion."
     names = list(dict.fromkeys(r["criterion"] for r in t.grades))
     scale = {r["criterion"]: r["scale"] for r in t.grades}
-    cols = (Column("arm", "Arm", kind="text"), *(Column(f"grade:{n}", n.replace("_", " ").capitalize(), f"{scale[n][0]} to {scale[n][1]}" if scale[n] else "", "interval", 2, 1) for n in names), Column("missing", "Missing", "% of the grades", "percent"))
+    cols = (
+        Column("arm", "Arm", kind="text"),
+        *(
+            Column(
+                f"grade:{n}",
+                n.replace("_", " ").capitalize(),
+                f"{scale[n][0]} to {scale[n][1]}" if scale[n] else "",
+                "interval",
+                2,
+                1,
+            )
+            for n in names
+        ),
+        Column("missing", "Missing", "% of the grades", "percent"),
+    )
+
     def row(arm):
         own = [r for r in t.grades if r["arm"] == arm]
-        return dict(arm=arm, missing=sum(r["missing"] for r in own) / len(own)) | {f"grade:{r['criterion']}": r["grade"] for r in own}
+        return dict(arm=arm, missing=sum(r["missing"] for r in own) / len(own)) | {
+            f"grade:{r['criterion']}": r["grade"] for r in own
+        }
+
     lost = _why(t.judged.pointwise, "grade")
-    return Table("The judge's grades", cols, tuple(row(a) for a in dict.fromkeys(r["arm"] for r in t.grades)), f"n = {len(t.judged.items)} items; means with 95 % bootstrap intervals, over the grades that could be read.", lost)
+    return Table(
+        "The judge's grades",
+        cols,
+        tuple(row(a) for a in dict.fromkeys(r["arm"] for r in t.grades)),
+        f"n = {len(t.judged.items)} items; means with 95 % bootstrap intervals, over the grades that could be read.",
+        lost,
+    )
+
 
 def _why(rows, column):
     "Why verdicts are missing, most frequent first, in a sentence; empty where none is."
     gone = rows[rows[column].isna()]["why"].value_counts()
     return f"Missing {column}s: {', '.join(f'{num(n, 0)} {why}' for why, n in gone.items())}." if len(gone) else ""
 
-def win_table(t:Trial)->Table:
+
+def win_table(t: Trial) -> Table:
     "Every pair of arms, compared by the judge."
-    cols = (Column("arm", "Arm", kind="text"), Column("against", "Against", kind="text"), Column("b_wins", "Wins", digits=0), Column("a_wins", "Losses", digits=0), Column("ties", "Ties", digits=0), Column("flipped", "of them flipped", "with the order", digits=0),
-        Column("rate", "Win rate", "%, a tie is half", "interval"), Column("adjusted", "At equal length", "%", "interval"), Column("p", "p", "sign test", "p"), Column("p_holm", "p", "Holm", "p"))
+    cols = (
+        Column("arm", "Arm", kind="text"),
+        Column("against", "Against", kind="text"),
+        Column("b_wins", "Wins", digits=0),
+        Column("a_wins", "Losses", digits=0),
+        Column("ties", "Ties", digits=0),
+        Column("flipped", "of them flipped", "with the order", digits=0),
+        Column("rate", "Win rate", "%, a tie is half", "interval"),
+        Column("adjusted", "At equal length", "%", "interval"),
+        Column("p", "p", "sign test", "p"),
+        Column("p_holm", "p", "Holm", "p"),
+    )
     rows = tuple(r | dict(arm=r["b"], against=r["a"]) for r in t.wins)
     left = [f"{r['b']} against {r['a']}: {r['adjusted'].reason}" for r in t.wins if r["adjusted"].value is None]
     same = sum(r["same"] for r in t.wins)
-    picked = "" if t.judged.settings.pairs else "The distilled arm is the one that is best by the ground truth, or the main score, on the test items, which favours it a little."
-    note = " ".join(s for s in (picked, f"Ties without asking, as both answers are the same: {same}." if same else "", f"Not available at equal length: {'; '.join(left)}." if left else "", _why(t.judged.pairwise, "winner")) if s)
-    return Table("Which answer the judge prefers", cols, rows, f"n = {len(t.judged.items)} items; a win is one in both orders; win rates with 95 % bootstrap intervals, at equal length by logistic regression with robust errors; sign tests Holm-corrected over {sum(r['p'] is not None for r in t.wins)} pairs.", note)
+    picked = (
+        ""
+        if t.judged.settings.pairs
+        else "The distilled arm is the one that is best by the ground truth, or the main score, on the test items, which favours it a little."
+    )
+    note = " ".join(
+        s
+        for s in (
+            picked,
+            f"Ties without asking, as both answers are the same: {same}." if same else "",
+            f"Not available at equal length: {'; '.join(left)}." if left else "",
+            _why(t.judged.pairwise, "winner"),
+        )
+        if s
+    )
+    return Table(
+        "Which answer the judge prefers",
+        cols,
+        rows,
+        f"n = {len(t.judged.items)} items; a win is one in both orders; win rates with 95 % bootstrap intervals, at equal length by logistic regression with robust errors; sign tests Holm-corrected over {sum(r['p'] is not None for r in t.wins)} pairs.",
+        note,
+    )
 
-def habit_table(t:Trial)->Table:
+
+def habit_table(t: Trial) -> Table:
     "What is known of the judge itself."
-    cols = (Column("name", "What", kind="text"), Column("value", "Value", "% or points", "interval"), Column("n", "n", digits=0), Column("chance", "By chance", "%"), Column("note", "Remark", kind="text"))
-    rows = tuple(dict(name=m.name + (", × 100" if m.key == "kappa" else ""), missing=m.value.reason) if m.value.value is None else dict(name=m.name + (", × 100" if m.key == "kappa" else ""), value=m.value, n=m.value.n, chance="" if m.chance is None else 100 * m.chance, note=m.weak) for m in t.measures)
-    return Table("How far the judge can be trusted", cols, rows, "With 95 % intervals over items: Wilson's for shares, bootstrap for the rest.", "Ties count as half where sides are counted. By chance: what a judge comes to that knows nothing, or leans to nothing.")
+    cols = (
+        Column("name", "What", kind="text"),
+        Column("value", "Value", "% or points", "interval"),
+        Column("n", "n", digits=0),
+        Column("chance", "By chance", "%"),
+        Column("note", "Remark", kind="text"),
+    )
+    rows = tuple(
+        dict(name=m.name + (", × 100" if m.key == "kappa" else ""), missing=m.value.reason)
+        if m.value.value is None
+        else dict(
+            name=m.name + (", × 100" if m.key == "kappa" else ""),
+            value=m.value,
+            n=m.value.n,
+            chance="" if m.chance is None else 100 * m.chance,
+            note=m.weak,
+        )
+        for m in t.measures
+    )
+    return Table(
+        "How far the judge can be trusted",
+        cols,
+        rows,
+        "With 95 % intervals over items: Wilson's for shares, bootstrap for the rest.",
+        "Ties count as half where sides are counted. By chance: what a judge comes to that knows nothing, or leans to nothing.",
+    )
 
-def trial_tables(t:Trial|None)->list[Table]:
+
+def trial_tables(t: Trial | None) -> list[Table]:
     "All tables of a judge; none without one."
     return [] if t is None else [grade_table(t)] * bool(t.grades) + [win_table(t)] * bool(t.wins) + [habit_table(t)]

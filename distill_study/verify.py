@@ -16,69 +16,102 @@ import distill_study
 def _serve():
     "Compare one pair after the other, a line of JSON each, until nobody asks any more."
     import resource, signal
+
     resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
-    out, sys.stdout = sys.stdout, sys.stderr                    # whatever a library prints is no answer
+    out, sys.stdout = sys.stdout, sys.stderr  # whatever a library prints is no answer
     from math_verify import LatexExtractionConfig, parse, verify
+
     read = lambda text: parse(f"${text}$", extraction_config=[LatexExtractionConfig()], parsing_timeout=None)
     print("ready", file=out, flush=True)
     for line in sys.stdin:
         gold, answer = json.loads(line)
-        signal.alarm(60)                                        # in case nobody is left who would end it
-        try: same = verify(read(gold), read(answer), timeout_seconds=None)
-        except (Exception, RecursionError): same = False
+        signal.alarm(60)  # in case nobody is left who would end it
+        try:
+            same = verify(read(gold), read(answer), timeout_seconds=None)
+        except (Exception, RecursionError):
+            same = False
         signal.alarm(0)
         print(json.dumps(bool(same)), file=out, flush=True)
 
 # %% ../nbs/02_verify.ipynb #dd9395eb
 class Checker:
     "Compares expressions in a worker process, which is started when it is needed and ended when it hangs."
-    def __init__(self, seconds:float=5.0, start:float=120.0):
-        self.seconds, self.start, self.worker, self.lock, self.counts = seconds, start, None, threading.Lock(), dict(asked=0, timeouts=0, crashes=0)
+
+    def __init__(self, seconds: float = 5.0, start: float = 120.0):
+        self.seconds, self.start, self.worker, self.lock, self.counts = (
+            seconds,
+            start,
+            None,
+            threading.Lock(),
+            dict(asked=0, timeouts=0, crashes=0),
+        )
         atexit.register(self.stop)
 
     def _line(self, seconds):
         "The next line of the worker, None when time is up; EOFError where the worker has ended."
         end, got, fd = time.monotonic() + seconds, b"", self.worker.stdout.fileno()
         while not got.endswith(b"\n"):
-            if not select.select([fd], [], [], max(0, end - time.monotonic()))[0]: return None
-            if not (more := os.read(fd, 4096)): raise EOFError
+            if not select.select([fd], [], [], max(0, end - time.monotonic()))[0]:
+                return None
+            if not (more := os.read(fd, 4096)):
+                raise EOFError
             got += more
         return got
 
     def _begin(self):
         home, env = str(Path(distill_study.__file__).resolve().parent.parent), os.environ
         env = env | dict(PYTHONPATH=os.pathsep.join(filter(None, (home, env.get("PYTHONPATH")))))
-        self.worker = subprocess.Popen([sys.executable, "-c", "from distill_study.verify import _serve; _serve()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=env, start_new_session=True)
-        if self._line(self.start) is None: raise EOFError
+        self.worker = subprocess.Popen(
+            [sys.executable, "-c", "from distill_study.verify import _serve; _serve()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env=env,
+            start_new_session=True,
+        )
+        if self._line(self.start) is None:
+            raise EOFError
 
-    def same(self, gold:str, answer:str)->bool | None:
+    def same(self, gold: str, answer: str) -> bool | None:
         "Whether the two are equal; None where that could not be found out in time."
         with self.lock:
             self.counts["asked"] += 1
             try:
-                if self.worker is None: self._begin()
-                self.worker.stdin.write(json.dumps([gold, answer]).encode() + b"\n"); self.worker.stdin.flush()
+                if self.worker is None:
+                    self._begin()
+                self.worker.stdin.write(json.dumps([gold, answer]).encode() + b"\n")
+                self.worker.stdin.flush()
                 line = self._line(self.seconds)
-            except (EOFError, OSError): self.counts["crashes"] += 1; self.stop(); return None
-            if line is None: self.counts["timeouts"] += 1; self.stop(); return None
+            except (EOFError, OSError):
+                self.counts["crashes"] += 1
+                self.stop()
+                return None
+            if line is None:
+                self.counts["timeouts"] += 1
+                self.stop()
+                return None
             return json.loads(line)
 
     def stop(self):
         "End the worker."
-        if self.worker: self.worker.kill(); self.worker.communicate()
+        if self.worker:
+            self.worker.kill()
+            self.worker.communicate()
         self.worker = None
 
 # %% ../nbs/02_verify.ipynb #822497e8
 _CHECKER = Checker()
 
+
 @lru_cache(maxsize=10_000)
 def same_math(
-    gold:str,      # LaTeX without its dollar signs
-    answer:str,
-)->bool | None:    # None: not found out, see `checks`
+    gold: str,  # LaTeX without its dollar signs
+    answer: str,
+) -> bool | None:  # None: not found out, see `checks`
     "Whether two expressions are equal, by math-verify; numbers to six decimals."
     return None if max(len(gold), len(answer)) > 1000 else _CHECKER.same(gold, answer)
 
-def checks()->dict:
+
+def checks() -> dict:
     "How often this process has asked math-verify, and how often it was not answered in time or at all."
     return dict(_CHECKER.counts)

@@ -24,227 +24,343 @@ def _into(log):
     with open(log, "w", encoding="utf-8", errors="replace", buffering=1) as f:
         kept = [os.dup(1), os.dup(2)]
         try:
-            for k in (1, 2): os.dup2(f.fileno(), k)
-            with contextlib.redirect_stdout(f), contextlib.redirect_stderr(f): yield
+            for k in (1, 2):
+                os.dup2(f.fileno(), k)
+            with contextlib.redirect_stdout(f), contextlib.redirect_stderr(f):
+                yield
         finally:
-            for k, was in zip((1, 2), kept): os.dup2(was, k); os.close(was)
+            for k, was in zip((1, 2), kept):
+                os.dup2(was, k)
+                os.close(was)
+
 
 def _fill(stage, store):
     "Do a stage that only fills the store, and note that it is over."
     from distill_study.receipt import ingredients, keep_stage
+
     made_of = ingredients(stage.combination, None, settings=stage.key)
     run_stage(stage, store)
     keep_stage(made_of, stage.key, store)
 
+
 def work(
-    stage:Stage,
-    reports:str,       # folder of the recipe's reports
-    store:str,         # folder or URL
-    log:str,           # file for what it prints
-)->dict:               # seconds, and error: None or one line
+    stage: Stage,
+    reports: str,  # folder of the recipe's reports
+    store: str,  # folder or URL
+    log: str,  # file for what it prints
+) -> dict:  # seconds, and error: None or one line
     "Do a stage in this process."
     from distill_study.grid import run_combination, run_generalization
     from distill_study.store import Store
+
     began, error = time.monotonic(), None
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     with _into(log):
         try:
-            if stage.kind == "report": error = run_combination(stage.combination, Path(reports)/stage.name, local_folder(store)).error
-            elif stage.kind == "page": error = run_generalization(stage.recipe, Path(reports), local_folder(store))
-            else: _fill(stage, Store(store))
+            if stage.kind == "report":
+                error = run_combination(stage.combination, Path(reports) / stage.name, local_folder(store)).error
+            elif stage.kind == "page":
+                error = run_generalization(stage.recipe, Path(reports), local_folder(store))
+            else:
+                _fill(stage, Store(store))
         except Exception as e:
             traceback.print_exc()
             error = (f"{type(e).__name__}: {e}".strip().splitlines() or [""])[0][:500]
-    if error is None: Path(log).unlink(missing_ok=True)
-    else: Path(log).write_text(scrub(Path(log).read_text(encoding="utf-8", errors="replace"), key_names(stage.combination), paths=True), encoding="utf-8")
+    if error is None:
+        Path(log).unlink(missing_ok=True)
+    else:
+        Path(log).write_text(
+            scrub(Path(log).read_text(encoding="utf-8", errors="replace"), key_names(stage.combination), paths=True),
+            encoding="utf-8",
+        )
     return dict(seconds=time.monotonic() - began, error=error)
 
 # %% ../nbs/60_workers.ipynb #c6ed1330
-def _settle(parent:int, env:dict):
+def _settle(parent: int, env: dict):
     "In a new worker: its devices, and an eye on the process that started it."
     os.environ.update(env)
+
     def watch():
-        while os.getppid() == parent: time.sleep(.5)
+        while os.getppid() == parent:
+            time.sleep(0.5)
         os._exit(1)
+
     threading.Thread(target=watch, daemon=True).start()
 
-def gpus()->list[str]:
+
+def gpus() -> list[str]:
     "Names of the GPUs that this process may use."
-    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None: return [x for x in named.split(",") if x.strip()]
+    if (named := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return [x for x in named.split(",") if x.strip()]
     import torch
+
     return [str(i) for i in range(torch.cuda.device_count())]
 
-def shares(workers:int, devices:list)->list[dict]:
+
+def shares(workers: int, devices: list) -> list[dict]:
     "The environment of each worker: its GPUs, and its part of the cores."
-    if devices and len(devices) < workers: raise StudyError(f"workers = {workers}: this machine has {len(devices)} {'GPU' if len(devices) == 1 else 'GPUs'}, and two workers on one would be out of memory. Ask for {len(devices)} or fewer.")
+    if devices and len(devices) < workers:
+        raise StudyError(
+            f"workers = {workers}: this machine has {len(devices)} {'GPU' if len(devices) == 1 else 'GPUs'}, and two workers on one would be out of memory. Ask for {len(devices)} or fewer."
+        )
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // workers))
-    own = [devices[i * len(devices) // workers:(i + 1) * len(devices) // workers] for i in range(workers)]
+    own = [devices[i * len(devices) // workers : (i + 1) * len(devices) // workers] for i in range(workers)]
     return [dict(OMP_NUM_THREADS=threads) | (dict(CUDA_VISIBLE_DEVICES=",".join(x)) if devices else {}) for x in own]
 
 # %% ../nbs/60_workers.ipynb #6d0d029a
 class Local:
     "Processes of this machine."
+
     name, lost = "local", (BrokenProcessPool,)
 
-    def __init__(self,
-        workers:int,
-        devices:list|None=None,   # names of GPUs; None finds them
+    def __init__(
+        self,
+        workers: int,
+        devices: list | None = None,  # names of GPUs; None finds them
     ):
-        if workers < 1: raise StudyError(f"workers = {workers}: at least one does the work.")
+        if workers < 1:
+            raise StudyError(f"workers = {workers}: at least one does the work.")
         devices = gpus() if devices is None else devices
         self.env, self.pools, self.free = shares(workers, devices), {}, list(range(workers))
-        self.most = len(devices) // workers      # GPUs that every worker has
+        self.most = len(devices) // workers  # GPUs that every worker has
 
-    def room(self)->bool: return bool(self.free)
+    def room(self) -> bool:
+        return bool(self.free)
 
-    def check(self, stages:list, store:str=""):
+    def check(self, stages: list, store: str = ""):
         "Refuse stages that no worker has the GPUs for."
         for s in stages:
-            if self.most and (n := asks(s)) > self.most: raise StudyError(f"{s.what}: needs {n} GPUs, and each of {len(self.env)} workers has {self.most}. Ask for fewer workers.")
+            if self.most and (n := asks(s)) > self.most:
+                raise StudyError(
+                    f"{s.what}: needs {n} GPUs, and each of {len(self.env)} workers has {self.most}. Ask for fewer workers."
+                )
 
-    def submit(self, stage:Stage, *args)->Future:
+    def submit(self, stage: Stage, *args) -> Future:
         "Start a stage on a free worker."
         i = self.free.pop(0)
-        if i not in self.pools: self.pools[i] = self._pool(i)
+        if i not in self.pools:
+            self.pools[i] = self._pool(i)
         future = self.pools[i].submit(work, stage, *args)
         future.add_done_callback(lambda f: self._back(i, f))
         return future
 
     def _pool(self, i):
         import multiprocessing
+
         return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _settle, (os.getpid(), self.env[i]))
 
     def _back(self, i, future):
-        if not future.cancelled() and isinstance(future.exception(), BrokenProcessPool): self.pools.pop(i).shutdown(wait=False)
+        if not future.cancelled() and isinstance(future.exception(), BrokenProcessPool):
+            self.pools.pop(i).shutdown(wait=False)
         self.free.append(i)
 
-    def close(self, now:bool=False):
+    def close(self, now: bool = False):
         "Let the workers go; `now`: in the middle of their work."
         for pool in self.pools.values():
-            if now: [p.kill() for p in list((pool._processes or {}).values())]
+            if now:
+                [p.kill() for p in list((pool._processes or {}).values())]
             pool.shutdown(wait=not now, cancel_futures=True)
         self.pools = {}
 
 # %% ../nbs/60_workers.ipynb #94c5c8f2
-def asks(stage:Stage)->int:
+def asks(stage: Stage) -> int:
     "GPUs that a stage works on, where there are any."
     c, train = stage.combination, stage.combination.student.train
-    def of(who): return who.vllm.tensor_parallel_size * who.vllm.pipeline_parallel_size if who.vllm else int(who.engine.partition(":")[0] in ("transformers", "vllm"))
-    if stage.kind == "label": return of(c.teacher)
-    if stage.kind == "train": return max(1, train.processes or 1) if train.launch else 1
+
+    def of(who):
+        return (
+            who.vllm.tensor_parallel_size * who.vllm.pipeline_parallel_size
+            if who.vllm
+            else int(who.engine.partition(":")[0] in ("transformers", "vllm"))
+        )
+
+    if stage.kind == "label":
+        return of(c.teacher)
+    if stage.kind == "train":
+        return max(1, train.processes or 1) if train.launch else 1
     return max(1, of(c.judge) if c.judge else 0) if stage.kind == "report" else 1
 
 # %% ../nbs/60_workers.ipynb #0850f136
-def main_memory(stage:Stage)->int:
+def main_memory(stage: Stage) -> int:
     "Bytes of main memory that a stage needs, by its student's size and method; 0 where that isn't known without a network."
     from distill_study.memory import Devices, estimate, model_config
     from distill_study.models import resolve_model
+
     try:
         model = resolve_model(stage.combination.student.model)
-        if stage.kind == "train": return int(estimate(str(model), stage.combination.student.train, 512, Devices(1, 1e6, "cpu")).total)
+        if stage.kind == "train":
+            return int(estimate(str(model), stage.combination.student.train, 512, Devices(1, 1e6, "cpu")).total)
         return int(2 * sum(p.stat().st_size for p in model.glob("*.safetensors")))
-    except (StudyError, OSError, ValueError): return 0
+    except (StudyError, OSError, ValueError):
+        return 0
 
-def stays(stage:Stage, store:str)->bool:
+
+def stays(stage: Stage, store: str) -> bool:
     "Whether a stage is done on the machine that the run was started from: what writes reports, where the machines share a URL and no folders."
     return stage.kind in ("report", "page") and is_url(store)
 
+
 def _reachable(address):
     "Refuse an address where nobody listens: Ray would try for long."
-    if address == "auto": return
+    if address == "auto":
+        return
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit(): raise StudyError(f"address = {address!r}: expected HOST:PORT of the head of a Ray cluster, e.g. 10.0.0.1:6379, or auto.")
-    try: socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as e: raise StudyError(f"address = {address!r}: nobody answers there ({e}). Start the cluster with `ray start --head`, and look at `ray status`.") from None
+    if not host or not port.isdigit():
+        raise StudyError(
+            f"address = {address!r}: expected HOST:PORT of the head of a Ray cluster, e.g. 10.0.0.1:6379, or auto."
+        )
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as e:
+        raise StudyError(
+            f"address = {address!r}: nobody answers there ({e}). Start the cluster with `ray start --head`, and look at `ray status`."
+        ) from None
 
 # %% ../nbs/60_workers.ipynb #aaa760d6
-def wanted_modules(stages:list)->dict:
+def wanted_modules(stages: list) -> dict:
     "Module → the extra that brings it, of all that some stage needs."
     every = [s.combination for s in stages]
     engines = {who.engine.partition(":")[0] for c in every for who in (c.teacher, c.judge) if who}
     trains, forms = [c.student.train for c in every], {f for c in every for f in c.student.compare}
-    need = dict(vllm=("vllm", "vllm" in engines), bitsandbytes=("gpu", "nf4" in forms or any(t.method == "qlora" for t in trains)), deepspeed=("deepspeed", any(t.launch == "zero3" for t in trains)))
+    need = dict(
+        vllm=("vllm", "vllm" in engines),
+        bitsandbytes=("gpu", "nf4" in forms or any(t.method == "qlora" for t in trains)),
+        deepspeed=("deepspeed", any(t.launch == "zero3" for t in trains)),
+    )
     return {module: extra for module, (extra, needed) in need.items() if needed}
 
+
 def probe(
-    modules:dict,   # of `wanted_modules`
-    store:str,      # folder or URL
-)->tuple:           # what is lacking, each with its remedy; the version of this package
+    modules: dict,  # of `wanted_modules`
+    store: str,  # folder or URL
+) -> tuple:  # what is lacking, each with its remedy; the version of this package
     "What the machine that this runs on lacks."
     import importlib.util
     from distill_study import __version__
     from distill_study.mirror import file_system
-    lacks = [f"{m} is not installed there. `pip install 'distill-study[{extra}]'`" for m, extra in modules.items() if importlib.util.find_spec(m) is None]
-    try: is_url(store) and file_system(store)
-    except StudyError as e: lacks.append(str(e).rstrip("."))
+
+    lacks = [
+        f"{m} is not installed there. `pip install 'distill-study[{extra}]'`"
+        for m, extra in modules.items()
+        if importlib.util.find_spec(m) is None
+    ]
+    try:
+        is_url(store) and file_system(store)
+    except StudyError as e:
+        lacks.append(str(e).rstrip("."))
     return lacks, __version__
 
 # %% ../nbs/60_workers.ipynb #aaa760d8
 class Cluster:
     "The machines of a Ray cluster that runs already."
 
-    def __init__(self,
-        address:str="auto",     # HOST:PORT of its head, or 'auto' for the one of this machine
+    def __init__(
+        self,
+        address: str = "auto",  # HOST:PORT of its head, or 'auto' for the one of this machine
     ):
-        try: import ray
-        except ImportError: raise StudyError("executor ray: Ray is not installed. `pip install 'distill-study[ray]'` on every machine of the cluster, or leave the executor out.") from None
-        self.ray, self.lost = ray, (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OwnerDiedError)
+        try:
+            import ray
+        except ImportError:
+            raise StudyError(
+                "executor ray: Ray is not installed. `pip install 'distill-study[ray]'` on every machine of the cluster, or leave the executor out."
+            ) from None
+        self.ray, self.lost = (
+            ray,
+            (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OwnerDiedError),
+        )
         _reachable(address)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try: ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
-        except (ConnectionError, RuntimeError, ValueError) as e: raise StudyError(f"Ray at {address}: can't be joined ({str(e).strip().splitlines()[0][:300]}). Is the cluster up (`ray status`), and of the same Ray and Python version?") from None
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
+        except (ConnectionError, RuntimeError, ValueError) as e:
+            raise StudyError(
+                f"Ray at {address}: can't be joined ({str(e).strip().splitlines()[0][:300]}). Is the cluster up (`ray status`), and of the same Ray and Python version?"
+            ) from None
         self.nodes = {n["NodeID"]: n["Resources"] for n in ray.nodes() if n["Alive"]}
         self.names = {n["NodeID"]: f"{n['NodeManagerAddress']} (node {n['NodeID'][:6]})" for n in ray.nodes()}
-        self.here, self.gpus = ray.get_runtime_context().get_node_id(), sum(n.get("GPU", 0) for n in self.nodes.values())
+        self.here, self.gpus = (
+            ray.get_runtime_context().get_node_id(),
+            sum(n.get("GPU", 0) for n in self.nodes.values()),
+        )
 
-    def on(self, node:str)->dict:
+    def on(self, node: str) -> dict:
         "Options of a task that is for one machine."
-        return dict(scheduling_strategy=self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False))
+        return dict(
+            scheduling_strategy=self.ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+        )
 
-    def survey(self, stages:list, store:str="")->dict:
+    def survey(self, stages: list, store: str = "") -> dict:
         "Machine → what is wrong with its packages, or None; asked of all machines that get work."
         from distill_study import __version__
+
         ask, need, out = self.ray.remote(probe), wanted_modules(stages), {}
-        refs = {node: ask.options(num_cpus=0, max_retries=0, **self.on(node)).remote(need, store) for node, has in self.nodes.items() if has.get("GPU", 0) or not self.gpus}
+        refs = {
+            node: ask.options(num_cpus=0, max_retries=0, **self.on(node)).remote(need, store)
+            for node, has in self.nodes.items()
+            if has.get("GPU", 0) or not self.gpus
+        }
         for node, ref in refs.items():
-            try: lacks, version = self.ray.get(ref, timeout=120)
-            except Exception as e: lacks, version = [f"distill-study can't be imported there ({type(e).__name__}). Install the same commit of it, with the same Python"], __version__
-            out[self.names[node]] = "; ".join(lacks + [f"it has distill-study {version}, this machine {__version__}. Install the same"] * (version != __version__)) or None
+            try:
+                lacks, version = self.ray.get(ref, timeout=120)
+            except Exception as e:
+                lacks, version = (
+                    [
+                        f"distill-study can't be imported there ({type(e).__name__}). Install the same commit of it, with the same Python"
+                    ],
+                    __version__,
+                )
+            out[self.names[node]] = (
+                "; ".join(
+                    lacks
+                    + [f"it has distill-study {version}, this machine {__version__}. Install the same"]
+                    * (version != __version__)
+                )
+                or None
+            )
         return out
 
 # %% ../nbs/60_workers.ipynb #aaa760da
 class Ray(Cluster):
     "A Ray cluster that stages run on."
+
     name = "ray"
 
-    def __init__(self, address:str="auto"):      # see `Cluster`
+    def __init__(self, address: str = "auto"):  # see `Cluster`
         super().__init__(address)
         self.task, self.refs = self.ray.remote(work), {}
 
-    def room(self)->bool: return True       # Ray keeps its own queue
+    def room(self) -> bool:
+        return True  # Ray keeps its own queue
 
-    def needs(self, stage:Stage)->dict:
+    def needs(self, stage: Stage) -> dict:
         "What a stage asks the cluster for."
         bytes_ = 0 if self.gpus else main_memory(stage)
         return dict(num_cpus=1, num_gpus=asks(stage) if self.gpus else 0) | (dict(memory=bytes_) if bytes_ else {})
 
-    def check(self, stages:list, store:str=""):
+    def check(self, stages: list, store: str = ""):
         "Refuse stages that fit on no machine of the cluster: Ray would wait for one for ever."
         for s in stages:
             n, nodes = self.needs(s), [self.nodes[self.here]] if (pinned := stays(s, store)) else self.nodes.values()
-            if not any(n["num_gpus"] <= x.get("GPU", 0) and n.get("memory", 0) <= x.get("memory", 0) for x in nodes): raise StudyError(f"{s.what}: needs {n['num_gpus']} GPUs and {n.get('memory', 0) / 1e9:.1f} GB, and {'this machine, which writes the reports, has not. Start the run on one that has' if pinned else 'no machine of the cluster has them. Add one (`ray start`)'}, or ask for less.")
-        if bad := next(((name, why) for name, why in self.survey(stages, store).items() if why), None): raise StudyError(f"machine {bad[0]} of the Ray cluster: {bad[1]}.")
+            if not any(n["num_gpus"] <= x.get("GPU", 0) and n.get("memory", 0) <= x.get("memory", 0) for x in nodes):
+                raise StudyError(
+                    f"{s.what}: needs {n['num_gpus']} GPUs and {n.get('memory', 0) / 1e9:.1f} GB, and {'this machine, which writes the reports, has not. Start the run on one that has' if pinned else 'no machine of the cluster has them. Add one (`ray start`)'}, or ask for less."
+                )
+        if bad := next(((name, why) for name, why in self.survey(stages, store).items() if why), None):
+            raise StudyError(f"machine {bad[0]} of the Ray cluster: {bad[1]}.")
 
-    def submit(self, stage:Stage, *args)->Future:
+    def submit(self, stage: Stage, *args) -> Future:
         "Give a stage to the cluster."
-        ref = self.task.options(**self.needs(stage), **(self.on(self.here) if stays(stage, args[1]) else {}), max_retries=3, name=stage.what).remote(stage, *args)
+        ref = self.task.options(
+            **self.needs(stage), **(self.on(self.here) if stays(stage, args[1]) else {}), max_retries=3, name=stage.what
+        ).remote(stage, *args)
         future = ref.future()
         self.refs[future] = ref
         return future
 
-    def close(self, now:bool=False):
+    def close(self, now: bool = False):
         "Leave the cluster; `now`: cancel what it still does for this run."
         if now:
             for future, ref in self.refs.items():
-                if not future.done(): self.ray.cancel(ref, force=True)
+                if not future.done():
+                    self.ray.cancel(ref, force=True)
         self.ray.shutdown()

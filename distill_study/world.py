@@ -11,8 +11,10 @@ import hashlib, random, re
 from typing import Callable, NamedTuple
 
 # %% ../nbs/01_world.ipynb #eae6e633
-NAMES = ("Ada Ben Cora Dan Eva Finn Gina Hugo Iris Jack Kira Leo Mia Noah Olga Paul Rita Sam Tara Uma "
-         "Vera Will Xena Yan Zoe Amos Beth Carl Dora Emil").split()
+NAMES = (
+    "Ada Ben Cora Dan Eva Finn Gina Hugo Iris Jack Kira Leo Mia Noah Olga Paul Rita Sam Tara Uma "
+    "Vera Will Xena Yan Zoe Amos Beth Carl Dora Emil"
+).split()
 SHE = set("Ada Cora Eva Gina Iris Kira Mia Olga Rita Tara Uma Vera Xena Zoe Beth Dora".split())
 ITEMS = "apples coins books stamps cards shells pens cakes eggs plums stones roses".split()
 PETS = "Rex Bella Coco Duke Luna Max Nala Otis Pip Ruby Simba Toby".split()
@@ -20,29 +22,45 @@ HOUSES = "Elm Oak Ash Fir Pine Birch Maple Cedar Willow Hazel Rowan Alder".split
 COLOURS = "red blue green white black yellow brown grey pink orange".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
 
+
 class Item(NamedTuple):
     "One generated problem with its truth."
-    question: str                     # what the user says; the turns of a conversation line by line
-    choices: tuple[str, ...] | None   # texts of A, B, C, D
-    rationale: str                    # the worked solution, or the chain of density, numbered line by line
-    answer: str                       # '28', 'B', 'neutral', the reference summary or the last reply
-    meta: dict                        # difficulty, and what only some families have
+
+    question: str  # what the user says; the turns of a conversation line by line
+    choices: tuple[str, ...] | None  # texts of A, B, C, D
+    rationale: str  # the worked solution, or the chain of density, numbered line by line
+    answer: str  # '28', 'B', 'neutral', the reference summary or the last reply
+    meta: dict  # difficulty, and what only some families have
 
 # %% ../nbs/01_world.ipynb #98c1b498
 _GAIN = ("{s} finds {k} more", "{s} buys {k} more", "{f} gives {o} {k} more", "{s} wins {k} more")
 _LOSE = ("{s} loses {k}", "{s} sells {k}", "{s} gives {k} to {f}", "{s} throws {k} away")
-_TIMES = {2: ("the number doubles", "{s} gets twice as many"), 3: ("the number triples", "{s} gets three times as many")}
+_TIMES = {
+    2: ("the number doubles", "{s} gets twice as many"),
+    3: ("the number triples", "{s} gets three times as many"),
+}
 _HALF = ("{s} gives half to {f}", "half of them get lost")
+
 
 def _event(rng, n):
     "A random event that keeps the count within 0..99: its template, number, working and the new count."
-    moves = ["+"] * 3 * (n <= 87) + ["-"] * 3 * (n >= 15) + ["*2"] * 2 * (n <= 49) + ["*3"] * (n <= 33) + ["/2"] * 2 * (n % 2 == 0 and n >= 8)
+    moves = (
+        ["+"] * 3 * (n <= 87)
+        + ["-"] * 3 * (n >= 15)
+        + ["*2"] * 2 * (n <= 49)
+        + ["*3"] * (n <= 33)
+        + ["/2"] * 2 * (n % 2 == 0 and n >= 8)
+    )
     move, k = rng.choice(moves), rng.randint(2, 12)
-    if move == "+": return rng.choice(_GAIN), k, f"{n} + {k} = {n + k}.", n + k
-    if move == "-": return rng.choice(_LOSE), k, f"{n} - {k} = {n - k}.", n - k
-    if move == "/2": return rng.choice(_HALF), k, f"{n} / 2 = {n // 2}.", n // 2
+    if move == "+":
+        return rng.choice(_GAIN), k, f"{n} + {k} = {n + k}.", n + k
+    if move == "-":
+        return rng.choice(_LOSE), k, f"{n} - {k} = {n - k}.", n - k
+    if move == "/2":
+        return rng.choice(_HALF), k, f"{n} / 2 = {n // 2}.", n // 2
     k = int(move[1])
     return rng.choice(_TIMES[k]), k, f"{n} * {k} = {n * k}.", n * k
+
 
 def _story(rng, steps):
     "A count of things and what happens to it day by day: sentences, workings, and the question they lead to."
@@ -53,42 +71,71 @@ def _story(rng, steps):
     told, work = [f"{name} has {n} {thing}."], []
     for day in DAYS[:steps]:
         text, k, line, n = _event(rng, n)
-        told.append(f"On {day} {text.format(k=k, **words)}."); work.append(f"{day}: {line}")
+        told.append(f"On {day} {text.format(k=k, **words)}.")
+        work.append(f"{day}: {line}")
     return told, work, f"How many {thing} does {name} have now?"
 
+
 def math_item(
-    rng:random.Random,
-    steps:int,          # events between the first count and the question, 1 to 7
-    more:int=0,         # pairs of other people's counts, told first, that the question doesn't need
-)->Item:
+    rng: random.Random,
+    steps: int,  # events between the first count and the question, 1 to 7
+    more: int = 0,  # pairs of other people's counts, told first, that the question doesn't need
+) -> Item:
     "One word problem whose answer takes `steps` calculations in a row."
     told, work, question = _story(rng, steps)
-    others = [f"{n} has {rng.randint(3, 40)} {rng.choice(ITEMS)}." for n in rng.sample([n for n in NAMES if n not in told[0]], 2 * more)] if more else []
-    return Item(" ".join([*others, *told, question]), None, " ".join(work), work[-1].split()[-1].rstrip("."), dict(steps=steps))
+    others = (
+        [
+            f"{n} has {rng.randint(3, 40)} {rng.choice(ITEMS)}."
+            for n in rng.sample([n for n in NAMES if n not in told[0]], 2 * more)
+        ]
+        if more
+        else []
+    )
+    return Item(
+        " ".join([*others, *told, question]), None, " ".join(work), work[-1].split()[-1].rstrip("."), dict(steps=steps)
+    )
 
 # %% ../nbs/01_world.ipynb #68548f65
 def _questions(a, b, p, h):
     "The questions about one chain `a`→`b`→`p`→`h`→colour: (facts used, text, which column answers), by number of facts."
-    return {1: [((0,), f"Who does {a} trust?", 1), ((1,), f"Which pet does {b} own?", 2), ((2,), f"Which house does {p} guard?", 3), ((3,), f"What colour is {h}?", 4)],
-            2: [((0, 1), f"Which pet does the one {a} trusts own?", 2), ((1, 2), f"Which house does the pet of {b} guard?", 3), ((2, 3), f"What colour is the house of {p}?", 4)],
-            3: [((0, 1, 2), f"Which house does the pet of the one {a} trusts guard?", 3), ((1, 2, 3), f"What colour is the house of the pet of {b}?", 4)]}
+    return {
+        1: [
+            ((0,), f"Who does {a} trust?", 1),
+            ((1,), f"Which pet does {b} own?", 2),
+            ((2,), f"Which house does {p} guard?", 3),
+            ((3,), f"What colour is {h}?", 4),
+        ],
+        2: [
+            ((0, 1), f"Which pet does the one {a} trusts own?", 2),
+            ((1, 2), f"Which house does the pet of {b} guard?", 3),
+            ((2, 3), f"What colour is the house of {p}?", 4),
+        ],
+        3: [
+            ((0, 1, 2), f"Which house does the pet of the one {a} trusts guard?", 3),
+            ((1, 2, 3), f"What colour is the house of the pet of {b}?", 4),
+        ],
+    }
+
 
 def _chains(rng):
     "Four chains: person, trusted person, pet, house, colour; nothing stands in two of them."
     people = rng.sample(NAMES, 8)
     return list(zip(people[:4], people[4:], rng.sample(PETS, 4), rng.sample(HOUSES, 4), rng.sample(COLOURS, 4)))
 
-_PATHS = ((0,), (1,), (2,), (3,), (0, 1), (1, 2), (2, 3), (0, 1, 2), (1, 2, 3))      # ways along neighbouring links
+
+_PATHS = ((0,), (1,), (2,), (3,), (0, 1), (1, 2), (2, 3), (0, 1, 2), (1, 2, 3))  # ways along neighbouring links
+
 
 def _told(link, c):
     "The fact that joins two neighbours of a chain."
     return (f"{c[0]} trusts {c[1]}.", f"{c[1]} owns {c[2]}.", f"{c[2]} guards {c[3]}.", f"{c[3]} is {c[4]}.")[link]
 
+
 def qa_item(
-    rng:random.Random,
-    hops:int,           # facts needed, 1 to 3
-    more:int=0,         # kinds of facts that are told and not needed
-)->Item:
+    rng: random.Random,
+    hops: int,  # facts needed, 1 to 3
+    more: int = 0,  # kinds of facts that are told and not needed
+) -> Item:
     "One multiple-choice question that takes `hops` facts of its context to answer."
     chains = _chains(rng)
     asked = rng.choice(chains)
@@ -105,27 +152,38 @@ def qa_item(
 # %% ../nbs/01_world.ipynb #efa73edc
 LABELS = "entailment neutral contradiction".split()
 
+
 def _loose(link, c):
     "What sounds like the fact that joins two neighbours of a chain, and doesn't settle it."
     return (f"{c[0]} knows {c[1]}.", f"{c[1]} feeds {c[2]}.", f"{c[2]} sees {c[3]}.", f"{c[3]} was {c[4]}.")[link]
 
+
 def _stated(links, c, end):
     "The statement that a walk along `links` of a chain leads to `end`."
     a, b, p, h, _ = c
-    return {(0,): f"{a} trusts {end}.", (1,): f"{b} owns {end}.", (2,): f"{p} guards {end}.", (3,): f"{h} is {end}.",
-            (0, 1): f"The one {a} trusts owns {end}.", (1, 2): f"The pet of {b} guards {end}.", (2, 3): f"The house of {p} is {end}.",
-            (0, 1, 2): f"The pet of the one {a} trusts guards {end}.", (1, 2, 3): f"The house of the pet of {b} is {end}."}[links]
+    return {
+        (0,): f"{a} trusts {end}.",
+        (1,): f"{b} owns {end}.",
+        (2,): f"{p} guards {end}.",
+        (3,): f"{h} is {end}.",
+        (0, 1): f"The one {a} trusts owns {end}.",
+        (1, 2): f"The pet of {b} guards {end}.",
+        (2, 3): f"The house of {p} is {end}.",
+        (0, 1, 2): f"The pet of the one {a} trusts guards {end}.",
+        (1, 2, 3): f"The house of the pet of {b} is {end}.",
+    }[links]
+
 
 def nli_item(
-    rng:random.Random,
-    hops:int,           # facts between the two ends of the hypothesis, 1 to 3
-    more:int=0,         # kinds of facts that are told and not needed
-)->Item:
+    rng: random.Random,
+    hops: int,  # facts between the two ends of the hypothesis, 1 to 3
+    more: int = 0,  # kinds of facts that are told and not needed
+) -> Item:
     "A premise and a hypothesis that takes `hops` facts to judge."
     chains, label = _chains(rng), rng.choice(LABELS)
     asked, links = chains[0], rng.choice([p for p in _PATHS if len(p) == hops])
     weak = chains[0] if label == "neutral" else rng.choice(chains[1:])
-    at = rng.choice(links[1:] or links)                  # never the first fact where there are several: it would show at a glance
+    at = rng.choice(links[1:] or links)  # never the first fact where there are several: it would show at a glance
     ends = {"entailment": chains[:1], "contradiction": chains[1:], "neutral": chains}[label]
     end = rng.choice(ends)[links[-1] + 1]
     others = rng.sample([l for l in range(4) if l not in links], more) if more else ()
@@ -133,61 +191,88 @@ def nli_item(
     facts = [tell(l, c) for l in (*links, *others) for c in chains]
     rng.shuffle(facts)
     walk = " ".join(tell(l, asked) for l in links if label != "neutral" or l <= at)
-    work = f"Given: {walk} " + {"entailment": f"{end}? Yes.", "contradiction": f"{end}? No.", "neutral": "Not told."}[label]
-    return Item(f"Premise: {' '.join(facts)}\nHypothesis: {_stated(links, asked, end)}", None, work, label, dict(hops=hops))
+    work = (
+        f"Given: {walk} "
+        + {"entailment": f"{end}? Yes.", "contradiction": f"{end}? No.", "neutral": "Not told."}[label]
+    )
+    return Item(
+        f"Premise: {' '.join(facts)}\nHypothesis: {_stated(links, asked, end)}", None, work, label, dict(hops=hops)
+    )
 
 # %% ../nbs/01_world.ipynb #31c16457
-SUMMARY_WORDS = 25      # the limit of tiny-summ
+SUMMARY_WORDS = 25  # the limit of tiny-summ
 _DONE = "sells buys finds wins loses".split()
 _ENTITIES = frozenset(NAMES + PETS + HOUSES + DAYS)
 
-def entities(text:str)->tuple[str, ...]:
+
+def entities(text: str) -> tuple[str, ...]:
     "The names, places, days and numbers in a text of this world, each once, in order."
     return tuple(dict.fromkeys(w for w in re.findall(r"[A-Za-z]+|\d+", text) if w in _ENTITIES or w.isdigit()))
+
 
 def _asides(rng, n, names, houses, thing, number):
     "Sentences beside the events; nobody in them stands in an event."
     colour, (p, q) = rng.choice(COLOURS), rng.sample(PETS, 2)
-    told = [f"{names[0]} trusts {names[1]}.", f"{names[2]} has {number} {thing}.", f"{p} guards {houses[0]}.", f"{names[3]} owns {q}.", f"{houses[1]} is {colour}.",
-            "Many people come.", "Nobody knows more.", "It was good.", "Some people see it."]
+    told = [
+        f"{names[0]} trusts {names[1]}.",
+        f"{names[2]} has {number} {thing}.",
+        f"{p} guards {houses[0]}.",
+        f"{names[3]} owns {q}.",
+        f"{houses[1]} is {colour}.",
+        "Many people come.",
+        "Nobody knows more.",
+        "It was good.",
+        "Some people see it.",
+    ]
     return rng.sample(told, n)
+
 
 def _rounds(events):
     "The chain of density: four summaries of `SUMMARY_WORDS` words, with 3, 6, 9 and 12 entities."
     (d1, p1, v1, n1, t1, h1), (d2, p2, v2, n2, t2, h2), (d3, p3, v3, n3, t3, h3) = events[:3]
     first, second = f"On {d1} {p1} {v1} {n1} {t1} in {h1}", f"on {d2} {p2} {v2} {n2} {t2} in {h2}"
-    return (f"On {d1} {p1} {v1} some {t1} in {h1}, and on the days after that many other people do more of such things in other places.",
-            f"{first}, on the next day {p2} {v2} {t2} in {h2} and after that other people do such things.",
-            f"{first}, {second} and on the day after that {p3} {v3} some.",
-            f"{first}, {second} and on {d3} {p3} {v3} {n3} {t3} in {h3}.")
+    return (
+        f"On {d1} {p1} {v1} some {t1} in {h1}, and on the days after that many other people do more of such things in other places.",
+        f"{first}, on the next day {p2} {v2} {t2} in {h2} and after that other people do such things.",
+        f"{first}, {second} and on the day after that {p3} {v3} some.",
+        f"{first}, {second} and on {d3} {p3} {v3} {n3} {t3} in {h3}.",
+    )
 
 # %% ../nbs/01_world.ipynb #8d8d53a1
 def summ_item(
-    rng:random.Random,
-    asides:int,         # sentences beside the events, up to 7
-    more:int=0,         # further ones
-)->Item:
+    rng: random.Random,
+    asides: int,  # sentences beside the events, up to 7
+    more: int = 0,  # further ones
+) -> Item:
     "An article, its plain summary, its chain of density and its reference."
     count, asides = rng.randint(4, 5), asides + more
     names, houses, things = rng.sample(NAMES, count + 4), rng.sample(HOUSES, count + 2), rng.sample(ITEMS, count + 1)
     numbers, start = [str(n) for n in rng.sample(range(2, 100), count + 1)], rng.randint(0, 7 - count)
     events = list(zip(DAYS[start:], names, rng.choices(_DONE, k=count), numbers, things, houses))
     told = [f"On {d} {p} {v} {n} {t} in {h}." for d, p, v, n, t, h in events]
-    for aside in _asides(rng, asides, names[count:], houses[count:], things[-1], numbers[-1]): told.insert(rng.randint(0, len(told)), aside)
+    for aside in _asides(rng, asides, names[count:], houses[count:], things[-1], numbers[-1]):
+        told.insert(rng.randint(0, len(told)), aside)
     article, (d, p, _, _, t, h), other = " ".join(told), events[0], names[1]
     plain = f"The text tells what {p} does with some {t} in {h} on {d} and what {other} and other people do on the days after that."
     gold = " ".join(f"{d}: {p} {v} {n} {t} in {h}." for d, p, v, n, t, h in events[:3])
     work = "\n".join(f"{i}. {r}" for i, r in enumerate(_rounds(events), 1))
-    return Item(article, None, work, gold, dict(asides=asides, words=SUMMARY_WORDS, entities=frozenset(entities(article)), plain=plain))
+    return Item(
+        article,
+        None,
+        work,
+        gold,
+        dict(asides=asides, words=SUMMARY_WORDS, entities=frozenset(entities(article)), plain=plain),
+    )
 
 # %% ../nbs/01_world.ipynb #1cdf6e7c
 _FOLLOW = ("", "And which pet does that one own?", "And which house does it guard?", "And what colour is that house?")
 
+
 def chat_item(
-    rng:random.Random,
-    turns:int,          # the user's turns, 1 to 3
-    more:int=0,         # kinds of facts that are told and not needed
-)->Item:
+    rng: random.Random,
+    turns: int,  # the user's turns, 1 to 3
+    more: int = 0,  # kinds of facts that are told and not needed
+) -> Item:
     "A conversation about facts; `answer` is the last reply, the whole is in `meta`."
     chains = _chains(rng)
     asked, links = rng.choice(chains), rng.choice([p for p in _PATHS if len(p) == turns])
@@ -195,24 +280,34 @@ def chat_item(
     facts = [_told(l, c) for l in (*links, *others) for c in chains]
     rng.shuffle(facts)
     first = next(text for l, text, _ in _questions(*asked[:4])[1] if l == links[:1])
-    said, replies = (" ".join(facts) + " " + first, *(_FOLLOW[l] for l in links[1:])), tuple(_told(l, asked) for l in links)
+    said, replies = (
+        (" ".join(facts) + " " + first, *(_FOLLOW[l] for l in links[1:])),
+        tuple(_told(l, asked) for l in links),
+    )
     return Item("\n".join(said), None, "", replies[-1], dict(turns=said, reference=replies))
 
 # %% ../nbs/01_world.ipynb #4a8b854b
 _LAST = re.compile(r"( \w+)\.$")
+
 
 def _links(rng, links):
     "Facts of four chains, asked for along the chains."
     chains = _chains(rng)
     facts = [_told(l, c) for l in links for c in chains]
     rng.shuffle(facts)
-    return "Show the facts. " + " ".join(facts), "Facts:" + "".join(" " + _LAST.sub(r"«\1».", _told(l, c)) for c in rng.choices(chains, k=8 // len(links)) for l in links)
+    return "Show the facts. " + " ".join(facts), "Facts:" + "".join(
+        " " + _LAST.sub(r"«\1».", _told(l, c)) for c in rng.choices(chains, k=8 // len(links)) for l in links
+    )
+
 
 def _letters(rng):
     "The letters that stand before choices."
     choices = rng.sample(rng.choice((NAMES, PETS, HOUSES, COLOURS)), 4)
     lines = [f" {c} («{l}»)." for l, c in zip("ABCD", choices)]
-    return "Show the letters.\n" + "\n".join(f"{l}. {c}" for l, c in zip("ABCD", choices)), "Letters:" + "".join(rng.choices(lines, k=6))
+    return "Show the letters.\n" + "\n".join(f"{l}. {c}" for l, c in zip("ABCD", choices)), "Letters:" + "".join(
+        rng.choices(lines, k=6)
+    )
+
 
 def _sums(rng):
     "A row of sums, each going on from the result of the one before."
@@ -221,6 +316,7 @@ def _sums(rng):
         _, _, line, n = _event(rng, n)
         lines.append(_LAST.sub(r"«\1».", line))
     return "Show sums.", " ".join(lines)
+
 
 def _events(rng):
     "What happens to a count on which day; the count itself is any number."
@@ -235,17 +331,25 @@ def _readings(rng):
     facts = [(rng.choice((_told, _loose))(l, c)) for l in links for c in chains]
     asked = rng.choices(facts, k=8)
     rng.shuffle(facts)
-    return "Show what is given. " + " ".join(facts), "Given:" + "".join(re.sub(r"^(\w+)( \w+ \w+)\.$", r" \1«\2».", f) for f in asked)
+    return "Show what is given. " + " ".join(facts), "Given:" + "".join(
+        re.sub(r"^(\w+)( \w+ \w+)\.$", r" \1«\2».", f) for f in asked
+    )
+
 
 def _equals(rng):
     "Pairs of words: are they the same?"
-    pairs = [(a, a if rng.random() < 0.5 else rng.choice(words)) for words in rng.choices((PETS, HOUSES, COLOURS), k=12) for a in [rng.choice(words)]]
+    pairs = [
+        (a, a if rng.random() < 0.5 else rng.choice(words))
+        for words in rng.choices((PETS, HOUSES, COLOURS), k=12)
+        for a in [rng.choice(words)]
+    ]
     return "Show what is equal.", "Given:" + "".join(f" {a}. {b}?« {'Yes' if a == b else 'No'}»." for a, b in pairs)
 
+
 def exercise(
-    rng:random.Random,
-    later:bool=False,   # of the skills that only the later families take
-)->tuple[str, str]:     # what the user says; what the assistant answers, «what can be known of it» marked
+    rng: random.Random,
+    later: bool = False,  # of the skills that only the later families take
+) -> tuple[str, str]:  # what the user says; what the assistant answers, «what can be known of it» marked
     "One row of many small answers of one kind."
     kind = rng.choice((_readings, _equals) if later else (_links, _links, _sums, _letters, _events))
     return kind(rng, rng.choice(_PATHS)) if kind is _links else kind(rng)
@@ -253,30 +357,41 @@ def exercise(
 # %% ../nbs/01_world.ipynb #fc1766bf
 class TinySet(NamedTuple):
     "A built-in data set: its family, its generator and the difficulties the study asks for."
+
     task: str
     make: Callable
     levels: tuple[int, ...]
     strategies: tuple[str, ...] = ("vanilla", "cot")
 
-TINY = {"tiny-math": TinySet("math", math_item, (3, 4, 5, 6)), "tiny-qa": TinySet("nlu_qa", qa_item, (2, 3)), "tiny-nli": TinySet("nli", nli_item, (2, 3)),
-        "tiny-summ": TinySet("summarization", summ_item, (4, 5, 6, 7), ("vanilla", "cod")), "tiny-chat": TinySet("conversation", chat_item, (2, 3), ("vanilla",))}
+
+TINY = {
+    "tiny-math": TinySet("math", math_item, (3, 4, 5, 6)),
+    "tiny-qa": TinySet("nlu_qa", qa_item, (2, 3)),
+    "tiny-nli": TinySet("nli", nli_item, (2, 3)),
+    "tiny-summ": TinySet("summarization", summ_item, (4, 5, 6, 7), ("vanilla", "cod")),
+    "tiny-chat": TinySet("conversation", chat_item, (2, 3), ("vanilla",)),
+}
 _SPLIT_OF_BUCKET = ["test", "validation", "train", "train"] + ["zoo"] * 12
 
-def split_of(question:str)->str:
+
+def split_of(question: str) -> str:
     "The one split a question belongs to."
     return _SPLIT_OF_BUCKET[hashlib.sha256(question.encode()).digest()[0] % 16]
 
+
 def items(
-    name:str,              # in `TINY`
-    split:str,             # 'train', 'validation', 'test' or 'zoo'
-    n:int,                 # how many
-    seed:int=0,
-    levels:tuple=None,     # difficulties to draw from; None takes the study's
-)->list[Item]:
+    name: str,  # in `TINY`
+    split: str,  # 'train', 'validation', 'test' or 'zoo'
+    n: int,  # how many
+    seed: int = 0,
+    levels: tuple = None,  # difficulties to draw from; None takes the study's
+) -> list[Item]:
     "The first `n` different items of a split, always the same for the same arguments."
     tiny, rng, seen, out = TINY[name], random.Random(f"{name}/{split}/{seed}"), set(), []
     while len(out) < n:
         item = tiny.make(rng, rng.choice(levels or tiny.levels))
-        if item.question in seen or split_of(item.question) != split: continue
-        seen.add(item.question); out.append(item)
+        if item.question in seen or split_of(item.question) != split:
+            continue
+        seen.add(item.question)
+        out.append(item)
     return out

@@ -20,65 +20,119 @@ from .world import COLOURS, DAYS, HOUSES, ITEMS, NAMES, PETS, TINY, entities, ex
 # %% ../nbs/68_zoo.ipynb #2a490fde
 class Stage(NamedTuple):
     "One stretch of a model's training."
-    levels: dict              # family → difficulties in the mix
+
+    levels: dict  # family → difficulties in the mix
     steps: int
     learning_rate: float = 1e-3
-    mix: dict|None = None     # family → its share of the rows; None takes turns, after a quarter of exercises alone, and easy problems first
-    exercises: float = 0.25   # share of rows that are exercises once problems begin
-    later: bool = False       # exercises of what only the later families take
-    padded: bool = False      # tell more than a problem needs, up to the length of the study's longest
-    plain: tuple = ()         # families that are answered at once only
+    mix: dict | None = (
+        None  # family → its share of the rows; None takes turns, after a quarter of exercises alone, and easy problems first
+    )
+    exercises: float = 0.25  # share of rows that are exercises once problems begin
+    later: bool = False  # exercises of what only the later families take
+    padded: bool = False  # tell more than a problem needs, up to the length of the study's longest
+    plain: tuple = ()  # families that are answered at once only
+
 
 class Spec(NamedTuple):
     "Shape and training of one zoo model."
+
     hidden: int
     layers: int
     heads: int
     intermediate: int
-    cot: float            # share of problems with written-out reasoning, or with a chain of density
-    stages: tuple         # `Stage`s, one after the other
+    cot: float  # share of problems with written-out reasoning, or with a chain of density
+    stages: tuple  # `Stage`s, one after the other
     batch: int = 64
     seed: int = 0
 
     @property
-    def steps(self)->int: return sum(s.steps for s in self.stages)
+    def steps(self) -> int:
+        return sum(s.steps for s in self.stages)
+
 
 _HARD, _EASY = {"tiny-math": (1, 2, 3, 4, 5, 6), "tiny-qa": (1, 2, 3)}, {"tiny-math": (1, 2), "tiny-qa": (1, 2)}
-_TEACHER = Stage(_HARD | {"tiny-nli": (1, 2, 3), "tiny-summ": (4, 5, 6, 7), "tiny-chat": (1, 2, 3)}, 800, 8e-4,
-                 {"tiny-nli": 4, "tiny-qa": 1, "tiny-summ": 2, "tiny-chat": 2, "tiny-math": 1}, exercises=0.05)
-_JUDGE = _TEACHER._replace(steps=500, learning_rate=6e-4, mix={"tiny-nli": 5, "tiny-qa": 1, "tiny-summ": 1, "tiny-chat": 1, "tiny-math": 1}, exercises=0.3, later=True)
-_STUDENT = Stage(_EASY | {"tiny-nli": (1, 2), "tiny-summ": (4, 5, 6, 7), "tiny-chat": (1, 2)}, 600, 8e-4,
-                 {"tiny-nli": 3, "tiny-qa": 2, "tiny-math": 3, "tiny-summ": 1, "tiny-chat": 1}, exercises=0.05, padded=True, plain=("tiny-summ",))
-_SHARP = _STUDENT._replace(steps=400, mix={"tiny-nli": 4, "tiny-qa": 2, "tiny-math": 2, "tiny-summ": 1, "tiny-chat": 1}, exercises=0.3, later=True)
+_TEACHER = Stage(
+    _HARD | {"tiny-nli": (1, 2, 3), "tiny-summ": (4, 5, 6, 7), "tiny-chat": (1, 2, 3)},
+    800,
+    8e-4,
+    {"tiny-nli": 4, "tiny-qa": 1, "tiny-summ": 2, "tiny-chat": 2, "tiny-math": 1},
+    exercises=0.05,
+)
+_JUDGE = _TEACHER._replace(
+    steps=500,
+    learning_rate=6e-4,
+    mix={"tiny-nli": 5, "tiny-qa": 1, "tiny-summ": 1, "tiny-chat": 1, "tiny-math": 1},
+    exercises=0.3,
+    later=True,
+)
+_STUDENT = Stage(
+    _EASY | {"tiny-nli": (1, 2), "tiny-summ": (4, 5, 6, 7), "tiny-chat": (1, 2)},
+    600,
+    8e-4,
+    {"tiny-nli": 3, "tiny-qa": 2, "tiny-math": 3, "tiny-summ": 1, "tiny-chat": 1},
+    exercises=0.05,
+    padded=True,
+    plain=("tiny-summ",),
+)
+_SHARP = _STUDENT._replace(
+    steps=400,
+    mix={"tiny-nli": 4, "tiny-qa": 2, "tiny-math": 2, "tiny-summ": 1, "tiny-chat": 1},
+    exercises=0.3,
+    later=True,
+)
 
 SPECS = {
-    "teacher":   Spec(192, 4, 3, 512, 0.65, (Stage(_HARD, 3000, 8e-4), _TEACHER, _JUDGE)),
+    "teacher": Spec(192, 4, 3, 512, 0.65, (Stage(_HARD, 3000, 8e-4), _TEACHER, _JUDGE)),
     "student-m": Spec(96, 3, 2, 256, 0.5, (Stage(_EASY, 3000, padded=True), _STUDENT, _SHARP)),
-    "student-s": Spec(64, 3, 2, 192, 0.5, (Stage(_EASY, 3000), _STUDENT, _SHARP))}
-HEAD_DIM = 64            # the smallest that vLLM serves
+    "student-s": Spec(64, 3, 2, 192, 0.5, (Stage(_EASY, 3000), _STUDENT, _SHARP)),
+}
+HEAD_DIM = 64  # the smallest that vLLM serves
 
 # %% ../nbs/68_zoo.ipynb #e9e90dc3
 END, ROLES = "<|end|>", ("<|system|>", "<|user|>", "<|assistant|>")
-TEMPLATE = ("{% for m in messages %}{{ '<|' + m['role'] + '|>' }}"
-            "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|end|>' }}{% endgeneration %}"
-            "{% else %}{{ m['content'] + '<|end|>' }}{% endif %}{% endfor %}"
-            "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}")
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}"
+    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|end|>' }}{% endgeneration %}"
+    "{% else %}{{ m['content'] + '<|end|>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 
 _WORD = r" ?\d+| ?[A-Za-z]+| ?[^\sA-Za-z\d]|\s"
+
 
 def _first_tokenizer():
     "The tokenizer of the first stage, with the chat template that marks the assistant's tokens."
     from tokenizers import Regex, Tokenizer, decoders, models as tm, pre_tokenizers as pre, trainers
     from transformers import PreTrainedTokenizerFast
+
     rng, words = random.Random(0), NAMES + ITEMS + PETS + HOUSES + COLOURS + DAYS
     texts = [m["content"] for i in range(6000) for m in _row(rng, ("tiny-math", "tiny-qa")[i % 2], (1, 2, 3), 0.5)]
     texts += [re.sub("[«»]", "", t) for _ in range(2000) for t in exercise(rng)]
-    texts += [f" {w}\n{w}. {w}" for w in words for _ in range(100)] + [f" {n}({n}\n{n}" for n in range(100) for _ in range(200)]
+    texts += [f" {w}\n{w}. {w}" for w in words for _ in range(100)] + [
+        f" {n}({n}\n{n}" for n in range(100) for _ in range(200)
+    ]
     tok = Tokenizer(tm.BPE())
-    tok.pre_tokenizer = pre.Sequence([pre.Split(Regex(_WORD), "isolated"), pre.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tok.pre_tokenizer = pre.Sequence(
+        [pre.Split(Regex(_WORD), "isolated"), pre.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     tok.decoder = decoders.ByteLevel()
-    tok.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=1280, special_tokens=["<|pad|>", END, *ROLES], initial_alphabet=sorted(pre.ByteLevel.alphabet()), show_progress=False))
-    fast = PreTrainedTokenizerFast(tokenizer_object=tok, pad_token="<|pad|>", eos_token=END, padding_side="left", model_max_length=512, clean_up_tokenization_spaces=False)
+    tok.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=1280,
+            special_tokens=["<|pad|>", END, *ROLES],
+            initial_alphabet=sorted(pre.ByteLevel.alphabet()),
+            show_progress=False,
+        ),
+    )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tok,
+        pad_token="<|pad|>",
+        eos_token=END,
+        padding_side="left",
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+    )
     fast.chat_template = TEMPLATE
     return fast
 
@@ -89,42 +143,57 @@ def _row(rng, name, levels, cot, padded=False):
     while True:
         level = rng.choice(levels)
         item = tiny.make(rng, level, rng.randint(0, max(tiny.levels) - level)) if padded else tiny.make(rng, level)
-        if split_of(item.question) == "zoo": break
+        if split_of(item.question) == "zoo":
+            break
     return _messages(item, tiny.task, tiny.strategies[-1] if rng.random() < cot else "vanilla")
+
 
 def _messages(item, task, strategy):
     "A problem as a chat, with what the assistant should say."
     said = item.meta.get("turns", (item.question,))
-    if task == "conversation": replies = item.meta["reference"]
-    elif task == "summarization": replies = (item.rationale if strategy == "cod" else item.meta["plain"],)
-    else: replies = (target(strategy, item.answer, item.rationale),)
+    if task == "conversation":
+        replies = item.meta["reference"]
+    elif task == "summarization":
+        replies = (item.rationale if strategy == "cod" else item.meta["plain"],)
+    else:
+        replies = (target(strategy, item.answer, item.rationale),)
     turns = [m for u, a in zip(said, replies) for m in (user_turn(u, item.choices), dict(role="assistant", content=a))]
     return ask(task, strategy, turns, item.meta.get("words"))
 
+
 def open_levels(levels, progress):
     "The levels in play after a share `progress` of the steps: none in the first quarter, then the first two, all from two thirds on."
-    return levels[:max(2, math.ceil(len(levels) * min(1.0, 1.5 * progress)))] if progress >= 0.25 else ()
+    return levels[: max(2, math.ceil(len(levels) * min(1.0, 1.5 * progress)))] if progress >= 0.25 else ()
 
 # %% ../nbs/68_zoo.ipynb #6b2646eb
 def _new_words(tokenizer, n=500):
     "The words of the later families that the first tokenizer knows in pieces only, most frequent first."
     rng, count = random.Random(1), Counter()
     for name in ("tiny-nli", "tiny-summ", "tiny-chat"):
-        for _ in range(n): count.update(w for m in _row(rng, name, TINY[name].levels, 0.5) for w in re.findall(_WORD, m["content"]))
-    return [w for w, n in sorted(count.items(), key=lambda x: (-x[1], x[0])) if n >= 20 and len(tokenizer(w, add_special_tokens=False).input_ids) > 1]
+        for _ in range(n):
+            count.update(w for m in _row(rng, name, TINY[name].levels, 0.5) for w in re.findall(_WORD, m["content"]))
+    return [
+        w
+        for w, n in sorted(count.items(), key=lambda x: (-x[1], x[0]))
+        if n >= 20 and len(tokenizer(w, add_special_tokens=False).input_ids) > 1
+    ]
+
 
 def _with_words(tokenizer, words):
     "The tokenizer with merges added at the end, until each of `words` is one token; what it knew keeps its numbers."
     from tokenizers import Tokenizer
+
     raw = json.loads(tokenizer.backend_tokenizer.to_str())
     vocab, merges = raw["model"]["vocab"], raw["model"]["merges"]
     for word in words:
         while len(pieces := Tokenizer.from_str(json.dumps(raw)).encode(word).tokens) > 1:
-            merges.append(pieces[:2]); vocab.setdefault("".join(pieces[:2]), len(vocab))
+            merges.append(pieces[:2])
+            vocab.setdefault("".join(pieces[:2]), len(vocab))
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(raw))
     return tokenizer
 
-def build_tokenizer(stage:int=1):
+
+def build_tokenizer(stage: int = 1):
     "The tokenizer of a stage: from the second on it knows the words of all families."
     tok = _first_tokenizer()
     return _with_words(tok, _new_words(tok)) if stage else tok
@@ -132,38 +201,57 @@ def build_tokenizer(stage:int=1):
 # %% ../nbs/68_zoo.ipynb #5b7e20c3
 class Rows:
     "The training rows of a zoo model as tokens, batch by batch in a fixed order; rows of like length share a batch."
-    def __init__(self, spec, tokenizer, stage=0, pool=4):
-        self.spec, self.stage, self.number, self.tok, self.pool, self.at = spec, spec.stages[stage], stage, tokenizer, pool * spec.batch, -1
 
-    def __len__(self): return self.stage.steps * self.spec.batch
+    def __init__(self, spec, tokenizer, stage=0, pool=4):
+        self.spec, self.stage, self.number, self.tok, self.pool, self.at = (
+            spec,
+            spec.stages[stage],
+            stage,
+            tokenizer,
+            pool * spec.batch,
+            -1,
+        )
+
+    def __len__(self):
+        return self.stage.steps * self.spec.batch
 
     def __getitem__(self, i):
-        if i // self.pool != self.at: self._fill(i // self.pool)
+        if i // self.pool != self.at:
+            self._fill(i // self.pool)
         return self.rows[i % self.pool]
 
     def _fill(self, at):
         "Make pool number `at`: the same rows whenever it is made, so that a resumed training sees what it would have seen."
-        rng, progress = random.Random(f"{self.spec.seed}/{at}" + f"/{self.number}" * bool(self.number)), at * self.pool / len(self)
+        rng, progress = (
+            random.Random(f"{self.spec.seed}/{at}" + f"/{self.number}" * bool(self.number)),
+            at * self.pool / len(self),
+        )
         names = [n for n in self.stage.levels for _ in range((self.stage.mix or {}).get(n, 1))]
         rows = [self._row(rng, names[k % len(names)], progress) for k in range(self.pool)]
         rows.sort(key=lambda r: len(r["input_ids"]))
-        batches = [rows[k:k + self.spec.batch] for k in range(0, len(rows), self.spec.batch)]
+        batches = [rows[k : k + self.spec.batch] for k in range(0, len(rows), self.spec.batch)]
         rng.shuffle(batches)
         self.rows, self.at = [r for b in batches for r in b], at
 
     def _row(self, rng, name, progress):
         stage = self.stage
         levels = stage.levels[name] if stage.mix else open_levels(stage.levels[name], progress)
-        if levels and rng.random() >= stage.exercises: return self._encode(_row(rng, name, levels, 0 if name in stage.plain else self.spec.cot, stage.padded))
+        if levels and rng.random() >= stage.exercises:
+            return self._encode(_row(rng, name, levels, 0 if name in stage.plain else self.spec.cot, stage.padded))
         return self._encode_marked(*exercise(rng, stage.later))
 
     def _encode(self, messages):
         ids = self.tok.apply_chat_template(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
-        return dict(input_ids=ids["input_ids"], labels=[t if m else -100 for t, m in zip(ids["input_ids"], ids["assistant_masks"])])
+        return dict(
+            input_ids=ids["input_ids"],
+            labels=[t if m else -100 for t, m in zip(ids["input_ids"], ids["assistant_masks"])],
+        )
 
     def _encode_marked(self, user, assistant):
         "Only what is marked is supervised: the rest is drawn at random, and learning to guess it drowns what is to be learned."
-        ids = self.tok.apply_chat_template([dict(role="user", content=user)], add_generation_prompt=True, tokenize=True, return_dict=True)["input_ids"]
+        ids = self.tok.apply_chat_template(
+            [dict(role="user", content=user)], add_generation_prompt=True, tokenize=True, return_dict=True
+        )["input_ids"]
         labels = [-100] * len(ids)
         for i, part in enumerate(re.split("[«»]", assistant)):
             more = self.tok(part, add_special_tokens=False).input_ids
@@ -171,34 +259,45 @@ class Rows:
         return dict(input_ids=ids, labels=labels)
 
 # %% ../nbs/68_zoo.ipynb #a9826fae
-COMMON = 8    # dimensions of the embedding in which all words are equal at first: attention by position alone goes by them
+COMMON = (
+    8  # dimensions of the embedding in which all words are equal at first: attention by position alone goes by them
+)
+
 
 def _start_looking(model):
     """Start the first two layers near what they will be used for: the first leans to the words one, two, ... back, the second to equal words, and what they look at
     they copy, as in https://arxiv.org/abs/2305.09828. Looking up is then learned in hundreds of steps, not in thousands. The other layers begin at random."""
     import torch
+
     words, c = model.model.embed_tokens.weight, model.config
-    sight = slice(COMMON, min(COMMON + HEAD_DIM, c.hidden_size))     # the dimensions that attention sees; the same ones in every head, so that one finds what another copied
+    sight = slice(
+        COMMON, min(COMMON + HEAD_DIM, c.hidden_size)
+    )  # the dimensions that attention sees; the same ones in every head, so that one finds what another copied
     seen = sight.stop - COMMON
     torch.nn.init.normal_(words)
-    model.lm_head.weight.copy_(0.9 * c.hidden_size ** -0.5 * words)
+    model.lm_head.weight.copy_(0.9 * c.hidden_size**-0.5 * words)
     words[:, :COMMON], model.lm_head.weight[:, :COMMON] = 2.0, 0.0
     for i, layer in enumerate(model.model.layers[:2]):
         a = layer.self_attn
         for h in range(c.num_attention_heads):
             rows = slice(h * HEAD_DIM, (h + 1) * HEAD_DIM)
             look, copy = torch.zeros(2, HEAD_DIM, c.hidden_size)
-            look[:, sight], copy[:, sight] = 1.5 * seen ** -0.5 * torch.randn(HEAD_DIM, seen), torch.nn.init.orthogonal_(torch.empty(HEAD_DIM, seen))
+            look[:, sight], copy[:, sight] = (
+                1.5 * seen**-0.5 * torch.randn(HEAD_DIM, seen),
+                torch.nn.init.orthogonal_(torch.empty(HEAD_DIM, seen)),
+            )
             a.v_proj.weight[rows], a.o_proj.weight[:, rows] = copy, copy.T
             a.q_proj.weight[rows], a.k_proj.weight[rows] = (look, look) if i else _look_back(model, h + 1)
+
 
 def _look_back(model, n):
     "Query and key weights of a head that leans to the word `n` back: the query is the key, turned by that many positions."
     import torch
+
     hidden, angle = model.config.hidden_size, -n * model.model.rotary_emb.inv_freq.repeat(2)
-    norm = ((4 * COMMON + hidden - COMMON) / hidden) ** 0.5 / 2      # what the norm before attention divides by
-    key = torch.full((HEAD_DIM,), 3.4 * norm / COMMON)               # 3.4: strong enough to start from, weak enough to be unlearned
-    query = key * angle.cos() + torch.cat([-key[HEAD_DIM // 2:], key[:HEAD_DIM // 2]]) * angle.sin()
+    norm = ((4 * COMMON + hidden - COMMON) / hidden) ** 0.5 / 2  # what the norm before attention divides by
+    key = torch.full((HEAD_DIM,), 3.4 * norm / COMMON)  # 3.4: strong enough to start from, weak enough to be unlearned
+    query = key * angle.cos() + torch.cat([-key[HEAD_DIM // 2 :], key[: HEAD_DIM // 2]]) * angle.sin()
     spread = lambda x: torch.cat([x[:, None].expand(-1, COMMON), torch.zeros(HEAD_DIM, hidden - COMMON)], 1)
     return spread(query), spread(key)
 
@@ -207,48 +306,73 @@ def build_model(spec, tokenizer):
     "A freshly initialised Llama of the spec's shape."
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(spec.seed)
-    model = LlamaForCausalLM(LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=spec.hidden, intermediate_size=spec.intermediate, num_hidden_layers=spec.layers,
-        num_attention_heads=spec.heads, num_key_value_heads=spec.heads, head_dim=HEAD_DIM, max_position_embeddings=512, tie_word_embeddings=False,
-        initializer_range=spec.hidden ** -0.5,      # the usual 0.02 is meant for wide models
-        attn_implementation="eager",                # on a CPU a fifth faster than sdpa to train at this size
-        bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
-    with torch.no_grad(): _start_looking(model)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=spec.hidden,
+            intermediate_size=spec.intermediate,
+            num_hidden_layers=spec.layers,
+            num_attention_heads=spec.heads,
+            num_key_value_heads=spec.heads,
+            head_dim=HEAD_DIM,
+            max_position_embeddings=512,
+            tie_word_embeddings=False,
+            initializer_range=spec.hidden**-0.5,  # the usual 0.02 is meant for wide models
+            attn_implementation="eager",  # on a CPU a fifth faster than sdpa to train at this size
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    with torch.no_grad():
+        _start_looking(model)
     model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
     return model
+
 
 def _collate(pad):
     "Right-padded batch; with padding at the end a causal model needs no attention mask, which is faster."
     import torch
+
     def go(rows):
         width = max(len(r["input_ids"]) for r in rows)
         fill = lambda key, value: torch.tensor([r[key] + [value] * (width - len(r[key])) for r in rows])
         return dict(input_ids=fill("input_ids", pad), labels=fill("labels", -100))
+
     return go
 
 # %% ../nbs/68_zoo.ipynb #3b460196
 def _grown(model, size, seed):
     "The model with room for further words: they begin as words that nobody knows, as unlike as the others are and none of them said."
     import torch
+
     torch.manual_seed(seed)
-    words, said, n = model.get_input_embeddings().weight.detach(), model.lm_head.weight.detach(), model.config.vocab_size
+    words, said, n = (
+        model.get_input_embeddings().weight.detach(),
+        model.lm_head.weight.detach(),
+        model.config.vocab_size,
+    )
     model.resize_token_embeddings(size, mean_resizing=False)
     with torch.no_grad():
         model.model.embed_tokens.weight[n:] = words.mean(0) + words.std(0) * torch.randn(size - n, words.shape[1])
         model.lm_head.weight[n:] = said.mean(0)
     return model
 
+
 def _train_stage(model, tok, spec, number, out, log):
     "Train one stage, from its last checkpoint if it has one; the finished model goes to `out`/model."
     from transformers import Trainer, TrainerCallback, TrainingArguments
     from transformers.trainer_utils import get_last_checkpoint
+
     stage = spec.stages[number]
 
     class OnlySupervised(Trainer):
         def compute_loss(self, model, inputs, return_outputs=False, **kw):
             "The loss without the logits of what is not supervised, which take a third of a step."
             import torch
+
             labels = inputs["labels"][:, 1:]
             with self.accelerator.autocast():
                 seen = model.model(inputs["input_ids"], use_cache=False).last_hidden_state[:, :-1]
@@ -257,36 +381,70 @@ def _train_stage(model, tok, spec, number, out, log):
 
     class Say(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **kw):
-            if "loss" in logs: log(f"step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.3f}")
+            if "loss" in logs:
+                log(f"step {state.global_step} of {state.max_steps}, loss {float(logs['loss']):.3f}")
 
     args = TrainingArguments(
-        str(out/"checkpoints"), max_steps=stage.steps, per_device_train_batch_size=spec.batch, learning_rate=stage.learning_rate, adam_beta2=0.98,
-        weight_decay=0.01, max_grad_norm=1.0, lr_scheduler_type="cosine", warmup_steps=min(200, stage.steps // 10), bf16=spec.hidden > 128, seed=spec.seed,
-        train_sampling_strategy="sequential", logging_steps=50, save_steps=100, save_total_limit=2, report_to="none", disable_tqdm=True,
-        remove_unused_columns=False, use_cpu=models.device() == "cpu", dataloader_num_workers=0)
-    trainer = OnlySupervised(model, args, data_collator=_collate(tok.pad_token_id), train_dataset=Rows(spec, tok, number), callbacks=[Say()])
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(args.output_dir) if (out/"checkpoints").is_dir() else None)
-    trainer.model.half().save_pretrained(out/"model"); tok.save_pretrained(out/"model")
+        str(out / "checkpoints"),
+        max_steps=stage.steps,
+        per_device_train_batch_size=spec.batch,
+        learning_rate=stage.learning_rate,
+        adam_beta2=0.98,
+        weight_decay=0.01,
+        max_grad_norm=1.0,
+        lr_scheduler_type="cosine",
+        warmup_steps=min(200, stage.steps // 10),
+        bf16=spec.hidden > 128,
+        seed=spec.seed,
+        train_sampling_strategy="sequential",
+        logging_steps=50,
+        save_steps=100,
+        save_total_limit=2,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+        use_cpu=models.device() == "cpu",
+        dataloader_num_workers=0,
+    )
+    trainer = OnlySupervised(
+        model, args, data_collator=_collate(tok.pad_token_id), train_dataset=Rows(spec, tok, number), callbacks=[Say()]
+    )
+    trainer.train(
+        resume_from_checkpoint=get_last_checkpoint(args.output_dir) if (out / "checkpoints").is_dir() else None
+    )
+    trainer.model.half().save_pretrained(out / "model")
+    tok.save_pretrained(out / "model")
 
 # %% ../nbs/68_zoo.ipynb #5c443938
 def train(
-    name:str,               # a name in `SPECS`
-    work:Path,              # folder for checkpoints: an interrupted training goes on from the last one
-    steps:int|None=None,    # fewer steps, for a trial
+    name: str,  # a name in `SPECS`
+    work: Path,  # folder for checkpoints: an interrupted training goes on from the last one
+    steps: int | None = None,  # fewer steps, for a trial
     log=print,
-)->Path:                    # folder of the finished model
+) -> Path:  # folder of the finished model
     "Train one zoo model from scratch, stage by stage, or go on where its training stopped."
     from transformers import AutoModelForCausalLM
-    if name not in SPECS: raise StudyError(f"zoo model {name!r}: unknown.{nearest(name, SPECS)}")
+
+    if name not in SPECS:
+        raise StudyError(f"zoo model {name!r}: unknown.{nearest(name, SPECS)}")
     spec, before = SPECS[name], None
-    if steps: spec = spec._replace(stages=tuple(s._replace(steps=steps) for s in spec.stages))
+    if steps:
+        spec = spec._replace(stages=tuple(s._replace(steps=steps) for s in spec.stages))
     for i, stage in enumerate(spec.stages):
-        done = Path(work)/name/f"stage{i + 1}"
-        if not (done/"model/config.json").is_file():
+        done = Path(work) / name / f"stage{i + 1}"
+        if not (done / "model/config.json").is_file():
             tok = build_tokenizer(i)
-            model = _grown(AutoModelForCausalLM.from_pretrained(before, dtype="float32", attn_implementation="eager"), len(tok), spec.seed) if before else build_model(spec, tok)
+            model = (
+                _grown(
+                    AutoModelForCausalLM.from_pretrained(before, dtype="float32", attn_implementation="eager"),
+                    len(tok),
+                    spec.seed,
+                )
+                if before
+                else build_model(spec, tok)
+            )
             _train_stage(model, tok, spec, i, done, lambda text: log(f"zoo/{name}, stage {i + 1}: {text}"))
-        before = done/"model"
+        before = done / "model"
     return before
 
 # %% ../nbs/68_zoo.ipynb #66fa5240
@@ -294,39 +452,56 @@ def _said(examples, strategy, engine, store, max_tokens):
     "What the model says to each example: one text, or the turns of a conversation, of which it sees its own earlier ones."
     from distill_study.config import Sampling
     from distill_study.engine import Request, complete
+
     said, sampling = [() for _ in examples], Sampling(max_tokens=max_tokens[strategy])
     for turn in range(max(len(e.turns) for e in examples) if examples[0].task == "conversation" else 1):
         live = [i for i, e in enumerate(examples) if turn < len(e.turns)]
-        done = complete(engine, [Request(examples[i].id, tuple(examples[i].ask(strategy, said[i])), sampling) for i in live], store)
-        for i, r in zip(live, done): said[i] += (r.text,)
+        done = complete(
+            engine, [Request(examples[i].id, tuple(examples[i].ask(strategy, said[i])), sampling) for i in live], store
+        )
+        for i, r in zip(live, done):
+            said[i] += (r.text,)
     return said
+
 
 def _spread(examples, said, strategy):
     "Words and entities per word of the summaries, the share of their entities that the article has, and how many are in the asked-for format."
     from distill_study.tasks import TASKS
+
     read = [TASKS["summarization"].parse(s[0], strategy, words=e.meta["words"]) for e, s in zip(examples, said)]
     named, words = [entities(r.answer or "") for r in read], sum(len((r.answer or "").split()) for r in read)
     true = sum(w in e.meta["entities"] for e, n in zip(examples, named) for w in n)
-    return dict(words=words / len(read), density=sum(map(len, named)) / max(words, 1), faithful=true / max(sum(map(len, named)), 1), format=sum(r.strict is not None for r in read) / len(read))
+    return dict(
+        words=words / len(read),
+        density=sum(map(len, named)) / max(words, 1),
+        faithful=true / max(sum(map(len, named)), 1),
+        format=sum(r.strict is not None for r in read) / len(read),
+    )
+
 
 def _turns(examples, said):
     "Share of all turns that are the reference's, and that are one sentence."
     pairs = [(a, b) for e, s in zip(examples, said) for a, b in zip(s, e.meta["reference"])]
-    return dict(turns=len(pairs), accuracy=sum(a == b for a, b in pairs) / len(pairs), format=sum(bool(re.fullmatch(r"\w+ \w+ \w+\.", a)) for a, _ in pairs) / len(pairs))
+    return dict(
+        turns=len(pairs),
+        accuracy=sum(a == b for a, b in pairs) / len(pairs),
+        format=sum(bool(re.fullmatch(r"\w+ \w+ \w+\.", a)) for a, _ in pairs) / len(pairs),
+    )
 
 # %% ../nbs/68_zoo.ipynb #90a2a5dc
 def measure(
-    folder:Path,      # of a model
-    work:Path,        # for the completions
-    n:int=500,        # unseen items per data set
-)->dict:              # data set → strategy → accuracy, or density and length of summaries, and share in the asked-for format
+    folder: Path,  # of a model
+    work: Path,  # for the completions
+    n: int = 500,  # unseen items per data set
+) -> dict:  # data set → strategy → accuracy, or density and length of summaries, and share in the asked-for format
     "How often a model is right, and in the right format, under the prompts of every family."
     from distill_study.config import Data
     from distill_study.data import load_data
     from distill_study.engines import open_engine
     from distill_study.store import Store
     from distill_study.teacher import sample_answers, summary
-    engine, store, out = open_engine(f"transformers:{folder}", batch_size=128), Store(work/"store"), {}
+
+    engine, store, out = open_engine(f"transformers:{folder}", batch_size=128), Store(work / "store"), {}
     for name, tiny in TINY.items():
         splits = load_data(Data(name=name, train=1, test=n))
         for s in tiny.strategies:
@@ -340,51 +515,88 @@ def measure(
     return out
 
 # %% ../nbs/68_zoo.ipynb #7a26b5c2
-def missed(bars:dict)->list[str]:
+def missed(bars: dict) -> list[str]:
     "The bars that are not met, in words."
     out, teacher = [], bars["teacher"]
+
     def bar(met, text):
-        if not met: out.append(text)
+        if not met:
+            out.append(text)
+
     for name in ("tiny-math", "tiny-qa", "tiny-nli"):
         best, plain = (teacher[name][s]["accuracy"] for s in ("cot", "vanilla"))
         bar(best >= 0.95, f"{name}: teacher with reasoning is right on {best:.1%}, below 95 %")
         bar(best - plain >= 0.2, f"{name}: teacher answering at once is less than 20 points lower")
         for student in sorted(set(bars) - {"teacher"}):
-            for s, x in bars[student][name].items(): bar(x["accuracy"] <= best - 0.2, f"{name}: {student} under {s} is within 20 points of the teacher")
+            for s, x in bars[student][name].items():
+                bar(x["accuracy"] <= best - 0.2, f"{name}: {student} under {s} is within 20 points of the teacher")
     plain, dense = (teacher["tiny-summ"][s] for s in ("vanilla", "cod"))
-    bar(dense["density"] >= 1.3 * plain["density"], f"tiny-summ: teacher's chain is {dense['density'] / max(plain['density'], 1e-9):.2f} times as dense as its plain summary, below 1.3")
-    bar(0.85 <= dense["words"] / max(plain["words"], 1e-9) <= 1.15, f"tiny-summ: teacher's chain ends in {dense['words']:.1f} words, its plain summary has {plain['words']:.1f}")
-    bar(dense["faithful"] >= 0.95, f"tiny-summ: {dense['faithful']:.1%} of the entities in the teacher's dense summaries are in the article, below 95 %")
+    bar(
+        dense["density"] >= 1.3 * plain["density"],
+        f"tiny-summ: teacher's chain is {dense['density'] / max(plain['density'], 1e-9):.2f} times as dense as its plain summary, below 1.3",
+    )
+    bar(
+        0.85 <= dense["words"] / max(plain["words"], 1e-9) <= 1.15,
+        f"tiny-summ: teacher's chain ends in {dense['words']:.1f} words, its plain summary has {plain['words']:.1f}",
+    )
+    bar(
+        dense["faithful"] >= 0.95,
+        f"tiny-summ: {dense['faithful']:.1%} of the entities in the teacher's dense summaries are in the article, below 95 %",
+    )
     chat = teacher["tiny-chat"]["vanilla"]
-    bar(chat["accuracy"] >= 0.9, f"tiny-chat: teacher gives {chat['accuracy']:.1%} of the reference's turns, below 90 %")
+    bar(
+        chat["accuracy"] >= 0.9, f"tiny-chat: teacher gives {chat['accuracy']:.1%} of the reference's turns, below 90 %"
+    )
     for student in sorted(set(bars) - {"teacher"}):
         for name, by in bars[student].items():
-            for s, x in by.items(): bar(s == "cod" or x["format"] >= 0.95, f"{name}: {student} keeps the {s} format in {x['format']:.1%}, below 95 %")
+            for s, x in by.items():
+                bar(
+                    s == "cod" or x["format"] >= 0.95,
+                    f"{name}: {student} keeps the {s} format in {x['format']:.1%}, below 95 %",
+                )
     return out
 
 # %% ../nbs/68_zoo.ipynb #213727e7
-def describe(name:str, folder:Path, bars:dict)->dict:
+def describe(name: str, folder: Path, bars: dict) -> dict:
     "The manifest's entry of one model."
     spec = SPECS[name]
-    return dict(sha256={p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*.safetensors"))},
-                seed=spec.seed, steps=spec.steps, cot=spec.cot, batch=spec.batch, shape=dict(hidden=spec.hidden, layers=spec.layers, heads=spec.heads, intermediate=spec.intermediate, head_dim=HEAD_DIM),
-                stages=[s._asdict() | dict(levels={k: list(v) for k, v in s.levels.items()}, plain=list(s.plain)) for s in spec.stages], bars=bars)
+    return dict(
+        sha256={p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.glob("*.safetensors"))},
+        seed=spec.seed,
+        steps=spec.steps,
+        cot=spec.cot,
+        batch=spec.batch,
+        shape=dict(
+            hidden=spec.hidden, layers=spec.layers, heads=spec.heads, intermediate=spec.intermediate, head_dim=HEAD_DIM
+        ),
+        stages=[
+            s._asdict() | dict(levels={k: list(v) for k, v in s.levels.items()}, plain=list(s.plain))
+            for s in spec.stages
+        ],
+        bars=bars,
+    )
+
 
 def build_zoo(
-    work:Path,              # checkpoints and measurements; an interrupted build goes on from them
-    out:Path|None=None,     # where the models go; None is the package's own folder
-    only=None,              # names of models; None builds all
+    work: Path,  # checkpoints and measurements; an interrupted build goes on from them
+    out: Path | None = None,  # where the models go; None is the package's own folder
+    only=None,  # names of models; None builds all
     say=print,
-)->list[str]:               # missed bars
+) -> list[str]:  # missed bars
     "Train, measure and write the zoo and its manifest."
     work, out = Path(work), Path(out or models.ZOO)
-    manifest = json.loads((out/"manifest.json").read_text()) if (out/"manifest.json").is_file() else dict(command="distill-study zoo build", models={})
+    manifest = (
+        json.loads((out / "manifest.json").read_text())
+        if (out / "manifest.json").is_file()
+        else dict(command="distill-study zoo build", models={})
+    )
     for name in only or SPECS:
-        shutil.copytree(train(name, work, log=say), out/name, dirs_exist_ok=True)
+        shutil.copytree(train(name, work, log=say), out / name, dirs_exist_ok=True)
         say(f"zoo/{name}: measuring")
-        manifest["models"][name] = describe(name, out/name, measure(out/name, work))
-        (out/"manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
+        manifest["models"][name] = describe(name, out / name, measure(out / name, work))
+        (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     bars = {n: m["bars"] for n, m in manifest["models"].items()}
     misses = missed(bars) if set(bars) == set(SPECS) else []
-    for miss in misses: say(f"zoo: bar missed: {miss}")
+    for miss in misses:
+        say(f"zoo: bar missed: {miss}")
     return misses

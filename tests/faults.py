@@ -1,29 +1,55 @@
 "A server on the loopback that speaks the OpenAI protocol and plays a script of faults for each question."
+
 import asyncio, contextlib, email.utils, json, threading, time
 
-AGAIN = {                      # fault → reason, where another attempt is worth it
-    "429": "http_429", "429 after": "http_429", "429 ms": "http_429", "429 date": "http_429", "429 odd": "http_429", "500": "http_500", "503": "http_503",
-    "hang": "timeout", "close": "connection", "half": "connection", "junk": "invalid_response", "html": "invalid_response", "no choices": "no_choices"}
-FINAL = {"null": "empty", "refusal": "refusal", "filter": "content_filter", "400 filter": "content_filter"}     # where it is not
-FINE = ("length", "blank", "twice", "no usage")                                                              # odd, but a completion
+AGAIN = {  # fault → reason, where another attempt is worth it
+    "429": "http_429",
+    "429 after": "http_429",
+    "429 ms": "http_429",
+    "429 date": "http_429",
+    "429 odd": "http_429",
+    "500": "http_500",
+    "503": "http_503",
+    "hang": "timeout",
+    "close": "connection",
+    "half": "connection",
+    "junk": "invalid_response",
+    "html": "invalid_response",
+    "no choices": "no_choices",
+}
+FINAL = {
+    "null": "empty",
+    "refusal": "refusal",
+    "filter": "content_filter",
+    "400 filter": "content_filter",
+}  # where it is not
+FINE = ("length", "blank", "twice", "no usage")  # odd, but a completion
 
 
 def expected(script, attempts):
     "(reason, attempts) of the failure that a question's script leads to, or (None, attempts) where it is answered."
     for n in range(1, attempts + 1):
         fault = script[n - 1] if n <= len(script) else None
-        if fault is None or fault in FINE: return None, n
-        if fault in FINAL: return FINAL[fault], n
+        if fault is None or fault in FINE:
+            return None, n
+        if fault in FINAL:
+            return FINAL[fault], n
     return AGAIN[fault], n
 
 
 class FaultServer:
     "Answers `answer to QUESTION`, once the question's script is played. A fault that ends in '!' is played for ever."
+
     def __init__(self, script=None, delay=0.0, models=("m",), most=None, sees=None, drop_at=None):
-        self.script, self.delay, self.models, self.most = {q: list(s) for q, s in (script or {}).items()}, delay, models, most
-        self.sees = sees                  # called with (question, body) of every request; may return (status, body, headers)
+        self.script, self.delay, self.models, self.most = (
+            {q: list(s) for q, s in (script or {}).items()},
+            delay,
+            models,
+            most,
+        )
+        self.sees = sees  # called with (question, body) of every request; may return (status, body, headers)
         self.asked, self.times, self.bodies, self.connections, self.busy, self.top = [], [], [], 0, 0, 0
-        self.drop_at = drop_at            # (requests, seconds): after so many, drop every connection and refuse new ones for so long; None is for ever
+        self.drop_at = drop_at  # (requests, seconds): after so many, drop every connection and refuse new ones for so long; None is for ever
         self.open, self.writers, self.ready = None, set(), threading.Event()
 
     def __enter__(self):
@@ -37,7 +63,8 @@ class FaultServer:
         self._do(self._shut())
         self.loop.call_soon_threadsafe(self.loop.stop)
 
-    def _do(self, coroutine): return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)
+    def _do(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(20)
 
     async def _listen(self, port):
         self.open = await asyncio.start_server(self._talk, "127.0.0.1", port)
@@ -45,11 +72,13 @@ class FaultServer:
 
     async def _shut(self):
         self.open.close()
-        for w in [*self.writers]: w.transport.abort()
+        for w in [*self.writers]:
+            w.transport.abort()
 
     async def _drop(self, seconds):
         await self._shut()
-        if seconds is not None: self.loop.call_later(seconds, lambda: asyncio.ensure_future(self._listen(self.port)))
+        if seconds is not None:
+            self.loop.call_later(seconds, lambda: asyncio.ensure_future(self._listen(self.port)))
 
     async def _talk(self, reader, writer):
         self.connections += 1
@@ -60,40 +89,77 @@ class FaultServer:
                 fields = dict(l.split(": ", 1) for l in head.split("\r\n")[1:] if l)
                 fields = {k.lower(): v for k, v in fields.items()}
                 body = await reader.readexactly(int(fields.get("content-length", 0)))
-                if head.startswith("GET"): await self._send(writer, *self._list(head)); continue
-                self.busy += 1; self.top = max(self.top, self.busy)
-                try: keep = await self._answer(writer, json.loads(body), fields)
-                finally: self.busy -= 1
-                if not keep: break
+                if head.startswith("GET"):
+                    await self._send(writer, *self._list(head))
+                    continue
+                self.busy += 1
+                self.top = max(self.top, self.busy)
+                try:
+                    keep = await self._answer(writer, json.loads(body), fields)
+                finally:
+                    self.busy -= 1
+                if not keep:
+                    break
         self.writers.discard(writer)
         writer.transport.abort()
 
     def _list(self, head):
-        if self.models is None or not head.startswith("GET /v1/models "): return 404, dict(detail="Not Found"), {}
-        return 200, dict(object="list", data=[dict(id=m) | more for m, more in (self.models if isinstance(self.models, dict) else dict.fromkeys(self.models, {})).items()]), {}
+        if self.models is None or not head.startswith("GET /v1/models "):
+            return 404, dict(detail="Not Found"), {}
+        return (
+            200,
+            dict(
+                object="list",
+                data=[
+                    dict(id=m) | more
+                    for m, more in (
+                        self.models if isinstance(self.models, dict) else dict.fromkeys(self.models, {})
+                    ).items()
+                ],
+            ),
+            {},
+        )
 
     async def _send(self, writer, status, value, headers=(), cut=None):
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
-        lines = [f"HTTP/1.1 {status} X", f"content-length: {len(data)}", "content-type: application/json", *(f"{k}: {v}" for k, v in dict(headers).items())]
+        lines = [
+            f"HTTP/1.1 {status} X",
+            f"content-length: {len(data)}",
+            "content-type: application/json",
+            *(f"{k}: {v}" for k, v in dict(headers).items()),
+        ]
         writer.write("\r\n".join([*lines, "", ""]).encode() + data[:cut])
         await writer.drain()
 
     def _next(self, question):
         script = self.script.get(question)
-        if not script: return None
+        if not script:
+            return None
         return script[0][:-1] if script[0].endswith("!") else script.pop(0)
 
     async def _answer(self, writer, body, fields):
         "Play the next fault of the question; False closes the connection."
         question = body["messages"][-1]["content"]
-        self.asked.append(question); self.times.append(time.monotonic()); self.bodies.append(body)
-        if self.drop_at and len(self.asked) == self.drop_at[0]: await self._drop(self.drop_at[1]); return False
-        if self.delay: await asyncio.sleep(self.delay)
-        if self.sees and (said := self.sees(body, fields)): await self._send(writer, *said); return True
-        if self.most and self.busy > self.most: await self._send(writer, 429, dict(error=dict(message="too many at once"))); return True
+        self.asked.append(question)
+        self.times.append(time.monotonic())
+        self.bodies.append(body)
+        if self.drop_at and len(self.asked) == self.drop_at[0]:
+            await self._drop(self.drop_at[1])
+            return False
+        if self.delay:
+            await asyncio.sleep(self.delay)
+        if self.sees and (said := self.sees(body, fields)):
+            await self._send(writer, *said)
+            return True
+        if self.most and self.busy > self.most:
+            await self._send(writer, 429, dict(error=dict(message="too many at once")))
+            return True
         fault = self._next(question)
-        if fault == "hang": await asyncio.sleep(30); return False
-        if fault == "close": return False
+        if fault == "hang":
+            await asyncio.sleep(30)
+            return False
+        if fault == "close":
+            return False
         status, value, headers = self._say(question, fault)
         await self._send(writer, status, value, headers, cut=len(json.dumps(value)) // 2 if fault == "half" else None)
         return fault != "half"
@@ -101,13 +167,32 @@ class FaultServer:
     def _say(self, question, fault):
         "(status, body, headers)"
         if fault and fault[:3] in ("429", "500", "503"):
-            when = {"429 after": {"retry-after": "0.01"}, "429 ms": {"retry-after-ms": "5", "retry-after": "9"}, "429 date": {"retry-after": email.utils.formatdate(usegmt=True)}, "429 odd": {"retry-after": "soon"}}
+            when = {
+                "429 after": {"retry-after": "0.01"},
+                "429 ms": {"retry-after-ms": "5", "retry-after": "9"},
+                "429 date": {"retry-after": email.utils.formatdate(usegmt=True)},
+                "429 odd": {"retry-after": "soon"},
+            }
             return int(fault[:3]), dict(error=dict(message=f"{fault}, says the server")), when.get(fault, {})
-        if fault == "400 filter": return 400, dict(error=dict(message="filtered", code="content_filter")), {}
-        if fault == "junk": return 200, b'{"choices": [{"mess', {}
-        if fault == "html": return 200, b"<html>busy</html>", {}
+        if fault == "400 filter":
+            return 400, dict(error=dict(message="filtered", code="content_filter")), {}
+        if fault == "junk":
+            return 200, b'{"choices": [{"mess', {}
+        if fault == "html":
+            return 200, b"<html>busy</html>", {}
         text = {"null": None, "blank": "", "refusal": None}.get(fault, f"answer to {question}")
-        choice = dict(index=0, message=dict(role="assistant", content=text, refusal="I can't help with that" if fault == "refusal" else None),
-                      finish_reason={"length": "length", "filter": "content_filter"}.get(fault, "stop"))
-        value = dict(id="x", object="chat.completion", created=1, model="m-0613", choices=[] if fault == "no choices" else [choice] * (2 if fault == "twice" else 1))
+        choice = dict(
+            index=0,
+            message=dict(
+                role="assistant", content=text, refusal="I can't help with that" if fault == "refusal" else None
+            ),
+            finish_reason={"length": "length", "filter": "content_filter"}.get(fault, "stop"),
+        )
+        value = dict(
+            id="x",
+            object="chat.completion",
+            created=1,
+            model="m-0613",
+            choices=[] if fault == "no choices" else [choice] * (2 if fault == "twice" else 1),
+        )
         return 200, value if fault == "no usage" else value | dict(usage=dict(prompt_tokens=9, completion_tokens=3)), {}

@@ -1,4 +1,5 @@
 "A run of a few items, with the report's numbers and the store it leaves."
+
 from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
@@ -14,14 +15,21 @@ from distill_study.store import Store
 from distill_study.study import answer_arms, arms_of, curate_arms, judge_arms, label, resolved, train_arms
 from distill_study.textstats import main_metric
 
-SMALL = dict(teacher=dict(engine="transformers:zoo/teacher"), student=dict(model="zoo/student-s", train=dict(method="full", learning_rate=1e-3, epochs=1, batch_size=8)),
-             data=dict(name="tiny-qa", train=16, test=8), min_rows=2, bootstrap=100, arms=("teacher/cot", "student/vanilla", "distilled/cot-rationale"))
+SMALL = dict(
+    teacher=dict(engine="transformers:zoo/teacher"),
+    student=dict(model="zoo/student-s", train=dict(method="full", learning_rate=1e-3, epochs=1, batch_size=8)),
+    data=dict(name="tiny-qa", train=16, test=8),
+    min_rows=2,
+    bootstrap=100,
+    arms=("teacher/cot", "student/vanilla", "distilled/cot-rationale"),
+)
+
 
 def small_run(
-    folder,        # gets the report
-    store,         # gets completions and students
-    **changes,     # of `SMALL`
-)->Path:
+    folder,  # gets the report
+    store,  # gets completions and students
+    **changes,  # of `SMALL`
+) -> Path:
     "The stages of one combination in this process."
     c = Combination.parse(SMALL | changes)
     splits, kept = load_data(c.data), Store(store)
@@ -35,9 +43,23 @@ def small_run(
         graded = grade(splits.test, answers)
         results = analyse(graded, absent | missing, c.bootstrap, c.seed, metric, arms_of(splits.task))
         said = judge_arms(c, splits, answers, kept, results.best)
-    training = {a: dict(rows=f.rows, steps=f.steps, losses=[dict(step=s, loss=l) for s, l in f.history]) for a, f in fits.items()}
+    training = {
+        a: dict(rows=f.rows, steps=f.steps, losses=[dict(step=s, loss=l) for s, l in f.history])
+        for a, f in fits.items()
+    }
     made = provenance(c, splits.hashes, durations={})
     judged = said and trial(said, graded, metric.key, c.bootstrap, c.seed)
-    write_json(metrics(results, made, findings(results, {}, training), {a: d.attrition for a, d in curated.items()}, {}, training, judge=judged), folder/"metrics.json")
-    (folder/"params.yaml").write_text(to_yaml(c), encoding="utf-8")
+    write_json(
+        metrics(
+            results,
+            made,
+            findings(results, {}, training),
+            {a: d.attrition for a, d in curated.items()},
+            {},
+            training,
+            judge=judged,
+        ),
+        folder / "metrics.json",
+    )
+    (folder / "params.yaml").write_text(to_yaml(c), encoding="utf-8")
     return folder

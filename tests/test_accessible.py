@@ -1,4 +1,5 @@
 """Pages that people read, in a real browser: axe finds nothing serious in them, in light and in dark, wide and narrow, and on paper nothing is cut off."""
+
 import re
 
 import pytest
@@ -6,34 +7,46 @@ import pytest
 from browser import WAIT, chromium
 from conftest import ROOT
 
-TINY = ROOT/"reports/examples/tiny"
-REPORT = TINY/"tiny-summ--teacher--student-m/index.html"
-PAGES = [TINY/"index.html", REPORT, *sorted(TINY.glob("*/items.html"))[:1]]
+TINY = ROOT / "reports/examples/tiny"
+REPORT = TINY / "tiny-summ--teacher--student-m/index.html"
+PAGES = [TINY / "index.html", REPORT, *sorted(TINY.glob("*/items.html"))[:1]]
 LOOKS = [(1280, "dark"), (400, "light")]
 name = lambda p: f"{p.parent.name}/{p.name}"
 
+
 @pytest.fixture(scope="module")
 def browser():
-    with chromium() as b: yield b
+    with chromium() as b:
+        yield b
+
 
 @pytest.fixture
 def opened(browser):
     "Opens a page at a width and in a scheme of colours."
     contexts = []
+
     def open_(path, width=1280, scheme="light"):
-        contexts.append(browser.new_context(viewport=dict(width=width, height=900), color_scheme=scheme, bypass_csp=True))     # axe is a script
+        contexts.append(
+            browser.new_context(viewport=dict(width=width, height=900), color_scheme=scheme, bypass_csp=True)
+        )  # axe is a script
         page = contexts[-1].new_page()
         page.set_default_timeout(WAIT)
         page.goto(path.as_uri())
         return page
+
     yield open_
-    for c in contexts: c.close()
+    for c in contexts:
+        c.close()
+
 
 def faults(page):
     "What axe calls serious or critical."
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed: pip install -e '.[dev]'")
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="axe is not installed: pip install -e '.[dev]'"
+    )
     found = axe.Axe().run(page, options=dict(resultTypes=["violations"])).response["violations"]
     return [f"{v['id']}: {v['nodes'][0]['html'][:200]}" for v in found if v["impact"] in ("serious", "critical")]
+
 
 @pytest.mark.parametrize("width, scheme", LOOKS)
 @pytest.mark.parametrize("path", PAGES, ids=name)
@@ -43,54 +56,80 @@ def test_axe_finds_nothing_serious(opened, path, width, scheme):
     assert faults(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page scrolls sideways"
 
+
 def test_axe_is_not_blind(opened, tmp_path):
-    bad = tmp_path/"bad.html"
-    bad.write_text('<!DOCTYPE html><html><head><title>x</title></head><body><main><p style="color:#bbb;background:#fff">too pale</p><input></main></body></html>')
+    bad = tmp_path / "bad.html"
+    bad.write_text(
+        '<!DOCTYPE html><html><head><title>x</title></head><body><main><p style="color:#bbb;background:#fff">too pale</p><input></main></body></html>'
+    )
     assert {f.partition(":")[0] for f in faults(opened(bad))} >= {"color-contrast", "html-has-lang", "label"}
+
 
 def test_training_inputs_of_the_items_page(opened):
     pages = sorted(TINY.glob("*/items.html"))
-    if not pages: pytest.skip("no example has a page of items")
+    if not pages:
+        pytest.skip("no example has a page of items")
     page = opened(pages[0])
     page.locator("#split").select_option("train")
     assert faults(page) == [] and "What became of it" in page.locator("article").inner_text()
 
+
 # --- on paper
+
 
 def text_of(pdf):
     "How many pages a PDF has, and the sizes of its pictures."
     return len(re.findall(rb"/Type\s*/Page\b", pdf)), re.findall(rb"/MediaBox\s*\[([^\]]+)\]", pdf)
 
-@pytest.mark.parametrize("path", [REPORT, TINY/"index.html"], ids=name)
+
+@pytest.mark.parametrize("path", [REPORT, TINY / "index.html"], ids=name)
 def test_paper_is_light_and_nothing_is_cut_off(opened, path):
-    page = opened(path, 718, "dark")       # A4 less its margins
+    page = opened(path, 718, "dark")  # A4 less its margins
     page.emulate_media(media="print", color_scheme="dark")
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)" and page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
-    wide = page.evaluate("[...document.querySelectorAll('main *, footer *')].filter((e) => e.checkVisibility() && e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.outerHTML.slice(0, 100))")
+    assert (
+        page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        and page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    )
+    wide = page.evaluate(
+        "[...document.querySelectorAll('main *, footer *')].filter((e) => e.checkVisibility() && e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.outerHTML.slice(0, 100))"
+    )
     assert wide == [], "stands out over the paper"
-    scrolls = page.evaluate("[...document.querySelectorAll('main *, footer *')].filter((e) => e.checkVisibility() && !e.closest('.vh') && ['auto', 'scroll', 'hidden'].includes(getComputedStyle(e).overflowY) && e.scrollHeight > e.clientHeight + 1).map((e) => e.outerHTML.slice(0, 100))")
+    scrolls = page.evaluate(
+        "[...document.querySelectorAll('main *, footer *')].filter((e) => e.checkVisibility() && !e.closest('.vh') && ['auto', 'scroll', 'hidden'].includes(getComputedStyle(e).overflowY) && e.scrollHeight > e.clientHeight + 1).map((e) => e.outerHTML.slice(0, 100))"
+    )
     assert scrolls == [], "would be cut at the end of its box"
     assert page.locator("details.code pre").first.is_hidden() if path == REPORT else True
     pages, sizes = text_of(page.pdf(format="A4"))
     assert 1 <= pages <= 40 and len(set(sizes)) <= 1
 
+
 def test_what_a_reader_unfolds_is_printed(opened):
     page = opened(REPORT, 718)
     page.locator("details.code").first.evaluate("d => { d.open = true; }")
     page.emulate_media(media="print")
-    assert page.locator("details.code pre").first.is_visible() and page.locator("details.code:not([open])").first.is_hidden() and page.locator("nav.toc").is_hidden()
+    assert (
+        page.locator("details.code pre").first.is_visible()
+        and page.locator("details.code:not([open])").first.is_hidden()
+        and page.locator("nav.toc").is_hidden()
+    )
+
 
 def test_a_table_is_kept_in_one_piece_where_a_page_holds_it(opened):
     page = opened(REPORT, 718)
     page.emulate_media(media="print")
-    kept = page.evaluate("[...document.querySelectorAll('main table:not(.cases), main figure, main tr')].map((e) => getComputedStyle(e).breakInside)")
+    kept = page.evaluate(
+        "[...document.querySelectorAll('main table:not(.cases), main figure, main tr')].map((e) => getComputedStyle(e).breakInside)"
+    )
     assert len(kept) > 50 and set(kept) == {"avoid"}
+
 
 # --- size
 
+
 @pytest.mark.parametrize("folder", sorted(p for p in TINY.iterdir() if p.is_dir()), ids=lambda p: p.name)
 def test_a_combinations_report_is_at_most_600_kilobytes(folder):
-    assert (folder/"index.html").stat().st_size <= 600_000
-    items = folder/"items.html"
+    assert (folder / "index.html").stat().st_size <= 600_000
+    items = folder / "items.html"
     assert not items.exists() or items.stat().st_size <= 300_000, "examples hold a part of the items: `make examples`"
-    if 'href="items.html"' in (folder/"index.html").read_text(encoding="utf-8"): assert items.exists(), "the report links to a page that isn't there"
+    if 'href="items.html"' in (folder / "index.html").read_text(encoding="utf-8"):
+        assert items.exists(), "the report links to a page that isn't there"

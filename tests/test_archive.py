@@ -1,4 +1,5 @@
 "Stores that are looked into from outside: while others write, after damage, under names that nothing has."
+
 import json, subprocess, sys
 
 import pytest
@@ -9,14 +10,21 @@ from distill_study.cli import app
 from distill_study.store import Store, StoreError
 from test_store import ENGINE, WEIGHTS, file_of, fill, python, record
 
-def call(*args): return CliRunner().invoke(app, ["store", *map(str, args)])
 
-@pytest.mark.parametrize("damage, line, lost, what", [
-    (lambda b: b[:-10], 5, False, "torn"),
-    (lambda b: b + b'{"sum":"0', 6, False, "torn"),
-    (lambda b: b.replace(b"question 2", b"question 7"), 3, True, "checksum"),
-    (lambda b: b.replace(b"\n", b"\nnonsense\n", 1), 2, True, "not a record"),
-    (lambda b: b + b.splitlines(keepends=True)[0], 6, False, "repeats the key")])
+def call(*args):
+    return CliRunner().invoke(app, ["store", *map(str, args)])
+
+
+@pytest.mark.parametrize(
+    "damage, line, lost, what",
+    [
+        (lambda b: b[:-10], 5, False, "torn"),
+        (lambda b: b + b'{"sum":"0', 6, False, "torn"),
+        (lambda b: b.replace(b"question 2", b"question 7"), 3, True, "checksum"),
+        (lambda b: b.replace(b"\n", b"\nnonsense\n", 1), 2, True, "not a record"),
+        (lambda b: b + b.splitlines(keepends=True)[0], 6, False, "repeats the key"),
+    ],
+)
 def test_damage_is_named_by_line(tmp_path, damage, line, lost, what):
     path = fill(tmp_path)
     path.write_bytes(damage(path.read_bytes()))
@@ -25,63 +33,107 @@ def test_damage_is_named_by_line(tmp_path, damage, line, lost, what):
     assert (problem.path, problem.line, problem.lost) == (path, line, lost) and what in problem.what
     result = call("verify", "--store", tmp_path)
     assert result.exit_code == int(lost) and f"line {line}" in result.output
-    assert path.read_bytes() == before                      # looking changes nothing
+    assert path.read_bytes() == before  # looking changes nothing
+
 
 def test_a_key_that_is_not_of_its_contents(tmp_path):
     good = record(1)
     Store(tmp_path).add([type(good)(**{**vars(good), "key": record(2).key})])
     assert [p.what for p in verify(tmp_path)] == ["its key is not the fingerprint of its contents"]
 
+
 def test_a_stage_is_verified_file_by_file(tmp_path):
     store = Store(tmp_path)
     for fp in ("aa11", "bb22", "cc33"):
-        with store.new_stage("student", fp) as folder: (folder/"model").mkdir(); (folder/"model"/"w").write_bytes(b"1234")
-    (store.stage("student", "aa11")/"model"/"w").unlink()
-    (store.stage("student", "bb22")/"model"/"w").write_bytes(b"1235")
-    (store.stage("student", "cc33")/"stage.json").write_text("{")
-    assert [p.what for p in verify(tmp_path)] == ["missing", "its checksum does not fit", "no readable stage.json (JSONDecodeError)"]
+        with store.new_stage("student", fp) as folder:
+            (folder / "model").mkdir()
+            (folder / "model" / "w").write_bytes(b"1234")
+    (store.stage("student", "aa11") / "model" / "w").unlink()
+    (store.stage("student", "bb22") / "model" / "w").write_bytes(b"1235")
+    (store.stage("student", "cc33") / "stage.json").write_text("{")
+    assert [p.what for p in verify(tmp_path)] == [
+        "missing",
+        "its checksum does not fit",
+        "no readable stage.json (JSONDecodeError)",
+    ]
+
 
 def test_an_export_is_whole_and_never_overwrites(tmp_path):
-    fill(tmp_path/"store")
-    out = tmp_path/"a"/"rows.jsonl"
-    assert call("export", out, "--store", tmp_path/"store").output.startswith("5 completions")
+    fill(tmp_path / "store")
+    out = tmp_path / "a" / "rows.jsonl"
+    assert call("export", out, "--store", tmp_path / "store").output.startswith("5 completions")
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [r["messages"][0]["content"] for r in rows] == [f"question {i}" for i in range(5)] and all(r["messages"][-1] == dict(role="assistant", content="4") for r in rows)
-    with pytest.raises(StoreError, match="exists already"): export(tmp_path/"store", out)
-    path = file_of(tmp_path/"store")
+    assert [r["messages"][0]["content"] for r in rows] == [f"question {i}" for i in range(5)] and all(
+        r["messages"][-1] == dict(role="assistant", content="4") for r in rows
+    )
+    with pytest.raises(StoreError, match="exists already"):
+        export(tmp_path / "store", out)
+    path = file_of(tmp_path / "store")
     path.write_bytes(path.read_bytes().replace(b"question 2", b"question 7"))
-    with pytest.raises(StoreError, match="line 3: damaged"): export(tmp_path/"store", tmp_path/"b.jsonl")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "store"]      # nothing half-written is left
+    with pytest.raises(StoreError, match="line 3: damaged"):
+        export(tmp_path / "store", tmp_path / "b.jsonl")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "store"]  # nothing half-written is left
+
 
 def test_a_torn_last_line_is_not_exported(tmp_path):
     path = fill(tmp_path)
     path.write_bytes(path.read_bytes()[:-10])
     assert len(list(export_rows(tmp_path, ENGINE))) == 4
 
+
 def test_pruning_shows_before_it_removes(tmp_path):
     fill(tmp_path)
     shown = call("prune", "--engine", ENGINE, "--store", tmp_path)
     assert "1 would be removed" in shown.output and len(contents(tmp_path)) == 1
-    assert "1 removed" in call("prune", "--engine", ENGINE, "--yes", "--store", tmp_path).output and contents(tmp_path) == []
+    assert (
+        "1 removed" in call("prune", "--engine", ENGINE, "--yes", "--store", tmp_path).output
+        and contents(tmp_path) == []
+    )
     store = Store(tmp_path)
-    assert store.get(ENGINE, WEIGHTS, record(0).key) is None and store.add([record(0)]) == 1     # and it is a store still
+    assert store.get(ENGINE, WEIGHTS, record(0).key) is None and store.add([record(0)]) == 1  # and it is a store still
+
 
 def test_a_stage_being_made_elsewhere_stays(tmp_path):
-    busy = python("import time\nwith Store(sys.argv[1]).new_stage('student', 'ab12') as f: print('in', flush=True); time.sleep(60)", tmp_path)
+    busy = python(
+        "import time\nwith Store(sys.argv[1]).new_stage('student', 'ab12') as f: print('in', flush=True); time.sleep(60)",
+        tmp_path,
+    )
     try:
         assert busy.stdout.readline() == "in\n"
         assert [e.info for e in contents(tmp_path)] == ["interrupted; a run goes on from here"]
-        assert "left alone" in call("prune", "--interrupted", "--yes", "--store", tmp_path).output and len(contents(tmp_path)) == 1
-    finally: busy.kill(); busy.wait()
+        assert (
+            "left alone" in call("prune", "--interrupted", "--yes", "--store", tmp_path).output
+            and len(contents(tmp_path)) == 1
+        )
+    finally:
+        busy.kill()
+        busy.wait()
     assert [e.name for e in prune(tmp_path, to_prune(tmp_path, interrupted=True))] == ["student-ab12.partial"]
+
 
 @pytest.mark.parametrize("command", ["list", "verify", "prune"])
 def test_no_store_there(tmp_path, command):
-    done = subprocess.run([sys.executable, "-c", "from distill_study.cli import main; main()", "store", command, "--store", str(tmp_path/"none")], capture_output=True, text=True)
-    assert done.returncode == 2 and "there is no store in this folder" in done.stderr and not (tmp_path/"none").exists()
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from distill_study.cli import main; main()",
+            "store",
+            command,
+            "--store",
+            str(tmp_path / "none"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        done.returncode == 2 and "there is no store in this folder" in done.stderr and not (tmp_path / "none").exists()
+    )
+
 
 def test_reading_while_another_process_writes(tmp_path):
     fill(tmp_path, 1)
     writer = python("s = Store(sys.argv[1])\nfor i in range(400): s.add([record(i)])", tmp_path)
-    while writer.poll() is None: assert [p for p in verify(tmp_path) if isinstance(p, Problem)] == []
+    while writer.poll() is None:
+        assert [p for p in verify(tmp_path) if isinstance(p, Problem)] == []
     assert writer.returncode == 0 and contents(tmp_path)[0].count == 400

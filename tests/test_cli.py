@@ -1,4 +1,5 @@
 """Bad input, as a user meets it: one message that names field, value and remedy, exit status 2, before any long work."""
+
 import errno, json, os, re, sys, time
 from pathlib import Path
 
@@ -11,70 +12,101 @@ from distill_study.data import load_data
 from distill_study.publish import check_names, claim
 
 ROOT = Path(__file__).parent.parent
-GOOD = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], data=[dict(name="tiny-qa", train=24, test=8)], min_rows=5)
+GOOD = dict(
+    teachers=["transformers:zoo/teacher"],
+    students=["zoo/student-s"],
+    data=[dict(name="tiny-qa", train=24, test=8)],
+    min_rows=5,
+)
 
 
 @pytest.fixture
 def call(monkeypatch, capsys):
     "Run a command of `distill-study` in this process: (exit status, stdout, stderr)."
+
     def go(*args):
         monkeypatch.setattr(sys, "argv", ["distill-study", *map(str, args)])
         monkeypatch.delenv("DISTILL_DATA_DIR", raising=False)
-        with pytest.raises(SystemExit) as stop: main()
+        with pytest.raises(SystemExit) as stop:
+            main()
         out = capsys.readouterr()
         return stop.value.code or 0, out.out, out.err
+
     return go
 
 
 @pytest.fixture
 def recipe(tmp_path):
     "Writes a recipe that would run, but for the changes asked for."
+
     def write(**changes):
-        path = tmp_path/"mine.yaml"
+        path = tmp_path / "mine.yaml"
         path.write_text(yaml.safe_dump({k: v for k, v in (GOOD | changes).items() if v is not None}))
         return path
+
     return write
 
 
 @pytest.fixture
 def refused(call):
     "`distill-study run` must refuse a recipe with a message that says `says`."
+
     def check(path, *args, says):
-        code, _, err = call("run", path, *args, "--store", path.parent/"store", "--reports", path.parent/"reports")
+        code, _, err = call("run", path, *args, "--store", path.parent / "store", "--reports", path.parent / "reports")
         assert code == 2 and says in err and "Traceback" not in err and len(err.strip().splitlines()) <= 3, err[-2000:]
+
     return check
 
 
-@pytest.mark.parametrize("changes, says", [
-    (dict(teacher=["x"]), "Did you mean 'teachers'?"),
-    (dict(train=dict(epoch=3)), "train.epoch: unknown setting. Did you mean 'epochs'?"),
-    (dict(train=dict(epochs="many")), "epochs = 'many'"),
-    (dict(seeds=["a"]), "seeds.0 = 'a'"),
-    (dict(teachers=None), "teachers: missing"),
-    (dict(teachers=["transformer:zoo/teacher"]), "Did you mean 'transformers'"),
-    (dict(teachers=["zoo/teacher"]), "'engine:model'"),
-    (dict(teachers=["transformers:zoo/techer"]), "Did you mean 'zoo/teacher'?"),
-    (dict(teachers=[dict(engine="transformers:zoo/teacher", strategies=["cod"])]), "teacher.strategies = cod: task nlu_qa is asked under vanilla, cot"),
-    (dict(teachers=["recorded:nowhere"]), "nowhere"),
-    (dict(students=["zoo/student-x"]), "zoo/student-x"),
-    (dict(students=["no-such-folder"]), "no-such-folder"),
-    (dict(data=["tiny-maths"]), "Set data.task"),
-    (dict(data=[dict(name="tiny-maths", task="math")]), "Did you mean 'tiny-math'?"),
-    (dict(data=[dict(name="tiny-math", task="maths")]), "Did you mean 'math'?"),
-    (dict(data=[dict(name="tiny-math", train=-1)]), "train = -1"),
-    (dict(data=["tiny-math", "tiny-math"]), "same report folder"),
-    (dict(arms=["distilled/cop"]), "unknown arm 'distilled/cop'"),
-    (dict(arms=["distilled/cod"]), "none of them is one of task nlu_qa"),
-])
-def test_a_bad_recipe_is_refused_with_a_remedy(refused, recipe, changes, says): refused(recipe(**changes), says=says)
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        (dict(teacher=["x"]), "Did you mean 'teachers'?"),
+        (dict(train=dict(epoch=3)), "train.epoch: unknown setting. Did you mean 'epochs'?"),
+        (dict(train=dict(epochs="many")), "epochs = 'many'"),
+        (dict(seeds=["a"]), "seeds.0 = 'a'"),
+        (dict(teachers=None), "teachers: missing"),
+        (dict(teachers=["transformer:zoo/teacher"]), "Did you mean 'transformers'"),
+        (dict(teachers=["zoo/teacher"]), "'engine:model'"),
+        (dict(teachers=["transformers:zoo/techer"]), "Did you mean 'zoo/teacher'?"),
+        (
+            dict(teachers=[dict(engine="transformers:zoo/teacher", strategies=["cod"])]),
+            "teacher.strategies = cod: task nlu_qa is asked under vanilla, cot",
+        ),
+        (dict(teachers=["recorded:nowhere"]), "nowhere"),
+        (dict(students=["zoo/student-x"]), "zoo/student-x"),
+        (dict(students=["no-such-folder"]), "no-such-folder"),
+        (dict(data=["tiny-maths"]), "Set data.task"),
+        (dict(data=[dict(name="tiny-maths", task="math")]), "Did you mean 'tiny-math'?"),
+        (dict(data=[dict(name="tiny-math", task="maths")]), "Did you mean 'math'?"),
+        (dict(data=[dict(name="tiny-math", train=-1)]), "train = -1"),
+        (dict(data=["tiny-math", "tiny-math"]), "same report folder"),
+        (dict(arms=["distilled/cop"]), "unknown arm 'distilled/cop'"),
+        (dict(arms=["distilled/cod"]), "none of them is one of task nlu_qa"),
+    ],
+)
+def test_a_bad_recipe_is_refused_with_a_remedy(refused, recipe, changes, says):
+    refused(recipe(**changes), says=says)
 
 
-@pytest.mark.parametrize("override, says", [("train.epoch=2", "Did you mean 'epochs'?"), ("epochs", "expected KEY=VALUE"), ("trian.epochs=2", "Did you mean 'train'?"), ("data.test=x", "test = 'x'"),
-                                            ("teachers=foo:bar", "engine 'foo' in 'foo:bar': unknown"), ("students=zoo/nope", "zoo/nope"), ("arms=distilled/foo", "unknown arm 'distilled/foo'")])
-def test_a_bad_override_is_refused(refused, recipe, override, says): refused(recipe(), "-p", override, says=says)
+@pytest.mark.parametrize(
+    "override, says",
+    [
+        ("train.epoch=2", "Did you mean 'epochs'?"),
+        ("epochs", "expected KEY=VALUE"),
+        ("trian.epochs=2", "Did you mean 'train'?"),
+        ("data.test=x", "test = 'x'"),
+        ("teachers=foo:bar", "engine 'foo' in 'foo:bar': unknown"),
+        ("students=zoo/nope", "zoo/nope"),
+        ("arms=distilled/foo", "unknown arm 'distilled/foo'"),
+    ],
+)
+def test_a_bad_override_is_refused(refused, recipe, override, says):
+    refused(recipe(), "-p", override, says=says)
 
 
-def test_a_file_that_is_not_there(refused, recipe): refused(recipe(data=[dict(name="nope.jsonl", task="math")]), says="data.name = 'nope.jsonl': no such file")
+def test_a_file_that_is_not_there(refused, recipe):
+    refused(recipe(data=[dict(name="nope.jsonl", task="math")]), says="data.name = 'nope.jsonl': no such file")
 
 
 def test_one_mistake_is_one_line(call, recipe):
@@ -83,59 +115,86 @@ def test_one_mistake_is_one_line(call, recipe):
 
 
 def test_lists_are_written_with_commas(call, recipe):
-    code, out, _ = call("show", recipe(teachers="transformers:zoo/teacher"), "-p", "seeds=0,1", "-p", "students=zoo/student-s,zoo/student-m", "-p", "arms=teacher/cot,student/vanilla")
+    code, out, _ = call(
+        "show",
+        recipe(teachers="transformers:zoo/teacher"),
+        "-p",
+        "seeds=0,1",
+        "-p",
+        "students=zoo/student-s,zoo/student-m",
+        "-p",
+        "arms=teacher/cot,student/vanilla",
+    )
     assert code == 0 and len([l for l in out.splitlines() if l.startswith("tiny-")]) == 4 and "distilled" not in out
 
 
 def test_choices_that_the_text_lacks_are_shown_in_it(tmp_path):
     def ask(text, choices=("red", "blue"), gold="blue"):
-        (tmp_path/"q.jsonl").write_text("".join(json.dumps(dict(messages=[dict(role="user", content=f"{i} {text}")], choices=list(choices), gold=gold)) + "\n" for i in range(4)))
-        return load_data(Data(name=str(tmp_path/"q.jsonl"), task="nlu_qa", train=2, test=1)).train[0]
+        (tmp_path / "q.jsonl").write_text(
+            "".join(
+                json.dumps(dict(messages=[dict(role="user", content=f"{i} {text}")], choices=list(choices), gold=gold))
+                + "\n"
+                for i in range(4)
+            )
+        )
+        return load_data(Data(name=str(tmp_path / "q.jsonl"), task="nlu_qa", train=2, test=1)).train[0]
+
     bare = ask("Which colour?")
     assert bare.question.endswith("Which colour?\nA. red\nB. blue") and bare.gold == "B"
-    assert ask("Which?\nA) red\nB) blue", gold="A").question.endswith("Which?\nA) red\nB) blue")           # they stand there already
-    with pytest.raises(StudyError, match="gold = 'green' is neither a letter from A to B nor one of the choices"): ask("Which?", gold="green")
-    with pytest.raises(StudyError, match="'choices' must be a list of 2 to 10 texts"): ask("Which?", choices=["red"])
+    assert ask("Which?\nA) red\nB) blue", gold="A").question.endswith(
+        "Which?\nA) red\nB) blue"
+    )  # they stand there already
+    with pytest.raises(StudyError, match="gold = 'green' is neither a letter from A to B nor one of the choices"):
+        ask("Which?", gold="green")
+    with pytest.raises(StudyError, match="'choices' must be a list of 2 to 10 texts"):
+        ask("Which?", choices=["red"])
 
 
 def test_a_stopped_run_says_so(call, recipe, monkeypatch):
     from distill_study import grid
-    def stopped(*args, **kw): raise KeyboardInterrupt
+
+    def stopped(*args, **kw):
+        raise KeyboardInterrupt
+
     monkeypatch.setattr(grid, "run_combination", stopped)
     code, _, err = call("run", recipe())
     assert code == 130 and "the same command goes on from here" in err
 
 
 def test_a_recipe_that_is_not_there(refused, tmp_path):
-    (tmp_path/"demo.yaml").write_text("teachers: []")
-    refused(tmp_path/"demmo.yaml", says="Did you mean 'demo.yaml'?")
+    (tmp_path / "demo.yaml").write_text("teachers: []")
+    refused(tmp_path / "demmo.yaml", says="Did you mean 'demo.yaml'?")
 
 
 def test_a_recipe_that_is_not_yaml(refused, tmp_path):
-    (tmp_path/"x.yaml").write_text("a: [1")
-    refused(tmp_path/"x.yaml", says="not readable as YAML")
+    (tmp_path / "x.yaml").write_text("a: [1")
+    refused(tmp_path / "x.yaml", says="not readable as YAML")
 
 
-def rows(n, **more): return [dict(messages=[dict(role="user", content=f"{i} + 1?")], gold=str(i + 1)) | more for i in range(n)]
+def rows(n, **more):
+    return [dict(messages=[dict(role="user", content=f"{i} + 1?")], gold=str(i + 1)) | more for i in range(n)]
 
 
-@pytest.mark.parametrize("text, says", [
-    ("", "has no rows"),
-    ('{"messages": 1}\n\n', "line 2: empty"),
-    ('{"messages": [\n', "line 1: not JSON"),
-    ('{"text": "a"}\n', "no column 'messages'"),
-    ('{"messages": [{"role": "user", "content": ""}]}\n', "no empty text"),
-    ("\n".join(json.dumps(r) for r in rows(30, id="a")), "id 'a' is there twice"),
-    ("\n".join(json.dumps(r) for r in rows(5)), "data.test = 8: there are only 5 rows"),
-    ("\n".join(json.dumps({**r, "gold": None}) for r in rows(40)), "no gold answer"),
-])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("", "has no rows"),
+        ('{"messages": 1}\n\n', "line 2: empty"),
+        ('{"messages": [\n', "line 1: not JSON"),
+        ('{"text": "a"}\n', "no column 'messages'"),
+        ('{"messages": [{"role": "user", "content": ""}]}\n', "no empty text"),
+        ("\n".join(json.dumps(r) for r in rows(30, id="a")), "id 'a' is there twice"),
+        ("\n".join(json.dumps(r) for r in rows(5)), "data.test = 8: there are only 5 rows"),
+        ("\n".join(json.dumps({**r, "gold": None}) for r in rows(40)), "no gold answer"),
+    ],
+)
 def test_bad_data_is_named_by_file_and_line(refused, recipe, tmp_path, text, says):
-    (tmp_path/"mine.jsonl").write_text(text)
-    refused(recipe(data=[dict(name=str(tmp_path/"mine.jsonl"), task="math", train=24, test=8)]), says=says)
+    (tmp_path / "mine.jsonl").write_text(text)
+    refused(recipe(data=[dict(name=str(tmp_path / "mine.jsonl"), task="math", train=24, test=8)]), says=says)
 
 
 def test_a_reports_folder_that_cannot_be_written(refused, recipe, tmp_path):
-    (tmp_path/"reports").write_text("a file stands in the way")
+    (tmp_path / "reports").write_text("a file stands in the way")
     refused(recipe(), says="can't be written")
 
 
@@ -144,16 +203,19 @@ def test_show_and_list(call, recipe, monkeypatch):
     assert code == 0 and "transformers:zoo/teacher answers the training inputs under cot" in out
     monkeypatch.chdir(ROOT)
     code, out, _ = call("list")
-    assert code == 0 and all(x in out for x in ("recipes/demo.yaml", "tiny-qa", "recorded:MODEL", "nlu_qa", "zoo/teacher"))
+    assert code == 0 and all(
+        x in out for x in ("recipes/demo.yaml", "tiny-qa", "recorded:MODEL", "nlu_qa", "zoo/teacher")
+    )
     assert call("list", "recipe")[0] == 2
 
 
 def test_a_student_without_a_chat_template(refused, recipe, tmp_path):
     import shutil
     from distill_study.models import resolve_model
-    shutil.copytree(resolve_model("zoo/student-s"), tmp_path/"mute")
-    (tmp_path/"mute"/"chat_template.jinja").unlink()
-    refused(recipe(students=[str(tmp_path/"mute")]), says="has no chat template")
+
+    shutil.copytree(resolve_model("zoo/student-s"), tmp_path / "mute")
+    (tmp_path / "mute" / "chat_template.jinja").unlink()
+    refused(recipe(students=[str(tmp_path / "mute")]), says="has no chat template")
 
 
 def test_a_teacher_in_a_folder_of_ones_own(recipe, tmp_path):
@@ -161,86 +223,136 @@ def test_a_teacher_in_a_folder_of_ones_own(recipe, tmp_path):
     from distill_study.config import load_recipe
     from distill_study.grid import check
     from distill_study.models import resolve_model
-    shutil.copytree(resolve_model("zoo/teacher"), tmp_path/"far"/"away"/"mine")
-    check(load_recipe(recipe(teachers=[f"transformers:{tmp_path/'far'/'away'/'mine'}"])), tmp_path/"reports", tmp_path/"store")
+
+    shutil.copytree(resolve_model("zoo/teacher"), tmp_path / "far" / "away" / "mine")
+    check(
+        load_recipe(recipe(teachers=[f"transformers:{tmp_path / 'far' / 'away' / 'mine'}"])),
+        tmp_path / "reports",
+        tmp_path / "store",
+    )
 
 
 # --- grids, folders and notebooks
 
-@pytest.mark.parametrize("changes, says", [
-    (dict(data=[]), "data = []"),
-    (dict(seeds=[]), "seeds = []"),
-    (dict(arms=["distilled/cot-answer", "teacher/cot"], teachers=[dict(engine="transformers:zoo/teacher", strategies=["vanilla"])]), "none of them can run: the teacher has no cot answers"),
-    (dict(seeds=[0, 1, 0]), "is listed twice"),
-    (dict(students=["zoo/student-s", dict(model="zoo/student-s", train=dict(epochs=9))]), "student.train.epochs = 3.0 and 9.0"),
-    (dict(data=[dict(name="a/Mine.jsonl", task="math"), dict(name="b/mine.jsonl", task="math")]), "data.name = 'a/Mine.jsonl' and 'b/mine.jsonl'"),
-    (dict(data=[dict(name=f"{'x' * 250}.jsonl", task="math")]), "too many for the name of a folder")])
-def test_grids_that_can_t_be(refused, recipe, changes, says): refused(recipe(**changes), says=says)
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        (dict(data=[]), "data = []"),
+        (dict(seeds=[]), "seeds = []"),
+        (
+            dict(
+                arms=["distilled/cot-answer", "teacher/cot"],
+                teachers=[dict(engine="transformers:zoo/teacher", strategies=["vanilla"])],
+            ),
+            "none of them can run: the teacher has no cot answers",
+        ),
+        (dict(seeds=[0, 1, 0]), "is listed twice"),
+        (
+            dict(students=["zoo/student-s", dict(model="zoo/student-s", train=dict(epochs=9))]),
+            "student.train.epochs = 3.0 and 9.0",
+        ),
+        (
+            dict(data=[dict(name="a/Mine.jsonl", task="math"), dict(name="b/mine.jsonl", task="math")]),
+            "data.name = 'a/Mine.jsonl' and 'b/mine.jsonl'",
+        ),
+        (dict(data=[dict(name=f"{'x' * 250}.jsonl", task="math")]), "too many for the name of a folder"),
+    ],
+)
+def test_grids_that_can_t_be(refused, recipe, changes, says):
+    refused(recipe(**changes), says=says)
 
 
 def test_a_report_folder_that_cannot_be_written(refused, recipe, tmp_path):
     path = recipe()
-    (tmp_path/"reports"/"mine").mkdir(parents=True)
-    (tmp_path/"reports"/"mine"/"tiny-qa--teacher--student-s").touch()        # a file in its place
+    (tmp_path / "reports" / "mine").mkdir(parents=True)
+    (tmp_path / "reports" / "mine" / "tiny-qa--teacher--student-s").touch()  # a file in its place
     refused(path, says="remove what is in the way")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
 @pytest.mark.parametrize("folder", ["store", "reports", "reports/mine", "reports/mine/tiny-qa--teacher--student-s"])
 def test_read_only_folders(refused, recipe, tmp_path, folder):
-    (tmp_path/folder).mkdir(parents=True)
-    (tmp_path/folder).chmod(0o555)
+    (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / folder).chmod(0o555)
     refused(recipe(), says="can't be ")
 
 
 @pytest.mark.parametrize("denied", ["store", "reports", "tiny-qa--teacher--student-s"])
 def test_folders_that_the_system_refuses(refused, recipe, tmp_path, monkeypatch, denied):
     "As of a disk that is mounted read-only."
-    (tmp_path/"reports"/"mine"/"tiny-qa--teacher--student-s").mkdir(parents=True)
+    (tmp_path / "reports" / "mine" / "tiny-qa--teacher--student-s").mkdir(parents=True)
     touch = Path.touch
+
     def refuse(self, *args, **kw):
-        if self.parent.name == denied: raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+        if self.parent.name == denied:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
         touch(self, *args, **kw)
+
     monkeypatch.setattr(Path, "touch", refuse)
     refused(recipe(), says="Read-only file system")
 
 
 def test_two_recipes_of_one_name_do_not_share_a_folder(tmp_path):
     one, two = (parse_recipe(GOOD | dict(name="mine", bootstrap=b)) for b in (200, 300))
-    claim(one, tmp_path/"a"/"mine.yaml", tmp_path/"reports")
-    claim(two, tmp_path/"a"/"mine.yaml", tmp_path/"reports")               # the same file, changed
-    with pytest.raises(StudyError, match="another recipe file that is called 'mine'"): claim(one, tmp_path/"b"/"mine.yaml", tmp_path/"reports")
-    claim(two, tmp_path/"b"/"mine.yaml", tmp_path/"reports")               # the same recipe elsewhere
-    (tmp_path/"reports"/"mine"/".recipe.json").write_text("{")
-    claim(one, tmp_path/"c"/"mine.yaml", tmp_path/"reports")
-    assert str(tmp_path) not in (tmp_path/"reports"/"mine"/".recipe.json").read_text()
+    claim(one, tmp_path / "a" / "mine.yaml", tmp_path / "reports")
+    claim(two, tmp_path / "a" / "mine.yaml", tmp_path / "reports")  # the same file, changed
+    with pytest.raises(StudyError, match="another recipe file that is called 'mine'"):
+        claim(one, tmp_path / "b" / "mine.yaml", tmp_path / "reports")
+    claim(two, tmp_path / "b" / "mine.yaml", tmp_path / "reports")  # the same recipe elsewhere
+    (tmp_path / "reports" / "mine" / ".recipe.json").write_text("{")
+    claim(one, tmp_path / "c" / "mine.yaml", tmp_path / "reports")
+    assert str(tmp_path) not in (tmp_path / "reports" / "mine" / ".recipe.json").read_text()
 
 
-@pytest.mark.parametrize("change, says", [
-    (lambda s: s.replace("student =", "pupil =", 1), "it has no student; nothing fills in pupil"),
-    (lambda s: s + "\nmore = 1", "nothing fills in more"),
-    (lambda s: s + "\nx = = 1", "can't be read"),
-    (None, "0 cells are tagged 'parameters'")])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda s: s.replace("student =", "pupil =", 1), "it has no student; nothing fills in pupil"),
+        (lambda s: s + "\nmore = 1", "nothing fills in more"),
+        (lambda s: s + "\nx = = 1", "can't be read"),
+        (None, "0 cells are tagged 'parameters'"),
+    ],
+)
 def test_a_study_notebook_changed_by_hand(tmp_path, change, says):
     from distill_study.grid import notebook_path, parameters
+
     nb = json.loads(notebook_path().read_text())
     cell = next(c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", ()))
-    if change: cell["source"] = change("".join(cell["source"])).splitlines(keepends=True)
-    else: cell["metadata"] = {}
-    (tmp_path/"combination.ipynb").write_text(json.dumps(nb))
+    if change:
+        cell["source"] = change("".join(cell["source"])).splitlines(keepends=True)
+    else:
+        cell["metadata"] = {}
+    (tmp_path / "combination.ipynb").write_text(json.dumps(nb))
     given = parameters(parse_recipe(GOOD | dict(name="mine")).combinations()[0], tmp_path, tmp_path)
     check_names(notebook_path(), given)
-    with pytest.raises(StudyError, match=re.escape(says)) as e: check_names(tmp_path/"combination.ipynb", given)
+    with pytest.raises(StudyError, match=re.escape(says)) as e:
+        check_names(tmp_path / "combination.ipynb", given)
     assert "git checkout" in str(e.value)
 
 
 def test_a_thousand_combinations_are_planned_and_checked_at_once(tmp_path):
     from distill_study.grid import check
     from distill_study.graph import graph
-    grid = parse_recipe(GOOD | dict(name="big", students=["zoo/student-s", "zoo/student-m"], data=[dict(name=n, train=24, test=8) for n in ("tiny-qa", "tiny-nli", "tiny-math", "tiny-chat", "tiny-summ")], seeds=list(range(100))))
+
+    grid = parse_recipe(
+        GOOD
+        | dict(
+            name="big",
+            students=["zoo/student-s", "zoo/student-m"],
+            data=[
+                dict(name=n, train=24, test=8) for n in ("tiny-qa", "tiny-nli", "tiny-math", "tiny-chat", "tiny-summ")
+            ],
+            seeds=list(range(100)),
+        )
+    )
     began = time.process_time()
     combinations, stages = grid.combinations(), graph(grid)
-    check(grid, tmp_path/"reports", tmp_path/"store")
+    check(grid, tmp_path / "reports", tmp_path / "store")
     took = time.process_time() - began
-    assert len(combinations) == 1000 and sum(s.kind == "report" for s in stages) == 1000 and sum(s.kind == "label" for s in stages) == 5
+    assert (
+        len(combinations) == 1000
+        and sum(s.kind == "report" for s in stages) == 1000
+        and sum(s.kind == "label" for s in stages) == 5
+    )
     assert took < 4, f"{took:.1f} s"

@@ -1,4 +1,5 @@
 """Curation: every input is accounted for once, each step does what its setting says, targets are what they are called."""
+
 import re
 from collections import Counter
 
@@ -18,11 +19,15 @@ TRAINED = [a for a, arm in ARMS.items() if arm.model == "trained" and (arm.label
 CHOICES = ("red barn", "blue attic", "green hall")
 
 
-def example(i, text, gold="A", task="nlu_qa", **meta): return Example(f"e{i}", task, (dict(role="user", content=text),), gold, CHOICES if task == "nlu_qa" else None, meta)
+def example(i, text, gold="A", task="nlu_qa", **meta):
+    return Example(f"e{i}", task, (dict(role="user", content=text),), gold, CHOICES if task == "nlu_qa" else None, meta)
 
 
 def answer(e, text, strategy="cot", finish="stop"):
-    if text is None: return Answer(e.id, "", Parsed(None, None), False, None, None, None, None, failure=Failure("timeout", "60 s", 3))
+    if text is None:
+        return Answer(
+            e.id, "", Parsed(None, None), False, None, None, None, None, failure=Failure("timeout", "60 s", 3)
+        )
     p = TASKS[e.task].parse(text, strategy, e.choices)
     return Answer(e.id, text, p, TASKS[e.task].correct(p.answer, e.gold) if e.gold else None, finish, 5, 20, 0.1)
 
@@ -32,17 +37,52 @@ def voted(e, texts, strategy="cot"):
     return elect(votes) if len(votes) > 1 else votes[0]
 
 
-TEXTS = st.sampled_from(["Because it is.\nAnswer: A", "It stands there.\nAnswer: B", "Answer: C", "Answer: F", "no idea", "", "It is the red barn", None])
-QUESTIONS = st.sampled_from(["Where is the old cat sleeping now?", "where is  the old cat sleeping NOW?", "Where is the old dog sleeping now?", "Which one?", "Who?", "Where on this farm does the black horse of the miller stand?", "Where on this farm does the white horse of the miller stand?"])
-INPUTS = st.lists(st.tuples(QUESTIONS, st.lists(TEXTS, min_size=1, max_size=3), st.sampled_from(["A", "B", None])), min_size=1, max_size=8)
-SETTINGS = st.builds(Curate, verify=st.booleans(), agreement=st.sampled_from([0, .5, 1]), near=st.sampled_from([None, .4, .7]), ngram=st.sampled_from([None, 4, 13]), contained=st.sampled_from([0, .5]), given_away=st.booleans())
+TEXTS = st.sampled_from(
+    [
+        "Because it is.\nAnswer: A",
+        "It stands there.\nAnswer: B",
+        "Answer: C",
+        "Answer: F",
+        "no idea",
+        "",
+        "It is the red barn",
+        None,
+    ]
+)
+QUESTIONS = st.sampled_from(
+    [
+        "Where is the old cat sleeping now?",
+        "where is  the old cat sleeping NOW?",
+        "Where is the old dog sleeping now?",
+        "Which one?",
+        "Who?",
+        "Where on this farm does the black horse of the miller stand?",
+        "Where on this farm does the white horse of the miller stand?",
+    ]
+)
+INPUTS = st.lists(
+    st.tuples(QUESTIONS, st.lists(TEXTS, min_size=1, max_size=3), st.sampled_from(["A", "B", None])),
+    min_size=1,
+    max_size=8,
+)
+SETTINGS = st.builds(
+    Curate,
+    verify=st.booleans(),
+    agreement=st.sampled_from([0, 0.5, 1]),
+    near=st.sampled_from([None, 0.4, 0.7]),
+    ngram=st.sampled_from([None, 4, 13]),
+    contained=st.sampled_from([0, 0.5]),
+    given_away=st.booleans(),
+)
 
 
 @settings(max_examples=80, deadline=None)
 @given(INPUTS, SETTINGS, st.sampled_from(TRAINED), st.lists(QUESTIONS, max_size=2), st.sets(st.integers(0, 7)))
 def test_every_input_becomes_rows_or_one_drop(inputs, how, name, held, long):
     arm, examples = ARMS[name], [example(i, q, gold) for i, (q, _, gold) in enumerate(inputs)]
-    answers = None if arm.labels == "gold" else Answers("cot", [voted(e, t) for e, (_, t, _) in zip(examples, inputs)], 0, 0)
+    answers = (
+        None if arm.labels == "gold" else Answers("cot", [voted(e, t) for e, (_, t, _) in zip(examples, inputs)], 0, 0)
+    )
     test = [example(100 + j, q) for j, q in enumerate(held)]
     done = curate(arm, examples, answers, test, how, lambda rows: {f"e{i}": "90 tokens" for i in long})
     a = done.attrition
@@ -51,22 +91,42 @@ def test_every_input_becomes_rows_or_one_drop(inputs, how, name, held, long):
     assert all(d.reason in REASONS or d.reason == "failed: timeout" for d in done.drops)
     by_id = {e.id: e for e in examples}
     kept = [by_id[i] for i in done.kept]
-    assert len({e.key for e in kept}) == len(kept) and not {e.key for e in kept} & {e.key for e in test} and not {e.id for e in kept} & {f"e{i}" for i in long}
+    assert (
+        len({e.key for e in kept}) == len(kept)
+        and not {e.key for e in kept} & {e.key for e in test}
+        and not {e.id for e in kept} & {f"e{i}" for i in long}
+    )
     for row in done.rows:
         assert row["messages"][-1]["role"] == "assistant" and row["messages"][-1]["content"].strip()
-        if how.verify and arm.labels != "gold" and arm.target == "answer": assert row["messages"][-1]["content"] == by_id[row["id"]].gold
-    if arm.target == "mixed": assert all(n == 2 for n in Counter(r["id"] for r in done.rows).values())
-    else: assert len(done.rows) == len(done.kept)
-    assert sum(done.balance["after"].values()) == len(kept) and all(done.balance["after"][l] <= n for l, n in done.balance["before"].items())
+        if how.verify and arm.labels != "gold" and arm.target == "answer":
+            assert row["messages"][-1]["content"] == by_id[row["id"]].gold
+    if arm.target == "mixed":
+        assert all(n == 2 for n in Counter(r["id"] for r in done.rows).values())
+    else:
+        assert len(done.rows) == len(done.kept)
+    assert sum(done.balance["after"].values()) == len(kept) and all(
+        done.balance["after"][l] <= n for l, n in done.balance["before"].items()
+    )
 
 
 @settings(max_examples=40, deadline=None)
 @given(INPUTS, st.sampled_from([a for a in TRAINED if not ARMS[a].only]))
 def test_switching_every_step_off_keeps_all_but_bad_answers_and_equal_inputs(inputs, name):
     arm, examples = ARMS[name], [example(i, q, gold) for i, (q, _, gold) in enumerate(inputs)]
-    answers = None if arm.labels == "gold" else Answers("cot", [voted(e, t) for e, (_, t, _) in zip(examples, inputs)], 0, 0)
+    answers = (
+        None if arm.labels == "gold" else Answers("cot", [voted(e, t) for e, (_, t, _) in zip(examples, inputs)], 0, 0)
+    )
     done = curate(arm, examples, answers, [], Curate(near=None, ngram=None, given_away=False))
-    assert {d.reason for d in done.drops} <= {"empty", "outside the set", "unreadable", "not stated", "no reasoning", "no gold", "repeats a training input", "failed: timeout"}
+    assert {d.reason for d in done.drops} <= {
+        "empty",
+        "outside the set",
+        "unreadable",
+        "not stated",
+        "no reasoning",
+        "no gold",
+        "repeats a training input",
+        "failed: timeout",
+    }
 
 
 def test_the_first_reason_in_the_order_of_the_steps_counts():
@@ -74,11 +134,17 @@ def test_the_first_reason_in_the_order_of_the_steps_counts():
     held = "Where on this farm does the black horse of the miller stand at night when it rains so hard?"
     texts = ["no idea", "Answer: B", "Answer: A", "Answer: A", "Answer: A"]
     how = Curate(verify=True, agreement=1)
+
     def reason(question, said, seen=()):
         examples = [*(example(50 + i, q) for i, q in enumerate(seen)), example(0, question)]
-        answers = Answers("cot", [*(voted(e, ["So.\nAnswer: A"] * 2) for e in examples[:-1]), voted(examples[-1], said)], 0, 0)
-        done = curate(ARMS["distilled/cot-answer"], examples, answers, [example(9, held)], how, lambda rows: {"e0": "90 tokens"})
+        answers = Answers(
+            "cot", [*(voted(e, ["So.\nAnswer: A"] * 2) for e in examples[:-1]), voted(examples[-1], said)], 0, 0
+        )
+        done = curate(
+            ARMS["distilled/cot-answer"], examples, answers, [example(9, held)], how, lambda rows: {"e0": "90 tokens"}
+        )
         return next((d.reason for d in done.drops if d.id == "e0"), None)
+
     good, other = ["So.\nAnswer: A"] * 2, held.replace("black", "white")
     assert reason(held, ["no idea"] * 2) == "unreadable"
     assert reason(held, ["Answer: B"] * 2) == "disagrees with gold"
@@ -86,44 +152,98 @@ def test_the_first_reason_in_the_order_of_the_steps_counts():
     assert reason(held, good) == "repeats a test input"
     assert reason(other, good) == "nearly repeats a test input"
     assert reason("Who?", good, ["who?"]) == "repeats a training input"
-    assert reason("Tell me this: " + " ".join(held.split()[:14]) + " and then explain to all of us here what it is that you know about it", good) == "shares words with a test input"
+    assert (
+        reason(
+            "Tell me this: "
+            + " ".join(held.split()[:14])
+            + " and then explain to all of us here what it is that you know about it",
+            good,
+        )
+        == "shares words with a test input"
+    )
     assert reason("Who?", good) == "too long"
 
 
-@pytest.mark.parametrize("votes, share, kept", [(["A", "A", "B"], .6, True), (["A", "A", "B"], .7, False), (["A", "B"], .5, True), (["A", "B", "C"], .34, False), (["A"], 1, True), (["A"] * 7 + ["B"] * 18, .73, False), (["A"] * 14 + ["B"] * 11, .56, True), (["A"] * 6 + ["B"] * 4, .6, True)])
+@pytest.mark.parametrize(
+    "votes, share, kept",
+    [
+        (["A", "A", "B"], 0.6, True),
+        (["A", "A", "B"], 0.7, False),
+        (["A", "B"], 0.5, True),
+        (["A", "B", "C"], 0.34, False),
+        (["A"], 1, True),
+        (["A"] * 7 + ["B"] * 18, 0.73, False),
+        (["A"] * 14 + ["B"] * 11, 0.56, True),
+        (["A"] * 6 + ["B"] * 4, 0.6, True),
+    ],
+)
 def test_agreement_is_the_share_of_samples_that_say_the_same(votes, share, kept):
     e = example(0, "Who?")
-    done = curate(ARMS["distilled/cot-answer"], [e], Answers("cot", [voted(e, [f"Answer: {v}" for v in votes])], 0, 0), [], Curate(agreement=share))
+    done = curate(
+        ARMS["distilled/cot-answer"],
+        [e],
+        Answers("cot", [voted(e, [f"Answer: {v}" for v in votes])], 0, 0),
+        [],
+        Curate(agreement=share),
+    )
     assert bool(done.rows) == kept and (kept or done.drops[0].reason == "too little agreement")
 
 
 def test_verification_takes_a_right_sample_and_agreement_counts_its_friends():
     e = example(0, "Who?", "B")
     said = Answers("cot", [voted(e, ["Answer: A", "Answer: A", "x\nAnswer: B"])], 0, 0)
-    assert curate(ARMS["distilled/cot-answer"], [e], said, [], Curate(verify=True)).rows[0]["messages"][-1]["content"] == "B"
-    assert curate(ARMS["distilled/cot-answer"], [e], said, [], Curate(verify=True, agreement=.5)).drops[0].evidence == "1 of 3 samples say B"
+    assert (
+        curate(ARMS["distilled/cot-answer"], [e], said, [], Curate(verify=True)).rows[0]["messages"][-1]["content"]
+        == "B"
+    )
+    assert (
+        curate(ARMS["distilled/cot-answer"], [e], said, [], Curate(verify=True, agreement=0.5)).drops[0].evidence
+        == "1 of 3 samples say B"
+    )
 
 
 @pytest.mark.parametrize("task, gold", [("math", "4"), ("nlu_qa", "B")])
 def test_the_targets_of_an_item(task, gold):
     e = example(0, "What is it?", gold, task)
     said = Answers("cot", [answer(e, f"First this.\nThen that.\nAnswer: {gold}")], 0, 0)
-    rows = {a: [[m["content"] for m in r["messages"]] for r in curate(ARMS[a], [e], None if a == "control/gold" else said, []).rows] for a in TRAINED}
+    rows = {
+        a: [
+            [m["content"] for m in r["messages"]]
+            for r in curate(ARMS[a], [e], None if a == "control/gold" else said, []).rows
+        ]
+        for a in TRAINED
+    }
     plain, thinking, why = SYSTEM[task, "vanilla"], SYSTEM[task, "cot"], "First this.\nThen that."
     asked = e.messages[1]["content"]
     assert rows["distilled/cot-answer"] == rows["control/gold"] == [[plain, asked, gold]]
     assert rows["distilled/cot-rationale"] == [[thinking, asked, f"{why}\nAnswer: {gold}"]]
     assert rows["distilled/cot-after"] == [[plain, asked, f"{gold}\n{why}"]]
     assert rows["distilled/cot-mixed"] == [[plain, asked, gold], [EXPLAIN[task], asked, why]]
-    after = rows["distilled/cot-after"][0][2]                       # what the student is stopped after is the answer in its strict form
-    assert TASKS[task].parse(after[:after.index(ARMS["distilled/cot-after"].stop[0])], "vanilla", e.choices).strict == gold
+    after = rows["distilled/cot-after"][0][2]  # what the student is stopped after is the answer in its strict form
+    assert (
+        TASKS[task].parse(after[: after.index(ARMS["distilled/cot-after"].stop[0])], "vanilla", e.choices).strict
+        == gold
+    )
 
 
 def test_a_group_keeps_its_first_good_row():
-    qs = ["Where on this farm does the black horse of the old miller stand?", "Where on this farm does the black horse of the old miller stand now?", "Where on this farm does the black horse of the old miller stand today?"]
+    qs = [
+        "Where on this farm does the black horse of the old miller stand?",
+        "Where on this farm does the black horse of the old miller stand now?",
+        "Where on this farm does the black horse of the old miller stand today?",
+    ]
     examples = [example(i, q) for i, q in enumerate(qs)]
-    for said, kept in ((["Answer: A"] * 3, ["e0"]), (["no idea", "Answer: A", "Answer: A"], ["e1"]), (["", "", "Answer: A"], ["e2"])):
-        done = curate(ARMS["distilled/cot-answer"], examples, Answers("cot", [answer(e, t) for e, t in zip(examples, said)], 0, 0), [])
+    for said, kept in (
+        (["Answer: A"] * 3, ["e0"]),
+        (["no idea", "Answer: A", "Answer: A"], ["e1"]),
+        (["", "", "Answer: A"], ["e2"]),
+    ):
+        done = curate(
+            ARMS["distilled/cot-answer"],
+            examples,
+            Answers("cot", [answer(e, t) for e, t in zip(examples, said)], 0, 0),
+            [],
+        )
         assert done.kept == kept
 
 
@@ -134,26 +254,43 @@ def test_what_is_looked_up_once_serves_every_arm():
     for name in (a for a in TRAINED if not ARMS[a].only):
         given_found = curate(ARMS[name], examples, None if name == "control/gold" else said, [], found=found)
         assert given_found.attrition["dropped"] == {"repeats a test input": 1, "repeats a training input": 1}
-    assert curate(ARMS["control/gold"], examples, None, [example(9, "Who?")], found=Overlaps()).kept == ["e0", "e1"]       # it is believed
+    assert curate(ARMS["control/gold"], examples, None, [example(9, "Who?")], found=Overlaps()).kept == [
+        "e0",
+        "e1",
+    ]  # it is believed
 
 
 def test_validation_inputs_are_held_out_too():
-    found = overlaps([example(0, "Who?"), example(1, "Which one?")], dict(test=[], validation=[example(9, "who?")]), Curate())
+    found = overlaps(
+        [example(0, "Who?"), example(1, "Which one?")], dict(test=[], validation=[example(9, "who?")]), Curate()
+    )
     assert found.leaks == {0: ("repeats a validation input", "e9")}
 
 
 def test_a_summary_that_is_too_long_is_no_label():
-    e = Example("e0", "summarization", (dict(role="system", content="Sum it up."), dict(role="user", content="A long text about a bridge.")), meta=dict(words=4))
-    said = lambda text: Answers("vanilla", [Answer("e0", text, Parsed(text, text, stated=True), None, "stop", 5, 20, 0.1)], 0, 0)
+    e = Example(
+        "e0",
+        "summarization",
+        (dict(role="system", content="Sum it up."), dict(role="user", content="A long text about a bridge.")),
+        meta=dict(words=4),
+    )
+    said = lambda text: Answers(
+        "vanilla", [Answer("e0", text, Parsed(text, text, stated=True), None, "stop", 5, 20, 0.1)], 0, 0
+    )
     assert curate(ARMS["distilled/vanilla"], [e], said("The bridge is old."), []).kept == ["e0"]
-    assert curate(ARMS["distilled/vanilla"], [e], said("The bridge is very old."), []).drops[0].reason == "too many words"
+    assert (
+        curate(ARMS["distilled/vanilla"], [e], said("The bridge is very old."), []).drops[0].reason == "too many words"
+    )
 
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from([True, False, None])), max_size=20))
 def test_hardness_counts_each_input_with_gold_once(items):
     examples = [example(i, f"Question {chr(97 + i)}?") for i in range(len(items))]
     said = Answers("cot", [answer(e, "Answer: A" if keep else "") for e, (keep, _) in zip(examples, items)], 0, 0)
-    h = hardness(curate(ARMS["distilled/cot-answer"], examples, said, [], Curate(near=None, ngram=None)), {e.id: right for e, (_, right) in zip(examples, items)})
+    h = hardness(
+        curate(ARMS["distilled/cot-answer"], examples, said, [], Curate(near=None, ngram=None)),
+        {e.id: right for e, (_, right) in zip(examples, items)},
+    )
     for group, flag in (("kept", True), ("dropped", False)):
         known = [right for keep, right in items if keep == flag and right is not None]
         assert h[group] == (sum(known), len(known))
@@ -162,9 +299,22 @@ def test_hardness_counts_each_input_with_gold_once(items):
 def test_settings_that_can_t_work_are_refused_by_name():
     raw = dict(name="x", teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], data=["tiny-qa"])
     assert parse_recipe(raw).combinations()[0].arms == DEFAULT_ARMS and not any(ARMS[a].extra for a in DEFAULT_ARMS)
-    with pytest.raises(ConfigError, match="asked once"): parse_recipe(raw | dict(curate=dict(agreement=.5)))
-    assert parse_recipe(raw | dict(curate=dict(agreement=.5), sampling=dict(n=3, temperature=.7))).curate.agreement == .5
-    for bad in (dict(near=1.5), dict(near=0), dict(ngram=0), dict(contained=1), dict(agreement=2), dict(permutations=1)):
-        with pytest.raises(ConfigError, match=re.escape(f"curate.{next(iter(bad))} = ")): parse_recipe(raw | dict(curate=bad))
-    with pytest.raises(ConfigError, match="curate.nearr.*Did you mean 'near'"): parse_recipe(raw | dict(curate=dict(nearr=.5)))
+    with pytest.raises(ConfigError, match="asked once"):
+        parse_recipe(raw | dict(curate=dict(agreement=0.5)))
+    assert (
+        parse_recipe(raw | dict(curate=dict(agreement=0.5), sampling=dict(n=3, temperature=0.7))).curate.agreement
+        == 0.5
+    )
+    for bad in (
+        dict(near=1.5),
+        dict(near=0),
+        dict(ngram=0),
+        dict(contained=1),
+        dict(agreement=2),
+        dict(permutations=1),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(f"curate.{next(iter(bad))} = ")):
+            parse_recipe(raw | dict(curate=bad))
+    with pytest.raises(ConfigError, match="curate.nearr.*Did you mean 'near'"):
+        parse_recipe(raw | dict(curate=dict(nearr=0.5)))
     assert parse_recipe(raw, {"curate.near": "null", "curate.ngram": "8"}).curate.ngram == 8

@@ -1,4 +1,5 @@
 """What changed between two reports: nothing in itself, what was changed and nothing else, and a refusal where the items are others."""
+
 import io, json
 from copy import deepcopy
 from pathlib import Path
@@ -12,30 +13,44 @@ from typer.testing import CliRunner
 
 from distill_study import diff as diffs
 from distill_study.cli import app
-from distill_study.diff import Change, Pair, changes, compare_numbers, compare_reports, diff, interval_difference, print_diff, refusal, tables
+from distill_study.diff import (
+    Change,
+    Pair,
+    changes,
+    compare_numbers,
+    compare_reports,
+    diff,
+    interval_difference,
+    print_diff,
+    refusal,
+    tables,
+)
 from distill_study.explore import ExploreError, Rebuilt, Report, read_report
 from distill_study.results import made_up_grades
 from distill_study.stats import Interval, wilson
 
-TINY = Path(__file__).parent.parent/"reports"/"examples"/"tiny"
-QA = TINY/"tiny-qa--teacher--student-s"
-ALL = len(diffs.numbers(read_report(QA)))      # that two reports like it are compared in
+TINY = Path(__file__).parent.parent / "reports" / "examples" / "tiny"
+QA = TINY / "tiny-qa--teacher--student-s"
+ALL = len(diffs.numbers(read_report(QA)))  # that two reports like it are compared in
 ATTACK = "<script>alert(1)</script>\x1b[31m[bold]red\u202e"
 
 
 @pytest.fixture
-def one(): return read_report(QA)
+def one():
+    return read_report(QA)
 
 
 @pytest.fixture
 def written(tmp_path, one):
     "Writes a changed copy of a report's numbers, and gives its folder."
+
     def write(change, name="other"):
         numbers = deepcopy(one.metrics)
         change(numbers)
-        (tmp_path/name).mkdir()
-        (tmp_path/name/"metrics.json").write_text(json.dumps(numbers))
-        return tmp_path/name
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text(json.dumps(numbers))
+        return tmp_path / name
+
     return write
 
 
@@ -48,27 +63,42 @@ def setting(name, value):
     def change(m):
         *path, last = name.split(".")
         at = m["provenance"]["settings"]
-        for k in path: at = at[k]
+        for k in path:
+            at = at[k]
         at[last] = value
+
     return change
 
 
 def right(arm, k, n=300):
-    def change(m): m["arms"][arm]["accuracy"] = wilson(k, n).to_dict()
+    def change(m):
+        m["arms"][arm]["accuracy"] = wilson(k, n).to_dict()
+
     return change
+
 
 # --- what is compared
 
+
 def test_a_report_and_itself():
     code, out, _ = call(QA, QA)
-    assert code == 0 and f"None of {ALL} numbers changed beyond noise." in out and "same settings, versions and counts" in out
+    assert (
+        code == 0
+        and f"None of {ALL} numbers changed beyond noise." in out
+        and "same settings, versions and counts" in out
+    )
 
 
 @pytest.mark.parametrize("name", sorted(p.name for p in TINY.iterdir() if p.is_dir()))
 def test_every_committed_report_is_its_own_twin(name):
-    found = diff(TINY/name, TINY/name)
+    found = diff(TINY / name, TINY / name)
     p = found.pairs[0]
-    assert found.code == 0 and not (p.settings or p.versions or p.counts or p.only_a or p.only_b) and found.compared and all(n.p_holm == 1 for n in found.compared)
+    assert (
+        found.code == 0
+        and not (p.settings or p.versions or p.counts or p.only_a or p.only_b)
+        and found.compared
+        and all(n.p_holm == 1 for n in found.compared)
+    )
 
 
 def test_another_seed_is_named_and_minded(written):
@@ -77,18 +107,29 @@ def test_another_seed_is_named_and_minded(written):
     assert "within that of seeds" in found.pairs[0].note
 
 
-@pytest.mark.parametrize("name, value", [("student.train.learning_rate", 1e-4), ("teacher.sampling.temperature", .5), ("min_rows", 30), ("arms", ["student/vanilla"])])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("student.train.learning_rate", 1e-4),
+        ("teacher.sampling.temperature", 0.5),
+        ("min_rows", 30),
+        ("arms", ["student/vanilla"]),
+    ],
+)
 def test_another_setting_is_named_with_both_values(written, one, name, value):
     found = diff(QA, written(setting(name, value)))
     was = one.settings
-    for k in name.split("."): was = was[k]
+    for k in name.split("."):
+        was = was[k]
     assert found.pairs[0].settings == [Change(name, was, value)]
 
 
 def test_settings_that_an_older_version_did_not_know_are_no_change(written):
     def older(m):
-        for k in ("schedule", "packing", "choose"): m["provenance"]["settings"]["student"]["train"].pop(k, None)
+        for k in ("schedule", "packing", "choose"):
+            m["provenance"]["settings"]["student"]["train"].pop(k, None)
         m["provenance"]["settings"].pop("rubric", None)
+
     assert diff(QA, written(older)).pairs[0].settings == []
 
 
@@ -98,8 +139,18 @@ def test_settings_that_no_version_knows_are_shown_as_they_are(written):
 
 
 def test_versions_and_hashes(written):
-    def change(m): m["provenance"]["versions"]["torch"] = "3.0"; m["provenance"]["prompt_hashes"]["cot"] = "0"; m["provenance"]["data_hashes"]["train"] = "1"; m["provenance"]["generated"] = "later"; m["provenance"]["durations"]["data"] = 9
-    assert {c.what for c in diff(QA, written(change)).pairs[0].versions} == {"torch", "prompt_hashes.cot", "data_hashes.train"}
+    def change(m):
+        m["provenance"]["versions"]["torch"] = "3.0"
+        m["provenance"]["prompt_hashes"]["cot"] = "0"
+        m["provenance"]["data_hashes"]["train"] = "1"
+        m["provenance"]["generated"] = "later"
+        m["provenance"]["durations"]["data"] = 9
+
+    assert {c.what for c in diff(QA, written(change)).pairs[0].versions} == {
+        "torch",
+        "prompt_hashes.cot",
+        "data_hashes.train",
+    }
 
 
 def test_a_number_that_moved_far_is_found_and_the_exit_code_says_so(written):
@@ -109,7 +160,11 @@ def test_a_number_that_moved_far_is_found_and_the_exit_code_says_so(written):
     code, out, _ = call(QA, folder, "--json")
     told = json.loads(out)
     number = next(n for n in told["reports"][0]["numbers"] if n["beyond"])
-    assert code == told["code"] == 1 and (number["arm"], number["what"], number["method"]) == ("student/cot", "accuracy", "intervals") and number["difference"]["low"] > 0
+    assert (
+        code == told["code"] == 1
+        and (number["arm"], number["what"], number["method"]) == ("student/cot", "accuracy", "intervals")
+        and number["difference"]["low"] > 0
+    )
 
 
 def test_a_number_that_moved_little_is_not(written):
@@ -120,11 +175,15 @@ def test_a_number_that_moved_little_is_not(written):
 def test_holm_counts_every_number_of_every_pair(tmp_path, one, written):
     found = diff(QA, written(right("student/cot", 202)))
     n = next(n for n in found.compared if (n.arm, n.what) == ("student/cot", "accuracy"))
-    assert n.p < .05 and n.p_holm == pytest.approx(min(1, n.p * len(found.compared))) and not n.beyond and found.code == 0
+    assert (
+        n.p < 0.05 and n.p_holm == pytest.approx(min(1, n.p * len(found.compared))) and not n.beyond and found.code == 0
+    )
 
 
 def test_a_missing_arm(written):
-    def gone(m): del m["arms"]["student/cot"]
+    def gone(m):
+        del m["arms"]["student/cot"]
+
     found = diff(QA, written(gone))
     assert found.pairs[0].only_a == ["student/cot, accuracy", "student/cot, accuracy, strict"] and found.code == 0
     back = diff(written(gone, "back"), QA)
@@ -132,71 +191,120 @@ def test_a_missing_arm(written):
 
 
 def test_an_arm_that_did_not_run_has_no_number(written):
-    def gone(m): m["arms"]["student/cot"] = dict(arm="student/cot", n=0, accuracy=dict(value=None, low=None, high=None, n=0, reason="no items"), missing="left out")
+    def gone(m):
+        m["arms"]["student/cot"] = dict(
+            arm="student/cot",
+            n=0,
+            accuracy=dict(value=None, low=None, high=None, n=0, reason="no items"),
+            missing="left out",
+        )
+
     assert diff(QA, written(gone)).pairs[0].only_a == ["student/cot, accuracy", "student/cot, accuracy, strict"]
+
 
 # --- what is refused
 
+
 def test_other_data_is_refused_with_the_reason():
-    code, out, _ = call(QA, TINY/"tiny-math--teacher--student-s")
-    assert code == 2 and "other test items" in out and "tiny-qa, hash" in " ".join(out.split()) and "can't be compared" in out
+    code, out, _ = call(QA, TINY / "tiny-math--teacher--student-s")
+    assert (
+        code == 2
+        and "other test items" in out
+        and "tiny-qa, hash" in " ".join(out.split())
+        and "can't be compared" in out
+    )
 
 
 def test_other_items_of_the_same_data_are_refused(written):
-    def change(m): m["provenance"]["data_hashes"]["test"] = "0" * 16
+    def change(m):
+        m["provenance"]["data_hashes"]["test"] = "0" * 16
+
     found = diff(QA, written(change))
     assert found.code == 2 and found.compared == [] and "No number could be compared. 1 of 1 pairs" in found.verdict()
 
 
 @pytest.mark.parametrize("hashes", [None, {}, dict(test="")])
 def test_reports_that_do_not_name_their_items_are_refused(written, hashes):
-    def change(m): m["provenance"]["data_hashes"] = hashes
+    def change(m):
+        m["provenance"]["data_hashes"] = hashes
+
     assert "doesn't say which test items" in diff(QA, written(change)).pairs[0].refused
 
 
-@pytest.mark.parametrize("text, says", [("{", "damaged"), ("", "damaged"), ("[1]", "names no format"), ('{"format": 2}', "format '2'"), ('{"format": 1}', "has no arms"), ('{"format": Infinity}', "Infinity")])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("{", "damaged"),
+        ("", "damaged"),
+        ("[1]", "names no format"),
+        ('{"format": 2}', "format '2'"),
+        ('{"format": 1}', "has no arms"),
+        ('{"format": Infinity}', "Infinity"),
+    ],
+)
 def test_damaged_numbers_are_named_with_the_file(tmp_path, text, says):
-    (tmp_path/"metrics.json").write_text(text)
+    (tmp_path / "metrics.json").write_text(text)
     code, _, error = call(QA, tmp_path)
-    assert isinstance(error, ExploreError) and says in str(error) and str(tmp_path/"metrics.json") in str(error)
+    assert isinstance(error, ExploreError) and says in str(error) and str(tmp_path / "metrics.json") in str(error)
 
 
 def test_a_folder_without_reports(tmp_path):
-    with pytest.raises(ExploreError, match="no metrics.json in this folder or below it"): diff(QA, tmp_path)
-    with pytest.raises(ExploreError, match="no such folder"): diff(tmp_path/"none", QA)
+    with pytest.raises(ExploreError, match="no metrics.json in this folder or below it"):
+        diff(QA, tmp_path)
+    with pytest.raises(ExploreError, match="no such folder"):
+        diff(tmp_path / "none", QA)
 
 
 def test_mistakes_exit_with_2(monkeypatch, capsys, tmp_path):
     from distill_study import cli
-    monkeypatch.setattr("sys.argv", ["distill-study", "diff", str(tmp_path/"none"), str(QA)])
-    with pytest.raises(SystemExit) as e: cli.main()
+
+    monkeypatch.setattr("sys.argv", ["distill-study", "diff", str(tmp_path / "none"), str(QA)])
+    with pytest.raises(SystemExit) as e:
+        cli.main()
     assert e.value.code == 2 and "no such folder" in capsys.readouterr().err
+
 
 # --- recipes
 
+
 def test_two_recipes_combination_by_combination(tmp_path, one):
     for name in ("tiny-qa--teacher--student-s", "tiny-nli--teacher--student-m", "tiny-qa--teacher--student-x"):
-        (tmp_path/name).mkdir()
-        (tmp_path/name/"metrics.json").write_text((TINY/name.replace("-x", "-s")/"metrics.json").read_text())
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text((TINY / name.replace("-x", "-s") / "metrics.json").read_text())
     found = diff(TINY, tmp_path)
-    assert [p.name for p in found.pairs] == ["tiny-nli--teacher--student-m", "tiny-qa--teacher--student-s"] and len(found.only_a) == 8 and found.only_b == ["tiny-qa--teacher--student-x"] and found.code == 0
+    assert (
+        [p.name for p in found.pairs] == ["tiny-nli--teacher--student-m", "tiny-qa--teacher--student-s"]
+        and len(found.only_a) == 8
+        and found.only_b == ["tiny-qa--teacher--student-x"]
+        and found.code == 0
+    )
 
 
 def test_one_refused_pair_does_not_hide_the_others(tmp_path, one):
-    for name, source in (("tiny-qa--teacher--student-s", "tiny-nli--teacher--student-s"), ("tiny-math--teacher--student-s", "tiny-math--teacher--student-s")):
-        (tmp_path/name).mkdir()
-        (tmp_path/name/"metrics.json").write_text((TINY/source/"metrics.json").read_text())
+    for name, source in (
+        ("tiny-qa--teacher--student-s", "tiny-nli--teacher--student-s"),
+        ("tiny-math--teacher--student-s", "tiny-math--teacher--student-s"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.json").write_text((TINY / source / "metrics.json").read_text())
     found = diff(TINY, tmp_path)
-    assert found.code == 2 and len(found.compared) == ALL and "1 of 2 pairs of reports can't be compared" in found.verdict()
+    assert (
+        found.code == 2
+        and len(found.compared) == ALL
+        and "1 of 2 pairs of reports can't be compared" in found.verdict()
+    )
 
 
 def test_the_same_name_twice_in_one_folder(tmp_path):
     for run in "ab":
-        (tmp_path/run/"tiny-qa--teacher--student-s").mkdir(parents=True)
-        (tmp_path/run/"tiny-qa--teacher--student-s"/"metrics.json").write_text((QA/"metrics.json").read_text())
-    with pytest.raises(diffs.DiffError, match="same combination in several folders"): diff(tmp_path, TINY)
+        (tmp_path / run / "tiny-qa--teacher--student-s").mkdir(parents=True)
+        (tmp_path / run / "tiny-qa--teacher--student-s" / "metrics.json").write_text((QA / "metrics.json").read_text())
+    with pytest.raises(diffs.DiffError, match="same combination in several folders"):
+        diff(tmp_path, TINY)
+
 
 # --- items
+
 
 def with_items(monkeypatch, *graded):
     "Reports whose stores hold these grades."
@@ -205,20 +313,25 @@ def with_items(monkeypatch, *graded):
 
 
 def test_items_find_what_intervals_miss(monkeypatch, one):
-    before = made_up_grades(300, {"student/cot": .5, "student/vanilla": .3}, seed=1)
+    before = made_up_grades(300, {"student/cot": 0.5, "student/vanilla": 0.3}, seed=1)
     mended = (before.groupby("arm").cumcount() % 9 == 0) & (before.arm == "student/cot")
     with_items(monkeypatch, before, before.assign(correct=before.correct | mended))
     p = compare_reports(one, one, ("here", "there"))
     paired = {(n.arm, n.what): n for n in p.numbers if n.method == "paired"}
-    assert set(paired) == {(a, w) for a in ("student/cot", "student/vanilla") for w in ("accuracy", "accuracy, strict")} and p.note == ""
+    assert (
+        set(paired) == {(a, w) for a in ("student/cot", "student/vanilla") for w in ("accuracy", "accuracy, strict")}
+        and p.note == ""
+    )
     assert paired["student/cot", "accuracy"].p < 1e-3 and paired["student/vanilla", "accuracy"].p == 1
     assert {n.method for n in p.numbers if "gap" in n.what} == {"intervals"}
 
 
 def test_items_are_matched_by_id(monkeypatch, one):
-    before = made_up_grades(50, {"student/cot": .5}, seed=2)
+    before = made_up_grades(50, {"student/cot": 0.5}, seed=2)
     after = before.sample(frac=1, random_state=0).iloc[:40]
-    number = next(n for n in compare_numbers(one, one, (before, after)) if (n.arm, n.what) == ("student/cot", "accuracy"))
+    number = next(
+        n for n in compare_numbers(one, one, (before, after)) if (n.arm, n.what) == ("student/cot", "accuracy")
+    )
     assert number.p == 1 and number.difference.n == 40 and number.difference.value == 0
 
 
@@ -226,7 +339,9 @@ def test_a_store_that_is_not_there_leaves_the_intervals(one):
     p = compare_reports(one, one, ("nowhere", None))
     assert p.note.startswith("No paired test: store 'nowhere'") and {n.method for n in p.numbers} == {"intervals"}
 
+
 # --- two intervals
+
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(0, 80), st.integers(0, 120))
@@ -235,13 +350,15 @@ def test_p_is_below_5_percent_where_the_interval_excludes_zero(k, j):
     d, p = interval_difference(a, b)
     back, q = interval_difference(b, a)
     assert d.low <= d.value <= d.high and 0 <= p <= 1 and p == pytest.approx(q) and back.value == -d.value
-    assert (p < .05) == d.excludes_zero or abs(p - .05) < 1e-9
+    assert (p < 0.05) == d.excludes_zero or abs(p - 0.05) < 1e-9
 
 
 @settings(max_examples=60, deadline=None)
 @given(*[st.one_of(st.none(), st.floats(-5, 5))] * 6)
 def test_any_intervals_give_a_p_or_a_reason(a, b, al, ah, bl, bh):
-    def whole(v, l, h): return Interval(v, l if v is None or l is None else min(v, l), h if v is None or h is None else max(v, h), 5)
+    def whole(v, l, h):
+        return Interval(v, l if v is None or l is None else min(v, l), h if v is None or h is None else max(v, h), 5)
+
     d, p = interval_difference(whole(a, al, ah), whole(b, bl, bh))
     assert (p is None) == bool(d.reason) and (p is None or 0 <= p <= 1)
 
@@ -249,18 +366,26 @@ def test_any_intervals_give_a_p_or_a_reason(a, b, al, ah, bl, bh):
 def test_the_difference_of_two_shares_covers_the_truth():
     "Newcombe's interval of independent samples covers the difference in about 95 % of draws."
     rng = np.random.default_rng(0)
-    hits = [(d := interval_difference(wilson(int(x), 60), wilson(int(y), 60))[0]).low <= .2 <= d.high for x, y in zip(rng.binomial(60, .4, 400), rng.binomial(60, .6, 400))]
-    assert .91 < np.mean(hits) < .99
+    hits = [
+        (d := interval_difference(wilson(int(x), 60), wilson(int(y), 60))[0]).low <= 0.2 <= d.high
+        for x, y in zip(rng.binomial(60, 0.4, 400), rng.binomial(60, 0.6, 400))
+    ]
+    assert 0.91 < np.mean(hits) < 0.99
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 2)), st.dictionaries(st.sampled_from("abcd"), st.integers(0, 2)))
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.integers(0, 2)),
+    st.dictionaries(st.sampled_from("abcd"), st.integers(0, 2)),
+)
 def test_changes_are_those_and_no_others(a, b):
     both = {k: (a.get(k, "not there"), b.get(k, "not there")) for k in a | b}
     assert {c.what: (c.a, c.b) for c in changes(a, b)} == {k: (x, y) for k, (x, y) in both.items() if x != y}
     assert changes(a, a) == []
 
+
 # --- what is shown
+
 
 def test_text_of_a_report_does_nothing_in_terminal_and_page(written):
     folder = written(lambda m: (setting("data.name", ATTACK)(m), m["provenance"]["versions"].update({ATTACK: ATTACK})))
@@ -281,4 +406,8 @@ def test_numbers_that_changed_stand_first(written):
 
 def test_json_is_plain_and_whole(written):
     told = json.loads(json.dumps(diff(QA, written(right("student/cot", 280))).to_dict(), allow_nan=False))
-    assert told["reports"][0]["numbers"][0].keys() >= {"arm", "what", "a", "b", "difference", "p", "p_holm", "method", "beyond"} and told["compared"] == ALL
+    assert (
+        told["reports"][0]["numbers"][0].keys()
+        >= {"arm", "what", "a", "b", "difference", "p", "p_holm", "method", "beyond"}
+        and told["compared"] == ALL
+    )

@@ -1,4 +1,5 @@
 "What the `openai` engine does with a server that fails in every way: nothing answered is lost or asked twice, nothing that failed goes unnamed."
+
 import asyncio, json, os, signal, subprocess, sys, threading, time, traceback
 from collections import Counter
 from pathlib import Path
@@ -14,25 +15,46 @@ from distill_study.endpoint import OpenAIEngine
 from distill_study.engine import EngineError, Failure, Request, complete
 from distill_study.store import Store
 
-QUICK = dict(key_env=None, concurrency=4, attempts=3, timeout=20, total_timeout=60, backoff=.002, max_backoff=.02)
+QUICK = dict(key_env=None, concurrency=4, attempts=3, timeout=20, total_timeout=60, backoff=0.002, max_backoff=0.02)
 SECRET = "marked-secret-0123456789"
 
-def ask(text, id=None, **sampling): return Request(id or text, (dict(role="user", content=text),), Sampling(**dict(max_tokens=16) | sampling))
-def questions(n=12, tag="q"): return [ask(f"{tag}{i}") for i in range(n)]
-def engine(url, model="m", **more): return OpenAIEngine(model, settings=Endpoint(**QUICK | dict(base_url=url) | more))
-def lines(root): return [json.loads(l) for p in sorted((Path(root)/"completions").glob("*.jsonl")) for l in open(p)]
-def stored(root): return [r["messages"][-1]["content"] for r in lines(root)]
+
+def ask(text, id=None, **sampling):
+    return Request(id or text, (dict(role="user", content=text),), Sampling(**dict(max_tokens=16) | sampling))
+
+
+def questions(n=12, tag="q"):
+    return [ask(f"{tag}{i}") for i in range(n)]
+
+
+def engine(url, model="m", **more):
+    return OpenAIEngine(model, settings=Endpoint(**QUICK | dict(base_url=url) | more))
+
+
+def lines(root):
+    return [json.loads(l) for p in sorted((Path(root) / "completions").glob("*.jsonl")) for l in open(p)]
+
+
+def stored(root):
+    return [r["messages"][-1]["content"] for r in lines(root)]
+
+
 def error(*args, **kw):
-    with pytest.raises(EngineError) as e: complete(*args, **kw)
+    with pytest.raises(EngineError) as e:
+        complete(*args, **kw)
     return str(e.value)
+
 
 @pytest.fixture
 def server():
-    with FaultServer() as s: yield s
+    with FaultServer() as s:
+        yield s
+
 
 # ---------------------------------------------------------------- any sequence of faults
 
 faults = st.sampled_from([f for f in (*AGAIN, *FINAL, *FINE) if f != "hang"])
+
 
 def check_runs(scripts, folder, **more):
     "Ask until nothing is left to try, and compare every run with what its scripts lead to."
@@ -44,56 +66,86 @@ def check_runs(scripts, folder, **more):
             want = {q: expected(server.script.get(q, []), 3) for q in (r.id for r in asked) if q not in done}
             before = len(Store(folder).ledger.entries())
             got = complete(engine(server.url, **more), asked, Store(folder), max_failures=1)
-            assert Counter(server.asked) == {q: n for q, (_, n) in want.items()}               # what is stored is not asked again, the rest no oftener than it takes
-            assert {asked[i].id: f.reason for i, f in got.failures.items()} == {q: why for q, (why, _) in want.items() if why}
-            assert {e["id"]: (e["reason"], e["attempts"]) for e in Store(folder).ledger.entries()[before:]} == {q: x for q, x in want.items() if x[0]}
+            assert Counter(server.asked) == {
+                q: n for q, (_, n) in want.items()
+            }  # what is stored is not asked again, the rest no oftener than it takes
+            assert {asked[i].id: f.reason for i, f in got.failures.items()} == {
+                q: why for q, (why, _) in want.items() if why
+            }
+            assert {e["id"]: (e["reason"], e["attempts"]) for e in Store(folder).ledger.entries()[before:]} == {
+                q: x for q, x in want.items() if x[0]
+            }
             done |= {q for q, (why, _) in want.items() if not why}
-            assert sorted(stored(folder)) == sorted(done)                                      # once each
+            assert sorted(stored(folder)) == sorted(done)  # once each
             assert all(isinstance(r, Failure) or r.text in ("", f"answer to {a.id}") for a, r in zip(asked, got))
+
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scripts=st.lists(st.lists(faults, max_size=5), min_size=1, max_size=8), concurrency=st.integers(1, 8))
 def test_any_faults(scripts, concurrency, tmp_path_factory):
     check_runs(scripts, tmp_path_factory.mktemp("s"), concurrency=concurrency)
 
+
 def test_hanging_connections(tmp_path):
     check_runs([["hang"], ["429", "hang", "hang"], []], tmp_path, timeout=2.5)
+
 
 def test_what_is_kept_of_an_answer(server, tmp_path):
     server.script = {"a": ["length"], "b": ["429", "500"], "c": ["no usage"], "d": ["blank"]}
     a, b, c, d = complete(engine(server.url), [ask(x) for x in "abcd"], Store(tmp_path))
     assert (a.finish_reason, b.finish_reason, d.text) == ("length", "stop", "")
-    assert (b.prompt_tokens, b.completion_tokens, c.completion_tokens, b.info["attempts"], b.info["served"]["model"]) == (9, 3, None, 3, "m-0613")
+    assert (
+        b.prompt_tokens,
+        b.completion_tokens,
+        c.completion_tokens,
+        b.info["attempts"],
+        b.info["served"]["model"],
+    ) == (9, 3, None, 3, "m-0613")
     assert b.latency > 0 and all(r.valid_key for r in (a, b, c, d))
 
+
 def test_half_a_character_is_one_failure(server, tmp_path):
-    got = complete(engine(server.url), [ask("\ud800"), ask("fine"), ask("fine too")], Store(tmp_path), max_failures=.5)
+    got = complete(engine(server.url), [ask("\ud800"), ask("fine"), ask("fine too")], Store(tmp_path), max_failures=0.5)
     assert {i: f.reason for i, f in got.failures.items()} == {0: "unsendable"}
+
 
 # ---------------------------------------------------------------- killed, interrupted, pulled
 
+
 def client(url, folder, n, **more):
-    code = ("import sys; sys.path.insert(0, 'tests'); from test_endpoint import *\n"
-            f"complete(engine({url!r}, **{more!r}), questions({n}), Store({str(folder)!r}), lambda done, total: print(done, flush=True))")
-    return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=os.environ | dict(PYTHONPATH=str(ROOT)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); from test_endpoint import *\n"
+        f"complete(engine({url!r}, **{more!r}), questions({n}), Store({str(folder)!r}), lambda done, total: print(done, flush=True))"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | dict(PYTHONPATH=str(ROOT)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
 
 def until(p, n):
     "Wait until the client says that n are stored."
     for line in p.stdout:
-        if int(line) >= n: return int(line)
+        if int(line) >= n:
+            return int(line)
     pytest.fail(p.stderr.read()[-2000:])
 
+
 def test_killed_and_interrupted(tmp_path):
-    with FaultServer({f"q{i}": ["429", "close"] for i in range(0, 200, 9)}, delay=.4) as server:
+    with FaultServer({f"q{i}": ["429", "close"] for i in range(0, 200, 9)}, delay=0.4) as server:
         for stop, n in ((signal.SIGKILL, 20), (signal.SIGINT, 70)):
-            before, _ = set(stored(tmp_path)) if (tmp_path/"completions").is_dir() else set(), server.asked.clear()
+            before, _ = set(stored(tmp_path)) if (tmp_path / "completions").is_dir() else set(), server.asked.clear()
             p = client(server.url, tmp_path, 200)
             until(p, n)
             p.send_signal(stop)
             told = p.communicate()[0]
             assert p.returncode != 0
             assert not before & set(server.asked)
-            if stop is signal.SIGINT:                       # all that came is kept; what was on its way is let go
+            if stop is signal.SIGINT:  # all that came is kept; what was on its way is let go
                 lost = {q for q, k in Counter(server.asked).items() if not server.script.get(q)} - set(stored(tmp_path))
                 assert len(lost) <= QUICK["concurrency"] + 2, told
         before, _ = set(stored(tmp_path)), server.asked.clear()
@@ -101,195 +153,357 @@ def test_killed_and_interrupted(tmp_path):
         assert (got.reused, got.new, got.failures) == (len(before), 200 - len(before), {})
         assert not before & set(server.asked) and sorted(stored(tmp_path)) == sorted(f"q{i}" for i in range(200))
 
+
 def test_a_server_that_is_gone_for_a_while(tmp_path):
     "With three attempts a request would not live through it; the others are held back while one tries."
     with FaultServer(drop_at=(60, 1.0)) as server:
-        got = complete(engine(server.url, concurrency=16, backoff=.1, max_backoff=.5, attempts=5), questions(150), Store(tmp_path))
+        got = complete(
+            engine(server.url, concurrency=16, backoff=0.1, max_backoff=0.5, attempts=5),
+            questions(150),
+            Store(tmp_path),
+        )
         assert len(got.failures) <= 2 and got.new >= 148
+
 
 def test_a_server_that_stays_away(tmp_path):
     with FaultServer(drop_at=(60, None)) as server:
-        said = error(engine(server.url, total_timeout=1.0, backoff=.05, max_backoff=.2), questions(400), Store(tmp_path))
+        said = error(
+            engine(server.url, total_timeout=1.0, backoff=0.05, max_backoff=0.2), questions(400), Store(tmp_path)
+        )
         assert "has answered nothing for" in said and "endpoint.total_timeout (connection: " in said
         assert 0 < len(stored(tmp_path)) == len(set(stored(tmp_path))) < 400
 
+
 def test_what_was_finished_when_the_consumer_fails_is_kept(server, tmp_path):
     def no(done, total):
-        if done > 4: raise RuntimeError("stop here")
-    with pytest.raises(RuntimeError): complete(engine(server.url), questions(60), Store(tmp_path), no)
+        if done > 4:
+            raise RuntimeError("stop here")
+
+    with pytest.raises(RuntimeError):
+        complete(engine(server.url), questions(60), Store(tmp_path), no)
     assert set(server.asked) - set(stored(tmp_path)) <= {*server.asked[-6:]} and threading.active_count() < 20
 
+
 def test_inside_a_running_loop(server, tmp_path):
-    async def cell(): return complete(engine(server.url), questions(5), Store(tmp_path))
+    async def cell():
+        return complete(engine(server.url), questions(5), Store(tmp_path))
+
     assert asyncio.run(cell()).new == 5
+
 
 # ---------------------------------------------------------------- how hard a server is asked
 
+
 def test_it_adapts_to_what_the_server_bears(tmp_path):
-    with FaultServer(most=4, delay=.01) as server:
+    with FaultServer(most=4, delay=0.01) as server:
         got = complete(engine(server.url, concurrency=32, attempts=12), questions(200), Store(tmp_path))
         refused = len(server.asked) - 200
         assert not got.failures and refused < 200 and server.top <= 32
-        assert server.connections <= 40                                  # they are kept and used again
+        assert server.connections <= 40  # they are kept and used again
+
 
 def test_retry_after_holds_everybody_back(tmp_path):
-    with FaultServer({"q3": ["429 wait"]}, sees=lambda body, h: (429, {}, {"retry-after": "0.7"}) if body["messages"][-1]["content"] == "q3" and not seen.append(1) and len(seen) == 1 else None) as server:
+    with FaultServer(
+        {"q3": ["429 wait"]},
+        sees=lambda body, h: (
+            (429, {}, {"retry-after": "0.7"})
+            if body["messages"][-1]["content"] == "q3" and not seen.append(1) and len(seen) == 1
+            else None
+        ),
+    ) as server:
         seen = []
         complete(engine(server.url), questions(40), Store(tmp_path))
         gap = max(b - a for a, b in zip(server.times, server.times[1:]))
-        assert gap > .55
+        assert gap > 0.55
+
 
 def test_a_wait_that_is_too_long_ends_the_run(tmp_path):
-    with FaultServer(sees=lambda body, h: (429, {}, {"retry-after": "3600"}) if body["messages"][-1]["content"] == "q3" else None) as server:
+    with FaultServer(
+        sees=lambda body, h: (429, {}, {"retry-after": "3600"}) if body["messages"][-1]["content"] == "q3" else None
+    ) as server:
         said = error(engine(server.url, concurrency=1), questions(8), Store(tmp_path))
-        assert "asks to wait 3600 s" in said and "endpoint.total_timeout is 60" in said and 1 <= len(stored(tmp_path)) < 8
+        assert (
+            "asks to wait 3600 s" in said and "endpoint.total_timeout is 60" in said and 1 <= len(stored(tmp_path)) < 8
+        )
+
 
 @pytest.mark.parametrize("limit", [dict(requests_per_minute=1200), dict(tokens_per_minute=1200 * 16)])
 def test_limits_per_minute(server, tmp_path, limit):
     "20 a second: the first second's worth at once, the other 15 at 50 ms each. Answers that take fewer tokens than they might make room."
-    server.sees = lambda body, h: (200, dict(choices=[dict(message=dict(content="x"), finish_reason="stop")], usage=dict(prompt_tokens=0, completion_tokens=16)), {})
+    server.sees = lambda body, h: (
+        200,
+        dict(
+            choices=[dict(message=dict(content="x"), finish_reason="stop")],
+            usage=dict(prompt_tokens=0, completion_tokens=16),
+        ),
+        {},
+    )
     start = time.monotonic()
     complete(engine(server.url, concurrency=32, **limit), questions(35), Store(tmp_path))
-    assert time.monotonic() - start > .7
+    assert time.monotonic() - start > 0.7
+
 
 def test_many_requests_take_few_tasks(tmp_path, monkeypatch):
     top = 0
+
     async def quick(server, request):
         nonlocal top
         top = max(top, len(asyncio.all_tasks()))
         await asyncio.sleep(0)
         return Failure("none")
+
     monkeypatch.setattr(endpoint, "ask", quick)
     asked = questions(20_000)
-    assert sum(1 for x in engine("http://127.0.0.1:9/v1", list_models=False).generate(asked) if x) == 20_000 and top <= QUICK["concurrency"] + 2
+    assert (
+        sum(1 for x in engine("http://127.0.0.1:9/v1", list_models=False).generate(asked) if x) == 20_000
+        and top <= QUICK["concurrency"] + 2
+    )
+
 
 # ---------------------------------------------------------------- too much fails
+
 
 def test_too_many_failures_end_the_run(tmp_path):
     asked = questions(100)
     with FaultServer({r.id: ["500!"] for r in asked[1:]}) as server:
-        server.script.pop("q10")                                         # the longest prompt, and so the first
-        said = error(engine(server.url), asked, Store(tmp_path), max_failures=.1)
+        server.script.pop("q10")  # the longest prompt, and so the first
+        said = error(engine(server.url), asked, Store(tmp_path), max_failures=0.1)
         assert "of 100 requests failed (1" in said and "http_500), more than max_failures = 0.1 allows" in said
-        assert len(set(server.asked)) < 30 and {"q10"} <= set(stored(tmp_path)) and len(Store(tmp_path).ledger.entries()) >= 11
+        assert (
+            len(set(server.asked)) < 30
+            and {"q10"} <= set(stored(tmp_path))
+            and len(Store(tmp_path).ledger.entries()) >= 11
+        )
+
 
 def test_all_requests_fail(tmp_path):
     asked = questions(200)
     with FaultServer({r.id: ["500!"] for r in asked}) as server:
-        assert "and none was answered" in error(engine(server.url), asked, Store(tmp_path), max_failures=.9)
+        assert "and none was answered" in error(engine(server.url), asked, Store(tmp_path), max_failures=0.9)
         assert len(set(server.asked)) < 100
+
 
 # ---------------------------------------------------------------- mistakes, found at the first request
 
-def status(number, message, **more): return lambda body, fields: (number, dict(error=dict(message=message) | more), {})
 
-@pytest.mark.parametrize("code, message, more, why", [
-    (401, "bad key", {}, r"refuses the key in the environment variable TEST_KEY \(401: bad key\)"), (429, "quota", dict(code="insufficient_quota"), r"won't answer any more \(429: quota\)"),
-    (400, "temperature must be 1", {}, r"refuses the first request, that of item 'q10' \(400: temperature must be 1\)"), (403, "no", {}, "refuses the first request"), (422, "odd", {}, "422: odd")])
+def status(number, message, **more):
+    return lambda body, fields: (number, dict(error=dict(message=message) | more), {})
+
+
+@pytest.mark.parametrize(
+    "code, message, more, why",
+    [
+        (401, "bad key", {}, r"refuses the key in the environment variable TEST_KEY \(401: bad key\)"),
+        (429, "quota", dict(code="insufficient_quota"), r"won't answer any more \(429: quota\)"),
+        (
+            400,
+            "temperature must be 1",
+            {},
+            r"refuses the first request, that of item 'q10' \(400: temperature must be 1\)",
+        ),
+        (403, "no", {}, "refuses the first request"),
+        (422, "odd", {}, "422: odd"),
+    ],
+)
 def test_refused_by_the_server(tmp_path, monkeypatch, code, message, more, why):
     monkeypatch.setenv("TEST_KEY", SECRET)
     with FaultServer(sees=status(code, message, **more)) as server:
-        with pytest.raises(StudyError, match=why): complete(engine(server.url, key_env="TEST_KEY"), questions(), Store(tmp_path))
+        with pytest.raises(StudyError, match=why):
+            complete(engine(server.url, key_env="TEST_KEY"), questions(), Store(tmp_path))
         assert len(server.asked) == 1 and not stored(tmp_path)
 
+
 def test_a_server_that_wants_a_key(tmp_path):
-    with FaultServer(sees=status(401, "who are you?")) as server: assert "wants a key" in error(engine(server.url), questions(), Store(tmp_path))
+    with FaultServer(sees=status(401, "who are you?")) as server:
+        assert "wants a key" in error(engine(server.url), questions(), Store(tmp_path))
+
 
 def test_unknown_model(tmp_path):
     with FaultServer(models=("llama-8b", "llama-70b"), sees=status(404, "The model `m` does not exist.")) as server:
-        assert "has no model 'm'. It has 'llama-70b', 'llama-8b'." in error(engine(server.url), questions(), Store(tmp_path))
+        assert "has no model 'm'. It has 'llama-70b', 'llama-8b'." in error(
+            engine(server.url), questions(), Store(tmp_path)
+        )
+
 
 def test_a_model_that_is_not_listed_may_answer(tmp_path):
     "Azure lists the models and answers by the names of deployments."
-    with FaultServer(models=("gpt-4o",)) as server: assert complete(engine(server.url), questions(3), Store(tmp_path)).new == 3
+    with FaultServer(models=("gpt-4o",)) as server:
+        assert complete(engine(server.url), questions(3), Store(tmp_path)).new == 3
+
 
 @pytest.mark.parametrize("answers", [status(404, "Not Found"), lambda body, h: (200, b"<html>welcome</html>", {})])
 def test_wrong_path(tmp_path, answers):
-    with FaultServer(models=None, sees=answers) as server: assert "usually ends in /v1" in error(engine(server.url + "/x"), questions(), Store(tmp_path))
+    with FaultServer(models=None, sees=answers) as server:
+        assert "usually ends in /v1" in error(engine(server.url + "/x"), questions(), Store(tmp_path))
+
 
 @pytest.mark.parametrize("listing", [True, False])
 def test_nothing_there(tmp_path, listing):
-    assert "nothing answers at http://127.0.0.1:9/v1" in error(engine("http://127.0.0.1:9/v1", list_models=listing), questions(), Store(tmp_path))
+    assert "nothing answers at http://127.0.0.1:9/v1" in error(
+        engine("http://127.0.0.1:9/v1", list_models=listing), questions(), Store(tmp_path)
+    )
 
-@pytest.mark.parametrize("value, why", [(None, "NO_KEY_HERE, which is to hold the key for http://x/v1, is not set"), (" ", "is not set"), ("two words", "holds blanks"), ("clé", "characters that no key has"), ("a\nb", "holds blanks")])
+
+@pytest.mark.parametrize(
+    "value, why",
+    [
+        (None, "NO_KEY_HERE, which is to hold the key for http://x/v1, is not set"),
+        (" ", "is not set"),
+        ("two words", "holds blanks"),
+        ("clé", "characters that no key has"),
+        ("a\nb", "holds blanks"),
+    ],
+)
 def test_no_usable_key(tmp_path, monkeypatch, value, why):
     monkeypatch.delenv("NO_KEY_HERE", raising=False)
-    if value is not None: monkeypatch.setenv("NO_KEY_HERE", value)
+    if value is not None:
+        monkeypatch.setenv("NO_KEY_HERE", value)
     said = error(engine("http://x/v1", key_env="NO_KEY_HERE"), questions(), Store(tmp_path))
     assert why in said and (not value or not value.strip() or value not in said)
 
-@pytest.mark.parametrize("message, listed, why", [
-    ("This model's maximum context length is 100 tokens. However, you requested 516 tokens (500 in the messages, 16 in the completion).", None, r"of 100 tokens is too short for about 3 of 10 prompts .* of item 'long', has 500 tokens and up to 16 more"),
-    ("the prompt is too long", 100, r"of 100 tokens is too short for about 3 of 10 prompts .* has 2000 characters"),
-    ("the prompt is too long", None, r"context is too short for at least 1 of 10 prompts")])
+
+@pytest.mark.parametrize(
+    "message, listed, why",
+    [
+        (
+            "This model's maximum context length is 100 tokens. However, you requested 516 tokens (500 in the messages, 16 in the completion).",
+            None,
+            r"of 100 tokens is too short for about 3 of 10 prompts .* of item 'long', has 500 tokens and up to 16 more",
+        ),
+        ("the prompt is too long", 100, r"of 100 tokens is too short for about 3 of 10 prompts .* has 2000 characters"),
+        ("the prompt is too long", None, r"context is too short for at least 1 of 10 prompts"),
+    ],
+)
 def test_prompts_longer_than_the_context(tmp_path, message, listed, why):
     asked = [ask("x" * n, "long" if n == 2000 else f"{n}") for n in (5, 10, 20, 50, 100, 150, 200, 400, 1000, 2000)]
-    says = lambda body, h: (400, dict(error=dict(message=message)), {}) if len(body["messages"][-1]["content"]) > 300 else None
+    says = lambda body, h: (
+        (400, dict(error=dict(message=message)), {}) if len(body["messages"][-1]["content"]) > 300 else None
+    )
     with FaultServer(models=dict(m=dict(max_model_len=listed, owned_by="vllm")), sees=says) as server:
-        with pytest.raises(EngineError, match=why): complete(engine(server.url), asked, Store(tmp_path))
+        with pytest.raises(EngineError, match=why):
+            complete(engine(server.url), asked, Store(tmp_path))
         assert len(server.asked) == 1
 
+
 def test_the_token_limit_is_named_as_the_server_wants(tmp_path):
-    says = lambda body, h: (400, dict(error=dict(message="Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")), {}) if "max_tokens" in body else None
+    says = lambda body, h: (
+        (400, dict(error=dict(message="Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")), {})
+        if "max_tokens" in body
+        else None
+    )
     with FaultServer(sees=says) as server:
         assert complete(engine(server.url), questions(5), Store(tmp_path)).new == 5
         assert [b.get("max_completion_tokens") for b in server.bodies] == [None, *[16] * 5]
-        assert "Unsupported parameter" in error(engine(server.url, max_tokens_name="max_tokens"), questions(5, "other"), Store(tmp_path))
+        assert "Unsupported parameter" in error(
+            engine(server.url, max_tokens_name="max_tokens"), questions(5, "other"), Store(tmp_path)
+        )
+
 
 def test_what_is_sent(tmp_path):
     with FaultServer(models=dict(m=dict(owned_by="vllm"))) as server:
-        asked = [ask("a"), ask("bb", temperature=.7, top_p=.9, stop=("\n",)), Request("bb", ask("bb").messages, Sampling(max_tokens=16, temperature=.7), sample=1)]
+        asked = [
+            ask("a"),
+            ask("bb", temperature=0.7, top_p=0.9, stop=("\n",)),
+            Request("bb", ask("bb").messages, Sampling(max_tokens=16, temperature=0.7), sample=1),
+        ]
         complete(engine(server.url, extra_body=dict(guided_choice=["A", "B"])), asked, Store(tmp_path))
         a, b, c = sorted(server.bodies, key=lambda b: (b["temperature"], b["top_p"]))
-        assert "seed" not in a and b["seed"] != c["seed"] and b["stop"] == ["\n"] and b["top_p"] == .9
-        assert all(x["top_k"] == -1 and x["repetition_penalty"] == 1 and x["guided_choice"] == ["A", "B"] and x["model"] == "m" for x in (a, b, c))
-        assert complete(engine(server.url), asked[:1], Store(tmp_path)).new == 1                 # without the extra it is another question
+        assert "seed" not in a and b["seed"] != c["seed"] and b["stop"] == ["\n"] and b["top_p"] == 0.9
+        assert all(
+            x["top_k"] == -1 and x["repetition_penalty"] == 1 and x["guided_choice"] == ["A", "B"] and x["model"] == "m"
+            for x in (a, b, c)
+        )
+        assert (
+            complete(engine(server.url), asked[:1], Store(tmp_path)).new == 1
+        )  # without the extra it is another question
+
 
 def test_what_the_key_depends_on():
     one = engine("http://a/v1")
-    assert one.key(ask("x")) == engine("http://b/v1", concurrency=9).key(ask("x"))               # not on where it is served
-    assert len({e.key(ask("x")) for e in (one, engine("http://a/v1", model="n"), engine("http://a/v1", revision="2"), engine("http://a/v1", extra_body=dict(a=1)))}) == 4
+    assert one.key(ask("x")) == engine("http://b/v1", concurrency=9).key(ask("x"))  # not on where it is served
+    assert (
+        len(
+            {
+                e.key(ask("x"))
+                for e in (
+                    one,
+                    engine("http://a/v1", model="n"),
+                    engine("http://a/v1", revision="2"),
+                    engine("http://a/v1", extra_body=dict(a=1)),
+                )
+            }
+        )
+        == 4
+    )
+
 
 # ---------------------------------------------------------------- secrets
+
 
 def test_a_key_is_never_shown(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("TEST_KEY", SECRET)
     told = f"you sent {SECRET} and Bearer {SECRET}" + "!" * 400
+
     def leaky(body, fields):
         assert fields["authorization"] == f"Bearer {SECRET}"
         q = body["messages"][-1]["content"]
-        if q in ("q1", "q2"): return 500, dict(error=dict(message=told)), {}
-        if q == "q3": return 200, told.encode(), {}
-        if q == "q4": return 200, dict(choices=[dict(message=dict(content=None, refusal=told))]), {}
+        if q in ("q1", "q2"):
+            return 500, dict(error=dict(message=told)), {}
+        if q == "q3":
+            return 200, told.encode(), {}
+        if q == "q4":
+            return 200, dict(choices=[dict(message=dict(content=None, refusal=told))]), {}
         return 200, dict(choices=[dict(message=dict(content=told), finish_reason="stop")]), {}
+
     with FaultServer(sees=leaky) as server:
         e = engine(server.url, key_env="TEST_KEY")
-        got = complete(e, questions(), Store(tmp_path), max_failures=.5)
+        got = complete(e, questions(), Store(tmp_path), max_failures=0.5)
         assert len(got.failures) == 4 and got[0].text.startswith("you sent *** and Bearer ***")
         shown = [repr(e), repr(got), str(e.settings), *map(str, got.failures.values())]
         for code in (401, 400, 429):
             server.sees = status(code, told, code="insufficient_quota")
-            with pytest.raises(EngineError) as err: complete(e, questions(3, f"{code}"), Store(tmp_path))
+            with pytest.raises(EngineError) as err:
+                complete(e, questions(3, f"{code}"), Store(tmp_path))
             shown.append("".join(traceback.format_exception(err.value)))
     shown += [*capfd.readouterr(), *(p.read_text() for p in tmp_path.rglob("*") if p.is_file())]
     assert len(shown) > 8 and [text for text in shown if SECRET in text] == []
 
+
 # ---------------------------------------------------------------- in a study
+
 
 def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
     "Labels, attrition and the teacher's arm, with requests that fail; then without the server."
     from distill_study.data import load_data
     from distill_study.grid import check
     from distill_study.study import answer_arms, curate_arms, label
+
     monkeypatch.setenv("TEST_KEY", SECRET)
+
     def teacher(body, fields):
-        if "three" in body["messages"][-1]["content"] or len(body["messages"][-1]["content"]) % 5 == 0: return 500, {}, {}
+        if "three" in body["messages"][-1]["content"] or len(body["messages"][-1]["content"]) % 5 == 0:
+            return 500, {}, {}
         return 200, dict(choices=[dict(message=dict(content="so it is\nAnswer: A"), finish_reason="stop")]), {}
+
     with FaultServer(sees=teacher) as server:
-        recipe = parse_recipe(dict(name="small", teachers=[dict(engine="openai:m", max_failures=.9, endpoint=QUICK | dict(base_url=server.url, key_env="TEST_KEY"))], students=["zoo/student-s"],
-                                   data=[dict(name="tiny-qa", train=24, test=12)], arms=["teacher/cot", "distilled/cot-rationale"], min_rows=1))
-        check(recipe, tmp_path/"reports", tmp_path/"store")
-        c, store = recipe.combinations()[0], Store(tmp_path/"store")
+        recipe = parse_recipe(
+            dict(
+                name="small",
+                teachers=[
+                    dict(
+                        engine="openai:m",
+                        max_failures=0.9,
+                        endpoint=QUICK | dict(base_url=server.url, key_env="TEST_KEY"),
+                    )
+                ],
+                students=["zoo/student-s"],
+                data=[dict(name="tiny-qa", train=24, test=12)],
+                arms=["teacher/cot", "distilled/cot-rationale"],
+                min_rows=1,
+            )
+        )
+        check(recipe, tmp_path / "reports", tmp_path / "store")
+        c, store = recipe.combinations()[0], Store(tmp_path / "store")
         splits = load_data(c.data)
         labels = label(c, splits, store)
         curated, _ = curate_arms(c, splits, labels, store)
@@ -298,17 +512,31 @@ def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
         answers, _ = answer_arms(c, splits, {}, store)
         lost = [x for x in answers["teacher/cot"] if x.failure]
         assert len(answers["teacher/cot"]) == 12 and lost and not any(x.correct for x in lost)
-        assert {(e["stage"], e["reason"]) for e in store.ledger.entries()} == {("train, cot", "http_500"), ("test, cot", "http_500")}
-    again = Store(tmp_path/"store")
-    kept = [r for r in label(c.model_copy(update=dict(teacher=c.teacher.model_copy(update=dict(max_failures=1.0)))), keep_only(splits, labels["cot"]), again)["cot"]]
-    assert kept and not any(r.failure for r in kept)                      # read without server and key
+        assert {(e["stage"], e["reason"]) for e in store.ledger.entries()} == {
+            ("train, cot", "http_500"),
+            ("test, cot", "http_500"),
+        }
+    again = Store(tmp_path / "store")
+    kept = [
+        r
+        for r in label(
+            c.model_copy(update=dict(teacher=c.teacher.model_copy(update=dict(max_failures=1.0)))),
+            keep_only(splits, labels["cot"]),
+            again,
+        )["cot"]
+    ]
+    assert kept and not any(r.failure for r in kept)  # read without server and key
+
 
 def keep_only(splits, answers):
     "The splits with the training inputs that were answered."
     from dataclasses import replace
+
     return replace(splits, train=[e for e, a in zip(splits.train, answers) if not a.failure])
+
 
 def test_it_is_listed(capsys):
     from distill_study.cli import list_
+
     list_("engines")
     assert "openai:MODEL" in capsys.readouterr().out

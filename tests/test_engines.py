@@ -1,4 +1,5 @@
 "What a model in this process answers, what recorded files are refused for, and what a cached run leaves alone."
+
 import json, os, signal, subprocess, sys, warnings
 from pathlib import Path
 
@@ -15,165 +16,303 @@ from distill_study.store import Store
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 
-def ask(text, id=None, split=None, sample=0, **sampling): return Request(id or text, (dict(role="user", content=text),), Sampling(**dict(max_tokens=16) | sampling), split, sample)
 
-def questions(n=12): return [ask(f"{i} + {i * 7 % 5}" + " please" * (i % 4) + " = ?", f"q{i}") for i in range(n)]
+def ask(text, id=None, split=None, sample=0, **sampling):
+    return Request(
+        id or text, (dict(role="user", content=text),), Sampling(**dict(max_tokens=16) | sampling), split, sample
+    )
+
+
+def questions(n=12):
+    return [ask(f"{i} + {i * 7 % 5}" + " please" * (i % 4) + " = ?", f"q{i}") for i in range(n)]
+
 
 def save(folder, template=TEMPLATE, ends=(1,), kind="Llama", **config):
     "A small random model that ends its answers with any of the tokens `ends`."
     import torch, transformers
+
     tok = byte_tokenizer(template)
     torch.manual_seed(0)
-    shape = dict(n_embd=64, n_layer=2, n_head=4, n_positions=128) if kind == "GPT2" else dict(hidden_size=64, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, head_dim=16, max_position_embeddings=128)
-    m = getattr(transformers, f"{kind}ForCausalLM" if kind != "GPT2" else "GPT2LMHeadModel")(getattr(transformers, f"{kind}Config")(**dict(vocab_size=len(tok), bos_token_id=None, eos_token_id=1, pad_token_id=0, initializer_range=0.3) | shape | config))
+    shape = (
+        dict(n_embd=64, n_layer=2, n_head=4, n_positions=128)
+        if kind == "GPT2"
+        else dict(
+            hidden_size=64,
+            intermediate_size=64,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=16,
+            max_position_embeddings=128,
+        )
+    )
+    m = getattr(transformers, f"{kind}ForCausalLM" if kind != "GPT2" else "GPT2LMHeadModel")(
+        getattr(transformers, f"{kind}Config")(
+            **dict(vocab_size=len(tok), bos_token_id=None, eos_token_id=1, pad_token_id=0, initializer_range=0.3)
+            | shape
+            | config
+        )
+    )
     m.generation_config.eos_token_id = list(ends)
-    m.save_pretrained(folder); tok.save_pretrained(folder)
+    m.save_pretrained(folder)
+    tok.save_pretrained(folder)
     return str(folder)
+
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     "A model whose answers end at about every twentieth token it could write."
-    return save(tmp_path_factory.mktemp("models")/"small", ends=(1, *range(5, 261, 24)))
+    return save(tmp_path_factory.mktemp("models") / "small", ends=(1, *range(5, 261, 24)))
+
 
 def by_generate(folder, requests):
     "What `generate` writes for each request by itself, without padding: (tokens, text, ended by itself)."
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    m, tok, out = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), AutoTokenizer.from_pretrained(folder), []
+
+    m, tok, out = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(),
+        AutoTokenizer.from_pretrained(folder),
+        [],
+    )
     for r in requests:
-        ids = tok(tok.apply_chat_template(list(r.messages), add_generation_prompt=True, tokenize=False), add_special_tokens=False, return_tensors="pt").input_ids
-        new = m.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=min(r.sampling.max_tokens, 128 - ids.shape[1]), do_sample=False)[0, ids.shape[1]:].tolist()
+        ids = tok(
+            tok.apply_chat_template(list(r.messages), add_generation_prompt=True, tokenize=False),
+            add_special_tokens=False,
+            return_tensors="pt",
+        ).input_ids
+        new = m.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=min(r.sampling.max_tokens, 128 - ids.shape[1]),
+            do_sample=False,
+        )[0, ids.shape[1] :].tolist()
         ended = new[-1] in m.generation_config.eos_token_id
         out.append((len(new), tok.decode(new[:-1] if ended else new, skip_special_tokens=True), ended))
     return out
 
-def said(records): return [(r.completion_tokens, r.text, r.finish_reason == "stop") for r in records]
+
+def said(records):
+    return [(r.completion_tokens, r.text, r.finish_reason == "stop") for r in records]
+
 
 @pytest.fixture(scope="session")
-def alone(folder): return by_generate(folder, questions())
+def alone(folder):
+    return by_generate(folder, questions())
+
 
 # ---------------------------------------------------------------- a model in this process
+
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 64])
 def test_greedy_is_what_generate_writes_alone(folder, alone, tmp_path, batch_size):
     got = complete(TransformersEngine(folder, batch_size), questions(), Store(tmp_path))
     assert said(got) == alone
-    assert {r.finish_reason for r in got} == {"stop", "length"}                     # the model does both here
+    assert {r.finish_reason for r in got} == {"stop", "length"}  # the model does both here
     assert all(r.valid_key and r.latency > 0 and r.info["dtype"] == "float32" for r in got)
+
 
 def test_little_memory_makes_small_batches_and_the_same_answers(folder, alone, tmp_path):
     assert said(complete(TransformersEngine(folder, 64, memory=1e-9), questions(), Store(tmp_path))) == alone
 
+
 def test_a_sliding_window(tmp_path):
-    path = save(tmp_path/"m", kind="Mistral", sliding_window=8)
+    path = save(tmp_path / "m", kind="Mistral", sliding_window=8)
     assert said(complete(TransformersEngine(path, 4), questions(6), Store(tmp_path))) == by_generate(path, questions(6))
+
 
 def test_a_model_that_knows_no_position_past_its_context(tmp_path):
     "Learned positions: a row led past the end by a longer or a shorter neighbour would fail."
-    path, asked = save(tmp_path/"m", kind="GPT2"), [ask("x" * n, max_tokens=40) for n in (5, 116, 80, 90, 116, 20)]
+    path, asked = save(tmp_path / "m", kind="GPT2"), [ask("x" * n, max_tokens=40) for n in (5, 116, 80, 90, 116, 20)]
     got = complete(TransformersEngine(path, 8), asked, Store(tmp_path))
     assert said(got) == by_generate(path, asked)
     assert got[1].prompt_tokens + got[1].completion_tokens <= 128
 
+
 def test_no_settings_of_the_models_own(folder, alone, tmp_path):
     import shutil
-    shutil.copytree(folder, tmp_path/"m")
-    path = tmp_path/"m"/"generation_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | dict(do_sample=True, temperature=2.0, top_k=1, top_p=0.1, min_p=0.9, repetition_penalty=5.0, no_repeat_ngram_size=1, max_length=3, suppress_tokens=[*range(5, 200)])))
-    e = TransformersEngine(str(tmp_path/"m"), 4)
+
+    shutil.copytree(folder, tmp_path / "m")
+    path = tmp_path / "m" / "generation_config.json"
+    path.write_text(
+        json.dumps(
+            json.loads(path.read_text())
+            | dict(
+                do_sample=True,
+                temperature=2.0,
+                top_k=1,
+                top_p=0.1,
+                min_p=0.9,
+                repetition_penalty=5.0,
+                no_repeat_ngram_size=1,
+                max_length=3,
+                suppress_tokens=[*range(5, 200)],
+            )
+        )
+    )
+    e = TransformersEngine(str(tmp_path / "m"), 4)
     assert said(complete(e, questions(), Store(tmp_path))) == alone
     drawn = complete(e, [ask("1 = ?", sample=i, temperature=1.0) for i in range(8)], Store(tmp_path))
-    assert len({r.text for r in drawn}) > 4                    # top_k=1 would give one text
+    assert len({r.text for r in drawn}) > 4  # top_k=1 would give one text
+
 
 @pytest.mark.parametrize("lost", [("pad_token",), ("pad_token", "eos_token")])
 def test_a_tokenizer_without_padding(folder, alone, tmp_path, lost):
     import shutil
-    shutil.copytree(folder, tmp_path/"m")
-    path = tmp_path/"m"/"tokenizer_config.json"
+
+    shutil.copytree(folder, tmp_path / "m")
+    path = tmp_path / "m" / "tokenizer_config.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in lost}))
-    assert said(complete(TransformersEngine(str(tmp_path/"m"), 4), questions(), Store(tmp_path))) == alone
+    assert said(complete(TransformersEngine(str(tmp_path / "m"), 4), questions(), Store(tmp_path))) == alone
+
 
 def test_limits_of_their_own(folder, tmp_path):
-    got = complete(TransformersEngine(folder, 4), [ask("1 + 2 = ?", f"n{n}", max_tokens=n) for n in (1, 2, 3, 16)], Store(tmp_path))
+    got = complete(
+        TransformersEngine(folder, 4), [ask("1 + 2 = ?", f"n{n}", max_tokens=n) for n in (1, 2, 3, 16)], Store(tmp_path)
+    )
     assert all(r.completion_tokens <= r.sampling["max_tokens"] for r in got)
     assert all(long.text.startswith(short.text.rstrip("\ufffd")) for short, long in zip(got, got[1:]))
+
 
 def test_the_context_ends_an_answer_and_refuses_a_prompt(folder, tmp_path):
     e, long = TransformersEngine(folder, 4), "x" * 120
     got = complete(e, [ask(long, max_tokens=50)], Store(tmp_path))[0]
     assert got.prompt_tokens + got.completion_tokens <= 128
-    with pytest.raises(StudyError, match=r"2 of 3 prompts don't fit into the model's 128 tokens; the longest, of request 'b', has 203"):
+    with pytest.raises(
+        StudyError, match=r"2 of 3 prompts don't fit into the model's 128 tokens; the longest, of request 'b', has 203"
+    ):
         complete(e, [ask("x" * 150, "a"), ask("x" * 200, "b"), ask("fine")], Store(tmp_path))
+
 
 def test_stop_strings(folder, alone, tmp_path):
     i, text = next((i, t) for i, (_, t, _) in enumerate(alone) if len(t) > 5)
     stops = (text[3:5], text[2:4])
-    got = complete(TransformersEngine(folder, 4), [Request("x", questions()[i].messages, Sampling(max_tokens=16, stop=stops))], Store(tmp_path))[0]
-    assert got.finish_reason == "stop" and got.text == text[:min(text.find(s) for s in stops)] and got.completion_tokens < alone[i][0]
+    got = complete(
+        TransformersEngine(folder, 4),
+        [Request("x", questions()[i].messages, Sampling(max_tokens=16, stop=stops))],
+        Store(tmp_path),
+    )[0]
+    assert (
+        got.finish_reason == "stop"
+        and got.text == text[: min(text.find(s) for s in stops)]
+        and got.completion_tokens < alone[i][0]
+    )
+
 
 def test_a_stop_string_is_looked_for_in_the_answer_only(folder, alone, tmp_path):
     "One that the prompt's last character begins and the answer's first one ends must not stop it."
     i, text = next((i, t) for i, (_, t, _) in enumerate(alone) if len(t) > 5 and t[0] not in t[1:])
-    got = complete(TransformersEngine(folder, 4), [Request(r.id, r.messages, Sampling(max_tokens=16, stop=(">" + text[0], "?"))) for r in questions()], Store(tmp_path))
+    got = complete(
+        TransformersEngine(folder, 4),
+        [Request(r.id, r.messages, Sampling(max_tokens=16, stop=(">" + text[0], "?"))) for r in questions()],
+        Store(tmp_path),
+    )
     assert got[i].text == text.split("?")[0]
+
 
 def test_neighbours_do_not_change_where_a_stop_string_cuts(folder, alone, tmp_path):
     stop = tuple({c for _, t, _ in alone for c in t[2:4]})
-    each = lambda n: said(complete(TransformersEngine(folder, n), [Request(r.id, r.messages, Sampling(max_tokens=16, stop=stop)) for r in questions()], Store(tmp_path/str(n))))
+    each = lambda n: said(
+        complete(
+            TransformersEngine(folder, n),
+            [Request(r.id, r.messages, Sampling(max_tokens=16, stop=stop)) for r in questions()],
+            Store(tmp_path / str(n)),
+        )
+    )
     assert each(1) == each(5) == each(64)
-    for (n, text, _), (m, whole, _) in zip(each(1), alone): assert n <= m and whole.startswith(text) and not any(c in text for c in stop)
+    for (n, text, _), (m, whole, _) in zip(each(1), alone):
+        assert n <= m and whole.startswith(text) and not any(c in text for c in stop)
+
 
 def test_sampling_is_repeatable_and_leaves_torch_alone(folder, tmp_path):
     import torch
-    def requests(n, seed=0, sample=0): return [ask(f"{i} = ?", sample=sample, temperature=1.0, seed=seed) for i in range(n)]
+
+    def requests(n, seed=0, sample=0):
+        return [ask(f"{i} = ?", sample=sample, temperature=1.0, seed=seed) for i in range(n)]
+
     def draw(n=6, seed=0, sample=0, batch_size=4):
-        before, store = torch.get_rng_state(), Store(tmp_path/f"{torch.rand(1).item()}")
+        before, store = torch.get_rng_state(), Store(tmp_path / f"{torch.rand(1).item()}")
         torch.set_rng_state(before)
         got = [r.text for r in complete(TransformersEngine(folder, batch_size), requests(n, seed, sample), store)]
         assert torch.equal(torch.get_rng_state(), before)
-        torch.rand(1)                                          # what was drawn elsewhere does not matter
+        torch.rand(1)  # what was drawn elsewhere does not matter
         return got
+
     six = draw()
     assert six == draw() and len(set(six)) > 1
     assert six != draw(seed=1) and six != draw(sample=1)
-    assert len({r.text for r in complete(TransformersEngine(folder, 8), [ask("1 = ?", sample=i, temperature=1.0) for i in range(8)], Store(tmp_path))}) > 4
+    assert (
+        len(
+            {
+                r.text
+                for r in complete(
+                    TransformersEngine(folder, 8),
+                    [ask("1 = ?", sample=i, temperature=1.0) for i in range(8)],
+                    Store(tmp_path),
+                )
+            }
+        )
+        > 4
+    )
+
 
 def test_requests_of_many_settings_at_once(folder, alone, tmp_path):
     "Each is answered as it is when asked with its own kind only."
-    other = [ask(f"{i} = ?", temperature=t, top_p=p, max_tokens=n) for i in range(4) for t, p, n in ((0.7, 1.0, 9), (0.7, 0.3, 9), (1.5, 1.0, 4))]
+    other = [
+        ask(f"{i} = ?", temperature=t, top_p=p, max_tokens=n)
+        for i in range(4)
+        for t, p, n in ((0.7, 1.0, 9), (0.7, 0.3, 9), (1.5, 1.0, 4))
+    ]
     mixed = [r for pair in zip(questions(), other) for r in pair]
-    got = complete(TransformersEngine(folder, 4), mixed, Store(tmp_path/"all"))
+    got = complete(TransformersEngine(folder, 4), mixed, Store(tmp_path / "all"))
     assert said(got[::2]) == alone
     for kind in {r.sampling for r in other}:
         same = [(r, a) for r, a in zip(mixed, got) if r.sampling == kind]
-        assert said(complete(TransformersEngine(folder, 4), [r for r, _ in same], Store(tmp_path/"one"))) == said(a for _, a in same)
+        assert said(complete(TransformersEngine(folder, 4), [r for r, _ in same], Store(tmp_path / "one"))) == said(
+            a for _, a in same
+        )
+
 
 def test_shares_add_up_to_the_busy_seconds(folder, tmp_path):
     import time
+
     (e := TransformersEngine(folder, 5)).load()
     start = time.perf_counter()
     got = complete(e, questions(), Store(tmp_path))
     busy = sum(r.info["share"] for r in got)
     assert 0.3 * (time.perf_counter() - start) < busy < time.perf_counter() - start
-    assert busy == pytest.approx(sum({r.latency for r in got}), abs=1e-3)      # a latency is its batch's, three in all
+    assert busy == pytest.approx(sum({r.latency for r in got}), abs=1e-3)  # a latency is its batch's, three in all
+
 
 def short_of_memory(engine, most):
     "Let the engine's model fail as a GPU does on more than `most` rows; returns the list of tried sizes."
     import torch
+
     generate, tried = engine.load().generate, []
+
     def failing(ids, **kw):
-        if kw["past_key_values"] is None: tried.append(len(ids))       # else it goes on with what is left of a batch
-        if len(ids) > most: raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        if kw["past_key_values"] is None:
+            tried.append(len(ids))  # else it goes on with what is left of a batch
+        if len(ids) > most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         return generate(ids, **kw)
+
     engine.loaded.generate = failing
     return tried
+
 
 def test_too_little_memory_halves_the_batch(folder, alone, tmp_path, capsys):
     tried = short_of_memory(e := TransformersEngine(folder, 8), 3)
     assert said(complete(e, questions(), Store(tmp_path))) == alone
-    assert tried[:3] == [8, 4, 2] and max(tried[2:]) <= 3 and sum(n for n in tried[2:]) == 12     # what was learnt holds for the rest
+    assert (
+        tried[:3] == [8, 4, 2] and max(tried[2:]) <= 3 and sum(n for n in tried[2:]) == 12
+    )  # what was learnt holds for the rest
     lines = capsys.readouterr().err.splitlines()
-    assert [l.split(": ", 1)[1] for l in lines] == ["8 answers at once don't fit into the GPU's memory; going on with 4.", "4 answers at once don't fit into the GPU's memory; going on with 2."]
+    assert [l.split(": ", 1)[1] for l in lines] == [
+        "8 answers at once don't fit into the GPU's memory; going on with 4.",
+        "4 answers at once don't fit into the GPU's memory; going on with 2.",
+    ]
+
 
 def test_rows_that_have_ended_leave_the_batch(folder, alone, tmp_path):
     e, sizes = TransformersEngine(folder, 12), []
@@ -182,66 +321,110 @@ def test_rows_that_have_ended_leave_the_batch(folder, alone, tmp_path):
     assert said(complete(e, questions(), Store(tmp_path))) == alone
     assert sizes[0] == 12 and sizes == sorted(sizes, reverse=True) and len(sizes) > 2
 
+
 def test_too_little_memory_for_one(folder, tmp_path):
     short_of_memory(e := TransformersEngine(folder, 2), 0)
-    with pytest.raises(EngineError, match=r"request 'q\d+' \(\d+ tokens, 16 more to write\) doesn't fit into the GPU's memory, even alone"): complete(e, questions(3), Store(tmp_path))
+    with pytest.raises(
+        EngineError,
+        match=r"request 'q\d+' \(\d+ tokens, 16 more to write\) doesn't fit into the GPU's memory, even alone",
+    ):
+        complete(e, questions(3), Store(tmp_path))
+
 
 def test_interrupted_in_a_batch_keeps_those_before(folder, alone, tmp_path):
     e = TransformersEngine(folder, 5)
     generate, calls = e.load().generate, []
+
     def third(*args, **kw):
         calls.append(kw["past_key_values"] is None)
-        if sum(calls) == 3: raise KeyboardInterrupt
+        if sum(calls) == 3:
+            raise KeyboardInterrupt
         return generate(*args, **kw)
+
     e.loaded.generate = third
-    with pytest.raises(KeyboardInterrupt): complete(e, questions(), Store(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        complete(e, questions(), Store(tmp_path))
     rest = complete(TransformersEngine(folder, 5), questions(), Store(tmp_path))
     assert (rest.reused, rest.new, said(rest)) == (10, 2, alone)
+
 
 def test_every_batch_is_stored_before_the_next(folder, tmp_path):
     "Small ones too, so that a kill costs one batch at most."
     e, seen = TransformersEngine(folder, 64, memory=1e-4), []
     generate = e.load().generate
+
     def counting(ids, **kw):
-        if kw["past_key_values"] is None: seen.append((len(ids), sum(len(p.read_text().splitlines()) for p in (tmp_path/"completions").glob("*"))))
+        if kw["past_key_values"] is None:
+            seen.append((len(ids), sum(len(p.read_text().splitlines()) for p in (tmp_path / "completions").glob("*"))))
         return generate(ids, **kw)
+
     e.loaded.generate = counting
     complete(e, questions(), Store(tmp_path))
     sizes = [n for n, _ in seen]
-    assert len(sizes) > 2 and max(sizes) > 2 and sum(sizes) == 12 and [stored for _, stored in seen] == [sum(sizes[:i]) for i in range(len(sizes))]
+    assert (
+        len(sizes) > 2
+        and max(sizes) > 2
+        and sum(sizes) == 12
+        and [stored for _, stored in seen] == [sum(sizes[:i]) for i in range(len(sizes))]
+    )
+
 
 def test_it_has_nothing_to_say(folder, tmp_path):
     "No warning and no bar on ordinary use."
-    p = run("complete(TransformersEngine(sys.argv[1], 4), [*questions(), ask('x' * 118), *(ask(f'{i}', temperature=0.5, top_p=0.5, stop=('a',)) for i in range(3))], Store(sys.argv[2]))", folder, tmp_path, stderr=subprocess.STDOUT)
+    p = run(
+        "complete(TransformersEngine(sys.argv[1], 4), [*questions(), ask('x' * 118), *(ask(f'{i}', temperature=0.5, top_p=0.5, stop=('a',)) for i in range(3))], Store(sys.argv[2]))",
+        folder,
+        tmp_path,
+        stderr=subprocess.STDOUT,
+    )
     assert (p.communicate()[0], p.returncode) == ("", 0)
 
+
 def test_near_zero_temperature_is_greedy(folder, alone, tmp_path):
-    got = complete(TransformersEngine(folder, 4), [Request(r.id, r.messages, Sampling(max_tokens=16, temperature=1e-4)) for r in questions()], Store(tmp_path))
+    got = complete(
+        TransformersEngine(folder, 4),
+        [Request(r.id, r.messages, Sampling(max_tokens=16, temperature=1e-4)) for r in questions()],
+        Store(tmp_path),
+    )
     assert [r.text for r in got] == [text for _, text, _ in alone]
 
+
 def test_a_model_without_a_chat_template(tmp_path):
-    with pytest.raises(StudyError, match="no chat template"): complete(TransformersEngine(save(tmp_path/"m", template=None)), questions(1), Store(tmp_path))
+    with pytest.raises(StudyError, match="no chat template"):
+        complete(TransformersEngine(save(tmp_path / "m", template=None)), questions(1), Store(tmp_path))
+
 
 def test_a_template_that_refuses_the_messages(tmp_path):
-    e = TransformersEngine(save(tmp_path/"m", template="{{ raise_exception('roles must alternate') }}"))
-    with pytest.raises(EngineError, match="refuses the messages of request 'q0' .*roles must alternate"): complete(e, questions(1), Store(tmp_path))
+    e = TransformersEngine(save(tmp_path / "m", template="{{ raise_exception('roles must alternate') }}"))
+    with pytest.raises(EngineError, match="refuses the messages of request 'q0' .*roles must alternate"):
+        complete(e, questions(1), Store(tmp_path))
+
 
 def test_no_machine_path_in_what_is_stored(folder, tmp_path):
     complete(TransformersEngine(folder), questions(2), Store(tmp_path))
-    text = next((tmp_path/"completions").iterdir()).read_text()
+    text = next((tmp_path / "completions").iterdir()).read_text()
     assert str(Path(folder).parent.parent) not in text and "/small" in text
+
 
 # ---------------------------------------------------------------- asking and the store
 
+
 class Counting(Engine):
     "Says the question again and counts how often it is asked."
+
     name, weights = "counting", "none"
-    def __init__(self, fail_after=None): super().__init__("x", 2); self.seen, self.fail_after = [], fail_after
+
+    def __init__(self, fail_after=None):
+        super().__init__("x", 2)
+        self.seen, self.fail_after = [], fail_after
+
     def generate(self, requests):
         for i, r in reversed(list(enumerate(requests))):
-            if len(self.seen) == self.fail_after: raise KeyboardInterrupt
+            if len(self.seen) == self.fail_after:
+                raise KeyboardInterrupt
             self.seen.append(r.id)
             yield i, self.record(r, r.messages[-1]["content"], "stop")
+
 
 def test_order_duplicates_and_counts(tmp_path):
     e, told = Counting(), []
@@ -252,104 +435,185 @@ def test_order_duplicates_and_counts(tmp_path):
     again = complete(e, [ask(t, "other id") for t in texts], Store(tmp_path))
     assert (again.reused, again.new, len(e.seen)) == (7, 0, 4)
 
+
 def test_interrupted_keeps_what_was_finished(tmp_path):
     requests = [ask(f"{i}") for i in range(7)]
-    with pytest.raises(KeyboardInterrupt): complete(Counting(fail_after=5), requests, Store(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        complete(Counting(fail_after=5), requests, Store(tmp_path))
     rest = complete(Counting(), requests, Store(tmp_path))
     assert (rest.reused, rest.new, [r.text for r in rest]) == (5, 2, [f"{i}" for i in range(7)])
+
 
 def test_nothing_to_ask(tmp_path):
     assert list(complete(Counting(), [], Store(tmp_path))) == []
 
-def run(code, *args, **kw): return subprocess.Popen([sys.executable, "-c", "import sys; sys.path.insert(0, 'tests'); from test_engines import *\n" + code, *map(str, args)], cwd=ROOT, env=os.environ | dict(PYTHONPATH=str(ROOT)), stdout=subprocess.PIPE, text=True, **kw)
+
+def run(code, *args, **kw):
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.path.insert(0, 'tests'); from test_engines import *\n" + code,
+            *map(str, args),
+        ],
+        cwd=ROOT,
+        env=os.environ | dict(PYTHONPATH=str(ROOT)),
+        stdout=subprocess.PIPE,
+        text=True,
+        **kw,
+    )
+
 
 def test_killed_run_goes_on(folder, tmp_path):
-    p = run("complete(TransformersEngine(sys.argv[1], 2), questions(400), Store(sys.argv[2]), lambda done, total: print(done, flush=True))", folder, tmp_path)
+    p = run(
+        "complete(TransformersEngine(sys.argv[1], 2), questions(400), Store(sys.argv[2]), lambda done, total: print(done, flush=True))",
+        folder,
+        tmp_path,
+    )
     told = [int(p.stdout.readline()) for _ in range(4)][-1]
-    p.send_signal(signal.SIGKILL); p.communicate()
+    p.send_signal(signal.SIGKILL)
+    p.communicate()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         rest = complete(TransformersEngine(folder, 64), questions(12), Store(tmp_path))
-        found = sum(1 for _ in open(next((tmp_path/"completions").iterdir())))
+        found = sum(1 for _ in open(next((tmp_path / "completions").iterdir())))
     assert told > 0 and found >= told and len(rest) == 12
+
 
 def test_a_cached_run_does_not_import_torch(folder, tmp_path):
     first = complete(TransformersEngine(folder), questions(3), Store(tmp_path))
-    p = run("got = complete(open_engine('transformers:' + sys.argv[1]), questions(3), Store(sys.argv[2]))\n"
-            "print(json.dumps([got.reused, [r.text for r in got], [m for m in ('torch', 'transformers', 'numpy') if m in sys.modules]]))", folder, tmp_path)
+    p = run(
+        "got = complete(open_engine('transformers:' + sys.argv[1]), questions(3), Store(sys.argv[2]))\n"
+        "print(json.dumps([got.reused, [r.text for r in got], [m for m in ('torch', 'transformers', 'numpy') if m in sys.modules]]))",
+        folder,
+        tmp_path,
+    )
     assert json.loads(p.communicate()[0]) == [3, [r.text for r in first], []]
+
 
 # ---------------------------------------------------------------- recorded completions
 
+
 def recorded(folder, **files):
     folder.mkdir(exist_ok=True)
-    for name, rows in files.items(): (folder/f"{name}.jsonl").write_text("".join(json.dumps(dict(id=i, completion=t)) + "\n" for i, t in rows))
+    for name, rows in files.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(dict(id=i, completion=t)) + "\n" for i, t in rows))
     return str(folder)
 
+
 def test_ids_that_do_not_match_stop_everything(tmp_path):
-    e = RecordedEngine(recorded(tmp_path/"r", train=[("a", "A"), ("b", "B")]))
-    with pytest.raises(EngineError, match=r"2 of 4 ids have no recorded completion, first 'c' \(split 'train'\)\. train.jsonl has 2, first 'a'"): complete(e, [ask("?", i, "train") for i in "acbd"], Store(tmp_path/"s"))
-    assert not list((tmp_path/"s"/"completions").iterdir())          # before anything was stored
+    e = RecordedEngine(recorded(tmp_path / "r", train=[("a", "A"), ("b", "B")]))
+    with pytest.raises(
+        EngineError,
+        match=r"2 of 4 ids have no recorded completion, first 'c' \(split 'train'\)\. train.jsonl has 2, first 'a'",
+    ):
+        complete(e, [ask("?", i, "train") for i in "acbd"], Store(tmp_path / "s"))
+    assert not list((tmp_path / "s" / "completions").iterdir())  # before anything was stored
+
 
 def test_rows_with_the_same_wording_keep_their_own_answers(tmp_path):
-    e = RecordedEngine(recorded(tmp_path/"r", train=[("a", "A"), ("b", "B")], test=[("a", "other")]))
-    for _ in range(2):                                                # new, then from the store
-        got = complete(e, [ask("?", "a", "train"), ask("?", "b", "train"), ask("?", "a", "test")], Store(tmp_path/"s"))
+    e = RecordedEngine(recorded(tmp_path / "r", train=[("a", "A"), ("b", "B")], test=[("a", "other")]))
+    for _ in range(2):  # new, then from the store
+        got = complete(
+            e, [ask("?", "a", "train"), ask("?", "b", "train"), ask("?", "a", "test")], Store(tmp_path / "s")
+        )
         assert [r.text for r in got] == ["A", "B", "other"]
 
-def test_a_split_without_a_file_is_looked_for_in_all(tmp_path):
-    e = RecordedEngine(recorded(tmp_path/"r", train=[("a", "A")], validation=[("v", "V"), ("a", "again")]))
-    assert complete(e, [ask("?", "v", "test")], Store(tmp_path/"s"))[0].text == "V"
-    with pytest.raises(EngineError, match="1 of 1 ids are in more than one file, first 'a'; there is no 'test' file"): complete(e, [ask("?", "a", "test")], Store(tmp_path/"s"))
-    with pytest.raises(EngineError, match="1 of 1 ids have no"): complete(e, [ask("?", "v", "train")], Store(tmp_path/"s"))   # a row number of another split is another row
 
-@pytest.mark.parametrize("text, why", [
-    ('{"id": "a", "completion": "x"}\n{"id": "a", "completion": "y"}\n', "line 2: id 'a' is already on line 1"), ("", "no recorded completions"), ("\n", "line 1: empty line"),
-    ('{"id": "a", "completion": "x"}\n\n{"id": "b", "completion": "y"}\n', "line 2: empty line"), ('{"id": "a", "text": "x"}', "line 1: no column 'completion'; it has 'id', 'text'"),
-    ('{"completion": "x"}', "no column 'id'"), ('{"id": "a", "completion": 3}', "completion = 3 is not text"), ('{"id": true, "completion": "x"}', "id = True is not"), ('{"id": null, "completion": "x"}', "id = None"),
-    ("[1]", "not a JSON object"), ("{'id': 1}", "not JSON"), ("[" * 100_000, "not JSON")])
+def test_a_split_without_a_file_is_looked_for_in_all(tmp_path):
+    e = RecordedEngine(recorded(tmp_path / "r", train=[("a", "A")], validation=[("v", "V"), ("a", "again")]))
+    assert complete(e, [ask("?", "v", "test")], Store(tmp_path / "s"))[0].text == "V"
+    with pytest.raises(EngineError, match="1 of 1 ids are in more than one file, first 'a'; there is no 'test' file"):
+        complete(e, [ask("?", "a", "test")], Store(tmp_path / "s"))
+    with pytest.raises(EngineError, match="1 of 1 ids have no"):
+        complete(e, [ask("?", "v", "train")], Store(tmp_path / "s"))  # a row number of another split is another row
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        ('{"id": "a", "completion": "x"}\n{"id": "a", "completion": "y"}\n', "line 2: id 'a' is already on line 1"),
+        ("", "no recorded completions"),
+        ("\n", "line 1: empty line"),
+        ('{"id": "a", "completion": "x"}\n\n{"id": "b", "completion": "y"}\n', "line 2: empty line"),
+        ('{"id": "a", "text": "x"}', "line 1: no column 'completion'; it has 'id', 'text'"),
+        ('{"completion": "x"}', "no column 'id'"),
+        ('{"id": "a", "completion": 3}', "completion = 3 is not text"),
+        ('{"id": true, "completion": "x"}', "id = True is not"),
+        ('{"id": null, "completion": "x"}', "id = None"),
+        ("[1]", "not a JSON object"),
+        ("{'id': 1}", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
 def test_malformed_rows_name_file_and_line(tmp_path, text, why):
-    (tmp_path/"r.jsonl").write_text(text)
-    with pytest.raises(EngineError) as e: open_engine(f"recorded:{tmp_path/'r.jsonl'}")
+    (tmp_path / "r.jsonl").write_text(text)
+    with pytest.raises(EngineError) as e:
+        open_engine(f"recorded:{tmp_path / 'r.jsonl'}")
     assert why in str(e.value) and "r.jsonl" in str(e.value)
 
+
 def test_odd_but_readable_rows(tmp_path):
-    (tmp_path/"r.jsonl").write_bytes(b'\xef\xbb\xbf{"id": 1, "completion": "a\\u2028b \\ud800"}\r\n{"completion": "", "id": "2", "more": 0}')
-    assert read_recorded(tmp_path/"r.jsonl") == {"1": "a\u2028b ?", "2": ""}
-    (tmp_path/"r.jsonl").write_bytes(b'{"id": 1, "completion": "\xff"}\n')
-    with pytest.raises(EngineError, match="line 1: not UTF-8"): read_recorded(tmp_path/"r.jsonl")
+    (tmp_path / "r.jsonl").write_bytes(
+        b'\xef\xbb\xbf{"id": 1, "completion": "a\\u2028b \\ud800"}\r\n{"completion": "", "id": "2", "more": 0}'
+    )
+    assert read_recorded(tmp_path / "r.jsonl") == {"1": "a\u2028b ?", "2": ""}
+    (tmp_path / "r.jsonl").write_bytes(b'{"id": 1, "completion": "\xff"}\n')
+    with pytest.raises(EngineError, match="line 1: not UTF-8"):
+        read_recorded(tmp_path / "r.jsonl")
+
 
 def test_other_bytes_are_other_weights(tmp_path):
-    path = recorded(tmp_path/"r", train=[("a", "A")])
+    path = recorded(tmp_path / "r", train=[("a", "A")])
     before = RecordedEngine(path).weights
     assert RecordedEngine(path).weights == before
-    recorded(tmp_path/"r", train=[("a", "B")])
+    recorded(tmp_path / "r", train=[("a", "B")])
     assert RecordedEngine(path).weights != before
 
+
 def test_names_are_found_under_the_data_folder(tmp_path, monkeypatch):
-    recorded(tmp_path/"palm", train=[("a", "A")])
+    recorded(tmp_path / "palm", train=[("a", "A")])
     monkeypatch.setenv("DISTILL_DATA_DIR", str(tmp_path))
     assert RecordedEngine("palm").rows == RecordedEngine("owner/palm").rows == {"train.jsonl": {"a": "A"}}
-    with pytest.raises(EngineError, match="Did you mean 'palm'"): open_engine("recorded:plam")
+    with pytest.raises(EngineError, match="Did you mean 'palm'"):
+        open_engine("recorded:plam")
     monkeypatch.delenv("DISTILL_DATA_DIR")
-    with pytest.raises(EngineError, match="DISTILL_DATA_DIR is not set"): open_engine("recorded:palm")
+    with pytest.raises(EngineError, match="DISTILL_DATA_DIR is not set"):
+        open_engine("recorded:palm")
+
 
 def test_the_real_recorded_teachers(data_dir, tmp_path):
     "Both files of both teachers are read whole and join their data sets."
-    for name, ids, splits in (("svamp", "ID", dict(train=800, test=200)), ("commonsense_qa", "id", dict(train=9741, validation=1221))):
+    for name, ids, splits in (
+        ("svamp", "ID", dict(train=800, test=200)),
+        ("commonsense_qa", "id", dict(train=9741, validation=1221)),
+    ):
         e = open_engine(f"recorded:{name}_palm540b")
         for split, n in splits.items():
-            requests = [ask("?", json.loads(line)[ids], split) for line in open(data_dir/name/f"{split}.jsonl")]
+            requests = [ask("?", json.loads(line)[ids], split) for line in open(data_dir / name / f"{split}.jsonl")]
             assert len(requests) == len(e.rows[f"{split}.jsonl"]) == n
             got = complete(e, requests, Store(tmp_path))
             assert (got.new, len(got)) == (n, n) and got[0].finish_reason is None
 
+
 # ---------------------------------------------------------------- opening
 
-@pytest.mark.parametrize("spec, why", [("transformer:x", "Did you mean 'transformers'?"), ("zzz:x", "recorded, rules, transformers"), ("transformers", "no model named"), ("transformers:", "no model named"), ("", "unknown")])
+
+@pytest.mark.parametrize(
+    "spec, why",
+    [
+        ("transformer:x", "Did you mean 'transformers'?"),
+        ("zzz:x", "recorded, rules, transformers"),
+        ("transformers", "no model named"),
+        ("transformers:", "no model named"),
+        ("", "unknown"),
+    ],
+)
 def test_engines_that_cannot_be_opened(spec, why):
-    with pytest.raises(EngineError) as e: open_engine(spec)
+    with pytest.raises(EngineError) as e:
+        open_engine(spec)
     assert why in str(e.value)
+
 
 def test_engines_are_listed():
     assert set(engine_list()) == set(ENGINES) and all(len(line) > 20 for line in engine_list().values())

@@ -1,4 +1,5 @@
 "The study notebook on results in a real JupyterLab and a real browser: run from top to bottom, an item chosen, a filter applied, hostile text shown and not run."
+
 import json
 
 import pytest
@@ -9,7 +10,12 @@ from distill_study.browse import matching, matching_inputs, outcomes
 from distill_study.explore import load_results
 from smallrun import small_run
 
-EVIL = ["<script>alert(1)</script>", "<img src=x onerror=alert(2)>", "</pre></td><svg onload=alert(3)>", "$\\href{javascript:alert(4)}{x}$ <iframe srcdoc='<script>alert(5)</script>'>"]
+EVIL = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(2)>",
+    "</pre></td><svg onload=alert(3)>",
+    "$\\href{javascript:alert(4)}{x}$ <iframe srcdoc='<script>alert(5)</script>'>",
+]
 BASE, BEST = "student/vanilla", "distilled/cot-rationale"
 
 
@@ -18,17 +24,37 @@ def folder(tmp_path_factory):
     "A notebook, a report and its store, on questions that hold HTML."
     pytest.importorskip("ipywidgets", reason="ipywidgets is not installed: pip install -e '.[dev]'")
     folder = tmp_path_factory.mktemp("lab")
-    rows = [dict(id=f"q{i}", messages=[dict(role="user", content=f"{EVIL[i % 4]} A farmer has {i} apples and buys {i + 3} more. How many apples does the farmer have?")], gold=str(2 * i + 3)) for i in range(20)]
-    (folder/"mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    small_run(folder/"report", folder/"store", data=dict(name=str(folder/"mine.jsonl"), task="math", train=12, test=8), curate=dict(near=1.0, ngram=200, given_away=False), arms=("teacher/cot", BASE, BEST))
-    nb = json.loads((ROOT/"nbs/study/explore.ipynb").read_text())
-    next(c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", []))["source"] = ['reports, store = "report", "store"']
-    (folder/"explore.ipynb").write_text(json.dumps(nb))
+    rows = [
+        dict(
+            id=f"q{i}",
+            messages=[
+                dict(
+                    role="user",
+                    content=f"{EVIL[i % 4]} A farmer has {i} apples and buys {i + 3} more. How many apples does the farmer have?",
+                )
+            ],
+            gold=str(2 * i + 3),
+        )
+        for i in range(20)
+    ]
+    (folder / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    small_run(
+        folder / "report",
+        folder / "store",
+        data=dict(name=str(folder / "mine.jsonl"), task="math", train=12, test=8),
+        curate=dict(near=1.0, ngram=200, given_away=False),
+        arms=("teacher/cot", BASE, BEST),
+    )
+    nb = json.loads((ROOT / "nbs/study/explore.ipynb").read_text())
+    next(c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", []))["source"] = [
+        'reports, store = "report", "store"'
+    ]
+    (folder / "explore.ipynb").write_text(json.dumps(nb))
     return folder
 
 
 def test_explored_in_jupyterlab(folder):
-    found = load_results(folder/"report", store=folder/"store")
+    found = load_results(folder / "report", store=folder / "store")
     metric, items = found.reports[0].metric, found.items
     ids = matching(items, metric, BASE, BEST)
     with chromium() as browser, jupyterlab(folder) as url:
@@ -37,9 +63,13 @@ def test_explored_in_jupyterlab(folder):
         page.add_init_script(HOOK)
         run_notebook(page, url, "explore.ipynb", ".widget-dropdown select")
         assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
-        assert page.locator(".jp-OutputArea img[alt*='accuracy with 95 % interval']").count() == 1, "figures have their text"
+        assert page.locator(".jp-OutputArea img[alt*='accuracy with 95 % interval']").count() == 1, (
+            "figures have their text"
+        )
         shown = lambda: page.locator(".jp-OutputArea h3").last.inner_text()
-        def count(text): page.wait_for_function("text => document.querySelector('[role=status]')?.textContent === text", arg=text)
+
+        def count(text):
+            page.wait_for_function("text => document.querySelector('[role=status]')?.textContent === text", arg=text)
 
         count(f"1 of {len(ids)}")
         assert shown() == ids[0]
@@ -67,5 +97,11 @@ def test_explored_in_jupyterlab(folder):
         page.get_by_label("Search", exact=True).fill("")
         count(f"1 of {found.inputs.id.nunique()}")
         assert page.get_by_text("From the teacher to training rows").is_visible()
-        assert page.evaluate("window.ran") == [] and page.evaluate("document.querySelectorAll('.widget-html script, .widget-html img, .widget-html svg, .widget-html iframe').length") == 0
+        assert (
+            page.evaluate("window.ran") == []
+            and page.evaluate(
+                "document.querySelectorAll('.widget-html script, .widget-html img, .widget-html svg, .widget-html iframe').length"
+            )
+            == 0
+        )
         page.close()

@@ -1,4 +1,5 @@
 "The grading page and the notebook widget in a real browser: graded by keyboard and by mouse, reloaded, undone, saved, opened again, imported; nothing in an answer runs."
+
 import contextlib, json, os, re, shutil, subprocess, sys, time, urllib.request
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from distill_study.teacher import Answer, Answers
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
-WAIT = 30_000      # a busy machine
+WAIT = 30_000  # a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +31,27 @@ def browser():
         yield b
         b.close()
 
-def said(examples, texts): return Answers("vanilla", [Answer(e.id, t, Parsed(t, t), None, "stop", 3, 9, None) for e, t in zip(examples, texts, strict=True)], 0, 0)
+
+def said(examples, texts):
+    return Answers(
+        "vanilla",
+        [Answer(e.id, t, Parsed(t, t), None, "stop", 3, 9, None) for e, t in zip(examples, texts, strict=True)],
+        0,
+        0,
+    )
+
 
 class Sheet:
     "A sheet of a small study, with its store and the page of its only rater."
+
     def __init__(self, folder, name="tiny-qa", n=4, texts=None, **how):
         self.splits = load_data(Data(name=name, train=2, test=n))
         self.c = combination_from("transformers:zoo/teacher", "zoo/student-s", name)
         self.answers = {"teacher/vanilla": said(self.splits.test, texts or [f"Answer {i}." for i in range(n)])}
         self.key, sheets = draw_sheets(self.c, self.splits.test, self.answers, n, 1, **how)
-        self.sheet, self.store = sheets["r1"], Store(folder/"store")
+        self.sheet, self.store = sheets["r1"], Store(folder / "store")
         keep_key(self.store, self.key)
-        self.page = folder/"grade-r1.html"
+        self.page = folder / "grade-r1.html"
         self.page.write_text(grading_page(self.sheet), encoding="utf-8")
         self.names = [c["name"] for c in self.sheet["criteria"]]
 
@@ -50,12 +60,15 @@ class Sheet:
         import_grades(self.store, [path], {self.c.name: self.key["rubric"]})
         return graded(self.store, self.key["sheet"])["r1"]["grades"]
 
+
 @pytest.fixture
 def opened(browser):
     "Opens a file in a page of a fresh profile, notes what goes wrong in it and every request that leaves it."
     contexts = []
+
     def go(path, context=None, **how):
-        if context is None: contexts.append(context := browser.new_context(viewport=dict(width=1000, height=900), **how))
+        if context is None:
+            contexts.append(context := browser.new_context(viewport=dict(width=1000, height=900), **how))
         page = context.new_page()
         page.wrong, page.asked, page.dialogs = [], [], []
         page.on("pageerror", lambda e: page.wrong.append(str(e)))
@@ -65,21 +78,31 @@ def opened(browser):
         page.goto(Path(path).as_uri())
         page.set_default_timeout(WAIT)
         return page
+
     yield go
-    for c in contexts: c.close()
+    for c in contexts:
+        c.close()
+
 
 def save(page, folder, press=True):
     "The file that the page saves."
-    with page.expect_download() as got: page.keyboard.press("s") if press else page.get_by_role("button", name="Save grades").click()
+    with page.expect_download() as got:
+        page.keyboard.press("s") if press else page.get_by_role("button", name="Save grades").click()
     assert got.value.suggested_filename == "grades-r1.json"
-    got.value.save_as(folder/"grades-r1.json")
-    return folder/"grades-r1.json"
+    got.value.save_as(folder / "grades-r1.json")
+    return folder / "grades-r1.json"
 
-def where(page): return page.locator(".where").inner_text()
-def status(page): return page.get_by_role("status").inner_text()
+
+def where(page):
+    return page.locator(".where").inner_text()
+
+
+def status(page):
+    return page.get_by_role("status").inner_text()
 
 
 # --- a whole sheet
+
 
 def test_a_sheet_graded_by_keyboard_with_a_reload_in_the_middle(opened, tmp_path):
     s = Sheet(tmp_path, "tiny-summ", 4)
@@ -87,7 +110,9 @@ def test_a_sheet_graded_by_keyboard_with_a_reload_in_the_middle(opened, tmp_path
     page = opened(s.page)
     for i, x in enumerate(s.sheet["items"]):
         assert where(page) == f"{i + 1} of 4, {i} graded" and page.locator(".answer .words").inner_text() == x["answer"]
-        assert page.evaluate("document.activeElement.textContent") == f"Answer {i + 1} of 4", "the focus is on the new answer, for a screen reader to read"
+        assert page.evaluate("document.activeElement.textContent") == f"Answer {i + 1} of 4", (
+            "the focus is on the new answer, for a screen reader to read"
+        )
         for j, name in enumerate(s.names):
             grade = 1 + (i + j) % 5
             assert page.locator("fieldset.marked legend").inner_text() == s.sheet["criteria"][j]["question"]
@@ -102,6 +127,7 @@ def test_a_sheet_graded_by_keyboard_with_a_reload_in_the_middle(opened, tmp_path
     human = grades_of(s.c, s.splits, s.answers, s.store)
     assert len(human) == 16 and set(human["criterion"]) == set(s.names)
 
+
 def test_a_sheet_graded_by_mouse(opened, tmp_path):
     s = Sheet(tmp_path, "tiny-summ", 3)
     page, want = opened(s.page), {}
@@ -111,11 +137,13 @@ def test_a_sheet_graded_by_mouse(opened, tmp_path):
             page.get_by_role("group", name=c["question"]).locator("label").nth(grade - 1).click()
             want.setdefault(x["item"], {})[c["name"]] = grade
         page.get_by_label("Note").fill(f"note {i}")
-        if i < 2: page.get_by_role("button", name="Next").click()
+        if i < 2:
+            page.get_by_role("button", name="Next").click()
     assert where(page) == "3 of 3, 3 graded"
     path = save(page, tmp_path, press=False)
     assert json.loads(path.read_text())["notes"] == {x["item"]: f"note {i}" for i, x in enumerate(s.sheet["items"])}
     assert s.imported(path) == want and not page.wrong
+
 
 def test_nothing_is_asked_of_the_network(opened, tmp_path):
     page = opened(Sheet(tmp_path).page)
@@ -125,22 +153,25 @@ def test_nothing_is_asked_of_the_network(opened, tmp_path):
 
 # --- undo, move, notes, keys
 
+
 def test_undo_goes_back_to_where_the_grade_was(opened, tmp_path):
     s = Sheet(tmp_path, n=3)
     page = opened(s.page)
-    for k in "101": page.keyboard.press(k)
+    for k in "101":
+        page.keyboard.press(k)
     assert where(page) == "3 of 3, 3 graded"
     page.keyboard.press("u")
     assert where(page) == "3 of 3, 2 graded" and status(page) == "Undone: correct of answer 3."
     page.keyboard.press("u")
     assert where(page) == "2 of 3, 1 graded" and page.locator("input:checked").count() == 0
     page.keyboard.press("k")
-    page.keyboard.press("0")      # another grade in the place of the first
+    page.keyboard.press("0")  # another grade in the place of the first
     page.keyboard.press("u")
     assert where(page) == "1 of 3, 1 graded" and page.locator("input:checked").input_value() == "1"
     page.keyboard.press("u"), page.keyboard.press("u")
     assert status(page) == "There is nothing to undo." and where(page) == "1 of 3, 0 graded"
     assert page.get_by_role("button", name="Undo").is_disabled()
+
 
 def test_keys_move_and_leave_notes_alone(opened, tmp_path):
     s = Sheet(tmp_path, "tiny-summ", 3)
@@ -165,22 +196,41 @@ def test_keys_move_and_leave_notes_alone(opened, tmp_path):
     page.keyboard.press("?")
     assert help.get_attribute("aria-expanded") == "true" and page.get_by_text("grade the marked question").is_visible()
 
+
 def test_radio_groups_work_as_the_browser_has_them(opened, tmp_path):
     s = Sheet(tmp_path, "tiny-summ", 2)
     page = opened(s.page)
     page.locator("fieldset").nth(2).locator("input").first.focus()
     page.keyboard.press("Space"), page.keyboard.press("ArrowDown")
-    assert page.locator("fieldset").nth(2).locator("input:checked").input_value() == "2" and "marked" in page.locator("fieldset").nth(2).get_attribute("class")
+    assert page.locator("fieldset").nth(2).locator("input:checked").input_value() == "2" and "marked" in page.locator(
+        "fieldset"
+    ).nth(2).get_attribute("class")
     page.keyboard.press("5")
-    assert page.locator("fieldset").nth(2).locator("input:checked").input_value() == "5" and "marked" in page.locator("fieldset").nth(3).get_attribute("class")
+    assert page.locator("fieldset").nth(2).locator("input:checked").input_value() == "5" and "marked" in page.locator(
+        "fieldset"
+    ).nth(3).get_attribute("class")
 
-@pytest.mark.parametrize("scale, presses", [((0, 10), [("1", 0), ("2", 1), ("0", 9), ("-", 10)]), ((-1, 1), [("1", -1), ("2", 0), ("3", 1)]), ((0, 4), [("0", 0), ("4", 4)]), ((1, 10), [("1", 1), ("0", 10)])])
+
+@pytest.mark.parametrize(
+    "scale, presses",
+    [
+        ((0, 10), [("1", 0), ("2", 1), ("0", 9), ("-", 10)]),
+        ((-1, 1), [("1", -1), ("2", 0), ("3", 1)]),
+        ((0, 4), [("0", 0), ("4", 4)]),
+        ((1, 10), [("1", 1), ("0", 10)]),
+    ],
+)
 def test_every_grade_of_every_scale_has_a_key(opened, tmp_path, scale, presses):
     splits = load_data(Data(name="tiny-qa", train=2, test=1))
-    c = combination_from("transformers:zoo/teacher", "zoo/student-s", "tiny-qa", options=dict(rubric=[dict(name="own", question="How good is it?", scale=list(scale))]))
+    c = combination_from(
+        "transformers:zoo/teacher",
+        "zoo/student-s",
+        "tiny-qa",
+        options=dict(rubric=[dict(name="own", question="How good is it?", scale=list(scale))]),
+    )
     _, sheets = draw_sheets(c, splits.test, {"teacher/vanilla": said(splits.test, ["x"])}, 1, 1)
-    (tmp_path/"p.html").write_text(grading_page(sheets["r1"]))
-    page = opened(tmp_path/"p.html")
+    (tmp_path / "p.html").write_text(grading_page(sheets["r1"]))
+    page = opened(tmp_path / "p.html")
     for key, grade in presses:
         page.keyboard.press(key)
         assert page.locator("input:checked").input_value() == str(grade)
@@ -188,50 +238,92 @@ def test_every_grade_of_every_scale_has_a_key(opened, tmp_path, scale, presses):
 
 # --- files
 
+
 def test_a_saved_file_is_opened_elsewhere(opened, tmp_path):
     s = Sheet(tmp_path, n=3)
     page = opened(s.page)
     page.keyboard.press("1"), page.keyboard.press("0"), page.keyboard.press("n"), page.keyboard.type("later")
     page.keyboard.press("Escape")
     path = save(page, tmp_path)
-    other = opened(s.page)      # another profile: nothing is kept in it
+    other = opened(s.page)  # another profile: nothing is kept in it
     assert where(other) == "1 of 3, 0 graded"
     other.locator("input[type=file]").set_input_files(path)
     other.wait_for_function("document.querySelector('.where').textContent === '3 of 3, 2 graded'")
-    assert other.locator("textarea").input_value() == "later" and status(other) == "Opened grades-r1.json: 2 of 3 answers graded."
+    assert (
+        other.locator("textarea").input_value() == "later"
+        and status(other) == "Opened grades-r1.json: 2 of 3 answers graded."
+    )
     other.keyboard.press("1")
     assert list(s.imported(save(other, tmp_path)).values()) == [dict(correct=1), dict(correct=0), dict(correct=1)]
 
-@pytest.mark.parametrize("change, says", [(None, "it is damaged"), (dict(kind="sheet"), "is no file of grades"), (dict(sheet="0" * 16), "belongs to another sheet"), (dict(rubric="0" * 16), "belongs to another sheet"), (dict(rater="r2"), "is of rater r2"),
-    (dict(grades={"q999": {"correct": 1}}), "is not on this sheet"), (dict(grades=7), "it holds no grades"), ("off", "off the scale"), ("proto", "is not on this sheet")])
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (None, "it is damaged"),
+        (dict(kind="sheet"), "is no file of grades"),
+        (dict(sheet="0" * 16), "belongs to another sheet"),
+        (dict(rubric="0" * 16), "belongs to another sheet"),
+        (dict(rater="r2"), "is of rater r2"),
+        (dict(grades={"q999": {"correct": 1}}), "is not on this sheet"),
+        (dict(grades=7), "it holds no grades"),
+        ("off", "off the scale"),
+        ("proto", "is not on this sheet"),
+    ],
+)
 def test_a_file_that_is_not_of_this_sheet_changes_nothing(opened, tmp_path, change, says):
     s = Sheet(tmp_path, n=2)
     page, first = opened(s.page), s.sheet["items"][0]["item"]
     page.keyboard.press("1")
-    raw = dict(format=1, kind="grades", sheet=s.key["sheet"], rater="r1", rubric=s.key["rubric"], grades={first: dict(correct=0)}, notes={})
-    text = json.dumps(raw | (dict(grades={first: dict(correct=5)}) if change == "off" else change or {})) if change not in (None, "proto") else "{"
-    if change == "proto": text = json.dumps(raw).replace(first, "__proto__")
-    (tmp_path/"bad.json").write_text(text)
-    page.locator("input[type=file]").set_input_files(tmp_path/"bad.json")
+    raw = dict(
+        format=1,
+        kind="grades",
+        sheet=s.key["sheet"],
+        rater="r1",
+        rubric=s.key["rubric"],
+        grades={first: dict(correct=0)},
+        notes={},
+    )
+    text = (
+        json.dumps(raw | (dict(grades={first: dict(correct=5)}) if change == "off" else change or {}))
+        if change not in (None, "proto")
+        else "{"
+    )
+    if change == "proto":
+        text = json.dumps(raw).replace(first, "__proto__")
+    (tmp_path / "bad.json").write_text(text)
+    page.locator("input[type=file]").set_input_files(tmp_path / "bad.json")
     page.wait_for_function("says => document.querySelector('.live').textContent.includes(says)", arg=says)
     assert where(page) == "2 of 2, 1 graded" and not page.wrong
+
 
 def test_what_the_browser_kept_is_checked_too(opened, tmp_path):
     s = Sheet(tmp_path, n=2)
     page = opened(s.page)
-    for kept in ('{"grades": {"q999": {"correct": 1}}}', '{"grades": {"%s": {"correct": 7}}, "notes": {}}' % s.sheet["items"][0]["item"], '[1]', 'null', '{'):
+    for kept in (
+        '{"grades": {"q999": {"correct": 1}}}',
+        '{"grades": {"%s": {"correct": 7}}, "notes": {}}' % s.sheet["items"][0]["item"],
+        "[1]",
+        "null",
+        "{",
+    ):
         page.evaluate("([k, v]) => localStorage.setItem(k, v)", [f"distill-study {s.key['sheet']} r1", kept])
         page.reload()
         assert where(page) == "1 of 2, 0 graded" and not page.wrong
         page.keyboard.press("1")
         assert where(page) == "2 of 2, 1 graded"
 
+
 def test_two_sheets_in_one_browser_are_kept_apart(opened, tmp_path):
-    (tmp_path/"a").mkdir(), (tmp_path/"b").mkdir()
-    a, b = Sheet(tmp_path/"a", n=2), Sheet(tmp_path/"b", n=2, seed=1)
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    a, b = Sheet(tmp_path / "a", n=2), Sheet(tmp_path / "b", n=2, seed=1)
     page = opened(a.page)
     page.keyboard.press("1")
-    assert where(opened(b.page, page.context)) == "1 of 2, 0 graded" and where(opened(a.page, page.context)) == "2 of 2, 1 graded"
+    assert (
+        where(opened(b.page, page.context)) == "1 of 2, 0 graded"
+        and where(opened(a.page, page.context)) == "2 of 2, 1 graded"
+    )
+
 
 def test_two_tabs_of_one_sheet_know_of_each_other(opened, tmp_path):
     s = Sheet(tmp_path, n=3)
@@ -241,24 +333,43 @@ def test_two_tabs_of_one_sheet_know_of_each_other(opened, tmp_path):
     b.wait_for_function("document.querySelector('.where').textContent === '1 of 3, 1 graded'")
     b.keyboard.press("j"), b.keyboard.press("0")
     a.wait_for_function("document.querySelector('.where').textContent === '2 of 3, 2 graded'")
-    assert list(json.loads(save(a, tmp_path).read_text())["grades"].values()) == [dict(correct=1), dict(correct=0)] and not a.wrong + b.wrong
+    assert (
+        list(json.loads(save(a, tmp_path).read_text())["grades"].values()) == [dict(correct=1), dict(correct=0)]
+        and not a.wrong + b.wrong
+    )
 
 
 # --- nothing in an answer runs
 
-EVIL = ["<script>document.title='ran'</script>", "<img src=x onerror=\"document.title='ran'\">", "[a](javascript:document.title='ran') <a href=\"javascript:document.title='ran'\">go</a>", "</script><script>document.title='ran'</script><!--",
-    "<!-- <script> --!>\u2028\u2029 */ ${alert(1)} `", "\u202egnp.x\u202c <svg onload=alert(1)>", "\x00\x07<iframe srcdoc='<script>alert(1)</script>'></iframe>", "{{script}} {{sheet}} \\u003cscript\\u003e", "y" * 100_000, "<b>" * 30_000, "", "  \n"]
+EVIL = [
+    "<script>document.title='ran'</script>",
+    "<img src=x onerror=\"document.title='ran'\">",
+    "[a](javascript:document.title='ran') <a href=\"javascript:document.title='ran'\">go</a>",
+    "</script><script>document.title='ran'</script><!--",
+    "<!-- <script> --!>\u2028\u2029 */ ${alert(1)} `",
+    "\u202egnp.x\u202c <svg onload=alert(1)>",
+    "\x00\x07<iframe srcdoc='<script>alert(1)</script>'></iframe>",
+    "{{script}} {{sheet}} \\u003cscript\\u003e",
+    "y" * 100_000,
+    "<b>" * 30_000,
+    "",
+    "  \n",
+]
+
 
 @pytest.fixture(scope="module")
 def evil(tmp_path_factory):
     "A sheet whose items and answers try to run something."
     folder = tmp_path_factory.mktemp("evil")
     s = Sheet(folder, n=12, texts=EVIL)
-    for x, text in zip(s.sheet["items"], EVIL * 2): x["parts"].append(dict(heading="Question", text=text[:300]))
+    for x, text in zip(s.sheet["items"], EVIL * 2):
+        x["parts"].append(dict(heading="Question", text=text[:300]))
     s.page.write_text(grading_page(s.sheet), encoding="utf-8")
     return s
 
+
 HOOK = "window.ran = []; for (const f of ['alert', 'confirm', 'prompt']) window[f] = () => window.ran.push(f)"
+
 
 def test_nothing_in_an_answer_runs_on_the_page(browser, evil):
     page = browser.new_page(viewport=dict(width=400, height=800))
@@ -271,42 +382,80 @@ def test_nothing_in_an_answer_runs_on_the_page(browser, evil):
     title = page.title()
     for i, x in enumerate(evil.sheet["items"]):
         shown = page.locator(".answer .words").evaluate("e => e.textContent")
-        assert shown == re.sub("[\x00\x07\u202e\u202c]", "\ufffd", x["answer"]) if x["answer"].strip() else shown == "(empty)"
+        assert (
+            shown == re.sub("[\x00\x07\u202e\u202c]", "\ufffd", x["answer"])
+            if x["answer"].strip()
+            else shown == "(empty)"
+        )
         assert page.evaluate("document.querySelectorAll('.words *').length") == 0, "text, no elements"
         assert page.evaluate("document.documentElement.scrollWidth") <= 400
         page.keyboard.press("1")
-    assert page.title() == title == "Grading sheet, rater r1" and page.evaluate("window.ran") == [] and wrong == [] and len(asked) == 1
+    assert (
+        page.title() == title == "Grading sheet, rater r1"
+        and page.evaluate("window.ran") == []
+        and wrong == []
+        and len(asked) == 1
+    )
     assert where(page) == "12 of 12, 12 graded"
-    page.evaluate("() => { const s = document.createElement('script'); s.textContent = \"document.title = 'ran'\"; document.body.append(s); document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"document.title=1\">'); }")
+    page.evaluate(
+        "() => { const s = document.createElement('script'); s.textContent = \"document.title = 'ran'\"; document.body.append(s); document.body.insertAdjacentHTML('beforeend', '<img src=x onerror=\"document.title=1\">'); }"
+    )
     page.wait_for_timeout(100)
     assert page.title() == title and wrong, "the policy refuses what the page does not bring along"
     page.close()
 
+
 def test_nothing_in_an_answer_or_note_runs_in_a_report(browser, evil, tmp_path):
     notes = {x["item"]: t for x, t in zip(evil.sheet["items"], EVIL) if len(t) < 1000}
-    (tmp_path/"g.json").write_text(json.dumps(dict(format=1, kind="grades", sheet=evil.key["sheet"], rater="r1", rubric=evil.key["rubric"], grades={x["item"]: dict(correct=0) for x in evil.sheet["items"]}, notes=notes)))
-    import_grades(evil.store, [tmp_path/"g.json"])
+    (tmp_path / "g.json").write_text(
+        json.dumps(
+            dict(
+                format=1,
+                kind="grades",
+                sheet=evil.key["sheet"],
+                rater="r1",
+                rubric=evil.key["rubric"],
+                grades={x["item"]: dict(correct=0) for x in evil.sheet["items"]},
+                notes=notes,
+            )
+        )
+    )
+    import_grades(evil.store, [tmp_path / "g.json"])
     human = grades_of(evil.c, evil.splits, evil.answers, evil.store)
     assert len(human) == 12
     body = "<h1>x</h1>" + opinions(human, rubric("nlu_qa")).html()
     assert check_page(body) == []
-    (tmp_path/"r.html").write_text(f"<title>report</title>{body}")
+    (tmp_path / "r.html").write_text(f"<title>report</title>{body}")
     page = browser.new_page()
     page.add_init_script(HOOK)
-    page.goto((tmp_path/"r.html").as_uri())
+    page.goto((tmp_path / "r.html").as_uri())
     assert page.title() == "report" and page.evaluate("window.ran") == [] and page.locator("table").count() == 1
     page.close()
 
 
 # --- as it is read and seen
 
+
 def test_a_screen_reader_finds_its_way(opened, tmp_path):
     page = opened(Sheet(tmp_path, "tiny-summ", 2).page)
     tree = page.locator("body").aria_snapshot()
-    for part in ('heading "Answer 1 of 2" [level=2]', 'heading "Answer to grade" [level=3]', 'group "Do the sentences make one well-ordered text?"', 'radio "1 a heap of unrelated pieces"', 'textbox "Note (optional)"', "progressbar", "status", 'heading "Grading sheet, rater r1" [level=1]'): assert part in tree, tree
+    for part in (
+        'heading "Answer 1 of 2" [level=2]',
+        'heading "Answer to grade" [level=3]',
+        'group "Do the sentences make one well-ordered text?"',
+        'radio "1 a heap of unrelated pieces"',
+        'textbox "Note (optional)"',
+        "progressbar",
+        "status",
+        'heading "Grading sheet, rater r1" [level=1]',
+    ):
+        assert part in tree, tree
     assert page.locator("[aria-live=polite]").count() == 1
-    unnamed = page.evaluate("[...document.querySelectorAll('button, input, textarea')].filter(e => !(e.labels?.length || e.textContent.trim() || e.getAttribute('aria-label'))).length")
+    unnamed = page.evaluate(
+        "[...document.querySelectorAll('button, input, textarea')].filter(e => !(e.labels?.length || e.textContent.trim() || e.getAttribute('aria-label'))).length"
+    )
     assert unnamed == 0
+
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_narrow_and_with_contrast(opened, tmp_path, scheme):
@@ -314,7 +463,9 @@ def test_narrow_and_with_contrast(opened, tmp_path, scheme):
     page.set_viewport_size(dict(width=400, height=800))
     page.keyboard.press("3"), page.keyboard.press("?")
     assert page.evaluate("document.documentElement.scrollWidth") == 400
-    small = page.evaluate("[...document.querySelectorAll('button, .open, .grades label')].map(e => e.getBoundingClientRect()).filter(r => r.height < 36 || r.right > 400).length")
+    small = page.evaluate(
+        "[...document.querySelectorAll('button, .open, .grades label')].map(e => e.getBoundingClientRect()).filter(r => r.height < 36 || r.right > 400).length"
+    )
     assert small == 0
     ratio = page.evaluate("""() => { const rgb = s => s.match(/[\\d.]+/g).map(Number), lum = c => { const [r, g, b] = rgb(c).map(v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; }); return .2126 * r + .7152 * g + .0722 * b; };
         const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor; if (!/, 0\\)$/.test(c)) return c; } return 'rgb(255,255,255)'; };
@@ -324,40 +475,86 @@ def test_narrow_and_with_contrast(opened, tmp_path, scheme):
 
 # --- the widget
 
+
 @pytest.fixture
 def lab(tmp_path):
     "JupyterLab on loopback with the study notebook and a sheet: (address, folder, sheet)."
     pytest.importorskip("jupyterlab"), pytest.importorskip("anywidget")
     s = Sheet(tmp_path, n=3, texts=EVIL[:3])
-    (tmp_path/"sheet-r1.json").write_text(json.dumps(s.sheet))
-    nb = json.loads((ROOT/"nbs/study/human_grading.ipynb").read_text())
+    (tmp_path / "sheet-r1.json").write_text(json.dumps(s.sheet))
+    nb = json.loads((ROOT / "nbs/study/human_grading.ipynb").read_text())
     cell = next(c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", []))
     cell["source"] = ['sheet, folder = "sheet-r1.json", ""']
-    (tmp_path/"grading.ipynb").write_text(json.dumps(nb))
-    (tmp_path/"data/kernels/python3").mkdir(parents=True)
-    (tmp_path/"data/kernels/python3/kernel.json").write_text(json.dumps(dict(argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], display_name="python3", language="python")))
+    (tmp_path / "grading.ipynb").write_text(json.dumps(nb))
+    (tmp_path / "data/kernels/python3").mkdir(parents=True)
+    (tmp_path / "data/kernels/python3/kernel.json").write_text(
+        json.dumps(
+            dict(
+                argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+                display_name="python3",
+                language="python",
+            )
+        )
+    )
     port = free_port()
-    env = os.environ | dict(PYTHONPATH=str(ROOT), JUPYTER_CONFIG_DIR=str(tmp_path/"config"), JUPYTER_DATA_DIR=str(tmp_path/"data"), JUPYTER_RUNTIME_DIR=str(tmp_path/"run"), IPYTHONDIR=str(tmp_path/"ipython"))
-    with open(tmp_path/"log", "wb") as log: server = subprocess.Popen([sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", f"--port={port}", "--ip=127.0.0.1", "--ServerApp.token=", "--ServerApp.password=", f"--ServerApp.root_dir={tmp_path}", "--LabApp.expose_app_in_browser=True", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, cwd=tmp_path, start_new_session=True)
+    env = os.environ | dict(
+        PYTHONPATH=str(ROOT),
+        JUPYTER_CONFIG_DIR=str(tmp_path / "config"),
+        JUPYTER_DATA_DIR=str(tmp_path / "data"),
+        JUPYTER_RUNTIME_DIR=str(tmp_path / "run"),
+        IPYTHONDIR=str(tmp_path / "ipython"),
+    )
+    with open(tmp_path / "log", "wb") as log:
+        server = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "jupyterlab",
+                "--no-browser",
+                "--allow-root",
+                f"--port={port}",
+                "--ip=127.0.0.1",
+                "--ServerApp.token=",
+                "--ServerApp.password=",
+                f"--ServerApp.root_dir={tmp_path}",
+                "--LabApp.expose_app_in_browser=True",
+                "--LabApp.news_url=None",
+                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=env,
+            cwd=tmp_path,
+            start_new_session=True,
+        )
     try:
         end = time.monotonic() + 60
         while True:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api", timeout=5): break
-            if server.poll() is not None or time.monotonic() > end: pytest.fail("JupyterLab does not start:\n" + (tmp_path/"log").read_text(errors="replace")[-3000:])
-            time.sleep(.2)
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/api", timeout=5):
+                break
+            if server.poll() is not None or time.monotonic() > end:
+                pytest.fail("JupyterLab does not start:\n" + (tmp_path / "log").read_text(errors="replace")[-3000:])
+            time.sleep(0.2)
         yield f"http://127.0.0.1:{port}/lab/tree/grading.ipynb", tmp_path, s
     finally:
         server.terminate()
-        try: server.wait(15)
-        except subprocess.TimeoutExpired: server.kill()
+        try:
+            server.wait(15)
+        except subprocess.TimeoutExpired:
+            server.kill()
+
 
 def run_all(page, url):
     "The notebook, opened and run, with the grader on the screen."
     page.goto(url)
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
-    page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=60_000)
+    page.wait_for_function(
+        "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=60_000
+    )
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
     page.locator(".grader .where").wait_for(timeout=60_000)
+
 
 def test_the_widget_in_jupyterlab(browser, lab):
     url, folder, s = lab
@@ -369,23 +566,40 @@ def test_the_widget_in_jupyterlab(browser, lab):
     page.locator(".grader .item").click()
     for i, key in enumerate("10"):
         page.keyboard.press(key)
-        page.wait_for_function("text => document.querySelector('.grader .where').textContent === text", arg=f"{i + 2} of 3, {i + 1} graded")
+        page.wait_for_function(
+            "text => document.querySelector('.grader .where').textContent === text", arg=f"{i + 2} of 3, {i + 1} graded"
+        )
     page.locator(".grader label", has_text="yes, however").click()
     page.wait_for_function("document.querySelector('.grader .where').textContent === '3 of 3, 3 graded'")
-    assert page.evaluate("document.querySelectorAll('.grader .words *').length") == 0 and page.evaluate("window.ran") == [] and page.title() != "ran"
+    assert (
+        page.evaluate("document.querySelectorAll('.grader .words *').length") == 0
+        and page.evaluate("window.ran") == []
+        and page.title() != "ran"
+    )
     assert page.locator(".jp-Notebook .jp-Cell").count() == cells, "the keys are the grader's, not JupyterLab's"
-    file = folder/"grades-r1.json"
+    file = folder / "grades-r1.json"
     end = time.monotonic() + 20
-    while time.monotonic() < end and not (file.exists() and len(json.loads(file.read_text())["grades"]) == 3): time.sleep(.1)
-    with page.expect_download() as got: page.locator(".grader").get_by_role("button", name="Save grades").click()
-    assert json.loads(Path(got.value.path()).read_text()) == json.loads(file.read_text()), "what the button saves is what is kept beside the sheet"
+    while time.monotonic() < end and not (file.exists() and len(json.loads(file.read_text())["grades"]) == 3):
+        time.sleep(0.1)
+    with page.expect_download() as got:
+        page.locator(".grader").get_by_role("button", name="Save grades").click()
+    assert json.loads(Path(got.value.path()).read_text()) == json.loads(file.read_text()), (
+        "what the button saves is what is kept beside the sheet"
+    )
     assert list(s.imported(file).values()) == [dict(correct=1), dict(correct=0), dict(correct=1)]
-    run_all(page, url)       # the page is closed and opened again: the grades are still there
+    run_all(page, url)  # the page is closed and opened again: the grades are still there
     page.wait_for_function("document.querySelector('.grader .where').textContent.endsWith('3 graded')")
     page.close()
+
 
 def test_the_notebook_runs_untouched(tmp_path):
     papermill = pytest.importorskip("papermill")
     pytest.importorskip("anywidget")
-    done = papermill.execute_notebook(ROOT/"nbs/study/human_grading.ipynb", tmp_path/"done.ipynb", kernel_name="python3", progress_bar=False, cwd=tmp_path)
+    done = papermill.execute_notebook(
+        ROOT / "nbs/study/human_grading.ipynb",
+        tmp_path / "done.ipynb",
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=tmp_path,
+    )
     assert "0 of 6 answers graded, 0 notes" in str([c.get("outputs") for c in done.cells])

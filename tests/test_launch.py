@@ -1,4 +1,5 @@
 "Training in several processes: the curve of one, errors as they are, nothing left running, every configuration read by accelerate's own reader."
+
 import contextlib, json, random, subprocess, sys
 from types import SimpleNamespace
 
@@ -12,61 +13,95 @@ from distill_study.launch import check_launch, launch, read_config, shipped
 from distill_study.student import GroupedOrder, TrainingFailed, fit, _joined, _last_checkpoint, _share
 
 MODEL = "zoo/student-s"
-CURVE, WEIGHTS = 1e-5, 2e-5      # largest difference of a step's loss, and of a weight beyond the rounding it is saved with, between one process and several
+CURVE, WEIGHTS = (
+    1e-5,
+    2e-5,
+)  # largest difference of a step's loss, and of a weight beyond the rounding it is saved with, between one process and several
 
-def row(i, a, b): return dict(id=f"r{i}", messages=[dict(role="user", content=f"What is {a} plus {b}?" + " Tell me." * (i % 3)), dict(role="assistant", content=f"The answer is {a + b}.")])
+
+def row(i, a, b):
+    return dict(
+        id=f"r{i}",
+        messages=[
+            dict(role="user", content=f"What is {a} plus {b}?" + " Tell me." * (i % 3)),
+            dict(role="assistant", content=f"The answer is {a + b}."),
+        ],
+    )
+
 
 def rows(n=21):
     rng = random.Random(5)
     return [row(i, rng.randint(1, 9), rng.randint(1, 9)) for i in range(n)]
 
+
 # 21 rows at 4 × 2 a step: two whole steps and one of a batch of 4 and a batch of 1, which leaves a process without a row
 FULL = Train(method="full", epochs=2, batch_size=4, gradient_accumulation=2, learning_rate=1e-3, save_steps=2)
 LORA = Train(epochs=2, batch_size=8, r=4, alpha=8, learning_rate=5e-3, warmup_ratio=0)
 
-def two(settings, **more): return settings.model_copy(update=dict(launch="cpu2", **more))
+
+def two(settings, **more):
+    return settings.model_copy(update=dict(launch="cpu2", **more))
+
 
 def tensors(folder):
     from safetensors.torch import load_file
+
     return {k: v for p in folder.glob("*.safetensors") for k, v in load_file(p).items()}
+
 
 def far(a, b):
     "The largest difference between the weights of two folders, the last bit of the format they are saved in not counted."
     import torch
+
     a, b = tensors(a), tensors(b)
     assert a.keys() == b.keys() and all(a[k].dtype == b[k].dtype for k in a)
-    beyond = lambda x, y: ((x.float() - y.float()).abs() - torch.finfo(x.dtype).eps * x.float().abs()).clamp(min=0).max().item()
+    beyond = lambda x, y: (
+        ((x.float() - y.float()).abs() - torch.finfo(x.dtype).eps * x.float().abs()).clamp(min=0).max().item()
+    )
     return max(beyond(a[k], b[k]) for k in a)
+
 
 def same(a, b):
     "Bit for bit?"
-    return sorted(p.name for p in a.iterdir()) == sorted(p.name for p in b.iterdir()) and all(p.read_bytes() == (b/p.name).read_bytes() for p in a.glob("*.safetensors"))
+    return sorted(p.name for p in a.iterdir()) == sorted(p.name for p in b.iterdir()) and all(
+        p.read_bytes() == (b / p.name).read_bytes() for p in a.glob("*.safetensors")
+    )
 
-def curves(a, b): return max(abs(x - y) for (i, x), (j, y) in zip(a.history, b.history, strict=True) if i == j or pytest.fail("other steps"))
+
+def curves(a, b):
+    return max(
+        abs(x - y) for (i, x), (j, y) in zip(a.history, b.history, strict=True) if i == j or pytest.fail("other steps")
+    )
+
 
 def workers():
     "Rank → process of the training that this process has launched."
     out = {}
     for p in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if "RANK" in p.environ() and any("distill_study.launch" in c or c.endswith("entry.py") for c in p.cmdline()): out[int(p.environ()["RANK"])] = p
+            if "RANK" in p.environ() and any(
+                "distill_study.launch" in c or c.endswith("entry.py") for c in p.cmdline()
+            ):
+                out[int(p.environ()["RANK"])] = p
     return out
 
+
 # ---- the batches of one process
+
 
 @given(st.integers(1, 60), st.integers(1, 6), st.integers(1, 6), st.integers(2, 6))
 @fast(max_examples=60, deadline=None)
 def test_every_step_has_the_rows_it_has_in_one_process(n, batch, accumulation, processes):
     lengths = [1 + i * 7 % 13 for i in range(n)]
     order = list(GroupedOrder(lengths, batch, 3, lambda: 0))
-    one = [order[i:i + batch * accumulation] for i in range(0, n, batch * accumulation)]
+    one = [order[i : i + batch * accumulation] for i in range(0, n, batch * accumulation)]
     with pytest.MonkeyPatch.context() as m:
         m.setattr(student, "_ranks", lambda: (0, processes))
         joined = _joined(accumulation)
         assert accumulation % joined == 0 and processes % joined == 0
-        micro = [order[i:i + batch * joined] for i in range(0, n, batch * joined)]
+        micro = [order[i : i + batch * joined] for i in range(0, n, batch * joined)]
         per_step = accumulation // joined
-        steps = [micro[i:i + per_step] for i in range(0, len(micro), per_step)]
+        steps = [micro[i : i + per_step] for i in range(0, len(micro), per_step)]
         assert len(steps) == len(one)
         for step, want in zip(steps, one):
             seen = []
@@ -74,39 +109,70 @@ def test_every_step_has_the_rows_it_has_in_one_process(n, batch, accumulation, p
                 m.setattr(student, "_ranks", lambda: (rank, processes))
                 for part in step:
                     mine = _share([dict(id=i, input_ids=[0] * lengths[i], labels=[1] * lengths[i]) for i in part])
-                    assert mine      # every process has something to compute, or the others would wait for it
+                    assert mine  # every process has something to compute, or the others would wait for it
                     seen += [r["id"] for r in mine if set(r["labels"]) != {-100}]
             assert sorted(seen) == sorted(want)
 
+
 # ---- configurations
+
 
 @pytest.mark.parametrize("name", shipped())
 def test_accelerates_own_reader_and_launcher_take_every_configuration(name, monkeypatch):
     from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-    from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
+    from accelerate.utils.launch import (
+        prepare_deepspeed_cmd_env,
+        prepare_multi_gpu_env,
+        prepare_simple_launcher_cmd_env,
+    )
     from accelerate.utils import launch as accelerates
+
     monkeypatch.setattr(accelerates, "is_port_in_use", lambda port: False)
     path = shipped()[name]
     assert isinstance(load_config_from_file(str(path)), ClusterConfig)
-    args, found, _ = _validate_launch_command(launch_command_parser().parse_args(["--config_file", str(path), "--num_processes", "2", "-m", "distill_study.launch", "job.json"]))
+    args, found, _ = _validate_launch_command(
+        launch_command_parser().parse_args(
+            ["--config_file", str(path), "--num_processes", "2", "-m", "distill_study.launch", "job.json"]
+        )
+    )
     assert args.num_processes == 2 and found.num_machines == 1
     if args.use_deepspeed:
         args.deepspeed_fields_from_accelerate_config = ""
         env = prepare_deepspeed_cmd_env(args)[1]
-        assert env["ACCELERATE_USE_DEEPSPEED"] == "true" and env["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == "3" and env["ACCELERATE_DEEPSPEED_ZERO3_INIT"] == "true"
+        assert (
+            env["ACCELERATE_USE_DEEPSPEED"] == "true"
+            and env["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == "3"
+            and env["ACCELERATE_DEEPSPEED_ZERO3_INIT"] == "true"
+        )
     elif args.use_fsdp:
         env = prepare_multi_gpu_env(args)
-        assert env["ACCELERATE_USE_FSDP"] == "true" and env["FSDP_VERSION"] == "2" and env["FSDP_AUTO_WRAP_POLICY"] == "TRANSFORMER_BASED_WRAP" and env["FSDP_RESHARD_AFTER_FORWARD"] == "true"
-    elif args.multi_gpu: assert prepare_multi_gpu_env(args)["ACCELERATE_MIXED_PRECISION"] == "no" and args.use_cpu == (name == "cpu2")
-    else: assert name == "single" and "ACCELERATE_MIXED_PRECISION" in prepare_simple_launcher_cmd_env(args)[1]
+        assert (
+            env["ACCELERATE_USE_FSDP"] == "true"
+            and env["FSDP_VERSION"] == "2"
+            and env["FSDP_AUTO_WRAP_POLICY"] == "TRANSFORMER_BASED_WRAP"
+            and env["FSDP_RESHARD_AFTER_FORWARD"] == "true"
+        )
+    elif args.multi_gpu:
+        assert prepare_multi_gpu_env(args)["ACCELERATE_MIXED_PRECISION"] == "no" and args.use_cpu == (name == "cpu2")
+    else:
+        assert name == "single" and "ACCELERATE_MIXED_PRECISION" in prepare_simple_launcher_cmd_env(args)[1]
+
 
 def test_fsdp_configuration_makes_accelerates_plugin(monkeypatch):
     import yaml
     from accelerate.utils import FullyShardedDataParallelPlugin
-    for key, value in yaml.safe_load(shipped()["fsdp"].read_text())["fsdp_config"].items(): monkeypatch.setenv(key.upper(), str(value).lower() if isinstance(value, bool) else str(value))
+
+    for key, value in yaml.safe_load(shipped()["fsdp"].read_text())["fsdp_config"].items():
+        monkeypatch.setenv(key.upper(), str(value).lower() if isinstance(value, bool) else str(value))
     plugin = FullyShardedDataParallelPlugin()
-    assert plugin.fsdp_version == 2 and plugin.reshard_after_forward is True and plugin.cpu_ram_efficient_loading and not plugin.activation_checkpointing
+    assert (
+        plugin.fsdp_version == 2
+        and plugin.reshard_after_forward is True
+        and plugin.cpu_ram_efficient_loading
+        and not plugin.activation_checkpointing
+    )
+
 
 FSDP = "distributed_type: FSDP\nnum_processes: 2\nfsdp_config:\n  fsdp_version: 2\n"
 REFUSED = {
@@ -117,80 +183,127 @@ REFUSED = {
     "a list": ("- 1\n", {}, "accelerate can't use it"),
     "no type": ("num_processes: 2\n", {}, "distributed_type"),
     "unknown type": ("distributed_type: MANY\n", {}, "accelerate can't use it"),
-    "one process of CPU": ("distributed_type: MULTI_CPU\nuse_cpu: true\nnum_processes: 2\n", {}, "leaves the others to mpirun"),
+    "one process of CPU": (
+        "distributed_type: MULTI_CPU\nuse_cpu: true\nnum_processes: 2\n",
+        {},
+        "leaves the others to mpirun",
+    ),
     "TPU": ("distributed_type: XLA\nnum_processes: 2\n", {}, "not supported"),
     "FSDP on the CPU": (FSDP + "use_cpu: true\n", {}, "without a word"),
     "FSDP1": ("distributed_type: FSDP\nnum_processes: 2\nfsdp_config:\n  fsdp_version: 1\n", {}, "fsdp_version: 2"),
-    "checkpointed twice": (FSDP + "  fsdp_activation_checkpointing: true\n", dict(gradient_checkpointing=True), "checkpointed twice"),
+    "checkpointed twice": (
+        FSDP + "  fsdp_activation_checkpointing: true\n",
+        dict(gradient_checkpointing=True),
+        "checkpointed twice",
+    ),
     "no GPU": ("ddp", {}, "no GPU here"),
     "several in one": ("single", dict(processes=2), "is one process"),
     "fewer rows than processes": ("cpu2", dict(batch_size=2, processes=3), "fewer than processes"),
-    "other number than the machines": ("distributed_type: MULTI_GPU\nuse_cpu: true\nnum_machines: 2\nnum_processes: 4\n", dict(processes=3), "leave train.processes out".capitalize()),
+    "other number than the machines": (
+        "distributed_type: MULTI_GPU\nuse_cpu: true\nnum_machines: 2\nnum_processes: 4\n",
+        dict(processes=3),
+        "leave train.processes out".capitalize(),
+    ),
 }
+
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_can_not_work_is_refused_before_anything_starts(case, tmp_path, monkeypatch):
     text, changes, why = REFUSED[case]
-    if "\n" in text or "[" in text: (tmp_path/"own.yaml").write_text(text); text = str(tmp_path/"own.yaml")
+    if "\n" in text or "[" in text:
+        (tmp_path / "own.yaml").write_text(text)
+        text = str(tmp_path / "own.yaml")
     monkeypatch.setattr(module, "_gpus", lambda: 0)
     monkeypatch.setattr(module.subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
-    with pytest.raises(ConfigError, match="train") as e: launch(rows(), MODEL, Train(launch=text, **changes), tmp_path/"run", 0)
-    assert why.lower() in str(e.value).lower() and not (tmp_path/"run").exists(), e.value
+    with pytest.raises(ConfigError, match="train") as e:
+        launch(rows(), MODEL, Train(launch=text, **changes), tmp_path / "run", 0)
+    assert why.lower() in str(e.value).lower() and not (tmp_path / "run").exists(), e.value
+
 
 def test_zero3_and_qlora(monkeypatch):
     monkeypatch.setattr(module, "_gpus", lambda: 2)
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="DeepSpeed is not installed.*'fsdp'"): check_launch(Train(launch="zero3"))
+    with pytest.raises(ConfigError, match="DeepSpeed is not installed.*'fsdp'"):
+        check_launch(Train(launch="zero3"))
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: name)
     assert check_launch(Train(launch="zero3"))[1:] == (2, False)
     for name in ("fsdp", "zero3"):
-        with pytest.raises(ConfigError, match="4-bit weights.*'ddp'"): check_launch(Train(launch=name).model_copy(update=dict(method="qlora")))
+        with pytest.raises(ConfigError, match="4-bit weights.*'ddp'"):
+            check_launch(Train(launch=name).model_copy(update=dict(method="qlora")))
     assert check_launch(Train(launch="ddp").model_copy(update=dict(method="qlora")))[1] == 2
 
+
 def test_own_configuration_by_path(tmp_path):
-    (tmp_path/"mine.yaml").write_text(shipped()["cpu2"].read_text().replace("num_processes: 2", "num_processes: 3"))
-    assert check_launch(Train(launch=str(tmp_path/"mine.yaml")))[1:] == (3, True)
+    (tmp_path / "mine.yaml").write_text(shipped()["cpu2"].read_text().replace("num_processes: 2", "num_processes: 3"))
+    assert check_launch(Train(launch=str(tmp_path / "mine.yaml")))[1:] == (3, True)
+
 
 # ---- two processes
+
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     "The same full fine-tuning in one process and in two."
     folder, held = tmp_path_factory.mktemp("full"), rows(5)
-    return SimpleNamespace(one=fit(rows(), MODEL, FULL, folder/"one", 0, held), two=launch(rows(), MODEL, two(FULL), folder/"two", 0, held))
+    return SimpleNamespace(
+        one=fit(rows(), MODEL, FULL, folder / "one", 0, held),
+        two=launch(rows(), MODEL, two(FULL), folder / "two", 0, held),
+    )
+
 
 def test_full_fine_tuning_in_two_processes_is_that_of_one(full):
     assert full.two.steps == full.one.steps == 6 and curves(full.one, full.two) < CURVE
-    assert full.one.history[0][1] > full.one.history[-1][1] + 0.1            # it learns something that could differ
+    assert full.one.history[0][1] > full.one.history[-1][1] + 0.1  # it learns something that could differ
     assert far(full.one.path, full.two.path) < WEIGHTS
     assert max(abs(a - b) for (_, a), (_, b) in zip(full.one.validation, full.two.validation, strict=True)) < CURVE
     assert (full.two.processes, full.two.trainable, full.two.tokens) == (2, full.one.trainable, full.one.tokens)
-    assert sorted(p.name for p in full.two.path.parent.iterdir()) == sorted(p.name for p in full.one.path.parent.iterdir())
+    assert sorted(p.name for p in full.two.path.parent.iterdir()) == sorted(
+        p.name for p in full.one.path.parent.iterdir()
+    )
+
 
 def test_lora_in_two_processes_is_that_of_one(tmp_path):
     steps = []
-    one, both = fit(rows(), MODEL, LORA, tmp_path/"one", 0), launch(rows(), MODEL, two(LORA), tmp_path/"two", 0, progress=lambda *a: steps.append(a))
-    assert curves(one, both) < CURVE and far(one.path.parent/"adapter", both.path.parent/"adapter") < WEIGHTS and far(one.path, both.path) < WEIGHTS
-    assert [(s, n) for s, n, _ in steps] == [(s, 6) for s in range(1, 7)] and [l for _, _, l in steps] == [l for _, l in both.history]
+    one, both = (
+        fit(rows(), MODEL, LORA, tmp_path / "one", 0),
+        launch(rows(), MODEL, two(LORA), tmp_path / "two", 0, progress=lambda *a: steps.append(a)),
+    )
+    assert (
+        curves(one, both) < CURVE
+        and far(one.path.parent / "adapter", both.path.parent / "adapter") < WEIGHTS
+        and far(one.path, both.path) < WEIGHTS
+    )
+    assert [(s, n) for s, n, _ in steps] == [(s, 6) for s in range(1, 7)] and [l for _, _, l in steps] == [
+        l for _, l in both.history
+    ]
     assert both.merge["same_choice"] == 1
+
 
 def test_a_killed_process_is_explained_and_the_run_goes_on(full, tmp_path):
     "Bit for bit as without the kill."
+
     def kill(step, total, loss):
-        if step == 3: workers()[1].kill()
-    with pytest.raises(TrainingFailed, match=r"process 1 of 2 was ended from outside \(SIGKILL\).*The checkpoint of step 2 is kept.*lower"):
-        launch(rows(), MODEL, two(FULL), tmp_path/"run", 0, rows(5), kill)
-    assert not workers() and _last_checkpoint(tmp_path/"run").name in ("checkpoint-2", "checkpoint-4")
-    done = launch(rows(), MODEL, two(FULL), tmp_path/"run", 0, rows(5))
+        if step == 3:
+            workers()[1].kill()
+
+    with pytest.raises(
+        TrainingFailed,
+        match=r"process 1 of 2 was ended from outside \(SIGKILL\).*The checkpoint of step 2 is kept.*lower",
+    ):
+        launch(rows(), MODEL, two(FULL), tmp_path / "run", 0, rows(5), kill)
+    assert not workers() and _last_checkpoint(tmp_path / "run").name in ("checkpoint-2", "checkpoint-4")
+    done = launch(rows(), MODEL, two(FULL), tmp_path / "run", 0, rows(5))
     assert done.starts[1] >= 2 and done.history == full.two.history and same(done.path, full.two.path)
-    with pytest.MonkeyPatch.context() as m:      # and a finished run starts nothing
+    with pytest.MonkeyPatch.context() as m:  # and a finished run starts nothing
         m.setattr(module.subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
-        assert launch(rows(), MODEL, two(FULL), tmp_path/"run", 0, rows(5)) == done
+        assert launch(rows(), MODEL, two(FULL), tmp_path / "run", 0, rows(5)) == done
+
 
 def test_an_error_inside_is_the_error_it_is_and_ends_all(tmp_path):
     with pytest.raises(TrainingFailed, match="^training stopped at step .* Lower train.learning_rate"):
-        launch(rows(), MODEL, two(FULL, learning_rate=1e30, schedule="constant", warmup_ratio=0), tmp_path/"run", 0)
+        launch(rows(), MODEL, two(FULL, learning_rate=1e30, schedule="constant", warmup_ratio=0), tmp_path / "run", 0)
     assert not workers()
+
 
 PARENT = """
 import json, sys
@@ -200,9 +313,20 @@ job = json.load(open(sys.argv[1]))
 launch(job["rows"], job["model"], Train(**job["settings"]), job["out"], 0, progress=lambda *a: print(a[0], flush=True))
 """
 
+
 def test_nothing_is_left_when_the_starting_process_is_killed(tmp_path):
-    (tmp_path/"job").write_text(json.dumps(dict(rows=rows(), model=MODEL, settings=two(FULL, epochs=200.0).model_dump(), out=str(tmp_path/"run"))))
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path/"job")], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    (tmp_path / "job").write_text(
+        json.dumps(
+            dict(rows=rows(), model=MODEL, settings=two(FULL, epochs=200.0).model_dump(), out=str(tmp_path / "run"))
+        )
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(tmp_path / "job")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     try:
         assert parent.stdout.readline().strip() == "1"
         started = psutil.Process(parent.pid).children(recursive=True)
@@ -210,11 +334,13 @@ def test_nothing_is_left_when_the_starting_process_is_killed(tmp_path):
         parent.kill()
         gone, left = psutil.wait_procs(started, timeout=20)
         assert not left, [p.cmdline() for p in left]
-    finally: parent.kill()
+    finally:
+        parent.kill()
+
 
 # ---- sharded
 
-ENTRY = '''
+ENTRY = """
 "accelerate shards on the devices of a list that the CPU is not in; FSDP2 itself runs there. So its state is told, and all the rest is as on GPUs."
 import sys
 from accelerate.state import AcceleratorState, DistributedType, PartialState
@@ -231,38 +357,55 @@ def full(t):
 student._full = full
 from distill_study.launch import work
 work(sys.argv[1])
-'''
+"""
+
 
 @pytest.fixture
 def fsdp(tmp_path, monkeypatch):
     "Settings changed such that they train under the shipped FSDP configuration, on two CPU processes."
-    (tmp_path/"entry.py").write_text(ENTRY)
-    config = tmp_path/"fsdp.yaml"
+    (tmp_path / "entry.py").write_text(ENTRY)
+    config = tmp_path / "fsdp.yaml"
     config.write_text(shipped()["fsdp"].read_text() + "\nuse_cpu: true\n")
-    monkeypatch.setattr(module, "_ENTRY", [str(tmp_path/"entry.py")])
+    monkeypatch.setattr(module, "_ENTRY", [str(tmp_path / "entry.py")])
     monkeypatch.setattr(module, "_unfit", lambda *_: None)
     return lambda s: s.model_copy(update=dict(launch=str(config), processes=2))
 
-class Stop(Exception): pass
+
+class Stop(Exception):
+    pass
+
 
 def test_full_fine_tuning_with_fsdp_is_that_of_one_process_also_from_a_checkpoint(full, fsdp, tmp_path):
     "Weights and an optimizer of which each process holds a part are saved whole and given out again."
+
     def stop(step, total, loss):
-        if step == 5: raise Stop
-    with pytest.raises(Stop): launch(rows(), MODEL, fsdp(FULL), tmp_path/"run", 0, rows(5), stop)
-    assert not workers() and (tmp_path/"entry.py.sharded").exists()
-    assert _last_checkpoint(tmp_path/"run").name == "checkpoint-4" and not list((tmp_path/"run").rglob("*.pt"))
-    done = launch(rows(), MODEL, fsdp(FULL), tmp_path/"run", 0, rows(5))
+        if step == 5:
+            raise Stop
+
+    with pytest.raises(Stop):
+        launch(rows(), MODEL, fsdp(FULL), tmp_path / "run", 0, rows(5), stop)
+    assert not workers() and (tmp_path / "entry.py.sharded").exists()
+    assert _last_checkpoint(tmp_path / "run").name == "checkpoint-4" and not list((tmp_path / "run").rglob("*.pt"))
+    done = launch(rows(), MODEL, fsdp(FULL), tmp_path / "run", 0, rows(5))
     assert done.starts == (0, 4) and curves(full.one, done) < CURVE and far(full.one.path, done.path) < WEIGHTS
     assert max(abs(a - b) for (_, a), (_, b) in zip(full.one.validation, done.validation, strict=True)) < CURVE
     assert (done.trainable, done.parameters) == (full.one.trainable, full.one.parameters)
 
-def test_lora_with_fsdp_is_that_of_one_process(fsdp, tmp_path):
-    one, done = fit(rows(), MODEL, LORA, tmp_path/"one", 0), launch(rows(), MODEL, fsdp(LORA), tmp_path/"run", 0)
-    assert (tmp_path/"entry.py.sharded").exists() and (done.trainable, done.parameters) == (one.trainable, one.parameters)
-    assert curves(one, done) < CURVE and far(one.path.parent/"adapter", done.path.parent/"adapter") < WEIGHTS and far(one.path, done.path) < WEIGHTS
 
-ZERO = '''
+def test_lora_with_fsdp_is_that_of_one_process(fsdp, tmp_path):
+    one, done = fit(rows(), MODEL, LORA, tmp_path / "one", 0), launch(rows(), MODEL, fsdp(LORA), tmp_path / "run", 0)
+    assert (tmp_path / "entry.py.sharded").exists() and (done.trainable, done.parameters) == (
+        one.trainable,
+        one.parameters,
+    )
+    assert (
+        curves(one, done) < CURVE
+        and far(one.path.parent / "adapter", done.path.parent / "adapter") < WEIGHTS
+        and far(one.path, done.path) < WEIGHTS
+    )
+
+
+ZERO = """
 "As for FSDP: the CPU is not among the devices that accelerate looks at, DeepSpeed itself runs on it."
 import os, sys
 os.environ["DS_ACCELERATOR"] = "cpu"
@@ -278,32 +421,47 @@ def tell(self, *args, deepspeed_plugin=None, **kw):
 AcceleratorState.__init__ = tell
 from distill_study.launch import work
 work(sys.argv[1])
-'''
+"""
+
 
 @pytest.mark.parametrize("settings", [FULL, LORA], ids=["full", "lora"])
 def test_zero3_is_the_training_of_one_process(settings, tmp_path, monkeypatch):
     pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
     monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    (tmp_path/"entry.py").write_text(ZERO)
-    (tmp_path/"zero3.yaml").write_text(shipped()["zero3"].read_text() + "\nuse_cpu: true\n")
-    monkeypatch.setattr(module, "_ENTRY", [str(tmp_path/"entry.py")])
+    (tmp_path / "entry.py").write_text(ZERO)
+    (tmp_path / "zero3.yaml").write_text(shipped()["zero3"].read_text() + "\nuse_cpu: true\n")
+    monkeypatch.setattr(module, "_ENTRY", [str(tmp_path / "entry.py")])
     monkeypatch.setattr(module, "_unfit", lambda *_: None)
-    more = dict(launch=str(tmp_path/"zero3.yaml"), processes=2)
+    more = dict(launch=str(tmp_path / "zero3.yaml"), processes=2)
+
     def stop(step, total, loss):
-        if step == 5: raise Stop
-    one = fit(rows(), MODEL, settings, tmp_path/"one", 0)
+        if step == 5:
+            raise Stop
+
+    one = fit(rows(), MODEL, settings, tmp_path / "one", 0)
     if settings.save_steps:
-        with pytest.raises(Stop): launch(rows(), MODEL, settings.model_copy(update=more), tmp_path/"run", 0, progress=stop)
-    done = launch(rows(), MODEL, settings.model_copy(update=more), tmp_path/"run", 0)
+        with pytest.raises(Stop):
+            launch(rows(), MODEL, settings.model_copy(update=more), tmp_path / "run", 0, progress=stop)
+    done = launch(rows(), MODEL, settings.model_copy(update=more), tmp_path / "run", 0)
     assert done.starts[-1] == (4 if settings.save_steps else 0)
-    assert curves(one, done) < CURVE and far(one.path, done.path) < WEIGHTS and (done.trainable, done.parameters) == (one.trainable, one.parameters)
+    assert (
+        curves(one, done) < CURVE
+        and far(one.path, done.path) < WEIGHTS
+        and (done.trainable, done.parameters) == (one.trainable, one.parameters)
+    )
+
 
 # ---- started by a recipe
+
 
 def test_a_recipe_starts_it(tmp_path):
     from distill_study.config import parse_recipe
     from distill_study.store import Store
     from distill_study.study import train_one
-    recipe = parse_recipe(dict(name="r", teachers="transformers:zoo/teacher", students=MODEL, data="arithmetic"), {"train.launch": "cpu2", "train.epochs": "1", "train.batch_size": "8"})
-    done = train_one(recipe.combinations()[0], "control/gold", rows(), Store(tmp_path/"store"))
-    assert (done.processes, done.steps) == (2, 3) and (done.path/"model.safetensors").is_file()
+
+    recipe = parse_recipe(
+        dict(name="r", teachers="transformers:zoo/teacher", students=MODEL, data="arithmetic"),
+        {"train.launch": "cpu2", "train.epochs": "1", "train.batch_size": "8"},
+    )
+    done = train_one(recipe.combinations()[0], "control/gold", rows(), Store(tmp_path / "store"))
+    assert (done.processes, done.steps) == (2, 3) and (done.path / "model.safetensors").is_file()

@@ -1,4 +1,5 @@
 """Memory estimates: against measured peaks, exact where they can be, monotone everywhere, and clear about bad input."""
+
 import importlib.util, json, sys
 from pathlib import Path
 
@@ -13,14 +14,23 @@ from distill_study.config import StudyError, Train
 from distill_study.memory import PARTS, Devices, count_parameters, estimate, parse_gpus, recommend
 
 CHAT = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
-CFG = LlamaConfig(vocab_size=1000, hidden_size=128, intermediate_size=256, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048, tie_word_embeddings=False)
+CFG = LlamaConfig(
+    vocab_size=1000,
+    hidden_size=128,
+    intermediate_size=256,
+    num_hidden_layers=3,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    max_position_embeddings=2048,
+    tie_word_embeddings=False,
+)
 ONE, FOUR, CPU = Devices(1, 80), Devices(4, 80), Devices(1, 16, "cpu")
 few = hypothesis_settings(max_examples=4, deadline=None)
 train = lambda method="lora", **kw: Train(**kw).model_copy(update=dict(method=method))
 
 
 def load_benchmark():
-    spec = importlib.util.spec_from_file_location("memory_benchmark", ROOT/"benchmarks"/"memory.py")
+    spec = importlib.util.spec_from_file_location("memory_benchmark", ROOT / "benchmarks" / "memory.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -29,8 +39,11 @@ def load_benchmark():
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_estimates_are_within_15_percent_of_measured_peaks(tmp_path):
     bench, tokenizer = load_benchmark(), byte_tokenizer(CHAT)
-    model = bench.make_model((6, 256, 704, 8, 4), tmp_path/"m", tokenizer)
-    cases = [dict(model=model, length=256, train=dict(batch_size=8, bf16=False, **t)) for t in (dict(method="lora"), dict(method="full", gradient_checkpointing=True))]
+    model = bench.make_model((6, 256, 704, 8, 4), tmp_path / "m", tokenizer)
+    cases = [
+        dict(model=model, length=256, train=dict(batch_size=8, bf16=False, **t))
+        for t in (dict(method="lora"), dict(method="full", gradient_checkpointing=True))
+    ]
     for case, found in zip(cases, bench.in_fresh_process(cases, bench.FIXED), strict=True):
         e, off = bench.compare(case, found, False)
         assert found["peak"] > 50e6 and abs(off) < 0.15, (case["train"], e, found)
@@ -38,11 +51,13 @@ def test_estimates_are_within_15_percent_of_measured_peaks(tmp_path):
 
 # --- exact
 
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_counts_are_those_of_the_real_model(tied):
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
     from distill_study.student import lora_config
+
     cfg = LlamaConfig(**CFG.to_dict() | dict(tie_word_embeddings=tied))
     model = AutoModelForCausalLM.from_config(cfg)
     assert count_parameters(cfg, train("full")).total == model.num_parameters()
@@ -58,7 +73,9 @@ def test_parts_are_exact_where_they_can_be():
     a = lora.counts.trainable
     assert (lora.weights, lora.optimizer) == (2 * n + 4 * a, 8 * a)
     linear = 3 * (128 * 128 * 2 + 128 * 64 * 2 + 3 * 128 * 256)
-    assert qlora.counts.linear == linear and qlora.weights == int((0.5 + 1/64 + 4/16384) * linear + 2 * (n - linear) + 4 * a)
+    assert qlora.counts.linear == linear and qlora.weights == int(
+        (0.5 + 1 / 64 + 4 / 16384) * linear + 2 * (n - linear) + 4 * a
+    )
     assert estimate(CFG, train(bf16=False, batch_size=2), 64, ONE).weights == 4 * (n + a)
 
 
@@ -76,17 +93,31 @@ def test_shallow_steps_give_a_deep_model():
             cfg = LlamaConfig(**CFG.to_dict() | dict(num_hidden_layers=6))
             key, counts = memory._key(cfg), count_parameters(cfg, s)
             near, whole = memory._activations(key, counts, *args), memory._step(key, 6, *args)
-            for part in whole: assert sum(near[part]) == pytest.approx(sum(whole[part]), rel=0.02)
+            for part in whole:
+                assert sum(near[part]) == pytest.approx(sum(whole[part]), rel=0.02)
             assert max(map(sum, near.values())) == pytest.approx(max(map(sum, whole.values())), rel=0.01)
 
 
 # --- properties
 
+
 @few
-@given(method=st.sampled_from(["full", "lora", "qlora"]), batch=st.integers(1, 8), length=st.integers(8, 200), checkpointing=st.booleans(), kind=st.sampled_from(["cuda", "cpu"]))
+@given(
+    method=st.sampled_from(["full", "lora", "qlora"]),
+    batch=st.integers(1, 8),
+    length=st.integers(8, 200),
+    checkpointing=st.booleans(),
+    kind=st.sampled_from(["cuda", "cpu"]),
+)
 def test_more_rows_or_longer_ones_need_more(method, batch, length, checkpointing, kind):
-    at = lambda b, n: estimate(CFG, train(method, batch_size=b, gradient_checkpointing=checkpointing, bf16=False), n, Devices(1, 80, kind)).total
-    assert at(batch, length) <= at(batch + 1, length) <= at(2 * batch + 1, length) and at(batch, length) <= at(batch, length + 7) <= at(batch, 2 * length + 7)
+    at = lambda b, n: (
+        estimate(
+            CFG, train(method, batch_size=b, gradient_checkpointing=checkpointing, bf16=False), n, Devices(1, 80, kind)
+        ).total
+    )
+    assert at(batch, length) <= at(batch + 1, length) <= at(2 * batch + 1, length) and at(batch, length) <= at(
+        batch, length + 7
+    ) <= at(batch, 2 * length + 7)
     assert at(batch, length) < at(64, 512)
 
 
@@ -95,7 +126,8 @@ def test_more_rows_or_longer_ones_need_more(method, batch, length, checkpointing
 def test_rank_costs_and_sharding_divides(r, devices, method):
     s = train(method, r=r, batch_size=2)
     alone, parted = estimate(CFG, s, 64, ONE), estimate(CFG, s, 64, Devices(devices, 80), sharded=True)
-    for part in ("weights", "optimizer"): assert abs(getattr(alone, part) / devices - getattr(parted, part)) <= 1
+    for part in ("weights", "optimizer"):
+        assert abs(getattr(alone, part) / devices - getattr(parted, part)) <= 1
     assert parted.gathered > 0 or parted.moment == "step"
     if method != "full":
         more = estimate(CFG, train(method, r=2 * r, batch_size=2), 64, ONE)
@@ -107,13 +139,19 @@ def test_switches_save_what_they_promise():
     at = lambda method="full", **kw: estimate(CFG, train(method, **(dict(batch_size=8, bf16=False) | kw)), 1024, ONE)
     assert at("lora").total < at().total and at("qlora", bf16=None).total < at("lora", bf16=None).total
     assert at(gradient_checkpointing=True).activations < at().activations / 2
-    plain, eager = (memory._step(memory._key(CFG), 3, memory._plain(train("full")), "float32", False, a, 8, 512, 64, "cuda", 1.0)["start"][0] for a in ("flash", "eager"))
-    assert eager - plain > 3 * 8 * 4 * 512 * 512 * 4                                       # softmax scores of every head and layer, in 32 bits
+    plain, eager = (
+        memory._step(memory._key(CFG), 3, memory._plain(train("full")), "float32", False, a, 8, 512, 64, "cuda", 1.0)[
+            "start"
+        ][0]
+        for a in ("flash", "eager")
+    )
+    assert eager - plain > 3 * 8 * 4 * 512 * 512 * 4  # softmax scores of every head and layer, in 32 bits
     few, all_ = (estimate(CFG, train("full", bf16=False), 512, CPU, supervised=s) for s in (0.1, 1.0))
-    assert all_.total - few.total > 0.9 * 16 * 511 * 1000 * 4                               # the CPU's loss has logits of supervised tokens only
+    assert all_.total - few.total > 0.9 * 16 * 511 * 1000 * 4  # the CPU's loss has logits of supervised tokens only
 
 
 # --- advice
+
 
 def test_the_first_that_fits_is_recommended():
     sized = lambda gb: recommend(CFG, Train(batch_size=4), 2048, Devices(1, gb)).chosen
@@ -121,15 +159,31 @@ def test_the_first_that_fits_is_recommended():
     chosen = sized(1.0)
     assert chosen and chosen.fits and chosen.settings.batch_size * chosen.settings.gradient_accumulation == 4
     assert recommend(CFG, Train(batch_size=4), 64, ONE, methods=("qlora",)).chosen.settings.method == "qlora"
-    assert all(e.sharded is False for e in recommend(CFG, Train(batch_size=4), 64, ONE).tried) and any(e.sharded for e in recommend(CFG, Train(batch_size=4), 64, FOUR).tried)
-    assert all(e.settings.gradient_checkpointing for e in recommend(CFG, Train(batch_size=4, gradient_checkpointing=True), 64, ONE).tried)
+    assert all(e.sharded is False for e in recommend(CFG, Train(batch_size=4), 64, ONE).tried) and any(
+        e.sharded for e in recommend(CFG, Train(batch_size=4), 64, FOUR).tried
+    )
+    assert all(
+        e.settings.gradient_checkpointing
+        for e in recommend(CFG, Train(batch_size=4, gradient_checkpointing=True), 64, ONE).tried
+    )
 
 
 def test_what_fits_nowhere_says_what_would():
-    big = LlamaConfig(vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, max_position_embeddings=4096)
+    big = LlamaConfig(
+        vocab_size=32000,
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        max_position_embeddings=4096,
+    )
     advice = recommend(big, Train(batch_size=2), 512, Devices(1, 4), methods=("qlora",))
     assert advice.chosen is None and not advice.recipe
-    assert "does not fit on 1 × 4 GB" in advice.hint and "It would fit on 1 × 8 GB" in advice.hint and "× 4 GB, sharded" in advice.hint
+    assert (
+        "does not fit on 1 × 4 GB" in advice.hint
+        and "It would fit on 1 × 8 GB" in advice.hint
+        and "× 4 GB, sharded" in advice.hint
+    )
     assert advice.hint in advice._repr_markdown_()
     size = 8
     assert recommend(big, Train(batch_size=2), 512, Devices(1, size), methods=("qlora",)).chosen
@@ -137,32 +191,44 @@ def test_what_fits_nowhere_says_what_would():
 
 # --- bad input
 
-@pytest.mark.parametrize("spec", ["8*80", "80", "80GB", "x80GB", "0x80GB", "1x0GB", "-1x80GB", "1x80MB", "1x80GB,1x40GB", ""])
+
+@pytest.mark.parametrize(
+    "spec", ["8*80", "80", "80GB", "x80GB", "0x80GB", "1x0GB", "-1x80GB", "1x80MB", "1x80GB,1x40GB", ""]
+)
 def test_a_bad_gpu_spec_is_refused(spec):
-    with pytest.raises(StudyError, match="expected NxSIZEGB"): parse_gpus(spec)
+    with pytest.raises(StudyError, match="expected NxSIZEGB"):
+        parse_gpus(spec)
 
 
 @pytest.fixture
 def call(monkeypatch, capsys):
     def go(*args):
         monkeypatch.setattr(sys, "argv", ["distill-study", "fit", *map(str, args)])
-        with pytest.raises(SystemExit) as stop: main()
+        with pytest.raises(SystemExit) as stop:
+            main()
         out = capsys.readouterr()
         return stop.value.code or 0, out.out, out.err
+
     return go
 
 
-@pytest.mark.parametrize("args, says", [
-    (("zoo/student-s", "--gpus", "8*80"), "--gpus '8*80': expected NxSIZEGB"),
-    (("zoo/studnt-s", "--gpus", "1x8GB"), "Did you mean 'zoo/student-s'?"),
-    (("no-such-model", "--gpus", "1x8GB"), "model 'no-such-model'"),
-    (("nobody/no-such-model", "--gpus", "1x8GB"), "model 'nobody/no-such-model': its config.json can't be had"),
-    (("zoo/student-s", "--gpus", "1x8GB", "--length", "1000000"), "more than the model's context"),
-    (("zoo/student-s", "--gpus", "1x8GB", "--length", "0"), "length = 0"),
-    (("zoo/student-s", "--gpus", "1x8GB", "--batch-size", "0"), "batch_size = 0"),
-    (("zoo/student-s", "--gpus", "1x8GB", "--r", "0"), "r = 0"),
-    (("zoo/student-s", "--gpus", "1x8GB", "--method", "lorra"), "method 'lorra': unknown. Known: full, lora, qlora"),
-])
+@pytest.mark.parametrize(
+    "args, says",
+    [
+        (("zoo/student-s", "--gpus", "8*80"), "--gpus '8*80': expected NxSIZEGB"),
+        (("zoo/studnt-s", "--gpus", "1x8GB"), "Did you mean 'zoo/student-s'?"),
+        (("no-such-model", "--gpus", "1x8GB"), "model 'no-such-model'"),
+        (("nobody/no-such-model", "--gpus", "1x8GB"), "model 'nobody/no-such-model': its config.json can't be had"),
+        (("zoo/student-s", "--gpus", "1x8GB", "--length", "1000000"), "more than the model's context"),
+        (("zoo/student-s", "--gpus", "1x8GB", "--length", "0"), "length = 0"),
+        (("zoo/student-s", "--gpus", "1x8GB", "--batch-size", "0"), "batch_size = 0"),
+        (("zoo/student-s", "--gpus", "1x8GB", "--r", "0"), "r = 0"),
+        (
+            ("zoo/student-s", "--gpus", "1x8GB", "--method", "lorra"),
+            "method 'lorra': unknown. Known: full, lora, qlora",
+        ),
+    ],
+)
 def test_mistakes_on_the_command_line(call, args, says):
     code, _, err = call(*args)
     assert code == 2 and says in err and "Traceback" not in err, err
@@ -180,6 +246,9 @@ def test_the_command_needs_no_weights(call, tmp_path):
 
 def test_a_model_that_is_no_language_model(tmp_path):
     from transformers import T5Config
+
     T5Config().save_pretrained(tmp_path)
-    with pytest.raises(StudyError, match="no causal language model"): estimate(str(tmp_path), Train(), 64, ONE)
-    with pytest.raises(StudyError, match="train.target_modules = 'nothing'"): estimate(CFG, Train(target_modules="nothing"), 64, ONE)
+    with pytest.raises(StudyError, match="no causal language model"):
+        estimate(str(tmp_path), Train(), 64, ONE)
+    with pytest.raises(StudyError, match="train.target_modules = 'nothing'"):
+        estimate(CFG, Train(target_modules="nothing"), 64, ONE)

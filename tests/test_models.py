@@ -1,4 +1,5 @@
 "Names, folders and adapters: what is no model, or an adapter of another base, is refused before anything is loaded."
+
 import json, shutil, subprocess, sys
 from pathlib import Path
 
@@ -12,108 +13,178 @@ from distill_study.offline import VLLMEngine
 
 QPROJ = "model.layers.0.self_attn.q_proj"
 
+
 def adapter(folder, named=None, modules=None):
     "An adapter folder of zeros; `modules` says what it changes: name → (outputs, inputs)."
     import torch
     from safetensors.torch import save_file
+
     folder.mkdir(parents=True, exist_ok=True)
-    (folder/"adapter_config.json").write_text(json.dumps(dict(r=2) | (dict(base_model_name_or_path=named) if named is not None else {})))
-    tensors = {f"base_model.model.{k}.lora_{x}.weight": torch.zeros(2, i) if x == "A" else torch.zeros(o, 2) for k, (o, i) in (modules or {}).items() for x in "AB"}
-    if tensors: save_file(tensors, folder/"adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(
+        json.dumps(dict(r=2) | (dict(base_model_name_or_path=named) if named is not None else {}))
+    )
+    tensors = {
+        f"base_model.model.{k}.lora_{x}.weight": torch.zeros(2, i) if x == "A" else torch.zeros(o, 2)
+        for k, (o, i) in (modules or {}).items()
+        for x in "AB"
+    }
+    if tensors:
+        save_file(tensors, folder / "adapter_model.safetensors")
     return folder
 
-def shape(name, base="teacher"): return models._shapes(models.ZOO/base)[f"{name}.weight"][1]
 
-@pytest.mark.parametrize("named", ["zoo/teacher", "teacher", "meta/Teacher", "/gone/from/here/teacher", "/gone/from/here/teacher/", "C/models--meta--teacher/snapshots/0a1b", None, ""])
-def test_names_of_the_same_base(tmp_path, named): check_adapter(adapter(tmp_path, named, {QPROJ: shape(QPROJ)}), "zoo/teacher")
+def shape(name, base="teacher"):
+    return models._shapes(models.ZOO / base)[f"{name}.weight"][1]
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        "zoo/teacher",
+        "teacher",
+        "meta/Teacher",
+        "/gone/from/here/teacher",
+        "/gone/from/here/teacher/",
+        "C/models--meta--teacher/snapshots/0a1b",
+        None,
+        "",
+    ],
+)
+def test_names_of_the_same_base(tmp_path, named):
+    check_adapter(adapter(tmp_path, named, {QPROJ: shape(QPROJ)}), "zoo/teacher")
+
 
 @pytest.mark.parametrize("named", ["zoo/student-m", "meta-llama/Llama-3.1-8B", "/gone/base", "./base"])
 def test_another_base_is_refused_with_both_names(tmp_path, named):
-    with pytest.raises(ModelError) as e: check_adapter(adapter(tmp_path, named, {QPROJ: shape(QPROJ)}), "zoo/teacher")
+    with pytest.raises(ModelError) as e:
+        check_adapter(adapter(tmp_path, named, {QPROJ: shape(QPROJ)}), "zoo/teacher")
     assert repr(named) in str(e.value) and "'zoo/teacher'" in str(e.value) and "Use it on the model" in str(e.value)
 
-def test_a_copy_under_another_name_is_the_same_base(tmp_path):
-    shutil.copytree(models.ZOO/"teacher", tmp_path/"copied")
-    check_adapter(adapter(tmp_path/"a", str(tmp_path/"copied"), {QPROJ: shape(QPROJ)}), "zoo/teacher")
-    shutil.copytree(models.ZOO/"teacher", tmp_path/"a"/"base")          # as `distill-study students` writes it
-    check_adapter(adapter(tmp_path/"a", "./base", {QPROJ: shape(QPROJ)}), "zoo/teacher")
-    (tmp_path/"copied"/"config.json").write_text((tmp_path/"copied"/"config.json").read_text() + " ")
-    with pytest.raises(ModelError, match="copied' *, and not on|trained on"): check_adapter(adapter(tmp_path/"a", str(tmp_path/"copied"), {QPROJ: shape(QPROJ)}), "zoo/teacher")
 
-BAD = {"another width": {QPROJ: (7, 9)}, "a layer too many": {QPROJ: None, "model.layers.40.self_attn.q_proj": (192, 192)}, "one of several": {QPROJ: None, "model.layers.1.mlp.up_proj": (5, 5)}}
+def test_a_copy_under_another_name_is_the_same_base(tmp_path):
+    shutil.copytree(models.ZOO / "teacher", tmp_path / "copied")
+    check_adapter(adapter(tmp_path / "a", str(tmp_path / "copied"), {QPROJ: shape(QPROJ)}), "zoo/teacher")
+    shutil.copytree(models.ZOO / "teacher", tmp_path / "a" / "base")  # as `distill-study students` writes it
+    check_adapter(adapter(tmp_path / "a", "./base", {QPROJ: shape(QPROJ)}), "zoo/teacher")
+    (tmp_path / "copied" / "config.json").write_text((tmp_path / "copied" / "config.json").read_text() + " ")
+    with pytest.raises(ModelError, match="copied' *, and not on|trained on"):
+        check_adapter(adapter(tmp_path / "a", str(tmp_path / "copied"), {QPROJ: shape(QPROJ)}), "zoo/teacher")
+
+
+BAD = {
+    "another width": {QPROJ: (7, 9)},
+    "a layer too many": {QPROJ: None, "model.layers.40.self_attn.q_proj": (192, 192)},
+    "one of several": {QPROJ: None, "model.layers.1.mlp.up_proj": (5, 5)},
+}
+
 
 @pytest.mark.parametrize("case", BAD)
 def test_shapes_tell_where_the_name_does_not(tmp_path, case):
     modules = {k: v or shape(k) for k, v in BAD[case].items()}
-    with pytest.raises(ModelError, match="not an adapter of 'zoo/teacher': it changes"): check_adapter(adapter(tmp_path, "teacher", modules), "zoo/teacher")
+    with pytest.raises(ModelError, match="not an adapter of 'zoo/teacher': it changes"):
+        check_adapter(adapter(tmp_path, "teacher", modules), "zoo/teacher")
+
 
 def test_what_the_shapes_can_not_tell(tmp_path):
     "A head that is tied to the embeddings, weights stored the other way round, parts under other names: not refused."
-    check_adapter(adapter(tmp_path/"a", "teacher", {QPROJ: shape(QPROJ), "output.lm_head": (5, 5)}), "zoo/teacher")
+    check_adapter(adapter(tmp_path / "a", "teacher", {QPROJ: shape(QPROJ), "output.lm_head": (5, 5)}), "zoo/teacher")
     up = shape("model.layers.0.mlp.up_proj")
-    check_adapter(adapter(tmp_path/"b", "teacher", {"model.layers.0.mlp.up_proj": up[::-1]}), "zoo/teacher")
-    check_adapter(adapter(tmp_path/"c", "teacher", {"transformer.h.0.attn.c_attn": (5, 5)}), "zoo/teacher")
-    check_adapter(adapter(tmp_path/"d", "someone/not-here", {QPROJ: (5, 5)}), "else/not-here")       # the base is not on this machine
+    check_adapter(adapter(tmp_path / "b", "teacher", {"model.layers.0.mlp.up_proj": up[::-1]}), "zoo/teacher")
+    check_adapter(adapter(tmp_path / "c", "teacher", {"transformer.h.0.attn.c_attn": (5, 5)}), "zoo/teacher")
+    check_adapter(
+        adapter(tmp_path / "d", "someone/not-here", {QPROJ: (5, 5)}), "else/not-here"
+    )  # the base is not on this machine
+
 
 @settings(max_examples=30, deadline=None)
-@given(st.dictionaries(st.sampled_from(["base_model_name_or_path", "r", "peft_type"]), st.one_of(st.none(), st.integers(), st.text(max_size=8), st.lists(st.text(max_size=3), max_size=2))))
+@given(
+    st.dictionaries(
+        st.sampled_from(["base_model_name_or_path", "r", "peft_type"]),
+        st.one_of(st.none(), st.integers(), st.text(max_size=8), st.lists(st.text(max_size=3), max_size=2)),
+    )
+)
 def test_any_configuration_gives_an_answer_or_a_sentence(tmp_path_factory, config):
     folder = tmp_path_factory.mktemp("a")
-    (folder/"adapter_config.json").write_text(json.dumps(config))
-    try: check_adapter(folder, "zoo/teacher")
-    except ModelError as e: assert "'zoo/teacher'" in str(e)
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    try:
+        check_adapter(folder, "zoo/teacher")
+    except ModelError as e:
+        assert "'zoo/teacher'" in str(e)
+
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "\x00"])
 def test_a_configuration_that_can_not_be_read(tmp_path, text):
-    (tmp_path/"adapter_config.json").write_text(text)
-    with pytest.raises(ModelError, match="adapter_config.json can't be read"): check_adapter(tmp_path, "zoo/teacher")
+    (tmp_path / "adapter_config.json").write_text(text)
+    with pytest.raises(ModelError, match="adapter_config.json can't be read"):
+        check_adapter(tmp_path, "zoo/teacher")
+
 
 def test_an_adapter_is_no_model(tmp_path, monkeypatch):
-    folder = adapter(tmp_path/"mine", "zoo/teacher", {QPROJ: shape(QPROJ)})
+    folder = adapter(tmp_path / "mine", "zoo/teacher", {QPROJ: shape(QPROJ)})
     monkeypatch.setenv("DISTILL_MODEL_DIR", str(tmp_path))
     for name in (str(folder), "someone/mine"):
-        with pytest.raises(ModelError, match="an adapter of 'zoo/teacher', and no whole model"): resolve_model(name)
+        with pytest.raises(ModelError, match="an adapter of 'zoo/teacher', and no whole model"):
+            resolve_model(name)
     assert local_model("someone/mine") is None
 
+
 def test_vllm_refuses_it_before_it_starts(tmp_path):
-    folder = adapter(tmp_path/"mine", "zoo/student-s", {QPROJ: shape(QPROJ, "student-s")})
-    with pytest.raises(ModelError, match="vllm.lora = .*mine'.*trained on 'zoo/student-s', and not on 'zoo/teacher'"): VLLMEngine("zoo/teacher", settings=Vllm(lora=str(folder)))
+    folder = adapter(tmp_path / "mine", "zoo/student-s", {QPROJ: shape(QPROJ, "student-s")})
+    with pytest.raises(ModelError, match="vllm.lora = .*mine'.*trained on 'zoo/student-s', and not on 'zoo/teacher'"):
+        VLLMEngine("zoo/teacher", settings=Vllm(lora=str(folder)))
     VLLMEngine("zoo/student-s", settings=Vllm(lora=str(folder)))
+
 
 # ---- what is on this machine is used first
 
-class Online(Exception): "Something looked for a model elsewhere."
+
+class Online(Exception):
+    "Something looked for a model elsewhere."
+
 
 @pytest.fixture
 def no_network(monkeypatch):
     "Every connection is an error; the hub's client believes that it is online."
     import socket
     import huggingface_hub.constants as hub
+
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
-    def refuse(*a, **kw): raise Online(a)
-    for name in ("connect", "connect_ex"): monkeypatch.setattr(socket.socket, name, refuse)
+
+    def refuse(*a, **kw):
+        raise Online(a)
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
 
 def test_the_wheel_s_model_is_not_looked_for_elsewhere(smollm, no_network):
     from distill_study.memory import model_config
+
     assert model_config(smollm).num_hidden_layers == 30 and local_model(smollm) == resolve_model(smollm)
+
 
 def test_a_configuration_in_the_hub_s_cache_is_enough_for_an_estimate(tmp_path, monkeypatch, no_network):
     import huggingface_hub.file_download as hub
     from distill_study.memory import model_config
-    snapshot = tmp_path/"models--someone--cached"/"snapshots"/("a" * 40)
+
+    snapshot = tmp_path / "models--someone--cached" / "snapshots" / ("a" * 40)
     snapshot.mkdir(parents=True)
-    (tmp_path/"models--someone--cached"/"refs").mkdir()
-    (tmp_path/"models--someone--cached"/"refs"/"main").write_text("a" * 40)
-    shutil.copy(models.ZOO/"student-m"/"config.json", snapshot)
+    (tmp_path / "models--someone--cached" / "refs").mkdir()
+    (tmp_path / "models--someone--cached" / "refs" / "main").write_text("a" * 40)
+    shutil.copy(models.ZOO / "student-m" / "config.json", snapshot)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
     assert model_config("someone/cached").hidden_size == model_config("zoo/student-m").hidden_size
-    assert local_model("someone/cached") is None          # without weights it is no model
+    assert local_model("someone/cached") is None  # without weights it is no model
+
 
 def test_bitsandbytes_keeps_quiet_about_a_kernel_that_nobody_needs():
     "Only that line is left out, whoever loads bitsandbytes."
     code = "import distill_study.models, logging, peft.helpers; import bitsandbytes; logging.getLogger('bitsandbytes.backends.cpu.ops').warning('something else')"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    if said.returncode: pytest.skip("bitsandbytes is not installed") if "No module named 'bitsandbytes'" in said.stderr else pytest.fail(said.stderr)
+    if said.returncode:
+        pytest.skip(
+            "bitsandbytes is not installed"
+        ) if "No module named 'bitsandbytes'" in said.stderr else pytest.fail(said.stderr)
     assert "gemm_4bit" not in said.stderr and "something else" in said.stderr

@@ -1,4 +1,5 @@
 "The page of a recipe says what its reports say together, at any size of grid; `metrics.csv` opens anywhere and runs nowhere."
+
 import copy, csv, json, math, re, shutil, subprocess, sys
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,28 @@ from browser import chromium
 from conftest import ROOT
 from distill_study.config import StudyError, load_recipe
 from distill_study.grid import Outcome, render_index, write_index
-from distill_study.overview import MOST, Cell, HeatMap, Ranked, cells, cost_alt, cost_figure, heat_maps, in_short, mean_of, names_of, over, p_apart, pareto, paybacks, payback_table, rank_table, ranking, sections, told_apart
+from distill_study.overview import (
+    MOST,
+    Cell,
+    HeatMap,
+    Ranked,
+    cells,
+    cost_alt,
+    cost_figure,
+    heat_maps,
+    in_short,
+    mean_of,
+    names_of,
+    over,
+    p_apart,
+    pareto,
+    paybacks,
+    payback_table,
+    rank_table,
+    ranking,
+    sections,
+    told_apart,
+)
 from distill_study.report import check_page, write_json
 from distill_study.results import break_even
 from distill_study.shown import ReportError
@@ -20,69 +42,120 @@ from distill_study.stats import BASE, Interval
 from distill_study.textstats import METRICS
 from distill_study.tidy import HEADS, inert_cell, metric_rows, write_csv
 
-TINY = ROOT/"reports/examples/tiny"
+TINY = ROOT / "reports/examples/tiny"
 READ = {p.parent.name: json.loads(p.read_text()) for p in sorted(TINY.glob("*/metrics.json"))}
-EVIL = ["=cmd|' /C calc'!A0", "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", " =1", "\ufeff=1", "\uff1d1", "<script>alert(1)</script>", 'a"b,c\nd', "\ud800"]
+EVIL = [
+    "=cmd|' /C calc'!A0",
+    "+1+1",
+    "-2+3",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    " =1",
+    "\ufeff=1",
+    "\uff1d1",
+    "<script>alert(1)</script>",
+    'a"b,c\nd',
+    "\ud800",
+]
 
-def varied(name, shift=0., **changes):
+
+def varied(name, shift=0.0, **changes):
     "An example's numbers under other names, with its distilled arms shifted."
     m = copy.deepcopy(READ[name])
     s = m["provenance"]["settings"]
     for key, field in (("data", "name"), ("teacher", "engine"), ("student", "model")):
-        if key in changes: s[key][field] = changes[key]
+        if key in changes:
+            s[key][field] = changes[key]
     s["seed"] = changes.get("seed", 0)
     m["provenance"]["combination"] = "--".join(names_of(m)) + f"--{s['seed']}"
     for a in m["arms"].values():
         if a["arm"].startswith("distilled/") and a["n"]:
             level = a.get("accuracy") or a["score"]
-            for k in ("value", "low", "high"): level[k] = min(1, max(0, level[k] + shift))
+            for k in ("value", "low", "high"):
+                level[k] = min(1, max(0, level[k] + shift))
     return m
+
 
 def page_of(folder, pages, waiting=(), failed=(), description="", whole=True):
     "The page of made-up combinations, as `render_index` makes it from a folder."
     rows = []
     for i, m in enumerate(pages):
-        write_json(m, folder/f"c{i}"/"metrics.json"); write_csv(m, folder/f"c{i}"/"metrics.csv")
+        write_json(m, folder / f"c{i}" / "metrics.json")
+        write_csv(m, folder / f"c{i}" / "metrics.csv")
         rows.append(dict(name=f"c{i}", state="ok", **dict(zip(("data", "teacher", "student"), names_of(m)))))
     for kind, more in (("waiting", waiting), ("failed", failed)):
         for d, t, s, error in more:
             rows.append(dict(name=f"c{len(rows)}", state=kind, error=error, data=d, teacher=t, student=s))
-            if kind == "failed": (folder/rows[-1]["name"]).mkdir(); (folder/rows[-1]["name"]/"combination.ipynb").write_text("{}")
-    write_json(dict(format=1, name=folder.name, description=description, combinations=rows), folder/"grid.json")
+            if kind == "failed":
+                (folder / rows[-1]["name"]).mkdir()
+                (folder / rows[-1]["name"] / "combination.ipynb").write_text("{}")
+    write_json(dict(format=1, name=folder.name, description=description, combinations=rows), folder / "grid.json")
     return render_index(folder, whole).read_text(encoding="utf-8")
+
 
 def sound(page):
     "What holds of every page: self-contained, tables with captions and scopes, regions and ids named once."
     assert check_page(page) == []
     soup = BeautifulSoup(page, "html.parser")
-    assert not soup.find_all("script") and all(t.find("caption") for t in soup.find_all("table")) and all(th.get("scope") for th in soup.find_all("th"))
-    for names in ([x["id"] for x in soup.find_all(id=True)], [x["aria-label"] for x in soup.find_all(attrs=dict(role="region"))]): assert max(Counter(names).values(), default=1) == 1, Counter(names).most_common(3)
+    assert (
+        not soup.find_all("script")
+        and all(t.find("caption") for t in soup.find_all("table"))
+        and all(th.get("scope") for th in soup.find_all("th"))
+    )
+    for names in (
+        [x["id"] for x in soup.find_all(id=True)],
+        [x["aria-label"] for x in soup.find_all(attrs=dict(role="region"))],
+    ):
+        assert max(Counter(names).values(), default=1) == 1, Counter(names).most_common(3)
     assert all(len(i["alt"]) > 40 for i in soup.find_all("img"))
     return soup
 
+
 # --- metrics.csv
+
 
 @pytest.mark.parametrize("name", READ)
 def test_the_examples_have_their_numbers_as_a_table(name, tmp_path):
     m = READ[name]
-    assert (TINY/name/"metrics.csv").read_text() == write_csv(m, tmp_path/"m.csv").read_text()
-    t = pd.read_csv(TINY/name/"metrics.csv")
-    assert tuple(t.columns) == HEADS and set(t.arm) == set(m["arms"]) and all(t[c].dtype.kind in "fi" for c in ("value", "low", "high", "n", "p", "p_holm", "seed"))
-    level, measure = ("accuracy", METRICS["correct"]) if m["metric"]["key"] == "correct" else ("score", METRICS[m["metric"]["key"]])
+    assert (TINY / name / "metrics.csv").read_text() == write_csv(m, tmp_path / "m.csv").read_text()
+    t = pd.read_csv(TINY / name / "metrics.csv")
+    assert (
+        tuple(t.columns) == HEADS
+        and set(t.arm) == set(m["arms"])
+        and all(t[c].dtype.kind in "fi" for c in ("value", "low", "high", "n", "p", "p_holm", "seed"))
+    )
+    level, measure = (
+        ("accuracy", METRICS["correct"]) if m["metric"]["key"] == "correct" else ("score", METRICS[m["metric"]["key"]])
+    )
     own = t[t.metric == measure.name].set_index("arm")
-    for arm, a in m["arms"].items(): assert own.n[arm] == a["n"] and own.unit[arm] == measure.unit and own[["value", "low", "high"]].loc[arm].tolist() == pytest.approx([measure.scale * a[level][k] for k in ("value", "low", "high")])
-    assert len(t[t.metric == "gap recovered"]) == len(m["gaps"]) and not t.duplicated(["arm", "metric", "against"]).any()
+    for arm, a in m["arms"].items():
+        assert (
+            own.n[arm] == a["n"]
+            and own.unit[arm] == measure.unit
+            and own[["value", "low", "high"]].loc[arm].tolist()
+            == pytest.approx([measure.scale * a[level][k] for k in ("value", "low", "high")])
+        )
+    assert (
+        len(t[t.metric == "gap recovered"]) == len(m["gaps"]) and not t.duplicated(["arm", "metric", "against"]).any()
+    )
+
 
 @pytest.mark.parametrize("text", EVIL)
 def test_no_name_becomes_a_formula(text, tmp_path):
     m = varied("tiny-math--teacher--student-s", data=text, student=text)
-    m["arms"]["control/gold"] = dict(arm="control/gold", n=0, accuracy=dict(value=None), strict=dict(value=None), missing=text)
-    with write_csv(m, tmp_path/"m.csv").open(newline="", encoding="utf-8") as f: rows = list(csv.DictReader(f))
+    m["arms"]["control/gold"] = dict(
+        arm="control/gold", n=0, accuracy=dict(value=None), strict=dict(value=None), missing=text
+    )
+    with write_csv(m, tmp_path / "m.csv").open(newline="", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
     assert len(rows) == len(metric_rows(m)) and all(None not in r and None not in r.values() for r in rows)
     for r in rows:
-        for k in set(HEADS) - {"value", "low", "high", "n", "p", "p_holm", "seed"}: assert not re.match(r"[\s\ufeff]*[=+\-@\uff1d]", r[k]), (k, r[k])
+        for k in set(HEADS) - {"value", "low", "high", "n", "p", "p_holm", "seed"}:
+            assert not re.match(r"[\s\ufeff]*[=+\-@\uff1d]", r[k]), (k, r[k])
         assert all(r[k] == "" or math.isfinite(float(r[k])) for k in ("value", "low", "high"))
-    assert len(pd.read_csv(tmp_path/"m.csv")) == len(rows)
+    assert len(pd.read_csv(tmp_path / "m.csv")) == len(rows)
+
 
 @settings(max_examples=60, deadline=None)
 @given(st.text(max_size=12))
@@ -91,22 +164,37 @@ def test_any_text_is_inert_in_a_cell(text):
     assert not re.match(r"[\s\ufeff'\"]*[=+\-@]", cell) or cell.startswith("'")
     assert "\n" not in cell and "\r" not in cell and "\t" not in cell and isinstance(cell.encode(), bytes)
 
+
 def test_a_table_that_cannot_be_written_leaves_nothing_half(tmp_path):
-    (tmp_path/"file").write_text("")
-    with pytest.raises(ReportError, match="Choose a folder"): write_csv(READ["tiny-math--teacher--student-s"], tmp_path/"file"/"metrics.csv")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ReportError, match="Choose a folder"):
+        write_csv(READ["tiny-math--teacher--student-s"], tmp_path / "file" / "metrics.csv")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
 
 # --- numbers
 
-part = st.tuples(st.floats(0, 1), st.floats(0, .2), st.floats(0, .2)).map(lambda t: Interval(t[0], t[0] - t[1], t[0] + t[2], 50))
+part = st.tuples(st.floats(0, 1), st.floats(0, 0.2), st.floats(0, 0.2)).map(
+    lambda t: Interval(t[0], t[0] - t[1], t[0] + t[2], 50)
+)
+
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(part, min_size=1, max_size=6))
 def test_a_mean_lies_in_its_interval_which_is_no_wider_than_its_parts(parts):
     m = mean_of(parts)
-    assert m.low <= m.value <= m.high and m.n == 50 * len(parts) and m.value == pytest.approx(sum(p.value for p in parts) / len(parts))
-    assert m.value - m.low <= max(p.value - p.low for p in parts) + 1e-12 and m.high - m.value <= max(p.high - p.value for p in parts) + 1e-12
-    if len(parts) == 1: assert m.to_dict() == pytest.approx(parts[0].to_dict())
+    assert (
+        m.low <= m.value <= m.high
+        and m.n == 50 * len(parts)
+        and m.value == pytest.approx(sum(p.value for p in parts) / len(parts))
+    )
+    assert (
+        m.value - m.low <= max(p.value - p.low for p in parts) + 1e-12
+        and m.high - m.value <= max(p.high - p.value for p in parts) + 1e-12
+    )
+    if len(parts) == 1:
+        assert m.to_dict() == pytest.approx(parts[0].to_dict())
+
 
 @settings(max_examples=80, deadline=None)
 @given(part, part)
@@ -114,27 +202,58 @@ def test_telling_apart_is_symmetric_and_a_p(a, b):
     p = p_apart(a, b)
     assert p == p_apart(b, a) and 0 <= p <= 1 and (a.value != b.value or p == 1)
 
+
 def test_the_mean_of_independent_samples_covers():
     "Square-and-add intervals of two data sets' accuracies hold the true mean about as often as they say."
     import numpy as np
     from distill_study.stats import wilson
+
     rng, hits = np.random.default_rng(0), 0
-    for _ in range(300): m = mean_of([wilson(int(rng.binomial(100, p)), 100) for p in (.3, .8)]); hits += m.low <= .55 <= m.high
-    assert .92 <= hits / 300 <= .98
+    for _ in range(300):
+        m = mean_of([wilson(int(rng.binomial(100, p)), 100) for p in (0.3, 0.8)])
+        hits += m.low <= 0.55 <= m.high
+    assert 0.92 <= hits / 300 <= 0.98
+
 
 def test_seeds_widen_an_interval_and_one_seed_leaves_it():
-    i = Interval(.5, .4, .6, 100)
+    i = Interval(0.5, 0.4, 0.6, 100)
     assert over([i]) == i and over([i, Interval(None, n=100, reason="no gap")]) == i
     same = over([i, i, i])
-    assert (same.value, round(same.low, 9), round(same.high, 9)) == (.5, .4, .6)
-    apart = over([i, Interval(.6, .5, .7, 100)])
-    assert apart.low < .4 and apart.high > .7 and over([i, Interval(.9, .8, 1., 100)], 0, 1).high == 1
+    assert (same.value, round(same.low, 9), round(same.high, 9)) == (0.5, 0.4, 0.6)
+    apart = over([i, Interval(0.6, 0.5, 0.7, 100)])
+    assert apart.low < 0.4 and apart.high > 0.7 and over([i, Interval(0.9, 0.8, 1.0, 100)], 0, 1).high == 1
     assert over([]).value is None
 
-def test_break_even_by_hand():
-    assert [break_even(10, 3, 1), break_even(.3, .2, .1), break_even(1, 1, 1), break_even(1, 1, 2), break_even(0, 1, 0)] == [5, 3, math.inf, math.inf, 0]
 
-def row(value, tokens, half=.01): return Ranked((Cell("d", "t", "s", "distilled/vanilla", METRICS["correct"], Interval(value, value - half, value + half, 9), Interval(None), tokens=tokens),), Interval(value, value - half, value + half, 9), Interval(None), 0)
+def test_break_even_by_hand():
+    assert [
+        break_even(10, 3, 1),
+        break_even(0.3, 0.2, 0.1),
+        break_even(1, 1, 1),
+        break_even(1, 1, 2),
+        break_even(0, 1, 0),
+    ] == [5, 3, math.inf, math.inf, 0]
+
+
+def row(value, tokens, half=0.01):
+    return Ranked(
+        (
+            Cell(
+                "d",
+                "t",
+                "s",
+                "distilled/vanilla",
+                METRICS["correct"],
+                Interval(value, value - half, value + half, 9),
+                Interval(None),
+                tokens=tokens,
+            ),
+        ),
+        Interval(value, value - half, value + half, 9),
+        Interval(None),
+        0,
+    )
+
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(1, 5)), min_size=2, max_size=8))
@@ -142,10 +261,16 @@ def test_the_front_is_whoever_is_not_beaten(points):
     rows = sorted((row(v / 10, c) for v, c in points), key=lambda r: -r.mean.value)
     for k, state in pareto(rows, "tokens").items():
         mine = rows[k - 1].mean.value, -rows[k - 1].cost("tokens")
-        beaten = any(r.mean.value >= mine[0] and -r.cost("tokens") >= mine[1] and (r.mean.value, -r.cost("tokens")) != mine for r in rows)
+        beaten = any(
+            r.mean.value >= mine[0] and -r.cost("tokens") >= mine[1] and (r.mean.value, -r.cost("tokens")) != mine
+            for r in rows
+        )
         assert (state == "front") == (not beaten)
 
-def test_no_front_without_all_costs(): assert pareto([row(.5, 1), row(.4, None)], "tokens") == {} == pareto([row(.5, 1)], "tokens")
+
+def test_no_front_without_all_costs():
+    assert pareto([row(0.5, 1), row(0.4, None)], "tokens") == {} == pareto([row(0.5, 1)], "tokens")
+
 
 def test_heat_maps_and_ranking_repeat_what_the_reports_say():
     grid = cells(list(READ.values()))
@@ -155,119 +280,249 @@ def test_heat_maps_and_ranking_repeat_what_the_reports_say():
         data, _, student = names_of(m)
         for g in (g for g in m["gaps"] if g["teacher"] == m["teacher"] and g["arm"].startswith("distilled/")):
             got = found[g["arm"], student, data]
-            assert (got["value"], got["low"], got["n"]) == (g["value"], g["low"], g["n"]) if g["value"] is not None else got.get("missing") in ("undefined", "not available")
+            assert (
+                (got["value"], got["low"], got["n"]) == (g["value"], g["low"], g["n"])
+                if g["value"] is not None
+                else got.get("missing") in ("undefined", "not available")
+            )
     rows, sets, lacking = ranking(grid)
     assert sets == ["tiny-math", "tiny-nli", "tiny-qa"] and not lacking
-    for r in rows: assert r.mean.value == pytest.approx(sum(READ[f"{d}--teacher--{r.cells[0].student or 'student-s'}"]["arms"][r.cells[0].arm]["accuracy"]["value"] for d in sets) / 3)
+    for r in rows:
+        assert r.mean.value == pytest.approx(
+            sum(
+                READ[f"{d}--teacher--{r.cells[0].student or 'student-s'}"]["arms"][r.cells[0].arm]["accuracy"]["value"]
+                for d in sets
+            )
+            / 3
+        )
     assert all(r.first <= k <= r.last for k, r in enumerate(rows, 1))
+
 
 def test_what_can_not_be_told_apart_is_said():
     m = varied("tiny-math--teacher--student-s")
-    for a in m["arms"].values(): a["accuracy"] = dict(value=.5, low=.3, high=.7, n=20)
+    for a in m["arms"].values():
+        a["accuracy"] = dict(value=0.5, low=0.3, high=0.7, n=20)
     rows = ranking(cells([m]))[0]
-    assert "none of the 6 can be told apart" in told_apart(rows) and {(r.first, r.last) for r in rows} == {(1, len(rows))}
+    assert "none of the 6 can be told apart" in told_apart(rows) and {(r.first, r.last) for r in rows} == {
+        (1, len(rows))
+    }
+
 
 def test_sets_that_most_lack_are_left_out_and_who_lacks_one_is_named():
-    pages = [varied("tiny-math--teacher--student-s", data=d, student=s) for d, s in (("a", "x"), ("a", "y"), ("a", "z"), ("b", "x"), ("b", "y"), ("c", "x"))]
+    pages = [
+        varied("tiny-math--teacher--student-s", data=d, student=s)
+        for d, s in (("a", "x"), ("a", "y"), ("a", "z"), ("b", "x"), ("b", "y"), ("c", "x"))
+    ]
     rows, sets, lacking = ranking(cells(pages))
-    assert sets == ["a", "b"] and set(map(tuple, lacking.values())) == {("b",)} and all(" z" in name for name in lacking)
+    assert (
+        sets == ["a", "b"] and set(map(tuple, lacking.values())) == {("b",)} and all(" z" in name for name in lacking)
+    )
     assert "Not ranked, as they lack data sets" in rank_table(rows, sets, lacking).note
 
+
 # --- the page
+
 
 @pytest.fixture(scope="module")
 def big(tmp_path_factory):
     "60 combinations: several teachers, students, seeds and measures, with failed and missing ones and hostile names."
-    pages = [varied(f"{base}--teacher--student-{'sm'[k % 2]}", .01 * ((7 * k + i) % 9 - 4), data=d, teacher=f"openai:{t}", student=s, seed=seed)
-             for i, (d, base) in enumerate((("math", "tiny-math"), ("qa", "tiny-qa"), ("<b>nli</b>", "tiny-nli"), ("summ", "tiny-summ"), ("chat", "tiny-chat")))
-             for j, t in enumerate(("big-teacher", "a$b_{c}")) for k, s in enumerate(("small", 'x"y', "a-model-with-a-name-that-is-rather-long-70B-Instruct")) for seed in (0, 1)]
+    pages = [
+        varied(
+            f"{base}--teacher--student-{'sm'[k % 2]}",
+            0.01 * ((7 * k + i) % 9 - 4),
+            data=d,
+            teacher=f"openai:{t}",
+            student=s,
+            seed=seed,
+        )
+        for i, (d, base) in enumerate(
+            (
+                ("math", "tiny-math"),
+                ("qa", "tiny-qa"),
+                ("<b>nli</b>", "tiny-nli"),
+                ("summ", "tiny-summ"),
+                ("chat", "tiny-chat"),
+            )
+        )
+        for j, t in enumerate(("big-teacher", "a$b_{c}"))
+        for k, s in enumerate(("small", 'x"y', "a-model-with-a-name-that-is-rather-long-70B-Instruct"))
+        for seed in (0, 1)
+    ]
     folder = tmp_path_factory.mktemp("grid")
-    page = page_of(folder, pages[:-3], waiting=[("chat", "a$b_{c}", "never", "")], failed=[("math", "big-teacher", "broken", EVIL[9])], description="A <i>grid</i>")
+    page = page_of(
+        folder,
+        pages[:-3],
+        waiting=[("chat", "a$b_{c}", "never", "")],
+        failed=[("math", "big-teacher", "broken", EVIL[9])],
+        description="A <i>grid</i>",
+    )
     return folder, pages, page
+
 
 def test_a_large_grid_gives_a_sound_page(big):
     folder, pages, page = big
     soup = sound(page)
-    assert [h.text for h in soup.main.find_all("h2")] == ["In short", "Gap recovered", "Scores", "Ranking", "Accuracy against cost", "When it pays back", "Failures", "Combinations"]
+    assert [h.text for h in soup.main.find_all("h2")] == [
+        "In short",
+        "Gap recovered",
+        "Scores",
+        "Ranking",
+        "Accuracy against cost",
+        "When it pays back",
+        "Failures",
+        "Combinations",
+    ]
     assert len(page) < 1_500_000 and len(soup.find_all("table", class_="heat")) == 4 and len(soup.find_all("img")) == 3
-    assert "&lt;script&gt;" in page and "<b>nli" not in page and 'href="c57/combination.ipynb"' not in page and "c58/combination.ipynb" in page
+    assert (
+        "&lt;script&gt;" in page
+        and "<b>nli" not in page
+        and 'href="c57/combination.ipynb"' not in page
+        and "c58/combination.ipynb" in page
+    )
     text = soup.text
-    for said in ("1 combination failed.", "59 combinations", "over up to 2 training seeds", "not run", "failed", "Over training seeds", "Taught by"): assert said in text, said
+    for said in (
+        "1 combination failed.",
+        "59 combinations",
+        "over up to 2 training seeds",
+        "not run",
+        "failed",
+        "Over training seeds",
+        "Taught by",
+    ):
+        assert said in text, said
+
 
 def test_the_heads_of_a_large_grid_are_plain_cells(big):
     "Each data cell has a value with an interval, or words that say why not."
     heat = BeautifulSoup(big[2], "html.parser").find_all("table", class_="heat")
     words = {td.text for t in heat for td in t.find_all("td", class_="na")}
-    assert words <= {"not run", "failed", "\u2013", "undefined", "not available"} and {"not run", "failed", "\u2013"} <= words
-    assert all(re.fullmatch(r"--h:0\.\d\d", td["style"]) and td.find(class_="ci") for t in heat for td in t.find_all("td", class_="heat"))
+    assert (
+        words <= {"not run", "failed", "\u2013", "undefined", "not available"}
+        and {"not run", "failed", "\u2013"} <= words
+    )
+    assert all(
+        re.fullmatch(r"--h:0\.\d\d", td["style"]) and td.find(class_="ci")
+        for t in heat
+        for td in t.find_all("td", class_="heat")
+    )
+
 
 def test_figures_of_a_large_grid_stay_small(big):
     rows = ranking(cells(big[1]))[0]
     assert len(rows) > 25 and len(sections(big[1], figures=False)) == 5
     fig = cost_figure(rows)
-    assert fig.get_size_inches()[0] <= 5.5 and fig.get_size_inches()[1] < 12 and all(r.name in cost_alt(rows) for r, s in zip(rows, pareto(rows, "tokens").values()) if s == "front")
+    assert (
+        fig.get_size_inches()[0] <= 5.5
+        and fig.get_size_inches()[1] < 12
+        and all(r.name in cost_alt(rows) for r, s in zip(rows, pareto(rows, "tokens").values()) if s == "front")
+    )
+
 
 def test_a_single_combination_has_a_page(tmp_path):
     soup = sound(page_of(tmp_path, [READ["tiny-nli--teacher--student-s"]]))
     assert "tiny-nli alone" in soup.text and "1 combination" in soup.text and "Accuracy, taught by teacher" in soup.text
 
-@pytest.mark.parametrize("failed", [[], [("a", "t", "s", "KeyError: 'x'"), ("b", "t", "s", "")]], ids=["nothing", "all-failed"])
+
+@pytest.mark.parametrize(
+    "failed", [[], [("a", "t", "s", "KeyError: 'x'"), ("b", "t", "s", "")]], ids=["nothing", "all-failed"]
+)
 def test_a_grid_without_numbers_has_a_page(failed, tmp_path):
     soup = sound(page_of(tmp_path, [], failed=failed))
-    assert f"{len(failed)} combinations" in soup.text and not soup.find_all("img") and not soup.find(class_="summary") and ("KeyError" in soup.text) == bool(failed)
+    assert (
+        f"{len(failed)} combinations" in soup.text
+        and not soup.find_all("img")
+        and not soup.find(class_="summary")
+        and ("KeyError" in soup.text) == bool(failed)
+    )
+
 
 def test_numbers_of_older_reports_have_a_page(tmp_path):
     m = varied("tiny-math--teacher--student-s")
-    for k in ("serving", "labelling", "training", "metric", "labels", "judge"): m.pop(k)
+    for k in ("serving", "labelling", "training", "metric", "labels", "judge"):
+        m.pop(k)
     m["attrition"], m["arms"] = {}, {a: {k: v for k, v in x.items() if k != "tokens"} for a, x in m["arms"].items()}
     soup = sound(page_of(tmp_path, [m]))
     assert "not available" in soup.text and not soup.find_all("img") and "Accuracy against cost" not in soup.text
 
+
 def test_prices_give_money_its_front_and_its_volume(tmp_path):
     m = varied("tiny-math--teacher--student-m")
-    for a, u in m["serving"].items(): u["cost"] = u["n"] * (.02 if a.startswith("teacher") else .001)
-    for u in (*m["labelling"].values(), *m["training"].values()): u["cost"] = 1.9
+    for a, u in m["serving"].items():
+        u["cost"] = u["n"] * (0.02 if a.startswith("teacher") else 0.001)
+    for u in (*m["labelling"].values(), *m["training"].values()):
+        u["cost"] = 1.9
     soup = sound(page_of(tmp_path, [m]))
-    assert [r["money"] for r in paybacks([m])] == [200] * 3 and "By money" in soup.text and "per 1,000 answers" in soup.text and "no prices" not in payback_table(paybacks([m])).note
-    for a, u in m["serving"].items(): u["cost"] = u["n"] * .02
+    assert (
+        [r["money"] for r in paybacks([m])] == [200] * 3
+        and "By money" in soup.text
+        and "per 1,000 answers" in soup.text
+        and "no prices" not in payback_table(paybacks([m])).note
+    )
+    for a, u in m["serving"].items():
+        u["cost"] = u["n"] * 0.02
     assert "never" in payback_table(paybacks([m])).html()
 
+
 def test_the_committed_page_is_made_from_its_folder(tmp_path):
-    for p in TINY.iterdir(): (shutil.copytree if p.is_dir() else shutil.copy)(p, tmp_path/p.name)
+    for p in TINY.iterdir():
+        (shutil.copytree if p.is_dir() else shutil.copy)(p, tmp_path / p.name)
     plain = lambda page: re.sub(r"<p>Written .*?</p>", "", page)
-    committed = plain((TINY/"index.html").read_text())
+    committed = plain((TINY / "index.html").read_text())
     again = plain(render_index(tmp_path).read_text())
     strip = lambda p: re.sub(r'src="data:[^"]*"', "", p)
     assert strip(again) == strip(committed) and len(committed) < 600_000
-    for name in READ: assert all(f'href="{name}/{f}"' in committed for f in ("index.html", "metrics.json", "metrics.csv"))
+    for name in READ:
+        assert all(f'href="{name}/{f}"' in committed for f in ("index.html", "metrics.json", "metrics.csv"))
+
 
 def test_without_its_list_the_page_shows_what_is_there(tmp_path):
     name, gone = list(READ)[:2]
-    for n in (name, gone): shutil.copytree(TINY/n, tmp_path/n)
-    (tmp_path/gone/"metrics.json").write_text("{}")
+    for n in (name, gone):
+        shutil.copytree(TINY / n, tmp_path / n)
+    (tmp_path / gone / "metrics.json").write_text("{}")
     assert "holds no numbers of a report" in sound(render_index(tmp_path, whole=False).read_text()).text
-    (tmp_path/gone/"metrics.json").unlink()
+    (tmp_path / gone / "metrics.json").unlink()
     soup = sound(render_index(tmp_path).read_text())
     assert "It left no numbers." in soup.text and soup.find("a", href=f"{name}/index.html")
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"combinations": [{"name": "../x"}]}', '{"combinations": [{"name": 3}]}', '{"combinations": [{"name": "A/b"}]}', "\xff"])
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        "{}",
+        '{"combinations": [{"name": "../x"}]}',
+        '{"combinations": [{"name": 3}]}',
+        '{"combinations": [{"name": "A/b"}]}',
+        "\xff",
+    ],
+)
 def test_a_damaged_list_is_refused(text, tmp_path):
-    (tmp_path/"grid.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(StudyError, match="grid.json.*distill-study run"): render_index(tmp_path)
+    (tmp_path / "grid.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(StudyError, match="grid.json.*distill-study run"):
+        render_index(tmp_path)
+
 
 def test_a_page_comes_while_the_grid_runs_and_whole_at_its_end(tmp_path):
-    recipe = load_recipe(ROOT/"recipes/tiny.yaml")
+    recipe = load_recipe(ROOT / "recipes/tiny.yaml")
     grid = recipe.combinations()
-    for c in grid: shutil.copytree(TINY/c.name, tmp_path/c.name)
-    done = [Outcome(c, tmp_path/c.name, 5.) for c in grid]
-    done[1] = Outcome(grid[1], tmp_path/grid[1].name, 5., "MemoryError: <no room>")
+    for c in grid:
+        shutil.copytree(TINY / c.name, tmp_path / c.name)
+    done = [Outcome(c, tmp_path / c.name, 5.0) for c in grid]
+    done[1] = Outcome(grid[1], tmp_path / grid[1].name, 5.0, "MemoryError: <no room>")
     write_index(recipe, done[:2], tmp_path)
-    page = sound((tmp_path/"index.html").read_text())
+    page = sound((tmp_path / "index.html").read_text())
     assert page.text.count("not run") == 8 and "Ranking" not in page.text and "<no room>" in page.text
     write_index(recipe, done, tmp_path)
-    page = sound((tmp_path/"index.html").read_text())
+    page = sound((tmp_path / "index.html").read_text())
     assert "Ranking" in page.text and "not run" not in page.text and "1 combination failed." in page.text
-    assert [r["state"] for r in json.loads((tmp_path/"grid.json").read_text())["combinations"]] == ["ok", "failed", *["ok"] * 8]
+    assert [r["state"] for r in json.loads((tmp_path / "grid.json").read_text())["combinations"]] == [
+        "ok",
+        "failed",
+        *["ok"] * 8,
+    ]
+
 
 def test_a_narrow_screen_does_not_scroll_sideways_and_text_stands_out():
     "Contrast of every coloured cell is at least 4.5 to 1, light and dark."
@@ -275,23 +530,48 @@ def test_a_narrow_screen_does_not_scroll_sideways_and_text_stands_out():
     with chromium() as b:
         for scheme in ("light", "dark"):
             page = b.new_page(viewport=dict(width=400, height=800), color_scheme=scheme)
-            page.goto((TINY/"index.html").as_uri())
+            page.goto((TINY / "index.html").as_uri())
             assert page.evaluate("document.documentElement.scrollWidth") <= 400
-            shades += page.evaluate("""() => [...document.querySelectorAll('td.heat')].map(e => [getComputedStyle(e).backgroundColor, getComputedStyle(e).color, getComputedStyle(e.querySelector('.ci')).color, getComputedStyle(document.body).backgroundColor])""")
+            shades += page.evaluate(
+                """() => [...document.querySelectorAll('td.heat')].map(e => [getComputedStyle(e).backgroundColor, getComputedStyle(e).color, getComputedStyle(e.querySelector('.ci')).color, getComputedStyle(document.body).backgroundColor])"""
+            )
+
     def rgb(text, under=None):
-        *c, a = [float(x) for x in re.findall(r"[\d.]+", text)] + ([1.] if text.startswith("rgb(") else [])
+        *c, a = [float(x) for x in re.findall(r"[\d.]+", text)] + ([1.0] if text.startswith("rgb(") else [])
         return [a * x + (1 - a) * u for x, u in zip(c, under or c)]
-    def light(c): return sum(w * (x / 12.92 if x <= .03928 else ((x + .055) / 1.055)**2.4) for w, x in zip((.2126, .7152, .0722), [v / 255 for v in c]))
+
+    def light(c):
+        return sum(
+            w * (x / 12.92 if x <= 0.03928 else ((x + 0.055) / 1.055) ** 2.4)
+            for w, x in zip((0.2126, 0.7152, 0.0722), [v / 255 for v in c])
+        )
+
     assert len(shades) > 40 and len({s[0] for s in shades}) > 10
     for back, ink, ci, body in shades:
         for text in (ink, ci):
             a, z = sorted((light(rgb(text)), light(rgb(back, rgb(body)))))
-            assert (z + .05) / (a + .05) >= 4.5, (back, text)
+            assert (z + 0.05) / (a + 0.05) >= 4.5, (back, text)
+
 
 def test_the_readmes_picture_is_taken_by_a_script(tmp_path):
-    with chromium(): pass
-    done = subprocess.run([sys.executable, ROOT/".ci/screenshot.py", TINY/"tiny-math--teacher--student-m"/"index.html", tmp_path/"x.png"], capture_output=True, text=True)
+    with chromium():
+        pass
+    done = subprocess.run(
+        [
+            sys.executable,
+            ROOT / ".ci/screenshot.py",
+            TINY / "tiny-math--teacher--student-m" / "index.html",
+            tmp_path / "x.png",
+        ],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     from PIL import Image
-    picture = Image.open(tmp_path/"x.png")
-    assert picture.size[0] == 1280 and 900 < picture.size[1] < 1600 and (tmp_path/"x.png").stat().st_size < 300_000 > (ROOT/"reports/examples/report.png").stat().st_size
+
+    picture = Image.open(tmp_path / "x.png")
+    assert (
+        picture.size[0] == 1280
+        and 900 < picture.size[1] < 1600
+        and (tmp_path / "x.png").stat().st_size < 300_000 > (ROOT / "reports/examples/report.png").stat().st_size
+    )

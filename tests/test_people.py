@@ -1,4 +1,5 @@
 "What people grade: fair, blinded draws; files that come back are checked to the last grade; a run shows only grades of what its arms say."
+
 import json, math, re, sys
 from collections import Counter
 
@@ -10,7 +11,24 @@ from distill_study.archive import to_prune, verify
 from distill_study.config import ARMS, Criterion, Data, StudyError, combination_from
 from distill_study.data import Example, Splits, load_data
 from distill_study.opinions import opinions
-from distill_study.people import attention, draw, draw_sheets, faults, grades_of, graded, import_grades, keep_key, key_of, listed, passed, practice, read_grades, spread, strata, text_key
+from distill_study.people import (
+    attention,
+    draw,
+    draw_sheets,
+    faults,
+    grades_of,
+    graded,
+    import_grades,
+    keep_key,
+    key_of,
+    listed,
+    passed,
+    practice,
+    read_grades,
+    spread,
+    strata,
+    text_key,
+)
 from distill_study.rubrics import answer_text, rubric
 from distill_study.sheets import grades_file, grading_page, legible, load_sheet
 from distill_study.shown import to_plain
@@ -22,24 +40,55 @@ from distill_study.teacher import Answer, Answers
 QA = load_data(Data(name="tiny-qa", train=2, test=40))
 C = combination_from("transformers:zoo/teacher", "zoo/student-s", "tiny-qa")
 
+
 def said(examples, texts, right=None):
     "Answers of one arm."
-    return Answers("vanilla", [Answer(e.id, t, Parsed(t, t), bool(right[i]) if right else t == e.gold, "stop", 3, 9, None) for i, (e, t) in enumerate(zip(examples, texts, strict=True))], 0, 0)
+    return Answers(
+        "vanilla",
+        [
+            Answer(e.id, t, Parsed(t, t), bool(right[i]) if right else t == e.gold, "stop", 3, 9, None)
+            for i, (e, t) in enumerate(zip(examples, texts, strict=True))
+        ],
+        0,
+        0,
+    )
+
 
 def arms(n_arms, kinds, examples):
     "Arms whose answers are letters, drawn by the numbers in `kinds`."
     names = list(ARMS)[:n_arms]
-    return {a: said(examples, ["ABCD"[kinds[(i * 7 + j * 3) % len(kinds)] % 4] if (i + j) % 3 else f"It is {a[-3:]} {i}" for i in range(len(examples))]) for j, a in enumerate(names)}
+    return {
+        a: said(
+            examples,
+            [
+                "ABCD"[kinds[(i * 7 + j * 3) % len(kinds)] % 4] if (i + j) % 3 else f"It is {a[-3:]} {i}"
+                for i in range(len(examples))
+            ],
+        )
+        for j, a in enumerate(names)
+    }
 
-some = st.builds(dict, n_arms=st.integers(1, 9), items=st.integers(1, 40), extra=st.integers(0, 60), raters=st.integers(1, 6), overlap=st.floats(0, 1), checks=st.integers(0, 4), seed=st.integers(0, 99), kinds=st.lists(st.integers(0, 5), min_size=1, max_size=11))
+
+some = st.builds(
+    dict,
+    n_arms=st.integers(1, 9),
+    items=st.integers(1, 40),
+    extra=st.integers(0, 60),
+    raters=st.integers(1, 6),
+    overlap=st.floats(0, 1),
+    checks=st.integers(0, 4),
+    seed=st.integers(0, 99),
+    kinds=st.lists(st.integers(0, 5), min_size=1, max_size=11),
+)
 
 
 # --- drawing
 
+
 @settings(max_examples=60, deadline=None)
 @given(some)
 def test_every_draw_is_fair(s):
-    examples = QA.test[:s["items"]]
+    examples = QA.test[: s["items"]]
     answers = arms(s["n_arms"], s["kinds"], examples)
     n = len(answers) + s["extra"]
     drawn, by_id = draw(examples, answers, n, s["seed"]), {e.id: i for i, e in enumerate(examples)}
@@ -47,17 +96,19 @@ def test_every_draw_is_fair(s):
     assert all(answers[a].answers[by_id[d.id]].text.strip() == d.text for d in drawn for a in d.arms)
     per = Counter(a for d in drawn for a in d.arms)
     assert set(per) == set(answers) and max(per.values()) - min(per.values()) <= 1
-    for arm, kinds in strata(examples, answers).items():        # right and wrong, in the arm's own shares
+    for arm, kinds in strata(examples, answers).items():  # right and wrong, in the arm's own shares
         have, got = Counter(kinds), Counter(kinds[by_id[d.id]] for d in drawn if arm in d.arms)
-        for kind, m in have.items(): assert abs(got[kind] - per[arm] * m / len(examples)) < 1 + 1e-9
+        for kind, m in have.items():
+            assert abs(got[kind] - per[arm] * m / len(examples)) < 1 + 1e-9
     every = sum(len({answer_text(answers[a].answers[i]) for a in answers}) for i in range(len(examples)))
-    if n >= every: assert len(drawn) == every, "all there is fits, so all of it is drawn"
+    if n >= every:
+        assert len(drawn) == every, "all there is fits, so all of it is drawn"
 
 
 @settings(max_examples=60, deadline=None)
 @given(some)
 def test_sheets_are_blind_shared_out_and_the_same_again(s):
-    examples = QA.test[:max(s["items"], 5)]
+    examples = QA.test[: max(s["items"], 5)]
     answers = arms(s["n_arms"], s["kinds"], examples)
     asked = (C, examples, answers, len(answers) + s["extra"], s["raters"], s["overlap"], s["checks"], s["seed"])
     key, sheets = draw_sheets(*asked)
@@ -65,24 +116,39 @@ def test_sheets_are_blind_shared_out_and_the_same_again(s):
     checks = {i for i, x in key["items"].items() if x["check"]}
     items, shares = set(key["items"]) - checks, {r: set(mine) - checks for r, mine in key["raters"].items()}
     assert len(checks) == s["checks"] and set().union(*shares.values()) == items
-    for r, mine in key["raters"].items(): assert len(mine) == len(set(mine)) and checks <= set(mine) and [x["item"] for x in sheets[r]["items"]] == mine
+    for r, mine in key["raters"].items():
+        assert len(mine) == len(set(mine)) and checks <= set(mine) and [x["item"] for x in sheets[r]["items"]] == mine
     common = round(s["overlap"] * len(items))
     held = Counter(i for mine in shares.values() for i in mine)
-    if len(shares) == s["raters"] > 1: assert sum(n == s["raters"] for n in held.values()) == common and set(held.values()) <= {1, s["raters"]}
+    if len(shares) == s["raters"] > 1:
+        assert sum(n == s["raters"] for n in held.values()) == common and set(held.values()) <= {1, s["raters"]}
     assert max(map(len, shares.values())) - min(map(len, shares.values())) <= 1 or len(shares) < s["raters"]
-    text = json.dumps([{k: v for k, v in x.items() if k != "items"} for x in sheets.values()] + [x["items"] for x in sheets.values()])
-    assert not any(f'"{a}"' in text for a in answers) and '"check"' not in text and '"arms"' not in text and '"gold"' not in text
+    text = json.dumps(
+        [{k: v for k, v in x.items() if k != "items"} for x in sheets.values()] + [x["items"] for x in sheets.values()]
+    )
+    assert (
+        not any(f'"{a}"' in text for a in answers)
+        and '"check"' not in text
+        and '"arms"' not in text
+        and '"gold"' not in text
+    )
     by_id = {e.id: e for e in examples}
     for r, sheet in sheets.items():
-        for x in sheet["items"]: assert text_key(by_id[key["items"][x["item"]]["id"]], x["answer"]) == key["items"][x["item"]]["text"]
+        for x in sheet["items"]:
+            assert text_key(by_id[key["items"][x["item"]]["id"]], x["answer"]) == key["items"][x["item"]]["text"]
 
 
 def test_each_answer_has_the_same_chance():
     examples, hits = QA.test[:20], Counter()
-    answers = {"teacher/vanilla": said(examples, [e.gold for e in examples], [i % 3 for i in range(20)]), "student/vanilla": said(examples, [f"x{i}" for i in range(20)])}
-    for seed in range(400): hits.update(d.id for d in draw(examples, answers, 10, seed) if "student/vanilla" in d.arms)
+    answers = {
+        "teacher/vanilla": said(examples, [e.gold for e in examples], [i % 3 for i in range(20)]),
+        "student/vanilla": said(examples, [f"x{i}" for i in range(20)]),
+    }
+    for seed in range(400):
+        hits.update(d.id for d in draw(examples, answers, 10, seed) if "student/vanilla" in d.arms)
     assert len(hits) == 20 and sum(hits.values()) == 2000
-    assert all(abs(k - 100) < 4.5 * math.sqrt(400 * .25 * .75) for k in hits.values()), hits
+    assert all(abs(k - 100) < 4.5 * math.sqrt(400 * 0.25 * 0.75) for k in hits.values()), hits
+
 
 @given(st.lists(st.integers(), unique=True, min_size=1, max_size=50), st.data())
 def test_spread_draws_without_putting_back(items, data):
@@ -90,90 +156,161 @@ def test_spread_draws_without_putting_back(items, data):
     got = spread(n, items, data.draw(st.floats(0, 1, exclude_max=True)))
     assert len(got) == n == len(set(got)) and [items.index(x) for x in got] == sorted(items.index(x) for x in got)
 
+
 def test_order_differs_by_rater_and_ids_tell_nothing():
     key, sheets = draw_sheets(C, QA.test, arms(4, [0, 1, 2], QA.test), 40, 3, 1.0)
     orders = [mine for mine in key["raters"].values()]
     assert len({tuple(o) for o in orders}) == 3 and len({frozenset(o) for o in orders}) == 1
     by_arm = {}
-    for i, x in key["items"].items(): by_arm.setdefault(x["arms"][0], []).append(int(i[1:]))
+    for i, x in key["items"].items():
+        by_arm.setdefault(x["arms"][0], []).append(int(i[1:]))
     assert all(min(v) < 20 < max(v) for v in by_arm.values() if len(v) > 6), "numbers run through all arms"
+
 
 def test_scored_families_are_spread_over_thirds_of_the_score():
     news = load_data(Data(name="tiny-summ", train=2, test=30)).test
-    answers = {"teacher/vanilla": said(news, [e.gold if i % 3 == 0 else e.gold[:len(e.gold) // 2] if i % 3 == 1 else "Nothing." for i, e in enumerate(news)])}
+    answers = {
+        "teacher/vanilla": said(
+            news,
+            [
+                e.gold if i % 3 == 0 else e.gold[: len(e.gold) // 2] if i % 3 == 1 else "Nothing."
+                for i, e in enumerate(news)
+            ],
+        )
+    }
     kinds = strata(news, answers)["teacher/vanilla"]
     assert set(kinds) == {"low", "middle", "high"} or set(kinds) == {"low", "high"} or set(kinds) == {"low", "middle"}
     at = {e.id: kinds[i] for i, e in enumerate(news)}
     got = Counter(at[d.id] for d in draw(news, answers, 9))
     assert all(abs(got[k] - 9 * m / 30) < 1 + 1e-9 for k, m in Counter(kinds).items())
 
-@pytest.mark.parametrize("changes, says", [(dict(n=2), "n = 2: there are 3 arms"), (dict(n=0), "n = 0"), (dict(raters=0), "raters = 0: expected 1 to 99"), (dict(raters=100), "raters = 100"),
-    (dict(overlap=1.2), "overlap = 1.2: expected a share"), (dict(overlap=float("nan")), "overlap = nan"), (dict(checks=-1), "checks = -1"), (dict(checks=41), "checks = 41: 40 of the test items")])
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        (dict(n=2), "n = 2: there are 3 arms"),
+        (dict(n=0), "n = 0"),
+        (dict(raters=0), "raters = 0: expected 1 to 99"),
+        (dict(raters=100), "raters = 100"),
+        (dict(overlap=1.2), "overlap = 1.2: expected a share"),
+        (dict(overlap=float("nan")), "overlap = nan"),
+        (dict(checks=-1), "checks = -1"),
+        (dict(checks=41), "checks = 41: 40 of the test items"),
+    ],
+)
 def test_settings_that_no_sheet_can_have(changes, says):
-    with pytest.raises(StudyError) as e: draw_sheets(C, QA.test, arms(3, [0, 1], QA.test), **changes)
+    with pytest.raises(StudyError) as e:
+        draw_sheets(C, QA.test, arms(3, [0, 1], QA.test), **changes)
     assert says in str(e.value)
+
 
 def test_checks_need_truth():
     blind = [Example(e.id, e.task, e.turns, None, e.choices) for e in QA.test[:5]]
-    answers = {"teacher/vanilla": Answers("vanilla", [Answer(e.id, "A", Parsed("A", "A"), None, "stop", 1, 1, None) for e in blind], 0, 0)}
+    answers = {
+        "teacher/vanilla": Answers(
+            "vanilla", [Answer(e.id, "A", Parsed("A", "A"), None, "stop", 1, 1, None) for e in blind], 0, 0
+        )
+    }
     assert draw_sheets(C, blind, answers, 5)[0]["items"]
-    with pytest.raises(StudyError, match="0 of the test items have a gold answer.*Ask for none"): draw_sheets(C, blind, answers, 5, checks=1)
+    with pytest.raises(StudyError, match="0 of the test items have a gold answer.*Ask for none"):
+        draw_sheets(C, blind, answers, 5, checks=1)
+
 
 def test_equal_gold_everywhere_leaves_no_wrong_answer():
     same = [Example(str(i), "math", (dict(role="user", content=f"{i}?"),), "7") for i in range(4)]
-    with pytest.raises(StudyError, match="all test items have the same gold"): people.draw_checks(same, 2)
+    with pytest.raises(StudyError, match="all test items have the same gold"):
+        people.draw_checks(same, 2)
+
 
 @pytest.mark.parametrize("name", ["tiny-math", "tiny-qa", "tiny-nli", "tiny-summ", "tiny-chat"])
 def test_every_family_has_attention_checks(name):
     sheet = practice(load_data(Data(name=name, train=2, test=8)).test, 6)
     assert len(sheet["items"]) == 6 and all(x["answer"].strip() and x["parts"] for x in sheet["items"])
 
+
 def test_what_passes_an_attention_check():
     four = rubric("summarization")
-    assert passed("gold", dict(coherence=3, consistency=5, fluency=4, relevance=3), four) and not passed("gold", dict(coherence=5, consistency=2, fluency=5, relevance=5), four)
-    assert passed("other", dict(coherence=5, consistency=1, fluency=5, relevance=1), four) and not passed("other", dict(coherence=5, consistency=4, fluency=5, relevance=3), four)
+    assert passed("gold", dict(coherence=3, consistency=5, fluency=4, relevance=3), four) and not passed(
+        "gold", dict(coherence=5, consistency=2, fluency=5, relevance=5), four
+    )
+    assert passed("other", dict(coherence=5, consistency=1, fluency=5, relevance=1), four) and not passed(
+        "other", dict(coherence=5, consistency=4, fluency=5, relevance=3), four
+    )
 
-TRICKS = st.text(st.sampled_from("<>&/!-'\"`\\{}$ \n\r\u2028\u2029\u202e\ufeff\x00sScript"), max_size=40) | st.text(max_size=40)
+
+TRICKS = st.text(st.sampled_from("<>&/!-'\"`\\{}$ \n\r\u2028\u2029\u202e\ufeff\x00sScript"), max_size=40) | st.text(
+    max_size=40
+)
+
 
 @settings(max_examples=100, deadline=None)
 @given(TRICKS, TRICKS)
 def test_no_text_leaves_its_place_in_the_page(asked, answer):
-    sheet = dict(sheet="0" * 16, rater="r1", rubric="0" * 16, format=1, criteria=[], items=[dict(item="q001", parts=[dict(heading="Question", text=asked)], answer=answer)])
+    sheet = dict(
+        sheet="0" * 16,
+        rater="r1",
+        rubric="0" * 16,
+        format=1,
+        criteria=[],
+        items=[dict(item="q001", parts=[dict(heading="Question", text=asked)], answer=answer)],
+    )
     page = grading_page(sheet)
     before, _, rest = page.partition('<script type="application/json" id="sheet">')
     inside, _, after = rest.partition("</script>")
     assert before + after == EMPTY, "nothing of it stands anywhere else"
     assert inside.isascii() and not set("<>&") & set(inside) and json.loads(inside) == legible(sheet)
 
-EMPTY = "".join(grading_page(dict(rater="r1", items=[])).partition('<script type="application/json" id="sheet">')[::2]).replace('{"rater":"r1","items":[]}</script>', "")
+
+EMPTY = "".join(
+    grading_page(dict(rater="r1", items=[])).partition('<script type="application/json" id="sheet">')[::2]
+).replace('{"rater":"r1","items":[]}</script>', "")
 
 
 # --- what comes back
+
 
 @pytest.fixture
 def study(tmp_path):
     "A store with a sheet for two raters, and a way to write their files."
     examples = QA.test[:12]
     answers = arms(3, [0, 1, 2, 3], examples)
-    key, sheets = draw_sheets(C, examples, answers, 15, 2, .4, 2)
-    store = Store(tmp_path/"store")
+    key, sheets = draw_sheets(C, examples, answers, 15, 2, 0.4, 2)
+    store = Store(tmp_path / "store")
     keep_key(store, key)
+
     def write(rater="r1", name=None, text=None, **changes):
-        raw = dict(format=1, kind="grades", sheet=key["sheet"], rater=rater, rubric=key["rubric"], grades={x["item"]: dict(correct=1) for x in sheets[rater if str(rater) in sheets else "r1"]["items"]}, notes={}) | changes
-        path = tmp_path/(name or f"grades-{rater}.json")
+        raw = (
+            dict(
+                format=1,
+                kind="grades",
+                sheet=key["sheet"],
+                rater=rater,
+                rubric=key["rubric"],
+                grades={x["item"]: dict(correct=1) for x in sheets[rater if str(rater) in sheets else "r1"]["items"]},
+                notes={},
+            )
+            | changes
+        )
+        path = tmp_path / (name or f"grades-{rater}.json")
         path.write_text(json.dumps(raw) if text is None else text, encoding="utf-8")
         return path
-    class Study: pass
+
+    class Study:
+        pass
+
     s = Study()
     s.examples, s.answers, s.key, s.sheets, s.store, s.write = examples, answers, key, sheets, store, write
     s.splits = Splits(**{k: getattr(QA, k) for k in QA.__dataclass_fields__} | dict(test=examples))
     s.whole = lambda rater: {x["item"]: dict(correct=1) for x in sheets[rater]["items"]}
     return s
 
+
 def refused(s, path, says, **how):
-    with pytest.raises(StudyError) as e: import_grades(s.store, [path], {C.name: s.key["rubric"]}, **how)
+    with pytest.raises(StudyError) as e:
+        import_grades(s.store, [path], {C.name: s.key["rubric"]}, **how)
     assert says in str(e.value) and path.name in str(e.value), e.value
     assert graded(s.store, s.key["sheet"]) == {}, "nothing of it may be taken"
+
 
 def test_faults_of_a_file(study):
     s, first = study, study.sheets["r1"]["items"][0]["item"]
@@ -186,7 +323,11 @@ def test_faults_of_a_file(study):
     refused(s, s.write(text=json.dumps(s.sheets["r1"])), "not the sheet")
     refused(s, s.write(text=s.write().read_text().replace("1}", "NaN}", 1)), "NaN is no grade")
     refused(s, s.write(text=s.write().read_text().replace("1}", "Infinity}", 1)), "Infinity is no grade")
-    refused(s, s.write(text=s.write().read_text().replace(f'"{first}"', f'"{first}": {{}}, "{first}"', 1)), "stands in it twice")
+    refused(
+        s,
+        s.write(text=s.write().read_text().replace(f'"{first}"', f'"{first}": {{}}, "{first}"', 1)),
+        "stands in it twice",
+    )
     refused(s, s.write(sheet="0" * 16), "was not drawn from this store")
     refused(s, s.write(sheet="../../etc"), "was not drawn from this store")
     refused(s, s.write(sheet=None), "was not drawn from this store")
@@ -204,49 +345,77 @@ def test_faults_of_a_file(study):
     refused(s, s.write(grades=s.whole("r1") | {first: dict(correct=1, style=1)}), "unknown criterion: style")
     refused(s, s.write(grades={}), "items without all their grades")
     refused(s, s.write(grades={}), "nothing is graded in it", partial=True)
-    for v in (2, -1, 0.5, 1.0, True, "1", None, [1]): refused(s, s.write(grades=off(v)), "off the scale: " + first)
-    less = s.whole("r1"); less.pop(first)
-    refused(s, s.write(grades=less), f"1 of {len(less) + 1} items without all their grades: {first}; ask the rater to finish, or take what is there with --partial")
+    for v in (2, -1, 0.5, 1.0, True, "1", None, [1]):
+        refused(s, s.write(grades=off(v)), "off the scale: " + first)
+    less = s.whole("r1")
+    less.pop(first)
+    refused(
+        s,
+        s.write(grades=less),
+        f"1 of {len(less) + 1} items without all their grades: {first}; ask the rater to finish, or take what is there with --partial",
+    )
+
 
 def test_files_that_are_not_there_or_too_big(study, tmp_path, monkeypatch):
-    refused(study, tmp_path/"none.json", "can't be read")
+    refused(study, tmp_path / "none.json", "can't be read")
     refused(study, tmp_path, "")
     monkeypatch.setattr(people, "MOST", 10)
     refused(study, study.write(), "larger than")
 
+
 def test_not_utf8(study, tmp_path):
-    path = tmp_path/"grades-r1.json"
+    path = tmp_path / "grades-r1.json"
     path.write_bytes(b'{"kind": "grades\xff"}')
     refused(study, path, "damaged")
 
+
 def test_another_recipe_and_another_rubric(study):
     for known, says in (({"else": "0"}, "not part of this recipe"), ({C.name: "0"}, "its questions have changed")):
-        with pytest.raises(StudyError, match=says): import_grades(study.store, [study.write()], known)
+        with pytest.raises(StudyError, match=says):
+            import_grades(study.store, [study.write()], known)
+
 
 @settings(max_examples=80, deadline=None)
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5), lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(["q001", "q002", "correct", "x"]), x, max_size=3), max_leaves=8), st.sampled_from(["grades", "notes", "rater", "rubric", "format"]))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+        lambda x: (
+            st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(["q001", "q002", "correct", "x"]), x, max_size=3)
+        ),
+        max_leaves=8,
+    ),
+    st.sampled_from(["grades", "notes", "rater", "rubric", "format"]),
+)
 def test_no_file_breaks_the_check(value, where):
     key = dict(rubric="a", raters=dict(r1=["q001", "q002"]), criteria=[dict(name="correct", scale=[0, 1])])
     raw = dict(format=1, rubric="a", rater="r1", grades=dict(q001=dict(correct=1), q002=dict(correct=0)), notes={})
     assert faults(raw, key) == []
     found = faults(raw | {where: value}, key)
-    assert isinstance(found, list) and (found or all(set(g) == {"correct"} and g["correct"] in (0, 1) for g in (raw | {where: value})["grades"].values()))
+    assert isinstance(found, list) and (
+        found
+        or all(set(g) == {"correct"} and g["correct"] in (0, 1) for g in (raw | {where: value})["grades"].values())
+    )
 
 
 def test_all_or_none(study):
-    with pytest.raises(StudyError): import_grades(study.store, [study.write("r1"), study.write("r2", grades={})])
+    with pytest.raises(StudyError):
+        import_grades(study.store, [study.write("r1"), study.write("r2", grades={})])
     assert graded(study.store, study.key["sheet"]) == {}
     done = import_grades(study.store, [study.write("r1"), study.write("r2")])
     assert [d["new"] for d in done] == [True, True] and set(graded(study.store, study.key["sheet"])) == {"r1", "r2"}
 
+
 def test_one_rater_twice(study):
-    with pytest.raises(StudyError, match="rater r1 of this sheet stands in .*a.json as well"): import_grades(study.store, [study.write("r1", "a.json"), study.write("r1", "b.json")])
+    with pytest.raises(StudyError, match="rater r1 of this sheet stands in .*a.json as well"):
+        import_grades(study.store, [study.write("r1", "a.json"), study.write("r1", "b.json")])
     import_grades(study.store, [study.write("r1")])
     assert import_grades(study.store, [study.write("r1")])[0]["new"] is False
     changed = study.whole("r1") | {study.key["raters"]["r1"][0]: dict(correct=0)}
-    with pytest.raises(StudyError, match="were imported at .*--replace"): import_grades(study.store, [study.write("r1", grades=changed)])
+    with pytest.raises(StudyError, match="were imported at .*--replace"):
+        import_grades(study.store, [study.write("r1", grades=changed)])
     assert import_grades(study.store, [study.write("r1", grades=changed)], replace=True)[0]["new"] is True
     assert graded(study.store, study.key["sheet"])["r1"]["grades"] == changed
+
 
 def test_part_of_a_sheet_and_later_the_rest(study):
     part = dict(list(study.whole("r1").items())[:3])
@@ -254,38 +423,58 @@ def test_part_of_a_sheet_and_later_the_rest(study):
     assert (done[0]["items"], done[0]["of"]) == (3, len(study.key["raters"]["r1"]))
     assert import_grades(study.store, [study.write()], replace=True)[0]["items"] == done[0]["of"]
 
+
 def test_a_damaged_book_of_grades_is_found(study):
     import_grades(study.store, [study.write("r1")])
     import_grades(study.store, [study.write("r2")])
-    book = study.store.root/"grades"/f"{study.key['sheet']}.jsonl"
+    book = study.store.root / "grades" / f"{study.key['sheet']}.jsonl"
     book.write_bytes(book.read_bytes().replace(b'"correct":1', b'"correct":0', 1))
-    with pytest.raises(StudyError, match="damaged"): grades_of(C, study.splits, study.answers, study.store)
+    with pytest.raises(StudyError, match="damaged"):
+        grades_of(C, study.splits, study.answers, study.store)
     (problem,) = verify(study.store.root)
     assert problem.lost and problem.path == book and "import what the raters sent once more" in str(problem)
 
+
 def test_pruning_leaves_grades_alone(study):
     import_grades(study.store, [study.write("r1")])
-    with pytest.raises(StudyError, match="no stage of"): to_prune(study.store.root, stages=[study.key["sheet"]])
+    with pytest.raises(StudyError, match="no stage of"):
+        to_prune(study.store.root, stages=[study.key["sheet"]])
     assert [e for e in to_prune(study.store.root, interrupted=True) if e.kind == "grades"] == []
 
+
 def test_key_paths_stay_in_the_store(study):
-    for name in ("..", "../sheet", "a" * 17, "A" * 16, "", 5, None): assert key_of(study.store, name) is None
+    for name in ("..", "../sheet", "a" * 17, "A" * 16, "", 5, None):
+        assert key_of(study.store, name) is None
 
 
 # --- the grades of a run
 
+
 def test_round_trip(study):
     note = {study.key["raters"]["r1"][0]: "unsure <b>"}
-    import_grades(study.store, [study.write("r1", notes=note), study.write("r2", grades={i: dict(correct=0) for i in study.key["raters"]["r2"]})])
+    import_grades(
+        study.store,
+        [
+            study.write("r1", notes=note),
+            study.write("r2", grades={i: dict(correct=0) for i in study.key["raters"]["r2"]}),
+        ],
+    )
     human = grades_of(C, study.splits, study.answers, study.store)
     assert list(human.columns) == people.HUMAN and human["grade"].dtype == float and human["check"].dtype == bool
     own = human[~human["check"]]
-    want = {(a, x["id"], r) for r, mine in study.key["raters"].items() for i in mine for x in [study.key["items"][i]] for a in x["arms"]}
+    want = {
+        (a, x["id"], r)
+        for r, mine in study.key["raters"].items()
+        for i in mine
+        for x in [study.key["items"][i]]
+        for a in x["arms"]
+    }
     assert {(r.arm, r.id, r.rater) for r in own.itertuples()} == want and len(own) == len(want)
     assert all(r.grade == (r.rater == "r1") for r in own.itertuples())
     assert set(human[human["note"] != ""]["note"]) == {"unsure <b>"}
     assert attention(human, rubric("nlu_qa")) == dict(r1=(1, 2), r2=(1, 2))
     assert human.attrs["left_out"] == 0 and [r["checks"] for r in listed(study.store)] == [(1, 2), (1, 2)]
+
 
 def test_only_texts_that_the_arms_still_give(study):
     import_grades(study.store, [study.write("r1"), study.write("r2")])
@@ -294,18 +483,35 @@ def test_only_texts_that_the_arms_still_give(study):
     anew = study.answers | {arm: said(study.examples, [a.text + "!" for a in study.answers[arm]])}
     after = grades_of(C, study.splits, anew, study.store)
     gone = before[(before["arm"] == arm)]
-    assert len(gone) and arm not in set(after["arm"]) and after.attrs["left_out"] == len(gone) == len(before) - len(after)
+    assert (
+        len(gone) and arm not in set(after["arm"]) and after.attrs["left_out"] == len(gone) == len(before) - len(after)
+    )
+
 
 def test_other_questions_have_other_grades(study):
     import_grades(study.store, [study.write("r1")])
-    own = C.model_copy(update=dict(rubric=(Criterion(name="brevity", question="Could a word be left out?", scale=(1, 3)),)))
+    own = C.model_copy(
+        update=dict(rubric=(Criterion(name="brevity", question="Could a word be left out?", scale=(1, 3)),))
+    )
     assert grades_of(own, study.splits, study.answers, study.store).empty
 
+
 def test_raters_of_two_sheets_are_told_apart(study):
-    key, sheets = draw_sheets(C, study.examples, study.answers, 15, 2, .4, 2, seed=1)
+    key, sheets = draw_sheets(C, study.examples, study.answers, 15, 2, 0.4, 2, seed=1)
     keep_key(study.store, key)
-    import_grades(study.store, [study.write("r1"), study.write("r1", "other.json", sheet=key["sheet"], grades={i: dict(correct=0) for i in key["raters"]["r1"]})])
-    assert set(grades_of(C, study.splits, study.answers, study.store)["rater"]) == {f"r1@{k['sheet'][:6]}" for k in (key, study.key)}
+    import_grades(
+        study.store,
+        [
+            study.write("r1"),
+            study.write(
+                "r1", "other.json", sheet=key["sheet"], grades={i: dict(correct=0) for i in key["raters"]["r1"]}
+            ),
+        ],
+    )
+    assert set(grades_of(C, study.splits, study.answers, study.store)["rater"]) == {
+        f"r1@{k['sheet'][:6]}" for k in (key, study.key)
+    }
+
 
 def test_nobody_has_graded(study):
     human = grades_of(C, study.splits, study.answers, study.store)
@@ -315,18 +521,35 @@ def test_nobody_has_graded(study):
 
 # --- what a report says of it
 
-LIKERT = (Criterion(name="fluency", question="Is it easy to read?", scale=(1, 5)), Criterion(name="consistency", question="Does all of it stand in the source?", scale=(1, 5)))
+LIKERT = (
+    Criterion(name="fluency", question="Is it easy to read?", scale=(1, 5)),
+    Criterion(name="consistency", question="Does all of it stand in the source?", scale=(1, 5)),
+)
+
 
 def frame(*rows):
     "Grades: (arm, id, criterion, rater, grade)."
     import pandas as pd
-    table = pd.DataFrame([(a, i, k, r, float(g), "", a.startswith("check/"), f"{a}{i}") for a, i, k, r, g in rows], columns=people.HUMAN)
+
+    table = pd.DataFrame(
+        [(a, i, k, r, float(g), "", a.startswith("check/"), f"{a}{i}") for a, i, k, r, g in rows], columns=people.HUMAN
+    )
     return table.astype(dict(grade=float, check=bool))
+
 
 def test_an_item_with_several_grades_counts_once():
     rows = [("student/vanilla", f"i{i}", "fluency", "r1", 1 + i % 5) for i in range(10)]
-    once, often = (opinions(frame(*x), LIKERT[:1], 200).rows[0] for x in (rows, rows + [("student/vanilla", "i0", "fluency", f"r{j}", 1) for j in range(2, 40)]))
-    assert once["fluency"] == often["fluency"] and once["n"] == often["n"] == 10 and once["fluency"].value == 3 and (once["raters"], often["raters"]) == (1, 39)
+    once, often = (
+        opinions(frame(*x), LIKERT[:1], 200).rows[0]
+        for x in (rows, rows + [("student/vanilla", "i0", "fluency", f"r{j}", 1) for j in range(2, 40)])
+    )
+    assert (
+        once["fluency"] == often["fluency"]
+        and once["n"] == often["n"] == 10
+        and once["fluency"].value == 3
+        and (once["raters"], often["raters"]) == (1, 39)
+    )
+
 
 def test_shares_have_wilsons_interval_until_raters_differ():
     yes = Criterion(name="correct", question="Is it right?", scale=(0, 1))
@@ -335,69 +558,112 @@ def test_shares_have_wilsons_interval_until_raters_differ():
     split = opinions(frame(*rows, ("student/vanilla", "i3", "correct", "r3", 1)), (yes,), 200).rows[0]["correct"]
     assert split.value == pytest.approx((3 + 1 / 3) / 4) and split.low < split.value < split.high
     other = Criterion(name="correct", question="Is it right?", scale=(1, 2))
-    assert opinions(frame(*[(a, i, k, r, g + 1) for a, i, k, r, g in rows]), (other,)).rows[0]["correct"] == wilson(3, 4)
+    assert opinions(frame(*[(a, i, k, r, g + 1) for a, i, k, r, g in rows]), (other,)).rows[0]["correct"] == wilson(
+        3, 4
+    )
+
 
 def test_what_nobody_graded_is_not_available():
-    found = opinions(frame(("student/vanilla", "i0", "fluency", "r1", 4), ("check/gold", "i1", "fluency", "r1", 1), ("check/gold", "i1", "consistency", "r1", 5)), LIKERT, 200)
+    found = opinions(
+        frame(
+            ("student/vanilla", "i0", "fluency", "r1", 4),
+            ("check/gold", "i1", "fluency", "r1", 1),
+            ("check/gold", "i1", "consistency", "r1", 5),
+        ),
+        LIKERT,
+        200,
+    )
     (row,) = found.rows
-    assert row["fluency"].value == 4 and row["fluency"].low is None and row["consistency"].value is None and "not available" in found.html()
-    assert found.checks == dict(r1=(0, 1)) and found.grades == 1 and found.told().startswith("1 grade by 1 rater. Attention checks passed: r1: 0 of 1")
+    assert (
+        row["fluency"].value == 4
+        and row["fluency"].low is None
+        and row["consistency"].value is None
+        and "not available" in found.html()
+    )
+    assert (
+        found.checks == dict(r1=(0, 1))
+        and found.grades == 1
+        and found.told().startswith("1 grade by 1 rater. Attention checks passed: r1: 0 of 1")
+    )
     assert json.loads(json.dumps(to_plain(found)))["rows"][0]["fluency"]["value"] == 4
+
 
 def test_grades_left_out_are_told():
     none = frame()
     none.attrs["left_out"] = 3
-    assert "3 grades are left out" in opinions(none, LIKERT).html() and "Nobody has graded" in opinions(none, LIKERT).html()
+    assert (
+        "3 grades are left out" in opinions(none, LIKERT).html()
+        and "Nobody has graded" in opinions(none, LIKERT).html()
+    )
 
 
 # --- the command line
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     "A recipe whose arms have answered, in a store."
     from distill_study.config import load_recipe
     from distill_study.study import answer_arms, label, resolved
+
     folder = tmp_path_factory.mktemp("run")
-    (folder/"small.yaml").write_text("teachers: ['transformers:zoo/teacher']\nstudents: [zoo/student-s]\ndata: [{name: tiny-qa, train: 2, test: 8}]\narms: [teacher/vanilla, student/vanilla]\n")
-    for c in load_recipe(folder/"small.yaml").combinations():
-        splits, store = load_data(c.data), Store(folder/"store")
+    (folder / "small.yaml").write_text(
+        "teachers: ['transformers:zoo/teacher']\nstudents: [zoo/student-s]\ndata: [{name: tiny-qa, train: 2, test: 8}]\narms: [teacher/vanilla, student/vanilla]\n"
+    )
+    for c in load_recipe(folder / "small.yaml").combinations():
+        splits, store = load_data(c.data), Store(folder / "store")
         c = resolved(c, splits.task)
         label(c, splits, store), answer_arms(c, splits, {}, store)
     return folder
+
 
 @pytest.fixture
 def call(monkeypatch, capsys):
     "Run a command in this process: (exit status, stdout, stderr)."
     from distill_study.cli import main
+
     def go(*args):
         monkeypatch.setattr(sys, "argv", ["distill-study", *map(str, args)])
-        with pytest.raises(SystemExit) as stop: main()
+        with pytest.raises(SystemExit) as stop:
+            main()
         out = capsys.readouterr()
         return stop.value.code or 0, out.out, out.err
+
     return go
 
+
 def test_from_sheets_to_grades_by_commands(run, call, tmp_path):
-    recipe, store, out = run/"small.yaml", ("--store", run/"store"), tmp_path/"sheets"
+    recipe, store, out = run / "small.yaml", ("--store", run / "store"), tmp_path / "sheets"
     code, said, err = call("grade-sheet", recipe, "--n", 8, "--raters", 2, "--checks", 2, "--out", out, *store)
     assert code == 0, err
-    folder = out/"tiny-qa--teacher--student-s"
-    assert {p.name for p in folder.iterdir()} == {f"{what}-{r}.{end}" for r in ("r1", "r2") for what, end in (("grade", "html"), ("sheet", "json"))}
-    assert all(str(folder/f"grade-{r}.html") in said for r in ("r1", "r2"))
+    folder = out / "tiny-qa--teacher--student-s"
+    assert {p.name for p in folder.iterdir()} == {
+        f"{what}-{r}.{end}" for r in ("r1", "r2") for what, end in (("grade", "html"), ("sheet", "json"))
+    }
+    assert all(str(folder / f"grade-{r}.html") in said for r in ("r1", "r2"))
     handed = "".join(p.read_text() for p in folder.iterdir())
-    assert not re.search(r"(teacher|student)/vanilla|student-s|zoo/|\"arms\"", handed), "what raters get names no arm and no model"
+    assert not re.search(r"(teacher|student)/vanilla|student-s|zoo/|\"arms\"", handed), (
+        "what raters get names no arm and no model"
+    )
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    assert call("grade-sheet", recipe, "--n", 8, "--raters", 2, "--checks", 2, "--out", out, *store)[0] == 0 and before == {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert call("grade-sheet", recipe, "--n", 8, "--raters", 2, "--checks", 2, "--out", out, *store)[
+        0
+    ] == 0 and before == {p.name: p.read_bytes() for p in folder.iterdir()}
     code, _, err = call("grade-sheet", recipe, "--n", 9, "--raters", 2, "--out", out, *store)
     assert code == 2 and "another sheet, which people may be grading" in err
     backs = []
     for r in ("r1", "r2"):
-        sheet = load_sheet(folder/f"sheet-{r}.json")
-        backs.append(tmp_path/f"grades-{r}.json")
-        backs[-1].write_text(json.dumps(grades_file(sheet, dict(grades={x["item"]: dict(correct=1) for x in sheet["items"]}))))
+        sheet = load_sheet(folder / f"sheet-{r}.json")
+        backs.append(tmp_path / f"grades-{r}.json")
+        backs[-1].write_text(
+            json.dumps(grades_file(sheet, dict(grades={x["item"]: dict(correct=1) for x in sheet["items"]})))
+        )
     raw = json.loads(backs[0].read_text())
     first = next(iter(raw["grades"]))
-    (tmp_path/"part.json").write_text(json.dumps(raw | dict(grades={k: v for k, v in raw["grades"].items() if k != first})))
-    code, _, err = call("grades", "import", recipe, tmp_path/"part.json", *store)
+    (tmp_path / "part.json").write_text(
+        json.dumps(raw | dict(grades={k: v for k, v in raw["grades"].items() if k != first}))
+    )
+    code, _, err = call("grades", "import", recipe, tmp_path / "part.json", *store)
     assert code == 2 and f"items without all their grades: {first}" in err and "--partial" in err
     code, said, _ = call("grades", "import", recipe, *backs, *store)
     assert code == 0 and len(said.splitlines()) == 2 and "rater r2" in said
@@ -405,18 +671,47 @@ def test_from_sheets_to_grades_by_commands(run, call, tmp_path):
     code, said, _ = call("grades", "list", *store)
     assert code == 0 and said.count("attention checks passed: 1 of 2") == 2
 
-@pytest.mark.parametrize("args, says", [(("--n", 1), "n = 1: there are 2 arms"), (("--raters", 0), "raters = 0"), (("--overlap", 2), "overlap = 2.0"), (("--checks", 9), "checks = 9: 8 of the test items"), (("-p", "data.test=9"), "`distill-study run` with the same recipe"),
-    (("-p", "arms=teacher/vanilla,distilled/vanilla", "-p", "min_rows=1"), "`distill-study run` with the same recipe"), (("--store", "nowhere"), "there is no store in this folder")])
+
+@pytest.mark.parametrize(
+    "args, says",
+    [
+        (("--n", 1), "n = 1: there are 2 arms"),
+        (("--raters", 0), "raters = 0"),
+        (("--overlap", 2), "overlap = 2.0"),
+        (("--checks", 9), "checks = 9: 8 of the test items"),
+        (("-p", "data.test=9"), "`distill-study run` with the same recipe"),
+        (
+            ("-p", "arms=teacher/vanilla,distilled/vanilla", "-p", "min_rows=1"),
+            "`distill-study run` with the same recipe",
+        ),
+        (("--store", "nowhere"), "there is no store in this folder"),
+    ],
+)
 def test_what_no_sheet_is_drawn_from(run, call, tmp_path, args, says):
-    code, _, err = call("grade-sheet", run/"small.yaml", "--out", tmp_path/"out", "--store", run/"store", *args)
+    code, _, err = call("grade-sheet", run / "small.yaml", "--out", tmp_path / "out", "--store", run / "store", *args)
     assert code == 2 and says in err and "Traceback" not in err, err
-    assert not (tmp_path/"out").exists()
+    assert not (tmp_path / "out").exists()
+
 
 def test_every_combination_has_its_own_sheet(run, call, tmp_path):
-    code, said, err = call("grade-sheet", run/"small.yaml", "--n", 6, "-p", "seeds=0,1", "--raters", 1, "--out", tmp_path/"two", "--store", run/"store")
-    assert code == 0 and len({load_sheet(p)["sheet"] for p in (tmp_path/"two").glob("*/sheet-r1.json")}) == 2, err
+    code, said, err = call(
+        "grade-sheet",
+        run / "small.yaml",
+        "--n",
+        6,
+        "-p",
+        "seeds=0,1",
+        "--raters",
+        1,
+        "--out",
+        tmp_path / "two",
+        "--store",
+        run / "store",
+    )
+    assert code == 0 and len({load_sheet(p)["sheet"] for p in (tmp_path / "two").glob("*/sheet-r1.json")}) == 2, err
+
 
 def test_a_store_without_sheets(tmp_path, call):
-    Store(tmp_path/"store")
-    code, said, err = call("grades", "list", "--store", tmp_path/"store")
+    Store(tmp_path / "store")
+    code, said, err = call("grades", "list", "--store", tmp_path / "store")
     assert code == 0 and not said and "draws them" in err

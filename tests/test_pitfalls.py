@@ -1,4 +1,5 @@
 "Pitfalls where the truth about them is known, and where there is hardly anything to measure."
+
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,234 +13,493 @@ from distill_study.data import DataError, Example, load_data
 from distill_study.findings import findings
 from distill_study.grade import COLUMNS, GRADER_VERSION, grade, grader_hash
 from distill_study.grid import plan
-from distill_study.pitfalls import (Pitfall, blinded, chance, decoding, difficulty_table, easy, extraction, length, multiple, noise, overlap, overlapped, pitfalls, power, reworded, swapped, validation, wording)
+from distill_study.pitfalls import (
+    Pitfall,
+    blinded,
+    chance,
+    decoding,
+    difficulty_table,
+    easy,
+    extraction,
+    length,
+    multiple,
+    noise,
+    overlap,
+    overlapped,
+    pitfalls,
+    power,
+    reworded,
+    swapped,
+    validation,
+    wording,
+)
 from distill_study.prompts import PARAPHRASES
 from distill_study.results import analyse, made_up_grades, made_up_scores
 from distill_study.tasks import Parsed
 from distill_study.teacher import Answer, Answers, sample_answers
 from distill_study.textstats import METRICS
 
-KEYS = ["extraction", "wording", "decoding", "seeds", "overlap", "noise", "easy", "length", "validation", "multiple", "power"]
+KEYS = [
+    "extraction",
+    "wording",
+    "decoding",
+    "seeds",
+    "overlap",
+    "noise",
+    "easy",
+    "length",
+    "validation",
+    "multiple",
+    "power",
+]
 
-def of(skill, n=200, seed=0, **changes): return analyse(made_up_grades(n, skill, seed).assign(**changes), resamples=300)
-def column(results, arm, flip=0., seed=0):
+
+def of(skill, n=200, seed=0, **changes):
+    return analyse(made_up_grades(n, skill, seed).assign(**changes), resamples=300)
+
+
+def column(results, arm, flip=0.0, seed=0):
     "Right and wrong of an arm, a share of the items turned."
     x = results.graded[results.graded["arm"] == arm].set_index("id")["correct"]
     return x ^ (np.random.default_rng(seed).random(len(x)) < flip)
 
-TWO = {"student/vanilla": .4, "distilled/vanilla": .6}
+
+TWO = {"student/vanilla": 0.4, "distilled/vanilla": 0.6}
 
 # --- items asked in another way
+
 
 @pytest.mark.parametrize("name", ["tiny-math", "tiny-qa", "tiny-nli", "tiny-summ", "tiny-chat"])
 def test_another_wording_changes_the_system_prompt_alone(name):
     e = load_data(Data(name=name, train=1, test=2)).test[0]
     for k in range(1, 1 + len(PARAPHRASES[e.task])):
         r = reworded(e, k)
-        assert r.ask("vanilla")[0] != e.ask("vanilla")[0] and r.ask("vanilla")[1:] == e.ask("vanilla")[1:] and (r.id, r.gold, r.key, r.source) == (e.id, e.gold, e.key, e.source)
+        assert (
+            r.ask("vanilla")[0] != e.ask("vanilla")[0]
+            and r.ask("vanilla")[1:] == e.ask("vanilla")[1:]
+            and (r.id, r.gold, r.key, r.source) == (e.id, e.gold, e.key, e.source)
+        )
+
 
 @pytest.mark.parametrize("name", ["tiny-math", "tiny-qa", "tiny-nli"])
 def test_a_blind_item_keeps_its_gold_and_loses_its_text(name):
     for e in load_data(Data(name=name, train=1, test=20)).test:
         b = blinded(e)
-        assert (b.gold, b.choices, b.id) == (e.gold, e.choices, e.id) and b.question in e.question and len(b.question) < len(e.question) * .8
+        assert (
+            (b.gold, b.choices, b.id) == (e.gold, e.choices, e.id)
+            and b.question in e.question
+            and len(b.question) < len(e.question) * 0.8
+        )
+
 
 def test_where_nothing_can_be_left_out_there_is_no_blind_item():
     assert blinded(Example("a", "math", (dict(role="user", content="What is 2 + 2?"),), "4")) is None
     assert all(blinded(load_data(Data(name=n, train=1, test=1)).test[0]) is None for n in ("tiny-summ", "tiny-chat"))
 
+
 def test_chance_is_the_best_constant_answer_or_a_guess():
-    def items(golds, choices=None): return [Example(str(i), "nlu_qa", (), g, choices) for i, g in enumerate(golds)]
-    assert chance(items("AABC", ("x", "y", "z", "w"))) == .5 and chance(items("ABCD", ("x", "y"))) == .5 and chance(items("ABCD")) == .25
+    def items(golds, choices=None):
+        return [Example(str(i), "nlu_qa", (), g, choices) for i, g in enumerate(golds)]
+
+    assert (
+        chance(items("AABC", ("x", "y", "z", "w"))) == 0.5
+        and chance(items("ABCD", ("x", "y"))) == 0.5
+        and chance(items("ABCD")) == 0.25
+    )
+
 
 # --- orders
 
-@given(st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 5), min_size=1), st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 5), min_size=1))
+
+@given(
+    st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 5), min_size=1),
+    st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 5), min_size=1),
+)
 @settings(max_examples=100, deadline=None)
 def test_swapped_pairs_are_those_that_both_levels_put_in_order(a, b):
     pairs = swapped(a, b)
-    assert all(a[x] > a[y] and b[x] < b[y] for x, y in pairs) and swapped(a, a) == [] and {frozenset(p) for p in pairs} == {frozenset(p) for p in swapped(b, a)}
+    assert (
+        all(a[x] > a[y] and b[x] < b[y] for x, y in pairs)
+        and swapped(a, a) == []
+        and {frozenset(p) for p in pairs} == {frozenset(p) for p in swapped(b, a)}
+    )
+
 
 # --- lines from what a report has
+
 
 def test_the_extractor_that_hides_a_change_of_order():
     g = made_up_grades(200, TWO)
     g.loc[g["arm"] == "distilled/vanilla", "correct_strict"] &= np.arange(200) % 2 == 0
     line = extraction(analyse(g, resamples=300))
-    assert line.value.low > .15 and "distilled/vanilla is ahead of student/vanilla no more" in line.sentence and "distilled/vanilla loses most" in line.sentence
+    assert (
+        line.value.low > 0.15
+        and "distilled/vanilla is ahead of student/vanilla no more" in line.sentence
+        and "distilled/vanilla loses most" in line.sentence
+    )
+
 
 def test_an_extractor_that_changes_nothing():
-    g = made_up_grades(60, TWO); g["correct_strict"] = g["correct"]
+    g = made_up_grades(60, TWO)
+    g["correct_strict"] = g["correct"]
     line = extraction(analyse(g, resamples=300))
     assert line.value.value == 0 and "No arm loses anything" in line.sentence and "stays the same" in line.sentence
+
 
 def test_overlapping_items_that_are_easier_are_seen():
     g = made_up_grades(400, TWO)
     known = {f"q{i}" for i in range(80)}
     g.loc[g["id"].isin(known) & (g["arm"] == "distilled/vanilla"), "correct"] = True
-    dropped = {"distilled/vanilla": Curated("distilled/vanilla", [], [Drop(f"t{i}", "shares words with a test input", f"{i}, 80 % of its words") for i in sorted(known)])}
+    dropped = {
+        "distilled/vanilla": Curated(
+            "distilled/vanilla",
+            [],
+            [Drop(f"t{i}", "shares words with a test input", f"{i}, 80 % of its words") for i in sorted(known)],
+        )
+    }
     line = overlap(analyse(g, resamples=300), dropped)
-    assert overlapped(dropped) == known and line.value.low > .2 and "80 test items" in line.sentence
+    assert overlapped(dropped) == known and line.value.low > 0.2 and "80 test items" in line.sentence
+
 
 def test_ids_with_commas_are_read_back():
-    drops = [Drop("a", "nearly repeats a test input", "x, y, similarity 0.91"), Drop("b", "repeats a test input", "p, q"), Drop("c", "repeats a validation input", "v")]
+    drops = [
+        Drop("a", "nearly repeats a test input", "x, y, similarity 0.91"),
+        Drop("b", "repeats a test input", "p, q"),
+        Drop("c", "repeats a validation input", "v"),
+    ]
     assert overlapped({"distilled/vanilla": Curated("distilled/vanilla", [], drops)}) == {"x, y", "p, q"}
 
-def test_few_overlapping_items_give_no_number(): assert overlap(of(TWO), {"x": Curated("x", [], [Drop("a", "repeats a test input", "q1")])}).value is None
+
+def test_few_overlapping_items_give_no_number():
+    assert overlap(of(TWO), {"x": Curated("x", [], [Drop("a", "repeats a test input", "q1")])}).value is None
+
 
 def test_holm_is_counted_over_the_claims():
-    r = of({"teacher/cot": .9, "student/vanilla": .4, "distilled/vanilla": .52, "distilled/cot-answer": .53}, 100)
+    r = of({"teacher/cot": 0.9, "student/vanilla": 0.4, "distilled/vanilla": 0.52, "distilled/cot-answer": 0.53}, 100)
     line, made = multiple(r), [t for t in r.tests if t.p is not None]
-    assert line.value.value == sum(t.p <= .05 for t in made) - sum(t.p_holm <= .05 for t in made) and f"Of {len(made)} tests" in line.sentence
+    assert (
+        line.value.value == sum(t.p <= 0.05 for t in made) - sum(t.p_holm <= 0.05 for t in made)
+        and f"Of {len(made)} tests" in line.sentence
+    )
+
 
 def test_power_falls_with_fewer_items():
     small, large = power(of(TWO, 40)), power(of(TWO, 400))
     assert large.value.value < small.value.value and large.value.n == 400
 
+
 def test_length_that_is_rated_is_seen_and_the_order_adjusted():
     rng = np.random.default_rng(0)
-    g = made_up_scores(n=200, level={"student/vanilla": .2, "distilled/vanilla": .2})
+    g = made_up_scores(n=200, level={"student/vanilla": 0.2, "distilled/vanilla": 0.2})
     g["words"] = np.where(g["arm"] == "distilled/vanilla", 40, 20) + rng.normal(0, 4, len(g))
-    g["rougeLsum"] = .002 * g["words"] + np.where(g["arm"] == "student/vanilla", .02, 0) + rng.normal(0, .005, len(g))      # longer, not better
+    g["rougeLsum"] = (
+        0.002 * g["words"] + np.where(g["arm"] == "student/vanilla", 0.02, 0) + rng.normal(0, 0.005, len(g))
+    )  # longer, not better
     line = length(analyse(g, resamples=300, metric=METRICS["rougeLsum"]))
-    assert line.value.low < .02 < line.value.high and "longer texts are rated better" in line.sentence and "distilled/vanilla is ahead of student/vanilla no more" in line.sentence
+    assert (
+        line.value.low < 0.02 < line.value.high
+        and "longer texts are rated better" in line.sentence
+        and "distilled/vanilla is ahead of student/vanilla no more" in line.sentence
+    )
 
-@pytest.mark.parametrize("change", [dict(words=20.), dict(words=np.nan)])
-def test_length_without_variation_says_so(change): assert "Can't be told" in length(analyse(made_up_scores(n=40).assign(**change), resamples=300, metric=METRICS["rougeLsum"])).sentence
+
+@pytest.mark.parametrize("change", [dict(words=20.0), dict(words=np.nan)])
+def test_length_without_variation_says_so(change):
+    assert (
+        "Can't be told"
+        in length(analyse(made_up_scores(n=40).assign(**change), resamples=300, metric=METRICS["rougeLsum"])).sentence
+    )
+
 
 def test_validation_by_loss_that_keeps_a_worse_checkpoint():
-    looks = [dict(step=i, loss=l, right=r) for i, l, r in ((1, .9, .4), (2, .5, .7), (3, .4, .6))]
-    line = validation({"distilled/vanilla": dict(looks=looks), "control/gold": dict(looks=looks[:2]), "distilled/cod": dict(looks=[dict(step=1, loss=.1, right=None)])})
-    assert line.value.value == pytest.approx(.1) and "1 of 2 arms" in line.sentence
+    looks = [dict(step=i, loss=l, right=r) for i, l, r in ((1, 0.9, 0.4), (2, 0.5, 0.7), (3, 0.4, 0.6))]
+    line = validation(
+        {
+            "distilled/vanilla": dict(looks=looks),
+            "control/gold": dict(looks=looks[:2]),
+            "distilled/cod": dict(looks=[dict(step=1, loss=0.1, right=None)]),
+        }
+    )
+    assert line.value.value == pytest.approx(0.1) and "1 of 2 arms" in line.sentence
     assert not validation({}).measured and "train.choose" in validation({}).sentence
 
+
 # --- lines from further answers
+
 
 def test_a_wording_that_matters_is_found_and_one_that_does_not_is_not():
     r = of(TWO, 300)
     same = wording(r, {(a, 1): column(r, a) for a in TWO})
     assert same.value.value == 0 and "stays the same" in same.sentence
-    hurt = column(r, "distilled/vanilla"); hurt[:] = hurt & (np.arange(300) % 2 == 0)
+    hurt = column(r, "distilled/vanilla")
+    hurt[:] = hurt & (np.arange(300) % 2 == 0)
     line = wording(r, {("student/vanilla", 1): column(r, "student/vanilla"), ("distilled/vanilla", 1): hurt})
-    assert line.value.low > .2 and "distilled/vanilla differs most" in line.sentence and "changes under 1 of 1" in line.sentence
+    assert (
+        line.value.low > 0.2
+        and "distilled/vanilla differs most" in line.sentence
+        and "changes under 1 of 1" in line.sentence
+    )
+
 
 def test_draws_are_compared_with_the_usual_answers_item_by_item():
     r = of(TWO, 300)
-    line = decoding(r, {(a, k): column(r, a, .05, k) for a in TWO for k in range(3)}, .7)
-    assert line.value.n == 300 and line.value.low <= line.value.value <= line.value.high and "Over 3 draws" in line.sentence
+    line = decoding(r, {(a, k): column(r, a, 0.05, k) for a in TWO for k in range(3)}, 0.7)
+    assert (
+        line.value.n == 300
+        and line.value.low <= line.value.value <= line.value.high
+        and "Over 3 draws" in line.sentence
+    )
     worse = decoding(r, {("distilled/vanilla", 0): pd.Series(False, column(r, "distilled/vanilla").index)}, 1.0)
-    assert worse.value.high < -.4 and "clear for 1 of 1" in worse.sentence
+    assert worse.value.high < -0.4 and "clear for 1 of 1" in worse.sentence
+
 
 def test_further_answers_to_some_items_alone():
     r = of(TWO, 100)
     assert wording(r, {("student/vanilla", 1): column(r, "student/vanilla")[:5]}).value.n == 5
-    assert decoding(r, {("student/vanilla", 0): column(r, "student/vanilla")[:5]}, .7).value.n == 5
+    assert decoding(r, {("student/vanilla", 0): column(r, "student/vanilla")[:5]}, 0.7).value.n == 5
+
 
 def test_items_that_give_themselves_away():
     r, items = of(TWO, 60), load_data(Data(name="tiny-nli", train=1, test=60)).test
     ids = [f"q{i}" for i in range(60)]
     away, fair = (easy(r, pd.Series(np.arange(60) < n, ids), items) for n in (55, 60 * chance(items)))
-    assert "give themselves away" in away.sentence and "about as often as chance" in fair.sentence and "the hypothesis alone" in away.sentence
+    assert (
+        "give themselves away" in away.sentence
+        and "about as often as chance" in fair.sentence
+        and "the hypothesis alone" in away.sentence
+    )
+
 
 # --- all of them
 
-@pytest.mark.parametrize("graded, metric", [(made_up_grades(5), "correct"), (made_up_scores(n=5), "rougeLsum"), (made_up_scores("conversation", 5, {"student/vanilla": .2, "distilled/vanilla": .3}), "overlap"),
-    (made_up_grades(40, {"student/vanilla": .5}), "correct"), (made_up_grades(20, {"student/vanilla": 2, "distilled/vanilla": 2}), "correct"), (made_up_scores(n=12).assign(rougeLsum=.3, rougeLsum_strict=.3), "rougeLsum"), (made_up_scores(n=12).assign(rougeLsum=np.nan), "rougeLsum")],
-    ids=["five items", "five scores", "five conversations", "one arm", "all right", "all equal", "no reference"])
+
+@pytest.mark.parametrize(
+    "graded, metric",
+    [
+        (made_up_grades(5), "correct"),
+        (made_up_scores(n=5), "rougeLsum"),
+        (made_up_scores("conversation", 5, {"student/vanilla": 0.2, "distilled/vanilla": 0.3}), "overlap"),
+        (made_up_grades(40, {"student/vanilla": 0.5}), "correct"),
+        (made_up_grades(20, {"student/vanilla": 2, "distilled/vanilla": 2}), "correct"),
+        (made_up_scores(n=12).assign(rougeLsum=0.3, rougeLsum_strict=0.3), "rougeLsum"),
+        (made_up_scores(n=12).assign(rougeLsum=np.nan), "rougeLsum"),
+    ],
+    ids=["five items", "five scores", "five conversations", "one arm", "all right", "all equal", "no reference"],
+)
 def test_hardly_anything_to_measure(graded, metric):
     r = analyse(graded, resamples=200, metric=METRICS[metric])
     lines = pitfalls(r)
     assert [p.key for p in lines.entries] == KEYS and all(p.sentence.endswith((".", "]")) for p in lines.entries)
     assert "nan" not in lines.html() and "<table" in lines.html() and findings(r, pitfalls=lines).sentences
 
+
 def test_what_was_not_asked_for_says_how_to_ask():
     lines = pitfalls(of(TWO))
-    assert [p.key for p in lines.entries if not p.measured] == ["wording", "decoding", "seeds", "noise", "easy", "validation"]
-    assert all(word in lines[key].sentence for key, word in (("wording", "wordings: 2"), ("decoding", "samples: 3"), ("easy", "blind: true"), ("noise", "control/right"), ("seeds", "seeds:"), ("validation", "train.choose")))
+    assert [p.key for p in lines.entries if not p.measured] == [
+        "wording",
+        "decoding",
+        "seeds",
+        "noise",
+        "easy",
+        "validation",
+    ]
+    assert all(
+        word in lines[key].sentence
+        for key, word in (
+            ("wording", "wordings: 2"),
+            ("decoding", "samples: 3"),
+            ("easy", "blind: true"),
+            ("noise", "control/right"),
+            ("seeds", "seeds:"),
+            ("validation", "train.choose"),
+        )
+    )
     assert lines["wording"].number == "not measured" and "wording" not in lines and "grader" not in lines
+
 
 def test_what_was_measured_is_no_longer_called_unchecked():
     r = of(TWO)
-    lines = pitfalls(r, extra={("wording", "student/vanilla", 1): column(r, "student/vanilla")}, judge=pd.DataFrame(dict(arm=["student/vanilla"], id=["q0"], criterion=["correct"], grade=[1.])))
+    lines = pitfalls(
+        r,
+        extra={("wording", "student/vanilla", 1): column(r, "student/vanilla")},
+        judge=pd.DataFrame(dict(arm=["student/vanilla"], id=["q0"], criterion=["correct"], grade=[1.0])),
+    )
     last = findings(r, pitfalls=lines).entries[-1]
-    assert "seed" in last.verdict and "wording" not in last.verdict and "grader" not in last.verdict and "wording" in findings(r).entries[-1].verdict
+    assert (
+        "seed" in last.verdict
+        and "wording" not in last.verdict
+        and "grader" not in last.verdict
+        and "wording" in findings(r).entries[-1].verdict
+    )
+
 
 def test_sentences_are_inert_in_a_page():
-    assert "<img" not in pitfalls(of(TWO)).table().html() and Pitfall("x", "<img src=x onerror=alert(1)>", "<script>").name in Pitfall("x", "<img src=x onerror=alert(1)>", "<script>").to_dict().values()
+    assert (
+        "<img" not in pitfalls(of(TWO)).table().html()
+        and Pitfall("x", "<img src=x onerror=alert(1)>", "<script>").name
+        in Pitfall("x", "<img src=x onerror=alert(1)>", "<script>").to_dict().values()
+    )
+
 
 # --- by difficulty, and a versioned grader
+
 
 def test_accuracy_by_difficulty():
     items = load_data(Data(name="tiny-math", train=1, test=200)).test
     hard = {e.id: e.difficulty for e in items}
-    g = made_up_grades(200, TWO); g["id"] = [items[int(i[1:])].id for i in g["id"]]
+    g = made_up_grades(200, TWO)
+    g["id"] = [items[int(i[1:])].id for i in g["id"]]
     g["correct"] = [hard[i] == "3 steps" for i in g["id"]]
     rows = {r["arm"]: r for r in difficulty_table(analyse(g, resamples=300), items).rows}
-    assert rows["student/vanilla"]["3 steps"].value == 1 and rows["student/vanilla"]["5 steps"].value == 0 and "did not" not in str(rows["student/vanilla"])
+    assert (
+        rows["student/vanilla"]["3 steps"].value == 1
+        and rows["student/vanilla"]["5 steps"].value == 0
+        and "did not" not in str(rows["student/vanilla"])
+    )
+
 
 def test_a_column_says_how_hard_and_from_where(tmp_path):
     import json
-    rows = [dict(messages=[dict(role="user", content=f"What is {i} + {i}?")], gold=str(2 * i), level=("easy", "hard")[i % 2], talk=f"d{i // 3}") for i in range(12)]
-    (tmp_path/"own.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    data = Data(name=str(tmp_path/"own.jsonl"), task="math", test=4, columns=dict(difficulty="level", source="talk"))
+
+    rows = [
+        dict(
+            messages=[dict(role="user", content=f"What is {i} + {i}?")],
+            gold=str(2 * i),
+            level=("easy", "hard")[i % 2],
+            talk=f"d{i // 3}",
+        )
+        for i in range(12)
+    ]
+    (tmp_path / "own.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    data = Data(name=str(tmp_path / "own.jsonl"), task="math", test=4, columns=dict(difficulty="level", source="talk"))
     splits = load_data(data)
-    assert {e.difficulty for e in splits.train + splits.test} == {"easy", "hard"} and {e.source for e in splits.train + splits.test} == {"d0", "d1", "d2", "d3"}
-    with pytest.raises(DataError, match="no column 'nosuch'"): load_data(data.model_copy(update=dict(columns=dict(source="nosuch"))))
+    assert {e.difficulty for e in splits.train + splits.test} == {"easy", "hard"} and {
+        e.source for e in splits.train + splits.test
+    } == {"d0", "d1", "d2", "d3"}
+    with pytest.raises(DataError, match="no column 'nosuch'"):
+        load_data(data.model_copy(update=dict(columns=dict(source="nosuch"))))
+
 
 def test_pairs_with_one_premise_share_a_source():
-    def pair(p, h): return Example("x", "nli", (dict(role="user", content=f"Premise: {p}\nHypothesis: {h}"),), "neutral")
-    assert pair("It rains.", "It is wet.").source == pair("It rains.", "It is dry.").source != pair("It snows.", "It is wet.").source
+    def pair(p, h):
+        return Example("x", "nli", (dict(role="user", content=f"Premise: {p}\nHypothesis: {h}"),), "neutral")
+
+    assert (
+        pair("It rains.", "It is wet.").source
+        == pair("It rains.", "It is dry.").source
+        != pair("It snows.", "It is wet.").source
+    )
     said = load_data(Data(name="tiny-chat", train=1, test=30)).test
-    assert len({e.source for e in said}) == len({e.key for e in said})         # a whole dialogue is one item here
+    assert len({e.source for e in said}) == len({e.key for e in said})  # a whole dialogue is one item here
+
 
 def test_a_grade_is_made_again_from_the_store_without_a_model(tmp_path):
     from distill_study.engine import StoredEngine
     from distill_study.engines import open_engine
     from distill_study.store import Store
+
     splits = load_data(Data(name="tiny-qa", train=1, test=6))
     engine = open_engine("transformers:zoo/student-s")
     first = sample_answers(splits.test, "vanilla", engine, Store(tmp_path), max_tokens=splits.max_tokens, split="test")
     known = StoredEngine("transformers:zoo/student-s", engine.weights, engine.asked(None))
-    again = sample_answers(splits.test, "vanilla", known, Store(tmp_path, True), max_tokens=splits.max_tokens, split="test")
+    again = sample_answers(
+        splits.test, "vanilla", known, Store(tmp_path, True), max_tokens=splits.max_tokens, split="test"
+    )
     a, b = (grade(splits.test, {"student/vanilla": x}) for x in (first, again))
     assert again.new == 0 and a.equals(b) and list(a.columns) == COLUMNS and not hasattr(known, "loaded")
     assert grader_hash("nlu_qa") != grader_hash("math") and isinstance(GRADER_VERSION, int)
 
+
 # --- arms of right and of wrong labels, settings, plan
+
 
 def labels(right, of=None):
     "Training items and the teacher's answers to them, right or wrong."
-    items = [Example(f"t{i}", "math", (dict(role="user", content=f"Item number {i}: what is {i} plus {i + 1}?"),), str(2 * i + 1)) for i in range(len(right))]
-    return items, Answers("vanilla", [Answer(e.id, "x", Parsed(e.gold if r else "999", e.gold if r else "999"), r, "stop", 1, 9, .1) for e, r in zip(items, right)], 0, len(items))
+    items = [
+        Example(
+            f"t{i}", "math", (dict(role="user", content=f"Item number {i}: what is {i} plus {i + 1}?"),), str(2 * i + 1)
+        )
+        for i in range(len(right))
+    ]
+    return items, Answers(
+        "vanilla",
+        [
+            Answer(e.id, "x", Parsed(e.gold if r else "999", e.gold if r else "999"), r, "stop", 1, 9, 0.1)
+            for e, r in zip(items, right)
+        ],
+        0,
+        len(items),
+    )
+
 
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
 @settings(max_examples=40, deadline=None)
 def test_arms_of_right_and_wrong_labels_have_as_many_rows(right):
     items, answers = labels(right)
-    done = {k: curate(ARMS[f"control/{k}"], items, answers, [], Curate(near=None, ngram=None, given_away=False)) for k in ("right", "wrong")}
-    assert len({len(d.rows) for d in done.values()}) == 1 and len(done["right"].rows) == min(sum(right), len(right) - sum(right))
+    done = {
+        k: curate(ARMS[f"control/{k}"], items, answers, [], Curate(near=None, ngram=None, given_away=False))
+        for k in ("right", "wrong")
+    }
+    assert len({len(d.rows) for d in done.values()}) == 1 and len(done["right"].rows) == min(
+        sum(right), len(right) - sum(right)
+    )
     for k, d in done.items():
         assert all((r["messages"][-1]["content"] == "999") == (k == "wrong") for r in d.rows)
         assert d.attrition["inputs"] == len(right) == d.attrition["rows"] + sum(d.attrition["dropped"].values())
 
+
 def test_without_gold_no_label_is_right_or_wrong():
     items, answers = labels([True] * 4)
-    done = curate(ARMS["control/right"], items, Answers("vanilla", [a.__class__(**(vars(a) | dict(correct=None))) for a in answers], 0, 4), [], Curate(near=None, ngram=None, given_away=False))
+    done = curate(
+        ARMS["control/right"],
+        items,
+        Answers("vanilla", [a.__class__(**(vars(a) | dict(correct=None))) for a in answers], 0, 4),
+        [],
+        Curate(near=None, ngram=None, given_away=False),
+    )
     assert not done.rows and {d.reason for d in done.drops} == {"no gold"}
 
-def combination(**more): return parse_recipe(dict(name="x", teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], data=[dict(name="tiny-qa", train=20, test=10)]) | more).combinations()[0]
+
+def combination(**more):
+    return parse_recipe(
+        dict(
+            name="x",
+            teachers=["transformers:zoo/teacher"],
+            students=["zoo/student-s"],
+            data=[dict(name="tiny-qa", train=20, test=10)],
+        )
+        | more
+    ).combinations()[0]
+
 
 def test_the_arms_of_label_noise_are_only_there_when_asked_for():
     assert not {"control/right", "control/wrong"} & set(combination().arms)
     told = [r for r in plan(combination(arms=["student/vanilla", "control/right", "control/wrong"])) if r[0] == "train"]
     assert len(told) == 2
 
+
 def test_the_plan_counts_what_is_asked_again():
     c = combination(pitfalls=dict(wordings=2, samples=3, blind=True, items=5))
     told = {what: n for stage, what, n in plan(c, load_data(c.data)) if stage == "pitfalls"}
-    assert [int(n.split()[0]) for n in told.values()] == [2 * 5 * 5, 3 * 5 * 5, 5] and len(told) == 3      # 5 arms under the plain prompt
-    assert not [r for r in plan(combination()) if r[0] == "pitfalls"] and len([r for r in plan(c) if r[0] == "pitfalls"]) == 3
+    assert [int(n.split()[0]) for n in told.values()] == [2 * 5 * 5, 3 * 5 * 5, 5] and len(
+        told
+    ) == 3  # 5 arms under the plain prompt
+    assert (
+        not [r for r in plan(combination()) if r[0] == "pitfalls"]
+        and len([r for r in plan(c) if r[0] == "pitfalls"]) == 3
+    )
 
-@pytest.mark.parametrize("wrong, says", [(dict(wordings=4), "pitfalls.wordings = 4"), (dict(samples=-1), "pitfalls.samples = -1"), (dict(temperature=0), "pitfalls.temperature = 0"), (dict(items=0), "pitfalls.items = 0"), (dict(wording=1), "Did you mean 'wordings'")])
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        (dict(wordings=4), "pitfalls.wordings = 4"),
+        (dict(samples=-1), "pitfalls.samples = -1"),
+        (dict(temperature=0), "pitfalls.temperature = 0"),
+        (dict(items=0), "pitfalls.items = 0"),
+        (dict(wording=1), "Did you mean 'wordings'"),
+    ],
+)
 def test_settings_that_can_t_be(wrong, says):
-    with pytest.raises(ConfigError, match=says): combination(pitfalls=wrong)
+    with pytest.raises(ConfigError, match=says):
+        combination(pitfalls=wrong)

@@ -1,4 +1,5 @@
 "The page shows what was measured, does nothing on its own, and says so where there is nothing to show."
+
 import base64, json, re
 from dataclasses import make_dataclass
 from pathlib import Path
@@ -15,52 +16,155 @@ from distill_study.config import ARMS, DEFAULT_ARMS, combination_from
 from distill_study.figures import accuracy_alt, accuracy_figure, attrition_figure, loss_alt, loss_figure, png, show
 from distill_study.findings import QUESTIONS, findings, summary
 from distill_study.report import check_page, entry, index_page, metrics, provenance, render, templates, write_json
-from distill_study.results import analyse, arm_table, attrition_table, cases, cost_table, gap_table, test_table as tests_of, training_table
+from distill_study.results import (
+    analyse,
+    arm_table,
+    attrition_table,
+    cases,
+    cost_table,
+    gap_table,
+    test_table as tests_of,
+    training_table,
+)
 from distill_study.shown import Column, ReportError, Table, esc, scrub, to_plain
 from distill_study.stats import PLAIN
 
-ATTACKS = ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "[a](javascript:alert(1))", '"><svg onload=alert(1)>', "</pre></td></table><iframe src=//evil.example>",
-           "<a href='javascript:alert(1)'>x</a>", "{{ 7*7 }}{% raw %}", "<!--", "<style>*{background:url(//evil.example)}</style>", "\x1b[31mred\u202e", "$\\href{javascript:alert(1)}{x}$", "]]>&lt;b&gt;"]
-SKILL = {"teacher/vanilla": .6, "teacher/cot": .95, "student/vanilla": .3, "student/cot": .25, "distilled/vanilla": .42, "distilled/cot-answer": .6, "distilled/cot-rationale": .8, "control/gold": .6}
+ATTACKS = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "[a](javascript:alert(1))",
+    '"><svg onload=alert(1)>',
+    "</pre></td></table><iframe src=//evil.example>",
+    "<a href='javascript:alert(1)'>x</a>",
+    "{{ 7*7 }}{% raw %}",
+    "<!--",
+    "<style>*{background:url(//evil.example)}</style>",
+    "\x1b[31mred\u202e",
+    "$\\href{javascript:alert(1)}{x}$",
+    "]]>&lt;b&gt;",
+]
+SKILL = {
+    "teacher/vanilla": 0.6,
+    "teacher/cot": 0.95,
+    "student/vanilla": 0.3,
+    "student/cot": 0.25,
+    "distilled/vanilla": 0.42,
+    "distilled/cot-answer": 0.6,
+    "distilled/cot-rationale": 0.8,
+    "control/gold": 0.6,
+}
 Ex = make_dataclass("Ex", ["id", "messages", "gold"])
 PLAIN_ARMS = [a for a in DEFAULT_ARMS if a in PLAIN]
+
 
 def made_up(n=60, arms=SKILL, strict=1.0, seed=0):
     rng, hard, frames = np.random.default_rng(seed), np.random.default_rng(seed).random(n), []
     for arm in arms:
         right = hard < arms[arm]
-        fine = rng.random(n) < (strict.get(arm, 1.) if isinstance(strict, dict) else strict)
-        frames.append(pd.DataFrame(dict(arm=arm, id=[f"q{i}" for i in range(n)], correct=right, correct_strict=right & fine, format_ok=fine, parsed=True, answer=ATTACKS[0], gold="1",
-            truncated=False, stopped=True, tokens=40. if "cot" in arm else 3., text=[ATTACKS[i % len(ATTACKS)] for i in range(n)])))
+        fine = rng.random(n) < (strict.get(arm, 1.0) if isinstance(strict, dict) else strict)
+        frames.append(
+            pd.DataFrame(
+                dict(
+                    arm=arm,
+                    id=[f"q{i}" for i in range(n)],
+                    correct=right,
+                    correct_strict=right & fine,
+                    format_ok=fine,
+                    parsed=True,
+                    answer=ATTACKS[0],
+                    gold="1",
+                    truncated=False,
+                    stopped=True,
+                    tokens=40.0 if "cot" in arm else 3.0,
+                    text=[ATTACKS[i % len(ATTACKS)] for i in range(n)],
+                )
+            )
+        )
     return pd.concat(frames, ignore_index=True)
 
-def examples(n=60): return [Ex(f"q{i}", ({"role": "user", "content": ATTACKS[i % len(ATTACKS)]},), ATTACKS[1]) for i in range(n)]
-def out(x): return new_output("display_data", {"text/html": x.html(), "text/plain": repr(x)})
-def shown(fig, alt, caption=""): return new_output("display_data", {"image/png": base64.b64encode(png(fig)).decode(), "text/plain": alt}, metadata={"image/png": dict(alt=alt, caption=caption, width=572, height=300)})
+
+def examples(n=60):
+    return [Ex(f"q{i}", ({"role": "user", "content": ATTACKS[i % len(ATTACKS)]},), ATTACKS[1]) for i in range(n)]
+
+
+def out(x):
+    return new_output("display_data", {"text/html": x.html(), "text/plain": repr(x)})
+
+
+def shown(fig, alt, caption=""):
+    return new_output(
+        "display_data",
+        {"image/png": base64.b64encode(png(fig)).decode(), "text/plain": alt},
+        metadata={"image/png": dict(alt=alt, caption=caption, width=572, height=300)},
+    )
+
 
 ATTRITION = {"cot": dict(inputs=30, rows=20, dropped={"cut off": 4, ATTACKS[0]: 6})}
-TRAINING = {"distilled/vanilla": dict(rows=20, steps=5, seconds=3.0, losses=[dict(step=1, loss=2.), dict(step=5, loss=1.), dict(step=5)])}
+TRAINING = {
+    "distilled/vanilla": dict(
+        rows=20, steps=5, seconds=3.0, losses=[dict(step=1, loss=2.0), dict(step=5, loss=1.0), dict(step=5)]
+    )
+}
+
 
 @pytest.fixture
-def results(): return analyse(made_up(), resamples=200)
+def results():
+    return analyse(made_up(), resamples=200)
+
 
 @pytest.fixture
-def made(): return provenance(combination_from("recorded:/srv/secret/palm.jsonl", "zoo/student-s", "tiny-math"), durations=dict(training=3.0), extra=dict(note=ATTACKS[0]))
+def made():
+    return provenance(
+        combination_from("recorded:/srv/secret/palm.jsonl", "zoo/student-s", "tiny-math"),
+        durations=dict(training=3.0),
+        extra=dict(note=ATTACKS[0]),
+    )
+
 
 def page_of(tmp_path, cells, **kw):
-    nbformat.write(new_notebook(cells=cells), tmp_path/"x.ipynb")
-    return render(tmp_path/"x.ipynb", tmp_path/"out"/"index.html", **kw).read_text(encoding="utf-8")
+    nbformat.write(new_notebook(cells=cells), tmp_path / "x.ipynb")
+    return render(tmp_path / "x.ipynb", tmp_path / "out" / "index.html", **kw).read_text(encoding="utf-8")
+
 
 def whole(results, made):
     found = findings(results, {"cot": dict(output_tokens=900)}, TRAINING)
     losses = {"distilled/vanilla": TRAINING["distilled/vanilla"]["losses"]}
-    return [new_markdown_cell("# Title\n\n> Sub."), new_code_cell("p = 1", metadata=dict(tags=["injected-parameters"])), new_code_cell("s", metadata=dict(tags=["summary"]), outputs=[out(summary(results, found))]),
-        new_markdown_cell("## Results"), new_code_cell("a", outputs=[out(arm_table(results)), out(gap_table(results)), out(tests_of(results)), out(cost_table(results, {}, TRAINING)), out(training_table(TRAINING)), out(attrition_table(ATTRITION))]),
-        new_code_cell("f", outputs=[shown(accuracy_figure(results), accuracy_alt(results), "A <b>caption</b>"), shown(attrition_figure(ATTRITION), 'alt "quoted" <x>'), shown(loss_figure(losses), loss_alt(losses))]),
-        new_markdown_cell("## Cases"), new_code_cell("c", outputs=[out(cases(results.graded, examples(), "student/vanilla", "distilled/cot-rationale", 20))]),
-        new_markdown_cell("## Findings"), new_code_cell("found", outputs=[out(found)]), new_code_cell("made", metadata=dict(tags=["provenance"]), outputs=[out(made)])]
+    return [
+        new_markdown_cell("# Title\n\n> Sub."),
+        new_code_cell("p = 1", metadata=dict(tags=["injected-parameters"])),
+        new_code_cell("s", metadata=dict(tags=["summary"]), outputs=[out(summary(results, found))]),
+        new_markdown_cell("## Results"),
+        new_code_cell(
+            "a",
+            outputs=[
+                out(arm_table(results)),
+                out(gap_table(results)),
+                out(tests_of(results)),
+                out(cost_table(results, {}, TRAINING)),
+                out(training_table(TRAINING)),
+                out(attrition_table(ATTRITION)),
+            ],
+        ),
+        new_code_cell(
+            "f",
+            outputs=[
+                shown(accuracy_figure(results), accuracy_alt(results), "A <b>caption</b>"),
+                shown(attrition_figure(ATTRITION), 'alt "quoted" <x>'),
+                shown(loss_figure(losses), loss_alt(losses)),
+            ],
+        ),
+        new_markdown_cell("## Cases"),
+        new_code_cell(
+            "c", outputs=[out(cases(results.graded, examples(), "student/vanilla", "distilled/cot-rationale", 20))]
+        ),
+        new_markdown_cell("## Findings"),
+        new_code_cell("found", outputs=[out(found)]),
+        new_code_cell("made", metadata=dict(tags=["provenance"]), outputs=[out(made)]),
+    ]
+
 
 # --- the page
+
 
 def test_whole_page_is_inert_and_self_contained(tmp_path, results, made):
     page = page_of(tmp_path, whole(results, made))
@@ -70,107 +174,239 @@ def test_whole_page_is_inert_and_self_contained(tmp_path, results, made):
     assert not re.search(r"<[^<>]*\b(?:src|href)\s*=\s*['\"]?(?:https?:)?//", page)
     assert len(page) < 400_000
 
+
 def test_every_figure_has_its_alt_text(tmp_path, results, made):
     page = page_of(tmp_path, whole(results, made))
     alts = [i.get("alt") for i in BeautifulSoup(page, "html.parser").find_all("img")]
-    assert len(alts) == 3 and alts[0].startswith("Accuracy by arm") and alts[1] == 'alt "quoted" <x>' and alts[2].startswith("Training loss")
+    assert (
+        len(alts) == 3
+        and alts[0].startswith("Accuracy by arm")
+        and alts[1] == 'alt "quoted" <x>'
+        and alts[2].startswith("Training loss")
+    )
     assert "A &lt;b&gt;caption&lt;/b&gt;" in page
+
 
 def test_page_has_landmarks_language_title_and_order(tmp_path, results, made):
     page = page_of(tmp_path, whole(results, made), title="A & B")
-    assert '<html lang="en">' in page and "<title>A &amp; B</title>" in page and page.count("<h1") == page.count("<main") == page.count("<footer") == 1
+    assert (
+        '<html lang="en">' in page
+        and "<title>A &amp; B</title>" in page
+        and page.count("<h1") == page.count("<main") == page.count("<footer") == 1
+    )
     assert all(x in page for x in ("prefers-color-scheme", "@media print", 'name="viewport"', "<nav"))
     ids = re.findall(r'<h2 id="([^"]+)"', page)
     assert len(ids) == len(set(ids)) and all(f'href="#{i}"' in page for i in ids)
     assert page.index("In short</h2>") < page.index(">Results</h2>") < page.rindex("How this page was made")
 
+
 def test_every_table_has_caption_and_scope(tmp_path, results, made):
     page = page_of(tmp_path, whole(results, made))
     assert page.count("<table") == page.count("<caption>") and "<th>" not in page and 'tabindex="0"' in page
 
+
 def test_noise_does_not_reach_the_page(tmp_path):
-    noise = [new_output("stream", name="stderr", text="UserWarning: noisy"), new_output("stream", name="stdout", text="progress noisy"),
-        new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "noisy"}), new_output("display_data", {"text/html": "<progress value=1></progress> noisy"}),
-        new_output("display_data", {"application/javascript": "noisy()"}), new_output("execute_result", {"text/plain": "<noisy.Thing object at 0x7f>"})]
-    page = page_of(tmp_path, [new_markdown_cell("# T"), new_code_cell("x", outputs=noise), new_code_cell("y", metadata=dict(tags=["keep-output"]), outputs=[new_output("stream", name="stdout", text="kept <b>")])])
+    noise = [
+        new_output("stream", name="stderr", text="UserWarning: noisy"),
+        new_output("stream", name="stdout", text="progress noisy"),
+        new_output("display_data", {"application/vnd.jupyter.widget-view+json": {}, "text/plain": "noisy"}),
+        new_output("display_data", {"text/html": "<progress value=1></progress> noisy"}),
+        new_output("display_data", {"application/javascript": "noisy()"}),
+        new_output("execute_result", {"text/plain": "<noisy.Thing object at 0x7f>"}),
+    ]
+    page = page_of(
+        tmp_path,
+        [
+            new_markdown_cell("# T"),
+            new_code_cell("x", outputs=noise),
+            new_code_cell(
+                "y", metadata=dict(tags=["keep-output"]), outputs=[new_output("stream", name="stdout", text="kept <b>")]
+            ),
+        ],
+    )
     assert "noisy" not in page and "kept &lt;b&gt;" in page
 
+
 def test_prompts_and_parameters(tmp_path):
-    page = page_of(tmp_path, [new_markdown_cell("# T"), new_code_cell("a = 1", metadata=dict(tags=["parameters"])), new_code_cell("a = 2", metadata=dict(tags=["injected-parameters"])), new_code_cell("b = '<script>'", execution_count=7)])
-    assert "In&nbsp;[" not in page and page.count("<summary>Parameters</summary>") == 1 and page.count("<details") == 2 and "<script>" not in page
+    page = page_of(
+        tmp_path,
+        [
+            new_markdown_cell("# T"),
+            new_code_cell("a = 1", metadata=dict(tags=["parameters"])),
+            new_code_cell("a = 2", metadata=dict(tags=["injected-parameters"])),
+            new_code_cell("b = '<script>'", execution_count=7),
+        ],
+    )
+    assert (
+        "In&nbsp;[" not in page
+        and page.count("<summary>Parameters</summary>") == 1
+        and page.count("<details") == 2
+        and "<script>" not in page
+    )
+
 
 def test_markdown_and_plain_outputs_are_text(tmp_path):
-    page = page_of(tmp_path, [new_markdown_cell("# T"), new_code_cell("x", outputs=[new_output("display_data", {"text/markdown": " ".join(ATTACKS[:2] + ATTACKS[5:6])}), new_output("execute_result", {"text/plain": ATTACKS[0]})])])
+    page = page_of(
+        tmp_path,
+        [
+            new_markdown_cell("# T"),
+            new_code_cell(
+                "x",
+                outputs=[
+                    new_output("display_data", {"text/markdown": " ".join(ATTACKS[:2] + ATTACKS[5:6])}),
+                    new_output("execute_result", {"text/plain": ATTACKS[0]}),
+                ],
+            ),
+        ],
+    )
     assert check_page(page) == [] and page.count("&lt;script&gt;alert(1)") == 2
 
-@pytest.mark.parametrize("bad", ATTACKS[:2] + ATTACKS[3:6] + ATTACKS[8:9] + ["<link rel=stylesheet href=x.css>", "<img alt=a src=http://evil.example/x.png>", "<a href='https://evil.example'>x</a>", "<p style='background:url(x)'>", "<object data=x>",
-    "<meta http-equiv=refresh content=0>", "<img src='data:image/png;base64,AA'>", "<h1>again</h1>", "<svg><a xlink:href='javascript:x'></a></svg>", "<form action=x>", "<base href=x>"])
+
+@pytest.mark.parametrize(
+    "bad",
+    ATTACKS[:2]
+    + ATTACKS[3:6]
+    + ATTACKS[8:9]
+    + [
+        "<link rel=stylesheet href=x.css>",
+        "<img alt=a src=http://evil.example/x.png>",
+        "<a href='https://evil.example'>x</a>",
+        "<p style='background:url(x)'>",
+        "<object data=x>",
+        "<meta http-equiv=refresh content=0>",
+        "<img src='data:image/png;base64,AA'>",
+        "<h1>again</h1>",
+        "<svg><a xlink:href='javascript:x'></a></svg>",
+        "<form action=x>",
+        "<base href=x>",
+    ],
+)
 def test_active_html_is_refused_and_nothing_written(tmp_path, bad):
-    with pytest.raises(ReportError, match="not written"): page_of(tmp_path, [new_markdown_cell("# T"), new_code_cell("x", outputs=[new_output("display_data", {"text/html": bad})])])
-    assert not (tmp_path/"out"/"index.html").exists()
+    with pytest.raises(ReportError, match="not written"):
+        page_of(
+            tmp_path,
+            [new_markdown_cell("# T"), new_code_cell("x", outputs=[new_output("display_data", {"text/html": bad})])],
+        )
+    assert not (tmp_path / "out" / "index.html").exists()
+
 
 def test_machine_paths_leave_the_page(tmp_path):
-    page = page_of(tmp_path, [new_markdown_cell("# T"), new_code_cell(f"store = '{Path.cwd()}/store'", outputs=[new_output("execute_result", {"text/plain": f"{Path.home()}/models"})])])
+    page = page_of(
+        tmp_path,
+        [
+            new_markdown_cell("# T"),
+            new_code_cell(
+                f"store = '{Path.cwd()}/store'",
+                outputs=[new_output("execute_result", {"text/plain": f"{Path.home()}/models"})],
+            ),
+        ],
+    )
     assert str(Path.cwd()) not in page and str(Path.home()) + "/" not in page
+
 
 def test_a_notebook_without_title_summary_or_provenance(tmp_path):
     page = page_of(tmp_path, [new_code_cell("x", outputs=[new_output("execute_result", {"text/plain": "1"})])])
     assert "<h1>out</h1>" in page and '<section class="summary"' not in page
 
+
 def test_failed_cell_shows_its_message_without_traceback(tmp_path):
-    page = page_of(tmp_path, [new_markdown_cell("# T"), new_code_cell("x", outputs=[new_output("error", ename="E", evalue="<b>no</b>", traceback=[f"{Path.cwd()}/secret.py"])])])
+    page = page_of(
+        tmp_path,
+        [
+            new_markdown_cell("# T"),
+            new_code_cell(
+                "x", outputs=[new_output("error", ename="E", evalue="<b>no</b>", traceback=[f"{Path.cwd()}/secret.py"])]
+            ),
+        ],
+    )
     assert "&lt;b&gt;no&lt;/b&gt;" in page and "secret.py" not in page
 
+
 # --- escaping
+
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_esc_leaves_no_markup_and_no_hidden_characters(attack):
     assert not set("<>\"'") & set(esc(attack)) and "\x1b" not in esc(attack) and "\u202e" not in esc(attack)
 
+
 def test_results_escape_in_jupyter_too(results):
     c = cases(results.graded, examples(), "student/vanilla", "distilled/cot-rationale", 20)
-    t = Table(ATTACKS[0], (Column("a", ATTACKS[1], ATTACKS[3], "text"), Column("b", ATTACKS[5], kind="text")), (dict(a=ATTACKS[0], b=ATTACKS[4]), dict(a="x", missing=ATTACKS[8])), ATTACKS[0], ATTACKS[4])
-    for x in (c, t): assert check_page("<h1>x</h1>" + x._repr_html_()) == [] and "mathjax_ignore" in x._repr_html_()
+    t = Table(
+        ATTACKS[0],
+        (Column("a", ATTACKS[1], ATTACKS[3], "text"), Column("b", ATTACKS[5], kind="text")),
+        (dict(a=ATTACKS[0], b=ATTACKS[4]), dict(a="x", missing=ATTACKS[8])),
+        ATTACKS[0],
+        ATTACKS[4],
+    )
+    for x in (c, t):
+        assert check_page("<h1>x</h1>" + x._repr_html_()) == [] and "mathjax_ignore" in x._repr_html_()
+
 
 # --- what is missing
 
+
 def test_missing_arms_are_rows_with_a_reason():
-    r = analyse(made_up(arms={a: SKILL[a] for a in ("teacher/cot", "student/vanilla", "distilled/cot-answer")}), {"teacher/vanilla": "never <asked>"}, resamples=100)
+    r = analyse(
+        made_up(arms={a: SKILL[a] for a in ("teacher/cot", "student/vanilla", "distilled/cot-answer")}),
+        {"teacher/vanilla": "never <asked>"},
+        resamples=100,
+    )
     for table in (arm_table(r), cost_table(r)):
         text = table.html()
-        assert all((a in text) == (a in PLAIN_ARMS) for a in ARMS) and "not available: never &lt;asked&gt;" in text and text.count("not available: not part of this run") == 4
+        assert (
+            all((a in text) == (a in PLAIN_ARMS) for a in ARMS)
+            and "not available: never &lt;asked&gt;" in text
+            and text.count("not available: not part of this run") == 4
+        )
     f = findings(r)
     assert "distilled/vanilla did not run" in f.entries[1].verdict and len(f.entries) == len(QUESTIONS)
     assert "not available" in accuracy_alt(r) and len(png(accuracy_figure(r))) > 1000
 
+
 def test_teacher_equal_to_base_leaves_the_gap_undefined():
-    g = made_up(arms={"teacher/cot": .4, "student/vanilla": .4, "distilled/cot-answer": .7})
+    g = made_up(arms={"teacher/cot": 0.4, "student/vanilla": 0.4, "distilled/cot-answer": 0.7})
     r = analyse(g, resamples=100)
     f = findings(r)
-    assert f.entries[0].verdict.startswith("Undefined: the teacher is not distinguishable") and ">undefined<" in summary(r, f).html() and ">undefined<" in gap_table(r).html()
+    assert (
+        f.entries[0].verdict.startswith("Undefined: the teacher is not distinguishable")
+        and ">undefined<" in summary(r, f).html()
+        and ">undefined<" in gap_table(r).html()
+    )
     assert "helped" not in f.entries[0].verdict
+
 
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_tiny_n_claims_nothing(n):
     r = analyse(made_up(n), resamples=100)
     f = findings(r)
-    assert f.entries[0].verdict.startswith(("Undefined", "Can't tell")) and "Can't tell" in f.entries[1].verdict and "Can't tell" in f.entries[2].verdict
+    assert (
+        f.entries[0].verdict.startswith(("Undefined", "Can't tell"))
+        and "Can't tell" in f.entries[1].verdict
+        and "Can't tell" in f.entries[2].verdict
+    )
     json.dumps(to_plain([arm_table(r), summary(r, f), f]), allow_nan=False)
+
 
 @pytest.mark.parametrize("arms", [["student/vanilla"], ["teacher/cot"], ["distilled/vanilla"], []])
 def test_hardly_anything_ran(arms):
-    g = made_up(arms={a: SKILL[a] for a in arms}) if arms else made_up(0, arms={"student/vanilla": .3})
+    g = made_up(arms={a: SKILL[a] for a in arms}) if arms else made_up(0, arms={"student/vanilla": 0.3})
     r = analyse(g, resamples=100)
     f = findings(r)
-    for x in (arm_table(r), gap_table(r), tests_of(r), cost_table(r), f, summary(r, f)): assert check_page("<h1>x</h1><h2>y</h2>" + x.html()) == []
+    for x in (arm_table(r), gap_table(r), tests_of(r), cost_table(r), f, summary(r, f)):
+        assert check_page("<h1>x</h1><h2>y</h2>" + x.html()) == []
     png(accuracy_figure(r))
     assert len(f.sentences) > 5
+
 
 def test_unknown_tokens_and_truncation_stay_unknown():
     r = analyse(made_up().assign(tokens=np.nan, truncated=None, stopped=None), resamples=100)
     assert r.arms["teacher/cot"]["tokens"] is None and r.arms["teacher/cot"]["truncated"] is None
     f = findings(r)
-    assert "not available" in " ".join(f.entries[3].sentences) and "nan" not in (arm_table(r).html() + cost_table(r).html() + f.html()).lower().replace("finance", "")
+    assert "not available" in " ".join(f.entries[3].sentences) and "nan" not in (
+        arm_table(r).html() + cost_table(r).html() + f.html()
+    ).lower().replace("finance", "")
+
 
 def test_cases_of_missing_arms_and_missing_text():
     g = made_up().assign(text=None, answer=None)
@@ -178,108 +414,212 @@ def test_cases_of_missing_arms_and_missing_text():
     assert "no answer" in cases(g, examples(), "student/vanilla", "teacher/cot", 1).html()
     assert "none of 60 items" in cases(g, examples(), "teacher/cot", "student/vanilla").html()
 
+
 # --- sentences
+
 
 def test_verdicts_follow_the_tests():
     better = findings(analyse(made_up(400), resamples=200))
     assert better.entries[1].verdict == "Yes, on this data." and better.entries[2].verdict.startswith("Yes")
-    worse = findings(analyse(made_up(400, arms=SKILL | {"distilled/cot-answer": .1}), resamples=200))
+    worse = findings(analyse(made_up(400, arms=SKILL | {"distilled/cot-answer": 0.1}), resamples=200))
     assert worse.entries[1].verdict.startswith("No") and worse.entries[2].verdict.startswith("No")
-    same = findings(analyse(made_up(400, arms=SKILL | {"distilled/cot-answer": .42}), resamples=200))
+    same = findings(analyse(made_up(400, arms=SKILL | {"distilled/cot-answer": 0.42}), resamples=200))
     assert same.entries[1].verdict.startswith("Can't tell") and same.entries[2].verdict.startswith("In part")
 
+
 def test_strict_extraction_that_changes_a_conclusion_is_named():
-    f = findings(analyse(made_up(400, strict={"distilled/cot-answer": .2}), resamples=200))
-    assert not f.entries[4].verdict.startswith("0 of") and "distilled/cot-answer against student/vanilla: higher with flexible extraction" in f.entries[4].sentences[0]
+    f = findings(analyse(made_up(400, strict={"distilled/cot-answer": 0.2}), resamples=200))
+    assert (
+        not f.entries[4].verdict.startswith("0 of")
+        and "distilled/cot-answer against student/vanilla: higher with flexible extraction" in f.entries[4].sentences[0]
+    )
     assert "order of the arms by accuracy changes" in f.entries[4].sentences[1]
 
+
 def test_a_teacher_without_a_gap_is_one_sentence_not_a_row_per_arm():
-    t = gap_table(analyse(made_up(400, arms=SKILL | {"teacher/vanilla": .3}), resamples=200))
-    assert {r["teacher"] for r in t.rows} == {"teacher/cot"} and "Against teacher/vanilla: undefined, the teacher is not distinguishable" in t.html()
+    t = gap_table(analyse(made_up(400, arms=SKILL | {"teacher/vanilla": 0.3}), resamples=200))
+    assert {r["teacher"] for r in t.rows} == {
+        "teacher/cot"
+    } and "Against teacher/vanilla: undefined, the teacher is not distinguishable" in t.html()
+
 
 def test_what_prompting_alone_gives_is_said_beside_the_gap():
-    asked = findings(analyse(made_up(400, arms=SKILL | {"student/cot": .6}), resamples=200)).entries[0]
-    assert "Asking the untouched student to reason, without any training, already gives" in asked.verdict and "student/cot, right on" in asked.sentences[1]
-    assert not any("without any training" in s for s in findings(analyse(made_up(400), resamples=200)).sentences)      # there it gains nothing
+    asked = findings(analyse(made_up(400, arms=SKILL | {"student/cot": 0.6}), resamples=200)).entries[0]
+    assert (
+        "Asking the untouched student to reason, without any training, already gives" in asked.verdict
+        and "student/cot, right on" in asked.sentences[1]
+    )
+    assert not any(
+        "without any training" in s for s in findings(analyse(made_up(400), resamples=200)).sentences
+    )  # there it gains nothing
+
 
 def test_the_tile_says_how_the_best_arm_was_picked(results):
-    picked = next(detail for label, _, detail in summary(results, findings(results)).tiles if label == "Best distilled student")
+    picked = next(
+        detail for label, _, detail in summary(results, findings(results)).tiles if label == "Best distilled student"
+    )
     assert picked.endswith("distilled/cot-rationale, best of 3 by test accuracy")
-    alone = analyse(made_up(arms={a: SKILL[a] for a in ("teacher/cot", "student/vanilla", "distilled/cot-answer")}), resamples=100)
-    assert "best of" not in summary(alone, findings(alone)).html()       # nothing was picked
+    alone = analyse(
+        made_up(arms={a: SKILL[a] for a in ("teacher/cot", "student/vanilla", "distilled/cot-answer")}), resamples=100
+    )
+    assert "best of" not in summary(alone, findings(alone)).html()  # nothing was picked
+
 
 def test_money_and_unchecked_things_are_said_plainly(results):
     text = " ".join(findings(results).sentences)
     assert "gives no prices" in text and "Not checked here: another grader" in text and "another seed" in text
 
+
 # --- numbers
+
 
 def test_metrics_are_plain_complete_and_private(tmp_path, results, made):
     found = findings(results)
     c = cases(results.graded, examples(), "student/vanilla", "distilled/cot-rationale")
-    m = metrics(results, made, found, ATTRITION, {}, TRAINING, [c], best_path=Path.cwd()/"store"/"x", odd=[np.float32(.5), float("inf"), np.bool_(True)])
-    path = write_json(m, tmp_path/"metrics.json")
+    m = metrics(
+        results,
+        made,
+        found,
+        ATTRITION,
+        {},
+        TRAINING,
+        [c],
+        best_path=Path.cwd() / "store" / "x",
+        odd=[np.float32(0.5), float("inf"), np.bool_(True)],
+    )
+    path = write_json(m, tmp_path / "metrics.json")
     text = path.read_text(encoding="utf-8")
     back = json.loads(text, parse_constant=lambda x: pytest.fail(f"{x} in metrics.json"))
-    assert set(back["arms"]) == set(PLAIN_ARMS) and len(back["tests"]) == len(back["tests_strict"]) and back["odd"] == [0.5, None, True] and back["best_path"] == "x"
+    assert (
+        set(back["arms"]) == set(PLAIN_ARMS)
+        and len(back["tests"]) == len(back["tests_strict"])
+        and back["odd"] == [0.5, None, True]
+        and back["best_path"] == "x"
+    )
     assert "/srv" not in text and str(Path.cwd()) not in text and str(Path.home()) + "/" not in text
     p = back["provenance"]
-    assert p["seeds"] == dict(training=0, bootstrap=0, data=0) and p["versions"]["python"] and p["fingerprint"] and p["settings"]["teacher"]["engine"] == "recorded:palm.jsonl"
+    assert (
+        p["seeds"] == dict(training=0, bootstrap=0, data=0)
+        and p["versions"]["python"]
+        and p["fingerprint"]
+        and p["settings"]["teacher"]["engine"] == "recorded:palm.jsonl"
+    )
 
-@pytest.mark.parametrize("value, plain", [("10/2 = 5", "10/2 = 5"), ("HuggingFaceTB/SmolLM2", "HuggingFaceTB/SmolLM2"), ("zoo/student-s", "zoo/student-s"), ("/srv/ann/x/y.jsonl", "y.jsonl"), ("recorded:/srv/a/b.jsonl", "recorded:b.jsonl"), (r"C:\Users\ann\x.jsonl", "x.jsonl"),
-    (float("nan"), None), (np.int64(3), 3), ((1, {2}), [1, [2]]), (None, None), (True, True)])
-def test_plain_values(value, plain): assert to_plain(value) == plain and type(to_plain(value)) is type(plain)
 
-def test_scrub_knows_the_working_folder(): assert scrub(f"at {Path.cwd()}/a.py") == "at ./a.py"
+@pytest.mark.parametrize(
+    "value, plain",
+    [
+        ("10/2 = 5", "10/2 = 5"),
+        ("HuggingFaceTB/SmolLM2", "HuggingFaceTB/SmolLM2"),
+        ("zoo/student-s", "zoo/student-s"),
+        ("/srv/ann/x/y.jsonl", "y.jsonl"),
+        ("recorded:/srv/a/b.jsonl", "recorded:b.jsonl"),
+        (r"C:\Users\ann\x.jsonl", "x.jsonl"),
+        (float("nan"), None),
+        (np.int64(3), 3),
+        ((1, {2}), [1, [2]]),
+        (None, None),
+        (True, True),
+    ],
+)
+def test_plain_values(value, plain):
+    assert to_plain(value) == plain and type(to_plain(value)) is type(plain)
+
+
+def test_scrub_knows_the_working_folder():
+    assert scrub(f"at {Path.cwd()}/a.py") == "at ./a.py"
+
 
 def test_attrition_must_add_up():
-    with pytest.raises(ReportError, match="inputs, but 20 rows and 4 drops make 24"): attrition_figure({"cot": dict(inputs=30, rows=20, dropped={"cut off": 4})})
+    with pytest.raises(ReportError, match="inputs, but 20 rows and 4 drops make 24"):
+        attrition_figure({"cot": dict(inputs=30, rows=20, dropped={"cut off": 4})})
+
 
 def test_unwritable_target_is_an_error_with_a_remedy(tmp_path):
-    (tmp_path/"file").write_text("")
-    with pytest.raises(ReportError, match="Choose a folder"): write_json({}, tmp_path/"file"/"metrics.json")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ReportError, match="Choose a folder"):
+        write_json({}, tmp_path / "file" / "metrics.json")
 
-@pytest.mark.parametrize("formats, said", [((), False), (("float32",), False), (("bfloat16",), True), (("bfloat16", "float32"), True)])
+
+@pytest.mark.parametrize(
+    "formats, said", [((), False), (("float32",), False), (("bfloat16",), True), (("bfloat16", "float32"), True)]
+)
 def test_bfloat16_and_what_it_means_are_named(formats, said):
-    made = provenance(combination_from("transformers:zoo/teacher", "zoo/student-s", "tiny-math"), dtypes={"teacher/cot": (), "student/<i>": formats})
+    made = provenance(
+        combination_from("transformers:zoo/teacher", "zoo/student-s", "tiny-math"),
+        dtypes={"teacher/cot": (), "student/<i>": formats},
+    )
     assert ("shared a batch with" in made.html()) == ("Computed in bfloat16: student/&lt;i&gt;." in made.html()) == said
     assert made.to_dict()["number_formats"] == {"teacher/cot": None, "student/<i>": " and ".join(formats) or None}
 
+
 # --- figures
+
 
 def test_figures_are_small_repeatable_and_readable(results):
     fig = accuracy_figure(results)
     assert png(fig) == png(accuracy_figure(results)) and len(png(fig)) < 60_000
     sizes = [t.get_fontsize() for t in fig.axes[0].get_yticklabels() + fig.axes[0].get_xticklabels()]
-    assert min(sizes) >= 9 and fig.get_size_inches()[0] <= 5.5      # 5.2 inches shown on 360 pixels: letters of 8 pixels and more
+    assert (
+        min(sizes) >= 9 and fig.get_size_inches()[0] <= 5.5
+    )  # 5.2 inches shown on 360 pixels: letters of 8 pixels and more
+
 
 def test_labels_do_not_overlap(results):
     fig = accuracy_figure(results)
     FigureCanvasAgg(fig).draw()
     boxes = [t.get_window_extent() for t in fig.axes[0].get_yticklabels()]
-    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1:])
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
     assert all(0 <= b.x0 and b.x1 <= fig.bbox.width for b in boxes)
 
-def test_show_needs_an_alt_text(results):
-    with pytest.raises(ReportError, match="alt is empty"): show(accuracy_figure(results), "")
 
-def test_logs_without_losses_draw(): assert "not logged" in loss_alt({"control/gold": []}) and png(loss_figure({"control/gold": [], "distilled/vanilla": [dict(step=1, loss=1.)]}))
+def test_show_needs_an_alt_text(results):
+    with pytest.raises(ReportError, match="alt is empty"):
+        show(accuracy_figure(results), "")
+
+
+def test_logs_without_losses_draw():
+    assert "not logged" in loss_alt({"control/gold": []}) and png(
+        loss_figure({"control/gold": [], "distilled/vanilla": [dict(step=1, loss=1.0)]})
+    )
+
 
 # --- the page of a recipe
+
 
 def test_index_lists_results_and_failures(tmp_path, results, made):
     m = to_plain(metrics(results, made, findings(results)))
     undefined = json.loads(json.dumps(m)) | dict(gaps=[g | dict(value=None, low=None, high=None) for g in m["gaps"]])
-    es = [entry(m, "a/index.html"), entry(undefined, "u/index.html", title="u"), entry(None, title=ATTACKS[0], status="failed", error=ATTACKS[1], notebook="b/x.ipynb"), entry(None, "c/index.html", title="c")]
-    page = index_page("demo", ATTACKS[3], es, tmp_path/"index.html").read_text(encoding="utf-8")
-    assert check_page(page) == [] and 'href="a/index.html"' in page and 'href="b/x.ipynb"' in page and "not run" in page and ">undefined<" in page
+    es = [
+        entry(m, "a/index.html"),
+        entry(undefined, "u/index.html", title="u"),
+        entry(None, title=ATTACKS[0], status="failed", error=ATTACKS[1], notebook="b/x.ipynb"),
+        entry(None, "c/index.html", title="c"),
+    ]
+    page = index_page("demo", ATTACKS[3], es, tmp_path / "index.html").read_text(encoding="utf-8")
+    assert (
+        check_page(page) == []
+        and 'href="a/index.html"' in page
+        and 'href="b/x.ipynb"' in page
+        and "not run" in page
+        and ">undefined<" in page
+    )
     assert "&lt;script&gt;" in page and "<script" not in page and "<img" not in page
     assert "4 combinations" in page and m["best"] in page
 
-@pytest.mark.parametrize("href", ["javascript:x", "https://evil.example", "//evil.example", "/etc/passwd", " data:text/html,x"])
+
+@pytest.mark.parametrize(
+    "href", ["javascript:x", "https://evil.example", "//evil.example", "/etc/passwd", " data:text/html,x"]
+)
 def test_index_links_stay_inside(tmp_path, results, made, href):
-    with pytest.raises(ReportError, match="leaves the reports folder"): index_page("demo", "", [entry(metrics(results, made, findings(results)), href)], tmp_path/"index.html")
+    with pytest.raises(ReportError, match="leaves the reports folder"):
+        index_page("demo", "", [entry(metrics(results, made, findings(results)), href)], tmp_path / "index.html")
+
 
 def test_templates_name_no_outside_address():
     for path in templates().rglob("*"):
-        if path.is_file(): assert not re.search(r"https?://|@import|url\(" + ("" if path.parent.name == "items" else "|<script"), path.read_text(encoding="utf-8")), path.name     # the page of items has the one script
+        if path.is_file():
+            assert not re.search(
+                r"https?://|@import|url\(" + ("" if path.parent.name == "items" else "|<script"),
+                path.read_text(encoding="utf-8"),
+            ), path.name  # the page of items has the one script

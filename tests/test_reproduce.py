@@ -1,4 +1,5 @@
 "A report made again: same, within noise, beyond it, failed, and what is refused before anything runs."
+
 import json, shutil
 from copy import deepcopy
 from pathlib import Path
@@ -16,33 +17,49 @@ from distill_study.grid import Outcome
 from distill_study.reproduce import differing, may_vary, recipe_of, report_of, reproduce, untimed
 from distill_study.stats import wilson
 
-TINY = Path(__file__).parent.parent/"reports"/"examples"/"tiny"
-QA = TINY/"tiny-qa--teacher--student-s"
+TINY = Path(__file__).parent.parent / "reports" / "examples" / "tiny"
+QA = TINY / "tiny-qa--teacher--student-s"
 MINE = read_report(QA).metrics
 
 
 @pytest.fixture
 def again(monkeypatch, tmp_path):
     "Stands for the run: what it writes are the published numbers, but for a change. Gives (exit code, output)."
+
     def go(change=lambda m: None, *args, error=None, report=QA):
         def run(c, out, store, replay=False):
             numbers = deepcopy(MINE)
             change(numbers)
             out.mkdir(parents=True)
-            (out/"metrics.json").write_text(json.dumps(numbers))
+            (out / "metrics.json").write_text(json.dumps(numbers))
             return Outcome(c, out, 61.0, error)
+
         monkeypatch.setattr(grid, "run_combination", run)
         done = CliRunner().invoke(app, ["reproduce", str(report), "--fresh", *args])
-        if isinstance(done.exception, StudyError): return 2, str(done.exception)
+        if isinstance(done.exception, StudyError):
+            return 2, str(done.exception)
         assert isinstance(done.exception, SystemExit) or done.exception is None, done.exception
         return done.exit_code, done.output
+
     return go
 
 
-def little(m): m["arms"]["student/vanilla"]["accuracy"]["value"] += 1e-3
-def much(m): m["arms"]["student/vanilla"]["accuracy"] = wilson(290, 300).to_dict()
-def newer(m): m["provenance"]["versions"]["torch"] = "9.9"; m["provenance"]["git_sha"] = "f" * 40
-def slower(m): m["training"]["distilled/vanilla"]["seconds"] = 1e6; m["serving"]["student/vanilla"]["latency_median"] = 9.0
+def little(m):
+    m["arms"]["student/vanilla"]["accuracy"]["value"] += 1e-3
+
+
+def much(m):
+    m["arms"]["student/vanilla"]["accuracy"] = wilson(290, 300).to_dict()
+
+
+def newer(m):
+    m["provenance"]["versions"]["torch"] = "9.9"
+    m["provenance"]["git_sha"] = "f" * 40
+
+
+def slower(m):
+    m["training"]["distilled/vanilla"]["seconds"] = 1e6
+    m["serving"]["student/vanilla"]["latency_median"] = 9.0
 
 
 def test_the_same_numbers_are_reproduced_whatever_the_time_they_took(again):
@@ -52,10 +69,15 @@ def test_the_same_numbers_are_reproduced_whatever_the_time_they_took(again):
 
 def test_losses_that_are_rounded_otherwise_are_no_difference(again):
     def rounded(m):
-        for e in m["training"]["distilled/vanilla"]["losses"]: e["loss"] *= 1 + 3e-6
+        for e in m["training"]["distilled/vanilla"]["losses"]:
+            e["loss"] *= 1 + 3e-6
+
     code, out = again(rounded)
     assert code == 0 and "of the training log up to rounding" in out
-    def other(m): m["training"]["distilled/vanilla"]["last_loss"] *= 1.5
+
+    def other(m):
+        m["training"]["distilled/vanilla"]["last_loss"] *= 1.5
+
     assert again(other)[0] == 1
 
 
@@ -66,18 +88,23 @@ def test_versions_that_differ_are_named(again):
 
 def test_other_numbers_are_not_reproduced_on_a_processor_even_within_noise(again):
     code, out = again(little)
-    assert code == 1 and "not reproduced" in out and "arms.student/vanilla.accuracy.value" in out and "OMP_NUM_THREADS=1" in out
+    assert (
+        code == 1
+        and "not reproduced" in out
+        and "arms.student/vanilla.accuracy.value" in out
+        and "OMP_NUM_THREADS=1" in out
+    )
     code, out = again(little, "--noise")
     assert code == 0 and "within noise" in out
     assert again(much, "--noise")[0] == 1 and again(much)[0] == 1
 
 
 def test_elsewhere_noise_is_allowed(again, tmp_path):
-    shutil.copytree(QA, tmp_path/"r")
+    shutil.copytree(QA, tmp_path / "r")
     numbers = deepcopy(MINE)
     numbers["provenance"]["versions"]["torch"] = "2.0.0"
-    (tmp_path/"r"/"metrics.json").write_text(json.dumps(numbers))
-    assert again(little, report=tmp_path/"r")[0] == 0 and again(much, report=tmp_path/"r")[0] == 1
+    (tmp_path / "r" / "metrics.json").write_text(json.dumps(numbers))
+    assert again(little, report=tmp_path / "r")[0] == 0 and again(much, report=tmp_path / "r")[0] == 1
 
 
 def test_a_run_that_fails_is_not_reproduced(again):
@@ -87,69 +114,109 @@ def test_a_run_that_fails_is_not_reproduced(again):
 
 def test_json_is_plain_and_whole(again):
     code, out = again(much, "--json")
-    said = json.loads(out[out.index("{"):])
-    assert code == 1 == said["code"] and said["expected"] == "identical" and said["differs"] and said["diff"]["beyond"] >= 1
+    said = json.loads(out[out.index("{") :])
+    assert (
+        code == 1 == said["code"]
+        and said["expected"] == "identical"
+        and said["differs"]
+        and said["diff"]["beyond"] >= 1
+    )
 
 
 def test_nothing_is_left_and_out_keeps_the_new_report(again, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in QA.iterdir()}
-    assert again(lambda m: None, "--out", str(tmp_path/"new"))[0] == 0
-    assert (tmp_path/"new"/QA.name/"metrics.json").exists() and {p: p.stat().st_mtime_ns for p in QA.iterdir()} == before
-    code, said = again(lambda m: None, "--out", str(tmp_path/"new"))
+    assert again(lambda m: None, "--out", str(tmp_path / "new"))[0] == 0
+    assert (tmp_path / "new" / QA.name / "metrics.json").exists() and {
+        p: p.stat().st_mtime_ns for p in QA.iterdir()
+    } == before
+    code, said = again(lambda m: None, "--out", str(tmp_path / "new"))
     assert code == 2 and "nothing is written over" in said
 
 
-@pytest.mark.parametrize("change, says", [
-    (lambda p: yaml.safe_load(p) | dict(seed=7), "seed = 7, and metrics.json says 0"),
-    (lambda p: "a: [", "not readable as YAML"),
-    (lambda p: [1], "expected a mapping"),
-    (lambda p: yaml.safe_load(p) | dict(sead=7), "Did you mean 'seed'?")])
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        (lambda p: yaml.safe_load(p) | dict(seed=7), "seed = 7, and metrics.json says 0"),
+        (lambda p: "a: [", "not readable as YAML"),
+        (lambda p: [1], "expected a mapping"),
+        (lambda p: yaml.safe_load(p) | dict(sead=7), "Did you mean 'seed'?"),
+    ],
+)
 def test_params_that_are_not_those_of_the_numbers(again, tmp_path, change, says):
-    shutil.copytree(QA, tmp_path/"r")
-    made = change((tmp_path/"r"/"params.yaml").read_text())
-    (tmp_path/"r"/"params.yaml").write_text(made if isinstance(made, str) else yaml.safe_dump(made))
-    code, said = again(report=tmp_path/"r")
+    shutil.copytree(QA, tmp_path / "r")
+    made = change((tmp_path / "r" / "params.yaml").read_text())
+    (tmp_path / "r" / "params.yaml").write_text(made if isinstance(made, str) else yaml.safe_dump(made))
+    code, said = again(report=tmp_path / "r")
     assert code == 2 and says in said
 
 
 def test_without_params_the_numbers_tell(again, tmp_path):
-    shutil.copytree(QA, tmp_path/"r")
-    (tmp_path/"r"/"params.yaml").unlink()
-    assert again(report=tmp_path/"r")[0] == 0
+    shutil.copytree(QA, tmp_path / "r")
+    (tmp_path / "r" / "params.yaml").unlink()
+    assert again(report=tmp_path / "r")[0] == 0
 
 
-@pytest.mark.parametrize("path, says", [(TINY, "one is made again at a time"), (TINY/"nowhere", "no such report"), (TINY.parent.parent/"none.html", "no such report")])
+@pytest.mark.parametrize(
+    "path, says",
+    [
+        (TINY, "one is made again at a time"),
+        (TINY / "nowhere", "no such report"),
+        (TINY.parent.parent / "none.html", "no such report"),
+    ],
+)
 def test_what_is_no_report(again, path, says):
     code, said = again(report=path)
     assert code == 2 and says in said
 
 
 def test_data_that_is_not_here_or_not_the_same(again, tmp_path):
-    shutil.copytree(QA, tmp_path/"r")
-    def write(**more): (tmp_path/"r"/"metrics.json").write_text(json.dumps(dict(deepcopy(MINE), provenance=MINE["provenance"] | more)))
+    shutil.copytree(QA, tmp_path / "r")
+
+    def write(**more):
+        (tmp_path / "r" / "metrics.json").write_text(
+            json.dumps(dict(deepcopy(MINE), provenance=MINE["provenance"] | more))
+        )
+
     write(data_hashes=dict(test="0" * 16))
-    assert again(report=tmp_path/"r") == (2, again(report=tmp_path/"r")[1]) and "its test examples" in again(report=tmp_path/"r")[1]
-    params = yaml.safe_load((tmp_path/"r"/"params.yaml").read_text())
+    assert (
+        again(report=tmp_path / "r") == (2, again(report=tmp_path / "r")[1])
+        and "its test examples" in again(report=tmp_path / "r")[1]
+    )
+    params = yaml.safe_load((tmp_path / "r" / "params.yaml").read_text())
     params["data"] |= dict(name="mine.jsonl", task="nlu_qa")
-    (tmp_path/"r"/"params.yaml").write_text(yaml.safe_dump(params))
-    write(data_source="local", settings=MINE["provenance"]["settings"] | dict(data=MINE["provenance"]["settings"]["data"] | dict(name="mine.jsonl", task="nlu_qa")))
-    code, said = again(report=tmp_path/"r")
+    (tmp_path / "r" / "params.yaml").write_text(yaml.safe_dump(params))
+    write(
+        data_source="local",
+        settings=MINE["provenance"]["settings"]
+        | dict(data=MINE["provenance"]["settings"]["data"] | dict(name="mine.jsonl", task="nlu_qa")),
+    )
+    code, said = again(report=tmp_path / "r")
     assert code == 2 and "mine.jsonl" in said and "not on this machine" in said and "--data" in said
 
 
 def test_a_store_without_what_the_report_was_made_from(tmp_path):
-    with pytest.raises(StudyError, match="there is no store in this folder"): reproduce(QA, tmp_path/"none")
+    with pytest.raises(StudyError, match="there is no store in this folder"):
+        reproduce(QA, tmp_path / "none")
 
 
-def test_every_committed_report_can_be_tried(): assert {recipe_of(report_of(p).combination()).combinations()[0].name for p in TINY.iterdir() if p.is_dir()} == {p.name for p in TINY.iterdir() if p.is_dir()}
+def test_every_committed_report_can_be_tried():
+    assert {recipe_of(report_of(p).combination()).combinations()[0].name for p in TINY.iterdir() if p.is_dir()} == {
+        p.name for p in TINY.iterdir() if p.is_dir()
+    }
 
 
 def test_committed_settings_name_no_folder():
-    for p in TINY.glob("*/params.yaml"): assert not any(isinstance(v, str) and v.startswith(("/", "~")) for v in str(p.read_text()).split())
+    for p in TINY.glob("*/params.yaml"):
+        assert not any(isinstance(v, str) and v.startswith(("/", "~")) for v in str(p.read_text()).split())
 
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5)
-trees = st.recursive(leaves, lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text("abcxyz", min_size=1, max_size=3), x, max_size=3), max_leaves=12)
+trees = st.recursive(
+    leaves,
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text("abcxyz", min_size=1, max_size=3), x, max_size=3),
+    max_leaves=12,
+)
+
 
 @settings(max_examples=60, deadline=None)
 @given(a=st.dictionaries(st.text("abc", min_size=1, max_size=3), trees, max_size=4), timed=trees)

@@ -1,4 +1,5 @@
 "Training rows that must be refused, runs that are killed, adapters that are merged, and the loss that is taught."
+
 import json, shutil, signal, subprocess, sys
 from pathlib import Path
 
@@ -7,87 +8,186 @@ import pytest
 from conftest import byte_tokenizer
 from distill_study.config import StudyError, Train
 from distill_study.packing import padded
-from distill_study.student import (Fit, TrainingDataError, TrainingFailed, fit, fit_length, mean_loss, merge_adapter, render_row, run_fingerprint, seen_row, target_loss, tokenize_rows,
-                                   _last_checkpoint)
+from distill_study.student import (
+    Fit,
+    TrainingDataError,
+    TrainingFailed,
+    fit,
+    fit_length,
+    mean_loss,
+    merge_adapter,
+    render_row,
+    run_fingerprint,
+    seen_row,
+    target_loss,
+    tokenize_rows,
+    _last_checkpoint,
+)
 
 ROLES = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + CONTENT }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 PLAIN = ROLES.replace("CONTENT", "m['content'] + '<|end|>' + '\\n'")
 
-def tokenizer(template=PLAIN): return byte_tokenizer(template)
 
-def row(id, target, user="2 + 2?"): return dict(id=id, messages=[dict(role="user", content=user), dict(role="assistant", content=target)])
+def tokenizer(template=PLAIN):
+    return byte_tokenizer(template)
 
-def rows(n=40): return [row(f"sum-{i}", str(i % 7 + i % 5), f"{i % 7} + {i % 5} = ?" + " please" * (i % 3)) for i in range(n)]
+
+def row(id, target, user="2 + 2?"):
+    return dict(id=id, messages=[dict(role="user", content=user), dict(role="assistant", content=target)])
+
+
+def rows(n=40):
+    return [row(f"sum-{i}", str(i % 7 + i % 5), f"{i % 7} + {i % 5} = ?" + " please" * (i % 3)) for i in range(n)]
+
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory):
     "Folder of a small random Llama, saved in bf16 as pretrained models are."
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
-    folder, tok = tmp_path_factory.mktemp("student")/"base", tokenizer()
+
+    folder, tok = tmp_path_factory.mktemp("student") / "base", tokenizer()
     torch.manual_seed(0)
-    cfg = LlamaConfig(vocab_size=len(tok), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=1, num_key_value_heads=1, head_dim=64,
-                      max_position_embeddings=512, tie_word_embeddings=True, bos_token_id=None, eos_token_id=1, pad_token_id=0)
+    cfg = LlamaConfig(
+        vocab_size=len(tok),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=64,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
     LlamaForCausalLM(cfg).to(torch.bfloat16).save_pretrained(folder)
     tok.save_pretrained(folder)
     return folder
 
+
 FULL = Train(method="full", learning_rate=3e-3, epochs=2, batch_size=8)
 LORA = Train(learning_rate=3e-3, epochs=2, batch_size=8, r=4, alpha=8, dropout=0.1)
 
-def same_weights(a:Path, b:Path):
+
+def same_weights(a: Path, b: Path):
     "Are all safetensors of two folders equal, bit for bit?"
-    return (a/"model.safetensors").read_bytes() == (b/"model.safetensors").read_bytes()
+    return (a / "model.safetensors").read_bytes() == (b / "model.safetensors").read_bytes()
+
 
 # ---- rows that would teach something else
 
 BAD = {
     "no content at all": (row("bad-7", ""), PLAIN, "no supervised token"),
-    "nothing rendered for the assistant": (row("bad-7", "4"), ROLES.replace("{{ '<|' + m['role'] + '|>' + CONTENT }}", "{% if m['role'] == 'user' %}{{ '<|user|>' + m['content'] + '<|end|>' }}{% endif %}").replace("{{ '<|assistant|>' }}", ""), "no supervised token"),
+    "nothing rendered for the assistant": (
+        row("bad-7", "4"),
+        ROLES.replace(
+            "{{ '<|' + m['role'] + '|>' + CONTENT }}",
+            "{% if m['role'] == 'user' %}{{ '<|user|>' + m['content'] + '<|end|>' }}{% endif %}",
+        ).replace("{{ '<|assistant|>' }}", ""),
+        "no supervised token",
+    ),
     "no end of turn": (row("bad-7", "4"), ROLES.replace("CONTENT", "m['content']"), "end of turn is not supervised"),
-    "reasoning stripped": (row("bad-7", "<think>two twos</think>4"), ROLES.replace("CONTENT", "m['content'].split('</think>')[-1] + '<|end|>'"), "not recovered"),
-    "target cut": (row("bad-7", "a long target"), ROLES.replace("CONTENT", "m['content'][:6] + '<|end|>'"), "not recovered"),
+    "reasoning stripped": (
+        row("bad-7", "<think>two twos</think>4"),
+        ROLES.replace("CONTENT", "m['content'].split('</think>')[-1] + '<|end|>'"),
+        "not recovered",
+    ),
+    "target cut": (
+        row("bad-7", "a long target"),
+        ROLES.replace("CONTENT", "m['content'][:6] + '<|end|>'"),
+        "not recovered",
+    ),
     "end of turn inside": (row("bad-7", "4<|end|> and more"), PLAIN, "contains an end-of-turn mark"),
-    "earlier turns rendered anew": (row("bad-7", "4"), "{% if messages[-1]['role'] == 'assistant' %}{{ 'done:' }}{% endif %}" + PLAIN, "no prefix"),
-    "template refuses the roles": (row("bad-7", "4"), "{{ raise_exception('roles must alternate') }}", "roles must alternate"),
-    "user speaks last": (dict(id="bad-7", messages=[dict(role="assistant", content="hello"), dict(role="user", content="2 + 2?")]), PLAIN, "the last of at least two messages"),
-    "one message": (dict(id="bad-7", messages=[dict(role="assistant", content="hello")]), PLAIN, "at least two messages"),
-    "content is no text": (dict(id="bad-7", messages=[dict(role="user", content=None), dict(role="assistant", content="4")]), PLAIN, "text in both"),
+    "earlier turns rendered anew": (
+        row("bad-7", "4"),
+        "{% if messages[-1]['role'] == 'assistant' %}{{ 'done:' }}{% endif %}" + PLAIN,
+        "no prefix",
+    ),
+    "template refuses the roles": (
+        row("bad-7", "4"),
+        "{{ raise_exception('roles must alternate') }}",
+        "roles must alternate",
+    ),
+    "user speaks last": (
+        dict(id="bad-7", messages=[dict(role="assistant", content="hello"), dict(role="user", content="2 + 2?")]),
+        PLAIN,
+        "the last of at least two messages",
+    ),
+    "one message": (
+        dict(id="bad-7", messages=[dict(role="assistant", content="hello")]),
+        PLAIN,
+        "at least two messages",
+    ),
+    "content is no text": (
+        dict(id="bad-7", messages=[dict(role="user", content=None), dict(role="assistant", content="4")]),
+        PLAIN,
+        "text in both",
+    ),
     "messages is no list": (dict(id="bad-7", messages="hello"), PLAIN, "'messages' must be a list"),
 }
+
 
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_row_is_refused_by_name(case):
     bad, template, says = BAD[case]
     good = [row("good-1", "4")] if template == PLAIN else []
-    with pytest.raises(TrainingDataError, match="bad-7") as e: tokenize_rows([*good, bad], tokenizer(template))
+    with pytest.raises(TrainingDataError, match="bad-7") as e:
+        tokenize_rows([*good, bad], tokenizer(template))
     assert says in str(e.value) and "good-1" not in str(e.value)
 
+
 def test_a_refused_row_leaves_no_folder(base, tmp_path):
-    with pytest.raises(TrainingDataError, match="bad-7"): fit([*rows(8), row("bad-7", " ")], str(base), FULL, tmp_path/"run", seed=0)
-    assert not (tmp_path/"run").exists()
+    with pytest.raises(TrainingDataError, match="bad-7"):
+        fit([*rows(8), row("bad-7", " ")], str(base), FULL, tmp_path / "run", seed=0)
+    assert not (tmp_path / "run").exists()
+
 
 def test_no_rows(base, tmp_path):
-    with pytest.raises(TrainingDataError, match="no training rows"): fit([], str(base), FULL, tmp_path/"run", seed=0)
+    with pytest.raises(TrainingDataError, match="no training rows"):
+        fit([], str(base), FULL, tmp_path / "run", seed=0)
+
 
 def test_long_rows_are_dropped_by_name_or_refused(base, tmp_path):
     long = [*rows(16), row("long-1", "4", "please " * 20)]
-    with pytest.raises(TrainingDataError, match="1 of 17 .* 'long-1'"): fit(long, str(base), FULL.model_copy(update=dict(max_length=60)), tmp_path/"a", seed=0)
-    done = fit(long, str(base), FULL.model_copy(update=dict(max_length=60, max_truncated=0.1, epochs=0.5)), tmp_path/"b", seed=0)
+    with pytest.raises(TrainingDataError, match="1 of 17 .* 'long-1'"):
+        fit(long, str(base), FULL.model_copy(update=dict(max_length=60)), tmp_path / "a", seed=0)
+    done = fit(
+        long,
+        str(base),
+        FULL.model_copy(update=dict(max_length=60, max_truncated=0.1, epochs=0.5)),
+        tmp_path / "b",
+        seed=0,
+    )
     assert done.dropped_long == ("long-1",) and done.rows == 16 and done.max_length == 60
 
+
 def test_longer_than_the_context(base, tmp_path):
-    with pytest.raises(TrainingDataError, match="'long-1' has .* context of 512"): fit([*rows(8), row("long-1", "4", "please " * 90)], str(base), FULL, tmp_path/"a", seed=0)
-    with pytest.raises(TrainingDataError, match="train.max_length = 600"): fit(rows(8), str(base), FULL.model_copy(update=dict(max_length=600)), tmp_path/"a", seed=0)
+    with pytest.raises(TrainingDataError, match="'long-1' has .* context of 512"):
+        fit([*rows(8), row("long-1", "4", "please " * 90)], str(base), FULL, tmp_path / "a", seed=0)
+    with pytest.raises(TrainingDataError, match="train.max_length = 600"):
+        fit(rows(8), str(base), FULL.model_copy(update=dict(max_length=600)), tmp_path / "a", seed=0)
+
 
 def test_all_rows_too_long():
     some = tokenize_rows(rows(3), tokenizer())
-    with pytest.raises(TrainingDataError, match="no training rows left"): fit_length(some, Train(max_length=8, max_truncated=1.0), 512)
+    with pytest.raises(TrainingDataError, match="no training rows left"):
+        fit_length(some, Train(max_length=8, max_truncated=1.0), 512)
 
-@pytest.mark.parametrize("template", [PLAIN, ROLES.replace("CONTENT", "m['content']|trim + '<|end|>'"),
-    ROLES.replace("CONTENT", "('<think>\\n\\n</think>\\n\\n' if m['role'] == 'assistant' else '') + m['content'] + '<|end|>'"),
-    "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|end|>' }}{% endgeneration %}{% else %}{{ m['content'] + '<|end|>' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"],
-    ids=["newline after the turn", "trims", "empty thought", "generation marks"])
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        PLAIN,
+        ROLES.replace("CONTENT", "m['content']|trim + '<|end|>'"),
+        ROLES.replace(
+            "CONTENT", "('<think>\\n\\n</think>\\n\\n' if m['role'] == 'assistant' else '') + m['content'] + '<|end|>'"
+        ),
+        "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|end|>' }}{% endgeneration %}{% else %}{{ m['content'] + '<|end|>' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
+    ],
+    ids=["newline after the turn", "trims", "empty thought", "generation marks"],
+)
 def test_common_templates_teach_target_and_end(template):
     tok = tokenizer(template)
     for text in ("four", "vier ½ 四 🙂", "two\nlines ", "Answer: 4"):
@@ -97,87 +197,135 @@ def test_common_templates_teach_target_and_end(template):
         start = tok.apply_chat_template(row("a", text)["messages"][:-1], add_generation_prompt=True, tokenize=False)
         assert tok.decode(r["input_ids"], clean_up_tokenization_spaces=False).startswith(start)
 
+
 def test_only_the_last_of_several_turns_is_taught():
-    msgs = [dict(role=r, content=c) for r, c in (("system", "Be brief."), ("user", "2 + 2?"), ("assistant", "4"), ("user", "and 1?"), ("assistant", "5"))]
+    msgs = [
+        dict(role=r, content=c)
+        for r, c in (
+            ("system", "Be brief."),
+            ("user", "2 + 2?"),
+            ("assistant", "4"),
+            ("user", "and 1?"),
+            ("assistant", "5"),
+        )
+    ]
     tok = tokenizer()
     r = tokenize_rows([dict(id="talk", messages=msgs)], tok)[0]
     assert tok.decode([t for t in r["labels"] if t != -100]) == "5<|end|>"
 
+
 def test_a_rendered_row_is_escaped():
     tok = tokenizer()
-    text = render_row(seen_row(tokenize_rows([row("<script>", "</mark><script>alert(1)</script>", "<img src=x>")], tok)[0], tok))
+    text = render_row(
+        seen_row(tokenize_rows([row("<script>", "</mark><script>alert(1)</script>", "<img src=x>")], tok)[0], tok)
+    )
     assert "<script" not in text and "<img" not in text and text.count("<mark") == text.count("</mark>") == 1
 
+
 # ---- the loss
+
 
 def test_loss_is_that_of_the_target_tokens_only(base):
     import torch
     from distill_study.models import load_model
+
     tok, model = tokenizer(), load_model(base, torch.float32, device="cpu")
     some = tokenize_rows(rows(7), tok)
     batch = padded(some, tok.pad_token_id)
     manual, n = 0.0, 0
     with torch.no_grad():
-        for r in some:                                        # one row at a time, no padding, no mask
+        for r in some:  # one row at a time, no padding, no mask
             logp = model(input_ids=torch.tensor([r["input_ids"]])).logits[0].log_softmax(-1)
             for i, label in enumerate(r["labels"]):
-                if label != -100: manual, n = manual - logp[i-1, label].item(), n + 1
+                if label != -100:
+                    manual, n = manual - logp[i - 1, label].item(), n + 1
         assert n == sum(len(r["messages"][-1]["content"]) + 1 for r in rows(7))
-        assert target_loss(model, batch).item() == pytest.approx(manual/n, abs=1e-5)
-        assert mean_loss(model, some, tok.pad_token_id, 3) == pytest.approx(manual/n, abs=1e-5)
+        assert target_loss(model, batch).item() == pytest.approx(manual / n, abs=1e-5)
+        assert mean_loss(model, some, tok.pad_token_id, 3) == pytest.approx(manual / n, abs=1e-5)
+
 
 def test_gradient_is_that_of_trl(base):
     "Our loss on a CPU and TRL's own give one gradient."
     import torch
     from distill_study.models import load_model
     from trl.trainer.utils import add_fused_lm_head
+
     tok, grads = tokenizer(), []
     batch = padded(tokenize_rows(rows(6), tok), tok.pad_token_id)
     for ours in (True, False):
         model = load_model(base, torch.float32, device="cpu")
-        if not ours: add_fused_lm_head(model)
+        if not ours:
+            add_fused_lm_head(model)
         loss = target_loss(model, batch) if ours else model(**batch, fused_lm_head=True).loss
         loss.backward()
         grads.append((loss.item(), [p.grad for p in model.parameters()]))
     assert grads[0][0] == pytest.approx(grads[1][0], abs=1e-5)
-    for a, b in zip(grads[0][1], grads[1][1]): torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    for a, b in zip(grads[0][1], grads[1][1]):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
 
 def test_first_loss_of_a_run_is_that_of_its_first_batch(base, tmp_path):
     "With one batch of all rows, the first reported loss is the untouched model's, also when it is accumulated over uneven parts."
     import torch
     from distill_study.models import load_model
+
     tok = tokenizer()
     want = mean_loss(load_model(base, torch.float32, device="cpu"), tokenize_rows(rows(11), tok), tok.pad_token_id)
     for i, (size, parts) in enumerate(((11, 1), (4, 3))):
-        done = fit(rows(11), str(base), FULL.model_copy(update=dict(batch_size=size, gradient_accumulation=parts, epochs=1)), tmp_path/str(i), seed=0)
+        done = fit(
+            rows(11),
+            str(base),
+            FULL.model_copy(update=dict(batch_size=size, gradient_accumulation=parts, epochs=1)),
+            tmp_path / str(i),
+            seed=0,
+        )
         assert done.steps == 1 and done.history[0][1] == pytest.approx(want, abs=1e-4)
+
 
 # ---- results
 
+
 def test_same_settings_same_weights_other_seed_other_weights(base, tmp_path):
-    a, b, c = (fit(rows(), str(base), FULL, tmp_path/n, seed=s) for n, s in (("a", 0), ("b", 0), ("c", 1)))
+    a, b, c = (fit(rows(), str(base), FULL, tmp_path / n, seed=s) for n, s in (("a", 0), ("b", 0), ("c", 1)))
     assert same_weights(a.path, b.path) and not same_weights(a.path, c.path)
     assert a.history == b.history and a.fingerprint == b.fingerprint != c.fingerprint
+
 
 def test_merged_model_gives_the_adapters_output(base, tmp_path):
     import torch
     from peft import PeftModel
     from distill_study.models import load_model
-    tok, done = tokenizer(), fit(rows(), str(base), LORA.model_copy(update=dict(learning_rate=2e-2)), tmp_path/"run", seed=0)
-    adapted = PeftModel.from_pretrained(load_model(base, torch.float32, device="cpu"), tmp_path/"run"/"adapter").eval()
+
+    tok, done = (
+        tokenizer(),
+        fit(rows(), str(base), LORA.model_copy(update=dict(learning_rate=2e-2)), tmp_path / "run", seed=0),
+    )
+    adapted = PeftModel.from_pretrained(
+        load_model(base, torch.float32, device="cpu"), tmp_path / "run" / "adapter"
+    ).eval()
     batch = padded(tokenize_rows(rows(6), tok), tok.pad_token_id)
     logits = lambda m: m(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
     with torch.no_grad():
-        with adapted.disable_adapter(): plain = logits(adapted)
+        with adapted.disable_adapter():
+            plain = logits(adapted)
         want, saved = logits(adapted), logits(load_model(done.path, torch.float32, device="cpu"))
     moved, off = (want - plain).abs().max(), (want - saved).abs().max()
-    assert moved > 0.1 and off < 0.1 * moved                  # rounding to bf16 is all that is left
-    assert (done.path/"config.json").read_bytes() == (base/"config.json").read_bytes() and (done.path/"tokenizer.json").read_bytes() == (base/"tokenizer.json").read_bytes()
+    assert moved > 0.1 and off < 0.1 * moved  # rounding to bf16 is all that is left
+    assert (done.path / "config.json").read_bytes() == (base / "config.json").read_bytes() and (
+        done.path / "tokenizer.json"
+    ).read_bytes() == (base / "tokenizer.json").read_bytes()
     assert load_model(done.path, device="cpu").dtype == torch.bfloat16 and 0 < done.merge["mean_change"] < 0.1
-    exact = merge_adapter(base, tmp_path/"run"/"adapter", tmp_path/"exact", torch.float32, rows=tokenize_rows(rows(6), tok))
+    exact = merge_adapter(
+        base, tmp_path / "run" / "adapter", tmp_path / "exact", torch.float32, rows=tokenize_rows(rows(6), tok)
+    )
     assert exact["max_change"] < 1e-4 and exact["same_choice"] == 1
 
-@pytest.mark.parametrize("switch", [dict(), dict(dora=True), dict(method="qlora"), dict(rslora=True, target_modules=("q_proj", "down_proj"))], ids=["lora", "dora", "qlora", "rslora"])
+
+@pytest.mark.parametrize(
+    "switch",
+    [dict(), dict(dora=True), dict(method="qlora"), dict(rslora=True, target_modules=("q_proj", "down_proj"))],
+    ids=["lora", "dora", "qlora", "rslora"],
+)
 def test_without_a_merged_copy_the_answers_are_the_same(tmp_path, switch):
     "The adapter alone, merged when it is loaded: the same weights to the last bit, and the same completions."
     from distill_study.config import Sampling
@@ -186,52 +334,98 @@ def test_without_a_merged_copy_the_answers_are_the_same(tmp_path, switch):
     from distill_study.models import resolve_model
     from distill_study.store import Store
     from distill_study.student import write_merged
+
     base = "zoo/student-s"
     settings = LORA.model_copy(update=dict(learning_rate=2e-2) | switch)
-    a, b = (fit(rows(), base, settings.model_copy(update=dict(merged=m)), tmp_path/str(m), seed=0) for m in (True, False))
-    assert a.path == tmp_path/"True"/"model" and b.path == tmp_path/"False"/"adapter" and not (tmp_path/"False"/"model").exists()
-    assert a.merge and b.merge is None and a.fingerprint == b.fingerprint and Fit.load(tmp_path/"False") == b and Fit.load(tmp_path/"False").path == b.path
+    a, b = (
+        fit(rows(), base, settings.model_copy(update=dict(merged=m)), tmp_path / str(m), seed=0) for m in (True, False)
+    )
+    assert (
+        a.path == tmp_path / "True" / "model"
+        and b.path == tmp_path / "False" / "adapter"
+        and not (tmp_path / "False" / "model").exists()
+    )
+    assert (
+        a.merge
+        and b.merge is None
+        and a.fingerprint == b.fingerprint
+        and Fit.load(tmp_path / "False") == b
+        and Fit.load(tmp_path / "False").path == b.path
+    )
     engines = [TransformersEngine(str(f.path)) for f in (a, b)]
-    for (k, x), (_, y) in zip(*(e.load().state_dict().items() for e in engines)): assert x.equal(y), k
+    for (k, x), (_, y) in zip(*(e.load().state_dict().items() for e in engines)):
+        assert x.equal(y), k
     asked = [Request(r["id"], tuple(r["messages"][:-1]), Sampling(max_tokens=12)) for r in rows()]
-    said, plain = [[r.text for r in complete(e, asked, Store(tmp_path/f"s{i}"))] for i, e in enumerate(engines)], [r.text for r in complete(TransformersEngine(base), asked, Store(tmp_path/"p"))]
+    said, plain = (
+        [[r.text for r in complete(e, asked, Store(tmp_path / f"s{i}"))] for i, e in enumerate(engines)],
+        [r.text for r in complete(TransformersEngine(base), asked, Store(tmp_path / "p"))],
+    )
     assert said[0] == said[1] != plain and len({e.weights for e in (*engines, TransformersEngine(base))}) == 3
-    if switch.get("method") != "qlora": assert same_weights(write_merged(resolve_model(base), b.path, tmp_path/"late", base), a.path)
+    if switch.get("method") != "qlora":
+        assert same_weights(write_merged(resolve_model(base), b.path, tmp_path / "late", base), a.path)
+
 
 def test_what_rounding_the_saved_weights_changes_is_measured(base, tmp_path):
     "Steps too small for 16 bits are lost; without rounding there is nothing to measure."
     import torch
     from safetensors.torch import load_file
     from distill_study.models import load_model
-    load_model(base, torch.float32).save_pretrained(tmp_path/"whole")
+
+    load_model(base, torch.float32).save_pretrained(tmp_path / "whole")
     for p in base.iterdir():
-        if not (tmp_path/"whole"/p.name).exists(): shutil.copy(p, tmp_path/"whole"/p.name)
-    full = Train(method="full", batch_size=8, steps=3, learning_rate=1e-9, warmup_ratio=0, schedule="constant", bf16=False)
-    done = fit(rows(), str(base), full, tmp_path/"small", seed=0)
-    before, after = load_file(base/"model.safetensors"), load_file(done.path/"model.safetensors")
+        if not (tmp_path / "whole" / p.name).exists():
+            shutil.copy(p, tmp_path / "whole" / p.name)
+    full = Train(
+        method="full", batch_size=8, steps=3, learning_rate=1e-9, warmup_ratio=0, schedule="constant", bf16=False
+    )
+    done = fit(rows(), str(base), full, tmp_path / "small", seed=0)
+    before, after = load_file(base / "model.safetensors"), load_file(done.path / "model.safetensors")
     changed = sum(int((before[k] != after[k]).sum()) for k in before) / sum(t.numel() for t in before.values())
-    assert changed < .01 and done.merge["dtype"] == "bfloat16" and done.merge["tokens"] > 8
-    done = fit(rows(), str(base), full.model_copy(update=dict(learning_rate=1e-2)), tmp_path/"large", seed=0)
+    assert changed < 0.01 and done.merge["dtype"] == "bfloat16" and done.merge["tokens"] > 8
+    done = fit(rows(), str(base), full.model_copy(update=dict(learning_rate=1e-2)), tmp_path / "large", seed=0)
     assert done.merge["max_change"] > 0 and load_model(done.path).dtype == torch.bfloat16
-    assert fit(rows(), str(tmp_path/"whole"), full, tmp_path/"out", seed=0).merge is None
+    assert fit(rows(), str(tmp_path / "whole"), full, tmp_path / "out", seed=0).merge is None
+
 
 def test_a_finished_run_without_a_merged_copy_is_found_again(base, tmp_path):
     settings = LORA.model_copy(update=dict(merged=False, epochs=1))
-    done = fit(rows(16), str(base), settings, tmp_path/"run", seed=0)
-    def never(*_): raise AssertionError("trained again")
-    for merged in (False, True, None): assert fit(rows(16), str(base), settings.model_copy(update=dict(merged=merged)), tmp_path/"run", seed=0, progress=never) == done
-    (tmp_path/"run"/"adapter"/"adapter_config.json").unlink()
-    assert fit(rows(16), str(base), settings, tmp_path/"run", seed=0).steps == done.steps
+    done = fit(rows(16), str(base), settings, tmp_path / "run", seed=0)
+
+    def never(*_):
+        raise AssertionError("trained again")
+
+    for merged in (False, True, None):
+        assert (
+            fit(
+                rows(16),
+                str(base),
+                settings.model_copy(update=dict(merged=merged)),
+                tmp_path / "run",
+                seed=0,
+                progress=never,
+            )
+            == done
+        )
+    (tmp_path / "run" / "adapter" / "adapter_config.json").unlink()
+    assert fit(rows(16), str(base), settings, tmp_path / "run", seed=0).steps == done.steps
+
 
 def test_a_large_base_is_kept_once(base, tmp_path, monkeypatch):
     from distill_study import student
+
     monkeypatch.setattr(student, "MERGED", 1000)
-    assert fit(rows(16), str(base), LORA.model_copy(update=dict(epochs=1)), tmp_path/"run", seed=0).path.name == "adapter"
-    with pytest.raises(StudyError, match="merged is for adapters"): Train.parse(dict(method="full", merged=True))
+    assert (
+        fit(rows(16), str(base), LORA.model_copy(update=dict(epochs=1)), tmp_path / "run", seed=0).path.name
+        == "adapter"
+    )
+    with pytest.raises(StudyError, match="merged is for adapters"):
+        Train.parse(dict(method="full", merged=True))
+
 
 def test_a_base_that_does_not_fit_beside_is_merged_on_the_cpu(base, monkeypatch):
     import torch
     from distill_study import student
+
     monkeypatch.setattr(student, "device", lambda: "cuda")
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     for free, where in ((10**6, "cuda"), (10**5, "cpu")):
@@ -239,20 +433,32 @@ def test_a_base_that_does_not_fit_beside_is_merged_on_the_cpu(base, monkeypatch)
         monkeypatch.setattr(student, "parameter_count", lambda folder: 10**5)
         assert student._room_for(base) == where
 
+
 def test_what_is_left_behind(base, tmp_path):
-    done = fit(rows(16), str(base), LORA, tmp_path/"run", seed=0)
-    names = {p.relative_to(tmp_path/"run").as_posix() for p in (tmp_path/"run").rglob("*") if p.is_file()}
-    assert {"run.json", "fit.json", "adapter/adapter_model.safetensors", "model/model.safetensors", "model/chat_template.jinja"} <= names
+    done = fit(rows(16), str(base), LORA, tmp_path / "run", seed=0)
+    names = {p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    assert {
+        "run.json",
+        "fit.json",
+        "adapter/adapter_model.safetensors",
+        "model/model.safetensors",
+        "model/chat_template.jinja",
+    } <= names
     assert not [n for n in names if n.endswith((".bin", ".pt", ".pth", ".pkl", ".partial")) or "checkpoint" in n]
-    assert Fit.load(tmp_path/"run") == done and "| loss |" in done._repr_markdown_()
-    (tmp_path/"run").rename(tmp_path/"moved")
-    assert Fit.load(tmp_path/"moved").path == tmp_path/"moved"/"model"
+    assert Fit.load(tmp_path / "run") == done and "| loss |" in done._repr_markdown_()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert Fit.load(tmp_path / "moved").path == tmp_path / "moved" / "model"
+
 
 def test_checkpoints_hold_no_pickle(base, tmp_path):
     seen = []
-    def look(step, total, loss): seen.extend(p.name for p in (tmp_path/"run").rglob("*") if p.is_file())
-    fit(rows(24), str(base), LORA.model_copy(update=dict(save_steps=1)), tmp_path/"run", seed=0, progress=look)
+
+    def look(step, total, loss):
+        seen.extend(p.name for p in (tmp_path / "run").rglob("*") if p.is_file())
+
+    fit(rows(24), str(base), LORA.model_copy(update=dict(save_steps=1)), tmp_path / "run", seed=0, progress=look)
     assert "state.safetensors" in seen and not [n for n in seen if n.endswith((".bin", ".pt", ".pth", ".pkl"))]
+
 
 # ---- kills, resumption, other people's folders
 
@@ -266,221 +472,402 @@ def progress(step, total, loss):
 fit(rows, base, Train(**settings), out, seed=0, progress=progress)
 """
 
+
 @pytest.mark.parametrize("settings", [FULL, LORA], ids=["full", "lora"])
 def test_killed_and_resumed_gives_the_same_weights(base, tmp_path, settings):
     settings = settings.model_copy(update=dict(save_steps=2))
-    whole = fit(rows(), str(base), settings, tmp_path/"whole", seed=0)
-    job = tmp_path/"job.json"
-    job.write_text(json.dumps([rows(), str(base), settings.model_dump(), str(tmp_path/"killed"), 7]))
+    whole = fit(rows(), str(base), settings, tmp_path / "whole", seed=0)
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps([rows(), str(base), settings.model_dump(), str(tmp_path / "killed"), 7]))
     ended = subprocess.run([sys.executable, "-c", KILLED, str(job)], capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    newest = _last_checkpoint(tmp_path/"killed")
-    assert newest.name == "checkpoint-6" and not (tmp_path/"killed"/"model").exists()
-    if settings.method == "full":                                   # the newest was torn: the one before it serves
-        weights = newest/"model.safetensors"
+    newest = _last_checkpoint(tmp_path / "killed")
+    assert newest.name == "checkpoint-6" and not (tmp_path / "killed" / "model").exists()
+    if settings.method == "full":  # the newest was torn: the one before it serves
+        weights = newest / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-100])
-        assert _last_checkpoint(tmp_path/"killed").name == "checkpoint-4"
-    (tmp_path/"killed"/"checkpoint-8.partial").mkdir()               # a kill in the middle of a save
-    done = fit(rows(), str(base), settings, tmp_path/"killed", seed=0)
+        assert _last_checkpoint(tmp_path / "killed").name == "checkpoint-4"
+    (tmp_path / "killed" / "checkpoint-8.partial").mkdir()  # a kill in the middle of a save
+    done = fit(rows(), str(base), settings, tmp_path / "killed", seed=0)
     assert done.starts == (0, 4 if settings.method == "full" else 6)
     assert same_weights(done.path, whole.path) and done.history == whole.history
-    assert not list((tmp_path/"killed").glob("checkpoint*"))
+    assert not list((tmp_path / "killed").glob("checkpoint*"))
+
 
 def test_killed_at_an_epochs_end(base, tmp_path):
     "The default saves once per epoch; the next start begins with a whole epoch."
+
     def stop(step, total, loss):
-        if step == 7: raise KeyboardInterrupt
-    whole = fit(rows(), str(base), LORA, tmp_path/"whole", seed=0, validation=rows(3))
-    with pytest.raises(KeyboardInterrupt): fit(rows(), str(base), LORA, tmp_path/"again", seed=0, validation=rows(3), progress=stop)
-    done = fit(rows(), str(base), LORA, tmp_path/"again", seed=0, validation=rows(3))
+        if step == 7:
+            raise KeyboardInterrupt
+
+    whole = fit(rows(), str(base), LORA, tmp_path / "whole", seed=0, validation=rows(3))
+    with pytest.raises(KeyboardInterrupt):
+        fit(rows(), str(base), LORA, tmp_path / "again", seed=0, validation=rows(3), progress=stop)
+    done = fit(rows(), str(base), LORA, tmp_path / "again", seed=0, validation=rows(3))
     assert done.starts == (0, 5) and done.validation == whole.validation and same_weights(done.path, whole.path)
+
 
 def test_another_runs_folder_is_refused_and_left_alone(base, tmp_path):
     def stop(step, total, loss):
-        if step == 4: raise KeyboardInterrupt
+        if step == 4:
+            raise KeyboardInterrupt
+
     settings = FULL.model_copy(update=dict(save_steps=1))
-    with pytest.raises(KeyboardInterrupt): fit(rows(), str(base), settings, tmp_path/"run", seed=0, progress=stop)
-    with pytest.raises(StudyError, match="holds another run"): fit(rows(), str(base), settings.model_copy(update=dict(learning_rate=1e-3)), tmp_path/"run", seed=0)
-    assert fit(rows(), str(base), settings, tmp_path/"run", seed=0).starts == (0, 3)
+    with pytest.raises(KeyboardInterrupt):
+        fit(rows(), str(base), settings, tmp_path / "run", seed=0, progress=stop)
+    with pytest.raises(StudyError, match="holds another run"):
+        fit(rows(), str(base), settings.model_copy(update=dict(learning_rate=1e-3)), tmp_path / "run", seed=0)
+    assert fit(rows(), str(base), settings, tmp_path / "run", seed=0).starts == (0, 3)
+
 
 def test_a_finished_run_is_not_trained_again(base, tmp_path):
-    done = fit(rows(16), str(base), FULL, tmp_path/"run", seed=0)
-    def never(*_): raise AssertionError("trained again")
-    assert fit(rows(16), str(base), FULL, tmp_path/"run", seed=0, progress=never) == done
+    done = fit(rows(16), str(base), FULL, tmp_path / "run", seed=0)
+
+    def never(*_):
+        raise AssertionError("trained again")
+
+    assert fit(rows(16), str(base), FULL, tmp_path / "run", seed=0, progress=never) == done
+
 
 def test_versions_are_those_of_when_it_was_trained(base, tmp_path):
     from importlib.metadata import version
-    done = fit(rows(16), str(base), LORA.model_copy(update=dict(epochs=1)), tmp_path/"run", seed=0)
+
+    done = fit(rows(16), str(base), LORA.model_copy(update=dict(epochs=1)), tmp_path / "run", seed=0)
     assert done.versions == {p: version(p) for p in ("torch", "transformers", "trl", "accelerate", "peft")}
-    record = json.loads((tmp_path/"run"/"fit.json").read_text())
-    (tmp_path/"run"/"fit.json").write_text(json.dumps(record | dict(versions=dict(torch="1.0"))))
-    assert Fit.load(tmp_path/"run").versions == dict(torch="1.0") and "torch 1.0" in Fit.load(tmp_path/"run")._repr_markdown_()
-    (tmp_path/"run"/"fit.json").write_text(json.dumps({k: v for k, v in record.items() if k != "versions"}))
-    assert Fit.load(tmp_path/"run").versions is None and "trained with" not in Fit.load(tmp_path/"run")._repr_markdown_()
+    record = json.loads((tmp_path / "run" / "fit.json").read_text())
+    (tmp_path / "run" / "fit.json").write_text(json.dumps(record | dict(versions=dict(torch="1.0"))))
+    assert (
+        Fit.load(tmp_path / "run").versions == dict(torch="1.0")
+        and "torch 1.0" in Fit.load(tmp_path / "run")._repr_markdown_()
+    )
+    (tmp_path / "run" / "fit.json").write_text(json.dumps({k: v for k, v in record.items() if k != "versions"}))
+    assert (
+        Fit.load(tmp_path / "run").versions is None
+        and "trained with" not in Fit.load(tmp_path / "run")._repr_markdown_()
+    )
+
 
 def test_fingerprint_follows_everything_that_matters(base):
-    keys = {run_fingerprint(rows(8), str(base), FULL, 0), run_fingerprint(rows(9), str(base), FULL, 0), run_fingerprint(rows(8), str(base), LORA, 0),
-            run_fingerprint(rows(8), str(base), FULL, 1), run_fingerprint(rows(8)[::-1], str(base), FULL, 0)}
+    keys = {
+        run_fingerprint(rows(8), str(base), FULL, 0),
+        run_fingerprint(rows(9), str(base), FULL, 0),
+        run_fingerprint(rows(8), str(base), LORA, 0),
+        run_fingerprint(rows(8), str(base), FULL, 1),
+        run_fingerprint(rows(8)[::-1], str(base), FULL, 0),
+    }
     assert len(keys) == 5 and run_fingerprint(rows(8), str(base), FULL, 0) in keys
+
 
 def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(base, tmp_path):
     import torch
+
     def poison(step, total, loss):
-        if step == 3: torch.nn.Embedding.forward, poison.kept = (lambda self, ids: poison.kept(self, ids) * float("nan")), torch.nn.Embedding.forward
+        if step == 3:
+            torch.nn.Embedding.forward, poison.kept = (
+                (lambda self, ids: poison.kept(self, ids) * float("nan")),
+                torch.nn.Embedding.forward,
+            )
+
     poison.kept = None
     try:
         with pytest.raises(TrainingFailed, match="step 4: the loss is nan. The checkpoint of step 3 is kept"):
-            fit(rows(), str(base), FULL.model_copy(update=dict(save_steps=1)), tmp_path/"run", seed=0, progress=poison)
-    finally: torch.nn.Embedding.forward = poison.kept
-    assert _last_checkpoint(tmp_path/"run").name == "checkpoint-3" and not (tmp_path/"run"/"model").exists()
+            fit(
+                rows(), str(base), FULL.model_copy(update=dict(save_steps=1)), tmp_path / "run", seed=0, progress=poison
+            )
+    finally:
+        torch.nn.Embedding.forward = poison.kept
+    assert _last_checkpoint(tmp_path / "run").name == "checkpoint-3" and not (tmp_path / "run" / "model").exists()
+
 
 def test_a_folder_that_is_a_file(base, tmp_path):
-    (tmp_path/"run").write_text("not a folder")
-    with pytest.raises(TrainingFailed, match="can't be written"): fit(rows(8), str(base), FULL, tmp_path/"run", seed=0)
+    (tmp_path / "run").write_text("not a folder")
+    with pytest.raises(TrainingFailed, match="can't be written"):
+        fit(rows(8), str(base), FULL, tmp_path / "run", seed=0)
+
 
 def test_a_full_disk(base, tmp_path, monkeypatch):
     from distill_study import student
-    def full(*_, **__): raise OSError(28, "No space left on device")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(student, "_save_weights", full)
-    with pytest.raises(TrainingFailed, match="the disk is full"): fit(rows(8), str(base), LORA, tmp_path/"run", seed=0)
+    with pytest.raises(TrainingFailed, match="the disk is full"):
+        fit(rows(8), str(base), LORA, tmp_path / "run", seed=0)
+
 
 # ---- a real pretrained student
+
 
 def test_smollm_rows_and_a_few_steps(smollm, tmp_path):
     "Its template has no generation marks, writes a newline after the turn and a system prompt of its own."
     from distill_study.models import load_tokenizer, resolve_model
+
     tok = load_tokenizer(resolve_model(smollm))
     r = tokenize_rows(rows(3), tok)[2]
     assert tok.decode([t for t in r["labels"] if t != -100]) == "4<|im_end|>"
-    done = fit(rows(4), smollm, Train(epochs=2, batch_size=4, r=4, warmup_ratio=0), tmp_path/"run", seed=0)   # a warm-up's first step has rate 0
-    assert done.steps == 2 and done.history[1][1] < done.history[0][1] and done.trainable < done.parameters/50
+    done = fit(
+        rows(4), smollm, Train(epochs=2, batch_size=4, r=4, warmup_ratio=0), tmp_path / "run", seed=0
+    )  # a warm-up's first step has rate 0
+    assert done.steps == 2 and done.history[1][1] < done.history[0][1] and done.trainable < done.parameters / 50
+
 
 # ---- methods, packing, and which weights are kept
 
 QLORA = LORA.model_copy(update=dict(method="qlora", bf16=False))
 
+
 def test_an_adapter_learns_on_four_bits(base, tmp_path):
-    done = fit(rows(), str(base), QLORA, tmp_path/"q", seed=0)
-    lora = fit(rows(), str(base), LORA, tmp_path/"l", seed=0)
-    assert done.method == "qlora" and done.history[-1][1] < done.history[0][1] - 0.3 and done.history[-1][1] == pytest.approx(lora.history[-1][1], abs=0.1) and done.trainable == lora.trainable
-    assert sorted(p.name for p in (tmp_path/"q").iterdir()) == ["adapter", "fit.json", "model", "run.json"]
-    assert done.merge["max_change"] > lora.merge["max_change"] and 0 < done.merge["mean_change"] < 0.5      # the merged model stands on the weights as they were, the adapter learned on 4 bits
+    done = fit(rows(), str(base), QLORA, tmp_path / "q", seed=0)
+    lora = fit(rows(), str(base), LORA, tmp_path / "l", seed=0)
+    assert (
+        done.method == "qlora"
+        and done.history[-1][1] < done.history[0][1] - 0.3
+        and done.history[-1][1] == pytest.approx(lora.history[-1][1], abs=0.1)
+        and done.trainable == lora.trainable
+    )
+    assert sorted(p.name for p in (tmp_path / "q").iterdir()) == ["adapter", "fit.json", "model", "run.json"]
+    assert (
+        done.merge["max_change"] > lora.merge["max_change"] and 0 < done.merge["mean_change"] < 0.5
+    )  # the merged model stands on the weights as they were, the adapter learned on 4 bits
     import torch
     from distill_study.models import load_model
-    assert load_model(done.path).dtype == torch.bfloat16 and "quantization" not in (done.path/"config.json").read_text()
+
+    assert (
+        load_model(done.path).dtype == torch.bfloat16 and "quantization" not in (done.path / "config.json").read_text()
+    )
+
 
 def test_four_bits_killed_and_resumed_gives_the_same_weights(base, tmp_path):
     def stop(step, total, loss):
-        if step == 7: raise KeyboardInterrupt
+        if step == 7:
+            raise KeyboardInterrupt
+
     settings = QLORA.model_copy(update=dict(save_steps=3))
-    with pytest.raises(KeyboardInterrupt): fit(rows(), str(base), settings, tmp_path/"a", seed=0, progress=stop)
-    a, b = fit(rows(), str(base), settings, tmp_path/"a", seed=0), fit(rows(), str(base), settings, tmp_path/"b", seed=0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(rows(), str(base), settings, tmp_path / "a", seed=0, progress=stop)
+    a, b = (
+        fit(rows(), str(base), settings, tmp_path / "a", seed=0),
+        fit(rows(), str(base), settings, tmp_path / "b", seed=0),
+    )
     assert a.starts == (0, 6) and a.history == b.history and same_weights(a.path, b.path)
+
 
 @pytest.mark.parametrize("switch", [dict(dora=True), dict(rslora=True)])
 def test_switches_of_the_adapter_change_what_is_learned(base, tmp_path, switch):
-    a, b = fit(rows(16), str(base), LORA, tmp_path/"a", seed=0), fit(rows(16), str(base), LORA.model_copy(update=switch), tmp_path/"b", seed=0)
-    assert a.history[0] == pytest.approx(b.history[0], rel=1e-4) and a.history[-1] != b.history[-1] and b.merge["same_choice"] == 1
+    a, b = (
+        fit(rows(16), str(base), LORA, tmp_path / "a", seed=0),
+        fit(rows(16), str(base), LORA.model_copy(update=switch), tmp_path / "b", seed=0),
+    )
+    assert (
+        a.history[0] == pytest.approx(b.history[0], rel=1e-4)
+        and a.history[-1] != b.history[-1]
+        and b.merge["same_choice"] == 1
+    )
+
 
 def test_packs_teach_what_rows_teach(base, tmp_path):
     "One step over all rows: the same loss and the same weights, packed or not."
     once = FULL.model_copy(update=dict(batch_size=64, epochs=1, bf16=False))
-    a, b = fit(rows(), str(base), once, tmp_path/"a", seed=0), fit(rows(), str(base), once.model_copy(update=dict(packing=True, max_length=200)), tmp_path/"b", seed=0)
-    assert a.packs == 0 and 1 < b.packs < 40 and (a.rows, a.tokens, a.supervised_tokens) == (b.rows, b.tokens, b.supervised_tokens)
+    a, b = (
+        fit(rows(), str(base), once, tmp_path / "a", seed=0),
+        fit(rows(), str(base), once.model_copy(update=dict(packing=True, max_length=200)), tmp_path / "b", seed=0),
+    )
+    assert (
+        a.packs == 0
+        and 1 < b.packs < 40
+        and (a.rows, a.tokens, a.supervised_tokens) == (b.rows, b.tokens, b.supervised_tokens)
+    )
     assert a.history[0][1] == pytest.approx(b.history[0][1], rel=1e-5)
     from safetensors.torch import load_file
-    x, y = (load_file(f.path/"model.safetensors") for f in (a, b))
-    assert all((x[k].float() - y[k].float()).abs().max() <= 2 * FULL.learning_rate / 100 + x[k].float().abs().max() * 2 ** -7 for k in x)     # half a step of bf16
+
+    x, y = (load_file(f.path / "model.safetensors") for f in (a, b))
+    assert all(
+        (x[k].float() - y[k].float()).abs().max() <= 2 * FULL.learning_rate / 100 + x[k].float().abs().max() * 2**-7
+        for k in x
+    )  # half a step of bf16
+
 
 def test_so_many_steps_or_tokens(base, tmp_path):
-    a = fit(rows(), str(base), FULL.model_copy(update=dict(steps=7)), tmp_path/"a", seed=0)
+    a = fit(rows(), str(base), FULL.model_copy(update=dict(steps=7)), tmp_path / "a", seed=0)
     assert a.steps == 7 and a.epochs == pytest.approx(7 / 5)
     mean = a.tokens / a.rows
-    b = fit(rows(), str(base), FULL.model_copy(update=dict(epochs=2, batch_size=4, tokens_per_step=round(12 * mean))), tmp_path/"b", seed=0)
-    assert b.steps == 2 * 4          # ten batches of four, three a step
+    b = fit(
+        rows(),
+        str(base),
+        FULL.model_copy(update=dict(epochs=2, batch_size=4, tokens_per_step=round(12 * mean))),
+        tmp_path / "b",
+        seed=0,
+    )
+    assert b.steps == 2 * 4  # ten batches of four, three a step
+
 
 def test_the_learning_rate_that_is_left_open_is_reported(base, tmp_path):
-    done = fit(rows(16), str(base), LORA.model_copy(update=dict(learning_rate=None)), tmp_path/"a", seed=0)
+    done = fit(rows(16), str(base), LORA.model_copy(update=dict(learning_rate=None)), tmp_path / "a", seed=0)
     assert done.learning_rate == pytest.approx(5e-4 * (2000 / 64) ** 0.781, rel=0.02)
+
 
 def test_the_best_weights_are_kept(base, tmp_path):
     "A score that falls after the second look: its weights are those of a run that ended there."
     values = iter([0.5, 0.7, 0.6, 0.6])
     kept = FULL.model_copy(update=dict(epochs=4, choose="gold", schedule="constant", warmup_ratio=0))
-    done = fit(rows(), str(base), kept, tmp_path/"a", seed=0, validation=rows(5), score=lambda model: next(values))
-    plain = fit(rows(), str(base), kept.model_copy(update=dict(epochs=2, choose="last")), tmp_path/"b", seed=0)
-    assert done.looks == ((5, 0.5), (10, 0.7), (15, 0.6), (20, 0.6)) and done.chosen == 10 and len(done.validation) == 4 and done.steps == 20
-    assert same_weights(done.path, plain.path) and not list((tmp_path/"a").glob("best*")) and plain.chosen is None
+    done = fit(rows(), str(base), kept, tmp_path / "a", seed=0, validation=rows(5), score=lambda model: next(values))
+    plain = fit(rows(), str(base), kept.model_copy(update=dict(epochs=2, choose="last")), tmp_path / "b", seed=0)
+    assert (
+        done.looks == ((5, 0.5), (10, 0.7), (15, 0.6), (20, 0.6))
+        and done.chosen == 10
+        and len(done.validation) == 4
+        and done.steps == 20
+    )
+    assert same_weights(done.path, plain.path) and not list((tmp_path / "a").glob("best*")) and plain.chosen is None
+
 
 @pytest.mark.parametrize("settings", [FULL, LORA], ids=["full", "lora"])
 def test_patience_ends_a_run_and_a_kill_changes_nothing(base, tmp_path, settings):
     settings = settings.model_copy(update=dict(epochs=5, choose="gold", patience=2, eval_steps=2, save_steps=3))
     seen = []
-    def scored(model): seen.append(1); return [0.1, 0.9, 0.3, 0.2, 0.1][len(seen) - 1]
-    a = fit(rows(), str(base), settings, tmp_path/"a", seed=0, score=scored)
+
+    def scored(model):
+        seen.append(1)
+        return [0.1, 0.9, 0.3, 0.2, 0.1][len(seen) - 1]
+
+    a = fit(rows(), str(base), settings, tmp_path / "a", seed=0, score=scored)
     assert (a.steps, a.chosen, [s for s, _ in a.looks]) == (8, 4, [2, 4, 6, 8]) and a.epochs < 5
+
     def stop(step, total, loss):
-        if step == 5: raise KeyboardInterrupt
+        if step == 5:
+            raise KeyboardInterrupt
+
     seen = []
-    with pytest.raises(KeyboardInterrupt): fit(rows(), str(base), settings, tmp_path/"b", seed=0, score=scored, progress=stop)
-    seen = [1]                         # goes on from step 3: the look at 4 is taken again
-    b = fit(rows(), str(base), settings, tmp_path/"b", seed=0, score=scored)
-    assert b.starts == (0, 3) and (b.steps, b.chosen, b.looks) == (a.steps, a.chosen, a.looks) and same_weights(a.path, b.path)
+    with pytest.raises(KeyboardInterrupt):
+        fit(rows(), str(base), settings, tmp_path / "b", seed=0, score=scored, progress=stop)
+    seen = [1]  # goes on from step 3: the look at 4 is taken again
+    b = fit(rows(), str(base), settings, tmp_path / "b", seed=0, score=scored)
+    assert (
+        b.starts == (0, 3)
+        and (b.steps, b.chosen, b.looks) == (a.steps, a.chosen, a.looks)
+        and same_weights(a.path, b.path)
+    )
+
 
 def interrupted(base, out, scores):
     "A run that chooses by `scores`, looked at after every second step and saved after every third, ended at step 5; its settings."
-    settings, seen = FULL.model_copy(update=dict(epochs=2, choose="gold", eval_steps=2, save_steps=3, schedule="constant", warmup_ratio=0)), iter(scores)
+    settings, seen = (
+        FULL.model_copy(
+            update=dict(epochs=2, choose="gold", eval_steps=2, save_steps=3, schedule="constant", warmup_ratio=0)
+        ),
+        iter(scores),
+    )
+
     def stop(step, total, loss):
-        if step == 5: raise KeyboardInterrupt
-    with pytest.raises(KeyboardInterrupt): fit(rows(), str(base), settings, out, seed=0, score=lambda model: next(seen), progress=stop)
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(rows(), str(base), settings, out, seed=0, score=lambda model: next(seen), progress=stop)
     return settings
+
 
 def test_a_kill_leaves_the_best_weights_that_the_state_names(base, tmp_path):
     "Better weights were written after the last checkpoint; the run that goes on from it finds nothing better than step 2."
-    settings = interrupted(base, tmp_path/"a", [0.5, 0.9])
-    assert sorted(p.name for p in (tmp_path/"a").glob("best*")) == ["best-2", "best-4"] and _last_checkpoint(tmp_path/"a").name == "checkpoint-3"
-    done = fit(rows(), str(base), settings, tmp_path/"a", seed=0, score=lambda model: 0.1)
-    plain = fit(rows(), str(base), settings.model_copy(update=dict(steps=2, choose="last", eval_steps=None)), tmp_path/"b", seed=0)
-    assert done.chosen == 2 and done.starts == (0, 3) and same_weights(done.path, plain.path) and not list((tmp_path/"a").glob("best*"))
+    settings = interrupted(base, tmp_path / "a", [0.5, 0.9])
+    assert (
+        sorted(p.name for p in (tmp_path / "a").glob("best*")) == ["best-2", "best-4"]
+        and _last_checkpoint(tmp_path / "a").name == "checkpoint-3"
+    )
+    done = fit(rows(), str(base), settings, tmp_path / "a", seed=0, score=lambda model: 0.1)
+    plain = fit(
+        rows(),
+        str(base),
+        settings.model_copy(update=dict(steps=2, choose="last", eval_steps=None)),
+        tmp_path / "b",
+        seed=0,
+    )
+    assert (
+        done.chosen == 2
+        and done.starts == (0, 3)
+        and same_weights(done.path, plain.path)
+        and not list((tmp_path / "a").glob("best*"))
+    )
+
 
 def test_weights_that_are_best_no_more_are_dropped(base, tmp_path):
     there, values = [], iter([0.1, 0.2, 0.3, 0.4, 0.5])
     settings = FULL.model_copy(update=dict(epochs=2, choose="gold", eval_steps=2, save_steps=10))
-    fit(rows(), str(base), settings, tmp_path/"a", seed=0, score=lambda model: next(values), progress=lambda *_: there.append([p.name for p in (tmp_path/"a").glob("best*")]))
+    fit(
+        rows(),
+        str(base),
+        settings,
+        tmp_path / "a",
+        seed=0,
+        score=lambda model: next(values),
+        progress=lambda *_: there.append([p.name for p in (tmp_path / "a").glob("best*")]),
+    )
     assert max(map(len, there)) == 1 and there[-1] == ["best-8"]
+
 
 @pytest.mark.parametrize("left", [None, "an empty folder"])
 def test_best_weights_that_are_gone(base, tmp_path, left):
-    settings = interrupted(base, tmp_path/"a", [0.5, 0.1])
-    shutil.rmtree(tmp_path/"a"/"best-2")
-    if left: (tmp_path/"a"/"best-2").mkdir()
-    with pytest.raises(StudyError, match="best-2: gone or empty.*delete .*a to train anew"): fit(rows(), str(base), settings, tmp_path/"a", seed=0, score=lambda model: 0.1)
-    assert _last_checkpoint(tmp_path/"a").name == "checkpoint-3"
+    settings = interrupted(base, tmp_path / "a", [0.5, 0.1])
+    shutil.rmtree(tmp_path / "a" / "best-2")
+    if left:
+        (tmp_path / "a" / "best-2").mkdir()
+    with pytest.raises(StudyError, match="best-2: gone or empty.*delete .*a to train anew"):
+        fit(rows(), str(base), settings, tmp_path / "a", seed=0, score=lambda model: 0.1)
+    assert _last_checkpoint(tmp_path / "a").name == "checkpoint-3"
+
 
 def test_the_loss_chooses(base, tmp_path):
-    done = fit(rows(), str(base), FULL.model_copy(update=dict(choose="loss", epochs=3)), tmp_path/"a", seed=0, validation=rows(5))
+    done = fit(
+        rows(),
+        str(base),
+        FULL.model_copy(update=dict(choose="loss", epochs=3)),
+        tmp_path / "a",
+        seed=0,
+        validation=rows(5),
+    )
     assert done.chosen == min(done.validation, key=lambda x: x[1])[0] and done.looks == ()
+
 
 @pytest.mark.parametrize("choose", ["gold", "loss"])
 def test_nothing_to_choose_by(base, tmp_path, choose):
-    with pytest.raises(StudyError, match=f"train.choose = {choose}: there is nothing to choose by"): fit(rows(16), str(base), FULL.model_copy(update=dict(choose=choose)), tmp_path/"a", seed=0)
-    assert not (tmp_path/"a").exists()
+    with pytest.raises(StudyError, match=f"train.choose = {choose}: there is nothing to choose by"):
+        fit(rows(16), str(base), FULL.model_copy(update=dict(choose=choose)), tmp_path / "a", seed=0)
+    assert not (tmp_path / "a").exists()
+
 
 def test_memory_that_runs_out_is_told(base, tmp_path):
     "As CUDA and the CPU's allocator say it, in the middle of a run; the same settings go on."
     import torch
+
     settings = LORA.model_copy(update=dict(save_steps=3))
-    for n, error in enumerate((torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))):
+    for n, error in enumerate(
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        )
+    ):
+
         def full(step, total, loss):
-            if step == 5: raise error
-        with pytest.raises(TrainingFailed, match=r"out of memory, at a peak of [\d.]+ GiB. The checkpoint of step 3 is kept.*batch_size \(now 8\).*method to qlora"): fit(rows(), str(base), settings, tmp_path/str(n), seed=0, progress=full)
-        assert fit(rows(), str(base), settings, tmp_path/str(n), seed=0).starts == (0, 3)
+            if step == 5:
+                raise error
+
+        with pytest.raises(
+            TrainingFailed,
+            match=r"out of memory, at a peak of [\d.]+ GiB. The checkpoint of step 3 is kept.*batch_size \(now 8\).*method to qlora",
+        ):
+            fit(rows(), str(base), settings, tmp_path / str(n), seed=0, progress=full)
+        assert fit(rows(), str(base), settings, tmp_path / str(n), seed=0).starts == (0, 3)
+
 
 def test_a_tokenizer_of_another_model(base, tmp_path):
-    folder = tmp_path/"base"
+    folder = tmp_path / "base"
     shutil.copytree(base, folder)
-    config = json.loads((folder/"config.json").read_text())
+    config = json.loads((folder / "config.json").read_text())
     from transformers import LlamaConfig, LlamaForCausalLM
+
     LlamaForCausalLM(LlamaConfig(**{**config, "vocab_size": 90})).save_pretrained(folder)
-    with pytest.raises(TrainingDataError, match="its weights know 90: they don't belong together"): fit(rows(16), str(folder), FULL, tmp_path/"run", seed=0)
-    assert not (tmp_path/"run").exists()
+    with pytest.raises(TrainingDataError, match="its weights know 90: they don't belong together"):
+        fit(rows(16), str(folder), FULL, tmp_path / "run", seed=0)
+    assert not (tmp_path / "run").exists()

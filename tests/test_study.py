@@ -1,4 +1,5 @@
 """Whole runs: a small combination from recipe to report, killed and resumed, and the two real recipes at their smallest."""
+
 import contextlib, io, json, os, re, shutil, signal, subprocess, sys
 from pathlib import Path
 
@@ -10,14 +11,38 @@ from distill_study.config import load_recipe
 from distill_study.sheets import grades_file, import_files, load_sheet, write_sheets
 
 ROOT = Path(__file__).parent.parent
-SMALL = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], data=[dict(name="tiny-qa", train=24, test=12)], min_rows=5, bootstrap=200, judge="rules:world",
-             train=dict(method="full", learning_rate=1e-3, epochs=1, batch_size=8))
+SMALL = dict(
+    teachers=["transformers:zoo/teacher"],
+    students=["zoo/student-s"],
+    data=[dict(name="tiny-qa", train=24, test=12)],
+    min_rows=5,
+    bootstrap=200,
+    judge="rules:world",
+    train=dict(method="full", learning_rate=1e-3, epochs=1, batch_size=8),
+)
 
 
 def start(recipe, folder, command="run", **env):
     code = "from distill_study.cli import main; main()"
-    return subprocess.Popen([sys.executable, "-c", code, command, str(recipe), "--store", str(folder/"store"), "--reports", str(folder/"reports")],
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)} | env, cwd=folder, start_new_session=True)
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            code,
+            command,
+            str(recipe),
+            "--store",
+            str(folder / "store"),
+            "--reports",
+            str(folder / "reports"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | env,
+        cwd=folder,
+        start_new_session=True,
+    )
 
 
 def run(recipe, folder, command="run", **env):
@@ -28,16 +53,34 @@ def run(recipe, folder, command="run", **env):
         assert p.returncode == 0, err[-3000:]
         return out, err
     out, err = io.StringIO(), io.StringIO()
-    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.MonkeyPatch.context() as m:
-        m.setattr(sys, "argv", ["distill-study", command, str(recipe), "--store", str(folder/"store"), "--reports", str(folder/"reports")])
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.MonkeyPatch.context() as m,
+    ):
+        m.setattr(
+            sys,
+            "argv",
+            [
+                "distill-study",
+                command,
+                str(recipe),
+                "--store",
+                str(folder / "store"),
+                "--reports",
+                str(folder / "reports"),
+            ],
+        )
         m.setenv("PYTHONPATH", str(ROOT))
-        with pytest.raises(SystemExit) as e: main()
+        with pytest.raises(SystemExit) as e:
+            main()
     assert e.value.code == 0, err.getvalue()[-3000:]
     return out.getvalue(), err.getvalue()
 
 
 def write(folder, **changes):
-    path = folder/"small.yaml"
+    path = folder / "small.yaml"
     path.write_text(yaml.safe_dump(SMALL | changes))
     return path
 
@@ -49,76 +92,133 @@ def finished(tmp_path_factory):
 
 
 def numbers(folder):
-    page = next((folder/"reports"/"small").glob("*/metrics.json"))
+    page = next((folder / "reports" / "small").glob("*/metrics.json"))
     return json.loads(page.read_text())
 
 
 def untimed(x):
     "The numbers that must not change from run to run."
-    if isinstance(x, dict): return {k: untimed(v) for k, v in x.items() if not re.search("second|duration|generated|git_sha|latency|memory|reused|^new$|findings", k)}
+    if isinstance(x, dict):
+        return {
+            k: untimed(v)
+            for k, v in x.items()
+            if not re.search("second|duration|generated|git_sha|latency|memory|reused|^new$|findings", k)
+        }
     return [untimed(v) for v in x] if isinstance(x, list) else x
 
 
 def test_a_run_ends_with_a_report_and_says_where(finished):
     folder, _, out, err = finished
-    assert out.strip().endswith("reports/small/index.html") and Path(folder/"reports/small/index.html").is_file()
-    page = folder/"reports/small/tiny-qa--teacher--student-s"
-    assert {p.name for p in page.iterdir()} == {"index.html", "items.html", "metrics.json", "metrics.csv", "params.yaml", "combination.ipynb"}
+    assert out.strip().endswith("reports/small/index.html") and Path(folder / "reports/small/index.html").is_file()
+    page = folder / "reports/small/tiny-qa--teacher--student-s"
+    assert {p.name for p in page.iterdir()} == {
+        "index.html",
+        "items.html",
+        "metrics.json",
+        "metrics.csv",
+        "params.yaml",
+        "combination.ipynb",
+    }
     assert "training distilled/cot-rationale" in err and "test, control/gold" in err
 
 
-def test_no_other_form_is_compared_unasked(finished): assert numbers(finished[0])["forms"] == []
+def test_no_other_form_is_compared_unasked(finished):
+    assert numbers(finished[0])["forms"] == []
 
 
 def test_every_arm_is_in_the_numbers(finished):
     m = numbers(finished[0])
     assert len(m["arms"]) == 8 and all(a["n"] == 12 for a in m["arms"].values())
-    for arm in m["arms"].values(): assert arm["accuracy"]["low"] <= arm["accuracy"]["value"] <= arm["accuracy"]["high"]
-    for a in m["attrition"].values(): assert a["inputs"] == a["rows"] + sum(a["dropped"].values()) == 24
+    for arm in m["arms"].values():
+        assert arm["accuracy"]["low"] <= arm["accuracy"]["value"] <= arm["accuracy"]["high"]
+    for a in m["attrition"].values():
+        assert a["inputs"] == a["rows"] + sum(a["dropped"].values()) == 24
     assert m["provenance"]["versions"]["transformers"] and m["provenance"]["data_hashes"]["test"]
 
 
 def test_the_judge_is_in_numbers_and_page(finished):
     m = numbers(finished[0])
     grades = {g["arm"]: g for g in m["judge"]["grades"]}
-    assert {a: g["grade"]["value"] for a, g in grades.items()} == pytest.approx({a: x["accuracy"]["value"] for a, x in m["arms"].items()})      # the rules know what is right
-    assert m["judge"]["items"] == 12 and m["judge"]["weak"] == "" and len(m["judge"]["wins"]) == 2 and {x["key"] for x in m["judge"]["measures"]} >= {"kappa", "swap", "position", "length", "self"}
-    page = (finished[0]/"reports/small/tiny-qa--teacher--student-s/index.html").read_text()
-    assert ">What a judge says</h2>" in page and "How far the judge can be trusted" in page and "Mean grades by the judge" in page
+    assert {a: g["grade"]["value"] for a, g in grades.items()} == pytest.approx(
+        {a: x["accuracy"]["value"] for a, x in m["arms"].items()}
+    )  # the rules know what is right
+    assert (
+        m["judge"]["items"] == 12
+        and m["judge"]["weak"] == ""
+        and len(m["judge"]["wins"]) == 2
+        and {x["key"] for x in m["judge"]["measures"]} >= {"kappa", "swap", "position", "length", "self"}
+    )
+    page = (finished[0] / "reports/small/tiny-qa--teacher--student-s/index.html").read_text()
+    assert (
+        ">What a judge says</h2>" in page
+        and "How far the judge can be trusted" in page
+        and "Mean grades by the judge" in page
+    )
 
 
 def test_the_ledger_names_what_the_attrition_counts(tmp_path):
     "Every input of every arm is a training row or stands in the ledger with its reason; rows too long for the student are among them."
-    recipe = write(tmp_path, train=SMALL["train"] | dict(max_length=130, max_truncated=0.9), arms=["student/vanilla", "distilled/cot-rationale", "distilled/cot-answer"], min_rows=1)
+    recipe = write(
+        tmp_path,
+        train=SMALL["train"] | dict(max_length=130, max_truncated=0.9),
+        arms=["student/vanilla", "distilled/cot-rationale", "distilled/cot-answer"],
+        min_rows=1,
+    )
     run(recipe, tmp_path)
-    lines = subprocess.run([sys.executable, "-c", "from distill_study.cli import main; main()", "store", "ledger", "--store", str(tmp_path/"store")], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}).stdout
+    lines = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from distill_study.cli import main; main()",
+            "store",
+            "ledger",
+            "--store",
+            str(tmp_path / "store"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ).stdout
     rows, m = [json.loads(l) for l in lines.splitlines()], numbers(tmp_path)
     for arm, a in m["attrition"].items():
         mine = [r for r in rows if r.get("arm") == arm]
-        assert a["inputs"] == 24 == a["rows"] + len(mine) and a["dropped"] == {k: sum(r["reason"] == k for r in mine) for k in a["dropped"]}
+        assert a["inputs"] == 24 == a["rows"] + len(mine) and a["dropped"] == {
+            k: sum(r["reason"] == k for r in mine) for k in a["dropped"]
+        }
         assert m["training"][arm]["rows"] == a["rows"]
-    assert any(r["reason"] == "too long" and re.fullmatch(r"\d+ tokens, train.max_length = 130", r["evidence"]) for r in rows)
+    assert any(
+        r["reason"] == "too long" and re.fullmatch(r"\d+ tokens, train.max_length = 130", r["evidence"]) for r in rows
+    )
 
 
 def test_nothing_of_the_machine_is_in_what_is_published(finished):
     folder = finished[0]
     for name in ("index.html", "metrics.json", "metrics.csv"):
-        text = next((folder/"reports/small").glob(f"*/{name}")).read_text()
-        for secret in (str(folder), str(ROOT), str(Path.home())): assert secret not in text
+        text = next((folder / "reports/small").glob(f"*/{name}")).read_text()
+        for secret in (str(folder), str(ROOT), str(Path.home())):
+            assert secret not in text
 
 
 def test_a_second_run_leaves_the_report_and_one_that_is_spoiled_is_made_again_from_the_store(finished):
     folder, recipe, _, _ = finished
-    before, out = numbers(folder), next((folder/"reports/small").glob("*/index.html")).parent
+    before, out = numbers(folder), next((folder / "reports/small").glob("*/index.html")).parent
     pages = {p.name: p.read_bytes() for p in out.iterdir()}
-    assert set(pages) >= {"index.html", "metrics.json", "params.yaml", "combination.ipynb"} and not any(n.startswith(".") for n in pages)
+    assert set(pages) >= {"index.html", "metrics.json", "params.yaml", "combination.ipynb"} and not any(
+        n.startswith(".") for n in pages
+    )
     _, err = run(recipe, folder)
     assert "nothing has changed, the report stays" in err and " new" not in err
     assert {p.name: p.read_bytes() for p in out.iterdir()} == pages
-    (out/"index.html").write_text("by hand")
+    (out / "index.html").write_text("by hand")
     _, err = run(recipe, folder)
-    assert "0 new" in err and not re.search(r"[1-9]\d* new", err) and "trained student from the store" in err and "the report stays" not in err
-    assert untimed(numbers(folder)) == untimed(before) and len((out/"index.html").read_text()) > 10_000
+    assert (
+        "0 new" in err
+        and not re.search(r"[1-9]\d* new", err)
+        and "trained student from the store" in err
+        and "the report stays" not in err
+    )
+    assert untimed(numbers(folder)) == untimed(before) and len((out / "index.html").read_text()) > 10_000
 
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_numbers(finished, tmp_path):
@@ -126,9 +226,12 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_numbers(finished, tmp_path):
     for seen in ("training distilled/cot-answer",):
         p = start(recipe, tmp_path)
         for line in p.stderr:
-            if seen in line: break
-        else: pytest.fail(f"never came to {seen!r}")
-        os.killpg(p.pid, signal.SIGKILL); p.wait()
+            if seen in line:
+                break
+        else:
+            pytest.fail(f"never came to {seen!r}")
+        os.killpg(p.pid, signal.SIGKILL)
+        p.wait()
     _, err = run(recipe, tmp_path)
     assert "vanilla: 24 answers from the store, 0 new" in err
     assert untimed(numbers(tmp_path)) == untimed(numbers(finished[0]))
@@ -137,29 +240,48 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_numbers(finished, tmp_path):
 def graded_by_hand(recipe, folder):
     "Sheets for two raters, drawn from the store alone; both say yes to everything. The last of the sheets."
     r = load_recipe(recipe)
-    for page, rater, _ in write_sheets(r, folder/"sheets", folder/"store", 12, 2, checks=2):
+    for page, rater, _ in write_sheets(r, folder / "sheets", folder / "store", 12, 2, checks=2):
         sheet = load_sheet(page.with_name(f"sheet-{rater}.json"))
         back = page.with_name(f"grades-{rater}.json")
-        back.write_text(json.dumps(grades_file(sheet, dict(grades={x["item"]: dict(correct=1) for x in sheet["items"]}))))
-        assert import_files(r, [back], folder/"store")[0]["items"] == len(sheet["items"])
+        back.write_text(
+            json.dumps(grades_file(sheet, dict(grades={x["item"]: dict(correct=1) for x in sheet["items"]})))
+        )
+        assert import_files(r, [back], folder / "store")[0]["items"] == len(sheet["items"])
     return sheet
 
+
 def test_a_replay_needs_no_model_and_asks_nobody(tmp_path):
-    for name in ("teacher", "student-s"): shutil.copytree(ROOT/"distill_study"/"weights"/name, tmp_path/"models"/name)
-    recipe = write(tmp_path, teachers=[f"transformers:{tmp_path/'models'/'teacher'}"], students=[str(tmp_path/"models"/"student-s")], arms=["teacher/cot", "student/vanilla", "distilled/cot-answer"])
+    for name in ("teacher", "student-s"):
+        shutil.copytree(ROOT / "distill_study" / "weights" / name, tmp_path / "models" / name)
+    recipe = write(
+        tmp_path,
+        teachers=[f"transformers:{tmp_path / 'models' / 'teacher'}"],
+        students=[str(tmp_path / "models" / "student-s")],
+        arms=["teacher/cot", "student/vanilla", "distilled/cot-answer"],
+    )
     run(recipe, tmp_path)
     first = untimed(numbers(tmp_path))
-    assert len(set(first["provenance"]["model_fingerprints"].values())) == 2      # the teacher's and the student's
-    shutil.rmtree(tmp_path/"models")
-    shutil.rmtree(tmp_path/"reports")
+    assert len(set(first["provenance"]["model_fingerprints"].values())) == 2  # the teacher's and the student's
+    shutil.rmtree(tmp_path / "models")
+    shutil.rmtree(tmp_path / "reports")
     sheet = graded_by_hand(recipe, tmp_path)
     run(recipe, tmp_path, "replay")
     again = untimed(numbers(tmp_path))
-    people, page = again["people"], next((tmp_path/"reports/small").glob("*/index.html")).read_text()
-    assert first["people"]["rows"] == [] and [r["arm"] for r in people["rows"]] == ["teacher/cot", "student/vanilla", "distilled/cot-answer"] and people["checks"] == dict(r1=dict(passed=1, n=2), r2=dict(passed=1, n=2))
-    assert all(r["correct"]["value"] == 1 for r in people["rows"]) and people["grades"] >= len(sheet["items"]) - 2 and "Attention checks passed: r1: 1 of 2; r2: 1 of 2." in page
-    other = ("provenance", "people", "agreement")          # of people's grades there were none before
-    assert {k: again[k] for k in first if k not in other} == {k: v for k, v in first.items() if k not in other} and again["provenance"]["model_fingerprints"] == first["provenance"]["model_fingerprints"]
+    people, page = again["people"], next((tmp_path / "reports/small").glob("*/index.html")).read_text()
+    assert (
+        first["people"]["rows"] == []
+        and [r["arm"] for r in people["rows"]] == ["teacher/cot", "student/vanilla", "distilled/cot-answer"]
+        and people["checks"] == dict(r1=dict(passed=1, n=2), r2=dict(passed=1, n=2))
+    )
+    assert (
+        all(r["correct"]["value"] == 1 for r in people["rows"])
+        and people["grades"] >= len(sheet["items"]) - 2
+        and "Attention checks passed: r1: 1 of 2; r2: 1 of 2." in page
+    )
+    other = ("provenance", "people", "agreement")  # of people's grades there were none before
+    assert {k: again[k] for k in first if k not in other} == {
+        k: v for k, v in first.items() if k not in other
+    } and again["provenance"]["model_fingerprints"] == first["provenance"]["model_fingerprints"]
     recipe.write_text(recipe.read_text().replace("test: 12", "test: 13"))
     p = start(recipe, tmp_path, "replay")
     assert "1 of 13 completions are not in the store" in p.communicate()[1] and p.returncode == 1
@@ -171,7 +293,10 @@ def test_a_replay_finds_what_was_answered_under_settings_of_vllm(tmp_path):
     from distill_study.engine import Request, StoredEngine
     from distill_study.store import Store
     from distill_study.study import opened
-    plain, half = (Teacher(engine="vllm:zoo/teacher", vllm=v) for v in (None, dict(dtype="bfloat16", tensor_parallel_size=2)))
+
+    plain, half = (
+        Teacher(engine="vllm:zoo/teacher", vllm=v) for v in (None, dict(dtype="bfloat16", tensor_parallel_size=2))
+    )
     q = Request("a", (dict(role="user", content="1"),), Sampling(max_tokens=4))
     keys = [opened(who, Store(tmp_path)).key(q) for who in (plain, half)]
     again = [opened(who, Store(tmp_path, replay=True)) for who in (plain, half)]
@@ -189,28 +314,49 @@ def test_arms_that_a_recipe_asks_for_and_hard_inputs(tmp_path):
     for arm, a in m["attrition"].items():
         assert a["inputs"] == a["rows"] + sum(a["dropped"].values()) == 24
         h = m["hardness"][arm]
-        assert h["kept"][1] == a["rows"] == sum(m["balance"][arm]["after"].values()) and h["dropped"][1] == sum(a["dropped"].values())
+        assert h["kept"][1] == a["rows"] == sum(m["balance"][arm]["after"].values()) and h["dropped"][1] == sum(
+            a["dropped"].values()
+        )
     assert "untouched student, training inputs: 24 of 24" in err and "explain" in m["provenance"]["prompt_hashes"]
-    page = next((tmp_path/"reports/small").glob("*/index.html")).read_text()
+    page = next((tmp_path / "reports/small").glob("*/index.html")).read_text()
     assert "Do the drops fall on hard inputs?" in page and "Labels before and after the drops" in page
 
 
 def test_a_failing_combination_is_named_and_the_others_go_on(tmp_path):
-    recipe = write(tmp_path, data=[dict(name="tiny-qa", train=4, test=4), dict(name="tiny-math", train=24, test=4)], arms=["teacher/cot", "student/vanilla", "distilled/cot-answer"])
+    recipe = write(
+        tmp_path,
+        data=[dict(name="tiny-qa", train=4, test=4), dict(name="tiny-math", train=24, test=4)],
+        arms=["teacher/cot", "student/vanilla", "distilled/cot-answer"],
+    )
     p = start(recipe, tmp_path)
     _, err = p.communicate()
     assert p.returncode == 1 and "fewer than min_rows = 5" in err
-    pages = tmp_path/"reports/small"
-    assert not (pages/"tiny-qa--teacher--student-s/index.html").exists() and (pages/"tiny-qa--teacher--student-s/combination.ipynb").is_file()
-    assert (pages/"tiny-math--teacher--student-s/index.html").is_file()
-    assert "fewer than min_rows" in (pages/"index.html").read_text()
+    pages = tmp_path / "reports/small"
+    assert (
+        not (pages / "tiny-qa--teacher--student-s/index.html").exists()
+        and (pages / "tiny-qa--teacher--student-s/combination.ipynb").is_file()
+    )
+    assert (pages / "tiny-math--teacher--student-s/index.html").is_file()
+    assert "fewer than min_rows" in (pages / "index.html").read_text()
 
 
 def test_an_arm_with_too_few_rows_is_left_out_and_the_others_go_on(tmp_path):
     "Verified against gold, the teacher's plain answers leave too few rows; its reasoning leaves enough."
-    run(write(tmp_path, curate=dict(verify=True), min_rows=15, arms=["student/vanilla", "distilled/vanilla", "distilled/cot-answer"]), tmp_path)
+    run(
+        write(
+            tmp_path,
+            curate=dict(verify=True),
+            min_rows=15,
+            arms=["student/vanilla", "distilled/vanilla", "distilled/cot-answer"],
+        ),
+        tmp_path,
+    )
     m = numbers(tmp_path)
-    assert m["arms"]["distilled/cot-answer"]["n"] == 12 and "fewer than min_rows = 15" in m["arms"]["distilled/vanilla"]["missing"] and "disagrees with gold" in m["missing"]["distilled/vanilla"]
+    assert (
+        m["arms"]["distilled/cot-answer"]["n"] == 12
+        and "fewer than min_rows = 15" in m["arms"]["distilled/vanilla"]["missing"]
+        and "disagrees with gold" in m["missing"]["distilled/vanilla"]
+    )
 
 
 def test_a_missing_key_is_found_before_any_combination_starts(tmp_path):
@@ -221,67 +367,116 @@ def test_a_missing_key_is_found_before_any_combination_starts(tmp_path):
     assert p.returncode == 2 and "environment variable NO_SUCH_KEY" in err and "[1/2]" not in err
 
 
-@pytest.mark.parametrize("name", ["svamp"])          # commonsense_qa goes the same way; its readers have tests of their own
+@pytest.mark.parametrize("name", ["svamp"])  # commonsense_qa goes the same way; its readers have tests of their own
 def test_the_real_recipes_at_their_smallest(name, data_dir, smollm, tmp_path):
-    recipe = yaml.safe_load((ROOT/f"recipes/{name}.yaml").read_text()) | dict(name="small", min_rows=3, bootstrap=200)
+    recipe = yaml.safe_load((ROOT / f"recipes/{name}.yaml").read_text()) | dict(name="small", min_rows=3, bootstrap=200)
     recipe["data"][0] |= dict(train=8, test=4)
     recipe["train"] |= dict(epochs=1, batch_size=4)
     recipe["arms"] = ["teacher/vanilla", "teacher/cot", "distilled/cot-rationale"]
-    (tmp_path/"small.yaml").write_text(yaml.safe_dump(recipe))
-    run(tmp_path/"small.yaml", tmp_path, DISTILL_DATA_DIR=str(data_dir.resolve()))
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe))
+    run(tmp_path / "small.yaml", tmp_path, DISTILL_DATA_DIR=str(data_dir.resolve()))
     m = numbers(tmp_path)
-    assert m["arms"]["teacher/vanilla"]["n"] in (0, None) and "no vanilla answers" in json.dumps(m["arms"]["teacher/vanilla"])
+    assert m["arms"]["teacher/vanilla"]["n"] in (0, None) and "no vanilla answers" in json.dumps(
+        m["arms"]["teacher/vanilla"]
+    )
     assert m["arms"]["distilled/cot-rationale"]["n"] == 4 and m["training"]["distilled/cot-rationale"]["rows"] >= 3
 
 
-@pytest.mark.parametrize("data, recorded, train, test", [
-    ("tau/commonsense_qa", "commonsense_qa_palm540b", (0.747, 0.757), (0.776, 0.786)),     # 75.2 and 78.1 within half a point
-    ("ChilleD/SVAMP", "svamp_palm540b", (0.745, 0.750), (0.775, 0.785))])                  # nested brackets are read too; without them 65 and 66
+@pytest.mark.parametrize(
+    "data, recorded, train, test",
+    [
+        (
+            "tau/commonsense_qa",
+            "commonsense_qa_palm540b",
+            (0.747, 0.757),
+            (0.776, 0.786),
+        ),  # 75.2 and 78.1 within half a point
+        ("ChilleD/SVAMP", "svamp_palm540b", (0.745, 0.750), (0.775, 0.785)),
+    ],
+)  # nested brackets are read too; without them 65 and 66
 def test_the_recorded_teacher_is_read_right(data, recorded, train, test, data_dir, monkeypatch):
     from distill_study.config import Data
     from distill_study.data import load_data
     from distill_study.engines import open_engine
     from distill_study.teacher import requests
     from distill_study.tasks import TASKS
+
     monkeypatch.setenv("DISTILL_DATA_DIR", str(data_dir))
     splits, engine = load_data(Data(name=data)), open_engine(f"recorded:{recorded}")
     for split, (low, high) in (("train", train), ("test", test)):
         examples = getattr(splits, split)
         texts = dict(engine.generate(requests(examples, "cot", split=split)))
         task = TASKS[splits.task]
-        right = [task.correct(task.parse(texts[i].text, "cot", e.choices).answer, e.gold) for i, e in enumerate(examples)]
+        right = [
+            task.correct(task.parse(texts[i].text, "cot", e.choices).answer, e.gold) for i, e in enumerate(examples)
+        ]
         assert low <= sum(right) / len(right) <= high
 
 
 def test_a_checkpoint_is_chosen_by_gold(tmp_path):
     "The report says what the validation said, and which weights were kept; a second run looks at nothing again."
-    recipe = write(tmp_path, arms=["teacher/cot", "student/cot", "distilled/cot-rationale", "control/gold"], data=[dict(name="tiny-qa", train=24, validation=30, test=12)],
-                   train=dict(method="full", learning_rate=1e-3, epochs=4, batch_size=8, choose="gold", patience=1))
+    recipe = write(
+        tmp_path,
+        arms=["teacher/cot", "student/cot", "distilled/cot-rationale", "control/gold"],
+        data=[dict(name="tiny-qa", train=24, validation=30, test=12)],
+        train=dict(method="full", learning_rate=1e-3, epochs=4, batch_size=8, choose="gold", patience=1),
+    )
     run(recipe, tmp_path)
     first = numbers(tmp_path)
     for arm, t in first["training"].items():
         best = max(t["looks"], key=lambda x: (x["right"], -x["step"]))
-        assert t["chosen"] == best["step"] and all(x["loss"] > 0 and 0 <= x["right"] <= 1 for x in t["looks"]) and t["stopped"] == (t["steps"] < 12), arm
-    page = next((tmp_path/"reports").rglob("tiny-qa*/index.html")).read_text()
+        assert (
+            t["chosen"] == best["step"]
+            and all(x["loss"] > 0 and 0 <= x["right"] <= 1 for x in t["looks"])
+            and t["stopped"] == (t["steps"] < 12)
+        ), arm
+    page = next((tmp_path / "reports").rglob("tiny-qa*/index.html")).read_text()
     assert "Which weights were kept" in page and "Right" in page
-    next((tmp_path/"reports").rglob("tiny-qa*/index.html")).unlink()          # or the report would stay as it is
+    next((tmp_path / "reports").rglob("tiny-qa*/index.html")).unlink()  # or the report would stay as it is
     _, err = run(recipe, tmp_path)
-    assert "trained student from the store" in err and untimed(numbers(tmp_path))["training"] == untimed(first)["training"]
+    assert (
+        "trained student from the store" in err and untimed(numbers(tmp_path))["training"] == untimed(first)["training"]
+    )
 
 
-@pytest.mark.parametrize("train, data, says", [
-    (dict(method="full", choose="gold"), dict(validation=5), "5 validation examples with a gold answer are too few to choose a checkpoint by"),
-    (dict(attention="flash_attention_2"), {}, "flash attention runs on CUDA devices"), (dict(liger=True), {}, "train.liger = true"), (dict(report_to=["nosuchtracker"]), {}, "nosuchtracker")])
+@pytest.mark.parametrize(
+    "train, data, says",
+    [
+        (
+            dict(method="full", choose="gold"),
+            dict(validation=5),
+            "5 validation examples with a gold answer are too few to choose a checkpoint by",
+        ),
+        (dict(attention="flash_attention_2"), {}, "flash attention runs on CUDA devices"),
+        (dict(liger=True), {}, "train.liger = true"),
+        (dict(report_to=["nosuchtracker"]), {}, "nosuchtracker"),
+    ],
+)
 def test_what_training_can_t_do_is_said_before_anybody_is_asked(train, data, says, tmp_path):
-    p = start(write(tmp_path, data=[dict(name="tiny-qa", train=24, test=12) | data], train=train), tmp_path, CUDA_VISIBLE_DEVICES="")
+    p = start(
+        write(tmp_path, data=[dict(name="tiny-qa", train=24, test=12) | data], train=train),
+        tmp_path,
+        CUDA_VISIBLE_DEVICES="",
+    )
     err = p.communicate()[1]
-    assert says in err and p.returncode == 2 and "teacher" not in err and not any((tmp_path/"store").rglob("*.jsonl"))
+    assert says in err and p.returncode == 2 and "teacher" not in err and not any((tmp_path / "store").rglob("*.jsonl"))
 
 
 def test_a_student_in_other_forms(tmp_path):
     "Adapter and 4 bits answer the same test items; where they were not asked for, the report has no such table."
-    recipe = write(tmp_path, arms=["teacher/cot", "student/vanilla", "distilled/cot-answer"], students=[dict(model="zoo/student-s", compare=["adapter", "nf4"])], train=dict(method="qlora", epochs=1, batch_size=8))
+    recipe = write(
+        tmp_path,
+        arms=["teacher/cot", "student/vanilla", "distilled/cot-answer"],
+        students=[dict(model="zoo/student-s", compare=["adapter", "nf4"])],
+        train=dict(method="qlora", epochs=1, batch_size=8),
+    )
     run(recipe, tmp_path)
     forms = numbers(tmp_path)["forms"]
-    assert [(f["arm"], f["form"], f["n"]) for f in forms] == [("distilled/cot-answer", "adapter", 12), ("distilled/cot-answer", "nf4", 12)] and all(0 <= f["same"] <= 1 and f["difference"]["low"] <= f["difference"]["value"] <= f["difference"]["high"] for f in forms)
-    assert "The same students in other forms" in next((tmp_path/"reports").rglob("tiny-*/index.html")).read_text()
+    assert [(f["arm"], f["form"], f["n"]) for f in forms] == [
+        ("distilled/cot-answer", "adapter", 12),
+        ("distilled/cot-answer", "nf4", 12),
+    ] and all(
+        0 <= f["same"] <= 1 and f["difference"]["low"] <= f["difference"]["value"] <= f["difference"]["high"]
+        for f in forms
+    )
+    assert "The same students in other forms" in next((tmp_path / "reports").rglob("tiny-*/index.html")).read_text()

@@ -1,4 +1,5 @@
 "The measures of texts against figures worked out by hand, against each other, and on text of every kind."
+
 import re
 from types import SimpleNamespace
 
@@ -7,48 +8,101 @@ from hypothesis import given, settings, strategies as st
 
 from distill_study import textstats
 from distill_study.config import StudyError
-from distill_study.textstats import FAMILY, METRICS, chat_scores, copied, density, distinct, entities, find_entities, fragments, main_metric, ngrams, repetition, rouge, summary_scores, supported, tokens, words
+from distill_study.textstats import (
+    FAMILY,
+    METRICS,
+    chat_scores,
+    copied,
+    density,
+    distinct,
+    entities,
+    find_entities,
+    fragments,
+    main_metric,
+    ngrams,
+    repetition,
+    rouge,
+    summary_scores,
+    supported,
+    tokens,
+    words,
+)
 
-ODD = ["", " \n\t", "…!?", "\u200b", "\x00\x07", "Ωmega Ünïcode ١٢٣ 猫は寝る", "a" * 5000, "<script>alert(1)</script>", "1. 2. 3.", "'s", "’", "\ud800", "A\u0301da", "🙂 🙂", "the the the the the"]
+ODD = [
+    "",
+    " \n\t",
+    "…!?",
+    "\u200b",
+    "\x00\x07",
+    "Ωmega Ünïcode ١٢٣ 猫は寝る",
+    "a" * 5000,
+    "<script>alert(1)</script>",
+    "1. 2. 3.",
+    "'s",
+    "’",
+    "\ud800",
+    "A\u0301da",
+    "🙂 🙂",
+    "the the the the the",
+]
 listed = st.lists(st.sampled_from("abcdef"), max_size=25)
+
 
 @pytest.mark.parametrize("text", ODD)
 def test_odd_text_has_measures_and_no_faults(text):
     for known in (set(), {"Ada", "", " ", text}):
         s = summary_scores(text, text or "x", text, known)
         assert list(s) == list(FAMILY["summarization"])
-        assert all(v is None or 0 <= v for v in s.values()) and all(s[k] is None or s[k] <= 1 for k in s if k not in ("words", "run", "compression"))
+        assert all(v is None or 0 <= v for v in s.values()) and all(
+            s[k] is None or s[k] <= 1 for k in s if k not in ("words", "run", "compression")
+        )
     assert set(chat_scores((text,), (text,), 1)) == set(FAMILY["conversation"])
 
+
 @pytest.mark.parametrize("text", ODD)
-def test_spacy_reads_odd_text(text): assert isinstance(entities(text), tuple)
+def test_spacy_reads_odd_text(text):
+    assert isinstance(entities(text), tuple)
+
 
 @given(listed, listed)
 def test_fragments_are_what_a_slow_search_finds(summary, source):
     slow, i = [], 0
     while i < len(summary):
-        n = max((n for n in range(1, len(summary) - i + 1) if any(source[j:j + n] == summary[i:i + n] for j in range(len(source)))), default=0)
-        if n: slow.append(n)
+        n = max(
+            (
+                n
+                for n in range(1, len(summary) - i + 1)
+                if any(source[j : j + n] == summary[i : i + n] for j in range(len(source)))
+            ),
+            default=0,
+        )
+        if n:
+            slow.append(n)
         i += n or 1
     assert fragments(summary, source) == slow and sum(slow) <= len(summary)
+
 
 @given(listed, listed, st.integers(1, 4))
 def test_shares_stay_between_0_and_1(summary, source, n):
     share = copied(summary, source, n)
     assert (share is None) == (len(summary) < n) and (share is None or 0 <= share <= 1)
     assert copied(summary, summary, n) in (None, 1.0)
-    if share == 1 and n > 1: assert copied(summary, source, n - 1) == 1           # copied runs are copied words
-    assert (sum(fragments(summary, source)) == sum(w in source for w in summary))
+    if share == 1 and n > 1:
+        assert copied(summary, source, n - 1) == 1  # copied runs are copied words
+    assert sum(fragments(summary, source)) == sum(w in source for w in summary)
+
 
 @given(st.text(max_size=200))
 @settings(max_examples=60)
 def test_words_are_tokens_that_are_no_punctuation(text):
     assert len(words(text)) <= len(tokens(text)) and "".join(tokens(text)) == re.sub(r"\s+", "", text)
 
+
 @given(st.lists(st.text("ab ", max_size=20), max_size=4), st.integers(1, 4))
 def test_repetition_and_distinct_are_two_sides(turns, n):
     a, b = distinct(turns, n), repetition(turns, n)
     assert (a is None) == (b is None) and (a is None or a + b == pytest.approx(1) and 0 < a <= 1)
+
 
 def test_density_is_entities_over_tokens_and_counts_each_once():
     known = {"Ada Brown", "Elm House"}
@@ -56,56 +110,133 @@ def test_density_is_entities_over_tokens_and_counts_each_once():
     assert density("Ada Brown, Ada Brown, Ada Brown!", known) == 1 / 9
     assert density("", known) == 0 == density("Nobody came.", known)
 
-@pytest.mark.parametrize("text, found", [("Ada Brown's house", ("Ada Brown",)), ("Ada Brown’s house", ("Ada Brown",)), ("Ada Browning", ()), ("Brown Ada", ("Brown",)), ("(Ada Brown)", ("Ada Brown",)), ("Ada\nBrown", ("Ada Brown",)), ("ADA BROWN", ()), ("1,250 of 250", ("1,250", "250")), ("on 3 May", ("3 May",))])
+
+@pytest.mark.parametrize(
+    "text, found",
+    [
+        ("Ada Brown's house", ("Ada Brown",)),
+        ("Ada Brown’s house", ("Ada Brown",)),
+        ("Ada Browning", ()),
+        ("Brown Ada", ("Brown",)),
+        ("(Ada Brown)", ("Ada Brown",)),
+        ("Ada\nBrown", ("Ada Brown",)),
+        ("ADA BROWN", ()),
+        ("1,250 of 250", ("1,250", "250")),
+        ("on 3 May", ("3 May",)),
+    ],
+)
 def test_known_entities_are_found_as_whole_words_longest_first(text, found):
     assert entities(text, ["Brown", "Ada Brown", "250", "1,250", "3 May", "May", "3"]) == found
 
+
 def test_entities_are_a_collection_of_any_kind():
-    for kind in (list, tuple, set, frozenset): assert entities("Ada and Ben", kind(["Ben", "Ada"])) == ("Ada", "Ben")
+    for kind in (list, tuple, set, frozenset):
+        assert entities("Ada and Ben", kind(["Ben", "Ada"])) == ("Ada", "Ben")
+
 
 def test_the_longest_known_entity_wins_and_its_parts_are_not_counted_again():
     assert entities("The Bank of Elm Town", {"Bank", "Bank of Elm Town", "Elm Town"}) == ("Bank of Elm Town",)
 
+
 def test_spacy_reads_each_text_once_and_in_batches(monkeypatch):
     class Pipe:
         calls = 0
+
         def pipe(self, parts, as_tuples, batch_size):
             Pipe.calls += 1
-            return [(SimpleNamespace(ents=[SimpleNamespace(text=w) for w in p.split() if w[0].isupper()]), t) for p, t in parts]
-    monkeypatch.setattr(textstats, "_FOUND", {}); monkeypatch.setattr(textstats, "_ner", lambda: Pipe())
+            return [
+                (SimpleNamespace(ents=[SimpleNamespace(text=w) for w in p.split() if w[0].isupper()]), t)
+                for p, t in parts
+            ]
+
+    monkeypatch.setattr(textstats, "_FOUND", {})
+    monkeypatch.setattr(textstats, "_ner", lambda: Pipe())
     find_entities(["Ada met Ben", "Ben left", "Ada met Ben"])
-    assert (Pipe.calls, entities("Ada met Ben"), entities("Ben left")) == (1, ("Ada", "Ben"), ("Ben",)) and Pipe.calls == 1
-    assert entities("the Ada " + "x " * 15_000 + "Cora") == ("Ada", "Cora") and Pipe.calls == 2          # cut into parts, joined again
+    assert (Pipe.calls, entities("Ada met Ben"), entities("Ben left")) == (
+        1,
+        ("Ada", "Ben"),
+        ("Ben",),
+    ) and Pipe.calls == 1
+    assert (
+        entities("the Ada " + "x " * 15_000 + "Cora") == ("Ada", "Cora") and Pipe.calls == 2
+    )  # cut into parts, joined again
+
 
 def test_a_text_of_100000_characters_is_read_in_parts_that_add_up():
     text = "Ada went to London on Monday. " * 4000
     assert "".join(textstats._pieces(text)) == text and max(map(len, textstats._pieces(text))) <= 20_000
     assert "".join(textstats._pieces("x" * 50_001)) == "x" * 50_001
 
-@pytest.mark.parametrize("gone, said", [(("spacy",), "spaCy is not installed"), (textstats._MODELS, "en_core_web_sm is not installed")])
+
+@pytest.mark.parametrize(
+    "gone, said", [(("spacy",), "spaCy is not installed"), (textstats._MODELS, "en_core_web_sm is not installed")]
+)
 def test_a_missing_model_is_one_message_before_any_work(monkeypatch, gone, said):
     real = textstats.find_spec
     monkeypatch.setattr(textstats, "find_spec", lambda n: None if n in gone else real(n) if n == "spacy" else object())
-    with pytest.raises(StudyError, match=said) as e: textstats.need_ner()
+    with pytest.raises(StudyError, match=said) as e:
+        textstats.need_ner()
     assert "spacy download en_core_web_sm" in str(e.value) and "[ner]" in str(e.value) and "\n" not in str(e.value)
+
 
 def test_rouge_is_what_the_package_gives():
     from rouge_score.rouge_scorer import RougeScorer
-    a, b = "The quick brown fox jumps over the lazy dog. It was quick.", "The quick brown dog jumps on the log. It was slow."
+
+    a, b = (
+        "The quick brown fox jumps over the lazy dog. It was quick.",
+        "The quick brown dog jumps on the log. It was slow.",
+    )
     ours, theirs = rouge(a, b), RougeScorer(["rouge1", "rougeL"], use_stemmer=True).score(b, a)
     assert all(ours[k] == pytest.approx(v.fmeasure) for k, v in theirs.items())
-    assert rouge("Cora left. Ada came.", "Ada came. Cora left.")["rougeLsum"] == 1 > rouge("Cora left. Ada came.", "Ada came. Cora left.")["rougeL"]     # sentence by sentence
+    assert (
+        rouge("Cora left. Ada came.", "Ada came. Cora left.")["rougeLsum"]
+        == 1
+        > rouge("Cora left. Ada came.", "Ada came. Cora left.")["rougeL"]
+    )  # sentence by sentence
 
-@pytest.mark.parametrize("text, source, share", [("It cost 1,250.", "1,250 coins", 1), ("It cost 1,250.", "250 coins", 0), ("Brown came.", "Ada Brown came.", 1), ("Ada Brown came.", "Ada and Brown came.", 0), ("ADA BROWN and Dan", "Ada Brown", 0), ("Nobody came.", "x", None), ("", "x", None)])
-def test_support_is_word_for_word(text, source, share): assert supported(text, source, {"Ada Brown", "Brown", "Dan"} if text.isascii() else set()) == share
+
+@pytest.mark.parametrize(
+    "text, source, share",
+    [
+        ("It cost 1,250.", "1,250 coins", 1),
+        ("It cost 1,250.", "250 coins", 0),
+        ("Brown came.", "Ada Brown came.", 1),
+        ("Ada Brown came.", "Ada and Brown came.", 0),
+        ("ADA BROWN and Dan", "Ada Brown", 0),
+        ("Nobody came.", "x", None),
+        ("", "x", None),
+    ],
+)
+def test_support_is_word_for_word(text, source, share):
+    assert supported(text, source, {"Ada Brown", "Brown", "Dan"} if text.isascii() else set()) == share
+
 
 def test_a_missing_turn_counts_as_nothing_shared():
-    assert chat_scores(("Yes please",), ("Yes please", "Bye"), 2)["overlap"] == .5 and chat_scores(("Yes please",), ("Yes please", "Bye"), 2)["words"] == 1
-    assert chat_scores(("Yes please", "and more", "turns"), ("Yes please",), 3)["overlap"] == 1        # turns without a reference don't count
+    assert (
+        chat_scores(("Yes please",), ("Yes please", "Bye"), 2)["overlap"] == 0.5
+        and chat_scores(("Yes please",), ("Yes please", "Bye"), 2)["words"] == 1
+    )
+    assert (
+        chat_scores(("Yes please", "and more", "turns"), ("Yes please",), 3)["overlap"] == 1
+    )  # turns without a reference don't count
+
 
 def test_main_metric_needs_references_on_half_of_the_items():
-    def items(k, n): return [SimpleNamespace(gold="x" if i < k else None, meta=dict(reference=("x",)) if i < k else {}) for i in range(n)]
-    assert [main_metric("summarization", items(k, 10)).key for k in (0, 4, 5, 10)] == ["density", "density", "rougeLsum", "rougeLsum"]
-    assert [main_metric("conversation", items(k, 4)).key for k in (0, 2)] == ["distinct2", "overlap"] and main_metric("nli", items(0, 4)).key == "correct"
+    def items(k, n):
+        return [
+            SimpleNamespace(gold="x" if i < k else None, meta=dict(reference=("x",)) if i < k else {}) for i in range(n)
+        ]
 
-def test_every_measure_has_a_heading_and_a_name(): assert all(m.head and m.name and m.scale in (1, 100) for m in METRICS.values()) and ngrams([], 1) == []
+    assert [main_metric("summarization", items(k, 10)).key for k in (0, 4, 5, 10)] == [
+        "density",
+        "density",
+        "rougeLsum",
+        "rougeLsum",
+    ]
+    assert [main_metric("conversation", items(k, 4)).key for k in (0, 2)] == ["distinct2", "overlap"] and main_metric(
+        "nli", items(0, 4)
+    ).key == "correct"
+
+
+def test_every_measure_has_a_heading_and_a_name():
+    assert all(m.head and m.name and m.scale in (1, 100) for m in METRICS.values()) and ngrams([], 1) == []

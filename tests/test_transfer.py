@@ -1,4 +1,5 @@
 "Distilled students on the data sets that they did not learn from: who is asked what, the numbers, the page, and what happens when a part fails."
+
 import json
 from concurrent.futures import Future
 from dataclasses import replace
@@ -15,47 +16,105 @@ from distill_study.report import check_page
 from distill_study.stats import wilson
 from distill_study.store import Store
 from distill_study.tasks import TASKS
-from distill_study.transfer import ask_others, change_matrix, conclusions, find, made_up, measure, pairs, plan_others, score_matrix, transfer_alt, transfer_figure, unread
+from distill_study.transfer import (
+    ask_others,
+    change_matrix,
+    conclusions,
+    find,
+    made_up,
+    measure,
+    pairs,
+    plan_others,
+    score_matrix,
+    transfer_alt,
+    transfer_figure,
+    unread,
+)
 
-RAW = dict(name="two", teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], data=[dict(name="tiny-qa", train=16, test=6), dict(name="tiny-math", train=16, test=6)], min_rows=4, bootstrap=100,
-           train=dict(method="full", learning_rate=1e-3, epochs=1, batch_size=8), arms=["teacher/vanilla", "student/vanilla", "distilled/vanilla"], generalization=True)
-BASE, QA, MATH = ("zoo/student-s", "student/vanilla"), ("tiny-qa--teacher--student-s", "distilled/vanilla"), ("tiny-math--teacher--student-s", "distilled/vanilla")
+RAW = dict(
+    name="two",
+    teachers=["transformers:zoo/teacher"],
+    students=["zoo/student-s"],
+    data=[dict(name="tiny-qa", train=16, test=6), dict(name="tiny-math", train=16, test=6)],
+    min_rows=4,
+    bootstrap=100,
+    train=dict(method="full", learning_rate=1e-3, epochs=1, batch_size=8),
+    arms=["teacher/vanilla", "student/vanilla", "distilled/vanilla"],
+    generalization=True,
+)
+BASE, QA, MATH = (
+    ("zoo/student-s", "student/vanilla"),
+    ("tiny-qa--teacher--student-s", "distilled/vanilla"),
+    ("tiny-math--teacher--student-s", "distilled/vanilla"),
+)
 
 
 # --- who is asked what
+
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("arm", [a for a in ARMS.values() if a.name.startswith("distilled/")], ids=lambda a: a.name)
 def test_a_student_is_asked_what_its_prompt_can_be_put_to(arm, task):
     why = unread(arm, "math", task)
-    assert bool(why) == (arm.prompt not in TASKS[task].strategies or arm.name == "distilled/cot-after" and task in ("summarization", "conversation"))
+    assert bool(why) == (
+        arm.prompt not in TASKS[task].strategies
+        or arm.name == "distilled/cot-after"
+        and task in ("summarization", "conversation")
+    )
     assert not why or arm.name in why and task in why
-    assert bool(unread(arm, "math", task, "family")) == (bool(why) or task != "math") and bool(unread(arm, task, task, "family")) == bool(unread(arm, task, task))
+    assert bool(unread(arm, "math", task, "family")) == (bool(why) or task != "math") and bool(
+        unread(arm, task, task, "family")
+    ) == bool(unread(arm, task, task))
 
 
 def test_pairs_of_a_grid():
-    wide = parse_recipe(RAW | dict(seeds=[0, 1], teachers=["transformers:zoo/teacher", "transformers:zoo/student-m"], students=["zoo/student-s", "zoo/student-m"]))
+    wide = parse_recipe(
+        RAW
+        | dict(
+            seeds=[0, 1],
+            teachers=["transformers:zoo/teacher", "transformers:zoo/student-m"],
+            students=["zoo/student-s", "zoo/student-m"],
+        )
+    )
     found = pairs(wide)
-    assert len(found) == 2 * 2 * 2 * 2 == len({(p.c.name, p.arm, p.data.name) for p in found}) and not any(p.why for p in found)      # controls and teachers are no students of a teacher
+    assert len(found) == 2 * 2 * 2 * 2 == len({(p.c.name, p.arm, p.data.name) for p in found}) and not any(
+        p.why for p in found
+    )  # controls and teachers are no students of a teacher
     assert all(p.data != p.c.data for p in found)
     assert len(stages(wide)) == len(stages(wide.model_copy(update=dict(generalization=False)))) + len(found)
     kinds = [s.kind for s in graph(wide)]
     assert kinds.count("transfer") == len(found) and kinds.count("page") == 1
-    assert pairs(parse_recipe(RAW | dict(generalization=False))) == [] == plan_others(parse_recipe(RAW | dict(data=RAW["data"][:1])))
+    assert (
+        pairs(parse_recipe(RAW | dict(generalization=False)))
+        == []
+        == plan_others(parse_recipe(RAW | dict(data=RAW["data"][:1])))
+    )
 
 
 def test_the_setting():
-    assert [parse_recipe(RAW | dict(generalization=x)).generalization for x in (True, False, "family")] == [True, False, "family"]
-    assert parse_recipe(RAW, {"generalization": "family"}).generalization == "family" and not parse_recipe({k: v for k, v in RAW.items() if k != "generalization"}).generalization
-    with pytest.raises(ConfigError, match="generalization"): parse_recipe(RAW | dict(generalization="all of it"))
-    assert parse_recipe(RAW).combinations() == parse_recipe(RAW | dict(generalization=False)).combinations(), "it changes no combination"
+    assert [parse_recipe(RAW | dict(generalization=x)).generalization for x in (True, False, "family")] == [
+        True,
+        False,
+        "family",
+    ]
+    assert (
+        parse_recipe(RAW, {"generalization": "family"}).generalization == "family"
+        and not parse_recipe({k: v for k, v in RAW.items() if k != "generalization"}).generalization
+    )
+    with pytest.raises(ConfigError, match="generalization"):
+        parse_recipe(RAW | dict(generalization="all of it"))
+    assert parse_recipe(RAW).combinations() == parse_recipe(RAW | dict(generalization=False)).combinations(), (
+        "it changes no combination"
+    )
 
 
 # --- the numbers
 
+
 def by_hand(a, b):
     "(difference, exact p) of two lists of right and wrong."
     from scipy.stats import binomtest
+
     only = [sum(x and not y for x, y in zip(*o)) for o in ((a, b), (b, a))]
     return (sum(b) - sum(a)) / len(a), binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
 
@@ -67,24 +126,53 @@ rights = st.lists(st.booleans(), min_size=12, max_size=12)
 @given(*[rights] * 6)
 def test_the_matrix_is_what_one_gets_by_hand(qa, math, qa_qa, qa_math, math_qa, math_math):
     from statsmodels.stats.multitest import multipletests
-    right = {(BASE, "tiny-qa"): qa, (BASE, "tiny-math"): math, (QA, "tiny-qa"): qa_qa, (QA, "tiny-math"): qa_math, (MATH, "tiny-qa"): math_qa, (MATH, "tiny-math"): math_math}
+
+    right = {
+        (BASE, "tiny-qa"): qa,
+        (BASE, "tiny-math"): math,
+        (QA, "tiny-qa"): qa_qa,
+        (QA, "tiny-math"): qa_math,
+        (MATH, "tiny-qa"): math_qa,
+        (MATH, "tiny-math"): math_math,
+    }
     cells, untouched = measure(*made_up(right, 12), 100)
     at = {(c.trained_on, c.test): c for c in cells}
     assert len(at) == 4 and {k for k, c in at.items() if c.own} == {("tiny-qa",) * 2, ("tiny-math",) * 2}
     for (who, test), said in right.items():
-        if who == BASE: assert untouched[*BASE, test] == wilson(sum(said), 12); continue
+        if who == BASE:
+            assert untouched[*BASE, test] == wilson(sum(said), 12)
+            continue
         c = at[who[0].partition("--")[0], test]
-        assert (c.change.difference.value, c.change.p) == pytest.approx(by_hand(right[BASE, test], said)) and c.score == wilson(sum(said), 12) and c.base == untouched[*BASE, test]
-        assert (c.unread, c.base_unread) == pytest.approx((1 - sum(said) / 12, 1 - sum(right[BASE, test]) / 12))       # what is made up as wrong can't be read either
+        assert (
+            (c.change.difference.value, c.change.p) == pytest.approx(by_hand(right[BASE, test], said))
+            and c.score == wilson(sum(said), 12)
+            and c.base == untouched[*BASE, test]
+        )
+        assert (c.unread, c.base_unread) == pytest.approx(
+            (1 - sum(said) / 12, 1 - sum(right[BASE, test]) / 12)
+        )  # what is made up as wrong can't be read either
     off = [at["tiny-qa", "tiny-math"], at["tiny-math", "tiny-qa"]]
-    assert sorted(c.change.p_holm for c in off) == pytest.approx(sorted(multipletests([c.change.p for c in off], method="holm")[1]))
-    for c in off: assert c.verdict == ("can't tell" if c.change.p_holm > .05 else "transfer" if c.change.difference.value > 0 else "forgetting")
+    assert sorted(c.change.p_holm for c in off) == pytest.approx(
+        sorted(multipletests([c.change.p for c in off], method="holm")[1])
+    )
+    for c in off:
+        assert c.verdict == (
+            "can't tell" if c.change.p_holm > 0.05 else "transfer" if c.change.difference.value > 0 else "forgetting"
+        )
     told, two = conclusions(cells, parse_recipe(RAW), {}), at.values()
-    for k in ("transfer", "forgetting"): assert sum(c.verdict == k for c in two) == int(next(l for l in told.lines if f"({k}): " in l).split(f"({k}): ")[1].split()[0])
+    for k in ("transfer", "forgetting"):
+        assert sum(c.verdict == k for c in two) == int(
+            next(l for l in told.lines if f"({k}): " in l).split(f"({k}): ")[1].split()[0]
+        )
 
 
 def test_items_that_were_trained_on_are_no_test():
-    right = {(BASE, "tiny-qa"): [True] * 8, (BASE, "tiny-math"): [True] * 8, (MATH, "tiny-qa"): [True] * 6 + [False] * 2, (MATH, "tiny-math"): [True] * 8}
+    right = {
+        (BASE, "tiny-qa"): [True] * 8,
+        (BASE, "tiny-math"): [True] * 8,
+        (MATH, "tiny-qa"): [True] * 6 + [False] * 2,
+        (MATH, "tiny-math"): [True] * 8,
+    }
     found, said, splits = made_up(right, 8)
     splits["tiny-math"] = replace(splits["tiny-math"], train=[*splits["tiny-math"].train, *splits["tiny-qa"].test[6:]])
     c = next(c for c in measure(found, said, splits, 100)[0] if not c.own)
@@ -94,56 +182,108 @@ def test_items_that_were_trained_on_are_no_test():
 
 def test_scores_that_are_not_right_or_wrong():
     chat = ("tiny-chat--teacher--student-s", "distilled/vanilla")
-    cells, untouched = measure(*made_up({(BASE, "tiny-chat"): [True] * 6, (BASE, "tiny-summ"): [True] * 6, (chat, "tiny-chat"): [True] * 6, (chat, "tiny-summ"): [True] * 5 + [False]}, 6), 100)
+    cells, untouched = measure(
+        *made_up(
+            {
+                (BASE, "tiny-chat"): [True] * 6,
+                (BASE, "tiny-summ"): [True] * 6,
+                (chat, "tiny-chat"): [True] * 6,
+                (chat, "tiny-summ"): [True] * 5 + [False],
+            },
+            6,
+        ),
+        100,
+    )
     far = next(c for c in cells if c.test == "tiny-summ")
     assert far.metric.key == "rougeLsum" and untouched["zoo/student-s", "student/vanilla", "tiny-summ"].value == 1
-    assert far.change.difference.value == pytest.approx(-1 / 6) and far.verdict == "can't tell" and far.text().startswith("−16.7")
+    assert (
+        far.change.difference.value == pytest.approx(-1 / 6)
+        and far.verdict == "can't tell"
+        and far.text().startswith("−16.7")
+    )
     assert change_matrix(cells, "zoo/student-s").columns[2].unit == "ROUGE-Lsum, F1 × 100"
 
 
 def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
-    right = {(BASE, "tiny-qa"): [True] * 9, (BASE, "tiny-math"): [True] * 9, (QA, "tiny-qa"): [False] * 9, (QA, "tiny-math"): [False] * 9, (MATH, "tiny-math"): [True] * 9}
+    right = {
+        (BASE, "tiny-qa"): [True] * 9,
+        (BASE, "tiny-math"): [True] * 9,
+        (QA, "tiny-qa"): [False] * 9,
+        (QA, "tiny-math"): [False] * 9,
+        (MATH, "tiny-math"): [True] * 9,
+    }
     cells, untouched = measure(*made_up(right, 9), 100)
     assert [r["tiny-qa"] for r in change_matrix(cells, "zoo/student-s").rows][1] == "–"
     assert "–" in [t.get_text() for t in transfer_figure(cells).axes[0].texts]
     evil = [replace(c, trained_on="<script>alert(1)</script>") for c in cells]
-    for table in (change_matrix(evil, "zoo/student-s"), score_matrix(evil, untouched, "zoo/student-s"), conclusions(evil, parse_recipe(RAW), {"<img src=x>": "<b>"})): assert "<script" not in table.html() and "<img" not in table.html()
-    assert transfer_alt(cells).count("forgetting") == 1 and conclusions([], parse_recipe(RAW), {}).lines[0].endswith("run the recipe first.")
+    for table in (
+        change_matrix(evil, "zoo/student-s"),
+        score_matrix(evil, untouched, "zoo/student-s"),
+        conclusions(evil, parse_recipe(RAW), {"<img src=x>": "<b>"}),
+    ):
+        assert "<script" not in table.html() and "<img" not in table.html()
+    assert transfer_alt(cells).count("forgetting") == 1 and conclusions([], parse_recipe(RAW), {}).lines[0].endswith(
+        "run the recipe first."
+    )
 
 
 def test_several_seeds_are_told_apart_and_drawn_as_one():
-    right = {(BASE, "tiny-qa"): [True] * 9, (BASE, "tiny-math"): [True] * 9, (QA, "tiny-qa"): [True] * 9, (QA, "tiny-math"): [False] * 9}
+    right = {
+        (BASE, "tiny-qa"): [True] * 9,
+        (BASE, "tiny-math"): [True] * 9,
+        (QA, "tiny-qa"): [True] * 9,
+        (QA, "tiny-math"): [False] * 9,
+    }
     cells = measure(*made_up(right, 9), 100)[0]
-    both = cells + [replace(c, seed=1, combination=c.combination + "--seed1", change=replace(c.change, difference=wilson(3, 9), p_holm=1.0)) for c in cells]
-    assert [r["who"] for r in change_matrix(both, "zoo/student-s").rows] == ["tiny-qa, vanilla, seed 0", "tiny-qa, vanilla, seed 1"]
+    both = cells + [
+        replace(
+            c,
+            seed=1,
+            combination=c.combination + "--seed1",
+            change=replace(c.change, difference=wilson(3, 9), p_holm=1.0),
+        )
+        for c in cells
+    ]
+    assert [r["who"] for r in change_matrix(both, "zoo/student-s").rows] == [
+        "tiny-qa, vanilla, seed 0",
+        "tiny-qa, vanilla, seed 1",
+    ]
     drawn = {t.get_text(): t.get_weight() for t in transfer_figure(both).axes[0].texts}
-    assert drawn == {"+17": "normal", "−33": "normal"} and transfer_figure(cells).axes[0].texts[1].get_weight() == "bold"
+    assert (
+        drawn == {"+17": "normal", "−33": "normal"} and transfer_figure(cells).axes[0].texts[1].get_weight() == "bold"
+    )
 
 
 # --- a run
 
+
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
     "(recipe, store) after all stages but the reports and the page."
-    recipe, folder = parse_recipe(RAW), tmp_path_factory.mktemp("transfer")/"store"
+    recipe, folder = parse_recipe(RAW), tmp_path_factory.mktemp("transfer") / "store"
     for s in graph(recipe):
-        if s.kind not in ("report", "page"): run_stage(s, Store(folder))
+        if s.kind not in ("report", "page"):
+            run_stage(s, Store(folder))
     return recipe, folder
 
 
-def lines(store): return sum(len(p.read_text().splitlines()) for p in (store/"completions").glob("*.jsonl"))
+def lines(store):
+    return sum(len(p.read_text().splitlines()) for p in (store / "completions").glob("*.jsonl"))
 
 
 def test_nothing_is_asked_twice_and_it_can_be_replayed(ran):
     recipe, store = ran
-    assert lines(store) == 2 * (16 + 6) + 2 * 6 + 2 * 6 + 2 * 6           # teacher; untouched student; students, on their own data and on the other
+    assert (
+        lines(store) == 2 * (16 + 6) + 2 * 6 + 2 * 6 + 2 * 6
+    )  # teacher; untouched student; students, on their own data and on the other
     tests = {d.name: load_data(d) for d in recipe.data}
     for kept in (Store(store), Store(store, replay=True)):
         found, left = find(recipe, kept)
         said, gone = ask_others(recipe, found, tests, kept)
         assert (len(found), left, gone, len(said), sum(a.new for a in said.values())) == (2, {}, {}, 6, 0)
     for s in graph(recipe):
-        if s.kind == "transfer": run_stage(s, Store(store))
+        if s.kind == "transfer":
+            run_stage(s, Store(store))
     assert lines(store) == 2 * 22 + 36
     fits = {f.c.data.name: f.fit.path for f in found}
     assert fits["tiny-qa"] != fits["tiny-math"] and all(p.is_dir() for p in fits.values())
@@ -153,52 +293,97 @@ def test_a_student_that_is_gone_is_named_and_the_others_stay(ran, tmp_path):
     recipe, store = ran
     more = parse_recipe(RAW | dict(arms=[*RAW["arms"], "distilled/cot-answer"]))
     found, left = find(more, Store(store, replay=True), skip=("tiny-math--teacher--student-s",))
-    assert len(found) == 1 and left["tiny-math--teacher--student-s"] == "the combination failed" and "no such student" in left["tiny-qa--teacher--student-s, distilled/cot-answer"]
-    said, gone = ask_others(parse_recipe(RAW | dict(data=[RAW["data"][0], dict(name="tiny-nli", train=8, test=4)])), found, {"tiny-qa": load_data(recipe.data[0]), "tiny-nli": load_data(Data(name="tiny-nli", train=8, test=4))}, Store(store, replay=True))
-    assert len(said) == 2 and len(gone) == 2 and all("not in the store" in why for why in gone.values())      # what was never asked is left out by name
+    assert (
+        len(found) == 1
+        and left["tiny-math--teacher--student-s"] == "the combination failed"
+        and "no such student" in left["tiny-qa--teacher--student-s, distilled/cot-answer"]
+    )
+    said, gone = ask_others(
+        parse_recipe(RAW | dict(data=[RAW["data"][0], dict(name="tiny-nli", train=8, test=4)])),
+        found,
+        {"tiny-qa": load_data(recipe.data[0]), "tiny-nli": load_data(Data(name="tiny-nli", train=8, test=4))},
+        Store(store, replay=True),
+    )
+    assert (
+        len(said) == 2 and len(gone) == 2 and all("not in the store" in why for why in gone.values())
+    )  # what was never asked is left out by name
     stage = next(s for s in graph(recipe) if s.kind == "transfer")
-    run_stage(stage, Store(tmp_path))                                                                    # no student: its training says why
+    run_stage(stage, Store(tmp_path))  # no student: its training says why
     assert lines(tmp_path) == 0
-    with pytest.raises(StudyError, match="tiny-nli: .*not in the store"): run_stage(replace(stage, tests=(Data(name="tiny-nli", train=8, test=4),)), Store(store, replay=True))
+    with pytest.raises(StudyError, match="tiny-nli: .*not in the store"):
+        run_stage(replace(stage, tests=(Data(name="tiny-nli", train=8, test=4),)), Store(store, replay=True))
 
 
 def test_the_page_leaves_a_failed_combination_out_and_a_failing_page_spoils_nothing(ran, tmp_path, monkeypatch):
     recipe, store = ran
-    folder = tmp_path/"two"
-    (folder/"tiny-qa--teacher--student-s").mkdir(parents=True)
-    report = folder/"tiny-qa--teacher--student-s"/"metrics.json"
-    report.write_text("{}")                                                                  # the other combination has none: it failed
+    folder = tmp_path / "two"
+    (folder / "tiny-qa--teacher--student-s").mkdir(parents=True)
+    report = folder / "tiny-qa--teacher--student-s" / "metrics.json"
+    report.write_text("{}")  # the other combination has none: it failed
     assert grid.run_generalization(recipe, folder, store) is None
-    page, numbers = (folder/"generalization.html").read_text(encoding="utf-8"), json.loads((folder/"generalization.json").read_text(encoding="utf-8"))
-    assert check_page(page) == [] and "Left out: tiny-math--teacher--student-s: the combination failed." in page and str(tmp_path) not in page
-    assert [(c["trained_on"], c["test"], c["own"]) for c in numbers["cells"]] == [("tiny-qa", "tiny-qa", True), ("tiny-qa", "tiny-math", False)] and numbers["left_out"]
+    page, numbers = (
+        (folder / "generalization.html").read_text(encoding="utf-8"),
+        json.loads((folder / "generalization.json").read_text(encoding="utf-8")),
+    )
+    assert (
+        check_page(page) == []
+        and "Left out: tiny-math--teacher--student-s: the combination failed." in page
+        and str(tmp_path) not in page
+    )
+    assert [(c["trained_on"], c["test"], c["own"]) for c in numbers["cells"]] == [
+        ("tiny-qa", "tiny-qa", True),
+        ("tiny-qa", "tiny-math", False),
+    ] and numbers["left_out"]
     assert all(c["change"]["n"] == c["score"]["n"] == 6 for c in numbers["cells"]) and lines(store) == 2 * 22 + 36
     assert grid.behind(recipe, folder)[0][0] == "generalization.html"
     monkeypatch.setattr(grid, "_execute", lambda *args: "DataError: gone")
     assert grid.run_generalization(recipe, folder, store) == "DataError: gone"
-    assert not list(folder.glob("generalization.[hj]*")) and report.exists() and grid.behind(recipe, folder)[0][0] == "generalization.ipynb"
+    assert (
+        not list(folder.glob("generalization.[hj]*"))
+        and report.exists()
+        and grid.behind(recipe, folder)[0][0] == "generalization.ipynb"
+    )
 
 
 def test_the_page_comes_last_and_its_failure_is_told(monkeypatch, tmp_path):
     done, recipe = [], parse_recipe(RAW)
-    monkeypatch.setattr(grid, "run_combination", lambda c, out, store, replay: done.append(c.name) or grid.Outcome(c, out, 1.0, "boom" if "math" in c.name else None))
+    monkeypatch.setattr(
+        grid,
+        "run_combination",
+        lambda c, out, store, replay: (
+            done.append(c.name) or grid.Outcome(c, out, 1.0, "boom" if "math" in c.name else None)
+        ),
+    )
     monkeypatch.setattr(grid, "run_generalization", lambda *args: done.append("page") or "no luck")
     monkeypatch.setattr(grid, "write_index", lambda r, o, f: done.append(len(o)))
     monkeypatch.setattr(grid, "check", lambda *args: None)
     said = []
     outcomes = grid.run_recipe(recipe, tmp_path, tmp_path, said.append)
-    assert [o.error for o in outcomes] == [None, "boom"] and done == [QA[0], 1, MATH[0], 2, "page", 2] and said[-1] == "generalization: failed: no luck"
+    assert (
+        [o.error for o in outcomes] == [None, "boom"]
+        and done == [QA[0], 1, MATH[0], 2, "page", 2]
+        and said[-1] == "generalization: failed: no luck"
+    )
     monkeypatch.setattr(cli, "say", said.append)
-    with pytest.raises(cli.typer.Exit) as e: cli._run(recipe, tmp_path/"two.yaml", tmp_path, tmp_path, False)
+    with pytest.raises(cli.typer.Exit) as e:
+        cli._run(recipe, tmp_path / "two.yaml", tmp_path, tmp_path, False)
     assert e.value.exit_code == 1 and "the page about students on other data sets failed" in said[-1]
 
 
 class Instant:
     "Does every stage at once; the page fails."
+
     lost = ()
-    def room(self): return True
-    def check(self, stages, store): pass
-    def close(self, now=False): pass
+
+    def room(self):
+        return True
+
+    def check(self, stages, store):
+        pass
+
+    def close(self, now=False):
+        pass
+
     def submit(self, stage, *args):
         f = Future()
         f.set_result(dict(seconds=1.0, error="boom" if stage.kind == "page" else None))
@@ -210,8 +395,10 @@ def test_side_by_side_the_page_is_a_stage_like_any_other(monkeypatch, tmp_path):
     monkeypatch.setattr(schedule, "write_index", lambda r, o, f: pages.append(len(o)))
     outcomes = schedule.run_graph(parse_recipe(RAW), tmp_path, tmp_path, Instant(), said.append)
     assert [o.error for o in outcomes] == [None, None] and pages == [1, 2, 2]
-    rows = json.loads((tmp_path/"two/status.json").read_text())["stages"]
-    assert [(r["state"], r["error"]) for r in rows if r["kind"] == "page"] == [("failed", "boom")] and sum(r["kind"] == "transfer" for r in rows) == 2
+    rows = json.loads((tmp_path / "two/status.json").read_text())["stages"]
+    assert [(r["state"], r["error"]) for r in rows if r["kind"] == "page"] == [("failed", "boom")] and sum(
+        r["kind"] == "transfer" for r in rows
+    ) == 2
     assert "page generalization of two: failed: boom" in said[-1]
 
 
@@ -219,11 +406,16 @@ def test_side_by_side_the_page_is_a_stage_like_any_other(monkeypatch, tmp_path):
 def test_where_nothing_has_changed_the_page_is_made_anew_or_stays(monkeypatch, tmp_path, page):
     pages, started = [], []
     monkeypatch.setattr(schedule, "write_index", lambda r, o, f: pages.append(len(o)))
-    for name, same in dict(unchanged=True, stage_over=True, page_stays=page).items(): monkeypatch.setattr(schedule, name, lambda *args, same=same: same)
+    for name, same in dict(unchanged=True, stage_over=True, page_stays=page).items():
+        monkeypatch.setattr(schedule, name, lambda *args, same=same: same)
     for c in parse_recipe(RAW).combinations():
-        (tmp_path/"two"/c.name).mkdir(parents=True)
-        (tmp_path/"two"/c.name/"index.html").touch()
+        (tmp_path / "two" / c.name).mkdir(parents=True)
+        (tmp_path / "two" / c.name / "index.html").touch()
     where = Instant()
-    monkeypatch.setattr(where, "submit", lambda stage, *args: started.append(stage.kind) or Instant.submit(where, stage), raising=False)
+    monkeypatch.setattr(
+        where, "submit", lambda stage, *args: started.append(stage.kind) or Instant.submit(where, stage), raising=False
+    )
     outcomes = schedule.run_graph(parse_recipe(RAW), tmp_path, tmp_path, where, lambda line: None)
-    assert started == ([] if page else ["page"]) and all(o.kept for o in outcomes) and pages == ([2] if page else [2, 2])
+    assert (
+        started == ([] if page else ["page"]) and all(o.kept for o in outcomes) and pages == ([2] if page else [2, 2])
+    )
