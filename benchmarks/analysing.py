@@ -44,7 +44,8 @@ def twenty(made, levels):
     "Twenty arms: those of a report, asked again under other names, each compared with the untouched student and with the next one."
     names = list(levels)
     rounds = [
-        made(N, dict.fromkeys(names) | {a: levels[a] for a in names}, seed) for seed in range(-(-ARMS // len(names)))
+        made(N, dict.fromkeys(names) | {a: levels[a] for a in names}, seed=seed)
+        for seed in range(-(-ARMS // len(names)))
     ]
     return rounds
 
@@ -109,7 +110,12 @@ def reports():
     rows = []
     for name, made, levels, metric in (
         ("right or wrong", made_up_grades, right, METRICS["correct"]),
-        ("scored, 13 measures", lambda n, l, s: made_up_scores("summarization", n, l, s), score, METRICS["rougeLsum"]),
+        (
+            "scored, 13 measures",
+            lambda n, l, seed: made_up_scores("summarization", n, level=l, seed=seed),
+            score,
+            METRICS["rougeLsum"],
+        ),
     ):
         frames = twenty(made, levels)
         _, cpu, wall = timed(lambda: [full(f, metric) for f in frames])
@@ -118,7 +124,7 @@ def reports():
         )
     frames = twenty(made_up_grades, right)
     inputs = [(f, *judged(f)) for f in frames]
-    _, cpu, wall = timed(lambda: [grader_tables(*x) for x in inputs])
+    _, cpu, wall = timed(lambda: [grader_tables(*x[:2], people=x[2]) for x in inputs])
     rows.append(
         [
             "judge on all items, three people on 100: alpha, kappas, prediction-powered",
@@ -140,11 +146,11 @@ def graders():
         def one(e):
             if e.task == "conversation":
                 return tuple(
-                    Answer(e.id, t, task.parse(t, "vanilla", None), None, "stop", 9, 9, 0.1)
+                    Answer(e.id, t, task.parse(t, "vanilla", choices=None), None, "stop", 9, 9, 0.1)
                     for t in e.meta["reference"]
                 )
             text = f"First this, and then that.\nAnswer: {e.gold}" if task.graded else e.gold
-            return text, task.parse(text, strategy, e.choices, e.meta.get("words"))
+            return text, task.parse(text, strategy, choices=e.choices, words=e.meta.get("words"))
 
         def answer(e, made):
             if e.task == "conversation":

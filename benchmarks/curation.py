@@ -27,7 +27,7 @@ def example(i, text, gold):
 
 
 def problems(split, n):
-    return [(it.question, it.answer) for it in items("tiny-math", split, n, 0)]
+    return [(it.question, it.answer) for it in items("tiny-math", split, n=n, seed=0)]
 
 
 def zipf(rng, vocabulary, n):
@@ -77,18 +77,19 @@ def steps(train, test):
         "answers in the prompt": dict(given_away=True),
     }
     found = [
-        timed(name, took, lambda: overlaps(train, dict(test=test), Curate(**off | on))) for name, on in parts.items()
+        timed(name, took, lambda: overlaps(train, dict(test=test), settings=Curate(**off | on)))
+        for name, on in parts.items()
     ]
     found = Overlaps({i: leak for f in reversed(found) for i, leak in f.leaks.items()}, found[1].first)
     done = timed(
         "answers, verification, agreement, rows",
         took,
-        lambda: curate(ARM, train, answers, test, Curate(verify=True), found=found),
+        lambda: curate(ARM, train, answers=answers, test=test, settings=Curate(verify=True), found=found),
     )
     timed(
         "token length (zoo/student-s)",
         took,
-        lambda: long_rows(done.rows, "zoo/student-s", Train(max_length=512, max_truncated=1)),
+        lambda: long_rows(done.rows, "zoo/student-s", settings=Train(max_length=512, max_truncated=1)),
     )
     c = Combination(
         teacher=Teacher(engine="openai:generated"),
@@ -99,7 +100,9 @@ def steps(train, test):
         timed(
             "writing them as a data set",
             took,
-            lambda: write_rows(f"{d}/rows", c, Splits("generated", "math", "built-in", train[:1], [], []), done),
+            lambda: write_rows(
+                f"{d}/rows", c, splits=Splits("generated", "math", "built-in", train[:1], [], []), done=done
+            ),
         )
     return took, done.attrition
 

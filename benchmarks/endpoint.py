@@ -114,7 +114,7 @@ def engine(port, concurrency):
 
 def ours(port, concurrency, asked):
     with tempfile.TemporaryDirectory() as folder:
-        assert complete(engine(port, concurrency), asked, Store(folder)).new == len(asked)
+        assert complete(engine(port, concurrency), asked, store=Store(folder)).new == len(asked)
 
 
 def gather(port, concurrency, asked, http):
@@ -244,7 +244,7 @@ def rows(port, folder, n):
         if not marks or done >= marks[-1][0] + n / 10 or done == total:
             marks.append((done, time.monotonic() - begun, store.spent, memory("VmRSS"), memory("VmHWM")))
 
-    got = complete(engine(port, 512), asked, store, progress)
+    got = complete(engine(port, 512), asked, store=store, progress=progress)
     print(json.dumps(dict(begun=begun, marks=marks, held=held, new=got.new, reused=got.reused)))
 
 

@@ -47,7 +47,9 @@ if __name__ == "__main__":
     folder = resolve_model(SMOLLM)
     engine, tokenizer = open_engine(f"transformers:{SMOLLM}", batch_size=BATCH), load_tokenizer(folder)
     model = load_model(folder, engine.load().dtype)
-    asked = requests(load_data(Data(name="ChilleD/SVAMP", test=ITEMS)).test, "cot", Sampling(max_tokens=TOKENS))
+    asked = requests(
+        load_data(Data(name="ChilleD/SVAMP", test=ITEMS)).test, "cot", sampling=Sampling(max_tokens=TOKENS)
+    )
     ways, rates = (
         {
             "plain loop, input order": lambda some: plain(model, tokenizer, some),

@@ -134,7 +134,7 @@ def run(case):
 
     with tempfile.TemporaryDirectory() as d:
         try:
-            done = fit(rows, case["model"], settings, Path(d) / "run", 0, progress=told)
+            done = fit(rows, case["model"], settings=settings, out=Path(d) / "run", seed=0, progress=told)
         except StudyError as e:
             return dict(failed=str(e).split(". ")[0])
     of = lambda row: len(
@@ -143,7 +143,9 @@ def run(case):
     lengths = [of(r) for r in rows]
     first = done.steps // passes  # the first pass over the rows is not timed
     seconds, tokens = ends[-1] - ends[first - 1], sum(lengths) * (passes - 1)
-    guess = estimate(case["model"], settings, done.max_length, this_machine(), supervised=done.supervised_share)
+    guess = estimate(
+        case["model"], settings, length=done.max_length, devices=this_machine(), supervised=done.supervised_share
+    )
     work = flops(
         AutoConfig.from_pretrained(folder), done.trainable, settings.method, lengths, done.supervised_share
     ) * (passes - 1)

@@ -24,7 +24,7 @@ GRID = dict(
     arms=["teacher/cot", "student/vanilla", "distilled/cot-answer", "distilled/cot-rationale"],
 )
 COMMAND = "from distill_study.cli import main; main()"
-BY_STAGES = "import sys; from pathlib import Path; from distill_study.cli import say; from distill_study.config import load_recipe; from distill_study.schedule import run_graph; from distill_study.workers import Local; run_graph(load_recipe(sys.argv[2]), Path(sys.argv[6]), Path(sys.argv[4]), Local(1), say)"
+BY_STAGES = "import sys; from pathlib import Path; from distill_study.cli import say; from distill_study.config import load_recipe; from distill_study.schedule import run_graph; from distill_study.workers import Local; run_graph(load_recipe(sys.argv[2]), Path(sys.argv[6]), store=Path(sys.argv[4]), executor=Local(1), say=say)"
 KINDS = ("label", "base", "train", "report")
 
 
@@ -101,7 +101,7 @@ def one_report(folder):
     page = folder / "reports" / "grid12" / c.name
     for _ in range(4):
         (page / "index.html").unlink(missing_ok=True)
-        done = run_combination(c, page, folder / "store")
+        done = run_combination(c, page, store=folder / "store")
         if done.error:
             sys.exit(done.error)
         nb = nbformat.read(page / "combination.ipynb", 4)

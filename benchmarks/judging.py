@@ -34,7 +34,10 @@ def made(examples, texts):
     parse = TASKS[examples[0].task].parse
     return Answers(
         "vanilla",
-        [Answer(e.id, t, parse(t, "vanilla", e.choices), None, "stop", 1, 9, 0.1) for e, t in zip(examples, texts)],
+        [
+            Answer(e.id, t, parse(t, "vanilla", choices=e.choices), None, "stop", 1, 9, 0.1)
+            for e, t in zip(examples, texts)
+        ],
         0,
         len(texts),
     )
@@ -59,7 +62,7 @@ def speed(spec, data, n, batch):
         engine.generate = watched
         with tempfile.TemporaryDirectory() as d:
             start = time.perf_counter()
-            done = judge(examples, answers, who, engine, Store(d), [(A, B)])
+            done = judge(examples, answers, settings=who, engine=engine, store=Store(d), pairs=[(A, B)])
             took = time.perf_counter() - start
         engine.generate = own
         return done.usage["requests"], took
@@ -87,17 +90,19 @@ def weak():
     who, options = f"{name}:{SMOLLM}", dict(settings=Vllm(max_model_len=2048)) if name == "vllm" else {}
     palm, small = open_engine("recorded:svamp_palm540b"), open_engine(who, 16, **options)
     answers = {
-        A: sample_answers(examples, "cot", palm, store, split="test"),
-        B: sample_answers(examples, "vanilla", small, store, Sampling(max_tokens=32), split="test"),
+        A: sample_answers(examples, "cot", engine=palm, store=store, split="test"),
+        B: sample_answers(
+            examples, "vanilla", engine=small, store=store, sampling=Sampling(max_tokens=32), split="test"
+        ),
     }
     start = time.perf_counter()
     done = judge(
         examples,
         answers,
-        Judge(engine=who, reasks=0, reason=False, sampling=dict(max_tokens=32)),
-        small,
-        store,
-        [(A, B)],
+        settings=Judge(engine=who, reasks=0, reason=False, sampling=dict(max_tokens=32)),
+        engine=small,
+        store=store,
+        pairs=[(A, B)],
         teacher=palm.spec,
         student=SMOLLM,
     )

@@ -74,9 +74,9 @@ def measure(cases):
                     for i in range(8)
                 ],
                 "zoo/student-s",
-                Train(method=method, epochs=1, batch_size=4),
-                Path(tmp) / method,
-                0,
+                settings=Train(method=method, epochs=1, batch_size=4),
+                out=Path(tmp) / method,
+                seed=0,
             )
         for i, case in enumerate(cases):
             settings, peaks = Train(epochs=1, **case["train"]), []
@@ -94,9 +94,9 @@ def measure(cases):
             done = fit(
                 rows,
                 case["model"],
-                settings,
-                Path(tmp) / f"run{i}",
-                0,
+                settings=settings,
+                out=Path(tmp) / f"run{i}",
+                seed=0,
                 progress=lambda *_: peaks.append(torch.cuda.max_memory_allocated() if cuda else resident("VmHWM")),
             )
             print(
@@ -158,8 +158,8 @@ def compare(case, found, cuda):
     e = estimate(
         case["model"],
         Train(**case["train"]),
-        found["length"],
-        this_machine() if cuda else Devices(1, 24, "cpu"),
+        length=found["length"],
+        devices=this_machine() if cuda else Devices(1, 24, "cpu"),
         supervised=found["supervised"],
     )
     return e, e.training / found["peak"] - 1

@@ -63,13 +63,15 @@ def one(model, arm):
         rows = curate(
             ARMS[arm],
             train,
-            sample_answers(train, "cot", TransformersEngine("zoo/teacher"), Store(d), split="train"),
-            [],
+            answers=sample_answers(
+                train, "cot", engine=TransformersEngine("zoo/teacher"), store=Store(d), split="train"
+            ),
+            test=[],
         ).rows
         for k in range(2):  # the first one is over before libraries have settled
             spent.clear()
             began = time.perf_counter()
-            done = student.fit(rows, model, c.student.train, Path(d) / str(k), 0)
+            done = student.fit(rows, model, settings=c.student.train, out=Path(d) / str(k), seed=0)
             whole = time.perf_counter() - began
     print(
         json.dumps(

@@ -40,7 +40,7 @@ WAYS = ("TRL directly", "student.fit")
 def taught(n, test):
     "Rows with gold labels, and the held-out examples."
     splits = load_data(Data(name=DATA, train=n, test=test))
-    return curate(ARMS["control/gold"], splits.train, None, []).rows, splits.test
+    return curate(ARMS["control/gold"], splits.train, answers=None, test=[]).rows, splits.test
 
 
 def peak():
@@ -57,7 +57,7 @@ def peak():
 def ours(rows, model, settings, folder):
     "Seconds in training, peak memory until its last step, precision."
     seen = []
-    done = fit(rows, model, settings, folder, 0, progress=lambda *_: seen.append(peak()))
+    done = fit(rows, model, settings=settings, out=folder, seed=0, progress=lambda *_: seen.append(peak()))
     return done.seconds, max(seen), done.dtype
 
 
@@ -125,7 +125,7 @@ def direct(rows, model, settings, folder, bf16):
         load_tokenizer(base).save_pretrained(folder / "model")
     else:
         trainer.model.save_pretrained(folder / "adapter", save_embedding_layers=False)
-        merge_adapter(base, folder / "adapter", folder / "model", saved)
+        merge_adapter(base, folder / "adapter", folder=folder / "model", dtype=saved)
     return seconds, most, "bfloat16" if bf16 else "float32"
 
 
@@ -139,10 +139,10 @@ def scores(model, test, where):
         [dict(id=e.id, messages=[*e.ask("vanilla"), dict(role="assistant", content=e.gold)]) for e in test], tokenizer
     )
     return dict(
-        right=summary(sample_answers(test, "vanilla", TransformersEngine(str(model)), Store(where), split="test"))[
-            "accuracy"
-        ],
-        loss=mean_loss(load_model(folder, torch.float32), rows, tokenizer.pad_token_id),
+        right=summary(
+            sample_answers(test, "vanilla", engine=TransformersEngine(str(model)), store=Store(where), split="test")
+        )["accuracy"],
+        loss=mean_loss(load_model(folder, torch.float32), rows, pad=tokenizer.pad_token_id),
     )
 
 

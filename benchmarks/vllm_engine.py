@@ -35,7 +35,12 @@ def direct(model, asked):
     tokenizer = load_tokenizer(folder)
     settings = Vllm(gpu_memory_utilization=0.4)  # there are two of them on one GPU
     args = arguments(
-        folder, settings, context_length(folder, asked, render(tokenizer, asked, model), model), None, device(), 2**33
+        folder,
+        settings,
+        context=context_length(folder, asked, prompts=render(tokenizer, asked, spec=model), spec=model),
+        adapter=None,
+        device=device(),
+        free=2**33,
     )
     llm = LLM(**args | dict(disable_log_stats=True))  # as it comes
     params = SamplingParams(temperature=0, max_tokens=TOKENS, stop_token_ids=sorted(generation_ends(folder, tokenizer)))
@@ -62,7 +67,9 @@ def measure(model):
     "Rows of the table for one model."
     items = ITEMS.get(model, 64)
     asked = requests(
-        load_data(Data(name="tiny-math", train=items * (ROUNDS + 1), test=1)).train, "cot", Sampling(max_tokens=TOKENS)
+        load_data(Data(name="tiny-math", train=items * (ROUNDS + 1), test=1)).train,
+        "cot",
+        sampling=Sampling(max_tokens=TOKENS),
     )
     engines = [
         open_engine(f"vllm:{model}", settings=Vllm(gpu_memory_utilization=0.4)),

@@ -49,6 +49,7 @@ def one_grade(
 def check_items(
     frame,  # of a judge or of people
     graded,  # one row per arm and item, see `grade.grade`
+    *,
     who: str,  # for the message
 ):
     "Refuse grades of answers that this run doesn't have."
@@ -72,12 +73,12 @@ def _groups(keys, n):
     return np.array([known[k] for k in keys]), len(known)
 
 
-def _draws(groups, resamples, seed):
+def _draws(groups, resamples, *, seed):
     "How often each group is in each resample."
     return np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=resamples)
 
 
-def _middle(values, value, n, note=""):
+def _middle(values, value, *, n, note=""):
     "The interval around `value` from its resamples, those left out in which it is undefined."
     values = values[np.isfinite(values)]
     if len(values) < 100:
@@ -89,6 +90,7 @@ def _middle(values, value, n, note=""):
 def alpha(
     grades,  # array or frame: a row per answer, a column per rater, NaN where one did not grade
     level: str = "ordinal",  # or 'nominal', 'interval'
+    *,
     groups=None,  # what each answer answers; such answers are drawn together
     resamples: int = 1000,
     seed: int = 0,
@@ -118,15 +120,18 @@ def alpha(
         )
 
     return _middle(
-        np.array([of(np.repeat(counts, w[at], axis=0)) for w in _draws(n, resamples, seed)]) if n > 1 else np.array([]),
+        np.array([of(np.repeat(counts, w[at], axis=0)) for w in _draws(n, resamples, seed=seed)])
+        if n > 1
+        else np.array([]),
         of(counts),
-        len(counts),
+        n=len(counts),
     )
 
 # %% ../nbs/35_agreement.ipynb #c35fbeaa
 def confusion(
     a,
     b,  # two graders' grades of the same answers
+    *,
     values,  # the grades there are, in order
 ) -> np.ndarray:  # a row per grade of `a`, a column per grade of `b`
     "How often the one said this and the other that."
@@ -151,6 +156,7 @@ def _kappas(tables, weights):
 def kappa(
     a,
     b,  # two graders' grades of the same answers, in the same order
+    *,
     values,  # the grades there are, in order
     weighted: bool = False,  # by the square of the distance on the scale
     groups=None,  # what each answer answers; such answers are drawn together
@@ -167,7 +173,7 @@ def kappa(
         )
     if len(a) < 2:
         return Interval(None, n=len(a), reason="fewer than two answers were graded by both")
-    table = confusion(a, b, values)
+    table = confusion(a, b, values=values)
     if (np.diag(table) == len(a)).any():
         return Interval(
             None, n=len(a), reason=f"both gave {a[0]:g} to every answer, so there is nothing to agree about"
@@ -180,7 +186,10 @@ def kappa(
     cost = np.subtract.outer(np.arange(k), np.arange(k)) ** 2 if weighted else 1 - np.eye(k)
     constant = next((f"one of the two gave {x[0]:g} to every answer" for x in (a, b) if len(set(x)) == 1), "")
     return _middle(
-        _kappas((_draws(n, resamples, seed) @ each.reshape(n, -1)).reshape(-1, k, k), cost), value, len(a), constant
+        _kappas((_draws(n, resamples, seed=seed) @ each.reshape(n, -1)).reshape(-1, k, k), cost),
+        value,
+        n=len(a),
+        note=constant,
     )
 
 # %% ../nbs/35_agreement.ipynb #95ef070c
@@ -225,11 +234,11 @@ def _spread(x, w):
     )  # variance of the weighted mean
 
 
-def _around(value, error, n, reason=""):
+def _around(value, error, *, n, reason=""):
     return Interval(value, value - _t(n - 1) * error, value + _t(n - 1) * error, n, reason)
 
 # %% ../nbs/35_agreement.ipynb #5992b4c7
-def best_lambda(y, f, rest, w=None, w_rest=None) -> float:
+def best_lambda(y, f, *, rest, w=None, w_rest=None) -> float:
     "The λ of the least variance, between 0 and 1 (PPI++, arXiv 2311.01453, example 6.1)."
     w, w_rest = (np.ones(len(x)) if v is None else v for x, v in ((f, w), (rest, w_rest)))
     both = np.concatenate([f, rest])
@@ -245,6 +254,7 @@ def best_lambda(y, f, rest, w=None, w_rest=None) -> float:
 def power(
     y,
     f,
+    *,
     rest,  # people's and the judge's grades of the same answers; the judge's of the others
     lam=None,  # None takes the best one
     w=None,
@@ -254,7 +264,7 @@ def power(
     "Prediction-powered mean."
     y, f, rest = (np.asarray(x, dtype=float) for x in (y, f, rest))
     w, w_rest = (np.ones(len(x)) if v is None else np.asarray(v, dtype=float) for x, v in ((f, w), (rest, w_rest)))
-    lam, n, N = best_lambda(y, f, rest, w, w_rest) if lam is None else lam, len(y), len(rest)
+    lam, n, N = best_lambda(y, f, rest=rest, w=w, w_rest=w_rest) if lam is None else lam, len(y), len(rest)
     if not N:
         return _mean(y, w), 0.0 if finite else _spread(y, w) ** 0.5, 0.0
     value = _mean(y, w) + lam * (_mean(rest, w_rest) - _mean(f, w))
@@ -273,7 +283,7 @@ _CORNERS = dict(
 )  # (y, f, part of an answer)
 
 
-def _level(x, kind, w=None):
+def _level(x, kind, *, w=None):
     "Mean of one grader's grades with its interval: Wilson's of a share, else Student's."
     w, same = (
         np.ones(len(x)) if w is None else w,
@@ -285,12 +295,13 @@ def _level(x, kind, w=None):
         )
     if kind == "share" and np.isin(x, (0, 1)).all() and (w == w[0]).all():
         return wilson(round(x.sum()), len(x))
-    return _around(_mean(x, w), _spread(x, w) ** 0.5, len(x), same)
+    return _around(_mean(x, w), _spread(x, w) ** 0.5, n=len(x), reason=same)
 
 
 def estimate(
     y,
     f,
+    *,
     rest,  # people's and the judge's grades of the same answers; the judge's of the others
     kind: str = "grade",  # 'share' of grades 0 and 1, 'difference' of two shares
     w=None,
@@ -301,7 +312,7 @@ def estimate(
     "The human mean by people alone, by the judge alone, and prediction-powered, with 95 % intervals."
     y, f, rest = (np.asarray(x, dtype=float) for x in (y, f, rest))
     w, n = np.ones(len(y)) if w is None else np.asarray(w, dtype=float), len(y)
-    judge, human = _level(np.concatenate([f, rest]), kind), _level(y, kind, w)
+    judge, human = _level(np.concatenate([f, rest]), kind), _level(y, kind, w=w)
     why = (
         f"{n} answers have a grade by people and one by the judge; {fewest} are the fewest to go by"
         if n < fewest
@@ -315,20 +326,20 @@ def estimate(
     more = np.array(_CORNERS[kind]).reshape(-1, 3)
 
     def by(lam):
-        value, error, lam = power(y, f, rest, lam, w, w_rest, finite)
+        value, error, lam = power(y, f, rest=rest, lam=lam, w=w, w_rest=w_rest, finite=finite)
         if not len(rest):
             return replace(human, reason="people graded every answer"), error, lam
         wide = _around(
             *power(
                 np.append(y, more[:, 0]),
                 np.append(f, more[:, 1]),
-                rest,
-                lam,
-                np.append(w, more[:, 2] ** 0.5),
-                w_rest,
-                finite,
+                rest=rest,
+                lam=lam,
+                w=np.append(w, more[:, 2] ** 0.5),
+                w_rest=w_rest,
+                finite=finite,
             )[:2],
-            n,
+            n=n,
         )
         return Interval(value, min(wide.low, value), max(wide.high, value), n), error, lam
 
@@ -362,6 +373,7 @@ def _name(criterion):
 def alpha_table(
     people,  # one grade a row: arm, id, criterion, rater, grade
     criteria=(),  # `config.Criterion`s
+    *,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Table:
@@ -371,7 +383,7 @@ def alpha_table(
         wide = people[people["criterion"] == name].pivot_table(
             index=["arm", "id"], columns="rater", values="grade", observed=True
         )
-        a = alpha(wide, level_of(grades), wide.index.get_level_values("id"), resamples, seed)
+        a = alpha(wide, level_of(grades), groups=wide.index.get_level_values("id"), resamples=resamples, seed=seed)
         rows.append(
             dict(criterion=_name(name), missing=a.reason)
             if a.value is None
@@ -415,6 +427,7 @@ def truth_of(graded):
 def kappa_table(
     graders: dict,  # name of a grader → its grades by (arm, id, criterion), see `one_grade`
     scales: dict,  # criterion → its grades in order
+    *,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Table:
@@ -426,7 +439,10 @@ def kappa_table(
             if not len(at):
                 continue
             one, two, ids = x.loc[at].tolist(), y.loc[at].tolist(), at.get_level_values("id")
-            k, q = (kappa(one, two, grades, w, ids, resamples, seed) for w in (False, True))
+            k, q = (
+                kappa(one, two, values=grades, weighted=w, groups=ids, resamples=resamples, seed=seed)
+                for w in (False, True)
+            )
             who = dict(who=f"{a} and {b}", criterion=_name(name))
             rows.append(
                 who | dict(missing=f"{name}: {k.reason}")
@@ -465,6 +481,7 @@ def kappa_table(
 def confusion_table(
     a: str,
     b: str,  # names of the graders
+    *,
     x,
     y,  # their grades of the same answers, of one criterion
     grades: tuple,  # in order
@@ -472,7 +489,7 @@ def confusion_table(
 ) -> Table:
     "What the one said to the answers of which the other said this."
     counts, say = (
-        confusion(x, y, grades),
+        confusion(x, y, values=grades),
         (lambda g: {0: "no", 1: "yes"}[int(g)] if tuple(grades) == (0, 1) else f"{g:g}"),
     )
     cols = (
@@ -523,7 +540,7 @@ def trust_table(judged, truth) -> Table:
     )
 
 
-def _weights(y_keys, rest_keys, truth):
+def _weights(y_keys, rest_keys, *, truth):
     "(weights of graded answers, of the others): how common right and wrong answers are among both, over how common they are in each. Ones where truth is unknown, or one kind was not graded."
     kinds = [
         np.array([truth.get(k[:2], -1) if truth is not None else 0 for k in keys], dtype=float)
@@ -550,6 +567,7 @@ def _scaled(series, grades):
 def powered(
     people,
     judged,  # grades by (arm, id, criterion), see `one_grade`
+    *,
     scales: dict,  # criterion → its grades in order
     graded=None,  # with ground truth where there is any: what people's sample is weighted by
     arms=None,  # None: all
@@ -569,21 +587,30 @@ def powered(
         )
         kind = "share" if len(grades) == 2 else "grade"
         for arm in (a for a in (arms or ARMS) if a in judge):
-            out[name, arm] = _estimated(human.get(arm), judge[arm], kind, arm, truth)
+            out[name, arm] = _estimated(human.get(arm), judge[arm], kind=kind, arm=arm, truth=truth)
         for a, b in pairs_of(tuple(x for x in (arms or ARMS) if x in judge)):
             h = (human[b] - human[a]).dropna() if a in human and b in human else None
             out[name, a, b] = _estimated(
-                h, (judge[b] - judge[a]).dropna(), "difference" if kind == "share" else "grade"
+                h, (judge[b] - judge[a]).dropna(), kind="difference" if kind == "share" else "grade"
             )
     return out
 
 
-def _estimated(human, judge, kind, arm="", truth=None):
+def _estimated(human, judge, *, kind, arm="", truth=None):
     "The estimate from people's and the judge's grades by id."
     both = [] if human is None else [i for i in human.index if i in judge.index]
     rest = judge.index.difference(both)
-    w = _weights([(arm, i) for i in both], [(arm, i) for i in rest], truth) if truth is not None else (None, None)
-    return estimate(human.loc[both] if both else [], judge.loc[both] if both else [], judge.loc[rest], kind, *w)
+    w, w_rest = (
+        _weights([(arm, i) for i in both], [(arm, i) for i in rest], truth=truth) if truth is not None else (None, None)
+    )
+    return estimate(
+        human.loc[both] if both else [],
+        judge.loc[both] if both else [],
+        rest=judge.loc[rest],
+        kind=kind,
+        w=w,
+        w_rest=w_rest,
+    )
 
 
 def power_tables(found: dict, scales: dict) -> list[Table]:
@@ -652,6 +679,7 @@ def power_tables(found: dict, scales: dict) -> list[Table]:
 def grader_tables(
     graded,  # one row per arm and item, see `grade.grade`
     judge=None,  # arm, id, criterion, sample, grade; None: no judge
+    *,
     people=None,  # arm, id, criterion, rater, grade, check; None: nobody graded
     criteria=(),  # what they were asked: `config.Criterion`s
     resamples: int = 1000,
@@ -661,7 +689,7 @@ def grader_tables(
     judge, people = (None if f is None or not len(f) else f for f in map(real, (judge, people)))
     for f, who in ((judge, "the judge"), (people, "people")):
         if f is not None:
-            check_items(f, graded, who)
+            check_items(f, graded, who=who)
     if judge is None and people is None:
         return []
     scales, truth, out = _scales(criteria, judge, people), truth_of(graded), []
@@ -669,16 +697,18 @@ def grader_tables(
     if truth is not None and "correct" in scales:
         graders["truth"] = truth
     if people is not None:
-        out.append(alpha_table(people, criteria, resamples, seed))
+        out.append(alpha_table(people, criteria, resamples=resamples, seed=seed))
     if len(graders) > 1:
-        out.append(kappa_table(graders, scales, resamples, seed))
+        out.append(kappa_table(graders, scales, resamples=resamples, seed=seed))
     for a, b, x, y in _pairs_between(graders):
         for name, grades in scales.items():
             at = x.index[x.index.get_level_values("criterion") == name]
             if len(at):
-                out.append(confusion_table(a, b, x.loc[at].tolist(), y.loc[at].tolist(), grades, name))
+                out.append(
+                    confusion_table(a, b, x=x.loc[at].tolist(), y=y.loc[at].tolist(), grades=grades, criterion=name)
+                )
     if judge is not None and "truth" in graders:
         out.append(trust_table(one_grade(judge[judge["criterion"] == "correct"]), truth))
     if judge is not None and people is not None:
-        out += power_tables(powered(one_grade(people), one_grade(judge), scales, graded), scales)
+        out += power_tables(powered(one_grade(people), one_grade(judge), scales=scales, graded=graded), scales)
     return out

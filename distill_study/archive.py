@@ -313,6 +313,7 @@ def export_rows(
 def export(
     root: str | Path,  # of a store
     out: str | Path,  # a .jsonl file, or a folder for `datasets.load_from_disk`
+    *,
     engine: str | None = None,  # 'engine:model'; None exports all
 ) -> int:  # rows written
     "Write completions where other tools can read them; nothing is overwritten."
@@ -350,6 +351,7 @@ def _as_dataset(lines, out):
 def to_prune(
     root: str | Path,  # of a store
     engines=(),  # 'engine:model' whose completions go
+    *,
     stages=(),  # names of stages that go, e.g. 'student-0123456789abcdef'
     interrupted: bool = False,  # stages that were begun and not finished
 ) -> list[Entry]:

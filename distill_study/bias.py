@@ -21,6 +21,7 @@ from .textstats import METRICS
 def made_up_judge(
     n: int = 200,  # items
     skill: float = 1.0,  # log-odds by which a right answer is preferred to a wrong one
+    *,
     first: float = 0.0,  # log-odds for the answer that stands first
     longer: float = 0.0,  # log-odds per standard deviation of length
     better: float = 0.0,  # log-odds for arm b, whatever it wrote
@@ -109,7 +110,7 @@ def _by_item(ids, values) -> list[float]:
     return [sum(v) / len(v) for v in found.values()]
 
 
-def grade_rows(judged: Judged, resamples: int = 2000, seed: int = 0) -> list[dict]:
+def grade_rows(judged: Judged, resamples: int = 2000, *, seed: int = 0) -> list[dict]:
     "arm, criterion, scale, grade (mean with its interval), missing (a share): a row per arm and criterion."
     out, scales = [], {c.name: c.scale for c in judged.criteria}
     for (arm, name), rows in judged.pointwise.groupby(["arm", "criterion"], sort=False):
@@ -119,7 +120,7 @@ def grade_rows(judged: Judged, resamples: int = 2000, seed: int = 0) -> list[dic
                 arm=arm,
                 criterion=name,
                 scale=scales.get(name),
-                grade=mean_interval(_by_item(known["id"], known["grade"]), resamples, seed),
+                grade=mean_interval(_by_item(known["id"], known["grade"]), resamples, seed=seed),
                 missing=1 - len(known) / len(rows),
             )
         )
@@ -165,7 +166,7 @@ def adjusted(
     return Interval(at(fit.params[0]), at(low), at(high), len(y))
 
 # %% ../nbs/36_bias.ipynb #ba08c54b
-def win_rows(judged: Judged, resamples: int = 2000, seed: int = 0) -> list[dict]:
+def win_rows(judged: Judged, resamples: int = 2000, *, seed: int = 0) -> list[dict]:
     "A row per pair: n, wins of a and b, ties, flipped, same, missing, win rate of b (a tie is half a win), the same adjusted for length, sign test, Holm."
     from scipy.stats import binomtest
 
@@ -192,7 +193,7 @@ def win_rows(judged: Judged, resamples: int = 2000, seed: int = 0) -> list[dict]
                 flipped=int(rows["flipped"].sum()),
                 same=int(rows["same"].sum()),
                 missing=len(rows) - len(known),
-                rate=mean_interval(points, resamples, seed),
+                rate=mean_interval(points, resamples, seed=seed),
                 adjusted=adjusted(points, known["length_b"] - known["length_a"]),
                 p=p,
             )
@@ -211,7 +212,7 @@ class Measure:
     weak: str = ""  # what to say where it shows a weakness; empty where it doesn't
 
 
-def _share(k, n, units, reason):
+def _share(k, n, *, units, reason):
     "A share with Wilson's interval for so many independent units."
     if not n:
         return Interval(None, reason=reason)
@@ -225,7 +226,7 @@ def _missing(rows, unit):
     "Share of verdicts that were asked for and can't be used."
     rows = rows[~rows["why"].isin(["no answer to grade", "same answer"])]
     gone = rows["grade" if "grade" in rows else "winner"].isna()
-    return _share(int(gone.sum()), len(rows), len(rows[unit].drop_duplicates()), "nothing was asked")
+    return _share(int(gone.sum()), len(rows), units=len(rows[unit].drop_duplicates()), reason="nothing was asked")
 
 
 def _both_orders(pairwise):
@@ -252,8 +253,8 @@ def position_bias(pairwise) -> Interval:
     return _share(
         int((rows["winner"] == rows["first"]).sum()),
         len(rows),
-        len(rows[["a", "b", "id"]].drop_duplicates()),
-        "no verdict prefers an answer",
+        units=len(rows[["a", "b", "id"]].drop_duplicates()),
+        reason="no verdict prefers an answer",
     )
 
 # %% ../nbs/36_bias.ipynb #1e1f2b91
@@ -268,7 +269,7 @@ def length_bias(pairwise) -> Interval:
     )
 
 
-def sample_agreement(rows, keys: list, column: str, resamples: int = 2000, seed: int = 0) -> Interval:
+def sample_agreement(rows, keys: list, *, column: str, resamples: int = 2000, seed: int = 0) -> Interval:
     "Share of pairs of samples that say the same, of verdicts that can be read."
     ids, same = [], []
     for key, said in rows[rows[column].notna()].groupby(keys, sort=False)[column]:
@@ -277,7 +278,7 @@ def sample_agreement(rows, keys: list, column: str, resamples: int = 2000, seed:
             ids.append(key[keys.index("id")])
             same.append(sum(two) / len(two))
     return (
-        mean_interval(_by_item(ids, same), resamples, seed)
+        mean_interval(_by_item(ids, same), resamples, seed=seed)
         if same
         else Interval(None, reason="nothing was asked twice")
     )
@@ -288,7 +289,7 @@ def _truth(graded, key):
     return {(r.arm, r.id): float(v) for r, v in zip(graded.itertuples(), graded[key]) if v is not None and v == v}
 
 
-def truth_kappa(judged: Judged, graded, resamples: int = 2000, seed: int = 0) -> tuple[Interval, Interval]:
+def truth_kappa(judged: Judged, graded, *, resamples: int = 2000, seed: int = 0) -> tuple[Interval, Interval]:
     "(share of agreement, Cohen's kappa) of the judge's `correct` with right and wrong."
     none = (
         Interval(None, reason="the rubric does not ask what is right"),
@@ -300,17 +301,23 @@ def truth_kappa(judged: Judged, graded, resamples: int = 2000, seed: int = 0) ->
     if not found:
         return none
     ids, truth, grades = zip(*found)
-    n, agree = len(set(ids)), mean_interval(_by_item(ids, [t == g for t, g in zip(truth, grades)]), resamples, seed)
+    n, agree = (
+        len(set(ids)),
+        mean_interval(_by_item(ids, [t == g for t, g in zip(truth, grades)]), resamples, seed=seed),
+    )
     if len(set(truth)) < 2:
         return agree, Interval(
             None, n=n, reason=f"every answer is {'right' if truth[0] else 'wrong'}, so there is nothing to tell apart"
         )
     return agree, replace(
-        cohens_kappa(map(float, truth), map(float, grades), (0.0, 1.0), groups=ids, resamples=resamples, seed=seed), n=n
+        cohens_kappa(
+            map(float, truth), map(float, grades), values=(0.0, 1.0), groups=ids, resamples=resamples, seed=seed
+        ),
+        n=n,
     )
 
 # %% ../nbs/36_bias.ipynb #b003695b
-def _sides(judged, graded, key):
+def _sides(judged, graded, *, key):
     "(by verdicts, by grades): (id, 1 where the judge prefers the answer that the ground truth does, 0 where the other, 0.5 for a tie)."
     known, by_verdict, by_grade = _truth(graded, key), [], []
     for r in verdicts(judged.pairwise).itertuples():
@@ -339,18 +346,18 @@ def _sides(judged, graded, key):
 
 
 def sides_with_truth(
-    judged: Judged, graded, key: str = "correct", resamples: int = 2000, seed: int = 0
+    judged: Judged, graded, *, key: str = "correct", resamples: int = 2000, seed: int = 0
 ) -> tuple[Interval, Interval]:
     "Share of the pairs that the ground truth tells apart in which the judge sides with it: by its verdicts, and by its grades."
     return tuple(
-        mean_interval(_by_item(*zip(*found)), resamples, seed)
+        mean_interval(_by_item(*zip(*found)), resamples, seed=seed)
         if found
         else Interval(None, reason="nothing that the ground truth tells apart was judged")
-        for found in _sides(judged, graded, key)
+        for found in _sides(judged, graded, key=key)
     )
 
 
-def self_preference(judged: Judged, graded, key: str = "correct", resamples: int = 2000, seed: int = 0) -> Interval:
+def self_preference(judged: Judged, graded, *, key: str = "correct", resamples: int = 2000, seed: int = 0) -> Interval:
     "Win rate of the arms of the judge's own family against others by its verdicts, minus the same by the ground truth."
     if not judged.own:
         return Interval(None, reason="no arm is of the judge's own family")
@@ -370,7 +377,7 @@ def self_preference(judged: Judged, graded, key: str = "correct", resamples: int
         ids.append(r.id)
     if not ids:
         return Interval(None, reason="no arm of its own family was compared with another one")
-    return paired_difference(_by_item(ids, by_truth), _by_item(ids, by_judge), resamples, seed)
+    return paired_difference(_by_item(ids, by_truth), _by_item(ids, by_judge), resamples=resamples, seed=seed)
 
 # %% ../nbs/36_bias.ipynb #d47a605f
 MISSING = 0.1  # share of unreadable verdicts from which on a judge is called weak
@@ -379,13 +386,14 @@ MISSING = 0.1  # share of unreadable verdicts from which on a judge is called we
 def measures(
     judged: Judged,
     graded,  # one row per arm and item: the ground truth
+    *,
     key: str = "correct",  # its column
     resamples: int = 2000,
     seed: int = 0,
 ) -> list[Measure]:
     "Everything that is known of a judge, see `Measure`."
     on, (point, pair), truth = (
-        (resamples, seed),
+        dict(resamples=resamples, seed=seed),
         (judged.pointwise, judged.pairwise),
         "the ground truth" if key == "correct" else METRICS[key].name,
     )
@@ -394,77 +402,77 @@ def measures(
     )  # no score is the truth: a good judge may well disagree with it
     out = []
 
-    def add(key, name, value, chance=None, weak=""):
+    def add(key, name, *, value, chance=None, weak=""):
         out.append(Measure(key, name, value, chance, weak))
 
     def gone(i, what):
         return f"{100 * i.value:.0f} % of its {what} can't be read" if (i.value or 0) > MISSING else ""
 
     if len(point):
-        agree, kappa = truth_kappa(judged, graded, *on)
+        agree, kappa = truth_kappa(judged, graded, **on)
         lost = _missing(point, ["arm", "id"])
-        add("missing_grades", "Grades that can't be read", lost, weak=gone(lost, "grades"))
+        add("missing_grades", "Grades that can't be read", value=lost, weak=gone(lost, "grades"))
         if agree.value is not None:
-            add("agreement", "Grades that agree with the ground truth", agree)
+            add("agreement", "Grades that agree with the ground truth", value=agree)
             add(
                 "kappa",
                 "The same beyond chance (Cohen's kappa)",
-                kappa,
-                0.0,
-                "its grades agree with the ground truth no better than chance would"
+                value=kappa,
+                chance=0.0,
+                weak="its grades agree with the ground truth no better than chance would"
                 if kappa.low is not None and kappa.low <= 0
                 else "",
             )
-        by_grade = sides_with_truth(judged, graded, key, *on)[1]
+        by_grade = sides_with_truth(judged, graded, key=key, **on)[1]
         add(
             "grades_side",
             f"Pairs in which its grades side with {truth}",
-            by_grade,
-            0.5,
-            "its grades side with the ground truth no better than chance would" if half(by_grade) else "",
+            value=by_grade,
+            chance=0.5,
+            weak="its grades side with the ground truth no better than chance would" if half(by_grade) else "",
         )
         if judged.settings.sampling.n > 1:
             add(
                 "samples_grades",
                 "Two samples give the same grade",
-                sample_agreement(point, ["arm", "id", "criterion"], "grade", *on),
+                value=sample_agreement(point, ["arm", "id", "criterion"], column="grade", **on),
             )
     if len(pair):
         lost, first, side = (
             _missing(pair, ["a", "b", "id"]),
             position_bias(pair),
-            sides_with_truth(judged, graded, key, *on)[0],
+            sides_with_truth(judged, graded, key=key, **on)[0],
         )
-        add("missing_verdicts", "Verdicts that can't be read", lost, weak=gone(lost, "verdicts"))
-        add("swap", "Same verdict in both orders", swap_consistency(pair))
+        add("missing_verdicts", "Verdicts that can't be read", value=lost, weak=gone(lost, "verdicts"))
+        add("swap", "Same verdict in both orders", value=swap_consistency(pair))
         add(
             "position",
             "Verdicts for the answer shown first",
-            first,
-            0.5,
-            f"it prefers the answer that is shown {'first' if first.value > 0.5 else 'second'}"
+            value=first,
+            chance=0.5,
+            weak=f"it prefers the answer that is shown {'first' if first.value > 0.5 else 'second'}"
             if first.low is not None and not first.low <= 0.5 <= first.high
             else "",
         )
         add(
             "verdicts_side",
             f"Pairs in which its verdict sides with {truth}",
-            side,
-            0.5,
-            "its verdicts side with the ground truth no better than chance would" if half(side) else "",
+            value=side,
+            chance=0.5,
+            weak="its verdicts side with the ground truth no better than chance would" if half(side) else "",
         )
-        add("length", "Wins of the longer answer", length_bias(pair))
+        add("length", "Wins of the longer answer", value=length_bias(pair))
         if judged.settings.sampling.n > 1:
             add(
                 "samples_verdicts",
                 "Two samples give the same verdict",
-                sample_agreement(pair, ["a", "b", "id", "first"], "winner", *on),
+                value=sample_agreement(pair, ["a", "b", "id", "first"], column="winner", **on),
             )
         add(
             "self",
             f"Win rate of its own family, by it minus by {truth}",
-            self_preference(judged, graded, key, *on),
-            0.0,
+            value=self_preference(judged, graded, key=key, **on),
+            chance=0.0,
         )
     return out
 
@@ -511,14 +519,14 @@ class Trial:
         )
 
 
-def trial(judged: Judged, graded, key: str = "correct", resamples: int = 2000, seed: int = 0) -> Trial:
+def trial(judged: Judged, graded, *, key: str = "correct", resamples: int = 2000, seed: int = 0) -> Trial:
     "All numbers of one judge."
     graded = graded[graded["id"].isin(judged.items)]
-    found = measures(judged, graded, key, resamples, seed)
+    found = measures(judged, graded, key=key, resamples=resamples, seed=seed)
     return Trial(
         judged,
-        grade_rows(judged, resamples, seed) if len(judged.pointwise) else [],
-        win_rows(judged, resamples, seed) if len(judged.pairwise) else [],
+        grade_rows(judged, resamples, seed=seed) if len(judged.pointwise) else [],
+        win_rows(judged, resamples, seed=seed) if len(judged.pairwise) else [],
         found,
         weaknesses(found),
     )

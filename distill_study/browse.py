@@ -18,6 +18,7 @@ from .textstats import METRICS, Metric
 def outcomes(
     metric: Metric,  # what the arms are graded by
     a: str,
+    *,
     b: str,  # two arms
 ) -> dict:  # label → test of the two grades
     "How two arms can come out on an item."
@@ -40,13 +41,14 @@ def outcomes(
 def matching(
     items,  # of one report, a row per item and arm
     metric: Metric,
+    *,
     a: str,
     b: str,
     outcome: str = "all",  # a label of `outcomes`
     text: str = "",  # stands in the question, the gold answer or a completion, in any case of letters
 ) -> list[str]:  # ids, in the order of the test set
     "The items on which two arms come out so, and that have this text."
-    tests = outcomes(metric, a, b)
+    tests = outcomes(metric, a, b=b)
     if outcome not in tests:
         raise ExploreError(f"outcome {outcome!r}: unknown. Known: {', '.join(tests)}.")
     x, y = (items[items["arm"] == arm].set_index("id")[metric.key] for arm in (a, b))
@@ -55,10 +57,10 @@ def matching(
         for i in items["id"].drop_duplicates()
         if outcome == "all" or i in x.index and i in y.index and tests[outcome](x[i], y[i])
     ]
-    return _holding(items, ids, text, ("question", "gold", "completion"))
+    return _holding(items, ids, text=text, columns=("question", "gold", "completion"))
 
 
-def _holding(rows, ids, text, columns):
+def _holding(rows, ids, *, text, columns):
     "The ids whose rows have this text in one of the columns."
     if not text.strip():
         return ids
@@ -75,6 +77,7 @@ def _holding(rows, ids, text, columns):
 def matching_inputs(
     inputs,  # of one report, a row per training input and arm
     arm: str,
+    *,
     outcome: str = "all",  # 'all', 'kept', 'dropped', or a reason of `curate.REASONS`
     text: str = "",
 ) -> list[str]:  # ids, in the order of the training set
@@ -89,7 +92,7 @@ def matching_inputs(
         if outcome == "dropped"
         else rows[rows["reason"] == outcome]
     )
-    return _holding(keep, list(keep["id"]), text, ("question", "gold", "samples", "row"))
+    return _holding(keep, list(keep["id"]), text=text, columns=("question", "gold", "samples", "row"))
 
 # %% ../nbs/63_browse.ipynb #182ea7a0
 _BOX = "white-space:pre-wrap;overflow-wrap:anywhere;word-break:normal;margin:0;font-size:.92em;max-height:22em;overflow:auto"
@@ -104,7 +107,7 @@ def _folded(name, value):
     return f"<details><summary>{esc(name)}</summary>{_text(value)}</details>"
 
 
-def _rows(heads, rows, caption):
+def _rows(heads, rows, *, caption):
     "A table; the first cell of a row heads it, cells are HTML already."
     head = "".join(f'<th scope="col" style="text-align:left">{esc(h)}</th>' for h in heads)
     body = "".join(
@@ -126,7 +129,7 @@ def _grade(row, metric):
     own = (
         ("right" if value else "wrong")
         if metric.graded
-        else f"{metric.name} {'undefined' if value != value else num(value, metric.digits, metric.scale)}"
+        else f"{metric.name} {'undefined' if value != value else num(value, metric.digits, scale=metric.scale)}"
     )
     strict = row.get(f"{metric.key}_strict")
     if metric.graded and bool(strict) != bool(value):
@@ -158,6 +161,7 @@ def verdict_said(
 def item_page(
     rows,  # of `Explored.items`: one item, a row per arm
     metric: Metric,
+    *,
     verdicts=None,  # rows of `Explored.verdicts` about it
 ) -> str:
     "One test item as HTML: what was asked, what is right, and all arms' answers with their grades."
@@ -181,14 +185,14 @@ def item_page(
     ]
     parts = [
         f"<h4>Question</h4>{_text(first['question'])}<h4>{'Gold answer' if metric.graded else 'Reference'}</h4>{_text(first['gold'])}",
-        _rows(("Arm", "Completion", "Read as", "Grades", "Asked"), table, "Answers"),
+        _rows(("Arm", "Completion", "Read as", "Grades", "Asked"), table, caption="Answers"),
     ]
     if verdicts is not None and len(verdicts):
         parts.append(
             _rows(
                 ("Compared", "The judge says"),
                 [(esc(f"{v.a} and {v.b}"), esc(verdict_said(v))) for v in verdicts.itertuples()],
-                "Pairs",
+                caption="Pairs",
             )
         )
     return _page(first["id"], parts)
@@ -228,7 +232,7 @@ def input_page(
             _rows(
                 ("Arm", "Teacher's samples", "Label", "Against gold", "Filter", "Training row"),
                 table,
-                "From the teacher to training rows",
+                caption="From the teacher to training rows",
             ),
         ],
     )
@@ -368,7 +372,7 @@ class Chooser(Panel):
         tables, metric = self._tables()
         k = self.outcome.index or 0
         if self.kind.value == _KINDS[0]:
-            names = list(outcomes(metric, self.a.value, self.b.value))
+            names = list(outcomes(metric, self.a.value, b=self.b.value))
         else:
             names = (
                 [
@@ -395,10 +399,17 @@ class Browser(Chooser):
             self.ids = []
         elif self.kind.value == _KINDS[0]:
             self.ids = matching(
-                tables[_KINDS[0]], metric, self.a.value, self.b.value, self.outcome.value, self.text.value
+                tables[_KINDS[0]],
+                metric,
+                a=self.a.value,
+                b=self.b.value,
+                outcome=self.outcome.value,
+                text=self.text.value,
             )
         else:
-            self.ids = matching_inputs(tables[_KINDS[1]], self.b.value, self.outcome.value, self.text.value)
+            self.ids = matching_inputs(
+                tables[_KINDS[1]], self.b.value, outcome=self.outcome.value, text=self.text.value
+            )
         self.item.options = self.ids
         self.item.index = 0 if self.ids else None
         self._turn()
@@ -412,7 +423,7 @@ class Browser(Chooser):
             self.page.value = Note("No item fits.").html()
         else:
             self.page.value = (
-                item_page(here, metric, said[said["id"] == self.ids[k]])
+                item_page(here, metric, verdicts=said[said["id"] == self.ids[k]])
                 if self.kind.value == _KINDS[0]
                 else input_page(here)
             )

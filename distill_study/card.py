@@ -68,7 +68,7 @@ def size_category(n: int) -> str:
     return next((f"{low}<n<{high}" for (_, low), (top, high) in zip(ends, ends[1:]) if n < top), "1M<n<10M")
 
 # %% ../nbs/49_card.ipynb #e11f6463
-def _header(c, arm, n, task):
+def _header(c, arm, *, n, task):
     "The YAML header that the hub reads."
     from huggingface_hub import DatasetCardData
 
@@ -114,14 +114,14 @@ def md_table(
     )
 
 
-def _prompts(arm, task, splits):
+def _prompts(arm, task, *, splits):
     "The prompts behind the rows, with their hashes."
     words = next((e.meta["words"] for e in splits.train if e.meta.get("words")), None)
     wanted = {
         "the rows": [arm.prompt, *(["explain"] if arm.target == "mixed" else [])],
         **({} if arm.labels == "gold" else {"the teacher": [arm.labels]}),
     }
-    said = lambda s: EXPLAIN[task] if s == "explain" else wording(task, s, words)
+    said = lambda s: EXPLAIN[task] if s == "explain" else wording(task, s, words=words)
     return [
         (f"prompt of {who}", f"{inert(said(s))} ({s}, hash {prompt_hash(task, s)})")
         for who, all in wanted.items()
@@ -132,6 +132,7 @@ def _prompts(arm, task, splits):
 def terms_rows(
     c: Combination,
     named: dict,  # 'data', 'teacher', … → licence or None, see `licenses`
+    *,
     use="these rows",  # what they bear on
 ) -> list[tuple]:
     "What the recipe says of licences and terms, as rows of a table."
@@ -150,6 +151,7 @@ def terms_rows(
 def origin(
     c: Combination,
     splits,  # `data.Splits`
+    *,
     done: Curated,
     terms=(),  # more rows of its first table
 ) -> list[str]:  # parts of a card
@@ -163,7 +165,7 @@ def origin(
         ),
         ("labels", who),
         ("what a row teaches", TARGETS[arm.target]),
-        *_prompts(arm, splits.task, splits),
+        *_prompts(arm, splits.task, splits=splits),
     ]
     if arm.labels != "gold":
         where += [
@@ -211,6 +213,7 @@ def origin(
 def card(
     c: Combination,
     splits,  # `data.Splits`
+    *,
     done: Curated,
 ) -> str:  # README.md
     "The card of an arm's rows."
@@ -218,16 +221,17 @@ def card(
     parts = [
         f"# {inert(titled(c))}: {done.arm}",
         "Training rows of one arm of a distillation study: chat messages whose last turn the student learns to write.",
-        *origin(c, splits, done, terms_rows(c, licenses(c, arm))),
+        *origin(c, splits, done=done, terms=terms_rows(c, licenses(c, arm))),
         "## Use",
         '```python\nfrom datasets import load_dataset\nrows = load_dataset(FOLDER, split="train")      # this folder, or its name on the hub\n```',
     ]
-    return f"---\n{_header(c, arm, len(done.rows), splits.task)}\n---\n" + "\n\n".join(parts) + "\n"
+    return f"---\n{_header(c, arm, n=len(done.rows), task=splits.task)}\n---\n" + "\n\n".join(parts) + "\n"
 
 # %% ../nbs/49_card.ipynb #d24e04f5
 def write_rows(
     folder: str | Path,  # a new one
     c: Combination,
+    *,
     splits,  # `data.Splits`
     done: Curated,
 ) -> Path:
@@ -250,7 +254,7 @@ def write_rows(
         datasets.Dataset.from_list(
             rows, features=datasets.Features(dict(id=datasets.Value("string"), messages=[turn]))
         ).to_parquet(part / "data" / "train-00000-of-00001.parquet")
-        (part / "README.md").write_text(card(c, splits, done), encoding="utf-8", errors="replace")
+        (part / "README.md").write_text(card(c, splits, done=done), encoding="utf-8", errors="replace")
         os.rename(part, folder)
     except OSError as e:
         raise StudyError(
@@ -267,26 +271,27 @@ def recipe_rows(recipe: Recipe, store: Store):  # yields (combination, its `data
     "The training rows of every combination of a recipe, from what is in the store."
     for c in recipe.combinations():
         splits = load_data(c.data)
-        yield c, splits, curate_arms(c, splits, label(c, splits, store), store)[0]
+        yield c, splits, curate_arms(c, splits, labels=label(c, splits, store=store), store=store)[0]
 
 
 def write_recipe(
     recipe: Recipe,
     out: str | Path,  # gets a folder for each combination, with one for each arm
+    *,
     store: str | Path,  # where runs have stored the teacher's answers
 ) -> list[tuple]:  # (folder, combination, arm's name)
     "Write the rows of every combination and trained arm."
     made, out = [], Path(out).expanduser()
     for c, splits, curated in recipe_rows(recipe, Store(store, replay=True)):
         made += [
-            (write_rows(out / c.name / slug(name), c, splits, done), c, name)
+            (write_rows(out / c.name / slug(name), c, splits=splits, done=done), c, name)
             for name, done in curated.items()
             if not done.short
         ]
     return made
 
 # %% ../nbs/49_card.ipynb #26c22007
-def repo_name(owner: str, c: Combination, arm: str) -> str:
+def repo_name(owner: str, c: Combination, *, arm: str) -> str:
     "Where an arm's rows go on the hub."
     name = re.sub(r"[-.]{2,}", "-", slug(f"{c.name}-{arm}"))
     if len(name) > 96:
@@ -297,6 +302,7 @@ def repo_name(owner: str, c: Combination, arm: str) -> str:
 def check_push(
     recipe: Recipe,
     owner: str,  # user or organization
+    *,
     token_env: str = "HF_TOKEN",  # NAME of the environment variable that holds a token with write access
     named=licenses,  # what needs a licence
     what: str = "rows",  # is pushed
@@ -325,6 +331,7 @@ def check_push(
 def push_to_hub(
     folder: str | Path,
     repo: str,
+    *,
     token: str,
     kind: str = "dataset",  # or 'model'
 ) -> str:

@@ -73,11 +73,11 @@ class Score:
             got = sample_answers(
                 with_gold(self.splits),
                 self.arm.prompt,
-                engine,
-                Store(Path(d)),
-                Sampling(stop=self.arm.stop),
-                self.splits.max_tokens,
-                "validation",
+                engine=engine,
+                store=Store(Path(d)),
+                sampling=Sampling(stop=self.arm.stop),
+                max_tokens=self.splits.max_tokens,
+                split="validation",
             )
         return sum(bool(a.correct) for a in got) / len(got)
 
@@ -85,10 +85,11 @@ class Score:
 def validation_rows(
     arm: Arm,  # that is trained
     c: Combination,
+    *,
     splits,  # `data.Splits`
     answers,  # the teacher's `Answers` to the validation inputs; None for an arm that learns from gold
 ) -> list:  # training rows, whose loss is looked at
     "What the arm would learn from the validation examples, curated as its training rows are."
     if arm.labels != "gold" and answers is None:
         return []
-    return curate(arm, splits.validation, answers, splits.test, c.curate).rows
+    return curate(arm, splits.validation, answers=answers, test=splits.test, settings=c.curate).rows

@@ -39,7 +39,7 @@ class Evidence:
     need: int | None = None  # test items with which a difference of this size would be noticed, of one left open
 
 
-def arm(r: Report, name: str, key: str | None = None) -> Interval | None:
+def arm(r: Report, name: str, *, key: str | None = None) -> Interval | None:
     "An arm's main result, or another measure of it; None where it did not run."
     x = r.metrics["arms"].get(name)
     found = x and x["n"] and (x[r.level] if key in (None, r.metric.key) else (x.get("scores") or {}).get(key))
@@ -59,6 +59,7 @@ def needed(t: dict) -> int | None:
 def tested(
     r: Report,
     a: str,
+    *,
     b: str,
     key: str | None = None,  # another measure than the report's own
     sign: int = 1,  # -1 where less is claimed
@@ -74,8 +75,8 @@ def tested(
         way = 0
     return Evidence(
         r,
-        arm(r, a, key),
-        arm(r, b, key),
+        arm(r, a, key=key),
+        arm(r, b, key=key),
         d,
         {1: SUPPORTS, -1: CONTRADICTS, 0: OPEN}[way],
         m.scale,
@@ -85,12 +86,12 @@ def tested(
     )
 
 # %% ../nbs/67_claims.ipynb #0f0b540f
-def as_good(r: Report, a: str, b: str) -> Evidence | None:
+def as_good(r: Report, a: str, *, b: str) -> Evidence | None:
     "Whether `b` is no more than the margin below `a`."
     x, y = arm(r, a), arm(r, b)
     if x is None or y is None:
         return None
-    own = tested(r, a, b)
+    own = tested(r, a, b=b)
     d = own.difference if own else interval_difference(x, y)[0]
     if d.low is None:
         return None
@@ -105,9 +106,9 @@ def as_good(r: Report, a: str, b: str) -> Evidence | None:
     )
 
 
-def matches(r: Report, teacher: str, student: str) -> Evidence | None:
+def matches(r: Report, teacher: str, *, student: str) -> Evidence | None:
     "Whether the student passes the teacher, or is as good as one that itself is better than the untouched student: on the floor all are the same."
-    e, base, x = as_good(r, teacher, student), arm(r, BASE), arm(r, teacher)
+    e, base, x = as_good(r, teacher, b=student), arm(r, BASE), arm(r, teacher)
     if e is None or e.verdict != SUPPORTS or e.difference.low > 0:
         return e
     ahead = interval_difference(base, x)[0].low if base else None
@@ -122,7 +123,7 @@ def gap(r: Report, name: str) -> Interval | None:
     )
 
 
-def less_closed(r: Report, others: list[Report], name: str = "distilled/cot-answer") -> list[Evidence]:
+def less_closed(r: Report, others: list[Report], *, name: str = "distilled/cot-answer") -> list[Evidence]:
     "Gap recovered in one report against those of the same student in others."
     mine, out = gap(r, name), []
     for o in (o for o in others if o.settings["student"]["model"] == r.settings["student"]["model"]):
@@ -155,7 +156,7 @@ def graders_disagree(r: Report) -> Evidence | None:
         ),
         None,
     )
-    truth = tested(r, BASE, r.metrics.get("best"))
+    truth = tested(r, BASE, b=r.metrics.get("best"))
     if win is None or truth is None or win["p_holm"] is None:
         return None
     rate = Interval(**win["rate"])
@@ -186,7 +187,7 @@ def _each(one):
 
 
 def _better_labels(r):
-    return tested(r, "distilled/vanilla", "distilled/cot-answer") or tested(r, "distilled/vanilla", "distilled/cod")
+    return tested(r, "distilled/vanilla", b="distilled/cot-answer") or tested(r, "distilled/vanilla", b="distilled/cod")
 
 
 def _best_plain(r):
@@ -219,7 +220,7 @@ CLAIMS = (
         "distilled/vanilla",
         _PAIRED,
         _REAL,
-        _each(lambda r: tested(r, BASE, "distilled/vanilla")),
+        _each(lambda r: tested(r, BASE, b="distilled/vanilla")),
     ),
     Claim(
         "better labels help more",
@@ -242,7 +243,7 @@ CLAIMS = (
         f"as good as: the interval of the paired difference above \u2212{MARGIN * 100:.0f} points; contradicted where it lies below",
         "A student that can: the built-in ones have one to a few million parameters, and steps that they don't write out are steps that they don't take. "
         + _REAL,
-        _each(lambda r: as_good(r, "distilled/cot-rationale", "distilled/cot-answer")),
+        _each(lambda r: as_good(r, "distilled/cot-rationale", b="distilled/cot-answer")),
     ),
     Claim(
         "students match the teacher",
@@ -252,7 +253,7 @@ CLAIMS = (
         "student of the better labels",
         f"above the teacher, or not more than {MARGIN * 100:.0f} points below one that is itself better than the untouched student (where none can do the task, all are equal); from the arms' intervals",
         "Data on which the teacher, asked plainly, is far above chance: matching one that is not says little. " + _REAL,
-        _each(lambda r: matches(r, "teacher/vanilla", _best_plain(r))),
+        _each(lambda r: matches(r, "teacher/vanilla", student=_best_plain(r))),
         some=True,
     ),
     Claim(
@@ -263,7 +264,7 @@ CLAIMS = (
         "dense labels",
         "the report's paired test of the density of summaries: named entities per word",
         "People's grades of plain and dense summaries (distill-study grade-sheet): a denser summary need not be a better one.",
-        _each(lambda r: tested(r, "distilled/vanilla", "distilled/cod", "density")),
+        _each(lambda r: tested(r, "distilled/vanilla", b="distilled/cod", key="density")),
     ),
     Claim(
         "math is harder to transfer",
@@ -305,7 +306,7 @@ def _row(e):
     "One report's row."
 
     def text(i, signed=False):
-        return i.text(e.scale, e.digits, signed) if i is not None and i.value is not None else "\u2013"
+        return i.text(e.scale, e.digits, signed=signed) if i is not None and i.value is not None else "\u2013"
 
     s = e.report.settings
     return dict(

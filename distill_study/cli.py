@@ -75,6 +75,7 @@ def say(line: str):
 def run(
     recipe: RecipePath,
     p: Override = None,
+    *,
     reports: Reports = Path("reports"),
     store: Store = Path("store"),
     workers: Annotated[
@@ -90,7 +91,16 @@ def run(
     "Run a recipe: sample the teacher, train and grade the students, write the reports."
     if executor not in ("local", "ray"):
         raise typer.BadParameter(f"{executor!r}: expected local or ray", param_hint="--executor")
-    _run(_recipe(recipe, p), recipe, reports, store, False, workers, executor, address)
+    _run(
+        _recipe(recipe, p),
+        recipe,
+        reports=reports,
+        store=store,
+        replay=False,
+        workers=workers,
+        executor=executor,
+        address=address,
+    )
 
 
 @app.command()
@@ -106,26 +116,26 @@ def status(recipe: RecipePath, reports: Reports = Path("reports")):
 
 
 @app.command()
-def replay(recipe: RecipePath, p: Override = None, reports: Reports = Path("reports"), store: Store = Path("store")):
+def replay(recipe: RecipePath, p: Override = None, *, reports: Reports = Path("reports"), store: Store = Path("store")):
     "Write a recipe's reports again from the store alone: no model, server or key is needed."
     from distill_study.archive import open_root
 
     open_root(store)
-    _run(_recipe(recipe, p), recipe, reports, store, True)
+    _run(_recipe(recipe, p), recipe, reports=reports, store=store, replay=True)
 
 
-def _run(r, file, reports, store, replay, workers=1, executor="local", address="auto"):
+def _run(r, file, *, reports, store, replay, workers=1, executor="local", address="auto"):
     from distill_study import grid
     from distill_study.publish import claim
     from distill_study.transfer import wanted
 
-    grid.check(r, reports, store, replay)
-    claim(r, file, reports)
+    grid.check(r, reports, store=store, replay=replay)
+    claim(r, file, reports=reports)
     try:
         outcomes = (
-            grid.run_recipe(r, reports, store, say, replay)
+            grid.run_recipe(r, reports, store=store, say=say, replay=replay)
             if workers == 1 and executor == "local"
-            else _run_side_by_side(r, reports, store, workers, executor, address)
+            else _run_side_by_side(r, reports, store=store, workers=workers, executor=executor, address=address)
         )
     except KeyboardInterrupt:
         say("stopped; the same command goes on from here")
@@ -140,7 +150,7 @@ def _run(r, file, reports, store, replay, workers=1, executor="local", address="
     raise typer.Exit(1 if failed or not paged else 0)
 
 
-def _run_side_by_side(r, reports, store, workers, executor, address):
+def _run_side_by_side(r, reports, *, store, workers, executor, address):
     from distill_study.schedule import live, run_graph
     from distill_study.workers import Local, Ray
 
@@ -149,10 +159,10 @@ def _run_side_by_side(r, reports, store, workers, executor, address):
         return run_graph(
             r,
             reports.resolve() if executor == "ray" else reports,
-            store.resolve() if executor == "ray" else store,
-            where,
-            (lambda line: None) if look else say,
-            look,
+            store=store.resolve() if executor == "ray" else store,
+            executor=where,
+            say=(lambda line: None) if look else say,
+            look=look,
         )
 
 # %% ../nbs/69_cli.ipynb #7ed34d8d
@@ -160,6 +170,7 @@ def _run_side_by_side(r, reports, store, workers, executor, address):
 def show(
     recipe: RecipePath,
     p: Override = None,
+    *,
     gpus: Annotated[
         Optional[str],
         typer.Option(metavar="NxGPU", help="estimate hours on, e.g. 8xH100; what the recipe names if left out"),
@@ -328,12 +339,13 @@ def verify(store: Store = Path("store")):
 def export(
     out: Annotated[Path, typer.Argument(help="a .jsonl file, or a folder for datasets.load_from_disk")],
     engine: Engine = None,
+    *,
     store: Store = Path("store"),
 ):
     "Write completions where other tools can read them."
     from distill_study import archive
 
-    print(f"{archive.export(store, out, engine)} completions in {out}")
+    print(f"{archive.export(store, out, engine=engine)} completions in {out}")
 
 # %% ../nbs/69_cli.ipynb #b7c07343
 @kept.command()
@@ -346,6 +358,7 @@ def prune(
         Optional[list[str]],
         typer.Option(metavar="NAME", help="remove this stage, as `store list` names it; repeatable"),
     ] = None,
+    *,
     interrupted: Annotated[
         bool, typer.Option("--interrupted", help="remove stages that were begun and not finished")
     ] = False,
@@ -355,7 +368,7 @@ def prune(
     "Show what would be removed, or remove it."
     from distill_study import archive
 
-    found = archive.to_prune(store, engine or (), stage or (), interrupted)
+    found = archive.to_prune(store, engine or (), stages=stage or (), interrupted=interrupted)
     _entries(gone := archive.prune(store, found) if yes else found)
     print(
         f"{len(gone)} removed, {_size(sum(e.bytes for e in gone))}"
@@ -371,12 +384,13 @@ def build(
     out: Annotated[
         Optional[Path], typer.Option(help="where the finished models go; the package's own folder if left out")
     ] = None,
+    *,
     only: Annotated[Optional[list[str]], typer.Option(help="build just this model; repeatable")] = None,
 ):
     "Train the built-in models from scratch, measure them, and write their manifest."
     from distill_study.zoo import build_zoo
 
-    build_zoo(work, out, only, say)
+    build_zoo(work, out, only=only, say=say)
 
 
 def main():
@@ -402,6 +416,7 @@ def fit(
     gpus: Annotated[
         Optional[str], typer.Option(metavar="NxSIZEGB", help="e.g. 1x80GB or 8x24GB; this machine if left out")
     ] = None,
+    *,
     batch_size: Annotated[int, typer.Option(help="rows a step")] = 16,
     length: Annotated[
         Optional[int], typer.Option(help="tokens of the longest row; 1024, or the model's context if that is shorter")
@@ -420,7 +435,7 @@ def fit(
     settings = Train.parse(dict(batch_size=batch_size, r=r), "fit")
     cfg = memory.model_config(model)
     length = length if length is not None else min(1024, getattr(cfg, "max_position_embeddings", None) or 1024)
-    advice = memory.recommend(model, settings, length, devices, tuple(method or memory.METHODS))
+    advice = memory.recommend(model, settings, length=length, devices=devices, methods=tuple(method or memory.METHODS))
     print(json.dumps(memory.as_dict(advice))) if as_json else _advice(advice, devices)
     raise typer.Exit(0 if advice.chosen else 1)
 
@@ -461,6 +476,7 @@ def _advice(advice, devices):
 def diff(
     a: Annotated[Path, typer.Argument(metavar="REPORT_A", help="folder of a report, or of a recipe's reports")],
     b: Annotated[Path, typer.Argument(metavar="REPORT_B", help="another one, usually the later")],
+    *,
     store: Annotated[
         Optional[Path],
         typer.Option(
@@ -473,7 +489,7 @@ def diff(
     "Say what changed between two reports in settings, versions and numbers, and which changes are beyond noise. Exit code: 0 none is, 1 some are, 2 they can't be compared."
     from distill_study import diff as reports
 
-    found = reports.diff(a, b, store, store_b)
+    found = reports.diff(a, b, store_a=store, store_b=store_b)
     print(json.dumps(found.to_dict())) if as_json else reports.print_diff(found)
     raise typer.Exit(found.code)
 
@@ -490,6 +506,7 @@ def reproduce(
             help="that its run wrote to; store if left out. With --fresh it is only read, to test numbers on the same items"
         ),
     ] = None,
+    *,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="from nothing, in a store of its own: asks and trains anew")
     ] = False,
@@ -507,7 +524,7 @@ def reproduce(
     "Make a report again beside the old one and compare the numbers. Exit code: 0 reproduced, 1 not, 2 it can't be tried."
     from distill_study import reproduce as again
 
-    found = again.reproduce(report, store, fresh, out, data, noise, say)
+    found = again.reproduce(report, store, fresh=fresh, out=out, data=data, noise=noise, say=say)
     print(json.dumps(found.to_dict(), ensure_ascii=False)) if as_json else again.print_reproduced(found)
     raise typer.Exit(found.code)
 
@@ -518,6 +535,7 @@ def claims(
         list[Path], typer.Argument(metavar="REPORTS…", help="folders of reports, or of a recipe's reports")
     ],
     out: Annotated[Optional[Path], typer.Option(help="a page to write, e.g. claims.html")] = None,
+    *,
     as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ):
     "Say which claims of the paper reports support, contradict or leave open."
@@ -534,6 +552,7 @@ def claims(
 def rows(
     recipe: RecipePath,
     out: Annotated[Path, typer.Option(help="gets a folder for each combination, with one for each trained arm")],
+    *,
     p: Override = None,
     store: Store = Path("store"),
     push: Annotated[
@@ -549,11 +568,11 @@ def rows(
 
     archive.open_root(store)
     r = _recipe(recipe, p)
-    token = card.check_push(r, push, token_env) if push else None
-    for folder, c, arm in card.write_recipe(r, out, store):
+    token = card.check_push(r, push, token_env=token_env) if push else None
+    for folder, c, arm in card.write_recipe(r, out, store=store):
         print(folder)
         if push:
-            print(card.push_to_hub(folder, card.repo_name(push, c, arm), token))
+            print(card.push_to_hub(folder, card.repo_name(push, c, arm=arm), token=token))
 
 # %% ../nbs/69_cli.ipynb #0c7bdae5
 @app.command()
@@ -563,6 +582,7 @@ def students(
         Path,
         typer.Option(help="gets a folder for each combination, with one for each trained arm and one for its adapter"),
     ],
+    *,
     p: Override = None,
     store: Store = Path("store"),
     adapter: Annotated[
@@ -581,11 +601,11 @@ def students(
 
     archive.open_root(store)
     r = _recipe(recipe, p)
-    token = trained.check_push_students(r, push, token_env) if push else None
-    for folder, c, name in trained.write_students(r, out, store, adapter):
+    token = trained.check_push_students(r, push, token_env=token_env) if push else None
+    for folder, c, name in trained.write_students(r, out, store=store, adapter=adapter):
         print(folder)
         if push:
-            print(trained.push_student(folder, push, c, name, token))
+            print(trained.push_student(folder, push, c=c, name=name, token=token))
 
 # %% ../nbs/69_cli.ipynb #2b7f60ce
 @app.command()
@@ -594,6 +614,7 @@ def items(
         list[Path], typer.Argument(metavar="REPORT...", help="folders of reports, or of a recipe's reports")
     ],
     store: Store = Path("store"),
+    *,
     megabytes: Annotated[
         float,
         typer.Option(
@@ -608,10 +629,10 @@ def items(
 
     found = load_results(*reports, store=store)
     for r in found.reports:
-        print(write_text(page.items_page(r, found.built(r.name), int(megabytes * 1e6)), r.folder / "items.html"))
+        print(write_text(page.items_page(r, found.built(r.name), limit=int(megabytes * 1e6)), r.folder / "items.html"))
 
 # %% ../nbs/69_cli.ipynb #b0d3f683
-def _cluster(d, r, address, store):
+def _cluster(d, r, *, address, store):
     "What is found on the machines of a Ray cluster."
     from distill_study.config import StudyError
     from distill_study.graph import graph
@@ -640,6 +661,7 @@ def doctor(
         typer.Argument(metavar="RECIPE", help="a YAML file; without one only the machine itself is looked at"),
     ] = None,
     p: Override = None,
+    *,
     store: Store = Path("store"),
     trial: Annotated[
         bool,
@@ -663,9 +685,9 @@ def doctor(
     if recipe is None and (trial or p):
         raise ConfigError("doctor: --trial and -p need a RECIPE, e.g. distill-study doctor recipes/demo.yaml --trial.")
     r = _recipe(recipe, p) if recipe else None
-    found = d.examine(r, d.look(store), trial)
+    found = d.examine(r, d.look(store), try_it=trial)
     if address:
-        found += _cluster(d, r, address, store)
+        found += _cluster(d, r, address=address, store=store)
     if as_json:
         print(json.dumps(d.as_dict(found), ensure_ascii=False))
     else:
@@ -680,6 +702,7 @@ def doctor(
 def grade_sheet(
     recipe: RecipePath,
     n: Annotated[int, typer.Option("--n", help="texts to be graded in each combination, all raters together")] = 50,
+    *,
     raters: Annotated[int, typer.Option(help="how many people grade")] = 3,
     overlap: Annotated[
         float, typer.Option(help="share of the texts that all raters get, to see how far they agree")
@@ -696,7 +719,9 @@ def grade_sheet(
     from distill_study import archive, sheets
 
     archive.open_root(store)
-    for page, rater, items in sheets.write_sheets(_recipe(recipe, p), out, store, n, raters, overlap, checks, seed):
+    for page, rater, items in sheets.write_sheets(
+        _recipe(recipe, p), out, store=store, n=n, raters=raters, overlap=overlap, checks=checks, seed=seed
+    ):
         print(f"{page}  {items} answers")
 
 
@@ -706,6 +731,7 @@ def import_(
     files: Annotated[
         list[Path], typer.Argument(metavar="FILES…", help="the grades-<rater>.json that raters sent back")
     ],
+    *,
     partial: Annotated[
         bool, typer.Option("--partial", help="take what is there of a sheet that is not finished")
     ] = False,
@@ -719,7 +745,7 @@ def import_(
     from distill_study import archive, sheets
 
     archive.open_root(store)
-    for d in sheets.import_files(_recipe(recipe, p), files, store, partial, replace):
+    for d in sheets.import_files(_recipe(recipe, p), files, store=store, partial=partial, replace=replace):
         print(
             f"{d['combination']}, sheet {d['sheet']}, rater {d['rater']}: {d['items']} of {d['of']} answers"
             + ("" if d["new"] else ", imported before")

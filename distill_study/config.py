@@ -53,7 +53,7 @@ class Settings(BaseModel):
         try:
             return cls(**data)
         except ValidationError as e:
-            raise ConfigError(_explain(cls, e, where)) from None
+            raise ConfigError(_explain(cls, e, where=where)) from None
 
 
 def _kinds(cls):
@@ -81,7 +81,7 @@ def _value(name, value):
     return "" if secret else f" = {value!r}"
 
 
-def _explain(cls, e, where):
+def _explain(cls, e, *, where):
     "One line per pydantic error: field, value, remedy."
     lines, found = [], e.errors()
     deeper = {err["loc"][:n] for err in found for n in range(len(err["loc"]))}
@@ -203,7 +203,7 @@ class Price(Settings):
     per_million_out: float = Field(0.0, ge=0, description="tokens of the answers")
     per_hour: float = Field(0.0, ge=0, description="the machine while it answers or trains, all its GPUs together")
 
-    def cost(self, tokens_in: int | None, tokens_out: int | None, seconds: float | None) -> float | None:
+    def cost(self, tokens_in: int | None, tokens_out: int | None, *, seconds: float | None) -> float | None:
         "Money for so much; None where a part that has a price isn't known."
         parts = (
             (self.per_million_in / 1e6, tokens_in),
@@ -771,7 +771,7 @@ class Recipe(Settings):
         return grid
 
 # %% ../nbs/00_config.ipynb #5233a7fb
-def _spread(raw, key, short, defaults):
+def _spread(raw, key, *, short, defaults):
     "Bring the entries of list `key`, in place, to mapping form, with `defaults` under each one's own settings."
     if key not in raw:
         return
@@ -802,15 +802,15 @@ def parse_recipe(
         k: v for k, v in (overrides or {}).items() if "." not in k
     }  # whole lists first, then what is in their entries
     for key, value in lists.items():
-        _override(raw, key, value)
-    _spread(raw, "teachers", "engine", dict(sampling=sampling) if sampling else {})
-    _spread(raw, "students", "model", dict(train=train) if train else {})
-    _spread(raw, "data", "name", {})
+        _override(raw, key, value=value)
+    _spread(raw, "teachers", short="engine", defaults=dict(sampling=sampling) if sampling else {})
+    _spread(raw, "students", short="model", defaults=dict(train=train) if train else {})
+    _spread(raw, "data", short="name", defaults={})
     if isinstance(raw.get("judge"), str):
         raw["judge"] = dict(engine=raw["judge"])
     for key, value in (overrides or {}).items():
         if key not in lists:
-            _override(raw, key, value)
+            _override(raw, key, value=value)
     return Recipe.parse(raw, "recipe")
 
 # %% ../nbs/00_config.ipynb #ce68c222
@@ -827,7 +827,7 @@ _GROUPS = {
 _LISTS = ("teachers", "students", "data", "arms", "seeds")  # written with commas on the command line
 
 
-def _override(raw, key, value):
+def _override(raw, key, *, value):
     "Set dotted `key` in the raw recipe; text is read as YAML, then typed by the field."
     value = yaml.safe_load(value) if isinstance(value, str) else value
     head, *rest = key.split(".")
@@ -892,6 +892,7 @@ def load_recipe(
 def combination_from(
     teacher: str | dict,  # 'engine:model' or a mapping of `Teacher`
     student: str | dict,  # a model or a mapping of `Student`
+    *,
     data: str | dict,  # a data set or a mapping of `Data`
     seed: int = 0,
     options: dict | None = None,  # any other setting of a combination, dotted: {"train.epochs": 1}

@@ -81,6 +81,7 @@ class Curated:
 def curate(
     arm,  # a trained `config.Arm`
     examples: list,  # the training examples
+    *,
     answers,  # the teacher's `Answers` to them, or None for an arm that learns from gold
     test: list,  # the test examples: nothing of theirs may be trained on
     settings: Curate = Curate(),
@@ -88,7 +89,7 @@ def curate(
     found=None,  # `overlap.Overlaps` of the examples; None looks them up
 ) -> Curated:
     "Training rows of one arm, and what was dropped and why."
-    found, seen, rows, drops, labels = found or overlaps(examples, dict(test=test), settings), {}, [], [], {}
+    found, seen, rows, drops, labels = found or overlaps(examples, dict(test=test), settings=settings), {}, [], [], {}
     for i, (example, elected) in enumerate(zip(examples, answers or [None] * len(examples), strict=True)):
         answer = _verified(elected) if settings.verify and elected else elected
         label = labels[example.id] = example.gold if arm.labels == "gold" else answer.parsed.answer
@@ -99,22 +100,23 @@ def curate(
             or _limit_fault(example, label)
             or settings.verify
             and _untrue(example, answer)
-            or _split_vote(elected, label, settings.agreement)
+            or _split_vote(elected, label, share=settings.agreement)
         )
-        fault = fault or _repeats(example, i, found, seen)
+        fault = fault or _repeats(example, i, found=found, seen=seen)
         if fault:
             drops.append(Drop(example.id, *fault))
             continue
         seen[example.key] = seen[found.first.get(i, (i,))[0]] = example.id
-        rows += _rows(arm, example, label, answer, settings.turns)
-    rows, drops = _fitting(rows, drops, too_long(rows) if too_long and rows else {})
+        rows += _rows(arm, example, label=label, answer=answer, turns=settings.turns)
+    rows, drops = _fitting(rows, drops, long=too_long(rows) if too_long and rows else {})
     done = Curated(
-        arm.name, *(_only(arm.only, rows, drops, {a.id: a.correct for a in answers}) if arm.only else (rows, drops))
+        arm.name,
+        *(_only(arm.only, rows, drops=drops, right={a.id: a.correct for a in answers}) if arm.only else (rows, drops)),
     )
-    return replace(done, balance=_balance(examples, labels, done.kept))
+    return replace(done, balance=_balance(examples, labels, kept=done.kept))
 
 # %% ../nbs/21_curate.ipynb #b9531713
-def _repeats(example, i, found, seen):
+def _repeats(example, i, *, found, seen):
     "Repeats of what is held out, repeats of rows that are kept, contamination."
     leak = found.leaks.get(i)
     if leak and "repeats" in leak[0]:
@@ -158,7 +160,7 @@ def _limit_fault(example, text):
         return "too many words", f"{n} words, at most {limit}"
 
 
-def _split_vote(answer, label, share):
+def _split_vote(answer, label, *, share):
     "Too few of the samples give the label that was taken."
     n, agree = len(answer.votes), sum(v.parsed.answer == label and not v.truncated for v in answer.votes)
     if n and agree / n < share:
@@ -177,7 +179,7 @@ def _untrue(example, answer):
         return "disagrees with gold", f"{answer.parsed.answer}, gold {example.gold}"
 
 
-def _only(kind, rows, drops, right):
+def _only(kind, rows, *, drops, right):
     "(rows, drops) with labels of one kind, the first so many as there are of the rarer kind."
     kinds = {k: [r["id"] for r in rows if right[r["id"]] is (k == "right")] for k in ("right", "wrong")}
     kept = set(kinds[kind][: min(map(len, kinds.values()))])
@@ -191,24 +193,24 @@ def _only(kind, rows, drops, right):
     ]
 
 
-def _fitting(rows, drops, long):
+def _fitting(rows, drops, *, long):
     "(rows, drops) once those that are too `long` are dropped."
     gone = dict.fromkeys(r["id"] for r in rows if r["id"] in long)
     return [r for r in rows if r["id"] not in gone], [*drops, *(Drop(id, "too long", long[id]) for id in gone)]
 
 # %% ../nbs/21_curate.ipynb #6f7e873c
-def _rows(arm, example, label, answer, turns="all"):
+def _rows(arm, example, *, label, answer, turns="all"):
     "The training rows of one input: one, or two where the reasoning is a task of its own."
     if example.task == "conversation":
-        return [_talk(arm, example, answer, turns)]
+        return [_talk(arm, example, answer=answer, turns=turns)]
     why, asked = answer.parsed.rationale if answer else "", example.ask(arm.prompt)
     if arm.target == "mixed":
-        return [dict(id=example.id, messages=m) for m in both(example.task, asked, label, why)]
-    text = f"{label}\n{why}" if arm.target == "rationale-after" else target(arm.prompt, label, why)
+        return [dict(id=example.id, messages=m) for m in both(example.task, asked, answer=label, rationale=why)]
+    text = f"{label}\n{why}" if arm.target == "rationale-after" else target(arm.prompt, label, rationale=why)
     return [dict(id=example.id, messages=[*asked, dict(role="assistant", content=text)])]
 
 
-def _balance(examples, labels, kept):
+def _balance(examples, labels, *, kept):
     "How many inputs have which label, before and after all drops; nothing where any text can be one."
     if not examples or examples[0].task not in ("nli", "nlu_qa"):
         return {}
@@ -219,7 +221,7 @@ def _balance(examples, labels, kept):
     }
 
 
-def _talk(arm, example, answer, turns):
+def _talk(arm, example, *, answer, turns):
     "A whole conversation, as far as its assistant's turns go; `turns` says on which of them the loss falls."
     replies = tuple(example.meta["reference"] if arm.labels == "gold" else answer.turns)
     messages = example.ask(arm.prompt, replies)

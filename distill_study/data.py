@@ -43,12 +43,12 @@ class Example:
         default_factory=dict
     )  # words: most words of a summary; reference: the data set's own assistant turns of a conversation; source, difficulty
 
-    def ask(self, strategy: str, replies: tuple = (), paraphrase: int = 0) -> list[dict]:
+    def ask(self, strategy: str, replies: tuple = (), *, paraphrase: int = 0) -> list[dict]:
         "Chat messages under the prompt of `strategy`. Of a conversation, with the own `replies` so far, up to the user's next turn."
         turns = list(self.turns)
         if self.task == "conversation":
             turns = _woven(turns, replies)
-        return ask(self.task, strategy, turns, self.meta.get("words"), paraphrase)
+        return ask(self.task, strategy, turns=turns, words=self.meta.get("words"), paraphrase=paraphrase)
 
     @property
     def messages(self) -> list[dict]:
@@ -244,7 +244,7 @@ class Rows(list):
     names: dict = {}
 
 
-def _rows_of(ds, most, seed):
+def _rows_of(ds, most, *, seed):
     "`Rows` of a `datasets.Dataset`, at most `most` of them."
     if most and len(ds) > most:
         ds = ds.select(sorted(random.Random(seed).sample(range(len(ds)), most)))
@@ -256,13 +256,14 @@ def _rows_of(ds, most, seed):
 def raw_rows(
     name: str,  # hub id, local folder or JSONL file
     split: str,  # the set's own name of the split; 'subset/split' and 'one+other' are understood
+    *,
     subset: str | None = None,
     most: int | None = None,  # rows of a split that the `datasets` library reads: more are thinned out
     seed: int = 0,
 ) -> Rows | None:  # None where there is no such split
     "Rows of one split as the source has them."
     if "+" in split:
-        parts = [raw_rows(name, s, subset, most, seed) for s in split.split("+")]
+        parts = [raw_rows(name, s, subset=subset, most=most, seed=seed) for s in split.split("+")]
         if any(p is None for p in parts):
             return None
         rows = Rows(r for p in parts for r in p)
@@ -284,7 +285,7 @@ def raw_rows(
         return _rows_of(
             load_dataset(str(folder) if folder else name, None if folder and not said else subset, split=split),
             most,
-            seed,
+            seed=seed,
         )
     except ValueError as e:
         if "Unknown split" in str(e) or "BuilderConfig" in str(e):
@@ -301,6 +302,7 @@ def raw_rows(
 def label_map(
     data: Data,
     k: Known | None,  # the reader of the set
+    *,
     task: str,
     names: tuple = (),  # what the numbers stand for, by the data set itself
 ) -> dict:  # value, in lower case → label
@@ -348,7 +350,7 @@ REASONS_LEFT = (
 )
 
 
-def _text(value, what, where):
+def _text(value, what, *, where):
     "A text that says something, without the halves of characters that can't be written down."
     if value is None:
         raise _LeftOut("empty text")
@@ -361,7 +363,7 @@ def _text(value, what, where):
     return value.encode("utf-8", "replace").decode("utf-8")
 
 
-def _gold(value, task, labels, choices, where):
+def _gold(value, task, *, labels, choices, where):
     "Canonical gold; None where there is none. An unreadable one is `_LeftOut`, a label outside the map is `_Outside`."
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -380,13 +382,13 @@ def _gold(value, task, labels, choices, where):
     if task == "nlu_qa":
         value = labels.get(str(value).strip().lower(), value)
     if task == "summarization":
-        return _text(value, "the summary", where).strip()
+        return _text(value, "the summary", where=where).strip()
     if (gold := TASKS[task].gold(value, choices)) is None:
         raise _LeftOut("unreadable gold")
     return gold
 
 
-def _mapped(row, data, expected, where):
+def _mapped(row, data, *, expected, where):
     "The row under the expected names; what is expected and not there is an error."
     for name, own in data.columns.items():
         if own not in row:
@@ -412,9 +414,9 @@ def _fair_choices(choices, where):
     return tuple(c.encode("utf-8", "replace").decode("utf-8") for c in choices)
 
 # %% ../nbs/06_data.ipynb #280203ff
-def _from_columns(row, k, data, labels, where):
+def _from_columns(row, k, *, data, labels, where):
     "What a reader makes of a row: (id, turns, choices, gold, meta)."
-    row = _mapped(row, data, k.columns, where)
+    row = _mapped(row, data, expected=k.columns, where=where)
     try:
         id, said, choices, gold = k.read(row)
     except (KeyError, TypeError, AttributeError, IndexError) as e:
@@ -426,16 +428,18 @@ def _from_columns(row, k, data, labels, where):
             raise _LeftOut("empty text")
         choices = _fair_choices(choices, where)
     if k.task == "nli":
-        turn = nli_turn(*(_text(t, "the sentence", where) for t in said))
+        turn = nli_turn(*(_text(t, "the sentence", where=where) for t in said))
     else:
-        turn = user_turn(_text(said, "the question" if k.task in ("math", "nlu_qa") else "the text", where), choices)
-    gold = _gold(gold, k.task, labels, choices, where)
+        turn = user_turn(
+            _text(said, "the question" if k.task in ("math", "nlu_qa") else "the text", where=where), choices
+        )
+    gold = _gold(gold, k.task, labels=labels, choices=choices, where=where)
     if gold is None and k.task != "summarization":
         raise _LeftOut("unlabelled")
     return id, (turn,), choices, gold, {}
 
 # %% ../nbs/06_data.ipynb #815913fc
-def _turns_of(row, data, where, mend):
+def _turns_of(row, data, *, where, mend):
     "The checked turns of a row of messages; with `mend`, an empty one makes the row useless instead of wrong."
     if "messages" not in row:
         raise DataError(
@@ -458,7 +462,9 @@ def _turns_of(row, data, where, mend):
         )
     )
     try:
-        return [dict(role=t["role"], content=_text(t["content"], "a turn", where)) for t in turns] if good else None
+        return (
+            [dict(role=t["role"], content=_text(t["content"], "a turn", where=where)) for t in turns] if good else None
+        )
     except _LeftOut:
         if mend:
             raise
@@ -477,10 +483,10 @@ def _dialogue(turns):
     return (*head, *rest[::2]), tuple(t["content"] for t in rest[1::2])
 
 # %% ../nbs/06_data.ipynb #743dea3f
-def _from_messages(row, task, data, labels, where, mend=False):
+def _from_messages(row, task, *, data, labels, where, mend=False):
     "What messages hold: (id, turns, choices, gold, meta)."
-    row = _mapped(row, data, (), where)
-    turns = _turns_of(row, data, where, mend)
+    row = _mapped(row, data, expected=(), where=where)
+    turns = _turns_of(row, data, where=where, mend=mend)
     if turns is None:
         raise DataError(
             f"{where}: 'messages' must be a list of {{role: system|user|assistant, content: text}} with no empty text."
@@ -503,11 +509,11 @@ def _from_messages(row, task, data, labels, where, mend=False):
         )
     if choices:
         choices = _fair_choices(choices, where)
-        turns, gold = _with_choices(turns, choices, gold, labels, where)
-    return id, tuple(turns), choices or None, _gold(gold, task, labels, choices, where), {}
+        turns, gold = _with_choices(turns, choices, gold=gold, labels=labels, where=where)
+    return id, tuple(turns), choices or None, _gold(gold, task, labels=labels, choices=choices, where=where), {}
 
 
-def _with_choices(turns, choices, gold, labels, where):
+def _with_choices(turns, choices, *, gold, labels, where):
     "(turns with the choices shown, where the last one doesn't show them already, the gold letter)."
     letters, said = "ABCDEFGHIJ"[: len(choices)], turns[-1]["content"]
     if not all(re.search(rf"\b{l}\b[.):\]]*\s*{re.escape(c.strip())}", said) for l, c in zip(letters, choices)):
@@ -518,7 +524,7 @@ def _with_choices(turns, choices, gold, labels, where):
     return turns, gold
 
 # %% ../nbs/06_data.ipynb #2802040f
-def _outside(values, data, task, split):
+def _outside(values, data, *, task, split):
     shown = ", ".join(f"{v!r} ({n} rows)" for v, n in values.most_common(3))
     hint = (
         "{0: entailment, 1: neutral, 2: contradiction}, if that is their order"
@@ -533,6 +539,7 @@ def _outside(values, data, task, split):
 def to_examples(
     rows: list[dict],
     name: str,  # data set, for ids and messages
+    *,
     split: str,
     task: str,
     data: Data | None = None,  # settings: columns, labels, words
@@ -541,7 +548,7 @@ def to_examples(
     data, k = data or Data(name=name, task=task), known(name)
     reader = k if k and k.task == task else FAMILIES.get(task)
     names = getattr(rows, "names", {}).get(data.columns.get("label", "label"), ())
-    labels = label_map(data, k if reader is k else None, task, names) if task in ("nli", "nlu_qa") else {}
+    labels = label_map(data, k if reader is k else None, task=task, names=names) if task in ("nli", "nlu_qa") else {}
     out, left, ids, outside = [], Counter(), Counter(), Counter()
     words = dict(words=data.words or WORDS) if task == "summarization" else {}
     for i, row in enumerate(rows, 1):
@@ -555,9 +562,11 @@ def to_examples(
         )
         try:
             id, turns, choices, gold, meta = (
-                _from_columns(row, reader, data, labels, where)
+                _from_columns(row, reader, data=data, labels=labels, where=where)
                 if by_columns
-                else _from_messages(row, task, data, labels, where, mend=reader is k and k is not None)
+                else _from_messages(
+                    row, task, data=data, labels=labels, where=where, mend=reader is k and k is not None
+                )
             )
         except _LeftOut as e:
             left[str(e)] += 1
@@ -580,7 +589,7 @@ def to_examples(
             Example(id if ids[id] == 1 else f"{id}#{ids[id]}", task, turns, gold, choices, meta | words | shared)
         )
     if outside:
-        raise _outside(outside, data, task, split)
+        raise _outside(outside, data, task=task, split=split)
     return out, dict(left)
 
 # %% ../nbs/06_data.ipynb #49bf210c
@@ -623,7 +632,7 @@ class Splits:
         return [(e.id, test[e.key]) for e in self.train if e.key in test]
 
 
-def _draw(examples, n, seed, what):
+def _draw(examples, n, *, seed, what):
     "(`n` of `examples`, the rest), both in their own order."
     if n is None:
         return examples, []
@@ -642,7 +651,7 @@ def _load_tiny(data):
     tiny, name = TINY[data.name], data.name
     sizes = {s: n if (n := getattr(data, s)) is not None else _TINY_SIZES[s] for s in _TINY_SIZES}
 
-    def example(s, i, it):
+    def example(s, i, *, it):
         turns = tuple(user_turn(said, it.choices) for said in it.meta.get("turns", (it.question,)))
         return Example(
             f"{name}-{s}-{data.seed}-{i}",
@@ -653,7 +662,9 @@ def _load_tiny(data):
             it.meta,
         )
 
-    splits = {s: [example(s, i, it) for i, it in enumerate(items(name, s, n, data.seed))] for s, n in sizes.items()}
+    splits = {
+        s: [example(s, i, it=it) for i, it in enumerate(items(name, s, n=n, seed=data.seed))] for s, n in sizes.items()
+    }
     return Splits(
         name,
         tiny.task,
@@ -677,12 +688,18 @@ def task_of(data: Data) -> str:
 _MOST = 50_000  # rows of a hub split that are read where fewer are asked for
 
 
-def _split(data, k, role):
+def _split(data, k, *, role):
     "(rows that serve as train or test, the set's own name for them); rows are None where there is no such split."
     said, asked = data.splits.get(role), getattr(data, role)
     names = (said,) if said else getattr(k, role) if k else (role,)
     for name in names:
-        rows = raw_rows(data.name, name, k.subset if k else None, max(_MOST, 4 * asked) if asked else None, data.seed)
+        rows = raw_rows(
+            data.name,
+            name,
+            subset=k.subset if k else None,
+            most=max(_MOST, 4 * asked) if asked else None,
+            seed=data.seed,
+        )
         if rows is not None:
             return rows, name
     if said:
@@ -704,15 +721,15 @@ def load_data(data: Data) -> Splits:
         raise DataError(
             f"data.splits = {data.splits}: {data.name!r} is one file without splits. Leave data.splits out, or name the folder that holds the files of the splits."
         )
-    rows, own = (raw_rows(data.name, "train"), "train") if single else _split(data, k, "train")
-    train, left = to_examples(rows or [], data.name, own, task, data)
+    rows, own = (raw_rows(data.name, "train"), "train") if single else _split(data, k, role="train")
+    train, left = to_examples(rows or [], data.name, split=own, task=task, data=data)
     if not train:
         raise DataError(
             f"data {data.name!r}: {own!r} has no usable row.{_spell(left)}"
             if rows is not None
             else f"data {data.name!r}: has no split {own!r}. Name the one to train on: data.splits: {{train: NAME}}."
         )
-    rows, own_test = (None, "test") if single else _split(data, k, "test")
+    rows, own_test = (None, "test") if single else _split(data, k, role="test")
     if rows is None:  # one file: the test set is drawn from it first, whatever train asks for
         if data.test is None:
             raise DataError(
@@ -723,19 +740,19 @@ def load_data(data: Data) -> Splits:
             raise DataError(
                 f"data.test = {data.test}: there are only {len(train)} rows, and some must be left to train on.{_spell(left)} Ask for fewer."
             )
-        test, train, left_test, own_test = *_draw(train, data.test, data.seed + 1, "data.test"), {}, own
+        test, train, left_test, own_test = *_draw(train, data.test, seed=data.seed + 1, what="data.test"), {}, own
     else:
         if own_test == own:
             raise DataError(
                 f"data {data.name!r}: {own!r} can't serve as train and as test. Name two splits, data.splits: {{train: …, test: …}}."
             )
-        test, left_test = to_examples(rows, data.name, own_test, task, data)
+        test, left_test = to_examples(rows, data.name, split=own_test, task=task, data=data)
         if not test:
             raise DataError(f"data {data.name!r}: {own_test!r} has no usable row.{_spell(left_test)}")
-        test, _ = _draw(test, data.test, data.seed, "data.test")
+        test, _ = _draw(test, data.test, seed=data.seed, what="data.test")
     left = dict(Counter(left) + Counter(left_test))
-    drawn, rest = _draw(train, data.train, data.seed, "data.train")
-    validation, _ = _draw(rest, data.validation or 0, data.seed, "data.validation")
+    drawn, rest = _draw(train, data.train, seed=data.seed, what="data.train")
+    validation, _ = _draw(rest, data.validation or 0, seed=data.seed, what="data.validation")
     return Splits(
         data.name,
         task,

@@ -160,6 +160,7 @@ def numbers(r: Report) -> dict:
 def compare_numbers(
     a: Report,
     b: Report,
+    *,
     graded: tuple | None = None,  # DataFrames of both reports' items; None where a store is missing
 ) -> list[Number]:
     "Every number that both have; not corrected yet."
@@ -168,7 +169,13 @@ def compare_numbers(
     same_judge = all(judged[0].get(k) == judged[1].get(k) for k in ("engine", "rubric_hash", "prompt_hash"))
     for k in (k for k in old if k in new and (same_judge or not k[1].startswith("judge: "))):
         (x, scale, digits, column), y = old[k], new[k][0]
-        pair = graded and column and column in graded[0] and column in graded[1] and _same_items(graded, k[0], column)
+        pair = (
+            graded
+            and column
+            and column in graded[0]
+            and column in graded[1]
+            and _same_items(graded, k[0], column=column)
+        )
         difference, p = (paired_difference(*pair), paired_p(*pair)) if pair else interval_difference(x, y)
         out.append(
             Number(
@@ -185,7 +192,7 @@ def compare_numbers(
     return out
 
 
-def _same_items(graded, arm, column):
+def _same_items(graded, arm, *, column):
     "The grades of one arm in both reports, matched by item; None where an arm has none."
     import pandas as pd
 
@@ -225,7 +232,7 @@ def refusal(a: Report, b: Report) -> str:
     return ""
 
 # %% ../nbs/65_diff.ipynb #a8399842
-def _items(a, b, stores):
+def _items(a, b, *, stores):
     "(the items' grades of both reports or None, why there are none)."
     if not any(stores):
         return (
@@ -241,12 +248,13 @@ def _items(a, b, stores):
 def compare_reports(
     a: Report,
     b: Report,
+    *,
     stores: tuple = (None, None),  # of both runs
 ) -> Pair:
     "What changed; numbers are not corrected yet."
     if why := refusal(a, b):
         return Pair(b.name, [], [], [], [], [], [], why)
-    graded, note = _items(a, b, stores)
+    graded, note = _items(a, b, stores=stores)
     old, new = numbers(a), numbers(b)
     only = [[f"{arm}, {what}" for arm, what in x if (arm, what) not in y] for x, y in ((old, new), (new, old))]
     settings = setting_changes(a, b)
@@ -261,7 +269,13 @@ def compare_reports(
             )
         )
     return Pair(
-        b.name, settings, version_changes(a, b), count_changes(a, b), compare_numbers(a, b, graded), *only, note=note
+        b.name,
+        settings,
+        version_changes(a, b),
+        count_changes(a, b),
+        compare_numbers(a, b, graded=graded),
+        *only,
+        note=note,
     )
 
 # %% ../nbs/65_diff.ipynb #56760962
@@ -337,6 +351,7 @@ def _matched(first, second):
 def diff(
     a: str | Path,  # folder of a report, or of a recipe's reports
     b: str | Path,  # another one, usually the later
+    *,
     store_a=None,  # folder that the first run wrote to, for paired tests
     store_b=None,  # that of the second; None takes the first's
 ) -> Diff:
@@ -346,7 +361,7 @@ def diff(
         raise DiffError(
             f"{str(a)!r} and {str(b)!r} have no combination in common: {', '.join(only[0][:3])} … and {', '.join(only[1][:3])} …. To compare reports of different names, name one report on each side."
         )
-    made = [compare_reports(x, y, (store_a, store_b or store_a)) for x, y in pairs]
+    made = [compare_reports(x, y, stores=(store_a, store_b or store_a)) for x, y in pairs]
     adjusted = iter(holm([n.p for p in made for n in p.numbers]))
     return Diff([replace(p, numbers=[replace(n, p_holm=next(adjusted)) for n in p.numbers]) for p in made], *only)
 
@@ -406,7 +421,7 @@ def tables(d: Diff) -> list:
                 what=n.what,
                 a=n.a.text(n.scale, n.digits),
                 b=n.b.text(n.scale, n.digits),
-                difference=n.difference.text(n.scale, n.digits, True),
+                difference=n.difference.text(n.scale, n.digits, signed=True),
                 p=_p(n),
                 method=n.method,
                 verdict="beyond noise" if n.beyond else "within noise" if n.p is not None else "not tested",

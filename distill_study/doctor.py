@@ -310,9 +310,9 @@ def check_memory(recipe: Recipe, machine: Machine) -> list[Finding]:
         e = estimate(
             shape(s.model),
             rows_a_pass(t, replace(hw, count=n)) if hw and several else t,
-            length(s),
-            Devices(n, gb, kind),
-            several and t.launch != "ddp",
+            length=length(s),
+            devices=Devices(n, gb, kind),
+            sharded=several and t.launch != "ddp",
         )
         text = f"training {s.model} ({e.name}) takes about {e.total / 1e9:.1f} of {gb:.0f} GB{where}"
         out.append(
@@ -329,16 +329,16 @@ def check_memory(recipe: Recipe, machine: Machine) -> list[Finding]:
             )
         )
         if kind == "cuda" and t.method != "full" and 4 * parameters(s.model) > gb * 1e9:
-            out.append(_merging(s, machine, 4 * parameters(s.model) / 1e9, where))
+            out.append(_merging(s, machine, need=4 * parameters(s.model) / 1e9, where=where))
     return out + [
         f
         for t in recipe.teachers
         if t.engine.startswith(("vllm:", "transformers:"))
-        for f in _holds(t, count, gb, kind, where)
+        for f in _holds(t, count, gb=gb, kind=kind, where=where)
     ]
 
 
-def _merging(s, machine, need, where):
+def _merging(s, machine, *, need, where):
     text = f"merging the adapter of {s.model} takes {need:.0f} GB of the machine's own memory" + (
         "" if where else f", which has {machine.memory:.0f}"
     )
@@ -350,7 +350,7 @@ def _merging(s, machine, need, where):
     )
 
 
-def _holds(t, count, gb, kind, where):
+def _holds(t, count, *, gb, kind, where):
     "Whether a teacher's weights fit."
     model = t.engine.partition(":")[2]
     v = t.vllm if t.engine.startswith("vllm:") else None
@@ -441,7 +441,7 @@ def hub_names(recipe: Recipe) -> list[tuple[str, str]]:
     ]
 
 
-def check_hub(recipe: Recipe, machine=None, api=None, seconds: float = 10.0) -> list[Finding]:
+def check_hub(recipe: Recipe, machine=None, *, api=None, seconds: float = 10.0) -> list[Finding]:
     "Whether every model and data set that is not here can be had; `api` is a `huggingface_hub.HfApi`."
     from huggingface_hub import HfApi, get_token
 
@@ -451,7 +451,7 @@ def check_hub(recipe: Recipe, machine=None, api=None, seconds: float = 10.0) -> 
     api, out = api or HfApi(), []
     for kind, name in wanted:
         _, e = within(lambda: api.auth_check(name, repo_type=kind), seconds)
-        out.append(_hub_line(kind, name, e))
+        out.append(_hub_line(kind, name, e=e))
         if out[-1].what == "hub":
             break  # the others would wait as long for nothing
     if any("gated" in f.text for f in out) and not get_token():
@@ -466,7 +466,7 @@ def check_hub(recipe: Recipe, machine=None, api=None, seconds: float = 10.0) -> 
     return out
 
 
-def _hub_line(kind, name, e):
+def _hub_line(kind, name, *, e):
     "What a failed look at a repository means."
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 
@@ -504,7 +504,7 @@ def _endpoints(recipe):
     )
 
 
-def check_endpoints(recipe: Recipe, machine=None, seconds: float = 10.0) -> list[Finding]:
+def check_endpoints(recipe: Recipe, machine=None, *, seconds: float = 10.0) -> list[Finding]:
     "Keys, by name, and servers: whether they answer and have the model."
     out = []
     for a in _endpoints(recipe):
@@ -563,7 +563,7 @@ def check_settings(recipe: Recipe, machine: Machine) -> list[Finding]:
     out = []
     for s in recipe.students:
         try:
-            refuse(s.train, "cuda" if machine.gpus else "cpu", machine.has)
+            refuse(s.train, "cuda" if machine.gpus else "cpu", has=machine.has)
             if s.train.launch:
                 out.append(Finding("ok", "launch", "{1} processes by {0.name}".format(*check_launch(s.train))))
         except StudyError as e:
@@ -608,7 +608,7 @@ def trial(
             f"{c.data.name}: {len(splits.train)} training input and {len(splits.test)} test input of task {splits.task}",
         )
         stage, c = "teacher", _small(c)
-        for s, got in label(c, splits, store).items():
+        for s, got in label(c, splits, store=store).items():
             a = got.answers[0]
             if a.failure:
                 say(
@@ -629,14 +629,14 @@ def trial(
                 else "One answer says little; more than some of these cost training rows.",
             )
         stage = "training"
-        fits = _one_step(c, splits, label(c, splits, store), store, say)
+        fits = _one_step(c, splits, labels=label(c, splits, store=store), store=store, say=say)
         stage = "answers"
-        for arm, got in answer_arms(c.model_copy(update=dict(arms=(*fits, "student/vanilla"))), splits, fits, store)[
-            0
-        ].items():
+        for arm, got in answer_arms(
+            c.model_copy(update=dict(arms=(*fits, "student/vanilla"))), splits, fits=fits, store=store
+        )[0].items():
             say(stage, f"{arm}: {_tokens(got.answers[0])}{got.answers[0].text!r:.60}")
         stage = "grade"
-        said = answer_arms(c.model_copy(update=dict(arms=("student/vanilla",))), splits, {}, store)[0]
+        said = answer_arms(c.model_copy(update=dict(arms=("student/vanilla",))), splits, fits={}, store=store)[0]
         score = grade(splits.test, said).iloc[0]
         say(
             stage,
@@ -655,8 +655,8 @@ def trial(
                     )
                 ),
                 splits,
-                said,
-                store,
+                answers=said,
+                store=store,
             ).usage
             say(stage, f"{c.judge.engine}: {used['requests']} verdict asked for, {used['new'] + used['reused']} given")
     except StudyError as e:
@@ -698,12 +698,12 @@ def _small(c):
     )
 
 
-def _one_step(c, splits, labels, store, say):
+def _one_step(c, splits, *, labels, store, say):
     "Arm → `Fit` after one step, on the first arm that has a row."
     kept, missing = {}, []
     for arm in c.arms:
         try:
-            curated, why = curate_arms(c.model_copy(update=dict(arms=(arm,))), splits, labels, store)
+            curated, why = curate_arms(c.model_copy(update=dict(arms=(arm,))), splits, labels=labels, store=store)
         except StudyError as e:
             missing.append(f"{arm}: {str(e).splitlines()[0]}")
             continue
@@ -722,7 +722,7 @@ def _one_step(c, splits, labels, store, say):
         return {}
     arm, rows = next(iter(kept.items()))
     n = check_launch(c.student.train)[1] if c.student.train.launch else 1
-    done = train_one(c, arm, [dict(r, id=f"{r['id']}-{i}") for i in range(n) for r in rows], store)
+    done = train_one(c, arm, rows=[dict(r, id=f"{r['id']}-{i}") for i in range(n) for r in rows], store=store)
     loss = f", loss {done.history[-1][1]:.3f}" if done.history else ""
     say(
         "training",
@@ -755,6 +755,7 @@ BARE = ("GPUs", "disk")  # those that make sense without a recipe
 def examine(
     recipe: Recipe | None = None,
     machine: Machine | None = None,  # None is this one
+    *,
     try_it: bool = False,  # one row through every stage, where nothing stands in the way
 ) -> list[Finding]:
     "Everything that is found; a check that can't be made is a finding, too."

@@ -47,6 +47,7 @@ def hide(
 def clean(
     text,  # what somebody said
     secret: str | None = None,
+    *,
     limit: int = 300,
 ) -> str:
     "`text` in one line, cut, without keys and folders."
@@ -96,6 +97,7 @@ def retry_after(
 def backoff(
     failed: int,  # attempts that have failed, 1 or more
     base: float,  # longest wait after the first
+    *,
     most: float,  # longest wait at all
 ) -> float:
     "A wait with full jitter."
@@ -109,6 +111,7 @@ class Gate:
         self,
         most: int,  # at once, when all is well
         base: float = 1.0,
+        *,
         longest: float = 60.0,  # of the waits, see `backoff`
     ):
         self.most, self.base, self.longest, self.limit = most, base, longest, float(most)
@@ -149,7 +152,7 @@ class Gate:
         if sent <= self.cut:
             return
         self.cut, self.limit, self.cuts = now, max(1.0, self.limit / 2), self.cuts + 1
-        self.until = max(self.until, now + backoff(self.cuts, self.base, self.longest))
+        self.until = max(self.until, now + backoff(self.cuts, self.base, most=self.longest))
 
 # %% ../nbs/16_endpoint.ipynb #7a73c42b
 class Bucket:
@@ -308,6 +311,7 @@ class Dialect:
         self,
         request,
         model: str,  # the server's name for it
+        *,
         seed: int,
     ) -> dict:
         "What is sent."
@@ -359,6 +363,7 @@ class Dialect:
 def open_client(
     url: str,
     key: str | None,  # the secret
+    *,
     settings: Endpoint,
 ):  # `openai.AsyncOpenAI`
     "A client with room for all connections that leaves trying again to `ask`."
@@ -386,7 +391,7 @@ class Server:
             time.monotonic(),
             time.perf_counter(),
         )
-        self.gate = Gate(s.concurrency, s.backoff, s.max_backoff)
+        self.gate = Gate(s.concurrency, s.backoff, longest=s.max_backoff)
         self.requests, self.tokens, self.turn = (
             Bucket(s.requests_per_minute),
             Bucket(s.tokens_per_minute),
@@ -394,14 +399,14 @@ class Server:
         )
 
     async def __aenter__(self):
-        self.client = open_client(self.engine.url, self.key, self.settings)
+        self.client = open_client(self.engine.url, self.key, settings=self.settings)
         return self
 
     async def __aexit__(self, *exc):
         await self.client.close()
 
     def error(self, text) -> EngineError:
-        return EngineError(f"{self.engine.spec}: {clean(text, self.key, 2000)}")
+        return EngineError(f"{self.engine.spec}: {clean(text, self.key, limit=2000)}")
 
     async def list_models(self):
         "Learn which names the server has, where it says so: name → what it says about it."
@@ -494,10 +499,10 @@ async def ask(
         else:
             now, before = time.perf_counter(), server.last
             server.last = now
-            return server.engine.answer(request, answer, n, seconds, now - before)
+            return server.engine.answer(request, answer, attempts=n, seconds=seconds, share=now - before)
         server.unreachable(f)
         begun = begun or f.sent  # what it waited for its turn before doesn't count
-        wait = f.wait if f.wait is not None else backoff(n, s.backoff, s.max_backoff)
+        wait = f.wait if f.wait is not None else backoff(n, s.backoff, most=s.max_backoff)
         if wait > s.total_timeout:
             raise server.error(
                 f"{server.engine.url} asks to wait {wait:.0f} s ({f.evidence}), and endpoint.total_timeout is {s.total_timeout:g}. What is answered is stored; start again later."
@@ -516,13 +521,14 @@ async def ask(
 def refused(
     server: Server,
     fault,  # the `Failure` of the first request
+    *,
     requests: list,
     first,  # the first request
 ) -> EngineError | None:
     "Why no request can succeed if the first one failed like this; None where others may."
     engine, url, name = server.engine, server.engine.url, server.engine.source
     if fault.reason == "too_long":
-        return server.error(too_long(server, fault, requests, first))
+        return server.error(too_long(server, fault, requests=requests, first=first))
     unknown = server.names is not None and name not in server.names
     if unknown and (
         fault.reason == "http_404"
@@ -544,7 +550,7 @@ def size(request) -> int:
     return sum(len(m["content"]) for m in request.messages)
 
 
-def too_long(server, fault, requests, first) -> str:
+def too_long(server, fault, *, requests, first) -> str:
     "How many prompts the server has no room for, as far as can be told from the longest."
     listed = (server.names or {}).get(server.engine.source, {}).get("max_model_len")
     told = re.search(r"(?:context|model) length (?:is|of) (\d+)", fault.evidence)
@@ -567,6 +573,7 @@ def too_long(server, fault, requests, first) -> str:
 async def first_answer(
     server: Server,
     requests: list,
+    *,
     first,  # the one to begin with
 ):
     "Ask the first request; finds out what the server calls things, and raises where no request can succeed."
@@ -575,7 +582,7 @@ async def first_answer(
     server.engine.dialect.learn((server.names or {}).get(server.engine.source))
     while isinstance(answer := await ask(server, first), Failure) and server.engine.dialect.adapt(answer):
         pass
-    if isinstance(answer, Failure) and (error := refused(server, answer, requests, first)):
+    if isinstance(answer, Failure) and (error := refused(server, answer, requests=requests, first=first)):
         raise error
     return answer
 
@@ -583,6 +590,7 @@ async def first_answer(
 async def flood(
     engine,
     requests: list,
+    *,
     key: str | None,  # the secret
     put,  # called with (index, record or failure)
     full,  # says whether too much waits to be taken
@@ -590,7 +598,7 @@ async def flood(
     "Ask the longest prompt, then all others."
     async with Server(engine, key) as server:
         one = max(range(len(requests)), key=lambda i: size(requests[i]))
-        put((one, await first_answer(server, requests, requests[one])))
+        put((one, await first_answer(server, requests, first=requests[one])))
         todo = (i for i in range(len(requests)) if i != one)
 
         async def work():
@@ -610,6 +618,7 @@ async def flood(
 def in_thread(
     start,  # called with (put, full); gives the coroutine to run
     every: float = 0.25,  # seconds after which a None says that it is time to store
+    *,
     most: int = 4096,  # items that may wait
 ):
     "Yield what a coroutine puts out, while it runs in a thread of its own."
@@ -635,7 +644,7 @@ def in_thread(
         thread.join(10)
 
     try:
-        yield from _until(box, end, every)
+        yield from _until(box, end, every=every)
     except GeneratorExit:
         raise
     except BaseException:
@@ -649,7 +658,7 @@ def in_thread(
         raise ended[0]
 
 
-def _until(box, end, every):
+def _until(box, end, *, every):
     "What comes through the queue until `end`, and None when something has come and nothing was stored for `every` seconds."
     due, fresh = 0.0, False
     while True:
@@ -679,6 +688,7 @@ class OpenAIEngine(Engine):
         self,
         model: str,
         batch_size: int = 64,
+        *,
         settings: Endpoint | None = None,  # where the server is and how hard it may be asked
     ):
         super().__init__(model, batch_size)
@@ -715,10 +725,10 @@ class OpenAIEngine(Engine):
 
     def body(self, request) -> dict:
         return self.dialect.body(
-            request, self.source, int(self.key(request)[:7], 16) if request.sampling.temperature > 0 else 0
+            request, self.source, seed=int(self.key(request)[:7], 16) if request.sampling.temperature > 0 else 0
         )
 
-    def answer(self, request, said, attempts, seconds, share):
+    def answer(self, request, said, *, attempts, seconds, share):
         "A record of what the server said."
         d = self.dialect
         info = dict(attempts=attempts, share=round(share, 5), served=d.said | said["served"]) | (
@@ -727,7 +737,7 @@ class OpenAIEngine(Engine):
         return self.record(
             request,
             said["text"],
-            said["finish_reason"],
+            finish_reason=said["finish_reason"],
             prompt_tokens=said["prompt_tokens"],
             completion_tokens=said["completion_tokens"],
             latency=round(seconds, 4),
@@ -742,4 +752,4 @@ class OpenAIEngine(Engine):
         key = self.secret()
         import openai  # noqa: here, since a thread that imports can't be stopped
 
-        yield from in_thread(lambda put, full: flood(self, requests, key, put, full))
+        yield from in_thread(lambda put, full: flood(self, requests, key=key, put=put, full=full))

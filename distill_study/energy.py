@@ -64,6 +64,7 @@ class Meter:
         self,
         gpus: tuple = (),  # NVML's names of the GPUs
         cpu: bool = True,  # of several processes on one machine, one counts the processor
+        *,
         root: Path = RAPL,
         nvml=None,
         every: float = 10.0,  # seconds between two readings

@@ -108,10 +108,15 @@ class Engine:
     def key(self, request) -> str:
         "The store's key of a request."
         return request_key(
-            self.model, self.weights, request.messages, request.settings, request.sample, self.asked(request)
+            self.model,
+            self.weights,
+            messages=request.messages,
+            sampling=request.settings,
+            sample=request.sample,
+            asked=self.asked(request),
         )
 
-    def record(self, request, text, finish_reason=None, **kw) -> Record:
+    def record(self, request, text, *, finish_reason=None, **kw) -> Record:
         "A record of `text` as the answer to `request`."
         return Record(
             key=self.key(request),
@@ -135,6 +140,7 @@ class StoredEngine(Engine):
         self,
         spec: str,  # 'engine:model'
         weights: str,  # fingerprint that its completions are stored under
+        *,
         asked: dict | None = None,  # what else its answers depend on
     ):
         name, _, model = spec.partition(":")
@@ -173,6 +179,7 @@ class Completions(list):
 def complete(
     engine: Engine,
     requests,  # `Request`s
+    *,
     store: Store,
     progress=None,  # called with (requests finished, requests in all)
     max_failures: float = 0.3,  # share of the requests that may fail; when more have, an `EngineError` ends the run
@@ -185,7 +192,7 @@ def complete(
     keys, asked = [engine.key(r) for r in requests], {}
     for k, r in zip(keys, requests):
         asked.setdefault(k, []).append(r)
-    found, missing = _stored(engine, asked, store)
+    found, missing = _stored(engine, asked, store=store)
     if missing and store.replay:
         found |= (lost := _lost(store, {engine.key(r) for r in missing}))
         missing = [r for r in missing if engine.key(r) not in lost]
@@ -193,13 +200,22 @@ def complete(
         raise EngineError(
             f"{engine.spec}: {len(missing)} of {len(asked)} completions are not in the store, first that of item {missing[0].id!r}. A replay asks nobody: `distill-study run` makes them."
         )
-    with store.asking(engine.spec, engine.weights, asked) if missing else contextlib.nullcontext():
+    with store.asking(engine.spec, engine.weights, keys=asked) if missing else contextlib.nullcontext():
         if missing:
-            found, missing = _stored(engine, asked, store)  # another process may have asked them meanwhile
+            found, missing = _stored(engine, asked, store=store)  # another process may have asked them meanwhile
         reused = sum(len(asked[k]) for k, rec in found.items() if isinstance(rec, Record))
-        keep = Intake(engine, asked, found, store, progress, max_failures, stage, first)
+        keep = Intake(
+            engine,
+            asked,
+            found=found,
+            store=store,
+            progress=progress,
+            max_failures=max_failures,
+            stage=stage,
+            first=first,
+        )
         if missing := without_outgrown(keep, missing):
-            ask(engine, missing, keep)
+            ask(engine, missing, keep=keep)
     out = Completions(found[k] for k in keys)
     out.reused, out.new = reused, keep.answered
     return out
@@ -214,16 +230,16 @@ def _lost(store, keys):
     }
 
 
-def _stored(engine, asked, store):
+def _stored(engine, asked, *, store):
     "(key → record of what the store has, a request for each key that it hasn't)."
-    found = {k: rec for k in asked if (rec := store.get(engine.spec, engine.weights, k))}
+    found = {k: rec for k in asked if (rec := store.get(engine.spec, engine.weights, key=k))}
     return found, [r[0] for k, r in asked.items() if k not in found]
 
 # %% ../nbs/12_engine.ipynb #e3fa8041
 class Intake:
     "Takes what an engine yields: stores it every batch, every few seconds and at `None`; writes failures down; says when they are too many."
 
-    def __init__(self, engine, asked, found, store, progress, max_failures, stage, first):
+    def __init__(self, engine, asked, *, found, store, progress, max_failures, stage, first):
         self.engine, self.asked, self.found, self.store, self.progress, self.stage, self.first = (
             engine,
             asked,
@@ -242,7 +258,7 @@ class Intake:
         if self.progress:
             self.progress(self.done, self.total)
 
-    def take(self, request, answer, seconds=5.0):
+    def take(self, request, answer, *, seconds=5.0):
         "Take the answer to a request, or None: store now."
         if isinstance(answer, Failure):
             self.failed(request, answer)
@@ -284,7 +300,7 @@ class Intake:
         self.store.ledger.append(ledger)
         for r in fresh:
             self.found[r.key] = self.store.get(
-                r.engine, r.weights, r.key
+                r.engine, r.weights, key=r.key
             )  # the first of a key counts, whoever wrote it
             self.done += len(self.asked[r.key])
         if fresh or ledger:
@@ -308,14 +324,16 @@ def without_outgrown(keep: Intake, requests: list) -> list:
     for i, n in over.items():
         keep.take(
             going_on[i],
-            keep.engine.record(going_on[i], "", "length", prompt_tokens=n, completion_tokens=0, info=dict(share=0.0)),
+            keep.engine.record(
+                going_on[i], "", finish_reason="length", prompt_tokens=n, completion_tokens=0, info=dict(share=0.0)
+            ),
         )
     keep.flush()
     gone = {id(going_on[i]) for i in over}
     return [r for r in requests if id(r) not in gone]
 
 # %% ../nbs/12_engine.ipynb #7fd0e7eb
-def ask(engine: Engine, requests: list, keep: Intake):
+def ask(engine: Engine, requests: list, *, keep: Intake):
     "Ask for `requests`. What is finished is kept, also when it is interrupted."
     answers, left = engine.generate(requests), len(requests)
 

@@ -155,7 +155,7 @@ def lengths(
     return AVERAGES.get(name) or next(a for a in reversed(AVERAGES.values()) if a.task == task)
 
 
-def written(task: str, strategy: str, it: Lengths) -> int:
+def written(task: str, strategy: str, *, it: Lengths) -> int:
     "Tokens that a model writes about one example."
     return {"cot": THOUGHT, "cod": DENSE}.get(strategy) or (
         int(it.asked * it.reply) if task == "conversation" else PLAIN[task]
@@ -176,11 +176,11 @@ AT_ONCE, STREAMS = 256, 25.0  # answers that vLLM writes together; tokens a seco
 LOAD, START = 1e9, 90.0  # bytes a second from disk; seconds until vLLM is ready
 
 
-def _read(n, hw, gpus=1):
+def _read(n, hw, *, gpus=1):
     return 2 * n / (gpus * hw.gpu.flops * PREFILL)
 
 
-def answer_seconds(who, model: str, asked: float, into: float, out: float, most: int, hw: Hardware) -> float:
+def answer_seconds(who, model: str, *, asked: float, into: float, out: float, most: int, hw: Hardware) -> float:
     "Seconds that `asked` questions take, with `into` tokens in all and `out` written ones, `most` of them in one answer; `who` is a teacher or a student."
     each, engine = out / max(asked, 1), getattr(who, "engine", "transformers:").partition(":")[0]
     if engine == "openai":
@@ -192,7 +192,7 @@ def answer_seconds(who, model: str, asked: float, into: float, out: float, most:
         s = who.vllm
         gpus, size = (s.tensor_parallel_size * s.pipeline_parallel_size if s else 1), n * weight_bytes(who)
         step = max(layers * VLLM, size / (gpus * hw.gpu.bandwidth * STREAM))
-        return START + size / LOAD + out * step / min(AT_ONCE, max(asked, 1)) + (into + out) * _read(n, hw, gpus)
+        return START + size / LOAD + out * step / min(AT_ONCE, max(asked, 1)) + (into + out) * _read(n, hw, gpus=gpus)
     step = max(layers * TOKEN, 2 * n / (hw.gpu.bandwidth * STREAM))
     return (
         2 * n / LOAD + math.ceil(asked / who.batch_size) * min(most, 2 * each) * step + into * _read(n, hw)
@@ -204,7 +204,7 @@ def weight_bytes(who) -> int:
     return 1 if "fp8" in f"{who.engine} {who.vllm and who.vllm.quantization}".lower() else 2
 
 
-def train_seconds(model: str, t: Train, rows: float, tokens: float, hw: Hardware) -> float:
+def train_seconds(model: str, t: Train, *, rows: float, tokens: float, hw: Hardware) -> float:
     "Seconds that the training of one student takes, with loading, merging and saving; `rows` and `tokens` of all epochs."
     n, layers, gpus = parameters(model), shape(model).num_hidden_layers, processes(t, hw)
     work = n * ((6 if t.method == "full" else 4) + 2 * t.gradient_checkpointing)
@@ -231,32 +231,34 @@ class Stage(NamedTuple):
     cost: float | None  # of tokens and hours together; None without prices
 
 
-def _asking(c, kind, who, model, strategy, n, hw, untouched=False, repeat=1, short=False):
+def _asking(c, kind, *, who, model, strategy, n, hw, untouched=False, repeat=1, short=False):
     "The stage in which `n` examples are asked under a strategy."
     task = task_of(c.data)
     it = lengths(c.data.name, task)
     limit = (who.sampling.max_tokens if hasattr(who, "sampling") else None) or TASKS[task].max_tokens[strategy]
-    each = written(task, "vanilla" if short else strategy, it)
+    each = written(task, "vanilla" if short else strategy, it=it)
     if untouched and strategy == "vanilla":
         each = max(each, TASKS[task].max_tokens["vanilla"])  # it may go on until it is cut off
     asked, n = n * it.asked * repeat, n * repeat
     into, out = round(n * (it.into + it.asked * (TEMPLATE + LONGER[strategy]))), round(n * each)
-    seconds = answer_seconds(who, model, asked, into, out, limit, hw) if hw else None
+    seconds = answer_seconds(who, model, asked=asked, into=into, out=out, most=limit, hw=hw) if hw else None
     return (
         into,
         out,
         seconds,
-        who.price.cost(into, out, 0 if hasattr(who, "endpoint") and who.engine.startswith("openai:") else seconds)
+        who.price.cost(
+            into, out, seconds=0 if hasattr(who, "endpoint") and who.engine.startswith("openai:") else seconds
+        )
         if who.price
         else None,
     )
 
 
-def _training(c, arm, n, hw):
+def _training(c, arm, *, n, hw):
     "(tokens, seconds, cost) of one training."
     t, task = c.student.train, task_of(c.data)
     it, model = lengths(c.data.name, task), c.student.model
-    plain, longer = written(task, "vanilla", it), THOUGHT if arm.labels == "cot" else 0
+    plain, longer = written(task, "vanilla", it=it), THOUGHT if arm.labels == "cot" else 0
     asked = it.row + TEMPLATE
     row = {
         "answer": asked + plain,
@@ -266,8 +268,12 @@ def _training(c, arm, n, hw):
     }[arm.target]
     steps = t.steps * t.batch_size * t.gradient_accumulation / n if t.steps else t.epochs
     tokens = round(n * steps * row)
-    seconds = train_seconds(model, t, n * steps * (2 if arm.target == "mixed" else 1), tokens, hw) if hw else None
-    return tokens, seconds, c.student.price.cost(0, 0, seconds) if c.student.price else None
+    seconds = (
+        train_seconds(model, t, rows=n * steps * (2 if arm.target == "mixed" else 1), tokens=tokens, hw=hw)
+        if hw
+        else None
+    )
+    return tokens, seconds, c.student.price.cost(0, 0, seconds=seconds) if c.student.price else None
 
 # %% ../nbs/57_estimate.ipynb #87d6c9b0
 ALL = 5000  # examples that a split counts as where a recipe takes all of it
@@ -296,7 +302,9 @@ def stages(
                     f"{c.data.name}, {s}",
                     teacher,
                     c.data,
-                    do=lambda: _asking(c, "label", teacher, model, s, n, hw, repeat=teacher.sampling.n),
+                    do=lambda: _asking(
+                        c, "label", who=teacher, model=model, strategy=s, n=n, hw=hw, repeat=teacher.sampling.n
+                    ),
                 )
         if c.curate.hard_items:
             add(
@@ -305,7 +313,9 @@ def stages(
                 f"{c.data.name}, vanilla",
                 student.model,
                 c.data,
-                do=lambda: _asking(c, "label", student, student.model, "vanilla", n, hw, True),
+                do=lambda: _asking(
+                    c, "label", who=student, model=student.model, strategy="vanilla", n=n, hw=hw, untouched=True
+                ),
             )
         for a in ran:
             if a.model == "teacher":
@@ -315,7 +325,16 @@ def stages(
                     f"{c.data.name}, {a.name}",
                     teacher,
                     c.data,
-                    do=lambda: _asking(c, "answer", teacher, model, a.prompt, test, hw, repeat=teacher.sampling.n),
+                    do=lambda: _asking(
+                        c,
+                        "answer",
+                        who=teacher,
+                        model=model,
+                        strategy=a.prompt,
+                        n=test,
+                        hw=hw,
+                        repeat=teacher.sampling.n,
+                    ),
                 )
             elif a.model == "student":
                 add(
@@ -324,13 +343,15 @@ def stages(
                     f"{c.data.name}, {a.name}",
                     student.model,
                     c.data,
-                    do=lambda: _asking(c, "answer", student, student.model, a.prompt, test, hw, True),
+                    do=lambda: _asking(
+                        c, "answer", who=student, model=student.model, strategy=a.prompt, n=test, hw=hw, untouched=True
+                    ),
                 )
             else:
                 who = (c.data.name, a.name, c.seed)
 
                 def trained():
-                    tokens, seconds, cost = _training(c, a, n, hw)
+                    tokens, seconds, cost = _training(c, a, n=n, hw=hw)
                     return tokens, 0, seconds, cost
 
                 add(
@@ -352,7 +373,14 @@ def stages(
                     teacher if a.labels != "gold" else "",
                     c.seed,
                     do=lambda: _asking(
-                        c, "answer", student, student.model, a.prompt, test, hw, repeat=1 + len(student.compare)
+                        c,
+                        "answer",
+                        who=student,
+                        model=student.model,
+                        strategy=a.prompt,
+                        n=test,
+                        hw=hw,
+                        repeat=1 + len(student.compare),
                     ),
                 )
             if a.prompt == "vanilla" and (
@@ -368,7 +396,14 @@ def stages(
                     teacher if a.model == "trained" else "",
                     c.seed,
                     do=lambda: _asking(
-                        c, "answer", who, name, a.prompt, min(c.pitfalls.items or test, test), hw, repeat=more
+                        c,
+                        "answer",
+                        who=who,
+                        model=name,
+                        strategy=a.prompt,
+                        n=min(c.pitfalls.items or test, test),
+                        hw=hw,
+                        repeat=more,
                     ),
                 )
     for p in pairs(recipe):
@@ -387,11 +422,11 @@ def stages(
             do=lambda: _asking(
                 c.model_copy(update=dict(data=p.data)),
                 "answer",
-                student,
-                student.model,
-                arm.prompt,
-                p.data.test or ALL,
-                hw,
+                who=student,
+                model=student.model,
+                strategy=arm.prompt,
+                n=p.data.test or ALL,
+                hw=hw,
             ),
         )
     return list(out.values())
@@ -450,9 +485,9 @@ class Budget:
             training_memory(
                 shape(s.model),
                 rows_a_pass(s.train, self.hardware),
-                length(s),
-                self.hardware.devices if s.train.launch else Devices(1, self.hardware.gpu.gb),
-                s.train.launch in ("fsdp", "zero3"),
+                length=length(s),
+                devices=self.hardware.devices if s.train.launch else Devices(1, self.hardware.gpu.gb),
+                sharded=s.train.launch in ("fsdp", "zero3"),
             )
             for s in self.recipe.students
         ]

@@ -293,7 +293,7 @@ class Figure(Shown):
         return self.alt
 
 
-def _facets(frame, reports, draw, width, height, rows_alike=True):
+def _facets(frame, reports, *, draw, width, height, rows_alike=True):
     "One small axes for each report, three in a row, drawn by `draw(axes, rows)`."
     import seaborn as sns
     from matplotlib import rc_context
@@ -354,12 +354,15 @@ def rebuild(
         )
     try:
         with redirect_stderr(StringIO()):  # a replay tells its stages
-            labels = label(c, splits, kept)
-            curated = _curated(c, splits, labels, kept)
+            labels = label(c, splits, store=kept)
+            curated = _curated(c, splits, labels=labels, store=kept)
             answers, _ = answer_arms(
-                c, splits, train_arms(c, {a: d for a, d in curated.items() if not d.short}, kept, splits), kept
+                c,
+                splits,
+                fits=train_arms(c, {a: d for a, d in curated.items() if not d.short}, store=kept, splits=splits),
+                store=kept,
             )
-            judged = judge_arms(c, splits, answers, kept, r.metrics.get("best"))
+            judged = judge_arms(c, splits, answers=answers, store=kept, best=r.metrics.get("best"))
     except StudyError as e:
         if "in the store" not in str(e):
             raise
@@ -367,18 +370,24 @@ def rebuild(
             f"{r.name}: store {str(store)!r} has not all that this report was made from: {e} Name the store that the run wrote to."
         ) from None
     return Rebuilt(
-        splits, labels, curated, answers, grade(splits.test, answers), judged, grades_of(c, splits, answers, kept)
+        splits,
+        labels,
+        curated,
+        answers,
+        grade(splits.test, answers),
+        judged,
+        grades_of(c, splits, answers=answers, store=kept),
     )
 
 
-def _curated(c, splits, labels, store):
+def _curated(c, splits, *, labels, store):
     "Trained arm → `curate.Curated`, without an entry in the ledger."
     from distill_study.curate import curate, enough
     from distill_study.overlap import overlaps
     from distill_study.study import has_truth, too_long, unavailable
 
     found, truth = (
-        overlaps(splits.train, dict(test=splits.test, validation=splits.validation), c.curate),
+        overlaps(splits.train, dict(test=splits.test, validation=splits.validation), settings=c.curate),
         any(map(has_truth, splits.train)),
     )
     arms = [
@@ -391,11 +400,11 @@ def _curated(c, splits, labels, store):
             curate(
                 a,
                 splits.train,
-                labels.get(a.labels),
-                splits.test,
-                c.curate,
-                lambda rows: too_long(c, rows, store),
-                found,
+                answers=labels.get(a.labels),
+                test=splits.test,
+                settings=c.curate,
+                too_long=lambda rows: too_long(c, rows, store=store),
+                found=found,
             ),
             c.min_rows,
         )
@@ -408,7 +417,7 @@ def _prompt(messages):
     return "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in messages)
 
 
-def _asked(e, arm, answer):
+def _asked(e, arm, *, answer):
     "The messages that an arm was asked a test item with; of a conversation, with its own turns between."
     return e.ask(ARMS[arm].prompt, answer.turns) if e.task == "conversation" else e.ask(ARMS[arm].prompt)
 
@@ -426,7 +435,7 @@ def item_table(r: Report, b: Rebuilt):
     said = {(arm, a.id): a for arm, answers in b.answers.items() for a in answers}
     rows = b.graded.rename(columns=dict(text="completion"))
     rows = rows.assign(
-        prompt=[_prompt(_asked(at[i], arm, said[arm, i])) for arm, i in zip(rows["arm"], rows["id"])],
+        prompt=[_prompt(_asked(at[i], arm, answer=said[arm, i])) for arm, i in zip(rows["arm"], rows["id"])],
         question=[_input(at[i]) for i in rows["id"]],
         samples=[[x.text for x in said[k].asked] for k in zip(rows["arm"], rows["id"])],
         finish_reason=[said[k].finish_reason for k in zip(rows["arm"], rows["id"])],
@@ -677,7 +686,7 @@ def arms_figure(found: Frames) -> Figure:
         ax.grid(axis="x", color="#e3e5e8", lw=0.7)
         ax.tick_params(axis="y", length=0)
 
-    fig = _facets(ran, _each(found), draw, 3.4, 0.26 * len(order) + 0.9)
+    fig = _facets(ran, _each(found), draw=draw, width=3.4, height=0.26 * len(order) + 0.9)
     said = lambda x: (
         f"{x.arm} "
         + Interval(x.value, *(None if v != v else v for v in (x.value_low, x.value_high))).text(
@@ -725,7 +734,7 @@ def curves_figure(found: Frames, curve: str = "training loss") -> Figure:
         ax.set(xlabel="step", ylabel=curve)
 
     names, arms = list(dict.fromkeys(rows["report"])), [a for a in TRAINED if a in set(rows["arm"])]
-    fig = _facets(rows, names, draw, 3.6, 2.6, False)
+    fig = _facets(rows, names, draw=draw, width=3.6, height=2.6, rows_alike=False)
     fig.legend(
         handles=[
             Line2D([], [], color=colours[a], lw=1.5, ls=(0, dashes[a]) if dashes[a] else "-", label=a) for a in arms
@@ -773,7 +782,7 @@ def attrition_figure(found: Frames) -> Figure:
         ax.set(yticks=range(len(order)), yticklabels=order, ylim=(len(order) - 0.5, -0.5), xlabel="inputs", ylabel="")
         ax.tick_params(axis="y", length=0)
 
-    fig = _facets(found.attrition, _each(found), draw, 3.4, 0.3 * len(order) + 1.1)
+    fig = _facets(found.attrition, _each(found), draw=draw, width=3.4, height=0.3 * len(order) + 1.1)
     handles, names = fig.axes[0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside lower left", ncols=3, frameon=False, fontsize=8)
     return Figure(

@@ -38,7 +38,7 @@ def _colour(arm):
     return fixed[arm]
 
 
-def _axes(height, width=5.2, rows=1):
+def _axes(height, width=5.2, *, rows=1):
     "One axes in the house style, or several below each other."
     import seaborn as sns
     from matplotlib import rc_context
@@ -93,7 +93,7 @@ def accuracy_figure(results: Results):  # a matplotlib Figure
         ax.text(
             1.02,
             y,
-            num(i.value, m.digits, k),
+            num(i.value, m.digits, scale=k),
             va="center",
             ha="left",
             transform=ax.get_yaxis_transform(),
@@ -253,7 +253,7 @@ def judge_figure(
     labels = arms or [f"{w['b']} against {w['a']}" for w in wins]
     fig, ax = _axes((0.3 + 0.09 * max(len(names) - 1, 0)) * len(labels) + 1.2)
 
-    def dot(y, i, colour, mark, low=0, width=1):
+    def dot(y, i, *, colour, mark, low=0, width=1):
         if i.value is None:
             return
         at = lambda x: 100 * (x - low) / width
@@ -265,10 +265,15 @@ def judge_figure(
         low, high = g["scale"] or (0, 1)
         shift = 0.17 * (names.index(g["criterion"]) - (len(names) - 1) / 2)
         dot(
-            arms.index(g["arm"]) + shift, g["grade"], _colour(g["arm"]), marks.get(g["criterion"], "o"), low, high - low
+            arms.index(g["arm"]) + shift,
+            g["grade"],
+            colour=_colour(g["arm"]),
+            mark=marks.get(g["criterion"], "o"),
+            low=low,
+            width=high - low,
         )
     for y, w in enumerate(wins if not grades else ()):
-        dot(y, w["rate"], _colour(w["b"]), "o")
+        dot(y, w["rate"], colour=_colour(w["b"]), mark="o")
     if not grades:
         ax.axvline(50, color=SOFT, lw=1, ls="--")
     ax.set(
@@ -449,6 +454,7 @@ def png(fig, dpi: int = 150) -> bytes:
 def show(
     fig,  # a matplotlib Figure
     alt: str,  # what it shows, in words, numbers included
+    *,
     caption: str = "",  # below it
 ) -> None:
     "Display a figure in Jupyter and in the report."

@@ -77,7 +77,7 @@ def write_all(fd: int, data: bytes):
         raise
 
 # %% ../nbs/08_files.ipynb #5e907041
-def read_at(fd: int, n: int, offset: int) -> bytes:
+def read_at(fd: int, n: int, *, offset: int) -> bytes:
     "`n` bytes at `offset`, in as many reads as it takes."
     parts = []
     while n > 0 and (part := os.pread(fd, min(n, 1 << 30), offset)):

@@ -75,7 +75,7 @@ def _p(p):
 
 def _difference(t, m=METRICS["correct"]):
     "The difference of a test with its interval, its p and its n."
-    value, _, ends = t.difference.text(m.scale, m.digits, True).partition(" ")
+    value, _, ends = t.difference.text(m.scale, m.digits, signed=True).partition(" ")
     return f"{value}{' points' if m.scale == 100 else ''}, 95 % interval {ends.strip('()')}, Holm-corrected {_p(t.p_holm)}, n = {t.n}"
 
 
@@ -104,14 +104,14 @@ def _scores(t, m):
         return f"{t.b} has a {t.verdict} mean {m.name} than {t.a} ({_difference(t, m)})."
     least = smallest_difference(t.n, t.spread) if t.spread else None
     hint = (
-        f" On {t.n} items that differ this much, a true difference below about {num(least, m.digits, m.scale)} would often go unnoticed."
+        f" On {t.n} items that differ this much, a true difference below about {num(least, m.digits, scale=m.scale)} would often go unnoticed."
         if least
         else ""
     )
     return f"Can't tell at this n whether {t.b} or {t.a} has the higher mean {m.name} ({_difference(t, m)}).{hint}"
 
 
-def _level(results, i, key=""):
+def _level(results, i, *, key=""):
     "An accuracy, or a score, with its interval, in a sentence."
     m = METRICS[key] if key else results.metric
     if m.graded:
@@ -220,7 +220,7 @@ def _dense2(results):
         "can't tell": f"Can't tell at this n, by {results.metric.name}.",
         "not available": f"Not available: {t.reason}.",
     }[t.verdict]
-    dense = find_test(results.also.get("density", []), "distilled/vanilla", "distilled/cod")
+    dense = find_test(results.also.get("density", []), "distilled/vanilla", b="distilled/cod")
     if dense.p_holm is not None:
         verdict += {
             "higher": " Its summaries are denser.",
@@ -228,7 +228,7 @@ def _dense2(results):
             "can't tell": " Whether its summaries are denser can't be told.",
         }[dense.verdict]
     made = [
-        f"{a} {_level(results, results.score(a, 'density'), 'density')} in {num(results.score(a, 'words').value)} words"
+        f"{a} {_level(results, results.score(a, 'density'), key='density')} in {num(results.score(a, 'words').value)} words"
         for a in ("teacher/vanilla", "teacher/cod")
         if a in results
     ]
@@ -253,7 +253,7 @@ def _dense3(results):
             (f"{arm}: {results.arms.get(arm, {}).get('missing', 'not part of this run')}.",),
             DENSE[3],
         )
-    t = find_test(results.also.get(key, results.tests if results.metric.key == key else []), BASE, arm)
+    t = find_test(results.also.get(key, results.tests if results.metric.key == key else []), BASE, b=arm)
     told = {
         "higher": f"Yes: at once it writes denser summaries than {BASE}.",
         "lower": f"No: its summaries are less dense than those of {BASE}.",
@@ -269,7 +269,7 @@ def _dense3(results):
             f"; in the teacher's, {pct(theirs)} %." if theirs is not None else "."
         )
     said = [
-        f"{a}: {_level(results, results.score(a, key), key)}, {num(results.score(a, 'words').value)} words, {pct(results.score(a, 'supported').value)} % of its names and numbers in the source."
+        f"{a}: {_level(results, results.score(a, key), key=key)}, {num(results.score(a, 'words').value)} words, {pct(results.score(a, 'supported').value)} % of its names and numbers in the source."
         for a in (BASE, "distilled/vanilla", arm, "teacher/cod")
         if a in results and results.score(a, "supported").value is not None
     ]
@@ -343,7 +343,7 @@ def _finding3(results):
     return Finding(3, verdict, tuple(s for s in (lengths, _says(helped), _says(written), more, *other) if s))
 
 # %% ../nbs/41_findings.ipynb #991fe748
-def _money(results, labelling, training, serving):
+def _money(results, labelling, *, training, serving):
     "(verdict, sentences) about money, as far as there are prices: to serve, to make, and when that pays back."
     each = {a: x for a, u in (serving or {}).items() if (x := per_answer(u)) is not None}
     if not each:
@@ -362,7 +362,7 @@ def _money(results, labelling, training, serving):
         labels, trained = (labelling or {}).get(ARMS[arm].labels, {}).get("cost"), training[arm].get("cost")
         if labels is None or trained is None:
             continue
-        back[arm] = break_even(labels + trained, each[results.teacher], each[arm])
+        back[arm] = break_even(labels + trained, each[results.teacher], after=each[arm])
         said.append(
             f"{arm}: labels {num(labels, 4)}, training {num(trained, 4)}; "
             + (
@@ -383,7 +383,7 @@ def _money(results, labelling, training, serving):
     ) or "prices of making them are not available", said
 
 
-def _finding4(results, labelling, training, serving=None):
+def _finding4(results, labelling, *, training, serving=None):
     "Tokens, seconds and, where there are prices, money."
     teacher, per = results.arms[results.teacher].get("tokens"), []
     for arm in (a for a in results.arms if results.arms[a]["n"] and a != results.teacher):
@@ -413,7 +413,7 @@ def _finding4(results, labelling, training, serving=None):
         if took
         else "Training time is not available."
     )
-    verdict, said = _money(results, labelling, training, serving)
+    verdict, said = _money(results, labelling, training=training, serving=serving)
     ratios = {
         a: quotient(results.arms[a].get("tokens"), teacher)
         for a in TRAINED
@@ -483,7 +483,7 @@ def _finding5(results, pitfalls=None):
         )
     elif worst:
         sentences.append(
-            f"The largest loss under strict extraction is {num(worst[level].value - worst['strict'].value, m.digits, m.scale)}{' points' if m.scale == 100 else ''}, for {worst['arm']}."
+            f"The largest loss under strict extraction is {num(worst[level].value - worst['strict'].value, m.digits, scale=m.scale)}{' points' if m.scale == 100 else ''}, for {worst['arm']}."
         )
     sentences += _other_measures(results)
     seen = [
@@ -515,7 +515,7 @@ def _other_measures(results):
         other = [
             f"{b.b} against {b.a}: {a.verdict} by {results.metric.name}, {b.verdict} by {METRICS[key].name}"
             for a in results.tests
-            if (b := find_test(tests, a.a, a.b)).p is not None and a.verdict != b.verdict
+            if (b := find_test(tests, a.a, b=a.b)).p is not None and a.verdict != b.verdict
         ]
         out.append(
             f"By {METRICS[key].name} instead, {len(other)} of {sum(t.p is not None for t in tests)} test results change{'s' if len(other) == 1 else ''}"
@@ -529,7 +529,7 @@ def _changed(results, key):
     return sum(
         b.p is not None and a.verdict != b.verdict
         for a in results.tests
-        if (b := find_test(results.also[key], a.a, a.b))
+        if (b := find_test(results.also[key], a.a, b=a.b))
     )
 
 
@@ -542,6 +542,7 @@ def _with_measures(results):
 def findings(
     results: Results,
     labelling: dict | None = None,  # strategy -> output_tokens ...
+    *,
     training: dict | None = None,  # arm -> seconds ...
     serving: dict | None = None,  # arm -> as `teacher.usage` gives it
     pitfalls=None,  # `pitfalls.Lines`
@@ -552,7 +553,7 @@ def findings(
             _finding1(results),
             _finding2(results),
             _finding3(results),
-            _finding4(results, labelling, training, serving),
+            _finding4(results, labelling, training=training, serving=serving),
             _finding5(results, pitfalls),
         )
     )
@@ -568,7 +569,7 @@ class Summary(Shown):
     def html(self) -> str:
         "Tiles, then a verdict per question."
 
-        def tile(label, value, detail):
+        def tile(label, value, *, detail):
             shown = (
                 f'<span class="big na">{esc(value)}</span>'
                 if value in ("not available", "undefined")
@@ -579,7 +580,7 @@ class Summary(Shown):
         verdicts = "".join(
             f"<div><dt>{esc(f.question)}</dt><dd>{prose(f.verdict)}</dd></div>" for f in self.findings.entries
         )
-        return f'<h2>In short</h2><dl class="tiles">{"".join(tile(*t) for t in self.tiles)}</dl><dl class="verdicts">{verdicts}</dl>'
+        return f'<h2>In short</h2><dl class="tiles">{"".join(tile(label, value, detail=detail) for label, value, detail in self.tiles)}</dl><dl class="verdicts">{verdicts}</dl>'
 
     def to_dict(self):
         return [dict(label=a, value=b, detail=c) for a, b, c in self.tiles]
@@ -588,14 +589,18 @@ class Summary(Shown):
 def summary(results: Results, found: Findings) -> Summary:
     "Main figures: teacher, untouched student, best distilled student, gap recovered."
 
-    def tile(label, i, detail, share=False):
+    def tile(label, i, *, detail, share=False):
         if i.value is None:
             return (label, "undefined" if i.n else "not available", detail or i.reason)
         m = METRICS["correct"] if share else results.metric
         return (
             label,
-            num(i.value, m.digits, m.scale) + (" %" if m.graded else ""),
-            (f"{num(i.low, m.digits, m.scale)} to {num(i.high, m.digits, m.scale)}, " if i.low is not None else "")
+            num(i.value, m.digits, scale=m.scale) + (" %" if m.graded else ""),
+            (
+                f"{num(i.low, m.digits, scale=m.scale)} to {num(i.high, m.digits, scale=m.scale)}, "
+                if i.low is not None
+                else ""
+            )
             + f"n = {i.n}"
             + (f"; {detail}" if detail else ""),
         )
@@ -610,10 +615,12 @@ def summary(results: Results, found: Findings) -> Summary:
     of = "" if results.metric.graded else f", {results.metric.name}"
     return Summary(
         (
-            tile(f"Teacher{of}" if of else "Teacher is right", results.score(results.teacher), results.teacher),
-            tile(f"Untouched student{of}", results.score(BASE), BASE),
-            tile(f"Best distilled student{of}", best, picked),
-            tile("Gap recovered", gap, "" if gap.value is not None else gap.reason.partition(" (")[0], True),
+            tile(f"Teacher{of}" if of else "Teacher is right", results.score(results.teacher), detail=results.teacher),
+            tile(f"Untouched student{of}", results.score(BASE), detail=BASE),
+            tile(f"Best distilled student{of}", best, detail=picked),
+            tile(
+                "Gap recovered", gap, detail="" if gap.value is not None else gap.reason.partition(" (")[0], share=True
+            ),
         ),
         found,
     )

@@ -89,9 +89,9 @@ def _scored(examples, answers):
 
     def measure(e, a):
         return (
-            summary_scores(a.parsed.answer or "", e.question, e.gold, known)
+            summary_scores(a.parsed.answer or "", e.question, reference=e.gold, known=known)
             if task == "summarization"
-            else chat_scores(_turns(a), e.meta.get("reference"), sum(t["role"] == "user" for t in e.turns))
+            else chat_scores(_turns(a), e.meta.get("reference"), asked=sum(t["role"] == "user" for t in e.turns))
         )
 
     rows = []

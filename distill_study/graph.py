@@ -64,7 +64,7 @@ def _base(c):
     )
 
 
-def _train(c, arm, label):
+def _train(c, arm, *, label):
     "One student trained and asked."
     a, with_teacher = ARMS[arm], ARMS[arm].labels != "gold"
     key = fingerprint(
@@ -85,7 +85,7 @@ def stages_of(c: Combination) -> list[Stage]:
     full, c = c, resolved(c)
     label, base = _label(c), _base(c)
     trained = [a for a in c.arms if ARMS[a].model == "trained" and unavailable(ARMS[a], c) is None]
-    first = [s for s in (label, base, *(_train(c, a, label) for a in trained)) if s]
+    first = [s for s in (label, base, *(_train(c, a, label=label) for a in trained)) if s]
     return [
         *first,
         Stage("report", full.name, full, fingerprint("report", full), tuple(s.key for s in first), name=full.name),
@@ -141,6 +141,7 @@ def _others(recipe, every):
 def run_stage(
     stage: Stage,
     store,  # `store.Store`
+    *,
     splits=None,  # `data.Splits`, where they are loaded already
 ):
     "Do what `stage` is about; what the store has is not done again."
@@ -152,27 +153,29 @@ def run_stage(
         return _asked_others(stage, store)
     splits = splits or load_data(c.data)
     if stage.kind == "train":
-        return _taught(stage, splits, store)
+        return _taught(stage, splits, store=store)
     if stage.kind == "label":
-        label(c, splits, store)
+        label(c, splits, store=store)
     if stage.kind == "base":
-        untouched_right(c, splits, store)
-    answer_arms(c, splits, {}, store)
+        untouched_right(c, splits, store=store)
+    answer_arms(c, splits, fits={}, store=store)
 
 
 def _asked_others(stage, store):
     "Ask the student of an arm the test items of other data sets, where there is one; why there is none, its training says."
     from distill_study.data import load_data
 
-    c, fit = stage.combination, taught(stage.combination, stage.arm, store)
+    c, fit = stage.combination, taught(stage.combination, stage.arm, store=store)
     if fit is None:
         return
-    missing = answer_tests(c, stage.arm, {stage.arm: fit}, {d.name: load_data(d) for d in stage.tests}, store)[1]
+    missing = answer_tests(
+        c, stage.arm, fits={stage.arm: fit}, tests={d.name: load_data(d) for d in stage.tests}, store=store
+    )[1]
     if missing:
         raise StudyError("; ".join(f"{name}: {why}" for name, why in missing.items()))
 
 
-def _taught(stage, splits, store):
+def _taught(stage, splits, *, store):
     "Train the student of one arm and ask it, where there is enough to learn from."
     from distill_study.data import load_data
     from distill_study.overlap import overlaps
@@ -181,12 +184,13 @@ def _taught(stage, splits, store):
     c, arm = stage.combination, ARMS[stage.arm]
     if arm.labels == "gold" and not any(map(has_truth, splits.train)):
         return
-    labels = label(c, splits, store) if arm.labels != "gold" else {}
-    found = overlaps(splits.train, dict(test=splits.test, validation=splits.validation), c.curate)
-    done = curate_one(c, arm, splits, labels.get(arm.labels), store, found)
+    labels = label(c, splits, store=store) if arm.labels != "gold" else {}
+    found = overlaps(splits.train, dict(test=splits.test, validation=splits.validation), settings=c.curate)
+    done = curate_one(c, arm, splits=splits, answers=labels.get(arm.labels), store=store, found=found)
     if done.short:
         return
-    held = validated(c, [arm.name], splits, store) if c.student.train.choose != "last" else {}
-    fits = {arm.name: train_one(c, arm.name, done.rows, store, *held.get(arm.name, ()))}
-    answer_arms(c, splits, fits, store)
-    answer_forms(c, splits, fits, store)
+    held = validated(c, [arm.name], splits=splits, store=store) if c.student.train.choose != "last" else {}
+    looked, score = held.get(arm.name, ((), None))
+    fits = {arm.name: train_one(c, arm.name, rows=done.rows, store=store, held=looked, score=score)}
+    answer_arms(c, splits, fits=fits, store=store)
+    answer_forms(c, splits, fits=fits, store=store)

@@ -25,6 +25,7 @@ from .transfer import wanted
 def size(
     c: Combination,
     splits,  # `data.Splits`
+    *,
     split: str,  # 'train' or 'test'
     strategy: str,
     teacher: bool,  # or a student
@@ -39,7 +40,7 @@ def size(
     n, asked = c.teacher.sampling.n if teacher else 1, [q for e in examples for q in _questions(e, strategy)]
     into, most = n * sum(len(m["content"]) for q in asked for m in q) // 4, n * len(asked) * limit
     cost = (
-        f", at most {price.cost(into, most, 0):,.2f}" + (" and the machine's hours" if price.per_hour else "")
+        f", at most {price.cost(into, most, seconds=0):,.2f}" + (" and the machine's hours" if price.per_hour else "")
         if price
         else ""
     )
@@ -64,11 +65,11 @@ def plan(
     arms = [ARMS[a] for a in c.arms]
     labels = sorted({a.labels for a in arms if a.labels in c.teacher.strategies})
 
-    def asked(split, strategy, teacher, rows):
-        return size(c, splits, split, strategy, teacher) if splits else f"{rows} questions"
+    def asked(split, strategy, *, teacher, rows):
+        return size(c, splits, split=split, strategy=strategy, teacher=teacher) if splits else f"{rows} questions"
 
     rows = [
-        ("label", f"{c.teacher.engine} answers the training inputs under {s}", asked("train", s, True, n))
+        ("label", f"{c.teacher.engine} answers the training inputs under {s}", asked("train", s, teacher=True, rows=n))
         for s in labels
     ]
     if c.curate.hard_items:
@@ -76,7 +77,7 @@ def plan(
             (
                 "curate",
                 f"{c.student.model} answers the training inputs, to see which are hard",
-                asked("train", "vanilla", False, n),
+                asked("train", "vanilla", teacher=False, rows=n),
             )
         )
     rows += [
@@ -91,15 +92,16 @@ def plan(
     ran = [a for a in arms if unavailable(a, c) is None]
     return (
         rows
-        + [("answer", a.name, asked("test", a.prompt, a.model == "teacher", test)) for a in ran]
-        + again(c, [a.name for a in ran], splits)
-        + ([judging(c, [a.name for a in ran], splits)] if c.judge else [])
+        + [("answer", a.name, asked("test", a.prompt, teacher=a.model == "teacher", rows=test)) for a in ran]
+        + again(c, [a.name for a in ran], splits=splits)
+        + ([judging(c, [a.name for a in ran], splits=splits)] if c.judge else [])
     )
 
 # %% ../nbs/56_grid.ipynb #229c2daa
 def again(
     c: Combination,
     ran: list,  # arms that will have answers
+    *,
     splits=None,  # `data.Splits`
 ) -> list[tuple[str, str, str]]:
     "What is asked of the test items once more, to see the pitfalls."
@@ -125,6 +127,7 @@ def again(
 def judging(
     c: Combination,
     ran: list,  # arms that will have answers
+    *,
     splits=None,  # `data.Splits`
 ) -> tuple[str, str, str]:
     "What is asked of the judge, before it is asked; an answer counts as as long as the gold one."
@@ -143,18 +146,19 @@ def judging(
     def size(e):
         item, text = item_parts(e), e.gold or "\n".join(e.meta.get("reference") or ())
         return len(arms) * who.pointwise * sum(
-            len(m["content"]) for m in point_prompt(criteria, item, text, who.reason)
+            len(m["content"]) for m in point_prompt(criteria, item, text=text, reason=who.reason)
         ) + 2 * len(pairs) * who.pairwise * sum(
-            len(m["content"]) for m in pair_prompt(criteria, item, text, text, who.reason)
+            len(m["content"]) for m in pair_prompt(criteria, item, first=text, second=text, reason=who.reason)
         )
 
     most, into = (
-        calls(who, n, len(arms), len(pairs)),
+        calls(who, n, arms=len(arms), pairs=len(pairs)),
         who.sampling.n * sum(map(size, splits.test)) * n // max(len(splits.test), 1) // 4,
     )
     out = most * (who.sampling.max_tokens or limit(criteria, who.reason))
     cost = (
-        f", at most {who.price.cost(into, out, 0):,.2f}" + (" and the machine's hours" if who.price.per_hour else "")
+        f", at most {who.price.cost(into, out, seconds=0):,.2f}"
+        + (" and the machine's hours" if who.price.per_hour else "")
         if who.price
         else ""
     )
@@ -188,7 +192,7 @@ class Outcome:
     kept: bool = False  # nothing has changed since the report was made, so it stays
 
 
-def parameters(c: Combination, store: Path, out: Path, replay: bool = False) -> dict:
+def parameters(c: Combination, store: Path, *, out: Path, replay: bool = False) -> dict:
     "What papermill puts into the notebook's parameters cell."
     options = {k: v for k, v in c.model_dump(mode="json").items() if k not in ("teacher", "student", "data", "seed")}
     return dict(
@@ -206,6 +210,7 @@ def parameters(c: Combination, store: Path, out: Path, replay: bool = False) -> 
 def run_combination(
     c: Combination,
     out: Path,  # the report's folder
+    *,
     store: Path,
     replay: bool = False,  # from what is in the store alone
 ) -> Outcome:
@@ -215,11 +220,11 @@ def run_combination(
     out.mkdir(parents=True, exist_ok=True)
     lock, start = Store(store).root / "locks" / f"report-{fingerprint(str(out.resolve()))}.lock", time.monotonic()
     with stage_lock(lock, f"the report {out.name}"):
-        if not replay and (made_of := ingredients(c, notebook_path())) and unchanged(made_of, out, Store(store)):
+        if not replay and (made_of := ingredients(c, notebook_path())) and unchanged(made_of, out, store=Store(store)):
             return Outcome(c, out, time.monotonic() - start, kept=True)
         (out / LOOKUPS).unlink(missing_ok=True)
         (out / "params.yaml").write_text(to_yaml(shareable(c)), encoding="utf-8")
-        error = _execute("combination", out, parameters(c, store, out, replay), key_names(c))
+        error = _execute("combination", out, given=parameters(c, store, out=out, replay=replay), keys=key_names(c))
         try:
             if error is None:
                 render(
@@ -235,11 +240,11 @@ def run_combination(
                 for name in ("index.html", "items.html", "metrics.json", "metrics.csv", LOOKUPS)
             ]  # of an earlier run
         elif not replay:
-            keep_receipt(made_of, out, Store(store))
+            keep_receipt(made_of, out, store=Store(store))
     return Outcome(c, out, time.monotonic() - start, error)
 
 
-def _execute(name, out, given, keys):
+def _execute(name, out, *, given, keys):
     "Run a study notebook into a folder; the error that ended it, in one line, or None."
     import papermill
     from nbclient.exceptions import DeadKernelError
@@ -275,6 +280,7 @@ def _last_line(e):
 def run_recipe(
     recipe: Recipe,
     reports: Path = Path("reports"),
+    *,
     store: Path = Path("store"),
     say=print,  # called with a line of progress
     replay: bool = False,  # from what is in the store alone
@@ -283,7 +289,7 @@ def run_recipe(
     grid, folder, done = recipe.combinations(), reports / recipe.name, []
     for i, c in enumerate(grid, 1):
         say(f"[{i}/{len(grid)}] {c.name}")
-        done.append(o := run_combination(c, folder / c.name, store, replay))
+        done.append(o := run_combination(c, folder / c.name, store=store, replay=replay))
         say(
             f"[{i}/{len(grid)}] {c.name}: "
             + (
@@ -295,24 +301,29 @@ def run_recipe(
             )
         )
         if not o.kept or i == len(grid):
-            write_index(recipe, done, folder)
+            write_index(recipe, done, folder=folder)
     if wanted(recipe):
         say("generalization")
         say(
             "generalization: "
             + (
                 f"failed: {error}"
-                if (error := run_generalization(recipe, folder, store, replay, all(o.kept for o in done)))
+                if (
+                    error := run_generalization(
+                        recipe, folder, store=store, replay=replay, stay=all(o.kept for o in done)
+                    )
+                )
                 else "done"
             )
         )
-        write_index(recipe, done, folder)
+        write_index(recipe, done, folder=folder)
     return done
 
 # %% ../nbs/56_grid.ipynb #9be1a7d3
 def run_generalization(
     recipe: Recipe,
     folder: Path,  # of the recipe's reports
+    *,
     store: Path,
     replay: bool = False,  # from what is in the store alone
     stay: bool = False,  # all reports have stayed as they were
@@ -325,16 +336,16 @@ def run_generalization(
         f"the page {folder.name}/generalization",
     ):
         names, kept = [c.name for c in recipe.combinations()], Store(store)
-        if stay and not replay and page_stays(folder, names, kept):
+        if stay and not replay and page_stays(folder, names, store=kept):
             return None
         failed = [c.name for c in recipe.combinations() if not (folder / c.name / "metrics.json").exists()]
         error = _execute(
             "generalization",
             folder,
-            dict(
+            given=dict(
                 recipe=recipe.model_dump(mode="json"), store=str(store), out=str(folder), left_out=failed, replay=replay
             ),
-            sorted({k for c in recipe.combinations() for k in key_names(c)}),
+            keys=sorted({k for c in recipe.combinations() for k in key_names(c)}),
         )
         try:
             if error is None:
@@ -350,7 +361,7 @@ def run_generalization(
                 (folder / f"generalization.{kind}").unlink(missing_ok=True) for kind in ("html", "json")
             ]  # of an earlier run
         elif not replay:
-            keep_page(folder, names, kept)
+            keep_page(folder, names, store=kept)
     return error
 
 
@@ -372,7 +383,7 @@ def behind(recipe: Recipe, folder: Path) -> list[tuple[str, str]]:
     )
 
 # %% ../nbs/56_grid.ipynb #1f22eb86
-def check(recipe: Recipe, reports: Path, store: Path, replay: bool = False):
+def check(recipe: Recipe, reports: Path, *, store: Path, replay: bool = False):
     "Everything that can be known to go wrong before any long work; raises `StudyError`."
     from distill_study.data import load_data
     from distill_study.engines import open_teacher
@@ -387,7 +398,7 @@ def check(recipe: Recipe, reports: Path, store: Path, replay: bool = False):
     for folder in (reports, store):
         writable(folder, "Choose another folder with --reports or --store.")
     check_folders(recipe, reports)
-    check_names(notebook_path(), parameters(recipe.combinations()[0], store, reports))
+    check_names(notebook_path(), parameters(recipe.combinations()[0], store, out=reports))
     kept, data = Store(store), None
     for c in recipe.combinations():
         if c.data != data:
@@ -408,11 +419,11 @@ def check(recipe: Recipe, reports: Path, store: Path, replay: bool = False):
         if replay:
             continue
         if c.judge:
-            check_judge(c, splits, kept)
+            check_judge(c, splits, store=kept)
         teacher = open_teacher(c.teacher)
         if teacher.name in ("transformers", "vllm"):
             check_model(teacher.source, adapters=teacher.name == "transformers")
-        if unanswered(c, splits, teacher, kept):
+        if unanswered(c, splits, engine=teacher, store=kept):
             teacher.ready()  # a key that is not set, vLLM that is not installed
         check_model(c.student.model)
         check_choice(c, splits)
@@ -424,7 +435,7 @@ def check(recipe: Recipe, reports: Path, store: Path, replay: bool = False):
             refuse(Train(method="qlora"), "")
 
 # %% ../nbs/56_grid.ipynb #d9a9639c
-def check_judge(c: Combination, splits, store: Store):
+def check_judge(c: Combination, splits, *, store: Store):
     "What is known to go wrong with a judge before anything is trained."
     from distill_study.engine import Request
     from distill_study.engines import open_teacher
@@ -440,7 +451,7 @@ def check_judge(c: Combination, splits, store: Store):
             [
                 Request(
                     e.id,
-                    point_prompt(criteria, item_parts(e), ""),
+                    point_prompt(criteria, item_parts(e), text=""),
                     c.judge.sampling.model_copy(update=dict(max_tokens=1)),
                     schema=point_schema(criteria),
                 )
@@ -450,7 +461,7 @@ def check_judge(c: Combination, splits, store: Store):
         engine.ready()  # it was never asked: a key that is not set, vLLM that is not installed
 
 # %% ../nbs/56_grid.ipynb #6da3a8db
-def write_index(recipe: Recipe, outcomes: list[Outcome], folder: Path):
+def write_index(recipe: Recipe, outcomes: list[Outcome], *, folder: Path):
     "The page of a recipe, and `grid.json`, from which it can be made again. Heat maps and their kind come when all is over, or now and then where combinations take long; a page that would take over a tenth of the time waits."
     from distill_study.report import write_json
     from distill_study.shown import scrub
@@ -561,21 +572,21 @@ def render_index(
             entry(
                 numbers,
                 f"{name}/index.html" if numbers else "",
-                name,
-                "ok" if numbers or state != "failed" else "failed",
-                str(r.get("error") or "") if state == "failed" else "",
-                "".join(there("combination.ipynb")),
-                there("metrics.json", "metrics.csv"),
+                title=name,
+                status="ok" if numbers or state != "failed" else "failed",
+                error=str(r.get("error") or "") if state == "failed" else "",
+                notebook="".join(there("combination.ipynb")),
+                files=there("metrics.json", "metrics.csv"),
             )
         )
     states = {k: s for k, s in states.items() if k not in {names_of(m) for m in pages}}
     return index_page(
         found["name"],
         found["description"],
-        entries,
-        folder / "index.html",
-        over_seeds(pages),
-        found["behind"],
-        in_short(pages, sum(e["status"] == "failed" for e in entries)) if whole else (),
-        sections(pages, states) if whole else (),
+        entries=entries,
+        path=folder / "index.html",
+        seeds=over_seeds(pages),
+        behind=found["behind"],
+        short=in_short(pages, sum(e["status"] == "failed" for e in entries)) if whole else (),
+        sections=sections(pages, states) if whole else (),
     )

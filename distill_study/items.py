@@ -167,7 +167,7 @@ def _levels(items):
     )
 
 
-def _cut_said(shown, of, limit):
+def _cut_said(shown, of, *, limit):
     "How many items had no room, as HTML; empty where all are there."
     left = [
         f"the first {len(a):,} of {len(b):,} {name}"
@@ -200,6 +200,7 @@ def _page(own):
 def items_page(
     r: Report,
     b: Rebuilt,
+    *,
     limit: int = LIMIT,  # bytes
 ) -> str:
     "The self-contained page of a combination's items."
@@ -232,7 +233,7 @@ def items_page(
     return _page(
         own
         | dict(
-            cut=_cut_said((test, train), all, limit),
+            cut=_cut_said((test, train), all, limit=limit),
             data=inert_json(data | dict(texts=packed.texts, items=dict(test=test, train=train))),
         )
     )
@@ -241,6 +242,7 @@ def items_page(
 def write_items(
     folder,  # of the report
     numbers: dict,  # what `report.metrics` made
+    *,
     b: Rebuilt,
 ) -> Path:
     "Write `items.html` beside a report."

@@ -44,13 +44,13 @@ def _listed(criteria):
     return "\n".join(line(c, "; ".join(f"{k}: {v}" for k, v in sorted(c.anchors.items()))) for c in criteria)
 
 
-def _asked(system, criteria, parts, form, last):
+def _asked(system, criteria, *, parts, form, last):
     what = "this criterion" if len(criteria) == 1 else "these criteria"
     system = system.replace("{what}", what).replace("{criteria}", _listed(criteria)).replace("{form}", form)
     return dict(role="system", content=system), dict(role="user", content=f"{fenced(parts)}\n\n{last}")
 
 
-def point_prompt(criteria: tuple, item: list, text: str, reason: bool = True) -> tuple:
+def point_prompt(criteria: tuple, item: list, *, text: str, reason: bool = True) -> tuple:
     "Chat messages that ask for the grades of one answer; `item` is from `rubrics.item_parts`."
     form = (
         "{"
@@ -59,18 +59,20 @@ def point_prompt(criteria: tuple, item: list, text: str, reason: bool = True) ->
         )
         + "}"
     )
-    return _asked(_POINT, criteria, [*item, ("Answer", text)], form, "Grade the answer. Reply with JSON only.")
+    return _asked(
+        _POINT, criteria, parts=[*item, ("Answer", text)], form=form, last="Grade the answer. Reply with JSON only."
+    )
 
 
-def pair_prompt(criteria: tuple, item: list, first: str, second: str, reason: bool = True) -> tuple:
+def pair_prompt(criteria: tuple, item: list, *, first: str, second: str, reason: bool = True) -> tuple:
     "Chat messages that ask which of two answers is better."
     form = "{" + f'"reason": "{_REASON}", ' * reason + '"winner": "A", "B" or "tie"}'
     return _asked(
         _PAIR,
         criteria,
-        [*item, ("Answer A", first), ("Answer B", second)],
-        form,
-        "Which answer is better? Reply with JSON only.",
+        parts=[*item, ("Answer A", first), ("Answer B", second)],
+        form=form,
+        last="Which answer is better? Reply with JSON only.",
     )
 
 # %% ../nbs/31_judge.ipynb #e2251c52
@@ -94,8 +96,8 @@ def prompt_hash(criteria: tuple, reason: bool = True) -> str:
     return fingerprint(
         "judge",
         JUDGE_VERSION,
-        point_prompt(criteria, [], "", reason),
-        pair_prompt(criteria, [], "", "", reason),
+        point_prompt(criteria, [], text="", reason=reason),
+        pair_prompt(criteria, [], first="", second="", reason=reason),
         point_schema(criteria, reason),
         pair_schema(reason),
     )
@@ -124,7 +126,7 @@ def _objects(text, cut=False):
     return [d for d in (mended if isinstance(mended, list) else [mended]) if isinstance(d, dict)]
 
 
-def _fields(text, names, cut):
+def _fields(text, names, *, cut):
     "(fields of the object that has some of `names`, why there is none)."
     if not text.strip():
         return None, "empty"
@@ -183,6 +185,7 @@ def _grade(value, c):
 def read_grades(
     text: str,  # a completion: untrusted
     criteria: tuple,
+    *,
     cut: bool = False,  # whether it was cut off at the token limit
 ) -> dict:  # criterion → (grade or None, why there is none)
     "The grades that a judge gave."
@@ -191,7 +194,7 @@ def read_grades(
         if len(criteria) == 1 and not cut and len(text) < 20 and re.fullmatch(r"\s*-?\d+\s*", text)
         else None
     )
-    found, why = ({criteria[0].name: bare}, "") if bare else _fields(text, [c.name for c in criteria], cut)
+    found, why = ({criteria[0].name: bare}, "") if bare else _fields(text, [c.name for c in criteria], cut=cut)
     return {
         c.name: (None, why) if found is None else _grade(found[c.name], c) if c.name in found else (None, "no grade")
         for c in criteria
@@ -207,7 +210,7 @@ def read_winner(text: str, cut: bool = False) -> tuple:
     value, why = (
         (dict(winner=text), "")
         if len(text) < 20 and not cut and (_SIDE.fullmatch(text) or _TIE.fullmatch(text))
-        else _fields(text, ["winner"], cut)
+        else _fields(text, ["winner"], cut=cut)
     )
     if value is None:
         return None, why
@@ -220,14 +223,14 @@ def read_winner(text: str, cut: bool = False) -> tuple:
 TOO_LONG = "too long for the judge"
 
 
-def _read(kind, record, criteria):
+def _read(kind, record, *, criteria):
     "What a record, or a `Failure`, says."
     failed, lost = (
         isinstance(record, Failure),
         not isinstance(record, Failure) and record.finish_reason == "length" and record.completion_tokens == 0,
     )
     text, cut = ("", False) if failed else (record.text, record.finish_reason == "length")
-    said = read_grades(text, criteria, cut) if kind == "point" else read_winner(text, cut)
+    said = read_grades(text, criteria, cut=cut) if kind == "point" else read_winner(text, cut)
     why = (
         f"no verdict came: {record.reason}" if failed else TOO_LONG if lost else ""
     )  # the second: see `engine.without_outgrown`
@@ -250,6 +253,7 @@ def _unread(said):
 def put(
     kind: str,  # 'point' or 'pair'
     asked: list,  # `Request`s
+    *,
     criteria: tuple,
     settings: Judge,
     engine,
@@ -259,9 +263,11 @@ def put(
     "The judge's verdicts. One that can't be read is asked for again, as often as the settings allow; then the best that came counts."
 
     def read(r):
-        return _read(kind, r, criteria), r
+        return _read(kind, r, criteria=criteria), r
 
-    done = complete(engine, asked, store, progress, settings.max_failures, f"judge, {kind}")
+    done = complete(
+        engine, asked, store=store, progress=progress, max_failures=settings.max_failures, stage=f"judge, {kind}"
+    )
     said, took, new = [read(r) for r in done], {engine.key(q): r for q, r in zip(asked, done)}, done.new
     for k in range(1, settings.reasks + 1 if engine.redraws else 1):
         at = [i for i, (v, _) in enumerate(said) if _again(v)]
@@ -275,9 +281,11 @@ def put(
             for q in [asked[i]]
         }
         if store.replay:
-            more = {i: q for i, q in more.items() if store.get(engine.spec, engine.weights, engine.key(q))}
+            more = {i: q for i, q in more.items() if store.get(engine.spec, engine.weights, key=engine.key(q))}
         done = (
-            complete(engine, more.values(), store, max_failures=1.0, stage=f"judge, {kind}, again {k}") if more else []
+            complete(engine, more.values(), store=store, max_failures=1.0, stage=f"judge, {kind}, again {k}")
+            if more
+            else []
         )
         for (i, q), r in zip(more.items(), done):
             took[engine.key(q)] = r
@@ -330,6 +338,7 @@ def families(
 def kin(
     engine: str,  # the judge's
     teacher: str = "",  # 'engine:model'
+    *,
     student: str = "",  # a model
 ) -> tuple[tuple, tuple]:  # (models of ARMS that are of the judge's family, what to say of it)
     "What of an experiment is of the judge's own family."
@@ -370,7 +379,7 @@ class Judged:
     own: tuple = ()  # arms of the judge's own family
 
 
-def draw(examples: list, items: int | None, seed: int) -> list[int]:
+def draw(examples: list, items: int | None, *, seed: int) -> list[int]:
     "Positions of the items that are judged: all, or so many drawn by the seed, in their order."
     n = len(examples)
     return (
@@ -385,20 +394,23 @@ def limit(criteria: tuple, reason: bool = True) -> int:
     return (160 if reason else 16) + 16 * len(criteria)
 
 
-def calls(settings: Judge, items: int, arms: int, pairs: int) -> int:
+def calls(settings: Judge, items: int, *, arms: int, pairs: int) -> int:
     "How many requests that is, at most, before any is asked again."
     n = min(items, settings.items or items) * settings.sampling.n
     return n * (arms * settings.pointwise + 2 * pairs * settings.pairwise)
 
 # %% ../nbs/31_judge.ipynb #5d353cd5
-def _point(c, asked, answers, arms, done):
+def _point(c, asked, *, answers, arms, done):
     "Rows of `POINT_COLUMNS`; `asked` makes (requests, their verdicts) of a list of (item, messages)."
     jobs = [(arm, e, k, a) for arm in arms for e, a in answers[arm] for k in range(done.settings.sampling.n)]
     live = [j for j in jobs if not j[3].failure]
     verdicts = iter(
         asked(
             "point",
-            [(e, k, point_prompt(c, item_parts(e), answer_text(a), done.settings.reason)) for _, e, k, a in live],
+            [
+                (e, k, point_prompt(c, item_parts(e), text=answer_text(a), reason=done.settings.reason))
+                for _, e, k, a in live
+            ],
         )
     )
     for arm, e, k, a in jobs:
@@ -407,7 +419,7 @@ def _point(c, asked, answers, arms, done):
             yield arm, e.id, x.name, k, *said[x.name], getattr(record, "completion_tokens", None)
 
 
-def _pair(c, asked, answers, pairs, done):
+def _pair(c, asked, *, answers, pairs, done):
     "Rows of `PAIR_COLUMNS`."
     jobs = [
         (a, b, e, k, first, x, y)
@@ -426,13 +438,12 @@ def _pair(c, asked, answers, pairs, done):
             else ""
         )
 
-    def prompt(e, first, x, y):
-        return pair_prompt(
-            c, item_parts(e), *map(answer_text, (x, y) if first == "a" else (y, x)), done.settings.reason
-        )
+    def prompt(e, first, *, x, y):
+        one, two = map(answer_text, (x, y) if first == "a" else (y, x))
+        return pair_prompt(c, item_parts(e), first=one, second=two, reason=done.settings.reason)
 
     verdicts = iter(
-        asked("pair", [(e, k, prompt(e, first, x, y)) for _, _, e, k, first, x, y in jobs if not settled(x, y)])
+        asked("pair", [(e, k, prompt(e, first, x=x, y=y)) for _, _, e, k, first, x, y in jobs if not settled(x, y)])
     )
     for a, b, e, k, first, x, y in jobs:
         lengths, why, winner, record = (len(answer_text(x)), len(answer_text(y))), settled(x, y), None, None
@@ -453,6 +464,7 @@ def _pair(c, asked, answers, pairs, done):
 def judge(
     examples: list,  # test examples
     answers: dict,  # arm → `teacher.Answers` to them
+    *,
     settings: Judge,
     engine,
     store,
@@ -466,7 +478,7 @@ def judge(
     "Ask a judge about the arms' answers, and read what it says."
     import pandas as pd
 
-    criteria, at, took = rubric(examples[0].task, own), draw(examples, settings.items, seed), []
+    criteria, at, took = rubric(examples[0].task, own), draw(examples, settings.items, seed=seed), []
     arms = [a for a in sorted(answers, key=list(ARMS).index) if not settings.arms or a in settings.arms]
     picked = {arm: [(examples[i], list(said)[i]) for i in at] for arm, said in answers.items()}
 
@@ -490,11 +502,13 @@ def judge(
         ]  # goes_on: what doesn't fit into the judge's context is a missing verdict, and no end of the run
         if not requests:
             return []
-        said, used = put(kind, requests, criteria, settings, engine, store, progress)
+        said, used = put(
+            kind, requests, criteria=criteria, settings=settings, engine=engine, store=store, progress=progress
+        )
         took.append(used)
         return said
 
-    related, warnings = kin(settings.engine, teacher, student)
+    related, warnings = kin(settings.engine, teacher, student=student)
     done = Judged(
         None,
         None,
@@ -509,10 +523,11 @@ def judge(
         tuple(a for a in answers if ARMS[a].model in related),
     )
     point = pd.DataFrame(
-        [*_point(criteria, asked, picked, arms, done)] if settings.pointwise else [], columns=POINT_COLUMNS
+        [*_point(criteria, asked, answers=picked, arms=arms, done=done)] if settings.pointwise else [],
+        columns=POINT_COLUMNS,
     ).astype(dict(grade=float, tokens=float))
     pair = pd.DataFrame(
-        [*_pair(criteria, asked, picked, [p for p in pairs if set(p) <= set(answers)], done)]
+        [*_pair(criteria, asked, answers=picked, pairs=[p for p in pairs if set(p) <= set(answers)], done=done)]
         if settings.pairwise
         else [],
         columns=PAIR_COLUMNS,

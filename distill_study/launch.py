@@ -187,7 +187,7 @@ def _spread_early():
 _ENTRY = ["-m", "distill_study.launch"]
 
 
-def _start(path, processes, cpu, folder, machines=1):
+def _start(path, processes, *, cpu, folder, machines=1):
     "`accelerate launch` with a job, in a session of its own; its stdin is the pipe whose end is ours."
     home = str(Path(importlib.util.find_spec("distill_study").origin).parent.parent)
     env = (
@@ -254,7 +254,7 @@ def _killed(log):
     return min(found, key=lambda x: x[1] == "SIGTERM", default=None)
 
 
-def _explain(errors, log, processes, out, step):
+def _explain(errors, log, *, processes, out, step):
     "The error to raise for a launch that failed: what a process says itself first, but not the others' that it has gone."
     if known := next((e for e in errors if e["known"]), None):
         return _classes().get(known["error"], TrainingFailed)(known["text"])
@@ -288,6 +288,7 @@ def _explain(errors, log, processes, out, step):
 def launch(
     rows: list,
     model: str,
+    *,
     settings: Train,
     out: Path,
     seed: int,
@@ -297,9 +298,11 @@ def launch(
 ) -> Fit:
     "`student.fit` in the processes that `settings.launch` asks for, one where it asks for none."
     if settings.launch is None:
-        return fit(rows, model, settings, out, seed, validation, progress, score)
+        return fit(
+            rows, model, settings=settings, out=out, seed=seed, validation=validation, progress=progress, score=score
+        )
     out, (path, processes, cpu) = Path(out).absolute(), check_launch(settings)
-    if _done(out, run_fingerprint(rows, model, settings, seed, validation)):
+    if _done(out, run_fingerprint(rows, model, settings=settings, seed=seed, validation=validation)):
         return Fit.load(out)
     machines = read_config(settings.launch)[1].num_machines or 1
     with tempfile.TemporaryDirectory(prefix="distill-launch-") as folder:
@@ -318,7 +321,13 @@ def launch(
             ),
             encoding="utf-8",
         )
-        p, read, step, errors, ended = _start(path, processes, cpu, folder, machines), 0, 0, [], False
+        p, read, step, errors, ended = (
+            _start(path, processes, cpu=cpu, folder=folder, machines=machines),
+            0,
+            0,
+            [],
+            False,
+        )
         try:
             while True:
                 said, read = _told(folder, read)
@@ -337,7 +346,13 @@ def launch(
         finally:
             _stop(p)
         if p.returncode:
-            raise _explain(errors, (folder / "log").read_text(encoding="utf-8", errors="replace"), processes, out, step)
+            raise _explain(
+                errors,
+                (folder / "log").read_text(encoding="utf-8", errors="replace"),
+                processes=processes,
+                out=out,
+                step=step,
+            )
     return Fit.load(out)
 
 

@@ -50,6 +50,7 @@ def in_order(
 def next_batch(
     rows,  # as `in_order` puts them
     batch_size: int,  # most rows at once
+    *,
     room: int,  # most tokens in the cache
 ) -> list:
     "The first rows of one kind for which there is room; one at least."
@@ -71,6 +72,7 @@ def stopped(text, stops) -> bool:
 def finish(
     tokens,  # written; padded after their end
     ends: set,  # ids that end an answer
+    *,
     stops,  # strings that do
     decode,  # token ids → text
 ) -> tuple:  # text, why it ended, how many tokens were written until then
@@ -113,6 +115,7 @@ def padded(
 def write(
     model,  # with `plain_settings`
     rows,  # of one kind, the longest first
+    *,
     decode,  # token ids → text
     seed: int = 0,  # of what is drawn
 ) -> list[list[int]]:  # tokens of every row, padded after their end
@@ -174,6 +177,7 @@ def write(
 def write_if_it_fits(
     model,
     rows,
+    *,
     decode,  # see `write`
     seed: int,
     spec: str,  # the engine's, for the messages
@@ -182,7 +186,7 @@ def write_if_it_fits(
     import torch
 
     try:
-        return write(model, rows, decode, seed)
+        return write(model, rows, decode=decode, seed=seed)
     except torch.cuda.OutOfMemoryError:
         pass
     torch.cuda.empty_cache()  # here, where the error no longer holds the tensors
@@ -251,6 +255,7 @@ def cache_room(
 def render(
     tokenizer,
     requests,
+    *,
     spec: str,  # the engine's, for the message
 ) -> list[list[int]]:  # token ids of every prompt
     "Requests as the model's chat template writes them, ready for its answer."
@@ -274,14 +279,15 @@ def own_context(folder: Path) -> int:
     return getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None) or 2**31
 
 
-def outgrown(tokenizer, requests, spec: str, most: int) -> dict:
+def outgrown(tokenizer, requests, *, spec: str, most: int) -> dict:
     "Position → tokens of the requests that leave no room for an answer in `most` tokens."
-    return {i: len(p) for i, p in enumerate(render(tokenizer, requests, spec)) if len(p) >= most}
+    return {i: len(p) for i, p in enumerate(render(tokenizer, requests, spec=spec)) if len(p) >= most}
 
 
 def context_length(
     folder: Path,  # of the model
     requests,
+    *,
     prompts,
     spec: str,  # see `render`
 ) -> int:  # tokens the model can look back on
@@ -304,6 +310,7 @@ class TransformersEngine(Engine):
         self,
         model: str,
         batch_size: int = 64,
+        *,
         memory: float | None = None,  # GiB for the cache, see `cache_room`
     ):
         super().__init__(model, batch_size)
@@ -318,7 +325,7 @@ class TransformersEngine(Engine):
     def load(self):
         if self.loaded is None:
             self.loaded = plain_settings(
-                load_parts(self.folder, self.adapter, number_format(parameter_count(self.folder), device())),
+                load_parts(self.folder, self.adapter, dtype=number_format(parameter_count(self.folder), device())),
                 load_tokenizer(self.folder),
             )
         return self.loaded
@@ -328,15 +335,15 @@ class TransformersEngine(Engine):
         self.loaded = None
 
     def outgrown(self, requests):
-        return outgrown(load_tokenizer(self.folder), requests, self.spec, own_context(self.folder))
+        return outgrown(load_tokenizer(self.folder), requests, spec=self.spec, most=own_context(self.folder))
 
     def generate(self, requests):
         "Yield (index, record), and None after each batch."
         import torch, transformers
 
         requests, tokenizer = list(requests), load_tokenizer(self.folder)
-        prompts = render(tokenizer, requests, self.spec)
-        context = context_length(self.folder, requests, prompts, self.spec)
+        prompts = render(tokenizer, requests, spec=self.spec)
+        context = context_length(self.folder, requests, prompts=prompts, spec=self.spec)
         rows = in_order(
             [
                 Row(i, r, p, min(r.sampling.max_tokens, context - len(p)))
@@ -355,22 +362,26 @@ class TransformersEngine(Engine):
         )
         ends, room, start = end_tokens(model, tokenizer), cache_room(model, self.memory), time.perf_counter()
         while rows:
-            batch = next_batch(rows, self.batch_size, room)
+            batch = next_batch(rows, self.batch_size, room=room)
             tokens = write_if_it_fits(
-                model, batch, decode, int(fingerprint([self.key(r.request) for r in batch]), 16), self.spec
+                model,
+                batch,
+                decode=decode,
+                seed=int(fingerprint([self.key(r.request) for r in batch]), 16),
+                spec=self.spec,
             )
             if tokens is None:
                 room = len(batch) // 2 * batch[0].longest
                 continue  # the lost seconds count as the next batch's
             rows, seconds = rows[len(batch) :], time.perf_counter() - start
             for r, t in zip(batch, tokens):
-                text, reason, n = finish(t, ends, r.request.sampling.stop, decode)
+                text, reason, n = finish(t, ends, stops=r.request.sampling.stop, decode=decode)
                 yield (
                     r.index,
                     self.record(
                         r.request,
                         text,
-                        reason,
+                        finish_reason=reason,
                         prompt_tokens=len(r.prompt),
                         completion_tokens=n,
                         latency=round(seconds, 4),

@@ -83,7 +83,7 @@ def model_config(
         ) from None
 
 
-def _empty(cfg, layers, settings, dtype, attention="sdpa"):
+def _empty(cfg, layers, *, settings, dtype, attention="sdpa"):
     "The model as `student` trains it, `layers` deep, on torch's meta device: shapes, no data."
     import torch
     from transformers import AutoModelForCausalLM
@@ -139,7 +139,7 @@ def _count(key, settings):
     import torch
 
     cfg, model = _configs[key], None
-    model = _empty(cfg, cfg.num_hidden_layers, settings, torch.bfloat16)
+    model = _empty(cfg, cfg.num_hidden_layers, settings=settings, dtype=torch.bfloat16)
     base = model if settings.method == "full" else model.get_base_model()
     stack, head = _stack(base, cfg.num_hidden_layers), base.get_output_embeddings()
     quantized = [
@@ -275,7 +275,7 @@ def _tiled():
     return Tiled
 
 
-def _loss(model, base, ids, mask, labels, kind, bf16):
+def _loss(model, base, *, ids, mask, labels, kind, bf16):
     "The loss as `student` computes it there: on the CPU `target_loss`, on a GPU TRL's. Which tokens are supervised makes no difference, only how many."
     import torch
 
@@ -318,12 +318,18 @@ def _plain(settings):
 
 
 @lru_cache(maxsize=512)
-def _step(key, layers, settings, dtype, bf16, attention, batch, length, taught, kind, weigh):
+def _step(key, layers, *, settings, dtype, bf16, attention, batch, length, taught, kind, weigh):
     "Most bytes alive besides weights and gradients, and the gradients then, at the start and at the end of the backward pass: {'start': (bytes, gradients), 'end': …}."
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    model = _empty(_configs[key], layers, settings, getattr(torch, dtype), "eager" if attention == "eager" else "sdpa")
+    model = _empty(
+        _configs[key],
+        layers,
+        settings=settings,
+        dtype=getattr(torch, dtype),
+        attention="eager" if attention == "eager" else "sdpa",
+    )
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = _fake(model)
         base = model if settings.method == "full" else model.get_base_model()
@@ -348,26 +354,26 @@ def _step(key, layers, settings, dtype, bf16, attention, batch, length, taught, 
             mode.part = "start"
             with mode:
                 with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-                    loss = _loss(model, base, ids, mask, labels, kind, bf16)
+                    loss = _loss(model, base, ids=ids, mask=mask, labels=labels, kind=kind, bf16=bf16)
                 loss.backward()
                 del loss
     return {part: (n, g) for part, (_, n, g) in mode.peaks.items()}
 
 # %% ../nbs/26_memory.ipynb #50598f38
-def _activations(key, counts, *args):
+def _activations(key, counts, **step):
     "What `_step` would give at the model's full depth, from two shallow ones: every moment's bytes grow evenly with the layers."
     if counts.layers <= 3 or not counts.alike:
-        return _follow(key, counts.layers, *args)
-    two, three = (_follow(key, n, *args) for n in (2, 3))
+        return _follow(key, counts.layers, **step)
+    two, three = (_follow(key, n, **step) for n in (2, 3))
     return {
         part: tuple(max(0, a + (b - a) * (counts.layers - 2)) for a, b in zip(two[part], three[part])) for part in two
     }
 
 
-def _follow(key, layers, *args):
+def _follow(key, layers, **step):
     "`_step`, or one sentence on why this model can't be followed."
     try:
-        return _step(key, layers, *args)
+        return _step(key, layers, **step)
     except StudyError:
         raise
     except Exception as e:
@@ -444,6 +450,7 @@ def _fixed(devices):
 def estimate(
     model,  # hub id, local folder, zoo model, or what `model_config` gives
     settings: Train,  # batch_size is per device
+    *,
     length: int,  # tokens of the longest row, which its batch is padded to
     devices: Devices | None = None,  # None is this machine
     sharded: bool = False,  # over all devices, by ZeRO-3 or FSDP; otherwise each has all of it
@@ -451,15 +458,15 @@ def estimate(
 ) -> Estimate:
     "Memory that training needs on each device. Sources of what is counted: ZeRO (arXiv 1910.02054), Korthikanti et al. (2205.05198), QLoRA (2305.14314); what the switches save: arXiv 2406.02290."
     cfg, devices = _config(model), devices or this_machine()
-    _check(cfg, length, supervised)
+    _check(cfg, length, supervised=supervised)
     counts, n, kind = count_parameters(cfg, settings), devices.count if sharded else 1, devices.kind
     bf16 = (
-        use_bf16(settings, counts.total - counts.trainable * (settings.method != "full"), "cpu")
+        use_bf16(settings, counts.total - counts.trainable * (settings.method != "full"), where="cpu")
         if kind == "cpu"
         else settings.bf16 is not False
     )
     wide = settings.method == "full" or not bf16
-    attention, low = _attention_of(settings, bf16, length, kind), 2 if bf16 else 4
+    attention, low = _attention_of(settings, bf16, length=length, kind=kind), 2 if bf16 else 4
     adapters = 0 if settings.method == "full" else counts.trainable
     frozen = counts.total - counts.trainable
     weights = 4 * (counts.total if wide else adapters) + (0 if wide else low * frozen)
@@ -474,15 +481,27 @@ def estimate(
     moments = {
         m: (x, g * held)
         for m, (x, g) in _activations(
-            _key(cfg), counts, _plain(settings), dtype, bf16, attention, settings.batch_size, length, taught, kind, held
+            _key(cfg),
+            counts,
+            settings=_plain(settings),
+            dtype=dtype,
+            bf16=bf16,
+            attention=attention,
+            batch=settings.batch_size,
+            length=length,
+            taught=taught,
+            kind=kind,
+            weigh=held,
         ).items()
     }
     moments["step"] = (0, 4 * counts.trainable / n)
     moment = max(moments, key=lambda m: sum(moments[m]))
     acts, gradients = moments[moment]
-    gathered = _gathered(counts, settings, low) if n > 1 and moment != "step" else 0
+    gathered = _gathered(counts, settings, low=low) if n > 1 and moment != "step" else 0
     parts = dict(weights=weights / n, gradients=gradients, optimizer=optimizer / n, activations=acts, gathered=gathered)
-    parts["overhead"] = _overhead(parts, counts, settings, devices, sharded, cfg.vocab_size, bf16)
+    parts["overhead"] = _overhead(
+        parts, counts, settings=settings, devices=devices, sharded=sharded, vocabulary=cfg.vocab_size, bf16=bf16
+    )
     return Estimate(
         settings,
         devices,
@@ -500,7 +519,7 @@ def _config(model):
     return model_config(model) if isinstance(model, str) else model
 
 
-def _check(cfg, length, supervised):
+def _check(cfg, length, *, supervised):
     context = getattr(cfg, "max_position_embeddings", None)
     if length < 2:
         raise EstimateError(f"length = {length}: a row has at least 2 tokens, one to read and one to learn.")
@@ -514,20 +533,20 @@ def _check(cfg, length, supervised):
         )
 
 
-def _attention_of(settings, bf16, length, kind):
+def _attention_of(settings, bf16, *, length, kind):
     "Which attention a run gets: eager keeps its scores, flash needs no mask."
-    asked = attention(settings, bf16, length, kind) or "sdpa"
+    asked = attention(settings, bf16, limit=length, where=kind) or "sdpa"
     return "flash" if "flash" in asked else asked
 
 
-def _gathered(counts, settings, low):
+def _gathered(counts, settings, *, low):
     "Two layers, and all outside the layers, whole on every device; a layer's gradients before they are divided."
     outside = counts.total - counts.layer * counts.layers if counts.alike else 0
     layer = counts.layer * (QUANTIZED if settings.method == "qlora" else low)
     return 2 * layer + low * outside + low * counts.trainable / counts.layers
 
 
-def _overhead(parts, counts, settings, devices, sharded, vocabulary, bf16):
+def _overhead(parts, counts, *, settings, devices, sharded, vocabulary, bf16):
     "What no tensor of the step accounts for."
     unpacked = 2 * counts.largest if settings.method == "qlora" else 0
     if devices.kind == "cpu":
@@ -579,6 +598,7 @@ class Advice:
 def recommend(
     model,  # hub id, local folder, zoo model, or what `model_config` gives
     settings: Train | None = None,  # batch size, rank and the like; method and switches are chosen
+    *,
     length: int = 1024,  # tokens of the longest row
     devices: Devices | None = None,  # None is this machine
     methods=METHODS,  # to choose from
@@ -589,7 +609,9 @@ def recommend(
     if unknown := set(methods) - set(METHODS):
         raise EstimateError(f"method {sorted(unknown)[0]!r}: unknown. Known: {', '.join(METHODS)}.")
     rungs = [r for r in ladder(devices, methods) if r[1] or not settings.gradient_checkpointing]
-    at = lambda rung, batch, on=devices: estimate(cfg, _with(settings, rung, batch), length, on, rung[2], supervised)
+    at = lambda rung, batch, on=devices: estimate(
+        cfg, _with(settings, rung, batch=batch), length=length, devices=on, sharded=rung[2], supervised=supervised
+    )
     tried = tuple(at(r, settings.batch_size) for r in rungs)
     batches = [b for b in range(settings.batch_size, 0, -1) if settings.batch_size % b == 0]
     busy = [b for b in batches if b == settings.batch_size or b * length >= ENOUGH[devices.kind]]
@@ -601,10 +623,10 @@ def recommend(
     for batch in batches[len(busy) :]:
         if at(rungs[-1], batch).fits:
             return Advice(name, tried, next(e for rung in rungs if (e := at(rung, batch)).fits))
-    return Advice(name, tried, None, _what_would(at, rungs[-1], devices, name))
+    return Advice(name, tried, None, _what_would(at, rungs[-1], devices=devices, name=name))
 
 
-def _with(settings, rung, batch):
+def _with(settings, rung, *, batch):
     method, checkpointing, _ = rung
     return settings.model_copy(
         update=dict(
@@ -626,7 +648,7 @@ def _largest(at, batches):
 SIZES = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 180, 288)  # of GPUs that are sold, in GB
 
 
-def _what_would(at, rung, devices, name):
+def _what_would(at, rung, *, devices, name):
     "In words, where nothing fits: the least that was tried, and the smallest device or number of devices that would do."
     least = at(rung, 1)
     short = f"{name} does not fit on {devices}: the leanest setting, {least.name} with one row a pass, needs {least.total / 1e9:.1f} GB on each."

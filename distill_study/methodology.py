@@ -92,7 +92,7 @@ def _decoding(s):
     )
 
 
-def _sampling(s, limits, strategies):
+def _sampling(s, limits, *, strategies):
     "How completions are drawn, and how long they may get."
     most = (
         f"at most {s.max_tokens:,} new tokens"
@@ -132,7 +132,7 @@ def _teacher(c, limits):
         else ""
     )
     form = " It was asked for JSON." if t.structured and TASKS[task].graded else ""
-    return f"The teacher is {_name(t.engine)}, run by engine {engine}{f' ({own})' if own else ''}. It was {prompts}. Its answers were {_sampling(t.sampling, limits, t.strategies)}.{form}{again} Labelling ends where more than {100 * t.max_failures:g} % of the requests fail."
+    return f"The teacher is {_name(t.engine)}, run by engine {engine}{f' ({own})' if own else ''}. It was {prompts}. Its answers were {_sampling(t.sampling, limits, strategies=t.strategies)}.{form}{again} Labelling ends where more than {100 * t.max_failures:g} % of the requests fail."
 
 # %% ../nbs/50_methodology.ipynb #83731a6d
 def _rows(c):
@@ -248,7 +248,7 @@ def _students(c, fits):
     )
 
 # %% ../nbs/50_methodology.ipynb #432c2ae8
-def _arms(c, splits, fits, limits):
+def _arms(c, splits, *, fits, limits):
     "What answers the test items, and what each trained arm learned."
 
     def one(a):
@@ -269,7 +269,7 @@ def _arms(c, splits, fits, limits):
     return f"All arms answered the same test items: {'; '.join(map(one, ran))}. Students answered greedily, with at most {_list(f'{limits[s]:,} ({s})' for s in own)} new tokens."
 
 
-def _grading(c, splits, drawn):
+def _grading(c, splits, *, drawn):
     "What counts as right, or what the score is."
     task = task_of(c.data)
     if TASKS[task].graded:
@@ -363,6 +363,7 @@ class Methodology(Shown):
 def methodology(
     c: Combination,
     splits=None,  # `data.Splits`; without them sizes are those that were asked for
+    *,
     fits=None,  # arm → `student.Fit`; without them a learning rate that the settings leave open has no number
 ) -> Methodology:
     "The method section of a combination, from its settings."
@@ -376,8 +377,8 @@ def methodology(
             "Teacher": _teacher(c, limits),
             "Training rows": _rows(c),
             "Students": _students(c, fits),
-            "Arms": _arms(c, splits, fits, limits),
-            "Grading": _grading(c, splits, drawn),
+            "Arms": _arms(c, splits, fits=fits, limits=limits),
+            "Grading": _grading(c, splits, drawn=drawn),
             "Judge and pitfalls": _judged(c),
             "Statistics": _statistics(c, drawn),
         }

@@ -19,6 +19,7 @@ _FALL = {"qwen2": 0.0775, "qwen3": 0.0775}
 def default_rate(
     method: str,  # 'full', 'lora' or 'qlora'
     config,  # of the model, as transformers has it
+    *,
     parameters: int = 0,  # of the whole model, for qlora
 ) -> float:
     "Learning rate where the settings leave it open: LoRA Without Regret (2025) for full and lora, arXiv 2305.14314 for qlora."
@@ -32,6 +33,7 @@ def default_rate(
 def use_bf16(
     settings: Train,
     parameters: int,  # of the whole model
+    *,
     where: str,  # "cuda" or "cpu"
 ) -> bool:
     "Does training multiply in bf16? The setting decides; left open, the device and the model's size do."
@@ -48,6 +50,7 @@ def use_bf16(
 def attention(
     settings: Train,
     bf16: bool,
+    *,
     limit: int,  # tokens of the longest row
     where: str,  # "cuda" or "cpu"
 ) -> str | None:  # None leaves the model's own
@@ -63,6 +66,7 @@ _FLASH = dict(flash_attention_2="flash_attn", flash_attention_3="flash_attn_inte
 def refuse(
     settings: Train,
     where: str,  # "cuda" or "cpu"
+    *,
     has=importlib.util.find_spec,  # says whether a package is installed
 ):
     "Refuse settings that this machine can't carry out."
@@ -98,6 +102,7 @@ def refuse(
 def trl_config(
     settings: Train,
     out: Path,  # where checkpoints go
+    *,
     seed: int,
     bf16: bool,
     where: str,  # "cuda" or "cpu"
@@ -168,6 +173,7 @@ def lora_config(settings: Train):
 def load_base(
     base: Path,  # folder of the model
     settings: Train,
+    *,
     where: str,  # "cuda" or "cpu"
     held: str | None = None,  # device that it is read to; None is the one it is trained on
 ):  # model, torch dtype it was saved in, whether products are in bf16
@@ -175,13 +181,13 @@ def load_base(
     import torch
 
     if settings.method == "qlora":
-        return load_4bit(base, settings, where)
+        return load_4bit(base, settings, where=where)
     model = load_model(base, device=held)
-    saved, bf16 = model.config.dtype if held else model.dtype, use_bf16(settings, model.num_parameters(), where)
+    saved, bf16 = model.config.dtype if held else model.dtype, use_bf16(settings, model.num_parameters(), where=where)
     return model.to(torch.bfloat16 if bf16 and settings.method == "lora" else torch.float32), saved, bf16
 
 
-def load_4bit(base: Path, settings: Train, where: str):
+def load_4bit(base: Path, settings: Train, *, where: str):
     "The model in NF4 with double quantization, as arXiv 2305.14314; see `load_base`."
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig

@@ -167,24 +167,24 @@ class Lines(Far):
                 folder.mkdir(parents=True, exist_ok=True)
             theirs = [self.fs.cat_file(f"{self.at}/{rel}/{s}") for s in fresh]
             with locked(path, write=True) as fd:
-                mark, mine = self._merge(fd, was["mark"], theirs, out)
+                mark, mine = self._merge(fd, was["mark"], theirs=theirs, out=out)
             write_json(note, dict(mark=mark, seen=[*was["seen"], *fresh, *mine]))
         if out.is_dir():
             for p in sorted(out.iterdir()):
                 self._send_segment(p, rel)
 
-    def _merge(self, fd, mark, theirs, out):
+    def _merge(self, fd, mark, *, theirs, out):
         "Put our new lines into `out` and append theirs; gives where the file ends now, and the name of our segment."
         size = os.fstat(fd).st_size
         mark = mark if mark <= size else 0  # pruned meanwhile
-        new = read_at(fd, size - mark, mark)
+        new = read_at(fd, size - mark, offset=mark)
         new = new[: new.rfind(b"\n") + 1]  # a torn last line is of a process that was killed
         if mark + len(new) < size:
             os.ftruncate(fd, mark + len(new))
         mine = [_segment(new)] if new else []
         for name in mine:
             (out / name).write_bytes(new)
-        have = set(read_at(fd, mark + len(new), 0).splitlines()) if theirs else set()
+        have = set(read_at(fd, mark + len(new), offset=0).splitlines()) if theirs else set()
         if add := b"".join(dict.fromkeys(l + b"\n" for data in theirs for l in data.splitlines() if l not in have)):
             write_all(fd, add)
         return mark + len(new) + len(add), mine

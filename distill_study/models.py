@@ -258,6 +258,7 @@ def _misfit(adapter, folder):
 def check_adapter(
     adapter: Path,  # folder of an adapter
     base: str,  # the model that it is to be put on, as `resolve_model` takes it
+    *,
     where: str = "",  # what names it, for the message
 ):
     "Refuse, without loading anything, an adapter of another base."
@@ -353,7 +354,7 @@ def too_big(
     )
 
 
-def _placed(where, folder, dtype):
+def _placed(where, folder, *, dtype):
     "What transformers is told of the device: one GPU, or all of them, layer after layer, where one doesn't hold the model and no other process trains on them."
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
     return None if where != "cuda" else "auto" if alone and too_big(folder, dtype) else where
@@ -362,6 +363,7 @@ def _placed(where, folder, dtype):
 def load_model(
     folder: Path,  # as `resolve_model` gives it
     dtype=None,  # torch dtype; None keeps the one it was saved in
+    *,
     device: str | None = None,  # None takes `device()`
 ):
     "The causal language model in evaluation mode, from safetensors, on the device."
@@ -372,7 +374,7 @@ def load_model(
     where = device or globals()["device"]()
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype or "auto", use_safetensors=True, device_map=_placed(where, folder, dtype)
+            folder, dtype=dtype or "auto", use_safetensors=True, device_map=_placed(where, folder, dtype=dtype)
         )
     except (OSError, ValueError, KeyError) as e:
         raise ModelError(f"model {Path(folder).name!r}: could not be loaded: {str(e).splitlines()[0]}") from None
@@ -400,11 +402,12 @@ def merge_into(
 def load_parts(
     folder: Path,
     adapter: Path | None,  # as `model_parts` gives them
+    *,
     dtype=None,
     device: str | None = None,  # see `load_model`
 ):
     "The model of `model_parts`, an adapter merged; rounded as a merged copy would have been, before it is cast to `dtype`."
     if adapter is None:
-        return load_model(folder, dtype, device)
-    model = merge_into(load_model(folder, None, device), adapter)
+        return load_model(folder, dtype, device=device)
+    model = merge_into(load_model(folder, None, device=device), adapter)
     return model.to(dtype) if dtype else model

@@ -43,6 +43,7 @@ RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of LoRA adapters, that vLLM ha
 def cpu_cache(
     folder: Path,  # of the model
     context: int,  # tokens of the longest answer with its prompt
+    *,
     free: int,  # bytes of memory
 ) -> int:
     "Bytes for the cache on the CPU: what 256 answers, vLLM's most at once, can fill; a quarter of what is free at most, 1 GiB at least."
@@ -54,6 +55,7 @@ def cpu_cache(
 def arguments(
     folder: Path,  # of the model
     s: Vllm,
+    *,
     context: int,  # the model's
     adapter: Path | None,  # folder of a LoRA adapter
     device: str,  # 'cpu' or 'cuda'
@@ -76,7 +78,7 @@ def arguments(
         args.setdefault("max_model_len", context)
     args.setdefault("enforce_eager", device == "cpu")
     if device == "cpu":
-        args["kv_cache_memory_bytes"] = cpu_cache(folder, args.get("max_model_len", context), free)
+        args["kv_cache_memory_bytes"] = cpu_cache(folder, args.get("max_model_len", context), free=free)
     if adapter:
         rank = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
         if rank > RANKS[-1]:
@@ -88,6 +90,7 @@ def arguments(
 def sampling_params(
     request: Request,
     limit: int,  # most tokens to write
+    *,
     ends: set,  # ids that end an answer
     key: str,  # the request's, in the store
 ) -> dict:
@@ -129,13 +132,14 @@ def resolve_adapter(
             f"vllm.lora = {name!r}: no folder of that name with an adapter_config.json, and not a hub id 'owner/name'."
         )
     found = found or _cached(name) or _download(name)
-    check_adapter(found, model, f"vllm.lora = {name!r}")
+    check_adapter(found, model, where=f"vllm.lora = {name!r}")
     return found
 
 # %% ../nbs/15_offline.ipynb #3f07c00a
 def lacking(
     weights: float,  # GiB that all weights take
     gpu: float,  # GiB of one GPU
+    *,
     s: Vllm,
 ) -> str | None:
     "Why weights don't fit into the GPUs, and what to do; None where they do."
@@ -211,6 +215,7 @@ def reason(
 def why_ended(
     spec: str,  # the engine's
     said: str | None,  # the process's last words
+    *,
     code: int,  # its exit code
     path: Path,  # of its log
 ) -> str:
@@ -241,11 +246,13 @@ def load(
         current_platform.device_type,
     )
     free = next(int(line.split()[1]) * 1024 for line in open("/proc/meminfo") if line.startswith("MemAvailable"))
-    args = arguments(folder, s, order["context"], adapter, device, free)
+    args = arguments(folder, s, context=order["context"], adapter=adapter, device=device, free=free)
     if (
         device != "cpu"
         and not s.quantization
-        and (why := lacking(weights_gib(folder, args["dtype"]), current_platform.get_device_total_memory() / 2**30, s))
+        and (
+            why := lacking(weights_gib(folder, args["dtype"]), current_platform.get_device_total_memory() / 2**30, s=s)
+        )
     ):
         raise MemoryError(why)
     llm = vllm.LLM(**args)
@@ -262,6 +269,7 @@ def load(
 def answer(
     engine,
     adapter,  # see `load`
+    *,
     jobs,  # (token ids of a prompt, sampling parameters)
     tell,  # called with what is to be said
 ):
@@ -324,7 +332,7 @@ def work():
         engine, adapter, about = load(inbox.get())
         tell(ready=about)
         while True:
-            answer(engine, adapter, [inbox.get() for _ in range(inbox.get())], tell)
+            answer(engine, adapter, jobs=[inbox.get() for _ in range(inbox.get())], tell=tell)
     except Exception as e:
         traceback.print_exc()
         with suppress(OSError):
@@ -412,6 +420,7 @@ class Worker:
         self,
         spec: str,  # the engine's, for the messages
         order,  # what it is told first
+        *,
         code: str = "from distill_study.offline import work; work()",  # what it runs
     ):
         self.spec, self.inbox = spec, queue.SimpleQueue()
@@ -451,18 +460,19 @@ class Worker:
     def failed(self, said=None) -> EngineError:
         "Why the process has ended; the log stays."
         end_group(self.process)
-        return EngineError(why_ended(self.spec, said, self.process.returncode, Path(self.log)))
+        return EngineError(why_ended(self.spec, said, code=self.process.returncode, path=Path(self.log)))
 
 # %% ../nbs/15_offline.ipynb #3f07c017
 def room(
     folder: Path,  # of the model
     s: Vllm,
+    *,
     requests,
     prompts,
     spec: str,  # see `render`
 ) -> int:
     "The model's context; refuses what doesn't fit into it, or into what `max_model_len` leaves of it."
-    context = context_length(folder, requests, prompts, spec)
+    context = context_length(folder, requests, prompts=prompts, spec=spec)
     most = s.max_model_len or context
     if most > context:
         raise EngineError(
@@ -510,13 +520,13 @@ def jobs_of(
 ) -> tuple:  # jobs, context, ends, decode: see `records`
     "The requests as the worker takes them; refuses prompts that don't fit."
     tokenizer = engine.tokenizer
-    prompts = render(tokenizer, requests, engine.spec)
+    prompts = render(tokenizer, requests, spec=engine.spec)
     context, ends = (
-        room(engine.folder, engine.settings, requests, prompts, engine.spec),
+        room(engine.folder, engine.settings, requests=requests, prompts=prompts, spec=engine.spec),
         generation_ends(engine.folder, tokenizer),
     )
     jobs = [
-        (p, sampling_params(r, min(r.sampling.max_tokens, context - len(p)), ends, engine.key(r)))
+        (p, sampling_params(r, min(r.sampling.max_tokens, context - len(p)), ends=ends, key=engine.key(r)))
         for p, r in zip(prompts, requests)
     ]
     return (
@@ -530,6 +540,7 @@ def jobs_of(
 def records(
     engine,  # `VLLMEngine`
     requests,
+    *,
     jobs,  # as the worker takes them
     context: int,  # the model's
     ends: set,  # ids that end an answer
@@ -543,13 +554,13 @@ def records(
             yield None
             continue
         i, tokens, theirs, seconds, share = job
-        text, why, n = finish(tokens, ends, requests[i].sampling.stop, decode)
+        text, why, n = finish(tokens, ends, stops=requests[i].sampling.stop, decode=decode)
         yield (
             i,
             engine.record(
                 requests[i],
                 text,
-                "stop" if theirs == "stop" else why,
+                finish_reason="stop" if theirs == "stop" else why,
                 prompt_tokens=len(jobs[i][0]),
                 completion_tokens=n,
                 latency=seconds,
@@ -568,6 +579,7 @@ class VLLMEngine(Engine):
         self,
         model: str,
         batch_size: int = 64,  # answers stored at once; vLLM finds its own batches
+        *,
         settings: Vllm = Vllm(),
     ):
         super().__init__(model, batch_size)
@@ -615,14 +627,18 @@ class VLLMEngine(Engine):
 
     def outgrown(self, requests):
         return outgrown(
-            self.tokenizer, requests, self.spec, min(own_context(self.folder), self.settings.max_model_len or 2**31)
+            self.tokenizer,
+            requests,
+            spec=self.spec,
+            most=min(own_context(self.folder), self.settings.max_model_len or 2**31),
         )
 
     def generate(self, requests):
         "Yield (index, record), and None at times, see `records`; whatever interrupts it ends the worker."
         requests = list(requests)
         try:
-            yield from records(self, requests, *jobs_of(self, requests))
+            jobs, context, ends, decode = jobs_of(self, requests)
+            yield from records(self, requests, jobs=jobs, context=context, ends=ends, decode=decode)
         except BaseException:
             self.close()
             raise

@@ -17,6 +17,7 @@ from .stats import Interval, mean_interval, wilson
 def opinion(
     grades,  # of one arm and criterion: DataFrame with id and grade
     criterion,  # `config.Criterion`
+    *,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Interval:
@@ -24,9 +25,11 @@ def opinion(
     low, high = criterion.scale
     means = grades.groupby("id", sort=False)["grade"].mean().to_numpy()
     if high - low > 1:
-        return mean_interval(means, resamples, seed)
+        return mean_interval(means, resamples, seed=seed)
     means = means - low
-    return wilson(int(means.sum()), len(means)) if set(means) <= {0.0, 1.0} else mean_interval(means, resamples, seed)
+    return (
+        wilson(int(means.sum()), len(means)) if set(means) <= {0.0, 1.0} else mean_interval(means, resamples, seed=seed)
+    )
 
 
 @dataclass(frozen=True, repr=False)
@@ -106,6 +109,7 @@ def two(c) -> bool:
 def opinions(
     human,  # of `people.grades_of`
     criteria,  # of the rubric
+    *,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Opinions:
@@ -117,7 +121,7 @@ def opinions(
             arm=arm,
             n=said["id"].nunique(),
             raters=said["rater"].nunique(),
-            **{c.name: opinion(said[said["criterion"] == c.name], c, resamples, seed) for c in criteria},
+            **{c.name: opinion(said[said["criterion"] == c.name], c, resamples=resamples, seed=seed) for c in criteria},
         )
 
     by_arm = dict(list(own.groupby("arm")))

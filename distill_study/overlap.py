@@ -70,7 +70,7 @@ class Grams:
         return h
 
 # %% ../nbs/20_overlap.ipynb #7c0de30d
-def _rare(h, n, limit=0.01, least=10):
+def _rare(h, n, *, limit=0.01, least=10):
     "Which hashes occur seldom, for `n` texts."
     _, inverse, count = np.unique(h, return_inverse=True, return_counts=True)
     return count[inverse] <= max(least, limit * n)
@@ -88,6 +88,7 @@ def _once(h, of):
 def shingles(
     texts,
     k: int = 3,  # words in a row
+    *,
     others=(),  # texts that these will be compared with: what is frame is decided over all
 ) -> list:  # one sorted array of hashes per text, of `texts` and then of `others`
     "The set of k-grams of each text, without those of the frame. A text of fewer than k words is one gram."
@@ -126,6 +127,7 @@ def _agree(a, b):
 def near_repeats(
     texts: list,
     others: list | None = None,  # texts they may repeat; None: earlier ones of their own
+    *,
     threshold: float = 0.7,  # Jaccard similarity from which on a text repeats another
     k: int = 3,  # words in a row that are compared
     num_perm: int = 128,  # permutations of MinHash: more find more, and take longer
@@ -139,7 +141,7 @@ def near_repeats(
         MinHashLSH(threshold=min(threshold, 0.9), num_perm=num_perm, weights=(0.1, 0.9)),
         others is None,
     )  # above, it has no bands to offer
-    sets = shingles(texts, k, others or ())
+    sets = shingles(texts, k, others=others or ())
     sets, other = (sets, sets) if own else (sets[: len(texts)], sets[len(texts) :])
     facts, other_facts = facts or [None] * len(texts), (facts if own else other_facts) or [None] * len(other)
     if not own:
@@ -174,7 +176,7 @@ def facts_of(
     return numbers, example.gold if example.task in ("math", "nli") else None
 
 # %% ../nbs/20_overlap.ipynb #c45e8341
-def _pairs(train, test, n, chunk):
+def _pairs(train, test, *, n, chunk):
     "Yields (numbers of training texts, where in the test array one of their n-grams stands), each pair once, in the order of both."
     h, of, at = test
     order = np.argsort(h, kind="stable")
@@ -194,7 +196,7 @@ def _pairs(train, test, n, chunk):
         yield np.unique(pairs, axis=1)
 
 
-def _covered(i, at, of, n):
+def _covered(i, at, *, of, n):
     "(number of a training text, number of a test text, words of it that their shared n-grams cover)."
     j = of[at]
     new = np.ones(len(i), dtype=bool)
@@ -208,6 +210,7 @@ def _covered(i, at, of, n):
 def contaminated(
     texts: list,  # training inputs
     tests: list,  # test inputs
+    *,
     n: int = 13,  # words in a row
     share: float = 0.5,  # a training input goes if its n-grams cover more than this share of a test input; 0: any shared n-gram
     chunk: int = 2000,  # training inputs at once
@@ -217,12 +220,12 @@ def contaminated(
     h, of, at = test.windows(n)
     rare = _rare(h, len(test))
     where = np.repeat(np.arange(len(test)), test.lengths)
-    _, count, size = _covered(of[rare], at[rare], where, n) if rare.any() else (np.zeros(0, dtype=np.int64),) * 3
+    _, count, size = _covered(of[rare], at[rare], of=where, n=n) if rare.any() else (np.zeros(0, dtype=np.int64),) * 3
     total = np.zeros(len(test))
     total[count] = size  # words of each test input that can be covered
     whole, found = {test.whole(j): j for j in reversed(np.flatnonzero((total == 0) & (test.lengths > 0)).tolist())}, {}
-    for pairs in _pairs(train, (h[rare], of[rare], at[rare]), n, chunk):
-        for i, j, size in zip(*(x.tolist() for x in _covered(*pairs, where, n))):
+    for pairs in _pairs(train, (h[rare], of[rare], at[rare]), n=n, chunk=chunk):
+        for i, j, size in zip(*(x.tolist() for x in _covered(*pairs, of=where, n=n))):
             part = size / total[j]
             if part > share and part > found.get(i, (0, 0))[1]:
                 found[i] = (j, float(part))
@@ -264,6 +267,7 @@ class Overlaps:
 def overlaps(
     train: list,  # `data.Example`s
     held: dict,  # what is held out: {'test': examples, 'validation': examples}
+    *,
     settings,  # `config.Curate`
 ) -> Overlaps:
     "Repeats within training and of what is held out, contamination of the test set, answers that stand in the prompt."
@@ -302,7 +306,9 @@ def overlaps(
         add(
             {
                 i: f"{held['test'][j].id}, {100 * part:.0f} % of its words"
-                for i, (j, part) in contaminated(texts, other["test"], settings.ngram, settings.contained).items()
+                for i, (j, part) in contaminated(
+                    texts, other["test"], n=settings.ngram, share=settings.contained
+                ).items()
             },
             "shares words with a test input",
         )

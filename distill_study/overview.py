@@ -67,6 +67,7 @@ def _interval(i):
 def over(
     values,  # Intervals, one per seed
     low=-math.inf,
+    *,
     high=math.inf,  # where values end
 ) -> Interval:
     "The mean of one thing measured after several trainings."
@@ -90,7 +91,7 @@ def _mean(values):
     return sum(known) / len(known) if known else None
 
 
-def _cell(key, ms, teachers):
+def _cell(key, ms, *, teachers):
     "One cell of the numbers of its seeds; `teachers` are all that have such an arm."
     arm, measure, last = key[3], METRICS[(ms[0].get("metric") or {}).get("key", "correct")], ms[-1]
     a = [m["arms"][arm] for m in ms]
@@ -107,7 +108,7 @@ def _cell(key, ms, teachers):
         measure,
         over(
             [_interval(x.get("accuracy" if measure.graded else "score")) for x in a],
-            *((0, 1) if measure.scale == 100 else ()),
+            **(dict(low=0, high=1) if measure.scale == 100 else {}),
         ),
         over([_interval(g) for g in gaps if g]) if trained and len(teachers) == 1 else Interval(None),
         verdicts.pop() if len(verdicts) == 1 else "can't tell",
@@ -136,7 +137,9 @@ def cells(
             found.setdefault(key, {}).setdefault(own[0] if m["arms"][arm].get("n") else ("none", *own), m)
             taught.setdefault(key, set()).add(teacher)
     return {
-        key: _cell(key, [m for k, m in ms.items() if not isinstance(k, tuple)] or list(ms.values())[:1], taught[key])
+        key: _cell(
+            key, [m for k, m in ms.items() if not isinstance(k, tuple)] or list(ms.values())[:1], teachers=taught[key]
+        )
         for key, ms in found.items()
     }
 
@@ -214,7 +217,7 @@ def _order(values):
     return list(dict.fromkeys(values))
 
 
-def _lack(grid, states, data, teacher, student, arm):
+def _lack(grid, states, *, data, teacher, student, arm):
     "Why a cell has no number, in a word or two."
     if (data, teacher, student) in states:
         return states[data, teacher, student]
@@ -223,7 +226,7 @@ def _lack(grid, states, data, teacher, student, arm):
     return "\u2013" if any(k[:3] == (data, teacher, student) for k in grid) else "not run"
 
 
-def _heads(grid, sets, kind):
+def _heads(grid, sets, *, kind):
     "Each data set with its items and, where it isn't the same for all, its measure."
     one = {d: next(c for c in grid.values() if c.data == d) for d in sets}
     n = {d: sorted({c.score.n for c in grid.values() if c.data == d and c.score.n}) for d in sets}
@@ -236,6 +239,7 @@ def _heads(grid, sets, kind):
 def heat_maps(
     grid: dict,  # from `cells`
     teacher: str,
+    *,
     states: dict | None = None,  # (data, teacher, student) → failed or not run, of combinations without numbers
 ) -> list[HeatMap]:
     "Gap recovered and accuracy of every distilled arm that this teacher taught, student by student and data set by data set."
@@ -255,7 +259,7 @@ def heat_maps(
     )
     key = "Undefined: the teacher is not told apart from the untouched student, so there is no gap. \u2013: the data set has no such arm."
 
-    def gap(d, s, a):
+    def gap(d, s, *, a):
         c = grid.get((d, teacher, s, a))
         return (
             (
@@ -265,32 +269,32 @@ def heat_maps(
                 "" if not c.gap.excludes_zero else "higher" if c.gap.low > 0 else "lower",
             )
             if c and c.gap.value is not None
-            else _lack(grid, states, d, teacher, s, a)
+            else _lack(grid, states, data=d, teacher=teacher, student=s, arm=a)
         )
 
     blocks = tuple(
-        (f"{a}: learned from {_LEARNED[a]}", [(s, [gap(d, s, a) for d in sets]) for s in students]) for a in arms
+        (f"{a}: learned from {_LEARNED[a]}", [(s, [gap(d, s, a=a) for d in sets]) for s in students]) for a in arms
     )
     return [
         HeatMap(
             f"Gap recovered, taught by {teacher}",
-            _heads(grid, sets, "gap"),
+            _heads(grid, sets, kind="gap"),
             blocks,
             f"% of the distance from the untouched student to the teacher; 95 % intervals; n test items.{seeds} \u25b2, \u25bc: the interval lies above, below zero.",
             f"The stronger the colour, the larger a share of the gap; red where the student fell behind. 0 is the untouched student, 100 the teacher. {key}",
         ),
-        _score_map(grid, teacher, states, sets, arms, students, seeds),
+        _score_map(grid, teacher, states=states, sets=sets, arms=arms, students=students, seeds=seeds),
     ]
 
 # %% ../nbs/45_overview.ipynb #a06e9b05
-def _score_map(grid, teacher, states, sets, arms, students, seeds):
+def _score_map(grid, teacher, *, states, sets, arms, students, seeds):
     "Accuracy, or the main score, with teacher and untouched students above."
     most = {
         d: max([c.score.value for c in grid.values() if c.data == d and c.score.value is not None], default=1) or 1
         for d in sets
     }
 
-    def cell(c, d, lack):
+    def cell(c, d, *, lack):
         if c is None or c.score.value is None:
             return lack
         return (
@@ -304,7 +308,7 @@ def _score_map(grid, teacher, states, sets, arms, students, seeds):
     top = [
         (
             "Untaught, for comparison",
-            [(a, [cell(grid.get((d, teacher, "", a)), d, "\u2013") for d in sets]) for a in own]
+            [(a, [cell(grid.get((d, teacher, "", a)), d, lack="\u2013") for d in sets]) for a in own]
             + [
                 (
                     f"{s}, {a}",
@@ -312,7 +316,9 @@ def _score_map(grid, teacher, states, sets, arms, students, seeds):
                         cell(
                             grid.get((d, "", s, a)),
                             d,
-                            _lack(grid, states, d, teacher, s, BASE) if a == BASE else "\u2013",
+                            lack=_lack(grid, states, data=d, teacher=teacher, student=s, arm=BASE)
+                            if a == BASE
+                            else "\u2013",
                         )
                         for d in sets
                     ],
@@ -327,7 +333,17 @@ def _score_map(grid, teacher, states, sets, arms, students, seeds):
         (
             f"{a}: learned from {_LEARNED[a]}",
             [
-                (s, [cell(grid.get((d, teacher, s, a)), d, _lack(grid, states, d, teacher, s, a)) for d in sets])
+                (
+                    s,
+                    [
+                        cell(
+                            grid.get((d, teacher, s, a)),
+                            d,
+                            lack=_lack(grid, states, data=d, teacher=teacher, student=s, arm=a),
+                        )
+                        for d in sets
+                    ],
+                )
                 for s in students
             ],
         )
@@ -353,7 +369,7 @@ def _score_map(grid, teacher, states, sets, arms, students, seeds):
     )
     return HeatMap(
         f"{what}, taught by {teacher}",
-        _heads(grid, sets, "score" if scored else ""),
+        _heads(grid, sets, kind="score" if scored else ""),
         tuple(top + rest),
         f"{how[0].upper() + how[1:]}; 95 % intervals; n test items.{seeds} \u25b2, \u25bc: higher, lower than the untouched student by the report's paired test, Holm-corrected within its report{', at every seed' if seeds else ''}.",
         f"{shade.strip()} No mark: the two can't be told apart, or were not tested.",
@@ -480,6 +496,7 @@ def _over(sets):
 def rank_table(
     rows: list,
     sets: list,
+    *,
     lacking: dict,  # from `ranking`
 ) -> Table:
     "Students, teachers and controls by their mean, with the places that each may have."
@@ -773,7 +790,7 @@ def cost_alt(rows: list) -> str:
     )
 
 
-def figure_html(fig, alt: str, caption: str = "") -> str:
+def figure_html(fig, alt: str, *, caption: str = "") -> str:
     "A figure as HTML, its picture inside."
     width, height = (int(x * 110) for x in fig.get_size_inches())
     return (
@@ -804,12 +821,12 @@ def paybacks(
             )
             for key, name in (("cost", "money"), ("seconds", "time")):
                 parts = labels.get(key), t.get(key), each(top, key), each(arm, key)
-                row[name] = None if None in parts else break_even(parts[0] + parts[1], parts[2], parts[3])
+                row[name] = None if None in parts else break_even(parts[0] + parts[1], parts[2], after=parts[3])
             of = m["arms"].get(top) or {}
             row["labels"] = (
                 None
                 if labels.get("output_tokens") is None or not of.get("tokens")
-                else break_even(labels["output_tokens"], of["tokens"], 0)
+                else break_even(labels["output_tokens"], of["tokens"], after=0)
             )
             rows.append(
                 dict(
@@ -877,19 +894,25 @@ def payback_table(rows: list) -> Table:
 def sections(
     pages: list,  # numbers of combinations
     states: dict | None = None,  # (data, teacher, student) → failed or not run
+    *,
     figures: bool = True,  # draw them, which takes a second
 ) -> list[tuple]:  # (heading, HTML)
     "Heat maps, rankings, costs and break-even volumes, each under its heading."
     grid, out = cells(pages), []
     if not grid:
         return []
-    maps = [h for t in _order(c.teacher for c in grid.values() if c.teacher) for h in heat_maps(grid, t, states)]
+    maps = [h for t in _order(c.teacher for c in grid.values() if c.teacher) for h in heat_maps(grid, t, states=states)]
     pools = [r for k in _order(c.measure.key for c in grid.values()) if (r := ranking(grid, k))[0]]
     out += [(head, "".join(h.html() for h in maps[i::2])) for i, head in enumerate(("Gap recovered", "Scores")) if maps]
     ranked = [p for p in pools if len(p[0]) > 1]
     if ranked:
-        out.append(("Ranking", "".join(f"<p>{esc(told_apart(p[0]))}</p>{rank_table(*p).html()}" for p in ranked)))
-    costs = [_costs(rows, sets, figures) for rows, sets, _ in ranked if any(pareto(rows, k) for k in COSTS)]
+        out.append(
+            (
+                "Ranking",
+                "".join(f"<p>{esc(told_apart(p[0]))}</p>{rank_table(*p[:2], lacking=p[2]).html()}" for p in ranked),
+            )
+        )
+    costs = [_costs(rows, sets, figures=figures) for rows, sets, _ in ranked if any(pareto(rows, k) for k in COSTS)]
     if costs:
         out.append(
             (
@@ -902,13 +925,13 @@ def sections(
     return out
 
 
-def _costs(rows, sets, figures):
+def _costs(rows, sets, *, figures):
     "One measure's figure and table."
     drawn = (
         figure_html(
             cost_figure(rows),
             cost_alt(rows),
-            f"Mean {rows[0].cells[0].measure.name} against cost, {_over(sets)}. The dashed line joins the Pareto front, whose arms bear their place in the ranking; lines are 95 % intervals.",
+            caption=f"Mean {rows[0].cells[0].measure.name} against cost, {_over(sets)}. The dashed line joins the Pareto front, whose arms bear their place in the ranking; lines are 95 % intervals.",
         )
         if figures
         else ""

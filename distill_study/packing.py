@@ -49,6 +49,7 @@ def pack(
 def packed(
     packs: list,  # as `pack` gives them
     pad: int,  # token to pad with
+    *,
     flat: bool = False,  # one line without padding, as flash attention wants it
 ) -> dict:  # input_ids, labels, position_ids
     "A batch of packs; the positions say where each row begins, padding is a row of its own."

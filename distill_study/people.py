@@ -61,6 +61,7 @@ def strata(
 def spread(
     n: int,  # how many
     ordered: list,  # to draw from, neighbours alike
+    *,
     start: float,  # random, from 0 to 1
 ) -> list:
     "`n` of a list at equal distances (systematic sampling): each with the same chance, every kind in its share."
@@ -71,6 +72,7 @@ def spread(
 def draw(
     examples,  # of the test set
     answers: dict,  # arm → `teacher.Answers` to them
+    *,
     n: int,  # most texts
     seed: int = 0,
 ) -> list[Drawn]:
@@ -88,7 +90,7 @@ def draw(
         "(item, text) → arms, of `m` answers in all."
         found = {}
         for j, arm in enumerate(arms):
-            for i in spread(m // len(arms) + (j < m % len(arms)), order[arm], start):
+            for i in spread(m // len(arms) + (j < m % len(arms)), order[arm], start=start):
                 found.setdefault((i, said[arm][i]), []).append(arm)
         return found
 
@@ -115,7 +117,7 @@ def gold_text(example) -> str | None:
     return None if example.gold is None else item_parts(example)[-1][1]
 
 
-def wrong_text(example, others, rng) -> str | None:
+def wrong_text(example, others, *, rng) -> str | None:
     "An answer that is none to this item: another choice, or what is right for another item."
     if example.choices:
         return rng.choice(
@@ -134,6 +136,7 @@ def wrong_text(example, others, rng) -> str | None:
 def draw_checks(
     examples,
     k: int,
+    *,
     taken=(),  # ids of items that are in the sheet already; they come last
     seed: int = 0,
 ) -> list[Drawn]:
@@ -145,7 +148,7 @@ def draw_checks(
         )
     pool = sorted(rng.sample(having, len(having)), key=lambda e: e.id in taken)[:k]
     found = [
-        Drawn(e.id, wrong_text(e, having, rng) if j % 2 else gold_text(e), check="other" if j % 2 else "gold")
+        Drawn(e.id, wrong_text(e, having, rng=rng) if j % 2 else gold_text(e), check="other" if j % 2 else "gold")
         for j, e in enumerate(pool)
     ]
     if any(d.text is None for d in found):
@@ -158,6 +161,7 @@ def draw_checks(
 def passed(
     check: str,  # 'gold' or 'other'
     grades: dict,  # criterion → grade
+    *,
     criteria,  # of the rubric
 ) -> bool:
     "Whether an attention check was graded as it should be."
@@ -171,12 +175,13 @@ SHEET_FORMAT = 1
 def share_out(
     drawn: list,  # of `Drawn`
     raters: int,
+    *,
     overlap: float,  # share of them that everybody gets
     rng,
 ) -> list[list[int]]:  # positions for each rater
     "Who grades what: arms spread evenly over raters and over what all of them get."
     order = sorted(range(len(drawn)), key=lambda i: (drawn[i].arms, rng.random()))
-    common = spread(k, order, rng.random()) if (k := round(overlap * len(drawn))) else []
+    common = spread(k, order, start=rng.random()) if (k := round(overlap * len(drawn))) else []
     rest = [i for i in order if i not in set(common)]
     return [sorted([*common, *rest[r::raters]]) for r in range(raters)]
 
@@ -184,6 +189,7 @@ def share_out(
 def draw_sheets(
     c: Combination,
     examples,  # of the test set
+    *,
     answers: dict,  # arm → `teacher.Answers` to them
     n: int = 50,
     raters: int = 3,
@@ -198,9 +204,9 @@ def draw_sheets(
         raise StudyError(f"overlap = {overlap}: expected a share from 0 to 1, e.g. 0.3.")
     if checks < 0:
         raise StudyError(f"checks = {checks}: expected 0 or more.")
-    drawn = draw(examples, answers, n, seed)
+    drawn = draw(examples, answers, n=n, seed=seed)
     tests, by_id = (
-        draw_checks(examples, checks, {d.id for d in drawn}, seed) if checks else [],
+        draw_checks(examples, checks, taken={d.id for d in drawn}, seed=seed) if checks else [],
         {e.id: e for e in examples},
     )
     texts = {d: text_key(by_id[d.id], d.text) for d in (*drawn, *tests)}
@@ -222,7 +228,7 @@ def draw_sheets(
     )  # tell nothing of where they come from
     shares = {
         f"r{r + 1}": [*(drawn[i] for i in mine), *tests]
-        for r, mine in enumerate(share_out(drawn, raters, overlap, rng))
+        for r, mine in enumerate(share_out(drawn, raters, overlap=overlap, rng=rng))
     }
     shares = {r: rng.sample(mine, len(mine)) for r, mine in shares.items() if mine}
     key = dict(
@@ -237,11 +243,12 @@ def draw_sheets(
         raters={r: [names[d] for d in mine] for r, mine in shares.items()},
     )
     return key, {
-        r: _sheet(key, r, [(names[d], item_parts(by_id[d.id]), d.text) for d in mine]) for r, mine in shares.items()
+        r: _sheet(key, r, items=[(names[d], item_parts(by_id[d.id]), d.text) for d in mine])
+        for r, mine in shares.items()
     }
 
 
-def _sheet(key, rater, items):
+def _sheet(key, rater, *, items):
     "What a rater gets: items and answers, and the questions about them."
     asked = [
         dict(
@@ -267,7 +274,7 @@ def _sheet(key, rater, items):
     )
 
 # %% ../nbs/32_people.ipynb #cf3c946e
-def practice(examples, k: int = 6, seed: int = 0) -> dict:
+def practice(examples, k: int = 6, *, seed: int = 0) -> dict:
     "A sheet to try grading with: attention checks alone. It has no key, so nothing of it is imported."
     task, by_id = examples[0].task, {e.id: e for e in examples}
     drawn, asked = draw_checks(examples, k, seed=seed), rubric_hash(task)
@@ -277,13 +284,13 @@ def practice(examples, k: int = 6, seed: int = 0) -> dict:
         task=task,
         criteria=[x.model_dump(mode="json") for x in rubric(task)],
     )
-    return _sheet(key, "r1", [(f"q{i:03d}", item_parts(by_id[d.id]), d.text) for i, d in enumerate(drawn, 1)])
+    return _sheet(key, "r1", items=[(f"q{i:03d}", item_parts(by_id[d.id]), d.text) for i, d in enumerate(drawn, 1)])
 
 # %% ../nbs/32_people.ipynb #841bf38d
 def keep_key(store, key: dict):
     "Put the key of a sheet into the store."
     if store.get_json("sheet", key["sheet"]) != key:
-        store.put_json("sheet", key["sheet"], key)
+        store.put_json("sheet", key["sheet"], obj=key)
 
 
 def key_of(store, sheet) -> dict | None:
@@ -354,6 +361,7 @@ def _some(names, most=5):
 def faults(
     raw: dict,  # see `read_grades`
     key: dict,  # of its sheet
+    *,
     partial: bool = False,  # whether grades may be missing
 ) -> list[str]:
     "All that keeps a file of grades from being taken."
@@ -398,6 +406,7 @@ def faults(
 def import_grades(
     store,
     paths,  # files of grades
+    *,
     combinations=None,  # names of those that they may be for, with the rubric each has now; None: any
     partial: bool = False,  # take what is there of a sheet that is not finished
     replace: bool = False,  # take a rater's new file instead of the one that was imported
@@ -417,7 +426,7 @@ def import_grades(
             raise StudyError(
                 f"{path}: graded under rubric {key['rubric']!r}, and {key['combination']} has {combinations[key['combination']]!r} now: its questions have changed. Draw new sheets with `distill-study grade-sheet`."
             )
-        if wrong := faults(raw, key, partial):
+        if wrong := faults(raw, key, partial=partial):
             raise StudyError(f"{path}: not imported; " + "; ".join(wrong) + ".")
         who = key["sheet"], raw["rater"]
         entry = dict(
@@ -463,6 +472,7 @@ HUMAN = ["arm", "id", "criterion", "rater", "grade", "note", "check", "text"]
 def grades_of(
     c: Combination,
     splits,  # `data.Splits`
+    *,
     answers: dict,  # arm → `teacher.Answers` to the test items
     store,
 ):  # pandas DataFrame with `HUMAN`
@@ -505,7 +515,9 @@ def attention(
     "How many attention checks each rater passed."
     found = {r: [] for r in dict.fromkeys(human["rater"])}
     for (rater, arm, _, _), rows in human[human["check"]].groupby(["rater", "arm", "id", "text"], sort=False):
-        found[rater].append(passed(arm.removeprefix("check/"), dict(zip(rows["criterion"], rows["grade"])), criteria))
+        found[rater].append(
+            passed(arm.removeprefix("check/"), dict(zip(rows["criterion"], rows["grade"])), criteria=criteria)
+        )
     return {r: (sum(x), len(x)) for r, x in found.items()}
 
 # %% ../nbs/32_people.ipynb #e53f730a
@@ -519,7 +531,7 @@ def listed(
         for rater, mine in key["raters"].items():
             came = book.get(rater)
             seen = [
-                passed(check, came["grades"][i], criteria)
+                passed(check, came["grades"][i], criteria=criteria)
                 for i in mine
                 if came and (check := key["items"][i]["check"]) and i in came["grades"]
             ]

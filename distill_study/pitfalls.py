@@ -35,8 +35,8 @@ class Reworded(Example):
 
     wording: int = 0
 
-    def ask(self, strategy, replies=(), paraphrase=0):
-        return super().ask(strategy, replies, paraphrase or self.wording)
+    def ask(self, strategy, replies=(), *, paraphrase=0):
+        return super().ask(strategy, replies, paraphrase=paraphrase or self.wording)
 
 
 def reworded(example: Example, wording: int) -> Reworded:
@@ -90,7 +90,7 @@ class Pitfall:
             return "not measured"
         if self.value is None or self.value.value is None:
             return "\u2013"
-        main, _, ends = self.value.text(self.scale, self.digits, self.signed).partition(" ")
+        main, _, ends = self.value.text(self.scale, self.digits, signed=self.signed).partition(" ")
         return f"{main}{self.unit}" + (f" {ends}" if ends else "")
 
     def to_dict(self):
@@ -137,8 +137,8 @@ def _size(m):
     return dict(scale=m.scale, digits=m.digits, unit=" points" if m.scale == 100 else f" ({m.unit})" if m.unit else "")
 
 
-def _said(x, m, signed=False):
-    return Interval(x).text(m.scale, m.digits, signed) + (" points" if m.scale == 100 else "")
+def _said(x, m, *, signed=False):
+    return Interval(x).text(m.scale, m.digits, signed=signed) + (" points" if m.scale == 100 else "")
 
 
 def swapped(a: dict, b: dict) -> list:
@@ -152,7 +152,7 @@ def swapped(a: dict, b: dict) -> list:
     ]
 
 
-def _order(a, b, by="") -> str:
+def _order(a, b, *, by="") -> str:
     "What becomes of the order of the arms, in a sentence."
     pairs, n = swapped(a, b), len([x for x in a if x in b])
     if n < 2:
@@ -168,7 +168,7 @@ def _levels(results, key="") -> dict:
     return {a: x[key or _level(results)].value for a, x in results.arms.items() if x["n"]}
 
 # %% ../nbs/42_pitfalls.ipynb #ca758cf1
-def _by_judge(graded, judge, m) -> str:
+def _by_judge(graded, judge, *, m) -> str:
     "What becomes of accuracy and order where a judge says what is right, on the items that it graded."
     own = (
         judge[judge["criterion"] == "correct"]
@@ -186,8 +186,8 @@ def _by_judge(graded, judge, m) -> str:
     where = f"on the {'item' if n == 1 else f'{n} items'} that it graded"
     if abs(off[most]) < 1e-9:
         return f" By the judge, every arm has the same accuracy {where}."
-    return f" By the judge, {most} has {_said(off[most], m, True)} of accuracy {where}." + _order(
-        means["correct"].to_dict(), means["judge"].to_dict(), " by the judge"
+    return f" By the judge, {most} has {_said(off[most], m, signed=True)} of accuracy {where}." + _order(
+        means["correct"].to_dict(), means["judge"].to_dict(), by=" by the judge"
     )
 
 
@@ -219,7 +219,7 @@ def extraction(
         else "No arm loses anything when it is read strictly."
     ) + _order(_levels(results), _levels(results, "strict"))
     if judge is not None and m.graded:
-        said += _by_judge(results.graded, judge, m)
+        said += _by_judge(results.graded, judge, m=m)
     return Pitfall("extraction", "Answer extraction", said, d, **_size(m))
 
 
@@ -433,12 +433,14 @@ def length(
     what = "the judge's mean grade" if rated else m.name
     said = (
         f"What ten more words add to {what}, with the arm{' and ' + METRICS[also[0]].name if also else ''} held fixed: {way}."
-        + _order(raw, dict(zip(arms, fit.params)), f" at equal length{' and ' + METRICS[also[0]].name if also else ''}")
+        + _order(
+            raw, dict(zip(arms, fit.params)), by=f" at equal length{' and ' + METRICS[also[0]].name if also else ''}"
+        )
     )
     return Pitfall("length", "Length", said, slope, **(dict(scale=1, digits=2, unit="") if rated else _size(m)))
 
 # %% ../nbs/42_pitfalls.ipynb #725a5d86
-def _base(results, arm, ids):
+def _base(results, arm, *, ids):
     "What an arm was worth on these items when it was asked as usual."
     rows = results.graded[results.graded["arm"] == arm].set_index("id")[results.metric.key]
     return rows.reindex(ids).astype(float)
@@ -464,7 +466,7 @@ def wording(
         )
     levels = {}
     for (arm, k), x in by.items():
-        levels.setdefault(arm, {0: _base(results, arm, x.index)})[k] = x.astype(float)
+        levels.setdefault(arm, {0: _base(results, arm, ids=x.index)})[k] = x.astype(float)
     means = {a: {k: float(x.mean()) for k, x in of.items()} for a, of in levels.items()}
     spread = {a: max(x.values()) - min(x.values()) for a, x in means.items()}
     arm, n = max(spread, key=spread.get), len(next(iter(by.values())))
@@ -497,6 +499,7 @@ def wording(
 def decoding(
     results,
     by: dict,  # (arm, sample) → Series by id
+    *,
     temperature: float,
 ) -> Pitfall:
     "Sampled answers against the usual ones."
@@ -512,14 +515,14 @@ def decoding(
     for (arm, _), x in by.items():
         each.setdefault(arm, []).append(x.astype(float))
     d = {
-        a: paired_difference(*_known(_base(results, a, xs[0].index), sum(xs) / len(xs)), seed=results.seed)
+        a: paired_difference(*_known(_base(results, a, ids=xs[0].index), sum(xs) / len(xs)), seed=results.seed)
         for a, xs in each.items()
     }
     arm, n = max(d, key=lambda a: abs(d[a].value or 0)), max(map(len, each.values()))
     sd = [float(np.std([x.mean() for x in xs], ddof=1)) for xs in each.values() if len(xs) > 1]
     clear = sum(i.excludes_zero for i in d.values())
     order = _order(
-        {a: float(_base(results, a, xs[0].index).mean()) for a, xs in each.items()},
+        {a: float(_base(results, a, ids=xs[0].index).mean()) for a, xs in each.items()},
         {a: float(np.mean([x.mean() for x in xs])) for a, xs in each.items()},
     )
     return Pitfall(
@@ -536,6 +539,7 @@ def decoding(
 def easy(
     results,
     values=None,  # right and wrong of the untouched student on blind items, by id
+    *,
     examples: list = (),  # the same items, as they are asked otherwise
 ) -> Pitfall:
     "Items that can be answered without what they are about."
@@ -550,7 +554,7 @@ def easy(
             None,
             measured=not results.metric.graded,
         )
-    i, least, whole = wilson(int(values.sum()), len(values)), chance(examples), _base(results, BASE, values.index)
+    i, least, whole = wilson(int(values.sum()), len(values)), chance(examples), _base(results, BASE, ids=values.index)
     far = (
         "more often than chance: some items give themselves away"
         if i.low > least
@@ -561,8 +565,8 @@ def easy(
     return Pitfall(
         "easy",
         name,
-        f"Shown {BLIND[examples[0].task]}, {BASE} is right on this share of {len(values)} items, {far} (the best constant answer: {num(least, 1, 100)} %)"
-        + (f"; shown everything, on {num(float(whole.mean()), 1, 100)} %." if whole.notna().any() else "."),
+        f"Shown {BLIND[examples[0].task]}, {BASE} is right on this share of {len(values)} items, {far} (the best constant answer: {num(least, 1, scale=100)} %)"
+        + (f"; shown everything, on {num(float(whole.mean()), 1, scale=100)} %." if whole.notna().any() else "."),
         i,
         unit=" %",
         signed=False,
@@ -572,6 +576,7 @@ def easy(
 def pitfalls(
     results,
     curated: dict | None = None,  # arm → `curate.Curated`
+    *,
     training: dict | None = None,  # arm → looks ...
     extra: dict | None = None,  # (kind, arm, k) → Series by id, see `study.answer_pitfalls`
     examples: list = (),  # the test examples
@@ -589,11 +594,11 @@ def pitfalls(
         (
             extraction(results, judge),
             wording(results, by["wording"]),
-            decoding(results, by["sample"], settings.temperature if settings else 0.7),
+            decoding(results, by["sample"], temperature=settings.temperature if settings else 0.7),
             seeds(results.seed),
             overlap(results, curated or {}),
             noise(results),
-            easy(results, blind, [asked[i] for i in blind.index] if blind is not None else ()),
+            easy(results, blind, examples=[asked[i] for i in blind.index] if blind is not None else ()),
             length(results, judge),
             validation(training or {}),
             multiple(results),
@@ -606,6 +611,7 @@ def pitfalls(
 def difficulty_table(
     results,
     examples: list,  # the test examples
+    *,
     most: int = 6,  # levels that are shown
 ) -> Table | None:  # None where nobody says how hard an item is, or all are alike
     "Accuracy, or score, of every arm by how hard the items are said to be."

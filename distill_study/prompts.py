@@ -65,6 +65,7 @@ PARAPHRASES = {  # other wordings of the plain prompt, which ask for the same fo
 def wording(
     task: str,
     strategy: str,  # 'vanilla', 'cot' or 'cod'
+    *,
     words: int | None = None,  # most words of a summary
     paraphrase: int = 0,  # 0 is the study's own wording; 1, 2, … are `PARAPHRASES`, of the plain prompt only
 ) -> str:
@@ -78,13 +79,14 @@ def wording(
 def ask(
     task: str,
     strategy: str,  # 'vanilla', 'cot' or 'cod'
+    *,
     turns: list,  # the user's turns and earlier assistant turns; a data set's own system turn may lead
     words: int | None = None,  # most words of a summary
     paraphrase: int = 0,  # of the plain prompt, see `wording`
 ) -> list[dict]:
     "Chat messages: the system prompt of the strategy, then the turns. A system turn of the data's own is kept, and only told how to answer."
     own, turns = (turns[0]["content"], turns[1:]) if turns[0]["role"] == "system" else (None, turns)
-    asked = wording(task, strategy, words, paraphrase)
+    asked = wording(task, strategy, words=words, paraphrase=paraphrase)
     system = asked if own is None else own if strategy == "vanilla" and not paraphrase else f"{own}\n{asked}"
     return [dict(role="system", content=system), *turns]
 
@@ -106,6 +108,7 @@ def nli_turn(premise: str, hypothesis: str) -> dict:
 def target(
     strategy: str,  # the prompt the student is asked under
     answer: str,  # canonical answer, summary or reply
+    *,
     rationale: str = "",  # reasoning, or the earlier rounds of a chain of density, one a line
 ) -> str:
     "The assistant's turn in the format that the strategy's prompt asks for."
@@ -114,16 +117,18 @@ def target(
     return answer if strategy == "vanilla" else f"{rationale}\nAnswer: {answer}"
 
 
-def prompt_hash(task: str, strategy: str, paraphrase: int = 0) -> str:
+def prompt_hash(task: str, strategy: str, *, paraphrase: int = 0) -> str:
     "Hash of the wording and its version."
     return fingerprint(
-        PROMPT_VERSION, EXPLAIN[task] if strategy == "explain" else wording(task, strategy, "{words}", paraphrase)
+        PROMPT_VERSION,
+        EXPLAIN[task] if strategy == "explain" else wording(task, strategy, words="{words}", paraphrase=paraphrase),
     )
 
 # %% ../nbs/04_prompts.ipynb #23de6253
 def both(
     task: str,
     messages: list,  # under the plain prompt
+    *,
     answer: str,
     rationale: str,
 ) -> list[list[dict]]:

@@ -151,7 +151,7 @@ def check_folders(recipe: Recipe, reports: Path):
                 )
 
 
-def claim(recipe: Recipe, file: Path, reports: Path):
+def claim(recipe: Recipe, file: Path, *, reports: Path):
     "Note which recipe's reports these are; refuse the folder of another recipe that has the same name."
     note = reports / recipe.name / ".recipe.json"
     mine = dict(file=fingerprint(os.path.relpath(Path(file).resolve(), reports.resolve())), recipe=fingerprint(recipe))

@@ -46,6 +46,7 @@ def _plain(example):
 def ingredients(
     c: Combination,
     notebook: Path | None,  # that is executed, if any
+    *,
     known: dict | None = None,  # data sets that were looked at already, for many combinations at once
     settings=None,  # those that matter, where not all do
 ) -> str:
@@ -90,7 +91,7 @@ def said(
     total = hashlib.sha256()
     for engine, weights, keys in seen["keys"]:
         for k in keys:
-            total.update(to_line(r) if (r := store.get(engine, weights, k)) else f"{k}: not there\n".encode())
+            total.update(to_line(r) if (r := store.get(engine, weights, key=k)) else f"{k}: not there\n".encode())
     files = {
         *seen["files"],
         *(
@@ -121,6 +122,7 @@ def leave(store: Store, out: str | Path):
 def keep_receipt(
     made_of: str,  # of `ingredients`, taken before the notebook ran
     out: Path,  # the report's folder
+    *,
     store: Store,
 ):
     "Note what the report in `out` came from; not where a request got no answer, as it is asked again at the next start."
@@ -134,7 +136,7 @@ def keep_receipt(
     files = {
         str(p.relative_to(out)): crc_of(p) for p in sorted(out.rglob("*")) if p.is_file() and not p.name.startswith(".")
     }
-    store.put_json("report", _place(out), dict(made_of=made_of, seen=seen, said=said(store, seen), files=files))
+    store.put_json("report", _place(out), obj=dict(made_of=made_of, seen=seen, said=said(store, seen), files=files))
 
 
 _DAMAGED = (
@@ -151,7 +153,7 @@ def _same(out, files):
     return all((p := Path(out) / f).is_file() and crc_of(p) == crc for f, crc in files.items())
 
 
-def unchanged(made_of: str, out: Path, store: Store) -> bool:
+def unchanged(made_of: str, out: Path, *, store: Store) -> bool:
     "Whether the report in `out` is there, as it was written, and would come out the same."
     try:
         kept = store.get_json("report", _place(out))
@@ -169,15 +171,16 @@ def unchanged(made_of: str, out: Path, store: Store) -> bool:
 def keep_stage(
     made_of: str,  # of `ingredients`, taken before the stage ran
     key: str,  # of the stage
+    *,
     store: Store,  # that it looked into
 ):
     "Note that a stage is over, unless a request got no answer."
     seen = lookups(store)
     if not seen["failed"]:
-        store.put_json("stage", key, dict(made_of=made_of, seen=seen, said=said(store, seen)))
+        store.put_json("stage", key, obj=dict(made_of=made_of, seen=seen, said=said(store, seen)))
 
 
-def stage_over(made_of: str, key: str, store: Store) -> bool:
+def stage_over(made_of: str, key: str, *, store: Store) -> bool:
     "Whether a stage has nothing left to do."
     try:
         return (
@@ -192,28 +195,29 @@ def stage_over(made_of: str, key: str, store: Store) -> bool:
 PAGE = ("generalization.html", "generalization.json")
 
 
-def _behind(folder, names, store):
+def _behind(folder, names, *, store):
     return fingerprint([store.get_json("report", _place(folder / n)) for n in names])
 
 
 def keep_page(
     folder: Path,  # of the recipe's reports
     names,  # of its combinations
+    *,
     store: Store,
 ):
     "Note what the recipe's second page came from."
     files = {f: crc_of(p) for f in PAGE if (p := folder / f).is_file()}
-    store.put_json("page", _place(folder), dict(of=_behind(folder, names, store), files=files))
+    store.put_json("page", _place(folder), obj=dict(of=_behind(folder, names, store=store), files=files))
 
 
-def page_stays(folder: Path, names, store: Store) -> bool:
+def page_stays(folder: Path, names, *, store: Store) -> bool:
     "Whether that page would come out the same, given that all reports did."
     try:
         return (
             bool(kept := store.get_json("page", _place(folder)))
             and set(kept["files"]) == {*PAGE}
             and _same(folder, kept["files"])
-            and kept["of"] == _behind(folder, names, store)
+            and kept["of"] == _behind(folder, names, store=store)
         )
     except _DAMAGED:
         return False

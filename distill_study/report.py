@@ -113,6 +113,7 @@ class Provenance(Shown):
 def provenance(
     combination,  # config.Combination
     data: dict | None = None,  # split -> hash
+    *,
     prompts: dict | None = None,  # strategy -> hash
     models: dict | None = None,  # model -> fingerprint of its weights
     durations: dict | None = None,  # stage -> seconds
@@ -146,6 +147,7 @@ def provenance(
 def metrics(
     results: Results,
     made: Provenance,
+    *,
     found: Findings,
     attrition: dict | None = None,
     labelling: dict | None = None,
@@ -390,6 +392,7 @@ FILES = ("metrics.json", "metrics.csv")  # beside a page, linked from it where t
 def render(
     notebook_path: str | Path,  # executed notebook
     html_path: str | Path,  # where the page goes
+    *,
     title: str = "",  # of the page; taken from the notebook's first heading when empty
     subtitle: str = "",  # below it; taken from the quote below that heading when empty
     eyebrow: str = "Distillation study",
@@ -433,6 +436,7 @@ def render(
 def entry(
     metrics: dict | None,  # what `metrics` made; None where the combination has no results
     href: str = "",  # its page, relative to the index
+    *,
     title: str = "",
     status: str = "ok",  # ok, failed, or anything else that says why there is no page
     error: str = "",  # one line
@@ -485,6 +489,7 @@ def _local(href):
 def index_page(
     recipe: str,  # its name
     description: str,
+    *,
     entries: list,  # of `entry`
     path: str | Path,  # where the page goes
     seeds: list = (),  # of `over_seeds`
@@ -497,7 +502,7 @@ def index_page(
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     env = Environment(loader=FileSystemLoader(templates()), autoescape=True, undefined=StrictUndefined)
-    env.filters |= dict(percent=pct, local=_local, by=lambda x, m: num(x, m.digits, m.scale))
+    env.filters |= dict(percent=pct, local=_local, by=lambda x, m: num(x, m.digits, scale=m.scale))
     page = env.get_template("index.html.j2").render(
         recipe=recipe,
         description=description,

@@ -71,6 +71,7 @@ _SAME = ("python", "torch", "transformers", "trl", "peft", "accelerate", "numpy"
 def may_vary(
     report: Report,
     c: Combination,
+    *,
     device: str,  # of this machine, see `models.device`
 ) -> str:
     "Why a run from nothing need not come to the same numbers, digit by digit; empty where it must."
@@ -239,6 +240,7 @@ def reproduce(
     store: str
     | Path
     | None = None,  # that its run wrote to; with `fresh` only read, to test the numbers on the same items
+    *,
     fresh: bool = False,  # from nothing, in a store of its own
     out: str | Path | None = None,  # keeps the new report, and its store where it is a new one
     data: str | None = None,  # where the data is on this machine
@@ -263,18 +265,18 @@ def reproduce(
     with tempfile.TemporaryDirectory(prefix="reproduce-") as temporary:
         folder = Path(out or temporary)
         into, own = folder / report.name, folder / "store" if fresh else kept
-        grid.check(recipe_of(c), folder, own, replay=not fresh)
+        grid.check(recipe_of(c), folder, store=own, replay=not fresh)
         say(f"{report.name}: made again from {'nothing' if fresh else 'the store'}")
-        done = grid.run_combination(c, into, own, replay=not fresh)
+        done = grid.run_combination(c, into, store=own, replay=not fresh)
         if done.error and not fresh and "in the store" in done.error:
             raise ReproduceError(
                 f"store {str(kept)!r} has not all that {report.name} was made from: {done.error} Name the store that its run wrote to, or make it from nothing with --fresh."
             )
-        vary = may_vary(report, c, device()) if fresh else ""
+        vary = may_vary(report, c, device=device()) if fresh else ""
         vary = vary or ("--noise was asked for" if noise else "")
         if done.error:
             return Reproduced(report.name, fresh, vary, 0, [], 0, None, done.seconds, done.error)
-        found = diff(report.folder, into, kept if fresh else None, own if fresh and kept else None)
+        found = diff(report.folder, into, store_a=kept if fresh else None, store_b=own if fresh and kept else None)
         return Reproduced(
             report.name, fresh, vary, *differing(report.metrics, read_report(into).metrics), found, done.seconds
         )

@@ -43,6 +43,7 @@ def made_up_grades(
         "distilled/cot-answer": 0.62,
         "distilled/cot-rationale": 0.8,
     },  # arm -> share of right answers
+    *,
     seed: int = 0,
 ):  # pandas DataFrame like `grade.grade` makes
     "Grades of arms whose answers share how hard each item is, to try tables, figures and sentences on."
@@ -79,6 +80,7 @@ def made_up_grades(
 def made_up_scores(
     task: str = "summarization",  # or 'conversation'
     n: int = 120,  # items
+    *,
     level={
         "teacher/vanilla": 0.30,
         "teacher/cod": 0.34,
@@ -145,7 +147,7 @@ def _share(series):
     return float(known.astype(bool).mean()) if len(known) else None
 
 
-def _arm_record(graded, arm, missing, metric=METRICS["correct"], resamples=2000, seed=0):
+def _arm_record(graded, arm, *, missing, metric=METRICS["correct"], resamples=2000, seed=0):
     "Everything about one arm's answers, or the reason why there are none."
     rows, name = graded[graded["arm"] == arm], "accuracy" if metric.graded else "score"
     if not len(rows):
@@ -162,7 +164,7 @@ def _arm_record(graded, arm, missing, metric=METRICS["correct"], resamples=2000,
         return (
             wilson(int(rows[k].sum()), n)
             if metric.graded and not shared(of)
-            else mean_interval(rows[k], resamples, seed, of)
+            else mean_interval(rows[k], resamples, seed=seed, sources=of)
         )
 
     if metric.graded:
@@ -236,7 +238,7 @@ class Results:
     def text(self, i: Interval) -> str:
         return i.text(self.metric.scale, self.metric.digits)
 
-    def gap(self, arm: str, teacher: str | None = None, strict: bool = False) -> Interval:
+    def gap(self, arm: str, teacher: str | None = None, *, strict: bool = False) -> Interval:
         "Gap recovered by a trained arm."
         return next(
             g.recovered
@@ -244,14 +246,15 @@ class Results:
             if g.arm == arm and g.teacher == (teacher or self.teacher)
         )
 
-    def test(self, a: str, b: str, strict: bool = False):
+    def test(self, a: str, b: str, *, strict: bool = False):
         "The comparison of `b` against `a`."
-        return find_test(self.tests_strict if strict else self.tests, a, b)
+        return find_test(self.tests_strict if strict else self.tests, a, b=b)
 
 # %% ../nbs/37_results.ipynb #81a39d77
 def analyse(
     graded,  # DataFrame of grades: one row per arm and test item
     missing: dict | None = None,  # arm -> why it doesn't exist
+    *,
     resamples: int = 2000,  # of every bootstrap
     seed: int = 0,
     metric: Metric = METRICS["correct"],  # what tests and gaps are about, see `textstats.main_metric`
@@ -263,15 +266,18 @@ def analyse(
     if unknown:
         raise ReportError(f"graded: unknown arm {unknown[0]!r}. Known: {', '.join(ARMS)}.")
     records = {
-        a: _arm_record(graded, a, missing or {}, metric, resamples, seed)
+        a: _arm_record(graded, a, missing=missing or {}, metric=metric, resamples=resamples, seed=seed)
         for a in arms
         if a in expected(graded, arms) or a in (missing or {})
     }
     tests = {
-        c: compare(graded, pairs_of(arms), c, resamples, seed)
+        c: compare(graded, pairs_of(arms), column=c, resamples=resamples, seed=seed)
         for c in (k, f"{k}_strict", *(x for x in _ALSO if x != k and x in graded and graded[x].notna().any()))
     }
-    gap = {c: gaps(graded, resamples, seed, c, arms, metric.scale, metric.digits) for c in (k, f"{k}_strict")}
+    gap = {
+        c: gaps(graded, resamples, seed=seed, column=c, arms=arms, scale=metric.scale, digits=metric.digits)
+        for c in (k, f"{k}_strict")
+    }
     claims = [] if k == "density" else tests.get("density", [])  # questions 2 and 3 are answered by it as well
     tests = {c: corrected(x, tests[k] if c == "density" else claims) for c, x in tests.items()}
     return Results(
@@ -430,6 +436,7 @@ def gap_table(results: Results) -> Table:
 def test_table(
     results: Results,
     strict: bool = False,  # with strict extraction
+    *,
     key: str = "",  # another measure, a key of `results.also`
 ) -> Table:
     "Every paired test of the report."
@@ -505,10 +512,10 @@ def score_tables(
     task: str = "summarization",  # or 'conversation'
 ) -> list[Table]:
     "Every measure of a scored family, arm by arm."
-    return [_score_table(results, *one) for one in _TABLES[task]]
+    return [_score_table(results, caption, keys=keys, note=note) for caption, keys, note in _TABLES[task]]
 
 
-def _score_table(results, caption, keys, note):
+def _score_table(results, caption, *, keys, note):
     having = [METRICS[k] for k in keys if any(results.score(a, k).value is not None for a in results.arms)]
     cols = (
         Column("arm", "Arm", kind="text"),
@@ -565,6 +572,7 @@ def _macro_f1(counts):
 def confusions(
     graded,  # one row per arm and item
     labels: tuple,  # every label there is
+    *,
     resamples: int = 2000,
     seed: int = 0,
 ) -> dict:  # arm -> `Confusion`, of the arms that ran
@@ -624,6 +632,7 @@ def label_table(results: Results, found: dict) -> Table:
 def round_scores(
     examples: list,  # with `meta["entities"]`, or spaCy finds them
     answers,  # the teacher's `Answers` under `cod`
+    *,
     known=None,  # the entities that the data set names, see `textstats.entities`
     resamples: int = 2000,
     seed: int = 0,
@@ -643,13 +652,13 @@ def round_scores(
         return lambda k: mean_interval(
             [float("nan") if (v := f(e, t[k], t[k - 1] if k else None)) is None else v for e, t in chains],
             resamples,
-            seed,
+            seed=seed,
         )
 
     measures = dict(
         density=of(lambda e, t, before: density(t, known)),
         words=of(lambda e, t, before: len(words(t))),
-        supported=of(lambda e, t, before: supported(t, e.question, known)),
+        supported=of(lambda e, t, before: supported(t, e.question, known=known)),
         new=of(
             lambda e, t, before: None if before is None else len(set(entities(t, known)) - set(entities(before, known)))
         ),
@@ -683,6 +692,7 @@ def round_table(rounds: list) -> Table:
 def training_table(
     training: dict,  # arm -> rows, steps, supervised_tokens, supervised_share, truncated_rows, first_loss, last_loss, seconds
     missing: dict | None = None,
+    *,
     arms=PLAIN,  # of the family
 ) -> Table:
     "What every trained arm learned from, and how long it took."
@@ -773,6 +783,7 @@ def choice_table(
 def cost_table(
     results: Results,
     labelling: dict | None = None,  # strategy -> requests, input_tokens, output_tokens, seconds
+    *,
     training: dict | None = None,  # arm -> seconds
 ) -> Table:
     "What an answer takes to write, and what each trained arm took to make."
@@ -859,6 +870,7 @@ def per_answer(u, n=1):
 def break_even(
     made: float,  # what it took to make something
     before: float,  # what an answer took without it
+    *,
     after: float,  # ... and takes with it
 ) -> float:  # infinite where it never is
     "Answers after which what was made is paid back."
@@ -909,7 +921,7 @@ def balance_table(
         Column("n", "Inputs", digits=0),
     )
 
-    def row(arm, when, n):
+    def row(arm, when, *, n):
         return dict(
             arm=arm, when=when, n=sum(n.values()), **{l: quotient(n.get(l, 0), sum(n.values())) for l in labels}
         )
@@ -917,7 +929,7 @@ def balance_table(
     return Table(
         "Labels before and after the drops",
         cols,
-        tuple(row(arm, when, n) for arm, b in balance.items() for when, n in b.items()),
+        tuple(row(arm, when, n=n) for arm, b in balance.items() for when, n in b.items()),
         "Share of the inputs with a readable label.",
     )
 
@@ -985,7 +997,7 @@ class Cases(Shown):
         )
         head = "".join(f'<th scope="col" class="{c}">{esc(h)}</th>' for c, h in heads)
 
-        def td(head, text, read=None):
+        def td(head, text, *, read=None):
             return (
                 f'<td role="cell" data-label="{esc(head)}"><pre>{esc(text)}</pre>'
                 + (
@@ -1001,7 +1013,8 @@ class Cases(Shown):
             + td(heads[0][1], r["question"])
             + td(heads[1][1], r["gold"])
             + "".join(
-                td(h, r[k]["text"], r[k]["answer"] or "no answer") for (_, h), k in zip(heads[2:], ("wrong", "right"))
+                td(h, r[k]["text"], read=r[k]["answer"] or "no answer")
+                for (_, h), k in zip(heads[2:], ("wrong", "right"))
             )
             + "</tr>"
             for r in self.rows
@@ -1027,6 +1040,7 @@ def _cut(text, limit=700):
 def cases(
     graded,  # one row per arm and item
     examples,  # test examples, in order: .id, .messages, .gold
+    *,
     wrong: str,  # the arm that was wrong
     right: str,  # the arm that was right
     k: int = 3,  # how many to show
@@ -1045,7 +1059,7 @@ def cases(
         return (
             g.at[e.id, "answer"]
             if metric.graded
-            else f"{metric.name} {num(g.at[e.id, metric.key], metric.digits, metric.scale)}"
+            else f"{metric.name} {num(g.at[e.id, metric.key], metric.digits, scale=metric.scale)}"
         )
 
     def answer(g, e):
@@ -1083,6 +1097,7 @@ def numbered(turns) -> str:
 def example_table(
     splits: dict,  # split -> examples
     graded: bool = True,  # whether answers are right or wrong
+    *,
     k: int = 2,  # how many of each split
 ) -> Table:
     "The first examples of each split, with their gold answer or reference."

@@ -19,7 +19,7 @@ _CORRECT = Criterion(
 )
 
 
-def _likert(name, question, worst, best):
+def _likert(name, question, *, worst, best):
     return Criterion(name=name, question=question, scale=(1, 5), anchors={1: worst, 5: best})
 
 
@@ -31,30 +31,38 @@ RUBRICS = {
         _likert(
             "coherence",
             "Do the sentences make one well-ordered text?",
-            "a heap of unrelated pieces",
-            "one clear line from start to end",
+            worst="a heap of unrelated pieces",
+            best="one clear line from start to end",
         ),
         _likert(
             "consistency",
             "Does everything it says stand in the source?",
-            "much of it is made up or wrong",
-            "all of it stands in the source",
+            worst="much of it is made up or wrong",
+            best="all of it stands in the source",
         ),
-        _likert("fluency", "Is every sentence well-formed and easy to read?", "hard to read", "no mistake"),
+        _likert("fluency", "Is every sentence well-formed and easy to read?", worst="hard to read", best="no mistake"),
         _likert(
             "relevance",
             "Does it hold what matters in the source, and nothing that doesn't?",
-            "misses what matters",
-            "what matters, and nothing else",
+            worst="misses what matters",
+            best="what matters, and nothing else",
         ),
     ),
     "conversation": (
-        _likert("helpful", "Do the assistant's turns do what the user needs?", "no help at all", "all that was needed"),
-        _likert("coherent", "Do they fit what was said before?", "they ignore it", "they take up all of it"),
         _likert(
-            "correct", "Is what they state true, as far as the conversation tells?", "mostly wrong", "nothing wrong"
+            "helpful",
+            "Do the assistant's turns do what the user needs?",
+            worst="no help at all",
+            best="all that was needed",
         ),
-        _likert("natural", "Would a person put it like this?", "no", "yes, throughout"),
+        _likert("coherent", "Do they fit what was said before?", worst="they ignore it", best="they take up all of it"),
+        _likert(
+            "correct",
+            "Is what they state true, as far as the conversation tells?",
+            worst="mostly wrong",
+            best="nothing wrong",
+        ),
+        _likert("natural", "Would a person put it like this?", worst="no", best="yes, throughout"),
     ),
 }
 

@@ -53,7 +53,7 @@ def _repeated(said):
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def summary_rules(article: str, reference: str | None, text: str) -> dict:
+def summary_rules(article: str, reference: str | None, *, text: str) -> dict:
     "Criterion → share, of a summary of the world."
     said = re.findall(r"\w+", text)
     if not said:
@@ -75,7 +75,7 @@ def summary_rules(article: str, reference: str | None, text: str) -> dict:
     )
 
 
-def chat_rules(facts: str, reference: list, replies: list) -> dict:
+def chat_rules(facts: str, reference: list, *, replies: list) -> dict:
     "Criterion → share, of the assistant's turns of a conversation about the world."
     turns = [*replies, *[""] * len(reference)][: len(reference)]
     last = [r.rstrip(".").split()[-1] for r in reference]
@@ -95,12 +95,14 @@ def _turns(text, n):
     return [found.get(i, "") for i in range(1, n + 1)]
 
 
-def _right(question, gold, text):
+def _right(question, gold, *, text):
     "Whether an answer is right, read as the family reads it."
     choices = tuple(m[1] for m in re.finditer(r"^[A-J]\. (.*)$", question, re.M))
     letter = re.match(r"([A-J])\) ", gold)
     task = TASKS["nlu_qa" if letter and choices else "nli" if gold in NLI else "math"]
-    return float(task.correct(task.parse(text, "cot", choices).answer, letter[1] if letter and choices else gold))
+    return float(
+        task.correct(task.parse(text, "cot", choices=choices).answer, letter[1] if letter and choices else gold)
+    )
 
 
 def shares(
@@ -110,12 +112,18 @@ def shares(
     "Criterion → share, by the rules of the item's family; empty where the item isn't one of this world."
     parts = dict(item)
     if "Text" in parts:
-        return summary_rules(parts["Text"], parts.get("Reference summary"), text) if entities(parts["Text"]) else {}
+        return (
+            summary_rules(parts["Text"], parts.get("Reference summary"), text=text) if entities(parts["Text"]) else {}
+        )
     facts, reference = parts.get("User, turn 1"), [t for h, t in item if h.startswith("Reference reply")]
     if facts is not None:
-        return chat_rules(facts, reference, _turns(text, len(reference))) if reference and _FACT.search(facts) else {}
+        return (
+            chat_rules(facts, reference, replies=_turns(text, len(reference)))
+            if reference and _FACT.search(facts)
+            else {}
+        )
     return (
-        dict(correct=_right(parts["Question"], parts["Gold answer"], text))
+        dict(correct=_right(parts["Question"], parts["Gold answer"], text=text))
         if {"Question", "Gold answer"} <= set(parts)
         else {}
     )
@@ -179,7 +187,7 @@ class RulesEngine(Engine):
                 self.record(
                     r,
                     json.dumps(dict(reason=why) | value),
-                    "stop",
+                    finish_reason="stop",
                     prompt_tokens=0,
                     completion_tokens=0,
                     info=dict(share=time.perf_counter() - start),

@@ -54,7 +54,7 @@ class Job:
 class Board:
     "Every job of a run, and a file that says so."
 
-    def __init__(self, recipe: Recipe, folder: Path, logs: Path):
+    def __init__(self, recipe: Recipe, folder: Path, *, logs: Path):
         self.recipe, self.path, self.began, self.wrote = recipe, folder / "status.json", time.time(), 0.0
         self.jobs = {s.key: Job(s, logs / f"{s.kind}-{s.key}.log") for s in graph(recipe)}
 
@@ -117,6 +117,7 @@ class Board:
 def run_graph(
     recipe: Recipe,
     reports: Path,
+    *,
     store: Path,
     executor,  # `workers.Local` or `workers.Ray`
     say=print,  # called with a line about every stage that starts or ends
@@ -125,10 +126,10 @@ def run_graph(
     "Run a recipe's stages, each as soon as it can, and write the page that lists its combinations as they come."
     folder = reports / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
-    board, running, outcomes = Board(recipe, folder, store / "logs"), {}, {}
+    board, running, outcomes = Board(recipe, folder, logs=store / "logs"), {}, {}
     given = url_of(store) or str(store)  # another machine has a copy of its own
     executor.check([j.stage for j in board.jobs.values()], given)
-    if stay := _stay(recipe, board, outcomes, folder, store):
+    if stay := _stay(recipe, board, outcomes=outcomes, folder=folder, store=store):
         say(f"{stay} of {len(recipe.combinations())} reports stay: nothing has changed since they were made")
     try:
         while len(board.over()) < len(board.jobs):
@@ -137,11 +138,11 @@ def run_graph(
                     break
                 job.state, job.began, job.tries = RUNNING, time.time(), job.tries + 1
                 running[executor.submit(job.stage, str(folder), given, str(job.log))] = job
-                say(_line(board, job, "started"))
+                say(_line(board, job, what="started"))
             for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
-                _ended(board, job := running.pop(future), future, executor, say)
+                _ended(board, job := running.pop(future), future=future, executor=executor, say=say)
                 if job.stage.kind in ("report", "page") and job.state in (DONE, FAILED):
-                    _report(recipe, board, outcomes, job, folder)
+                    _report(recipe, board, outcomes=outcomes, job=job, folder=folder)
             board.write()
             if look:
                 look(board)
@@ -156,18 +157,18 @@ def run_graph(
     return [outcomes[c.name] for c in recipe.combinations()]
 
 # %% ../nbs/61_schedule.ipynb #1267883d
-def _line(board, job, what):
+def _line(board, job, *, what):
     return f"[{len(board.over())}/{len(board.jobs)}] {job.stage.kind} {job.stage.what}: {what}"
 
 
-def _ended(board, job, future, executor, say):
+def _ended(board, job, *, future, executor, say):
     "What became of a job."
     error = future.exception()
     if error is None:
         job.seconds, job.error = future.result()["seconds"], future.result()["error"]
     elif isinstance(error, executor.lost) and job.tries < TRIES:
         job.state = WAITING
-        return say(_line(board, job, "its worker was lost; it is done again"))
+        return say(_line(board, job, what="its worker was lost; it is done again"))
     else:
         job.error = (
             f"its worker was lost {job.tries} times"
@@ -175,31 +176,31 @@ def _ended(board, job, future, executor, say):
             else f"{type(error).__name__}: {error}".splitlines()[0][:500]
         )
     job.state = FAILED if job.error else DONE
-    say(_line(board, job, f"failed: {job.error}" if job.error else f"done in {duration(job.seconds)}"))
+    say(_line(board, job, what=f"failed: {job.error}" if job.error else f"done in {duration(job.seconds)}"))
 
 
-def _stay(recipe, board, outcomes, folder, store):
+def _stay(recipe, board, *, outcomes, folder, store):
     "Mark as done the reports that would come out as they are, the stages that only they need, and those that have nothing left to do; how many reports."
     kept, known = Store(store), {}
 
     def stays(c):
         try:
             return (folder / c.name / "index.html").is_file() and unchanged(
-                ingredients(c, notebook_path(), known), folder / c.name, kept
+                ingredients(c, notebook_path(), known=known), folder / c.name, store=kept
             )
         except StudyError:
             return False  # its own stage says why
 
     def over(s):
         try:
-            return stage_over(ingredients(s.combination, None, known, s.key), s.key, kept)
+            return stage_over(ingredients(s.combination, None, known=known, settings=s.key), s.key, store=kept)
         except StudyError:
             return False
 
     reports = [j for j in board.jobs.values() if j.stage.kind == "report"]
     stay = [j for j in reports if stays(j.stage.combination)]
     needed, more = set(), {j.stage.key for j in reports if j not in stay}
-    if more or not page_stays(folder, [c.name for c in recipe.combinations()], kept):
+    if more or not page_stays(folder, [c.name for c in recipe.combinations()], store=kept):
         more |= {j.stage.key for j in board.jobs.values() if j.stage.kind == "page"}
     while more:
         needed |= more
@@ -215,16 +216,16 @@ def _stay(recipe, board, outcomes, folder, store):
             j.state = DONE
     outcomes |= {j.stage.name: Outcome(j.stage.combination, folder / j.stage.name, 0.0, kept=True) for j in stay}
     if stay:
-        write_index(recipe, [outcomes[j.stage.name] for j in stay], folder)
+        write_index(recipe, [outcomes[j.stage.name] for j in stay], folder=folder)
     return len(stay)
 
 
-def _report(recipe, board, outcomes, job, folder):
+def _report(recipe, board, *, outcomes, job, folder):
     "Keep the outcome of a combination, and write the page anew."
     c = job.stage.combination
     if job.stage.kind == "report":
         outcomes[c.name] = Outcome(c, folder / c.name, job.seconds, job.error)
-    write_index(recipe, [outcomes[c.name] for c in recipe.combinations() if c.name in outcomes], folder)
+    write_index(recipe, [outcomes[c.name] for c in recipe.combinations() if c.name in outcomes], folder=folder)
 
 # %% ../nbs/61_schedule.ipynb #021af163
 def shown_status(status: dict, most: int = 12):

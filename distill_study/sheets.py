@@ -75,8 +75,13 @@ def recipe_answers(
     for c in recipe.combinations():
         splits = load_data(c.data)
         try:
-            fits = train_arms(c, curate_arms(c, splits, label(c, splits, store), store)[0], store, splits)
-            answers = answer_arms(c, splits, fits, store)[0]
+            fits = train_arms(
+                c,
+                curate_arms(c, splits, labels=label(c, splits, store=store), store=store)[0],
+                store=store,
+                splits=splits,
+            )
+            answers = answer_arms(c, splits, fits=fits, store=store)[0]
         except StudyError as e:
             if "not in the store" not in str(e):
                 raise
@@ -89,6 +94,7 @@ def recipe_answers(
 def write_sheets(
     recipe: Recipe,
     out: str | Path,  # gets a folder for each combination
+    *,
     store: str | Path,  # where runs have stored answers and students
     n: int = 50,
     raters: int = 3,
@@ -99,7 +105,14 @@ def write_sheets(
     "Draw the sheets of every combination, keep their keys, write a page and a sheet for each rater."
     store, out, found = Store(store, replay=True), Path(out).expanduser(), []
     for c, splits, answers in recipe_answers(recipe, store):
-        found.append((out / c.name, *draw_sheets(c, splits.test, answers, n, raters, overlap, checks, seed)))
+        found.append(
+            (
+                out / c.name,
+                *draw_sheets(
+                    c, splits.test, answers=answers, n=n, raters=raters, overlap=overlap, checks=checks, seed=seed
+                ),
+            )
+        )
     for folder, key, sheets in found:
         other = next((p for p in sorted(folder.glob("sheet-*.json")) if load_sheet(p)["sheet"] != key["sheet"]), None)
         if other:
@@ -136,6 +149,7 @@ def load_sheet(path: str | Path) -> dict:
 def import_files(
     recipe: Recipe,
     paths,  # files of grades
+    *,
     store: str | Path,
     partial: bool = False,
     replace: bool = False,  # see `people.import_grades`
@@ -144,9 +158,9 @@ def import_files(
     return import_grades(
         Store(store),
         paths,
-        {c.name: rubric_hash(task_of(c.data), c.rubric) for c in recipe.combinations()},
-        partial,
-        replace,
+        combinations={c.name: rubric_hash(task_of(c.data), c.rubric) for c in recipe.combinations()},
+        partial=partial,
+        replace=replace,
     )
 
 # %% ../nbs/52_sheets.ipynb #bae55e93

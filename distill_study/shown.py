@@ -32,14 +32,14 @@ def prose(text):
     return re.sub(r"(?<=\d) (?=%)|(?<=\b[pn]) (?=[=&])|(?<=[=;]) (?=\d)", "\u00a0", esc(text))
 
 
-def num(x, digits=1, scale=1):
+def num(x, digits=1, *, scale=1):
     "A number for people: thousands separated, a real minus sign."
     return f"{round(x * scale, digits) + 0.0:,.{digits}f}".replace("-", "\u2212")
 
 
 def pct(x):
     "A share in percent."
-    return num(x, 1, 100)
+    return num(x, 1, scale=100)
 
 
 def duration(seconds):
@@ -98,7 +98,7 @@ def _cell(value, col):
         return f'<td class="text">{esc(value)}</td>'
     if not isinstance(value, Interval):
         return f'<td class="num">{_WRITE[col.kind](value, col.digits)}</td>'
-    main, _, rest = value.text(col.scale, col.digits, col.kind == "points").partition(" ")
+    main, _, rest = value.text(col.scale, col.digits, signed=col.kind == "points").partition(" ")
     return f'<td class="num">{main}' + (f' <span class="ci">{rest.strip("()")}</span>' if rest else "") + "</td>"
 
 # %% ../nbs/34_shown.ipynb #d44f4b6c
@@ -153,6 +153,7 @@ _SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$")
 def scrub(
     text: str,  # may name folders of this machine, or hold a key
     keys=(),  # names of environment variables that hold keys, beside those whose names say so
+    *,
     paths: bool = False,  # cut down other absolute paths as well: of prose and messages
 ) -> str:  # the same without them
     "Replace the folders that tell where and by whom something was run, and the keys in the environment."

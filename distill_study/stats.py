@@ -35,6 +35,7 @@ class Interval:
         self,
         scale: float = 100,  # 100 shows shares as percent
         digits: int = 1,
+        *,
         signed: bool = False,  # a plus before positive numbers, for differences
     ) -> str:
         "For tables and sentences: `80.0 (49.0 to 94.3)`."
@@ -115,6 +116,7 @@ def mcnemar(
 def flip_test(
     a,  # a score per item under the first arm
     b,  # ... and under the second, in the same order
+    *,
     flips: int = 10_000,  # drawn ones, where there are too many to try all
     seed: int = 0,
     sources=None,  # what each item was made from: differences of one source are turned together
@@ -142,18 +144,18 @@ def flip_test(
             ).pvalue
         )
     drawn, seen, near = (
-        _turned(d, flips, seed),
+        _turned(d, flips, seed=seed),
         d.sum(),
         1e-9 * np.abs(d).sum(),
     )  # sums that differ by rounding are equal
     return min(1.0, 2 * (1 + min((drawn <= seen + near).sum(), (drawn >= seen - near).sum())) / (1 + flips))
 
 
-def _turned(d, flips, seed):
+def _turned(d, flips, *, seed):
     "The sum of the differences under each of so many drawn flips of their signs."
     step, rng = max(1, 20_000_000 // len(d)), np.random.default_rng(seed)
     parts = (
-        [_coins(len(d), flips, seed)]
+        [_coins(len(d), flips, seed=seed)]
         if step >= flips
         else (rng.integers(0, 2, (min(step, flips - i), len(d)), dtype=np.int8) for i in range(0, flips, step))
     )
@@ -163,11 +165,11 @@ def _turned(d, flips, seed):
 
 
 @lru_cache(2)
-def _coins(n, flips, seed):
+def _coins(n, flips, *, seed):
     return np.random.default_rng(seed).integers(0, 2, (flips, n), dtype=np.int8)
 
 
-def paired_p(a, b, sources=None) -> float | None:
+def paired_p(a, b, *, sources=None) -> float | None:
     "The p of the paired test that fits: McNemar's of right and wrong, a permutation test of scores, or of anything where items share sources."
     a, b = _paired(a, b)
     return mcnemar(a, b).p if a.dtype == bool and not shared(sources) else flip_test(a, b, sources=sources)
@@ -200,21 +202,21 @@ def holm(
     return [None if p is None else float(adjusted[p]) for p in pvalues]
 
 # %% ../nbs/33_stats.ipynb #37eea7af
-def _bootstrap(arms, resamples, seed):
+def _bootstrap(arms, resamples, *, seed):
     "Right answers, or the sum of scores, of each arm in every resample of the shared items: (resamples, arms)."
     values = np.stack(arms, axis=1)
     if values.dtype != bool:
-        return np.concatenate([w @ values for w in _weights(len(values), resamples, seed)])
+        return np.concatenate([w @ values for w in _weights(len(values), resamples, seed=seed)])
     patterns, counts = np.unique(values, axis=0, return_counts=True)
     draws = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
     return draws @ patterns.astype(int)
 
 
-def _weights(n, resamples, seed):
+def _weights(n, resamples, *, seed):
     "How often each of `n` items is in each resample, part by part; what one part holds is kept for the next measure."
     step = max(1, 5_000_000 // n)
     if step >= resamples:
-        return [_drawn(n, resamples, seed)]
+        return [_drawn(n, resamples, seed=seed)]
     rng = np.random.default_rng(seed)
     return (
         rng.multinomial(n, np.full(n, 1 / n), size=min(step, resamples - i)).astype(float)
@@ -223,7 +225,7 @@ def _weights(n, resamples, seed):
 
 
 @lru_cache(2)
-def _drawn(n, resamples, seed):
+def _drawn(n, resamples, *, seed):
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
 
 
@@ -235,6 +237,7 @@ def _percentiles(x):
 def bca(
     value: float,  # the estimate
     draws,  # of the resamples
+    *,
     left_out,  # the estimate without each item, or source, in turn; or anything that differs from it by a factor and a constant
 ) -> tuple:  # (low, high)
     "Bias-corrected and accelerated interval (Efron 1987); the percentile one where it is undefined, because nothing varies or all resamples lie on one side."
@@ -252,6 +255,7 @@ def bca(
 def paired_difference(
     a,  # is each item right under the reference arm? Or its score, a float
     b,  # ... and under the other one
+    *,
     resamples: int = 2000,
     seed: int = 0,
     sources=None,  # what each item was made from: items of one source are drawn together
@@ -261,12 +265,12 @@ def paired_difference(
     if not len(a):
         return Interval(None, reason="no items")
     if shared(sources):
-        return mean_interval(b.astype(float) - a, resamples, seed, sources)
-    right, d = _bootstrap([a, b], resamples, seed), b.astype(float) - a
+        return mean_interval(b.astype(float) - a, resamples, seed=seed, sources=sources)
+    right, d = _bootstrap([a, b], resamples, seed=seed), b.astype(float) - a
     same = f"the two arms {_same(a)}" if (a == b).all() else ""
     return Interval(
         float(d.mean()),
-        *(x / len(a) for x in bca(d.sum(), (right[:, 1] - right[:, 0]).astype(float), -d)),
+        *(x / len(a) for x in bca(d.sum(), (right[:, 1] - right[:, 0]).astype(float), left_out=-d)),
         len(a),
         same,
     )
@@ -275,6 +279,7 @@ def paired_difference(
 def mean_interval(
     values,  # a score per item; NaN where it isn't known
     resamples: int = 2000,
+    *,
     seed: int = 0,
     sources=None,  # what each item was made from: items of one source are drawn together
 ) -> Interval:
@@ -293,10 +298,13 @@ def mean_interval(
         total, n = _sums(values, sources)
         if len(n) < 2:
             return Interval(mean, n=len(values), reason="all items are of one source, so there is no interval")
-        both = np.concatenate([w @ np.stack([total, n], 1) for w in _weights(len(n), resamples, seed)])
-        low, high = bca(mean, both[:, 0] / both[:, 1], (total.sum() - total) / (n.sum() - n))
+        both = np.concatenate([w @ np.stack([total, n], 1) for w in _weights(len(n), resamples, seed=seed)])
+        low, high = bca(mean, both[:, 0] / both[:, 1], left_out=(total.sum() - total) / (n.sum() - n))
     else:
-        low, high = (x / len(values) for x in bca(values.sum(), _bootstrap([values], resamples, seed)[:, 0], -values))
+        low, high = (
+            x / len(values)
+            for x in bca(values.sum(), _bootstrap([values], resamples, seed=seed)[:, 0], left_out=-values)
+        )
     return Interval(mean, min(low, mean), max(high, mean), len(values))
 
 # %% ../nbs/33_stats.ipynb #85e0ad38
@@ -316,9 +324,12 @@ def t_interval(
     return Interval(mean, float(low), float(high), n, "" if values.std() else "the same at every seed")
 
 # %% ../nbs/33_stats.ipynb #a74c0505
-def _no_gap(teacher, base, resamples, seed, scale=100, digits=1, sources=None):
+def _no_gap(teacher, base, *, resamples, seed, scale=100, digits=1, sources=None):
     "Why gap recovered has no meaning here, or an empty string."
-    gap, p = paired_difference(base, teacher, resamples, seed, sources), paired_p(base, teacher, sources)
+    gap, p = (
+        paired_difference(base, teacher, resamples=resamples, seed=seed, sources=sources),
+        paired_p(base, teacher, sources=sources),
+    )
     value, _, ends = gap.text(scale, digits, signed=True).partition(" ")
     size = f"{value}{' points' if scale == 100 else ''}, 95 % interval {ends.strip('()')}, p = {p:.2g}, n = {gap.n}"
     if gap.excludes_zero and p <= 0.05:
@@ -329,6 +340,7 @@ def _no_gap(teacher, base, resamples, seed, scale=100, digits=1, sources=None):
 def gap_recovered(
     teacher,  # is each item right under the teacher? Or its score, a float
     base,  # ... under the untouched student
+    *,
     distilled,  # ... under the trained student
     resamples: int = 2000,
     seed: int = 0,
@@ -340,11 +352,11 @@ def gap_recovered(
     t, b, d = _paired(teacher, base, distilled)
     if not len(t):
         return Interval(None, reason="no items")
-    if reason := _no_gap(t, b, resamples, seed, scale, digits, sources):
+    if reason := _no_gap(t, b, resamples=resamples, seed=seed, scale=scale, digits=digits, sources=sources):
         return Interval(None, n=len(t), reason=reason)
-    right = _bootstrap([_sums(x, sources)[0] if shared(sources) else x for x in (t, b, d)], resamples, seed).astype(
-        float
-    )
+    right = _bootstrap(
+        [_sums(x, sources)[0] if shared(sources) else x for x in (t, b, d)], resamples, seed=seed
+    ).astype(float)
     gap, closed = right[:, 0] - right[:, 1], right[:, 2] - right[:, 1]
     # The gap is above 0 in at least 97.5 % of the resamples. The rest count as infinite, which can't reach the bounds.
     ratio = np.where(
@@ -364,6 +376,7 @@ def gap_recovered(
 def smallest_detectable(
     n: int,  # paired items
     discordant: float = 0.3,  # share of items on which the two arms disagree
+    *,
     power: float = 0.8,  # chance of noticing the difference
 ) -> float | None:  # difference in accuracy, or None where even the largest one would be missed
     "The smallest difference that McNemar's test at 5 % notices with `power` (normal approximation)."
@@ -381,6 +394,7 @@ def smallest_detectable(
 def smallest_difference(
     n: int,  # paired items
     spread: float,  # standard deviation of the differences between two arms' scores
+    *,
     power: float = 0.8,
 ) -> float | None:
     "The smallest difference of mean scores that a paired test at 5 % notices with `power` (normal approximation)."
@@ -432,10 +446,10 @@ def paired(
     column: str = "correct",  # or a score, a column of floats
 ) -> list | None:  # arrays over the items all the arms answered and have a value for; None where an arm is missing
     "Correctness, or a score, of several arms, matched by item id."
-    return (_matched(graded, arms, column) or (None, None))[0]
+    return (_matched(graded, arms, column=column) or (None, None))[0]
 
 
-def _matched(graded, arms, column):
+def _matched(graded, arms, *, column):
     "(values of each arm, the sources of their items, or None where they have none); None where an arm is missing."
     series = []
     for arm in arms:
@@ -484,9 +498,9 @@ class Comparison:
         return asdict(self) | dict(verdict=self.verdict)
 
 
-def _compare_pair(graded, a, b, column, resamples, seed):
+def _compare_pair(graded, a, *, b, column, resamples, seed):
     "One comparison, not yet corrected."
-    pair = _matched(graded, (a, b), column)
+    pair = _matched(graded, (a, b), column=column)
     if pair is None:
         gone = [x for x in (a, b) if not (graded["arm"] == x).any()]
         return Comparison(a, b, reason=f"{' and '.join(gone)} did not run" if gone else "no items in common")
@@ -496,10 +510,10 @@ def _compare_pair(graded, a, b, column, resamples, seed):
         a,
         b,
         len(x),
-        paired_difference(x, y, resamples, seed, of),
+        paired_difference(x, y, resamples=resamples, seed=seed, sources=of),
         int((x > y).sum()),
         int((y > x).sum()),
-        paired_p(x, y, of),
+        paired_p(x, y, sources=of),
         spread=spread,
     )
 
@@ -507,6 +521,7 @@ def _compare_pair(graded, a, b, column, resamples, seed):
 def compare(
     graded,  # one row per arm and item
     pairs=pairs_of(PLAIN),  # (reference, arm)
+    *,
     column: str = "correct",  # or correct_strict, or a score
     resamples: int = 2000,
     seed: int = 0,
@@ -514,7 +529,11 @@ def compare(
     "The paired test of every pair, Holm-corrected over all that could be made."
     known = expected(graded, ARMS)
     return corrected(
-        [_compare_pair(graded, a, b, column, resamples, seed) for a, b in pairs if a in known and b in known]
+        [
+            _compare_pair(graded, a, b=b, column=column, resamples=resamples, seed=seed)
+            for a, b in pairs
+            if a in known and b in known
+        ]
     )
 
 
@@ -527,7 +546,7 @@ def corrected(
     return [replace(t, p_holm=p, family=sum(x is not None for x in made)) for t, p in zip(tests, holm(made))]
 
 
-def find_test(tests: list[Comparison], a: str, b: str) -> Comparison:
+def find_test(tests: list[Comparison], a: str, *, b: str) -> Comparison:
     "The comparison of `b` against `a`, or one that says it was not made."
     return next((t for t in tests if (t.a, t.b) == (a, b)), Comparison(a, b, reason="not compared"))
 
@@ -553,6 +572,7 @@ def reference_teacher(graded) -> str:
 def gaps(
     graded,  # one row per arm and item
     resamples: int = 2000,
+    *,
     seed: int = 0,
     column: str = "correct",
     arms=PLAIN,  # of the family
@@ -563,13 +583,21 @@ def gaps(
     first, out = reference_teacher(graded), []
     for teacher in (first, *(t for t in reversed(arms) if ARMS[t].model == "teacher" and t != first)):
         for arm in expected(graded, [a for a in arms if a in TRAINED]):
-            trio, of = _matched(graded, (teacher, BASE, arm), column) or (None, None)
+            trio, of = _matched(graded, (teacher, BASE, arm), column=column) or (None, None)
             gone = [x for x in (teacher, BASE, arm) if not (graded["arm"] == x).any()]
             out.append(
                 Gap(
                     arm,
                     teacher,
-                    gap_recovered(*trio, resamples, seed, scale, digits, of)
+                    gap_recovered(
+                        *trio[:2],
+                        distilled=trio[2],
+                        resamples=resamples,
+                        seed=seed,
+                        scale=scale,
+                        digits=digits,
+                        sources=of,
+                    )
                     if trio
                     else Interval(None, reason=f"{' and '.join(gone)} did not run" if gone else "no items in common"),
                 )

@@ -32,6 +32,7 @@ from .mirror import local_folder, mirror_of
 def request_key(
     model: str,  # name of the model
     weights: str,  # fingerprint of its weights
+    *,
     messages,  # chat messages
     sampling: dict,  # sampling settings, max_tokens resolved
     sample: int = 0,  # number of the sample, where one request is answered several times
@@ -72,7 +73,14 @@ class Record:
     @property
     def valid_key(self) -> bool:
         "Whether `key` is the fingerprint of the rest."
-        return self.key == request_key(self.model, self.weights, self.messages, self.sampling, self.sample, self.asked)
+        return self.key == request_key(
+            self.model,
+            self.weights,
+            messages=self.messages,
+            sampling=self.sampling,
+            sample=self.sample,
+            asked=self.asked,
+        )
 
 # %% ../nbs/10_store.ipynb #dfe2ded6
 FORMAT = 1
@@ -152,7 +160,7 @@ class Log:
         size = os.fstat(fd).st_size
         if size < self.offset:
             self.index, self.offset, self.lines = {}, 0, 0  # someone shortened it: start over
-        for line in io.BytesIO(read_at(fd, size - self.offset, self.offset)):
+        for line in io.BytesIO(read_at(fd, size - self.offset, offset=self.offset)):
             try:
                 rec = whole_line(line)
             except StoreError as e:
@@ -215,7 +223,7 @@ class Ledger:
 
     def _read(self, fd):
         "(entries, where the whole lines end); a torn last line is left out."
-        entries, end, data = [], 0, read_at(fd, os.fstat(fd).st_size, 0)
+        entries, end, data = [], 0, read_at(fd, os.fstat(fd).st_size, offset=0)
         for n, line in enumerate(io.BytesIO(data), 1):
             try:
                 entries.append(unseal(line if line.endswith(b"\n") else b""))
@@ -239,7 +247,7 @@ class Ledger:
             return
         with guard(self.shown), locked(self.path, write=True) as fd:
             size = os.fstat(fd).st_size
-            if size and read_at(fd, 1, size - 1) != b"\n":
+            if size and read_at(fd, 1, offset=size - 1) != b"\n":
                 os.ftruncate(fd, self._read(fd)[1])
             write_all(fd, lines)
             self.added += lines.count(b"\n")
@@ -281,6 +289,7 @@ def _stage_name(name, fp):
 def finish(
     part: Path,  # the working folder
     done: Path,  # its final name
+    *,
     manifest: dict,
 ):
     "Make `part` the finished stage, its files named with their checksums; where `done` has appeared meanwhile, that one stays."
@@ -356,6 +365,7 @@ class Stages(Folder):
         self,
         name: str,
         fp: str,  # see `stage`
+        *,
         info: dict | None = None,  # goes into the manifest; may be filled while the stage is made
     ):
         "Working folder of a stage to be made, with what an interrupted run left in it; None when another process has finished it meanwhile."
@@ -370,10 +380,10 @@ class Stages(Folder):
             with guard(done, only_full=True):
                 yield part
             with guard(done):
-                finish(part, done, dict(name=name, fp=fp, created=now(), info=info or {}))
+                finish(part, done, manifest=dict(name=name, fp=fp, created=now(), info=info or {}))
             self.mirror.sync()
 
-    def put_json(self, name: str, fp: str, obj):
+    def put_json(self, name: str, fp: str, *, obj):
         "Keep a small result."
         path = self.root / "results" / f"{_stage_name(name, fp)}.json"
         with guard(path):
@@ -419,6 +429,7 @@ class Store(Stages):
         self,
         engine: str,
         weights: str,  # see `log`
+        *,
         key: str,  # see `request_key`
     ) -> Record | None:
         "The record of a request, or None."
@@ -430,7 +441,7 @@ class Store(Stages):
         return log.index.get(key)
 
     @contextlib.contextmanager
-    def asking(self, engine: str, weights: str, keys):
+    def asking(self, engine: str, weights: str, *, keys):
         "Held while these requests are asked, so that a second run of the same waits and then finds the answers."
         with (
             stage_lock(
@@ -457,6 +468,7 @@ class Store(Stages):
 def drops_of(
     store: Store,
     name: str,
+    *,
     fp: str,  # of what was curated; see `Stages.stage`
 ) -> Ledger:
     "The part of the ledger that names the inputs which did not become training rows of one arm, each with its reason."
@@ -480,7 +492,7 @@ def answered_by(
             continue
         if first.model != model:
             continue
-        store.get(first.engine, first.weights, first.key)
+        store.get(first.engine, first.weights, key=first.key)
         kinds = {
             json.dumps(r.asked, sort_keys=True): r.asked for r in store.log(first.engine, first.weights).index.values()
         }

@@ -87,7 +87,7 @@ def _split(row, tokenizer):
     return (p, w[len(p) :]) if w[: len(p)] == p else (p, ids(whole[len(prompt) :]))
 
 # %% ../nbs/25_student.ipynb #bff0fb6f
-def _cut(row, target, completion, tokenizer, stops):
+def _cut(row, target, *, completion, tokenizer, stops):
     "`completion` up to and with the end of turn; refuses one that does not hold the whole target and then ends."
     where = f"training row {row['id']!r}"
     if not completion:
@@ -115,6 +115,7 @@ def _cut(row, target, completion, tokenizer, stops):
 def tokenize_rows(
     rows: list,  # mappings with `id` and `messages`, the last message being the target; with turns="all" every message of the assistant's
     tokenizer,  # with a chat template
+    *,
     stops=None,  # ids that end a turn; None takes the tokenizer's end-of-sequence token
 ) -> list[dict]:  # {"id", "input_ids", "labels"}, labels -100 outside the target
     "Tokens as the student will see them, supervised on the target and the end of turn; refuses rows by name."
@@ -124,7 +125,7 @@ def tokenize_rows(
         target, ids, labels = _target(row), [], []
         for part in _turns(row):
             prompt, completion = _split(part, tokenizer)
-            completion = _cut(part, _target(part), completion, tokenizer, stops)
+            completion = _cut(part, _target(part), completion=completion, tokenizer=tokenizer, stops=stops)
             if prompt[: len(ids)] != ids:
                 raise TrainingDataError(
                     f"training row {row['id']!r}: under the model's chat template an earlier turn of the assistant's reads otherwise once the conversation goes on, so not all turns can be taught at once. Set curate.turns to last."
@@ -146,6 +147,7 @@ def _turns(row):
 def fit_length(
     rows: list,  # as `tokenize_rows` gives them
     settings: Train,
+    *,
     context: int | None,  # the model's own limit, where it has one
 ) -> tuple:  # rows that fit, ids of the dropped ones, tokens of the longest row allowed
     "Drop rows that are too long; refuse where that is too many, or nothing is left."
@@ -178,14 +180,15 @@ def fit_length(
 def long_rows(
     rows: list,  # as `fit` takes them
     model: str,  # hub id, local folder or zoo model
+    *,
     settings: Train,
 ) -> dict:  # id → how long it is, in words
     "The rows that `fit` would drop as too long; refuses where they are too many."
     base = resolve_model(model)
     tokenizer = load_tokenizer(base)
     context, stops = _limits(base, tokenizer)
-    seen = tokenize_rows(rows, tokenizer, stops)
-    _, dropped, limit = fit_length(seen, settings, context)
+    seen = tokenize_rows(rows, tokenizer, stops=stops)
+    _, dropped, limit = fit_length(seen, settings, context=context)
     return {
         r["id"]: f"{len(r['input_ids'])} tokens, train.max_length = {limit}" for r in seen if r["id"] in set(dropped)
     }
@@ -369,6 +372,7 @@ class GroupedOrder:
         self,
         lengths: list,  # tokens per row
         batch: int,  # rows per batch
+        *,
         seed: int,
         epoch,  # function that says which epoch this is
         window: int = 16,  # batches sorted together
@@ -547,7 +551,7 @@ def _pack(trainer):
     return tensors, plain
 
 
-def _unpack(tensors, plain, trainer):
+def _unpack(tensors, plain, *, trainer):
     "Put back the optimizer and the schedule that `_pack` took."
     state, params = {}, [p for g in trainer.optimizer.param_groups for p in g["params"]]
     for key, t in (tensors | plain["state"]).items():
@@ -573,12 +577,12 @@ def _unpack_random(tensors, plain):
         torch.cuda.random.set_rng_state(mine("rng.cuda"))
 
 
-def _write_checkpoint(trainer, part, weights, state):
+def _write_checkpoint(trainer, part, *, weights, state):
     "The parts of a checkpoint that one process holds."
     from safetensors.torch import save_file
 
     shutil.rmtree(part, ignore_errors=True)
-    _save_weights(trainer.model, part, weights)
+    _save_weights(trainer.model, part, weights=weights)
     save_file(state[0], part / _STATE[0])
     _write_json(part / _STATE[1], state[1])
     trainer.state.save_to_json(str(part / _STATE[2]))
@@ -587,12 +591,12 @@ def _write_checkpoint(trainer, part, weights, state):
 _STATE = ("state.safetensors", "state.json", "trainer_state.json")
 
 
-def _save_checkpoint(trainer, out, keep=2):
+def _save_checkpoint(trainer, out, *, keep=2):
     "Write checkpoint-N of `trainer` under `out`, then forget all but the last `keep`; every process gives its part, the first one writes."
     final = out / f"checkpoint-{trainer.state.global_step}"
     part = out / f"{final.name}.partial"
     weights, state = _whole_weights(trainer), _pack(trainer)
-    _at_first(lambda: _write_checkpoint(trainer, part, weights, state))
+    _at_first(lambda: _write_checkpoint(trainer, part, weights=weights, state=state))
     if trainer.is_deepspeed_enabled:
         trainer.model_wrapped.save_checkpoint(
             str(part), exclude_frozen_parameters=hasattr(trainer.model, "peft_config")
@@ -608,7 +612,7 @@ def _save_checkpoint(trainer, out, keep=2):
     _at_first(finish)
 
 
-def _save_weights(model, folder, weights=None):
+def _save_weights(model, folder, *, weights=None):
     "Safetensors and configuration of a model or an adapter, without the model card PEFT adds; `weights` where the model holds only its share of them."
     extra = dict(save_embedding_layers=False) if hasattr(model, "peft_config") else {}
     model.save_pretrained(folder, **extra, **({} if weights is None else dict(state_dict=weights)))
@@ -645,6 +649,7 @@ def _last_checkpoint(out):
 def target_loss(
     model,  # causal language model, plain or with an adapter
     inputs: dict,  # input_ids, labels, and attention_mask or position_ids, see `packing`
+    *,
     count=None,  # supervised tokens the sum is divided by; None counts those of `inputs`
 ):  # scalar tensor
     "Mean negative log-likelihood of the supervised tokens, computing no other logits."
@@ -684,7 +689,10 @@ def _trainer_class():
             )
             lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
             return GroupedOrder(
-                lengths, self.args.train_batch_size, self.args.seed, lambda: self.state.global_step // per_epoch
+                lengths,
+                self.args.train_batch_size,
+                seed=self.args.seed,
+                epoch=lambda: self.state.global_step // per_epoch,
             )
 
         def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
@@ -692,18 +700,18 @@ def _trainer_class():
                 loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
             else:
                 loss = (
-                    target_loss(model, inputs, num_items_in_batch) * _ranks()[1]
+                    target_loss(model, inputs, count=num_items_in_batch) * _ranks()[1]
                 )  # the processes' gradients are averaged
             value = self.accelerator.reduce(loss.detach(), "mean").item()
             if not math.isfinite(value):
-                raise _not_a_number("loss", value, self)
+                raise _not_a_number("loss", value, trainer=self)
             self.step_loss += value
             return loss
 
         def _clip_grad_norm(self, model):
             norm = _full(super()._clip_grad_norm(model))
             if norm is not None and not math.isfinite(float(norm)):
-                raise _not_a_number("gradient norm", float(norm), self)
+                raise _not_a_number("gradient norm", float(norm), trainer=self)
             return norm
 
         def _save_checkpoint(self, model, trial):
@@ -720,7 +728,7 @@ def _trainer_class():
 
         def _load_optimizer_and_scheduler(self, checkpoint):
             if checkpoint:
-                _unpack(*_read_state(checkpoint), self)
+                _unpack(*_read_state(checkpoint), trainer=self)
 
         def _load_rng_state(self, checkpoint):
             if checkpoint:
@@ -729,7 +737,7 @@ def _trainer_class():
     return StudentTrainer
 
 # %% ../nbs/25_student.ipynb #140d908c
-def _not_a_number(what, value, trainer):
+def _not_a_number(what, value, *, trainer):
     "The error that ends a diverged run before its weights are touched."
     last = _last_checkpoint(trainer.out)
     kept = f"The checkpoint of step {last.name.split('-')[1]} is kept." if last else "No checkpoint was written yet."
@@ -756,7 +764,7 @@ def _read_state(checkpoint):
     )
 
 # %% ../nbs/25_student.ipynb #21e5765c
-def _watcher(trainer, progress, held, settings, score):
+def _watcher(trainer, progress, *, held, settings, score):
     "A callback that keeps the loss of every step, and what the validation says after every epoch, in the trainer's state."
     from transformers import TrainerCallback
 
@@ -768,27 +776,27 @@ def _watcher(trainer, progress, held, settings, score):
             if progress:
                 progress(state.global_step, state.max_steps, loss)
             if settings.eval_steps and state.global_step % settings.eval_steps == 0:
-                _look(trainer, held, settings, score)
+                _look(trainer, held, settings=settings, score=score)
             if _stale(state, settings):
                 control.should_training_stop = True
 
         def on_epoch_end(self, args, state, control, **kw):
             if not settings.eval_steps:
-                _look(trainer, held, settings, score)
+                _look(trainer, held, settings=settings, score=score)
             if _stale(state, settings):
                 control.should_training_stop = True
 
     return Watch()
 
 # %% ../nbs/25_student.ipynb #d4d36be7
-def _look(trainer, held, settings, score):
+def _look(trainer, held, *, settings, score):
     "Loss and score on the validation rows; the weights are kept where they are the best so far."
     state, found = trainer.state, {}
     if any(h["step"] == state.global_step and "loss" not in h for h in state.log_history):
         return  # before it was killed
     if held:
         found["validation"] = mean_loss(
-            trainer.model, held, trainer.processing_class.pad_token_id, trainer.args.train_batch_size
+            trainer.model, held, pad=trainer.processing_class.pad_token_id, batch_size=trainer.args.train_batch_size
         )
     if score and settings.choose == "gold":
         found["gold"] = _scored(trainer.model, score)
@@ -800,7 +808,9 @@ def _look(trainer, held, settings, score):
     if value is None or state.best_metric is not None and value <= state.best_metric:
         return
     state.best_metric, state.best_global_step = value, state.global_step
-    _finish(_best(trainer.out, state.global_step), lambda part: _save_weights(trainer.model, part), Path(), ())
+    _finish(
+        _best(trainer.out, state.global_step), lambda part: _save_weights(trainer.model, part), base=Path(), copied=()
+    )
     _forget_best(trainer.out, state.global_step)
 
 
@@ -876,6 +886,7 @@ def _forget_best(out, step):
 def mean_loss(
     model,  # causal language model
     rows: list,  # as `tokenize_rows` gives them
+    *,
     pad: int,  # id to pad with
     batch_size: int = 16,
 ) -> float:
@@ -889,29 +900,37 @@ def mean_loss(
         for i in range(0, len(rows), batch_size):
             batch = {k: v.to(model.device) for k, v in padded(rows[i : i + batch_size], pad).items()}
             n = int((batch["labels"][:, 1:] != -100).sum())
-            total, count = total + target_loss(model, batch, 1).item(), count + n
+            total, count = total + target_loss(model, batch, count=1).item(), count + n
     model.train(was)
     return total / count
 
 # %% ../nbs/25_student.ipynb #cb8913f5
-def _build(base, name, rows, settings, out, seed, tokenizer, limit):
+def _build(base, name, *, rows, settings, out, seed, tokenizer, limit):
     "Model and trainer, ready to train; also the dtype the base was saved in."
     from datasets import Dataset
     from transformers import PrinterCallback
 
     where = device()
-    model, saved, bf16 = load_base(base, settings, where, "cpu" if _sharded() else None)
-    if kind := attention(settings, bf16, limit, where):
+    model, saved, bf16 = load_base(base, settings, where=where, held="cpu" if _sharded() else None)
+    if kind := attention(settings, bf16, limit=limit, where=where):
         model.set_attn_implementation(kind)
     model.name_or_path = model.config._name_or_path = name  # no path of this machine in what is saved
     flat, batch = model.config._attn_implementation.startswith("flash"), padded
     if settings.packing:
-        rows, batch = pack(rows, limit), lambda rows, pad: packed(rows, pad, flat)
-    rate = settings.learning_rate or default_rate(settings.method, model.config, model.num_parameters())
+        rows, batch = pack(rows, limit), lambda rows, pad: packed(rows, pad, flat=flat)
+    rate = settings.learning_rate or default_rate(settings.method, model.config, parameters=model.num_parameters())
     accumulation = _accumulation(settings, rows)
     trainer = _trainer_class()(
         model=model,
-        args=trl_config(settings, out, seed, bf16, where, rate, accumulation // _joined(accumulation)),
+        args=trl_config(
+            settings,
+            out,
+            seed=seed,
+            bf16=bf16,
+            where=where,
+            rate=rate,
+            accumulation=accumulation // _joined(accumulation),
+        ),
         processing_class=tokenizer,
         train_dataset=Dataset.from_dict({k: [r[k] for r in rows] for k in rows[0] if k != "id"}),
         data_collator=lambda rows: batch(_share(rows), tokenizer.pad_token_id),
@@ -939,7 +958,7 @@ _TOKENS = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.
 _CONFIG = ("config.json", "generation_config.json")  # a trainer rewrites the special tokens in these
 
 
-def _finish(folder, save, base, copied):
+def _finish(folder, save, *, base, copied):
     "Make `folder` whole or not at all: what `save` writes, and the base's own files that match `copied`, as they are."
     part = folder.with_name(folder.name + ".partial")
     shutil.rmtree(part, ignore_errors=True)
@@ -950,7 +969,7 @@ def _finish(folder, save, base, copied):
     part.rename(folder)
 
 
-def _moved(before, after, dtype):
+def _moved(before, after, *, dtype):
     "How far `after` is from `before`, both from `_choices`."
     change = [abs(a - b) for a, b in zip(before[0], after[0])]
     same = sum(a == b for a, b in zip(before[1], after[1]))
@@ -963,7 +982,7 @@ def _moved(before, after, dtype):
     )
 
 
-def _choices(model, rows, pad):
+def _choices(model, rows, *, pad):
     "Log-probability and most likely token at every supervised position."
     import torch
 
@@ -1001,19 +1020,21 @@ def _room_for(base):
 def write_merged(
     base: Path,
     adapter: Path,  # folders
+    *,
     folder: Path,  # where the merged model goes
     name: str = "",  # the base as the report names it
 ) -> Path:
     "What `merge_adapter` saves, from an adapter that was kept alone."
     model = load_model(base, device="cpu")
     model.name_or_path = model.config._name_or_path = name or base.name
-    _finish(folder, merge_into(model, adapter).save_pretrained, base, _TOKENS + _CONFIG)
+    _finish(folder, merge_into(model, adapter).save_pretrained, base=base, copied=_TOKENS + _CONFIG)
     return folder
 
 # %% ../nbs/25_student.ipynb #6bf51d85
 def merge_adapter(
     base: Path,  # folder of the base model
     adapter: Path,  # folder of the adapter
+    *,
     folder: Path,  # where the merged model goes
     dtype,  # torch dtype it is saved in
     name: str = "",  # the base as the report names it
@@ -1026,19 +1047,19 @@ def merge_adapter(
 
     check_adapter(adapter, name or str(base))
     pad = load_tokenizer(base).pad_token_id
-    model = load_model(base, torch.float32, _room_for(base))
+    model = load_model(base, torch.float32, device=_room_for(base))
     model.name_or_path = model.config._name_or_path = name or base.name
     before = (
-        _choices(PeftModel.from_pretrained(load_4bit(base, settings, device())[0], adapter).eval(), rows, pad)
+        _choices(PeftModel.from_pretrained(load_4bit(base, settings, where=device())[0], adapter).eval(), rows, pad=pad)
         if settings.method == "qlora"
         else None
     )
     model = PeftModel.from_pretrained(model, adapter).eval()
-    before = before or _choices(model, rows, pad)
+    before = before or _choices(model, rows, pad=pad)
     merged = model.merge_and_unload().to(dtype)  # as `merge_into` does it, matrix by matrix
-    _finish(folder, merged.save_pretrained, base, _TOKENS + _CONFIG)
-    after = _choices(merged.float(), rows, pad)  # both in 32 bits: what is left is the rounding of the weights
-    return _moved(before, after, dtype)
+    _finish(folder, merged.save_pretrained, base=base, copied=_TOKENS + _CONFIG)
+    after = _choices(merged.float(), rows, pad=pad)  # both in 32 bits: what is left is the rounding of the weights
+    return _moved(before, after, dtype=dtype)
 
 # %% ../nbs/25_student.ipynb #45b4a8f8
 def _mark(out):
@@ -1077,7 +1098,7 @@ def _claim(out, key):
 
 
 def run_fingerprint(
-    rows: list, model: str, settings: Train, seed: int, validation: list | None = None, score=None
+    rows: list, model: str, *, settings: Train, seed: int, validation: list | None = None, score=None
 ) -> str:
     "Identity of a training run: rows, settings, weights, seed, what its checkpoints are chosen by (`score.key`), and the versions of what computes it."
     from importlib.metadata import version
@@ -1114,7 +1135,7 @@ def _versions(settings):
     return {p: version(p) for p, on in used.items() if on}
 
 
-def _known_tokens(rows, base, name):
+def _known_tokens(rows, base, *, name):
     "Refuse a tokenizer that makes tokens which the weights don't know."
     from transformers import AutoConfig
 
@@ -1125,7 +1146,7 @@ def _known_tokens(rows, base, name):
         )
 
 # %% ../nbs/25_student.ipynb #28e6b92a
-def _memory_errors(e, out, settings):
+def _memory_errors(e, out, *, settings):
     "Memory that ran out, with the peak and what to lower; None for anything else."
     import torch
 
@@ -1164,6 +1185,7 @@ def _disk_errors(e, out):
 def fit(
     rows: list,  # {"id", "messages"}, the last message being the target
     model: str,  # hub id, local folder or zoo model
+    *,
     settings: Train,
     out: Path,  # folder of this run; may hold an interrupted one
     seed: int,
@@ -1174,13 +1196,16 @@ def fit(
     "Train `model` on `rows`; the model is under `out`/model, and what happened is returned and kept in `out`/fit.json."
     out, base = Path(out), resolve_model(model)
     refuse(settings, device())
-    tokenizer, key = load_tokenizer(base), run_fingerprint(rows, model, settings, seed, validation, score)
+    tokenizer, key = (
+        load_tokenizer(base),
+        run_fingerprint(rows, model, settings=settings, seed=seed, validation=validation, score=score),
+    )
     if _done(out, key):
         return Fit.load(out)
     context, stops = _limits(base, tokenizer)
-    kept, dropped, limit = fit_length(tokenize_rows(rows, tokenizer, stops), settings, context)
-    held = [r for r in tokenize_rows(validation or [], tokenizer, stops) if len(r["input_ids"]) <= limit]
-    _known_tokens(kept, base, model)
+    kept, dropped, limit = fit_length(tokenize_rows(rows, tokenizer, stops=stops), settings, context=context)
+    held = [r for r in tokenize_rows(validation or [], tokenizer, stops=stops) if len(r["input_ids"]) <= limit]
+    _known_tokens(kept, base, name=model)
     if settings.choose == "gold" and score is None or settings.choose == "loss" and not held:
         raise StudyError(
             f"train.choose = {settings.choose}: there is nothing to choose by. Ask for validation examples (data.validation), or set it to last."
@@ -1199,9 +1224,22 @@ def fit(
             validation_rows=len(held),
             versions=_versions(settings),
         )
-        return _train(kept, held, model, base, settings, out, seed, tokenizer, last, progress, known, score)
+        return _train(
+            kept,
+            held,
+            name=model,
+            base=base,
+            settings=settings,
+            out=out,
+            seed=seed,
+            tokenizer=tokenizer,
+            last=last,
+            progress=progress,
+            known=known,
+            score=score,
+        )
     except Exception as e:
-        better = _disk_errors(e, out) or _memory_errors(e, out, settings)
+        better = _disk_errors(e, out) or _memory_errors(e, out, settings=settings)
         if better is None:
             raise
         raise better from e
@@ -1217,7 +1255,7 @@ def _limits(base, tokenizer):
     return context, {*ends, tokenizer.eos_token_id} - {None}
 
 # %% ../nbs/25_student.ipynb #43128f38
-def _save_result(trainer, settings, base, name, out, saved, rows, weights=None):
+def _save_result(trainer, settings, *, base, name, out, saved, rows, weights=None):
     "Model folder, and adapter folder with LoRA; returns what merging and rounding changed, where something was merged or rounded."
     import torch
 
@@ -1229,30 +1267,36 @@ def _save_result(trainer, settings, base, name, out, saved, rows, weights=None):
                 trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False),
                 trainer.processing_class.pad_token_id,
             )  # all products in 32 bits
-            before = _choices(model, rows, pad) if saved != torch.float32 else None
+            before = _choices(model, rows, pad=pad) if saved != torch.float32 else None
             model = model.to(saved)
         else:
             weights = {k: v.to(saved) for k, v in weights.items()}
-        _finish(out / "model", lambda part: _save_weights(model, part, weights), base, _TOKENS + _CONFIG)
-        return before and _moved(before, _choices(model.float(), rows, pad), saved)
-    _finish(out / "adapter", lambda part: _save_weights(model, part, weights), base, _TOKENS)
+        _finish(
+            out / "model", lambda part: _save_weights(model, part, weights=weights), base=base, copied=_TOKENS + _CONFIG
+        )
+        return before and _moved(before, _choices(model.float(), rows, pad=pad), dtype=saved)
+    _finish(out / "adapter", lambda part: _save_weights(model, part, weights=weights), base=base, copied=_TOKENS)
     trainer.model = trainer.model_wrapped = None
     del model
     gc.collect()
     if keep_merged(base, settings):
-        return merge_adapter(base, out / "adapter", out / "model", saved, name, rows, settings)
+        return merge_adapter(
+            base, out / "adapter", folder=out / "model", dtype=saved, name=name, rows=rows, settings=settings
+        )
 
 # %% ../nbs/25_student.ipynb #0992c547
-def _train(rows, held, name, base, settings, out, seed, tokenizer, last, progress, known, score):
+def _train(rows, held, *, name, base, settings, out, seed, tokenizer, last, progress, known, score):
     "Train from `last` on, save, describe, tidy up."
     import torch
 
     rank, processes = _ranks()
     if last:
         _need_best(out, _best_of(last))
-    trainer, saved, dtype = _build(base, name, rows, settings, out, seed, tokenizer, known["max_length"])
+    trainer, saved, dtype = _build(
+        base, name, rows=rows, settings=settings, out=out, seed=seed, tokenizer=tokenizer, limit=known["max_length"]
+    )
     before, used = _spent(last)
-    trainer.add_callback(_watcher(trainer, progress, held, settings, score))
+    trainer.add_callback(_watcher(trainer, progress, held=held, settings=settings, score=score))
     began = time.perf_counter()
     trainer.seconds, trainer.meter = lambda: before + time.perf_counter() - began, own_meter()
     trainer.energy = lambda: added([trainer.meter.joules(), *([] if used is None else [used])]) or {}
@@ -1288,7 +1332,7 @@ def _train(rows, held, name, base, settings, out, seed, tokenizer, last, progres
         stopped=steps < trainer.state.max_steps,
         processes=processes,
     )
-    merge = _save_result(trainer, settings, base, name, out, saved, rows[:8], weights)
+    merge = _save_result(trainer, settings, base=base, name=name, out=out, saved=saved, rows=rows[:8], weights=weights)
     done = Fit(
         method=settings.method,
         energy=energy,

@@ -169,7 +169,7 @@ def _messages(t):
     "Python for the messages of one question, under the prompt that the student was trained under."
     words = next((e.meta["words"] for e in t.splits.train if e.meta.get("words")), None)
     asked, own = (
-        wording(t.splits.task, t.arm.prompt, words),
+        wording(t.splits.task, t.arm.prompt, words=words),
         t.splits.train and t.splits.train[0].turns[0]["role"] == "system",
     )
     system = (
@@ -286,7 +286,7 @@ def results_part(t: Trained) -> list[str]:
         ]
     if test.p is not None:
         said += [
-            f"Against {BASE}, the student before training: {test.difference.text(m.scale, m.digits, True)} {'points' if m.scale == 100 else m.unit}, p {'< 0.001' if test.p_holm < 0.001 else f'= {test.p_holm:.3f}'} (Holm-corrected): {test.verdict}."
+            f"Against {BASE}, the student before training: {test.difference.text(m.scale, m.digits, signed=True)} {'points' if m.scale == 100 else m.unit}, p {'< 0.001' if test.p_holm < 0.001 else f'= {test.p_holm:.3f}'} (Holm-corrected): {test.verdict}."
         ]
     return [
         md_table(("arm", "items", f"{unit}, flexible", f"{unit}, strict", "no answer found, %", "cut off, %"), ran),
@@ -386,9 +386,9 @@ def student_card(
         "## Training",
         *training_part(t),
         "## Training rows",
-        *(p.replace("## ", "### ", 1) if p.startswith("## ") else p for p in origin(c, t.splits, t.rows)),
+        *(p.replace("## ", "### ", 1) if p.startswith("## ") else p for p in origin(c, t.splits, done=t.rows)),
         "## Licences and terms",
-        md_table(("", ""), terms_rows(c, named, "this model")),
+        md_table(("", ""), terms_rows(c, named, use="this model")),
     ]
     return f"---\n{header(t, adapter)}\n---\n" + "\n\n".join(parts) + "\n"
 
@@ -396,6 +396,7 @@ def student_card(
 def write_student(
     folder: str | Path,  # a new one
     t: Trained,
+    *,
     adapter: bool = False,  # the adapter alone
 ) -> Path:
     "Weights, tokenizer, settings and card of a student, every file as the store has it. The folder is made beside and renamed when it is whole."
@@ -449,7 +450,7 @@ def _merge(t, part):
             f"{t.c.name}, {t.arm.name}: the store has its adapter alone, and {t.c.student.model!r} here has other weights ({model_fingerprint(base)}) than the adapter was trained on ({t.weights}). Get these, or write the adapter alone (--adapter)."
         )
     _copy(t.adapter, part)  # as it was when it was made
-    write_merged(base, part, part / "whole", t.c.student.model)
+    write_merged(base, part, folder=part / "whole", name=t.c.student.model)
     for p in part.iterdir():
         if p.is_file():
             p.unlink()
@@ -474,17 +475,17 @@ def recipe_students(
     "Every trained student of a recipe, with its results, from what is in the store."
     for c in recipe.combinations():
         splits = load_data(c.data)
-        curated = curate_arms(c, splits, label(c, splits, store), store)[0]
-        fits = train_arms(c, curated, store, splits)
-        results, weights = measured(c, splits, fits, store), base_weights(c, store)
+        curated = curate_arms(c, splits, labels=label(c, splits, store=store), store=store)[0]
+        fits = train_arms(c, curated, store=store, splits=splits)
+        results, weights = measured(c, splits, fits=fits, store=store), base_weights(c, store)
         for arm, fit in fits.items():
             yield Trained(c, splits, curated[arm], fit, weights, results)
 
 
-def measured(c: Combination, splits, fits: dict, store) -> Results | None:
+def measured(c: Combination, splits, *, fits: dict, store) -> Results | None:
     "The results of all arms, graded again from their answers; None where the store lacks some of these."
     try:
-        answers, missing = answer_arms(c, splits, fits, store)
+        answers, missing = answer_arms(c, splits, fits=fits, store=store)
     except EngineError as e:
         if "not in the store" not in str(e):
             raise
@@ -492,10 +493,10 @@ def measured(c: Combination, splits, fits: dict, store) -> Results | None:
     return analyse(
         grade(splits.test, answers),
         missing,
-        c.bootstrap,
-        c.seed,
-        main_metric(splits.task, splits.test),
-        arms_of(splits.task),
+        resamples=c.bootstrap,
+        seed=c.seed,
+        metric=main_metric(splits.task, splits.test),
+        arms=arms_of(splits.task),
     )
 
 
@@ -510,6 +511,7 @@ def base_weights(c: Combination, store) -> str | None:
 def write_students(
     recipe: Recipe,
     out: str | Path,  # gets a folder for each combination, with one for each arm
+    *,
     store: str | Path,  # where runs have stored answers and students
     adapter: bool = False,  # only the adapter of each student that has one
 ) -> list[tuple]:  # (folder, combination, name of the arm, or of the arm and '-adapter')
@@ -523,18 +525,19 @@ def write_students(
     ]
     if there := next((f for f, *_ in todo if f.exists()), None):
         raise StudyError(f"{str(there)!r}: exists already. Name another folder.")
-    return [(write_student(folder, t, only), t.c, name) for folder, t, name, only in todo]
+    return [(write_student(folder, t, adapter=only), t.c, name) for folder, t, name, only in todo]
 
 # %% ../nbs/51_students.ipynb #7de03e4e
 def check_push_students(
     recipe: Recipe,
     owner: str,  # user or organization
+    *,
     token_env: str = "HF_TOKEN",  # NAME of the environment variable that holds a token with write access
 ) -> str:  # the token
     "Everything that would keep students from being pushed, before any is written."
-    return check_push(recipe, owner, token_env, student_licenses, "students")
+    return check_push(recipe, owner, token_env=token_env, named=student_licenses, what="students")
 
 
-def push_student(folder: str | Path, owner: str, c: Combination, name: str, token: str) -> str:
+def push_student(folder: str | Path, owner: str, *, c: Combination, name: str, token: str) -> str:
     "Upload a student's folder into a private repository; returns its address."
-    return push_to_hub(folder, repo_name(owner, c, name), token, "model")
+    return push_to_hub(folder, repo_name(owner, c, arm=name), token=token, kind="model")

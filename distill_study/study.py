@@ -83,7 +83,7 @@ def opened(
     if name in ("transformers", "vllm") and not store.replay:
         note = dict(weights=engine.weights, asked=engine.asked(None))
         if store.get_json("weights", place) != note:
-            store.put_json("weights", place, note)
+            store.put_json("weights", place, obj=note)
     return engine
 
 
@@ -163,35 +163,43 @@ def strategies_of(c: Combination) -> list[str]:
     return [s for s in c.teacher.strategies if s in wanted]
 
 
-def unanswered(c: Combination, splits, engine, store) -> bool:
+def unanswered(c: Combination, splits, *, engine, store) -> bool:
     "Whether the teacher has anything left to answer; of conversations, to their first turns."
     c = resolved(c, splits.task)
     asked = (
         r
         for s in strategies_of(c)
         for split in ("train", "test")
-        for r in requests(getattr(splits, split), s, c.teacher.sampling, splits.max_tokens, split, c.teacher.structured)
+        for r in requests(
+            getattr(splits, split),
+            s,
+            sampling=c.teacher.sampling,
+            max_tokens=splits.max_tokens,
+            split=split,
+            structured=c.teacher.structured,
+        )
     )
     again = (
         r
         for arm in pitfall_arms(c, ())
         if arm.model == "teacher"
-        for _, examples, how in pitfall_asks(c, arm, splits.test)
+        for _, examples, how in pitfall_asks(c, arm, test=splits.test)
         for r in requests(
             examples,
             arm.prompt,
-            c.teacher.sampling.model_copy(update=how),
-            splits.max_tokens,
-            "test",
-            c.teacher.structured,
+            sampling=c.teacher.sampling.model_copy(update=how),
+            max_tokens=splits.max_tokens,
+            split="test",
+            structured=c.teacher.structured,
         )
     )
-    return any(store.get(engine.spec, engine.weights, engine.key(r)) is None for r in (*asked, *again))
+    return any(store.get(engine.spec, engine.weights, key=engine.key(r)) is None for r in (*asked, *again))
 
 
 def label(
     c: Combination,
     splits,  # `data.Splits`
+    *,
     store,  # `store.Store`
 ) -> dict:  # strategy → `teacher.Answers` to the training inputs
     "The teacher's answers to the training inputs, under every strategy that an arm learns from."
@@ -203,23 +211,28 @@ def label(
             for split in ("train", "test"):
                 engine.check(
                     requests(
-                        getattr(splits, split), s, c.teacher.sampling, splits.max_tokens, split, c.teacher.structured
+                        getattr(splits, split),
+                        s,
+                        sampling=c.teacher.sampling,
+                        max_tokens=splits.max_tokens,
+                        split=split,
+                        structured=c.teacher.structured,
                     )
                 )
         return {
             s: sample_answers(
                 splits.train,
                 s,
-                engine,
-                store,
-                c.teacher.sampling,
-                splits.max_tokens,
-                "train",
-                ticker(f"teacher, {s}"),
-                c.teacher.max_failures,
-                lambda line: say(f"  teacher, {line}"),
-                c.teacher.structured,
-                c.teacher.reasks,
+                engine=engine,
+                store=store,
+                sampling=c.teacher.sampling,
+                max_tokens=splits.max_tokens,
+                split="train",
+                progress=ticker(f"teacher, {s}"),
+                max_failures=c.teacher.max_failures,
+                say=lambda line: say(f"  teacher, {line}"),
+                structured=c.teacher.structured,
+                reasks=c.teacher.reasks,
             )
             for s in strategies
         }
@@ -227,7 +240,7 @@ def label(
         engine.close()  # the students need its memory
 
 # %% ../nbs/48_study.ipynb #12d8145f
-def curate_arms(c: Combination, splits, labels: dict, store) -> tuple[dict, dict]:
+def curate_arms(c: Combination, splits, *, labels: dict, store) -> tuple[dict, dict]:
     "(arm → `curate.Curated`, arm → why it doesn't exist) for the trained arms; every drop goes into the ledger."
     c = resolved(c, splits.task)
     trained = [a for a in map(ARMS.get, c.arms) if a.model == "trained"]
@@ -236,9 +249,11 @@ def curate_arms(c: Combination, splits, labels: dict, store) -> tuple[dict, dict
         missing["control/gold"] = (
             f"the training examples have no {'gold answers' if TASKS[splits.task].graded else 'references'}"
         )
-    found = overlaps(splits.train, dict(test=splits.test, validation=splits.validation), c.curate)
+    found = overlaps(splits.train, dict(test=splits.test, validation=splits.validation), settings=c.curate)
     curated = {
-        a.name: curate_one(c, a, splits, labels.get(a.labels), store, found) for a in trained if a.name not in missing
+        a.name: curate_one(c, a, splits=splits, answers=labels.get(a.labels), store=store, found=found)
+        for a in trained
+        if a.name not in missing
     }
     short = {arm: done.short for arm, done in curated.items() if done.short}
     if short and len(short) == len(curated):
@@ -249,13 +264,21 @@ def curate_arms(c: Combination, splits, labels: dict, store) -> tuple[dict, dict
     return curated, missing | short
 
 
-def curate_one(c: Combination, arm, splits, answers, store, found=None) -> Curated:
+def curate_one(c: Combination, arm, *, splits, answers, store, found=None) -> Curated:
     "The training rows of one arm. Its drops are written into the ledger, and what is reported is read from there."
-    done = curate(arm, splits.train, answers, splits.test, c.curate, lambda rows: too_long(c, rows, store), found)
+    done = curate(
+        arm,
+        splits.train,
+        answers=answers,
+        test=splits.test,
+        settings=c.curate,
+        too_long=lambda rows: too_long(c, rows, store=store),
+        found=found,
+    )
     ledger = drops_of(
         store,
         f"drops-{slug(arm.name)}",
-        fingerprint(
+        fp=fingerprint(
             "drops", c.teacher, c.data, splits.hashes, c.curate, c.student.model, c.student.train.max_length, arm
         ),
     )
@@ -265,25 +288,29 @@ def curate_one(c: Combination, arm, splits, answers, store, found=None) -> Curat
     )
 
 
-def too_long(c: Combination, rows: list, store) -> dict:
+def too_long(c: Combination, rows: list, *, store) -> dict:
     "The rows that are longer than the student's settings allow, see `student.long_rows`; a replay without its tokenizer finds them in the store."
     if c.student.train.max_length is None:
         return {}
     place = fingerprint("too long", rows, c.student.model, c.student.train.max_length, c.student.train.max_truncated)
     known = store.get_json("too-long", place)
     if known is None:
-        store.put_json("too-long", place, known := long_rows(rows, c.student.model, c.student.train))
+        store.put_json("too-long", place, obj=(known := long_rows(rows, c.student.model, settings=c.student.train)))
     return known
 
 # %% ../nbs/48_study.ipynb #c1b192b8
-def train_arms(c: Combination, curated: dict, store, splits=None) -> dict:
+def train_arms(c: Combination, curated: dict, *, store, splits=None) -> dict:
     "Arm → `student.Fit`, trained now or found in the store; an arm with too few rows is left out. Checkpoints are chosen by the validation split of `splits`."
     kept = {arm: done.rows for arm, done in curated.items() if not done.short}
-    held = validated(c, kept, splits, store) if c.student.train.choose != "last" else {}
-    return {arm: train_one(c, arm, rows, store, *held.get(arm, ())) for arm, rows in kept.items()}
+    held = validated(c, kept, splits=splits, store=store) if c.student.train.choose != "last" else {}
+    return {
+        arm: train_one(c, arm, rows=rows, store=store, held=looked, score=score)
+        for arm, rows in kept.items()
+        for looked, score in [held.get(arm, ((), None))]
+    }
 
 
-def validated(c: Combination, arms, splits, store) -> dict:
+def validated(c: Combination, arms, *, splits, store) -> dict:
     "Arm → (rows whose loss is looked at, `choice.Score` or None), for the arms that choose a checkpoint."
     c, answers = resolved(c, splits.task), {}
     wanted = [s for s in strategies_of(c) if any(ARMS[a].labels == s for a in arms)]
@@ -294,13 +321,13 @@ def validated(c: Combination, arms, splits, store) -> dict:
                 s: sample_answers(
                     splits.validation,
                     s,
-                    engine,
-                    store,
-                    c.teacher.sampling,
-                    splits.max_tokens,
-                    "validation",
-                    ticker(f"teacher, {s}, validation"),
-                    c.teacher.max_failures,
+                    engine=engine,
+                    store=store,
+                    sampling=c.teacher.sampling,
+                    max_tokens=splits.max_tokens,
+                    split="validation",
+                    progress=ticker(f"teacher, {s}, validation"),
+                    max_failures=c.teacher.max_failures,
                     structured=c.teacher.structured,
                 )
                 for s in wanted
@@ -309,14 +336,14 @@ def validated(c: Combination, arms, splits, store) -> dict:
             engine.close()
     return {
         a: (
-            validation_rows(ARMS[a], c, splits, answers.get(ARMS[a].labels)),
+            validation_rows(ARMS[a], c, splits=splits, answers=answers.get(ARMS[a].labels)),
             Score(c, ARMS[a], splits) if c.student.train.choose == "gold" else None,
         )
         for a in arms
     }
 
 
-def train_one(c: Combination, arm: str, rows: list, store, held: list = (), score=None) -> Fit:
+def train_one(c: Combination, arm: str, *, rows: list, store, held: list = (), score=None) -> Fit:
     "One trained student; an interrupted training goes on from its last checkpoint."
     by = [list(held), score and score.key] if c.student.train.choose != "last" else []
     place = fingerprint(
@@ -329,19 +356,28 @@ def train_one(c: Combination, arm: str, rows: list, store, held: list = (), scor
                 f"{arm}: the trained student is not in the store. A replay trains nothing: `distill-study run` does."
             )
         return Fit.load(store.stage("student", key))
-    key = run_fingerprint(rows, c.student.model, c.student.train, c.seed, list(held), score)
+    key = run_fingerprint(
+        rows, c.student.model, settings=c.student.train, seed=c.seed, validation=list(held), score=score
+    )
     if store.stage("student", key) is None:
         say(f"  training {arm} on {len(rows)} rows")
-        with store.new_stage("student", key, dict(arm=arm, model=c.student.model)) as folder:
+        with store.new_stage("student", key, info=dict(arm=arm, model=c.student.model)) as folder:
             if folder is not None:
                 launch(
-                    rows, c.student.model, c.student.train, folder, c.seed, list(held), ticker(f"training {arm}"), score
+                    rows,
+                    c.student.model,
+                    settings=c.student.train,
+                    out=folder,
+                    seed=c.seed,
+                    validation=list(held),
+                    progress=ticker(f"training {arm}"),
+                    score=score,
                 )
     else:
         say(f"  {arm}: trained student from the store")
     for name, where in (("trained", place), ("taught", taught_place(c, arm))):
         if store.get_json(name, where) != key:
-            store.put_json(name, where, key)
+            store.put_json(name, where, obj=key)
     return Fit.load(store.stage("student", key))
 
 
@@ -367,14 +403,14 @@ def taught_place(c: Combination, arm: str) -> str:
     )
 
 
-def taught(c: Combination, arm: str, store) -> Fit | None:
+def taught(c: Combination, arm: str, *, store) -> Fit | None:
     "The student that the last run of a combination trained for an arm, as the store noted it; None where it has none."
     key = store.get_json("taught", taught_place(c, arm))
     folder = key and store.stage("student", key)
     return Fit.load(folder) if folder else None
 
 # %% ../nbs/48_study.ipynb #18f51028
-def answer_arms(c: Combination, splits, fits: dict, store) -> tuple[dict, dict]:
+def answer_arms(c: Combination, splits, *, fits: dict, store) -> tuple[dict, dict]:
     "(arm → `teacher.Answers` to the test inputs, arm → why there are none)."
     c, answers, missing, known, engine = resolved(c, splits.task), {}, {}, None, None
     try:
@@ -382,7 +418,7 @@ def answer_arms(c: Combination, splits, fits: dict, store) -> tuple[dict, dict]:
             if (why := unavailable(arm, c)) or (arm.model == "trained" and arm.name not in fits):
                 missing[arm.name] = why or "not trained"
                 continue
-            who = _answering(arm, c, fits)
+            who = _answering(arm, c, fits=fits)
             if who != known:  # one model in the memory at a time
                 if engine:
                     engine.close()
@@ -390,17 +426,26 @@ def answer_arms(c: Combination, splits, fits: dict, store) -> tuple[dict, dict]:
             got = sample_answers(
                 splits.test,
                 arm.prompt,
-                engine,
-                store,
-                who.sampling,
-                splits.max_tokens,
-                "test",
-                ticker(f"test, {arm.name}"),
-                who.max_failures,
+                engine=engine,
+                store=store,
+                sampling=who.sampling,
+                max_tokens=splits.max_tokens,
+                split="test",
+                progress=ticker(f"test, {arm.name}"),
+                max_failures=who.max_failures,
                 structured=who.structured,
             )
-            asked = requests(splits.test, arm.prompt, who.sampling, splits.max_tokens, "test", who.structured)
-            answers[arm.name] = replace(got, parity=tuple(parity(splits.test, got, asked, engine, store)))
+            asked = requests(
+                splits.test,
+                arm.prompt,
+                sampling=who.sampling,
+                max_tokens=splits.max_tokens,
+                split="test",
+                structured=who.structured,
+            )
+            answers[arm.name] = replace(
+                got, parity=tuple(parity(splits.test, got, asked=asked, engine=engine, store=store))
+            )
             say(
                 f"  test, {arm.name}: {got.reused} answers from the store, {got.new} new"
                 + (f", {sum(got.failed.values())} failed" if got.failed else "")
@@ -413,22 +458,22 @@ def answer_arms(c: Combination, splits, fits: dict, store) -> tuple[dict, dict]:
     }
 
 
-def answer_forms(c: Combination, splits, fits: dict, store) -> dict:
+def answer_forms(c: Combination, splits, *, fits: dict, store) -> dict:
     "(arm, form) → `teacher.Answers` to the test inputs, of the trained students in the other forms that were asked for."
     out = {}
     for arm, form in ((ARMS[a], f) for a, x in fits.items() for f in forms_of(x, c.student)):
-        engine, who = FormEngine(form, fits[arm.name], c.student), _answering(arm, c, fits)
+        engine, who = FormEngine(form, fits[arm.name], student=c.student), _answering(arm, c, fits=fits)
         try:
             out[arm.name, form] = sample_answers(
                 splits.test,
                 arm.prompt,
-                engine,
-                store,
-                who.sampling,
-                splits.max_tokens,
-                "test",
-                ticker(f"test, {arm.name}, {form}"),
-                who.max_failures,
+                engine=engine,
+                store=store,
+                sampling=who.sampling,
+                max_tokens=splits.max_tokens,
+                split="test",
+                progress=ticker(f"test, {arm.name}, {form}"),
+                max_failures=who.max_failures,
             )
         finally:
             engine.close()
@@ -441,12 +486,13 @@ def answer_forms(c: Combination, splits, fits: dict, store) -> dict:
 def answer_tests(
     c: Combination,
     arm: str,
+    *,
     fits: dict,  # arm → `student.Fit`; not read for an untouched student
     tests: dict,  # name → `data.Splits`, of any data sets
     store,
 ) -> tuple[dict, dict]:
     "(name → one arm's answers to the test items, name → why there are none), asked as `answer_arms` asks those of its own data set."
-    who, out, missing = _answering(ARMS[arm], c, fits), {}, {}
+    who, out, missing = _answering(ARMS[arm], c, fits=fits), {}, {}
     engine = opened(who, store)
     try:
         for name, s in tests.items():
@@ -454,13 +500,13 @@ def answer_tests(
                 out[name] = sample_answers(
                     s.test,
                     ARMS[arm].prompt,
-                    engine,
-                    store,
-                    who.sampling,
-                    s.max_tokens,
-                    "test",
-                    ticker(f"{name}, {arm}"),
-                    who.max_failures,
+                    engine=engine,
+                    store=store,
+                    sampling=who.sampling,
+                    max_tokens=s.max_tokens,
+                    split="test",
+                    progress=ticker(f"{name}, {arm}"),
+                    max_failures=who.max_failures,
                     structured=who.structured,
                 )
             except StudyError as e:
@@ -470,7 +516,7 @@ def answer_tests(
     return out, missing
 
 
-def _answering(arm, c, fits):
+def _answering(arm, c, *, fits):
     "Who answers for an arm, in the form of a teacher; students answer greedily."
     if arm.model == "teacher":
         return c.teacher
@@ -481,23 +527,23 @@ def _answering(arm, c, fits):
     )
 
 
-def untouched_right(c: Combination, splits, store) -> dict:
+def untouched_right(c: Combination, splits, *, store) -> dict:
     "Id → whether the untouched student is right on a training input, under the plain prompt; nothing unless `curate.hard_items` is set."
     if not c.curate.hard_items or not TASKS[splits.task].graded:
         return {}
-    who = _answering(ARMS["student/vanilla"], c, {})
+    who = _answering(ARMS["student/vanilla"], c, fits={})
     engine = opened(who, store)
     try:
         got = sample_answers(
             splits.train,
             "vanilla",
-            engine,
-            store,
-            who.sampling,
-            splits.max_tokens,
-            "train",
-            ticker("untouched student, training inputs"),
-            who.max_failures,
+            engine=engine,
+            store=store,
+            sampling=who.sampling,
+            max_tokens=splits.max_tokens,
+            split="train",
+            progress=ticker("untouched student, training inputs"),
+            max_failures=who.max_failures,
         )
     finally:
         engine.close()
@@ -516,10 +562,10 @@ def pitfall_arms(c: Combination, fits) -> list:
 
 def pitfall_items(c: Combination, test: list) -> list:
     "The test items that are asked again."
-    return [test[i] for i in draw(test, c.pitfalls.items, c.seed)]
+    return [test[i] for i in draw(test, c.pitfalls.items, seed=c.seed)]
 
 
-def pitfall_asks(c: Combination, arm, test: list) -> list[tuple]:
+def pitfall_asks(c: Combination, arm, *, test: list) -> list[tuple]:
     "((kind, k), examples, what changes in the sampling) of everything that is asked of one arm again."
     p, items, blind = c.pitfalls, pitfall_items(c, test), []
     said = range(1, 1 + min(p.wordings, len(PARAPHRASES[test[0].task]))) if test else ()
@@ -532,14 +578,14 @@ def pitfall_asks(c: Combination, arm, test: list) -> list[tuple]:
     )
 
 
-def answer_pitfalls(c: Combination, splits, fits: dict, store) -> dict:
+def answer_pitfalls(c: Combination, splits, *, fits: dict, store) -> dict:
     "(kind, arm, k) → (examples, `teacher.Answers`): kind is wording, sample or blind."
     c, out = resolved(c, splits.task), {}
     for arm in pitfall_arms(c, fits):
-        asks = pitfall_asks(c, arm, splits.test)
+        asks = pitfall_asks(c, arm, test=splits.test)
         if not asks:
             continue
-        who = _answering(arm, c, fits)
+        who = _answering(arm, c, fits=fits)
         engine = opened(who, store)
         try:
             for (kind, k), examples, how in asks:
@@ -548,13 +594,13 @@ def answer_pitfalls(c: Combination, splits, fits: dict, store) -> dict:
                     sample_answers(
                         examples,
                         arm.prompt,
-                        engine,
-                        store,
-                        who.sampling.model_copy(update=how),
-                        splits.max_tokens,
-                        "test",
-                        ticker(f"pitfalls, {arm.name}, {kind}"),
-                        who.max_failures,
+                        engine=engine,
+                        store=store,
+                        sampling=who.sampling.model_copy(update=how),
+                        max_tokens=splits.max_tokens,
+                        split="test",
+                        progress=ticker(f"pitfalls, {arm.name}, {kind}"),
+                        max_failures=who.max_failures,
                         structured=who.structured,
                     ),
                 )
@@ -570,6 +616,7 @@ def answer_pitfalls(c: Combination, splits, fits: dict, store) -> dict:
 def judged_pairs(
     who: Judge,
     ran,  # arms that have answers
+    *,
     best: str | None = None,  # the best distilled arm
 ) -> list[tuple[str, str]]:
     "The pairs of arms that a judge compares: those of the recipe, or the best distilled arm with the untouched student and with the teacher."
@@ -583,6 +630,7 @@ def judged_pairs(
 def judge_arms(
     c: Combination,
     splits,
+    *,
     answers: dict,  # from `answer_arms`
     store,
     best: str | None = None,  # the best distilled arm
@@ -595,15 +643,15 @@ def judge_arms(
         done = judge(
             splits.test,
             answers,
-            c.judge,
-            engine,
-            store,
-            judged_pairs(c.judge, list(answers), best),
-            c.rubric,
-            c.seed,
-            c.teacher.engine,
-            c.student.model,
-            ticker("judge"),
+            settings=c.judge,
+            engine=engine,
+            store=store,
+            pairs=judged_pairs(c.judge, list(answers), best=best),
+            own=c.rubric,
+            seed=c.seed,
+            teacher=c.teacher.engine,
+            student=c.student.model,
+            progress=ticker("judge"),
         )
     finally:
         engine.close()

@@ -440,6 +440,7 @@ class Task:
         self,
         text: str,  # a completion
         strategy: str,  # the prompt it answers
+        *,
         choices: tuple = None,  # texts of the choices, for multiple choice
         words: int = None,  # most words of a summary
     ) -> Parsed:
@@ -563,7 +564,7 @@ class Summarization(Task):
             "cod": max(256, 12 * n + 64),
         }  # three tokens a word: other languages need more than English
 
-    def parse(self, text, strategy, choices=None, words=None):
+    def parse(self, text, strategy, *, choices=None, words=None):
         own, limit = text.strip(), words or WORDS
         clean = re.split(r"\n\s*<\|", own, maxsplit=1)[0].strip()
         if strategy == "vanilla":
@@ -599,7 +600,7 @@ class Conversation(Task):
     def correct(self, answer, gold):
         return None
 
-    def parse(self, text, strategy, choices=None, words=None):
+    def parse(self, text, strategy, *, choices=None, words=None):
         own = text.strip()
         answer = (
             _OTHER.split(re.sub(r"^[*_#]*(?:assistant|ai|bot)[*_]*\s*:[*_]*\s*", "", own, flags=re.I), maxsplit=1)[

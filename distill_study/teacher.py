@@ -87,7 +87,9 @@ class Answers:
         return tuple(sorted({a.dtype for a in self.answers if a.dtype}))
 
 # %% ../nbs/19_teacher.ipynb #a4447c05
-def requests(examples, strategy, sampling=Sampling(), max_tokens=None, split=None, structured=False) -> list[Request]:
+def requests(
+    examples, strategy, *, sampling=Sampling(), max_tokens=None, split=None, structured=False
+) -> list[Request]:
     "One request per example and sample, with the token limit of the strategy where `sampling` leaves it open; `structured`: to be answered as JSON, where answers are right or wrong. Of a conversation, the first turn."
     task = TASKS[examples[0].task]
     if sampling.n > 1 and not task.graded:
@@ -116,6 +118,7 @@ def requests(examples, strategy, sampling=Sampling(), max_tokens=None, split=Non
 def sample_answers(
     examples: list,  # `data.Example`s
     strategy: str,  # 'vanilla' or 'cot'
+    *,
     engine,  # from `engines.open_engine`
     store,  # `store.Store`: nothing in it is asked again
     sampling: Sampling = Sampling(),
@@ -131,33 +134,37 @@ def sample_answers(
     stage, by_id, asked = (
         ", ".join(filter(None, (split, strategy))),
         {e.id: e for e in examples},
-        requests(examples, strategy, sampling, max_tokens, split, structured),
+        requests(examples, strategy, sampling=sampling, max_tokens=max_tokens, split=split, structured=structured),
     )
     structured = structured and asked[0].schema is not None
 
     def read(request, record):
-        return _read(by_id[request.id], strategy, record, structured)
+        return _read(by_id[request.id], strategy, record=record, structured=structured)
 
     def first(request, record):
         say(shown(read(request, record)))
 
-    def answered(asked, stage=stage, progress=progress, first=first if say else None):
+    def answered(asked, stage=stage, *, progress=progress, first=first if say else None):
         "(answers, completions from the store, new ones) of some requests."
-        done = complete(engine, asked, store, progress, max_failures, stage, first)
+        done = complete(
+            engine, asked, store=store, progress=progress, max_failures=max_failures, stage=stage, first=first
+        )
         said, reused, new = list(map(read, asked, done)), done.reused, done.new
         for k in range(1, reasks + 1 if engine.redraws else 1):
-            more = ask_again(said, asked, k, strategy, engine, store, read, stage)
+            more = ask_again(said, asked, k=k, strategy=strategy, engine=engine, store=store, read=read, stage=stage)
             reused, new = reused + more.reused, new + more.new
         return said, reused, new
 
     if examples[0].task == "conversation":
-        return converse(examples, strategy, asked, answered, engine, stage, progress)
+        return converse(
+            examples, strategy, first=asked, answered=answered, engine=engine, stage=stage, progress=progress
+        )
     said, reused, new = answered(asked)
     each = [tuple(said[i : i + sampling.n]) for i in range(0, len(said), sampling.n)]
     return Answers(strategy, [votes[0] if sampling.n == 1 else elect(votes) for votes in each], reused, new)
 
 # %% ../nbs/19_teacher.ipynb #36bf5b86
-def ask_again(said, asked, k, strategy, engine, store, read, stage):
+def ask_again(said, asked, *, k, strategy, engine, store, read, stage):
     "Ask what can't be read in `said`, or after reasoning states no answer, or lacks rounds, once more, under the `k`-th set of further seeds, and put what comes into `said`."
     at = [
         i
@@ -175,9 +182,11 @@ def ask_again(said, asked, k, strategy, engine, store, read, stage):
     if store.replay:
         at, drawn = [
             list(x)
-            for x in zip(*((i, r) for i, r in zip(at, drawn) if store.get(engine.spec, engine.weights, engine.key(r))))
+            for x in zip(
+                *((i, r) for i, r in zip(at, drawn) if store.get(engine.spec, engine.weights, key=engine.key(r)))
+            )
         ] or ([], [])
-    done = complete(engine, drawn, store, max_failures=1.0, stage=f"{stage}, again {k}")
+    done = complete(engine, drawn, store=store, max_failures=1.0, stage=f"{stage}, again {k}")
     for i, r, record in zip(at, drawn, done):
         if not isinstance(record, Failure):
             said[i] = replace(read(r, record), unread=(*said[i].unread, replace(said[i], unread=())))
@@ -204,17 +213,17 @@ def shown(answer: Answer, limit=300) -> str:
     )
 
 # %% ../nbs/19_teacher.ipynb #c5732641
-def _parsed(example, strategy, text, structured):
+def _parsed(example, strategy, *, text, structured):
     "What a completion says, as JSON or as it was written."
     task = TASKS[example.task]
     if not task.graded or not (structured or text.lstrip().startswith(("{", "```"))):
-        return task.parse(text, strategy, example.choices, example.meta.get("words"))
+        return task.parse(text, strategy, choices=example.choices, words=example.meta.get("words"))
     plain, exact = unpack(text, strategy)
-    parsed = task.parse(plain, strategy, example.choices)
+    parsed = task.parse(plain, strategy, choices=example.choices)
     return parsed if exact and structured else replace(parsed, strict=None)
 
 
-def _read(example, strategy, record, structured=False):
+def _read(example, strategy, *, record, structured=False):
     task = TASKS[example.task]
     if isinstance(record, Failure):
         return Answer(
@@ -229,7 +238,7 @@ def _read(example, strategy, record, structured=False):
             attempts=record.attempts,
             failure=record,
         )
-    parsed = _parsed(example, strategy, record.text, structured)
+    parsed = _parsed(example, strategy, text=record.text, structured=structured)
     correct = task.correct(parsed.answer, example.gold) if task.graded and example.gold is not None else None
     info = record.info or {}
     return Answer(
@@ -299,11 +308,11 @@ def usage(
         latency_p95=waits[min(len(waits) - 1, math.ceil(0.95 * len(waits)) - 1)] if waits else None,
         requests=len(every),
         attempts=sum(a.attempts for a in every),
-        cost=price.cost(into, out, busy) if price else None,
+        cost=price.cost(into, out, seconds=busy) if price else None,
     )
 
 # %% ../nbs/19_teacher.ipynb #8f77d2b6
-def converse(examples, strategy, first, answered, engine, stage, progress=None) -> Answers:
+def converse(examples, strategy, *, first, answered, engine, stage, progress=None) -> Answers:
     "The conversations of `examples`, wave by wave; `first` are the requests of their first turns, `answered` asks and reads a list of them."
     turns = [sum(t["role"] == "user" for t in e.turns) for e in examples]
     if engine.name == "recorded" and max(turns) > 1:
@@ -326,8 +335,8 @@ def converse(examples, strategy, first, answered, engine, stage, progress=None) 
         said, old, more = answered(
             asked,
             f"{stage}, turn {k + 1}",
-            progress and (lambda n, _, before=done: progress(before + n, sum(turns))),
-            *([None] if k else []),
+            progress=progress and (lambda n, _, before=done: progress(before + n, sum(turns))),
+            **(dict(first=None) if k else {}),
         )
         for i, a in zip(alive, said):
             parts[i].append(a)
@@ -368,6 +377,7 @@ def _whole(n, parts):
 def parity(
     examples: list,
     answers,  # as given to and by `sample_answers`
+    *,
     asked: list,  # the `requests` behind the answers
     engine,
     store,  # that answered, and where its answers are
@@ -380,12 +390,17 @@ def parity(
         if other == engine.spec or weights != engine.weights and "openai" not in (other.partition(":")[0], engine.name):
             continue
         keys = [
-            [request_key(engine.model, weights, r.messages, r.settings, r.sample, kind) for kind in kinds]
+            [
+                request_key(
+                    engine.model, weights, messages=r.messages, sampling=r.settings, sample=r.sample, asked=kind
+                )
+                for kind in kinds
+            ]
             for r in asked
         ]
-        theirs = [next((rec for k in ks if (rec := store.get(other, weights, k))), None) for ks in keys]
+        theirs = [next((rec for k in ks if (rec := store.get(other, weights, key=k))), None) for ks in keys]
         both = [
-            (e, own, _read(e, answers.strategy, t))
+            (e, own, _read(e, answers.strategy, record=t))
             for e, a, t in zip(examples, answers, theirs)
             if t and not (own := a.parts[0] if a.parts else a).failure
         ]  # of a conversation its first turn: what follows depends on it

@@ -225,7 +225,7 @@ def density(text: str, known=None) -> float:
     return len(entities(text, known)) / n if n else 0.0
 
 # %% ../nbs/28_textstats.ipynb #88757516
-def copied(summary: list, source: list, n: int) -> float | None:
+def copied(summary: list, source: list, *, n: int) -> float | None:
     "Share of the summary's n-grams that stand in the source, both as lists of words; None where it has none."
     mine, theirs = ngrams(summary, n), set(ngrams(source, n))
     return sum(g in theirs for g in mine) / len(mine) if mine else None
@@ -249,7 +249,7 @@ def fragments(summary: list, source: list) -> list[int]:
     return lengths
 
 
-def supported(text: str, source: str, known=None) -> float | None:
+def supported(text: str, source: str, *, known=None) -> float | None:
     "Share of the entities and numbers of a text that its source has, word for word (Nan et al., arXiv 2102.09130); None where it names nothing."
     said = {_plain(e) for e in entities(text, known)} | {w for w in words(text) if w[0].isdigit()}
     has = f" {' '.join(words(source))} "
@@ -290,6 +290,7 @@ def repetition(turns, n: int = 4) -> float | None:
 def summary_scores(
     text: str,  # the summary; empty where there is none
     source: str,
+    *,
     reference: str | None = None,
     known=None,  # see `entities`
 ) -> dict:  # key of `METRICS` → number, None where it can't be known
@@ -301,11 +302,11 @@ def summary_scores(
         {k: near and near[k] for k in ("rougeLsum", "rouge1", "rouge2")}
         | dict(
             density=density(text, known),
-            supported=supported(text, source, known),
+            supported=supported(text, source, known=known),
             words=len(said),
             compression=len(said) / len(from_) if from_ else None,
         )
-        | {f"copied{n}": copied(said, from_, n) for n in (1, 2, 3, 4)}
+        | {f"copied{n}": copied(said, from_, n=n) for n in (1, 2, 3, 4)}
         | dict(
             coverage=sum(runs) / len(said) if said else None, run=sum(n * n for n in runs) / len(said) if said else None
         )
@@ -315,6 +316,7 @@ def summary_scores(
 def chat_scores(
     turns,  # the assistant's turns; fewer than were asked for where one failed
     reference=None,  # the reference's
+    *,
     asked: int = 0,  # how many turns were asked for
 ) -> dict:
     "Every measure of the assistant's side of one conversation. A turn that is missing shares nothing with the reference."

@@ -34,7 +34,7 @@ HEADS = (
 )
 
 
-def _row(arm, metric, i, unit="", scale=1, **more):
+def _row(arm, metric, *, i, unit="", scale=1, **more):
     "One row; `i` is an interval as `metrics.json` has it, or a number."
     i = i if isinstance(i, dict) else dict(value=i)
     return (
@@ -45,34 +45,34 @@ def _row(arm, metric, i, unit="", scale=1, **more):
     )
 
 
-def _of_arm(m, arm, a, measure):
+def _of_arm(m, arm, *, a, measure):
     "What an arm scores and how its answers are."
     level = "accuracy" if measure.graded else "score"
     for key, metric in ((level, measure.name), ("strict", f"{measure.name}, strict")):
         yield _row(
             arm,
             metric,
-            a.get(key),
-            measure.unit,
-            measure.scale,
+            i=a.get(key),
+            unit=measure.unit,
+            scale=measure.scale,
             **(dict(reason=a["missing"]) if a.get("missing") else {}),
         )
     for key, i in (a.get("scores") or {}).items():
         if key != measure.key and key in METRICS and i:
-            yield _row(arm, METRICS[key].name, i, METRICS[key].unit, METRICS[key].scale)
+            yield _row(arm, METRICS[key].name, i=i, unit=METRICS[key].unit, scale=METRICS[key].scale)
     if f1 := ((m.get("labels") or {}).get(arm) or {}).get("macro_f1"):
-        yield _row(arm, "macro-F1", f1, "× 100", 100)
+        yield _row(arm, "macro-F1", i=f1, unit="× 100", scale=100)
     for key, name in (("unparsed", "no answer found"), ("off_format", "off the format"), ("truncated", "cut off")):
         if a.get(key) is not None:
-            yield _row(arm, name, a[key], "%", 100, n=a["n"])
+            yield _row(arm, name, i=a[key], unit="%", scale=100, n=a["n"])
     if a.get("failed") is not None:
-        yield _row(arm, "failed requests", a["failed"], "requests", n=a["n"])
+        yield _row(arm, "failed requests", i=a["failed"], unit="requests", n=a["n"])
     if a.get("tokens") is not None:
         yield _row(
             arm,
             "output tokens",
-            a["tokens"],
-            "per answer" if measure.key != "overlap" else "per conversation",
+            i=a["tokens"],
+            unit="per answer" if measure.key != "overlap" else "per conversation",
             n=a["n"],
         )
 
@@ -82,9 +82,9 @@ def _took(m, arm):
     u, t = (m.get("serving") or {}).get(arm) or {}, (m.get("training") or {}).get(arm) or {}
     for key, name in (("latency_median", "latency, median"), ("latency_p95", "latency, 95 %")):
         if u.get(key) is not None:
-            yield _row(arm, name, u[key], "s", n=u["n"])
+            yield _row(arm, name, i=u[key], unit="s", n=u["n"])
     if u.get("cost") is not None and u.get("n"):
-        yield _row(arm, "cost of 1,000 answers", per_answer(u, 1000), "the recipe's currency", n=u["n"])
+        yield _row(arm, "cost of 1,000 answers", i=per_answer(u, 1000), unit="the recipe's currency", n=u["n"])
     for key, unit in (
         ("rows", "rows"),
         ("steps", "steps"),
@@ -94,25 +94,25 @@ def _took(m, arm):
         ("cost", "the recipe's currency"),
     ):
         if t.get(key) is not None:
-            yield _row(arm, f"training, {key.replace('_', ' ')}", t[key], unit)
+            yield _row(arm, f"training, {key.replace('_', ' ')}", i=t[key], unit=unit)
     for reason, n in ((m.get("attrition") or {}).get(arm) or {}).get("dropped", {}).items():
-        yield _row(arm, f"inputs dropped, {reason}", n, "inputs", n=m["attrition"][arm]["inputs"])
+        yield _row(arm, f"inputs dropped, {reason}", i=n, unit="inputs", n=m["attrition"][arm]["inputs"])
 
 # %% ../nbs/44_tidy.ipynb #ae81630a
 def _compared(m, measure):
     "Gaps, paired tests and the judge's verdicts."
     for kind, suffix in (("gaps", ""), ("gaps_strict", ", strict")):
         for g in m.get(kind) or ():
-            yield _row(g["arm"], f"gap recovered{suffix}", g, "%", 100, against=g["teacher"])
+            yield _row(g["arm"], f"gap recovered{suffix}", i=g, unit="%", scale=100, against=g["teacher"])
     unit = "points" if measure.scale == 100 else measure.unit
     for kind, suffix in (("tests", ""), ("tests_strict", ", strict")):
         for t in m.get(kind) or ():
             yield _row(
                 t["b"],
                 f"difference in {measure.name}{suffix}",
-                t["difference"] or {},
-                unit,
-                measure.scale,
+                i=t["difference"] or {},
+                unit=unit,
+                scale=measure.scale,
                 against=t["a"],
                 p=t.get("p"),
                 p_holm=t.get("p_holm"),
@@ -123,12 +123,19 @@ def _compared(m, measure):
         yield _row(
             g["arm"],
             f"judge's grade, {g['criterion']}",
-            g["grade"],
-            "mean grade" + (" from {} to {}".format(*g["scale"]) if g.get("scale") else ""),
+            i=g["grade"],
+            unit="mean grade" + (" from {} to {}".format(*g["scale"]) if g.get("scale") else ""),
         )
     for w in judge.get("wins") or ():
         yield _row(
-            w["b"], "judge's win rate", w["rate"], "%", 100, against=w["a"], p=w.get("p"), p_holm=w.get("p_holm")
+            w["b"],
+            "judge's win rate",
+            i=w["rate"],
+            unit="%",
+            scale=100,
+            against=w["a"],
+            p=w.get("p"),
+            p_holm=w.get("p_holm"),
         )
 
 
@@ -145,7 +152,7 @@ def metric_rows(
         student=s["student"]["model"],
         seed=s["seed"],
     )
-    rows = [r for arm, a in m["arms"].items() for r in (*_of_arm(m, arm, a, measure), *_took(m, arm))] + list(
+    rows = [r for arm, a in m["arms"].items() for r in (*_of_arm(m, arm, a=a, measure=measure), *_took(m, arm))] + list(
         _compared(m, measure)
     )
     return [{k: (about | r).get(k) for k in HEADS} for r in rows]

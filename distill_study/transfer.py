@@ -46,6 +46,7 @@ class Pair:
 def unread(
     arm,  # `config.Arm`
     own: str,  # family of the data set that it learned from
+    *,
     task: str,  # of the one whose test items it may be asked
     which=True,  # `Recipe.generalization`
 ) -> str:
@@ -73,7 +74,7 @@ def pairs(recipe: Recipe) -> list[Pair]:
         return []
     task = {d.name: task_of(d) for d in recipe.data}
     return [
-        Pair(c, a, d, unread(ARMS[a], task[c.data.name], task[d.name], recipe.generalization))
+        Pair(c, a, d, unread(ARMS[a], task[c.data.name], task=task[d.name], which=recipe.generalization))
         for c, a in learners(recipe)
         for d in recipe.data
         if d != c.data
@@ -135,6 +136,7 @@ class Learner:
 def find(
     recipe: Recipe,
     store,  # `store.Store`
+    *,
     skip=(),  # names of combinations that failed
 ) -> tuple[list[Learner], dict]:
     "(the distilled students of a recipe that the store has, who is left out → why)."
@@ -142,7 +144,7 @@ def find(
     for c, arm in learners(recipe):
         if c.name in skip:
             left[c.name] = "the combination failed"
-        elif fit := taught(c, arm, store):
+        elif fit := taught(c, arm, store=store):
             found.append(Learner(c, arm, fit))
         else:
             left[f"{c.name}, {arm}"] = "the store has no such student: it was not run, or had too few training rows"
@@ -152,14 +154,15 @@ def find(
 def ask_others(
     recipe: Recipe,
     found: list[Learner],
+    *,
     splits: dict,  # name of a data set → `data.Splits`
     store,
 ) -> tuple[dict, dict]:
     "((who, name of a data set) → `teacher.Answers`, who is left out → why): of every student to its own and to all other test items that it can be asked, and of the untouched ones; who is (combination, arm) or (student, arm)."
     readable, out, left = {(p.c.name, p.arm, p.data.name) for p in pairs(recipe) if not p.why}, {}, {}
 
-    def ask(who, c, arm, fits, names):
-        got, missing = answer_tests(c, arm, fits, {n: splits[n] for n in names}, store)
+    def ask(who, c, *, arm, fits, names):
+        got, missing = answer_tests(c, arm, fits=fits, tests={n: splits[n] for n in names}, store=store)
         out.update({(who, n): a for n, a in got.items()})
         left.update({f"{', '.join(who)} on {last(n)}": why for n, why in missing.items()})
 
@@ -170,9 +173,15 @@ def ask_others(
         sorted(found, key=lambda f: (f.c.student.model, f.base)), key=lambda f: (f.c.student.model, f.base)
     ):
         same = list(same)
-        ask((model, base), same[0].c, base, {}, [n for n in splits if any(n in of[f.c.name, f.arm] for f in same)])
+        ask(
+            (model, base),
+            same[0].c,
+            arm=base,
+            fits={},
+            names=[n for n in splits if any(n in of[f.c.name, f.arm] for f in same)],
+        )
         for f in same:
-            ask((f.c.name, f.arm), f.c, f.arm, {f.arm: f.fit}, of[f.c.name, f.arm])
+            ask((f.c.name, f.arm), f.c, arm=f.arm, fits={f.arm: f.fit}, names=of[f.c.name, f.arm])
     return out, left
 
 # %% ../nbs/55_transfer.ipynb #053c0c5e
@@ -208,7 +217,7 @@ class Cell:
 
     def text(self) -> str:
         "The difference with its interval and unit, in a sentence."
-        return f"{self.change.difference.text(self.metric.scale, self.metric.digits, True)} {'points' if self.metric.scale == 100 else self.metric.unit}"
+        return f"{self.change.difference.text(self.metric.scale, self.metric.digits, signed=True)} {'points' if self.metric.scale == 100 else self.metric.unit}"
 
     def to_dict(self) -> dict:
         "Plain values for the JSON file."
@@ -217,16 +226,17 @@ class Cell:
         )
 
 
-def level(values, sources, metric: Metric, resamples: int = 2000, seed: int = 0) -> Interval:
+def level(values, sources, *, metric: Metric, resamples: int = 2000, seed: int = 0) -> Interval:
     "Accuracy or mean score with its interval, as in a combination's report."
     if metric.graded and not shared(sources):
         return wilson(int(values.sum()), len(values))
-    return mean_interval(values, resamples, seed, sources)
+    return mean_interval(values, resamples, seed=seed, sources=sources)
 
 # %% ../nbs/55_transfer.ipynb #df4ee7e7
 def measure(
     found: list[Learner],
     said: dict,  # from `ask_others`
+    *,
     splits: dict,  # name of a data set → `data.Splits`
     resamples: int = 2000,
     seed: int = 0,
@@ -251,10 +261,10 @@ def measure(
                 f.base,
                 f.arm,
                 len(a),
-                paired_difference(a, b, resamples, seed, of),
+                paired_difference(a, b, resamples=resamples, seed=seed, sources=of),
                 int((a > b).sum()),
                 int((b > a).sum()),
-                paired_p(a, b, of),
+                paired_p(a, b, sources=of),
             )
             if len(a)
             else Comparison(f.base, f.arm, reason="no items in common")
@@ -270,8 +280,8 @@ def measure(
             own,
             splits[n].task == splits[f.c.data.name].task,
             m,
-            level(b, of, m, resamples, seed),
-            level(a, of, m, resamples, seed),
+            level(b, of, metric=m, resamples=resamples, seed=seed),
+            level(a, of, metric=m, resamples=resamples, seed=seed),
             change,
             *(float(1 - rows[k].mean()) if len(a) else 0.0 for k in ("read", "parsed")),
             len(seen),
@@ -287,7 +297,11 @@ def measure(
     cells = [c if c.own else replace(c, change=next(tests)) for c in cells]
     untouched = {
         (who[0], who[1], last(n)): level(
-            marks[who, n][metrics[n].key], marks[who, n]["source"].to_numpy(), metrics[n], resamples, seed
+            marks[who, n][metrics[n].key],
+            marks[who, n]["source"].to_numpy(),
+            metric=metrics[n],
+            resamples=resamples,
+            seed=seed,
         )
         for who, n in said
         if who[1].startswith("student/")
@@ -375,6 +389,7 @@ def _items(cells):
 def score_matrix(
     cells: list[Cell],
     untouched: dict,  # from `measure`
+    *,
     student: str,  # the model
 ) -> Table:
     "What every student of a model scores on every data set, the untouched one first."
@@ -407,7 +422,8 @@ def change_matrix(cells: list[Cell], student: str) -> Table:
             dict.fromkeys((c.test for c in mine), "–")
             | dict(who=who)
             | {
-                c.test: MARKS.get(c.verdict, "") + c.change.difference.text(c.metric.scale, c.metric.digits, True)
+                c.test: MARKS.get(c.verdict, "")
+                + c.change.difference.text(c.metric.scale, c.metric.digits, signed=True)
                 for c in row
             }
         )
@@ -513,7 +529,7 @@ def transfer_alt(cells: list[Cell]) -> str:
     said = {}
     for c in cells:
         said.setdefault(f"{c.student} that learned from {c.trained_on}, {c.arm}", []).append(
-            f"{c.test} {c.change.difference.text(c.metric.scale, c.metric.digits, True)}"
+            f"{c.test} {c.change.difference.text(c.metric.scale, c.metric.digits, signed=True)}"
             + (f", {c.verdict}" if c.verdict in MARKS else "")
         )
     return (
@@ -547,6 +563,7 @@ def _most(cells):
 def conclusions(
     cells: list[Cell],
     recipe: Recipe,
+    *,
     left: dict,  # who is left out → why
 ) -> Sentences:
     "Transfer and forgetting, counted, whichever way they come out."
@@ -604,6 +621,7 @@ def conclusions(
 def origin_of(
     recipe: Recipe,
     splits: dict,  # name of a data set → `data.Splits`
+    *,
     found: list[Learner],
     durations: dict,  # stage → seconds
 ) -> Provenance:

@@ -27,6 +27,7 @@ class FormEngine(TransformersEngine):
         self,
         form: str,  # 'adapter' or 'nf4'
         fit,  # `student.Fit`
+        *,
         student: Student,
     ):
         super().__init__(str(fit.path), student.batch_size)
@@ -51,15 +52,15 @@ class FormEngine(TransformersEngine):
         if self.form == "nf4":
             with tempfile.TemporaryDirectory() as d:  # 4 bits are made of what lies in a folder
                 return load_4bit(
-                    write_merged(self.folder, self.adapter, Path(d) / "model") if self.adapter else self.folder,
+                    write_merged(self.folder, self.adapter, folder=Path(d) / "model") if self.adapter else self.folder,
                     self.student.train,
-                    device(),
+                    where=device(),
                 )[0].eval()
         from peft import PeftModel
 
         base = resolve_model(self.student.model)
         return PeftModel.from_pretrained(
-            load_4bit(base, self.student.train, device())[0]
+            load_4bit(base, self.student.train, where=device())[0]
             if self.student.train.method == "qlora"
             else load_model(base),
             self.alone,
@@ -77,6 +78,7 @@ def forms_of(
 def form_row(
     arm: str,
     form: str,
+    *,
     examples,  # of the test set
     merged,
     other,  # `teacher.Answers` of the merged model, and of the form
@@ -96,7 +98,7 @@ def form_row(
         same=same,
         merged=float(x.mean()),
         level=float(y.mean()),
-        difference=paired_difference(x, y, resamples, seed),
+        difference=paired_difference(x, y, resamples=resamples, seed=seed),
         p=paired_p(x, y),
     )
 

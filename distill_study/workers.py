@@ -40,7 +40,7 @@ def _fill(stage, store):
 
     made_of = ingredients(stage.combination, None, settings=stage.key)
     run_stage(stage, store)
-    keep_stage(made_of, stage.key, store)
+    keep_stage(made_of, stage.key, store=store)
 
 
 def work(
@@ -58,9 +58,9 @@ def work(
     with _into(log):
         try:
             if stage.kind == "report":
-                error = run_combination(stage.combination, Path(reports) / stage.name, local_folder(store)).error
+                error = run_combination(stage.combination, Path(reports) / stage.name, store=local_folder(store)).error
             elif stage.kind == "page":
-                error = run_generalization(stage.recipe, Path(reports), local_folder(store))
+                error = run_generalization(stage.recipe, Path(reports), store=local_folder(store))
             else:
                 _fill(stage, Store(store))
         except Exception as e:
@@ -189,7 +189,9 @@ def main_memory(stage: Stage) -> int:
     try:
         model = resolve_model(stage.combination.student.model)
         if stage.kind == "train":
-            return int(estimate(str(model), stage.combination.student.train, 512, Devices(1, 1e6, "cpu")).total)
+            return int(
+                estimate(str(model), stage.combination.student.train, length=512, devices=Devices(1, 1e6, "cpu")).total
+            )
         return int(2 * sum(p.stat().st_size for p in model.glob("*.safetensors")))
     except (StudyError, OSError, ValueError):
         return 0

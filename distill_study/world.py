@@ -79,6 +79,7 @@ def _story(rng, steps):
 def math_item(
     rng: random.Random,
     steps: int,  # events between the first count and the question, 1 to 7
+    *,
     more: int = 0,  # pairs of other people's counts, told first, that the question doesn't need
 ) -> Item:
     "One word problem whose answer takes `steps` calculations in a row."
@@ -96,7 +97,7 @@ def math_item(
     )
 
 # %% ../nbs/01_world.ipynb #68548f65
-def _questions(a, b, p, h):
+def _questions(a, b, *, p, h):
     "The questions about one chain `a`→`b`→`p`→`h`→colour: (facts used, text, which column answers), by number of facts."
     return {
         1: [
@@ -134,12 +135,13 @@ def _told(link, c):
 def qa_item(
     rng: random.Random,
     hops: int,  # facts needed, 1 to 3
+    *,
     more: int = 0,  # kinds of facts that are told and not needed
 ) -> Item:
     "One multiple-choice question that takes `hops` facts of its context to answer."
     chains = _chains(rng)
     asked = rng.choice(chains)
-    links, ask, column = rng.choice(_questions(*asked[:4])[hops])
+    links, ask, column = rng.choice(_questions(*asked[:2], p=asked[2], h=asked[3])[hops])
     others = rng.sample([l for l in range(4) if l not in links], more) if more else ()
     facts = [_told(l, c) for l in (*links, *others) for c in chains]
     rng.shuffle(facts)
@@ -158,7 +160,7 @@ def _loose(link, c):
     return (f"{c[0]} knows {c[1]}.", f"{c[1]} feeds {c[2]}.", f"{c[2]} sees {c[3]}.", f"{c[3]} was {c[4]}.")[link]
 
 
-def _stated(links, c, end):
+def _stated(links, c, *, end):
     "The statement that a walk along `links` of a chain leads to `end`."
     a, b, p, h, _ = c
     return {
@@ -177,6 +179,7 @@ def _stated(links, c, end):
 def nli_item(
     rng: random.Random,
     hops: int,  # facts between the two ends of the hypothesis, 1 to 3
+    *,
     more: int = 0,  # kinds of facts that are told and not needed
 ) -> Item:
     "A premise and a hypothesis that takes `hops` facts to judge."
@@ -196,7 +199,7 @@ def nli_item(
         + {"entailment": f"{end}? Yes.", "contradiction": f"{end}? No.", "neutral": "Not told."}[label]
     )
     return Item(
-        f"Premise: {' '.join(facts)}\nHypothesis: {_stated(links, asked, end)}", None, work, label, dict(hops=hops)
+        f"Premise: {' '.join(facts)}\nHypothesis: {_stated(links, asked, end=end)}", None, work, label, dict(hops=hops)
     )
 
 # %% ../nbs/01_world.ipynb #31c16457
@@ -210,7 +213,7 @@ def entities(text: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(w for w in re.findall(r"[A-Za-z]+|\d+", text) if w in _ENTITIES or w.isdigit()))
 
 
-def _asides(rng, n, names, houses, thing, number):
+def _asides(rng, n, *, names, houses, thing, number):
     "Sentences beside the events; nobody in them stands in an event."
     colour, (p, q) = rng.choice(COLOURS), rng.sample(PETS, 2)
     told = [
@@ -242,6 +245,7 @@ def _rounds(events):
 def summ_item(
     rng: random.Random,
     asides: int,  # sentences beside the events, up to 7
+    *,
     more: int = 0,  # further ones
 ) -> Item:
     "An article, its plain summary, its chain of density and its reference."
@@ -250,7 +254,7 @@ def summ_item(
     numbers, start = [str(n) for n in rng.sample(range(2, 100), count + 1)], rng.randint(0, 7 - count)
     events = list(zip(DAYS[start:], names, rng.choices(_DONE, k=count), numbers, things, houses))
     told = [f"On {d} {p} {v} {n} {t} in {h}." for d, p, v, n, t, h in events]
-    for aside in _asides(rng, asides, names[count:], houses[count:], things[-1], numbers[-1]):
+    for aside in _asides(rng, asides, names=names[count:], houses=houses[count:], thing=things[-1], number=numbers[-1]):
         told.insert(rng.randint(0, len(told)), aside)
     article, (d, p, _, _, t, h), other = " ".join(told), events[0], names[1]
     plain = f"The text tells what {p} does with some {t} in {h} on {d} and what {other} and other people do on the days after that."
@@ -271,6 +275,7 @@ _FOLLOW = ("", "And which pet does that one own?", "And which house does it guar
 def chat_item(
     rng: random.Random,
     turns: int,  # the user's turns, 1 to 3
+    *,
     more: int = 0,  # kinds of facts that are told and not needed
 ) -> Item:
     "A conversation about facts; `answer` is the last reply, the whole is in `meta`."
@@ -279,7 +284,7 @@ def chat_item(
     others = rng.sample([l for l in range(4) if l not in links], more) if more else ()
     facts = [_told(l, c) for l in (*links, *others) for c in chains]
     rng.shuffle(facts)
-    first = next(text for l, text, _ in _questions(*asked[:4])[1] if l == links[:1])
+    first = next(text for l, text, _ in _questions(*asked[:2], p=asked[2], h=asked[3])[1] if l == links[:1])
     said, replies = (
         (" ".join(facts) + " " + first, *(_FOLLOW[l] for l in links[1:])),
         tuple(_told(l, asked) for l in links),
@@ -382,6 +387,7 @@ def split_of(question: str) -> str:
 def items(
     name: str,  # in `TINY`
     split: str,  # 'train', 'validation', 'test' or 'zoo'
+    *,
     n: int,  # how many
     seed: int = 0,
     levels: tuple = None,  # difficulties to draw from; None takes the study's

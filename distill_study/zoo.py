@@ -106,7 +106,9 @@ def _first_tokenizer():
     from transformers import PreTrainedTokenizerFast
 
     rng, words = random.Random(0), NAMES + ITEMS + PETS + HOUSES + COLOURS + DAYS
-    texts = [m["content"] for i in range(6000) for m in _row(rng, ("tiny-math", "tiny-qa")[i % 2], (1, 2, 3), 0.5)]
+    texts = [
+        m["content"] for i in range(6000) for m in _row(rng, ("tiny-math", "tiny-qa")[i % 2], levels=(1, 2, 3), cot=0.5)
+    ]
     texts += [re.sub("[«»]", "", t) for _ in range(2000) for t in exercise(rng)]
     texts += [f" {w}\n{w}. {w}" for w in words for _ in range(100)] + [
         f" {n}({n}\n{n}" for n in range(100) for _ in range(200)
@@ -137,18 +139,18 @@ def _first_tokenizer():
     return fast
 
 # %% ../nbs/68_zoo.ipynb #0a80581a
-def _row(rng, name, levels, cot, padded=False):
+def _row(rng, name, *, levels, cot, padded=False):
     "Chat messages of one problem, answered at once or with reasoning; `padded` to any length up to the study's longest."
     tiny = TINY[name]
     while True:
         level = rng.choice(levels)
-        item = tiny.make(rng, level, rng.randint(0, max(tiny.levels) - level)) if padded else tiny.make(rng, level)
+        item = tiny.make(rng, level, more=rng.randint(0, max(tiny.levels) - level)) if padded else tiny.make(rng, level)
         if split_of(item.question) == "zoo":
             break
-    return _messages(item, tiny.task, tiny.strategies[-1] if rng.random() < cot else "vanilla")
+    return _messages(item, tiny.task, strategy=tiny.strategies[-1] if rng.random() < cot else "vanilla")
 
 
-def _messages(item, task, strategy):
+def _messages(item, task, *, strategy):
     "A problem as a chat, with what the assistant should say."
     said = item.meta.get("turns", (item.question,))
     if task == "conversation":
@@ -156,9 +158,9 @@ def _messages(item, task, strategy):
     elif task == "summarization":
         replies = (item.rationale if strategy == "cod" else item.meta["plain"],)
     else:
-        replies = (target(strategy, item.answer, item.rationale),)
+        replies = (target(strategy, item.answer, rationale=item.rationale),)
     turns = [m for u, a in zip(said, replies) for m in (user_turn(u, item.choices), dict(role="assistant", content=a))]
-    return ask(task, strategy, turns, item.meta.get("words"))
+    return ask(task, strategy, turns=turns, words=item.meta.get("words"))
 
 
 def open_levels(levels, progress):
@@ -171,7 +173,9 @@ def _new_words(tokenizer, n=500):
     rng, count = random.Random(1), Counter()
     for name in ("tiny-nli", "tiny-summ", "tiny-chat"):
         for _ in range(n):
-            count.update(w for m in _row(rng, name, TINY[name].levels, 0.5) for w in re.findall(_WORD, m["content"]))
+            count.update(
+                w for m in _row(rng, name, levels=TINY[name].levels, cot=0.5) for w in re.findall(_WORD, m["content"])
+            )
     return [
         w
         for w, n in sorted(count.items(), key=lambda x: (-x[1], x[0]))
@@ -202,7 +206,7 @@ def build_tokenizer(stage: int = 1):
 class Rows:
     "The training rows of a zoo model as tokens, batch by batch in a fixed order; rows of like length share a batch."
 
-    def __init__(self, spec, tokenizer, stage=0, pool=4):
+    def __init__(self, spec, tokenizer, *, stage=0, pool=4):
         self.spec, self.stage, self.number, self.tok, self.pool, self.at = (
             spec,
             spec.stages[stage],
@@ -227,17 +231,19 @@ class Rows:
             at * self.pool / len(self),
         )
         names = [n for n in self.stage.levels for _ in range((self.stage.mix or {}).get(n, 1))]
-        rows = [self._row(rng, names[k % len(names)], progress) for k in range(self.pool)]
+        rows = [self._row(rng, names[k % len(names)], progress=progress) for k in range(self.pool)]
         rows.sort(key=lambda r: len(r["input_ids"]))
         batches = [rows[k : k + self.spec.batch] for k in range(0, len(rows), self.spec.batch)]
         rng.shuffle(batches)
         self.rows, self.at = [r for b in batches for r in b], at
 
-    def _row(self, rng, name, progress):
+    def _row(self, rng, name, *, progress):
         stage = self.stage
         levels = stage.levels[name] if stage.mix else open_levels(stage.levels[name], progress)
         if levels and rng.random() >= stage.exercises:
-            return self._encode(_row(rng, name, levels, 0 if name in stage.plain else self.spec.cot, stage.padded))
+            return self._encode(
+                _row(rng, name, levels=levels, cot=0 if name in stage.plain else self.spec.cot, padded=stage.padded)
+            )
         return self._encode_marked(*exercise(rng, stage.later))
 
     def _encode(self, messages):
@@ -344,7 +350,7 @@ def _collate(pad):
     return go
 
 # %% ../nbs/68_zoo.ipynb #3b460196
-def _grown(model, size, seed):
+def _grown(model, size, *, seed):
     "The model with room for further words: they begin as words that nobody knows, as unlike as the others are and none of them said."
     import torch
 
@@ -361,7 +367,7 @@ def _grown(model, size, seed):
     return model
 
 
-def _train_stage(model, tok, spec, number, out, log):
+def _train_stage(model, tok, *, spec, number, out, log):
     "Train one stage, from its last checkpoint if it has one; the finished model goes to `out`/model."
     from transformers import Trainer, TrainerCallback, TrainingArguments
     from transformers.trainer_utils import get_last_checkpoint
@@ -407,7 +413,11 @@ def _train_stage(model, tok, spec, number, out, log):
         dataloader_num_workers=0,
     )
     trainer = OnlySupervised(
-        model, args, data_collator=_collate(tok.pad_token_id), train_dataset=Rows(spec, tok, number), callbacks=[Say()]
+        model,
+        args,
+        data_collator=_collate(tok.pad_token_id),
+        train_dataset=Rows(spec, tok, stage=number),
+        callbacks=[Say()],
     )
     trainer.train(
         resume_from_checkpoint=get_last_checkpoint(args.output_dir) if (out / "checkpoints").is_dir() else None
@@ -419,6 +429,7 @@ def _train_stage(model, tok, spec, number, out, log):
 def train(
     name: str,  # a name in `SPECS`
     work: Path,  # folder for checkpoints: an interrupted training goes on from the last one
+    *,
     steps: int | None = None,  # fewer steps, for a trial
     log=print,
 ) -> Path:  # folder of the finished model
@@ -438,17 +449,19 @@ def train(
                 _grown(
                     AutoModelForCausalLM.from_pretrained(before, dtype="float32", attn_implementation="eager"),
                     len(tok),
-                    spec.seed,
+                    seed=spec.seed,
                 )
                 if before
                 else build_model(spec, tok)
             )
-            _train_stage(model, tok, spec, i, done, lambda text: log(f"zoo/{name}, stage {i + 1}: {text}"))
+            _train_stage(
+                model, tok, spec=spec, number=i, out=done, log=lambda text: log(f"zoo/{name}, stage {i + 1}: {text}")
+            )
         before = done / "model"
     return before
 
 # %% ../nbs/68_zoo.ipynb #66fa5240
-def _said(examples, strategy, engine, store, max_tokens):
+def _said(examples, strategy, *, engine, store, max_tokens):
     "What the model says to each example: one text, or the turns of a conversation, of which it sees its own earlier ones."
     from distill_study.config import Sampling
     from distill_study.engine import Request, complete
@@ -457,14 +470,16 @@ def _said(examples, strategy, engine, store, max_tokens):
     for turn in range(max(len(e.turns) for e in examples) if examples[0].task == "conversation" else 1):
         live = [i for i, e in enumerate(examples) if turn < len(e.turns)]
         done = complete(
-            engine, [Request(examples[i].id, tuple(examples[i].ask(strategy, said[i])), sampling) for i in live], store
+            engine,
+            [Request(examples[i].id, tuple(examples[i].ask(strategy, said[i])), sampling) for i in live],
+            store=store,
         )
         for i, r in zip(live, done):
             said[i] += (r.text,)
     return said
 
 
-def _spread(examples, said, strategy):
+def _spread(examples, said, *, strategy):
     "Words and entities per word of the summaries, the share of their entities that the article has, and how many are in the asked-for format."
     from distill_study.tasks import TASKS
 
@@ -492,6 +507,7 @@ def _turns(examples, said):
 def measure(
     folder: Path,  # of a model
     work: Path,  # for the completions
+    *,
     n: int = 500,  # unseen items per data set
 ) -> dict:  # data set → strategy → accuracy, or density and length of summaries, and share in the asked-for format
     "How often a model is right, and in the right format, under the prompts of every family."
@@ -506,10 +522,14 @@ def measure(
         splits = load_data(Data(name=name, train=1, test=n))
         for s in tiny.strategies:
             if tiny.task in ("summarization", "conversation"):
-                said = _said(splits.test, s, engine, store, splits.max_tokens)
-                x = _spread(splits.test, said, s) if tiny.task == "summarization" else _turns(splits.test, said)
+                said = _said(splits.test, s, engine=engine, store=store, max_tokens=splits.max_tokens)
+                x = (
+                    _spread(splits.test, said, strategy=s)
+                    if tiny.task == "summarization"
+                    else _turns(splits.test, said)
+                )
             else:
-                x = summary(sample_answers(splits.test, s, engine, store, max_tokens=splits.max_tokens))
+                x = summary(sample_answers(splits.test, s, engine=engine, store=store, max_tokens=splits.max_tokens))
                 x = dict(accuracy=x["accuracy"], format=1 - x["format_failures"] / n)
             out.setdefault(name, {})[s] = dict(n=n, **x)
     return out
@@ -557,7 +577,7 @@ def missed(bars: dict) -> list[str]:
     return out
 
 # %% ../nbs/68_zoo.ipynb #213727e7
-def describe(name: str, folder: Path, bars: dict) -> dict:
+def describe(name: str, folder: Path, *, bars: dict) -> dict:
     "The manifest's entry of one model."
     spec = SPECS[name]
     return dict(
@@ -580,6 +600,7 @@ def describe(name: str, folder: Path, bars: dict) -> dict:
 def build_zoo(
     work: Path,  # checkpoints and measurements; an interrupted build goes on from them
     out: Path | None = None,  # where the models go; None is the package's own folder
+    *,
     only=None,  # names of models; None builds all
     say=print,
 ) -> list[str]:  # missed bars
@@ -593,7 +614,7 @@ def build_zoo(
     for name in only or SPECS:
         shutil.copytree(train(name, work, log=say), out / name, dirs_exist_ok=True)
         say(f"zoo/{name}: measuring")
-        manifest["models"][name] = describe(name, out / name, measure(out / name, work))
+        manifest["models"][name] = describe(name, out / name, bars=measure(out / name, work))
         (out / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     bars = {n: m["bars"] for n, m in manifest["models"].items()}
     misses = missed(bars) if set(bars) == set(SPECS) else []

@@ -35,28 +35,30 @@ def small_run(
     splits, kept = load_data(c.data), Store(store)
     c = resolved(c, splits.task)
     with redirect_stderr(StringIO()):
-        labels = label(c, splits, kept)
-        curated, missing = curate_arms(c, splits, labels, kept)
-        fits = train_arms(c, curated, kept, splits)
-        answers, absent = answer_arms(c, splits, fits, kept)
+        labels = label(c, splits, store=kept)
+        curated, missing = curate_arms(c, splits, labels=labels, store=kept)
+        fits = train_arms(c, curated, store=kept, splits=splits)
+        answers, absent = answer_arms(c, splits, fits=fits, store=kept)
         metric = main_metric(splits.task, splits.test)
         graded = grade(splits.test, answers)
-        results = analyse(graded, absent | missing, c.bootstrap, c.seed, metric, arms_of(splits.task))
-        said = judge_arms(c, splits, answers, kept, results.best)
+        results = analyse(
+            graded, absent | missing, resamples=c.bootstrap, seed=c.seed, metric=metric, arms=arms_of(splits.task)
+        )
+        said = judge_arms(c, splits, answers=answers, store=kept, best=results.best)
     training = {
         a: dict(rows=f.rows, steps=f.steps, losses=[dict(step=s, loss=l) for s, l in f.history])
         for a, f in fits.items()
     }
     made = provenance(c, splits.hashes, durations={})
-    judged = said and trial(said, graded, metric.key, c.bootstrap, c.seed)
+    judged = said and trial(said, graded, key=metric.key, resamples=c.bootstrap, seed=c.seed)
     write_json(
         metrics(
             results,
             made,
-            findings(results, {}, training),
-            {a: d.attrition for a, d in curated.items()},
-            {},
-            training,
+            found=findings(results, {}, training=training),
+            attrition={a: d.attrition for a, d in curated.items()},
+            labelling={},
+            training=training,
             judge=judged,
         ),
         folder / "metrics.json",

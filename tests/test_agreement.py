@@ -117,19 +117,24 @@ CARCINOMA = np.array(
 
 def test_kappa_is_as_published():
     x, y = (np.repeat(np.indices((4, 4))[i].ravel(), CARCINOMA.ravel()) for i in (0, 1))
-    k = kappa(x, y, range(4))
-    assert k.value == pytest.approx(0.493, abs=6e-4) and (confusion(x, y, range(4)) == CARCINOMA).all()
+    k = kappa(x, y, values=range(4))
+    assert k.value == pytest.approx(0.493, abs=6e-4) and (confusion(x, y, values=range(4)) == CARCINOMA).all()
     assert (k.high - k.low) / 3.92 == pytest.approx(0.057, abs=0.008)  # his standard error
     from statsmodels.stats.inter_rater import cohens_kappa
 
-    assert kappa(x, y, range(4), weighted=True).value == pytest.approx(cohens_kappa(CARCINOMA, wt="quadratic").kappa)
+    assert kappa(x, y, values=range(4), weighted=True).value == pytest.approx(
+        cohens_kappa(CARCINOMA, wt="quadratic").kappa
+    )
 
 
 @given(st.lists(st.tuples(st.integers(1, 4), st.integers(1, 4)), min_size=2, max_size=40), st.booleans())
 @settings(max_examples=60, deadline=None)
 def test_kappa_is_symmetric_and_at_most_one(pairs, weighted):
     a, b = zip(*pairs)
-    k, other = kappa(a, b, range(1, 5), weighted, resamples=150), kappa(b, a, range(1, 5), weighted, resamples=150)
+    k, other = (
+        kappa(a, b, values=range(1, 5), weighted=weighted, resamples=150),
+        kappa(b, a, values=range(1, 5), weighted=weighted, resamples=150),
+    )
     assert (k.value is None) == (len({*a, *b}) == 1) and (
         k.value is None or k.value == pytest.approx(other.value) and k.value <= 1
     )
@@ -137,7 +142,7 @@ def test_kappa_is_symmetric_and_at_most_one(pairs, weighted):
 
 
 def test_a_judge_that_always_says_the_same_agrees_by_chance():
-    k = kappa([1] * 50, [1] * 45 + [0] * 5, (0, 1))
+    k = kappa([1] * 50, [1] * 45 + [0] * 5, values=(0, 1))
     assert k.value == 0 and "one of the two gave 1" in k.reason
 
 
@@ -145,14 +150,14 @@ def test_a_judge_that_always_says_the_same_agrees_by_chance():
     "a, b, reason", [([], [], "fewer than two"), ([1], [0], "fewer than two"), ([1] * 5, [1] * 5, "both gave 1")]
 )
 def test_kappa_is_not_available_rather_than_zero(a, b, reason):
-    assert reason in kappa(a, b, (0, 1)).reason and kappa(a, b, (0, 1)).value is None
+    assert reason in kappa(a, b, values=(0, 1)).reason and kappa(a, b, values=(0, 1)).value is None
 
 
 def test_grades_off_the_scale_are_refused():
     with pytest.raises(AgreementError, match="grade 7 is not one of 1, 2"):
-        kappa([1, 7], [1, 2], range(1, 6))
+        kappa([1, 7], [1, 2], values=range(1, 6))
     with pytest.raises(AgreementError, match="2 and 1"):
-        kappa([1, 2], [1], range(1, 6))
+        kappa([1, 2], [1], values=range(1, 6))
 
 
 # --- prediction-powered means
@@ -173,7 +178,7 @@ REST2 = np.array([1, 1, 0, 1, 1, 0, 1, 1, 1, 0, 1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 1,
     ],
 )
 def test_the_estimate_is_the_papers(y, f, rest, lam, value, low, high):
-    got, error, lam = power(y, f, rest, lam)
+    got, error, lam = power(y, f, rest=rest, lam=lam)
     assert got == pytest.approx(value, abs=1e-7)
     closed = (lam**2 * rest.var() / len(rest) + (y - lam * f).var() / len(y)) ** 0.5
     assert [value - 1.959964 * closed, value + 1.959964 * closed] == pytest.approx([low, high], abs=1e-6)
@@ -181,7 +186,7 @@ def test_the_estimate_is_the_papers(y, f, rest, lam, value, low, high):
 
 
 def test_lambda_zero_is_people_alone():
-    assert power(Y, F, REST, 0.0)[:2] == (pytest.approx(Y.mean()), pytest.approx((Y.var(ddof=1) / 10) ** 0.5))
+    assert power(Y, F, rest=REST, lam=0.0)[:2] == (pytest.approx(Y.mean()), pytest.approx((Y.var(ddof=1) / 10) ** 0.5))
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(10, 40), st.integers(2, 80))
@@ -190,21 +195,25 @@ def test_the_tuned_estimate_is_never_much_worse_than_people_alone(seed, n, rest)
     rng = np.random.default_rng(seed)
     y = rng.normal(0, 1, n + rest)
     f = rng.normal(0, 1) * y + rng.normal(0, 1, n + rest)
-    _, error, lam = power(y[:n], f[:n], f[n:])
+    _, error, lam = power(y[:n], f[:n], rest=f[n:])
     assert 0 <= lam <= 1 and error <= 1.2 * (y[:n].var(ddof=1) / n) ** 0.5
 
 
 def test_plain_weights_change_nothing_and_others_count():
-    assert power(Y, F, REST, w=np.full(10, 3.0), w_rest=np.full(20, 2.0))[:2] == pytest.approx(power(Y, F, REST)[:2])
+    assert power(Y, F, rest=REST, w=np.full(10, 3.0), w_rest=np.full(20, 2.0))[:2] == pytest.approx(
+        power(Y, F, rest=REST)[:2]
+    )
     w = np.where(Y > 3, 2.0, 1.0)
-    assert power(Y, F, REST, 0.0, w=w)[0] == pytest.approx((w * Y).sum() / w.sum())
+    assert power(Y, F, rest=REST, lam=0.0, w=w)[0] == pytest.approx((w * Y).sum() / w.sum())
 
 
 def test_of_the_same_answers_all_graded_nothing_is_left_to_estimate():
-    assert power(Y, F, [], finite=True)[1] == 0 and power(Y, F, REST, finite=True)[1] < power(Y, F, REST)[1]
     assert (
-        estimate(Y, F, []).tuned.reason == "people graded every answer"
-        and estimate(Y, F, []).tuned.low == estimate(Y, F, []).human.low
+        power(Y, F, rest=[], finite=True)[1] == 0 and power(Y, F, rest=REST, finite=True)[1] < power(Y, F, rest=REST)[1]
+    )
+    assert (
+        estimate(Y, F, rest=[]).tuned.reason == "people graded every answer"
+        and estimate(Y, F, rest=[]).tuned.low == estimate(Y, F, rest=[]).human.low
     )
 
 
@@ -231,7 +240,7 @@ def test_95_percent_intervals_cover_95_percent(kind, how):
     mean, hits = np.mean(judged(kind, np.random.default_rng(0), 2_000_000)[0]), np.zeros(4)
     for _ in range(sets):
         y, f = judged(kind, rng, m)
-        e = estimate(y[:n], f[:n], f[n:], how)
+        e = estimate(y[:n], f[:n], rest=f[n:], kind=how)
         hits += [i.low <= mean <= i.high for i in (e.human, e.plain, e.tuned, e.judge)]
     people, plain, tuned, judge = hits / sets
     assert 0.93 <= people <= 0.97 and 0.93 <= plain <= 0.97 and 0.93 <= tuned <= 0.97
@@ -244,7 +253,7 @@ def test_the_interval_for_these_very_answers_covers_their_mean():
     for _ in range(2000):
         y, f = judged("lenient", rng, 120)
         at = rng.permutation(120)  # people grade half of them
-        e = estimate(y[at[:60]], f[at[:60]], f[at[60:]], finite=True)
+        e = estimate(y[at[:60]], f[at[:60]], rest=f[at[60:]], finite=True)
         hits += e.tuned.low <= y.mean() <= e.tuned.high
     assert 0.93 <= hits / 2000 <= 0.97
 
@@ -258,7 +267,7 @@ def test_the_interval_for_these_very_answers_covers_their_mean():
     ],
 )
 def test_too_little_to_be_powered_by(y, f, rest, why):
-    e = estimate(y, f, rest, "share")
+    e = estimate(y, f, rest=rest, kind="share")
     assert (
         e.tuned.value is None
         and e.plain.value is None
@@ -269,8 +278,10 @@ def test_too_little_to_be_powered_by(y, f, rest, why):
 
 
 def test_a_judge_without_variation_leaves_people_alone():
-    e = estimate(Y2, np.ones(12), np.ones(30), "share")
-    assert e.lam == 0 and e.tuned.value == pytest.approx(Y2.mean()) and best_lambda(Y2, np.ones(12), np.ones(30)) == 0
+    e = estimate(Y2, np.ones(12), rest=np.ones(30), kind="share")
+    assert (
+        e.lam == 0 and e.tuned.value == pytest.approx(Y2.mean()) and best_lambda(Y2, np.ones(12), rest=np.ones(30)) == 0
+    )
 
 
 # --- what a report shows
@@ -290,7 +301,7 @@ def test_without_judge_and_people_there_is_nothing_to_show():
     assert (
         grader_tables(g) == []
         and grader_tables(g, by_judge([_, _])) == []
-        and grader_tables(g, None, by_people(dict(a=[1])).assign(check=True)) == []
+        and grader_tables(g, None, people=by_people(dict(a=[1])).assign(check=True)) == []
     )
 
 
@@ -298,14 +309,14 @@ def test_grades_for_other_items_are_refused():
     with pytest.raises(AgreementError, match="grades of the judge: student/vanilla has no answer to item 'q2'"):
         grader_tables(truth([1, 0]), by_judge([1, 1, 1]))
     with pytest.raises(AgreementError, match="grades of people: distilled/cod"):
-        grader_tables(truth([1, 0]), None, by_people(dict(a=[1]), "distilled/cod"))
+        grader_tables(truth([1, 0]), None, people=by_people(dict(a=[1]), "distilled/cod"))
 
 
 def test_one_rater_alone_has_no_alpha_and_can_still_be_powered():
     rng = np.random.default_rng(0)
     right = rng.random(80) < 0.5
     tables = grader_tables(
-        truth(right), by_judge(np.where(rng.random(80) < 0.2, ~right, right)), by_people(dict(r1=right[:30]))
+        truth(right), by_judge(np.where(rng.random(80) < 0.2, ~right, right)), people=by_people(dict(r1=right[:30]))
     )
     assert named(tables, "How far people agree with each other").rows[0]["missing"] == "fewer than two raters"
     row = named(tables, "What people would say of every arm").rows[0]
@@ -314,7 +325,7 @@ def test_one_rater_alone_has_no_alpha_and_can_still_be_powered():
 
 def test_a_test_set_of_five():
     tables = grader_tables(
-        truth([1, 0, 1, 1, 0]), by_judge([1, 1, 1, 1, 0]), by_people(dict(a=[1, 0, 1, 1, 0], b=[1, 0, 1, 0, 0]))
+        truth([1, 0, 1, 1, 0]), by_judge([1, 1, 1, 1, 0]), people=by_people(dict(a=[1, 0, 1, 1, 0], b=[1, 0, 1, 0, 0]))
     )
     assert (
         "5 answers" not in str(named(tables, "How far graders agree").rows)
@@ -325,7 +336,7 @@ def test_a_test_set_of_five():
 
 
 def test_all_grades_equal():
-    tables = grader_tables(truth([1] * 20), by_judge([1] * 20), by_people(dict(a=[1] * 20, b=[1] * 20)))
+    tables = grader_tables(truth([1] * 20), by_judge([1] * 20), people=by_people(dict(a=[1] * 20, b=[1] * 20)))
     assert "nothing to agree about" in named(tables, "How far people agree with each other").rows[0]["missing"]
     assert all("nothing to agree about" in r["missing"] for r in named(tables, "How far graders agree").rows)
     assert "people gave 1 to every answer" in named(tables, "What people would say of every arm").rows[0]["missing"]
@@ -340,8 +351,8 @@ def test_grades_on_a_scale_get_both_kappas_and_no_truth():
     tables = grader_tables(
         g,
         by_judge(np.clip(good + rng.integers(0, 2, 60), 1, 5), criterion="fluency"),
-        by_people(dict(a=good, b=np.clip(good - rng.integers(0, 2, 60), 1, 5)), criterion="fluency"),
-        rubric("summarization"),
+        people=by_people(dict(a=good, b=np.clip(good - rng.integers(0, 2, 60), 1, 5)), criterion="fluency"),
+        criteria=rubric("summarization"),
     )
     assert [t.caption for t in tables] == [
         "How far people agree with each other",
@@ -361,7 +372,7 @@ def test_names_and_grades_are_inert_in_a_page():
     page = "".join(
         t.html()
         for t in grader_tables(
-            g, by_judge([1, 0, 0], criterion=bad), by_people(dict(a=[1, 0, 1], b=[0, 0, 1]), criterion=bad)
+            g, by_judge([1, 0, 0], criterion=bad), people=by_people(dict(a=[1, 0, 1], b=[0, 0, 1]), criterion=bad)
         )
     )
     assert "<script" not in page.lower() and "&lt;script" in page.lower()
@@ -374,7 +385,9 @@ def test_a_sample_with_more_right_answers_than_there_are_is_weighted():
     people = by_people(dict(a=right)).iloc[some]
     judge = by_judge(np.where(rng.random(900) < 0.75, right, ~right))
     with_truth, without = (
-        powered(one_grade(people), one_grade(judge), dict(correct=(0.0, 1.0)), g)["correct", "student/vanilla"].tuned
+        powered(one_grade(people), one_grade(judge), scales=dict(correct=(0.0, 1.0)), graded=g)[
+            "correct", "student/vanilla"
+        ].tuned
         for g in (truth(right), None)
     )
     assert with_truth.low < right.mean() < with_truth.high and without.low > right.mean()

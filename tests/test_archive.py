@@ -90,7 +90,9 @@ def test_pruning_shows_before_it_removes(tmp_path):
         and contents(tmp_path) == []
     )
     store = Store(tmp_path)
-    assert store.get(ENGINE, WEIGHTS, record(0).key) is None and store.add([record(0)]) == 1  # and it is a store still
+    assert (
+        store.get(ENGINE, WEIGHTS, key=record(0).key) is None and store.add([record(0)]) == 1
+    )  # and it is a store still
 
 
 def test_a_stage_being_made_elsewhere_stays(tmp_path):

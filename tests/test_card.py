@@ -54,27 +54,29 @@ def loaded(folder, cache):
 @given(texts=st.lists(st.text(max_size=30), min_size=1, max_size=4))
 def test_what_is_loaded_back_is_what_was_written(tmp_path_factory, texts):
     d = tmp_path_factory.mktemp("rows")
-    back = loaded(card.write_rows(d / "out", C, SPLITS, Curated("distilled/vanilla", rows(*texts), [])), d / "cache")
+    back = loaded(
+        card.write_rows(d / "out", C, splits=SPLITS, done=Curated("distilled/vanilla", rows(*texts), [])), d / "cache"
+    )
     assert back.to_list() == rows(*texts)
 
 
 def test_half_a_character_is_replaced_and_the_folder_is_whole(tmp_path):
-    out = card.write_rows(tmp_path / "out", C, SPLITS, Curated("distilled/vanilla", rows("a\ud800b"), []))
+    out = card.write_rows(tmp_path / "out", C, splits=SPLITS, done=Curated("distilled/vanilla", rows("a\ud800b"), []))
     assert loaded(out, tmp_path / "cache")[0]["messages"][0]["content"] == "a?b"
     assert {p.name for p in tmp_path.iterdir()} == {"out", "cache"}
 
 
 def test_nothing_is_overwritten_and_nothing_half_made_is_left(tmp_path):
     done = Curated("distilled/vanilla", rows("a"), [])
-    out = card.write_rows(tmp_path / "deep" / "out", C, SPLITS, done)
+    out = card.write_rows(tmp_path / "deep" / "out", C, splits=SPLITS, done=done)
     with pytest.raises(StudyError, match="exists already"):
-        card.write_rows(out, C, SPLITS, done)
+        card.write_rows(out, C, splits=SPLITS, done=done)
     with pytest.raises(KeyError):
-        card.write_rows(tmp_path / "other", C, SPLITS, Curated("no such arm", rows("a"), []))
+        card.write_rows(tmp_path / "other", C, splits=SPLITS, done=Curated("no such arm", rows("a"), []))
     assert [p.name for p in tmp_path.iterdir()] == ["deep"]
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match="can't be written"):
-        card.write_rows(tmp_path / "file" / "out", C, SPLITS, done)
+        card.write_rows(tmp_path / "file" / "out", C, splits=SPLITS, done=done)
 
 
 @pytest.mark.parametrize(
@@ -93,13 +95,13 @@ def test_nothing_is_overwritten_and_nothing_half_made_is_left(tmp_path):
 )
 def test_licences_are_those_of_the_recipe(data, teacher, license):
     c = changed(data=Data(task="nlu_qa", **data), teacher=Teacher(**teacher))
-    text = card.card(c, SPLITS, Curated("distilled/cot-answer", rows("a"), []))
+    text = card.card(c, SPLITS, done=Curated("distilled/cot-answer", rows("a"), []))
     assert header(text)["license"] == license and ("find out before you share" in text) == (license == "unknown")
 
 
 def test_the_header_is_what_the_hub_reads():
     done = Curated("distilled/cot-mixed", rows(*"ab") * 600, [])
-    h = header(card.card(changed(data=Data(name="tiny-qa", language="de")), SPLITS, done))
+    h = header(card.card(changed(data=Data(name="tiny-qa", language="de")), SPLITS, done=done))
     assert (
         h["language"] == ["de"]
         and h["size_categories"] == ["1K<n<10K"]
@@ -109,7 +111,7 @@ def test_the_header_is_what_the_hub_reads():
     assert {"knowledge-distillation", "synthetic", "cot", "nlu_qa"} <= set(h["tags"]) and h["configs"][0][
         "data_files"
     ] == [dict(split="train", path="data/train-*")]
-    gold = header(card.card(C, SPLITS, Curated("control/gold", rows("a"), [])))
+    gold = header(card.card(C, SPLITS, done=Curated("control/gold", rows("a"), [])))
     assert "synthetic" not in gold["tags"] and gold["annotations_creators"] == ["expert-generated"]
 
 
@@ -117,7 +119,9 @@ def test_the_header_is_what_the_hub_reads():
 @given(st.text(max_size=60))
 def test_terms_show_themselves_and_do_nothing_else(terms):
     text = card.card(
-        changed(teacher=Teacher(engine="openai:x", terms=terms)), SPLITS, Curated("distilled/vanilla", rows("a"), [])
+        changed(teacher=Teacher(engine="openai:x", terms=terms)),
+        SPLITS,
+        done=Curated("distilled/vanilla", rows("a"), []),
     )
     line = [l for l in text.split("\n") if l.startswith("| terms of the teacher |")]
     assert (
@@ -133,7 +137,9 @@ def test_no_folder_of_the_machine_is_on_a_card(tmp_path):
         data=Data(name=str(tmp_path / "own.jsonl"), task="nlu_qa"),
         teacher=Teacher(engine=f"transformers:{tmp_path}/teacher"),
     )
-    text = card.card(c, SPLITS, Curated("distilled/vanilla", rows("a"), [Drop("x", "failed: http_429", str(tmp_path))]))
+    text = card.card(
+        c, SPLITS, done=Curated("distilled/vanilla", rows("a"), [Drop("x", "failed: http_429", str(tmp_path))])
+    )
     assert str(tmp_path.parent) not in text and "own.jsonl" in text and "| 1 | failed: http\\_429 |" in text
 
 
@@ -142,16 +148,19 @@ def stored(tmp_path_factory):
     "A store with a teacher's answers for `RAW`."
     root = tmp_path_factory.mktemp("store")
     c = parse_recipe(RAW).combinations()[0]
-    label(c, load_data(c.data), Store(root))
+    label(c, load_data(c.data), store=Store(root))
     return root
 
 
 def test_a_recipe_s_rows_come_from_the_store_alone(stored, tmp_path):
     recipe = parse_recipe(RAW)
-    made = card.write_recipe(recipe, tmp_path / "out", stored)
+    made = card.write_recipe(recipe, tmp_path / "out", store=stored)
     c = recipe.combinations()[0]
     curated, _ = curate_arms(
-        c, splits := load_data(c.data), label(c, splits, Store(stored, replay=True)), Store(stored, replay=True)
+        c,
+        splits := load_data(c.data),
+        labels=label(c, splits, store=Store(stored, replay=True)),
+        store=Store(stored, replay=True),
     )
     assert [arm for *_, arm in made] == list(curated) == RAW["arms"]
     for folder, _, arm in made:
@@ -163,7 +172,7 @@ def test_a_recipe_s_rows_come_from_the_store_alone(stored, tmp_path):
         )
         assert ("prompt of the teacher" in text) == (ARMS[arm].labels != "gold")
     with pytest.raises(StudyError, match="not in the store"):
-        card.write_recipe(parse_recipe(RAW, {"data.train": 17}), tmp_path / "more", stored)
+        card.write_recipe(parse_recipe(RAW, {"data.train": 17}), tmp_path / "more", store=stored)
 
 
 def test_a_push_is_asked_for_checked_and_private(stored, tmp_path, monkeypatch):
@@ -195,12 +204,12 @@ def test_a_push_is_asked_for_checked_and_private(stored, tmp_path, monkeypatch):
     with pytest.raises(StudyError, match="Set data.license"):
         card.check_push(parse_recipe(RAW | dict(data=[dict(name="a/b", task="math", test=1)])), "me")
     assert card.check_push(recipe, "me") == "hf_secret" and not calls
-    assert card.push_to_hub(tmp_path, "me/rows", "hf_secret") == "https://hub/me/rows"
+    assert card.push_to_hub(tmp_path, "me/rows", token="hf_secret") == "https://hub/me/rows"
     assert calls[0] == ("me/rows", "hf_secret", dict(repo_type="dataset", private=True, exist_ok=True)) and calls[1][
         "folder_path"
     ] == str(tmp_path)
     with pytest.raises(StudyError) as e:
-        card.push_to_hub(tmp_path, "me/fail", "hf_secret")
+        card.push_to_hub(tmp_path, "me/fail", token="hf_secret")
     assert "the hub refused" in str(e.value) and "hf_secret" not in str(e.value)
 
 
@@ -209,7 +218,7 @@ def test_names_on_the_hub_are_ones_it_takes(arm):
     from huggingface_hub.utils import validate_repo_id
 
     for c in (C, changed(data=Data(name="some..very--" + "long" * 30 + ".jsonl", task="math"))):
-        validate_repo_id(card.repo_name("my-team", c, arm))
+        validate_repo_id(card.repo_name("my-team", c, arm=arm))
 
 
 def test_the_command_writes_folders_and_refuses_without_a_token(stored, tmp_path, monkeypatch):

@@ -58,13 +58,13 @@ def test_a_test_that_is_turned_around_turns_the_verdict():
     t["difference"] |= dict(value=-d["value"], low=-d["high"], high=-d["low"])
     turned = replace(QA, metrics=numbers)
     assert (
-        paired(QA, BASE, "distilled/cot-rationale").verdict,
-        paired(turned, BASE, "distilled/cot-rationale").verdict,
+        paired(QA, BASE, b="distilled/cot-rationale").verdict,
+        paired(turned, BASE, b="distilled/cot-rationale").verdict,
     ) == (SUPPORTS, CONTRADICTS)
     t["verdict"] = "can't tell"
-    assert paired(turned, BASE, "distilled/cot-rationale").verdict == OPEN
+    assert paired(turned, BASE, b="distilled/cot-rationale").verdict == OPEN
     t["verdict"], t["difference"]["high"] = "lower", 0.1  # the test and the interval must agree
-    assert paired(turned, BASE, "distilled/cot-rationale").verdict == OPEN
+    assert paired(turned, BASE, b="distilled/cot-rationale").verdict == OPEN
 
 
 def test_reports_without_the_arms_say_nothing():

@@ -228,7 +228,7 @@ def test_a_teacher_in_a_folder_of_ones_own(recipe, tmp_path):
     check(
         load_recipe(recipe(teachers=[f"transformers:{tmp_path / 'far' / 'away' / 'mine'}"])),
         tmp_path / "reports",
-        tmp_path / "store",
+        store=tmp_path / "store",
     )
 
 
@@ -295,13 +295,13 @@ def test_folders_that_the_system_refuses(refused, recipe, tmp_path, monkeypatch,
 
 def test_two_recipes_of_one_name_do_not_share_a_folder(tmp_path):
     one, two = (parse_recipe(GOOD | dict(name="mine", bootstrap=b)) for b in (200, 300))
-    claim(one, tmp_path / "a" / "mine.yaml", tmp_path / "reports")
-    claim(two, tmp_path / "a" / "mine.yaml", tmp_path / "reports")  # the same file, changed
+    claim(one, tmp_path / "a" / "mine.yaml", reports=tmp_path / "reports")
+    claim(two, tmp_path / "a" / "mine.yaml", reports=tmp_path / "reports")  # the same file, changed
     with pytest.raises(StudyError, match="another recipe file that is called 'mine'"):
-        claim(one, tmp_path / "b" / "mine.yaml", tmp_path / "reports")
-    claim(two, tmp_path / "b" / "mine.yaml", tmp_path / "reports")  # the same recipe elsewhere
+        claim(one, tmp_path / "b" / "mine.yaml", reports=tmp_path / "reports")
+    claim(two, tmp_path / "b" / "mine.yaml", reports=tmp_path / "reports")  # the same recipe elsewhere
     (tmp_path / "reports" / "mine" / ".recipe.json").write_text("{")
-    claim(one, tmp_path / "c" / "mine.yaml", tmp_path / "reports")
+    claim(one, tmp_path / "c" / "mine.yaml", reports=tmp_path / "reports")
     assert str(tmp_path) not in (tmp_path / "reports" / "mine" / ".recipe.json").read_text()
 
 
@@ -324,7 +324,7 @@ def test_a_study_notebook_changed_by_hand(tmp_path, change, says):
     else:
         cell["metadata"] = {}
     (tmp_path / "combination.ipynb").write_text(json.dumps(nb))
-    given = parameters(parse_recipe(GOOD | dict(name="mine")).combinations()[0], tmp_path, tmp_path)
+    given = parameters(parse_recipe(GOOD | dict(name="mine")).combinations()[0], tmp_path, out=tmp_path)
     check_names(notebook_path(), given)
     with pytest.raises(StudyError, match=re.escape(says)) as e:
         check_names(tmp_path / "combination.ipynb", given)
@@ -348,7 +348,7 @@ def test_a_thousand_combinations_are_planned_and_checked_at_once(tmp_path):
     )
     began = time.process_time()
     combinations, stages = grid.combinations(), graph(grid)
-    check(grid, tmp_path / "reports", tmp_path / "store")
+    check(grid, tmp_path / "reports", store=tmp_path / "store")
     took = time.process_time() - began
     assert (
         len(combinations) == 1000

@@ -28,7 +28,7 @@ def answer(e, text, strategy="cot", finish="stop"):
         return Answer(
             e.id, "", Parsed(None, None), False, None, None, None, None, failure=Failure("timeout", "60 s", 3)
         )
-    p = TASKS[e.task].parse(text, strategy, e.choices)
+    p = TASKS[e.task].parse(text, strategy, choices=e.choices)
     return Answer(e.id, text, p, TASKS[e.task].correct(p.answer, e.gold) if e.gold else None, finish, 5, 20, 0.1)
 
 
@@ -84,7 +84,14 @@ def test_every_input_becomes_rows_or_one_drop(inputs, how, name, held, long):
         None if arm.labels == "gold" else Answers("cot", [voted(e, t) for e, (_, t, _) in zip(examples, inputs)], 0, 0)
     )
     test = [example(100 + j, q) for j, q in enumerate(held)]
-    done = curate(arm, examples, answers, test, how, lambda rows: {f"e{i}": "90 tokens" for i in long})
+    done = curate(
+        arm,
+        examples,
+        answers=answers,
+        test=test,
+        settings=how,
+        too_long=lambda rows: {f"e{i}": "90 tokens" for i in long},
+    )
     a = done.attrition
     assert a["inputs"] == len(examples) == a["rows"] + sum(a["dropped"].values())
     assert sorted(done.kept + [d.id for d in done.drops]) == sorted(e.id for e in examples)
@@ -116,7 +123,7 @@ def test_switching_every_step_off_keeps_all_but_bad_answers_and_equal_inputs(inp
     answers = (
         None if arm.labels == "gold" else Answers("cot", [voted(e, t) for e, (_, t, _) in zip(examples, inputs)], 0, 0)
     )
-    done = curate(arm, examples, answers, [], Curate(near=None, ngram=None, given_away=False))
+    done = curate(arm, examples, answers=answers, test=[], settings=Curate(near=None, ngram=None, given_away=False))
     assert {d.reason for d in done.drops} <= {
         "empty",
         "outside the set",
@@ -141,7 +148,12 @@ def test_the_first_reason_in_the_order_of_the_steps_counts():
             "cot", [*(voted(e, ["So.\nAnswer: A"] * 2) for e in examples[:-1]), voted(examples[-1], said)], 0, 0
         )
         done = curate(
-            ARMS["distilled/cot-answer"], examples, answers, [example(9, held)], how, lambda rows: {"e0": "90 tokens"}
+            ARMS["distilled/cot-answer"],
+            examples,
+            answers=answers,
+            test=[example(9, held)],
+            settings=how,
+            too_long=lambda rows: {"e0": "90 tokens"},
         )
         return next((d.reason for d in done.drops if d.id == "e0"), None)
 
@@ -182,9 +194,9 @@ def test_agreement_is_the_share_of_samples_that_say_the_same(votes, share, kept)
     done = curate(
         ARMS["distilled/cot-answer"],
         [e],
-        Answers("cot", [voted(e, [f"Answer: {v}" for v in votes])], 0, 0),
-        [],
-        Curate(agreement=share),
+        answers=Answers("cot", [voted(e, [f"Answer: {v}" for v in votes])], 0, 0),
+        test=[],
+        settings=Curate(agreement=share),
     )
     assert bool(done.rows) == kept and (kept or done.drops[0].reason == "too little agreement")
 
@@ -193,11 +205,15 @@ def test_verification_takes_a_right_sample_and_agreement_counts_its_friends():
     e = example(0, "Who?", "B")
     said = Answers("cot", [voted(e, ["Answer: A", "Answer: A", "x\nAnswer: B"])], 0, 0)
     assert (
-        curate(ARMS["distilled/cot-answer"], [e], said, [], Curate(verify=True)).rows[0]["messages"][-1]["content"]
+        curate(ARMS["distilled/cot-answer"], [e], answers=said, test=[], settings=Curate(verify=True)).rows[0][
+            "messages"
+        ][-1]["content"]
         == "B"
     )
     assert (
-        curate(ARMS["distilled/cot-answer"], [e], said, [], Curate(verify=True, agreement=0.5)).drops[0].evidence
+        curate(ARMS["distilled/cot-answer"], [e], answers=said, test=[], settings=Curate(verify=True, agreement=0.5))
+        .drops[0]
+        .evidence
         == "1 of 3 samples say B"
     )
 
@@ -209,7 +225,7 @@ def test_the_targets_of_an_item(task, gold):
     rows = {
         a: [
             [m["content"] for m in r["messages"]]
-            for r in curate(ARMS[a], [e], None if a == "control/gold" else said, []).rows
+            for r in curate(ARMS[a], [e], answers=None if a == "control/gold" else said, test=[]).rows
         ]
         for a in TRAINED
     }
@@ -221,7 +237,9 @@ def test_the_targets_of_an_item(task, gold):
     assert rows["distilled/cot-mixed"] == [[plain, asked, gold], [EXPLAIN[task], asked, why]]
     after = rows["distilled/cot-after"][0][2]  # what the student is stopped after is the answer in its strict form
     assert (
-        TASKS[task].parse(after[: after.index(ARMS["distilled/cot-after"].stop[0])], "vanilla", e.choices).strict
+        TASKS[task]
+        .parse(after[: after.index(ARMS["distilled/cot-after"].stop[0])], "vanilla", choices=e.choices)
+        .strict
         == gold
     )
 
@@ -241,8 +259,8 @@ def test_a_group_keeps_its_first_good_row():
         done = curate(
             ARMS["distilled/cot-answer"],
             examples,
-            Answers("cot", [answer(e, t) for e, t in zip(examples, said)], 0, 0),
-            [],
+            answers=Answers("cot", [answer(e, t) for e, t in zip(examples, said)], 0, 0),
+            test=[],
         )
         assert done.kept == kept
 
@@ -250,11 +268,13 @@ def test_a_group_keeps_its_first_good_row():
 def test_what_is_looked_up_once_serves_every_arm():
     examples = [example(i, q) for i, q in enumerate(["Who?", "Which one?", "who?"])]
     said = Answers("cot", [answer(e, "So.\nAnswer: A") for e in examples], 0, 0)
-    found = overlaps(examples, dict(test=[example(9, "which ONE?")], validation=[]), Curate())
+    found = overlaps(examples, dict(test=[example(9, "which ONE?")], validation=[]), settings=Curate())
     for name in (a for a in TRAINED if not ARMS[a].only):
-        given_found = curate(ARMS[name], examples, None if name == "control/gold" else said, [], found=found)
+        given_found = curate(
+            ARMS[name], examples, answers=None if name == "control/gold" else said, test=[], found=found
+        )
         assert given_found.attrition["dropped"] == {"repeats a test input": 1, "repeats a training input": 1}
-    assert curate(ARMS["control/gold"], examples, None, [example(9, "Who?")], found=Overlaps()).kept == [
+    assert curate(ARMS["control/gold"], examples, answers=None, test=[example(9, "Who?")], found=Overlaps()).kept == [
         "e0",
         "e1",
     ]  # it is believed
@@ -262,7 +282,9 @@ def test_what_is_looked_up_once_serves_every_arm():
 
 def test_validation_inputs_are_held_out_too():
     found = overlaps(
-        [example(0, "Who?"), example(1, "Which one?")], dict(test=[], validation=[example(9, "who?")]), Curate()
+        [example(0, "Who?"), example(1, "Which one?")],
+        dict(test=[], validation=[example(9, "who?")]),
+        settings=Curate(),
     )
     assert found.leaks == {0: ("repeats a validation input", "e9")}
 
@@ -277,9 +299,10 @@ def test_a_summary_that_is_too_long_is_no_label():
     said = lambda text: Answers(
         "vanilla", [Answer("e0", text, Parsed(text, text, stated=True), None, "stop", 5, 20, 0.1)], 0, 0
     )
-    assert curate(ARMS["distilled/vanilla"], [e], said("The bridge is old."), []).kept == ["e0"]
+    assert curate(ARMS["distilled/vanilla"], [e], answers=said("The bridge is old."), test=[]).kept == ["e0"]
     assert (
-        curate(ARMS["distilled/vanilla"], [e], said("The bridge is very old."), []).drops[0].reason == "too many words"
+        curate(ARMS["distilled/vanilla"], [e], answers=said("The bridge is very old."), test=[]).drops[0].reason
+        == "too many words"
     )
 
 
@@ -288,7 +311,7 @@ def test_hardness_counts_each_input_with_gold_once(items):
     examples = [example(i, f"Question {chr(97 + i)}?") for i in range(len(items))]
     said = Answers("cot", [answer(e, "Answer: A" if keep else "") for e, (keep, _) in zip(examples, items)], 0, 0)
     h = hardness(
-        curate(ARMS["distilled/cot-answer"], examples, said, [], Curate(near=None, ngram=None)),
+        curate(ARMS["distilled/cot-answer"], examples, answers=said, test=[], settings=Curate(near=None, ngram=None)),
         {e.id: right for e, (_, right) in zip(examples, items)},
     )
     for group, flag in (("kept", True), ("dropped", False)):

@@ -117,7 +117,7 @@ def test_numbers_without_names_are_not_guessed(folder):
     ],
 )
 def test_labels_as_text(name, value, gold):
-    examples, left = to_examples([pair(value)], name, "train", "nli")
+    examples, left = to_examples([pair(value)], name, split="train", task="nli")
     assert [e.gold for e in examples] == ([gold] if gold else []) and left == ({} if gold else {"unlabelled": 1})
 
 
@@ -126,14 +126,14 @@ def test_labels_as_text(name, value, gold):
 )
 def test_labels_outside_the_map_are_an_error(value):
     with pytest.raises(DataError, match="labels outside the map"):
-        to_examples([pair("neutral"), pair(value)], "snli", "train", "nli")
+        to_examples([pair("neutral"), pair(value)], "snli", split="train", task="nli")
 
 
 def test_the_public_sets_with_numbers_have_the_usual_order():
     for name in ("stanfordnlp/snli", "facebook/anli"):
-        assert [to_examples([pair(i)], name, "train", "nli")[0][0].gold for i in range(3)] == list(NLI)
+        assert [to_examples([pair(i)], name, split="train", task="nli")[0][0].gold for i in range(3)] == list(NLI)
     with pytest.raises(DataError, match="labels outside the map"):
-        to_examples([pair(0)], "cestwc/conjnli", "train", "nli")
+        to_examples([pair(0)], "cestwc/conjnli", split="train", task="nli")
 
 
 # --- the public sets, row by row as the hub gives them
@@ -207,7 +207,7 @@ ROWS = {
 def test_rows_of_the_public_sets(name):
     row, gold, id = ROWS[name]
     k = known(name)
-    (e,), left = to_examples([row], name, "train", k.task)
+    (e,), left = to_examples([row], name, split="train", task=k.task)
     assert (
         (e.gold, left) == (gold, {})
         and e.id == (id or f"{name.split('/')[-1].lower()}-train-0")
@@ -221,7 +221,7 @@ def test_rows_of_the_public_sets(name):
         )
     for column in k.columns:
         with pytest.raises(DataError, match=re.escape(f"no column {column!r}")):
-            to_examples([{c: v for c, v in row.items() if c != column}], name, "train", k.task)
+            to_examples([{c: v for c, v in row.items() if c != column}], name, split="train", task=k.task)
 
 
 def test_a_folder_written_as_a_path_is_that_folder(folder, monkeypatch):
@@ -288,7 +288,9 @@ def test_huge_splits_are_thinned_out_before_they_are_read(folder, monkeypatch):
         )
     settings = dict(name=str(folder.at / "mine"), task="summarization", train=20, test=10)
     seen = []
-    monkeypatch.setattr(module, "to_examples", lambda rows, *a: seen.append(len(rows)) or to_examples(rows, *a))
+    monkeypatch.setattr(
+        module, "to_examples", lambda rows, *a, **kw: seen.append(len(rows)) or to_examples(rows, *a, **kw)
+    )
     s = load_data(Data(**settings))
     assert (
         seen == [80, 30]
@@ -445,8 +447,8 @@ def test_the_teacher_sees_its_own_turns_and_never_the_data_sets(n, system, open_
     (e,), _ = to_examples(
         [dict(messages=([dict(role="system", content="Be kind.")] if system else []) + turns)],
         "sgd_chat",
-        "train",
-        "conversation",
+        split="train",
+        task="conversation",
     )
     assert len(e.meta["reference"]) == n - open_end
     for k in range(n):
@@ -560,7 +562,7 @@ def test_an_empty_choice_makes_a_row_of_a_set_with_columns_useless():
         dict(question="x?", options=["A)1", "B) "], correct="A"),
         dict(question="x?", options=["A)1", "B)2"], correct="C"),
     ]
-    examples, left = to_examples(rows, "deepmind/aqua_rat", "train", "nlu_qa")
+    examples, left = to_examples(rows, "deepmind/aqua_rat", split="train", task="nlu_qa")
     assert [e.choices for e in examples] == [("1", "2")] and left == {"empty text": 1, "unreadable gold": 1}
 
 
@@ -580,12 +582,19 @@ def test_rows_that_are_left_out_do_not_move_the_ids_of_others():
         dict(question="", answer="#### 1"),
         dict(question="3?", answer="#### 3"),
     ]
-    assert [e.id for e in to_examples(rows, "openai/gsm8k", "train", "math")[0]] == ["gsm8k-train-0", "gsm8k-train-2"]
+    assert [e.id for e in to_examples(rows, "openai/gsm8k", split="train", task="math")[0]] == [
+        "gsm8k-train-0",
+        "gsm8k-train-2",
+    ]
 
 
 def test_ids_that_a_public_set_has_twice_are_told_apart():
     rows = [dict(id="a", document=f"Text {i}.", summary="x") for i in range(3)]
-    assert [e.id for e in to_examples(rows, "EdinburghNLP/xsum", "train", "summarization")[0]] == ["a", "a#2", "a#3"]
+    assert [e.id for e in to_examples(rows, "EdinburghNLP/xsum", split="train", task="summarization")[0]] == [
+        "a",
+        "a#2",
+        "a#3",
+    ]
 
 
 ODD = [
@@ -660,7 +669,7 @@ def test_any_rows_give_examples_or_one_clear_error(rows, task):
     "Whatever JSON holds, nothing but `DataError` comes out."
     for name in ("mine", next(n for n, k in KNOWN.items() if k.task == task)):
         try:
-            examples, left = to_examples(rows, name, "train", task)
+            examples, left = to_examples(rows, name, split="train", task=task)
         except DataError as e:
             assert str(e).startswith("data ")
         else:

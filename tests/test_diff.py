@@ -316,7 +316,7 @@ def test_items_find_what_intervals_miss(monkeypatch, one):
     before = made_up_grades(300, {"student/cot": 0.5, "student/vanilla": 0.3}, seed=1)
     mended = (before.groupby("arm").cumcount() % 9 == 0) & (before.arm == "student/cot")
     with_items(monkeypatch, before, before.assign(correct=before.correct | mended))
-    p = compare_reports(one, one, ("here", "there"))
+    p = compare_reports(one, one, stores=("here", "there"))
     paired = {(n.arm, n.what): n for n in p.numbers if n.method == "paired"}
     assert (
         set(paired) == {(a, w) for a in ("student/cot", "student/vanilla") for w in ("accuracy", "accuracy, strict")}
@@ -330,13 +330,13 @@ def test_items_are_matched_by_id(monkeypatch, one):
     before = made_up_grades(50, {"student/cot": 0.5}, seed=2)
     after = before.sample(frac=1, random_state=0).iloc[:40]
     number = next(
-        n for n in compare_numbers(one, one, (before, after)) if (n.arm, n.what) == ("student/cot", "accuracy")
+        n for n in compare_numbers(one, one, graded=(before, after)) if (n.arm, n.what) == ("student/cot", "accuracy")
     )
     assert number.p == 1 and number.difference.n == 40 and number.difference.value == 0
 
 
 def test_a_store_that_is_not_there_leaves_the_intervals(one):
-    p = compare_reports(one, one, ("nowhere", None))
+    p = compare_reports(one, one, stores=("nowhere", None))
     assert p.note.startswith("No paired test: store 'nowhere'") and {n.method for n in p.numbers} == {"intervals"}
 
 

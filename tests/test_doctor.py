@@ -466,7 +466,7 @@ def test_every_family_is_tried_once():
 
 
 def test_a_trial_ends_at_the_stage_that_fails(monkeypatch):
-    def broken(*args):
+    def broken(*args, **kw):
         raise d.StudyError("the teacher is ill")
 
     monkeypatch.setattr(d, "label", broken)
@@ -516,7 +516,7 @@ def test_a_model_is_laid_over_the_gpus_where_one_does_not_hold_it(memory, world,
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(total_memory=memory))
     monkeypatch.setenv("WORLD_SIZE", world)
-    assert models._placed("cuda", folder, None) == placed and models.too_big(folder) == (memory == 10**5)
+    assert models._placed("cuda", folder, dtype=None) == placed and models.too_big(folder) == (memory == 10**5)
     size = (
         sum(p.stat().st_size for p in folder.glob("*.safetensors"))
         * 4

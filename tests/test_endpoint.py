@@ -65,7 +65,7 @@ def check_runs(scripts, folder, **more):
             server.asked.clear()
             want = {q: expected(server.script.get(q, []), 3) for q in (r.id for r in asked) if q not in done}
             before = len(Store(folder).ledger.entries())
-            got = complete(engine(server.url, **more), asked, Store(folder), max_failures=1)
+            got = complete(engine(server.url, **more), asked, store=Store(folder), max_failures=1)
             assert Counter(server.asked) == {
                 q: n for q, (_, n) in want.items()
             }  # what is stored is not asked again, the rest no oftener than it takes
@@ -92,7 +92,7 @@ def test_hanging_connections(tmp_path):
 
 def test_what_is_kept_of_an_answer(server, tmp_path):
     server.script = {"a": ["length"], "b": ["429", "500"], "c": ["no usage"], "d": ["blank"]}
-    a, b, c, d = complete(engine(server.url), [ask(x) for x in "abcd"], Store(tmp_path))
+    a, b, c, d = complete(engine(server.url), [ask(x) for x in "abcd"], store=Store(tmp_path))
     assert (a.finish_reason, b.finish_reason, d.text) == ("length", "stop", "")
     assert (
         b.prompt_tokens,
@@ -105,7 +105,9 @@ def test_what_is_kept_of_an_answer(server, tmp_path):
 
 
 def test_half_a_character_is_one_failure(server, tmp_path):
-    got = complete(engine(server.url), [ask("\ud800"), ask("fine"), ask("fine too")], Store(tmp_path), max_failures=0.5)
+    got = complete(
+        engine(server.url), [ask("\ud800"), ask("fine"), ask("fine too")], store=Store(tmp_path), max_failures=0.5
+    )
     assert {i: f.reason for i, f in got.failures.items()} == {0: "unsendable"}
 
 
@@ -115,7 +117,7 @@ def test_half_a_character_is_one_failure(server, tmp_path):
 def client(url, folder, n, **more):
     code = (
         "import sys; sys.path.insert(0, 'tests'); from test_endpoint import *\n"
-        f"complete(engine({url!r}, **{more!r}), questions({n}), Store({str(folder)!r}), lambda done, total: print(done, flush=True))"
+        f"complete(engine({url!r}, **{more!r}), questions({n}), store=Store({str(folder)!r}), progress=lambda done, total: print(done, flush=True))"
     )
     return subprocess.Popen(
         [sys.executable, "-c", code],
@@ -149,7 +151,7 @@ def test_killed_and_interrupted(tmp_path):
                 lost = {q for q, k in Counter(server.asked).items() if not server.script.get(q)} - set(stored(tmp_path))
                 assert len(lost) <= QUICK["concurrency"] + 2, told
         before, _ = set(stored(tmp_path)), server.asked.clear()
-        got = complete(engine(server.url), questions(200), Store(tmp_path))
+        got = complete(engine(server.url), questions(200), store=Store(tmp_path))
         assert (got.reused, got.new, got.failures) == (len(before), 200 - len(before), {})
         assert not before & set(server.asked) and sorted(stored(tmp_path)) == sorted(f"q{i}" for i in range(200))
 
@@ -160,7 +162,7 @@ def test_a_server_that_is_gone_for_a_while(tmp_path):
         got = complete(
             engine(server.url, concurrency=16, backoff=0.1, max_backoff=0.5, attempts=5),
             questions(150),
-            Store(tmp_path),
+            store=Store(tmp_path),
         )
         assert len(got.failures) <= 2 and got.new >= 148
 
@@ -168,7 +170,7 @@ def test_a_server_that_is_gone_for_a_while(tmp_path):
 def test_a_server_that_stays_away(tmp_path):
     with FaultServer(drop_at=(60, None)) as server:
         said = error(
-            engine(server.url, total_timeout=1.0, backoff=0.05, max_backoff=0.2), questions(400), Store(tmp_path)
+            engine(server.url, total_timeout=1.0, backoff=0.05, max_backoff=0.2), questions(400), store=Store(tmp_path)
         )
         assert "has answered nothing for" in said and "endpoint.total_timeout (connection: " in said
         assert 0 < len(stored(tmp_path)) == len(set(stored(tmp_path))) < 400
@@ -180,13 +182,13 @@ def test_what_was_finished_when_the_consumer_fails_is_kept(server, tmp_path):
             raise RuntimeError("stop here")
 
     with pytest.raises(RuntimeError):
-        complete(engine(server.url), questions(60), Store(tmp_path), no)
+        complete(engine(server.url), questions(60), store=Store(tmp_path), progress=no)
     assert set(server.asked) - set(stored(tmp_path)) <= {*server.asked[-6:]} and threading.active_count() < 20
 
 
 def test_inside_a_running_loop(server, tmp_path):
     async def cell():
-        return complete(engine(server.url), questions(5), Store(tmp_path))
+        return complete(engine(server.url), questions(5), store=Store(tmp_path))
 
     assert asyncio.run(cell()).new == 5
 
@@ -196,7 +198,7 @@ def test_inside_a_running_loop(server, tmp_path):
 
 def test_it_adapts_to_what_the_server_bears(tmp_path):
     with FaultServer(most=4, delay=0.01) as server:
-        got = complete(engine(server.url, concurrency=32, attempts=12), questions(200), Store(tmp_path))
+        got = complete(engine(server.url, concurrency=32, attempts=12), questions(200), store=Store(tmp_path))
         refused = len(server.asked) - 200
         assert not got.failures and refused < 200 and server.top <= 32
         assert server.connections <= 40  # they are kept and used again
@@ -212,7 +214,7 @@ def test_retry_after_holds_everybody_back(tmp_path):
         ),
     ) as server:
         seen = []
-        complete(engine(server.url), questions(40), Store(tmp_path))
+        complete(engine(server.url), questions(40), store=Store(tmp_path))
         gap = max(b - a for a, b in zip(server.times, server.times[1:]))
         assert gap > 0.55
 
@@ -221,7 +223,7 @@ def test_a_wait_that_is_too_long_ends_the_run(tmp_path):
     with FaultServer(
         sees=lambda body, h: (429, {}, {"retry-after": "3600"}) if body["messages"][-1]["content"] == "q3" else None
     ) as server:
-        said = error(engine(server.url, concurrency=1), questions(8), Store(tmp_path))
+        said = error(engine(server.url, concurrency=1), questions(8), store=Store(tmp_path))
         assert (
             "asks to wait 3600 s" in said and "endpoint.total_timeout is 60" in said and 1 <= len(stored(tmp_path)) < 8
         )
@@ -239,7 +241,7 @@ def test_limits_per_minute(server, tmp_path, limit):
         {},
     )
     start = time.monotonic()
-    complete(engine(server.url, concurrency=32, **limit), questions(35), Store(tmp_path))
+    complete(engine(server.url, concurrency=32, **limit), questions(35), store=Store(tmp_path))
     assert time.monotonic() - start > 0.7
 
 
@@ -267,7 +269,7 @@ def test_too_many_failures_end_the_run(tmp_path):
     asked = questions(100)
     with FaultServer({r.id: ["500!"] for r in asked[1:]}) as server:
         server.script.pop("q10")  # the longest prompt, and so the first
-        said = error(engine(server.url), asked, Store(tmp_path), max_failures=0.1)
+        said = error(engine(server.url), asked, store=Store(tmp_path), max_failures=0.1)
         assert "of 100 requests failed (1" in said and "http_500), more than max_failures = 0.1 allows" in said
         assert (
             len(set(server.asked)) < 30
@@ -279,7 +281,7 @@ def test_too_many_failures_end_the_run(tmp_path):
 def test_all_requests_fail(tmp_path):
     asked = questions(200)
     with FaultServer({r.id: ["500!"] for r in asked}) as server:
-        assert "and none was answered" in error(engine(server.url), asked, Store(tmp_path), max_failures=0.9)
+        assert "and none was answered" in error(engine(server.url), asked, store=Store(tmp_path), max_failures=0.9)
         assert len(set(server.asked)) < 100
 
 
@@ -309,38 +311,38 @@ def test_refused_by_the_server(tmp_path, monkeypatch, code, message, more, why):
     monkeypatch.setenv("TEST_KEY", SECRET)
     with FaultServer(sees=status(code, message, **more)) as server:
         with pytest.raises(StudyError, match=why):
-            complete(engine(server.url, key_env="TEST_KEY"), questions(), Store(tmp_path))
+            complete(engine(server.url, key_env="TEST_KEY"), questions(), store=Store(tmp_path))
         assert len(server.asked) == 1 and not stored(tmp_path)
 
 
 def test_a_server_that_wants_a_key(tmp_path):
     with FaultServer(sees=status(401, "who are you?")) as server:
-        assert "wants a key" in error(engine(server.url), questions(), Store(tmp_path))
+        assert "wants a key" in error(engine(server.url), questions(), store=Store(tmp_path))
 
 
 def test_unknown_model(tmp_path):
     with FaultServer(models=("llama-8b", "llama-70b"), sees=status(404, "The model `m` does not exist.")) as server:
         assert "has no model 'm'. It has 'llama-70b', 'llama-8b'." in error(
-            engine(server.url), questions(), Store(tmp_path)
+            engine(server.url), questions(), store=Store(tmp_path)
         )
 
 
 def test_a_model_that_is_not_listed_may_answer(tmp_path):
     "Azure lists the models and answers by the names of deployments."
     with FaultServer(models=("gpt-4o",)) as server:
-        assert complete(engine(server.url), questions(3), Store(tmp_path)).new == 3
+        assert complete(engine(server.url), questions(3), store=Store(tmp_path)).new == 3
 
 
 @pytest.mark.parametrize("answers", [status(404, "Not Found"), lambda body, h: (200, b"<html>welcome</html>", {})])
 def test_wrong_path(tmp_path, answers):
     with FaultServer(models=None, sees=answers) as server:
-        assert "usually ends in /v1" in error(engine(server.url + "/x"), questions(), Store(tmp_path))
+        assert "usually ends in /v1" in error(engine(server.url + "/x"), questions(), store=Store(tmp_path))
 
 
 @pytest.mark.parametrize("listing", [True, False])
 def test_nothing_there(tmp_path, listing):
     assert "nothing answers at http://127.0.0.1:9/v1" in error(
-        engine("http://127.0.0.1:9/v1", list_models=listing), questions(), Store(tmp_path)
+        engine("http://127.0.0.1:9/v1", list_models=listing), questions(), store=Store(tmp_path)
     )
 
 
@@ -358,7 +360,7 @@ def test_no_usable_key(tmp_path, monkeypatch, value, why):
     monkeypatch.delenv("NO_KEY_HERE", raising=False)
     if value is not None:
         monkeypatch.setenv("NO_KEY_HERE", value)
-    said = error(engine("http://x/v1", key_env="NO_KEY_HERE"), questions(), Store(tmp_path))
+    said = error(engine("http://x/v1", key_env="NO_KEY_HERE"), questions(), store=Store(tmp_path))
     assert why in said and (not value or not value.strip() or value not in said)
 
 
@@ -381,7 +383,7 @@ def test_prompts_longer_than_the_context(tmp_path, message, listed, why):
     )
     with FaultServer(models=dict(m=dict(max_model_len=listed, owned_by="vllm")), sees=says) as server:
         with pytest.raises(EngineError, match=why):
-            complete(engine(server.url), asked, Store(tmp_path))
+            complete(engine(server.url), asked, store=Store(tmp_path))
         assert len(server.asked) == 1
 
 
@@ -392,10 +394,10 @@ def test_the_token_limit_is_named_as_the_server_wants(tmp_path):
         else None
     )
     with FaultServer(sees=says) as server:
-        assert complete(engine(server.url), questions(5), Store(tmp_path)).new == 5
+        assert complete(engine(server.url), questions(5), store=Store(tmp_path)).new == 5
         assert [b.get("max_completion_tokens") for b in server.bodies] == [None, *[16] * 5]
         assert "Unsupported parameter" in error(
-            engine(server.url, max_tokens_name="max_tokens"), questions(5, "other"), Store(tmp_path)
+            engine(server.url, max_tokens_name="max_tokens"), questions(5, "other"), store=Store(tmp_path)
         )
 
 
@@ -406,7 +408,7 @@ def test_what_is_sent(tmp_path):
             ask("bb", temperature=0.7, top_p=0.9, stop=("\n",)),
             Request("bb", ask("bb").messages, Sampling(max_tokens=16, temperature=0.7), sample=1),
         ]
-        complete(engine(server.url, extra_body=dict(guided_choice=["A", "B"])), asked, Store(tmp_path))
+        complete(engine(server.url, extra_body=dict(guided_choice=["A", "B"])), asked, store=Store(tmp_path))
         a, b, c = sorted(server.bodies, key=lambda b: (b["temperature"], b["top_p"]))
         assert "seed" not in a and b["seed"] != c["seed"] and b["stop"] == ["\n"] and b["top_p"] == 0.9
         assert all(
@@ -414,7 +416,7 @@ def test_what_is_sent(tmp_path):
             for x in (a, b, c)
         )
         assert (
-            complete(engine(server.url), asked[:1], Store(tmp_path)).new == 1
+            complete(engine(server.url), asked[:1], store=Store(tmp_path)).new == 1
         )  # without the extra it is another question
 
 
@@ -457,13 +459,13 @@ def test_a_key_is_never_shown(tmp_path, monkeypatch, capfd):
 
     with FaultServer(sees=leaky) as server:
         e = engine(server.url, key_env="TEST_KEY")
-        got = complete(e, questions(), Store(tmp_path), max_failures=0.5)
+        got = complete(e, questions(), store=Store(tmp_path), max_failures=0.5)
         assert len(got.failures) == 4 and got[0].text.startswith("you sent *** and Bearer ***")
         shown = [repr(e), repr(got), str(e.settings), *map(str, got.failures.values())]
         for code in (401, 400, 429):
             server.sees = status(code, told, code="insufficient_quota")
             with pytest.raises(EngineError) as err:
-                complete(e, questions(3, f"{code}"), Store(tmp_path))
+                complete(e, questions(3, f"{code}"), store=Store(tmp_path))
             shown.append("".join(traceback.format_exception(err.value)))
     shown += [*capfd.readouterr(), *(p.read_text() for p in tmp_path.rglob("*") if p.is_file())]
     assert len(shown) > 8 and [text for text in shown if SECRET in text] == []
@@ -502,14 +504,14 @@ def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
                 min_rows=1,
             )
         )
-        check(recipe, tmp_path / "reports", tmp_path / "store")
+        check(recipe, tmp_path / "reports", store=tmp_path / "store")
         c, store = recipe.combinations()[0], Store(tmp_path / "store")
         splits = load_data(c.data)
-        labels = label(c, splits, store)
-        curated, _ = curate_arms(c, splits, labels, store)
+        labels = label(c, splits, store=store)
+        curated, _ = curate_arms(c, splits, labels=labels, store=store)
         a = curated["distilled/cot-rationale"].attrition
         assert a["inputs"] == 24 == a["rows"] + sum(a["dropped"].values()) and a["dropped"]["failed: http_500"] > 0
-        answers, _ = answer_arms(c, splits, {}, store)
+        answers, _ = answer_arms(c, splits, fits={}, store=store)
         lost = [x for x in answers["teacher/cot"] if x.failure]
         assert len(answers["teacher/cot"]) == 12 and lost and not any(x.correct for x in lost)
         assert {(e["stage"], e["reason"]) for e in store.ledger.entries()} == {
@@ -522,7 +524,7 @@ def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
         for r in label(
             c.model_copy(update=dict(teacher=c.teacher.model_copy(update=dict(max_failures=1.0)))),
             keep_only(splits, labels["cot"]),
-            again,
+            store=again,
         )["cot"]
     ]
     assert kept and not any(r.failure for r in kept)  # read without server and key

@@ -106,25 +106,27 @@ def alone(folder):
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 64])
 def test_greedy_is_what_generate_writes_alone(folder, alone, tmp_path, batch_size):
-    got = complete(TransformersEngine(folder, batch_size), questions(), Store(tmp_path))
+    got = complete(TransformersEngine(folder, batch_size), questions(), store=Store(tmp_path))
     assert said(got) == alone
     assert {r.finish_reason for r in got} == {"stop", "length"}  # the model does both here
     assert all(r.valid_key and r.latency > 0 and r.info["dtype"] == "float32" for r in got)
 
 
 def test_little_memory_makes_small_batches_and_the_same_answers(folder, alone, tmp_path):
-    assert said(complete(TransformersEngine(folder, 64, memory=1e-9), questions(), Store(tmp_path))) == alone
+    assert said(complete(TransformersEngine(folder, 64, memory=1e-9), questions(), store=Store(tmp_path))) == alone
 
 
 def test_a_sliding_window(tmp_path):
     path = save(tmp_path / "m", kind="Mistral", sliding_window=8)
-    assert said(complete(TransformersEngine(path, 4), questions(6), Store(tmp_path))) == by_generate(path, questions(6))
+    assert said(complete(TransformersEngine(path, 4), questions(6), store=Store(tmp_path))) == by_generate(
+        path, questions(6)
+    )
 
 
 def test_a_model_that_knows_no_position_past_its_context(tmp_path):
     "Learned positions: a row led past the end by a longer or a shorter neighbour would fail."
     path, asked = save(tmp_path / "m", kind="GPT2"), [ask("x" * n, max_tokens=40) for n in (5, 116, 80, 90, 116, 20)]
-    got = complete(TransformersEngine(path, 8), asked, Store(tmp_path))
+    got = complete(TransformersEngine(path, 8), asked, store=Store(tmp_path))
     assert said(got) == by_generate(path, asked)
     assert got[1].prompt_tokens + got[1].completion_tokens <= 128
 
@@ -151,8 +153,8 @@ def test_no_settings_of_the_models_own(folder, alone, tmp_path):
         )
     )
     e = TransformersEngine(str(tmp_path / "m"), 4)
-    assert said(complete(e, questions(), Store(tmp_path))) == alone
-    drawn = complete(e, [ask("1 = ?", sample=i, temperature=1.0) for i in range(8)], Store(tmp_path))
+    assert said(complete(e, questions(), store=Store(tmp_path))) == alone
+    drawn = complete(e, [ask("1 = ?", sample=i, temperature=1.0) for i in range(8)], store=Store(tmp_path))
     assert len({r.text for r in drawn}) > 4  # top_k=1 would give one text
 
 
@@ -163,12 +165,14 @@ def test_a_tokenizer_without_padding(folder, alone, tmp_path, lost):
     shutil.copytree(folder, tmp_path / "m")
     path = tmp_path / "m" / "tokenizer_config.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in lost}))
-    assert said(complete(TransformersEngine(str(tmp_path / "m"), 4), questions(), Store(tmp_path))) == alone
+    assert said(complete(TransformersEngine(str(tmp_path / "m"), 4), questions(), store=Store(tmp_path))) == alone
 
 
 def test_limits_of_their_own(folder, tmp_path):
     got = complete(
-        TransformersEngine(folder, 4), [ask("1 + 2 = ?", f"n{n}", max_tokens=n) for n in (1, 2, 3, 16)], Store(tmp_path)
+        TransformersEngine(folder, 4),
+        [ask("1 + 2 = ?", f"n{n}", max_tokens=n) for n in (1, 2, 3, 16)],
+        store=Store(tmp_path),
     )
     assert all(r.completion_tokens <= r.sampling["max_tokens"] for r in got)
     assert all(long.text.startswith(short.text.rstrip("\ufffd")) for short, long in zip(got, got[1:]))
@@ -176,12 +180,12 @@ def test_limits_of_their_own(folder, tmp_path):
 
 def test_the_context_ends_an_answer_and_refuses_a_prompt(folder, tmp_path):
     e, long = TransformersEngine(folder, 4), "x" * 120
-    got = complete(e, [ask(long, max_tokens=50)], Store(tmp_path))[0]
+    got = complete(e, [ask(long, max_tokens=50)], store=Store(tmp_path))[0]
     assert got.prompt_tokens + got.completion_tokens <= 128
     with pytest.raises(
         StudyError, match=r"2 of 3 prompts don't fit into the model's 128 tokens; the longest, of request 'b', has 203"
     ):
-        complete(e, [ask("x" * 150, "a"), ask("x" * 200, "b"), ask("fine")], Store(tmp_path))
+        complete(e, [ask("x" * 150, "a"), ask("x" * 200, "b"), ask("fine")], store=Store(tmp_path))
 
 
 def test_stop_strings(folder, alone, tmp_path):
@@ -190,7 +194,7 @@ def test_stop_strings(folder, alone, tmp_path):
     got = complete(
         TransformersEngine(folder, 4),
         [Request("x", questions()[i].messages, Sampling(max_tokens=16, stop=stops))],
-        Store(tmp_path),
+        store=Store(tmp_path),
     )[0]
     assert (
         got.finish_reason == "stop"
@@ -205,7 +209,7 @@ def test_a_stop_string_is_looked_for_in_the_answer_only(folder, alone, tmp_path)
     got = complete(
         TransformersEngine(folder, 4),
         [Request(r.id, r.messages, Sampling(max_tokens=16, stop=(">" + text[0], "?"))) for r in questions()],
-        Store(tmp_path),
+        store=Store(tmp_path),
     )
     assert got[i].text == text.split("?")[0]
 
@@ -216,7 +220,7 @@ def test_neighbours_do_not_change_where_a_stop_string_cuts(folder, alone, tmp_pa
         complete(
             TransformersEngine(folder, n),
             [Request(r.id, r.messages, Sampling(max_tokens=16, stop=stop)) for r in questions()],
-            Store(tmp_path / str(n)),
+            store=Store(tmp_path / str(n)),
         )
     )
     assert each(1) == each(5) == each(64)
@@ -233,7 +237,7 @@ def test_sampling_is_repeatable_and_leaves_torch_alone(folder, tmp_path):
     def draw(n=6, seed=0, sample=0, batch_size=4):
         before, store = torch.get_rng_state(), Store(tmp_path / f"{torch.rand(1).item()}")
         torch.set_rng_state(before)
-        got = [r.text for r in complete(TransformersEngine(folder, batch_size), requests(n, seed, sample), store)]
+        got = [r.text for r in complete(TransformersEngine(folder, batch_size), requests(n, seed, sample), store=store)]
         assert torch.equal(torch.get_rng_state(), before)
         torch.rand(1)  # what was drawn elsewhere does not matter
         return got
@@ -248,7 +252,7 @@ def test_sampling_is_repeatable_and_leaves_torch_alone(folder, tmp_path):
                 for r in complete(
                     TransformersEngine(folder, 8),
                     [ask("1 = ?", sample=i, temperature=1.0) for i in range(8)],
-                    Store(tmp_path),
+                    store=Store(tmp_path),
                 )
             }
         )
@@ -264,13 +268,13 @@ def test_requests_of_many_settings_at_once(folder, alone, tmp_path):
         for t, p, n in ((0.7, 1.0, 9), (0.7, 0.3, 9), (1.5, 1.0, 4))
     ]
     mixed = [r for pair in zip(questions(), other) for r in pair]
-    got = complete(TransformersEngine(folder, 4), mixed, Store(tmp_path / "all"))
+    got = complete(TransformersEngine(folder, 4), mixed, store=Store(tmp_path / "all"))
     assert said(got[::2]) == alone
     for kind in {r.sampling for r in other}:
         same = [(r, a) for r, a in zip(mixed, got) if r.sampling == kind]
-        assert said(complete(TransformersEngine(folder, 4), [r for r, _ in same], Store(tmp_path / "one"))) == said(
-            a for _, a in same
-        )
+        assert said(
+            complete(TransformersEngine(folder, 4), [r for r, _ in same], store=Store(tmp_path / "one"))
+        ) == said(a for _, a in same)
 
 
 def test_shares_add_up_to_the_busy_seconds(folder, tmp_path):
@@ -278,7 +282,7 @@ def test_shares_add_up_to_the_busy_seconds(folder, tmp_path):
 
     (e := TransformersEngine(folder, 5)).load()
     start = time.perf_counter()
-    got = complete(e, questions(), Store(tmp_path))
+    got = complete(e, questions(), store=Store(tmp_path))
     busy = sum(r.info["share"] for r in got)
     assert 0.3 * (time.perf_counter() - start) < busy < time.perf_counter() - start
     assert busy == pytest.approx(sum({r.latency for r in got}), abs=1e-3)  # a latency is its batch's, three in all
@@ -303,7 +307,7 @@ def short_of_memory(engine, most):
 
 def test_too_little_memory_halves_the_batch(folder, alone, tmp_path, capsys):
     tried = short_of_memory(e := TransformersEngine(folder, 8), 3)
-    assert said(complete(e, questions(), Store(tmp_path))) == alone
+    assert said(complete(e, questions(), store=Store(tmp_path))) == alone
     assert (
         tried[:3] == [8, 4, 2] and max(tried[2:]) <= 3 and sum(n for n in tried[2:]) == 12
     )  # what was learnt holds for the rest
@@ -318,7 +322,7 @@ def test_rows_that_have_ended_leave_the_batch(folder, alone, tmp_path):
     e, sizes = TransformersEngine(folder, 12), []
     generate = e.load().generate
     e.loaded.generate = lambda ids, **kw: (sizes.append(len(ids)), generate(ids, **kw))[1]
-    assert said(complete(e, questions(), Store(tmp_path))) == alone
+    assert said(complete(e, questions(), store=Store(tmp_path))) == alone
     assert sizes[0] == 12 and sizes == sorted(sizes, reverse=True) and len(sizes) > 2
 
 
@@ -328,7 +332,7 @@ def test_too_little_memory_for_one(folder, tmp_path):
         EngineError,
         match=r"request 'q\d+' \(\d+ tokens, 16 more to write\) doesn't fit into the GPU's memory, even alone",
     ):
-        complete(e, questions(3), Store(tmp_path))
+        complete(e, questions(3), store=Store(tmp_path))
 
 
 def test_interrupted_in_a_batch_keeps_those_before(folder, alone, tmp_path):
@@ -343,8 +347,8 @@ def test_interrupted_in_a_batch_keeps_those_before(folder, alone, tmp_path):
 
     e.loaded.generate = third
     with pytest.raises(KeyboardInterrupt):
-        complete(e, questions(), Store(tmp_path))
-    rest = complete(TransformersEngine(folder, 5), questions(), Store(tmp_path))
+        complete(e, questions(), store=Store(tmp_path))
+    rest = complete(TransformersEngine(folder, 5), questions(), store=Store(tmp_path))
     assert (rest.reused, rest.new, said(rest)) == (10, 2, alone)
 
 
@@ -359,7 +363,7 @@ def test_every_batch_is_stored_before_the_next(folder, tmp_path):
         return generate(ids, **kw)
 
     e.loaded.generate = counting
-    complete(e, questions(), Store(tmp_path))
+    complete(e, questions(), store=Store(tmp_path))
     sizes = [n for n, _ in seen]
     assert (
         len(sizes) > 2
@@ -372,7 +376,7 @@ def test_every_batch_is_stored_before_the_next(folder, tmp_path):
 def test_it_has_nothing_to_say(folder, tmp_path):
     "No warning and no bar on ordinary use."
     p = run(
-        "complete(TransformersEngine(sys.argv[1], 4), [*questions(), ask('x' * 118), *(ask(f'{i}', temperature=0.5, top_p=0.5, stop=('a',)) for i in range(3))], Store(sys.argv[2]))",
+        "complete(TransformersEngine(sys.argv[1], 4), [*questions(), ask('x' * 118), *(ask(f'{i}', temperature=0.5, top_p=0.5, stop=('a',)) for i in range(3))], store=Store(sys.argv[2]))",
         folder,
         tmp_path,
         stderr=subprocess.STDOUT,
@@ -384,24 +388,24 @@ def test_near_zero_temperature_is_greedy(folder, alone, tmp_path):
     got = complete(
         TransformersEngine(folder, 4),
         [Request(r.id, r.messages, Sampling(max_tokens=16, temperature=1e-4)) for r in questions()],
-        Store(tmp_path),
+        store=Store(tmp_path),
     )
     assert [r.text for r in got] == [text for _, text, _ in alone]
 
 
 def test_a_model_without_a_chat_template(tmp_path):
     with pytest.raises(StudyError, match="no chat template"):
-        complete(TransformersEngine(save(tmp_path / "m", template=None)), questions(1), Store(tmp_path))
+        complete(TransformersEngine(save(tmp_path / "m", template=None)), questions(1), store=Store(tmp_path))
 
 
 def test_a_template_that_refuses_the_messages(tmp_path):
     e = TransformersEngine(save(tmp_path / "m", template="{{ raise_exception('roles must alternate') }}"))
     with pytest.raises(EngineError, match="refuses the messages of request 'q0' .*roles must alternate"):
-        complete(e, questions(1), Store(tmp_path))
+        complete(e, questions(1), store=Store(tmp_path))
 
 
 def test_no_machine_path_in_what_is_stored(folder, tmp_path):
-    complete(TransformersEngine(folder), questions(2), Store(tmp_path))
+    complete(TransformersEngine(folder), questions(2), store=Store(tmp_path))
     text = next((tmp_path / "completions").iterdir()).read_text()
     assert str(Path(folder).parent.parent) not in text and "/small" in text
 
@@ -423,29 +427,31 @@ class Counting(Engine):
             if len(self.seen) == self.fail_after:
                 raise KeyboardInterrupt
             self.seen.append(r.id)
-            yield i, self.record(r, r.messages[-1]["content"], "stop")
+            yield i, self.record(r, r.messages[-1]["content"], finish_reason="stop")
 
 
 def test_order_duplicates_and_counts(tmp_path):
     e, told = Counting(), []
     texts = ["a", "b", "a", "c", "a", "b", "d"]
-    got = complete(e, [ask(t, f"{i}") for i, t in enumerate(texts)], Store(tmp_path), lambda *x: told.append(x))
+    got = complete(
+        e, [ask(t, f"{i}") for i, t in enumerate(texts)], store=Store(tmp_path), progress=lambda *x: told.append(x)
+    )
     assert [r.text for r in got] == texts and len(e.seen) == 4
     assert (got.reused, got.new, told[0], told[-1]) == (0, 4, (0, 7), (7, 7))
-    again = complete(e, [ask(t, "other id") for t in texts], Store(tmp_path))
+    again = complete(e, [ask(t, "other id") for t in texts], store=Store(tmp_path))
     assert (again.reused, again.new, len(e.seen)) == (7, 0, 4)
 
 
 def test_interrupted_keeps_what_was_finished(tmp_path):
     requests = [ask(f"{i}") for i in range(7)]
     with pytest.raises(KeyboardInterrupt):
-        complete(Counting(fail_after=5), requests, Store(tmp_path))
-    rest = complete(Counting(), requests, Store(tmp_path))
+        complete(Counting(fail_after=5), requests, store=Store(tmp_path))
+    rest = complete(Counting(), requests, store=Store(tmp_path))
     assert (rest.reused, rest.new, [r.text for r in rest]) == (5, 2, [f"{i}" for i in range(7)])
 
 
 def test_nothing_to_ask(tmp_path):
-    assert list(complete(Counting(), [], Store(tmp_path))) == []
+    assert list(complete(Counting(), [], store=Store(tmp_path))) == []
 
 
 def run(code, *args, **kw):
@@ -466,7 +472,7 @@ def run(code, *args, **kw):
 
 def test_killed_run_goes_on(folder, tmp_path):
     p = run(
-        "complete(TransformersEngine(sys.argv[1], 2), questions(400), Store(sys.argv[2]), lambda done, total: print(done, flush=True))",
+        "complete(TransformersEngine(sys.argv[1], 2), questions(400), store=Store(sys.argv[2]), progress=lambda done, total: print(done, flush=True))",
         folder,
         tmp_path,
     )
@@ -475,15 +481,15 @@ def test_killed_run_goes_on(folder, tmp_path):
     p.communicate()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        rest = complete(TransformersEngine(folder, 64), questions(12), Store(tmp_path))
+        rest = complete(TransformersEngine(folder, 64), questions(12), store=Store(tmp_path))
         found = sum(1 for _ in open(next((tmp_path / "completions").iterdir())))
     assert told > 0 and found >= told and len(rest) == 12
 
 
 def test_a_cached_run_does_not_import_torch(folder, tmp_path):
-    first = complete(TransformersEngine(folder), questions(3), Store(tmp_path))
+    first = complete(TransformersEngine(folder), questions(3), store=Store(tmp_path))
     p = run(
-        "got = complete(open_engine('transformers:' + sys.argv[1]), questions(3), Store(sys.argv[2]))\n"
+        "got = complete(open_engine('transformers:' + sys.argv[1]), questions(3), store=Store(sys.argv[2]))\n"
         "print(json.dumps([got.reused, [r.text for r in got], [m for m in ('torch', 'transformers', 'numpy') if m in sys.modules]]))",
         folder,
         tmp_path,
@@ -507,7 +513,7 @@ def test_ids_that_do_not_match_stop_everything(tmp_path):
         EngineError,
         match=r"2 of 4 ids have no recorded completion, first 'c' \(split 'train'\)\. train.jsonl has 2, first 'a'",
     ):
-        complete(e, [ask("?", i, "train") for i in "acbd"], Store(tmp_path / "s"))
+        complete(e, [ask("?", i, "train") for i in "acbd"], store=Store(tmp_path / "s"))
     assert not list((tmp_path / "s" / "completions").iterdir())  # before anything was stored
 
 
@@ -515,18 +521,20 @@ def test_rows_with_the_same_wording_keep_their_own_answers(tmp_path):
     e = RecordedEngine(recorded(tmp_path / "r", train=[("a", "A"), ("b", "B")], test=[("a", "other")]))
     for _ in range(2):  # new, then from the store
         got = complete(
-            e, [ask("?", "a", "train"), ask("?", "b", "train"), ask("?", "a", "test")], Store(tmp_path / "s")
+            e, [ask("?", "a", "train"), ask("?", "b", "train"), ask("?", "a", "test")], store=Store(tmp_path / "s")
         )
         assert [r.text for r in got] == ["A", "B", "other"]
 
 
 def test_a_split_without_a_file_is_looked_for_in_all(tmp_path):
     e = RecordedEngine(recorded(tmp_path / "r", train=[("a", "A")], validation=[("v", "V"), ("a", "again")]))
-    assert complete(e, [ask("?", "v", "test")], Store(tmp_path / "s"))[0].text == "V"
+    assert complete(e, [ask("?", "v", "test")], store=Store(tmp_path / "s"))[0].text == "V"
     with pytest.raises(EngineError, match="1 of 1 ids are in more than one file, first 'a'; there is no 'test' file"):
-        complete(e, [ask("?", "a", "test")], Store(tmp_path / "s"))
+        complete(e, [ask("?", "a", "test")], store=Store(tmp_path / "s"))
     with pytest.raises(EngineError, match="1 of 1 ids have no"):
-        complete(e, [ask("?", "v", "train")], Store(tmp_path / "s"))  # a row number of another split is another row
+        complete(
+            e, [ask("?", "v", "train")], store=Store(tmp_path / "s")
+        )  # a row number of another split is another row
 
 
 @pytest.mark.parametrize(
@@ -592,7 +600,7 @@ def test_the_real_recorded_teachers(data_dir, tmp_path):
         for split, n in splits.items():
             requests = [ask("?", json.loads(line)[ids], split) for line in open(data_dir / name / f"{split}.jsonl")]
             assert len(requests) == len(e.rows[f"{split}.jsonl"]) == n
-            got = complete(e, requests, Store(tmp_path))
+            got = complete(e, requests, store=Store(tmp_path))
             assert (got.new, len(got)) == (n, n) and got[0].finish_reason is None
 
 

@@ -342,7 +342,10 @@ def test_every_item_has_one_outcome(pairs):
             for arm, ok in zip((BASE, BEST), both)
         ]
     )
-    each = {o: matching(items, METRICS["correct"], BASE, BEST, o) for o in outcomes(METRICS["correct"], BASE, BEST)}
+    each = {
+        o: matching(items, METRICS["correct"], a=BASE, b=BEST, outcome=o)
+        for o in outcomes(METRICS["correct"], BASE, b=BEST)
+    }
     assert sorted(i for o, ids in each.items() if o != "all" for i in ids) == sorted(each["all"]) and len(
         each["all"]
     ) == len(pairs)
@@ -361,7 +364,7 @@ def test_the_browser_turns_filters_and_searches(seen):
     assert b.next.disabled and "8 of 8" in b.count.value
     for name in list(b.outcome.options)[1:]:
         b.outcome.value = name
-        assert b.ids == matching(seen.items, METRICS["correct"], BASE, BEST, name)
+        assert b.ids == matching(seen.items, METRICS["correct"], a=BASE, b=BEST, outcome=name)
     b.a.value = "teacher/cot"
     assert b.outcome.value.startswith("both") and list(b.outcome.options)[1] == f"teacher/cot wrong, {BEST} right"
     b.outcome.value, b.text.value = "all", "no item says this"
@@ -372,7 +375,7 @@ def test_the_browser_turns_filters_and_searches(seen):
     b.text.value, b.kind.value = "", "Training inputs"
     assert len(b.ids) == 16 and "Training row" in b.page.value
     b.outcome.value = "kept"
-    assert b.ids == matching_inputs(seen.inputs, BEST, "kept")
+    assert b.ids == matching_inputs(seen.inputs, BEST, outcome="kept")
     mime = b._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in (mime[0] if isinstance(mime, tuple) else mime)
 
@@ -391,7 +394,7 @@ def test_hostile_items_do_nothing(seen):
         id=ATTACK, question=ATTACK, gold=ATTACK, label=ATTACK, evidence=ATTACK, reason=ATTACK, row=ATTACK, kept=False
     )
     for page in (
-        item_page(rows, METRICS["correct"], seen.verdicts[:1].assign(winner=None, why=ATTACK)),
+        item_page(rows, METRICS["correct"], verdicts=seen.verdicts[:1].assign(winner=None, why=ATTACK)),
         input_page(taught),
     ):
         assert "<script" not in page and "<img" not in page and "&lt;script&gt;" in page

@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
 def test_explored_in_jupyterlab(folder):
     found = load_results(folder / "report", store=folder / "store")
     metric, items = found.reports[0].metric, found.items
-    ids = matching(items, metric, BASE, BEST)
+    ids = matching(items, metric, a=BASE, b=BEST)
     with chromium() as browser, jupyterlab(folder) as url:
         page = browser.new_page(viewport=dict(width=1400, height=1000))
         page.set_default_timeout(WAIT)
@@ -80,14 +80,14 @@ def test_explored_in_jupyterlab(folder):
         count(f"5 of {len(ids)}")
 
         page.get_by_label("First arm", exact=True).select_option("teacher/cot")
-        for name in list(outcomes(metric, "teacher/cot", BEST))[1:]:
-            want = matching(items, metric, "teacher/cot", BEST, name)
+        for name in list(outcomes(metric, "teacher/cot", b=BEST))[1:]:
+            want = matching(items, metric, a="teacher/cot", b=BEST, outcome=name)
             page.get_by_label("Outcome", exact=True).select_option(name)
             count(f"{min(len(want), 1)} of {len(want)}")
             assert not want or shown() == want[0]
         page.get_by_label("Outcome", exact=True).select_option("all")
         page.get_by_label("Search", exact=True).fill("ONLOAD")
-        want = matching(items, metric, BASE, BEST, text="onload")
+        want = matching(items, metric, a=BASE, b=BEST, text="onload")
         assert 0 < len(want) < len(ids)
         count(f"1 of {len(want)}")
         assert EVIL[2] in page.locator(".jp-OutputArea pre").first.inner_text()

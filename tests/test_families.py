@@ -82,7 +82,7 @@ class Parrot(Engine):
                 else self.record(
                     r,
                     said,
-                    "length" if said.endswith("…") else "stop",
+                    finish_reason="length" if said.endswith("…") else "stop",
                     prompt_tokens=10 * len(r.messages),
                     completion_tokens=5,
                 ),
@@ -96,7 +96,7 @@ class Parrot(Engine):
 @given(st.lists(st.integers(1, 4), min_size=1, max_size=6))
 def test_the_model_sees_its_own_turns_and_never_the_references(tmp_path_factory, lengths):
     engine, ex = Parrot(), [talk(f"c{i}", n) for i, n in enumerate(lengths)]
-    got = sample_answers(ex, "vanilla", engine, Store(tmp_path_factory.mktemp("s")), split="test")
+    got = sample_answers(ex, "vanilla", engine=engine, store=Store(tmp_path_factory.mktemp("s")), split="test")
     assert [len(a.turns) for a in got] == lengths and got.new == sum(lengths) == len(engine.heard)
     for id, said in engine.heard:
         assert not any("Yes, it is" in s for s in said) and list(said[2::2]) == [f"You said: {s}" for s in said[1:-1:2]]
@@ -108,17 +108,19 @@ def test_the_model_sees_its_own_turns_and_never_the_references(tmp_path_factory,
 def test_an_interrupted_conversation_goes_on_where_it_was(tmp_path):
     ex, first = [talk(f"c{i}", 3) for i in range(4)], Parrot(stop_at=6)
     with pytest.raises(KeyboardInterrupt):
-        sample_answers(ex, "vanilla", first, Store(tmp_path), split="train")
+        sample_answers(ex, "vanilla", engine=first, store=Store(tmp_path), split="train")
     second = Parrot()
-    got = sample_answers(ex, "vanilla", second, Store(tmp_path), split="train")
+    got = sample_answers(ex, "vanilla", engine=second, store=Store(tmp_path), split="train")
     assert len(second.heard) == 12 - 6 and got.reused == 6 and [len(a.turns) for a in got] == [3] * 4
-    assert sample_answers(ex, "vanilla", Parrot(), Store(tmp_path, replay=True), split="train").reused == 12
+    assert (
+        sample_answers(ex, "vanilla", engine=Parrot(), store=Store(tmp_path, replay=True), split="train").reused == 12
+    )
 
 
 def test_a_failed_turn_ends_its_conversation_and_is_asked_again_next_time(tmp_path):
     ex = [talk(f"c{i}", 3) for i in range(4)]
     broken = Parrot({("c1", 2): Failure("http_500", "oops", 3)})
-    got = sample_answers(ex, "vanilla", broken, Store(tmp_path), split="test")
+    got = sample_answers(ex, "vanilla", engine=broken, store=Store(tmp_path), split="test")
     assert (
         got.failed == {"http_500": 1}
         and [len(a.turns) for a in got] == [3, 1, 3, 3]
@@ -126,7 +128,7 @@ def test_a_failed_turn_ends_its_conversation_and_is_asked_again_next_time(tmp_pa
     )
     assert got.answers[1].parsed.answer is None and counts(got)["failed"] == 1
     mended = Parrot()
-    again = sample_answers(ex, "vanilla", mended, Store(tmp_path), split="test")
+    again = sample_answers(ex, "vanilla", engine=mended, store=Store(tmp_path), split="test")
     assert (
         not again.failed
         and [id for id, _ in mended.heard] == ["c1", "c1"]
@@ -140,25 +142,32 @@ def test_a_conversation_that_outgrows_the_context_ends_and_the_others_go_on(tmp_
             return {i: 99 for i, r in enumerate(requests) if r.id == "c1" and len(r.messages) > 4}
 
     ex, engine = [talk(f"c{i}", 4) for i in range(3)], Short()
-    got = sample_answers(ex, "vanilla", engine, Store(tmp_path), split="test", reasks=2)
+    got = sample_answers(ex, "vanilla", engine=engine, store=Store(tmp_path), split="test", reasks=2)
     assert (
         [len(a.turns) for a in got] == [4, 2, 4]
         and [a.truncated for a in got] == [False, True, False]
         and not got.failed
         and not any(i == "c1" and len(m) > 4 for i, m in engine.heard)
     )
-    assert [d.reason for d in curate(ARMS["distilled/vanilla"], ex, got, [], Curate(near=None)).drops] == [
-        "truncated"
-    ] and usage(got)["output_tokens"] == 50
+    assert [
+        d.reason for d in curate(ARMS["distilled/vanilla"], ex, answers=got, test=[], settings=Curate(near=None)).drops
+    ] == ["truncated"] and usage(got)["output_tokens"] == 50
     assert grade(ex, {"student/vanilla": got})["overlap"][1] == grade(ex, {"student/vanilla": got})["overlap"][0] / 2
-    assert sample_answers(ex, "vanilla", Short(), Store(tmp_path, replay=True), split="test", reasks=2).new == 0
+    assert (
+        sample_answers(ex, "vanilla", engine=Short(), store=Store(tmp_path, replay=True), split="test", reasks=2).new
+        == 0
+    )
 
 
 def test_too_many_failures_stop_in_the_wave_they_come_in(tmp_path):
     ex = [talk(f"c{i}", 2) for i in range(4)]
     with pytest.raises(EngineError, match="requests failed"):
         sample_answers(
-            ex, "vanilla", Parrot({(f"c{i}", 2): Failure("timeout") for i in range(3)}), Store(tmp_path), split="test"
+            ex,
+            "vanilla",
+            engine=Parrot({(f"c{i}", 2): Failure("timeout") for i in range(3)}),
+            store=Store(tmp_path),
+            split="test",
         )
 
 
@@ -170,12 +179,18 @@ def test_a_conversation_with_a_bad_turn_is_no_training_row(tmp_path, odd, reason
     got = sample_answers(
         [talk("c0", 3), talk("c1", 3)],
         "vanilla",
-        Parrot({("c0", 2): odd}),
-        Store(tmp_path),
+        engine=Parrot({("c0", 2): odd}),
+        store=Store(tmp_path),
         split="train",
         max_failures=0.5,
     )
-    done = curate(ARMS["distilled/vanilla"], [talk("c0", 3), talk("c1", 3)], got, [], Curate(near=None, ngram=None))
+    done = curate(
+        ARMS["distilled/vanilla"],
+        [talk("c0", 3), talk("c1", 3)],
+        answers=got,
+        test=[],
+        settings=Curate(near=None, ngram=None),
+    )
     assert [(d.id, d.reason) for d in done.drops] == [("c0", reason)] and len(got.answers[0].turns) == turns
     assert [m["role"] for m in done.rows[0]["messages"]] == ["system"] + ["user", "assistant"] * 3
 
@@ -183,7 +198,9 @@ def test_a_conversation_with_a_bad_turn_is_no_training_row(tmp_path, odd, reason
 def test_a_vote_over_texts_is_refused_before_anything_is_asked(tmp_path):
     engine = Parrot()
     with pytest.raises(StudyError, match="can't be put to the vote"):
-        sample_answers([talk("c", 2)], "vanilla", engine, Store(tmp_path), Sampling(n=3, temperature=0.7))
+        sample_answers(
+            [talk("c", 2)], "vanilla", engine=engine, store=Store(tmp_path), sampling=Sampling(n=3, temperature=0.7)
+        )
     assert not engine.heard
 
 
@@ -191,8 +208,8 @@ def test_recorded_answers_have_no_turns(tmp_path):
     recorded = Parrot()
     recorded.name = "recorded"
     with pytest.raises(StudyError, match="asked turn by turn"):
-        sample_answers([talk("c", 2)], "vanilla", recorded, Store(tmp_path))
-    assert sample_answers([talk("c", 1)], "vanilla", recorded, Store(tmp_path)).answers[0].turns
+        sample_answers([talk("c", 2)], "vanilla", engine=recorded, store=Store(tmp_path))
+    assert sample_answers([talk("c", 1)], "vanilla", engine=recorded, store=Store(tmp_path)).answers[0].turns
 
 
 # --- grades
@@ -204,7 +221,7 @@ def graded_chat(tmp_path, odd=None, reference=True):
         ex,
         {
             "student/vanilla": sample_answers(
-                ex, "vanilla", Parrot(odd), Store(tmp_path), split="test", max_failures=0.9
+                ex, "vanilla", engine=Parrot(odd), store=Store(tmp_path), split="test", max_failures=0.9
             )
         },
     )
@@ -240,7 +257,7 @@ def test_without_references_there_is_no_overlap(tmp_path):
 
 
 def summaries(n=12):
-    its = items("tiny-summ", "test", n)
+    its = items("tiny-summ", "test", n=n)
     return [
         Example(f"s{i}", "summarization", (dict(role="user", content=it.question),), it.answer, None, it.meta)
         for i, it in enumerate(its)
@@ -254,7 +271,7 @@ def answered(ex, strategy, texts):
             Answer(
                 e.id,
                 t,
-                TASKS["summarization"].parse(t, strategy, None, e.meta.get("words")),
+                TASKS["summarization"].parse(t, strategy, choices=None, words=e.meta.get("words")),
                 None,
                 "stop",
                 len(t.split()),
@@ -280,7 +297,9 @@ def test_summaries_of_the_world_need_no_spacy(monkeypatch):
     )
     d = g.groupby("arm")["density"].mean()
     assert d["teacher/cod"] >= 1.3 * d["teacher/vanilla"] and (g["supported"] == 1).all()
-    rounds = round_scores(ex, answered(ex, "cod", [it.rationale for it in its]), known_entities(ex), 200)
+    rounds = round_scores(
+        ex, answered(ex, "cod", [it.rationale for it in its]), known=known_entities(ex), resamples=200
+    )
     assert [r["density"].value for r in rounds] == sorted(r["density"].value for r in rounds) and rounds[3][
         "words"
     ].value <= rounds[0]["words"].value + 1
@@ -305,7 +324,12 @@ def test_any_summary_has_a_row_without_faults(text):
             "<h1>x</h1>"
             + "".join(t.html() for t in score_tables(r))
             + cases(
-                g.assign(arm="student/vanilla"), ex, "student/vanilla", "teacher/vanilla", 2, METRICS["rougeLsum"]
+                g.assign(arm="student/vanilla"),
+                ex,
+                wrong="student/vanilla",
+                right="teacher/vanilla",
+                k=2,
+                metric=METRICS["rougeLsum"],
             ).html()
         )
         == []
@@ -338,7 +362,7 @@ def dense():
 
 
 def every(r, task="summarization"):
-    f = findings(r, {"cod": dict(output_tokens=900)}, {"distilled/cod": dict(seconds=3.0)})
+    f = findings(r, {"cod": dict(output_tokens=900)}, training={"distilled/cod": dict(seconds=3.0)})
     return f, [
         arm_table(r),
         *score_tables(r, task),
@@ -346,7 +370,7 @@ def every(r, task="summarization"):
         tests_of(r),
         tests_of(r, True),
         *(tests_of(r, key=k) for k in r.also),
-        cost_table(r, {}, {}),
+        cost_table(r, {}, training={}),
         f,
         summary(r, f),
     ]
@@ -431,32 +455,32 @@ def test_density_as_the_main_measure_is_written_in_its_own_unit():
 
 
 def test_metrics_and_index_carry_the_measure(tmp_path, dense):
-    made = provenance(combination_from("transformers:zoo/teacher", "zoo/student-s", "tiny-summ"))
-    m = to_plain(metrics(dense, made, findings(dense)))
+    made = provenance(combination_from("transformers:zoo/teacher", "zoo/student-s", data="tiny-summ"))
+    m = to_plain(metrics(dense, made, found=findings(dense)))
     assert (
         m["metric"]["key"] == "rougeLsum"
         and set(m["arms"]) == set(SUMM)
         and m["arms"]["teacher/cod"]["scores"]["density"]["low"]
         and set(m["also"]) == {"rouge1", "rouge2", "density"}
     )
-    right = to_plain(metrics(r := analyse(made_up_grades(), resamples=100), made, findings(r)))
+    right = to_plain(metrics(r := analyse(made_up_grades(), resamples=100), made, found=findings(r)))
     old = {k: v for k, v in right.items() if k not in ("metric", "also")}  # a report from before there were scores
     page = index_page(
         "demo",
         "",
-        [entry(m, "a/index.html"), entry(right, "b/index.html"), entry(old, "c/index.html")],
-        tmp_path / "i.html",
+        entries=[entry(m, "a/index.html"), entry(right, "b/index.html"), entry(old, "c/index.html")],
+        path=tmp_path / "i.html",
     ).read_text(encoding="utf-8")
     assert check_page(page) == [] and page.count("by ROUGE-Lsum") == 1 and "measure named with the combination" in page
-    assert "measure named" not in index_page("demo", "", [entry(right, "b/index.html")], tmp_path / "j.html").read_text(
-        encoding="utf-8"
-    )
+    assert "measure named" not in index_page(
+        "demo", "", entries=[entry(right, "b/index.html")], path=tmp_path / "j.html"
+    ).read_text(encoding="utf-8")
 
 
 def test_cases_of_scores_show_both_and_escape(dense):
     ex = [replace(talk(f"q{i}", 2), id=f"q{i}") for i in range(120)]
     ex[0] = replace(ex[0], turns=(dict(role="user", content=ATTACK),) * 2)
-    c = cases(dense.graded, ex, "student/vanilla", "distilled/cod", 3, METRICS["rougeLsum"])
+    c = cases(dense.graded, ex, wrong="student/vanilla", right="distilled/cod", k=3, metric=METRICS["rougeLsum"])
     assert (
         c.total > 100
         and "lower" in c.html()
@@ -464,7 +488,10 @@ def test_cases_of_scores_show_both_and_escape(dense):
         and "1. &lt;script&gt;" in c.html()
         and c.to_dict()["measure"] == "ROUGE-Lsum"
     )
-    assert "did not run" in cases(dense.graded, ex, "control/gold", "distilled/cod", 3, METRICS["rougeLsum"]).html()
+    assert (
+        "did not run"
+        in cases(dense.graded, ex, wrong="control/gold", right="distilled/cod", k=3, metric=METRICS["rougeLsum"]).html()
+    )
 
 
 # --- labels
@@ -498,7 +525,7 @@ def nli(gold, **said):
 @given(st.lists(st.tuples(st.sampled_from(NLI), st.sampled_from([*NLI, None])), min_size=1, max_size=40))
 def test_macro_f1_is_the_mean_of_f1_by_hand(pairs):
     gold, said = map(list, zip(*pairs))
-    c = confusions(nli(gold, student__vanilla=said), NLI, 100)["student/vanilla"]
+    c = confusions(nli(gold, student__vanilla=said), NLI, resamples=100)["student/vanilla"]
     each = [
         2 * sum(g == s == l for g, s in pairs) / (gold.count(l) + said.count(l))
         for l in NLI
@@ -513,7 +540,7 @@ def test_macro_f1_is_the_mean_of_f1_by_hand(pairs):
 
 def test_labels_are_shown_and_strange_ones_refused():
     g = nli(["entailment", "neutral", "neutral"], student__vanilla=["entailment", None, "contradiction"])
-    found = confusions(g, NLI, 100)
+    found = confusions(g, NLI, resamples=100)
     t = label_table(analyse(g, resamples=100), found)
     assert "Gold labels of the test items: entailment 33.3 %, neutral 66.7 %, contradiction 0.0 %" in t.note and t.rows[
         2
@@ -525,7 +552,7 @@ def test_labels_are_shown_and_strange_ones_refused():
     png(confusion_figure(found, ["student/vanilla", None, "teacher/cot"]))
     png(confusion_figure({}, []))
     with pytest.raises(ReportError, match="'maybe' is not in"):
-        confusions(nli(["maybe"], student__vanilla=["neutral"]), NLI, 100)
+        confusions(nli(["maybe"], student__vanilla=["neutral"]), NLI, resamples=100)
 
 
 def test_rounds_of_nothing():
@@ -545,7 +572,7 @@ def test_rounds_of_nothing():
     [("tiny-nli", 8, ("vanilla", "cot")), ("tiny-summ", 6, ("vanilla", "cod")), ("tiny-chat", 4, ("vanilla",))],
 )
 def test_default_arms_of_a_family(name, arms, strategies):
-    c = resolved(combination_from("transformers:zoo/teacher", "zoo/student-s", name))
+    c = resolved(combination_from("transformers:zoo/teacher", "zoo/student-s", data=name))
     assert (
         len(c.arms) == arms
         and c.teacher.strategies == strategies
@@ -557,7 +584,10 @@ def test_default_arms_of_a_family(name, arms, strategies):
 
 def test_arms_of_another_family_are_left_out_and_none_at_all_is_an_error():
     c = combination_from(
-        "transformers:zoo/teacher", "zoo/student-s", "tiny-chat", options=dict(arms=["teacher/cot", "teacher/vanilla"])
+        "transformers:zoo/teacher",
+        "zoo/student-s",
+        data="tiny-chat",
+        options=dict(arms=["teacher/cot", "teacher/vanilla"]),
     )
     assert resolved(c).arms == ("teacher/vanilla",)
     with pytest.raises(StudyError, match="none of them is one of task conversation"):

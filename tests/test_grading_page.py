@@ -46,9 +46,9 @@ class Sheet:
 
     def __init__(self, folder, name="tiny-qa", n=4, texts=None, **how):
         self.splits = load_data(Data(name=name, train=2, test=n))
-        self.c = combination_from("transformers:zoo/teacher", "zoo/student-s", name)
+        self.c = combination_from("transformers:zoo/teacher", "zoo/student-s", data=name)
         self.answers = {"teacher/vanilla": said(self.splits.test, texts or [f"Answer {i}." for i in range(n)])}
-        self.key, sheets = draw_sheets(self.c, self.splits.test, self.answers, n, 1, **how)
+        self.key, sheets = draw_sheets(self.c, self.splits.test, answers=self.answers, n=n, raters=1, **how)
         self.sheet, self.store = sheets["r1"], Store(folder / "store")
         keep_key(self.store, self.key)
         self.page = folder / "grade-r1.html"
@@ -57,7 +57,7 @@ class Sheet:
 
     def imported(self, path):
         "The grades of a file, through the store: item → criterion → grade."
-        import_grades(self.store, [path], {self.c.name: self.key["rubric"]})
+        import_grades(self.store, [path], combinations={self.c.name: self.key["rubric"]})
         return graded(self.store, self.key["sheet"])["r1"]["grades"]
 
 
@@ -124,7 +124,7 @@ def test_a_sheet_graded_by_keyboard_with_a_reload_in_the_middle(opened, tmp_path
     assert where(page) == "4 of 4, 4 graded" and status(page).startswith("All 4 answers are graded")
     assert page.evaluate("document.activeElement.textContent") == "Save grades"
     assert s.imported(save(page, tmp_path)) == want and not page.wrong
-    human = grades_of(s.c, s.splits, s.answers, s.store)
+    human = grades_of(s.c, s.splits, answers=s.answers, store=s.store)
     assert len(human) == 16 and set(human["criterion"]) == set(s.names)
 
 
@@ -225,10 +225,10 @@ def test_every_grade_of_every_scale_has_a_key(opened, tmp_path, scale, presses):
     c = combination_from(
         "transformers:zoo/teacher",
         "zoo/student-s",
-        "tiny-qa",
+        data="tiny-qa",
         options=dict(rubric=[dict(name="own", question="How good is it?", scale=list(scale))]),
     )
-    _, sheets = draw_sheets(c, splits.test, {"teacher/vanilla": said(splits.test, ["x"])}, 1, 1)
+    _, sheets = draw_sheets(c, splits.test, answers={"teacher/vanilla": said(splits.test, ["x"])}, n=1, raters=1)
     (tmp_path / "p.html").write_text(grading_page(sheets["r1"]))
     page = opened(tmp_path / "p.html")
     for key, grade in presses:
@@ -421,7 +421,7 @@ def test_nothing_in_an_answer_or_note_runs_in_a_report(browser, evil, tmp_path):
         )
     )
     import_grades(evil.store, [tmp_path / "g.json"])
-    human = grades_of(evil.c, evil.splits, evil.answers, evil.store)
+    human = grades_of(evil.c, evil.splits, answers=evil.answers, store=evil.store)
     assert len(human) == 12
     body = "<h1>x</h1>" + opinions(human, rubric("nlu_qa")).html()
     assert check_page(body) == []

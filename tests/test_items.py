@@ -31,7 +31,7 @@ def said_by(examples, strategy, texts):
     task = TASKS[examples[0].task]
 
     def answer(e, text):
-        p = task.parse(text, strategy, e.choices, e.meta.get("words"))
+        p = task.parse(text, strategy, choices=e.choices, words=e.meta.get("words"))
         return Answer(e.id, text, p, task.correct(p.answer, e.gold) if task.graded else None, "stop", 5, 20, 0.1)
 
     return Answers(strategy, [answer(e, t) for e, t in zip(examples, texts, strict=True)], 0, 0)
@@ -56,7 +56,7 @@ def parts(folder, name, arms, write, train=10, test=8, **more):
         for s in strategies_of(c)
     }
     curated = {
-        a: curate(ARMS[a], splits.train, labels.get(ARMS[a].labels), splits.test, c.curate)
+        a: curate(ARMS[a], splits.train, answers=labels.get(ARMS[a].labels), test=splits.test, settings=c.curate)
         for a in c.arms
         if ARMS[a].model == "trained"
     }
@@ -66,7 +66,7 @@ def parts(folder, name, arms, write, train=10, test=8, **more):
         if ARMS[a].model != "trained"
     }
     with redirect_stderr(StringIO()):
-        said = judge_arms(c, splits, answers, Store(folder / "store"))
+        said = judge_arms(c, splits, answers=answers, store=Store(folder / "store"))
     numbers = dict(
         metric=dict(key=main_metric(splits.task, splits.test).key),
         best=TOP,
@@ -200,7 +200,7 @@ def test_a_scored_family_shows_its_measure(summ):
 
 @pytest.mark.parametrize("room", [33_000, 36_000, 50_000, LIMIT])
 def test_a_page_is_never_larger_than_its_limit_and_says_what_is_cut(math, room):
-    page = items_page(*math, room)
+    page = items_page(*math, limit=room)
     data, cut = data_of(page), "This page holds" in page
     n = {k: len(v) for k, v in data["items"].items()}
     assert len(page.encode()) <= room and cut == (n != dict(test=8, train=10))
@@ -267,7 +267,7 @@ def opened(browser, tmp_path):
     faults, contexts = [], []
 
     def open_(r, b, address="", **options):
-        path = write_items(tmp_path, r.metrics, b)
+        path = write_items(tmp_path, r.metrics, b=b)
         contexts.append(browser.new_context(viewport=dict(width=1280, height=900), **options))
         page = contexts[-1].new_page()
         page.set_default_timeout(WAIT)

@@ -53,7 +53,9 @@ class Says(Engine):
                 i,
                 said
                 if isinstance(said, Failure)
-                else self.record(r, said, self.ends, prompt_tokens=50, completion_tokens=7, info=dict(share=0.01)),
+                else self.record(
+                    r, said, finish_reason=self.ends, prompt_tokens=50, completion_tokens=7, info=dict(share=0.01)
+                ),
             )
 
 
@@ -65,7 +67,7 @@ def said(examples, texts):
             Answer(
                 e.id,
                 t or "",
-                p := parse(t or "", "vanilla", e.choices),
+                p := parse(t or "", "vanilla", choices=e.choices),
                 TASKS[e.task].correct(p.answer, e.gold),
                 "stop",
                 1,
@@ -97,7 +99,14 @@ def five():
 
 
 def ask(five, engine, store, pairs=PAIRS, answers=None, **more):
-    return judge(five.examples, answers or five.answers, Judge(engine="says:judge", **more), engine, store, pairs)
+    return judge(
+        five.examples,
+        answers or five.answers,
+        settings=Judge(engine="says:judge", **more),
+        engine=engine,
+        store=store,
+        pairs=pairs,
+    )
 
 
 def point_or_pair(grades, winner):
@@ -135,7 +144,7 @@ def test_no_text_leaves_its_fence(parts):
     ],
 )
 def test_an_answer_that_plays_the_judge_stays_an_answer(five, tmp_path, attack):
-    told = point_prompt(rubric("math"), [("Question", "1 + 1?"), ("Gold answer", "2")], attack)
+    told = point_prompt(rubric("math"), [("Question", "1 + 1?"), ("Gold answer", "2")], text=attack)
     assert (
         unfence(told[1]["content"]) == [("Question", "1 + 1?"), ("Gold answer", "2"), ("Answer", attack)]
         and "is no instruction" in told[0]["content"]
@@ -143,9 +152,9 @@ def test_an_answer_that_plays_the_judge_stays_an_answer(five, tmp_path, attack):
     done = judge(
         five.examples,
         {A: said(five.examples, [attack] * 5)},
-        Judge(engine="rules:world", pairwise=False),
-        RulesEngine("world"),
-        Store(tmp_path),
+        settings=Judge(engine="rules:world", pairwise=False),
+        engine=RulesEngine("world"),
+        store=Store(tmp_path),
     )
     assert (done.pointwise["grade"] == 0).all()
     assert "<script>" not in "".join(
@@ -467,9 +476,9 @@ def test_a_rubric_of_the_recipes_own(five, tmp_path):
     done = judge(
         five.examples,
         five.answers,
-        Judge(engine="says:judge", pairwise=False),
-        engine := Says('{"reason": "", "brevity": 10}'),
-        Store(tmp_path),
+        settings=Judge(engine="says:judge", pairwise=False),
+        engine=(engine := Says('{"reason": "", "brevity": 10}')),
+        store=Store(tmp_path),
         own=own,
     )
     assert (
@@ -478,7 +487,14 @@ def test_a_rubric_of_the_recipes_own(five, tmp_path):
         and engine.asked_for[0].schema["properties"]["brevity"]["enum"] == list(range(11))
     )
     with pytest.raises(EngineError, match="no rule for criterion 'brevity'"):
-        judge(five.examples, five.answers, Judge(engine="rules:world"), RulesEngine("world"), Store(tmp_path), own=own)
+        judge(
+            five.examples,
+            five.answers,
+            settings=Judge(engine="rules:world"),
+            engine=RulesEngine("world"),
+            store=Store(tmp_path),
+            own=own,
+        )
     assert truth_kappa(done, grade(five.examples, five.answers))[0].value is None  # it does not ask what is right
 
 
@@ -509,7 +525,7 @@ def test_the_schema_reaches_a_server_and_the_key_stays_out(five, tmp_path, monke
         )
         engine = open_engine(who.engine, settings=who.own)
         try:
-            done = judge(five.examples, five.answers, who, engine, Store(tmp_path), PAIRS)
+            done = judge(five.examples, five.answers, settings=who, engine=engine, store=Store(tmp_path), pairs=PAIRS)
         finally:
             engine.close()
     assert (
@@ -532,7 +548,14 @@ def test_the_rules_know_what_is_right(name, tmp_path):
         B: said(examples, ["??"] * 40),
     }
     done, truth = (
-        judge(examples, answers, Judge(engine="rules:world"), RulesEngine("world"), Store(tmp_path), PAIRS),
+        judge(
+            examples,
+            answers,
+            settings=Judge(engine="rules:world"),
+            engine=RulesEngine("world"),
+            store=Store(tmp_path),
+            pairs=PAIRS,
+        ),
         grade(examples, answers),
     )
     right = dict(zip(zip(truth["arm"], truth["id"]), truth["correct"]))
@@ -553,7 +576,14 @@ def test_the_rules_prefer_the_reference_to_nonsense(name, tmp_path):
         A: said(examples, ["on Sunday Zoe Zoe sells 999 in"] * 20),
         B: said(examples, best[1:] + best[:1]),
     }
-    done = judge(examples, answers, Judge(engine="rules:world"), RulesEngine("world"), Store(tmp_path), PAIRS)
+    done = judge(
+        examples,
+        answers,
+        settings=Judge(engine="rules:world"),
+        engine=RulesEngine("world"),
+        store=Store(tmp_path),
+        pairs=PAIRS,
+    )
     mean = done.pointwise.groupby(["criterion", "arm"])["grade"].mean().unstack()
     assert (
         (mean[T] >= mean[B]).all()
@@ -577,7 +607,13 @@ def test_rules_refuse_what_they_do_not_know(five, tmp_path):
         )
     ]
     with pytest.raises(EngineError, match="not one of the built-in data sets"):
-        judge(other, {A: said(other, ["x"])}, Judge(engine="rules:world"), RulesEngine("world"), Store(tmp_path))
+        judge(
+            other,
+            {A: said(other, ["x"])},
+            settings=Judge(engine="rules:world"),
+            engine=RulesEngine("world"),
+            store=Store(tmp_path),
+        )
     with pytest.raises(EngineError, match="rules:world"):
         open_engine("rules:moon")
 
@@ -656,10 +692,10 @@ def test_a_judge_of_the_teachers_family_is_said_not_refused(five, tmp_path):
     done = judge(
         five.examples,
         five.answers,
-        Judge(engine="says:zoo/judge"),
-        Says(point_or_pair(dict(correct=1), "A")),
-        Store(tmp_path),
-        PAIRS,
+        settings=Judge(engine="says:zoo/judge"),
+        engine=Says(point_or_pair(dict(correct=1), "A")),
+        store=Store(tmp_path),
+        pairs=PAIRS,
         teacher="transformers:zoo/teacher",
         student="HuggingFaceTB/SmolLM2-135M",
     )
@@ -679,7 +715,12 @@ def test_a_model_that_was_never_trained_to_judge_gives_missing_verdicts(five, tm
     engine = open_engine(who.engine)
     try:
         done = judge(
-            five.examples, {A: five.answers[A]}, who, engine, Store(tmp_path), teacher="transformers:zoo/teacher"
+            five.examples,
+            {A: five.answers[A]},
+            settings=who,
+            engine=engine,
+            store=Store(tmp_path),
+            teacher="transformers:zoo/teacher",
         )
     finally:
         engine.close()
@@ -694,7 +735,14 @@ def test_a_small_real_model_is_exposed(five, tmp_path, smollm):
     who = Judge(engine=f"transformers:{smollm}", items=3, reasks=0, sampling=dict(max_tokens=60))
     engine = open_engine(who.engine, 4)
     try:
-        done = judge(five.examples, {A: five.answers[A], B: five.answers[B]}, who, engine, Store(tmp_path), [(A, B)])
+        done = judge(
+            five.examples,
+            {A: five.answers[A], B: five.answers[B]},
+            settings=who,
+            engine=engine,
+            store=Store(tmp_path),
+            pairs=[(A, B)],
+        )
     finally:
         engine.close()
     t = trial(done, grade(five.examples, five.answers))

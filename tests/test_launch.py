@@ -93,7 +93,7 @@ def workers():
 @fast(max_examples=60, deadline=None)
 def test_every_step_has_the_rows_it_has_in_one_process(n, batch, accumulation, processes):
     lengths = [1 + i * 7 % 13 for i in range(n)]
-    order = list(GroupedOrder(lengths, batch, 3, lambda: 0))
+    order = list(GroupedOrder(lengths, batch, seed=3, epoch=lambda: 0))
     one = [order[i : i + batch * accumulation] for i in range(0, n, batch * accumulation)]
     with pytest.MonkeyPatch.context() as m:
         m.setattr(student, "_ranks", lambda: (0, processes))
@@ -216,7 +216,7 @@ def test_what_can_not_work_is_refused_before_anything_starts(case, tmp_path, mon
     monkeypatch.setattr(module, "_gpus", lambda: 0)
     monkeypatch.setattr(module.subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
     with pytest.raises(ConfigError, match="train") as e:
-        launch(rows(), MODEL, Train(launch=text, **changes), tmp_path / "run", 0)
+        launch(rows(), MODEL, settings=Train(launch=text, **changes), out=tmp_path / "run", seed=0)
     assert why.lower() in str(e.value).lower() and not (tmp_path / "run").exists(), e.value
 
 
@@ -246,8 +246,8 @@ def full(tmp_path_factory):
     "The same full fine-tuning in one process and in two."
     folder, held = tmp_path_factory.mktemp("full"), rows(5)
     return SimpleNamespace(
-        one=fit(rows(), MODEL, FULL, folder / "one", 0, held),
-        two=launch(rows(), MODEL, two(FULL), folder / "two", 0, held),
+        one=fit(rows(), MODEL, settings=FULL, out=folder / "one", seed=0, validation=held),
+        two=launch(rows(), MODEL, settings=two(FULL), out=folder / "two", seed=0, validation=held),
     )
 
 
@@ -265,8 +265,8 @@ def test_full_fine_tuning_in_two_processes_is_that_of_one(full):
 def test_lora_in_two_processes_is_that_of_one(tmp_path):
     steps = []
     one, both = (
-        fit(rows(), MODEL, LORA, tmp_path / "one", 0),
-        launch(rows(), MODEL, two(LORA), tmp_path / "two", 0, progress=lambda *a: steps.append(a)),
+        fit(rows(), MODEL, settings=LORA, out=tmp_path / "one", seed=0),
+        launch(rows(), MODEL, settings=two(LORA), out=tmp_path / "two", seed=0, progress=lambda *a: steps.append(a)),
     )
     assert (
         curves(one, both) < CURVE
@@ -290,18 +290,24 @@ def test_a_killed_process_is_explained_and_the_run_goes_on(full, tmp_path):
         TrainingFailed,
         match=r"process 1 of 2 was ended from outside \(SIGKILL\).*The checkpoint of step 2 is kept.*lower",
     ):
-        launch(rows(), MODEL, two(FULL), tmp_path / "run", 0, rows(5), kill)
+        launch(rows(), MODEL, settings=two(FULL), out=tmp_path / "run", seed=0, validation=rows(5), progress=kill)
     assert not workers() and _last_checkpoint(tmp_path / "run").name in ("checkpoint-2", "checkpoint-4")
-    done = launch(rows(), MODEL, two(FULL), tmp_path / "run", 0, rows(5))
+    done = launch(rows(), MODEL, settings=two(FULL), out=tmp_path / "run", seed=0, validation=rows(5))
     assert done.starts[1] >= 2 and done.history == full.two.history and same(done.path, full.two.path)
     with pytest.MonkeyPatch.context() as m:  # and a finished run starts nothing
         m.setattr(module.subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
-        assert launch(rows(), MODEL, two(FULL), tmp_path / "run", 0, rows(5)) == done
+        assert launch(rows(), MODEL, settings=two(FULL), out=tmp_path / "run", seed=0, validation=rows(5)) == done
 
 
 def test_an_error_inside_is_the_error_it_is_and_ends_all(tmp_path):
     with pytest.raises(TrainingFailed, match="^training stopped at step .* Lower train.learning_rate"):
-        launch(rows(), MODEL, two(FULL, learning_rate=1e30, schedule="constant", warmup_ratio=0), tmp_path / "run", 0)
+        launch(
+            rows(),
+            MODEL,
+            settings=two(FULL, learning_rate=1e30, schedule="constant", warmup_ratio=0),
+            out=tmp_path / "run",
+            seed=0,
+        )
     assert not workers()
 
 
@@ -310,7 +316,7 @@ import json, sys
 from distill_study.config import Train
 from distill_study.launch import launch
 job = json.load(open(sys.argv[1]))
-launch(job["rows"], job["model"], Train(**job["settings"]), job["out"], 0, progress=lambda *a: print(a[0], flush=True))
+launch(job["rows"], job["model"], settings=Train(**job["settings"]), out=job["out"], seed=0, progress=lambda *a: print(a[0], flush=True))
 """
 
 
@@ -383,17 +389,20 @@ def test_full_fine_tuning_with_fsdp_is_that_of_one_process_also_from_a_checkpoin
             raise Stop
 
     with pytest.raises(Stop):
-        launch(rows(), MODEL, fsdp(FULL), tmp_path / "run", 0, rows(5), stop)
+        launch(rows(), MODEL, settings=fsdp(FULL), out=tmp_path / "run", seed=0, validation=rows(5), progress=stop)
     assert not workers() and (tmp_path / "entry.py.sharded").exists()
     assert _last_checkpoint(tmp_path / "run").name == "checkpoint-4" and not list((tmp_path / "run").rglob("*.pt"))
-    done = launch(rows(), MODEL, fsdp(FULL), tmp_path / "run", 0, rows(5))
+    done = launch(rows(), MODEL, settings=fsdp(FULL), out=tmp_path / "run", seed=0, validation=rows(5))
     assert done.starts == (0, 4) and curves(full.one, done) < CURVE and far(full.one.path, done.path) < WEIGHTS
     assert max(abs(a - b) for (_, a), (_, b) in zip(full.one.validation, done.validation, strict=True)) < CURVE
     assert (done.trainable, done.parameters) == (full.one.trainable, full.one.parameters)
 
 
 def test_lora_with_fsdp_is_that_of_one_process(fsdp, tmp_path):
-    one, done = fit(rows(), MODEL, LORA, tmp_path / "one", 0), launch(rows(), MODEL, fsdp(LORA), tmp_path / "run", 0)
+    one, done = (
+        fit(rows(), MODEL, settings=LORA, out=tmp_path / "one", seed=0),
+        launch(rows(), MODEL, settings=fsdp(LORA), out=tmp_path / "run", seed=0),
+    )
     assert (tmp_path / "entry.py.sharded").exists() and (done.trainable, done.parameters) == (
         one.trainable,
         one.parameters,
@@ -438,11 +447,13 @@ def test_zero3_is_the_training_of_one_process(settings, tmp_path, monkeypatch):
         if step == 5:
             raise Stop
 
-    one = fit(rows(), MODEL, settings, tmp_path / "one", 0)
+    one = fit(rows(), MODEL, settings=settings, out=tmp_path / "one", seed=0)
     if settings.save_steps:
         with pytest.raises(Stop):
-            launch(rows(), MODEL, settings.model_copy(update=more), tmp_path / "run", 0, progress=stop)
-    done = launch(rows(), MODEL, settings.model_copy(update=more), tmp_path / "run", 0)
+            launch(
+                rows(), MODEL, settings=settings.model_copy(update=more), out=tmp_path / "run", seed=0, progress=stop
+            )
+    done = launch(rows(), MODEL, settings=settings.model_copy(update=more), out=tmp_path / "run", seed=0)
     assert done.starts[-1] == (4 if settings.save_steps else 0)
     assert (
         curves(one, done) < CURVE
@@ -463,5 +474,5 @@ def test_a_recipe_starts_it(tmp_path):
         dict(name="r", teachers="transformers:zoo/teacher", students=MODEL, data="arithmetic"),
         {"train.launch": "cpu2", "train.epochs": "1", "train.batch_size": "8"},
     )
-    done = train_one(recipe.combinations()[0], "control/gold", rows(), Store(tmp_path / "store"))
+    done = train_one(recipe.combinations()[0], "control/gold", rows=rows(), store=Store(tmp_path / "store"))
     assert (done.processes, done.steps) == (2, 3) and (done.path / "model.safetensors").is_file()

@@ -68,7 +68,9 @@ def test_counts_are_those_of_the_real_model(tied):
 
 def test_parts_are_exact_where_they_can_be():
     n = count_parameters(CFG, train("full")).total
-    full, lora, qlora = (estimate(CFG, train(m, batch_size=2), 64, ONE) for m in ("full", "lora", "qlora"))
+    full, lora, qlora = (
+        estimate(CFG, train(m, batch_size=2), length=64, devices=ONE) for m in ("full", "lora", "qlora")
+    )
     assert (full.weights, full.optimizer) == (4 * n, 8 * n)
     a = lora.counts.trainable
     assert (lora.weights, lora.optimizer) == (2 * n + 4 * a, 8 * a)
@@ -76,11 +78,13 @@ def test_parts_are_exact_where_they_can_be():
     assert qlora.counts.linear == linear and qlora.weights == int(
         (0.5 + 1 / 64 + 4 / 16384) * linear + 2 * (n - linear) + 4 * a
     )
-    assert estimate(CFG, train(bf16=False, batch_size=2), 64, ONE).weights == 4 * (n + a)
+    assert estimate(CFG, train(bf16=False, batch_size=2), length=64, devices=ONE).weights == 4 * (n + a)
 
 
 def test_accumulated_gradients_stay():
-    once, twice = (estimate(CFG, train("full", batch_size=8, gradient_accumulation=g), 512, ONE) for g in (1, 2))
+    once, twice = (
+        estimate(CFG, train("full", batch_size=8, gradient_accumulation=g), length=512, devices=ONE) for g in (1, 2)
+    )
     assert once.moment == twice.moment == "start" and twice.gradients == 4 * twice.counts.total > once.gradients
 
 
@@ -89,10 +93,20 @@ def test_shallow_steps_give_a_deep_model():
     for method in ("full", "lora"):
         for checkpointing in (False, True):
             s = memory._plain(train(method, gradient_checkpointing=checkpointing))
-            args = (s, "float32", False, "sdpa", 4, 256, 200, "cpu", 1.0)
+            step = dict(
+                settings=s,
+                dtype="float32",
+                bf16=False,
+                attention="sdpa",
+                batch=4,
+                length=256,
+                taught=200,
+                kind="cpu",
+                weigh=1.0,
+            )
             cfg = LlamaConfig(**CFG.to_dict() | dict(num_hidden_layers=6))
             key, counts = memory._key(cfg), count_parameters(cfg, s)
-            near, whole = memory._activations(key, counts, *args), memory._step(key, 6, *args)
+            near, whole = memory._activations(key, counts, **step), memory._step(key, 6, **step)
             for part in whole:
                 assert sum(near[part]) == pytest.approx(sum(whole[part]), rel=0.02)
             assert max(map(sum, near.values())) == pytest.approx(max(map(sum, whole.values())), rel=0.01)
@@ -112,7 +126,10 @@ def test_shallow_steps_give_a_deep_model():
 def test_more_rows_or_longer_ones_need_more(method, batch, length, checkpointing, kind):
     at = lambda b, n: (
         estimate(
-            CFG, train(method, batch_size=b, gradient_checkpointing=checkpointing, bf16=False), n, Devices(1, 80, kind)
+            CFG,
+            train(method, batch_size=b, gradient_checkpointing=checkpointing, bf16=False),
+            length=n,
+            devices=Devices(1, 80, kind),
         ).total
     )
     assert at(batch, length) <= at(batch + 1, length) <= at(2 * batch + 1, length) and at(batch, length) <= at(
@@ -125,28 +142,43 @@ def test_more_rows_or_longer_ones_need_more(method, batch, length, checkpointing
 @given(r=st.integers(1, 32), devices=st.sampled_from([2, 4, 8]), method=st.sampled_from(["full", "lora", "qlora"]))
 def test_rank_costs_and_sharding_divides(r, devices, method):
     s = train(method, r=r, batch_size=2)
-    alone, parted = estimate(CFG, s, 64, ONE), estimate(CFG, s, 64, Devices(devices, 80), sharded=True)
+    alone, parted = (
+        estimate(CFG, s, length=64, devices=ONE),
+        estimate(CFG, s, length=64, devices=Devices(devices, 80), sharded=True),
+    )
     for part in ("weights", "optimizer"):
         assert abs(getattr(alone, part) / devices - getattr(parted, part)) <= 1
     assert parted.gathered > 0 or parted.moment == "step"
     if method != "full":
-        more = estimate(CFG, train(method, r=2 * r, batch_size=2), 64, ONE)
+        more = estimate(CFG, train(method, r=2 * r, batch_size=2), length=64, devices=ONE)
         assert more.counts.trainable == 2 * alone.counts.trainable and more.total > alone.total
     assert all(getattr(e, p) >= 0 for e in (alone, parted) for p in PARTS)
 
 
 def test_switches_save_what_they_promise():
-    at = lambda method="full", **kw: estimate(CFG, train(method, **(dict(batch_size=8, bf16=False) | kw)), 1024, ONE)
+    at = lambda method="full", **kw: estimate(
+        CFG, train(method, **(dict(batch_size=8, bf16=False) | kw)), length=1024, devices=ONE
+    )
     assert at("lora").total < at().total and at("qlora", bf16=None).total < at("lora", bf16=None).total
     assert at(gradient_checkpointing=True).activations < at().activations / 2
     plain, eager = (
-        memory._step(memory._key(CFG), 3, memory._plain(train("full")), "float32", False, a, 8, 512, 64, "cuda", 1.0)[
-            "start"
-        ][0]
+        memory._step(
+            memory._key(CFG),
+            3,
+            settings=memory._plain(train("full")),
+            dtype="float32",
+            bf16=False,
+            attention=a,
+            batch=8,
+            length=512,
+            taught=64,
+            kind="cuda",
+            weigh=1.0,
+        )["start"][0]
         for a in ("flash", "eager")
     )
     assert eager - plain > 3 * 8 * 4 * 512 * 512 * 4  # softmax scores of every head and layer, in 32 bits
-    few, all_ = (estimate(CFG, train("full", bf16=False), 512, CPU, supervised=s) for s in (0.1, 1.0))
+    few, all_ = (estimate(CFG, train("full", bf16=False), length=512, devices=CPU, supervised=s) for s in (0.1, 1.0))
     assert all_.total - few.total > 0.9 * 16 * 511 * 1000 * 4  # the CPU's loss has logits of supervised tokens only
 
 
@@ -154,17 +186,20 @@ def test_switches_save_what_they_promise():
 
 
 def test_the_first_that_fits_is_recommended():
-    sized = lambda gb: recommend(CFG, Train(batch_size=4), 2048, Devices(1, gb)).chosen
+    sized = lambda gb: recommend(CFG, Train(batch_size=4), length=2048, devices=Devices(1, gb)).chosen
     assert sized(80).settings.method == "full" and sized(80).settings.batch_size == 4
     chosen = sized(1.0)
     assert chosen and chosen.fits and chosen.settings.batch_size * chosen.settings.gradient_accumulation == 4
-    assert recommend(CFG, Train(batch_size=4), 64, ONE, methods=("qlora",)).chosen.settings.method == "qlora"
-    assert all(e.sharded is False for e in recommend(CFG, Train(batch_size=4), 64, ONE).tried) and any(
-        e.sharded for e in recommend(CFG, Train(batch_size=4), 64, FOUR).tried
+    assert (
+        recommend(CFG, Train(batch_size=4), length=64, devices=ONE, methods=("qlora",)).chosen.settings.method
+        == "qlora"
+    )
+    assert all(e.sharded is False for e in recommend(CFG, Train(batch_size=4), length=64, devices=ONE).tried) and any(
+        e.sharded for e in recommend(CFG, Train(batch_size=4), length=64, devices=FOUR).tried
     )
     assert all(
         e.settings.gradient_checkpointing
-        for e in recommend(CFG, Train(batch_size=4, gradient_checkpointing=True), 64, ONE).tried
+        for e in recommend(CFG, Train(batch_size=4, gradient_checkpointing=True), length=64, devices=ONE).tried
     )
 
 
@@ -177,7 +212,7 @@ def test_what_fits_nowhere_says_what_would():
         num_attention_heads=32,
         max_position_embeddings=4096,
     )
-    advice = recommend(big, Train(batch_size=2), 512, Devices(1, 4), methods=("qlora",))
+    advice = recommend(big, Train(batch_size=2), length=512, devices=Devices(1, 4), methods=("qlora",))
     assert advice.chosen is None and not advice.recipe
     assert (
         "does not fit on 1 × 4 GB" in advice.hint
@@ -186,7 +221,7 @@ def test_what_fits_nowhere_says_what_would():
     )
     assert advice.hint in advice._repr_markdown_()
     size = 8
-    assert recommend(big, Train(batch_size=2), 512, Devices(1, size), methods=("qlora",)).chosen
+    assert recommend(big, Train(batch_size=2), length=512, devices=Devices(1, size), methods=("qlora",)).chosen
 
 
 # --- bad input
@@ -249,6 +284,6 @@ def test_a_model_that_is_no_language_model(tmp_path):
 
     T5Config().save_pretrained(tmp_path)
     with pytest.raises(StudyError, match="no causal language model"):
-        estimate(str(tmp_path), Train(), 64, ONE)
+        estimate(str(tmp_path), Train(), length=64, devices=ONE)
     with pytest.raises(StudyError, match="train.target_modules = 'nothing'"):
-        estimate(CFG, Train(target_modules="nothing"), 64, ONE)
+        estimate(CFG, Train(target_modules="nothing"), length=64, devices=ONE)

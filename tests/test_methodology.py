@@ -196,7 +196,7 @@ def test_with_data_and_students_it_tells_what_came_of_the_settings():
         )
     )
     splits = load_data(c.data)
-    said = methodology(c, splits, {"distilled/vanilla": SimpleNamespace(learning_rate=3e-4)})
+    said = methodology(c, splits, fits={"distilled/vanilla": SimpleNamespace(learning_rate=3e-4)})
     assert (
         "with 30 training inputs and 12 test items" in said.parts["Data"]
         and "learning rate 0.0003 (by method" in said.parts["Students"]

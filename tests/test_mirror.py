@@ -63,15 +63,15 @@ def test_what_one_machine_did_the_other_finds(url, at):
     at("a")
     ours = Store(url)
     ours.add([record(0), record(1)])
-    with ours.asking(ENGINE, WEIGHTS, ["x"]):
+    with ours.asking(ENGINE, WEIGHTS, keys=["x"]):
         ours.add([record(2)])
     ours.ledger.append([dict(id="q", reason="http_429")])
     make_stage(ours)
-    ours.put_json("metrics", "ab12", dict(n=3))
+    ours.put_json("metrics", "ab12", obj=dict(n=3))
     at("b")
     theirs = Store(url)
     assert keys(url) == {record(i).key for i in range(3)}
-    assert theirs.get(ENGINE, WEIGHTS, record(2).key) == ours.get(ENGINE, WEIGHTS, record(2).key)
+    assert theirs.get(ENGINE, WEIGHTS, key=record(2).key) == ours.get(ENGINE, WEIGHTS, key=record(2).key)
     assert (theirs.stage("student", "ab12") / "model").read_text() == "weights" and theirs.stage(
         "student", "ab13"
     ) is None
@@ -125,7 +125,7 @@ def test_a_machine_that_goes_away_before_it_has_sent_sends_at_its_next_start(url
     ):
         make_stage(store)
     with pytest.raises(StoreError, match="can't be reached"):
-        store.put_json("metrics", "ab12", 1)
+        store.put_json("metrics", "ab12", obj=1)
     monkeypatch.undo()
     at("a")
     Store(url)
@@ -142,7 +142,7 @@ def test_without_the_network_what_is_here_is_replayed(url, at, monkeypatch):
         Store(url)
     with pytest.warns(UserWarning, match="can't be reached"):
         kept = Store(url, replay=True)
-    assert kept.get(ENGINE, WEIGHTS, record(0).key)
+    assert kept.get(ENGINE, WEIGHTS, key=record(0).key)
 
 
 def test_a_segment_and_a_stage_that_are_still_being_written_are_left_for_later(url, at):
@@ -206,7 +206,7 @@ def test_pruned_here_is_pruned_there(url, at):
     store = Store(url)
     store.add([record(0)])
     make_stage(store)
-    archive.prune(url, archive.to_prune(url, [ENGINE], ["student-ab12"]))
+    archive.prune(url, archive.to_prune(url, [ENGINE], stages=["student-ab12"]))
     at("b")
     assert keys(url) == set() and Store(url).stage("student", "ab12") is None
     at("a")

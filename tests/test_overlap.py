@@ -108,7 +108,7 @@ def plain_contaminated(texts, tests, n, share):
 @settings(max_examples=120, deadline=None)
 @given(TEXTS, TEXTS, st.integers(1, 5), st.sampled_from([0, 0.3, 0.5, 0.8]), st.integers(1, 9))
 def test_contamination_is_that_of_a_loop(texts, tests, n, share, chunk):
-    found, plain = contaminated(texts, tests, n, share, chunk), plain_contaminated(texts, tests, n, share)
+    found, plain = contaminated(texts, tests, n=n, share=share, chunk=chunk), plain_contaminated(texts, tests, n, share)
     assert list(found) == sorted(plain)
     for i, (j, part) in found.items():
         assert part == pytest.approx(plain[i][1])

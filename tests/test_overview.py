@@ -221,17 +221,17 @@ def test_seeds_widen_an_interval_and_one_seed_leaves_it():
     same = over([i, i, i])
     assert (same.value, round(same.low, 9), round(same.high, 9)) == (0.5, 0.4, 0.6)
     apart = over([i, Interval(0.6, 0.5, 0.7, 100)])
-    assert apart.low < 0.4 and apart.high > 0.7 and over([i, Interval(0.9, 0.8, 1.0, 100)], 0, 1).high == 1
+    assert apart.low < 0.4 and apart.high > 0.7 and over([i, Interval(0.9, 0.8, 1.0, 100)], 0, high=1).high == 1
     assert over([]).value is None
 
 
 def test_break_even_by_hand():
     assert [
-        break_even(10, 3, 1),
-        break_even(0.3, 0.2, 0.1),
-        break_even(1, 1, 1),
-        break_even(1, 1, 2),
-        break_even(0, 1, 0),
+        break_even(10, 3, after=1),
+        break_even(0.3, 0.2, after=0.1),
+        break_even(1, 1, after=1),
+        break_even(1, 1, after=2),
+        break_even(0, 1, after=0),
     ] == [5, 3, math.inf, math.inf, 0]
 
 
@@ -317,7 +317,7 @@ def test_sets_that_most_lack_are_left_out_and_who_lacks_one_is_named():
     assert (
         sets == ["a", "b"] and set(map(tuple, lacking.values())) == {("b",)} and all(" z" in name for name in lacking)
     )
-    assert "Not ranked, as they lack data sets" in rank_table(rows, sets, lacking).note
+    assert "Not ranked, as they lack data sets" in rank_table(rows, sets, lacking=lacking).note
 
 
 # --- the page
@@ -511,10 +511,10 @@ def test_a_page_comes_while_the_grid_runs_and_whole_at_its_end(tmp_path):
         shutil.copytree(TINY / c.name, tmp_path / c.name)
     done = [Outcome(c, tmp_path / c.name, 5.0) for c in grid]
     done[1] = Outcome(grid[1], tmp_path / grid[1].name, 5.0, "MemoryError: <no room>")
-    write_index(recipe, done[:2], tmp_path)
+    write_index(recipe, done[:2], folder=tmp_path)
     page = sound((tmp_path / "index.html").read_text())
     assert page.text.count("not run") == 8 and "Ranking" not in page.text and "<no room>" in page.text
-    write_index(recipe, done, tmp_path)
+    write_index(recipe, done, folder=tmp_path)
     page = sound((tmp_path / "index.html").read_text())
     assert "Ranking" in page.text and "not run" not in page.text and "1 combination failed." in page.text
     assert [r["state"] for r in json.loads((tmp_path / "grid.json").read_text())["combinations"]] == [

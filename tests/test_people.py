@@ -38,7 +38,7 @@ from distill_study.tasks import Parsed
 from distill_study.teacher import Answer, Answers
 
 QA = load_data(Data(name="tiny-qa", train=2, test=40))
-C = combination_from("transformers:zoo/teacher", "zoo/student-s", "tiny-qa")
+C = combination_from("transformers:zoo/teacher", "zoo/student-s", data="tiny-qa")
 
 
 def said(examples, texts, right=None):
@@ -91,7 +91,7 @@ def test_every_draw_is_fair(s):
     examples = QA.test[: s["items"]]
     answers = arms(s["n_arms"], s["kinds"], examples)
     n = len(answers) + s["extra"]
-    drawn, by_id = draw(examples, answers, n, s["seed"]), {e.id: i for i, e in enumerate(examples)}
+    drawn, by_id = draw(examples, answers, n=n, seed=s["seed"]), {e.id: i for i, e in enumerate(examples)}
     assert 1 <= len(drawn) <= n and len({(d.id, d.text) for d in drawn}) == len(drawn)
     assert all(answers[a].answers[by_id[d.id]].text.strip() == d.text for d in drawn for a in d.arms)
     per = Counter(a for d in drawn for a in d.arms)
@@ -110,9 +110,18 @@ def test_every_draw_is_fair(s):
 def test_sheets_are_blind_shared_out_and_the_same_again(s):
     examples = QA.test[: max(s["items"], 5)]
     answers = arms(s["n_arms"], s["kinds"], examples)
-    asked = (C, examples, answers, len(answers) + s["extra"], s["raters"], s["overlap"], s["checks"], s["seed"])
-    key, sheets = draw_sheets(*asked)
-    assert (key, sheets) == draw_sheets(*asked)
+    asked = dict(
+        c=C,
+        examples=examples,
+        answers=answers,
+        n=len(answers) + s["extra"],
+        raters=s["raters"],
+        overlap=s["overlap"],
+        checks=s["checks"],
+        seed=s["seed"],
+    )
+    key, sheets = draw_sheets(**asked)
+    assert (key, sheets) == draw_sheets(**asked)
     checks = {i for i, x in key["items"].items() if x["check"]}
     items, shares = set(key["items"]) - checks, {r: set(mine) - checks for r, mine in key["raters"].items()}
     assert len(checks) == s["checks"] and set().union(*shares.values()) == items
@@ -145,7 +154,7 @@ def test_each_answer_has_the_same_chance():
         "student/vanilla": said(examples, [f"x{i}" for i in range(20)]),
     }
     for seed in range(400):
-        hits.update(d.id for d in draw(examples, answers, 10, seed) if "student/vanilla" in d.arms)
+        hits.update(d.id for d in draw(examples, answers, n=10, seed=seed) if "student/vanilla" in d.arms)
     assert len(hits) == 20 and sum(hits.values()) == 2000
     assert all(abs(k - 100) < 4.5 * math.sqrt(400 * 0.25 * 0.75) for k in hits.values()), hits
 
@@ -153,12 +162,12 @@ def test_each_answer_has_the_same_chance():
 @given(st.lists(st.integers(), unique=True, min_size=1, max_size=50), st.data())
 def test_spread_draws_without_putting_back(items, data):
     n = data.draw(st.integers(0, len(items)))
-    got = spread(n, items, data.draw(st.floats(0, 1, exclude_max=True)))
+    got = spread(n, items, start=data.draw(st.floats(0, 1, exclude_max=True)))
     assert len(got) == n == len(set(got)) and [items.index(x) for x in got] == sorted(items.index(x) for x in got)
 
 
 def test_order_differs_by_rater_and_ids_tell_nothing():
-    key, sheets = draw_sheets(C, QA.test, arms(4, [0, 1, 2], QA.test), 40, 3, 1.0)
+    key, sheets = draw_sheets(C, QA.test, answers=arms(4, [0, 1, 2], QA.test), n=40, raters=3, overlap=1.0)
     orders = [mine for mine in key["raters"].values()]
     assert len({tuple(o) for o in orders}) == 3 and len({frozenset(o) for o in orders}) == 1
     by_arm = {}
@@ -181,7 +190,7 @@ def test_scored_families_are_spread_over_thirds_of_the_score():
     kinds = strata(news, answers)["teacher/vanilla"]
     assert set(kinds) == {"low", "middle", "high"} or set(kinds) == {"low", "high"} or set(kinds) == {"low", "middle"}
     at = {e.id: kinds[i] for i, e in enumerate(news)}
-    got = Counter(at[d.id] for d in draw(news, answers, 9))
+    got = Counter(at[d.id] for d in draw(news, answers, n=9))
     assert all(abs(got[k] - 9 * m / 30) < 1 + 1e-9 for k, m in Counter(kinds).items())
 
 
@@ -200,7 +209,7 @@ def test_scored_families_are_spread_over_thirds_of_the_score():
 )
 def test_settings_that_no_sheet_can_have(changes, says):
     with pytest.raises(StudyError) as e:
-        draw_sheets(C, QA.test, arms(3, [0, 1], QA.test), **changes)
+        draw_sheets(C, QA.test, answers=arms(3, [0, 1], QA.test), **changes)
     assert says in str(e.value)
 
 
@@ -211,9 +220,9 @@ def test_checks_need_truth():
             "vanilla", [Answer(e.id, "A", Parsed("A", "A"), None, "stop", 1, 1, None) for e in blind], 0, 0
         )
     }
-    assert draw_sheets(C, blind, answers, 5)[0]["items"]
+    assert draw_sheets(C, blind, answers=answers, n=5)[0]["items"]
     with pytest.raises(StudyError, match="0 of the test items have a gold answer.*Ask for none"):
-        draw_sheets(C, blind, answers, 5, checks=1)
+        draw_sheets(C, blind, answers=answers, n=5, checks=1)
 
 
 def test_equal_gold_everywhere_leaves_no_wrong_answer():
@@ -230,11 +239,11 @@ def test_every_family_has_attention_checks(name):
 
 def test_what_passes_an_attention_check():
     four = rubric("summarization")
-    assert passed("gold", dict(coherence=3, consistency=5, fluency=4, relevance=3), four) and not passed(
-        "gold", dict(coherence=5, consistency=2, fluency=5, relevance=5), four
+    assert passed("gold", dict(coherence=3, consistency=5, fluency=4, relevance=3), criteria=four) and not passed(
+        "gold", dict(coherence=5, consistency=2, fluency=5, relevance=5), criteria=four
     )
-    assert passed("other", dict(coherence=5, consistency=1, fluency=5, relevance=1), four) and not passed(
-        "other", dict(coherence=5, consistency=4, fluency=5, relevance=3), four
+    assert passed("other", dict(coherence=5, consistency=1, fluency=5, relevance=1), criteria=four) and not passed(
+        "other", dict(coherence=5, consistency=4, fluency=5, relevance=3), criteria=four
     )
 
 
@@ -274,7 +283,7 @@ def study(tmp_path):
     "A store with a sheet for two raters, and a way to write their files."
     examples = QA.test[:12]
     answers = arms(3, [0, 1, 2, 3], examples)
-    key, sheets = draw_sheets(C, examples, answers, 15, 2, 0.4, 2)
+    key, sheets = draw_sheets(C, examples, answers=answers, n=15, raters=2, overlap=0.4, checks=2)
     store = Store(tmp_path / "store")
     keep_key(store, key)
 
@@ -307,7 +316,7 @@ def study(tmp_path):
 
 def refused(s, path, says, **how):
     with pytest.raises(StudyError) as e:
-        import_grades(s.store, [path], {C.name: s.key["rubric"]}, **how)
+        import_grades(s.store, [path], combinations={C.name: s.key["rubric"]}, **how)
     assert says in str(e.value) and path.name in str(e.value), e.value
     assert graded(s.store, s.key["sheet"]) == {}, "nothing of it may be taken"
 
@@ -372,7 +381,7 @@ def test_not_utf8(study, tmp_path):
 def test_another_recipe_and_another_rubric(study):
     for known, says in (({"else": "0"}, "not part of this recipe"), ({C.name: "0"}, "its questions have changed")):
         with pytest.raises(StudyError, match=says):
-            import_grades(study.store, [study.write()], known)
+            import_grades(study.store, [study.write()], combinations=known)
 
 
 @settings(max_examples=80, deadline=None)
@@ -430,7 +439,7 @@ def test_a_damaged_book_of_grades_is_found(study):
     book = study.store.root / "grades" / f"{study.key['sheet']}.jsonl"
     book.write_bytes(book.read_bytes().replace(b'"correct":1', b'"correct":0', 1))
     with pytest.raises(StudyError, match="damaged"):
-        grades_of(C, study.splits, study.answers, study.store)
+        grades_of(C, study.splits, answers=study.answers, store=study.store)
     (problem,) = verify(study.store.root)
     assert problem.lost and problem.path == book and "import what the raters sent once more" in str(problem)
 
@@ -459,7 +468,7 @@ def test_round_trip(study):
             study.write("r2", grades={i: dict(correct=0) for i in study.key["raters"]["r2"]}),
         ],
     )
-    human = grades_of(C, study.splits, study.answers, study.store)
+    human = grades_of(C, study.splits, answers=study.answers, store=study.store)
     assert list(human.columns) == people.HUMAN and human["grade"].dtype == float and human["check"].dtype == bool
     own = human[~human["check"]]
     want = {
@@ -478,10 +487,10 @@ def test_round_trip(study):
 
 def test_only_texts_that_the_arms_still_give(study):
     import_grades(study.store, [study.write("r1"), study.write("r2")])
-    before = grades_of(C, study.splits, study.answers, study.store)
+    before = grades_of(C, study.splits, answers=study.answers, store=study.store)
     arm = "student/vanilla" if "student/vanilla" in study.answers else next(iter(study.answers))
     anew = study.answers | {arm: said(study.examples, [a.text + "!" for a in study.answers[arm]])}
-    after = grades_of(C, study.splits, anew, study.store)
+    after = grades_of(C, study.splits, answers=anew, store=study.store)
     gone = before[(before["arm"] == arm)]
     assert (
         len(gone) and arm not in set(after["arm"]) and after.attrs["left_out"] == len(gone) == len(before) - len(after)
@@ -493,11 +502,11 @@ def test_other_questions_have_other_grades(study):
     own = C.model_copy(
         update=dict(rubric=(Criterion(name="brevity", question="Could a word be left out?", scale=(1, 3)),))
     )
-    assert grades_of(own, study.splits, study.answers, study.store).empty
+    assert grades_of(own, study.splits, answers=study.answers, store=study.store).empty
 
 
 def test_raters_of_two_sheets_are_told_apart(study):
-    key, sheets = draw_sheets(C, study.examples, study.answers, 15, 2, 0.4, 2, seed=1)
+    key, sheets = draw_sheets(C, study.examples, answers=study.answers, n=15, raters=2, overlap=0.4, checks=2, seed=1)
     keep_key(study.store, key)
     import_grades(
         study.store,
@@ -508,13 +517,13 @@ def test_raters_of_two_sheets_are_told_apart(study):
             ),
         ],
     )
-    assert set(grades_of(C, study.splits, study.answers, study.store)["rater"]) == {
+    assert set(grades_of(C, study.splits, answers=study.answers, store=study.store)["rater"]) == {
         f"r1@{k['sheet'][:6]}" for k in (key, study.key)
     }
 
 
 def test_nobody_has_graded(study):
-    human = grades_of(C, study.splits, study.answers, study.store)
+    human = grades_of(C, study.splits, answers=study.answers, store=study.store)
     assert human.empty and list(human.columns) == people.HUMAN and attention(human, rubric("nlu_qa")) == {}
     assert all(r["items"] == 0 and r["time"] is None for r in listed(study.store))
 
@@ -540,7 +549,7 @@ def frame(*rows):
 def test_an_item_with_several_grades_counts_once():
     rows = [("student/vanilla", f"i{i}", "fluency", "r1", 1 + i % 5) for i in range(10)]
     once, often = (
-        opinions(frame(*x), LIKERT[:1], 200).rows[0]
+        opinions(frame(*x), LIKERT[:1], resamples=200).rows[0]
         for x in (rows, rows + [("student/vanilla", "i0", "fluency", f"r{j}", 1) for j in range(2, 40)])
     )
     assert (
@@ -555,7 +564,9 @@ def test_shares_have_wilsons_interval_until_raters_differ():
     yes = Criterion(name="correct", question="Is it right?", scale=(0, 1))
     rows = [("student/vanilla", f"i{i}", "correct", r, i < 3) for i in range(4) for r in ("r1", "r2")]
     assert opinions(frame(*rows), (yes,)).rows[0]["correct"] == wilson(3, 4)
-    split = opinions(frame(*rows, ("student/vanilla", "i3", "correct", "r3", 1)), (yes,), 200).rows[0]["correct"]
+    split = opinions(frame(*rows, ("student/vanilla", "i3", "correct", "r3", 1)), (yes,), resamples=200).rows[0][
+        "correct"
+    ]
     assert split.value == pytest.approx((3 + 1 / 3) / 4) and split.low < split.value < split.high
     other = Criterion(name="correct", question="Is it right?", scale=(1, 2))
     assert opinions(frame(*[(a, i, k, r, g + 1) for a, i, k, r, g in rows]), (other,)).rows[0]["correct"] == wilson(
@@ -571,7 +582,7 @@ def test_what_nobody_graded_is_not_available():
             ("check/gold", "i1", "consistency", "r1", 5),
         ),
         LIKERT,
-        200,
+        resamples=200,
     )
     (row,) = found.rows
     assert (
@@ -613,7 +624,7 @@ def run(tmp_path_factory):
     for c in load_recipe(folder / "small.yaml").combinations():
         splits, store = load_data(c.data), Store(folder / "store")
         c = resolved(c, splits.task)
-        label(c, splits, store), answer_arms(c, splits, {}, store)
+        label(c, splits, store=store), answer_arms(c, splits, fits={}, store=store)
     return folder
 
 

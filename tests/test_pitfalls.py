@@ -55,7 +55,7 @@ KEYS = [
 
 
 def of(skill, n=200, seed=0, **changes):
-    return analyse(made_up_grades(n, skill, seed).assign(**changes), resamples=300)
+    return analyse(made_up_grades(n, skill, seed=seed).assign(**changes), resamples=300)
 
 
 def column(results, arm, flip=0.0, seed=0):
@@ -243,26 +243,28 @@ def test_a_wording_that_matters_is_found_and_one_that_does_not_is_not():
 
 def test_draws_are_compared_with_the_usual_answers_item_by_item():
     r = of(TWO, 300)
-    line = decoding(r, {(a, k): column(r, a, 0.05, k) for a in TWO for k in range(3)}, 0.7)
+    line = decoding(r, {(a, k): column(r, a, 0.05, k) for a in TWO for k in range(3)}, temperature=0.7)
     assert (
         line.value.n == 300
         and line.value.low <= line.value.value <= line.value.high
         and "Over 3 draws" in line.sentence
     )
-    worse = decoding(r, {("distilled/vanilla", 0): pd.Series(False, column(r, "distilled/vanilla").index)}, 1.0)
+    worse = decoding(
+        r, {("distilled/vanilla", 0): pd.Series(False, column(r, "distilled/vanilla").index)}, temperature=1.0
+    )
     assert worse.value.high < -0.4 and "clear for 1 of 1" in worse.sentence
 
 
 def test_further_answers_to_some_items_alone():
     r = of(TWO, 100)
     assert wording(r, {("student/vanilla", 1): column(r, "student/vanilla")[:5]}).value.n == 5
-    assert decoding(r, {("student/vanilla", 0): column(r, "student/vanilla")[:5]}, 0.7).value.n == 5
+    assert decoding(r, {("student/vanilla", 0): column(r, "student/vanilla")[:5]}, temperature=0.7).value.n == 5
 
 
 def test_items_that_give_themselves_away():
     r, items = of(TWO, 60), load_data(Data(name="tiny-nli", train=1, test=60)).test
     ids = [f"q{i}" for i in range(60)]
-    away, fair = (easy(r, pd.Series(np.arange(60) < n, ids), items) for n in (55, 60 * chance(items)))
+    away, fair = (easy(r, pd.Series(np.arange(60) < n, ids), examples=items) for n in (55, 60 * chance(items)))
     assert (
         "give themselves away" in away.sentence
         and "about as often as chance" in fair.sentence
@@ -278,7 +280,7 @@ def test_items_that_give_themselves_away():
     [
         (made_up_grades(5), "correct"),
         (made_up_scores(n=5), "rougeLsum"),
-        (made_up_scores("conversation", 5, {"student/vanilla": 0.2, "distilled/vanilla": 0.3}), "overlap"),
+        (made_up_scores("conversation", 5, level={"student/vanilla": 0.2, "distilled/vanilla": 0.3}), "overlap"),
         (made_up_grades(40, {"student/vanilla": 0.5}), "correct"),
         (made_up_grades(20, {"student/vanilla": 2, "distilled/vanilla": 2}), "correct"),
         (made_up_scores(n=12).assign(rougeLsum=0.3, rougeLsum_strict=0.3), "rougeLsum"),
@@ -400,10 +402,12 @@ def test_a_grade_is_made_again_from_the_store_without_a_model(tmp_path):
 
     splits = load_data(Data(name="tiny-qa", train=1, test=6))
     engine = open_engine("transformers:zoo/student-s")
-    first = sample_answers(splits.test, "vanilla", engine, Store(tmp_path), max_tokens=splits.max_tokens, split="test")
-    known = StoredEngine("transformers:zoo/student-s", engine.weights, engine.asked(None))
+    first = sample_answers(
+        splits.test, "vanilla", engine=engine, store=Store(tmp_path), max_tokens=splits.max_tokens, split="test"
+    )
+    known = StoredEngine("transformers:zoo/student-s", engine.weights, asked=engine.asked(None))
     again = sample_answers(
-        splits.test, "vanilla", known, Store(tmp_path, True), max_tokens=splits.max_tokens, split="test"
+        splits.test, "vanilla", engine=known, store=Store(tmp_path, True), max_tokens=splits.max_tokens, split="test"
     )
     a, b = (grade(splits.test, {"student/vanilla": x}) for x in (first, again))
     assert again.new == 0 and a.equals(b) and list(a.columns) == COLUMNS and not hasattr(known, "loaded")
@@ -437,7 +441,13 @@ def labels(right, of=None):
 def test_arms_of_right_and_wrong_labels_have_as_many_rows(right):
     items, answers = labels(right)
     done = {
-        k: curate(ARMS[f"control/{k}"], items, answers, [], Curate(near=None, ngram=None, given_away=False))
+        k: curate(
+            ARMS[f"control/{k}"],
+            items,
+            answers=answers,
+            test=[],
+            settings=Curate(near=None, ngram=None, given_away=False),
+        )
         for k in ("right", "wrong")
     }
     assert len({len(d.rows) for d in done.values()}) == 1 and len(done["right"].rows) == min(
@@ -453,9 +463,9 @@ def test_without_gold_no_label_is_right_or_wrong():
     done = curate(
         ARMS["control/right"],
         items,
-        Answers("vanilla", [a.__class__(**(vars(a) | dict(correct=None))) for a in answers], 0, 4),
-        [],
-        Curate(near=None, ngram=None, given_away=False),
+        answers=Answers("vanilla", [a.__class__(**(vars(a) | dict(correct=None))) for a in answers], 0, 4),
+        test=[],
+        settings=Curate(near=None, ngram=None, given_away=False),
     )
     assert not done.rows and {d.reason for d in done.drops} == {"no gold"}
 

@@ -83,7 +83,7 @@ def test_what_is_left_open_is_decided(path):
     hw = parse_hardware(r.hardware)
     for s in r.students:
         t, cfg = s.train, shape(s.model)
-        assert 1e-6 < default_rate(t.method, cfg, parameters(s.model)) < 1e-2
+        assert 1e-6 < default_rate(t.method, cfg, parameters=parameters(s.model)) < 1e-2
         assert (
             t.max_length <= cfg.max_position_embeddings
             and 1 <= processes(t, hw) <= hw.count

@@ -115,7 +115,7 @@ def results():
 @pytest.fixture
 def made():
     return provenance(
-        combination_from("recorded:/srv/secret/palm.jsonl", "zoo/student-s", "tiny-math"),
+        combination_from("recorded:/srv/secret/palm.jsonl", "zoo/student-s", data="tiny-math"),
         durations=dict(training=3.0),
         extra=dict(note=ATTACKS[0]),
     )
@@ -127,7 +127,7 @@ def page_of(tmp_path, cells, **kw):
 
 
 def whole(results, made):
-    found = findings(results, {"cot": dict(output_tokens=900)}, TRAINING)
+    found = findings(results, {"cot": dict(output_tokens=900)}, training=TRAINING)
     losses = {"distilled/vanilla": TRAINING["distilled/vanilla"]["losses"]}
     return [
         new_markdown_cell("# Title\n\n> Sub."),
@@ -140,7 +140,7 @@ def whole(results, made):
                 out(arm_table(results)),
                 out(gap_table(results)),
                 out(tests_of(results)),
-                out(cost_table(results, {}, TRAINING)),
+                out(cost_table(results, {}, training=TRAINING)),
                 out(training_table(TRAINING)),
                 out(attrition_table(ATTRITION)),
             ],
@@ -155,7 +155,10 @@ def whole(results, made):
         ),
         new_markdown_cell("## Cases"),
         new_code_cell(
-            "c", outputs=[out(cases(results.graded, examples(), "student/vanilla", "distilled/cot-rationale", 20))]
+            "c",
+            outputs=[
+                out(cases(results.graded, examples(), wrong="student/vanilla", right="distilled/cot-rationale", k=20))
+            ],
         ),
         new_markdown_cell("## Findings"),
         new_code_cell("found", outputs=[out(found)]),
@@ -331,7 +334,7 @@ def test_esc_leaves_no_markup_and_no_hidden_characters(attack):
 
 
 def test_results_escape_in_jupyter_too(results):
-    c = cases(results.graded, examples(), "student/vanilla", "distilled/cot-rationale", 20)
+    c = cases(results.graded, examples(), wrong="student/vanilla", right="distilled/cot-rationale", k=20)
     t = Table(
         ATTACKS[0],
         (Column("a", ATTACKS[1], ATTACKS[3], "text"), Column("b", ATTACKS[5], kind="text")),
@@ -410,9 +413,12 @@ def test_unknown_tokens_and_truncation_stay_unknown():
 
 def test_cases_of_missing_arms_and_missing_text():
     g = made_up().assign(text=None, answer=None)
-    assert "did not run" in cases(g[g.arm != "teacher/cot"], examples(), "teacher/cot", "student/vanilla").html()
-    assert "no answer" in cases(g, examples(), "student/vanilla", "teacher/cot", 1).html()
-    assert "none of 60 items" in cases(g, examples(), "teacher/cot", "student/vanilla").html()
+    assert (
+        "did not run"
+        in cases(g[g.arm != "teacher/cot"], examples(), wrong="teacher/cot", right="student/vanilla").html()
+    )
+    assert "no answer" in cases(g, examples(), wrong="student/vanilla", right="teacher/cot", k=1).html()
+    assert "none of 60 items" in cases(g, examples(), wrong="teacher/cot", right="student/vanilla").html()
 
 
 # --- sentences
@@ -475,15 +481,15 @@ def test_money_and_unchecked_things_are_said_plainly(results):
 
 def test_metrics_are_plain_complete_and_private(tmp_path, results, made):
     found = findings(results)
-    c = cases(results.graded, examples(), "student/vanilla", "distilled/cot-rationale")
+    c = cases(results.graded, examples(), wrong="student/vanilla", right="distilled/cot-rationale")
     m = metrics(
         results,
         made,
-        found,
-        ATTRITION,
-        {},
-        TRAINING,
-        [c],
+        found=found,
+        attrition=ATTRITION,
+        labelling={},
+        training=TRAINING,
+        shown=[c],
         best_path=Path.cwd() / "store" / "x",
         odd=[np.float32(0.5), float("inf"), np.bool_(True)],
     )
@@ -546,7 +552,7 @@ def test_unwritable_target_is_an_error_with_a_remedy(tmp_path):
 )
 def test_bfloat16_and_what_it_means_are_named(formats, said):
     made = provenance(
-        combination_from("transformers:zoo/teacher", "zoo/student-s", "tiny-math"),
+        combination_from("transformers:zoo/teacher", "zoo/student-s", data="tiny-math"),
         dtypes={"teacher/cot": (), "student/<i>": formats},
     )
     assert ("shared a batch with" in made.html()) == ("Computed in bfloat16: student/&lt;i&gt;." in made.html()) == said
@@ -588,7 +594,7 @@ def test_logs_without_losses_draw():
 
 
 def test_index_lists_results_and_failures(tmp_path, results, made):
-    m = to_plain(metrics(results, made, findings(results)))
+    m = to_plain(metrics(results, made, found=findings(results)))
     undefined = json.loads(json.dumps(m)) | dict(gaps=[g | dict(value=None, low=None, high=None) for g in m["gaps"]])
     es = [
         entry(m, "a/index.html"),
@@ -596,7 +602,7 @@ def test_index_lists_results_and_failures(tmp_path, results, made):
         entry(None, title=ATTACKS[0], status="failed", error=ATTACKS[1], notebook="b/x.ipynb"),
         entry(None, "c/index.html", title="c"),
     ]
-    page = index_page("demo", ATTACKS[3], es, tmp_path / "index.html").read_text(encoding="utf-8")
+    page = index_page("demo", ATTACKS[3], entries=es, path=tmp_path / "index.html").read_text(encoding="utf-8")
     assert (
         check_page(page) == []
         and 'href="a/index.html"' in page
@@ -613,7 +619,12 @@ def test_index_lists_results_and_failures(tmp_path, results, made):
 )
 def test_index_links_stay_inside(tmp_path, results, made, href):
     with pytest.raises(ReportError, match="leaves the reports folder"):
-        index_page("demo", "", [entry(metrics(results, made, findings(results)), href)], tmp_path / "index.html")
+        index_page(
+            "demo",
+            "",
+            entries=[entry(metrics(results, made, found=findings(results)), href)],
+            path=tmp_path / "index.html",
+        )
 
 
 def test_templates_name_no_outside_address():

@@ -68,7 +68,7 @@ def shared(tmp_path_factory):
         done = CliRunner().invoke(
             app, ["run", "both.yaml", "--store", str(folder / "store"), "--reports", str(folder / "reports")]
         )  # folders in full
-        board = Board(load_recipe("both.yaml"), folder / "reports/both", folder / "store/logs")
+        board = Board(load_recipe("both.yaml"), folder / "reports/both", logs=folder / "store/logs")
         for job in board.jobs.values():
             job.state, job.error = FAILED, f"{TOLD} in {folder}/store"
         board.write(ended=True)

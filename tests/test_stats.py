@@ -128,31 +128,31 @@ def test_bootstrap_of_patterns_is_the_bootstrap_of_items():
 
 def test_gap_is_undefined_where_teacher_and_base_agree():
     right = np.arange(200) % 2 == 0
-    g = gap_recovered(right, right, ~right)
+    g = gap_recovered(right, right, distilled=~right)
     assert g.value is None and g.low is None and "not distinguishable" in g.reason and g.n == 200
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_a_handful_of_items_defines_no_gap(n):
-    g = gap_recovered(np.ones(n), np.zeros(n), np.ones(n))
+    g = gap_recovered(np.ones(n), np.zeros(n), distilled=np.ones(n))
     assert g.value is None and "not distinguishable" in g.reason
 
 
 def test_gap_of_a_teacher_worse_than_the_student():
-    assert "worse than the untouched student" in gap_recovered(np.zeros(50), np.ones(50), np.ones(50)).reason
+    assert "worse than the untouched student" in gap_recovered(np.zeros(50), np.ones(50), distilled=np.ones(50)).reason
 
 
 def test_gap_can_be_negative_and_beyond_the_teacher():
     t, b = np.repeat([1, 0], [70, 30]), np.repeat([1, 0], [40, 60])
-    assert gap_recovered(t, b, np.repeat([1, 0], [20, 80])).high < 0
-    assert gap_recovered(t, b, np.repeat([1, 0], [95, 5])).low > 1
+    assert gap_recovered(t, b, distilled=np.repeat([1, 0], [20, 80])).high < 0
+    assert gap_recovered(t, b, distilled=np.repeat([1, 0], [95, 5])).low > 1
 
 
 def test_a_barely_defined_gap_keeps_finite_bounds():
     for seed in range(30):
         rng = np.random.default_rng(seed)
         t, b, d = rng.random(60) < 0.62, rng.random(60) < 0.4, rng.random(60) < 0.5
-        g = gap_recovered(t, b, d, seed=seed)
+        g = gap_recovered(t, b, distilled=d, seed=seed)
         assert (g.value is None) == bool(g.reason) and (g.value is None or np.isfinite([g.low, g.high]).all())
 
 
@@ -160,14 +160,14 @@ def test_a_barely_defined_gap_keeps_finite_bounds():
 @pytest.mark.parametrize("d", [[1] * 40, [0] * 40, [1, 0] * 20])
 def test_draws_in_which_teacher_and_student_are_equally_good_divide_by_nothing(d):
     t, b = np.repeat([1, 0], [6, 34]), np.zeros(40)  # 6 items make the gap: some resamples have none of them
-    assert (_bootstrap([t.astype(bool), b.astype(bool)], 2000, 0)[:, 0] == 0).any()
-    g = gap_recovered(t, b, d)
+    assert (_bootstrap([t.astype(bool), b.astype(bool)], 2000, seed=0)[:, 0] == 0).any()
+    g = gap_recovered(t, b, distilled=d)
     assert g.value is not None and np.isfinite([g.low, g.high]).all()
 
 
 def test_an_interval_without_width_says_why():
     t, b = np.repeat([1, 0], [70, 30]), np.repeat([1, 0], [40, 60])
-    assert "exactly the same items" in gap_recovered(t, b, b).reason
+    assert "exactly the same items" in gap_recovered(t, b, distilled=b).reason
     assert "exactly the same items" in paired_difference(b, b).reason
 
 
@@ -175,7 +175,7 @@ def test_gap_interval_covers_the_truth():
     hits = 0
     for s in range(120):
         u = np.random.default_rng(s).random(200)
-        g = gap_recovered(u < 0.9, u < 0.3, u < 0.6, resamples=400, seed=s)
+        g = gap_recovered(u < 0.9, u < 0.3, distilled=u < 0.6, resamples=400, seed=s)
         hits += g.low <= 0.5 <= g.high
     assert 106 <= hits <= 120
 
@@ -189,7 +189,7 @@ def test_unequal_lengths_are_refused():
 def test_arms_are_matched_by_id_not_by_order():
     g = grades(sv=[1, 0, 1, 0], dv=[1, 0, 1, 0])
     shuffled = pd.concat([g[g.arm == "student/vanilla"], g[g.arm == "distilled/vanilla"].iloc[::-1]])
-    assert find_test(compare(shuffled), "student/vanilla", "distilled/vanilla").a_only == 0
+    assert find_test(compare(shuffled), "student/vanilla", b="distilled/vanilla").a_only == 0
 
 
 def test_only_shared_items_are_compared():
@@ -311,27 +311,34 @@ def test_mean_intervals_of_hardly_anything(values, mean, low, n, why):
 
 def test_mean_intervals_cover_the_truth():
     hits = [
-        (i := mean_interval(np.random.default_rng(s).gamma(2, 0.1, 80), 400, s)).low <= 0.2 <= i.high
+        (i := mean_interval(np.random.default_rng(s).gamma(2, 0.1, 80), 400, seed=s)).low <= 0.2 <= i.high
         for s in range(200)
     ]
     assert 0.89 <= np.mean(hits) <= 0.99
 
 
 def test_the_gap_of_scores_covers_the_truth_and_knows_when_there_is_none():
-    hits = [(g := gap_recovered(*scores([0.5, 0.3, 0.4], 100, s), 400, s)).low <= 0.5 <= g.high for s in range(150)]
+    hits = []
+    for s in range(150):
+        t, b, d = scores([0.5, 0.3, 0.4], 100, s)
+        g = gap_recovered(t, b, distilled=d, resamples=400, seed=s)
+        hits.append(g.low <= 0.5 <= g.high)
     assert 0.89 <= np.mean(hits) <= 0.99
     t, b, d = scores([0.31, 0.3, 0.4], 60, noise=0.2)
-    none = gap_recovered(t, b, d, 400, scale=1, digits=3)
+    none = gap_recovered(t, b, distilled=d, resamples=400, scale=1, digits=3)
     assert none.value is None and "not distinguishable" in none.reason and "points" not in none.reason
-    assert "points" in gap_recovered(t, b, d, 400).reason and "worse than" in gap_recovered(b, b + 0.1, d, 400).reason
-    same = gap_recovered(t + 0.2, b, b, 400)
+    assert (
+        "points" in gap_recovered(t, b, distilled=d, resamples=400).reason
+        and "worse than" in gap_recovered(b, b + 0.1, distilled=d, resamples=400).reason
+    )
+    same = gap_recovered(t + 0.2, b, distilled=b, resamples=400)
     assert same.value == 0 and "score the same on every item" in same.reason
 
 
 def test_many_items_are_drawn_in_parts_with_the_same_result_as_at_once():
     a, b = scores([0.3, 0.4], 3000)
     at_once = np.random.default_rng(5).multinomial(3000, [1 / 3000] * 3000, size=2500) @ np.stack([a, b], 1)
-    assert np.allclose(_bootstrap([a, b], 2500, 5), at_once)
+    assert np.allclose(_bootstrap([a, b], 2500, seed=5), at_once)
 
 
 def test_items_without_a_score_leave_both_arms():
@@ -345,7 +352,7 @@ def test_items_without_a_score_leave_both_arms():
     a, b = paired(g, "student/vanilla", "distilled/vanilla", column="s")
     assert list(a) == [0.1, 0.4] and list(b) == [0.2, 0.5]
     assert paired(g.assign(s=np.nan), "student/vanilla", "distilled/vanilla", column="s") is None
-    t = compare(g.assign(s=np.nan), (("student/vanilla", "distilled/vanilla"),), "s")[0]
+    t = compare(g.assign(s=np.nan), (("student/vanilla", "distilled/vanilla"),), column="s")[0]
     assert t.verdict == "not available" and t.reason == "no items in common"
 
 
@@ -402,7 +409,7 @@ def test_intervals_that_draw_items_of_one_source_apart_cover_too_little():
     rng, hits = np.random.default_rng(8), np.zeros(2)
     for s in range(500):
         v, of = clustered(rng)
-        hits += [(i := mean_interval(v, 400, 0, x)).low <= 0 <= i.high for x in (None, of)]
+        hits += [(i := mean_interval(v, 400, seed=0, sources=x)).low <= 0 <= i.high for x in (None, of)]
     assert hits[0] / 500 < 0.75 and 0.915 < hits[1] / 500 < 0.975
 
 
@@ -410,7 +417,7 @@ def test_tests_of_one_source_apart_see_what_is_not_there():
     rng, false = np.random.default_rng(9), np.zeros(2)
     for s in range(200):
         v, of = clustered(rng)
-        false += [flip_test(np.zeros(len(v)), v, 300, s, x) <= 0.05 for x in (None, of)]
+        false += [flip_test(np.zeros(len(v)), v, flips=300, seed=s, sources=x) <= 0.05 for x in (None, of)]
     assert false[0] / 200 > 0.2 and 0.01 < false[1] / 200 < 0.1
 
 
@@ -419,9 +426,9 @@ def test_right_and_wrong_of_shared_sources_are_turned_together():
     for s in range(200):
         u, of = rng.random(40).repeat(5), np.repeat(np.arange(40), 5)
         a, b = ((u + rng.normal(0, 0.1, 200) + rng.normal(0, 0.3, 40).repeat(5)) < 0.5 for _ in "ab")
-        false += paired_p(a, b, of) <= 0.05
+        false += paired_p(a, b, sources=of) <= 0.05
         if s == 0:
-            assert paired_p(a, b, np.arange(200)) == mcnemar(a, b).p
+            assert paired_p(a, b, sources=np.arange(200)) == mcnemar(a, b).p
     assert 0.01 < false / 200 < 0.1
 
 
@@ -430,7 +437,7 @@ def test_paired_tests_keep_their_size():
     for s in range(600):
         u = rng.random(80)
         a, b = ((u + rng.normal(0, 0.3, 80)) < 0.5 for _ in "ab")
-        false += [mcnemar(a, b).p <= 0.05, (d := paired_difference(a, b, 300, s)).low > 0 or d.high < 0]
+        false += [mcnemar(a, b).p <= 0.05, (d := paired_difference(a, b, resamples=300, seed=s)).low > 0 or d.high < 0]
     assert false[0] / 600 <= 0.06 and 0.025 < false[1] / 600 < 0.08  # the exact test errs on the safe side
 
 
@@ -458,7 +465,7 @@ def test_comparisons_and_gaps_take_the_sources_of_a_table():
     u = rng.random(40).repeat(5)
     g = grades(sv=u + rng.normal(0, 0.05, 200) < 0.3, dv=u + rng.normal(0, 0.05, 200) < 0.5, tc=u < 0.9)
     alone, together = (
-        find_test(compare(x), "student/vanilla", "distilled/vanilla")
+        find_test(compare(x), "student/vanilla", b="distilled/vanilla")
         for x in (g, g.assign(source=[f"s{int(i[1:]) // 5}" for i in g["id"]]))
     )
     assert together.difference.value == alone.difference.value and together.p > alone.p
@@ -485,5 +492,5 @@ def test_a_family_is_corrected_as_one():
         compare(grades(sv=[0] * 20, dv=[1] * 8 + [0] * 12)),
         compare(grades(sv=[0] * 20, dv=[1] * 6 + [0] * 14, tc=[1] * 20)),
     )
-    a, b = (find_test(x, "student/vanilla", "distilled/vanilla") for x in (first, corrected(first, more)))
+    a, b = (find_test(x, "student/vanilla", b="distilled/vanilla") for x in (first, corrected(first, more)))
     assert (a.family, b.family) == (1, 2) and b.p == a.p and b.p_holm == pytest.approx(2 * a.p) and a.p_holm == a.p

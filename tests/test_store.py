@@ -83,7 +83,7 @@ def keys(root):
 def test_any_text_survives(tmp_path, text):
     store = Store(tmp_path)
     store.add([record(0, text), record(1)])
-    again = Store(tmp_path).get(ENGINE, WEIGHTS, record(0).key)
+    again = Store(tmp_path).get(ENGINE, WEIGHTS, key=record(0).key)
     assert again.text == text and again.valid_key
 
 
@@ -93,11 +93,13 @@ def test_every_field_survives(tmp_path):
         **{
             **vars(r),
             "asked": dict(id="a"),
-            "key": request_key(r.model, r.weights, r.messages, r.sampling, r.sample, dict(id="a")),
+            "key": request_key(
+                r.model, r.weights, messages=r.messages, sampling=r.sampling, sample=r.sample, asked=dict(id="a")
+            ),
         }
     )
     Store(tmp_path).add([r])
-    assert Store(tmp_path).get(ENGINE, WEIGHTS, r.key) == r and r.valid_key
+    assert Store(tmp_path).get(ENGINE, WEIGHTS, key=r.key) == r and r.valid_key
 
 
 def test_what_the_key_depends_on():
@@ -117,7 +119,7 @@ def test_first_record_of_a_key_counts(tmp_path):
     store = Store(tmp_path)
     assert store.add([record(0, "first"), record(0, "second")]) == 1
     assert Store(tmp_path).add([record(0, "third"), record(1)]) == 1
-    assert Store(tmp_path).get(ENGINE, WEIGHTS, record(0).key).text == "first"
+    assert Store(tmp_path).get(ENGINE, WEIGHTS, key=record(0).key).text == "first"
     assert file_of(tmp_path).read_bytes().count(b"\n") == 2
 
 
@@ -130,7 +132,7 @@ def test_other_weights_are_another_file(tmp_path):
 def test_a_very_long_engine_name(tmp_path):
     store, r = Store(tmp_path), Record(**{**vars(record(0)), "engine": "transformers:" + "x/" * 400 + "y"})
     store.add([r])
-    assert Store(tmp_path).get(r.engine, WEIGHTS, r.key) == r
+    assert Store(tmp_path).get(r.engine, WEIGHTS, key=r.key) == r
 
 
 # ---------------------------------------------------------------- torn and damaged files
@@ -176,7 +178,7 @@ def test_warned_once_per_reader(tmp_path):
         warnings.simplefilter("always")
         store = Store(tmp_path)
         for i in range(4):
-            store.get(ENGINE, WEIGHTS, f"unknown {i}")
+            store.get(ENGINE, WEIGHTS, key=f"unknown {i}")
     assert len(caught) == 1
 
 
@@ -240,9 +242,9 @@ def test_two_processes_append_to_one_file(tmp_path):
 
 def test_a_reader_sees_what_another_process_appends(tmp_path):
     store = Store(tmp_path)
-    assert store.get(ENGINE, WEIGHTS, record(7).key) is None
+    assert store.get(ENGINE, WEIGHTS, key=record(7).key) is None
     assert python("Store(sys.argv[1]).add([record(7)])", tmp_path).wait() == 0
-    assert store.get(ENGINE, WEIGHTS, record(7).key).text == "4"
+    assert store.get(ENGINE, WEIGHTS, key=record(7).key).text == "4"
 
 
 def test_killed_in_the_middle_of_appends(tmp_path):
@@ -323,7 +325,7 @@ def test_a_killed_stage_goes_on_from_its_checkpoints(tmp_path):
     p.wait()
     stages = Stages(tmp_path)
     assert stages.stage("student", "ab12") is None
-    with stages.new_stage("student", "ab12", dict(steps=3)) as folder:
+    with stages.new_stage("student", "ab12", info=dict(steps=3)) as folder:
         assert (folder / "checkpoint-1").read_text() == "half way"
         (folder / "model").write_text("done")
     done = stages.stage("student", "ab12")
@@ -394,7 +396,7 @@ def test_small_results(tmp_path):
     stages = Stages(tmp_path)
     assert stages.get_json("metrics", "ab") is None
     for value in (None, [1, 2.5], dict(é="ü")):
-        stages.put_json("metrics", "ab", value)
+        stages.put_json("metrics", "ab", obj=value)
         assert Stages(tmp_path).get_json("metrics", "ab") == value
     next((tmp_path / "results").iterdir()).write_text("{")
     with pytest.raises(StoreError, match="Delete it: the result is then made again"):
@@ -443,7 +445,7 @@ def test_records_of_other_types_are_refused_with_file_and_line(tmp_path, hostile
     log = Store(tmp_path).log("e:m", "w")
     log.path.write_bytes(seal(GOOD) + seal(GOOD | hostile) + seal(GOOD | dict(key="z")))
     with pytest.raises(StoreError, match="line 2: damaged .its fields do not fit") as e:
-        Store(tmp_path).get("e:m", "w", "k")
+        Store(tmp_path).get("e:m", "w", key="k")
     assert len(str(e.value)) < 600
 
 
@@ -456,19 +458,19 @@ def test_giant_lines_are_refused_in_a_few_words(tmp_path):
     ):
         log.path.write_bytes(line.rstrip(b"\n") + b"\n" + seal(GOOD))
         with pytest.raises(StoreError, match="line 1: damaged") as e:
-            Store(tmp_path).get("e:m", "w", "k")
+            Store(tmp_path).get("e:m", "w", key="k")
         assert len(str(e.value)) < 600
     log.path.write_bytes(seal(GOOD) + b"x" * 4_000_000)  # torn: without an end
     with pytest.warns(UserWarning, match="torn"):
-        assert Store(tmp_path).get("e:m", "w", "k").text == "a"
+        assert Store(tmp_path).get("e:m", "w", key="k").text == "a"
     log.path.write_bytes(seal(GOOD | dict(text="x" * 4_000_000)))  # long, and what it says it is
-    assert len(Store(tmp_path).get("e:m", "w", "k").text) == 4_000_000
+    assert len(Store(tmp_path).get("e:m", "w", key="k").text) == 4_000_000
 
 
 @pytest.mark.parametrize("text", ["[]", "5", "null", '{"fp": "ab12"}', "[" * 100_000, "{", "\xff"])
 def test_results_and_manifests_that_are_something_else(tmp_path, text):
     s = Stages(tmp_path)
-    s.put_json("numbers", "ab12", 1)
+    s.put_json("numbers", "ab12", obj=1)
     (tmp_path / "results" / "numbers-ab12.json").write_text(text)
     with pytest.raises(StoreError, match="damaged or unreadable"):
         s.get_json("numbers", "ab12")
@@ -483,6 +485,6 @@ def test_results_and_manifests_that_are_something_else(tmp_path, text):
 def test_a_result_that_points_out_of_the_store_is_refused(tmp_path, key):
     "What says which trained student is meant comes from a file."
     s = Stages(tmp_path)
-    s.put_json("trained", "ab12", key)
+    s.put_json("trained", "ab12", obj=key)
     with pytest.raises(StoreError, match="changed by hand"):
         s.stage("student", s.get_json("trained", "ab12"))

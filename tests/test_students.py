@@ -58,8 +58,8 @@ def stored(tmp_path_factory):
     for method in ("full", "lora"):
         c, store = recipe(method).combinations()[0], Store(root)
         splits = load_data(c.data)
-        fits = train_arms(c, curate_arms(c, splits, label(c, splits, store), store)[0], store)
-        said[method] = [a.text for a in answer_arms(c, splits, fits, store)[0][ARM]]
+        fits = train_arms(c, curate_arms(c, splits, labels=label(c, splits, store=store), store=store)[0], store=store)
+        said[method] = [a.text for a in answer_arms(c, splits, fits=fits, store=store)[0][ARM]]
     assert len(set(said["full"])) > 1 and said["full"] != said["lora"]
     return root, said, [e.ask("vanilla") for e in splits.test]
 
@@ -68,7 +68,7 @@ def stored(tmp_path_factory):
 def written(stored, tmp_path_factory):
     "Name → folder."
     out = tmp_path_factory.mktemp("out")
-    made = {m: students.write_students(recipe(m), out / m, stored[0]) for m in ("full", "lora")}
+    made = {m: students.write_students(recipe(m), out / m, store=stored[0]) for m in ("full", "lora")}
     assert [name for m in made for *_, name in made[m]] == [ARM, ARM, f"{ARM}-adapter"]
     return dict(full=made["full"][0][0], lora=made["lora"][0][0], adapter=made["lora"][1][0])
 
@@ -152,8 +152,10 @@ def test_a_student_whose_checkpoint_was_chosen_is_found_again(tmp_path):
     )
     c, store = r.combinations()[0], Store(tmp_path / "store")
     splits = load_data(c.data)
-    fits = train_arms(c, curate_arms(c, splits, label(c, splits, store), store)[0], store, splits)
-    folder, *_ = students.write_students(r, tmp_path / "out", tmp_path / "store")[0]
+    fits = train_arms(
+        c, curate_arms(c, splits, labels=label(c, splits, store=store), store=store)[0], store=store, splits=splits
+    )
+    folder, *_ = students.write_students(r, tmp_path / "out", store=tmp_path / "store")[0]
     assert (
         fits[ARM].fingerprint in (folder / "README.md").read_text()
         and "choose loss" in (folder / "README.md").read_text()
@@ -195,11 +197,11 @@ def test_a_study_without_merged_copies_says_the_same_and_hands_on_the_same(store
     r = recipe("lora", train=dict(method="lora", r=4, learning_rate=3e-3, epochs=1, batch_size=8, merged=False))
     c, store = r.combinations()[0], Store(tmp_path / "store")
     splits = load_data(c.data)
-    fits = train_arms(c, curate_arms(c, splits, label(c, splits, store), store)[0], store)
+    fits = train_arms(c, curate_arms(c, splits, labels=label(c, splits, store=store), store=store)[0], store=store)
     assert fits[ARM].path.name == "adapter" and not list((tmp_path / "store").glob("stages/*/model"))
-    assert [a.text for a in answer_arms(c, splits, fits, store)[0][ARM]] == stored[1]["lora"]
+    assert [a.text for a in answer_arms(c, splits, fits=fits, store=store)[0][ARM]] == stored[1]["lora"]
     made = students.write_students(
-        r, tmp_path / "out", tmp_path / "store"
+        r, tmp_path / "out", store=tmp_path / "store"
     )  # in a replay, which finds weights and answers by the adapter
     assert [name for *_, name in made] == [ARM, f"{ARM}-adapter"] and "Not measured: the store" not in (
         made[0][0] / "README.md"
@@ -225,7 +227,7 @@ def test_the_card_names_the_versions_that_trained_it(stored, written, tmp_path, 
     monkeypatch.setattr(
         Fit, "load", classmethod(lambda cls, out: replace(load(cls, out), versions=dict(torch="0.1 <b>|x")))
     )
-    card = (students.write_students(recipe("full"), tmp_path / "out", stored[0])[0][0] / "README.md").read_text()
+    card = (students.write_students(recipe("full"), tmp_path / "out", store=stored[0])[0][0] / "README.md").read_text()
     assert torch.__version__ not in card and "torch 0.1" in card and "<b>" not in card.split("\n---\n", 1)[1]
 
 
@@ -390,7 +392,7 @@ def test_neither_base_model_nor_anything_else_is_looked_for_outside_the_store(st
 
     for module in ("student", "study", "students", "local", "models"):
         monkeypatch.setattr(f"distill_study.{module}.resolve_model", gone, raising=False)
-    assert [p for p, *_ in students.write_students(recipe("full"), tmp_path / "out", stored[0])] == [
+    assert [p for p, *_ in students.write_students(recipe("full"), tmp_path / "out", store=stored[0])] == [
         tmp_path / "out" / "tiny-qa--teacher--student-s" / "distilled-vanilla"
     ]
 
@@ -414,7 +416,7 @@ def test_what_is_damaged_in_the_store_is_not_handed_on(stored, tmp_path, harm):
 def test_nothing_is_overwritten_and_what_can_t_be_written_says_so(stored, written, tmp_path):
     before = (written["full"] / "README.md").stat().st_mtime_ns
     with pytest.raises(StudyError, match="exists already"):
-        students.write_students(recipe("full"), written["full"].parents[1], stored[0])
+        students.write_students(recipe("full"), written["full"].parents[1], store=stored[0])
     assert (written["full"] / "README.md").stat().st_mtime_ns == before
     t = next(students.recipe_students(recipe("full"), Store(stored[0], replay=True)))
     (tmp_path / "file").write_text("")
@@ -423,7 +425,7 @@ def test_nothing_is_overwritten_and_what_can_t_be_written_says_so(stored, writte
     with pytest.raises(StudyError, match="there is no adapter"):
         students.write_student(tmp_path / "x", t, adapter=True)
     with pytest.raises(StudyError, match="not in the store"):
-        students.write_students(recipe("full", seeds=[1]), tmp_path / "y", stored[0])
+        students.write_students(recipe("full", seeds=[1]), tmp_path / "y", store=stored[0])
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
@@ -526,7 +528,7 @@ def test_names_on_the_hub_are_ones_it_takes_and_differ(arm):
         .combinations()[0]
         .model_copy(update=dict(data=Data(name="some..very--" + "long" * 30 + ".jsonl", task="math")))
     )
-    names = [card.repo_name("my-team", long, a) for a in (arm, f"{arm}-adapter")]
+    names = [card.repo_name("my-team", long, arm=a) for a in (arm, f"{arm}-adapter")]
     assert len(set(names)) == 2
     for n in names:
         validate_repo_id(n)

@@ -240,13 +240,13 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_numbers(finished, tmp_path):
 def graded_by_hand(recipe, folder):
     "Sheets for two raters, drawn from the store alone; both say yes to everything. The last of the sheets."
     r = load_recipe(recipe)
-    for page, rater, _ in write_sheets(r, folder / "sheets", folder / "store", 12, 2, checks=2):
+    for page, rater, _ in write_sheets(r, folder / "sheets", store=folder / "store", n=12, raters=2, checks=2):
         sheet = load_sheet(page.with_name(f"sheet-{rater}.json"))
         back = page.with_name(f"grades-{rater}.json")
         back.write_text(
             json.dumps(grades_file(sheet, dict(grades={x["item"]: dict(correct=1) for x in sheet["items"]})))
         )
-        assert import_files(r, [back], folder / "store")[0]["items"] == len(sheet["items"])
+        assert import_files(r, [back], store=folder / "store")[0]["items"] == len(sheet["items"])
     return sheet
 
 
@@ -408,7 +408,8 @@ def test_the_recorded_teacher_is_read_right(data, recorded, train, test, data_di
         texts = dict(engine.generate(requests(examples, "cot", split=split)))
         task = TASKS[splits.task]
         right = [
-            task.correct(task.parse(texts[i].text, "cot", e.choices).answer, e.gold) for i, e in enumerate(examples)
+            task.correct(task.parse(texts[i].text, "cot", choices=e.choices).answer, e.gold)
+            for i, e in enumerate(examples)
         ]
         assert low <= sum(right) / len(right) <= high
 

@@ -92,7 +92,11 @@ def test_a_letter_is_read_in_any_dress(at, casing, with_text, before, after, wra
     text = before + lead + said + after
     assert (
         TASKS["nlu_qa"]
-        .parse(text.translate(WIDE) if wide and not lead and "`" not in text and "~" not in text else text, how, ROOMS)
+        .parse(
+            text.translate(WIDE) if wide and not lead and "`" not in text and "~" not in text else text,
+            how,
+            choices=ROOMS,
+        )
         .answer
         == "ABCDE"[at]
     )
@@ -256,7 +260,7 @@ def test_the_strict_reader_reads_what_the_prompt_asks_for(task, strategy):
     @given(SAID[task], st.lists(line, min_size=3, max_size=3))
     def check(answer, earlier):
         before = "\n".join(f"{i}. {t}" for i, t in enumerate(earlier, 1)) if strategy == "cod" else earlier[0]
-        p = TASKS[task].parse(target(strategy, answer, before), strategy, ROOMS)
+        p = TASKS[task].parse(target(strategy, answer, rationale=before), strategy, choices=ROOMS)
         assert p.strict == p.answer == answer and p.stated and p.rationale == ("" if strategy == "vanilla" else before)
         if strategy == "cod":
             assert p.rounds == tuple(earlier)
@@ -307,7 +311,7 @@ anything = st.text(max_size=200) | st.lists(
 @given(anything, st.sampled_from([(t.name, s) for t in TASKS.values() for s in t.strategies]))
 def test_any_text_gives_a_canonical_answer_or_none(text, asked):
     task, how = TASKS[asked[0]], asked[1]
-    p = task.parse(text, how, ROOMS)
+    p = task.parse(text, how, choices=ROOMS)
     assert isinstance(p, Parsed) and (p.strict is None or p.strict == p.answer)
     if p.answer is None:
         return
@@ -428,7 +432,7 @@ def test_prose_is_read_as_a_person_would(text, want):
     st.sampled_from(["{}", "({})", "option {}"]),
 )
 def test_two_letters_are_none(letters, between, lead, form):
-    assert TASKS["nlu_qa"].parse(lead + between.join(map(form.format, letters)), "cot", ROOMS).answer is None
+    assert TASKS["nlu_qa"].parse(lead + between.join(map(form.format, letters)), "cot", choices=ROOMS).answer is None
 
 
 @few
@@ -437,7 +441,9 @@ def test_two_letters_are_none(letters, between, lead, form):
 )
 def test_words_without_an_answer_are_none(words, lead, how):
     text = lead + " ".join(words)
-    assert [t.parse(text, how, ROOMS).answer for t in (TASKS["math"], TASKS["nlu_qa"], TASKS["nli"])] == [None] * 3
+    assert [t.parse(text, how, choices=ROOMS).answer for t in (TASKS["math"], TASKS["nlu_qa"], TASKS["nli"])] == [
+        None
+    ] * 3
 
 
 @pytest.mark.parametrize(
@@ -514,7 +520,7 @@ def test_a_long_text_is_read_in_no_time(task):
     ):
         for how in TASKS[task].strategies:
             start = time.perf_counter()
-            TASKS[task].parse(text, how, ROOMS)
+            TASKS[task].parse(text, how, choices=ROOMS)
             assert time.perf_counter() - start < 20, (text[:20], how)
 
 

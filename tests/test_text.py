@@ -51,12 +51,12 @@ listed = st.lists(st.sampled_from("abcdef"), max_size=25)
 @pytest.mark.parametrize("text", ODD)
 def test_odd_text_has_measures_and_no_faults(text):
     for known in (set(), {"Ada", "", " ", text}):
-        s = summary_scores(text, text or "x", text, known)
+        s = summary_scores(text, text or "x", reference=text, known=known)
         assert list(s) == list(FAMILY["summarization"])
         assert all(v is None or 0 <= v for v in s.values()) and all(
             s[k] is None or s[k] <= 1 for k in s if k not in ("words", "run", "compression")
         )
-    assert set(chat_scores((text,), (text,), 1)) == set(FAMILY["conversation"])
+    assert set(chat_scores((text,), (text,), asked=1)) == set(FAMILY["conversation"])
 
 
 @pytest.mark.parametrize("text", ODD)
@@ -84,11 +84,11 @@ def test_fragments_are_what_a_slow_search_finds(summary, source):
 
 @given(listed, listed, st.integers(1, 4))
 def test_shares_stay_between_0_and_1(summary, source, n):
-    share = copied(summary, source, n)
+    share = copied(summary, source, n=n)
     assert (share is None) == (len(summary) < n) and (share is None or 0 <= share <= 1)
-    assert copied(summary, summary, n) in (None, 1.0)
+    assert copied(summary, summary, n=n) in (None, 1.0)
     if share == 1 and n > 1:
-        assert copied(summary, source, n - 1) == 1  # copied runs are copied words
+        assert copied(summary, source, n=n - 1) == 1  # copied runs are copied words
     assert sum(fragments(summary, source)) == sum(w in source for w in summary)
 
 
@@ -208,16 +208,16 @@ def test_rouge_is_what_the_package_gives():
     ],
 )
 def test_support_is_word_for_word(text, source, share):
-    assert supported(text, source, {"Ada Brown", "Brown", "Dan"} if text.isascii() else set()) == share
+    assert supported(text, source, known={"Ada Brown", "Brown", "Dan"} if text.isascii() else set()) == share
 
 
 def test_a_missing_turn_counts_as_nothing_shared():
     assert (
-        chat_scores(("Yes please",), ("Yes please", "Bye"), 2)["overlap"] == 0.5
-        and chat_scores(("Yes please",), ("Yes please", "Bye"), 2)["words"] == 1
+        chat_scores(("Yes please",), ("Yes please", "Bye"), asked=2)["overlap"] == 0.5
+        and chat_scores(("Yes please",), ("Yes please", "Bye"), asked=2)["words"] == 1
     )
     assert (
-        chat_scores(("Yes please", "and more", "turns"), ("Yes please",), 3)["overlap"] == 1
+        chat_scores(("Yes please", "and more", "turns"), ("Yes please",), asked=3)["overlap"] == 1
     )  # turns without a reference don't count
 
 

@@ -55,16 +55,16 @@ BASE, QA, MATH = (
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("arm", [a for a in ARMS.values() if a.name.startswith("distilled/")], ids=lambda a: a.name)
 def test_a_student_is_asked_what_its_prompt_can_be_put_to(arm, task):
-    why = unread(arm, "math", task)
+    why = unread(arm, "math", task=task)
     assert bool(why) == (
         arm.prompt not in TASKS[task].strategies
         or arm.name == "distilled/cot-after"
         and task in ("summarization", "conversation")
     )
     assert not why or arm.name in why and task in why
-    assert bool(unread(arm, "math", task, "family")) == (bool(why) or task != "math") and bool(
-        unread(arm, task, task, "family")
-    ) == bool(unread(arm, task, task))
+    assert bool(unread(arm, "math", task=task, which="family")) == (bool(why) or task != "math") and bool(
+        unread(arm, task, task=task, which="family")
+    ) == bool(unread(arm, task, task=task))
 
 
 def test_pairs_of_a_grid():
@@ -135,7 +135,8 @@ def test_the_matrix_is_what_one_gets_by_hand(qa, math, qa_qa, qa_math, math_qa, 
         (MATH, "tiny-qa"): math_qa,
         (MATH, "tiny-math"): math_math,
     }
-    cells, untouched = measure(*made_up(right, 12), 100)
+    found, said, splits = made_up(right, 12)
+    cells, untouched = measure(found, said, splits=splits, resamples=100)
     at = {(c.trained_on, c.test): c for c in cells}
     assert len(at) == 4 and {k for k, c in at.items() if c.own} == {("tiny-qa",) * 2, ("tiny-math",) * 2}
     for (who, test), said in right.items():
@@ -159,7 +160,7 @@ def test_the_matrix_is_what_one_gets_by_hand(qa, math, qa_qa, qa_math, math_qa, 
         assert c.verdict == (
             "can't tell" if c.change.p_holm > 0.05 else "transfer" if c.change.difference.value > 0 else "forgetting"
         )
-    told, two = conclusions(cells, parse_recipe(RAW), {}), at.values()
+    told, two = conclusions(cells, parse_recipe(RAW), left={}), at.values()
     for k in ("transfer", "forgetting"):
         assert sum(c.verdict == k for c in two) == int(
             next(l for l in told.lines if f"({k}): " in l).split(f"({k}): ")[1].split()[0]
@@ -175,25 +176,21 @@ def test_items_that_were_trained_on_are_no_test():
     }
     found, said, splits = made_up(right, 8)
     splits["tiny-math"] = replace(splits["tiny-math"], train=[*splits["tiny-math"].train, *splits["tiny-qa"].test[6:]])
-    c = next(c for c in measure(found, said, splits, 100)[0] if not c.own)
+    c = next(c for c in measure(found, said, splits=splits, resamples=100)[0] if not c.own)
     assert (c.seen, c.change.n, c.score.value, c.change.difference.value, c.verdict) == (2, 6, 1, 0, "can't tell")
     assert "left out, up to 2" in change_matrix([c], "zoo/student-s").note
 
 
 def test_scores_that_are_not_right_or_wrong():
     chat = ("tiny-chat--teacher--student-s", "distilled/vanilla")
-    cells, untouched = measure(
-        *made_up(
-            {
-                (BASE, "tiny-chat"): [True] * 6,
-                (BASE, "tiny-summ"): [True] * 6,
-                (chat, "tiny-chat"): [True] * 6,
-                (chat, "tiny-summ"): [True] * 5 + [False],
-            },
-            6,
-        ),
-        100,
-    )
+    right = {
+        (BASE, "tiny-chat"): [True] * 6,
+        (BASE, "tiny-summ"): [True] * 6,
+        (chat, "tiny-chat"): [True] * 6,
+        (chat, "tiny-summ"): [True] * 5 + [False],
+    }
+    found, said, splits = made_up(right, 6)
+    cells, untouched = measure(found, said, splits=splits, resamples=100)
     far = next(c for c in cells if c.test == "tiny-summ")
     assert far.metric.key == "rougeLsum" and untouched["zoo/student-s", "student/vanilla", "tiny-summ"].value == 1
     assert (
@@ -212,19 +209,20 @@ def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
         (QA, "tiny-math"): [False] * 9,
         (MATH, "tiny-math"): [True] * 9,
     }
-    cells, untouched = measure(*made_up(right, 9), 100)
+    found, said, splits = made_up(right, 9)
+    cells, untouched = measure(found, said, splits=splits, resamples=100)
     assert [r["tiny-qa"] for r in change_matrix(cells, "zoo/student-s").rows][1] == "–"
     assert "–" in [t.get_text() for t in transfer_figure(cells).axes[0].texts]
     evil = [replace(c, trained_on="<script>alert(1)</script>") for c in cells]
     for table in (
         change_matrix(evil, "zoo/student-s"),
-        score_matrix(evil, untouched, "zoo/student-s"),
-        conclusions(evil, parse_recipe(RAW), {"<img src=x>": "<b>"}),
+        score_matrix(evil, untouched, student="zoo/student-s"),
+        conclusions(evil, parse_recipe(RAW), left={"<img src=x>": "<b>"}),
     ):
         assert "<script" not in table.html() and "<img" not in table.html()
-    assert transfer_alt(cells).count("forgetting") == 1 and conclusions([], parse_recipe(RAW), {}).lines[0].endswith(
-        "run the recipe first."
-    )
+    assert transfer_alt(cells).count("forgetting") == 1 and conclusions([], parse_recipe(RAW), left={}).lines[
+        0
+    ].endswith("run the recipe first.")
 
 
 def test_several_seeds_are_told_apart_and_drawn_as_one():
@@ -234,7 +232,8 @@ def test_several_seeds_are_told_apart_and_drawn_as_one():
         (QA, "tiny-qa"): [True] * 9,
         (QA, "tiny-math"): [False] * 9,
     }
-    cells = measure(*made_up(right, 9), 100)[0]
+    found, said, splits = made_up(right, 9)
+    cells = measure(found, said, splits=splits, resamples=100)[0]
     both = cells + [
         replace(
             c,
@@ -279,7 +278,7 @@ def test_nothing_is_asked_twice_and_it_can_be_replayed(ran):
     tests = {d.name: load_data(d) for d in recipe.data}
     for kept in (Store(store), Store(store, replay=True)):
         found, left = find(recipe, kept)
-        said, gone = ask_others(recipe, found, tests, kept)
+        said, gone = ask_others(recipe, found, splits=tests, store=kept)
         assert (len(found), left, gone, len(said), sum(a.new for a in said.values())) == (2, {}, {}, 6, 0)
     for s in graph(recipe):
         if s.kind == "transfer":
@@ -301,8 +300,8 @@ def test_a_student_that_is_gone_is_named_and_the_others_stay(ran, tmp_path):
     said, gone = ask_others(
         parse_recipe(RAW | dict(data=[RAW["data"][0], dict(name="tiny-nli", train=8, test=4)])),
         found,
-        {"tiny-qa": load_data(recipe.data[0]), "tiny-nli": load_data(Data(name="tiny-nli", train=8, test=4))},
-        Store(store, replay=True),
+        splits={"tiny-qa": load_data(recipe.data[0]), "tiny-nli": load_data(Data(name="tiny-nli", train=8, test=4))},
+        store=Store(store, replay=True),
     )
     assert (
         len(said) == 2 and len(gone) == 2 and all("not in the store" in why for why in gone.values())
@@ -320,7 +319,7 @@ def test_the_page_leaves_a_failed_combination_out_and_a_failing_page_spoils_noth
     (folder / "tiny-qa--teacher--student-s").mkdir(parents=True)
     report = folder / "tiny-qa--teacher--student-s" / "metrics.json"
     report.write_text("{}")  # the other combination has none: it failed
-    assert grid.run_generalization(recipe, folder, store) is None
+    assert grid.run_generalization(recipe, folder, store=store) is None
     page, numbers = (
         (folder / "generalization.html").read_text(encoding="utf-8"),
         json.loads((folder / "generalization.json").read_text(encoding="utf-8")),
@@ -336,8 +335,8 @@ def test_the_page_leaves_a_failed_combination_out_and_a_failing_page_spoils_noth
     ] and numbers["left_out"]
     assert all(c["change"]["n"] == c["score"]["n"] == 6 for c in numbers["cells"]) and lines(store) == 2 * 22 + 36
     assert grid.behind(recipe, folder)[0][0] == "generalization.html"
-    monkeypatch.setattr(grid, "_execute", lambda *args: "DataError: gone")
-    assert grid.run_generalization(recipe, folder, store) == "DataError: gone"
+    monkeypatch.setattr(grid, "_execute", lambda *args, **kw: "DataError: gone")
+    assert grid.run_generalization(recipe, folder, store=store) == "DataError: gone"
     assert (
         not list(folder.glob("generalization.[hj]*"))
         and report.exists()
@@ -354,11 +353,11 @@ def test_the_page_comes_last_and_its_failure_is_told(monkeypatch, tmp_path):
             done.append(c.name) or grid.Outcome(c, out, 1.0, "boom" if "math" in c.name else None)
         ),
     )
-    monkeypatch.setattr(grid, "run_generalization", lambda *args: done.append("page") or "no luck")
-    monkeypatch.setattr(grid, "write_index", lambda r, o, f: done.append(len(o)))
-    monkeypatch.setattr(grid, "check", lambda *args: None)
+    monkeypatch.setattr(grid, "run_generalization", lambda *args, **kw: done.append("page") or "no luck")
+    monkeypatch.setattr(grid, "write_index", lambda r, o, folder: done.append(len(o)))
+    monkeypatch.setattr(grid, "check", lambda *args, **kw: None)
     said = []
-    outcomes = grid.run_recipe(recipe, tmp_path, tmp_path, said.append)
+    outcomes = grid.run_recipe(recipe, tmp_path, store=tmp_path, say=said.append)
     assert (
         [o.error for o in outcomes] == [None, "boom"]
         and done == [QA[0], 1, MATH[0], 2, "page", 2]
@@ -366,7 +365,7 @@ def test_the_page_comes_last_and_its_failure_is_told(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(cli, "say", said.append)
     with pytest.raises(cli.typer.Exit) as e:
-        cli._run(recipe, tmp_path / "two.yaml", tmp_path, tmp_path, False)
+        cli._run(recipe, tmp_path / "two.yaml", reports=tmp_path, store=tmp_path, replay=False)
     assert e.value.exit_code == 1 and "the page about students on other data sets failed" in said[-1]
 
 
@@ -392,8 +391,8 @@ class Instant:
 
 def test_side_by_side_the_page_is_a_stage_like_any_other(monkeypatch, tmp_path):
     pages, said = [], []
-    monkeypatch.setattr(schedule, "write_index", lambda r, o, f: pages.append(len(o)))
-    outcomes = schedule.run_graph(parse_recipe(RAW), tmp_path, tmp_path, Instant(), said.append)
+    monkeypatch.setattr(schedule, "write_index", lambda r, o, folder: pages.append(len(o)))
+    outcomes = schedule.run_graph(parse_recipe(RAW), tmp_path, store=tmp_path, executor=Instant(), say=said.append)
     assert [o.error for o in outcomes] == [None, None] and pages == [1, 2, 2]
     rows = json.loads((tmp_path / "two/status.json").read_text())["stages"]
     assert [(r["state"], r["error"]) for r in rows if r["kind"] == "page"] == [("failed", "boom")] and sum(
@@ -405,9 +404,9 @@ def test_side_by_side_the_page_is_a_stage_like_any_other(monkeypatch, tmp_path):
 @pytest.mark.parametrize("page", [False, True])
 def test_where_nothing_has_changed_the_page_is_made_anew_or_stays(monkeypatch, tmp_path, page):
     pages, started = [], []
-    monkeypatch.setattr(schedule, "write_index", lambda r, o, f: pages.append(len(o)))
+    monkeypatch.setattr(schedule, "write_index", lambda r, o, folder: pages.append(len(o)))
     for name, same in dict(unchanged=True, stage_over=True, page_stays=page).items():
-        monkeypatch.setattr(schedule, name, lambda *args, same=same: same)
+        monkeypatch.setattr(schedule, name, lambda *args, same=same, **kw: same)
     for c in parse_recipe(RAW).combinations():
         (tmp_path / "two" / c.name).mkdir(parents=True)
         (tmp_path / "two" / c.name / "index.html").touch()
@@ -415,7 +414,7 @@ def test_where_nothing_has_changed_the_page_is_made_anew_or_stays(monkeypatch, t
     monkeypatch.setattr(
         where, "submit", lambda stage, *args: started.append(stage.kind) or Instant.submit(where, stage), raising=False
     )
-    outcomes = schedule.run_graph(parse_recipe(RAW), tmp_path, tmp_path, where, lambda line: None)
+    outcomes = schedule.run_graph(parse_recipe(RAW), tmp_path, store=tmp_path, executor=where, say=lambda line: None)
     assert (
         started == ([] if page else ["page"]) and all(o.kept for o in outcomes) and pages == ([2] if page else [2, 2])
     )

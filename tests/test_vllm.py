@@ -71,7 +71,7 @@ def questions(n):
 
 def test_answers_find_their_requests(standin, tmp_path):
     e = VLLMEngine("zoo/teacher", 4)
-    got = complete(e, questions(50), Store(tmp_path))
+    got = complete(e, questions(50), store=Store(tmp_path))
     assert [r.messages[0]["content"] for r in got] == [f"what is {i} + 1 ?" for i in range(50)] and len(
         {r.text for r in got}
     ) == 50
@@ -94,9 +94,9 @@ def test_what_interrupts_a_run_ends_the_worker_and_keeps_what_was_answered(stand
             raise how
 
     with pytest.raises(how):
-        complete(e, questions(300), Store(tmp_path), interrupt)
+        complete(e, questions(300), store=Store(tmp_path), progress=interrupt)
     assert e.worker is None and not members(seen[0].process.pid) and not Path(seen[0].log).exists()
-    rest = complete(e, questions(300), Store(tmp_path))
+    rest = complete(e, questions(300), store=Store(tmp_path))
     assert 4 <= rest.reused < 300 and rest.reused + rest.new == 300
     e.close()
 
@@ -113,8 +113,8 @@ def test_a_killed_worker_is_an_error_and_the_next_run_asks_only_the_rest(standin
         EngineError,
         match=r"vllm:zoo/teacher: vLLM's process has ended: it was killed \(SIGKILL\), by somebody or, where memory is short, by the system\. What was answered is stored",
     ):
-        complete(e, questions(300), Store(tmp_path), kill)
-    rest = complete(e, questions(300), Store(tmp_path))
+        complete(e, questions(300), store=Store(tmp_path), progress=kill)
+    rest = complete(e, questions(300), store=Store(tmp_path))
     assert rest.reused == told[-1] >= 4 and rest.new == 300 - told[-1]
     e.close()
 
@@ -153,7 +153,7 @@ def test_a_close_while_it_starts(standin, tmp_path, monkeypatch):
     try:
         signal.alarm(3)
         with pytest.raises(KeyboardInterrupt):
-            complete(e, questions(3), Store(tmp_path))
+            complete(e, questions(3), store=Store(tmp_path))
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
@@ -163,7 +163,7 @@ def test_a_close_while_it_starts(standin, tmp_path, monkeypatch):
 def test_why_it_does_not_start(standin, tmp_path, monkeypatch):
     monkeypatch.setenv("STANDIN", "error")
     with pytest.raises(EngineError) as e:
-        complete(VLLMEngine("zoo/teacher"), questions(3), Store(tmp_path))
+        complete(VLLMEngine("zoo/teacher"), questions(3), store=Store(tmp_path))
     first, *log = str(e.value).splitlines()
     assert (
         "one answer of 512 tokens needs 2.00 GiB of cache, and the weights leave 1.00. Set vllm.max_model_len to 256 or less"
@@ -184,7 +184,7 @@ def test_not_installed(tmp_path, monkeypatch):
         EngineError,
         match=r"vllm:zoo/teacher: vLLM is not installed\. With a GPU, install the extra: pip install -e '\.\[vllm\]'; without one: make vllm",
     ):
-        complete(VLLMEngine("zoo/teacher"), questions(1), Store(tmp_path))
+        complete(VLLMEngine("zoo/teacher"), questions(1), store=Store(tmp_path))
 
 
 def test_prompts_that_do_not_fit_start_nothing(standin, tmp_path):
@@ -192,9 +192,9 @@ def test_prompts_that_do_not_fit_start_nothing(standin, tmp_path):
     with pytest.raises(
         EngineError, match="1 of 2 prompts don't fit into the model's 512 tokens; the longest, of request 'b'"
     ):
-        complete(e, [ask("1"), ask("1 " * 600, "b")], Store(tmp_path))
+        complete(e, [ask("1"), ask("1 " * 600, "b")], store=Store(tmp_path))
     with pytest.raises(EngineError, match=r"1 of 2 requests can take more than vllm\.max_model_len = 64 tokens"):
-        complete(e, [ask("1"), ask("1", "b", max_tokens=100)], Store(tmp_path))
+        complete(e, [ask("1"), ask("1", "b", max_tokens=100)], store=Store(tmp_path))
     assert e.worker is None
 
 
@@ -214,9 +214,9 @@ def test_settings_that_change_the_answers_change_the_key(tmp_path):
 
 def test_a_cached_run_needs_no_vllm(standin, tmp_path):
     e = VLLMEngine("zoo/teacher")
-    first = complete(e, questions(3), Store(tmp_path))
+    first = complete(e, questions(3), store=Store(tmp_path))
     e.close()
-    code = "import sys; from test_vllm import *\ngot = complete(open_engine('vllm:zoo/teacher'), questions(3), Store(sys.argv[1]))\nprint(json.dumps([got.reused, [r.text for r in got], [m for m in ('torch', 'transformers', 'vllm') if m in sys.modules]]))"
+    code = "import sys; from test_vllm import *\ngot = complete(open_engine('vllm:zoo/teacher'), questions(3), store=Store(sys.argv[1]))\nprint(json.dumps([got.reused, [r.text for r in got], [m for m in ('torch', 'transformers', 'vllm') if m in sys.modules]]))"
     out = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)],
         cwd=ROOT / "tests",
@@ -247,7 +247,9 @@ def engine(vllm_installed):
 def test_parity_with_transformers(engine, examples, tmp_path):
     "200 items, greedy, the same weights in the same number format: where a token differs, rounding has tipped it."
     local = TransformersEngine("zoo/teacher")
-    a, b = (sample_answers(examples.test, "cot", e, Store(tmp_path), split="test") for e in (engine, local))
+    a, b = (
+        sample_answers(examples.test, "cot", engine=e, store=Store(tmp_path), split="test") for e in (engine, local)
+    )
     same = sum(x.text == y.text for x, y in zip(a, b)) / len(a)
     right = [summary(x)["accuracy"] for x in (a, b)]
     print(
@@ -259,7 +261,7 @@ def test_parity_with_transformers(engine, examples, tmp_path):
 
 def test_what_a_record_holds(engine, examples, tmp_path):
     start = time.perf_counter()
-    got = complete(engine, requests(examples.train[:40], "cot", max_tokens=dict(cot=64)), Store(tmp_path))
+    got = complete(engine, requests(examples.train[:40], "cot", max_tokens=dict(cot=64)), store=Store(tmp_path))
     assert all(r.valid_key and r.latency > 0 and r.engine == "vllm:zoo/teacher" for r in got)
     assert {k for r in got for k in r.info} == {"device", "dtype", "vllm", "torch", "transformers", "share"}
     assert 0 < sum(r.info["share"] for r in got) < time.perf_counter() - start
@@ -281,7 +283,7 @@ def test_limits_and_stop_strings_as_in_transformers(engine, examples, tmp_path):
     ]
 
     def said(e):
-        return [(r.text, r.finish_reason, r.completion_tokens) for r in complete(e, asked, Store(tmp_path))]
+        return [(r.text, r.finish_reason, r.completion_tokens) for r in complete(e, asked, store=Store(tmp_path))]
 
     mine = said(engine)
     assert mine == said(TransformersEngine("zoo/teacher")) and {reason for _, reason, _ in mine} == {"stop", "length"}
@@ -300,7 +302,7 @@ def test_what_is_drawn_can_be_repeated_and_depends_on_no_neighbour(engine, examp
                     ),
                     *more,
                 ],
-                Store(tmp_path / name),
+                store=Store(tmp_path / name),
             )
         ][:n]
 
@@ -308,7 +310,7 @@ def test_what_is_drawn_can_be_repeated_and_depends_on_no_neighbour(engine, examp
     assert (
         eight == draw("b")
         and eight[:3] == draw("c", 3)
-        and eight == draw("d", more=requests(examples.test[8:40], "cot", Sampling(max_tokens=30)))
+        and eight == draw("d", more=requests(examples.test[8:40], "cot", sampling=Sampling(max_tokens=30)))
     )
     assert eight != draw("e", seed=1)
 
@@ -322,7 +324,7 @@ def test_the_same_question_twice(engine, tmp_path):
             ask("what is 2 + 3 ?", "c", sample=1, temperature=1.0),
             ask("what is 2 + 3 ?", "d", sample=2, temperature=1.0),
         ],
-        Store(tmp_path),
+        store=Store(tmp_path),
     )
     assert got[0] == got[1] and got.new == 3 and got[2].key != got[3].key
 
@@ -332,14 +334,14 @@ def test_answers_as_json_are_of_the_form_that_was_asked_for(engine, vllm_server,
     asked = load_data(Data(name="tiny-qa", train=4, test=12))
     server = OpenAIEngine(vllm_server.model, settings=Endpoint(base_url=vllm_server.base_url, key_env=None))
     for e in (engine, server):
-        got = sample_answers(asked.test, "vanilla", e, Store(tmp_path), structured=True)
+        got = sample_answers(asked.test, "vanilla", engine=e, store=Store(tmp_path), structured=True)
         assert all(
             set(json.loads(a.text)) == {"answer"}
             and json.loads(a.text)["answer"] in "ABCD"
             and a.parsed.strict == json.loads(a.text)["answer"]
             for a in got
         ), [a.text for a in got]
-        r = complete(e, requests(asked.test, "vanilla", structured=True), Store(tmp_path))
+        r = complete(e, requests(asked.test, "vanilla", structured=True), store=Store(tmp_path))
         assert r.reused == 12 and not any("left_out" in x.info for x in r)
 
 
@@ -348,7 +350,13 @@ def test_what_cannot_be_read_is_asked_again(engine, examples, tmp_path):
     few = examples.train[:6]
     first, second = (
         sample_answers(
-            few, "cot", engine, Store(tmp_path), Sampling(max_tokens=6, temperature=2), split="train", reasks=2
+            few,
+            "cot",
+            engine=engine,
+            store=Store(tmp_path),
+            sampling=Sampling(max_tokens=6, temperature=2),
+            split="train",
+            reasks=2,
         )
         for _ in range(2)
     )
@@ -365,7 +373,7 @@ def test_what_cannot_be_read_is_asked_again(engine, examples, tmp_path):
 def test_killed_in_the_middle(engine, examples, tmp_path):
     "SIGKILL to vLLM's process: what was answered is stored, all that it had started is gone, and the next run asks the rest."
     asked, told = requests(examples.train[:200], "cot", max_tokens=dict(cot=64)), []
-    complete(engine, asked[:1], Store(tmp_path / "warm"))
+    complete(engine, asked[:1], store=Store(tmp_path / "warm"))
     group = engine.worker.process.pid
 
     def kill(done, total):
@@ -374,9 +382,9 @@ def test_killed_in_the_middle(engine, examples, tmp_path):
         told.append(done)
 
     with pytest.raises(EngineError, match=r"it was killed \(SIGKILL\)"):
-        complete(engine, asked, Store(tmp_path), kill)
+        complete(engine, asked, store=Store(tmp_path), progress=kill)
     assert not members(group) and 8 <= told[-1] < len(asked) and engine.worker is None
-    rest = complete(engine, asked, Store(tmp_path))
+    rest = complete(engine, asked, store=Store(tmp_path))
     assert (rest.reused, rest.new) == (told[-1], len(asked) - told[-1]) and len({r.key for r in rest}) == len(
         {engine.key(r) for r in asked}
     )
@@ -411,7 +419,7 @@ def test_an_adapter_from_a_jupyter_kernel(vllm_installed, examples, tmp_path):
         f"""
 from test_vllm import *
 e = VLLMEngine("zoo/teacher", settings=Vllm(lora={str(tmp_path / "adapter")!r}))
-got = complete(e, requests(load_data(Data(name="tiny-math", train=400, test=200)).test[:40], "cot", max_tokens=dict(cot=24)), Store({str(tmp_path / "store")!r}))""",
+got = complete(e, requests(load_data(Data(name="tiny-math", train=400, test=200)).test[:40], "cot", max_tokens=dict(cot=24)), store=Store({str(tmp_path / "store")!r}))""",
         "e.close(); print(json.dumps([[r.text for r in got], got[0].info]))",
     )
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in code])
@@ -421,7 +429,7 @@ got = complete(e, requests(load_data(Data(name="tiny-math", train=400, test=200)
     text, info = json.loads("".join(o["text"] for o in nb.cells[1].outputs if o.output_type == "stream"))
     asked = requests(examples.test[:40], "cot", max_tokens=dict(cot=24))
     merged, plain = (
-        [r.text for r in complete(TransformersEngine(str(x)), asked, Store(tmp_path / "store"))]
+        [r.text for r in complete(TransformersEngine(str(x)), asked, store=Store(tmp_path / "store"))]
         for x in (tmp_path / "merged", base)
     )
     assert info["lora"] == f"{tmp_path.name}/adapter"
@@ -440,7 +448,9 @@ def test_a_combination_with_this_teacher(vllm_installed, tmp_path):
     } and m["arms"]["teacher/cot"]["accuracy"]["value"] > 0.8
     e, splits = VLLMEngine("zoo/teacher", settings=Vllm(max_model_len=256)), load_data(Data(**SMALL["data"][0]))
     stored = [
-        complete(e, requests(getattr(splits, split), "cot", max_tokens=splits.max_tokens), Store(tmp_path / "store"))
+        complete(
+            e, requests(getattr(splits, split), "cot", max_tokens=splits.max_tokens), store=Store(tmp_path / "store")
+        )
         for split in ("train", "test")
     ]
     assert [(s.reused, s.new) for s in stored] == [(24, 0), (12, 0)] and e.worker is None
@@ -452,10 +462,10 @@ def test_a_combination_with_this_teacher(vllm_installed, tmp_path):
         parity_line,
         parity(
             splits.test,
-            sample_answers(splits.test, "cot", local, store, max_tokens=splits.max_tokens, split="test"),
-            asked,
-            local,
-            store,
+            sample_answers(splits.test, "cot", engine=local, store=store, max_tokens=splits.max_tokens, split="test"),
+            asked=asked,
+            engine=local,
+            store=store,
         ),
     )
     assert re.fullmatch(
@@ -469,7 +479,7 @@ def test_parity_of_the_server_with_transformers(vllm_server, examples, tmp_path)
         vllm_server.model, settings=Endpoint(base_url=vllm_server.base_url, key_env=None, concurrency=32)
     )
     a, b = (
-        sample_answers(examples.test, "cot", e, Store(tmp_path), split="test")
+        sample_answers(examples.test, "cot", engine=e, store=Store(tmp_path), split="test")
         for e in (server, TransformersEngine("zoo/teacher"))
     )
     same = sum(x.text == y.text for x, y in zip(a, b)) / len(a)
@@ -506,7 +516,7 @@ def test_a_combination_with_a_server_as_teacher(vllm_server, tmp_path):
 def test_the_server_names_its_models(vllm_server, tmp_path):
     wrong = OpenAIEngine("zoo/techer", settings=Endpoint(base_url=vllm_server.base_url, key_env=None))
     with pytest.raises(EngineError, match="has no model 'zoo/techer'. It has 'zoo/teacher'"):
-        complete(wrong, [ask("1")], Store(tmp_path))
+        complete(wrong, [ask("1")], store=Store(tmp_path))
     long = OpenAIEngine(vllm_server.model, settings=Endpoint(base_url=vllm_server.base_url, key_env=None))
     with pytest.raises(EngineError, match="context of 512 tokens is too short for about 1 of 2 prompts"):
-        complete(long, [ask("1"), ask("1 + " * 400)], Store(tmp_path))
+        complete(long, [ask("1"), ask("1 + " * 400)], store=Store(tmp_path))

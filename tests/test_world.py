@@ -30,14 +30,14 @@ few = settings(max_examples=60, deadline=None)
 
 @pytest.mark.parametrize("name", TINY)
 def test_items_are_the_same_whenever_they_are_made(name):
-    assert items(name, "train", 60) == items(name, "train", 60)
-    assert items(name, "train", 20) == items(name, "train", 60)[:20]
-    assert items(name, "train", 20, seed=1) != items(name, "train", 20)
+    assert items(name, "train", n=60) == items(name, "train", n=60)
+    assert items(name, "train", n=20) == items(name, "train", n=60)[:20]
+    assert items(name, "train", n=20, seed=1) != items(name, "train", n=20)
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_no_text_is_in_two_splits(name):
-    splits = {s: {i.question for i in items(name, s, 300)} for s in ("train", "validation", "test", "zoo")}
+    splits = {s: {i.question for i in items(name, s, n=300)} for s in ("train", "validation", "test", "zoo")}
     for s, texts in splits.items():
         assert len(texts) == 300 and {split_of(t) for t in texts} == {s}
         for other, theirs in splits.items():
@@ -50,7 +50,7 @@ def test_levels_and_strategies_are_ones_that_can_be_asked(name):
     for level in tiny.levels:
         assert tiny.make(random.Random(0), level).question
     for s in tiny.strategies:
-        assert ask(tiny.task, s, [user_turn("x")], 9)[0]["role"] == "system"
+        assert ask(tiny.task, s, turns=[user_turn("x")], words=9)[0]["role"] == "system"
 
 
 # --- tiny-nli
@@ -90,7 +90,7 @@ def halves(item):
 @few
 @given(SEEDS, st.integers(1, 3), st.integers(0, 1))
 def test_a_label_follows_from_the_facts(seed, hops, more):
-    item = nli_item(random.Random(seed), hops, more)
+    item = nli_item(random.Random(seed), hops, more=more)
     assert judge(*halves(item)) == item.answer
     assert nli_turn(*halves(item))["content"] == item.question
 
@@ -118,18 +118,18 @@ def test_worked_solution_of_nli_walks_over_told_facts(seed, hops):
 
 
 def test_labels_are_balanced():
-    count = Counter(i.answer for i in items("tiny-nli", "train", 1500))
+    count = Counter(i.answer for i in items("tiny-nli", "train", n=1500))
     assert set(count) == set(LABELS) and all(abs(n - 500) < 90 for n in count.values())  # five standard deviations
 
 
 def test_every_premise_has_one_loose_fact_whatever_the_label():
-    for i in items("tiny-nli", "train", 300):
+    for i in items("tiny-nli", "train", n=300):
         assert len(re.findall(r" (knows|feeds|sees|was) ", halves(i)[0])) == 1
 
 
 def test_how_often_the_end_of_a_hypothesis_stands_in_the_premise_tells_nothing():
     count = {l: Counter() for l in LABELS}
-    for i in items("tiny-nli", "train", 900, levels=(2,)):
+    for i in items("tiny-nli", "train", n=900, levels=(2,)):
         count[i.answer][halves(i)[0].count(halves(i)[1].split()[-1].rstrip("."))] += 1
     assert {frozenset(c) for c in count.values()} == {frozenset({1})}  # once under every label: as the end of a fact
 
@@ -192,7 +192,7 @@ def test_the_world_knows_its_entities():
 @few
 @given(SEEDS, st.integers(1, 3), st.integers(0, 1))
 def test_replies_are_told_facts_that_go_on_from_each_other(seed, turns, more):
-    item = chat_item(random.Random(seed), turns, more)
+    item = chat_item(random.Random(seed), turns, more=more)
     said, replies = item.meta["turns"], item.meta["reference"]
     assert len(said) == len(replies) == turns and item.question == "\n".join(said) and item.answer == replies[-1]
     assert all(r in said[0] for r in replies) and all(
@@ -224,7 +224,7 @@ def test_spacy_finds_the_entities_that_the_world_knows(spacy_model):
     "A general model, on articles and dense summaries: nearly all days and numbers, most names and houses, little else."
     found, known, extra = Counter(), Counter(), Counter()
     kind = lambda w: "number" if w.isdigit() else "day" if w in DAYS else "house" if w in HOUSES else "name"
-    for item in items("tiny-summ", "validation", 40):
+    for item in items("tiny-summ", "validation", n=40):
         for text in (item.question, item.rationale.splitlines()[3][3:]):
             ours, theirs = set(entities(text)), {w for e in spacy_model(text).ents for w in re.findall(r"\w+", e.text)}
             known.update(map(kind, ours))
@@ -237,6 +237,6 @@ def test_spacy_finds_the_entities_that_the_world_knows(spacy_model):
 
 def test_spacy_finds_the_dense_summary_denser(spacy_model):
     count = lambda text: sum(len(re.findall(r"\w+", e.text)) for e in spacy_model(text).ents)
-    made = items("tiny-summ", "validation", 30)
+    made = items("tiny-summ", "validation", n=30)
     plain, dense = sum(count(i.meta["plain"]) for i in made), sum(count(i.rationale.splitlines()[3][3:]) for i in made)
     assert dense >= 1.3 * plain

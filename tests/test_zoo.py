@@ -50,7 +50,7 @@ def test_the_manifest_is_what_the_models_do(tmp_path):
 @pytest.mark.parametrize("name", ["tiny-math", "tiny-qa"])
 def test_every_item_is_right(name):
     "The worked solution leads to the answer, whatever the generator drew."
-    for item in items(name, "train", 300):
+    for item in items(name, "train", n=300):
         if name == "tiny-math":
             sums = [line.split(": ")[1].rstrip(".").split(" = ") for line in item.rationale.split(". ")]
             assert (
@@ -87,7 +87,7 @@ def test_the_committed_tokenizer_is_the_one_that_is_built():
 def test_later_words_leave_what_was_learned_as_it_was():
     "The second tokenizer reads every text of the first stage as the first one does, and all it adds are whole words or their pieces."
     first, second = build_tokenizer(0), build_tokenizer()
-    texts = [i.question for n in ("tiny-math", "tiny-qa") for i in items(n, "train", 100)] + [
+    texts = [i.question for n in ("tiny-math", "tiny-qa") for i in items(n, "train", n=100)] + [
         t for s in range(60) for t in exercise(random.Random(s))
     ]
     for text in texts:
@@ -115,7 +115,7 @@ def test_what_a_later_exercise_marks_can_be_known(seed):
 @pytest.mark.parametrize("name", ["tiny-nli", "tiny-summ", "tiny-chat"])
 def test_every_later_item_fits_into_the_model(name):
     tok = build_tokenizer()
-    for i in items(name, "zoo", 100):
+    for i in items(name, "zoo", n=100):
         for text in (i.question, i.rationale, *i.meta.get("turns", ())):
             assert len(tok(text).input_ids) < 300 and not any(
                 "\ufffd" in t for t in tok.batch_decode(tok(text).input_ids[:50])
