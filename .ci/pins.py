@@ -5,7 +5,9 @@ Usage: pip install --dry-run --ignore-installed --quiet --report - '.[dev,lab,sm
        pip install --dry-run --ignore-installed --quiet --report - '.[vllm,gpu]' | python .ci/pins.py locks gpu=vllm,gpu
 """
 
-import json, re, sys
+import json
+import re
+import sys
 from pathlib import Path
 
 OURS = {"distill-study", "pip"}

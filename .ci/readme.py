@@ -1,6 +1,7 @@
 "Prints nbs/index.ipynb as the markdown of README.md (nbdev_readme would need Quarto)."
 
-import re, sys
+import re
+import sys
 from pathlib import Path
 
 import nbformat

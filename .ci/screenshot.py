@@ -3,7 +3,8 @@
 Usage: python .ci/screenshot.py [REPORT.html] [PICTURE.png]
 """
 
-import shutil, sys
+import shutil
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent

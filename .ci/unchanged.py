@@ -5,7 +5,9 @@ Usage: python .ci/unchanged.py nbdev_clean nbdev_export
 What is compared is the tree before and after, so it works while changes are being made too. Ignored files don't count.
 """
 
-import hashlib, subprocess, sys
+import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 

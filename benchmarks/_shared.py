@@ -1,6 +1,7 @@
 """What the benchmarks share: a table on the screen and in results/, with machine and date."""
 
-import os, platform
+import os
+import platform
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path

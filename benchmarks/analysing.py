@@ -9,7 +9,8 @@ import sys
 sys.path.pop(0) if sys.path and sys.path[0].endswith(
     "benchmarks"
 ) else None  # this file is called as a module of Python is
-import importlib.util, time
+import importlib.util
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,17 +19,16 @@ import pandas as pd
 spec = importlib.util.spec_from_file_location("_shared", Path(__file__).parent / "_shared.py")
 shared = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(shared)
-from distill_study.agreement import grader_tables
+from distill_study.analyse.graders import grader_tables
+from distill_study.analyse.pitfalls import pitfalls
+from distill_study.analyse.results import analyse, confusions, made_up_grades, made_up_scores
+from distill_study.analyse.stats import mean_interval, wilson
 from distill_study.config import Data
-from distill_study.data import load_data
-from distill_study.findings import findings
-from distill_study.grade import grade, known_entities
-from distill_study.pitfalls import pitfalls
-from distill_study.results import analyse, confusions, made_up_grades, made_up_scores
-from distill_study.stats import mean_interval, wilson
-from distill_study.tasks import NLI, TASKS
-from distill_study.teacher import Answer, Answers
-from distill_study.textstats import METRICS, main_metric
+from distill_study.data.load import load_data
+from distill_study.grading.truth import METRICS, grade, main_metric
+from distill_study.report.findings import findings
+from distill_study.tasks.families import NLI, TASKS
+from distill_study.teach.sampling import Answer, Answers
 
 ITEMS, ARMS, N = int((sys.argv[1:] or ["10000"])[0]), 20, 1000
 

@@ -4,10 +4,18 @@ Wall time, accuracy of every arm, and lines that somebody has to write.
     python benchmarks/by_hand.py [--rounds 1] [--train 400] [--test 200]
 """
 
-import argparse, ast, json, os, resource, statistics, subprocess, sys, tempfile, time
+import argparse
+import ast
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
-import yaml
 from _shared import report
 
 ROOT, SCRIPT = Path(__file__).parents[1], Path(__file__).with_name("_by_hand.py")
@@ -85,8 +93,8 @@ def by_us(folder, recipe):
 def measure(rounds, train, test):
     "Runs of both, in turn."
     from distill_study.config import Data
-    from distill_study.data import load_data
-    from distill_study.models import resolve_model
+    from distill_study.data.load import load_data
+    from distill_study.models.weights import resolve_model
 
     splits, ours, theirs = load_data(Data(name="tiny-qa", train=train, test=test)), [], []
     for _ in range(rounds):

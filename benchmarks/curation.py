@@ -5,18 +5,23 @@ plain sets of words.
     python benchmarks/curation.py [ROWS, 100000 if left out]
 """
 
-import itertools, random, resource, sys, tempfile, time
+import itertools
+import random
+import resource
+import sys
+import tempfile
+import time
 
 from _shared import report
-from distill_study.card import write_rows
+
 from distill_study.config import ARMS, Combination, Curate, Data, Student, Teacher, Train
-from distill_study.curate import curate
-from distill_study.data import Example, Splits
-from distill_study.overlap import Overlaps, near_repeats, overlaps, text_of, words
-from distill_study.student import long_rows
-from distill_study.tasks import TASKS
-from distill_study.teacher import Answer, Answers
-from distill_study.world import items
+from distill_study.data.load import Example, Splits
+from distill_study.data.world import items
+from distill_study.tasks.families import TASKS
+from distill_study.teach.curate import Overlaps, curate, near_repeats, overlaps, text_of, words
+from distill_study.teach.sampling import Answer, Answers
+from distill_study.tools.share import write_rows
+from distill_study.train.sft import long_rows
 
 ROWS, TESTS, PLANTED = int((sys.argv[1:] or ["100000"])[0]), 1000, 3000
 ARM = ARMS["distilled/cot-rationale"]

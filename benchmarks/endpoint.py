@@ -7,15 +7,26 @@ with half of them stored. The server runs in a process of its own; server, clien
     python benchmarks/endpoint.py [ROWS, 100000 if left out]
 """
 
-import asyncio, json, os, resource, shutil, statistics, subprocess, sys, tempfile, time, urllib.request
+import asyncio
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
 from itertools import islice
 from pathlib import Path
 
 from _shared import report
+
 from distill_study.config import Endpoint, Sampling
-from distill_study.endpoint import OpenAIEngine
-from distill_study.engine import Request, complete
-from distill_study.store import Store
+from distill_study.models.engine import Request, complete
+from distill_study.models.openai import OpenAIEngine
+from distill_study.store.log import Store
 
 CASES, ROUNDS = (
     ((64, 0.1, 60), (512, 0.1, 15), (512, 1.0, 30)),
@@ -118,7 +129,8 @@ def ours(port, concurrency, asked):
 
 
 def gather(port, concurrency, asked, http):
-    import httpx2, openai
+    import httpx2
+    import openai
 
     async def go():
         pool = getattr(openai, http)(

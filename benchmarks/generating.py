@@ -7,16 +7,17 @@ Needs DISTILL_DATA_DIR (or the hub).
     DISTILL_DATA_DIR=... python benchmarks/generating.py
 """
 
-import statistics, time
+import statistics
+import time
 
 import torch
-
 from _shared import report
+
 from distill_study.config import Data, Sampling
-from distill_study.data import load_data
-from distill_study.engines import open_engine
-from distill_study.models import SMOLLM, load_model, load_tokenizer, resolve_model
-from distill_study.teacher import requests
+from distill_study.data.load import load_data
+from distill_study.models.engine import open_engine
+from distill_study.models.weights import SMOLLM, load_model, load_tokenizer, resolve_model
+from distill_study.teach.sampling import requests
 
 BATCH, ITEMS, TOKENS, ROUNDS = 16, 64, 160, 3
 

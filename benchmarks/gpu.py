@@ -8,7 +8,14 @@ for LoRA in bf16 and QLoRA, with and without packing, Liger's kernels and gradie
 Each case runs in a process of its own. One that runs out of memory, or that this machine can't do, is a row that says so.
 """
 
-import argparse, json, os, re, subprocess, sys, tempfile, time
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 SHAPES = {  # layers, width, inner width, heads, key-value heads, vocabulary, embeddings tied to the head
@@ -70,7 +77,8 @@ def make_model(shape, folder):
     "A Llama of random weights, made on the device, with the tokenizer of the built-in models."
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
-    from distill_study.models import device, load_tokenizer, resolve_model
+
+    from distill_study.models.weights import device, load_tokenizer, resolve_model
 
     layers, width, inner, heads, groups, words, tied = SHAPES[shape]
     tokenizer = load_tokenizer(resolve_model("zoo/student-s"))
@@ -99,10 +107,11 @@ def run(case):
     import torch
     from memory import make_rows
     from transformers import AutoConfig
+
     from distill_study.config import StudyError, Train
-    from distill_study.memory import estimate, this_machine
-    from distill_study.models import load_tokenizer, resolve_model
-    from distill_study.student import fit
+    from distill_study.models.weights import load_tokenizer, resolve_model
+    from distill_study.study.resources import estimate, this_machine
+    from distill_study.train.sft import fit
 
     cuda, folder, (batch, length), passes = (
         torch.cuda.is_available(),
@@ -216,7 +225,7 @@ def main(only=(), passes=3, smoke=False, out=None):
 
     if not torch.cuda.is_available() and not smoke:
         raise SystemExit("no CUDA device here. --smoke runs the same code on the CPU with a tiny shape.")
-    from distill_study.models import SMOLLM
+    from distill_study.models.weights import SMOLLM
 
     device, found = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU", []
     peak = chip_peak(device)

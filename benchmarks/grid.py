@@ -6,7 +6,16 @@ setting of the last stage changed; what papermill and rendering take of it; and 
 With --only the table is printed, and not kept.
 """
 
-import argparse, json, os, re, resource, statistics, subprocess, sys, tempfile, time
+import argparse
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 
 import yaml
@@ -24,7 +33,7 @@ GRID = dict(
     arms=["teacher/cot", "student/vanilla", "distilled/cot-answer", "distilled/cot-rationale"],
 )
 COMMAND = "from distill_study.cli import main; main()"
-BY_STAGES = "import sys; from pathlib import Path; from distill_study.cli import say; from distill_study.config import load_recipe; from distill_study.schedule import run_graph; from distill_study.workers import Local; run_graph(load_recipe(sys.argv[2]), Path(sys.argv[6]), store=Path(sys.argv[4]), executor=Local(1), say=say)"
+BY_STAGES = "import sys; from pathlib import Path; from distill_study.cli import say; from distill_study.config import load_recipe; from distill_study.study.schedule import run_graph; from distill_study.study.workers import Local; run_graph(load_recipe(sys.argv[2]), Path(sys.argv[6]), store=Path(sys.argv[4]), executor=Local(1), say=say)"
 KINDS = ("label", "base", "train", "report")
 
 
@@ -93,9 +102,10 @@ def on_ray(folder):
 def one_report(folder):
     "Seconds of the report of one combination, everything being in the store: printed as JSON. The first of three isn't counted: it imports."
     import nbformat
+
     from distill_study.config import parse_recipe
-    from distill_study.grid import run_combination
-    from distill_study.report import render
+    from distill_study.report.render import render
+    from distill_study.study.schedule import run_combination
 
     c, out = parse_recipe(dict(name="grid12") | GRID).combinations()[0], []
     page = folder / "reports" / "grid12" / c.name
@@ -124,7 +134,7 @@ def one_report(folder):
 def plans():
     "Rows of (what, stages, seconds) of planning 1,000 combinations: median of 5."
     from distill_study.config import parse_recipe
-    from distill_study.graph import graph
+    from distill_study.study.plan import graph
 
     tiny = GRID | dict(
         data=[dict(name=n, train=64, test=24) for n in ("tiny-qa", "tiny-nli", "tiny-math", "tiny-summ", "tiny-chat")],

@@ -6,20 +6,23 @@ known of that judge. Where vLLM is installed it runs the judge and enforces the 
     DISTILL_DATA_DIR=... python benchmarks/judging.py
 """
 
-import statistics, tempfile, time
+import statistics
+import tempfile
+import time
 from importlib.util import find_spec
 
 from _shared import report
-from distill_study.bias import trial
+
+from distill_study.analyse.graders import trial
 from distill_study.config import Data, Judge, Sampling, Vllm
-from distill_study.data import load_data
-from distill_study.engines import open_engine
-from distill_study.grade import grade
-from distill_study.judge import judge
-from distill_study.models import SMOLLM
-from distill_study.store import Store
-from distill_study.tasks import TASKS
-from distill_study.teacher import Answer, Answers, sample_answers
+from distill_study.data.load import load_data
+from distill_study.grading.judge import judge
+from distill_study.grading.truth import grade
+from distill_study.models.engine import open_engine
+from distill_study.models.weights import SMOLLM
+from distill_study.store.log import Store
+from distill_study.tasks.families import TASKS
+from distill_study.teach.sampling import Answer, Answers, sample_answers
 
 ROUNDS, ITEMS = 3, 50
 A, B = "teacher/cot", "student/vanilla"

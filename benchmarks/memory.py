@@ -6,7 +6,13 @@ On a machine with a GPU the peak is the allocator's. On the CPU it is the reside
 once with every block above 128 KiB given back when it is freed (what the estimate is of), once as glibc's malloc does by default.
 """
 
-import ctypes, gc, json, os, subprocess, sys, tempfile
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 FIXED = dict(MALLOC_MMAP_THRESHOLD_="131072")
@@ -58,9 +64,10 @@ def resident(what):
 def measure(cases):
     "Train each case, two steps long: peak in bytes above the baseline, baseline, tokens of a row, share supervised."
     import torch
+
     from distill_study.config import Train
-    from distill_study.models import load_tokenizer
-    from distill_study.student import fit
+    from distill_study.models.weights import load_tokenizer
+    from distill_study.train.sft import fit
 
     cuda, libc = torch.cuda.is_available(), ctypes.CDLL(None)
     with tempfile.TemporaryDirectory() as tmp:
@@ -153,7 +160,7 @@ def make_model(shape, folder, tokenizer):
 def compare(case, found, cuda):
     "The estimate of the case, and how far from the measured peak it is."
     from distill_study.config import Train
-    from distill_study.memory import Devices, estimate, this_machine
+    from distill_study.study.resources import Devices, estimate, this_machine
 
     e = estimate(
         case["model"],
@@ -168,7 +175,8 @@ def compare(case, found, cuda):
 def main():
     import torch
     from _shared import report
-    from distill_study.models import SMOLLM, load_tokenizer, resolve_model
+
+    from distill_study.models.weights import SMOLLM, load_tokenizer, resolve_model
 
     cuda, rows, off = torch.cuda.is_available(), [], []
     tokenizer = load_tokenizer(resolve_model(SMOLLM))

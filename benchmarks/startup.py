@@ -3,7 +3,10 @@
 python benchmarks/startup.py
 """
 
-import statistics, subprocess, sys, time
+import statistics
+import subprocess
+import sys
+import time
 
 from _shared import report
 

@@ -5,7 +5,13 @@ of its arms, are told apart.
     python benchmarks/steps.py [--rounds 3]
 """
 
-import argparse, json, statistics, subprocess, sys, tempfile, time
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -35,13 +41,14 @@ def one(model, arm):
     began = time.perf_counter()
     import torch
     from trl import SFTTrainer
-    from distill_study import student
+
     from distill_study.config import ARMS, load_recipe
-    from distill_study.curate import curate
-    from distill_study.data import load_data
-    from distill_study.local import TransformersEngine
-    from distill_study.store import Store
-    from distill_study.teacher import sample_answers
+    from distill_study.data.load import load_data
+    from distill_study.models.local import TransformersEngine
+    from distill_study.store.log import Store
+    from distill_study.teach.curate import curate
+    from distill_study.teach.sampling import sample_answers
+    from distill_study.train import sft as student
 
     took, spent = Counter(imports=time.perf_counter() - began), Counter()
     c = next(

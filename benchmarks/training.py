@@ -6,19 +6,29 @@ comes from the hub or from `make smollm`.
     python benchmarks/training.py [--methods full lora qlora] [--rounds 3] [--rows 192] [--test 200]
 """
 
-import argparse, gc, importlib.util, json, resource, statistics, subprocess, sys, tempfile, time
+import argparse
+import gc
+import importlib.util
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
 from pathlib import Path
 from typing import get_args
 
 from _shared import report
+
 from distill_study.config import ARMS, Data, Train
-from distill_study.curate import curate
-from distill_study.data import load_data
-from distill_study.local import TransformersEngine
-from distill_study.models import SMOLLM, device, load_model, load_tokenizer, resolve_model
-from distill_study.store import Store
-from distill_study.student import fit, mean_loss, merge_adapter, tokenize_rows
-from distill_study.teacher import sample_answers, summary
+from distill_study.data.load import load_data
+from distill_study.models.local import TransformersEngine
+from distill_study.models.weights import SMOLLM, device, load_model, load_tokenizer, resolve_model
+from distill_study.store.log import Store
+from distill_study.teach.curate import curate
+from distill_study.teach.sampling import sample_answers, summary
+from distill_study.train.sft import fit, mean_loss, merge_adapter, tokenize_rows
 
 DATA = "tiny-nli"
 METHODS = get_args(Train.model_fields["method"].annotation)

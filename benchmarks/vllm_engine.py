@@ -11,18 +11,21 @@ SmolLM2 the hub or `make smollm`.
     python benchmarks/vllm_engine.py [MODEL ...]
 """
 
-import os, statistics, sys, time
+import os
+import statistics
+import sys
+import time
 
 import psutil
-
 from _shared import report
+
 from distill_study.config import Data, Sampling, Vllm
-from distill_study.data import load_data
-from distill_study.engines import open_engine
-from distill_study.local import context_length, render
-from distill_study.models import SMOLLM, device, load_tokenizer, resolve_model
-from distill_study.offline import arguments, generation_ends
-from distill_study.teacher import requests
+from distill_study.data.load import load_data
+from distill_study.models.engine import open_engine
+from distill_study.models.local import context_length, render
+from distill_study.models.vllm import arguments, generation_ends
+from distill_study.models.weights import SMOLLM, device, load_tokenizer, resolve_model
+from distill_study.teach.sampling import requests
 
 ITEMS, TOKENS, ROUNDS = {"zoo/teacher": 140, SMOLLM: 24}, 64, 6
 

@@ -6,10 +6,13 @@
 __all__ = ['Strategy', 'OWN', 'LICENSE', 'ARMS', 'DEFAULT_ARMS', 'ArmNames', 'StudyError', 'ConfigError', 'nearest', 'Settings',
            'Sampling', 'Endpoint', 'Price', 'Vllm', 'Asked', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm',
            'arms_under', 'Judge', 'Pitfalls', 'Criterion', 'Combination', 'slug', 'fingerprint', 'Recipe',
-           'parse_recipe', 'load_recipe', 'combination_from', 'to_yaml']
+           'parse_recipe', 'load_recipe', 'combination_from', 'to_yaml', 'unavailable', 'strategies_of']
 
-# %% ../nbs/00_config.ipynb #1290ba36
-import difflib, hashlib, json, re
+# %% ../nbs/00_config.ipynb #84a9eb5e
+import difflib
+import hashlib
+import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -905,3 +908,25 @@ def combination_from(
 def to_yaml(settings: Settings) -> str:
     "`settings` as YAML that `parse` reads back."
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+# %% ../nbs/00_config.ipynb #97129291
+def unavailable(
+    arm,  # `config.Arm`
+    c: Combination,
+) -> str | None:
+    "Why an arm can't exist in a combination, or None."
+    asks = {"teacher": arm.prompt, "trained": arm.labels}.get(arm.model)
+    if asks not in (None, "gold", *c.teacher.strategies):
+        return f"the teacher has no {asks} answers"
+    if arm.only and c.curate.verify:
+        return "with curate.verify there are no wrong labels"
+
+# %% ../nbs/00_config.ipynb #12e39607
+def strategies_of(c: Combination) -> list[str]:
+    "The strategies that the teacher is asked under: those of its own arms and of those that learn from it."
+    wanted = {
+        a.labels if a.model == "trained" else a.prompt
+        for a in map(ARMS.get, c.arms)
+        if a.model != "student" and a.labels != "gold"
+    }
+    return [s for s in c.teacher.strategies if s in wanted]

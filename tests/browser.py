@@ -1,9 +1,15 @@
 "A real browser and a real JupyterLab for tests; what isn't installed skips them with the reason."
 
-import contextlib, json, os, shutil, subprocess, sys, time, urllib.request
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
 
 import pytest
-
 from conftest import ROOT, free_port
 
 WAIT = 30_000  # milliseconds, on a busy machine

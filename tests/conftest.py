@@ -1,6 +1,15 @@
 "What all tests share: no hub, no windows, and fixtures for what a machine may not have."
 
-import contextlib, importlib.util, json, os, signal, socket, subprocess, sys, time, urllib.request
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,7 +108,7 @@ def answers(
 @pytest.fixture(scope="session")
 def vllm_server(vllm_installed, tmp_path_factory):
     "`base_url` and `model` of vLLM's own OpenAI-compatible server on loopback, with the zoo's teacher."
-    from distill_study.models import resolve_model
+    from distill_study.models.weights import resolve_model
 
     port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
     options = dict(

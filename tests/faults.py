@@ -1,6 +1,11 @@
 "A server on the loopback that speaks the OpenAI protocol and plays a script of faults for each question."
 
-import asyncio, contextlib, email.utils, json, threading, time
+import asyncio
+import contextlib
+import email.utils
+import json
+import threading
+import time
 
 AGAIN = {  # fault → reason, where another attempt is worth it
     "429": "http_429",

@@ -4,16 +4,16 @@ from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 
+from distill_study.analyse.graders import trial
+from distill_study.analyse.results import analyse
 from distill_study.config import Combination, to_yaml
-from distill_study.data import load_data
-from distill_study.findings import findings
-from distill_study.grade import grade
-from distill_study.report import metrics, provenance, write_json
-from distill_study.results import analyse
-from distill_study.bias import trial
-from distill_study.store import Store
-from distill_study.study import answer_arms, arms_of, curate_arms, judge_arms, label, resolved, train_arms
-from distill_study.textstats import main_metric
+from distill_study.data.load import load_data, resolved
+from distill_study.grading.truth import grade, main_metric
+from distill_study.report.findings import findings
+from distill_study.report.render import metrics, provenance, write_json
+from distill_study.store.log import Store
+from distill_study.study.run import answer_arms, curate_arms, judge_arms, label, train_arms
+from distill_study.tasks.families import arms_of
 
 SMALL = dict(
     teacher=dict(engine="transformers:zoo/teacher"),

@@ -3,7 +3,6 @@
 import re
 
 import pytest
-
 from browser import WAIT, chromium
 from conftest import ROOT
 

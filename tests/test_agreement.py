@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study.agreement import (
+from distill_study.analyse.graders import (
     AgreementError,
     alpha,
     best_lambda,
@@ -18,7 +18,7 @@ from distill_study.agreement import (
     powered,
     real,
 )
-from distill_study.rubrics import rubric
+from distill_study.tasks.prompts import rubric
 
 _ = float("nan")
 KRIPPENDORFF = np.array(

@@ -1,14 +1,17 @@
 "Stores that are looked into from outside: while others write, after damage, under names that nothing has."
 
-import json, subprocess, sys
+import json
+import subprocess
+import sys
 
 import pytest
+from test_store import ENGINE, WEIGHTS, file_of, fill, python, record
 from typer.testing import CliRunner
 
-from distill_study.archive import Problem, contents, export, export_rows, prune, to_prune, verify
 from distill_study.cli import app
-from distill_study.store import Store, StoreError
-from test_store import ENGINE, WEIGHTS, file_of, fill, python, record
+from distill_study.store.archive import Problem, contents, export, export_rows, prune, to_prune, verify
+from distill_study.store.log import Store
+from distill_study.utils import StoreError
 
 
 def call(*args):

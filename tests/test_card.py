@@ -6,12 +6,12 @@ import pytest
 import yaml
 from hypothesis import given, settings, strategies as st
 
-from distill_study import card
-from distill_study.config import ARMS, Combination, Data, StudyError, Student, Teacher, parse_recipe
-from distill_study.curate import Curated, Drop
-from distill_study.data import load_data
-from distill_study.store import Store
-from distill_study.study import curate_arms, label
+from distill_study.config import ARMS, Combination, Data, Student, StudyError, Teacher, parse_recipe
+from distill_study.data.load import load_data
+from distill_study.store.log import Store
+from distill_study.study.run import curate_arms, label
+from distill_study.teach.curate import Curated, Drop
+from distill_study.tools import share as card
 
 C = Combination(
     teacher=Teacher(engine="transformers:zoo/teacher"),
@@ -223,6 +223,7 @@ def test_names_on_the_hub_are_ones_it_takes(arm):
 
 def test_the_command_writes_folders_and_refuses_without_a_token(stored, tmp_path, monkeypatch):
     from typer.testing import CliRunner
+
     from distill_study.cli import app
 
     (tmp_path / "small.yaml").write_text(json.dumps(RAW | dict(arms=["control/gold"])))

@@ -4,27 +4,25 @@ from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings, strategies as st
 from typer.testing import CliRunner
 
-from distill_study.claims import (
-    CLAIMS,
+from distill_study.analyse.stats import BASE
+from distill_study.cli import app
+from distill_study.report.render import check_page
+from distill_study.tools.claims import (
     CONTRADICTS,
     OPEN,
     SUPPORTS,
     Evidence,
-    as_good,
     claims_page,
     needed,
     tested as paired,
     verdict,
     weigh,
 )
-from distill_study.cli import app
-from distill_study.explore import find_reports, read_report
-from distill_study.report import check_page
-from distill_study.stats import BASE, Interval
+from distill_study.tools.explore import find_reports, read_report
+from distill_study.utils import Interval
 
 TINY = Path(__file__).parent.parent / "reports" / "examples" / "tiny"
 QA = read_report(TINY / "tiny-qa--teacher--student-s")

@@ -1,6 +1,11 @@
 """Bad input, as a user meets it: one message that names field, value and remedy, exit status 2, before any long work."""
 
-import errno, json, os, re, sys, time
+import errno
+import json
+import os
+import re
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,8 +13,8 @@ import yaml
 
 from distill_study.cli import main
 from distill_study.config import Data, StudyError, parse_recipe
-from distill_study.data import load_data
-from distill_study.publish import check_names, claim
+from distill_study.data.load import load_data
+from distill_study.report.render import check_names, claim
 
 ROOT = Path(__file__).parent.parent
 GOOD = dict(
@@ -151,7 +156,7 @@ def test_choices_that_the_text_lacks_are_shown_in_it(tmp_path):
 
 
 def test_a_stopped_run_says_so(call, recipe, monkeypatch):
-    from distill_study import grid
+    from distill_study.study import schedule as grid
 
     def stopped(*args, **kw):
         raise KeyboardInterrupt
@@ -211,7 +216,8 @@ def test_show_and_list(call, recipe, monkeypatch):
 
 def test_a_student_without_a_chat_template(refused, recipe, tmp_path):
     import shutil
-    from distill_study.models import resolve_model
+
+    from distill_study.models.weights import resolve_model
 
     shutil.copytree(resolve_model("zoo/student-s"), tmp_path / "mute")
     (tmp_path / "mute" / "chat_template.jinja").unlink()
@@ -220,9 +226,10 @@ def test_a_student_without_a_chat_template(refused, recipe, tmp_path):
 
 def test_a_teacher_in_a_folder_of_ones_own(recipe, tmp_path):
     import shutil
+
     from distill_study.config import load_recipe
-    from distill_study.grid import check
-    from distill_study.models import resolve_model
+    from distill_study.models.weights import resolve_model
+    from distill_study.study.schedule import check
 
     shutil.copytree(resolve_model("zoo/teacher"), tmp_path / "far" / "away" / "mine")
     check(
@@ -315,7 +322,7 @@ def test_two_recipes_of_one_name_do_not_share_a_folder(tmp_path):
     ],
 )
 def test_a_study_notebook_changed_by_hand(tmp_path, change, says):
-    from distill_study.grid import notebook_path, parameters
+    from distill_study.study.schedule import notebook_path, parameters
 
     nb = json.loads(notebook_path().read_text())
     cell = next(c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", ()))
@@ -332,8 +339,8 @@ def test_a_study_notebook_changed_by_hand(tmp_path, change, says):
 
 
 def test_a_thousand_combinations_are_planned_and_checked_at_once(tmp_path):
-    from distill_study.grid import check
-    from distill_study.graph import graph
+    from distill_study.study.plan import graph
+    from distill_study.study.schedule import check
 
     grid = parse_recipe(
         GOOD

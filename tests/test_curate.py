@@ -6,14 +6,13 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study.config import ARMS, ConfigError, Curate, DEFAULT_ARMS, parse_recipe
-from distill_study.curate import REASONS, curate, hardness
-from distill_study.data import Example
-from distill_study.engine import Failure
-from distill_study.overlap import Overlaps, overlaps
-from distill_study.prompts import EXPLAIN, SYSTEM
-from distill_study.tasks import TASKS
-from distill_study.teacher import Answer, Answers, Parsed, elect
+from distill_study.config import ARMS, DEFAULT_ARMS, ConfigError, Curate, parse_recipe
+from distill_study.data.load import Example
+from distill_study.models.engine import Failure
+from distill_study.tasks.families import TASKS, Parsed
+from distill_study.tasks.prompts import EXPLAIN, SYSTEM
+from distill_study.teach.curate import REASONS, Overlaps, curate, hardness, overlaps
+from distill_study.teach.sampling import Answer, Answers, elect
 
 TRAINED = [a for a, arm in ARMS.items() if arm.model == "trained" and (arm.labels or "") in ("vanilla", "cot", "gold")]
 CHOICES = ("red barn", "blue attic", "green hall")

@@ -1,13 +1,14 @@
 "Data sets as they come: other columns, wrong labels, useless rows, and what the reader says about them."
 
-import json, re
+import json
+import re
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
 from distill_study.config import Data, to_yaml
-from distill_study.data import FAMILIES, KNOWN, DataError, known, load_data, task_of, to_examples
-from distill_study.tasks import NLI, TASKS
+from distill_study.data.load import FAMILIES, KNOWN, DataError, known, load_data, task_of, to_examples
+from distill_study.tasks.families import NLI, TASKS
 
 ORDERS = (
     ("entailment", "neutral", "contradiction"),
@@ -278,7 +279,9 @@ def test_splits_of_the_public_sets(folder, monkeypatch):
 
 
 def test_huge_splits_are_thinned_out_before_they_are_read(folder, monkeypatch):
-    import datasets, distill_study.data as module
+    import datasets
+
+    import distill_study.data.load as module
 
     monkeypatch.setattr(module, "_MOST", 40)
     (folder.at / "mine").mkdir()

@@ -1,33 +1,32 @@
 """What changed between two reports: nothing in itself, what was changed and nothing else, and a refusal where the items are others."""
 
-import io, json
+import io
+import json
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
-from distill_study import diff as diffs
+from distill_study.analyse.results import made_up_grades
+from distill_study.analyse.stats import wilson
 from distill_study.cli import app
-from distill_study.diff import (
+from distill_study.tools import compare as diffs
+from distill_study.tools.compare import (
     Change,
-    Pair,
     changes,
     compare_numbers,
     compare_reports,
     diff,
     interval_difference,
     print_diff,
-    refusal,
     tables,
 )
-from distill_study.explore import ExploreError, Rebuilt, Report, read_report
-from distill_study.results import made_up_grades
-from distill_study.stats import Interval, wilson
+from distill_study.tools.explore import ExploreError, Rebuilt, read_report
+from distill_study.utils import Interval
 
 TINY = Path(__file__).parent.parent / "reports" / "examples" / "tiny"
 QA = TINY / "tiny-qa--teacher--student-s"

@@ -1,18 +1,20 @@
 "The doctor: other machines, other servers, other hubs than the ones at hand, and a real examination."
 
-import json, os, sys, time
+import json
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from faults import FaultServer
 from hypothesis import given, settings, strategies as st
 
-from distill_study import doctor as d
 from distill_study.cli import main
 from distill_study.config import load_recipe, parse_recipe
-from distill_study.estimate import GPUS
-from faults import FaultServer
+from distill_study.study.resources import GPUS
+from distill_study.tools import doctor as d
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = d.Machine(memory=64.0, disk=10**12, cache=10**12)
@@ -509,7 +511,8 @@ def test_the_machine_alone(call, tmp_path):
 @pytest.mark.parametrize("memory, world, placed", [(10**5, "1", "auto"), (10**12, "1", "cuda"), (10**5, "8", "cuda")])
 def test_a_model_is_laid_over_the_gpus_where_one_does_not_hold_it(memory, world, placed, monkeypatch):
     import torch
-    from distill_study import models
+
+    from distill_study.models import weights as models
 
     folder = models.resolve_model("zoo/student-s")
     monkeypatch.setattr(models, "device", lambda: "cuda")

@@ -1,19 +1,27 @@
 "What the `openai` engine does with a server that fails in every way: nothing answered is lost or asked twice, nothing that failed goes unnamed."
 
-import asyncio, json, os, signal, subprocess, sys, threading, time, traceback
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
-
 from conftest import ROOT
 from faults import AGAIN, FINAL, FINE, FaultServer, expected
-from distill_study import endpoint
+from hypothesis import HealthCheck, given, settings, strategies as st
+
 from distill_study.config import Endpoint, Sampling, StudyError, parse_recipe
-from distill_study.endpoint import OpenAIEngine
-from distill_study.engine import EngineError, Failure, Request, complete
-from distill_study.store import Store
+from distill_study.models import openai as endpoint
+from distill_study.models.engine import EngineError, Failure, Request, complete
+from distill_study.models.openai import OpenAIEngine
+from distill_study.store.log import Store
 
 QUICK = dict(key_env=None, concurrency=4, attempts=3, timeout=20, total_timeout=60, backoff=0.002, max_backoff=0.02)
 SECRET = "marked-secret-0123456789"
@@ -476,9 +484,9 @@ def test_a_key_is_never_shown(tmp_path, monkeypatch, capfd):
 
 def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
     "Labels, attrition and the teacher's arm, with requests that fail; then without the server."
-    from distill_study.data import load_data
-    from distill_study.grid import check
-    from distill_study.study import answer_arms, curate_arms, label
+    from distill_study.data.load import load_data
+    from distill_study.study.run import answer_arms, curate_arms, label
+    from distill_study.study.schedule import check
 
     monkeypatch.setenv("TEST_KEY", SECRET)
 

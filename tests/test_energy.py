@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study import energy, student
 from distill_study.config import Train
-from distill_study.energy import Meter, added, gpu_counters, rapl_counters
-from distill_study.student import Fit, fit
+from distill_study.train import methods as energy, sft as student
+from distill_study.train.methods import Meter, added, gpu_counters, rapl_counters
+from distill_study.train.sft import Fit, fit
 
 M = 1_000_000
 

@@ -1,17 +1,30 @@
 "What a model in this process answers, what recorded files are refused for, and what a cached run leaves alone."
 
-import json, os, signal, subprocess, sys, warnings
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
-
 from conftest import byte_tokenizer
+
 from distill_study.config import Sampling, StudyError
-from distill_study.engine import Engine, EngineError, Request, complete
-from distill_study.engines import ENGINES, engine_list, open_engine
-from distill_study.local import TransformersEngine
-from distill_study.recorded import RecordedEngine, read_recorded
-from distill_study.store import Store
+from distill_study.models.engine import (
+    ENGINES,
+    Engine,
+    EngineError,
+    RecordedEngine,
+    Request,
+    complete,
+    engine_class,
+    open_engine,
+    read_recorded,
+)
+from distill_study.models.local import TransformersEngine
+from distill_study.store.log import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -29,7 +42,8 @@ def questions(n=12):
 
 def save(folder, template=TEMPLATE, ends=(1,), kind="Llama", **config):
     "A small random model that ends its answers with any of the tokens `ends`."
-    import torch, transformers
+    import torch
+    import transformers
 
     tok = byte_tokenizer(template)
     torch.manual_seed(0)
@@ -624,4 +638,4 @@ def test_engines_that_cannot_be_opened(spec, why):
 
 
 def test_engines_are_listed():
-    assert set(engine_list()) == set(ENGINES) and all(len(line) > 20 for line in engine_list().values())
+    assert all(issubclass(engine_class(name), Engine) and engine_class(name).name == name for name in ENGINES)

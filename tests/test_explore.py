@@ -1,19 +1,32 @@
 """Reports as tables: what was written is what is read, damaged files are named, items are those of the store, hostile text does nothing."""
 
-import json, shutil
+import json
+import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings, strategies as st
-
 from conftest import ROOT
-from distill_study.browse import Browser, browse, input_page, item_page, matching, matching_inputs, outcomes
-from distill_study.explore import ExploreError, find_reports, item_table, load_results, opinion_table, read_report
-from distill_study.stats import BASE
-from distill_study.textstats import METRICS
+from hypothesis import given, settings, strategies as st
 from smallrun import small_run
+
+from distill_study.analyse.stats import BASE
+from distill_study.grading.truth import METRICS
+from distill_study.tools.explore import (
+    Browser,
+    ExploreError,
+    browse,
+    find_reports,
+    input_page,
+    item_page,
+    item_table,
+    load_results,
+    matching,
+    matching_inputs,
+    opinion_table,
+    outcomes,
+    read_report,
+)
 
 TINY = ROOT / "reports/examples/tiny"
 QA = TINY / "tiny-qa--teacher--student-s"

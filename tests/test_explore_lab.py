@@ -3,12 +3,11 @@
 import json
 
 import pytest
-
 from browser import HOOK, WAIT, chromium, jupyterlab, run_notebook
 from conftest import ROOT
-from distill_study.browse import matching, matching_inputs, outcomes
-from distill_study.explore import load_results
 from smallrun import small_run
+
+from distill_study.tools.explore import load_results, matching, matching_inputs, outcomes
 
 EVIL = [
     "<script>alert(1)</script>",

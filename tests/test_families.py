@@ -1,6 +1,7 @@
 "Families that are scored, from the first question to the numbers: turn by turn, graded, compared, shown."
 
-import json, re
+import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -8,23 +9,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study.config import ARMS, Sampling, StudyError, arms_under, combination_from
-from distill_study.curate import Curate, curate
-from distill_study.data import Example
-from distill_study.engine import Engine, EngineError, Failure
-from distill_study.figures import (
-    accuracy_alt,
-    accuracy_figure,
-    confusion_alt,
-    confusion_figure,
-    png,
-    rounds_alt,
-    rounds_figure,
-)
-from distill_study.findings import findings, summary
-from distill_study.grade import grade, known_entities
-from distill_study.report import check_page, entry, index_page, metrics, provenance
-from distill_study.results import (
+from distill_study.analyse.results import (
     analyse,
     arm_table,
     cases,
@@ -39,13 +24,27 @@ from distill_study.results import (
     score_tables,
     test_table as tests_of,
 )
-from distill_study.shown import ReportError, to_plain
-from distill_study.store import Store
-from distill_study.study import arms_of, resolved
-from distill_study.tasks import NLI, TASKS
-from distill_study.teacher import Answer, Answers, requests, sample_answers, summary as counts, usage
-from distill_study.textstats import METRICS, main_metric
-from distill_study.world import items
+from distill_study.config import ARMS, Curate, Sampling, StudyError, arms_under, combination_from
+from distill_study.data.load import Example, resolved
+from distill_study.data.world import items
+from distill_study.grading.truth import METRICS, grade, known_entities, main_metric
+from distill_study.models.engine import Engine, EngineError, Failure
+from distill_study.report.figures import (
+    accuracy_alt,
+    accuracy_figure,
+    confusion_alt,
+    confusion_figure,
+    png,
+    rounds_alt,
+    rounds_figure,
+)
+from distill_study.report.findings import findings, summary
+from distill_study.report.render import check_page, entry, index_page, metrics, provenance
+from distill_study.store.log import Store
+from distill_study.tasks.families import NLI, TASKS, arms_of
+from distill_study.teach.curate import curate
+from distill_study.teach.sampling import Answer, Answers, sample_answers, summary as counts, usage
+from distill_study.utils import ReportError, to_plain
 
 ATTACK = "<script>alert(1)</script>"
 SUMM, CHAT = arms_under(("vanilla", "cod")), arms_under(("vanilla",))
@@ -287,7 +286,7 @@ def answered(ex, strategy, texts):
 
 def test_summaries_of_the_world_need_no_spacy(monkeypatch):
     ex, its = summaries()
-    monkeypatch.setattr("distill_study.textstats._ner", lambda: pytest.fail("spaCy was asked"))
+    monkeypatch.setattr("distill_study.grading.truth._ner", lambda: pytest.fail("spaCy was asked"))
     g = grade(
         ex,
         {
@@ -338,7 +337,7 @@ def test_any_summary_has_a_row_without_faults(text):
 
 def test_dialogsum_is_scored_against_its_references(data_dir):
     from distill_study.config import Data
-    from distill_study.data import load_data
+    from distill_study.data.load import load_data
 
     splits = load_data(Data(name="knkarthick/dialogsum", train=4, test=6))
     told = answered(splits.test, "vanilla", [e.gold if i % 2 else e.question for i, e in enumerate(splits.test)])

@@ -1,11 +1,12 @@
 "Answers in JSON, in whatever state they come."
 
-import json, time
+import json
+import time
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study.forms import MOST, unpack
+from distill_study.tasks.prompts import MOST, unpack
 
 words = (
     st.text(st.characters(codec="utf-8", exclude_characters="{}[]\"'`\\\n\r"), min_size=1, max_size=40)

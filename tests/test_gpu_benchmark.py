@@ -1,10 +1,12 @@
 "The GPU benchmark: what it works out, and that its code runs, here with a tiny shape on the CPU."
 
-import importlib.util, json, subprocess, sys
+import importlib.util
+import json
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
-
 from conftest import ROOT
 
 

@@ -1,21 +1,28 @@
 "The grading page and the notebook widget in a real browser: graded by keyboard and by mouse, reloaded, undone, saved, opened again, imported; nothing in an answer runs."
 
-import contextlib, json, os, re, shutil, subprocess, sys, time, urllib.request
+import contextlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT, free_port
+
+from distill_study.analyse.graders import opinions
 from distill_study.config import Data, combination_from
-from distill_study.data import Example, Splits, load_data
-from distill_study.people import draw_sheets, grades_of, graded, import_grades, keep_key
-from distill_study.report import check_page
-from distill_study.opinions import opinions
-from distill_study.rubrics import rubric
-from distill_study.sheets import grading_page
-from distill_study.store import Store
-from distill_study.tasks import Parsed
-from distill_study.teacher import Answer, Answers
+from distill_study.data.load import load_data
+from distill_study.grading.people import draw_sheets, graded, grades_of, grading_page, import_grades, keep_key
+from distill_study.report.render import check_page
+from distill_study.store.log import Store
+from distill_study.tasks.families import Parsed
+from distill_study.tasks.prompts import rubric
+from distill_study.teach.sampling import Answer, Answers
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium")

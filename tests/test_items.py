@@ -1,26 +1,26 @@
 """The page of items: what it shows is what the report was made from, hostile text does nothing in it, and it is driven by mouse, keyboard and address in a browser."""
 
-import json, re
+import json
+import re
 from contextlib import redirect_stderr
 from dataclasses import replace
 from io import StringIO
 
 import pytest
+from browser import HOOK, WAIT, chromium
 from hypothesis import given, settings, strategies as st
 
-from browser import HOOK, WAIT, chromium
-from distill_study.config import ARMS, Combination
-from distill_study.curate import Drop, curate
-from distill_study.data import load_data
-from distill_study.explore import Rebuilt, Report
-from distill_study.grade import grade
-from distill_study.items import LIMIT, LONGEST, Packed, input_records, item_records, items_page, write_items
-from distill_study.sheets import inert_json
-from distill_study.store import Store
-from distill_study.study import judge_arms, resolved, strategies_of
-from distill_study.tasks import TASKS
-from distill_study.teacher import Answer, Answers
-from distill_study.textstats import main_metric
+from distill_study.config import ARMS, Combination, strategies_of
+from distill_study.data.load import load_data, resolved
+from distill_study.grading.people import inert_json
+from distill_study.grading.truth import grade, main_metric
+from distill_study.report.items import LIMIT, LONGEST, Packed, input_records, item_records, items_page, write_items
+from distill_study.store.log import Store
+from distill_study.study.run import judge_arms
+from distill_study.tasks.families import TASKS
+from distill_study.teach.curate import Drop, curate
+from distill_study.teach.sampling import Answer, Answers
+from distill_study.tools.explore import Rebuilt, Report
 
 ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!-- \u2028 {{data}} \u202e $& ]]> <a href='javascript:alert(3)'>x</a>"
 BASE, TOP, LEARNS = "student/vanilla", "teacher/cot", "distilled/cot-rationale"

@@ -5,32 +5,31 @@ from collections import Counter
 from types import SimpleNamespace
 
 import pytest
+from faults import FaultServer
 from hypothesis import given, settings, strategies as st
 
-from distill_study.bias import (
+from distill_study.analyse.graders import (
     adjusted,
+    head,
     made_up_judge,
     measures,
     position_bias,
     sides_with_truth,
     swap_consistency,
     trial,
+    trial_tables,
     truth_kappa,
     win_rows,
 )
 from distill_study.config import Criterion, Data, Judge
-from distill_study.data import load_data
-from distill_study.engine import Engine, EngineError, Failure
-from distill_study.engines import open_engine
-from distill_study.grade import grade
-from distill_study.judge import families, judge, point_prompt, read_grades, read_winner, verdicts
-from distill_study.rubrics import rubric
-from distill_study.rules import RulesEngine, fenced, unfence
-from distill_study.store import Store
-from distill_study.tasks import TASKS, Parsed
-from distill_study.teacher import Answer, Answers
-from distill_study.verdicts import head, trial_tables
-from faults import FaultServer
+from distill_study.data.load import load_data
+from distill_study.grading.judge import families, judge, point_prompt, read_grades, read_winner, verdicts
+from distill_study.grading.truth import grade
+from distill_study.models.engine import Engine, EngineError, Failure, RulesEngine, fenced, open_engine, unfence
+from distill_study.store.log import Store
+from distill_study.tasks.families import TASKS
+from distill_study.tasks.prompts import rubric
+from distill_study.teach.sampling import Answer, Answers
 
 A, B, T = "student/vanilla", "distilled/vanilla", "teacher/cot"
 PAIRS = [(A, B), (T, B)]

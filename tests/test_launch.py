@@ -1,16 +1,21 @@
 "Training in several processes: the curve of one, errors as they are, nothing left running, every configuration read by accelerate's own reader."
 
-import contextlib, json, random, subprocess, sys
+import contextlib
+import json
+import random
+import subprocess
+import sys
 from types import SimpleNamespace
 
-import psutil, pytest
+import psutil
+import pytest
+from conftest import ROOT
 from hypothesis import given, settings as fast, strategies as st
 
-from conftest import ROOT
-from distill_study import launch as module, student
 from distill_study.config import ConfigError, Train
-from distill_study.launch import check_launch, launch, read_config, shipped
-from distill_study.student import GroupedOrder, TrainingFailed, fit, _joined, _last_checkpoint, _share
+from distill_study.train import launch as module, sft as student
+from distill_study.train.launch import check_launch, launch, shipped
+from distill_study.train.sft import GroupedOrder, TrainingFailed, _joined, _last_checkpoint, _share, fit
 
 MODEL = "zoo/student-s"
 CURVE, WEIGHTS = (
@@ -80,7 +85,7 @@ def workers():
     for p in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.Error):
             if "RANK" in p.environ() and any(
-                "distill_study.launch" in c or c.endswith("entry.py") for c in p.cmdline()
+                "distill_study.train.launch" in c or c.endswith("entry.py") for c in p.cmdline()
             ):
                 out[int(p.environ()["RANK"])] = p
     return out
@@ -121,19 +126,19 @@ def test_every_step_has_the_rows_it_has_in_one_process(n, batch, accumulation, p
 def test_accelerates_own_reader_and_launcher_take_every_configuration(name, monkeypatch):
     from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils import launch as accelerates
     from accelerate.utils.launch import (
         prepare_deepspeed_cmd_env,
         prepare_multi_gpu_env,
         prepare_simple_launcher_cmd_env,
     )
-    from accelerate.utils import launch as accelerates
 
     monkeypatch.setattr(accelerates, "is_port_in_use", lambda port: False)
     path = shipped()[name]
     assert isinstance(load_config_from_file(str(path)), ClusterConfig)
     args, found, _ = _validate_launch_command(
         launch_command_parser().parse_args(
-            ["--config_file", str(path), "--num_processes", "2", "-m", "distill_study.launch", "job.json"]
+            ["--config_file", str(path), "--num_processes", "2", "-m", "distill_study.train.launch", "job.json"]
         )
     )
     assert args.num_processes == 2 and found.num_machines == 1
@@ -467,8 +472,8 @@ def test_zero3_is_the_training_of_one_process(settings, tmp_path, monkeypatch):
 
 def test_a_recipe_starts_it(tmp_path):
     from distill_study.config import parse_recipe
-    from distill_study.store import Store
-    from distill_study.study import train_one
+    from distill_study.store.log import Store
+    from distill_study.study.run import train_one
 
     recipe = parse_recipe(
         dict(name="r", teachers="transformers:zoo/teacher", students=MODEL, data="arithmetic"),

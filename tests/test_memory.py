@@ -1,17 +1,18 @@
 """Memory estimates: against measured peaks, exact where they can be, monotone everywhere, and clear about bad input."""
 
-import importlib.util, json, sys
-from pathlib import Path
+import importlib.util
+import json
+import sys
 
 import pytest
+from conftest import ROOT, byte_tokenizer
 from hypothesis import given, settings as hypothesis_settings, strategies as st
 from transformers import LlamaConfig
 
-from conftest import ROOT, byte_tokenizer
-from distill_study import memory
 from distill_study.cli import main
 from distill_study.config import StudyError, Train
-from distill_study.memory import PARTS, Devices, count_parameters, estimate, parse_gpus, recommend
+from distill_study.study import resources as memory
+from distill_study.study.resources import PARTS, Devices, count_parameters, estimate, parse_gpus, recommend
 
 CHAT = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 CFG = LlamaConfig(
@@ -56,7 +57,8 @@ def test_estimates_are_within_15_percent_of_measured_peaks(tmp_path):
 def test_counts_are_those_of_the_real_model(tied):
     from peft import get_peft_model
     from transformers import AutoModelForCausalLM
-    from distill_study.student import lora_config
+
+    from distill_study.train.methods import lora_config
 
     cfg = LlamaConfig(**CFG.to_dict() | dict(tie_word_embeddings=tied))
     model = AutoModelForCausalLM.from_config(cfg)

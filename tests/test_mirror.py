@@ -7,10 +7,11 @@ import pytest
 from smallrun import small_run
 from test_store import ENGINE, WEIGHTS, keys, python, record
 
-from distill_study import archive
 from distill_study.config import StudyError
-from distill_study.mirror import local_folder, mirror_of
-from distill_study.store import MANIFEST, Store, StoreError
+from distill_study.store import archive
+from distill_study.store.log import MANIFEST, Store
+from distill_study.store.remote import local_folder, mirror_of
+from distill_study.utils import StoreError
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,17 @@
 "Names, folders and adapters: what is no model, or an adapter of another base, is refused before anything is loaded."
 
-import json, shutil, subprocess, sys
-from pathlib import Path
+import json
+import shutil
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study import models
 from distill_study.config import Vllm
-from distill_study.models import ModelError, check_adapter, local_model, resolve_model
-from distill_study.offline import VLLMEngine
+from distill_study.models import weights as models
+from distill_study.models.vllm import VLLMEngine
+from distill_study.models.weights import ModelError, check_adapter, local_model, resolve_model
 
 QPROJ = "model.layers.0.self_attn.q_proj"
 
@@ -146,6 +148,7 @@ class Online(Exception):
 def no_network(monkeypatch):
     "Every connection is an error; the hub's client believes that it is online."
     import socket
+
     import huggingface_hub.constants as hub
 
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
@@ -159,14 +162,15 @@ def no_network(monkeypatch):
 
 
 def test_the_wheel_s_model_is_not_looked_for_elsewhere(smollm, no_network):
-    from distill_study.memory import model_config
+    from distill_study.study.resources import model_config
 
     assert model_config(smollm).num_hidden_layers == 30 and local_model(smollm) == resolve_model(smollm)
 
 
 def test_a_configuration_in_the_hub_s_cache_is_enough_for_an_estimate(tmp_path, monkeypatch, no_network):
     import huggingface_hub.file_download as hub
-    from distill_study.memory import model_config
+
+    from distill_study.study.resources import model_config
 
     snapshot = tmp_path / "models--someone--cached" / "snapshots" / ("a" * 40)
     snapshot.mkdir(parents=True)
@@ -181,7 +185,7 @@ def test_a_configuration_in_the_hub_s_cache_is_enough_for_an_estimate(tmp_path, 
 
 def test_bitsandbytes_keeps_quiet_about_a_kernel_that_nobody_needs():
     "Only that line is left out, whoever loads bitsandbytes."
-    code = "import distill_study.models, logging, peft.helpers; import bitsandbytes; logging.getLogger('bitsandbytes.backends.cpu.ops').warning('something else')"
+    code = "import distill_study.models.weights, logging, peft.helpers; import bitsandbytes; logging.getLogger('bitsandbytes.backends.cpu.ops').warning('something else')"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if said.returncode:
         pytest.skip(

@@ -1,14 +1,16 @@
 """Near repeats, contamination and given-away answers, against slow and plain versions of the same."""
 
-import random, time
+import random
+import time
 from collections import Counter
 
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study.data import Example
-from distill_study.overlap import (
+from distill_study.data.load import Example
+from distill_study.tasks.families import TASKS
+from distill_study.teach.curate import (
     Grams,
     contaminated,
     facts_of,
@@ -19,7 +21,6 @@ from distill_study.overlap import (
     text_of,
     words,
 )
-from distill_study.tasks import TASKS
 
 WORDS = st.sampled_from("a b c dog cat 3 17 naïve Straße 東 …".split())
 TEXT = st.lists(WORDS, max_size=14).map(" ".join)

@@ -1,46 +1,47 @@
 "The page of a recipe says what its reports say together, at any size of grid; `metrics.csv` opens anywhere and runs nowhere."
 
-import copy, csv, json, math, re, shutil, subprocess, sys
+import copy
+import csv
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
 from collections import Counter
-from pathlib import Path
 
 import pandas as pd
 import pytest
+from browser import chromium
 from bs4 import BeautifulSoup
+from conftest import ROOT
 from hypothesis import given, settings, strategies as st
 
-from browser import chromium
-from conftest import ROOT
+from distill_study.analyse.results import break_even
 from distill_study.config import StudyError, load_recipe
-from distill_study.grid import Outcome, render_index, write_index
-from distill_study.overview import (
-    MOST,
+from distill_study.grading.truth import METRICS
+from distill_study.report.grid import (
     Cell,
-    HeatMap,
     Ranked,
     cells,
     cost_alt,
     cost_figure,
     heat_maps,
-    in_short,
     mean_of,
     names_of,
     over,
     p_apart,
     pareto,
-    paybacks,
     payback_table,
+    paybacks,
     rank_table,
     ranking,
     sections,
     told_apart,
 )
-from distill_study.report import check_page, write_json
-from distill_study.results import break_even
-from distill_study.shown import ReportError
-from distill_study.stats import BASE, Interval
-from distill_study.textstats import METRICS
-from distill_study.tidy import HEADS, inert_cell, metric_rows, write_csv
+from distill_study.report.render import HEADS, check_page, inert_cell, metric_rows, write_csv, write_json
+from distill_study.study.schedule import Outcome, render_index, write_index
+from distill_study.utils import Interval, ReportError
 
 TINY = ROOT / "reports/examples/tiny"
 READ = {p.parent.name: json.loads(p.read_text()) for p in sorted(TINY.glob("*/metrics.json"))}
@@ -206,7 +207,8 @@ def test_telling_apart_is_symmetric_and_a_p(a, b):
 def test_the_mean_of_independent_samples_covers():
     "Square-and-add intervals of two data sets' accuracies hold the true mean about as often as they say."
     import numpy as np
-    from distill_study.stats import wilson
+
+    from distill_study.analyse.stats import wilson
 
     rng, hits = np.random.default_rng(0), 0
     for _ in range(300):

@@ -1,41 +1,46 @@
 "What people grade: fair, blinded draws; files that come back are checked to the last grade; a run shows only grades of what its arms say."
 
-import json, math, re, sys
+import json
+import math
+import re
+import sys
 from collections import Counter
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study import people
-from distill_study.archive import to_prune, verify
+from distill_study.analyse.graders import opinions
+from distill_study.analyse.stats import wilson
 from distill_study.config import ARMS, Criterion, Data, StudyError, combination_from
-from distill_study.data import Example, Splits, load_data
-from distill_study.opinions import opinions
-from distill_study.people import (
+from distill_study.data.load import Example, Splits, load_data
+from distill_study.grading import people
+from distill_study.grading.people import (
     attention,
     draw,
     draw_sheets,
     faults,
-    grades_of,
     graded,
+    grades_file,
+    grades_of,
+    grading_page,
     import_grades,
     keep_key,
     key_of,
+    legible,
     listed,
+    load_sheet,
     passed,
     practice,
-    read_grades,
     spread,
     strata,
     text_key,
 )
-from distill_study.rubrics import answer_text, rubric
-from distill_study.sheets import grades_file, grading_page, legible, load_sheet
-from distill_study.shown import to_plain
-from distill_study.stats import wilson
-from distill_study.store import Store
-from distill_study.tasks import Parsed
-from distill_study.teacher import Answer, Answers
+from distill_study.store.archive import to_prune, verify
+from distill_study.store.log import Store
+from distill_study.tasks.families import Parsed
+from distill_study.tasks.prompts import answer_text, rubric
+from distill_study.teach.sampling import Answer, Answers
+from distill_study.utils import to_plain
 
 QA = load_data(Data(name="tiny-qa", train=2, test=40))
 C = combination_from("transformers:zoo/teacher", "zoo/student-s", data="tiny-qa")
@@ -615,7 +620,8 @@ def test_grades_left_out_are_told():
 def run(tmp_path_factory):
     "A recipe whose arms have answered, in a store."
     from distill_study.config import load_recipe
-    from distill_study.study import answer_arms, label, resolved
+    from distill_study.data.load import resolved
+    from distill_study.study.run import answer_arms, label
 
     folder = tmp_path_factory.mktemp("run")
     (folder / "small.yaml").write_text(

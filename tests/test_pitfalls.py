@@ -1,19 +1,11 @@
 "Pitfalls where the truth about them is known, and where there is hardly anything to measure."
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study.config import ARMS, Combination, ConfigError, Curate, Data, Pitfalls, Student, Teacher, parse_recipe
-from distill_study.curate import Curated, Drop, curate
-from distill_study.data import DataError, Example, load_data
-from distill_study.findings import findings
-from distill_study.grade import COLUMNS, GRADER_VERSION, grade, grader_hash
-from distill_study.grid import plan
-from distill_study.pitfalls import (
+from distill_study.analyse.pitfalls import (
     Pitfall,
     blinded,
     chance,
@@ -23,7 +15,6 @@ from distill_study.pitfalls import (
     extraction,
     length,
     multiple,
-    noise,
     overlap,
     overlapped,
     pitfalls,
@@ -33,11 +24,16 @@ from distill_study.pitfalls import (
     validation,
     wording,
 )
-from distill_study.prompts import PARAPHRASES
-from distill_study.results import analyse, made_up_grades, made_up_scores
-from distill_study.tasks import Parsed
-from distill_study.teacher import Answer, Answers, sample_answers
-from distill_study.textstats import METRICS
+from distill_study.analyse.results import analyse, made_up_grades, made_up_scores
+from distill_study.config import ARMS, ConfigError, Curate, Data, parse_recipe
+from distill_study.data.load import DataError, Example, load_data
+from distill_study.grading.truth import COLUMNS, GRADER_VERSION, METRICS, grade, grader_hash
+from distill_study.report.findings import findings
+from distill_study.study.schedule import plan
+from distill_study.tasks.families import Parsed
+from distill_study.tasks.prompts import PARAPHRASES
+from distill_study.teach.curate import Curated, Drop, curate
+from distill_study.teach.sampling import Answer, Answers, sample_answers
 
 KEYS = [
     "extraction",
@@ -396,9 +392,8 @@ def test_pairs_with_one_premise_share_a_source():
 
 
 def test_a_grade_is_made_again_from_the_store_without_a_model(tmp_path):
-    from distill_study.engine import StoredEngine
-    from distill_study.engines import open_engine
-    from distill_study.store import Store
+    from distill_study.models.engine import StoredEngine, open_engine
+    from distill_study.store.log import Store
 
     splits = load_data(Data(name="tiny-qa", train=1, test=6))
     engine = open_engine("transformers:zoo/student-s")

@@ -1,14 +1,19 @@
 "The repository keeps its own rules: fresh exports, tidy notebooks, complete pins, a light import."
 
-import ast, json, re, shutil, subprocess, sys, zipfile
+import ast
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
 from importlib import import_module
 from importlib.metadata import packages_distributions
 
 import pytest
+from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-
-from conftest import ROOT
 
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 REFERENCE = [p for p in NOTEBOOKS if re.match(r"\d\d[a-z]?_", p.name)]

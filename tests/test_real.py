@@ -1,6 +1,11 @@
 """The real data sets, from a few of their rows to a report that says what is true of their family."""
 
-import html, json, os, re, subprocess, sys
+import html
+import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest

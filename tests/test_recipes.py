@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distill_study.config import ARMS, ConfigError, load_recipe, parse_recipe
-from distill_study.data import task_of
-from distill_study.estimate import (
+from distill_study.config import ARMS, ConfigError, load_recipe, parse_recipe, strategies_of
+from distill_study.data.load import resolved, task_of
+from distill_study.study.resources import (
     GPUS,
     SHAPES,
     Budget,
@@ -21,9 +21,9 @@ from distill_study.estimate import (
     shape,
     stages,
 )
-from distill_study.launch import read_config, shipped
-from distill_study.methods import default_rate
-from distill_study.study import arms_of, resolved, strategies_of
+from distill_study.tasks.families import arms_of
+from distill_study.train.launch import read_config, shipped
+from distill_study.train.methods import default_rate
 
 ROOT = Path(__file__).resolve().parent.parent
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -199,6 +199,7 @@ def test_gpus_are_ordered_as_they_are_sold():
 
 def test_show_prints_the_estimate(monkeypatch, capsys):
     import sys
+
     from distill_study.cli import main
 
     monkeypatch.chdir(ROOT)

@@ -1,6 +1,8 @@
 "The page shows what was measured, does nothing on its own, and says so where there is nothing to show."
 
-import base64, json, re
+import base64
+import json
+import re
 from dataclasses import make_dataclass
 from pathlib import Path
 
@@ -12,11 +14,7 @@ from bs4 import BeautifulSoup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from distill_study.config import ARMS, DEFAULT_ARMS, combination_from
-from distill_study.figures import accuracy_alt, accuracy_figure, attrition_figure, loss_alt, loss_figure, png, show
-from distill_study.findings import QUESTIONS, findings, summary
-from distill_study.report import check_page, entry, index_page, metrics, provenance, render, templates, write_json
-from distill_study.results import (
+from distill_study.analyse.results import (
     analyse,
     arm_table,
     attrition_table,
@@ -26,8 +24,29 @@ from distill_study.results import (
     test_table as tests_of,
     training_table,
 )
-from distill_study.shown import Column, ReportError, Table, esc, scrub, to_plain
-from distill_study.stats import PLAIN
+from distill_study.analyse.stats import PLAIN
+from distill_study.config import ARMS, DEFAULT_ARMS, combination_from
+from distill_study.report.figures import (
+    accuracy_alt,
+    accuracy_figure,
+    attrition_figure,
+    loss_alt,
+    loss_figure,
+    png,
+    show,
+)
+from distill_study.report.findings import QUESTIONS, findings, summary
+from distill_study.report.render import (
+    check_page,
+    entry,
+    index_page,
+    metrics,
+    provenance,
+    render,
+    templates,
+    write_json,
+)
+from distill_study.utils import Column, ReportError, Table, esc, scrub, to_plain
 
 ATTACKS = [
     "<script>alert(1)</script>",

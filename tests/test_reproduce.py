@@ -1,6 +1,7 @@
 "A report made again: same, within noise, beyond it, failed, and what is refused before anything runs."
 
-import json, shutil
+import json
+import shutil
 from copy import deepcopy
 from pathlib import Path
 
@@ -9,13 +10,13 @@ import yaml
 from hypothesis import given, settings, strategies as st
 from typer.testing import CliRunner
 
-from distill_study import grid
+from distill_study.analyse.stats import wilson
 from distill_study.cli import app
 from distill_study.config import StudyError
-from distill_study.explore import read_report
-from distill_study.grid import Outcome
-from distill_study.reproduce import differing, may_vary, recipe_of, report_of, reproduce, untimed
-from distill_study.stats import wilson
+from distill_study.study import schedule as grid
+from distill_study.study.schedule import Outcome
+from distill_study.tools.compare import differing, recipe_of, report_of, reproduce, untimed
+from distill_study.tools.explore import read_report
 
 TINY = Path(__file__).parent.parent / "reports" / "examples" / "tiny"
 QA = TINY / "tiny-qa--teacher--student-s"

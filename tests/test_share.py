@@ -1,21 +1,20 @@
 "What is given away holds no key, no folder of this machine and no user name; and what was given away can be made again."
 
-import getpass, json, os, shutil, stat
+import getpass
+import json
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 import yaml
+from faults import FaultServer
 from typer.testing import CliRunner
 
-from faults import FaultServer
 from distill_study.cli import app
-from distill_study.config import Combination, Sampling, StudyError, load_recipe
-from distill_study.engine import Request, complete
-from distill_study.explore import read_report
-from distill_study.publish import shareable
-from distill_study.schedule import FAILED, Board
-from distill_study.store import Store
+from distill_study.config import Combination, load_recipe
+from distill_study.report.render import shareable
+from distill_study.store.log import Store
+from distill_study.study.schedule import FAILED, Board
 
 KEY = "marked/secret+0123456789"
 FORMS = (KEY, quote(KEY, safe=""), quote(KEY), KEY.replace("/", "\\/"))
@@ -162,7 +161,7 @@ def test_data_in_a_folder_of_ones_own_is_named_for_another_machine(tmp_path, mon
 
 
 def test_a_short_or_ordinary_value_is_no_secret(monkeypatch):
-    from distill_study.shown import scrub
+    from distill_study.utils import scrub
 
     monkeypatch.setenv("SOME_KEY", "abc")
     monkeypatch.setenv("MONKEY", "long-enough-value")

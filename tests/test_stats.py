@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distill_study.stats import (
-    Interval,
+from distill_study.analyse.stats import (
     StatsError,
+    _bootstrap,
     compare,
     corrected,
     find_test,
@@ -26,8 +26,8 @@ from distill_study.stats import (
     smallest_difference,
     t_interval,
     wilson,
-    _bootstrap,
 )
+from distill_study.utils import Interval
 
 
 def grades(**arms):

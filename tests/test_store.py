@@ -1,23 +1,20 @@
 "Two processes at once, processes that are killed, files that are damaged, disks that are full."
 
-import errno, json, os, shutil, signal, subprocess, sys, warnings
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 from distill_study.config import StudyError
-from distill_study.store import (
-    FORMAT,
-    MANIFEST,
-    Record,
-    Stages,
-    Store,
-    StoreError,
-    from_line,
-    request_key,
-    seal,
-    write_all,
-)
+from distill_study.store.log import FORMAT, MANIFEST, Record, Stages, Store, from_line, request_key, seal
+from distill_study.utils import StoreError, write_all
 
 ROOT = Path(__file__).resolve().parent.parent
 ENGINE, WEIGHTS = "transformers:zoo/teacher", "0123456789abcdef"

@@ -1,17 +1,22 @@
 "Training rows that must be refused, runs that are killed, adapters that are merged, and the loss that is taught."
 
-import json, shutil, signal, subprocess, sys
+import json
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-
 from conftest import byte_tokenizer
+
 from distill_study.config import StudyError, Train
-from distill_study.packing import padded
-from distill_study.student import (
+from distill_study.train.rows import padded
+from distill_study.train.sft import (
     Fit,
     TrainingDataError,
     TrainingFailed,
+    _last_checkpoint,
     fit,
     fit_length,
     mean_loss,
@@ -21,7 +26,6 @@ from distill_study.student import (
     seen_row,
     target_loss,
     tokenize_rows,
-    _last_checkpoint,
 )
 
 ROLES = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + CONTENT }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -227,7 +231,8 @@ def test_a_rendered_row_is_escaped():
 
 def test_loss_is_that_of_the_target_tokens_only(base):
     import torch
-    from distill_study.models import load_model
+
+    from distill_study.models.weights import load_model
 
     tok, model = tokenizer(), load_model(base, torch.float32, device="cpu")
     some = tokenize_rows(rows(7), tok)
@@ -247,8 +252,9 @@ def test_loss_is_that_of_the_target_tokens_only(base):
 def test_gradient_is_that_of_trl(base):
     "Our loss on a CPU and TRL's own give one gradient."
     import torch
-    from distill_study.models import load_model
     from trl.trainer.utils import add_fused_lm_head
+
+    from distill_study.models.weights import load_model
 
     tok, grads = tokenizer(), []
     batch = padded(tokenize_rows(rows(6), tok), tok.pad_token_id)
@@ -267,7 +273,8 @@ def test_gradient_is_that_of_trl(base):
 def test_first_loss_of_a_run_is_that_of_its_first_batch(base, tmp_path):
     "With one batch of all rows, the first reported loss is the untouched model's, also when it is accumulated over uneven parts."
     import torch
-    from distill_study.models import load_model
+
+    from distill_study.models.weights import load_model
 
     tok = tokenizer()
     want = mean_loss(load_model(base, torch.float32, device="cpu"), tokenize_rows(rows(11), tok), pad=tok.pad_token_id)
@@ -296,7 +303,8 @@ def test_same_settings_same_weights_other_seed_other_weights(base, tmp_path):
 def test_merged_model_gives_the_adapters_output(base, tmp_path):
     import torch
     from peft import PeftModel
-    from distill_study.models import load_model
+
+    from distill_study.models.weights import load_model
 
     tok, done = (
         tokenizer(),
@@ -335,11 +343,11 @@ def test_merged_model_gives_the_adapters_output(base, tmp_path):
 def test_without_a_merged_copy_the_answers_are_the_same(tmp_path, switch):
     "The adapter alone, merged when it is loaded: the same weights to the last bit, and the same completions."
     from distill_study.config import Sampling
-    from distill_study.engine import Request, complete
-    from distill_study.local import TransformersEngine
-    from distill_study.models import resolve_model
-    from distill_study.store import Store
-    from distill_study.student import write_merged
+    from distill_study.models.engine import Request, complete
+    from distill_study.models.local import TransformersEngine
+    from distill_study.models.weights import resolve_model
+    from distill_study.store.log import Store
+    from distill_study.train.sft import write_merged
 
     base = "zoo/student-s"
     settings = LORA.model_copy(update=dict(learning_rate=2e-2) | switch)
@@ -376,7 +384,8 @@ def test_what_rounding_the_saved_weights_changes_is_measured(base, tmp_path):
     "Steps too small for 16 bits are lost; without rounding there is nothing to measure."
     import torch
     from safetensors.torch import load_file
-    from distill_study.models import load_model
+
+    from distill_study.models.weights import load_model
 
     load_model(base, torch.float32).save_pretrained(tmp_path / "whole")
     for p in base.iterdir():
@@ -420,7 +429,7 @@ def test_a_finished_run_without_a_merged_copy_is_found_again(base, tmp_path):
 
 
 def test_a_large_base_is_kept_once(base, tmp_path, monkeypatch):
-    from distill_study import student
+    from distill_study.train import sft as student
 
     monkeypatch.setattr(student, "MERGED", 1000)
     assert (
@@ -435,7 +444,8 @@ def test_a_large_base_is_kept_once(base, tmp_path, monkeypatch):
 
 def test_a_base_that_does_not_fit_beside_is_merged_on_the_cpu(base, monkeypatch):
     import torch
-    from distill_study import student
+
+    from distill_study.train import sft as student
 
     monkeypatch.setattr(student, "device", lambda: "cuda")
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
@@ -616,7 +626,7 @@ def test_a_folder_that_is_a_file(base, tmp_path):
 
 
 def test_a_full_disk(base, tmp_path, monkeypatch):
-    from distill_study import student
+    from distill_study.train import sft as student
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
@@ -631,7 +641,7 @@ def test_a_full_disk(base, tmp_path, monkeypatch):
 
 def test_smollm_rows_and_a_few_steps(smollm, tmp_path):
     "Its template has no generation marks, writes a newline after the turn and a system prompt of its own."
-    from distill_study.models import load_tokenizer, resolve_model
+    from distill_study.models.weights import load_tokenizer, resolve_model
 
     tok = load_tokenizer(resolve_model(smollm))
     r = tokenize_rows(rows(3), tok)[2]
@@ -661,7 +671,8 @@ def test_an_adapter_learns_on_four_bits(base, tmp_path):
         done.merge["max_change"] > lora.merge["max_change"] and 0 < done.merge["mean_change"] < 0.5
     )  # the merged model stands on the weights as they were, the adapter learned on 4 bits
     import torch
-    from distill_study.models import load_model
+
+    from distill_study.models.weights import load_model
 
     assert (
         load_model(done.path).dtype == torch.bfloat16 and "quantization" not in (done.path / "config.json").read_text()

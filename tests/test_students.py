@@ -1,21 +1,27 @@
 """Trained students as folders: others load them without this package and get the same answers, the card says what the store says, nothing is pushed unasked."""
 
-import json, os, re, shutil, subprocess, sys
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
-
 from conftest import ROOT
-from distill_study import card, students, study
-from distill_study.config import ARMS, Data, StudyError, Student, Teacher, parse_recipe
-from distill_study.curate import Curated
-from distill_study.data import load_data
-from distill_study.store import Store
-from distill_study.student import Fit
-from distill_study.study import answer_arms, curate_arms, label, train_arms
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from hypothesis import given, settings, strategies as st
+
+from distill_study.config import ARMS, Data, Student, StudyError, Teacher, parse_recipe
+from distill_study.data.load import load_data
+from distill_study.store.log import Store
+from distill_study.study import run as study
+from distill_study.study.run import answer_arms, curate_arms, label, train_arms
+from distill_study.teach.curate import Curated
+from distill_study.tools import share as card, share as students
+from distill_study.train.sft import Fit
 
 ARM, TEST = "distilled/vanilla", 24
 
@@ -213,7 +219,8 @@ def test_a_study_without_merged_copies_says_the_same_and_hands_on_the_same(store
 
 
 def test_the_card_names_the_versions_that_trained_it(stored, written, tmp_path, monkeypatch):
-    import peft, torch
+    import peft
+    import torch
 
     for name in ("lora", "adapter"):
         assert (
@@ -452,6 +459,7 @@ def test_an_adapter_names_its_base_so_that_no_stranger_s_model_is_loaded(stored,
 def test_a_push_is_asked_for_checked_and_private(stored, tmp_path, monkeypatch):
     import huggingface_hub
     from typer.testing import CliRunner
+
     from distill_study.cli import app
 
     calls = []

@@ -1,6 +1,14 @@
 """Whole runs: a small combination from recipe to report, killed and resumed, and the two real recipes at their smallest."""
 
-import contextlib, io, json, os, re, shutil, signal, subprocess, sys
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +16,8 @@ import yaml
 
 from distill_study.cli import main
 from distill_study.config import load_recipe
-from distill_study.sheets import grades_file, import_files, load_sheet, write_sheets
+from distill_study.grading.people import grades_file, import_files, load_sheet
+from distill_study.tools.share import write_sheets
 
 ROOT = Path(__file__).parent.parent
 SMALL = dict(
@@ -290,9 +299,9 @@ def test_a_replay_needs_no_model_and_asks_nobody(tmp_path):
 def test_a_replay_finds_what_was_answered_under_settings_of_vllm(tmp_path):
     "The note is made when the engine is opened; that needs no vLLM."
     from distill_study.config import Sampling, Teacher
-    from distill_study.engine import Request, StoredEngine
-    from distill_study.store import Store
-    from distill_study.study import opened
+    from distill_study.models.engine import Request, StoredEngine
+    from distill_study.store.log import Store
+    from distill_study.study.run import opened
 
     plain, half = (
         Teacher(engine="vllm:zoo/teacher", vllm=v) for v in (None, dict(dtype="bfloat16", tensor_parallel_size=2))
@@ -396,10 +405,10 @@ def test_the_real_recipes_at_their_smallest(name, data_dir, smollm, tmp_path):
 )  # nested brackets are read too; without them 65 and 66
 def test_the_recorded_teacher_is_read_right(data, recorded, train, test, data_dir, monkeypatch):
     from distill_study.config import Data
-    from distill_study.data import load_data
-    from distill_study.engines import open_engine
-    from distill_study.teacher import requests
-    from distill_study.tasks import TASKS
+    from distill_study.data.load import load_data
+    from distill_study.models.engine import open_engine
+    from distill_study.tasks.families import TASKS
+    from distill_study.teach.sampling import requests
 
     monkeypatch.setenv("DISTILL_DATA_DIR", str(data_dir))
     splits, engine = load_data(Data(name=data)), open_engine(f"recorded:{recorded}")

@@ -1,13 +1,17 @@
 "Parsers read back what their prompts ask for, however it is dressed, and never invent an answer."
 
-import json, os, re, signal, threading, time
+import json
+import os
+import re
+import signal
+import threading
+import time
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study.prompts import PARAPHRASES, SYSTEM, target
-from distill_study.tasks import NLI, TASKS, Parsed, label, letter, normal, number, rounds
-from distill_study.verify import Checker
+from distill_study.tasks.families import NLI, TASKS, Checker, Parsed, normal, rounds
+from distill_study.tasks.prompts import PARAPHRASES, SYSTEM, target
 
 few = settings(max_examples=100, deadline=None)
 ROOMS = ("hall", "barn", "attic", "wine cellar", "cellar")

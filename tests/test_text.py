@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study import textstats
 from distill_study.config import StudyError
-from distill_study.textstats import (
+from distill_study.grading import truth as textstats
+from distill_study.grading.truth import (
     FAMILY,
     METRICS,
     chat_scores,

@@ -7,29 +7,18 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study import cli, grid, schedule
+from distill_study import cli
+from distill_study.analyse.stats import wilson
+from distill_study.analyse.transfer import change_matrix, conclusions, made_up, measure, pairs, score_matrix, unread
 from distill_study.config import ARMS, ConfigError, Data, StudyError, parse_recipe
-from distill_study.data import load_data
-from distill_study.estimate import stages
-from distill_study.graph import graph, run_stage
-from distill_study.report import check_page
-from distill_study.stats import wilson
-from distill_study.store import Store
-from distill_study.tasks import TASKS
-from distill_study.transfer import (
-    ask_others,
-    change_matrix,
-    conclusions,
-    find,
-    made_up,
-    measure,
-    pairs,
-    plan_others,
-    score_matrix,
-    transfer_alt,
-    transfer_figure,
-    unread,
-)
+from distill_study.data.load import load_data
+from distill_study.report.figures import transfer_alt, transfer_figure
+from distill_study.report.render import check_page
+from distill_study.store.log import Store
+from distill_study.study import schedule, schedule as grid
+from distill_study.study.plan import ask_others, find, graph, plan_others, run_stage
+from distill_study.study.resources import stages
+from distill_study.tasks.families import TASKS
 
 RAW = dict(
     name="two",

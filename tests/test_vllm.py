@@ -1,24 +1,29 @@
 "vLLM in a process of its own: the same answers as in this process, and no answer lost however that process ends."
 
-import json, os, re, signal, subprocess, sys, time
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOT
-from distill_study import offline
-from distill_study.config import Data, Endpoint, Sampling, Vllm
-from distill_study.data import load_data
-from distill_study.endpoint import OpenAIEngine
-from distill_study.engine import EngineError, Request, complete
-from distill_study.engines import open_engine
-from distill_study.local import TransformersEngine
-from distill_study.models import resolve_model
-from distill_study.offline import VLLMEngine, Worker, members
-from distill_study.store import Store
-from distill_study.teacher import parity, parity_line, requests, sample_answers, summary
 from test_study import SMALL, numbers, run, write
+
+from distill_study.config import Data, Endpoint, Sampling, Vllm
+from distill_study.data.load import load_data
+from distill_study.models import vllm as offline
+from distill_study.models.engine import EngineError, Request, complete
+from distill_study.models.local import TransformersEngine
+from distill_study.models.openai import OpenAIEngine
+from distill_study.models.vllm import VLLMEngine, Worker, members
+from distill_study.models.weights import resolve_model
+from distill_study.store.log import Store
+from distill_study.teach.sampling import parity, parity_line, requests, sample_answers, summary
 
 
 def ask(text, id=None, sample=0, **sampling):
@@ -401,7 +406,8 @@ def test_left_in_the_middle(engine, examples):
 
 def test_an_adapter_from_a_jupyter_kernel(vllm_installed, examples, tmp_path):
     "A notebook's kernel can start it, and a LoRA adapter on the model answers as the two merged do."
-    import nbformat, torch
+    import nbformat
+    import torch
     from nbclient import NotebookClient
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer

@@ -1,14 +1,19 @@
 """A recipe's stages side by side: in processes of this machine and on a Ray cluster of two nodes, with workers and whole runs killed in the middle."""
 
-import json, os, re, shutil, signal, subprocess, sys, time
-from pathlib import Path
+import json
+import os
+import re
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import yaml
-from distill_study.store import stage_lock
 from test_study import ROOT, run, start, untimed
+
+from distill_study.utils import stage_lock
 
 PAIR = dict(
     teachers=["transformers:zoo/teacher"],
@@ -251,8 +256,8 @@ def test_a_ray_cluster_comes_to_the_same_numbers_also_when_a_worker_is_killed(cl
 
 def test_machines_that_lack_what_a_recipe_needs(cluster, tmp_path):
     from distill_study.config import StudyError, load_recipe
-    from distill_study.graph import graph
-    from distill_study.workers import Ray
+    from distill_study.study.plan import graph
+    from distill_study.study.workers import Ray
 
     stages, joined = (
         graph(load_recipe(write(tmp_path, train=dict(method="full", launch="zero3", learning_rate=1e-3)))),

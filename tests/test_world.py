@@ -1,13 +1,13 @@
 "The generated world: every family's items are deterministic, disjoint by split, right, and don't give their answers away."
 
-import random, re
+import random
+import re
 from collections import Counter
 
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study.prompts import ask, nli_turn, user_turn
-from distill_study.world import (
+from distill_study.data.world import (
     DAYS,
     HOUSES,
     LABELS,
@@ -22,6 +22,7 @@ from distill_study.world import (
     split_of,
     summ_item,
 )
+from distill_study.tasks.prompts import ask, nli_turn, user_turn
 
 SEEDS = st.integers(0, 10**9)
 VERBS = dict(trusts=0, owns=1, guards=2)

@@ -1,12 +1,15 @@
 """The built-in models as they are committed: what the manifest says, and what they can do."""
 
-import hashlib, json, random, re
+import hashlib
+import json
+import random
+import re
 
 import pytest
 
-from distill_study import models
-from distill_study.world import TINY, exercise, items
-from distill_study.zoo import SPECS, build_tokenizer, measure, missed
+from distill_study.data.world import TINY, exercise, items
+from distill_study.models import weights as models
+from distill_study.tools.zoo import SPECS, build_tokenizer, measure, missed
 
 MANIFEST = json.loads((models.ZOO / "manifest.json").read_text())
 

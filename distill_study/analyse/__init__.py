@@ -1,0 +1,1 @@
+"Intervals, tests, agreement, pitfalls and transfer: what grades say."

@@ -1,0 +1,1 @@
+"Examples from anywhere, split and checked, and the generated world."

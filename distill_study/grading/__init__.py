@@ -1,0 +1,1 @@
+"Answers graded by ground truth, by a judge and by people."

@@ -1,0 +1,1 @@
+"Tables, figures, sentences and pages made of an analysis."

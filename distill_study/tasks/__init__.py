@@ -1,0 +1,1 @@
+"Task families: what is asked, how an answer is read, and when it is right."

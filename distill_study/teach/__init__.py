@@ -1,0 +1,1 @@
+"The teacher asked through the store, and its answers curated into training rows."

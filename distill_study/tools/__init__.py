@@ -1,0 +1,1 @@
+"What looks on: doctor, comparison, sharing, exploring."

@@ -1,0 +1,1 @@
+"Supervised fine-tuning of students: rows, methods, saving, several processes."
