@@ -111,7 +111,7 @@ def run(case):
     from distill_study.config import StudyError, Train
     from distill_study.models.weights import load_tokenizer, resolve_model
     from distill_study.study.resources import estimate, this_machine
-    from distill_study.train.sft import fit
+    from distill_study.train.sft import fit_student
 
     cuda, folder, (batch, length), passes = (
         torch.cuda.is_available(),
@@ -143,7 +143,7 @@ def run(case):
 
     with tempfile.TemporaryDirectory() as d:
         try:
-            done = fit(rows, case["model"], settings=settings, out=Path(d) / "run", seed=0, progress=told)
+            done = fit_student(rows, case["model"], settings=settings, out=Path(d) / "run", seed=0, progress=told)
         except StudyError as e:
             return dict(failed=str(e).split(". ")[0])
     of = lambda row: len(

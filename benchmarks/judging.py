@@ -13,7 +13,7 @@ from importlib.util import find_spec
 
 from _shared import report
 
-from distill_study.analyse.graders import trial
+from distill_study.analyse.graders import assess_judge
 from distill_study.config import Data, Judge, Sampling, Vllm
 from distill_study.data.load import load_data
 from distill_study.grading.judge import judge
@@ -111,7 +111,7 @@ def weak():
     )
     truth = grade(examples, answers)
     small.close()
-    return trial(done, truth), truth, time.perf_counter() - start
+    return assess_judge(done, truth), truth, time.perf_counter() - start
 
 
 def table(t, truth, seconds):

@@ -67,12 +67,12 @@ def measure(cases):
 
     from distill_study.config import Train
     from distill_study.models.weights import load_tokenizer
-    from distill_study.train.sft import fit
+    from distill_study.train.sft import fit_student
 
     cuda, libc = torch.cuda.is_available(), ctypes.CDLL(None)
     with tempfile.TemporaryDirectory() as tmp:
         for method in ("full", "lora"):
-            fit(
+            fit_student(
                 [
                     dict(
                         id=str(i),
@@ -98,7 +98,7 @@ def measure(cases):
                 torch.cuda.reset_peak_memory_stats()
             else:
                 Path("/proc/self/clear_refs").write_text("5")
-            done = fit(
+            done = fit_student(
                 rows,
                 case["model"],
                 settings=settings,

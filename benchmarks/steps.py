@@ -78,7 +78,7 @@ def one(model, arm):
         for k in range(2):  # the first one is over before libraries have settled
             spent.clear()
             began = time.perf_counter()
-            done = student.fit(rows, model, settings=c.student.train, out=Path(d) / str(k), seed=0)
+            done = student.fit_student(rows, model, settings=c.student.train, out=Path(d) / str(k), seed=0)
             whole = time.perf_counter() - began
     print(
         json.dumps(

@@ -28,7 +28,7 @@ from distill_study.models.weights import SMOLLM, device, load_model, load_tokeni
 from distill_study.store.log import Store
 from distill_study.teach.curate import curate
 from distill_study.teach.sampling import sample_answers, summary
-from distill_study.train.sft import fit, mean_loss, merge_adapter, tokenize_rows
+from distill_study.train.sft import fit_student, mean_loss, merge_adapter, tokenize_rows
 
 DATA = "tiny-nli"
 METHODS = get_args(Train.model_fields["method"].annotation)
@@ -67,7 +67,7 @@ def peak():
 def ours(rows, model, settings, folder):
     "Seconds in training, peak memory until its last step, precision."
     seen = []
-    done = fit(rows, model, settings=settings, out=folder, seed=0, progress=lambda *_: seen.append(peak()))
+    done = fit_student(rows, model, settings=settings, out=folder, seed=0, progress=lambda *_: seen.append(peak()))
     return done.seconds, max(seen), done.dtype
 
 

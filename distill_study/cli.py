@@ -40,9 +40,9 @@ Override = Annotated[
 
 def _folder(where):
     "The folder that a store is worked on in."
-    from distill_study.store.remote import local_folder
+    from distill_study.store.remote import working_copy
 
-    return local_folder(where)
+    return working_copy(where)
 
 
 Reports = Annotated[Path, typer.Option(help="where reports go")]
@@ -325,7 +325,7 @@ def verify(store: Store = Path("store")):
     "Check every completion and every stage against its checksum."
     from distill_study.store import archive
 
-    problems = archive.verify(store)
+    problems = archive.check_store(store)
     for problem in problems:
         print(problem)
     lost = sum(p.lost for p in problems)
@@ -652,7 +652,7 @@ def _cluster(d, r, *, address, store):
         found += (
             []
             if any(f.state == "problem" for f in found)
-            else [d.Finding("problem", "cluster", str(e), "See `ray status`.")]
+            else [d.Check("problem", "cluster", str(e), "See `ray status`.")]
         )
     finally:
         cluster.close()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HIDDEN', 'Interval', 'spellings', 'no_folders', 'StoreError', 'guard', 'locked', 'write_all', 'read_at', 'sync',
            'sync_tree', 'write_json', 'read_json', 'stage_lock', 'crc_of', 'ReportError', 'esc', 'prose', 'num', 'pct',
-           'duration', 'Shown', 'Column', 'Table', 'scrub', 'to_plain', 'write_text', 'last', 'cache_dir']
+           'duration', 'Displayable', 'Column', 'Table', 'scrub', 'to_plain', 'write_text', 'short_name', 'cache_dir']
 
 # %% ../nbs/01_utils.ipynb #0084068b
 import contextlib
@@ -255,7 +255,7 @@ def duration(seconds):
     return f"{minutes} min {round(seconds) % 60} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 # %% ../nbs/01_utils.ipynb #09c0d53c
-class Shown:
+class Displayable:
     "Something that shows itself in Jupyter and in a report, and has plain values for `metrics.json`."
 
     def html(self) -> str:
@@ -308,7 +308,7 @@ def _cell(value, col):
 
 # %% ../nbs/01_utils.ipynb #d44f4b6c
 @dataclass(frozen=True, repr=False)
-class Table(Shown):
+class Table(Displayable):
     "Rows under named columns, the first of which heads its row; a row with a `missing` reason shows that instead."
 
     caption: str
@@ -386,7 +386,7 @@ def to_plain(value):
     "Plain JSON values: NaN and infinity become None, settings and results become mappings, paths lose their folders."
     if hasattr(value, "model_dump"):
         value = value.model_dump(mode="json")
-    elif hasattr(value, "to_dict") and not hasattr(value, "columns") or isinstance(value, Shown):
+    elif hasattr(value, "to_dict") and not hasattr(value, "columns") or isinstance(value, Displayable):
         value = value.to_dict()
     elif hasattr(value, "to_dict"):
         value = value.to_dict("records")
@@ -422,7 +422,7 @@ def write_text(text: str, path: str | Path) -> Path:
     return path
 
 # %% ../nbs/01_utils.ipynb #3833996b
-def last(name: str) -> str:
+def short_name(name: str) -> str:
     "What a model or a data set is called, without the folder or the owner before it."
     return Path(to_plain(name)).name
 

@@ -4,7 +4,7 @@ from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 
-from distill_study.analyse.graders import trial
+from distill_study.analyse.graders import assess_judge
 from distill_study.analyse.results import analyse
 from distill_study.config import Combination, to_yaml
 from distill_study.data.load import load_data, resolved
@@ -12,7 +12,7 @@ from distill_study.grading.truth import grade, main_metric
 from distill_study.report.findings import findings
 from distill_study.report.render import metrics, provenance, write_json
 from distill_study.store.log import Store
-from distill_study.study.run import answer_arms, curate_arms, judge_arms, label, train_arms
+from distill_study.study.run import answer_arms, curate_arms, judge_arms, label_inputs, train_arms
 from distill_study.tasks.families import arms_of
 
 SMALL = dict(
@@ -35,7 +35,7 @@ def small_run(
     splits, kept = load_data(c.data), Store(store)
     c = resolved(c, splits.task)
     with redirect_stderr(StringIO()):
-        labels = label(c, splits, store=kept)
+        labels = label_inputs(c, splits, store=kept)
         curated, missing = curate_arms(c, splits, labels=labels, store=kept)
         fits = train_arms(c, curated, store=kept, splits=splits)
         answers, absent = answer_arms(c, splits, fits=fits, store=kept)
@@ -50,7 +50,7 @@ def small_run(
         for a, f in fits.items()
     }
     made = provenance(c, splits.hashes, durations={})
-    judged = said and trial(said, graded, key=metric.key, resamples=c.bootstrap, seed=c.seed)
+    judged = said and assess_judge(said, graded, key=metric.key, resamples=c.bootstrap, seed=c.seed)
     write_json(
         metrics(
             results,

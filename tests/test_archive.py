@@ -9,7 +9,7 @@ from test_store import ENGINE, WEIGHTS, file_of, fill, python, record
 from typer.testing import CliRunner
 
 from distill_study.cli import app
-from distill_study.store.archive import Problem, contents, export, export_rows, prune, to_prune, verify
+from distill_study.store.archive import Problem, check_store, contents, export, export_rows, prune, to_prune
 from distill_study.store.log import Store
 from distill_study.utils import StoreError
 
@@ -32,7 +32,7 @@ def test_damage_is_named_by_line(tmp_path, damage, line, lost, what):
     path = fill(tmp_path)
     path.write_bytes(damage(path.read_bytes()))
     before = path.read_bytes()
-    (problem,) = verify(tmp_path)
+    (problem,) = check_store(tmp_path)
     assert (problem.path, problem.line, problem.lost) == (path, line, lost) and what in problem.what
     result = call("verify", "--store", tmp_path)
     assert result.exit_code == int(lost) and f"line {line}" in result.output
@@ -42,7 +42,7 @@ def test_damage_is_named_by_line(tmp_path, damage, line, lost, what):
 def test_a_key_that_is_not_of_its_contents(tmp_path):
     good = record(1)
     Store(tmp_path).add([type(good)(**{**vars(good), "key": record(2).key})])
-    assert [p.what for p in verify(tmp_path)] == ["its key is not the fingerprint of its contents"]
+    assert [p.what for p in check_store(tmp_path)] == ["its key is not the fingerprint of its contents"]
 
 
 def test_a_stage_is_verified_file_by_file(tmp_path):
@@ -54,7 +54,7 @@ def test_a_stage_is_verified_file_by_file(tmp_path):
     (store.stage("student", "aa11") / "model" / "w").unlink()
     (store.stage("student", "bb22") / "model" / "w").write_bytes(b"1235")
     (store.stage("student", "cc33") / "stage.json").write_text("{")
-    assert [p.what for p in verify(tmp_path)] == [
+    assert [p.what for p in check_store(tmp_path)] == [
         "missing",
         "its checksum does not fit",
         "no readable stage.json (JSONDecodeError)",
@@ -140,5 +140,5 @@ def test_reading_while_another_process_writes(tmp_path):
     fill(tmp_path, 1)
     writer = python("s = Store(sys.argv[1])\nfor i in range(400): s.add([record(i)])", tmp_path)
     while writer.poll() is None:
-        assert [p for p in verify(tmp_path) if isinstance(p, Problem)] == []
+        assert [p for p in check_store(tmp_path) if isinstance(p, Problem)] == []
     assert writer.returncode == 0 and contents(tmp_path)[0].count == 400

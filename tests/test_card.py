@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from distill_study.config import ARMS, Combination, Data, Student, StudyError, Teacher, parse_recipe
 from distill_study.data.load import load_data
 from distill_study.store.log import Store
-from distill_study.study.run import curate_arms, label
+from distill_study.study.run import curate_arms, label_inputs
 from distill_study.teach.curate import Curated, Drop
 from distill_study.tools import share as card
 
@@ -148,7 +148,7 @@ def stored(tmp_path_factory):
     "A store with a teacher's answers for `RAW`."
     root = tmp_path_factory.mktemp("store")
     c = parse_recipe(RAW).combinations()[0]
-    label(c, load_data(c.data), store=Store(root))
+    label_inputs(c, load_data(c.data), store=Store(root))
     return root
 
 
@@ -159,7 +159,7 @@ def test_a_recipe_s_rows_come_from_the_store_alone(stored, tmp_path):
     curated, _ = curate_arms(
         c,
         splits := load_data(c.data),
-        labels=label(c, splits, store=Store(stored, replay=True)),
+        labels=label_inputs(c, splits, store=Store(stored, replay=True)),
         store=Store(stored, replay=True),
     )
     assert [arm for *_, arm in made] == list(curated) == RAW["arms"]

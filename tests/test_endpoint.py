@@ -485,7 +485,7 @@ def test_a_key_is_never_shown(tmp_path, monkeypatch, capfd):
 def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
     "Labels, attrition and the teacher's arm, with requests that fail; then without the server."
     from distill_study.data.load import load_data
-    from distill_study.study.run import answer_arms, curate_arms, label
+    from distill_study.study.run import answer_arms, curate_arms, label_inputs
     from distill_study.study.schedule import check
 
     monkeypatch.setenv("TEST_KEY", SECRET)
@@ -515,7 +515,7 @@ def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
         check(recipe, tmp_path / "reports", store=tmp_path / "store")
         c, store = recipe.combinations()[0], Store(tmp_path / "store")
         splits = load_data(c.data)
-        labels = label(c, splits, store=store)
+        labels = label_inputs(c, splits, store=store)
         curated, _ = curate_arms(c, splits, labels=labels, store=store)
         a = curated["distilled/cot-rationale"].attrition
         assert a["inputs"] == 24 == a["rows"] + sum(a["dropped"].values()) and a["dropped"]["failed: http_500"] > 0
@@ -529,7 +529,7 @@ def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
     again = Store(tmp_path / "store")
     kept = [
         r
-        for r in label(
+        for r in label_inputs(
             c.model_copy(update=dict(teacher=c.teacher.model_copy(update=dict(max_failures=1.0)))),
             keep_only(splits, labels["cot"]),
             store=again,

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 from distill_study.config import Train
 from distill_study.train import methods as energy, sft as student
 from distill_study.train.methods import Meter, added, gpu_counters, rapl_counters
-from distill_study.train.sft import Fit, fit
+from distill_study.train.sft import TrainedStudent, fit_student
 
 M = 1_000_000
 
@@ -175,14 +175,14 @@ def test_a_run_and_one_that_was_interrupted_count_the_same(tmp_path, monkeypatch
         if step == 4:
             raise KeyboardInterrupt
 
-    assert fit(rows(24), "zoo/student-s", settings=settings, out=tmp_path / "a", seed=0).energy == dict(gpu=6.0)
+    assert fit_student(rows(24), "zoo/student-s", settings=settings, out=tmp_path / "a", seed=0).energy == dict(gpu=6.0)
     with pytest.raises(KeyboardInterrupt):
-        fit(rows(24), "zoo/student-s", settings=settings, out=tmp_path / "b", seed=0, progress=stop)
-    done = fit(
+        fit_student(rows(24), "zoo/student-s", settings=settings, out=tmp_path / "b", seed=0, progress=stop)
+    done = fit_student(
         rows(24), "zoo/student-s", settings=settings, out=tmp_path / "b", seed=0
     )  # from step 2 on: the looks at 3 and 4 were lost with the kill
     assert done.starts == (0, 2) and done.energy == dict(gpu=6.0) and "0.01 kJ GPU" in done._repr_markdown_()
-    assert Fit.load(tmp_path / "b").energy == dict(gpu=6.0)
+    assert TrainedStudent.load(tmp_path / "b").energy == dict(gpu=6.0)
 
 
 def test_a_part_of_a_run_that_is_unknown_makes_the_whole_unknown(tmp_path, monkeypatch):
@@ -194,10 +194,10 @@ def test_a_part_of_a_run_that_is_unknown_makes_the_whole_unknown(tmp_path, monke
 
     monkeypatch.setattr(student, "own_meter", lambda: Meter(root=tmp_path / "none"))
     with pytest.raises(KeyboardInterrupt):
-        fit(rows(24), "zoo/student-s", settings=settings, out=tmp_path / "b", seed=0, progress=stop)
+        fit_student(rows(24), "zoo/student-s", settings=settings, out=tmp_path / "b", seed=0, progress=stop)
     monkeypatch.setattr(student, "own_meter", Counting)
-    assert fit(rows(24), "zoo/student-s", settings=settings, out=tmp_path / "b", seed=0).energy is None
+    assert fit_student(rows(24), "zoo/student-s", settings=settings, out=tmp_path / "b", seed=0).energy is None
     record = json.loads((tmp_path / "b" / "fit.json").read_text())
     del record["energy"]
     (tmp_path / "b" / "fit.json").write_text(json.dumps(record))
-    assert Fit.load(tmp_path / "b").energy is None
+    assert TrainedStudent.load(tmp_path / "b").energy is None

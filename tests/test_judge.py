@@ -10,13 +10,13 @@ from hypothesis import given, settings, strategies as st
 
 from distill_study.analyse.graders import (
     adjusted,
+    assess_judge,
     head,
     made_up_judge,
     measures,
     position_bias,
     sides_with_truth,
     swap_consistency,
-    trial,
     trial_tables,
     truth_kappa,
     win_rows,
@@ -159,8 +159,8 @@ def test_an_answer_that_plays_the_judge_stays_an_answer(five, tmp_path, attack):
     assert "<script>" not in "".join(
         t.html()
         for t in (
-            head(trial(done, grade(five.examples, five.answers))),
-            *trial_tables(trial(done, grade(five.examples, five.answers))),
+            head(assess_judge(done, grade(five.examples, five.answers))),
+            *trial_tables(assess_judge(done, grade(five.examples, five.answers))),
         )
     )
 
@@ -293,7 +293,7 @@ def test_unreadable_verdicts_are_asked_again_and_then_missing(five, tmp_path, te
     assert len(engine.asked_for) == done.usage["requests"] == 3 * len(
         {r.messages[1]["content"] for r in engine.asked_for}
     ) and len({(r.messages[1]["content"], r.sample) for r in engine.asked_for}) == len(engine.asked_for)
-    t = trial(done, grade(five.examples, five.answers))
+    t = assess_judge(done, grade(five.examples, five.answers))
     assert all(g["grade"].value is None and g["missing"] == 1 for g in t.grades) and t.weak.startswith(
         "A weak judge: 100 % of its grades can't be read"
     )
@@ -322,7 +322,7 @@ def test_always_a_shows_as_position_bias_and_wins_nothing(five, tmp_path):
         and position_bias(done.pairwise).value == 1
         and swap_consistency(done.pairwise).value == 0
     )
-    t = trial(done, grade(five.examples, five.answers))
+    t = assess_judge(done, grade(five.examples, five.answers))
     assert (
         "prefers the answer that is shown first" in t.weak and "no better than chance" in t.weak
     )  # all grades are equal, too
@@ -375,7 +375,10 @@ def test_an_arm_whose_answer_never_came_is_not_graded(five, tmp_path):
         == verdicts(done.pairwise)["winner"].isna().sum()
     )
     assert (
-        next(m for m in trial(done, grade(five.examples, gone)).measures if m.key == "missing_grades").value.value == 0
+        next(
+            m for m in assess_judge(done, grade(five.examples, gone)).measures if m.key == "missing_grades"
+        ).value.value
+        == 0
     )  # that is not the judge's fault
 
 
@@ -467,7 +470,7 @@ def test_only_so_many_items_and_arms(five, tmp_path):
         and set(done.pointwise["arm"]) == {B}
         and set(done.pairwise["id"]) == set(done.items) == set(done.pointwise["id"])
     )
-    assert trial(done, grade(five.examples, five.answers)).grades[0]["grade"].n == 2
+    assert assess_judge(done, grade(five.examples, five.answers)).grades[0]["grade"].n == 2
 
 
 def test_a_rubric_of_the_recipes_own(five, tmp_path):
@@ -562,7 +565,7 @@ def test_the_rules_know_what_is_right(name, tmp_path):
     assert (
         swap_consistency(done.pairwise).value == 1
         and sides_with_truth(done, truth)[0].value == 1
-        and not trial(done, truth).weak
+        and not assess_judge(done, truth).weak
     )
 
 
@@ -653,7 +656,7 @@ def test_the_adjusted_win_rate_covers_its_truth():
 
 @pytest.mark.parametrize("skill,weak", [(0.0, True), (4.0, False)])
 def test_a_judge_is_weak_where_it_knows_nothing(skill, weak):
-    t = trial(*made_up_judge(skill=skill, seed=2))
+    t = assess_judge(*made_up_judge(skill=skill, seed=2))
     assert bool(t.weak) == weak and ("no better than chance" in t.weak) == weak
 
 
@@ -702,7 +705,7 @@ def test_a_judge_of_the_teachers_family_is_said_not_refused(five, tmp_path):
         done.own == (T,)
         and len(done.warnings) == 1
         and "teacher's family (zoo)" in done.warnings[0]
-        and "family (zoo)" in head(trial(done, grade(five.examples, five.answers))).html()
+        and "family (zoo)" in head(assess_judge(done, grade(five.examples, five.answers))).html()
     )
 
 
@@ -726,7 +729,7 @@ def test_a_model_that_was_never_trained_to_judge_gives_missing_verdicts(five, tm
     assert (
         done.pointwise["grade"].isna().all()
         and (done.pointwise["why"] != "").all()
-        and "100 % of its grades can't be read" in trial(done, grade(five.examples, five.answers)).weak
+        and "100 % of its grades can't be read" in assess_judge(done, grade(five.examples, five.answers)).weak
     )
 
 
@@ -744,7 +747,7 @@ def test_a_small_real_model_is_exposed(five, tmp_path, smollm):
         )
     finally:
         engine.close()
-    t = trial(done, grade(five.examples, five.answers))
+    t = assess_judge(done, grade(five.examples, five.answers))
     read, every = int(done.pointwise["grade"].notna().sum()), len(done.pointwise)
     assert (
         every == 6

@@ -15,7 +15,7 @@ from hypothesis import given, settings as fast, strategies as st
 from distill_study.config import ConfigError, Train
 from distill_study.train import launch as module, sft as student
 from distill_study.train.launch import check_launch, launch, shipped
-from distill_study.train.sft import GroupedOrder, TrainingFailed, _joined, _last_checkpoint, _share, fit
+from distill_study.train.sft import GroupedOrder, TrainingFailed, _joined, _last_checkpoint, _share, fit_student
 
 MODEL = "zoo/student-s"
 CURVE, WEIGHTS = (
@@ -251,7 +251,7 @@ def full(tmp_path_factory):
     "The same full fine-tuning in one process and in two."
     folder, held = tmp_path_factory.mktemp("full"), rows(5)
     return SimpleNamespace(
-        one=fit(rows(), MODEL, settings=FULL, out=folder / "one", seed=0, validation=held),
+        one=fit_student(rows(), MODEL, settings=FULL, out=folder / "one", seed=0, validation=held),
         two=launch(rows(), MODEL, settings=two(FULL), out=folder / "two", seed=0, validation=held),
     )
 
@@ -270,7 +270,7 @@ def test_full_fine_tuning_in_two_processes_is_that_of_one(full):
 def test_lora_in_two_processes_is_that_of_one(tmp_path):
     steps = []
     one, both = (
-        fit(rows(), MODEL, settings=LORA, out=tmp_path / "one", seed=0),
+        fit_student(rows(), MODEL, settings=LORA, out=tmp_path / "one", seed=0),
         launch(rows(), MODEL, settings=two(LORA), out=tmp_path / "two", seed=0, progress=lambda *a: steps.append(a)),
     )
     assert (
@@ -405,7 +405,7 @@ def test_full_fine_tuning_with_fsdp_is_that_of_one_process_also_from_a_checkpoin
 
 def test_lora_with_fsdp_is_that_of_one_process(fsdp, tmp_path):
     one, done = (
-        fit(rows(), MODEL, settings=LORA, out=tmp_path / "one", seed=0),
+        fit_student(rows(), MODEL, settings=LORA, out=tmp_path / "one", seed=0),
         launch(rows(), MODEL, settings=fsdp(LORA), out=tmp_path / "run", seed=0),
     )
     assert (tmp_path / "entry.py.sharded").exists() and (done.trainable, done.parameters) == (
@@ -452,7 +452,7 @@ def test_zero3_is_the_training_of_one_process(settings, tmp_path, monkeypatch):
         if step == 5:
             raise Stop
 
-    one = fit(rows(), MODEL, settings=settings, out=tmp_path / "one", seed=0)
+    one = fit_student(rows(), MODEL, settings=settings, out=tmp_path / "one", seed=0)
     if settings.save_steps:
         with pytest.raises(Stop):
             launch(

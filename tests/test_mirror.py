@@ -10,7 +10,7 @@ from test_store import ENGINE, WEIGHTS, keys, python, record
 from distill_study.config import StudyError
 from distill_study.store import archive
 from distill_study.store.log import MANIFEST, Store
-from distill_study.store.remote import local_folder, mirror_of
+from distill_study.store.remote import mirror_of, working_copy
 from distill_study.utils import StoreError
 
 
@@ -77,7 +77,7 @@ def test_what_one_machine_did_the_other_finds(url, at):
         "student", "ab13"
     ) is None
     assert theirs.get_json("metrics", "ab12") == dict(n=3) and [e["id"] for e in theirs.ledger.entries()] == ["q"]
-    assert archive.verify(url) == []
+    assert archive.check_store(url) == []
 
 
 def test_answers_of_both_are_kept_and_none_is_sent_twice(url, at):
@@ -92,11 +92,11 @@ def test_answers_of_both_are_kept_and_none_is_sent_twice(url, at):
     for machine in "abab":
         at(machine)
         Store(url)
-    sent = mirror_of(local_folder(url))._there("completions")
+    sent = mirror_of(working_copy(url))._there("completions")
     for machine in "ab":
         at(machine)
         assert keys(url) == {record(i).key for i in range(3)}
-    assert mirror_of(local_folder(url))._there("completions") == sent and len(sent) == 2
+    assert mirror_of(working_copy(url))._there("completions") == sent and len(sent) == 2
 
 
 def test_two_machines_at_once(s3, tmp_path, at):
@@ -110,7 +110,7 @@ def test_two_machines_at_once(s3, tmp_path, at):
     for machine in "abc":
         at(machine)
         assert keys(url) == {record(f"{m} {i}").key for m in ("a", "b", "both") for i in range(4)}
-        assert [p for p in archive.verify(url) if p.lost] == []
+        assert [p for p in archive.check_store(url) if p.lost] == []
 
 
 def test_a_machine_that_goes_away_before_it_has_sent_sends_at_its_next_start(url, at, monkeypatch):
@@ -255,7 +255,7 @@ def test_a_run_of_one_machine_is_replayed_by_another(s3, tmp_path, at):
     ours, theirs = (json.loads((tmp_path / f"report-{n}" / "metrics.json").read_text()) for n in "ab")
     assert ours["arms"] == theirs["arms"]
     assert [e.count for e in archive.contents(url) if e.kind == "completions"] and len(
-        [*local_folder(url).glob("stages/*/stage.json")]
+        [*working_copy(url).glob("stages/*/stage.json")]
     ) == 1
     logs = [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()]
     assert logs and not [x for x in logs if b"marked-s3-key" in x]

@@ -35,7 +35,7 @@ from distill_study.grading.people import (
     strata,
     text_key,
 )
-from distill_study.store.archive import to_prune, verify
+from distill_study.store.archive import check_store, to_prune
 from distill_study.store.log import Store
 from distill_study.tasks.families import Parsed
 from distill_study.tasks.prompts import answer_text, rubric
@@ -445,7 +445,7 @@ def test_a_damaged_book_of_grades_is_found(study):
     book.write_bytes(book.read_bytes().replace(b'"correct":1', b'"correct":0', 1))
     with pytest.raises(StudyError, match="damaged"):
         grades_of(C, study.splits, answers=study.answers, store=study.store)
-    (problem,) = verify(study.store.root)
+    (problem,) = check_store(study.store.root)
     assert problem.lost and problem.path == book and "import what the raters sent once more" in str(problem)
 
 
@@ -621,7 +621,7 @@ def run(tmp_path_factory):
     "A recipe whose arms have answered, in a store."
     from distill_study.config import load_recipe
     from distill_study.data.load import resolved
-    from distill_study.study.run import answer_arms, label
+    from distill_study.study.run import answer_arms, label_inputs
 
     folder = tmp_path_factory.mktemp("run")
     (folder / "small.yaml").write_text(
@@ -630,7 +630,7 @@ def run(tmp_path_factory):
     for c in load_recipe(folder / "small.yaml").combinations():
         splits, store = load_data(c.data), Store(folder / "store")
         c = resolved(c, splits.task)
-        label(c, splits, store=store), answer_arms(c, splits, fits={}, store=store)
+        label_inputs(c, splits, store=store), answer_arms(c, splits, fits={}, store=store)
     return folder
 
 

@@ -13,12 +13,12 @@ from conftest import byte_tokenizer
 from distill_study.config import StudyError, Train
 from distill_study.train.rows import padded
 from distill_study.train.sft import (
-    Fit,
+    TrainedStudent,
     TrainingDataError,
     TrainingFailed,
     _last_checkpoint,
-    fit,
     fit_length,
+    fit_student,
     mean_loss,
     merge_adapter,
     render_row,
@@ -144,20 +144,20 @@ def test_a_bad_row_is_refused_by_name(case):
 
 def test_a_refused_row_leaves_no_folder(base, tmp_path):
     with pytest.raises(TrainingDataError, match="bad-7"):
-        fit([*rows(8), row("bad-7", " ")], str(base), settings=FULL, out=tmp_path / "run", seed=0)
+        fit_student([*rows(8), row("bad-7", " ")], str(base), settings=FULL, out=tmp_path / "run", seed=0)
     assert not (tmp_path / "run").exists()
 
 
 def test_no_rows(base, tmp_path):
     with pytest.raises(TrainingDataError, match="no training rows"):
-        fit([], str(base), settings=FULL, out=tmp_path / "run", seed=0)
+        fit_student([], str(base), settings=FULL, out=tmp_path / "run", seed=0)
 
 
 def test_long_rows_are_dropped_by_name_or_refused(base, tmp_path):
     long = [*rows(16), row("long-1", "4", "please " * 20)]
     with pytest.raises(TrainingDataError, match="1 of 17 .* 'long-1'"):
-        fit(long, str(base), settings=FULL.model_copy(update=dict(max_length=60)), out=tmp_path / "a", seed=0)
-    done = fit(
+        fit_student(long, str(base), settings=FULL.model_copy(update=dict(max_length=60)), out=tmp_path / "a", seed=0)
+    done = fit_student(
         long,
         str(base),
         settings=FULL.model_copy(update=dict(max_length=60, max_truncated=0.1, epochs=0.5)),
@@ -169,9 +169,13 @@ def test_long_rows_are_dropped_by_name_or_refused(base, tmp_path):
 
 def test_longer_than_the_context(base, tmp_path):
     with pytest.raises(TrainingDataError, match="'long-1' has .* context of 512"):
-        fit([*rows(8), row("long-1", "4", "please " * 90)], str(base), settings=FULL, out=tmp_path / "a", seed=0)
+        fit_student(
+            [*rows(8), row("long-1", "4", "please " * 90)], str(base), settings=FULL, out=tmp_path / "a", seed=0
+        )
     with pytest.raises(TrainingDataError, match="train.max_length = 600"):
-        fit(rows(8), str(base), settings=FULL.model_copy(update=dict(max_length=600)), out=tmp_path / "a", seed=0)
+        fit_student(
+            rows(8), str(base), settings=FULL.model_copy(update=dict(max_length=600)), out=tmp_path / "a", seed=0
+        )
 
 
 def test_all_rows_too_long():
@@ -279,7 +283,7 @@ def test_first_loss_of_a_run_is_that_of_its_first_batch(base, tmp_path):
     tok = tokenizer()
     want = mean_loss(load_model(base, torch.float32, device="cpu"), tokenize_rows(rows(11), tok), pad=tok.pad_token_id)
     for i, (size, parts) in enumerate(((11, 1), (4, 3))):
-        done = fit(
+        done = fit_student(
             rows(11),
             str(base),
             settings=FULL.model_copy(update=dict(batch_size=size, gradient_accumulation=parts, epochs=1)),
@@ -294,7 +298,8 @@ def test_first_loss_of_a_run_is_that_of_its_first_batch(base, tmp_path):
 
 def test_same_settings_same_weights_other_seed_other_weights(base, tmp_path):
     a, b, c = (
-        fit(rows(), str(base), settings=FULL, out=tmp_path / n, seed=s) for n, s in (("a", 0), ("b", 0), ("c", 1))
+        fit_student(rows(), str(base), settings=FULL, out=tmp_path / n, seed=s)
+        for n, s in (("a", 0), ("b", 0), ("c", 1))
     )
     assert same_weights(a.path, b.path) and not same_weights(a.path, c.path)
     assert a.history == b.history and a.fingerprint == b.fingerprint != c.fingerprint
@@ -308,7 +313,9 @@ def test_merged_model_gives_the_adapters_output(base, tmp_path):
 
     tok, done = (
         tokenizer(),
-        fit(rows(), str(base), settings=LORA.model_copy(update=dict(learning_rate=2e-2)), out=tmp_path / "run", seed=0),
+        fit_student(
+            rows(), str(base), settings=LORA.model_copy(update=dict(learning_rate=2e-2)), out=tmp_path / "run", seed=0
+        ),
     )
     adapted = PeftModel.from_pretrained(
         load_model(base, torch.float32, device="cpu"), tmp_path / "run" / "adapter"
@@ -352,7 +359,7 @@ def test_without_a_merged_copy_the_answers_are_the_same(tmp_path, switch):
     base = "zoo/student-s"
     settings = LORA.model_copy(update=dict(learning_rate=2e-2) | switch)
     a, b = (
-        fit(rows(), base, settings=settings.model_copy(update=dict(merged=m)), out=tmp_path / str(m), seed=0)
+        fit_student(rows(), base, settings=settings.model_copy(update=dict(merged=m)), out=tmp_path / str(m), seed=0)
         for m in (True, False)
     )
     assert (
@@ -364,8 +371,8 @@ def test_without_a_merged_copy_the_answers_are_the_same(tmp_path, switch):
         a.merge
         and b.merge is None
         and a.fingerprint == b.fingerprint
-        and Fit.load(tmp_path / "False") == b
-        and Fit.load(tmp_path / "False").path == b.path
+        and TrainedStudent.load(tmp_path / "False") == b
+        and TrainedStudent.load(tmp_path / "False").path == b.path
     )
     engines = [TransformersEngine(str(f.path)) for f in (a, b)]
     for (k, x), (_, y) in zip(*(e.load().state_dict().items() for e in engines)):
@@ -394,27 +401,27 @@ def test_what_rounding_the_saved_weights_changes_is_measured(base, tmp_path):
     full = Train(
         method="full", batch_size=8, steps=3, learning_rate=1e-9, warmup_ratio=0, schedule="constant", bf16=False
     )
-    done = fit(rows(), str(base), settings=full, out=tmp_path / "small", seed=0)
+    done = fit_student(rows(), str(base), settings=full, out=tmp_path / "small", seed=0)
     before, after = load_file(base / "model.safetensors"), load_file(done.path / "model.safetensors")
     changed = sum(int((before[k] != after[k]).sum()) for k in before) / sum(t.numel() for t in before.values())
     assert changed < 0.01 and done.merge["dtype"] == "bfloat16" and done.merge["tokens"] > 8
-    done = fit(
+    done = fit_student(
         rows(), str(base), settings=full.model_copy(update=dict(learning_rate=1e-2)), out=tmp_path / "large", seed=0
     )
     assert done.merge["max_change"] > 0 and load_model(done.path).dtype == torch.bfloat16
-    assert fit(rows(), str(tmp_path / "whole"), settings=full, out=tmp_path / "out", seed=0).merge is None
+    assert fit_student(rows(), str(tmp_path / "whole"), settings=full, out=tmp_path / "out", seed=0).merge is None
 
 
 def test_a_finished_run_without_a_merged_copy_is_found_again(base, tmp_path):
     settings = LORA.model_copy(update=dict(merged=False, epochs=1))
-    done = fit(rows(16), str(base), settings=settings, out=tmp_path / "run", seed=0)
+    done = fit_student(rows(16), str(base), settings=settings, out=tmp_path / "run", seed=0)
 
     def never(*_):
         raise AssertionError("trained again")
 
     for merged in (False, True, None):
         assert (
-            fit(
+            fit_student(
                 rows(16),
                 str(base),
                 settings=settings.model_copy(update=dict(merged=merged)),
@@ -425,7 +432,7 @@ def test_a_finished_run_without_a_merged_copy_is_found_again(base, tmp_path):
             == done
         )
     (tmp_path / "run" / "adapter" / "adapter_config.json").unlink()
-    assert fit(rows(16), str(base), settings=settings, out=tmp_path / "run", seed=0).steps == done.steps
+    assert fit_student(rows(16), str(base), settings=settings, out=tmp_path / "run", seed=0).steps == done.steps
 
 
 def test_a_large_base_is_kept_once(base, tmp_path, monkeypatch):
@@ -433,7 +440,7 @@ def test_a_large_base_is_kept_once(base, tmp_path, monkeypatch):
 
     monkeypatch.setattr(student, "MERGED", 1000)
     assert (
-        fit(
+        fit_student(
             rows(16), str(base), settings=LORA.model_copy(update=dict(epochs=1)), out=tmp_path / "run", seed=0
         ).path.name
         == "adapter"
@@ -456,7 +463,7 @@ def test_a_base_that_does_not_fit_beside_is_merged_on_the_cpu(base, monkeypatch)
 
 
 def test_what_is_left_behind(base, tmp_path):
-    done = fit(rows(16), str(base), settings=LORA, out=tmp_path / "run", seed=0)
+    done = fit_student(rows(16), str(base), settings=LORA, out=tmp_path / "run", seed=0)
     names = {p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*") if p.is_file()}
     assert {
         "run.json",
@@ -466,9 +473,9 @@ def test_what_is_left_behind(base, tmp_path):
         "model/chat_template.jinja",
     } <= names
     assert not [n for n in names if n.endswith((".bin", ".pt", ".pth", ".pkl", ".partial")) or "checkpoint" in n]
-    assert Fit.load(tmp_path / "run") == done and "| loss |" in done._repr_markdown_()
+    assert TrainedStudent.load(tmp_path / "run") == done and "| loss |" in done._repr_markdown_()
     (tmp_path / "run").rename(tmp_path / "moved")
-    assert Fit.load(tmp_path / "moved").path == tmp_path / "moved" / "model"
+    assert TrainedStudent.load(tmp_path / "moved").path == tmp_path / "moved" / "model"
 
 
 def test_checkpoints_hold_no_pickle(base, tmp_path):
@@ -477,7 +484,7 @@ def test_checkpoints_hold_no_pickle(base, tmp_path):
     def look(step, total, loss):
         seen.extend(p.name for p in (tmp_path / "run").rglob("*") if p.is_file())
 
-    fit(
+    fit_student(
         rows(24),
         str(base),
         settings=LORA.model_copy(update=dict(save_steps=1)),
@@ -504,7 +511,7 @@ fit(rows, base, settings=Train(**settings), out=out, seed=0, progress=progress)
 @pytest.mark.parametrize("settings", [FULL, LORA], ids=["full", "lora"])
 def test_killed_and_resumed_gives_the_same_weights(base, tmp_path, settings):
     settings = settings.model_copy(update=dict(save_steps=2))
-    whole = fit(rows(), str(base), settings=settings, out=tmp_path / "whole", seed=0)
+    whole = fit_student(rows(), str(base), settings=settings, out=tmp_path / "whole", seed=0)
     job = tmp_path / "job.json"
     job.write_text(json.dumps([rows(), str(base), settings.model_dump(), str(tmp_path / "killed"), 7]))
     ended = subprocess.run([sys.executable, "-c", KILLED, str(job)], capture_output=True, text=True)
@@ -516,7 +523,7 @@ def test_killed_and_resumed_gives_the_same_weights(base, tmp_path, settings):
         weights.write_bytes(weights.read_bytes()[:-100])
         assert _last_checkpoint(tmp_path / "killed").name == "checkpoint-4"
     (tmp_path / "killed" / "checkpoint-8.partial").mkdir()  # a kill in the middle of a save
-    done = fit(rows(), str(base), settings=settings, out=tmp_path / "killed", seed=0)
+    done = fit_student(rows(), str(base), settings=settings, out=tmp_path / "killed", seed=0)
     assert done.starts == (0, 4 if settings.method == "full" else 6)
     assert same_weights(done.path, whole.path) and done.history == whole.history
     assert not list((tmp_path / "killed").glob("checkpoint*"))
@@ -529,10 +536,10 @@ def test_killed_at_an_epochs_end(base, tmp_path):
         if step == 7:
             raise KeyboardInterrupt
 
-    whole = fit(rows(), str(base), settings=LORA, out=tmp_path / "whole", seed=0, validation=rows(3))
+    whole = fit_student(rows(), str(base), settings=LORA, out=tmp_path / "whole", seed=0, validation=rows(3))
     with pytest.raises(KeyboardInterrupt):
-        fit(rows(), str(base), settings=LORA, out=tmp_path / "again", seed=0, validation=rows(3), progress=stop)
-    done = fit(rows(), str(base), settings=LORA, out=tmp_path / "again", seed=0, validation=rows(3))
+        fit_student(rows(), str(base), settings=LORA, out=tmp_path / "again", seed=0, validation=rows(3), progress=stop)
+    done = fit_student(rows(), str(base), settings=LORA, out=tmp_path / "again", seed=0, validation=rows(3))
     assert done.starts == (0, 5) and done.validation == whole.validation and same_weights(done.path, whole.path)
 
 
@@ -543,42 +550,44 @@ def test_another_runs_folder_is_refused_and_left_alone(base, tmp_path):
 
     settings = FULL.model_copy(update=dict(save_steps=1))
     with pytest.raises(KeyboardInterrupt):
-        fit(rows(), str(base), settings=settings, out=tmp_path / "run", seed=0, progress=stop)
+        fit_student(rows(), str(base), settings=settings, out=tmp_path / "run", seed=0, progress=stop)
     with pytest.raises(StudyError, match="holds another run"):
-        fit(
+        fit_student(
             rows(),
             str(base),
             settings=settings.model_copy(update=dict(learning_rate=1e-3)),
             out=tmp_path / "run",
             seed=0,
         )
-    assert fit(rows(), str(base), settings=settings, out=tmp_path / "run", seed=0).starts == (0, 3)
+    assert fit_student(rows(), str(base), settings=settings, out=tmp_path / "run", seed=0).starts == (0, 3)
 
 
 def test_a_finished_run_is_not_trained_again(base, tmp_path):
-    done = fit(rows(16), str(base), settings=FULL, out=tmp_path / "run", seed=0)
+    done = fit_student(rows(16), str(base), settings=FULL, out=tmp_path / "run", seed=0)
 
     def never(*_):
         raise AssertionError("trained again")
 
-    assert fit(rows(16), str(base), settings=FULL, out=tmp_path / "run", seed=0, progress=never) == done
+    assert fit_student(rows(16), str(base), settings=FULL, out=tmp_path / "run", seed=0, progress=never) == done
 
 
 def test_versions_are_those_of_when_it_was_trained(base, tmp_path):
     from importlib.metadata import version
 
-    done = fit(rows(16), str(base), settings=LORA.model_copy(update=dict(epochs=1)), out=tmp_path / "run", seed=0)
+    done = fit_student(
+        rows(16), str(base), settings=LORA.model_copy(update=dict(epochs=1)), out=tmp_path / "run", seed=0
+    )
     assert done.versions == {p: version(p) for p in ("torch", "transformers", "trl", "accelerate", "peft")}
     record = json.loads((tmp_path / "run" / "fit.json").read_text())
     (tmp_path / "run" / "fit.json").write_text(json.dumps(record | dict(versions=dict(torch="1.0"))))
     assert (
-        Fit.load(tmp_path / "run").versions == dict(torch="1.0")
-        and "torch 1.0" in Fit.load(tmp_path / "run")._repr_markdown_()
+        TrainedStudent.load(tmp_path / "run").versions == dict(torch="1.0")
+        and "torch 1.0" in TrainedStudent.load(tmp_path / "run")._repr_markdown_()
     )
     (tmp_path / "run" / "fit.json").write_text(json.dumps({k: v for k, v in record.items() if k != "versions"}))
     assert (
-        Fit.load(tmp_path / "run").versions is None
-        and "trained with" not in Fit.load(tmp_path / "run")._repr_markdown_()
+        TrainedStudent.load(tmp_path / "run").versions is None
+        and "trained with" not in TrainedStudent.load(tmp_path / "run")._repr_markdown_()
     )
 
 
@@ -606,7 +615,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(base, tmp_path):
     poison.kept = None
     try:
         with pytest.raises(TrainingFailed, match="step 4: the loss is nan. The checkpoint of step 3 is kept"):
-            fit(
+            fit_student(
                 rows(),
                 str(base),
                 settings=FULL.model_copy(update=dict(save_steps=1)),
@@ -622,7 +631,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(base, tmp_path):
 def test_a_folder_that_is_a_file(base, tmp_path):
     (tmp_path / "run").write_text("not a folder")
     with pytest.raises(TrainingFailed, match="can't be written"):
-        fit(rows(8), str(base), settings=FULL, out=tmp_path / "run", seed=0)
+        fit_student(rows(8), str(base), settings=FULL, out=tmp_path / "run", seed=0)
 
 
 def test_a_full_disk(base, tmp_path, monkeypatch):
@@ -633,7 +642,7 @@ def test_a_full_disk(base, tmp_path, monkeypatch):
 
     monkeypatch.setattr(student, "_save_weights", full)
     with pytest.raises(TrainingFailed, match="the disk is full"):
-        fit(rows(8), str(base), settings=LORA, out=tmp_path / "run", seed=0)
+        fit_student(rows(8), str(base), settings=LORA, out=tmp_path / "run", seed=0)
 
 
 # ---- a real pretrained student
@@ -646,7 +655,7 @@ def test_smollm_rows_and_a_few_steps(smollm, tmp_path):
     tok = load_tokenizer(resolve_model(smollm))
     r = tokenize_rows(rows(3), tok)[2]
     assert tok.decode([t for t in r["labels"] if t != -100]) == "4<|im_end|>"
-    done = fit(
+    done = fit_student(
         rows(4), smollm, settings=Train(epochs=2, batch_size=4, r=4, warmup_ratio=0), out=tmp_path / "run", seed=0
     )  # a warm-up's first step has rate 0
     assert done.steps == 2 and done.history[1][1] < done.history[0][1] and done.trainable < done.parameters / 50
@@ -658,8 +667,8 @@ QLORA = LORA.model_copy(update=dict(method="qlora", bf16=False))
 
 
 def test_an_adapter_learns_on_four_bits(base, tmp_path):
-    done = fit(rows(), str(base), settings=QLORA, out=tmp_path / "q", seed=0)
-    lora = fit(rows(), str(base), settings=LORA, out=tmp_path / "l", seed=0)
+    done = fit_student(rows(), str(base), settings=QLORA, out=tmp_path / "q", seed=0)
+    lora = fit_student(rows(), str(base), settings=LORA, out=tmp_path / "l", seed=0)
     assert (
         done.method == "qlora"
         and done.history[-1][1] < done.history[0][1] - 0.3
@@ -686,10 +695,10 @@ def test_four_bits_killed_and_resumed_gives_the_same_weights(base, tmp_path):
 
     settings = QLORA.model_copy(update=dict(save_steps=3))
     with pytest.raises(KeyboardInterrupt):
-        fit(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0, progress=stop)
+        fit_student(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0, progress=stop)
     a, b = (
-        fit(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0),
-        fit(rows(), str(base), settings=settings, out=tmp_path / "b", seed=0),
+        fit_student(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0),
+        fit_student(rows(), str(base), settings=settings, out=tmp_path / "b", seed=0),
     )
     assert a.starts == (0, 6) and a.history == b.history and same_weights(a.path, b.path)
 
@@ -697,8 +706,8 @@ def test_four_bits_killed_and_resumed_gives_the_same_weights(base, tmp_path):
 @pytest.mark.parametrize("switch", [dict(dora=True), dict(rslora=True)])
 def test_switches_of_the_adapter_change_what_is_learned(base, tmp_path, switch):
     a, b = (
-        fit(rows(16), str(base), settings=LORA, out=tmp_path / "a", seed=0),
-        fit(rows(16), str(base), settings=LORA.model_copy(update=switch), out=tmp_path / "b", seed=0),
+        fit_student(rows(16), str(base), settings=LORA, out=tmp_path / "a", seed=0),
+        fit_student(rows(16), str(base), settings=LORA.model_copy(update=switch), out=tmp_path / "b", seed=0),
     )
     assert (
         a.history[0] == pytest.approx(b.history[0], rel=1e-4)
@@ -711,8 +720,8 @@ def test_packs_teach_what_rows_teach(base, tmp_path):
     "One step over all rows: the same loss and the same weights, packed or not."
     once = FULL.model_copy(update=dict(batch_size=64, epochs=1, bf16=False))
     a, b = (
-        fit(rows(), str(base), settings=once, out=tmp_path / "a", seed=0),
-        fit(
+        fit_student(rows(), str(base), settings=once, out=tmp_path / "a", seed=0),
+        fit_student(
             rows(),
             str(base),
             settings=once.model_copy(update=dict(packing=True, max_length=200)),
@@ -736,10 +745,10 @@ def test_packs_teach_what_rows_teach(base, tmp_path):
 
 
 def test_so_many_steps_or_tokens(base, tmp_path):
-    a = fit(rows(), str(base), settings=FULL.model_copy(update=dict(steps=7)), out=tmp_path / "a", seed=0)
+    a = fit_student(rows(), str(base), settings=FULL.model_copy(update=dict(steps=7)), out=tmp_path / "a", seed=0)
     assert a.steps == 7 and a.epochs == pytest.approx(7 / 5)
     mean = a.tokens / a.rows
-    b = fit(
+    b = fit_student(
         rows(),
         str(base),
         settings=FULL.model_copy(update=dict(epochs=2, batch_size=4, tokens_per_step=round(12 * mean))),
@@ -750,7 +759,7 @@ def test_so_many_steps_or_tokens(base, tmp_path):
 
 
 def test_the_learning_rate_that_is_left_open_is_reported(base, tmp_path):
-    done = fit(
+    done = fit_student(
         rows(16), str(base), settings=LORA.model_copy(update=dict(learning_rate=None)), out=tmp_path / "a", seed=0
     )
     assert done.learning_rate == pytest.approx(5e-4 * (2000 / 64) ** 0.781, rel=0.02)
@@ -760,7 +769,7 @@ def test_the_best_weights_are_kept(base, tmp_path):
     "A score that falls after the second look: its weights are those of a run that ended there."
     values = iter([0.5, 0.7, 0.6, 0.6])
     kept = FULL.model_copy(update=dict(epochs=4, choose="gold", schedule="constant", warmup_ratio=0))
-    done = fit(
+    done = fit_student(
         rows(),
         str(base),
         settings=kept,
@@ -769,7 +778,7 @@ def test_the_best_weights_are_kept(base, tmp_path):
         validation=rows(5),
         score=lambda model: next(values),
     )
-    plain = fit(
+    plain = fit_student(
         rows(), str(base), settings=kept.model_copy(update=dict(epochs=2, choose="last")), out=tmp_path / "b", seed=0
     )
     assert (
@@ -790,7 +799,7 @@ def test_patience_ends_a_run_and_a_kill_changes_nothing(base, tmp_path, settings
         seen.append(1)
         return [0.1, 0.9, 0.3, 0.2, 0.1][len(seen) - 1]
 
-    a = fit(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0, score=scored)
+    a = fit_student(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0, score=scored)
     assert (a.steps, a.chosen, [s for s, _ in a.looks]) == (8, 4, [2, 4, 6, 8]) and a.epochs < 5
 
     def stop(step, total, loss):
@@ -799,9 +808,9 @@ def test_patience_ends_a_run_and_a_kill_changes_nothing(base, tmp_path, settings
 
     seen = []
     with pytest.raises(KeyboardInterrupt):
-        fit(rows(), str(base), settings=settings, out=tmp_path / "b", seed=0, score=scored, progress=stop)
+        fit_student(rows(), str(base), settings=settings, out=tmp_path / "b", seed=0, score=scored, progress=stop)
     seen = [1]  # goes on from step 3: the look at 4 is taken again
-    b = fit(rows(), str(base), settings=settings, out=tmp_path / "b", seed=0, score=scored)
+    b = fit_student(rows(), str(base), settings=settings, out=tmp_path / "b", seed=0, score=scored)
     assert (
         b.starts == (0, 3)
         and (b.steps, b.chosen, b.looks) == (a.steps, a.chosen, a.looks)
@@ -823,7 +832,9 @@ def interrupted(base, out, scores):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        fit(rows(), str(base), settings=settings, out=out, seed=0, score=lambda model: next(seen), progress=stop)
+        fit_student(
+            rows(), str(base), settings=settings, out=out, seed=0, score=lambda model: next(seen), progress=stop
+        )
     return settings
 
 
@@ -834,8 +845,8 @@ def test_a_kill_leaves_the_best_weights_that_the_state_names(base, tmp_path):
         sorted(p.name for p in (tmp_path / "a").glob("best*")) == ["best-2", "best-4"]
         and _last_checkpoint(tmp_path / "a").name == "checkpoint-3"
     )
-    done = fit(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0, score=lambda model: 0.1)
-    plain = fit(
+    done = fit_student(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0, score=lambda model: 0.1)
+    plain = fit_student(
         rows(),
         str(base),
         settings=settings.model_copy(update=dict(steps=2, choose="last", eval_steps=None)),
@@ -853,7 +864,7 @@ def test_a_kill_leaves_the_best_weights_that_the_state_names(base, tmp_path):
 def test_weights_that_are_best_no_more_are_dropped(base, tmp_path):
     there, values = [], iter([0.1, 0.2, 0.3, 0.4, 0.5])
     settings = FULL.model_copy(update=dict(epochs=2, choose="gold", eval_steps=2, save_steps=10))
-    fit(
+    fit_student(
         rows(),
         str(base),
         settings=settings,
@@ -872,12 +883,12 @@ def test_best_weights_that_are_gone(base, tmp_path, left):
     if left:
         (tmp_path / "a" / "best-2").mkdir()
     with pytest.raises(StudyError, match="best-2: gone or empty.*delete .*a to train anew"):
-        fit(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0, score=lambda model: 0.1)
+        fit_student(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0, score=lambda model: 0.1)
     assert _last_checkpoint(tmp_path / "a").name == "checkpoint-3"
 
 
 def test_the_loss_chooses(base, tmp_path):
-    done = fit(
+    done = fit_student(
         rows(),
         str(base),
         settings=FULL.model_copy(update=dict(choose="loss", epochs=3)),
@@ -891,7 +902,9 @@ def test_the_loss_chooses(base, tmp_path):
 @pytest.mark.parametrize("choose", ["gold", "loss"])
 def test_nothing_to_choose_by(base, tmp_path, choose):
     with pytest.raises(StudyError, match=f"train.choose = {choose}: there is nothing to choose by"):
-        fit(rows(16), str(base), settings=FULL.model_copy(update=dict(choose=choose)), out=tmp_path / "a", seed=0)
+        fit_student(
+            rows(16), str(base), settings=FULL.model_copy(update=dict(choose=choose)), out=tmp_path / "a", seed=0
+        )
     assert not (tmp_path / "a").exists()
 
 
@@ -915,8 +928,8 @@ def test_memory_that_runs_out_is_told(base, tmp_path):
             TrainingFailed,
             match=r"out of memory, at a peak of [\d.]+ GiB. The checkpoint of step 3 is kept.*batch_size \(now 8\).*method to qlora",
         ):
-            fit(rows(), str(base), settings=settings, out=tmp_path / str(n), seed=0, progress=full)
-        assert fit(rows(), str(base), settings=settings, out=tmp_path / str(n), seed=0).starts == (0, 3)
+            fit_student(rows(), str(base), settings=settings, out=tmp_path / str(n), seed=0, progress=full)
+        assert fit_student(rows(), str(base), settings=settings, out=tmp_path / str(n), seed=0).starts == (0, 3)
 
 
 def test_a_tokenizer_of_another_model(base, tmp_path):
@@ -927,5 +940,5 @@ def test_a_tokenizer_of_another_model(base, tmp_path):
 
     LlamaForCausalLM(LlamaConfig(**{**config, "vocab_size": 90})).save_pretrained(folder)
     with pytest.raises(TrainingDataError, match="its weights know 90: they don't belong together"):
-        fit(rows(16), str(folder), settings=FULL, out=tmp_path / "run", seed=0)
+        fit_student(rows(16), str(folder), settings=FULL, out=tmp_path / "run", seed=0)
     assert not (tmp_path / "run").exists()

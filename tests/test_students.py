@@ -18,10 +18,10 @@ from distill_study.config import ARMS, Data, Student, StudyError, Teacher, parse
 from distill_study.data.load import load_data
 from distill_study.store.log import Store
 from distill_study.study import run as study
-from distill_study.study.run import answer_arms, curate_arms, label, train_arms
+from distill_study.study.run import answer_arms, curate_arms, label_inputs, train_arms
 from distill_study.teach.curate import Curated
 from distill_study.tools import share as card, share as students
-from distill_study.train.sft import Fit
+from distill_study.train.sft import TrainedStudent
 
 ARM, TEST = "distilled/vanilla", 24
 
@@ -64,7 +64,9 @@ def stored(tmp_path_factory):
     for method in ("full", "lora"):
         c, store = recipe(method).combinations()[0], Store(root)
         splits = load_data(c.data)
-        fits = train_arms(c, curate_arms(c, splits, labels=label(c, splits, store=store), store=store)[0], store=store)
+        fits = train_arms(
+            c, curate_arms(c, splits, labels=label_inputs(c, splits, store=store), store=store)[0], store=store
+        )
         said[method] = [a.text for a in answer_arms(c, splits, fits=fits, store=store)[0][ARM]]
     assert len(set(said["full"])) > 1 and said["full"] != said["lora"]
     return root, said, [e.ask("vanilla") for e in splits.test]
@@ -159,7 +161,10 @@ def test_a_student_whose_checkpoint_was_chosen_is_found_again(tmp_path):
     c, store = r.combinations()[0], Store(tmp_path / "store")
     splits = load_data(c.data)
     fits = train_arms(
-        c, curate_arms(c, splits, labels=label(c, splits, store=store), store=store)[0], store=store, splits=splits
+        c,
+        curate_arms(c, splits, labels=label_inputs(c, splits, store=store), store=store)[0],
+        store=store,
+        splits=splits,
     )
     folder, *_ = students.write_students(r, tmp_path / "out", store=tmp_path / "store")[0]
     assert (
@@ -203,7 +208,9 @@ def test_a_study_without_merged_copies_says_the_same_and_hands_on_the_same(store
     r = recipe("lora", train=dict(method="lora", r=4, learning_rate=3e-3, epochs=1, batch_size=8, merged=False))
     c, store = r.combinations()[0], Store(tmp_path / "store")
     splits = load_data(c.data)
-    fits = train_arms(c, curate_arms(c, splits, labels=label(c, splits, store=store), store=store)[0], store=store)
+    fits = train_arms(
+        c, curate_arms(c, splits, labels=label_inputs(c, splits, store=store), store=store)[0], store=store
+    )
     assert fits[ARM].path.name == "adapter" and not list((tmp_path / "store").glob("stages/*/model"))
     assert [a.text for a in answer_arms(c, splits, fits=fits, store=store)[0][ARM]] == stored[1]["lora"]
     made = students.write_students(
@@ -230,9 +237,9 @@ def test_the_card_names_the_versions_that_trained_it(stored, written, tmp_path, 
     assert "peft" not in next(
         l for l in (written["full"] / "README.md").read_text().splitlines() if "trained with" in l
     )
-    load = Fit.load.__func__
+    load = TrainedStudent.load.__func__
     monkeypatch.setattr(
-        Fit, "load", classmethod(lambda cls, out: replace(load(cls, out), versions=dict(torch="0.1 <b>|x")))
+        TrainedStudent, "load", classmethod(lambda cls, out: replace(load(cls, out), versions=dict(torch="0.1 <b>|x")))
     )
     card = (students.write_students(recipe("full"), tmp_path / "out", store=stored[0])[0][0] / "README.md").read_text()
     assert torch.__version__ not in card and "torch 0.1" in card and "<b>" not in card.split("\n---\n", 1)[1]
@@ -279,7 +286,7 @@ def test_the_hub_s_own_reader_finds_the_results_in_the_card(stored, written):
 
 def made_up(**changes):
     c = recipe("lora").combinations()[0].model_copy(update=changes)
-    fit = Fit(
+    fit = TrainedStudent(
         c.student.model,
         "lora",
         0,

@@ -301,14 +301,14 @@ def test_a_replay_finds_what_was_answered_under_settings_of_vllm(tmp_path):
     from distill_study.config import Sampling, Teacher
     from distill_study.models.engine import Request, StoredEngine
     from distill_study.store.log import Store
-    from distill_study.study.run import opened
+    from distill_study.study.run import engine_for
 
     plain, half = (
         Teacher(engine="vllm:zoo/teacher", vllm=v) for v in (None, dict(dtype="bfloat16", tensor_parallel_size=2))
     )
     q = Request("a", (dict(role="user", content="1"),), Sampling(max_tokens=4))
-    keys = [opened(who, Store(tmp_path)).key(q) for who in (plain, half)]
-    again = [opened(who, Store(tmp_path, replay=True)) for who in (plain, half)]
+    keys = [engine_for(who, Store(tmp_path)).key(q) for who in (plain, half)]
+    again = [engine_for(who, Store(tmp_path, replay=True)) for who in (plain, half)]
     assert all(isinstance(e, StoredEngine) for e in again) and [e.key(q) for e in again] == keys and keys[0] != keys[1]
 
 

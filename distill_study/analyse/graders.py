@@ -7,9 +7,9 @@ __all__ = ['FEWEST', 'cohens_kappa', 'MISSING', 'AgreementError', 'real', 'one_g
            'confusion', 'kappa', 'Estimate', 'best_lambda', 'power', 'estimate', 'alpha_table', 'truth_of',
            'kappa_table', 'confusion_table', 'trust_table', 'powered', 'power_tables', 'grader_tables', 'made_up_judge',
            'grade_rows', 'adjusted', 'win_rows', 'Measure', 'swap_consistency', 'position_bias', 'length_bias',
-           'sample_agreement', 'truth_kappa', 'sides_with_truth', 'self_preference', 'measures', 'weaknesses', 'Trial',
-           'trial', 'opinion', 'Opinions', 'two', 'opinions', 'Verdict', 'head', 'grade_table', 'win_table',
-           'habit_table', 'trial_tables']
+           'sample_agreement', 'truth_kappa', 'sides_with_truth', 'self_preference', 'measures', 'weaknesses',
+           'JudgeAssessment', 'assess_judge', 'opinion', 'Opinions', 'two', 'opinions', 'Verdict', 'head',
+           'grade_table', 'win_table', 'habit_table', 'trial_tables']
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #67159ac1
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +23,7 @@ from ..config import ARMS, Judge, StudyError
 from ..grading.judge import Judged, verdicts
 from ..grading.people import attention
 from ..grading.truth import METRICS
-from ..utils import Column, Interval, Shown, Table, esc, num
+from ..utils import Column, Displayable, Interval, Table, esc, num
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #3fb39144
 class AgreementError(StudyError):
@@ -1193,7 +1193,7 @@ def weaknesses(found: list[Measure]) -> str:
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #0f9c3027
 @dataclass(frozen=True)
-class Trial:
+class JudgeAssessment:
     "A judge's verdicts, what they come to, and what is known of the judge."
 
     judged: Judged
@@ -1228,11 +1228,13 @@ class Trial:
         )
 
 
-def trial(judged: Judged, graded, *, key: str = "correct", resamples: int = 2000, seed: int = 0) -> Trial:
+def assess_judge(
+    judged: Judged, graded, *, key: str = "correct", resamples: int = 2000, seed: int = 0
+) -> JudgeAssessment:
     "All numbers of one judge."
     graded = graded[graded["id"].isin(judged.items)]
     found = measures(judged, graded, key=key, resamples=resamples, seed=seed)
-    return Trial(
+    return JudgeAssessment(
         judged,
         grade_rows(judged, resamples, seed=seed) if len(judged.pointwise) else [],
         win_rows(judged, resamples, seed=seed) if len(judged.pairwise) else [],
@@ -1260,7 +1262,7 @@ def opinion(
 
 
 @dataclass(frozen=True, repr=False)
-class Opinions(Shown):
+class Opinions(Displayable):
     "What people say, arm by arm."
 
     rows: tuple  # arm, n (items), raters, and an `Interval` by name of each criterion
@@ -1362,7 +1364,7 @@ def opinions(
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #29338e72
 @dataclass(frozen=True, repr=False)
-class Verdict(Shown):
+class Verdict(Displayable):
     "Who judged what, and what to mind; or that nobody did."
 
     lines: tuple  # sentences
@@ -1381,7 +1383,7 @@ class Verdict(Shown):
 _NOT_ASKED = "No judge was asked: the recipe names none. With `judge: {engine: …}` a model grades the answers as well."
 
 
-def head(t: Trial | None) -> Verdict:
+def head(t: JudgeAssessment | None) -> Verdict:
     "What stands above a judge's numbers."
     if t is None:
         return Verdict((_NOT_ASKED,))
@@ -1409,7 +1411,7 @@ def head(t: Trial | None) -> Verdict:
     )
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #ece311e6
-def grade_table(t: Trial) -> Table:
+def grade_table(t: JudgeAssessment) -> Table:
     "Mean grade of every arm by every criterion."
     names = list(dict.fromkeys(r["criterion"] for r in t.grades))
     scale = {r["criterion"]: r["scale"] for r in t.grades}
@@ -1451,7 +1453,7 @@ def _why(rows, column):
     return f"Missing {column}s: {', '.join(f'{num(n, 0)} {why}' for why, n in gone.items())}." if len(gone) else ""
 
 
-def win_table(t: Trial) -> Table:
+def win_table(t: JudgeAssessment) -> Table:
     "Every pair of arms, compared by the judge."
     cols = (
         Column("arm", "Arm", kind="text"),
@@ -1492,7 +1494,7 @@ def win_table(t: Trial) -> Table:
     )
 
 
-def habit_table(t: Trial) -> Table:
+def habit_table(t: JudgeAssessment) -> Table:
     "What is known of the judge itself."
     cols = (
         Column("name", "What", kind="text"),
@@ -1522,6 +1524,6 @@ def habit_table(t: Trial) -> Table:
     )
 
 
-def trial_tables(t: Trial | None) -> list[Table]:
+def trial_tables(t: JudgeAssessment | None) -> list[Table]:
     "All tables of a judge; none without one."
     return [] if t is None else [grade_table(t)] * bool(t.grades) + [win_table(t)] * bool(t.wins) + [habit_table(t)]

@@ -24,7 +24,7 @@ from distill_study.analyse.stats import (
 )
 from ..data.load import Example
 from ..grading.truth import METRICS
-from ..utils import Column, Interval, Shown, Table, num
+from ..utils import Column, Displayable, Interval, Table, num
 
 # %% ../../nbs/70_analyse/04_pitfalls.ipynb #81a73857
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Pitfall:
 
 
 @dataclass(frozen=True, repr=False)
-class Lines(Shown):
+class Lines(Displayable):
     "All pitfalls of a report."
 
     entries: tuple

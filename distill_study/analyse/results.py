@@ -32,7 +32,7 @@ from distill_study.analyse.stats import (
 from ..config import ARMS, arms_under
 from ..grading.truth import FAMILY, METRICS, Metric, grade
 from ..train.save import FORMS
-from ..utils import Column, Interval, ReportError, Shown, Table, esc, num, pct
+from ..utils import Column, Displayable, Interval, ReportError, Table, esc, num, pct
 
 # %% ../../nbs/70_analyse/03_results.ipynb #7ea2bf6c
 def made_up_grades(
@@ -970,7 +970,7 @@ def hardness_table(
 
 # %% ../../nbs/70_analyse/03_results.ipynb #b2285ab9
 @dataclass(frozen=True, repr=False)
-class Cases(Shown):
+class Cases(Displayable):
     "Test items on which one arm was wrong and another right."
 
     wrong: str

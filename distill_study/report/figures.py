@@ -12,7 +12,7 @@ import math
 
 from ..analyse.results import Results, check_attrition
 from ..analyse.stats import BASE, TRAINED
-from ..analyse.transfer import MARKS, Cell
+from ..analyse.transfer import MARKS, TransferResult
 from ..utils import Interval, ReportError, esc, num
 
 # %% ../../nbs/80_report/01_figures.ipynb #4e3b83c7
@@ -479,7 +479,7 @@ def show(
         )
 
 # %% ../../nbs/80_report/01_figures.ipynb #795861cf
-def transfer_figure(cells: list[Cell]):  # a matplotlib Figure
+def transfer_figure(cells: list[TransferResult]):  # a matplotlib Figure
     "The difference from the untouched student, of every student on every data set; over seeds and teachers the mean. Bold: beyond chance in each of them."
     import matplotlib
     import numpy as np
@@ -561,7 +561,7 @@ def transfer_figure(cells: list[Cell]):  # a matplotlib Figure
     return fig
 
 # %% ../../nbs/80_report/01_figures.ipynb #9004fee9
-def transfer_alt(cells: list[Cell]) -> str:
+def transfer_alt(cells: list[TransferResult]) -> str:
     "The figure in words."
     said = {}
     for c in cells:

@@ -16,7 +16,7 @@ from ..data.load import has_truth, resolved, task_of
 from ..grading.truth import METRICS, main_metric
 from ..tasks.families import TASKS
 from ..tasks.prompts import PROMPT_VERSION, TARGETS, prompt_hash, rubric
-from ..utils import Interval, Shown, duration, esc, num, pct, prose, to_plain
+from ..utils import Displayable, Interval, duration, esc, num, pct, prose, to_plain
 
 # %% ../../nbs/80_report/02_findings.ipynb #7c65f639
 QUESTIONS = {
@@ -50,7 +50,7 @@ class Finding:
 
 
 @dataclass(frozen=True, repr=False)
-class Findings(Shown):
+class Findings(Displayable):
     "The five questions and what this combination says about them."
 
     entries: tuple
@@ -563,7 +563,7 @@ def findings(
 
 # %% ../../nbs/80_report/02_findings.ipynb #66ed7ee8
 @dataclass(frozen=True, repr=False)
-class Summary(Shown):
+class Summary(Displayable):
     "The main figures and the short answers, for the top of the page."
 
     tiles: tuple  # (label, value, detail)
@@ -950,7 +950,7 @@ def _statistics(c, drawn):
 
 # %% ../../nbs/80_report/02_findings.ipynb #866a0fff
 @dataclass(frozen=True, repr=False)
-class Methodology(Shown):
+class Methodology(Displayable):
     "Paragraphs of a method section, each under its heading."
 
     parts: dict
@@ -973,7 +973,7 @@ def methodology(
     c: Combination,
     splits=None,  # `data.Splits`; without them sizes are those that were asked for
     *,
-    fits=None,  # arm → `student.Fit`; without them a learning rate that the settings leave open has no number
+    fits=None,  # arm → `TrainedStudent`; without them a learning rate that the settings leave open has no number
 ) -> Methodology:
     "The method section of a combination, from its settings."
     c = resolved(c)

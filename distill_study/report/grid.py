@@ -18,7 +18,7 @@ from ..analyse.stats import BASE, holm, t_interval
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
 from .figures import INK, SOFT, _axes, _colour, png
-from ..utils import Column, Interval, Shown, Table, esc, num
+from ..utils import Column, Displayable, Interval, Table, esc, num
 
 # %% ../../nbs/80_report/04_grid.ipynb #aa052327
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def cells(
 
 # %% ../../nbs/80_report/04_grid.ipynb #3f7d25d6
 @dataclass(frozen=True, repr=False)
-class HeatMap(Shown):
+class HeatMap(Displayable):
     "Numbers in coloured cells, in blocks of rows."
 
     caption: str

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PACKAGES', 'FILES', 'HEADS', 'git_sha', 'versions', 'Provenance', 'provenance', 'metrics', 'write_json', 'templates',
            'check_page', 'render', 'entry', 'index_page', 'over_seeds', 'metric_rows', 'inert_cell', 'write_csv',
-           'shareable', 'tidy', 'key_names', 'check_names', 'writable', 'check_folders', 'claim']
+           'shareable', 'clean_notebook', 'key_names', 'check_names', 'writable', 'check_folders', 'claim']
 
 # %% ../../nbs/80_report/03_render.ipynb #50852f9a
 import ast
@@ -27,7 +27,7 @@ from ..config import ARMS, Combination, Recipe, StudyError, fingerprint
 from ..grading.truth import METRICS
 from ..models.engine import portable
 from .findings import Findings
-from ..utils import HIDDEN, ReportError, Shown, duration, esc, num, pct, scrub, to_plain, write_text
+from ..utils import HIDDEN, Displayable, ReportError, duration, esc, num, pct, scrub, to_plain, write_text
 
 # %% ../../nbs/80_report/03_render.ipynb #eeb8beab
 PACKAGES = (
@@ -83,7 +83,7 @@ def versions(packages=PACKAGES) -> dict:
 
 # %% ../../nbs/80_report/03_render.ipynb #d2a92d84
 @dataclass(frozen=True, repr=False)
-class Provenance(Shown):
+class Provenance(Displayable):
     "Everything needed to make the page again."
 
     data: dict
@@ -759,7 +759,7 @@ def shareable(c: Combination) -> Combination:
     )
 
 # %% ../../nbs/80_report/03_render.ipynb #3c66cc3a
-def tidy(
+def clean_notebook(
     path: Path,  # an executed notebook
     keys=(),  # names of environment variables that hold keys, beside those whose names say so
 ):

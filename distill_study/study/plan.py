@@ -23,8 +23,8 @@ from ..models.engine import open_teacher
 from ..models.weights import model_fingerprint, resolve_model
 from ..report.render import Provenance, git_sha, versions, write_json
 from ..store.log import Store, answered_by, to_line
-from .run import answer_tests, taught
-from ..utils import crc_of, last, to_plain
+from .run import answer_tests, noted_student
+from ..utils import crc_of, short_name, to_plain
 
 # %% ../../nbs/85_study/02_plan.ipynb #852456aa
 KINDS = ("label", "base", "train", "report", "transfer", "page")
@@ -160,7 +160,7 @@ def run_stage(
 ):
     "Do what `stage` is about; what the store has is not done again."
     from distill_study.data.load import load_data
-    from distill_study.study.run import answer_arms, label, untouched_right
+    from distill_study.study.run import answer_arms, label_inputs, untouched_right
 
     c = stage.combination
     if stage.kind == "transfer":
@@ -169,7 +169,7 @@ def run_stage(
     if stage.kind == "train":
         return _taught(stage, splits, store=store)
     if stage.kind == "label":
-        label(c, splits, store=store)
+        label_inputs(c, splits, store=store)
     if stage.kind == "base":
         untouched_right(c, splits, store=store)
     answer_arms(c, splits, fits={}, store=store)
@@ -179,7 +179,7 @@ def _asked_others(stage, store):
     "Ask the student of an arm the test items of other data sets, where there is one; why there is none, its training says."
     from distill_study.data.load import load_data
 
-    c, fit = stage.combination, taught(stage.combination, stage.arm, store=store)
+    c, fit = stage.combination, noted_student(stage.combination, stage.arm, store=store)
     if fit is None:
         return
     missing = answer_tests(
@@ -192,13 +192,13 @@ def _asked_others(stage, store):
 def _taught(stage, splits, *, store):
     "Train the student of one arm and ask it, where there is enough to learn from."
     from distill_study.data.load import has_truth
-    from distill_study.study.run import answer_arms, answer_forms, curate_one, label, train_one, validated
+    from distill_study.study.run import answer_arms, answer_forms, curate_one, label_inputs, train_one, validated
     from distill_study.teach.curate import overlaps
 
     c, arm = stage.combination, ARMS[stage.arm]
     if arm.labels == "gold" and not any(map(has_truth, splits.train)):
         return
-    labels = label(c, splits, store=store) if arm.labels != "gold" else {}
+    labels = label_inputs(c, splits, store=store) if arm.labels != "gold" else {}
     found = overlaps(splits.train, dict(test=splits.test, validation=splits.validation), settings=c.curate)
     done = curate_one(c, arm, splits=splits, answers=labels.get(arm.labels), store=store, found=found)
     if done.short:
@@ -457,7 +457,7 @@ def find(
     for c, arm in learners(recipe):
         if c.name in skip:
             left[c.name] = "the combination failed"
-        elif fit := taught(c, arm, store=store):
+        elif fit := noted_student(c, arm, store=store):
             found.append(Learner(c, arm, fit))
         else:
             left[f"{c.name}, {arm}"] = "the store has no such student: it was not run, or had too few training rows"
@@ -477,7 +477,7 @@ def ask_others(
     def ask(who, c, *, arm, fits, names):
         got, missing = answer_tests(c, arm, fits=fits, tests={n: splits[n] for n in names}, store=store)
         out.update({(who, n): a for n, a in got.items()})
-        left.update({f"{', '.join(who)} on {last(n)}": why for n, why in missing.items()})
+        left.update({f"{', '.join(who)} on {short_name(n)}": why for n, why in missing.items()})
 
     of = {
         (f.c.name, f.arm): [n for n in splits if n == f.c.data.name or (f.c.name, f.arm, n) in readable] for f in found
@@ -515,7 +515,7 @@ def origin_of(
                 fingerprint=fingerprint(recipe),
                 git_sha=git_sha(),
                 generated=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-                data_hashes={last(n): s.hashes["test"] for n, s in splits.items()},
+                data_hashes={short_name(n): s.hashes["test"] for n, s in splits.items()},
                 students={f"{f.c.name}, {f.arm}": f.fit.fingerprint for f in found},
                 number_formats={},
                 durations=durations,

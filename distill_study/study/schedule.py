@@ -33,7 +33,7 @@ from distill_study.config import (
 )
 from ..data.load import has_truth, resolved
 from ..report.grid import names_of
-from ..report.render import check_folders, check_names, key_names, shareable, tidy, writable
+from ..report.render import check_folders, check_names, clean_notebook, key_names, shareable, writable
 from ..store.log import Store
 from ..store.remote import url_of
 from distill_study.study.plan import (
@@ -298,7 +298,7 @@ def _execute(name, out, *, given, keys):
         return "the notebook's process was killed: by hand, or for want of memory (`distill-study fit` estimates what training needs)"
     finally:
         if (out / ".running.ipynb").exists():
-            tidy(out / ".running.ipynb", keys)
+            clean_notebook(out / ".running.ipynb", keys)
             os.replace(out / ".running.ipynb", out / f"{name}.ipynb")
 
 

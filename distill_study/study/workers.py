@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..config import StudyError
 from ..report.render import key_names
-from ..store.remote import is_url, local_folder
+from ..store.remote import is_url, working_copy
 from .plan import Stage, run_stage
 from ..utils import scrub
 
@@ -63,9 +63,9 @@ def work(
     with _into(log):
         try:
             if stage.kind == "report":
-                error = run_combination(stage.combination, Path(reports) / stage.name, store=local_folder(store)).error
+                error = run_combination(stage.combination, Path(reports) / stage.name, store=working_copy(store)).error
             elif stage.kind == "page":
-                error = run_generalization(stage.recipe, Path(reports), store=local_folder(store))
+                error = run_generalization(stage.recipe, Path(reports), store=working_copy(store))
             else:
                 _fill(stage, Store(store))
         except Exception as e:

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['NLI', 'WORDS', 'TASKS', 'Checker', 'same_math', 'checks', 'Parsed', 'cut_run_on', 'normal', 'unfenced', 'stated',
-           'number', 'canonical', 'first_number', 'last_number', 'boxed', 'arithmetic', 'expression', 'letter', 'label',
-           'n_words', 'from_json', 'rounds', 'Task', 'Math', 'NluQa', 'Nli', 'Summarization', 'Conversation', 'arms_of']
+           'number', 'canonical', 'first_number', 'last_number', 'boxed', 'arithmetic', 'expression', 'letter',
+           'read_label', 'n_words', 'from_json', 'rounds', 'Task', 'Math', 'NluQa', 'Nli', 'Summarization',
+           'Conversation', 'arms_of']
 
 # %% ../../nbs/10_tasks/01_families.ipynb #f80cc879
 import ast
@@ -398,7 +399,7 @@ def _one(found):
     return next(iter(found)) if len(found) == 1 else None
 
 
-def label(
+def read_label(
     text: str,  # what follows an answer statement, or a whole completion
     whole: bool = False,  # the latter: any line may name it
 ) -> str | None:
@@ -656,13 +657,13 @@ class Nli(Task):
     name = "nli"
 
     def read(self, text, choices):
-        return label(text)
+        return read_label(text)
 
     def exact(self, text, choices):
         return text.lower() if text.lower() in NLI else None
 
     def search(self, text, choices):
-        return label(text, whole=True)
+        return read_label(text, whole=True)
 
 # %% ../../nbs/10_tasks/01_families.ipynb #3c3b61e1
 class Summarization(Task):

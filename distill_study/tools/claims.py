@@ -18,7 +18,7 @@ from ..analyse.stats import BASE, smallest_difference
 from ..grading.truth import METRICS
 from .compare import interval_difference
 from .explore import Report, find_reports
-from ..utils import Column, Interval, Shown, Table, esc, to_plain
+from ..utils import Column, Displayable, Interval, Table, esc, to_plain
 
 # %% ../../nbs/90_tools/05_claims.ipynb #bb7868dd
 SUPPORTS, CONTRADICTS, OPEN = "supports", "contradicts", "open"
@@ -324,7 +324,7 @@ def _row(e):
 
 
 @dataclass(frozen=True, repr=False)
-class Claims(Shown):
+class Claims(Displayable):
     "Every claim with what the reports say of it."
 
     found: tuple  # (Claim, list of Evidence)

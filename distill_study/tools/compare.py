@@ -20,7 +20,7 @@ from ..analyse.stats import holm, paired, paired_difference, paired_p
 from ..config import Combination, ConfigError, Recipe, StudyError
 from ..grading.truth import METRICS
 from .explore import Report, find_reports, read_report, rebuild
-from ..utils import HIDDEN, Column, Interval, Shown, Table, duration, esc, to_plain
+from ..utils import HIDDEN, Column, Displayable, Interval, Table, duration, esc, to_plain
 
 # %% ../../nbs/90_tools/02_compare.ipynb #df3a69f1
 def interval_difference(
@@ -285,7 +285,7 @@ def compare_reports(
 
 # %% ../../nbs/90_tools/02_compare.ipynb #56760962
 @dataclass(frozen=True, repr=False)
-class Diff(Shown):
+class Diff(Displayable):
     "What changed between two reports, or between two recipes' reports, combination by combination."
 
     pairs: list  # of `Pair`
@@ -640,7 +640,7 @@ def differing(a: dict, b: dict) -> tuple[int, list[Change], int]:
 
 # %% ../../nbs/90_tools/02_compare.ipynb #6832117c
 @dataclass(frozen=True, repr=False)
-class Reproduced(Shown):
+class Reproduced(Displayable):
     "What became of a report that was made again."
 
     name: str

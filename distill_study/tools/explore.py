@@ -24,7 +24,7 @@ from ..analyse.stats import TRAINED
 from ..config import ARMS, Combination, StudyError, nearest
 from ..grading.truth import METRICS, Metric
 from ..report.figures import png
-from ..utils import Column, Interval, Shown, Table, esc, num
+from ..utils import Column, Displayable, Interval, Table, esc, num
 
 # %% ../../nbs/90_tools/01_explore.ipynb #2d776cc5
 class ExploreError(StudyError):
@@ -276,7 +276,7 @@ def as_table(reports: list[Report], rows):
 
 # %% ../../nbs/90_tools/01_explore.ipynb #e6672779
 @dataclass(frozen=True, repr=False)
-class Figure(Shown):
+class Figure(Displayable):
     "A figure that shows itself in Jupyter, with its description for those who can't see it."
 
     fig: object  # a matplotlib Figure
@@ -346,7 +346,7 @@ def rebuild(
     from distill_study.grading.truth import grade
     from distill_study.store.archive import open_root
     from distill_study.store.log import Store
-    from distill_study.study.run import answer_arms, judge_arms, label, train_arms
+    from distill_study.study.run import answer_arms, judge_arms, label_inputs, train_arms
 
     splits = load_data(r.combination().data)
     c, kept = resolved(r.combination(), splits.task), Store(open_root(store), replay=True)
@@ -356,7 +356,7 @@ def rebuild(
         )
     try:
         with redirect_stderr(StringIO()):  # a replay tells its stages
-            labels = label(c, splits, store=kept)
+            labels = label_inputs(c, splits, store=kept)
             curated = _curated(c, splits, labels=labels, store=kept)
             answers, _ = answer_arms(
                 c,
@@ -799,7 +799,7 @@ def attrition_figure(found: Frames) -> Figure:
     )
 
 # %% ../../nbs/90_tools/01_explore.ipynb #fddcecd4
-class Explored(Frames, Shown):
+class Explored(Frames, Displayable):
     "Reports as tidy DataFrames that show themselves; those of items need the store."
 
     def html(self) -> str:
@@ -1054,7 +1054,7 @@ def input_page(
     )
 
 # %% ../../nbs/90_tools/01_explore.ipynb #fda6a099
-class Note(Shown):
+class Note(Displayable):
     "One line in place of something that isn't there."
 
     def __init__(self, text):

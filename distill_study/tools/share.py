@@ -27,12 +27,12 @@ from ..grading.truth import METRICS, grade, main_metric
 from ..models.engine import EngineError
 from ..models.weights import SMOLLM, ModelError, local_model, model_fingerprint, resolve_model
 from ..store.log import MANIFEST, Store
-from ..study.run import answer_arms, curate_arms, label, train_arms, weights_of
+from ..study.run import answer_arms, curate_arms, label_inputs, train_arms, weights_of
 from ..tasks.families import TASKS, arms_of
 from ..tasks.prompts import EXPLAIN, TARGETS, form_hash, prompt_hash, wording
 from ..teach.curate import REASONS, Curated
-from ..train.sft import Fit, write_merged
-from ..utils import HIDDEN, crc_of, last, pct, to_plain, write_text
+from ..train.sft import TrainedStudent, write_merged
+from ..utils import HIDDEN, crc_of, pct, short_name, to_plain, write_text
 
 # %% ../../nbs/90_tools/03_share.ipynb #82ac973d
 CATEGORIES = dict(
@@ -278,7 +278,7 @@ def recipe_rows(recipe: Recipe, store: Store):  # yields (combination, its `data
     "The training rows of every combination of a recipe, from what is in the store."
     for c in recipe.combinations():
         splits = load_data(c.data)
-        yield c, splits, curate_arms(c, splits, labels=label(c, splits, store=store), store=store)[0]
+        yield c, splits, curate_arms(c, splits, labels=label_inputs(c, splits, store=store), store=store)[0]
 
 
 def write_recipe(
@@ -368,7 +368,7 @@ class Trained:
     c: Combination
     splits: object  # `data.Splits`
     rows: Curated  # what it was trained on
-    fit: Fit
+    fit: TrainedStudent
     weights: str | None = None  # fingerprint of the base model's files
     results: Results | None = None  # of all arms; None where the store has no answers to the test items
 
@@ -389,8 +389,8 @@ class Trained:
 
     @property
     def name(self) -> str:
-        by = "gold" if self.arm.labels == "gold" else last(self.c.teacher.engine.partition(":")[2])
-        return f"{last(self.c.student.model)} taught {last(self.c.data.name)} by {by}, {self.arm.name}"
+        by = "gold" if self.arm.labels == "gold" else short_name(self.c.teacher.engine.partition(":")[2])
+        return f"{short_name(self.c.student.model)} taught {short_name(self.c.data.name)} by {by}, {self.arm.name}"
 
 
 def hub_id(name: str) -> str | None:
@@ -432,8 +432,8 @@ def eval_results(t: Trained) -> list | None:  # of `huggingface_hub.EvalResult`;
     ]
     where = dict(
         task_type="text-generation",
-        dataset_type=hub_id(t.c.data.name) or last(t.c.data.name),
-        dataset_name=last(t.c.data.name),
+        dataset_type=hub_id(t.c.data.name) or short_name(t.c.data.name),
+        dataset_name=short_name(t.c.data.name),
         dataset_split=t.splits.used.get("test", "test"),
         dataset_args=dict(items=record["n"], hash=t.splits.hashes["test"]),
     )
@@ -548,7 +548,7 @@ def usage(
         t.c.student.model.startswith("zoo/"),
     )
     said = [
-        f"FOLDER is this folder{'' if adapter and ours else ', or its name on the hub'}; QUESTION is an input like those of {inert(last(t.c.data.name))}{', and SYSTEM the instruction that comes with it' if 'SYSTEM' in ask else ''}."
+        f"FOLDER is this folder{'' if adapter and ours else ', or its name on the hub'}; QUESTION is an input like those of {inert(short_name(t.c.data.name))}{', and SYSTEM the instruction that comes with it' if 'SYSTEM' in ask else ''}."
     ]
     if t.arm.stop == ("\n",):
         said += ["Its answer is the first line of what it writes; the reasoning comes after."]
@@ -557,7 +557,7 @@ def usage(
             "The base model is built in; a copy is in `base`, and `AutoPeftModelForCausalLM` finds it there when it is called from within this folder."
         ]
     elif adapter and not hub_id(t.c.student.model):
-        said += [f"BASE is the base model's folder, {inert(last(t.c.student.model))}; it is not on the hub."]
+        said += [f"BASE is the base model's folder, {inert(short_name(t.c.student.model))}; it is not on the hub."]
     block = lambda text: f"```python\n{text}\n```"
     return [
         "## How to load it",
@@ -588,7 +588,7 @@ def results_part(t: Trained) -> list[str]:
     ]
     gap, test = next((g.recovered for g in r.gaps if g.arm == arm and g.teacher == r.teacher), None), r.test(BASE, arm)
     said = [
-        f"Held-out items of {inert(last(t.c.data.name))}, split {inert(tested)}, hash {t.splits.hashes['test']}, answered greedily by the students; 95 % intervals. Flexible reading finds the answer wherever it stands, strict reading only in the format that was asked for."
+        f"Held-out items of {inert(short_name(t.c.data.name))}, split {inert(tested)}, hash {t.splits.hashes['test']}, answered greedily by the students; 95 % intervals. Flexible reading finds the answer wherever it stands, strict reading only in the format that was asked for."
     ]
     if gap is not None:
         said += [
@@ -641,7 +641,7 @@ def student_card(
     adapter: bool = False,  # of the adapter alone
 ) -> str:  # README.md
     "The card of a trained student."
-    c, data, model = t.c, inert(last(t.c.data.name)), inert(to_plain(t.c.student.model))
+    c, data, model = t.c, inert(short_name(t.c.data.name)), inert(to_plain(t.c.student.model))
     who = (
         "the data set's own gold answers"
         if t.arm.labels == "gold"
@@ -787,7 +787,7 @@ def recipe_students(
     "Every trained student of a recipe, with its results, from what is in the store."
     for c in recipe.combinations():
         splits = load_data(c.data)
-        curated = curate_arms(c, splits, labels=label(c, splits, store=store), store=store)[0]
+        curated = curate_arms(c, splits, labels=label_inputs(c, splits, store=store), store=store)[0]
         fits = train_arms(c, curated, store=store, splits=splits)
         results, weights = measured(c, splits, fits=fits, store=store), base_weights(c, store)
         for arm, fit in fits.items():
@@ -865,7 +865,7 @@ def recipe_answers(
         try:
             fits = train_arms(
                 c,
-                curate_arms(c, splits, labels=label(c, splits, store=store), store=store)[0],
+                curate_arms(c, splits, labels=label_inputs(c, splits, store=store), store=store)[0],
                 store=store,
                 splits=splits,
             )

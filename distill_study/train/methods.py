@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ..config import Arm, Combination, Sampling, StudyError, Train, fingerprint
 from ..grading.truth import grader_hash
-from ..models.weights import ModelError, load_model
+from ..models.weights import ModelError, load_model, load_tokenizer
 from ..store.log import Store
 from ..tasks.families import TASKS
 from ..tasks.prompts import prompt_hash

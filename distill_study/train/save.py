@@ -30,7 +30,7 @@ class FormEngine(TransformersEngine):
     def __init__(
         self,
         form: str,  # 'adapter' or 'nf4'
-        fit,  # `student.Fit`
+        fit,  # `TrainedStudent`
         *,
         student: Student,
     ):
@@ -72,7 +72,7 @@ class FormEngine(TransformersEngine):
 
 
 def forms_of(
-    fit,  # `student.Fit`
+    fit,  # `TrainedStudent`
     student: Student,
 ) -> list[str]:
     "The other forms that were asked for and exist."

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MERGED', 'TrainingDataError', 'TrainingFailed', 'tokenize_rows', 'fit_length', 'long_rows', 'seen_row', 'render_row',
-           'Fit', 'GroupedOrder', 'target_loss', 'mean_loss', 'keep_merged', 'write_merged', 'merge_adapter',
-           'run_fingerprint', 'fit']
+           'TrainedStudent', 'GroupedOrder', 'target_loss', 'mean_loss', 'keep_merged', 'write_merged', 'merge_adapter',
+           'run_fingerprint', 'fit_student']
 
 # %% ../../nbs/50_train/03_sft.ipynb #2211c3f8
 import errno
@@ -196,12 +196,12 @@ def fit_length(
 
 # %% ../../nbs/50_train/03_sft.ipynb #9a14dad0
 def long_rows(
-    rows: list,  # as `fit` takes them
+    rows: list,  # as `fit_student` takes them
     model: str,  # hub id, local folder or zoo model
     *,
     settings: Train,
 ) -> dict:  # id → how long it is, in words
-    "The rows that `fit` would drop as too long; refuses where they are too many."
+    "The rows that `fit_student` would drop as too long; refuses where they are too many."
     base = resolve_model(model)
     tokenizer = load_tokenizer(base)
     context, stops = _limits(base, tokenizer)
@@ -250,7 +250,7 @@ def render_row(
 
 # %% ../../nbs/50_train/03_sft.ipynb #1c22df70
 @dataclass(frozen=True)
-class Fit:
+class TrainedStudent:
     "What one training run did: everything the report says about it."
 
     model: str  # the student that was trained, as named in the settings
@@ -292,7 +292,7 @@ class Fit:
     path: Path | None = field(default=None, compare=False)  # folder of the trained model
 
     @classmethod
-    def load(cls, out: Path) -> "Fit":
+    def load(cls, out: Path) -> "TrainedStudent":
         "Read what `save` wrote; the model's path follows the folder."
         data = json.loads((Path(out) / "fit.json").read_text(encoding="utf-8"))
         pairs = {
@@ -320,24 +320,24 @@ def _trained(out):
     )
 
 
-def _share_taught(self: Fit) -> float:
+def _share_taught(self: TrainedStudent) -> float:
     "Supervised tokens over all tokens."
     return self.supervised_tokens / self.tokens if self.tokens else 0.0
 
 
-Fit.supervised_share = property(_share_taught)
+TrainedStudent.supervised_share = property(_share_taught)
 
 
-def _fit_save(self: Fit, out: Path):
+def _fit_save(self: TrainedStudent, out: Path):
     "Write `out`/fit.json, whole or not at all."
     data = {k: v for k, v in asdict(self).items() if k != "path"} | dict(supervised_share=self.supervised_share)
     _write_json(Path(out) / "fit.json", data)
 
 
-Fit.save = _fit_save
+TrainedStudent.save = _fit_save
 
 
-def _fit_markdown(self: Fit):
+def _fit_markdown(self: TrainedStudent):
     "The run as a small table."
     line = lambda k, v: f"| {k} | {v} |"
     body = [
@@ -380,7 +380,7 @@ def _fit_markdown(self: Fit):
     return "\n".join(["| | |", "|---|---|", *body])
 
 
-Fit._repr_markdown_ = _fit_markdown
+TrainedStudent._repr_markdown_ = _fit_markdown
 
 # %% ../../nbs/50_train/03_sft.ipynb #8f629bb3
 class GroupedOrder:
@@ -1094,7 +1094,7 @@ def _done(out, key):
     "Does `out` hold this run, finished?"
     if _mark(out).get("fingerprint") != key or not (out / "fit.json").is_file():
         return False
-    found = Fit.load(out)  # a merge that was noted has left a model
+    found = TrainedStudent.load(out)  # a merge that was noted has left a model
     return (
         (out / "model" / "config.json").is_file()
         or found.method != "full"
@@ -1202,7 +1202,7 @@ def _disk_errors(e, out):
     )
 
 # %% ../../nbs/50_train/03_sft.ipynb #b5e9f0cb
-def fit(
+def fit_student(
     rows: list,  # {"id", "messages"}, the last message being the target
     model: str,  # hub id, local folder or zoo model
     *,
@@ -1212,7 +1212,7 @@ def fit(
     validation: list | None = None,  # rows whose loss is reported after every epoch
     progress=None,  # called with (step, steps in all, loss)
     score=None,  # with train.choose = gold: how good a model in training is; more is better
-) -> Fit | None:  # of several processes, only the first one gets it
+) -> TrainedStudent | None:  # of several processes, only the first one gets it
     "Train `model` on `rows`; the model is under `out`/model, and what happened is returned and kept in `out`/fit.json."
     out, base = Path(out), resolve_model(model)
     refuse(settings, device())
@@ -1221,7 +1221,7 @@ def fit(
         run_fingerprint(rows, model, settings=settings, seed=seed, validation=validation, score=score),
     )
     if _done(out, key):
-        return Fit.load(out)
+        return TrainedStudent.load(out)
     context, stops = _limits(base, tokenizer)
     kept, dropped, limit = fit_length(tokenize_rows(rows, tokenizer, stops=stops), settings, context=context)
     held = [r for r in tokenize_rows(validation or [], tokenizer, stops=stops) if len(r["input_ids"]) <= limit]
@@ -1353,7 +1353,7 @@ def _train(rows, held, *, name, base, settings, out, seed, tokenizer, last, prog
         processes=processes,
     )
     merge = _save_result(trainer, settings, base=base, name=name, out=out, saved=saved, rows=rows[:8], weights=weights)
-    done = Fit(
+    done = TrainedStudent(
         method=settings.method,
         energy=energy,
         tokens=tokens,
