@@ -110,7 +110,7 @@ def run(case):
 
     from distill_study.config import StudyError, Train
     from distill_study.models.weights import load_tokenizer, resolve_model
-    from distill_study.study.resources import estimate, this_machine
+    from distill_study.study.memory import estimate, this_machine
     from distill_study.train.sft import fit_student
 
     cuda, folder, (batch, length), passes = (

@@ -180,7 +180,7 @@ def show(
 ):
     "Show what a recipe would run, without running it, and about what it would take."
     from distill_study.data.load import task_of
-    from distill_study.study import resources as estimate
+    from distill_study.study import estimate
     from distill_study.study.plan import plan_others
     from distill_study.study.schedule import plan
 
@@ -431,7 +431,7 @@ def fit(
 ):
     "Estimate the memory that training MODEL needs, part by part, and name the cheapest setting that fits."
     from distill_study.config import Train
-    from distill_study.study import resources as memory
+    from distill_study.study import memory
 
     devices = memory.parse_gpus(gpus) if gpus is not None else memory.this_machine()
     settings = Train.parse(dict(batch_size=batch_size, r=r), "fit")
@@ -447,7 +447,7 @@ def _advice(advice, devices):
     from rich.console import Console
     from rich.table import Table
 
-    from distill_study.study.resources import MOMENTS, table
+    from distill_study.study.memory import MOMENTS, table
 
     head, rows, best = table(advice)
     e = advice.chosen or advice.tried[-1]

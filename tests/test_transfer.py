@@ -16,8 +16,8 @@ from distill_study.report.figures import transfer_alt, transfer_figure
 from distill_study.report.render import check_page
 from distill_study.store.log import Store
 from distill_study.study import schedule, schedule as grid
+from distill_study.study.estimate import stages
 from distill_study.study.plan import ask_others, find, graph, plan_others, run_stage
-from distill_study.study.resources import stages
 from distill_study.tasks.families import TASKS
 
 RAW = dict(

@@ -30,19 +30,17 @@ from ..models.engine import open_teacher
 from ..models.openai import Server
 from ..models.weights import SMOLLM, _cached, smollm_wheel
 from ..store.log import Store
-from distill_study.study.resources import (
-    Devices,
+from distill_study.study.estimate import (
     _size,
     budget,
-    estimate,
     length,
     parameters,
     parse_hardware,
     rows_a_pass,
     shape,
-    this_machine,
     weight_bytes,
 )
+from ..study.memory import Devices, estimate, this_machine
 from ..study.run import answer_arms, curate_arms, judge_arms, label_inputs, train_one
 from ..train.launch import check_launch
 from ..train.methods import refuse
