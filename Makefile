@@ -4,6 +4,8 @@ SMOLLM ?=
 VLLM ?=
 CORE := 00_config.ipynb 01_utils.ipynb 10_tasks 20_data 25_store
 LAB ?=
+# Where this is set, every process compiles all that it imports anew: 26 seconds for trl instead of 9.
+unexport PYTHONDONTWRITEBYTECODE
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
