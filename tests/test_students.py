@@ -247,7 +247,7 @@ def test_the_card_names_the_versions_that_trained_it(stored, written, tmp_path, 
 
 def test_the_hub_s_own_reader_finds_the_results_in_the_card(stored, written):
     c = recipe("full").combinations()[0]
-    trained = next(students.recipe_students(recipe("full"), Store(stored[0], replay=True)))
+    trained = students.recipe_students(recipe("full"), Store(stored[0], replay=True))[0]
     got = ModelCard.load(written["full"] / "README.md")
     assert (
         isinstance(got.data, ModelCardData)
@@ -298,7 +298,7 @@ def made_up(**changes):
         history=((1, 2.0),),
         seconds=1.0,
     )
-    return students.Trained(
+    return students.StudentRecord(
         c,
         SPLITS,
         Curated(
@@ -392,7 +392,7 @@ def test_without_answers_there_are_no_results(stored, tmp_path):
     shutil.copytree(stored[0], root)
     for p in (root / "completions").glob("*model*"):
         p.unlink()
-    t = next(students.recipe_students(recipe("full"), Store(root, replay=True)))
+    t = students.recipe_students(recipe("full"), Store(root, replay=True))[0]
     assert (
         t.results is None
         and "Not measured: the store has no answers" in students.student_card(t)
@@ -404,7 +404,7 @@ def test_neither_base_model_nor_anything_else_is_looked_for_outside_the_store(st
     def gone(*_):
         raise AssertionError("looked for a model")
 
-    for module in ("student", "study", "students", "local", "models"):
+    for module in ("train.sft", "study.run", "tools.share", "models.local", "models.weights"):
         monkeypatch.setattr(f"distill_study.{module}.resolve_model", gone, raising=False)
     assert [p for p, *_ in students.write_students(recipe("full"), tmp_path / "out", store=stored[0])] == [
         tmp_path / "out" / "tiny-qa--teacher--student-s" / "distilled-vanilla"
@@ -415,7 +415,7 @@ def test_neither_base_model_nor_anything_else_is_looked_for_outside_the_store(st
 def test_what_is_damaged_in_the_store_is_not_handed_on(stored, tmp_path, harm):
     root = tmp_path / "store"
     shutil.copytree(stored[0], root)
-    t = next(students.recipe_students(recipe("lora"), Store(root, replay=True)))
+    t = students.recipe_students(recipe("lora"), Store(root, replay=True))[0]
     bad = t.fit.path / ("config.json" if harm == "config" else "model.safetensors")
     if harm == "gone":
         bad.unlink()
@@ -432,7 +432,7 @@ def test_nothing_is_overwritten_and_what_can_t_be_written_says_so(stored, writte
     with pytest.raises(StudyError, match="exists already"):
         students.write_students(recipe("full"), written["full"].parents[1], store=stored[0])
     assert (written["full"] / "README.md").stat().st_mtime_ns == before
-    t = next(students.recipe_students(recipe("full"), Store(stored[0], replay=True)))
+    t = students.recipe_students(recipe("full"), Store(stored[0], replay=True))[0]
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match="can't be written"):
         students.write_student(tmp_path / "file" / "x", t)
@@ -444,7 +444,7 @@ def test_nothing_is_overwritten_and_what_can_t_be_written_says_so(stored, writte
 
 
 def test_an_adapter_names_its_base_so_that_no_stranger_s_model_is_loaded(stored, tmp_path):
-    t = next(students.recipe_students(recipe("lora"), Store(stored[0], replay=True)))
+    t = students.recipe_students(recipe("lora"), Store(stored[0], replay=True))[0]
     named = lambda model: json.loads(
         (
             students.write_student(
