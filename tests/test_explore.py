@@ -1,4 +1,6 @@
-"""Reports as tables: what was written is what is read, damaged files are named, items are those of the store, hostile text does nothing."""
+"""Reports as tables: what was written is what is read, damaged files are named, items are those of the store,
+hostile text does nothing.
+"""
 
 import json
 import shutil

@@ -132,7 +132,10 @@ def test_module_has_what_it_says(name):
 
 
 def test_import_is_light():
-    heavy = "torch transformers trl peft accelerate datasets pandas scipy statsmodels matplotlib seaborn pydantic numpy papermill nbconvert spacy rouge_score".split()
+    heavy = (
+        "torch transformers trl peft accelerate datasets pandas scipy statsmodels matplotlib seaborn pydantic numpy"
+        " papermill nbconvert spacy rouge_score".split()
+    )
     code = f"import sys, distill_study; print([m for m in {heavy!r} if m in sys.modules])"
     assert (
         subprocess.run(
@@ -144,7 +147,10 @@ def test_import_is_light():
 
 def test_module_imports_stay_light():
     "torch and its kind load inside the functions that need them."
-    heavy = "torch transformers trl peft accelerate datasets pandas scipy statsmodels matplotlib seaborn papermill vllm spacy rouge_score".split()
+    heavy = (
+        "torch transformers trl peft accelerate datasets pandas scipy statsmodels matplotlib seaborn papermill vllm"
+        " spacy rouge_score".split()
+    )
     code = (
         "\n".join(f"import distill_study.{m}" for m in MODULES)
         + f"\nimport sys; print([m for m in {heavy!r} if m in sys.modules])"
@@ -192,7 +198,7 @@ def requirements():
         for k, v in cfg["DEFAULT"].items()
         if k.endswith("requirements")
     }
-    return {k: [l for l in v.splitlines() if l.strip()] for k, v in lists.items()}
+    return {k: [line for line in v.splitlines() if line.strip()] for k, v in lists.items()}
 
 
 def parsed(lines):
@@ -200,7 +206,7 @@ def parsed(lines):
 
 
 def pins():
-    rows = [l for l in (ROOT / "constraints.txt").read_text().splitlines() if not l.startswith("#")]
+    rows = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
     return {canonicalize_name(name): version for name, version in (row.split("==") for row in rows)}
 
 

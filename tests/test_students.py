@@ -1,4 +1,8 @@
-"""Trained students as folders: others load them without this package and get the same answers, the card says what the store says, nothing is pushed unasked."""
+"""Trained students as folders.
+
+Others load them without this package and get the same answers, the card says what the store says, nothing is pushed
+unasked.
+"""
 
 import json
 import os
@@ -101,8 +105,9 @@ def test_transformers_and_peft_load_them_without_us_and_they_say_the_same(stored
         + """
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from peft import AutoPeftModelForCausalLM
-said = {f: answers(AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32), AutoTokenizer.from_pretrained(f), asked) for f in (full, lora)}
-said[adapter] = answers(AutoPeftModelForCausalLM.from_pretrained(".", dtype=torch.float32), AutoTokenizer.from_pretrained("."), asked)
+def loaded(cls, f): return answers(cls.from_pretrained(f, dtype=torch.float32), AutoTokenizer.from_pretrained(f), asked)
+said = {f: loaded(AutoModelForCausalLM, f) for f in (full, lora)}
+said[adapter] = loaded(AutoPeftModelForCausalLM, ".")
 print(json.dumps([said[f] for f in (full, lora, adapter)]))"""
     )
     said = alone(code, written["adapter"], written["full"], written["lora"], written["adapter"], json.dumps(stored[2]))
@@ -117,7 +122,8 @@ def test_the_lines_of_the_card_run_as_they_stand(stored, written, tmp_path):
 import contextlib, io, json
 said = []
 for FOLDER, lines in json.loads(sys.argv[1]):
-    with contextlib.redirect_stdout(io.StringIO()) as out: exec("\\n".join(lines), dict(FOLDER=FOLDER, QUESTION=sys.argv[2]))
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec("\\n".join(lines), dict(FOLDER=FOLDER, QUESTION=sys.argv[2]))
     said.append(out.getvalue().strip())
 print(json.dumps(said))"""
     assert ["pipeline" in lines[1] for _, lines in todo] == [True] * 3 and "PeftModel" in todo[2][1][1]
@@ -133,14 +139,16 @@ import json, os
 os.environ |= dict(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_NO_USAGE_STATS="1")
 def work():
     import vllm
-    small = lambda *a, **kw: real(*a, **kw, dtype="float32", enforce_eager=True, max_model_len=256, kv_cache_memory_bytes=2**28)
+    tiny = dict(dtype="float32", enforce_eager=True, max_model_len=256, kv_cache_memory_bytes=2**28)
+    small = lambda *a, **kw: real(*a, **kw, **tiny)
     real, vllm.LLM = vllm.LLM, small
     said = []
     for FOLDER, lines in json.loads(sys.argv[1]):
         names = dict(FOLDER=FOLDER, QUESTION="?", print=lambda *_: None)
         exec(lines, names)
         lora = dict(lora_request=names["LoRARequest"]("student", 1, FOLDER)) if "LoRARequest" in names else {}
-        got = names["llm"].chat(json.loads(sys.argv[2]), names["SamplingParams"](temperature=0, max_tokens=8), use_tqdm=False, **lora)
+        greedy = names["SamplingParams"](temperature=0, max_tokens=8)
+        got = names["llm"].chat(json.loads(sys.argv[2]), greedy, use_tqdm=False, **lora)
         said.append([o.outputs[0].text for o in got])
         del names["llm"]
     print(json.dumps(said))
@@ -235,7 +243,7 @@ def test_the_card_names_the_versions_that_trained_it(stored, written, tmp_path, 
             and f"peft {peft.__version__}" in (written[name] / "README.md").read_text()
         )
     assert "peft" not in next(
-        l for l in (written["full"] / "README.md").read_text().splitlines() if "trained with" in l
+        line for line in (written["full"] / "README.md").read_text().splitlines() if "trained with" in line
     )
     load = TrainedStudent.load.__func__
     monkeypatch.setattr(
@@ -246,7 +254,6 @@ def test_the_card_names_the_versions_that_trained_it(stored, written, tmp_path, 
 
 
 def test_the_hub_s_own_reader_finds_the_results_in_the_card(stored, written):
-    c = recipe("full").combinations()[0]
     trained = students.recipe_students(recipe("full"), Store(stored[0], replay=True))[0]
     got = ModelCard.load(written["full"] / "README.md")
     assert (
@@ -514,7 +521,8 @@ def test_a_push_is_asked_for_checked_and_private(stored, tmp_path, monkeypatch):
     name = "me/tiny-qa-teacher-student-s-distilled-vanilla"
     assert (
         done.exit_code == 0
-        and [l for l in done.stdout.split() if "hub" in l] == [f"https://hub/{name}", f"https://hub/{name}-adapter"]
+        and [line for line in done.stdout.split() if "hub" in line]
+        == [f"https://hub/{name}", f"https://hub/{name}-adapter"]
         and "hf_secret" not in done.output
     )
     assert [c for c in calls if isinstance(c, tuple)] == [
