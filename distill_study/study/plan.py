@@ -21,10 +21,10 @@ from ..config import ARMS, Combination, Recipe, StudyError, fingerprint, strateg
 from ..data.load import load_data, resolved
 from ..models.engine import open_teacher
 from ..models.weights import model_fingerprint, resolve_model
-from ..report.render import Provenance, git_sha, versions, write_json
+from ..report.render import Provenance, git_sha, versions
 from ..store.log import Store, answered_by, to_line
 from .run import answer_tests, noted_student
-from ..utils import crc_of, short_name, to_plain
+from ..utils import crc_of, short_name, to_plain, write_json
 
 # %% ../../nbs/85_study/02_plan.ipynb #852456aa
 KINDS = ("label", "base", "train", "report", "transfer", "page")

@@ -490,7 +490,6 @@ def check_judge(c: Combination, splits, *, store: Store):
 # %% ../../nbs/85_study/05_schedule.ipynb #6da3a8db
 def write_index(recipe: Recipe, outcomes: list[Outcome], *, folder: Path):
     "The page of a recipe, and `grid.json`, from which it can be made again. Heat maps and their kind come when all is over, or now and then where combinations take long; a page that would take over a tenth of the time waits."
-    from distill_study.report.render import write_json
     from distill_study.utils import scrub
 
     done, grid = {o.combination.name: o for o in outcomes}, recipe.combinations()
@@ -708,7 +707,7 @@ class Board:
         if not ended and time.time() - self.wrote < 1:
             return
         self.wrote = time.time()
-        write_json(self.path, self.status(ended))
+        write_json(self.status(ended), self.path, exact=True)
 
 # %% ../../nbs/85_study/05_schedule.ipynb #67821f56
 def run_graph(
