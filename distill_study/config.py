@@ -59,7 +59,7 @@ class Settings(BaseModel):
         except ValidationError as e:
             raise ConfigError(_explain(cls, e, where=where)) from None
 
-# %% ../nbs/00_config.ipynb #54f0e6c2
+# %% ../nbs/00_config.ipynb #ba398f7c
 def _kinds(cls):
     "All settings classes under `cls`."
     for k in cls.__subclasses__():
@@ -100,7 +100,8 @@ def _explain(cls, error, *, where):
         if kind == "too_short" and loc in deeper:
             continue  # its entries are what is wrong
         name = str(loc[-1]) if loc else ""
-        path = ".".join(map(str, (where, *loc) if where else loc))
+        inside = ".".join(map(str, loc))
+        path = f"{where}.{inside}" if where and inside else where or inside
         if kind == "extra_forbidden":
             lines.append(f"{path}: unknown setting.{nearest(name, _fields_at(cls, loc[:-1]))}")
         elif kind == "missing":

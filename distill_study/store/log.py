@@ -361,7 +361,7 @@ class Stages(Folder):
         if not folder.is_dir() and not self.mirror.fetch_stage(folder.name):
             return None
         manifest = read_json(
-            folder / MANIFEST, str(folder / MANIFEST), "Delete its folder: the stage is then made again"
+            folder / MANIFEST, remedy="Delete its folder: the stage is then made again"
         )
         if manifest.get("fp") != fp:
             raise StoreError(
@@ -404,7 +404,7 @@ class Stages(Folder):
         path = self.root / "results" / f"{_stage_name(name, fp)}.json"
         self.looked["files"].add(f"results/{path.name}")
         return (
-            read_json(path, str(path), "Delete it: the result is then made again", "value")["value"]
+            read_json(path, "value", remedy="Delete it: the result is then made again")["value"]
             if path.exists()
             else None
         )

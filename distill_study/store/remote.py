@@ -67,7 +67,7 @@ def working_copy(
 def url_of(folder: str | Path) -> str | None:
     "The URL that a folder is the copy of, or None."
     return (
-        read_json(path, str(path), "Delete the folder: it is made again from the URL", "url")["url"]
+        read_json(path, "url", remedy="Delete the folder: it is made again from the URL")["url"]
         if (path := Path(folder) / MARK).exists()
         else None
     )
@@ -172,7 +172,7 @@ class Lines(Far):
         "Lines of one file: ours into a new segment, theirs to the end. No network is waited for while the file is locked."
         note, path, out = self.root / "mirror" / f"{rel}.json", self.root / rel, self.root / "mirror" / "out" / rel
         was = (
-            read_json(note, str(note), "Delete it: the lines are exchanged once more", "mark", "seen")
+            read_json(note, "mark", "seen", remedy="Delete it: the lines are exchanged once more")
             if note.exists()
             else dict(mark=0, seen=[])
         )
@@ -254,7 +254,7 @@ class Finished(Lines):
             self._fetch(self._there(f"stages/{name}"), Path(d))
             came = Path(d) / "stages" / name
             try:
-                listed = read_json(came / "stage.json", f"{self.url}/stages/{name}/stage.json", "", "files")["files"]
+                listed = read_json(came / "stage.json", "files", remedy="Wait until it is written")["files"]
             except StoreError:
                 return False  # still being written
             if bad := next(
