@@ -39,9 +39,9 @@ from distill_study.report.grid import (
     sections,
     told_apart,
 )
-from distill_study.report.render import HEADS, check_page, inert_cell, metric_rows, write_csv, write_json
+from distill_study.report.render import HEADS, check_page, inert_cell, metric_rows, write_csv
 from distill_study.study.schedule import Outcome, render_index, write_index
-from distill_study.utils import Interval, ReportError
+from distill_study.utils import Interval, ReportError, write_json
 
 TINY = ROOT / "reports/examples/tiny"
 READ = {p.parent.name: json.loads(p.read_text()) for p in sorted(TINY.glob("*/metrics.json"))}
