@@ -83,7 +83,7 @@ def _completions_entry(path):
 def _ledger_entry(kind, path):
     "The entry of a file of the ledger, with its reasons, or of grades, with its raters."
     try:
-        lines = Ledger(path, str(path)).entries()
+        lines = Ledger(path).entries()
     except StoreError:
         lines = []
     if kind == "grades":
@@ -130,7 +130,7 @@ def ledger_rows(
     "Everything that failed or was dropped: file of the ledger, time, id, reason, evidence and more."
     reasons = set()
     for path in _files(open_root(root), "ledger"):
-        for e in Ledger(path, str(path)).entries():
+        for e in Ledger(path).entries():
             reasons.add(e["reason"])
             if reason in (None, e["reason"]):
                 yield dict(ledger=path.stem, **e)
@@ -184,7 +184,7 @@ def _bad_lines(path):
 def _bad_ledger(kind, path):
     "The problem of a file of the ledger or of grades."
     try:
-        Ledger(path, str(path)).entries()
+        Ledger(path).entries()
     except StoreError as e:
         yield Problem(path, None, str(e).rstrip("."), _LEDGER_REMEDY[kind])
 
