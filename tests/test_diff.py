@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from made_up import made_up_grades
 from rich.console import Console
 from typer.testing import CliRunner
 
-from distill_study.analyse.results import made_up_grades
 from distill_study.analyse.stats import wilson
 from distill_study.cli import app
 from distill_study.tools import compare as diffs

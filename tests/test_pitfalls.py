@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
+from made_up import made_up_grades, made_up_scores
 
 from distill_study.analyse.pitfalls import (
     Pitfall,
@@ -24,7 +25,7 @@ from distill_study.analyse.pitfalls import (
     validation,
     wording,
 )
-from distill_study.analyse.results import analyse, made_up_grades, made_up_scores
+from distill_study.analyse.results import analyse
 from distill_study.config import ARMS, ConfigError, Curate, Data, parse_recipe
 from distill_study.data.load import DataError, Example, load_data
 from distill_study.grading.truth import COLUMNS, GRADER_VERSION, METRICS, grade, grader_hash

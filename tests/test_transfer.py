@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from made_up import made_up_transfer
 
 from distill_study import cli
 from distill_study.analyse.stats import wilson
-from distill_study.analyse.transfer import change_matrix, conclusions, made_up, measure, pairs, score_matrix, unread
+from distill_study.analyse.transfer import change_matrix, conclusions, measure, pairs, score_matrix, unread
 from distill_study.config import ARMS, ConfigError, Data, StudyError, parse_recipe
 from distill_study.data.load import load_data
 from distill_study.report.figures import transfer_alt, transfer_figure
@@ -123,7 +124,7 @@ def test_the_matrix_is_what_one_gets_by_hand(qa, math, qa_qa, qa_math, math_qa, 
         (MATH, "tiny-qa"): math_qa,
         (MATH, "tiny-math"): math_math,
     }
-    found, said, splits = made_up(right, 12)
+    found, said, splits = made_up_transfer(right, 12)
     cells, untouched = measure(found, said, splits=splits, resamples=100)
     at = {(c.trained_on, c.test): c for c in cells}
     assert len(at) == 4 and {k for k, c in at.items() if c.own} == {("tiny-qa",) * 2, ("tiny-math",) * 2}
@@ -162,7 +163,7 @@ def test_items_that_were_trained_on_are_no_test():
         (MATH, "tiny-qa"): [True] * 6 + [False] * 2,
         (MATH, "tiny-math"): [True] * 8,
     }
-    found, said, splits = made_up(right, 8)
+    found, said, splits = made_up_transfer(right, 8)
     splits["tiny-math"] = replace(splits["tiny-math"], train=[*splits["tiny-math"].train, *splits["tiny-qa"].test[6:]])
     c = next(c for c in measure(found, said, splits=splits, resamples=100)[0] if not c.own)
     assert (c.seen, c.change.n, c.score.value, c.change.difference.value, c.verdict) == (2, 6, 1, 0, "can't tell")
@@ -177,7 +178,7 @@ def test_scores_that_are_not_right_or_wrong():
         (chat, "tiny-chat"): [True] * 6,
         (chat, "tiny-summ"): [True] * 5 + [False],
     }
-    found, said, splits = made_up(right, 6)
+    found, said, splits = made_up_transfer(right, 6)
     cells, untouched = measure(found, said, splits=splits, resamples=100)
     far = next(c for c in cells if c.test == "tiny-summ")
     assert far.metric.key == "rougeLsum" and untouched["zoo/student-s", "student/vanilla", "tiny-summ"].value == 1
@@ -197,7 +198,7 @@ def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
         (QA, "tiny-math"): [False] * 9,
         (MATH, "tiny-math"): [True] * 9,
     }
-    found, said, splits = made_up(right, 9)
+    found, said, splits = made_up_transfer(right, 9)
     cells, untouched = measure(found, said, splits=splits, resamples=100)
     assert [r["tiny-qa"] for r in change_matrix(cells, "zoo/student-s").rows][1] == "–"
     assert "–" in [t.get_text() for t in transfer_figure(cells).axes[0].texts]
@@ -220,7 +221,7 @@ def test_several_seeds_are_told_apart_and_drawn_as_one():
         (QA, "tiny-qa"): [True] * 9,
         (QA, "tiny-math"): [False] * 9,
     }
-    found, said, splits = made_up(right, 9)
+    found, said, splits = made_up_transfer(right, 9)
     cells = measure(found, said, splits=splits, resamples=100)[0]
     both = cells + [
         replace(

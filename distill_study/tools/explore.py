@@ -19,11 +19,11 @@ from itertools import cycle
 from pathlib import Path
 from threading import Lock, get_ident
 
-from ..analyse.results import _input, numbered
 from ..analyse.stats import TRAINED
 from ..config import ARMS, Combination, StudyError, nearest
 from ..grading.truth import METRICS, Metric
 from ..report.figures import png
+from ..report.tables import input_text, numbered
 from ..utils import Column, Displayable, Interval, Table, esc, num
 
 # %% ../../nbs/90_tools/01_explore.ipynb #2d776cc5
@@ -439,7 +439,7 @@ def item_table(r: Report, b: Rebuilt):
     rows = b.graded.rename(columns=dict(text="completion"))
     rows = rows.assign(
         prompt=[_prompt(_asked(at[i], arm, answer=said[arm, i])) for arm, i in zip(rows["arm"], rows["id"])],
-        question=[_input(at[i]) for i in rows["id"]],
+        question=[input_text(at[i]) for i in rows["id"]],
         samples=[[x.text for x in said[k].asked] for k in zip(rows["arm"], rows["id"])],
         finish_reason=[said[k].finish_reason for k in zip(rows["arm"], rows["id"])],
     )
@@ -504,7 +504,7 @@ def input_table(r: Report, b: Rebuilt):
                 | dict(
                     arm=arm,
                     id=e.id,
-                    question=_input(e),
+                    question=input_text(e),
                     gold=_gold(e),
                     samples=[x.text for x in a.asked] if a else [],
                     label=(a.parsed.answer if a else e.gold),
