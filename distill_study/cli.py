@@ -634,7 +634,11 @@ def items(
 
     found = load_results(*reports, store=store)
     for r in found.reports:
-        print(write_text(page.items_page(r, found.built(r.name), limit=int(megabytes * 1e6)), r.folder / "items.html"))
+        print(
+            write_text(
+                page.items_page(r.metrics, found.built(r.name), limit=int(megabytes * 1e6)), r.folder / "items.html"
+            )
+        )
 
 # %% ../nbs/99_cli.ipynb #b0d3f683
 def _cluster(d, r, *, address, store):
