@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'zoo', 'kept', 'back', 'RecipePath', 'Override', 'Reports', 'Store', 'Engine', 'say', 'run', 'status', 'replay',
            'show', 'list_', 'list_stored', 'ledger', 'verify', 'export', 'prune', 'build', 'main', 'fit', 'diff',
-           'reproduce', 'claims', 'rows', 'students', 'items', 'doctor', 'grade_sheet', 'import_', 'list_grades']
+           'reproduce', 'rows', 'students', 'items', 'doctor', 'grade_sheet', 'import_', 'list_grades']
 
 # %% ../nbs/99_cli.ipynb #a714143c
 import json
@@ -530,25 +530,6 @@ def reproduce(
     found = again.reproduce(report, store, fresh=fresh, out=out, data=data, noise=noise, say=say)
     print(json.dumps(found.to_dict(), ensure_ascii=False)) if as_json else again.print_reproduced(found)
     raise typer.Exit(found.code)
-
-# %% ../nbs/99_cli.ipynb #5bacf8e7
-@app.command()
-def claims(
-    reports: Annotated[
-        list[Path], typer.Argument(metavar="REPORTS…", help="folders of reports, or of a recipe's reports")
-    ],
-    out: Annotated[Optional[Path], typer.Option(help="a page to write, e.g. claims.html")] = None,
-    *,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
-):
-    "Say which claims of the paper reports support, contradict or leave open."
-    from distill_study.tools import claims as paper
-
-    said = paper.claims_page(reports, out) if out else paper.weigh(paper.find_reports(*reports))
-    if as_json:
-        return print(json.dumps(said.to_dict(), ensure_ascii=False))
-    for row in said.overview().rows:
-        print(f"{row['verdict']:<13} {row['count']:<30} {row['claim']}")
 
 # %% ../nbs/99_cli.ipynb #9af82ecd
 @app.command()

@@ -396,7 +396,7 @@ def test_hostile_text_is_shown_and_not_run(opened, math, address):
 def test_a_scored_familys_outcomes(opened, summ):
     r, b = summ
     page = opened(r, b)
-    value = b.graded.pivot(index="id", columns="arm", values=r.metric.key).loc[[e.id for e in b.data.test]]
+    value = b.graded.pivot(index="id", columns="arm", values=r["metric"]["key"]).loc[[e.id for e in b.data.test]]
     a, c = BASE, "teacher/vanilla"
     page.locator("#a").select_option(a)
     page.locator("#b").select_option(c)
