@@ -6,10 +6,10 @@
 __all__ = ['app', 'store_app', 'grades_app', 'RecipeFile', 'RecipePath', 'Override', 'Reports', 'STORE', 'Store', 'AsJson',
            'Push', 'TokenEnv', 'Gpus', 'Executor', 'Workers', 'Address', 'Engine', 'NEXT', 'ModelName', 'LENGTH',
            'Sizes', 'WHAT', 'STORE_A', 'REPORT', 'READ', 'FRESH', 'OUT', 'NOISE', 'ADAPTER', 'REPORT_FOLDERS',
-           'MEGABYTES', 'SHEETS', 'SHARE', 'Partial', 'Replace', 'FILES', 'Engines', 'STAGES', 'Interrupted', 'say',
-           'common', 'init', 'run', 'replay', 'status', 'show', 'memory', 'doctor', 'list_', 'diff', 'reproduce',
-           'rows', 'students', 'items', 'grade_sheet', 'import_', 'list_grades', 'list_stored', 'ledger', 'verify',
-           'export', 'prune', 'main']
+           'MEGABYTES', 'SHEETS', 'SHARE', 'Partial', 'Replace', 'FILES', 'Engines', 'STAGES', 'Interrupted', 'common',
+           'init', 'run', 'replay', 'status', 'show', 'memory', 'doctor', 'list_', 'diff', 'reproduce', 'rows',
+           'students', 'items', 'grade_sheet', 'import_', 'list_grades', 'list_stored', 'ledger', 'verify', 'export',
+           'prune', 'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
 import json
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from .utils import say
 
 # %% ../nbs/99_cli.ipynb #0b25da7e
 app = typer.Typer(
@@ -29,11 +31,6 @@ store_app = typer.Typer(help="What runs have stored: completions and trained stu
 app.add_typer(store_app, name="store")
 grades_app = typer.Typer(help="What people graded.", no_args_is_help=True)
 app.add_typer(grades_app, name="grades")
-
-
-def say(line: str):
-    "Print a line of progress, at once."
-    print(line, file=sys.stderr, flush=True)
 
 
 def _recipe_file(given):
@@ -539,7 +536,7 @@ def items(
 
     found = load_results(*reports, store=store)
     for r in found.reports:
-        page = items_page(r, found.built(r.name), limit=int(megabytes * 1e6))
+        page = items_page(r.metrics, found.built(r.name), limit=int(megabytes * 1e6))
         print(write_text(page, r.folder / "items.html"))
 
 # %% ../nbs/99_cli.ipynb #951f4e98

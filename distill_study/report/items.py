@@ -12,7 +12,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from ..analyse.results import _input, numbered
+from .tables import input_text, numbered
 from ..analyse.stats import BASE
 from ..config import ARMS
 from ..grading.judge import verdicts
@@ -59,7 +59,7 @@ def item_table(
     keys = list(zip(rows["arm"], rows["id"]))
     rows = rows.assign(
         prompt=[_prompt(_asked(at[i], arm, answer=answered[arm, i])) for arm, i in keys],
-        question=[_input(at[i]) for i in rows["id"]],
+        question=[input_text(at[i]) for i in rows["id"]],
         samples=[[x.text for x in answered[k].asked] for k in keys],
         finish_reason=[answered[k].finish_reason for k in keys],
     )
@@ -106,7 +106,7 @@ def input_table(run, about: dict | None = None):
         labels = {a.id: a for a in run.labels.get(ARMS[arm].labels) or ()}
         for e in run.data.train:
             a, drop = labels.get(e.id), drops.get(e.id)
-            row = dict(arm=arm, id=e.id, question=_input(e), gold=_gold(e))
+            row = dict(arm=arm, id=e.id, question=input_text(e), gold=_gold(e))
             row |= dict(samples=[x.text for x in a.asked], label=a.parsed.answer, right=a.correct) if a else {}
             row |= {} if a else dict(samples=[], label=e.gold, right=None)
             row |= dict(kept=drop is None, reason=drop.reason if drop else "", evidence=drop.evidence if drop else "")

@@ -17,7 +17,7 @@ import shutil
 import warnings
 import zlib
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ..config import fingerprint, slug
@@ -52,7 +52,7 @@ def request_key(
 
 def now() -> str:
     "UTC time, to the millisecond, ISO 8601."
-    return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 # %% ../../nbs/25_store/02_log.ipynb #da84a858
 @dataclass(frozen=True)
@@ -81,14 +81,8 @@ class Record:
     @property
     def valid_key(self) -> bool:
         "Whether `key` is the fingerprint of the rest."
-        return self.key == request_key(
-            self.model,
-            self.weights,
-            messages=self.messages,
-            sampling=self.sampling,
-            sample=self.sample,
-            asked=self.asked,
-        )
+        question = dict(messages=self.messages, sampling=self.sampling, sample=self.sample, asked=self.asked)
+        return self.key == request_key(self.model, self.weights, **question)
 
 # %% ../../nbs/25_store/02_log.ipynb #dfe2ded6
 FORMAT = 1
@@ -115,22 +109,23 @@ def unseal(line: bytes) -> dict:
     version = row.pop("v", None)
     if version != FORMAT:
         raise StoreError(
-            f"written in format {version!r}; this version of distill-study reads format {FORMAT}. Use the version that wrote it, or another store"
+            f"written in format {version!r}; this version of distill-study reads format {FORMAT}. "
+            "Use the version that wrote it, or another store"
         )
     return row
 
 
+def to_line(record: Record) -> bytes:
+    "A record as a line."
+    return seal(vars(record))
+
+# %% ../../nbs/25_store/02_log.ipynb #6f600ab3
 _KINDS = (
     dict.fromkeys(("key", "engine", "model", "weights", "text", "created"), str)
     | dict.fromkeys(("sampling", "asked", "info"), dict)
     | dict.fromkeys(("prompt_tokens", "completion_tokens"), int | None)
     | dict(sample=int, finish_reason=str | None, latency=int | float | None)
 )
-
-
-def to_line(record: Record) -> bytes:
-    "A record as a line."
-    return seal(vars(record))
 
 
 def from_line(line: bytes) -> Record:
@@ -145,7 +140,7 @@ def from_line(line: bytes) -> Record:
         raise ValueError(f"its fields do not fit: {odd or 'messages'} is of another type")
     return rec
 
-# %% ../../nbs/25_store/02_log.ipynb #6f600ab3
+
 def whole_line(line: bytes) -> Record:
     "`from_line` for a line as it stands in a file."
     if not line.endswith(b"\n"):
@@ -156,12 +151,8 @@ def whole_line(line: bytes) -> Record:
 class Log:
     "An append-only file of records, indexed by key. The first record of a key counts."
 
-    def __init__(
-        self,
-        path: Path,  # a .jsonl file; it need not exist
-        shown: str,  # the path as messages name it
-    ):
-        self.path, self.shown, self.index, self.offset, self.lines, self.warned = path, shown, {}, 0, 0, None
+    def __init__(self, path: Path):  # a .jsonl file; it need not exist
+        self.path, self.index, self.offset, self.lines, self.warned = path, {}, 0, 0, None
 
     def _read(self, fd):
         "Index what was appended since the last look; `offset` is then where the whole lines end."
@@ -172,12 +163,13 @@ class Log:
             try:
                 rec = whole_line(line)
             except StoreError as e:
-                raise StoreError(f"store file {self.shown!r}, line {self.lines + 1}: {e}.") from None
+                raise StoreError(f"store file {str(self.path)!r}, line {self.lines + 1}: {e}.") from None
             except ValueError as e:
                 if self.offset + len(line) == size:
                     return self._warn(e, size)
                 raise StoreError(
-                    f"store file {self.shown!r}, line {self.lines + 1}: damaged ({e}). Restore the file from a copy, or delete this line: its completion is then made again."
+                    f"store file {str(self.path)!r}, line {self.lines + 1}: damaged ({e}). Restore the file from a "
+                    "copy, or delete this line: its completion is then made again."
                 ) from None
             self.index.setdefault(rec.key, rec)
             self.offset += len(line)
@@ -187,7 +179,8 @@ class Log:
         "Say once that a torn last line is dropped."
         if self.warned != (self.offset, size):
             warnings.warn(
-                f"store file {self.shown!r}: its last line, {self.lines + 1}, is torn ({why}) and is dropped. A run was interrupted while writing it; its completion is made again.",
+                f"store file {str(self.path)!r}: its last line, {self.lines + 1}, is torn ({why}) and is dropped. "
+                "A run was interrupted while writing it; its completion is made again.",
                 stacklevel=4,
             )
         self.warned = (self.offset, size)
@@ -225,23 +218,24 @@ class Ledger:
     def __init__(
         self,
         path: Path,  # a .jsonl file; it need not exist
-        shown: str,  # the path as messages name it
+        shown: str = "",  # the path as messages name it
     ):
-        self.path, self.shown, self.added = path, shown, 0
+        self.path, self.shown, self.added = path, shown or str(path), 0
 
     def _read(self, fd):
         "(entries, where the whole lines end); a torn last line is left out."
         entries, end, data = [], 0, read_at(fd, os.fstat(fd).st_size, offset=0)
         for n, line in enumerate(io.BytesIO(data), 1):
+            where = f"store file {self.shown!r}, line {n}"
             try:
                 entries.append(unseal(line if line.endswith(b"\n") else b""))
             except StoreError as e:
-                raise StoreError(f"store file {self.shown!r}, line {n}: {e}.") from None
+                raise StoreError(f"{where}: {e}.") from None
             except ValueError as e:
                 if end + len(line) == len(data):
                     break
                 raise StoreError(
-                    f"store file {self.shown!r}, line {n}: damaged ({e}). Restore the file from a copy, or delete this line."
+                    f"{where}: damaged ({e}). Restore the file from a copy, or delete this line."
                 ) from None
             end += len(line)
         return entries, end
@@ -251,7 +245,8 @@ class Ledger:
         entries,  # mappings of plain values
     ):
         "Add entries with the time, in one write, after cutting away a torn last line."
-        if not (lines := b"".join(seal(dict(time=now(), **e)) for e in entries)):
+        lines = b"".join(seal(dict(time=now(), **e)) for e in entries)
+        if not lines:
             return
         with guard(self.shown), locked(self.path, write=True) as fd:
             size = os.fstat(fd).st_size
@@ -267,8 +262,7 @@ class Ledger:
         part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
         with guard(self.shown):
             try:
-                with open(part, "wb") as f:
-                    f.writelines(seal(dict(time=now(), **e)) for e in entries)
+                part.write_bytes(b"".join(seal(dict(time=now(), **e)) for e in entries))
                 sync(part)
                 os.replace(part, self.path)
             finally:
@@ -289,30 +283,22 @@ def _stage_name(name, fp):
     "File name of a stage; refuses what is not a plain name."
     if not name or slug(name) != name or not isinstance(fp, str) or not re.fullmatch(r"[0-9a-z]+", fp):
         raise StoreError(
-            f"stage {name!r:.60} {fp!r:.60}: a stage is named by lower-case letters, digits, '.', '_' and '-', and a fingerprint. Where a file in the store says otherwise, it was changed by hand: delete it"
+            f"stage {name!r:.60} {fp!r:.60}: a stage is named by lower-case letters, digits, '.', '_' and '-', and a "
+            "fingerprint. Where a file in the store says otherwise, it was changed by hand: delete it"
         )
     return f"{name}-{fp}"
 
-# %% ../../nbs/25_store/02_log.ipynb #090672f8
+
 def finish(
     part: Path,  # the working folder
     done: Path,  # its final name
     *,
     manifest: dict,
 ):
-    "Make `part` the finished stage, its files named with their checksums; where `done` has appeared meanwhile, that one stays."
-    write_json(
-        manifest
-        | dict(
-            files={
-                str(p.relative_to(part)): crc_of(p)
-                for p in sorted(part.rglob("*"))
-                if p.is_file() and p.name != MANIFEST
-            }
-        ),
-        part / MANIFEST,
-        exact=True,
-    )
+    "Make `part` the finished stage, its files named with their checksums; where `done` exists already, that one stays."
+    files = [p for p in sorted(part.rglob("*")) if p.is_file() and p.name != MANIFEST]
+    checksums = {str(p.relative_to(part)): crc_of(p) for p in files}
+    write_json(manifest | dict(files=checksums), part / MANIFEST, exact=True)
     sync_tree(part)
     try:
         os.rename(part, done)
@@ -328,8 +314,8 @@ class Folder:
 
     def __init__(
         self,
-        root: str | Path,  # a folder, created if need be, or a URL; see `mirror`
-        replay: bool = False,  # nothing may be made that is not in it; a URL that can't be reached is then only mentioned
+        root: str | Path,  # a folder, created if need be, or a URL; see `store.remote`
+        replay: bool = False,  # nothing may be made that is not in it; an unreachable URL is only mentioned
     ):
         self.root, self.replay = working_copy(root), replay
         self.looked = dict(keys={}, files=set(), models=set())  # looked up, found or not
@@ -355,17 +341,17 @@ class Stages(Folder):
         name: str,  # lower-case letters, digits, '.', '_', '-'
         fp: str,  # fingerprint of everything the stage depends on
     ) -> Path | None:
-        "The folder of a finished stage, or None."
+        "The folder of a finished stage, or None; raises `StoreError` where its manifest is damaged."
         folder = self.root / "stages" / _stage_name(name, fp)
         self.looked["files"].add(f"stages/{folder.name}/{MANIFEST}")
         if not folder.is_dir() and not self.mirror.fetch_stage(folder.name):
             return None
-        manifest = read_json(
-            folder / MANIFEST, remedy="Delete its folder: the stage is then made again"
-        )
+        remedy = "Delete its folder: the stage is then made again"
+        manifest = read_json(folder / MANIFEST, str(folder / MANIFEST), remedy)
         if manifest.get("fp") != fp:
             raise StoreError(
-                f"store folder {str(folder)!r}: its {MANIFEST} is of another stage. Delete the folder: the stage is then made again."
+                f"store folder {str(folder)!r}: its {MANIFEST} is of another stage. "
+                "Delete the folder: the stage is then made again."
             )
         return folder
 
@@ -377,9 +363,12 @@ class Stages(Folder):
         *,
         info: dict | None = None,  # goes into the manifest; may be filled while the stage is made
     ):
-        "Working folder of a stage to be made, with what an interrupted run left in it; None when another process has finished it meanwhile."
-        base, done = self.root / "stages", self.root / "stages" / _stage_name(name, fp)
-        part = base / f"{done.name}.partial"
+        """Working folder of a stage to be made, with what an interrupted run left in it.
+
+        None where another process has finished it meanwhile.
+        """
+        done = self.root / "stages" / _stage_name(name, fp)
+        part = done.with_name(f"{done.name}.partial")
         with stage_lock(self.root / "locks" / f"{done.name}.lock", f"stage {done.name}"):
             if self.stage(name, fp):
                 yield None
@@ -403,11 +392,9 @@ class Stages(Folder):
         "A small result, or None."
         path = self.root / "results" / f"{_stage_name(name, fp)}.json"
         self.looked["files"].add(f"results/{path.name}")
-        return (
-            read_json(path, "value", remedy="Delete it: the result is then made again")["value"]
-            if path.exists()
-            else None
-        )
+        if not path.exists():
+            return None
+        return read_json(path, str(path), "Delete it: the result is then made again", "value")["value"]
 
 # %% ../../nbs/25_store/02_log.ipynb #b5b4e531
 class Store(Stages):
@@ -415,13 +402,11 @@ class Store(Stages):
 
     def __init__(self, root: str | Path, replay: bool = False):  # see `Folder`
         super().__init__(root, replay)
-        self.logs, self.ledger = (
-            {},
-            Ledger(self.root / "ledger" / "failures.jsonl", str(self.root / "ledger" / "failures.jsonl")),
-        )
+        self.logs, self.ledger = {}, Ledger(self.root / "ledger" / "failures.jsonl")
 
     def __repr__(self):
-        return f"Store({str(self.root)!r}): {len([*(self.root / 'completions').glob('*.jsonl')])} files of completions, {len([*self.root.glob(f'stages/*/{MANIFEST}')])} stages"
+        files, stages = self.root.glob("completions/*.jsonl"), self.root.glob(f"stages/*/{MANIFEST}")
+        return f"Store({str(self.root)!r}): {len([*files])} files of completions, {len([*stages])} stages"
 
     def log(
         self,
@@ -430,8 +415,8 @@ class Store(Stages):
     ) -> Log:
         "The file that holds this engine's completions."
         if (engine, weights) not in self.logs:
-            path = self.root / "completions" / f"{slug(engine)[-120:].strip('-.')}-{weights[:8]}.jsonl"
-            self.logs[engine, weights] = Log(path, str(path))
+            name = f"{slug(engine)[-120:].strip('-.')}-{weights[:8]}.jsonl"
+            self.logs[engine, weights] = Log(self.root / "completions" / name)
         return self.logs[engine, weights]
 
     def get(
@@ -444,7 +429,7 @@ class Store(Stages):
         "The record of a request, or None."
         log = self.log(engine, weights)
         self.looked["keys"].setdefault((engine, weights), set()).add(key)
-        with guard(log.shown):
+        with guard(log.path):
             if key not in log.index:
                 log.refresh()
         return log.index.get(key)
@@ -452,13 +437,8 @@ class Store(Stages):
     @contextlib.contextmanager
     def asking(self, engine: str, weights: str, *, keys):
         "Held while these requests are asked, so that a second run of the same waits and then finds the answers."
-        with (
-            stage_lock(
-                self.root / "locks" / f"ask-{fingerprint(engine, weights, sorted(keys))[:3]}.lock",
-                f"answers of {engine}",
-            ),
-            self.mirror.around(),
-        ):
+        lock = self.root / "locks" / f"ask-{fingerprint(engine, weights, sorted(keys))[:3]}.lock"
+        with stage_lock(lock, f"answers of {engine}"), self.mirror.around():
             yield
 
     def add(self, records) -> int:
@@ -468,7 +448,7 @@ class Store(Stages):
             files.setdefault((r.engine, r.weights), []).append(r)
         for (engine, weights), batch in files.items():
             log = self.log(engine, weights)
-            with guard(log.shown):
+            with guard(log.path):
                 new += log.append(batch)
         self.mirror.sync_now_and_then()
         return new
@@ -480,16 +460,15 @@ def drops_of(
     *,
     fp: str,  # of what was curated; see `Stages.stage`
 ) -> Ledger:
-    "The part of the ledger that names the inputs which did not become training rows of one arm, each with its reason."
-    path = store.root / "ledger" / f"{_stage_name(name, fp)}.jsonl"
-    return Ledger(path, str(path))
+    "The file of the ledger that names the inputs of one arm which did not become training rows, each with its reason."
+    return Ledger(store.root / "ledger" / f"{_stage_name(name, fp)}.jsonl")
 
 
 def answered_by(
     store: Store,
     model: str,  # name of a model, as records have it
 ) -> list[tuple[str, str, list]]:
-    "(engine, weights, the different things its answers depended on besides) of every engine that has answered with a model of this name."
+    "(engine, weights, the different `asked` of its answers) of every engine that has answered as a model of this name."
     out = []
     store.looked["models"].add(model)
     for path in sorted((store.root / "completions").glob("*.jsonl")):
@@ -499,11 +478,9 @@ def answered_by(
             first = whole_line(line)
         except ValueError:
             continue
-        if first.model != model:
-            continue
-        store.get(first.engine, first.weights, key=first.key)
-        kinds = {
-            json.dumps(r.asked, sort_keys=True): r.asked for r in store.log(first.engine, first.weights).index.values()
-        }
-        out.append((first.engine, first.weights, list(kinds.values())))
+        if first.model == model:
+            store.get(first.engine, first.weights, key=first.key)
+            records = store.log(first.engine, first.weights).index.values()
+            different = {json.dumps(r.asked, sort_keys=True): r.asked for r in records}
+            out.append((first.engine, first.weights, list(different.values())))
     return out

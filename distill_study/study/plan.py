@@ -34,11 +34,11 @@ from ..data.load import load_data, resolved
 from ..grading.judge import draw
 from ..models.engine import open_teacher
 from ..models.weights import model_fingerprint, resolve_model
-from ..report.render import git_sha, write_json
+from ..report.render import git_sha
 from ..store.log import Store, answered_by, to_line
 from ..tasks.families import TASKS
 from ..tasks.prompts import PARAPHRASES
-from ..utils import crc_of
+from ..utils import crc_of, write_json
 
 # %% ../../nbs/85_study/02_plan.ipynb #852456aa
 KINDS = ("label", "base", "train", "report", "transfer", "page")

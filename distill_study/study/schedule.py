@@ -361,12 +361,10 @@ _WROTE = {}  # folder → when its page was written in this process, and how lon
 
 def write_index(recipe: Recipe, outcomes: list[Outcome], *, folder: Path):
     "Write `grid.json`, and the page of a recipe where it is time for one."
-    from distill_study.report.render import write_json as report_json
-
     done, grid = {o.combination.name: o for o in outcomes}, recipe.combinations()
     rows = [_grid_row(c, done.get(c.name)) for c in grid]
     head = dict(format=1, name=recipe.name, description=recipe.description)
-    report_json(head | dict(combinations=rows, behind=behind(recipe, folder)), folder / "grid.json")
+    write_json(head | dict(combinations=rows, behind=behind(recipe, folder)), folder / "grid.json")
     (last, took), begun, over = _WROTE.get(folder, (0, 0)), time.monotonic(), len(done) == len(grid)
     if not over and begun - last < 10 * took and (folder / "index.html").exists():
         return
@@ -569,7 +567,7 @@ class Board:
         "Write the status file, at most once a second."
         if ended or time.time() - self.wrote >= 1:
             self.wrote = time.time()
-            write_json(self.path, self.status(ended))
+            write_json(self.status(ended), self.path, exact=True)
 
     def say(self, job: Job, what: str) -> str:
         "A line about a job."
