@@ -57,7 +57,7 @@ examples: $(VENV)/.stamp-run ## refresh reports/examples/tiny/ from the built-in
 	@$(BIN)/distill-study run recipes/tiny.yaml
 	@rm -rf reports/examples/tiny && mkdir -p reports/examples/tiny
 	@cd reports/tiny && find . \( -name '*.html' -o -name metrics.json -o -name metrics.csv -o -name grid.json -o -name generalization.json -o -name params.yaml \) -exec cp --parents {} ../examples/tiny \;
-	@$(BIN)/distill-study claims reports/examples/tiny --out reports/examples/tiny/claims.html
+	@$(BIN)/papermill --no-progress-bar nbs/study/claims.ipynb /dev/null -p reports reports/examples/tiny -p out reports/examples/tiny/claims.html
 	@$(BIN)/distill-study items reports/examples/tiny --megabytes 0.25 > /dev/null
 	@echo reports/examples/tiny/index.html
 

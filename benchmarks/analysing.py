@@ -19,9 +19,12 @@ import pandas as pd
 spec = importlib.util.spec_from_file_location("_shared", Path(__file__).parent / "_shared.py")
 shared = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(shared)
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+from made_up import made_up_grades, made_up_scores
+
 from distill_study.analyse.graders import grader_tables
 from distill_study.analyse.pitfalls import pitfalls
-from distill_study.analyse.results import analyse, confusions, made_up_grades, made_up_scores
+from distill_study.analyse.results import analyse, confusions
 from distill_study.analyse.stats import mean_interval, wilson
 from distill_study.config import Data
 from distill_study.data.load import load_data

@@ -145,7 +145,7 @@ def one_report(folder):
 def plans():
     "Rows of (what, stages, seconds) of planning 1,000 combinations: median of 5."
     from distill_study.config import parse_recipe
-    from distill_study.study.plan import graph
+    from distill_study.study.plan import plan
 
     tiny = GRID | dict(
         data=[dict(name=n, train=64, test=24) for n in ("tiny-qa", "tiny-nli", "tiny-math", "tiny-summ", "tiny-chat")],
@@ -161,7 +161,7 @@ def plans():
         took = []
         for _ in range(5):
             began = time.perf_counter()
-            stages = graph(parse_recipe(dict(name="many") | raw))
+            stages = plan(parse_recipe(dict(name="many") | raw))
             took.append(time.perf_counter() - began)
         yield [what, f"{len(stages):,}", f"{statistics.median(took):.2f}"]
 

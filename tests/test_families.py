@@ -8,22 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
+from made_up import made_up_grades, made_up_scores
 
-from distill_study.analyse.results import (
-    analyse,
-    arm_table,
-    cases,
-    confusions,
-    cost_table,
-    gap_table,
-    label_table,
-    made_up_grades,
-    made_up_scores,
-    round_scores,
-    round_table,
-    score_tables,
-    test_table as tests_of,
-)
+from distill_study.analyse.results import analyse, confusions, round_scores
 from distill_study.config import ARMS, Curate, Sampling, StudyError, arms_under, combination_from
 from distill_study.data.load import Example, resolved
 from distill_study.data.world import items
@@ -40,6 +27,16 @@ from distill_study.report.figures import (
 )
 from distill_study.report.findings import findings, summary
 from distill_study.report.render import check_page, entry, index_page, metrics, provenance
+from distill_study.report.tables import (
+    arm_table,
+    cases,
+    cost_table,
+    gap_table,
+    label_table,
+    round_table,
+    score_tables,
+    test_table as tests_of,
+)
 from distill_study.store.log import Store
 from distill_study.tasks.families import NLI, TASKS, arms_of
 from distill_study.teach.curate import curate

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study.analyse.graders import opinions
+from distill_study.analyse.graders import human_scores
 from distill_study.analyse.stats import wilson
 from distill_study.config import ARMS, Criterion, Data, StudyError, combination_from
 from distill_study.data.load import Example, Splits, load_data
@@ -554,7 +554,7 @@ def frame(*rows):
 def test_an_item_with_several_grades_counts_once():
     rows = [("student/vanilla", f"i{i}", "fluency", "r1", 1 + i % 5) for i in range(10)]
     once, often = (
-        opinions(frame(*x), LIKERT[:1], resamples=200).rows[0]
+        human_scores(frame(*x), LIKERT[:1], resamples=200).rows[0]
         for x in (rows, rows + [("student/vanilla", "i0", "fluency", f"r{j}", 1) for j in range(2, 40)])
     )
     assert (
@@ -568,19 +568,19 @@ def test_an_item_with_several_grades_counts_once():
 def test_shares_have_wilsons_interval_until_raters_differ():
     yes = Criterion(name="correct", question="Is it right?", scale=(0, 1))
     rows = [("student/vanilla", f"i{i}", "correct", r, i < 3) for i in range(4) for r in ("r1", "r2")]
-    assert opinions(frame(*rows), (yes,)).rows[0]["correct"] == wilson(3, 4)
-    split = opinions(frame(*rows, ("student/vanilla", "i3", "correct", "r3", 1)), (yes,), resamples=200).rows[0][
+    assert human_scores(frame(*rows), (yes,)).rows[0]["correct"] == wilson(3, 4)
+    split = human_scores(frame(*rows, ("student/vanilla", "i3", "correct", "r3", 1)), (yes,), resamples=200).rows[0][
         "correct"
     ]
     assert split.value == pytest.approx((3 + 1 / 3) / 4) and split.low < split.value < split.high
     other = Criterion(name="correct", question="Is it right?", scale=(1, 2))
-    assert opinions(frame(*[(a, i, k, r, g + 1) for a, i, k, r, g in rows]), (other,)).rows[0]["correct"] == wilson(
+    assert human_scores(frame(*[(a, i, k, r, g + 1) for a, i, k, r, g in rows]), (other,)).rows[0]["correct"] == wilson(
         3, 4
     )
 
 
 def test_what_nobody_graded_is_not_available():
-    found = opinions(
+    found = human_scores(
         frame(
             ("student/vanilla", "i0", "fluency", "r1", 4),
             ("check/gold", "i1", "fluency", "r1", 1),
@@ -599,7 +599,7 @@ def test_what_nobody_graded_is_not_available():
     assert (
         found.checks == dict(r1=(0, 1))
         and found.grades == 1
-        and found.told().startswith("1 grade by 1 rater. Attention checks passed: r1: 0 of 1")
+        and found.rater_sentence().startswith("1 grade by 1 rater. Attention checks passed: r1: 0 of 1")
     )
     assert json.loads(json.dumps(to_plain(found)))["rows"][0]["fluency"]["value"] == 4
 
@@ -608,8 +608,8 @@ def test_grades_left_out_are_told():
     none = frame()
     none.attrs["left_out"] = 3
     assert (
-        "3 grades are left out" in opinions(none, LIKERT).html()
-        and "Nobody has graded" in opinions(none, LIKERT).html()
+        "3 grades are left out" in human_scores(none, LIKERT).html()
+        and "Nobody has graded" in human_scores(none, LIKERT).html()
     )
 
 

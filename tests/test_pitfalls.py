@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
+from made_up import made_up_grades, made_up_scores
 
 from distill_study.analyse.pitfalls import (
     Pitfall,
@@ -24,12 +25,12 @@ from distill_study.analyse.pitfalls import (
     validation,
     wording,
 )
-from distill_study.analyse.results import analyse, made_up_grades, made_up_scores
+from distill_study.analyse.results import analyse
 from distill_study.config import ARMS, ConfigError, Curate, Data, parse_recipe
 from distill_study.data.load import DataError, Example, load_data
 from distill_study.grading.truth import COLUMNS, GRADER_VERSION, METRICS, grade, grader_hash
 from distill_study.report.findings import findings
-from distill_study.study.schedule import plan
+from distill_study.study.plan import how_much, stages_of
 from distill_study.tasks.families import Parsed
 from distill_study.tasks.prompts import PARAPHRASES
 from distill_study.teach.curate import Curated, Drop, curate
@@ -479,20 +480,17 @@ def combination(**more):
 
 def test_the_arms_of_label_noise_are_only_there_when_asked_for():
     assert not {"control/right", "control/wrong"} & set(combination().arms)
-    told = [r for r in plan(combination(arms=["student/vanilla", "control/right", "control/wrong"])) if r[0] == "train"]
-    assert len(told) == 2
+    asked = combination(arms=["student/vanilla", "control/right", "control/wrong"])
+    assert [s.arm for s in stages_of(asked) if s.kind == "train"] == ["control/right", "control/wrong"]
 
 
 def test_the_plan_counts_what_is_asked_again():
     c = combination(pitfalls=dict(wordings=2, samples=3, blind=True, items=5))
-    told = {what: n for stage, what, n in plan(c, load_data(c.data)) if stage == "pitfalls"}
-    assert [int(n.split()[0]) for n in told.values()] == [2 * 5 * 5, 3 * 5 * 5, 5] and len(
-        told
-    ) == 3  # 5 arms under the plain prompt
-    assert (
-        not [r for r in plan(combination()) if r[0] == "pitfalls"]
-        and len([r for r in plan(c) if r[0] == "pitfalls"]) == 3
-    )
+    again = [work for work in stages_of(c)[-1].work if work.kind == "pitfalls"]
+    assert len(again) == 5  # arms under the plain prompt
+    asked = {work.arm: int(how_much(work, load_data(c.data)).split()[0]) for work in again}
+    assert asked.pop("student/vanilla") == (2 + 3 + 1) * 5 and set(asked.values()) == {(2 + 3) * 5}
+    assert how_much(again[0]) == "5 × 5 questions" and stages_of(combination())[-1].work == []
 
 
 @pytest.mark.parametrize(

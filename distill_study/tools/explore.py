@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'ExploreError', 'Report', 'read_report', 'find_reports', 'arm_rows', 'score_rows', 'test_rows', 'curve_rows',
-           'attrition_rows', 'grade_rows', 'as_table', 'Figure', 'Rebuilt', 'rebuild', 'item_table', 'verdict_table',
-           'opinion_table', 'input_table', 'Frames', 'overview', 'arms_figure', 'curves_figure', 'attrition_figure',
-           'Explored', 'load_results', 'outcomes', 'matching', 'matching_inputs', 'verdict_said', 'item_page',
-           'input_page', 'Note', 'Panel', 'Chooser', 'Browser', 'browse']
+           'attrition_rows', 'grade_rows', 'as_table', 'Figure', 'Rebuilt', 'rebuild', 'opinion_table', 'Frames',
+           'overview', 'arms_figure', 'curves_figure', 'attrition_figure', 'Explored', 'load_results', 'outcomes',
+           'matching', 'matching_inputs', 'item_page', 'input_page', 'Note', 'Panel', 'Chooser', 'Browser', 'browse']
 
 # %% ../../nbs/90_tools/01_explore.ipynb #f8f1f22c
 import json
@@ -19,11 +18,11 @@ from itertools import cycle
 from pathlib import Path
 from threading import Lock, get_ident
 
-from ..analyse.results import _input, numbered
 from ..analyse.stats import TRAINED
 from ..config import ARMS, Combination, StudyError, nearest
 from ..grading.truth import METRICS, Metric
 from ..report.figures import png
+from ..report.items import input_table, item_table, verdict_said, verdict_table
 from ..utils import Column, Displayable, Interval, Table, esc, num
 
 # %% ../../nbs/90_tools/01_explore.ipynb #2d776cc5
@@ -325,14 +324,14 @@ def _flat(text):
 # %% ../../nbs/90_tools/01_explore.ipynb #94cee374
 @dataclass(frozen=True)
 class Rebuilt:
-    "One combination's items, answers and grades, from the store."
+    "One combination's items, answers and grades, from the store, under the names of `study.run.Run`."
 
-    splits: object  # `data.Splits`
+    data: object  # `data.Splits`
     labels: dict  # strategy → the teacher's `Answers` to the training inputs
-    curated: dict  # trained arm → `curate.Curated`
+    rows: dict  # trained arm → `curate.Curated`
     answers: dict  # arm → `Answers` to the test items
     graded: object  # DataFrame of `grade.grade`
-    judged: object  # `judge.Judged`, or None
+    verdicts: object  # `judge.Judged`, or None
     people: object = None  # DataFrame of `people.grades_of`, a row per arm, item, criterion and rater
 
 
@@ -414,108 +413,20 @@ def _curated(c, splits, *, labels, store):
         for a in arms
     }
 
-# %% ../../nbs/90_tools/01_explore.ipynb #dfb4460d
-def _prompt(messages):
-    "Chat messages as one text."
-    return "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in messages)
-
-
-def _asked(e, arm, *, answer):
-    "The messages that an arm was asked a test item with; of a conversation, with its own turns between."
-    return e.ask(ARMS[arm].prompt, answer.turns) if e.task == "conversation" else e.ask(ARMS[arm].prompt)
-
-
-def _gold(e):
-    "Gold, or the turns of a reference; None where there is neither."
-    return e.gold if e.gold is not None else numbered(e.meta["reference"]) if e.meta.get("reference") else None
-
 # %% ../../nbs/90_tools/01_explore.ipynb #efa5b87f
-def item_table(r: Report, b: Rebuilt):
-    "DataFrame with a row per test item and arm: prompt, completion, how it was read and graded, what a judge and people say of it."
-    import pandas as pd
-
-    at = {e.id: e for e in b.splits.test}
-    said = {(arm, a.id): a for arm, answers in b.answers.items() for a in answers}
-    rows = b.graded.rename(columns=dict(text="completion"))
-    rows = rows.assign(
-        prompt=[_prompt(_asked(at[i], arm, answer=said[arm, i])) for arm, i in zip(rows["arm"], rows["id"])],
-        question=[_input(at[i]) for i in rows["id"]],
-        samples=[[x.text for x in said[k].asked] for k in zip(rows["arm"], rows["id"])],
-        finish_reason=[said[k].finish_reason for k in zip(rows["arm"], rows["id"])],
-    )
-    if b.judged is not None and len(b.judged.pointwise):
-        grades = b.judged.pointwise.pivot_table(
-            index=["arm", "id"], columns="criterion", values="grade", aggfunc="mean", dropna=False
-        )
-        rows = rows.join(grades.add_prefix("judge_"), on=["arm", "id"])
-    if b.people is not None and (own := b.people[~b.people["check"]]).shape[0]:
-        rows = rows.join(
-            own.pivot_table(index=["arm", "id"], columns="criterion", values="grade", aggfunc="mean").add_prefix(
-                "people_"
-            ),
-            on=["arm", "id"],
-        )
-    rows["gold"] = [_gold(at[i]) for i in rows["id"]]
-    first = ["arm", "id", "question", "gold", "prompt", "completion", "answer"]
-    return pd.concat(
-        [pd.DataFrame([r.about()] * len(rows), index=rows.index), rows[first + [k for k in rows if k not in first]]],
-        axis=1,
-    )
-
-
-def verdict_table(r: Report, b: Rebuilt):
-    "DataFrame with a row per pair of arms and test item that a judge compared."
-    import pandas as pd
-
-    from distill_study.grading.judge import verdicts
-
-    if b.judged is None or not len(b.judged.pairwise):
-        return pd.DataFrame(columns=[*r.about(), "a", "b", "id", "winner"])
-    rows = verdicts(b.judged.pairwise)
-    return pd.concat([pd.DataFrame([r.about()] * len(rows), index=rows.index), rows], axis=1)
-
-
-def opinion_table(r: Report, b: Rebuilt):
+def opinion_table(
+    run: Rebuilt,
+    about: dict,  # columns in front: which report the rows are of
+):
     "DataFrame with a row per arm, test item, criterion and rater, of people's grades; attention checks are left out."
     import pandas as pd
 
     rows = (
         pd.DataFrame(columns=["arm", "id", "criterion", "rater", "grade", "note"])
-        if b.people is None
-        else b.people[~b.people["check"]].drop(columns=["check", "text"], errors="ignore").reset_index(drop=True)
+        if run.people is None
+        else run.people[~run.people["check"]].drop(columns=["check", "text"], errors="ignore").reset_index(drop=True)
     )
-    return pd.concat([pd.DataFrame([r.about()] * len(rows), index=rows.index, columns=list(r.about())), rows], axis=1)
-
-# %% ../../nbs/90_tools/01_explore.ipynb #6eadcb41
-def input_table(r: Report, b: Rebuilt):
-    "DataFrame with a row per training input and trained arm: what the teacher said, whether it was kept and why not, and the training row."
-    import pandas as pd
-
-    rows = []
-    for arm, done in b.curated.items():
-        taught, gone = {}, {d.id: d for d in done.drops}
-        for row in done.rows:
-            taught.setdefault(row["id"], []).append(_prompt(row["messages"]))
-        said = {a.id: a for a in b.labels.get(ARMS[arm].labels) or ()}
-        for e in b.splits.train:
-            a, d = said.get(e.id), gone.get(e.id)
-            rows.append(
-                r.about()
-                | dict(
-                    arm=arm,
-                    id=e.id,
-                    question=_input(e),
-                    gold=_gold(e),
-                    samples=[x.text for x in a.asked] if a else [],
-                    label=(a.parsed.answer if a else e.gold),
-                    right=a.correct if a else None,
-                    kept=d is None,
-                    reason=d.reason if d else "",
-                    evidence=d.evidence if d else "",
-                    row="\n\n".join(taught.get(e.id, ())),
-                )
-            )
-    return pd.DataFrame(rows)
+    return pd.concat([pd.DataFrame([about] * len(rows), index=rows.index, columns=list(about)), rows], axis=1)
 
 # %% ../../nbs/90_tools/01_explore.ipynb #9cd9b27d
 class Frames:
@@ -574,7 +485,7 @@ class Frames:
     def _whole(self, table):
         import pandas as pd
 
-        made = [table(r, self.built(r.name)) for r in self.reports]
+        made = [table(self.built(r.name), r.about()) for r in self.reports]
         return pd.concat(made, ignore_index=True)
 
 # %% ../../nbs/90_tools/01_explore.ipynb #2ca7d892
@@ -959,21 +870,6 @@ def _grade(row, metric):
     return "<br>".join(map(esc, [own, *said]))
 
 # %% ../../nbs/90_tools/01_explore.ipynb #591fd066
-def verdict_said(
-    v,  # a row of `Explored.verdicts`
-) -> str:
-    "What a judge says of two answers, in words."
-    return (
-        f"{v.b} is better"
-        if v.winner == "b"
-        else f"{v.a} is better"
-        if v.winner == "a"
-        else "a tie" + (": it changed its mind with the order" if v.flipped else "")
-        if v.winner == "tie"
-        else f"nothing: {v.why}"
-    )
-
-
 def item_page(
     rows,  # of `Explored.items`: one item, a row per arm
     metric: Metric,
@@ -1152,7 +1048,7 @@ class Chooser(Panel):
         if r.name not in self._made:
             b = self.found.built(r.name)
             self._made[r.name] = dict(
-                zip((*_KINDS, "verdicts"), (item_table(r, b), input_table(r, b), verdict_table(r, b)))
+                zip((*_KINDS, "verdicts"), (f(b, r.about()) for f in (item_table, input_table, verdict_table)))
             )
         return self._made[r.name], r.metric
 
