@@ -54,6 +54,22 @@ def test_levels_and_strategies_are_ones_that_can_be_asked(name):
         assert ask(tiny.task, s, turns=[user_turn("x")], words=9)[0]["role"] == "system"
 
 
+# --- tiny-math and tiny-qa
+
+
+def test_every_working_of_a_word_problem_is_right():
+    "Each sum is right and goes on from the one before, and the last one is the answer."
+    for item in items("tiny-math", "train", n=300):
+        sums = [line.split(": ")[1].rstrip(".").split(" = ") for line in item.rationale.split(". ")]
+        assert all(eval(left) == int(right) for left, right in sums)  # our own text, not a model's
+        assert all(a[1] == b[0].split()[0] for a, b in zip(sums, sums[1:])) and sums[-1][1] == item.answer
+
+
+def test_every_walk_of_a_question_ends_at_its_choice():
+    for item in items("tiny-qa", "train", n=300):
+        assert item.rationale.endswith(f"{item.choices['ABCD'.index(item.answer)]} ({item.answer}).")
+
+
 # --- tiny-nli
 
 

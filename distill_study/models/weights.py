@@ -77,7 +77,7 @@ def _zoo(name):
     folder = ZOO / name.removeprefix("zoo/")
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"model {name!r}: not in the zoo.{nearest(name, ['zoo/' + z for z in zoo_names()])} `distill-study zoo build` makes it."
+            f"model {name!r}: not in the zoo.{nearest(name, ['zoo/' + z for z in zoo_names()])} `nbs/guide/build_zoo.ipynb` builds them."
         )
     return folder
 
