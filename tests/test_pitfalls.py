@@ -16,6 +16,7 @@ from distill_study.analyse.pitfalls import (
     extraction,
     length,
     multiple,
+    noise,
     overlap,
     overlapped,
     pitfalls,
@@ -76,6 +77,11 @@ def test_another_wording_changes_the_system_prompt_alone(name):
             and r.ask("vanilla")[1:] == e.ask("vanilla")[1:]
             and (r.id, r.gold, r.key, r.source) == (e.id, e.gold, e.key, e.source)
         )
+
+
+def test_only_the_plain_prompt_has_other_wordings():
+    with pytest.raises(Exception, match="only the plain prompt"):
+        reworded(load_data(Data(name="tiny-math", train=1, test=1)).test[0], 2).ask("cot")
 
 
 @pytest.mark.parametrize("name", ["tiny-math", "tiny-qa", "tiny-nli"])
@@ -141,6 +147,24 @@ def test_an_extractor_that_changes_nothing():
     g["correct_strict"] = g["correct"]
     line = extraction(analyse(g, resamples=300))
     assert line.value.value == 0 and "No arm loses anything" in line.sentence and "stays the same" in line.sentence
+
+
+def test_a_judge_is_compared_on_the_items_that_it_graded():
+    r = of(TWO, 120)
+    rows = [(a, i, float(i < n)) for a, n in (("student/vanilla", 100), ("distilled/vanilla", 10)) for i in range(120)]
+    judge = pd.DataFrame([dict(arm=a, id=f"q{i}", criterion="correct", grade=g) for a, i, g in rows])
+    assert (
+        "changes by the judge: distilled/vanilla is ahead of student/vanilla no more" in extraction(r, judge).sentence
+    )
+    agrees = r.graded[r.graded["id"].isin([f"q{i}" for i in range(40)])]
+    agrees = agrees.assign(criterion="correct", grade=agrees["correct"].astype(float))
+    said = "By the judge, every arm has the same accuracy on the 40 items that it graded."
+    assert extraction(r, agrees).sentence.endswith(said)
+
+
+def test_right_labels_that_teach_more_than_wrong_ones():
+    r = of({"student/vanilla": 0.3, "control/right": 0.7, "control/wrong": 0.4})
+    assert noise(r).value.low > 0 and noise(r).sentence.startswith("Right labels teach more.")
 
 
 def test_overlapping_items_that_are_easier_are_seen():
@@ -209,7 +233,7 @@ def test_length_without_variation_says_so(change):
 
 
 def test_validation_by_loss_that_keeps_a_worse_checkpoint():
-    looks = [dict(step=i, loss=l, right=r) for i, l, r in ((1, 0.9, 0.4), (2, 0.5, 0.7), (3, 0.4, 0.6))]
+    looks = [dict(step=i, loss=x, right=r) for i, x, r in ((1, 0.9, 0.4), (2, 0.5, 0.7), (3, 0.4, 0.6))]
     line = validation(
         {
             "distilled/vanilla": dict(looks=looks),

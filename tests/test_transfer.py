@@ -1,4 +1,4 @@
-"Distilled students on the data sets that they did not learn from: who is asked what, the numbers, the page, and what happens when a part fails."
+"Distilled students on data that they did not learn from: who is asked what, the numbers, the page, and faults."
 
 import json
 from concurrent.futures import Future
@@ -152,7 +152,7 @@ def test_the_matrix_is_what_one_gets_by_hand(qa, math, qa_qa, qa_math, math_qa, 
     told, two = conclusions(cells, parse_recipe(RAW), left={}), at.values()
     for k in ("transfer", "forgetting"):
         assert sum(c.verdict == k for c in two) == int(
-            next(l for l in told.lines if f"({k}): " in l).split(f"({k}): ")[1].split()[0]
+            next(line for line in told.lines if f"({k}): " in line).split(f"({k}): ")[1].split()[0]
         )
 
 
@@ -212,6 +212,16 @@ def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
     assert transfer_alt(cells).count("forgetting") == 1 and conclusions([], parse_recipe(RAW), left={}).lines[
         0
     ].endswith("run the recipe first.")
+
+
+def test_unreadable_answers_and_little_to_forget_are_told():
+    right = {(BASE, "tiny-qa"): [True] * 9, (QA, "tiny-qa"): [True] * 9, (BASE, "tiny-math"): [True] * 9}
+    found, said, splits = made_up_transfer(right | {(QA, "tiny-math"): [False] * 9}, 9)
+    results = measure(found, said, splits=splits, resamples=100)[0]
+    lost = next(r for r in results if not r.own)
+    told = conclusions([replace(lost, base=wilson(1, 20))], parse_recipe(RAW), left={}).lines
+    assert "In 1 of the 1 pairs with forgetting, more than half" in told[3]
+    assert told[-1].startswith("zoo/student-s untouched is right on 5.0")
 
 
 def test_several_seeds_are_told_apart_and_drawn_as_one():

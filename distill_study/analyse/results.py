@@ -386,6 +386,7 @@ def _environment(html: bool):
     env = Environment(
         loader=PackageLoader("distill_study"),
         autoescape=html,
+        auto_reload=False,
         undefined=StrictUndefined,
         finalize=inert if html else _one_line,
     )

@@ -79,30 +79,12 @@ def arm_table(
     return _of_results("arms", columns, rows=results.arms.values(), results=results, checks=checks)
 
 # %% ../../nbs/80_report/00_tables.ipynb #51a02b6e
-_MEASURES = {  # family -> (caption, measures, note) of each of its tables
+_MEASURES = {  # family -> (part of the template, measures) of each of its tables
     "summarization": (
-        (
-            "What the summaries hold",
-            ("density", "words", "compression", "supported"),
-            "Entities per token as in the chain-of-density paper, each entity counted once. Compression is the "
-            "summary's words over the source's. In the source: names and numbers that the source has word for word.",
-        ),
-        (
-            "How near they are to source and reference",
-            ("copied2", "copied4", "run", "rouge1", "rouge2", "rougeLsum"),
-            "Copied n-grams stand in the source as well; a copied run is the shared run that a word stands in, its "
-            "mean length the extractive density of the Newsroom paper. ROUGE against the reference.",
-        ),
+        ("held", ("density", "words", "compression", "supported")),
+        ("near", ("copied2", "copied4", "run", "rouge1", "rouge2", "rougeLsum")),
     ),
-    "conversation": (
-        (
-            "Every measure",
-            FAMILY["conversation"],
-            "Overlap is ROUGE-L with the reference's turn, F1, the mean over turns. Repeated 4-grams came before in "
-            "the same conversation; distinct-1 and -2 are the shares of different words and pairs, which fall as "
-            "texts grow longer. Words are those of a turn.",
-        ),
-    ),
+    "conversation": (("turns", FAMILY["conversation"]),),
 }
 
 
@@ -117,7 +99,7 @@ def _fewer(results, metrics) -> list:
     return found
 
 
-def _score_table(results, caption, *, keys, note) -> Table:
+def _score_table(results, part, *, keys) -> Table:
     "One table of measures."
     known = [METRICS[k] for k in keys if any(results.score(a, k).value is not None for a in results.arms)]
     columns = (ARM, *(Column(m.key, m.head, m.unit, "interval", m.digits, m.scale) for m in known))
@@ -126,8 +108,9 @@ def _score_table(results, caption, *, keys, note) -> Table:
         for arm, record in results.arms.items()
     ]
     lost = [METRICS[k].head for k in keys if METRICS[k] not in known]
-    words = dict(caption=caption, note=note, lost=lost, fewer=_fewer(results, known))
-    return _of_results("scores", columns, rows=rows, results=results, **words)
+    return _of_results(
+        "scores", columns, rows=rows, results=results, which=part, lost=lost, fewer=_fewer(results, known)
+    )
 
 
 def score_tables(
@@ -135,7 +118,7 @@ def score_tables(
     task: str = "summarization",  # or 'conversation'
 ) -> list[Table]:
     "Every measure of a scored family, arm by arm."
-    return [_score_table(results, caption, keys=keys, note=note) for caption, keys, note in _MEASURES[task]]
+    return [_score_table(results, part, keys=keys) for part, keys in _MEASURES[task]]
 
 # %% ../../nbs/80_report/00_tables.ipynb #5b7e20c4
 def _no_gap(results, teacher) -> str:
