@@ -23,7 +23,7 @@ from distill_study.analyse.graders import (
 )
 from distill_study.config import Criterion, Data, Judge
 from distill_study.data.load import load_data
-from distill_study.grading.judge import families, judge, point_prompt, read_grades, read_winner, verdicts
+from distill_study.grading.judge import judge, model_families, point_prompt, read_grades, read_winner, verdicts
 from distill_study.grading.truth import grade
 from distill_study.models.engine import Engine, EngineError, Failure, RulesEngine, fenced, open_engine, unfence
 from distill_study.store.log import Store
@@ -687,7 +687,7 @@ def test_kappa_is_that_of_statsmodels():
     ],
 )
 def test_families(model, roots):
-    assert families(model) == roots
+    assert model_families(model) == roots
 
 
 def test_a_judge_of_the_teachers_family_is_said_not_refused(five, tmp_path):

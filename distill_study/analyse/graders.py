@@ -18,17 +18,15 @@ import warnings
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import combinations, compress
-from pathlib import Path
 
 import numpy as np
 
-import distill_study
 from .stats import group_codes, holm, mean_interval, paired_difference, pairs_of, wilson
 from ..config import ARMS, StudyError
-from ..grading.judge import Judged, verdicts
+from ..grading.judge import Judged, render, texts, verdicts
 from ..grading.people import attention
 from ..grading.truth import METRICS
-from ..utils import Column, Displayable, Interval, Table, esc, num
+from ..utils import Column, Displayable, Interval, Table, esc
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #3fb39144
 class AgreementError(StudyError):
@@ -299,37 +297,19 @@ def ppi_estimate(y, f, *, rest, kind: str = "grade", w=None, w_rest=None) -> PPI
     tuned, lam = interval(None)
     return PPIEstimate(human, judge, plain, tuned, lam, n, len(rest))
 
-# %% ../../nbs/70_analyse/02_graders.ipynb #68d8fc1a
-@lru_cache(1)
-def _texts():
-    "Captions, columns and sentences of this module."
-    import yaml
-
-    return yaml.safe_load((Path(distill_study.__file__).parent / "templates" / "graders.yaml").read_text("utf-8"))
-
-
-@lru_cache(1)
-def _environment():
-    from jinja2 import Environment, StrictUndefined
-
-    env = Environment(undefined=StrictUndefined)
-    env.filters |= dict(num=num, esc=esc, capital=_capital)
-    return env
-
-
+# %% ../../nbs/70_analyse/02_graders.ipynb #c802b71a
 def _capital(text):
     return text[:1].upper() + text[1:]
 
 
 def _say(sentences, **values):
     "Sentences with their values, one after the other; empty ones are left out."
-    rendered = (_environment().from_string(s).render(values) for s in sentences)
-    return " ".join(filter(None, rendered))
+    return " ".join(filter(None, (render(s, **values) for s in sentences)))
 
 
 def _sentence(name, **values):
     "A sentence, or several, by the name that the template file has for it."
-    text = _texts()["sentences"][name]
+    text = texts("graders")["sentences"][name]
     return _say([text] if isinstance(text, str) else text, **values)
 
 
@@ -342,7 +322,7 @@ def _table(
     level=None,  # how intervals are written: fields of `Column`
     **values,  # of captions and sentences
 ) -> Table:
-    text, columns = _texts()[name], []
+    text, columns = texts("graders")[name], []
     for key, fields in text["columns"].items():
         if fields is None:
             columns += more
@@ -806,8 +786,8 @@ def _is_weak(name, interval, *, chance, key):
 def _measure(name, interval, *, chance, key):
     truth = "the ground truth" if key == "correct" else METRICS[key].name
     weak = _is_weak(name, interval, chance=chance, key=key)
-    text = _say([_texts()["weaknesses"][name]], value=interval.value) if weak else ""
-    return JudgeMeasure(name, _say([_texts()["names"][name]], truth=truth), interval, chance, text)
+    text = _say([texts("graders")["weaknesses"][name]], value=interval.value) if weak else ""
+    return JudgeMeasure(name, _say([texts("graders")["names"][name]], truth=truth), interval, chance, text)
 
 
 def judge_measures(judged: Judged, graded, *, key: str = "correct", **bootstrap) -> list[JudgeMeasure]:
