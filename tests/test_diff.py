@@ -1,4 +1,4 @@
-"""What changed between two reports: nothing in itself, what was changed and nothing else, and a refusal where the items are others."""
+"What changed between two reports: nothing in itself, what was changed and nothing else; other items are refused."
 
 import io
 import json
@@ -364,8 +364,9 @@ def test_p_is_below_5_percent_where_the_interval_excludes_zero(k, j):
 @settings(max_examples=60, deadline=None)
 @given(*[st.one_of(st.none(), st.floats(-5, 5))] * 6)
 def test_any_intervals_give_a_p_or_a_reason(a, b, al, ah, bl, bh):
-    def whole(v, l, h):
-        return Interval(v, l if v is None or l is None else min(v, l), h if v is None or h is None else max(v, h), 5)
+    def whole(v, low, high):
+        low = low if v is None or low is None else min(v, low)
+        return Interval(v, low, high if v is None or high is None else max(v, high), 5)
 
     d, p = interval_difference(whole(a, al, ah), whole(b, bl, bh))
     assert (p is None) == bool(d.reason) and (p is None or 0 <= p <= 1)

@@ -1,4 +1,4 @@
-"""The page of items: what it shows is what the report was made from, hostile text does nothing in it, and it is driven by mouse, keyboard and address in a browser."""
+"The page of items: it shows what the report was made from, runs no hostile text, and is driven in a browser."
 
 import json
 import re
@@ -22,7 +22,10 @@ from distill_study.tasks.families import TASKS
 from distill_study.teach.curate import Drop, curate
 from distill_study.teach.sampling import Answer, Answers
 
-ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!-- \u2028 {{data}} \u202e $& ]]> <a href='javascript:alert(3)'>x</a>"
+ATTACK = (
+    "</script><script>alert(1)</script><img src=x onerror=alert(2)><!-- \u2028 {{data}} \u202e $& ]]> "
+    "<a href='javascript:alert(3)'>x</a>"
+)
 BASE, TOP, LEARNS = "student/vanilla", "teacher/cot", "distilled/cot-rationale"
 
 

@@ -1,4 +1,4 @@
-"The page of a recipe says what its reports say together, at any size of grid; `metrics.csv` opens anywhere and runs nowhere."
+"The page of a recipe says what its reports say together, at any size of grid; `metrics.csv` runs nowhere."
 
 import copy
 import csv
@@ -27,9 +27,10 @@ from distill_study.report.grid import (
     cost_alt,
     cost_figure,
     heat_maps,
+    leader_sentence,
     mean_of,
-    names_of,
     mean_over_seeds,
+    names_of,
     p_different,
     pareto,
     payback_table,
@@ -37,7 +38,6 @@ from distill_study.report.grid import (
     rank_table,
     ranking,
     sections,
-    leader_sentence,
 )
 from distill_study.report.render import HEADS, check_page, inert_cell, metric_rows, write_csv
 from distill_study.study.schedule import Outcome, render_index, write_index
@@ -462,7 +462,7 @@ def test_prices_give_money_its_front_and_its_volume(tmp_path):
         and "per 1,000 answers" in soup.text
         and "no prices" not in payback_table(paybacks([m])).note
     )
-    for a, u in m["serving"].items():
+    for u in m["serving"].values():
         u["cost"] = u["n"] * 0.02
     assert "never" in payback_table(paybacks([m])).html()
 
@@ -470,11 +470,13 @@ def test_prices_give_money_its_front_and_its_volume(tmp_path):
 def test_the_committed_page_is_made_from_its_folder(tmp_path):
     for p in TINY.iterdir():
         (shutil.copytree if p.is_dir() else shutil.copy)(p, tmp_path / p.name)
-    plain = lambda page: re.sub(r"<p>Written .*?</p>", "", page).replace("&#39;", "&#x27;")
-    committed = plain((TINY / "index.html").read_text())
-    again = plain(render_index(tmp_path).read_text())
-    strip = lambda p: re.sub(r'src="data:[^"]*"|\s+', "", p)
-    assert strip(again) == strip(committed) and len(committed) < 600_000
+
+    def plain(page):
+        "Without its time, its pictures and white space."
+        return re.sub(r'<p>Written .*?</p>|src="data:[^"]*"|\s+', "", page.replace("&#39;", "&#x27;"))
+
+    committed = (TINY / "index.html").read_text()
+    assert plain(render_index(tmp_path).read_text()) == plain(committed) and len(committed) < 600_000
     for name in READ:
         assert all(f'href="{name}/{f}"' in committed for f in ("index.html", "metrics.json", "metrics.csv"))
 
@@ -537,7 +539,12 @@ def test_a_narrow_screen_does_not_scroll_sideways_and_text_stands_out():
             page.goto((TINY / "index.html").as_uri())
             assert page.evaluate("document.documentElement.scrollWidth") <= 400
             shades += page.evaluate(
-                """() => [...document.querySelectorAll('td.heat')].map(e => [getComputedStyle(e).backgroundColor, getComputedStyle(e).color, getComputedStyle(e.querySelector('.ci')).color, getComputedStyle(document.body).backgroundColor])"""
+                """() => {
+                  const shade = (e, what) => getComputedStyle(e)[what];
+                  const body = shade(document.body, "backgroundColor");
+                  return [...document.querySelectorAll("td.heat")].map((e) =>
+                    [shade(e, "backgroundColor"), shade(e, "color"), shade(e.querySelector(".ci"), "color"), body]);
+                }"""
             )
 
     def rgb(text, under=None):

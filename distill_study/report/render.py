@@ -384,8 +384,6 @@ def render(
     html_path: str | Path,  # where the page goes
     *,
     title: str = "",  # of the page; taken from the notebook's first heading when empty
-    subtitle: str = "",  # below it; taken from the quote below that heading when empty
-    eyebrow: str = "Distillation study",
     footer: str = "",  # HTML built by this module, where no cell is tagged `provenance`
 ) -> Path:
     "Write an executed notebook as one self-contained page, or refuse with what is wrong with it."
@@ -393,11 +391,10 @@ def render(
 
     nb, folder = nbformat.read(notebook_path, as_version=4), Path(html_path).parent
     special = _arrange(nb)
-    own_title, own_subtitle = _take_title(nb)
+    own_title, subtitle = _take_title(nb)
     info = dict(
         title=title or own_title or folder.name,
-        subtitle=subtitle or own_subtitle,
-        eyebrow=eyebrow,
+        subtitle=subtitle,
         summary=special["summary"],
         footer=special["provenance"] or footer,
         files=" ".join(f for f in FILES if (folder / f).is_file()),

@@ -27,7 +27,7 @@ from ..utils import HIDDEN, Column, Displayable, Interval, Table, duration, to_p
 def interval_difference(
     a: Interval, b: Interval
 ) -> tuple[Interval, float | None]:  # (b minus a, its p); without an interval and p where one of them has none
-    "The difference of two independent estimates from their 95 % intervals alone, and a p below 0.05 where it excludes 0."
+    "Difference of two independent estimates from their 95 % intervals alone, and a p below 0.05 where it excludes 0."
     from scipy.stats import norm
 
     if a.value is None or b.value is None:
@@ -105,7 +105,7 @@ def _counts(report):
 
 
 def count_changes(a: Report, b: Report) -> list[Change]:
-    "Inputs, training rows, drops by reason, steps and test items that differ: plain counts, without noise of their own."
+    "Inputs, training rows, drops by reason, steps and test items that differ: counts, without noise of their own."
     return changes(_counts(a), _counts(b))
 
 # %% ../../nbs/90_tools/02_compare.ipynb #1ae44968
@@ -442,7 +442,8 @@ def report_of(
         more = f"; so do {', '.join(c.what for c in odd[1:6])}" if odd[1:] else ""
         raise ReproduceError(
             f"{path / 'params.yaml'}: {odd[0].what} = {odd[0].b!r}, and metrics.json says {odd[0].a!r}: they "
-            f"differ{more}. One of the files was changed by hand: restore it, or remove params.yaml to go by metrics.json."
+            f"differ{more}. One of the files was changed by hand: restore it, or remove params.yaml to go by "
+            "metrics.json."
         )
     return report
 
@@ -547,7 +548,7 @@ def _rounded(c):
 
 
 def differing(a: dict, b: dict) -> tuple[int, list[Change], int]:
-    "(values of the first report, those that the second has otherwise, those of the training log that only round otherwise)."
+    "(number of values, those that the second report has otherwise, how many of the training log only round otherwise)."
     old, new = dict(_leaves(untimed(a))), dict(_leaves(untimed(b)))
     odd = [Change(k, v, new.get(k, _NOT_THERE)) for k, v in old.items() if k not in new or new[k] != v]
     return len(old), [c for c in odd if not _rounded(c)], sum(map(_rounded, odd))
