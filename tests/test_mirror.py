@@ -101,7 +101,10 @@ def test_answers_of_both_are_kept_and_none_is_sent_twice(url, at):
 
 def test_two_machines_at_once(s3, tmp_path, at):
     url = f"{s3}/{tmp_path.name}"
-    code = "store = Store(sys.argv[1])\nfor i in range(4): store.add([record(f'{sys.argv[2]} {i}'), record(f'both {i}')]); store.mirror.sync()"
+    code = (
+        "store = Store(sys.argv[1])\n"
+        "for i in range(4): store.add([record(f'{sys.argv[2]} {i}'), record(f'both {i}')]); store.mirror.sync()"
+    )
     procs = [at(m) and python(code, url, m) for m in "ab"]
     assert [(p.communicate()[1], p.returncode) for p in procs] == [("", 0)] * 2
     for machine in "ab":
@@ -185,7 +188,7 @@ def test_a_hostile_bucket_writes_nothing_outside(s3, tmp_path, at, name):
     at("b")
     theirs = Store(url)
     theirs.stage("student", "ab12")
-    assert not [p for p in (tmp_path / "b").rglob("*evil*")] and not [p for p in tmp_path.glob("*evil*")]
+    assert not list((tmp_path / "b").rglob("*evil*")) and not list(tmp_path.glob("*evil*"))
 
 
 def test_a_manifest_that_points_outside_is_refused(url, at):

@@ -1,4 +1,4 @@
-"The built-in models as they are committed: what the manifest says, and what they can do; `build_zoo.ipynb` builds them."
+"The built-in models as they are committed: what the manifest says, and what they can do."
 
 import hashlib
 import json

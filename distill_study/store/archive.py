@@ -69,7 +69,7 @@ class Entry:
     completion_tokens: int = 0
     info: str = ""  # what the stage is of
 
-
+# %% ../../nbs/25_store/03_archive.ipynb #06a0d9aa
 def _completions_entry(path):
     "The entry of a file of completions; damaged lines are not counted."
     n, read, written, engine, latest = 0, 0, 0, path.stem, ""
@@ -111,10 +111,8 @@ def _stage_entry(folder):
     return Entry("stage", folder.name, folder, size, len(files), made.get("created", ""), info=info)
 
 
-def contents(
-    root: str | Path,  # of a store
-) -> list[Entry]:
-    "What a store holds: completions by engine, the ledger, what people graded, then stages."
+def contents(root: str | Path) -> list[Entry]:
+    "What the store in `root` holds: completions by engine, the ledger, what people graded, then stages."
     root = open_root(root)
     return [
         *map(_completions_entry, _files(root, "completions")),
@@ -123,11 +121,8 @@ def contents(
     ]
 
 # %% ../../nbs/25_store/03_archive.ipynb #06a00020
-def ledger_rows(
-    root: str | Path,  # of a store
-    reason: str | None = None,  # only entries with this one
-) -> Iterator[dict]:
-    "Everything that failed or was dropped: file of the ledger, time, id, reason, evidence and more."
+def ledger_rows(root: str | Path, reason: str | None = None) -> Iterator[dict]:
+    "Everything that failed or was dropped, or what has one `reason`: ledger, time, id, reason, evidence and more."
     reasons = set()
     for path in _files(open_root(root), "ledger"):
         for e in Ledger(path).entries():
@@ -163,7 +158,7 @@ _LEDGER_REMEDY = dict(
     "the raters sent once more",
 )
 
-
+# %% ../../nbs/25_store/03_archive.ipynb #06a0b9aa
 def _bad_lines(path):
     "The problems of a file of completions."
     seen = set()
@@ -204,22 +199,18 @@ def _bad_stage(folder):
             yield Problem(path, None, "its checksum does not fit", _DELETE_STAGE)
 
 
-def check_store(
-    root: str | Path,  # of a store
-) -> list[Problem]:
-    "Everything in a store that is not as it was written."
+def check_store(root: str | Path) -> list[Problem]:
+    "Everything in the store in `root` that is not as it was written."
     root = open_root(root)
-    found = [x for p in _files(root, "completions") for x in _bad_lines(p)]
-    for kind in ("ledger", "grades"):
-        found += [x for p in _files(root, kind) for x in _bad_ledger(kind, p)]
-    return found + [x for p in _stages(root) if not p.name.endswith(".partial") for x in _bad_stage(p)]
+    return [
+        *(x for p in _files(root, "completions") for x in _bad_lines(p)),
+        *(x for kind in ("ledger", "grades") for p in _files(root, kind) for x in _bad_ledger(kind, p)),
+        *(x for p in _stages(root) if not p.name.endswith(".partial") for x in _bad_stage(p)),
+    ]
 
 # %% ../../nbs/25_store/03_archive.ipynb #06a0000e
-def export_rows(
-    root: str | Path,  # of a store
-    engine: str | None = None,  # 'engine:model'; None exports all
-) -> Iterator[dict]:
-    "Completions as rows: `messages` (the answer is the last), and how it was made."
+def export_rows(root: str | Path, engine: str | None = None) -> Iterator[dict]:
+    "Completions of 'engine:model', or all, as rows: `messages` (the answer is the last), and how it was made."
     names = set()
     for path in _files(open_root(root), "completions"):
         for n, r, last in read_lines(path):
@@ -244,7 +235,7 @@ def _row(record):
     row |= {name: getattr(record, name) for name in as_it_is}
     return row | dict(sampling=json.dumps(record.sampling, sort_keys=True))
 
-
+# %% ../../nbs/25_store/03_archive.ipynb #06a0e9aa
 def export(
     root: str | Path,  # of a store
     out: str | Path,  # a .jsonl file, or a folder for `datasets.load_from_disk`
@@ -304,7 +295,7 @@ def to_prune(
                 raise StoreError(f"store {str(root)!r}: no {kind} of {name!r}.{hint}")
     return out
 
-
+# %% ../../nbs/25_store/03_archive.ipynb #06a119aa
 def _lock_if_idle(root, name):
     "The lock of a stage, held; None while another process makes it."
     fd = os.open(root / "locks" / f"{name.removesuffix('.partial')}.lock", os.O_RDWR | os.O_CREAT, 0o666)
@@ -332,11 +323,8 @@ def _remove(root, entry):
     return True
 
 
-def prune(
-    root: str | Path,  # of a store
-    entries,  # as `to_prune` gives them
-) -> list[Entry]:  # those that were removed
-    "Remove entries, here and at the URL; a stage that another process is making stays."
+def prune(root: str | Path, entries: list[Entry]) -> list[Entry]:
+    "Remove what `to_prune` gave, here and at the URL, but stages that another process is making; what was removed."
     root, gone = open_root(root), []
     mirror = mirror_of(root)
     for e in entries:

@@ -191,11 +191,8 @@ class Log:
             with locked(self.path) as fd:
                 self._read(fd)
 
-    def append(
-        self,
-        records,  # those whose key is already there are left out
-    ) -> int:  # how many were new
-        "Append in one write, after cutting away a torn last line."
+    def append(self, records) -> int:
+        "Append records whose key is new in one write, after cutting away a torn last line; how many were new."
         with locked(self.path, write=True) as fd:
             self._read(fd)
             if os.fstat(fd).st_size > self.offset:
@@ -215,11 +212,7 @@ class Log:
 class Ledger:
     "An append-only file of what failed, one mapping a line."
 
-    def __init__(
-        self,
-        path: Path,  # a .jsonl file; it need not exist
-        shown: str = "",  # the path as messages name it
-    ):
+    def __init__(self, path: Path, shown: str = ""):  # a .jsonl file; it need not exist; what messages call it
         self.path, self.shown, self.added = path, shown or str(path), 0
 
     def _read(self, fd):
@@ -240,11 +233,8 @@ class Ledger:
             end += len(line)
         return entries, end
 
-    def append(
-        self,
-        entries,  # mappings of plain values
-    ):
-        "Add entries with the time, in one write, after cutting away a torn last line."
+    def append(self, entries):
+        "Add entries, mappings of plain values, with the time, in one write, after cutting away a torn last line."
         lines = b"".join(seal(dict(time=now(), **e)) for e in entries)
         if not lines:
             return
@@ -289,13 +279,8 @@ def _stage_name(name, fp):
     return f"{name}-{fp}"
 
 
-def finish(
-    part: Path,  # the working folder
-    done: Path,  # its final name
-    *,
-    manifest: dict,
-):
-    "Make `part` the finished stage, its files named with their checksums; where `done` exists already, that one stays."
+def finish(part: Path, done: Path, *, manifest: dict):
+    "Make the folder `part` the finished stage, its files named with their checksums; where `done` exists, that one stays."
     files = [p for p in sorted(part.rglob("*")) if p.is_file() and p.name != MANIFEST]
     checksums = {str(p.relative_to(part)): crc_of(p) for p in files}
     write_json(manifest | dict(files=checksums), part / MANIFEST, exact=True)
@@ -315,7 +300,7 @@ class Folder:
     def __init__(
         self,
         root: str | Path,  # a folder, created if need be, or a URL; see `store.remote`
-        replay: bool = False,  # nothing may be made that is not in it; an unreachable URL is only mentioned
+        replay: bool = False,  # nothing new may be made; a URL that can't be reached is only mentioned
     ):
         self.root, self.replay = working_copy(root), replay
         self.looked = dict(keys={}, files=set(), models=set())  # looked up, found or not
@@ -336,12 +321,11 @@ class Folder:
 class Stages(Folder):
     "Finished stages and small results."
 
-    def stage(
-        self,
-        name: str,  # lower-case letters, digits, '.', '_', '-'
-        fp: str,  # fingerprint of everything the stage depends on
-    ) -> Path | None:
-        "The folder of a finished stage, or None; raises `StoreError` where its manifest is damaged."
+    def stage(self, name: str, fp: str) -> Path | None:
+        """The folder of a finished stage, or None; raises `StoreError` where its manifest is damaged.
+
+        `name` is of lower-case letters, digits, '.', '_', '-'; `fp` is the fingerprint of all that it depends on.
+        """
         folder = self.root / "stages" / _stage_name(name, fp)
         self.looked["files"].add(f"stages/{folder.name}/{MANIFEST}")
         if not folder.is_dir() and not self.mirror.fetch_stage(folder.name):
@@ -363,10 +347,7 @@ class Stages(Folder):
         *,
         info: dict | None = None,  # goes into the manifest; may be filled while the stage is made
     ):
-        """Working folder of a stage to be made, with what an interrupted run left in it.
-
-        None where another process has finished it meanwhile.
-        """
+        "Working folder of a stage, with what an interrupted run left in it; None where somebody has finished it."
         done = self.root / "stages" / _stage_name(name, fp)
         part = done.with_name(f"{done.name}.partial")
         with stage_lock(self.root / "locks" / f"{done.name}.lock", f"stage {done.name}"):
@@ -408,25 +389,15 @@ class Store(Stages):
         files, stages = self.root.glob("completions/*.jsonl"), self.root.glob(f"stages/*/{MANIFEST}")
         return f"Store({str(self.root)!r}): {len([*files])} files of completions, {len([*stages])} stages"
 
-    def log(
-        self,
-        engine: str,  # 'engine:model'
-        weights: str,  # fingerprint of the weights
-    ) -> Log:
-        "The file that holds this engine's completions."
+    def log(self, engine: str, weights: str) -> Log:
+        "The file that holds the completions of 'engine:model' with weights of this fingerprint."
         if (engine, weights) not in self.logs:
             name = f"{slug(engine)[-120:].strip('-.')}-{weights[:8]}.jsonl"
             self.logs[engine, weights] = Log(self.root / "completions" / name)
         return self.logs[engine, weights]
 
-    def get(
-        self,
-        engine: str,
-        weights: str,  # see `log`
-        *,
-        key: str,  # see `request_key`
-    ) -> Record | None:
-        "The record of a request, or None."
+    def get(self, engine: str, weights: str, *, key: str) -> Record | None:
+        "The record of a request by its `request_key`, or None."
         log = self.log(engine, weights)
         self.looked["keys"].setdefault((engine, weights), set()).add(key)
         with guard(log.path):
@@ -454,20 +425,12 @@ class Store(Stages):
         return new
 
 # %% ../../nbs/25_store/02_log.ipynb #5e1d0c00
-def drops_of(
-    store: Store,
-    name: str,
-    *,
-    fp: str,  # of what was curated; see `Stages.stage`
-) -> Ledger:
-    "The file of the ledger that names the inputs of one arm which did not become training rows, each with its reason."
+def drops_of(store: Store, name: str, *, fp: str) -> Ledger:
+    "The file of the ledger with the drops of one arm; `fp` is of what was curated."
     return Ledger(store.root / "ledger" / f"{_stage_name(name, fp)}.jsonl")
 
 
-def answered_by(
-    store: Store,
-    model: str,  # name of a model, as records have it
-) -> list[tuple[str, str, list]]:
+def answered_by(store: Store, model: str) -> list[tuple[str, str, list]]:
     "(engine, weights, the different `asked` of its answers) of every engine that has answered as a model of this name."
     out = []
     store.looked["models"].add(model)

@@ -50,9 +50,7 @@ def _plain(url):
     return url.rstrip("/")
 
 
-def working_copy(
-    where: str | Path,  # a folder, or a URL
-) -> Path:
+def working_copy(where: str | Path) -> Path:
     "The folder that a store is worked on in: itself, or this machine's copy of a URL, under `cache_dir`."
     if not is_url(where):
         return Path(where).expanduser()
@@ -130,11 +128,7 @@ def _relative(paths, root):
 class RemoteFiles:
     "Files of a folder, and of the same names under a URL."
 
-    def __init__(
-        self,
-        url: str,
-        root: Path,  # the folder that is worked on
-    ):
+    def __init__(self, url: str, root: Path):
         self.url, self.root, self.last = url, Path(root), 0.0
         self.fs, self.at = file_system(url)
         self.notes = self.root / "mirror"  # what was exchanged already
@@ -246,11 +240,8 @@ class FinishedExchange(LineExchange):
             self._send({manifest})
         self._note_sent(folder.name)
 
-    def fetch_stage(
-        self,
-        name: str,  # of its folder
-    ) -> bool:  # whether it is here now
-        "Fetch a finished stage, checked against its manifest; raises `StoreError` where a file is damaged."
+    def fetch_stage(self, name: str) -> bool:
+        "Fetch a finished stage, checked against its manifest, if it is there; `StoreError` where a file is damaged."
         with _reaching(self.url, self.root), tempfile.TemporaryDirectory(dir=self.notes) as d:
             if not self.fs.exists(f"{self.at}/stages/{name}/stage.json"):
                 return False
@@ -286,27 +277,18 @@ class Mirror(FinishedExchange):
                 self._send_stage(done.parent)
         self.last = time.monotonic()
 
-    def send_result(
-        self,
-        name: str,  # under the store's folder
-    ):
+    def send_result(self, name: str):
         "Send one result at once."
         with _reaching(self.url, self.root):
             self._send({name})
 
-    def sync_now_and_then(
-        self,
-        every: float = 60,  # seconds
-    ):
-        "`sync`, unless it was done just now."
+    def sync_now_and_then(self, every: float = 60):
+        "`sync`, unless it was done in the last `every` seconds."
         if time.monotonic() - self.last > every:
             self.sync()
 
-    def forget(
-        self,
-        name: str,  # of a file of completions, or of the folder of a stage
-    ):
-        "Remove from the URL what was removed here."
+    def forget(self, name: str):
+        "Remove a file of completions, or the folder of a stage, from the URL once it was removed here."
         with _reaching(self.url, self.root):
             if self.fs.exists(f"{self.at}/{name}"):
                 self.fs.rm(f"{self.at}/{name}", recursive=True)
@@ -322,7 +304,7 @@ class Mirror(FinishedExchange):
         finally:
             self.sync()
 
-
+# %% ../../nbs/25_store/01_remote.ipynb #5e0f3a72
 class NoMirror:
     "In the place of a mirror, where a folder is the copy of nothing."
 

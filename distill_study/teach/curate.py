@@ -179,10 +179,8 @@ def text_of(example) -> str:
     return "\n".join(t["content"] for t in example.turns)
 
 
-def facts_of(
-    example,  # `data.Example`
-) -> tuple:  # (numbers, truth), each None where there is none that counts
-    "What sets two like inputs apart: the numbers of a word problem, and the right answer where it is one of few."
+def facts_of(example) -> tuple:
+    "(numbers of a word problem, the right answer where it is one of few): what sets two like inputs apart; or None."
     numbers = sorted(re.findall(r"\d+(?:[.,]\d+)*", text_of(example))) if example.task == "math" else None
     if example.choices and example.gold is not None:
         return numbers, example.choices[LETTERS.index(example.gold)]
@@ -256,11 +254,8 @@ def _equal_to(short, test, *, train):
     return {i: (whole[w], 1.0) for i in same_length if (w := train.whole(i)) in whole}
 
 # %% ../../nbs/40_teach/02_curate.ipynb #d7b79541
-def gives_away(
-    example,  # `data.Example`
-    least: int = 8,  # words that a text must have to count as copied
-) -> str | None:  # what gives it away, or None
-    "The place where an input holds its own gold answer."
+def gives_away(example, least: int = 8) -> str | None:
+    "Where an input holds its own gold answer, or None; a text counts as copied from `least` words on."
     if example.gold is None or example.task in ("nli", "nlu_qa"):
         return None
     asked = text_of(example)
@@ -397,7 +392,7 @@ def _split_vote(votes, label, *, share):
     if n and agree / n < share:
         return "too little agreement", f"{agree} of {n} samples say {label}"
 
-
+# %% ../../nbs/40_teach/02_curate.ipynb #b9531719
 def _fault(example, arm, *, answer, votes, label, settings):
     "What is wrong with the label of an input."
     if arm.labels == "gold":

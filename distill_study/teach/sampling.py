@@ -62,7 +62,7 @@ class Answer:
         "Everything that was paid for: samples that were not elected, turns, and what could not be read."
         return tuple(x for v in self.votes or self.parts or (self,) for x in (v, *v.unread))
 
-
+# %% ../../nbs/40_teach/01_sampling.ipynb #5d481e9e
 @dataclass(frozen=True)
 class Answers:
     "What one model answered to a list of examples under one strategy, in their order."
@@ -363,11 +363,8 @@ def summary(answers: Answers) -> dict:
     )
 
 
-def usage(
-    answers,  # `Answers`
-    price=None,  # `config.Price`
-) -> dict:  # what is not known is None
-    "Tokens, seconds and money that one set of answers took; of failed requests only the attempts."
+def usage(answers: Answers, price=None) -> dict:
+    "Tokens, seconds and money (by a `config.Price`) that answers took, None where unknown; of failures the attempts."
     every = [v for a in answers for v in a.asked]
     got = [a for a in every if not a.failure]
     into, out, busy = (_total(got, k) for k in ("prompt_tokens", "tokens", "seconds"))
