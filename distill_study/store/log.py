@@ -331,7 +331,7 @@ class Stages(Folder):
         if not folder.is_dir() and not self.mirror.fetch_stage(folder.name):
             return None
         remedy = "Delete its folder: the stage is then made again"
-        manifest = read_json(folder / MANIFEST, str(folder / MANIFEST), remedy)
+        manifest = read_json(folder / MANIFEST, remedy=remedy)
         if manifest.get("fp") != fp:
             raise StoreError(
                 f"store folder {str(folder)!r}: its {MANIFEST} is of another stage. "
@@ -375,7 +375,7 @@ class Stages(Folder):
         self.looked["files"].add(f"results/{path.name}")
         if not path.exists():
             return None
-        return read_json(path, str(path), "Delete it: the result is then made again", "value")["value"]
+        return read_json(path, "value", remedy="Delete it: the result is then made again")["value"]
 
 # %% ../../nbs/25_store/02_log.ipynb #b5b4e531
 class Store(Stages):

@@ -69,7 +69,7 @@ def url_of(folder: str | Path) -> str | None:
     path = Path(folder) / MARK
     if not path.exists():
         return None
-    return read_json(path, str(path), "Delete the folder: it is made again from the URL", "url")["url"]
+    return read_json(path, "url", remedy="Delete the folder: it is made again from the URL")["url"]
 
 # %% ../../nbs/25_store/01_remote.ipynb #990cc86b
 _COMMON = ("abfs", "az", "file", "gs", "hdfs", "memory", "s3", "sftp", "webdav")
@@ -177,7 +177,7 @@ class LineExchange(RemoteFiles):
         note, path, out = self.notes / f"{file}.json", self.root / file, self.notes / "out" / file
         was = dict(mark=0, seen=[])
         if note.exists():
-            was = read_json(note, str(note), "Delete it: the lines are exchanged once more", "mark", "seen")
+            was = read_json(note, "mark", "seen", remedy="Delete it: the lines are exchanged once more")
         fresh, size = sorted(segments - set(was["seen"])), path.stat().st_size if path.exists() else 0
         if fresh or size != was["mark"]:
             for folder in (note.parent, path.parent, out):
@@ -248,7 +248,7 @@ class FinishedExchange(LineExchange):
             self._fetch(self._list(f"stages/{name}"), Path(d))
             folder = Path(d) / "stages" / name
             try:
-                files = read_json(folder / "stage.json", f"{self.url}/stages/{name}/stage.json", "", "files")["files"]
+                files = read_json(folder / "stage.json", "files", remedy="Wait until it is written")["files"]
             except StoreError:
                 return False  # still being written
             for file, checksum in files.items():

@@ -89,11 +89,18 @@ def recipe_path(given: str | Path) -> Path:
 @cache
 def _shell():
     "The shell of this process that executes notebooks; the error that ends a cell is kept in `error`."
+    from IPython.core.displayhook import DisplayHook
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets.config import Config
 
+    class ResultHook(DisplayHook):
+        def __call__(self, result=None):
+            data, metadata = self.shell.display_formatter.format(result) if result is not None else ({}, {})
+            if data:  # what displays itself leaves nothing to be shown
+                self.shell.display_pub.publish(data, metadata)
+
     class NotebookShell(InteractiveShell):
-        error = None
+        displayhook_class, error = ResultHook, None
 
         def _showtraceback(self, etype, evalue, stb):
             self.error = dict(ename=etype.__name__, evalue=str(evalue), traceback=list(stb))
@@ -111,8 +118,7 @@ def _run_cell(shell, source):
         shell.run_cell(source)
     outputs = [new_output("stream", name="stdout", text=captured.stdout)] if captured.stdout else []
     for shown in captured.outputs:
-        if shown.data:  # what displays itself leaves an empty result behind
-            outputs.append(new_output("display_data", data=shown.data, metadata=shown.metadata or {}))
+        outputs.append(new_output("display_data", data=shown.data, metadata=shown.metadata or {}))
     return outputs + ([new_output("error", **shell.error)] if shell.error else [])
 
 
