@@ -97,7 +97,7 @@ def test_the_model_sees_its_own_turns_and_never_the_references(tmp_path_factory,
     engine, ex = Parrot(), [talk(f"c{i}", n) for i, n in enumerate(lengths)]
     got = sample_answers(ex, "vanilla", engine=engine, store=Store(tmp_path_factory.mktemp("s")), split="test")
     assert [len(a.turns) for a in got] == lengths and got.new == sum(lengths) == len(engine.heard)
-    for id, said in engine.heard:
+    for _, said in engine.heard:
         assert not any("Yes, it is" in s for s in said) and list(said[2::2]) == [f"You said: {s}" for s in said[1:-1:2]]
     assert usage(got)["prompt_tokens"] == sum(20 * k for n in lengths for k in range(1, n + 1)) and usage(got)[
         "n"
@@ -422,7 +422,7 @@ def test_hardly_anything_ran(arms, n):
     f, shown = every(r)
     assert check_page("<h1>x</h1><h2>y</h2>" + "".join(x.html() for x in shown)) == [] and len(f.sentences) > 5
     png(accuracy_figure(r))
-    json.dumps(to_plain([x for x in shown]), allow_nan=False)
+    json.dumps(to_plain(list(shown)), allow_nan=False)
     if n < 3:
         assert f.entries[0].verdict.startswith(("Undefined", "Can't tell", "Not available"))
 
@@ -526,9 +526,9 @@ def test_macro_f1_is_the_mean_of_f1_by_hand(pairs):
     gold, said = map(list, zip(*pairs))
     c = confusions(nli(gold, student__vanilla=said), NLI, resamples=100)["student/vanilla"]
     each = [
-        2 * sum(g == s == l for g, s in pairs) / (gold.count(l) + said.count(l))
-        for l in NLI
-        if gold.count(l) + said.count(l)
+        2 * sum(g == s == label for g, s in pairs) / (gold.count(label) + said.count(label))
+        for label in NLI
+        if gold.count(label) + said.count(label)
     ]
     assert (
         c.f1.value == pytest.approx(sum(each) / len(each))
