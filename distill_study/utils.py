@@ -223,7 +223,7 @@ def write_text(text: str, path: str | Path) -> Path:
         raise ReportError(f"can't write {path}: {e.strerror}. {remedy}") from None
     return path
 
-
+# %% ../nbs/01_utils.ipynb #417feb49
 def write_json(value, path: str | Path, *, exact: bool = False) -> Path:
     "Write JSON in one step: plain values by `to_plain`, NaN refused; or `exact`ly, errors of the system as they come."
     if not exact:
@@ -281,7 +281,7 @@ class Displayable:
     def __repr__(self):
         return type(self).__name__
 
-
+# %% ../nbs/01_utils.ipynb #84015071
 @dataclass(frozen=True)
 class Column:
     "One column of a table: where its value is, its heading, and how a value is written."
@@ -359,7 +359,7 @@ def no_folders(text: str) -> str:
     text = re.sub(r"(?<![\w.~>/])(?:file://)?(?:/[^\s/:'\"]+)+/([^\s/:'\"]+)", r"\1", text)
     return re.sub(r"(?i)\b[a-z]:\\(?:[^\s\\'\"]+\\)*([^\s\\'\"]+)", r"\1", text)
 
-
+# %% ../nbs/01_utils.ipynb #14cd918c
 _SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$")
 
 
