@@ -262,7 +262,7 @@ class Asked(Settings):
             raise ValueError("an engine is written 'engine:model', e.g. 'transformers:zoo/teacher'")
         return v
 
-
+# %% ../nbs/00_config.ipynb #1c4761e8
 class Teacher(Asked):
     "Who labels the training inputs."
 
@@ -333,7 +333,7 @@ class Train(Settings):
             )
         return self
 
-
+# %% ../nbs/00_config.ipynb #7b9c485e
 class Student(Settings):
     "What is trained: a hub id, a local folder or a zoo model, and its training settings."
 
@@ -384,7 +384,7 @@ class Curate(Settings):
     given_away: bool = True  # drop inputs in which their own gold answer stands
     hard_items: bool = False  # ask the untouched student the training inputs, too: do drops fall on hard ones?
 
-# %% ../nbs/00_config.ipynb #74ce95ea
+# %% ../nbs/00_config.ipynb #99c77f96
 class Arm(Settings):
     "One row of the results table."
 
@@ -470,7 +470,7 @@ class Judge(Asked):
                 raise ValueError(f"{a!r} against itself; name two arms")
         return v
 
-
+# %% ../nbs/00_config.ipynb #3bbda162
 class Criterion(Settings):
     "One thing that a judge or a person grades: a question and the scale of its answers."
 
@@ -617,7 +617,7 @@ class Recipe(Settings):
                 )
         return grid
 
-
+# %% ../nbs/00_config.ipynb #016bd6c9
 def _flat(x, name=""):
     "Dotted name → value of nested mappings."
     if not isinstance(x, dict):
@@ -709,7 +709,7 @@ def _as_list(value):
         return [yaml.safe_load(v) for v in value.split(",")]
     return [value] if isinstance(value, int) else value
 
-
+# %% ../nbs/00_config.ipynb #dae1b67b
 def _override_entries(raw, head, *, path, value):
     "Set a setting of every teacher, student or data set that has it."
     engine = next((e for e, field in OWN.items() if field == head), "")
@@ -765,7 +765,7 @@ def load_recipe(
     except ConfigError as e:
         raise ConfigError(f"{path}: {e}") from None
 
-
+# %% ../nbs/00_config.ipynb #6ddbc40a
 def combination_from(
     teacher: str | dict,  # 'engine:model' or a mapping of `Teacher`
     student: str | dict,  # a model or a mapping of `Student`

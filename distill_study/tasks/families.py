@@ -115,7 +115,7 @@ def canonical(value: float) -> str | None:
         return None
     return str(int(value)) if value == int(value) else f"{value:.10g}"
 
-
+# %% ../../nbs/10_tasks/01_families.ipynb #92c87ae0
 # 1 250, 1'250, 1_250, 1,00,000
 _GROUPED = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:[ '_]\d{3})+|\d{1,2}(?:,\d{2})+,\d{3})(?![\d,])")
 
@@ -186,7 +186,7 @@ def boxed(text: str) -> str | None:
             return text[at + 7 : i]
     return text[at + 7 :]  # it was cut off
 
-
+# %% ../../nbs/10_tasks/01_families.ipynb #c7b025e1
 def _vulgar(m):
     "`2½` as `2 1/2`."
     fraction = unicodedata.normalize("NFKC", m[2]).replace("⁄", "/")
@@ -300,7 +300,7 @@ class Checker:
             self.worker.communicate()
         self.worker = None
 
-
+# %% ../../nbs/10_tasks/01_families.ipynb #7f34dd78
 _CHECKER = Checker()
 
 
@@ -380,7 +380,7 @@ _DENIED_AFTER = re.compile(
     re.I,
 )
 
-
+# %% ../../nbs/10_tasks/01_families.ipynb #3758347d
 def _labels(text):
     "The labels that a piece of text names and does not deny."
     found, text = set(), re.sub(r"\bnot,[^,;.\n]*,", "not", text, flags=re.I)
@@ -462,7 +462,7 @@ def from_json(text: str):
     except (ValueError, RecursionError):
         return None
 
-
+# %% ../../nbs/10_tasks/01_families.ipynb #fc2c0ef8
 _ROUND = re.compile(
     r"^[\s*_#>(\[-]*(?:(?:round|summary|step|version)[\s*_#]*)?([1-9])[\s*_]*(?:[.):\]-]|–|—|(?=\n|$))[\s*_]*", re.I
 )
@@ -619,7 +619,7 @@ class Math(Task):
         except ValueError:
             return bool(same_math(gold, answer))
 
-
+# %% ../../nbs/10_tasks/01_families.ipynb #52d6ed14
 class NluQa(Task):
     "Multiple choice; the answer is one letter."
 
@@ -647,7 +647,7 @@ class NluQa(Task):
         m = re.match(r"^[\s\"'*(\[]*([A-Z])(?=[\s)\].:,*\"']*$)", text)
         return m[1] if m else None
 
-
+# %% ../../nbs/10_tasks/01_families.ipynb #873cb080
 class Nli(Task):
     "Does a premise entail a hypothesis: entailment, neutral or contradiction."
 
@@ -697,7 +697,7 @@ class Summarization(Task):
         fits = (line.startswith(f"{i}. ") and 0 < n_words(line[3:]) <= limit for i, line in enumerate(lines, 1))
         return len(lines) == 4 and all(fits)
 
-
+# %% ../../nbs/10_tasks/01_families.ipynb #6cc75352
 _SPEAKER = re.compile(r"^[*_#]*(?:assistant|ai|bot)[*_]*\s*:[*_]*\s*", re.I)
 _OTHER = re.compile(r"\n\s*[*_#]*(?:user|human|customer|assistant|ai|bot)[*_]*\s*:|\n?\s*<\|", re.I)
 
@@ -719,7 +719,7 @@ class Conversation(Task):
         answer = _OTHER.split(_SPEAKER.sub("", own), maxsplit=1)[0].strip() or None
         return Parsed(answer, answer if answer == own else None, stated=answer is not None)
 
-
+# %% ../../nbs/10_tasks/01_families.ipynb #880a4509
 TASKS = {t.name: t for t in (Nli(), NluQa(), Math(), Summarization(), Conversation())}
 
 

@@ -69,7 +69,7 @@ PARAPHRASES = {
     ),
 }
 
-
+# %% ../../nbs/10_tasks/02_prompts.ipynb #2c7aede8
 def wording(
     task: str,
     strategy: str,  # 'vanilla', 'cot' or 'cod'

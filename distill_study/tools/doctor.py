@@ -191,7 +191,7 @@ def _requirements():
         if entry.strip()
     ]
 
-
+# %% ../../nbs/90_tools/04_doctor.ipynb #f685e4dd
 def _fault(extra, requirement, *, have, pin):
     "What is wrong with an installed package, or None."
     isolation = " --no-build-isolation" if extra == "deepspeed" else ""
@@ -288,7 +288,7 @@ def check_memory(recipe: Recipe, machine: Machine) -> list[Check]:
     teachers = (t for t in recipe.teachers if t.engine.startswith(("vllm:", "transformers:")))
     return found + [_weights(t, place) for t in teachers]
 
-
+# %% ../../nbs/90_tools/04_doctor.ipynb #90e6ce74
 def _training(s, place):
     "Whether a student's training fits."
     t = s.train
@@ -329,7 +329,7 @@ def _weights(t, place):
     key = "teacher_large" if need > place.gb * share else fits
     return line(key, engine=t.engine, need=need, most=place.gb * share, n=n, where=place.where)
 
-
+# %% ../../nbs/90_tools/04_doctor.ipynb #5c617d13
 def check_disk(recipe: Recipe | None, machine: Machine) -> list[Check]:
     "Whether weights, checkpoints and trained students fit."
     disk, cache = size(machine.disk, rough=True), size(machine.cache, rough=True)
@@ -377,7 +377,7 @@ def hub_names(recipe: Recipe) -> list[tuple[str, str]]:
     far = [("model", m) for m in dict.fromkeys(models) if not _here(m)]
     return far + [("dataset", d) for d in dict.fromkeys(d.name for d in recipe.data) if source_of(d) == "hub"]
 
-
+# %% ../../nbs/90_tools/04_doctor.ipynb #135da9e2
 def check_hub(recipe: Recipe, machine=None, *, api=None, seconds: float = 10.0) -> list[Check]:
     "Whether every model and data set that is not here can be had; `api` is a `huggingface_hub.HfApi`."
     from huggingface_hub import HfApi, get_token
@@ -445,7 +445,7 @@ def _server(engine, seconds):
         return [*found, line("endpoint", **values)]
     return [*found, line("endpoint_without", names=", ".join(map(repr, sorted(names)[:8])) or "none", **values)]
 
-
+# %% ../../nbs/90_tools/04_doctor.ipynb #2027656f
 def check_settings(recipe: Recipe, machine: Machine) -> list[Check]:
     "What this machine can't carry out of the training settings, and how training is launched."
     found = []
@@ -492,7 +492,7 @@ def _learned(c: Combination) -> list[str]:
 def _tokens(answer):
     return "" if answer.tokens is None else f"{answer.tokens} tokens, "
 
-
+# %% ../../nbs/90_tools/04_doctor.ipynb #f9655c91
 class Trial:
     "One training input and one test input of a combination through all stages, into a temporary store."
 
@@ -595,7 +595,7 @@ class Trial:
             given = used["new"] + used["reused"]
             self.found.append(line("trial_judge", engine=c.judge.engine, asked=used["requests"], given=given))
 
-
+# %% ../../nbs/90_tools/04_doctor.ipynb #115a9241
 def trials(recipe: Recipe) -> list[Check]:
     "A trial of every teacher and student on the first data set of every family."
     first = {}
@@ -644,7 +644,7 @@ def examine(
         found += [line("trial_left_out")] if stopped else trials(recipe)
     return packages + found
 
-
+# %% ../../nbs/90_tools/04_doctor.ipynb #25c8b418
 def of_cluster(survey: dict) -> list[Check]:
     "What `workers.Ray.survey` found, machine by machine."
     return [
