@@ -233,7 +233,7 @@ def _rounds(events):
         f"{first}, {second} and on {d3} {p3} {v3} {n3} {t3} in {h3}.",
     )
 
-
+# %% ../../nbs/20_data/01_world.ipynb #8d8d53a1
 def summ_item(
     rng: random.Random,
     asides: int,  # sentences beside the events, up to 7

@@ -102,13 +102,13 @@ def _stage_entry(folder):
     "The entry of a stage, finished or not."
     files = [p for p in folder.rglob("*") if p.is_file()]
     try:
-        made = _manifest(folder)
-        info = ", ".join(str(v) for v in (made.get("info") or {}).values())
+        manifest = _manifest(folder)
+        info = ", ".join(str(v) for v in (manifest.get("info") or {}).values())
     except (OSError, ValueError):
         interrupted = folder.name.endswith(".partial")
-        made, info = {}, "interrupted; a run goes on from here" if interrupted else "no readable manifest"
+        manifest, info = {}, "interrupted; a run goes on from here" if interrupted else "no readable manifest"
     size = sum(p.stat().st_size for p in files)
-    return Entry("stage", folder.name, folder, size, len(files), made.get("created", ""), info=info)
+    return Entry("stage", folder.name, folder, size, len(files), manifest.get("created", ""), info=info)
 
 
 def contents(root: str | Path) -> list[Entry]:
@@ -187,11 +187,11 @@ def _bad_ledger(kind, path):
 def _bad_stage(folder):
     "The problems of a finished stage."
     try:
-        made = _manifest(folder)
+        manifest = _manifest(folder)
     except (OSError, ValueError) as e:
         yield Problem(folder, None, f"no readable {MANIFEST} ({type(e).__name__})", _DELETE_STAGE)
         return
-    for name, checksum in made.get("files", {}).items():
+    for name, checksum in manifest.get("files", {}).items():
         path = folder / name
         if not path.is_file():
             yield Problem(path, None, "missing", _DELETE_STAGE)

@@ -212,14 +212,14 @@ class Log:
 class Ledger:
     "An append-only file of what failed, one mapping a line."
 
-    def __init__(self, path: Path, shown: str = ""):  # a .jsonl file; it need not exist; what messages call it
-        self.path, self.shown, self.added = path, shown or str(path), 0
+    def __init__(self, path: Path, label: str = ""):  # a .jsonl file that need not exist; what messages call it
+        self.path, self.label, self.added = path, label or str(path), 0
 
     def _read(self, fd):
         "(entries, where the whole lines end); a torn last line is left out."
         entries, end, data = [], 0, read_at(fd, os.fstat(fd).st_size, offset=0)
         for n, line in enumerate(io.BytesIO(data), 1):
-            where = f"store file {self.shown!r}, line {n}"
+            where = f"store file {self.label!r}, line {n}"
             try:
                 entries.append(unseal(line if line.endswith(b"\n") else b""))
             except StoreError as e:
@@ -238,7 +238,7 @@ class Ledger:
         lines = b"".join(seal(dict(time=now(), **e)) for e in entries)
         if not lines:
             return
-        with guard(self.shown), locked(self.path, write=True) as fd:
+        with guard(self.label), locked(self.path, write=True) as fd:
             size = os.fstat(fd).st_size
             if size and read_at(fd, 1, offset=size - 1) != b"\n":
                 os.ftruncate(fd, self._read(fd)[1])
@@ -250,7 +250,7 @@ class Ledger:
         if [{k: v for k, v in e.items() if k != "time"} for e in self.entries()] == list(entries):
             return
         part = self.path.with_name(f"{self.path.name}.{os.getpid()}.part")
-        with guard(self.shown):
+        with guard(self.label):
             try:
                 part.write_bytes(b"".join(seal(dict(time=now(), **e)) for e in entries))
                 sync(part)
@@ -262,7 +262,7 @@ class Ledger:
         "All that was written down, oldest first."
         if not self.path.exists():
             return []
-        with guard(self.shown), locked(self.path) as fd:
+        with guard(self.label), locked(self.path) as fd:
             return self._read(fd)[0]
 
 # %% ../../nbs/25_store/02_log.ipynb #141948b4
@@ -280,7 +280,7 @@ def _stage_name(name, fp):
 
 
 def finish(part: Path, done: Path, *, manifest: dict):
-    "Make the folder `part` the finished stage, its files named with their checksums; where `done` exists, that one stays."
+    "Make the folder `part` the finished stage, with a manifest of checksums; where `done` exists, that one is kept."
     files = [p for p in sorted(part.rglob("*")) if p.is_file() and p.name != MANIFEST]
     checksums = {str(p.relative_to(part)): crc_of(p) for p in files}
     write_json(manifest | dict(files=checksums), part / MANIFEST, exact=True)
@@ -324,7 +324,7 @@ class Stages(Folder):
     def stage(self, name: str, fp: str) -> Path | None:
         """The folder of a finished stage, or None; raises `StoreError` where its manifest is damaged.
 
-        `name` is of lower-case letters, digits, '.', '_', '-'; `fp` is the fingerprint of all that it depends on.
+        `name`: lower-case letters, digits, '.', '_', '-'; `fp`: the fingerprint of all that the stage depends on.
         """
         folder = self.root / "stages" / _stage_name(name, fp)
         self.looked["files"].add(f"stages/{folder.name}/{MANIFEST}")

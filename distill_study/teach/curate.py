@@ -12,13 +12,11 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
-from importlib import resources
 
 import numpy as np
-import yaml
 
 from ..config import Curate
-from ..data.load import LETTERS
+from ..data.load import LETTERS, read_table
 from ..tasks.families import NLI, TASKS, stated
 from ..tasks.prompts import both, target
 
@@ -313,7 +311,7 @@ def overlaps(
     return Overlaps(leaks, first)
 
 # %% ../../nbs/40_teach/02_curate.ipynb #d0b53e5f
-REASONS = yaml.safe_load(resources.files("distill_study.teach").joinpath("reasons.yaml").read_text(encoding="utf-8"))
+REASONS = read_table("teach", "reasons.yaml")
 
 
 @dataclass(frozen=True)

@@ -297,13 +297,18 @@ def _converse(asking, first, *, examples) -> Answers:
         asked = [_next_turn(first[i], examples[i], strategy=asking.strategy, parts=parts[i]) for i in alive]
         if not asked:
             break
-        progress = asking.progress and (lambda n, _, before=done: asking.progress(before + n, sum(turns)))
+        progress = _continued(asking.progress, done, total=sum(turns))
         answers, old, more = asking.ask(asked, f"{asking.stage}, turn {k + 1}", progress=progress, first=k == 0)
         for i, a in zip(alive, answers):
             parts[i].append(a)
         reused, new, done = reused + old, new + more, done + len(asked)
-    whole = [_whole(n, tuple(said)) for n, said in zip(turns, parts)]
+    whole = [_whole(n, tuple(answered)) for n, answered in zip(turns, parts)]
     return Answers(asking.strategy, whole, reused, new)
+
+
+def _continued(progress, before, *, total):
+    "Progress of one wave as progress of all waves."
+    return progress and (lambda n, _: progress(before + n, total))
 
 
 def _next_turn(request, example, *, strategy, parts):
