@@ -2,10 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ from distill_study.models.engine import (
     ENGINES,
     Engine,
     EngineError,
+    Failure,
     RecordedEngine,
     Request,
     complete,
@@ -292,8 +297,6 @@ def test_requests_of_many_settings_at_once(folder, alone, tmp_path):
 
 
 def test_shares_add_up_to_the_busy_seconds(folder, tmp_path):
-    import time
-
     (e := TransformersEngine(folder, 5)).load()
     start = time.perf_counter()
     got = complete(e, questions(), store=Store(tmp_path))
@@ -462,6 +465,77 @@ def test_interrupted_keeps_what_was_finished(tmp_path):
         complete(Counting(fail_after=5), requests, store=Store(tmp_path))
     rest = complete(Counting(), requests, store=Store(tmp_path))
     assert (rest.reused, rest.new, [r.text for r in rest]) == (5, 2, [f"{i}" for i in range(7)])
+
+
+class Busy(Counting):
+    "Can't answer some of the questions."
+
+    def __init__(self, *lost):
+        super().__init__()
+        self.lost = lost
+
+    def generate(self, requests):
+        for i, a in super().generate(requests):
+            yield i, Failure("http_429", "429: too many requests", 3) if requests[i].id in self.lost else a
+
+
+def test_failures_are_written_down_and_asked_again(tmp_path):
+    store, asked = Store(tmp_path), [ask("a"), ask("b"), ask("a"), ask("b")]
+    got = complete(Busy("b"), asked, store=store, max_failures=0.5, stage="train, cot")
+    assert repr(got) == "4 completions: 0 from the store, 1 new, 2 failed, 1 the same question as another"
+    assert [(e["id"], e["reason"], e["stage"]) for e in store.ledger.entries()] == [("b", "http_429", "train, cot")] * 2
+    replayed = complete(Counting(), asked, store=Store(tmp_path, replay=True))
+    assert (replayed.reused, list(replayed.failures)) == (2, [1, 3])  # a replay knows what failed
+    with pytest.raises(EngineError, match="1 of 3 completions are not in the store, first that of item 'new'"):
+        complete(Counting(), [*asked, ask("new")], store=Store(tmp_path, replay=True))
+    assert repr(complete(Counting(), asked[:2], store=store)) == "2 completions: 1 from the store, 1 new"
+
+
+def test_too_many_failures_end_the_run_and_what_is_answered_stays(tmp_path):
+    why = "1 of 2 requests failed (1 http_429), more than max_failures = 0.3 allows. 1 are answered and stored"
+    with pytest.raises(EngineError, match=re.escape(why)):
+        complete(Busy("a"), [ask("a"), ask("b")], store=Store(tmp_path))
+    assert complete(Counting(), [ask("b")], store=Store(tmp_path)).reused == 1
+    many = [ask(f"{i}") for i in range(1000)]
+    with pytest.raises(EngineError, match=r"20 of 1000 requests failed \(20 http_429\), and none was answered"):
+        complete(Busy(*(r.id for r in many)), many, store=Store(tmp_path))
+
+
+def test_two_runs_at_once_ask_once(tmp_path):
+    class Slow(Counting):
+        def generate(self, requests):
+            for answer in super().generate(requests):
+                time.sleep(0.05)
+                yield answer
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(lambda _: complete(Slow(), [ask("a"), ask("b")], store=Store(tmp_path)), range(2)))
+    assert sorted(r.new for r in runs) == [0, 2] and list(runs[0]) == list(runs[1])
+
+
+def test_none_stores_what_has_come(tmp_path):
+    store = Store(tmp_path)
+
+    class Stepwise(Counting):
+        def generate(self, requests):
+            for i, record in super().generate(requests):
+                yield i, record
+                yield None
+                assert store.get(self.spec, self.weights, key=record.key).text == record.text
+
+    assert complete(Stepwise(), [ask("a"), ask("b")], store=store).new == 2
+
+
+def test_a_conversation_that_has_outgrown_the_context_ends(tmp_path):
+    class Short(Counting):
+        def outgrown(self, requests):
+            return {i: 99 for i, r in enumerate(requests) if len(r.messages) > 1}
+
+    turns = (dict(role="user", content="a"), dict(role="assistant", content="b"), dict(role="user", content="c"))
+    later = replace(ask("a", "later"), messages=turns, goes_on=True)
+    got = complete(Short(), [ask("a"), later], store=Store(tmp_path))
+    assert [(r.text, r.finish_reason, r.prompt_tokens) for r in got] == [("a", "stop", None), ("", "length", 99)]
+    assert complete(Short(), [later], store=Store(tmp_path, replay=True)).reused == 1  # as any other answer
 
 
 def test_nothing_to_ask(tmp_path):
