@@ -81,11 +81,7 @@ class Engine:
     name = ""  # before the colon of the spec
     redraws = True  # whether a question can be asked again for another answer
 
-    def __init__(
-        self,
-        model: str,  # the part of the spec after the colon
-        batch_size: int = 64,  # requests answered at once
-    ):
+    def __init__(self, model: str, batch_size: int = 64):  # the spec's part after the colon; requests at once
         self.source, self.model, self.batch_size = model, portable(model), batch_size
 
     def __repr__(self):
@@ -321,13 +317,7 @@ class StoredEngine(Engine):
 
     weights = ""
 
-    def __init__(
-        self,
-        spec: str,  # 'engine:model'
-        weights: str,  # fingerprint that its completions are stored under
-        *,
-        asked: dict | None = None,  # what else its answers depend on
-    ):
+    def __init__(self, spec: str, weights: str, *, asked: dict | None = None):
         name, _, model = spec.partition(":")
         super().__init__(model)
         self.name, self.weights, self._asked = name, weights, asked or {}
@@ -523,11 +513,8 @@ def _right(question, gold, *, text):
     return float(TASKS[family].correct(answer, letter[1] if letter else gold))
 
 
-def shares(
-    item: list,  # (heading, text), see `rubrics.item_parts`
-    text: str,  # the answer
-) -> dict:
-    "Criterion → share, by the rules of the item's family; empty where the item isn't one of this world."
+def shares(item: list, text: str) -> dict:
+    "Criterion → share of an answer, by the rules for its item's parts; empty where they aren't of this world."
     parts = dict(item)
     if article := parts.get("Text"):
         return summary_rules(article, parts.get("Reference summary"), text=text) if entities(article) else {}
@@ -604,12 +591,8 @@ def engine_class(name: str) -> type[Engine]:
     return getattr(importlib.import_module(f"distill_study.models.{module}"), cls)
 
 
-def open_engine(
-    spec: str,  # 'engine:model'
-    batch_size: int = 64,  # requests answered at once
-    **options,  # the engine's own, e.g. `memory`, or `settings` of a server or of vLLM
-) -> Engine:
-    "The engine that `spec` names; raises `EngineError` where there is none. Its model is not loaded yet."
+def open_engine(spec: str, batch_size: int = 64, **options) -> Engine:
+    "The engine that 'engine:model' names, with options of its own; its model is not loaded yet."
     name, _, model = spec.partition(":")
     if name not in ENGINES:
         raise EngineError(f"engine {name!r} in {spec!r}: unknown.{nearest(name, ENGINES)}")

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ZOO', 'SMOLLM', 'sentence', 'ModelError', 'zoo_names', 'local_model', 'resolve_model', 'check_model', 'smollm_wheel',
-           'model_fingerprint', 'adapter_base', 'tensor_shapes', 'check_adapter', 'model_parts', 'parts_fingerprint',
-           'device', 'load_tokenizer', 'too_big', 'load_model', 'merge_into', 'load_parts']
+           'model_fingerprint', 'adapter_base', 'adapter_folder', 'tensor_shapes', 'check_adapter', 'model_parts',
+           'parts_fingerprint', 'device', 'load_tokenizer', 'too_big', 'load_model', 'merge_into', 'load_parts']
 
 # %% ../../nbs/30_models/01_weights.ipynb #2b5c4eff
 import hashlib
@@ -208,6 +208,14 @@ def adapter_base(adapter: Path) -> str:
     except (OSError, ValueError, AttributeError) as e:
         raise ModelError(sentence("unreadable_adapter", folder=str(adapter), error=e)) from None
     return named if isinstance(named, str) else ""
+
+
+def adapter_folder(name: str) -> Path | None:
+    "Folder of an adapter, here or from the hub; None where its name is neither a folder's nor a hub id."
+    found = next((f for f in _places(name) if (f / "adapter_config.json").is_file()), None)
+    if found or name.count("/") != 1 or Path(name).is_dir():
+        return found
+    return _cached(name) or _download(name)
 
 
 def tensor_shapes(folder: Path) -> dict:
