@@ -45,16 +45,13 @@ def expected(script, attempts):
 class FaultServer:
     "Answers `answer to QUESTION`, once the question's script is played. A fault that ends in '!' is played for ever."
 
-    def __init__(self, script=None, delay=0.0, models=("m",), most=None, sees=None, drop_at=None):
-        self.script, self.delay, self.models, self.most = (
-            {q: list(s) for q, s in (script or {}).items()},
-            delay,
-            models,
-            most,
-        )
-        self.sees = sees  # called with (question, body) of every request; may return (status, body, headers)
+    def __init__(self, script=None, *, delay=0.0, models=("m",), most=None, sees=None, drop_at=None):
+        self.script = {q: list(s) for q, s in (script or {}).items()}
+        self.delay, self.models, self.most = delay, models, most
+        self.sees = sees  # called with (body, headers) of every request; may return (status, body, headers)
         self.asked, self.times, self.bodies, self.connections, self.busy, self.top = [], [], [], 0, 0, 0
-        self.drop_at = drop_at  # (requests, seconds): after so many, drop every connection and refuse new ones for so long; None is for ever
+        # (requests, seconds): after so many, drop every connection and refuse new ones for so long; None is for ever
+        self.drop_at = drop_at
         self.open, self.writers, self.ready = None, set(), threading.Event()
 
     def __enter__(self):
@@ -91,7 +88,7 @@ class FaultServer:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-                fields = dict(l.split(": ", 1) for l in head.split("\r\n")[1:] if l)
+                fields = dict(line.split(": ", 1) for line in head.split("\r\n")[1:] if line)
                 fields = {k.lower(): v for k, v in fields.items()}
                 body = await reader.readexactly(int(fields.get("content-length", 0)))
                 if head.startswith("GET"):
@@ -111,19 +108,8 @@ class FaultServer:
     def _list(self, head):
         if self.models is None or not head.startswith("GET /v1/models "):
             return 404, dict(detail="Not Found"), {}
-        return (
-            200,
-            dict(
-                object="list",
-                data=[
-                    dict(id=m) | more
-                    for m, more in (
-                        self.models if isinstance(self.models, dict) else dict.fromkeys(self.models, {})
-                    ).items()
-                ],
-            ),
-            {},
-        )
+        models = self.models if isinstance(self.models, dict) else dict.fromkeys(self.models, {})
+        return 200, dict(object="list", data=[dict(id=m) | more for m, more in models.items()]), {}
 
     async def _send(self, writer, status, value, headers=(), cut=None):
         data = value if isinstance(value, bytes) else json.dumps(value).encode()
@@ -186,18 +172,11 @@ class FaultServer:
         if fault == "html":
             return 200, b"<html>busy</html>", {}
         text = {"null": None, "blank": "", "refusal": None}.get(fault, f"answer to {question}")
-        choice = dict(
-            index=0,
-            message=dict(
-                role="assistant", content=text, refusal="I can't help with that" if fault == "refusal" else None
-            ),
-            finish_reason={"length": "length", "filter": "content_filter"}.get(fault, "stop"),
-        )
-        value = dict(
-            id="x",
-            object="chat.completion",
-            created=1,
-            model="m-0613",
-            choices=[] if fault == "no choices" else [choice] * (2 if fault == "twice" else 1),
-        )
-        return 200, value if fault == "no usage" else value | dict(usage=dict(prompt_tokens=9, completion_tokens=3)), {}
+        refusal = "I can't help with that" if fault == "refusal" else None
+        message = dict(role="assistant", content=text, refusal=refusal)
+        why = {"length": "length", "filter": "content_filter"}.get(fault, "stop")
+        choices = [dict(index=0, message=message, finish_reason=why)] * {"no choices": 0, "twice": 2}.get(fault, 1)
+        value = dict(id="x", object="chat.completion", created=1, model="m-0613", choices=choices)
+        if fault != "no usage":
+            value["usage"] = dict(prompt_tokens=9, completion_tokens=3)
+        return 200, value, {}

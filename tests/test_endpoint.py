@@ -1,4 +1,4 @@
-"What the `openai` engine does with a server that fails in every way: nothing answered is lost or asked twice, nothing that failed goes unnamed."
+"Engine `openai` and a server that fails in every way: nothing is lost or asked twice, no failure goes unnamed."
 
 import asyncio
 import json
@@ -40,7 +40,7 @@ def engine(url, model="m", **more):
 
 
 def lines(root):
-    return [json.loads(l) for p in sorted((Path(root) / "completions").glob("*.jsonl")) for l in open(p)]
+    return [json.loads(line) for p in sorted((Path(root) / "completions").glob("*.jsonl")) for line in open(p)]
 
 
 def stored(root):
@@ -123,10 +123,13 @@ def test_half_a_character_is_one_failure(server, tmp_path):
 
 
 def client(url, folder, n, **more):
-    code = (
-        "import sys; sys.path.insert(0, 'tests'); from test_endpoint import *\n"
-        f"complete(engine({url!r}, **{more!r}), questions({n}), store=Store({str(folder)!r}), progress=lambda done, total: print(done, flush=True))"
-    )
+    code = f"""
+import sys
+sys.path.insert(0, 'tests')
+from test_endpoint import *
+def progress(done, total):
+    print(done, flush=True)
+complete(engine({url!r}, **{more!r}), questions({n}), store=Store({str(folder)!r}), progress=progress)"""
     return subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=ROOT,
@@ -146,7 +149,7 @@ def until(p, n):
 
 
 def test_killed_and_interrupted(tmp_path):
-    with FaultServer({f"q{i}": ["429", "close"] for i in range(0, 200, 9)}, delay=0.4) as server:
+    with FaultServer({f"q{i}": ["429", "close"] for i in range(0, 200, 9)}, delay=0.15) as server:
         for stop, n in ((signal.SIGKILL, 20), (signal.SIGINT, 70)):
             before, _ = set(stored(tmp_path)) if (tmp_path / "completions").is_dir() else set(), server.asked.clear()
             p = client(server.url, tmp_path, 200)
@@ -239,15 +242,10 @@ def test_a_wait_that_is_too_long_ends_the_run(tmp_path):
 
 @pytest.mark.parametrize("limit", [dict(requests_per_minute=1200), dict(tokens_per_minute=1200 * 16)])
 def test_limits_per_minute(server, tmp_path, limit):
-    "20 a second: the first second's worth at once, the other 15 at 50 ms each. Answers that take fewer tokens than they might make room."
-    server.sees = lambda body, h: (
-        200,
-        dict(
-            choices=[dict(message=dict(content="x"), finish_reason="stop")],
-            usage=dict(prompt_tokens=0, completion_tokens=16),
-        ),
-        {},
-    )
+    "20 a second: the first second's worth at once, the other 15 at 50 ms each."
+    choices = [dict(message=dict(content="x"), finish_reason="stop")]
+    answer = dict(choices=choices, usage=dict(prompt_tokens=0, completion_tokens=16))
+    server.sees = lambda body, h: (200, answer, {})
     start = time.monotonic()
     complete(engine(server.url, concurrency=32, **limit), questions(35), store=Store(tmp_path))
     assert time.monotonic() - start > 0.7
@@ -376,7 +374,8 @@ def test_no_usable_key(tmp_path, monkeypatch, value, why):
     "message, listed, why",
     [
         (
-            "This model's maximum context length is 100 tokens. However, you requested 516 tokens (500 in the messages, 16 in the completion).",
+            "This model's maximum context length is 100 tokens. However, you requested 516 tokens "
+            "(500 in the messages, 16 in the completion).",
             None,
             r"of 100 tokens is too short for about 3 of 10 prompts .* of item 'long', has 500 tokens and up to 16 more",
         ),
@@ -386,22 +385,24 @@ def test_no_usable_key(tmp_path, monkeypatch, value, why):
 )
 def test_prompts_longer_than_the_context(tmp_path, message, listed, why):
     asked = [ask("x" * n, "long" if n == 2000 else f"{n}") for n in (5, 10, 20, 50, 100, 150, 200, 400, 1000, 2000)]
-    says = lambda body, h: (
-        (400, dict(error=dict(message=message)), {}) if len(body["messages"][-1]["content"]) > 300 else None
-    )
-    with FaultServer(models=dict(m=dict(max_model_len=listed, owned_by="vllm")), sees=says) as server:
+
+    def answer(body, fields):
+        if len(body["messages"][-1]["content"]) > 300:
+            return 400, dict(error=dict(message=message)), {}
+
+    with FaultServer(models=dict(m=dict(max_model_len=listed, owned_by="vllm")), sees=answer) as server:
         with pytest.raises(EngineError, match=why):
             complete(engine(server.url), asked, store=Store(tmp_path))
         assert len(server.asked) == 1
 
 
 def test_the_token_limit_is_named_as_the_server_wants(tmp_path):
-    says = lambda body, h: (
-        (400, dict(error=dict(message="Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")), {})
-        if "max_tokens" in body
-        else None
-    )
-    with FaultServer(sees=says) as server:
+    def answer(body, fields):
+        if "max_tokens" in body:
+            message = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+            return 400, dict(error=dict(message=message)), {}
+
+    with FaultServer(sees=answer) as server:
         assert complete(engine(server.url), questions(5), store=Store(tmp_path)).new == 5
         assert [b.get("max_completion_tokens") for b in server.bodies] == [None, *[16] * 5]
         assert "Unsupported parameter" in error(
@@ -527,14 +528,8 @@ def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
             ("test, cot", "http_500"),
         }
     again = Store(tmp_path / "store")
-    kept = [
-        r
-        for r in label_inputs(
-            c.model_copy(update=dict(teacher=c.teacher.model_copy(update=dict(max_failures=1.0)))),
-            keep_only(splits, labels["cot"]),
-            store=again,
-        )["cot"]
-    ]
+    patient = c.model_copy(update=dict(teacher=c.teacher.model_copy(update=dict(max_failures=1.0))))
+    kept = label_inputs(patient, keep_only(splits, labels["cot"]), store=again)["cot"]
     assert kept and not any(r.failure for r in kept)  # read without server and key
 
 

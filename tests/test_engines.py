@@ -2,10 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,7 @@ from distill_study.models.engine import (
     ENGINES,
     Engine,
     EngineError,
+    Failure,
     RecordedEngine,
     Request,
     complete,
@@ -23,11 +28,14 @@ from distill_study.models.engine import (
     open_engine,
     read_recorded,
 )
-from distill_study.models.local import TransformersEngine
+from distill_study.models.local import TransformersEngine, finish
 from distill_study.store.log import Store
 
 ROOT = Path(__file__).resolve().parent.parent
-TEMPLATE = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 
 
 def ask(text, id=None, split=None, sample=0, **sampling):
@@ -118,7 +126,7 @@ def alone(folder):
 # ---------------------------------------------------------------- a model in this process
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 5, 64])
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_greedy_is_what_generate_writes_alone(folder, alone, tmp_path, batch_size):
     got = complete(TransformersEngine(folder, batch_size), questions(), store=Store(tmp_path))
     assert said(got) == alone
@@ -230,13 +238,11 @@ def test_a_stop_string_is_looked_for_in_the_answer_only(folder, alone, tmp_path)
 
 def test_neighbours_do_not_change_where_a_stop_string_cuts(folder, alone, tmp_path):
     stop = tuple({c for _, t, _ in alone for c in t[2:4]})
-    each = lambda n: said(
-        complete(
-            TransformersEngine(folder, n),
-            [Request(r.id, r.messages, Sampling(max_tokens=16, stop=stop)) for r in questions()],
-            store=Store(tmp_path / str(n)),
-        )
-    )
+
+    def each(n):
+        asked = [Request(r.id, r.messages, Sampling(max_tokens=16, stop=stop)) for r in questions()]
+        return said(complete(TransformersEngine(folder, n), asked, store=Store(tmp_path / str(n))))
+
     assert each(1) == each(5) == each(64)
     for (n, text, _), (m, whole, _) in zip(each(1), alone):
         assert n <= m and whole.startswith(text) and not any(c in text for c in stop)
@@ -292,8 +298,6 @@ def test_requests_of_many_settings_at_once(folder, alone, tmp_path):
 
 
 def test_shares_add_up_to_the_busy_seconds(folder, tmp_path):
-    import time
-
     (e := TransformersEngine(folder, 5)).load()
     start = time.perf_counter()
     got = complete(e, questions(), store=Store(tmp_path))
@@ -326,7 +330,7 @@ def test_too_little_memory_halves_the_batch(folder, alone, tmp_path, capsys):
         tried[:3] == [8, 4, 2] and max(tried[2:]) <= 3 and sum(n for n in tried[2:]) == 12
     )  # what was learnt holds for the rest
     lines = capsys.readouterr().err.splitlines()
-    assert [l.split(": ", 1)[1] for l in lines] == [
+    assert [line.split(": ", 1)[1] for line in lines] == [
         "8 answers at once don't fit into the GPU's memory; going on with 4.",
         "4 answers at once don't fit into the GPU's memory; going on with 2.",
     ]
@@ -389,12 +393,10 @@ def test_every_batch_is_stored_before_the_next(folder, tmp_path):
 
 def test_it_has_nothing_to_say(folder, tmp_path):
     "No warning and no bar on ordinary use."
-    p = run(
-        "complete(TransformersEngine(sys.argv[1], 4), [*questions(), ask('x' * 118), *(ask(f'{i}', temperature=0.5, top_p=0.5, stop=('a',)) for i in range(3))], store=Store(sys.argv[2]))",
-        folder,
-        tmp_path,
-        stderr=subprocess.STDOUT,
-    )
+    code = """
+drawn = [ask(f'{i}', temperature=0.5, top_p=0.5, stop=('a',)) for i in range(3)]
+complete(TransformersEngine(sys.argv[1], 4), [*questions(), ask('x' * 118), *drawn], store=Store(sys.argv[2]))"""
+    p = run(code, folder, tmp_path, stderr=subprocess.STDOUT)
     assert (p.communicate()[0], p.returncode) == ("", 0)
 
 
@@ -422,6 +424,18 @@ def test_no_machine_path_in_what_is_stored(folder, tmp_path):
     complete(TransformersEngine(folder), questions(2), store=Store(tmp_path))
     text = next((tmp_path / "completions").iterdir()).read_text()
     assert str(Path(folder).parent.parent) not in text and "/small" in text
+
+
+@pytest.mark.parametrize(
+    "text, stops, want",
+    [
+        ("$$$$", (), ("", "stop", 1)),  # the end token pads too
+        ("So 4.$\n\n", ("\n\n",), ("So 4.", "stop", 6)),
+        ("abcd", ("bc", "abcd"), ("a", "stop", 3)),  # what came after its end doesn't count
+    ],
+)
+def test_where_an_answer_ends(text, stops, want):
+    assert finish([*map(ord, text)], {ord("$")}, stops=stops, decode=lambda ids: "".join(map(chr, ids))) == want
 
 
 # ---------------------------------------------------------------- asking and the store
@@ -464,6 +478,77 @@ def test_interrupted_keeps_what_was_finished(tmp_path):
     assert (rest.reused, rest.new, [r.text for r in rest]) == (5, 2, [f"{i}" for i in range(7)])
 
 
+class Busy(Counting):
+    "Can't answer some of the questions."
+
+    def __init__(self, *lost):
+        super().__init__()
+        self.lost = lost
+
+    def generate(self, requests):
+        for i, a in super().generate(requests):
+            yield i, Failure("http_429", "429: too many requests", 3) if requests[i].id in self.lost else a
+
+
+def test_failures_are_written_down_and_asked_again(tmp_path):
+    store, asked = Store(tmp_path), [ask("a"), ask("b"), ask("a"), ask("b")]
+    got = complete(Busy("b"), asked, store=store, max_failures=0.5, stage="train, cot")
+    assert repr(got) == "4 completions: 0 from the store, 1 new, 2 failed, 1 the same question as another"
+    assert [(e["id"], e["reason"], e["stage"]) for e in store.ledger.entries()] == [("b", "http_429", "train, cot")] * 2
+    replayed = complete(Counting(), asked, store=Store(tmp_path, replay=True))
+    assert (replayed.reused, list(replayed.failures)) == (2, [1, 3])  # a replay knows what failed
+    with pytest.raises(EngineError, match="1 of 3 completions are not in the store, first that of item 'new'"):
+        complete(Counting(), [*asked, ask("new")], store=Store(tmp_path, replay=True))
+    assert repr(complete(Counting(), asked[:2], store=store)) == "2 completions: 1 from the store, 1 new"
+
+
+def test_too_many_failures_end_the_run_and_what_is_answered_stays(tmp_path):
+    why = "1 of 2 requests failed (1 http_429), more than max_failures = 0.3 allows. 1 are answered and stored"
+    with pytest.raises(EngineError, match=re.escape(why)):
+        complete(Busy("a"), [ask("a"), ask("b")], store=Store(tmp_path))
+    assert complete(Counting(), [ask("b")], store=Store(tmp_path)).reused == 1
+    many = [ask(f"{i}") for i in range(1000)]
+    with pytest.raises(EngineError, match=r"20 of 1000 requests failed \(20 http_429\), and none was answered"):
+        complete(Busy(*(r.id for r in many)), many, store=Store(tmp_path))
+
+
+def test_two_runs_at_once_ask_once(tmp_path):
+    class Slow(Counting):
+        def generate(self, requests):
+            for answer in super().generate(requests):
+                time.sleep(0.05)
+                yield answer
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = list(pool.map(lambda _: complete(Slow(), [ask("a"), ask("b")], store=Store(tmp_path)), range(2)))
+    assert sorted(r.new for r in runs) == [0, 2] and list(runs[0]) == list(runs[1])
+
+
+def test_none_stores_what_has_come(tmp_path):
+    store = Store(tmp_path)
+
+    class Stepwise(Counting):
+        def generate(self, requests):
+            for i, record in super().generate(requests):
+                yield i, record
+                yield None
+                assert store.get(self.spec, self.weights, key=record.key).text == record.text
+
+    assert complete(Stepwise(), [ask("a"), ask("b")], store=store).new == 2
+
+
+def test_a_conversation_that_has_outgrown_the_context_ends(tmp_path):
+    class Short(Counting):
+        def outgrown(self, requests):
+            return {i: 99 for i, r in enumerate(requests) if len(r.messages) > 1}
+
+    turns = (dict(role="user", content="a"), dict(role="assistant", content="b"), dict(role="user", content="c"))
+    later = replace(ask("a", "later"), messages=turns, goes_on=True)
+    got = complete(Short(), [ask("a"), later], store=Store(tmp_path))
+    assert [(r.text, r.finish_reason, r.prompt_tokens) for r in got] == [("a", "stop", None), ("", "length", 99)]
+    assert complete(Short(), [later], store=Store(tmp_path, replay=True)).reused == 1  # as any other answer
+
+
 def test_nothing_to_ask(tmp_path):
     assert list(complete(Counting(), [], store=Store(tmp_path))) == []
 
@@ -485,11 +570,11 @@ def run(code, *args, **kw):
 
 
 def test_killed_run_goes_on(folder, tmp_path):
-    p = run(
-        "complete(TransformersEngine(sys.argv[1], 2), questions(400), store=Store(sys.argv[2]), progress=lambda done, total: print(done, flush=True))",
-        folder,
-        tmp_path,
-    )
+    code = """
+def progress(done, total):
+    print(done, flush=True)
+complete(TransformersEngine(sys.argv[1], 2), questions(400), store=Store(sys.argv[2]), progress=progress)"""
+    p = run(code, folder, tmp_path)
     told = [int(p.stdout.readline()) for _ in range(4)][-1]
     p.send_signal(signal.SIGKILL)
     p.communicate()
@@ -502,12 +587,11 @@ def test_killed_run_goes_on(folder, tmp_path):
 
 def test_a_cached_run_does_not_import_torch(folder, tmp_path):
     first = complete(TransformersEngine(folder), questions(3), store=Store(tmp_path))
-    p = run(
-        "got = complete(open_engine('transformers:' + sys.argv[1]), questions(3), store=Store(sys.argv[2]))\n"
-        "print(json.dumps([got.reused, [r.text for r in got], [m for m in ('torch', 'transformers', 'numpy') if m in sys.modules]]))",
-        folder,
-        tmp_path,
-    )
+    code = """
+got = complete(open_engine('transformers:' + sys.argv[1]), questions(3), store=Store(sys.argv[2]))
+heavy = [m for m in ('torch', 'transformers', 'numpy') if m in sys.modules]
+print(json.dumps([got.reused, [r.text for r in got], heavy]))"""
+    p = run(code, folder, tmp_path)
     assert json.loads(p.communicate()[0]) == [3, [r.text for r in first], []]
 
 

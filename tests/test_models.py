@@ -11,7 +11,15 @@ from hypothesis import given, settings, strategies as st
 from distill_study.config import Vllm
 from distill_study.models import weights as models
 from distill_study.models.vllm import VLLMEngine
-from distill_study.models.weights import ModelError, check_adapter, local_model, resolve_model
+from distill_study.models.weights import (
+    ModelError,
+    check_adapter,
+    check_model,
+    load_model,
+    load_parts,
+    local_model,
+    resolve_model,
+)
 
 QPROJ = "model.layers.0.self_attn.q_proj"
 
@@ -36,7 +44,7 @@ def adapter(folder, named=None, modules=None):
 
 
 def shape(name, base="teacher"):
-    return models._shapes(models.ZOO / base)[f"{name}.weight"][1]
+    return models.tensor_shapes(models.ZOO / base)[f"{name}.weight"][1]
 
 
 @pytest.mark.parametrize(
@@ -137,6 +145,53 @@ def test_vllm_refuses_it_before_it_starts(tmp_path):
     VLLMEngine("zoo/student-s", settings=Vllm(lora=str(folder)))
 
 
+# ---- what can't be used is found before it is loaded
+
+
+def test_a_folder_that_is_no_usable_model(tmp_path):
+    with pytest.raises(ModelError, match="not a hub id 'owner/name'. Built in: zoo/"):
+        resolve_model(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    assert resolve_model(str(tmp_path)) == local_model(str(tmp_path)) == tmp_path
+    with pytest.raises(ModelError, match="no chat template"):
+        check_model(str(tmp_path))
+    (tmp_path / "chat_template.jinja").write_text("x")
+    with pytest.raises(ModelError, match="no \\*.safetensors"):
+        check_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("page", ["weights.j2", "engine.j2", "vllm.j2", "openai.j2"])
+def test_every_sentence_is_one_line_without_gaps(page):
+    "Whatever it is filled in with: conditions leave no blanks behind."
+    macros = {k: m for k, m in vars(models._macros(page)).items() if callable(m)}
+    assert macros
+    for name, macro in macros.items():
+        for value in (7, None):
+            try:
+                text = models.sentence(name, page, **dict.fromkeys(macro.arguments, value))
+            except TypeError:  # a number is formatted, a list joined
+                continue
+            assert text and "\n" not in text and "  " not in text, (name, text)
+
+
+def test_an_adapter_is_merged_in_32_bits_and_rounded_once(tmp_path):
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    base, adapter = tmp_path / "base", tmp_path / "adapter"
+    shutil.copytree(models.ZOO / "student-s", base)
+    load_model(base, torch.bfloat16, device="cpu").save_pretrained(base)
+    torch.manual_seed(0)
+    lora = LoraConfig(r=4, target_modules="all-linear", use_dora=True, init_lora_weights=False, task_type="CAUSAL_LM")
+    both = get_peft_model(load_model(base, torch.float32, device="cpu"), lora)
+    both.save_pretrained(adapter)
+    want = both.merge_and_unload().to(torch.bfloat16).state_dict()
+    got = load_parts(base, adapter, device="cpu")
+    assert got.dtype == torch.bfloat16 and not hasattr(got, "peft_config")
+    assert all(torch.equal(t, want[k]) for k, t in got.state_dict().items())
+    assert load_parts(base, adapter, dtype=torch.float32, device="cpu").dtype == torch.float32
+
+
 # ---- what is on this machine is used first
 
 
@@ -185,10 +240,12 @@ def test_a_configuration_in_the_hub_s_cache_is_enough_for_an_estimate(tmp_path, 
 
 def test_bitsandbytes_keeps_quiet_about_a_kernel_that_nobody_needs():
     "Only that line is left out, whoever loads bitsandbytes."
-    code = "import distill_study.models.weights, logging, peft.helpers; import bitsandbytes; logging.getLogger('bitsandbytes.backends.cpu.ops').warning('something else')"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    if said.returncode:
-        pytest.skip(
-            "bitsandbytes is not installed"
-        ) if "No module named 'bitsandbytes'" in said.stderr else pytest.fail(said.stderr)
-    assert "gemm_4bit" not in said.stderr and "something else" in said.stderr
+    code = (
+        "import distill_study.models.weights, logging, peft.helpers; import bitsandbytes; "
+        "logging.getLogger('bitsandbytes.backends.cpu.ops').warning('something else')"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if "No module named 'bitsandbytes'" in run.stderr:
+        pytest.skip("bitsandbytes is not installed")
+    assert not run.returncode, run.stderr
+    assert "gemm_4bit" not in run.stderr and "something else" in run.stderr
