@@ -721,7 +721,7 @@ def grade_sheet(
     store: Store = Path("store"),
 ):
     "Draw answers of every arm from the store, blinded and shuffled, and write a page for each rater to grade them in."
-    from distill_study.grading import people as sheets
+    from distill_study.tools import share as sheets
     from distill_study.store import archive
 
     archive.open_root(store)
