@@ -558,12 +558,12 @@ def grade_sheet(
     store: Store = Path("store"),
 ):
     "Draw answers of every arm from the store, blinded and shuffled, and write a page for each rater to grade them in."
-    from distill_study.grading import people
+    from distill_study.tools import share
     from distill_study.store import archive
 
     archive.open_root(store)
     options = dict(store=store, n=n, raters=raters, overlap=overlap, checks=checks, seed=seed)
-    for page, _, count in people.write_sheets(_recipe(recipe, p), out, **options):
+    for page, _, count in share.write_sheets(_recipe(recipe, p), out, **options):
         print(f"{page}  {count} answers")
 
 

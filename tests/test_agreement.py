@@ -1,4 +1,4 @@
-"Agreement against published figures, prediction-powered means against the paper's closed form and by simulation, and graders with hardly anything to say."
+"Agreement against published figures, prediction-powered means by simulation, graders with hardly anything to say."
 
 import numpy as np
 import pandas as pd

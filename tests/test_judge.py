@@ -36,7 +36,7 @@ PAIRS = [(A, B), (T, B)]
 
 
 class Says(Engine):
-    "Answers what `reply(request, n)` returns, n counting from 0; a `Failure` or an exception it raises is passed on. Counts what it is asked."
+    "Answers what `reply(request, n)` returns, n counting from 0, or raises what it raises; keeps what it is asked."
 
     name, weights = "says", "w1"
 
@@ -639,7 +639,7 @@ def test_a_leaning_to_length_is_found_and_adjusted_for():
 
 
 def test_the_adjusted_win_rate_covers_its_truth():
-    "95 % intervals of the win rate at equal length hold the true one 92 to 98 % of the time, where the longer answer is favoured and is mostly b's."
+    "Intervals of the win rate at equal length hold the true one, where the longer answer is favoured and mostly b's."
     import numpy as np
 
     rng, held, runs = np.random.default_rng(0), 0, 400

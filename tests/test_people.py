@@ -1,4 +1,4 @@
-"What people grade: fair, blinded draws; files that come back are checked to the last grade; a run shows only grades of what its arms say."
+"Fair, blinded draws; files that come back are checked to the last grade; a run shows grades of what its arms say."
 
 import json
 import math
@@ -147,7 +147,7 @@ def test_sheets_are_blind_shared_out_and_the_same_again(s):
         and '"gold"' not in text
     )
     by_id = {e.id: e for e in examples}
-    for r, sheet in sheets.items():
+    for sheet in sheets.values():
         for x in sheet["items"]:
             assert text_key(by_id[key["items"][x["item"]]["id"]], x["answer"]) == key["items"][x["item"]]["text"]
 
@@ -173,7 +173,7 @@ def test_spread_draws_without_putting_back(items, data):
 
 def test_order_differs_by_rater_and_ids_tell_nothing():
     key, sheets = draw_sheets(C, QA.test, answers=arms(4, [0, 1, 2], QA.test), n=40, raters=3, overlap=1.0)
-    orders = [mine for mine in key["raters"].values()]
+    orders = list(key["raters"].values())
     assert len({tuple(o) for o in orders}) == 3 and len({frozenset(o) for o in orders}) == 1
     by_arm = {}
     for i, x in key["items"].items():
@@ -328,7 +328,6 @@ def refused(s, path, says, **how):
 
 def test_faults_of_a_file(study):
     s, first = study, study.sheets["r1"]["items"][0]["item"]
-    off = lambda v: s.whole("r1") | {first: dict(correct=v)}
     refused(s, s.write(text="{"), "damaged, not JSON")
     refused(s, s.write(text=""), "damaged")
     refused(s, s.write(text="[1]"), "no file of grades")
@@ -360,13 +359,14 @@ def test_faults_of_a_file(study):
     refused(s, s.write(grades={}), "items without all their grades")
     refused(s, s.write(grades={}), "nothing is graded in it", partial=True)
     for v in (2, -1, 0.5, 1.0, True, "1", None, [1]):
-        refused(s, s.write(grades=off(v)), "off the scale: " + first)
+        refused(s, s.write(grades=s.whole("r1") | {first: dict(correct=v)}), "off the scale: " + first)
     less = s.whole("r1")
     less.pop(first)
     refused(
         s,
         s.write(grades=less),
-        f"1 of {len(less) + 1} items without all their grades: {first}; ask the rater to finish, or take what is there with --partial",
+        f"1 of {len(less) + 1} items without all their grades: {first}; "
+        "ask the rater to finish, or take what is there with --partial",
     )
 
 
@@ -631,7 +631,8 @@ def run(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("run")
     (folder / "small.yaml").write_text(
-        "teachers: ['transformers:zoo/teacher']\nstudents: [zoo/student-s]\ndata: [{name: tiny-qa, train: 2, test: 8}]\narms: [teacher/vanilla, student/vanilla]\n"
+        "teachers: ['transformers:zoo/teacher']\nstudents: [zoo/student-s]\n"
+        "data: [{name: tiny-qa, train: 2, test: 8}]\narms: [teacher/vanilla, student/vanilla]\n"
     )
     for c in load_recipe(folder / "small.yaml").combinations():
         splits, store = load_data(c.data), Store(folder / "store")

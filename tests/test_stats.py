@@ -405,7 +405,7 @@ def clustered(rng, sources=40, each=5, between=0.2, within=0.1):
 
 def test_intervals_that_draw_items_of_one_source_apart_cover_too_little():
     rng, hits = np.random.default_rng(8), np.zeros(2)
-    for s in range(500):
+    for _ in range(500):
         v, of = clustered(rng)
         hits += [(i := mean_interval(v, 400, seed=0, sources=x)).low <= 0 <= i.high for x in (None, of)]
     assert hits[0] / 500 < 0.75 and 0.915 < hits[1] / 500 < 0.975

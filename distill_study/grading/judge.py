@@ -206,18 +206,13 @@ TOO_LONG = "too long for the judge"
 
 def _read(kind, record, *, criteria):
     "Name → (value or None, why not): the grades of a 'point', the 'winner' of a 'pair', of a record or a `Failure`."
+    names = ["winner"] if kind == "pair" else [c.name for c in criteria]
     if isinstance(record, Failure):
-        why = f"no verdict came: {record.reason}"
-    elif record.finish_reason == "length" and record.completion_tokens == 0:  # see `engine.without_outgrown`
-        why = TOO_LONG
-    else:
-        cut = record.finish_reason == "length"
-        return (
-            dict(winner=read_winner(record.text, cut))
-            if kind == "pair"
-            else read_grades(record.text, criteria, cut=cut)
-        )
-    return dict.fromkeys(["winner"] if kind == "pair" else [c.name for c in criteria], (None, why))
+        return dict.fromkeys(names, (None, f"no verdict came: {record.reason}"))
+    cut = record.finish_reason == "length"
+    if cut and record.completion_tokens == 0:  # see `engine.without_outgrown`
+        return dict.fromkeys(names, (None, TOO_LONG))
+    return dict(winner=read_winner(record.text, cut)) if kind == "pair" else read_grades(record.text, criteria, cut=cut)
 
 
 def _unread(verdict):

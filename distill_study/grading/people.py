@@ -62,7 +62,7 @@ def strata(examples, answers: dict) -> dict:
     ends = np.nanquantile(scores, [1 / 3, 2 / 3]) if scores.notna().any() else (0, 0)
 
     def third(x):
-        return "unknown" if x != x else ("low", "middle", "high")[(x > ends[0]) + (x > ends[1])]
+        return "unknown" if x != x else ("low", "middle", "high")[int(x > ends[0]) + int(x > ends[1])]
 
     return {arm: [third(x) for x in scores[table["arm"] == arm]] for arm in answers}
 
@@ -154,18 +154,8 @@ def assign_raters(drawn: list, raters: int, *, overlap: float, rng) -> list[list
     return [sorted([*common, *rest[r::raters]]) for r in range(raters)]
 
 
-def draw_sheets(
-    c: Combination,
-    examples,  # of the test set
-    *,
-    answers: dict,  # arm → `sampling.Answers` to them
-    n: int = 50,
-    raters: int = 3,
-    overlap: float = 0.3,
-    checks: int = 0,
-    seed: int = 0,
-) -> tuple[dict, dict]:  # (key, rater → sheet)
-    "A sheet for each rater, and the key to them, which no rater gets; `StudyError` on settings that can't be."
+def draw_sheets(c: Combination, examples, *, answers: dict, n=50, raters=3, overlap=0.3, checks=0, seed=0) -> tuple:
+    "(key, rater → sheet) of about n answers and some checks; `StudyError` on settings that no sheet can have."
     how = dict(n=n, raters=raters, overlap=overlap, checks=checks, seed=seed)
     possible = dict(raters=1 <= raters <= 99, overlap=0 <= overlap <= 1, checks=checks >= 0)
     if not all(possible.values()):
@@ -362,15 +352,8 @@ def _checked(store, path, *, combinations, partial, replace):
     return key, entry, same
 
 
-def import_grades(
-    store,
-    paths,  # files of grades
-    *,
-    combinations=None,  # names of those that they may be for, with the rubric each has now; None: any
-    partial: bool = False,  # take what is there of a sheet that is not finished
-    replace: bool = False,  # take a rater's new file instead of the one that was imported
-) -> list[dict]:  # combination, sheet, rater, items, of, new
-    "Check files of grades and merge them into the store: all of them, or none."
+def import_grades(store, paths, *, combinations=None, partial: bool = False, replace: bool = False) -> list[dict]:
+    "Check files of grades and merge them into the store, all or none; a row per file: sheet, rater, items, of, new."
     checked, seen = [], {}
     for path in paths:
         key, entry, same = _checked(store, path, combinations=combinations, partial=partial, replace=replace)
@@ -414,14 +397,8 @@ def _rows(key, rater, *, entry, given):
     return rows, left
 
 
-def grades_of(
-    c: Combination,
-    splits,  # `data.Splits`
-    *,
-    answers: dict,  # arm → `sampling.Answers` to the test items
-    store,
-):  # pandas DataFrame with `GRADE_COLUMNS`
-    "A row per arm, item, criterion and rater; `check` marks attention checks, `text` is equal where two arms wrote one."
+def grades_of(c: Combination, splits, *, answers: dict, store):
+    "DataFrame with `GRADE_COLUMNS`, a row per arm, item, criterion and rater; `check` marks attention checks."
     import pandas as pd
 
     asked, by_id = rubric_hash(splits.task, c.rubric), {e.id: e for e in splits.test}
@@ -555,7 +532,7 @@ def _widget_class():
 
 
 def grader(sheet: str | Path | dict, folder: str | Path = ""):
-    "A widget to grade a sheet, or its file, in; grades-<rater>.json is kept in `folder`, else beside the sheet, else here."
+    "A widget to grade a sheet, or its file, in; grades-<rater>.json is kept in `folder`, or else beside the sheet."
     folder = Path(folder or (Path(sheet).parent if not isinstance(sheet, dict) else "."))
     sheet = sheet if isinstance(sheet, dict) else load_sheet(sheet)
     path = folder / f"grades-{sheet['rater']}.json"
