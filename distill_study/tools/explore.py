@@ -22,7 +22,7 @@ from ..analyse.stats import TRAINED
 from ..config import ARMS, Combination, StudyError, nearest
 from ..grading.truth import METRICS, Metric
 from ..report.figures import png
-from ..report.items import input_table, item_table, verdict_said, verdict_table
+from ..report.items import input_table, item_table, verdict_sentence, verdict_table
 from ..utils import Column, Displayable, Interval, Table, esc, num
 
 # %% ../../nbs/90_tools/01_explore.ipynb #2d776cc5
@@ -903,7 +903,7 @@ def item_page(
         parts.append(
             _rows(
                 ("Compared", "The judge says"),
-                [(esc(f"{v.a} and {v.b}"), esc(verdict_said(v))) for v in verdicts.itertuples()],
+                [(esc(f"{v.a} and {v.b}"), esc(verdict_sentence(v))) for v in verdicts.itertuples()],
                 caption="Pairs",
             )
         )
