@@ -57,11 +57,11 @@ def templates() -> Path:
 def _environment():
     "The Jinja environment of all templates but nbconvert's."
     from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_eval_context
-    from markupsafe import Markup
 
     @pass_eval_context
     def escaped(context, value):
-        return value if hasattr(value, "__html__") or not context.autoescape else Markup(esc(value))
+        plain = context.autoescape and not hasattr(value, "__html__")
+        return context.environment.filters["safe"](esc(value)) if plain else value
 
     env = Environment(
         loader=FileSystemLoader(templates()),

@@ -23,7 +23,7 @@ from ..analyse.stats import TRAINED
 from ..config import ARMS, Combination, StudyError, nearest
 from ..grading.truth import METRICS, Metric
 from ..report.figures import png
-from ..report.items import input_table, item_table, verdict_said, verdict_table
+from ..report.items import input_table, item_table, verdict_sentence, verdict_table
 from ..utils import Column, Displayable, Interval, Table, esc, num, plural
 
 # %% ../../nbs/90_tools/01_explore.ipynb #2d776cc5
@@ -699,7 +699,7 @@ def item_page(
         gold=first["gold"],
         gold_head="Gold answer" if metric.graded else "Reference",
         answers=answers,
-        pairs=[(f"{v.a} and {v.b}", verdict_said(v)) for v in compared],
+        pairs=[(f"{v.a} and {v.b}", verdict_sentence(v)) for v in compared],
     )
 
 
