@@ -13,9 +13,11 @@ from conftest import ROOT
 from hypothesis import given, settings as fast, strategies as st
 
 from distill_study.config import ConfigError, Train
-from distill_study.train import launch as module, sft as student
+from distill_study.train import launch as module, rows as batches
 from distill_study.train.launch import check_launch, launch, shipped
-from distill_study.train.sft import GroupedOrder, TrainingFailed, _joined, _last_checkpoint, _share, fit_student
+from distill_study.train.rows import GroupedOrder, batches_at_once, share_of
+from distill_study.train.save import TrainingFailed, last_checkpoint
+from distill_study.train.sft import fit_student
 
 MODEL = "zoo/student-s"
 CURVE, WEIGHTS = (
@@ -101,8 +103,8 @@ def test_every_step_has_the_rows_it_has_in_one_process(n, batch, accumulation, p
     order = list(GroupedOrder(lengths, batch, seed=3, epoch=lambda: 0))
     one = [order[i : i + batch * accumulation] for i in range(0, n, batch * accumulation)]
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(student, "_ranks", lambda: (0, processes))
-        joined = _joined(accumulation)
+        m.setattr(batches, "ranks", lambda: (0, processes))
+        joined = batches_at_once(accumulation)
         assert accumulation % joined == 0 and processes % joined == 0
         micro = [order[i : i + batch * joined] for i in range(0, n, batch * joined)]
         per_step = accumulation // joined
@@ -111,9 +113,9 @@ def test_every_step_has_the_rows_it_has_in_one_process(n, batch, accumulation, p
         for step, want in zip(steps, one):
             seen = []
             for rank in range(processes):
-                m.setattr(student, "_ranks", lambda: (rank, processes))
+                m.setattr(batches, "ranks", lambda: (rank, processes))
                 for part in step:
-                    mine = _share([dict(id=i, input_ids=[0] * lengths[i], labels=[1] * lengths[i]) for i in part])
+                    mine = share_of([dict(id=i, input_ids=[0] * lengths[i], labels=[1] * lengths[i]) for i in part])
                     assert mine  # every process has something to compute, or the others would wait for it
                     seen += [r["id"] for r in mine if set(r["labels"]) != {-100}]
             assert sorted(seen) == sorted(want)
@@ -296,7 +298,7 @@ def test_a_killed_process_is_explained_and_the_run_goes_on(full, tmp_path):
         match=r"process 1 of 2 was ended from outside \(SIGKILL\).*The checkpoint of step 2 is kept.*lower",
     ):
         launch(rows(), MODEL, settings=two(FULL), out=tmp_path / "run", seed=0, validation=rows(5), progress=kill)
-    assert not workers() and _last_checkpoint(tmp_path / "run").name in ("checkpoint-2", "checkpoint-4")
+    assert not workers() and last_checkpoint(tmp_path / "run").name in ("checkpoint-2", "checkpoint-4")
     done = launch(rows(), MODEL, settings=two(FULL), out=tmp_path / "run", seed=0, validation=rows(5))
     assert done.starts[1] >= 2 and done.history == full.two.history and same(done.path, full.two.path)
     with pytest.MonkeyPatch.context() as m:  # and a finished run starts nothing
@@ -319,7 +321,7 @@ def test_an_error_inside_is_the_error_it_is_and_ends_all(tmp_path):
 PARENT = """
 import json, sys
 from distill_study.config import Train
-from distill_study.launch import launch
+from distill_study.train.launch import launch
 job = json.load(open(sys.argv[1]))
 launch(job["rows"], job["model"], settings=Train(**job["settings"]), out=job["out"], seed=0, progress=lambda *a: print(a[0], flush=True))
 """
@@ -360,13 +362,13 @@ def tell(self, *args, fsdp_plugin=None, **kw):
     init(self, *args, fsdp_plugin=fsdp_plugin, **kw)
     if fsdp_plugin is not None: self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
 AcceleratorState.__init__ = tell
-from distill_study import student
-whole = student._full
+from distill_study.train import save
+whole = save.whole_tensor
 def full(t):
     if hasattr(t, "full_tensor") and t.to_local().numel() < t.numel(): open(__file__ + ".sharded", "w").close()
     return whole(t)
-student._full = full
-from distill_study.launch import work
+save.whole_tensor = full
+from distill_study.train.launch import work
 work(sys.argv[1])
 """
 
@@ -396,7 +398,7 @@ def test_full_fine_tuning_with_fsdp_is_that_of_one_process_also_from_a_checkpoin
     with pytest.raises(Stop):
         launch(rows(), MODEL, settings=fsdp(FULL), out=tmp_path / "run", seed=0, validation=rows(5), progress=stop)
     assert not workers() and (tmp_path / "entry.py.sharded").exists()
-    assert _last_checkpoint(tmp_path / "run").name == "checkpoint-4" and not list((tmp_path / "run").rglob("*.pt"))
+    assert last_checkpoint(tmp_path / "run").name == "checkpoint-4" and not list((tmp_path / "run").rglob("*.pt"))
     done = launch(rows(), MODEL, settings=fsdp(FULL), out=tmp_path / "run", seed=0, validation=rows(5))
     assert done.starts == (0, 4) and curves(full.one, done) < CURVE and far(full.one.path, done.path) < WEIGHTS
     assert max(abs(a - b) for (_, a), (_, b) in zip(full.one.validation, done.validation, strict=True)) < CURVE
@@ -433,7 +435,7 @@ def tell(self, *args, deepspeed_plugin=None, **kw):
     PartialState._shared_state["distributed_type"] = DistributedType.DEEPSPEED
     for p in plugins.values(): p.select(_from_accelerator_state=True); p.set_mixed_precision("no")
 AcceleratorState.__init__ = tell
-from distill_study.launch import work
+from distill_study.train.launch import work
 work(sys.argv[1])
 """
 

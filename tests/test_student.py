@@ -11,22 +11,10 @@ import pytest
 from conftest import byte_tokenizer
 
 from distill_study.config import StudyError, Train
-from distill_study.train.rows import padded
-from distill_study.train.sft import (
-    TrainedStudent,
-    TrainingDataError,
-    TrainingFailed,
-    _last_checkpoint,
-    fit_length,
-    fit_student,
-    mean_loss,
-    merge_adapter,
-    render_row,
-    run_fingerprint,
-    seen_row,
-    target_loss,
-    tokenize_rows,
-)
+from distill_study.train import save
+from distill_study.train.rows import TrainingDataError, fit_length, padded, render_row, seen_row, tokenize_rows
+from distill_study.train.save import TrainingFailed, last_checkpoint, merge_adapter, write_merged
+from distill_study.train.sft import TrainedStudent, fit_student, mean_loss, run_fingerprint, target_loss
 
 ROLES = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + CONTENT }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 PLAIN = ROLES.replace("CONTENT", "m['content'] + '<|end|>' + '\\n'")
@@ -354,7 +342,6 @@ def test_without_a_merged_copy_the_answers_are_the_same(tmp_path, switch):
     from distill_study.models.local import TransformersEngine
     from distill_study.models.weights import resolve_model
     from distill_study.store.log import Store
-    from distill_study.train.sft import write_merged
 
     base = "zoo/student-s"
     settings = LORA.model_copy(update=dict(learning_rate=2e-2) | switch)
@@ -436,9 +423,7 @@ def test_a_finished_run_without_a_merged_copy_is_found_again(base, tmp_path):
 
 
 def test_a_large_base_is_kept_once(base, tmp_path, monkeypatch):
-    from distill_study.train import sft as student
-
-    monkeypatch.setattr(student, "MERGED", 1000)
+    monkeypatch.setattr(save, "MERGED", 1000)
     assert (
         fit_student(
             rows(16), str(base), settings=LORA.model_copy(update=dict(epochs=1)), out=tmp_path / "run", seed=0
@@ -452,14 +437,12 @@ def test_a_large_base_is_kept_once(base, tmp_path, monkeypatch):
 def test_a_base_that_does_not_fit_beside_is_merged_on_the_cpu(base, monkeypatch):
     import torch
 
-    from distill_study.train import sft as student
-
-    monkeypatch.setattr(student, "device", lambda: "cuda")
+    monkeypatch.setattr(save, "device", lambda: "cuda")
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     for free, where in ((10**6, "cuda"), (10**5, "cpu")):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 10**9))
-        monkeypatch.setattr(student, "parameter_count", lambda folder: 10**5)
-        assert student._room_for(base) == where
+        monkeypatch.setattr(save, "parameter_count", lambda folder: 10**5)
+        assert save._room_for(base) == where
 
 
 def test_what_is_left_behind(base, tmp_path):
@@ -500,11 +483,11 @@ def test_checkpoints_hold_no_pickle(base, tmp_path):
 KILLED = """
 import json, os, signal, sys
 from distill_study.config import StudyError, Train
-from distill_study.student import fit
+from distill_study.train.sft import fit_student
 rows, base, settings, out, at = json.load(open(sys.argv[1]))
 def progress(step, total, loss):
     if step == at: os.kill(os.getpid(), signal.SIGKILL)
-fit(rows, base, settings=Train(**settings), out=out, seed=0, progress=progress)
+fit_student(rows, base, settings=Train(**settings), out=out, seed=0, progress=progress)
 """
 
 
@@ -516,12 +499,12 @@ def test_killed_and_resumed_gives_the_same_weights(base, tmp_path, settings):
     job.write_text(json.dumps([rows(), str(base), settings.model_dump(), str(tmp_path / "killed"), 7]))
     ended = subprocess.run([sys.executable, "-c", KILLED, str(job)], capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    newest = _last_checkpoint(tmp_path / "killed")
+    newest = last_checkpoint(tmp_path / "killed")
     assert newest.name == "checkpoint-6" and not (tmp_path / "killed" / "model").exists()
     if settings.method == "full":  # the newest was torn: the one before it serves
         weights = newest / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-100])
-        assert _last_checkpoint(tmp_path / "killed").name == "checkpoint-4"
+        assert last_checkpoint(tmp_path / "killed").name == "checkpoint-4"
     (tmp_path / "killed" / "checkpoint-8.partial").mkdir()  # a kill in the middle of a save
     done = fit_student(rows(), str(base), settings=settings, out=tmp_path / "killed", seed=0)
     assert done.starts == (0, 4 if settings.method == "full" else 6)
@@ -602,7 +585,7 @@ def test_fingerprint_follows_everything_that_matters(base):
     assert len(keys) == 5 and run_fingerprint(rows(8), str(base), settings=FULL, seed=0) in keys
 
 
-def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(base, tmp_path):
+def test_a_loss_that_is_no_number_keeps_thelast_checkpoint(base, tmp_path):
     import torch
 
     def poison(step, total, loss):
@@ -625,7 +608,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(base, tmp_path):
             )
     finally:
         torch.nn.Embedding.forward = poison.kept
-    assert _last_checkpoint(tmp_path / "run").name == "checkpoint-3" and not (tmp_path / "run" / "model").exists()
+    assert last_checkpoint(tmp_path / "run").name == "checkpoint-3" and not (tmp_path / "run" / "model").exists()
 
 
 def test_a_folder_that_is_a_file(base, tmp_path):
@@ -635,12 +618,10 @@ def test_a_folder_that_is_a_file(base, tmp_path):
 
 
 def test_a_full_disk(base, tmp_path, monkeypatch):
-    from distill_study.train import sft as student
-
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(student, "_save_weights", full)
+    monkeypatch.setattr(save, "save_weights", full)
     with pytest.raises(TrainingFailed, match="the disk is full"):
         fit_student(rows(8), str(base), settings=LORA, out=tmp_path / "run", seed=0)
 
@@ -843,7 +824,7 @@ def test_a_kill_leaves_the_best_weights_that_the_state_names(base, tmp_path):
     settings = interrupted(base, tmp_path / "a", [0.5, 0.9])
     assert (
         sorted(p.name for p in (tmp_path / "a").glob("best*")) == ["best-2", "best-4"]
-        and _last_checkpoint(tmp_path / "a").name == "checkpoint-3"
+        and last_checkpoint(tmp_path / "a").name == "checkpoint-3"
     )
     done = fit_student(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0, score=lambda model: 0.1)
     plain = fit_student(
@@ -884,7 +865,7 @@ def test_best_weights_that_are_gone(base, tmp_path, left):
         (tmp_path / "a" / "best-2").mkdir()
     with pytest.raises(StudyError, match="best-2: gone or empty.*delete .*a to train anew"):
         fit_student(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0, score=lambda model: 0.1)
-    assert _last_checkpoint(tmp_path / "a").name == "checkpoint-3"
+    assert last_checkpoint(tmp_path / "a").name == "checkpoint-3"
 
 
 def test_the_loss_chooses(base, tmp_path):

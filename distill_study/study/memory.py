@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['QUANTIZED', 'CONTEXT', 'NCCL', 'GAPS', 'PROCESS', 'ENTRY', 'KERNELS', 'PARTS', 'MOMENTS', 'ENOUGH', 'METHODS',
-           'LADDER', 'SIZES', 'EstimateError', 'Devices', 'parse_gpus', 'this_machine', 'model_config', 'Counts',
-           'count_parameters', 'Estimate', 'estimate', 'ladder', 'Advice', 'recommend', 'table', 'as_dict']
+           'LADDER', 'SIZES', 'COUNTS', 'EstimateError', 'Devices', 'parse_gpus', 'this_machine', 'model_config',
+           'Counts', 'count_parameters', 'Estimate', 'training_memory', 'ladder', 'Advice', 'recommend', 'table',
+           'as_dict']
 
 # %% ../../nbs/85_study/03_memory.ipynb #d0d9732e
 import copy
@@ -23,6 +24,11 @@ from ..train.methods import attention, lora_config, use_bf16
 class EstimateError(StudyError):
     "An estimate that can't be made; names field, value and remedy."
 
+
+def _first_line(e):
+    "What an exception of a library says, in one line."
+    return (str(e).splitlines() or [""])[0][:120]
+
 # %% ../../nbs/85_study/03_memory.ipynb #921d7757
 @dataclass(frozen=True)
 class Devices:
@@ -39,7 +45,7 @@ class Devices:
 def parse_gpus(
     spec: str,  # e.g. '1x80GB'
 ) -> Devices:
-    "GPUs as the command line names them."
+    "GPUs as the command line names them; raises `EstimateError`."
     m = re.fullmatch(r"\s*(\d+)\s*[x×]\s*(\d+(?:\.\d+)?)\s*GB?\s*", spec, re.I)
     if not m or not int(m[1]) or not float(m[2]):
         raise EstimateError(
@@ -53,21 +59,19 @@ def this_machine() -> Devices:
     import torch
 
     if device() == "cuda":
-        return Devices(
-            torch.cuda.device_count(),
-            min(torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())) / 1e9,
-        )
+        sizes = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
+        return Devices(len(sizes), min(sizes) / 1e9)
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for f in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        if Path(f).is_file() and (text := Path(f).read_text().strip()).isdigit():
+    for f in map(Path, ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        if f.is_file() and (text := f.read_text().strip()).isdigit():
             limits.append(int(text))
     return Devices(1, min(limits) / 1e9, "cpu")
 
 # %% ../../nbs/85_study/03_memory.ipynb #3d4bf547
 def model_config(
     name: str,  # 'zoo/NAME', a folder, a name under DISTILL_MODEL_DIR, or a hub id
-):
-    "The configuration of a model's text part; what is on this machine is used first, and of a model on the hub only this file is fetched."
+):  # transformers' configuration of its text part
+    "A model's configuration, from this machine where it is there; from the hub, only this file is fetched."
     from huggingface_hub import try_to_load_from_cache
     from transformers import AutoConfig
 
@@ -81,36 +85,45 @@ def model_config(
         return AutoConfig.from_pretrained(folder or name).get_text_config()
     except (OSError, ValueError) as e:
         raise EstimateError(
-            f"model {name!r}: its config.json can't be had or read ({str(e).splitlines()[0]}). Name a folder that holds one, a built-in model such as zoo/student-m, or a hub id 'owner/name'."
+            f"model {name!r}: its config.json can't be had or read ({str(e).splitlines()[0]}). Name a folder that "
+            "holds one, a built-in model such as zoo/student-m, or a hub id 'owner/name'."
         ) from None
 
 
-def _empty(cfg, layers, *, settings, dtype, attention="sdpa"):
-    "The model as `student` trains it, `layers` deep, on torch's meta device: shapes, no data."
+def _shallow(cfg, layers, *, attention):
+    "The configuration of a model `layers` deep."
+    cfg = copy.deepcopy(cfg)
+    cfg.num_hidden_layers, cfg.use_cache = layers, False
+    if vars(cfg).get("layer_types"):
+        cfg.layer_types = list(cfg.layer_types)[:layers]
+    # On the CPU, where this runs, dropout would lead to attention that keeps its scores.
+    for name in ("attention_dropout", "attn_pdrop"):
+        if attention != "eager" and hasattr(cfg, name):
+            setattr(cfg, name, 0.0)
+    return cfg
+
+
+def _built(cfg, *, dtype, attention):
+    "A causal language model on the meta device."
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.initialization import no_init_weights
 
-    cfg = copy.deepcopy(cfg)
-    cfg.num_hidden_layers, cfg.use_cache = layers, False
-    if "layer_types" in vars(cfg) and cfg.layer_types:
-        cfg.layer_types = list(cfg.layer_types)[:layers]
-    for name in (
-        "attention_dropout",
-        "attn_pdrop",
-    ):  # on the CPU, where this runs, dropout would lead to attention that keeps its scores
-        if attention != "eager" and hasattr(cfg, name):
-            setattr(cfg, name, 0.0)
-    make = lambda how: AutoModelForCausalLM.from_config(cfg, dtype=dtype, attn_implementation=how)
+    with no_init_weights(), torch.device("meta"):
+        try:
+            return AutoModelForCausalLM.from_config(cfg, dtype=dtype, attn_implementation=attention)
+        except ValueError:  # it has no other
+            return AutoModelForCausalLM.from_config(cfg, dtype=dtype, attn_implementation="eager")
+
+
+def _empty(cfg, layers, *, settings, dtype, attention="sdpa"):
+    "The model as `train.sft` trains it, `layers` deep: shapes, no data."
     try:
-        with no_init_weights(), torch.device("meta"):
-            try:
-                model = make(attention)
-            except ValueError:
-                model = make("eager")  # it has no other
+        model = _built(_shallow(cfg, layers, attention=attention), dtype=dtype, attention=attention)
     except ValueError as e:
         raise EstimateError(
-            f"model type {cfg.model_type!r}: no causal language model can be built of it ({str(e).splitlines()[0][:120]}). Name a decoder-only model."
+            f"model type {cfg.model_type!r}: no causal language model can be built of it ({_first_line(e)}). "
+            "Name a decoder-only model."
         ) from None
     model.tie_weights()  # which skipping the initialization has skipped
     if settings.method == "full":
@@ -136,51 +149,48 @@ class Counts:
     alike: bool = True  # whether all layers have the same number
 
 
-@lru_cache(maxsize=32)
-def _count(key, settings):
-    import torch
+_configs = {}
 
-    cfg, model = _configs[key], None
-    model = _empty(cfg, cfg.num_hidden_layers, settings=settings, dtype=torch.bfloat16)
-    base = model if settings.method == "full" else model.get_base_model()
-    stack, head = _stack(base, cfg.num_hidden_layers), base.get_output_embeddings()
-    quantized = [
-        m.weight.numel()
-        for m in base.modules()
-        if isinstance(m, torch.nn.Linear) and m is not head and not m.weight.requires_grad
-    ]
-    sizes, params = [sum(p.numel() for p in l.parameters()) for l in stack], list(model.parameters())
-    return Counts(
-        sum(p.numel() for p in params),
-        sum(p.numel() for p in params if p.requires_grad),
-        sum(quantized),
-        max(quantized, default=0),
-        max(sizes),
-        len(stack),
-        len(set(sizes)) == 1,
-    )
+
+def _key(cfg):
+    "A configuration by its text, so that what is worked out for it is kept."
+    key = cfg.to_json_string()
+    _configs[key] = cfg
+    return key
 
 
 def _stack(model, layers):
     "The decoder layers."
     import torch
 
-    found = next((m for m in model.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == layers), None)
-    if found is None:
-        raise EstimateError(
-            f"model type {model.config.model_type!r}: its layers are not in one list, so a step can't be followed. Measure instead: `Fit.peak_memory` of a short run."
-        )
-    return found
+    for m in model.modules():
+        if isinstance(m, torch.nn.ModuleList) and len(m) == layers:
+            return m
+    raise EstimateError(
+        f"model type {model.config.model_type!r}: its layers are not in one list, so a step can't be followed. "
+        "Measure instead: `TrainedStudent.peak_memory` of a short run."
+    )
 
 
-_configs = {}
+@lru_cache(maxsize=32)
+def _count(key, settings):
+    import torch
 
-
-def _key(cfg):
-    "A config by its text, so that what is worked out for it is kept."
-    key = cfg.to_json_string()
-    _configs[key] = cfg
-    return key
+    depth = _configs[key].num_hidden_layers
+    model = _empty(_configs[key], depth, settings=settings, dtype=torch.bfloat16)
+    base = model if settings.method == "full" else model.get_base_model()
+    linear = [m for m in base.modules() if isinstance(m, torch.nn.Linear) and m is not base.get_output_embeddings()]
+    quantized = [m.weight.numel() for m in linear if not m.weight.requires_grad]
+    layers = [sum(p.numel() for p in layer.parameters()) for layer in _stack(base, depth)]
+    return Counts(
+        total=sum(p.numel() for p in model.parameters()),
+        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        linear=sum(quantized),
+        largest=max(quantized, default=0),
+        layer=max(layers),
+        layers=len(layers),
+        alike=len(set(layers)) == 1,
+    )
 
 
 def count_parameters(
@@ -191,65 +201,68 @@ def count_parameters(
     return _count(_key(cfg), settings)
 
 # %% ../../nbs/85_study/03_memory.ipynb #66ecc241
-@lru_cache(maxsize=1)
-def _living():
-    "The mode that adds up living bytes, made on first use: torch takes seconds to import."
-    import weakref
+class _Living:
+    "Adds up the bytes that are alive, weights left out, and keeps the highest sum of each part of a step."
 
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
+    def __init__(self, kept, weigh):
+        super().__init__()
+        self.bytes = self.grads = 0
+        self.part, self.peaks, self.weigh = "start", {}, weigh
+        self.known = {t.untyped_storage()._cdata: None for t in kept}  # weights are counted elsewhere
 
-    class Living(TorchDispatchMode):
-        def __init__(self, kept, weigh):
-            super().__init__()
-            self.bytes = self.grads = 0
-            self.part, self.peaks, self.weigh = "start", {}, weigh
-            self.known = {t.untyped_storage()._cdata: None for t in kept}  # weights are counted elsewhere
+    def gone(self, key, n):
+        "A storage that was freed."
+        self.bytes -= n
+        self.known.pop(key, None)
 
-        def gone(self, key, n):
-            self.bytes -= n
-            self.known.pop(key, None)
+    def gradient(self, p):
+        "A gradient that has come to stay."
+        s = p.grad.untyped_storage()
+        if end := self.known.get(s._cdata):
+            end.detach()
+            self.known[s._cdata] = None
+            self.bytes -= s.nbytes()
+            self.grads += s.nbytes()
 
-        def gradient(self, p):
-            "A gradient that has come to stay."
-            s = p.grad.untyped_storage()
-            if end := self.known.get(s._cdata):
-                end.detach()
-                self.known[s._cdata] = None
-                self.bytes, self.grads = self.bytes - s.nbytes(), self.grads + s.nbytes()
+    def __torch_dispatch__(self, f, types, *call):
+        import weakref
 
-        def __torch_dispatch__(self, f, types, args=(), kwargs=None):
-            out = f(*args, **(kwargs or {}))
-            for s in (t.untyped_storage() for t in tree_leaves(out) if isinstance(t, torch.Tensor)):
-                if s._cdata in self.known:
-                    continue
+        import torch
+        from torch.utils._pytree import tree_leaves
+
+        out = f(*call[0], **(call[1] or {}))
+        for s in (t.untyped_storage() for t in tree_leaves(out) if isinstance(t, torch.Tensor)):
+            if s._cdata not in self.known:
                 self.known[s._cdata] = weakref.finalize(s, self.gone, s._cdata, s.nbytes())
                 self.bytes += s.nbytes()
-            total = self.bytes + self.weigh * self.grads
-            if total > self.peaks.get(self.part, (-1,))[0]:
-                self.peaks[self.part] = (total, self.bytes, self.grads)
-            return out
+        total = self.bytes + self.weigh * self.grads
+        if total > self.peaks.get(self.part, (-1,))[0]:
+            self.peaks[self.part] = (total, self.bytes, self.grads)
+        return out
 
-    return Living
 
-# %% ../../nbs/85_study/03_memory.ipynb #c1fb24f5
+@lru_cache(maxsize=1)
+def _living():
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    return type("Living", (_Living, TorchDispatchMode), {})
+
+
 def _fake(model):
     "Fake tensors in the place of the meta ones; shared ones stay shared."
     import torch
 
-    seen = {}
+    made = {}
     for m in model.modules():
         for tensors in (m._parameters, m._buffers):
-            for k, t in tensors.items():
+            for name, t in tensors.items():
                 if t is None:
                     continue
-                if id(t) not in seen:
-                    seen[id(t)] = (t, torch.empty(t.shape, dtype=t.dtype))
-                new = seen[id(t)][1]
+                new = made[id(t)][1] if id(t) in made else torch.empty(t.shape, dtype=t.dtype)
                 if isinstance(t, torch.nn.Parameter) and not isinstance(new, torch.nn.Parameter):
-                    seen[id(t)] = (t, new := torch.nn.Parameter(new, requires_grad=t.requires_grad))
-                tensors[k] = new
+                    new = torch.nn.Parameter(new, requires_grad=t.requires_grad)
+                made[id(t)] = (t, new)  # `t` is held, or another could get its id
+                tensors[name] = new
     return model.train()
 
 # %% ../../nbs/85_study/03_memory.ipynb #055d5844
@@ -260,7 +273,8 @@ def _tiled():
 
     class Tiled(torch.autograd.Function):
         @staticmethod
-        def forward(ctx, hidden, weight, dtype):
+        def forward(ctx, *inputs):
+            hidden, weight, dtype = inputs
             ctx.save_for_backward(hidden, weight)
             ctx.tile = lambda: torch.empty(min(4096, len(hidden)), min(32_768, len(weight)), dtype=dtype)
             ctx.tile()
@@ -268,23 +282,24 @@ def _tiled():
 
         @staticmethod
         def backward(ctx, grad):
-            hidden, weight = ctx.saved_tensors
-            grads = [
-                torch.zeros(t.shape, dtype=torch.float32) if need else None
-                for t, need in zip((hidden, weight), ctx.needs_input_grad)
-            ]
-            tile = ctx.tile()
-            return *(g if g is None else g.to(t.dtype) for g, t in zip(grads, (hidden, weight))), None
+            inputs, needed = ctx.saved_tensors, ctx.needs_input_grad
+            grads = [torch.zeros(t.shape, dtype=torch.float32) if n else None for t, n in zip(inputs, needed)]
+            tile = ctx.tile()  # is there while the gradients are rounded
+            rounded = [g if g is None else g.to(t.dtype) for g, t in zip(grads, inputs)]
+            del tile
+            return *rounded, None
 
     return Tiled
 
 
 def _loss(model, base, *, ids, mask, labels, kind, bf16):
-    "The loss as `student` computes it there: on the CPU `target_loss`, on a GPU TRL's. Which tokens are supervised makes no difference, only how many."
+    "The loss as `train.sft` computes it there."
     import torch
 
+    def taught(hidden):
+        return hidden.flatten(0, 1)[: len(labels)].clone()
+
     head = base.get_output_embeddings()
-    taught = lambda h: h.flatten(0, 1)[: len(labels)].clone()
     if kind == "cuda":
         hidden = taught(base.base_model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state)
         return _tiled().apply(hidden, head.weight, torch.bfloat16 if bf16 else hidden.dtype).sum()
@@ -294,109 +309,113 @@ def _loss(model, base, *, ids, mask, labels, kind, bf16):
     return torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
 
 # %% ../../nbs/85_study/03_memory.ipynb #d4bbcb6a
+_WITHOUT_EFFECT = (
+    *("learning_rate", "schedule", "warmup_ratio", "epochs", "weight_decay", "max_grad_norm"),
+    *("batch_size", "max_length", "max_truncated", "save_steps", "alpha"),
+)
+
+
 def _plain(settings):
     "The settings that a step's memory depends on; the others only make equal ones look different."
-    same = {
-        f: Train.model_fields[f].default
-        for f in (
-            "learning_rate",
-            "schedule",
-            "warmup_ratio",
-            "epochs",
-            "weight_decay",
-            "max_grad_norm",
-            "batch_size",
-            "max_length",
-            "max_truncated",
-            "save_steps",
-            "alpha",
-        )
-    }
-    return settings.model_copy(
-        update=same
-        | dict(
-            method="full" if settings.method == "full" else "lora",
-            gradient_accumulation=min(2, settings.gradient_accumulation),
-        )
-    )
+    same = {f: Train.model_fields[f].default for f in _WITHOUT_EFFECT}
+    method = "full" if settings.method == "full" else "lora"
+    passes = min(2, settings.gradient_accumulation)
+    return settings.model_copy(update=same | dict(method=method, gradient_accumulation=passes))
+
+
+@dataclass(frozen=True)
+class _Step:
+    "A training step; equal ones are followed once."
+
+    key: str  # of the configuration, see `_key`
+    settings: Train  # as `_plain` leaves them
+    dtype: str  # of the frozen weights
+    bf16: bool  # whether products are in bf16
+    attention: str
+    batch: int  # rows
+    length: int  # tokens of each
+    taught: int  # tokens supervised in all rows
+    kind: str  # of the device
+    weigh: float  # bytes that a byte of gradient stands for
+
+
+def _watched(model, base, *, step, layers):
+    "The mode that adds up what lives, told of gradients and of the backward pass's arrival in the last layer."
+    mode = _living()([*model.parameters(), *model.buffers()], step.weigh)
+    for p in model.parameters():
+        if p.requires_grad:
+            p.register_post_accumulate_grad_hook(mode.gradient)
+
+    def into_last(_, args):
+        if args and args[0].requires_grad:
+            args[0].register_hook(lambda g: setattr(mode, "part", "end"))
+
+    if layers > 1:
+        _stack(base, layers)[-1].register_forward_pre_hook(into_last)
+    return mode
 
 
 @lru_cache(maxsize=512)
-def _step(key, layers, *, settings, dtype, bf16, attention, batch, length, taught, kind, weigh):
-    "Most bytes alive besides weights and gradients, and the gradients then, at the start and at the end of the backward pass: {'start': (bytes, gradients), 'end': …}."
+def _follow(step, layers):
+    "Most bytes alive besides weights and gradients, and the gradients then: {'start': (bytes, gradients), 'end': …}."
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    model = _empty(
-        _configs[key],
-        layers,
-        settings=settings,
-        dtype=getattr(torch, dtype),
-        attention="eager" if attention == "eager" else "sdpa",
-    )
+    dtype, how = getattr(torch, step.dtype), "eager" if step.attention == "eager" else "sdpa"
+    model = _empty(_configs[step.key], layers, settings=step.settings, dtype=dtype, attention=how)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = _fake(model)
-        base = model if settings.method == "full" else model.get_base_model()
-        if settings.gradient_checkpointing:
+        base = model if step.settings.method == "full" else model.get_base_model()
+        if step.settings.gradient_checkpointing:
             base.gradient_checkpointing_enable()
             if model is not base:
                 model.enable_input_require_grads()
-        mode = _living()([*model.parameters(), *model.buffers()], weigh)
-        for p in model.parameters():
-            if p.requires_grad:
-                p.register_post_accumulate_grad_hook(mode.gradient)
-
-        def into_last(_, args):
-            if args and args[0].requires_grad:
-                args[0].register_hook(lambda g: setattr(mode, "part", "end"))
-
-        if layers > 1:
-            _stack(base, layers)[-1].register_forward_pre_hook(into_last)
-        ids, labels = torch.zeros(batch, length, dtype=torch.long), torch.zeros(taught, dtype=torch.long)
-        mask = None if attention == "flash" else torch.ones(batch, length, dtype=torch.long)
-        for _ in range(2 if settings.gradient_accumulation > 1 else 1):  # the second pass finds gradients
+        mode = _watched(model, base, step=step, layers=layers)
+        batch = dict(
+            ids=torch.zeros(step.batch, step.length, dtype=torch.long),
+            mask=None if step.attention == "flash" else torch.ones(step.batch, step.length, dtype=torch.long),
+            labels=torch.zeros(step.taught, dtype=torch.long),
+        )
+        for _ in range(step.settings.gradient_accumulation):  # the second pass finds gradients
             mode.part = "start"
             with mode:
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
-                    loss = _loss(model, base, ids=ids, mask=mask, labels=labels, kind=kind, bf16=bf16)
+                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=step.bf16):
+                    loss = _loss(model, base, kind=step.kind, bf16=step.bf16, **batch)
                 loss.backward()
                 del loss
     return {part: (n, g) for part, (_, n, g) in mode.peaks.items()}
 
 # %% ../../nbs/85_study/03_memory.ipynb #50598f38
-def _activations(key, counts, **step):
-    "What `_step` would give at the model's full depth, from two shallow ones: every moment's bytes grow evenly with the layers."
-    if counts.layers <= 3 or not counts.alike:
-        return _follow(key, counts.layers, **step)
-    two, three = (_follow(key, n, **step) for n in (2, 3))
-    return {
-        part: tuple(max(0, a + (b - a) * (counts.layers - 2)) for a, b in zip(two[part], three[part])) for part in two
-    }
-
-
-def _follow(key, layers, **step):
-    "`_step`, or one sentence on why this model can't be followed."
+def _at_depth(step, layers):
+    "`_follow`, or one sentence on why this model can't be followed."
     try:
-        return _step(key, layers, **step)
+        return _follow(step, layers)
     except StudyError:
         raise
     except Exception as e:
         raise EstimateError(
-            f"model type {_configs[key].model_type!r}: a step can't be followed without data ({type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else ''}). Measure instead: `Fit.peak_memory` of a short run."
+            f"model type {_configs[step.key].model_type!r}: a step can't be followed without data "
+            f"({type(e).__name__}: {_first_line(e)}). "
+            "Measure instead: `TrainedStudent.peak_memory` of a short run."
         ) from e
+
+
+def _activations(step, counts):
+    "What `_follow` would give at the model's full depth, from two shallow ones."
+    if counts.layers <= 3 or not counts.alike:
+        return _at_depth(step, counts.layers)
+    two, three = _at_depth(step, 2), _at_depth(step, 3)
+    deeper = counts.layers - 2
+    return {part: tuple(max(0, a + (b - a) * deeper) for a, b in zip(two[part], three[part])) for part in two}
 
 # %% ../../nbs/85_study/03_memory.ipynb #eda4db7c
 QUANTIZED = 0.5 + 1 / 64 + 4 / (64 * 256)  # bytes a weight, NF4 with double quantization: arXiv 2305.14314, section 3
-CONTEXT, NCCL = (
-    0.6e9,
-    0.4e9,
-)  # bytes a process has on a GPU beside the allocator's: loaded kernels, channels between devices
+CONTEXT = 0.6e9  # bytes that a process has on a GPU beside the allocator's: loaded kernels
+NCCL = 0.4e9  # the same: channels between devices
 GAPS = 0.05  # of activations: freed between blocks in use
 PROCESS = 0.56e9  # resident size of a process that has trained before, measured by benchmarks/memory.py
-ENTRY, KERNELS = (
-    300,
-    25e6,
-)  # on the CPU: bytes of an entry of the tokenizer; what oneDNN keeps for products in bf16; both measured there
+ENTRY = 300  # on the CPU: bytes of an entry of the tokenizer, measured there
+KERNELS = 25e6  # on the CPU: what oneDNN keeps for products in bf16, measured there
 PARTS = ("weights", "gradients", "optimizer", "activations", "gathered", "overhead")
 MOMENTS = dict(start="the start of the backward pass", end="the end of the backward pass", step="the optimizer step")
 
@@ -427,7 +446,7 @@ class Estimate:
 
     @property
     def training(self) -> int:
-        "What the tensors of the run need: all but the process itself, and on a GPU but what its allocator does not count."
+        "What the run's tensors need: all but the process, and what a GPU's allocator does not count."
         return self.total - int(_fixed(self.devices) + _gaps(self.devices, self.activations + self.gathered))
 
     @property
@@ -438,85 +457,49 @@ class Estimate:
     @property
     def name(self) -> str:
         "Method and switches."
-        return " + ".join(
-            [
-                self.settings.method,
-                *["gradient checkpointing"] * self.settings.gradient_checkpointing,
-                *[f"sharded over {self.devices.count}"] * self.sharded,
-            ]
-        )
+        checkpointing = " + gradient checkpointing" if self.settings.gradient_checkpointing else ""
+        sharding = f" + sharded over {self.devices.count}" if self.sharded else ""
+        return self.settings.method + checkpointing + sharding
+
+# %% ../../nbs/85_study/03_memory.ipynb #071e8646
+def _numbers(settings, counts, *, kind):
+    "Whether products are in bf16: as training decides it on a CPU; a GPU is taken to have it."
+    if kind != "cpu":
+        return settings.bf16 is not False
+    base = counts.total if settings.method == "full" else counts.total - counts.trainable
+    return use_bf16(settings, base, where="cpu")
+
+
+def _weights(settings, counts, *, low):
+    "Bytes of all weights: what is trained in 32 bits, what is frozen in `low` bytes or quantized."
+    frozen, quantized = counts.total - counts.trainable, counts.linear if settings.method == "qlora" else 0
+    return 4 * counts.trainable + low * (frozen - quantized) + QUANTIZED * quantized
+
+
+def _gathered(settings, counts, *, low):
+    "Two layers, and all outside the layers, whole on every device; a layer's gradients before they are divided."
+    outside = counts.total - counts.layer * counts.layers if counts.alike else 0
+    layer = counts.layer * (QUANTIZED if settings.method == "qlora" else low)
+    return 2 * layer + low * outside + low * counts.trainable / counts.layers
 
 
 def _fixed(devices):
+    "Bytes that a process has before it trains."
     return PROCESS if devices.kind == "cpu" else CONTEXT + NCCL * (devices.count > 1)
 
-# %% ../../nbs/85_study/03_memory.ipynb #071e8646
-def estimate(
-    model,  # hub id, local folder, zoo model, or what `model_config` gives
-    settings: Train,  # batch_size is per device
-    *,
-    length: int,  # tokens of the longest row, which its batch is padded to
-    devices: Devices | None = None,  # None is this machine
-    sharded: bool = False,  # over all devices, by ZeRO-3 or FSDP; otherwise each has all of it
-    supervised: float = 1.0,  # share of the tokens that are: the CPU's loss has logits of no others
-) -> Estimate:
-    "Memory that training needs on each device. Sources of what is counted: ZeRO (arXiv 1910.02054), Korthikanti et al. (2205.05198), QLoRA (2305.14314); what the switches save: arXiv 2406.02290."
-    cfg, devices = _config(model), devices or this_machine()
-    _check(cfg, length, supervised=supervised)
-    counts, n, kind = count_parameters(cfg, settings), devices.count if sharded else 1, devices.kind
-    bf16 = (
-        use_bf16(settings, counts.total - counts.trainable * (settings.method != "full"), where="cpu")
-        if kind == "cpu"
-        else settings.bf16 is not False
-    )
-    wide = settings.method == "full" or not bf16
-    attention, low = _attention_of(settings, bf16, length=length, kind=kind), 2 if bf16 else 4
-    adapters = 0 if settings.method == "full" else counts.trainable
-    frozen = counts.total - counts.trainable
-    weights = 4 * (counts.total if wide else adapters) + (0 if wide else low * frozen)
-    if settings.method == "qlora":
-        weights = QUANTIZED * counts.linear + low * (frozen - counts.linear) + 4 * adapters
-    optimizer = 8 * counts.trainable
-    dtype = ("bfloat16" if bf16 else "float32") if sharded or not wide else "float32"
-    taught = max(1, round(settings.batch_size * (length - 1) * supervised))
-    held = (
-        4 / (2 if dtype == "bfloat16" and settings.method == "full" else 4) / n
-    )  # bytes that a byte of gradient stands for
-    moments = {
-        m: (x, g * held)
-        for m, (x, g) in _activations(
-            _key(cfg),
-            counts,
-            settings=_plain(settings),
-            dtype=dtype,
-            bf16=bf16,
-            attention=attention,
-            batch=settings.batch_size,
-            length=length,
-            taught=taught,
-            kind=kind,
-            weigh=held,
-        ).items()
-    }
-    moments["step"] = (0, 4 * counts.trainable / n)
-    moment = max(moments, key=lambda m: sum(moments[m]))
-    acts, gradients = moments[moment]
-    gathered = _gathered(counts, settings, low=low) if n > 1 and moment != "step" else 0
-    parts = dict(weights=weights / n, gradients=gradients, optimizer=optimizer / n, activations=acts, gathered=gathered)
-    parts["overhead"] = _overhead(
-        parts, counts, settings=settings, devices=devices, sharded=sharded, vocabulary=cfg.vocab_size, bf16=bf16
-    )
-    return Estimate(
-        settings,
-        devices,
-        n > 1,
-        length,
-        counts,
-        "bfloat16" if bf16 else "float32",
-        attention,
-        moment,
-        **{k: int(v) for k, v in parts.items()},
-    )
+
+def _gaps(devices, moving):
+    "What a GPU's allocator loses between blocks."
+    return GAPS * moving if devices.kind == "cuda" else 0
+
+
+def _overhead(counts, *, settings, devices, sharded, vocabulary, bf16, moving):
+    "What no tensor of the step accounts for."
+    unpacked = 2 * counts.largest if settings.method == "qlora" else 0
+    if devices.kind == "cpu":
+        return _fixed(devices) + unpacked + ENTRY * vocabulary + KERNELS * bf16
+    buckets = 4 * counts.trainable if devices.count > 1 and not sharded else 0
+    return _fixed(devices) + unpacked + buckets + _gaps(devices, moving)
 
 # %% ../../nbs/85_study/03_memory.ipynb #3147684a
 def _config(model):
@@ -524,6 +507,7 @@ def _config(model):
 
 
 def _check(cfg, length, *, supervised):
+    "Refuse rows that the model can't have."
     context = getattr(cfg, "max_position_embeddings", None)
     if length < 2:
         raise EstimateError(f"length = {length}: a row has at least 2 tokens, one to read and one to learn.")
@@ -543,29 +527,73 @@ def _attention_of(settings, bf16, *, length, kind):
     return "flash" if "flash" in asked else asked
 
 
-def _gathered(counts, settings, *, low):
-    "Two layers, and all outside the layers, whole on every device; a layer's gradients before they are divided."
-    outside = counts.total - counts.layer * counts.layers if counts.alike else 0
-    layer = counts.layer * (QUANTIZED if settings.method == "qlora" else low)
-    return 2 * layer + low * outside + low * counts.trainable / counts.layers
+def _highest(cfg, counts, *, settings, bf16, kind, length, supervised, parted, sharded):
+    "The moment of most memory, and the bytes of activations and of gradients then; `parted` over so many devices."
+    full = settings.method == "full"
+    halved = bf16 and (sharded or not full)  # the weights that the step is followed with, in 16 bits
+    weigh = (2 if halved and full else 1) / parted  # gradients are held in 32 bits, each device its part
+    step = _Step(
+        key=_key(cfg),
+        settings=_plain(settings),
+        dtype="bfloat16" if halved else "float32",
+        bf16=bf16,
+        attention=_attention_of(settings, bf16, length=length, kind=kind),
+        batch=settings.batch_size,
+        length=length,
+        taught=max(1, round(settings.batch_size * (length - 1) * supervised)),
+        kind=kind,
+        weigh=weigh,
+    )
+    moments = {moment: (n, g * weigh) for moment, (n, g) in _activations(step, counts).items()}
+    moments["step"] = (0, 4 * counts.trainable / parted)
+    moment = max(moments, key=lambda m: sum(moments[m]))
+    return moment, *moments[moment]
 
-
-def _overhead(parts, counts, *, settings, devices, sharded, vocabulary, bf16):
-    "What no tensor of the step accounts for."
-    unpacked = 2 * counts.largest if settings.method == "qlora" else 0
-    if devices.kind == "cpu":
-        return _fixed(devices) + unpacked + ENTRY * vocabulary + KERNELS * bf16
-    buckets = 4 * counts.trainable if devices.count > 1 and not sharded else 0
-    return _fixed(devices) + unpacked + buckets + _gaps(devices, parts["activations"] + parts["gathered"])
-
-
-def _gaps(devices, moving):
-    return GAPS * moving if devices.kind == "cuda" else 0
+# %% ../../nbs/85_study/03_memory.ipynb #7f0c0003
+def training_memory(
+    model,  # hub id, local folder, zoo model, or what `model_config` gives
+    settings: Train,  # batch_size is per device
+    *,
+    length: int,  # tokens of the longest row, which its batch is padded to
+    devices: Devices | None = None,  # None is this machine
+    sharded: bool = False,  # over all devices, by ZeRO-3 or FSDP; otherwise each has all of it
+    supervised: float = 1.0,  # share of the tokens that are: the CPU's loss has logits of no others
+) -> Estimate:
+    "Memory that training needs on each device; raises `EstimateError`. Sources: see above, and arXiv 2406.02290."
+    cfg, devices = _config(model), devices or this_machine()
+    _check(cfg, length, supervised=supervised)
+    counts = count_parameters(cfg, settings)
+    bf16 = _numbers(settings, counts, kind=devices.kind)
+    low, parted = 2 if bf16 else 4, devices.count if sharded else 1
+    how = dict(settings=settings, bf16=bf16)
+    moment, activations, gradients = _highest(
+        cfg, counts, kind=devices.kind, length=length, supervised=supervised, parted=parted, sharded=sharded, **how
+    )
+    gathered = _gathered(settings, counts, low=low) if parted > 1 and moment != "step" else 0
+    moving = activations + gathered
+    parts = dict(
+        weights=_weights(settings, counts, low=low) / parted,
+        gradients=gradients,
+        optimizer=8 * counts.trainable / parted,
+        activations=activations,
+        gathered=gathered,
+        overhead=_overhead(counts, devices=devices, sharded=sharded, vocabulary=cfg.vocab_size, moving=moving, **how),
+    )
+    return Estimate(
+        settings=settings,
+        devices=devices,
+        sharded=parted > 1,
+        length=length,
+        counts=counts,
+        dtype="bfloat16" if bf16 else "float32",
+        attention=_attention_of(settings, bf16, length=length, kind=devices.kind),
+        moment=moment,
+        **{k: int(v) for k, v in parts.items()},
+    )
 
 # %% ../../nbs/85_study/03_memory.ipynb #8636617a
-ENOUGH = dict(
-    cuda=2048, cpu=256
-)  # tokens a pass; an H100 does about 300 operations a byte read, so 300 rows at the least
+# Tokens of a pass that keep a device busy: an H100 does about 300 operations a byte read, so 300 rows at the least.
+ENOUGH = dict(cuda=2048, cpu=256)
 METHODS = ("full", "lora", "qlora")
 LADDER = (("full", "lora"), ("qlora",))  # within one: plain, checkpointing, sharding, both
 
@@ -574,7 +602,7 @@ def ladder(
     devices: Devices,
     methods=METHODS,  # to choose from
 ) -> list:  # (method, gradient checkpointing, sharded)
-    "What to try, cheapest first: full, LoRA, then both with gradient checkpointing, sharded, and both; after these QLoRA likewise."
+    "What to try, cheapest first: full, LoRA, then both with gradient checkpointing, sharded, and both; then QLoRA."
     switches = [(c, s) for s in (False, True) for c in (False, True) if devices.count > 1 or not s]
     return [(m, c, s) for group in LADDER for c, s in switches for m in group if m in methods]
 
@@ -594,9 +622,23 @@ class Advice:
         if not self.chosen:
             return ""
         s = self.chosen.settings
-        lora = "" if s.method == "full" else f"\n  r: {s.r}\n  alpha: {s.alpha}"
-        more = "\n  gradient_checkpointing: true" if s.gradient_checkpointing else ""
-        return f"train:\n  method: {s.method}{lora}\n  batch_size: {s.batch_size}\n  gradient_accumulation: {s.gradient_accumulation}\n  max_length: {self.chosen.length}{more}\n"
+        asked = dict(method=s.method)
+        if s.method != "full":
+            asked |= dict(r=s.r, alpha=s.alpha)
+        asked |= dict(
+            batch_size=s.batch_size, gradient_accumulation=s.gradient_accumulation, max_length=self.chosen.length
+        )
+        if s.gradient_checkpointing:
+            asked["gradient_checkpointing"] = "true"
+        return "train:\n" + "".join(f"  {name}: {value}\n" for name, value in asked.items())
+
+    def _repr_markdown_(self):
+        head, rows, best = table(self)
+        if best is not None:
+            rows[best] = [f"**{cell}**" for cell in rows[best]]
+        first, *others = ["| " + " | ".join(line) + " |" for line in (head, *rows)]
+        below = f"```yaml\n{self.recipe}```" if self.chosen else self.hint
+        return "\n".join([first, "|" + "---|" * len(head), *others, "", below])
 
 # %% ../../nbs/85_study/03_memory.ipynb #e9fa500f
 def recommend(
@@ -613,119 +655,104 @@ def recommend(
     if unknown := set(methods) - set(METHODS):
         raise EstimateError(f"method {sorted(unknown)[0]!r}: unknown. Known: {', '.join(METHODS)}.")
     rungs = [r for r in ladder(devices, methods) if r[1] or not settings.gradient_checkpointing]
-    at = lambda rung, batch, on=devices: estimate(
-        cfg, _with(settings, rung, batch=batch), length=length, devices=on, sharded=rung[2], supervised=supervised
-    )
+
+    def at(rung, batch, *, on=devices):
+        how = dict(length=length, devices=on, sharded=rung[2], supervised=supervised)
+        return training_memory(cfg, _with(settings, rung, batch=batch), **how)
+
     tried = tuple(at(r, settings.batch_size) for r in rungs)
-    batches = [b for b in range(settings.batch_size, 0, -1) if settings.batch_size % b == 0]
-    busy = [b for b in batches if b == settings.batch_size or b * length >= ENOUGH[devices.kind]]
     name = model if isinstance(model, str) else cfg.model_type
+    divisors = [b for b in range(settings.batch_size, 0, -1) if settings.batch_size % b == 0]
+    busy = [b for b in divisors[1:] if b * length >= ENOUGH[devices.kind]]
     for rung, e in zip(rungs, tried):
-        found = e if e.fits else _largest(lambda b: at(rung, b), busy[1:])
-        if found:
+        if found := e if e.fits else _largest(at, rung, batches=busy):
             return Advice(name, tried, found)
-    for batch in batches[len(busy) :]:
+    for batch in divisors[1 + len(busy) :]:
         if at(rungs[-1], batch).fits:
             return Advice(name, tried, next(e for rung in rungs if (e := at(rung, batch)).fits))
     return Advice(name, tried, None, _what_would(at, rungs[-1], devices=devices, name=name))
 
 
 def _with(settings, rung, *, batch):
-    method, checkpointing, _ = rung
-    return settings.model_copy(
-        update=dict(
-            method=method,
-            gradient_checkpointing=checkpointing,
-            batch_size=batch,
-            gradient_accumulation=settings.gradient_accumulation * settings.batch_size // batch,
-        )
-    )
+    "The settings on a rung of the ladder, the rows of a step in passes of `batch`."
+    passes = settings.gradient_accumulation * settings.batch_size // batch
+    change = dict(method=rung[0], gradient_checkpointing=rung[1], batch_size=batch, gradient_accumulation=passes)
+    return settings.model_copy(update=change)
 
 
-def _largest(at, batches):
+def _largest(at, rung, *, batches):
     "The estimate of the largest batch that fits; none where the smallest doesn't."
-    if not batches or not at(batches[-1]).fits:
+    if not batches or not at(rung, batches[-1]).fits:
         return None
-    return next(e for b in batches if (e := at(b)).fits)
+    return next(e for b in batches if (e := at(rung, b)).fits)
 
 # %% ../../nbs/85_study/03_memory.ipynb #58bd4cc6
 SIZES = (8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 180, 288)  # of GPUs that are sold, in GB
+COUNTS = (2, 4, 8, 16, 32, 64, 128, 256)  # of GPUs in one run
 
 
 def _what_would(at, rung, *, devices, name):
-    "In words, where nothing fits: the least that was tried, and the smallest device or number of devices that would do."
+    "Where nothing fits: the least that was tried, and the smallest device or number of devices that would do."
     least = at(rung, 1)
-    short = f"{name} does not fit on {devices}: the leanest setting, {least.name} with one row a pass, needs {least.total / 1e9:.1f} GB on each."
+    short = (
+        f"{name} does not fit on {devices}: the leanest setting, {least.name} with one row a pass, needs "
+        f"{least.total / 1e9:.1f} GB on each."
+    )
     if devices.kind == "cpu":
         return f"{short} Take a smaller model, shorter rows or a machine with more memory."
-    ways = [f"{devices.count} × {size} GB" for size in SIZES if size > devices.gb and least.total <= size * 1e9][:1]
-    counts = [n for n in (2, 4, 8, 16, 32, 64, 128, 256) if n > devices.count]
-    more = next((n for n in counts if at((rung[0], rung[1], True), 1, replace(devices, count=n)).fits), None)
-    if more:
-        ways.append(f"{more} × {devices.gb:g} GB, sharded")
-    return f"{short} {'It would fit on ' + ' or on '.join(ways) + '.' if ways else 'Take a smaller model or shorter rows.'}"
+    larger = [size for size in SIZES if size > devices.gb and least.total <= size * 1e9]
+    ways = [f"{devices.count} × {size} GB" for size in larger[:1]]
+    for n in COUNTS:
+        if n > devices.count and at((*rung[:2], True), 1, on=replace(devices, count=n)).fits:
+            ways.append(f"{n} × {devices.gb:g} GB, sharded")
+            break
+    if not ways:
+        return f"{short} Take a smaller model or shorter rows."
+    return f"{short} It would fit on {' or on '.join(ways)}."
 
 # %% ../../nbs/85_study/03_memory.ipynb #59e11b32
-def table(advice: Advice) -> tuple:  # head, rows of text, index of the row that is recommended or None
+def _gb(n):
+    return f"{n / 1e9:.1f}" if n >= 5e7 or not n else "<0.1"
+
+
+def table(advice: Advice) -> tuple[list, list, int | None]:  # head, rows of text, index of the recommended row
     "Parts per method in GB, for a terminal or a notebook."
-    gb = lambda n: f"{n / 1e9:.1f}" if n >= 5e7 or not n else "<0.1"
-    shown = list(advice.tried)
-    if advice.chosen and advice.chosen not in shown:
-        shown.append(advice.chosen)
+    estimates = list(advice.tried)
+    if advice.chosen and advice.chosen not in estimates:
+        estimates.append(advice.chosen)
+    rows = []
+    for e in estimates:
+        passes = f"{e.settings.batch_size} × {e.settings.gradient_accumulation}"
+        parts = [_gb(getattr(e, p)) for p in (*PARTS, "total")]
+        rows.append([e.name, passes, *parts, "yes" if e.fits else "no"])
     head = ["setting", "rows × passes", *PARTS, "total", "fits"]
-    rows = [
-        [
-            e.name,
-            f"{e.settings.batch_size} × {e.settings.gradient_accumulation}",
-            *(gb(getattr(e, p)) for p in PARTS),
-            gb(e.total),
-            "yes" if e.fits else "no",
-        ]
-        for e in shown
-    ]
-    return head, rows, shown.index(advice.chosen) if advice.chosen else None
+    return head, rows, estimates.index(advice.chosen) if advice.chosen else None
 
 
-def as_dict(advice: Advice) -> dict:
-    "For JSON."
-    one = lambda e: dict(
+def _estimate_dict(e):
+    "One estimate for JSON."
+    s = e.settings
+    return dict(
         setting=e.name,
-        method=e.settings.method,
-        gradient_checkpointing=e.settings.gradient_checkpointing,
+        **{k: getattr(s, k) for k in ("method", "gradient_checkpointing")},
         sharded=e.sharded,
-        batch_size=e.settings.batch_size,
-        gradient_accumulation=e.settings.gradient_accumulation,
+        **{k: getattr(s, k) for k in ("batch_size", "gradient_accumulation")},
         length=e.length,
         devices=str(e.devices),
         parameters=e.counts.total,
         trainable=e.counts.trainable,
-        dtype=e.dtype,
-        attention=e.attention,
-        moment=e.moment,
+        **{k: getattr(e, k) for k in ("dtype", "attention", "moment")},
         bytes={p: getattr(e, p) for p in PARTS} | dict(total=int(e.total)),
         fits=e.fits,
     )
+
+
+def as_dict(advice: Advice) -> dict:
+    "For JSON."
     return dict(
         model=advice.model,
-        tried=[one(e) for e in advice.tried],
-        chosen=one(advice.chosen) if advice.chosen else None,
+        tried=[_estimate_dict(e) for e in advice.tried],
+        chosen=_estimate_dict(advice.chosen) if advice.chosen else None,
         recipe=advice.recipe,
         hint=advice.hint,
     )
-
-
-def _advice_markdown(self: Advice):
-    head, rows, best = table(self)
-    lines = ["| " + " | ".join(f"**{c}**" if i == best else c for c in r) + " |" for i, r in enumerate(rows)]
-    return "\n".join(
-        [
-            "| " + " | ".join(head) + " |",
-            "|" + "---|" * len(head),
-            *lines,
-            "",
-            f"```yaml\n{self.recipe}```" if self.chosen else self.hint,
-        ]
-    )
-
-
-Advice._repr_markdown_ = _advice_markdown

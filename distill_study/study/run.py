@@ -44,8 +44,9 @@ from ..teach.curate import Curated, Drop, curate, enough, overlaps
 from ..teach.sampling import parity, requests, sample_answers
 from ..train.launch import launch
 from ..train.methods import Score, check_choice, validation_rows
+from ..train.rows import long_rows
 from ..train.save import FormEngine, forms_of
-from ..train.sft import TrainedStudent, long_rows, run_fingerprint
+from ..train.sft import TrainedStudent, run_fingerprint
 from ..utils import duration
 
 # %% ../../nbs/85_study/01_run.ipynb #1ef75182

@@ -189,13 +189,13 @@ def asks(stage: Stage) -> int:
 def main_memory(stage: Stage) -> int:
     "Bytes of main memory that a stage needs, by its student's size and method; 0 where that isn't known without a network."
     from distill_study.models.weights import resolve_model
-    from distill_study.study.memory import Devices, estimate
+    from distill_study.study.memory import Devices, training_memory
 
     try:
         model = resolve_model(stage.combination.student.model)
         if stage.kind == "train":
             return int(
-                estimate(str(model), stage.combination.student.train, length=512, devices=Devices(1, 1e6, "cpu")).total
+                training_memory(str(model), stage.combination.student.train, length=512, devices=Devices(1, 1e6, "cpu")).total
             )
         return int(2 * sum(p.stat().st_size for p in model.glob("*.safetensors")))
     except (StudyError, OSError, ValueError):

@@ -40,7 +40,7 @@ from distill_study.study.estimate import (
     shape,
     weight_bytes,
 )
-from ..study.memory import Devices, estimate, this_machine
+from ..study.memory import Devices, this_machine, training_memory
 from ..study.run import answer_arms, curate_arms, judge_arms, label_inputs, train_one
 from ..train.launch import check_launch
 from ..train.methods import refuse
@@ -325,7 +325,7 @@ def check_memory(recipe: Recipe, machine: Machine) -> list[Check]:
         t = s.train
         several = t.launch in ("ddp", "fsdp", "zero3") and kind == "cuda"
         n = (t.processes or count) if several else 1
-        e = estimate(
+        e = training_memory(
             shape(s.model),
             rows_a_pass(t, replace(hw, count=n)) if hw and several else t,
             length=length(s),

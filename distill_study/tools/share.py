@@ -31,7 +31,8 @@ from ..study.run import answer_arms, curate_arms, label_inputs, train_arms, weig
 from ..tasks.families import TASKS, arms_of
 from ..tasks.prompts import EXPLAIN, TARGETS, form_hash, prompt_hash, wording
 from ..teach.curate import REASONS, Curated
-from ..train.sft import TrainedStudent, write_merged
+from ..train.save import write_merged
+from ..train.sft import TrainedStudent
 from ..utils import HIDDEN, crc_of, pct, short_name, to_plain, write_text
 
 # %% ../../nbs/90_tools/03_share.ipynb #82ac973d

@@ -22,14 +22,8 @@ from pathlib import Path
 
 import distill_study
 from ..config import ConfigError, StudyError, Train, nearest
-from distill_study.train.sft import (
-    TrainedStudent,
-    TrainingFailed,
-    _done,
-    _last_checkpoint,
-    fit_student,
-    run_fingerprint,
-)
+from .save import TrainingFailed, kept_checkpoint
+from .sft import TrainedStudent, fit_student, is_finished, run_fingerprint
 
 # %% ../../nbs/50_train/05_launch.ipynb #a8a24993
 CONFIGS = Path(distill_study.__file__).parent / "accelerate"
@@ -43,22 +37,22 @@ def shipped() -> dict:
 def read_config(
     name: str,  # of a shipped configuration, or the path of a file
 ):  # (path, accelerate's own configuration object)
-    "What accelerate's own reader makes of a configuration."
+    "What accelerate's own reader makes of a configuration; raises `ConfigError`."
+    import yaml
+    from accelerate.commands.config.config_args import load_config_from_file
+
     path = shipped().get(name) or Path(name).expanduser()
     if not path.is_file():
         raise ConfigError(
             f"train.launch = {name!r}: neither a configuration of this package nor a file.{nearest(name, shipped())}"
         )
-    import yaml
-    from accelerate.commands.config.config_args import load_config_from_file
-
     try:
-        found = load_config_from_file(str(path))
+        return path, load_config_from_file(str(path))
     except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as e:
         raise ConfigError(
-            f"train.launch = {name!r}: accelerate can't use it: {str(e).splitlines()[0]} `accelerate config --config_file FILE` writes one."
+            f"train.launch = {name!r}: accelerate can't use it: {str(e).splitlines()[0]} "
+            "`accelerate config --config_file FILE` writes one."
         ) from None
-    return path, found
 
 # %% ../../nbs/50_train/05_launch.ipynb #e2e08d87
 def _kind(found):
@@ -66,53 +60,84 @@ def _kind(found):
     return getattr(found.distributed_type, "value", found.distributed_type)
 
 
-def _unfit(found, settings):
-    "Why this configuration doesn't go with these settings, and what to change; None where it does."
-    kind, fsdp = _kind(found), found.fsdp_config or {}
+def _wrong_kind(found):
+    "Why a kind of training can't be started here, and what to change; None where it can."
+    kind = _kind(found)
     if kind == "MULTI_CPU":
-        return "accelerate starts one process for MULTI_CPU and leaves the others to mpirun. Set distributed_type: MULTI_GPU and use_cpu: true, as in 'cpu2'"
+        return (
+            "accelerate starts one process for MULTI_CPU and leaves the others to mpirun. "
+            "Set distributed_type: MULTI_GPU and use_cpu: true, as in 'cpu2'"
+        )
     if kind not in ("NO", "MULTI_GPU", "FSDP", "DEEPSPEED"):
         return f"distributed_type {kind} is not supported. Use one of NO, MULTI_GPU, FSDP, DEEPSPEED"
     if kind in ("FSDP", "DEEPSPEED") and found.use_cpu:
         return f"accelerate shards on GPUs only: with use_cpu it would leave {kind} out without a word. Use 'cpu2'"
     if kind == "DEEPSPEED" and importlib.util.find_spec("deepspeed") is None:
-        return "DeepSpeed is not installed. Install it with `pip install --no-build-isolation 'distill-study[deepspeed]'`, or use 'fsdp', which shards the same and needs nothing more"
+        return (
+            "DeepSpeed is not installed. Install it with `pip install --no-build-isolation "
+            "'distill-study[deepspeed]'`, or use 'fsdp', which shards the same and needs nothing more"
+        )
+
+
+def _wrong_settings(found, settings):
+    "Why a configuration doesn't go with the settings of the training; None where it does."
+    kind, fsdp = _kind(found), found.fsdp_config or {}
     if kind == "FSDP" and int(fsdp.get("fsdp_version", 1)) != 2:
         return "FSDP1 flattens weights and can't give an adapter back as it was. Set fsdp_version: 2, as in 'fsdp'"
     if kind in ("FSDP", "DEEPSPEED") and settings.method == "qlora":
-        return f"4-bit weights are stored as bytes, which {kind} can't shard. Use 'ddp' (every GPU holds the 4-bit weights), or train.method lora"
+        return (
+            f"4-bit weights are stored as bytes, which {kind} can't shard. Use 'ddp' (every GPU holds the 4-bit "
+            "weights), or train.method lora"
+        )
     if kind == "FSDP" and settings.gradient_checkpointing and fsdp.get("fsdp_activation_checkpointing"):
-        return "activations would be checkpointed twice. Leave fsdp_activation_checkpointing or train.gradient_checkpointing out"
+        return (
+            "activations would be checkpointed twice. Leave fsdp_activation_checkpointing or "
+            "train.gradient_checkpointing out"
+        )
 
 
+def _unfit(found, settings):
+    return _wrong_kind(found) or _wrong_settings(found, settings)
+
+
+def _wrong_number(n, settings, *, gpus, alone, on_cpu):
+    "Why a training can't have `n` processes; None where it can. `alone`: a configuration of one process."
+    if alone and n > 1:
+        return f"{settings.launch!r} is one process. Use 'ddp', 'fsdp' or 'zero3'"
+    if not on_cpu and n > max(gpus, 1):
+        there = "is 1 GPU" if gpus == 1 else f"are {gpus} GPUs"
+        return f"there {there} here. Set it to {max(gpus, 1)} or less, or leave it out"
+    rows = settings.batch_size * settings.gradient_accumulation
+    if n > rows:
+        return (
+            f"a step has {rows} rows (train.batch_size × train.gradient_accumulation), fewer than processes. "
+            "Raise train.batch_size, or lower train.processes"
+        )
+
+# %% ../../nbs/50_train/05_launch.ipynb #5d0ae001
 def check_launch(
     settings: Train,
-) -> tuple:  # (path of the configuration, number of processes, whether they are on the CPU)
+) -> tuple[Path, int, bool]:  # path of the configuration, number of processes, whether they are on the CPU
     "How a training is launched; refuses, without starting anything, what can't work."
     path, found = read_config(settings.launch)
     if why := _unfit(found, settings):
         raise ConfigError(f"train.launch = {settings.launch!r}: {why}.")
-    gpus, several = _gpus(), (found.num_machines or 1) > 1
-    if _kind(found) != "NO" and not found.use_cpu and not gpus:
+    gpus, alone, several_machines = _gpus(), _kind(found) == "NO", (found.num_machines or 1) > 1
+    if not alone and not found.use_cpu and not gpus:
         raise ConfigError(
-            f"train.launch = {settings.launch!r}: no GPU here. Use 'cpu2', or leave train.launch out to train in one process."
+            f"train.launch = {settings.launch!r}: no GPU here. Use 'cpu2', or leave train.launch out to train in "
+            "one process."
         )
-    if several and settings.processes not in (None, found.num_processes):
+    if several_machines and settings.processes not in (None, found.num_processes):
         raise ConfigError(
-            f"train.processes = {settings.processes}: {path.name} is for {found.num_machines} machines and says {found.num_processes} processes. Leave train.processes out."
+            f"train.processes = {settings.processes}: {path.name} is for {found.num_machines} machines and says "
+            f"{found.num_processes} processes. Leave train.processes out."
         )
-    n = settings.processes or (found.num_processes if several or found.use_cpu or _kind(found) == "NO" else gpus)
-    if _kind(found) == "NO" and n > 1:
-        raise ConfigError(f"train.processes = {n}: {settings.launch!r} is one process. Use 'ddp', 'fsdp' or 'zero3'.")
-    if not found.use_cpu and not several and n > max(gpus, 1):
-        raise ConfigError(
-            f"train.processes = {n}: there {'is 1 GPU' if gpus == 1 else f'are {gpus} GPUs'} here. Set it to {max(gpus, 1)} or less, or leave it out."
-        )
-    rows = settings.batch_size * settings.gradient_accumulation
-    if n > rows:
-        raise ConfigError(
-            f"train.processes = {n}: a step has {rows} rows (train.batch_size × train.gradient_accumulation), fewer than processes. Raise train.batch_size, or lower train.processes."
-        )
+    by_file = several_machines or found.use_cpu or alone
+    n = settings.processes or (found.num_processes if by_file else gpus)
+    elsewhere = found.use_cpu or several_machines
+    if why := _wrong_number(n, settings, gpus=gpus, alone=alone, on_cpu=elsewhere):
+        raise ConfigError(f"train.processes = {n}: {why}.")
     return path, n, bool(found.use_cpu)
 
 
@@ -123,19 +148,22 @@ def _gpus():
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 # %% ../../nbs/50_train/05_launch.ipynb #2f8ce96d
-def _teller(folder):
+_MESSAGES = "messages.jsonl"
+
+
+def _sender(folder):
     "A function that tells the starting process something."
     rank = int(os.environ.get("RANK", 0))
 
-    def tell(**what):
+    def send(**what):
         line = (json.dumps(dict(rank=rank, **what)) + "\n").encode()
-        fd = os.open(folder / "told.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        fd = os.open(folder / _MESSAGES, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             os.write(fd, line)  # in one piece
         finally:
             os.close(fd)
 
-    return tell
+    return send
 
 
 def _end_with_parent():
@@ -150,30 +178,6 @@ def _end_with_parent():
     threading.Thread(target=wait, daemon=True).start()
 
 
-def work(
-    job: Path,  # the file `launch` wrote
-):
-    "What every process does: its part of `fit_student`."
-    job = Path(job)
-    tell = _teller(job.parent)
-    try:
-        _end_with_parent()
-        args = json.loads(job.read_text(encoding="utf-8"))
-        state = _join(args.pop("cpu"))
-        said = (lambda step, total, loss: tell(step=step, total=total, loss=loss)) if state.is_main_process else None
-        with _spread_early():
-            fit_student(**args | dict(settings=Train.parse(args["settings"]), out=Path(args["out"]), progress=said))
-        tell(done=True)
-        code = 0
-    except BaseException as e:
-        tell(error=type(e).__name__, text=str(e), known=isinstance(e, StudyError), trace=traceback.format_exc()[-4000:])
-        traceback.print_exc()
-        code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # without waiting for processes that wait for this one, or for what libraries do at the end
-
-# %% ../../nbs/50_train/05_launch.ipynb #14718101
 def _join(cpu):
     "Meet the other processes, and take one's own device."
     from accelerate import PartialState
@@ -188,7 +192,7 @@ def _join(cpu):
 
 @contextlib.contextmanager
 def _spread_early():
-    "Under ZeRO-3, weights are spread over the processes while they are read: transformers does so once it knows of DeepSpeed."
+    "Under ZeRO-3 weights are spread while they are read: transformers does so once it knows of DeepSpeed."
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() != "true":
         yield
         return
@@ -202,38 +206,58 @@ def _spread_early():
     finally:
         unset_hf_deepspeed_config()
 
+# %% ../../nbs/50_train/05_launch.ipynb #14718101
+def work(
+    job: Path,  # the file `launch` wrote
+):
+    "What every process does: its part of `fit_student`."
+    job, code = Path(job), 0
+    send = _sender(job.parent)
+    try:
+        _end_with_parent()
+        args = json.loads(job.read_text(encoding="utf-8"))
+        first = _join(args.pop("cpu")).is_main_process
+        progress = (lambda step, total, loss: send(step=step, total=total, loss=loss)) if first else None
+        args |= dict(settings=Train.parse(args["settings"]), out=Path(args["out"]), progress=progress)
+        with _spread_early():
+            fit_student(**args)
+        send(done=True)
+    except BaseException as e:
+        known, trace = isinstance(e, StudyError), traceback.format_exc()[-4000:]
+        send(error=type(e).__name__, text=str(e), known=known, trace=trace)
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # without waiting for processes that wait for this one, or for what libraries do at the end
+
 # %% ../../nbs/50_train/05_launch.ipynb #aa8db78b
 _ENTRY = ["-m", "distill_study.train.launch"]
 
 
-def _start(path, processes, *, cpu, folder, machines=1):
-    "`accelerate launch` with a job, in a session of its own; its stdin is the pipe whose end is ours."
-    home = str(Path(importlib.util.find_spec("distill_study").origin).parent.parent)
-    env = (
-        os.environ
-        | dict(
-            PYTHONPATH=os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH")))),
-            TOKENIZERS_PARALLELISM="false",
-        )
-        | (dict(CUDA_VISIBLE_DEVICES="", ACCELERATE_USE_CPU="true") if cpu else {})
-    )
+def _environment(cpu):
+    "The variables that the processes start with."
+    home = str(Path(distill_study.__file__).parent.parent)
+    env = os.environ | dict(TOKENIZERS_PARALLELISM="false")
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, (home, env.get("PYTHONPATH"))))
+    if cpu:
+        env |= dict(CUDA_VISIBLE_DEVICES="", ACCELERATE_USE_CPU="true")
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "PYTHONDONTWRITEBYTECODE"):
         env.pop(name, None)  # without the last, each would compile all of torch anew
-    port = ["--main_process_port", "0"] if machines == 1 else []  # any that is free
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--config_file",
-        str(path),
-        "--num_processes",
-        str(processes),
-        *port,
-        *_ENTRY,
-        str(folder / "job.json"),
-    ]
+    return env
+
+
+def _start(path, processes, *, cpu, folder, machines=1):
+    "`accelerate launch` with a job, in a session of its own; its stdin is the pipe whose end is ours."
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path)]
+    command += ["--num_processes", str(processes)]
+    if machines == 1:
+        command += ["--main_process_port", "0"]  # any that is free
+    command += [*_ENTRY, str(folder / "job.json")]
     with open(folder / "log", "wb") as log:
-        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=env, start_new_session=True)
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_environment(cpu), start_new_session=True
+        )
 
 
 def _stop(p, seconds=20):
@@ -249,61 +273,78 @@ def _stop(p, seconds=20):
             p.wait(wait)
 
 
-def _told(folder, read):
-    "What the processes said since the last `read` bytes, and how far that goes."
+def _messages(folder, read):
+    "What the processes sent since the last `read` bytes, and how far that goes."
     try:
-        raw = (folder / "told.jsonl").read_bytes()[read:]
+        raw = (folder / _MESSAGES).read_bytes()[read:]
     except OSError:
         raw = b""
     whole = raw[: raw.rfind(b"\n") + 1]
-    return [json.loads(l) for l in whole.splitlines()], read + len(whole)
+    return [json.loads(line) for line in whole.splitlines()], read + len(whole)
 
 # %% ../../nbs/50_train/05_launch.ipynb #8590079e
 def _classes(of=StudyError):
     "Name → class of every kind of `StudyError` there is."
-    return {of.__name__: of} | {k: v for c in of.__subclasses__() for k, v in _classes(c).items()}
+    found = {of.__name__: of}
+    for c in of.__subclasses__():
+        found |= _classes(c)
+    return found
 
 
 _ENDED = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: -(\d+)|died with <Signals\.(\w+)")
 
 
 def _killed(log):
-    "(Process, signal) of the one that was ended from outside; a SIGTERM is the launcher's own, unless it is all there is."
+    "(Process, signal) of the one that was ended from outside."
     found = [(int(m[1] or 0), m[3] or signal.Signals(int(m[2])).name) for m in _ENDED.finditer(log)]
+    # A SIGTERM is the launcher's own, unless it is all there is.
     return min(found, key=lambda x: x[1] == "SIGTERM", default=None)
 
 
 def _explain(errors, log, *, processes, out, step):
-    "The error to raise for a launch that failed: what a process says itself first, but not the others' that it has gone."
-    if known := next((e for e in errors if e["known"]), None):
-        return _classes().get(known["error"], TrainingFailed)(known["text"])
-    last, killed = _last_checkpoint(out), _killed(log)
-    kept = (
-        f"The checkpoint of step {last.name.split('-')[1]} is kept; run again to go on from it"
-        if last
-        else "No checkpoint was written yet; run again to start anew"
-    )
+    "The error to raise for a launch that failed: what a process says itself, before what others say of its absence."
+    for e in errors:
+        if e["known"]:
+            return _classes().get(e["error"], TrainingFailed)(e["text"])
+    again = "; run again to go on from it"
+    where, killed = f"training stopped after step {step}", _killed(log)
+    kept = kept_checkpoint(out, again, otherwise="; run again to start anew")
     if killed and (killed[1] != "SIGTERM" or not errors):
-        advice = (
-            ", and if the machine ran out of memory, lower train.batch_size or train.processes"
-            if killed[1] == "SIGKILL"
-            else ""
-        )
+        if killed[1] == "SIGKILL":
+            kept = kept[:-1] + ", and if the machine ran out of memory, lower train.batch_size or train.processes."
         return TrainingFailed(
-            f"training stopped after step {step}: process {killed[0]} of {processes} was ended from outside ({killed[1]}). {kept}{advice}."
+            f"{where}: process {killed[0]} of {processes} was ended from outside ({killed[1]}). {kept}"
         )
     if errors:
+        rank, kind, text = (errors[0][k] for k in ("rank", "error", "text"))
         return TrainingFailed(
-            f"training stopped after step {step}: process {errors[0]['rank']} of {processes} failed with {errors[0]['error']}: {errors[0]['text'].strip()[:500]}. {kept}."
+            f"{where}: process {rank} of {processes} failed with {kind}: {text.strip()[:500]}. {kept}"
         )
     tail = " / ".join(log.strip().splitlines()[-3:])[-500:]
-    return TrainingFailed(
-        f"training stopped after step {step}: {tail}. {kept}."
-        if step
-        else f"the training did not start: accelerate's launcher failed. {tail}"
-    )
+    if step:
+        return TrainingFailed(f"{where}: {tail}. {kept}")
+    return TrainingFailed(f"the training did not start: accelerate's launcher failed. {tail}")
 
-# %% ../../nbs/50_train/05_launch.ipynb #4be3c553
+# %% ../../nbs/50_train/05_launch.ipynb #5d0ae002
+def _followed(p, folder, *, progress):
+    "Wait for the launcher, passing on what the processes send; their errors, and the last step."
+    read, step, errors, ended = 0, 0, [], False
+    while True:
+        messages, read = _messages(folder, read)
+        for m in messages:
+            if "error" in m:
+                errors.append(m)
+            elif "step" in m:
+                step = m["step"]
+                if progress:
+                    progress(step, m["total"], m["loss"])
+        if ended:
+            return errors, step
+        ended = p.poll() is not None  # what was sent before is read once more
+        if not ended:
+            time.sleep(0.05)
+
+
 def launch(
     rows: list,
     model: str,
@@ -316,62 +357,25 @@ def launch(
     score=None,  # as `fit_student` takes them
 ) -> TrainedStudent:
     "`fit_student` in the processes that `settings.launch` asks for, one where it asks for none."
+    job = dict(settings=settings, seed=seed, validation=validation)
     if settings.launch is None:
-        return fit_student(
-            rows, model, settings=settings, out=out, seed=seed, validation=validation, progress=progress, score=score
-        )
+        return fit_student(rows, model, out=out, progress=progress, score=score, **job)
     out, (path, processes, cpu) = Path(out).absolute(), check_launch(settings)
-    if _done(out, run_fingerprint(rows, model, settings=settings, seed=seed, validation=validation)):
+    if is_finished(out, run_fingerprint(rows, model, **job)):
         return TrainedStudent.load(out)
     machines = read_config(settings.launch)[1].num_machines or 1
+    job |= dict(rows=rows, model=model, settings=settings.model_dump(mode="json"), out=str(out), cpu=cpu)
     with tempfile.TemporaryDirectory(prefix="distill-launch-") as folder:
         folder = Path(folder)
-        (folder / "job.json").write_text(
-            json.dumps(
-                dict(
-                    rows=rows,
-                    model=model,
-                    settings=settings.model_dump(mode="json"),
-                    out=str(out),
-                    seed=seed,
-                    validation=validation,
-                    cpu=cpu,
-                )
-            ),
-            encoding="utf-8",
-        )
-        p, read, step, errors, ended = (
-            _start(path, processes, cpu=cpu, folder=folder, machines=machines),
-            0,
-            0,
-            [],
-            False,
-        )
+        (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        p = _start(path, processes, cpu=cpu, folder=folder, machines=machines)
         try:
-            while True:
-                said, read = _told(folder, read)
-                for s in said:
-                    if "error" in s:
-                        errors.append(s)
-                    elif "step" in s:
-                        step = s["step"]
-                        if progress:
-                            progress(step, s["total"], s["loss"])
-                if ended:
-                    break
-                ended = p.poll() is not None  # what was said before is read once more
-                if not ended:
-                    time.sleep(0.05)
+            errors, step = _followed(p, folder, progress=progress)
         finally:
             _stop(p)
         if p.returncode:
-            raise _explain(
-                errors,
-                (folder / "log").read_text(encoding="utf-8", errors="replace"),
-                processes=processes,
-                out=out,
-                step=step,
-            )
+            log = (folder / "log").read_text(encoding="utf-8", errors="replace")
+            raise _explain(errors, log, processes=processes, out=out, step=step)
     return TrainedStudent.load(out)
 
 
