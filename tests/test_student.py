@@ -12,9 +12,10 @@ from conftest import byte_tokenizer
 
 from distill_study.config import StudyError, Train
 from distill_study.train import save
+from distill_study.train.methods import mean_loss, target_loss
 from distill_study.train.rows import TrainingDataError, fit_length, padded, render_row, seen_row, tokenize_rows
 from distill_study.train.save import TrainingFailed, last_checkpoint, merge_adapter, write_merged
-from distill_study.train.sft import TrainedStudent, fit_student, mean_loss, run_fingerprint, target_loss
+from distill_study.train.sft import TrainedStudent, fit_student, run_fingerprint
 
 ROLES = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + CONTENT }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 PLAIN = ROLES.replace("CONTENT", "m['content'] + '<|end|>' + '\\n'")
