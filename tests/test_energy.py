@@ -1,4 +1,4 @@
-"Joules by the devices' own counters: folders and modules that stand in for devices which are not here, and for their faults."
+"Joules by the devices' own counters: folders and modules stand in for devices that are not here, and their faults."
 
 import json
 from types import SimpleNamespace

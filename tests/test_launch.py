@@ -1,4 +1,4 @@
-"Training in several processes: the curve of one, errors as they are, nothing left running, every configuration read by accelerate's own reader."
+"Training in several processes: the curve of one, errors as they are, nothing left running."
 
 import contextlib
 import json
@@ -20,10 +20,8 @@ from distill_study.train.save import TrainingFailed, last_checkpoint
 from distill_study.train.sft import fit_student
 
 MODEL = "zoo/student-s"
-CURVE, WEIGHTS = (
-    1e-5,
-    2e-5,
-)  # largest difference of a step's loss, and of a weight beyond the rounding it is saved with, between one process and several
+# Largest difference between one process and several: of a step's loss, and of a weight beyond its rounding.
+CURVE, WEIGHTS = 1e-5, 2e-5
 
 
 def row(i, a, b):
@@ -41,7 +39,7 @@ def rows(n=21):
     return [row(i, rng.randint(1, 9), rng.randint(1, 9)) for i in range(n)]
 
 
-# 21 rows at 4 × 2 a step: two whole steps and one of a batch of 4 and a batch of 1, which leaves a process without a row
+# 21 rows at 4 × 2 a step: two whole steps, and one of batches of 4 and of 1, which leaves a process without a row
 FULL = Train(method="full", epochs=2, batch_size=4, gradient_accumulation=2, learning_rate=1e-3, save_steps=2)
 LORA = Train(epochs=2, batch_size=8, r=4, alpha=8, learning_rate=5e-3, warmup_ratio=0)
 
@@ -57,14 +55,16 @@ def tensors(folder):
 
 
 def far(a, b):
-    "The largest difference between the weights of two folders, the last bit of the format they are saved in not counted."
+    "The largest difference between the weights of two folders, the last bit of their format not counted."
     import torch
 
     a, b = tensors(a), tensors(b)
     assert a.keys() == b.keys() and all(a[k].dtype == b[k].dtype for k in a)
-    beyond = lambda x, y: (
-        ((x.float() - y.float()).abs() - torch.finfo(x.dtype).eps * x.float().abs()).clamp(min=0).max().item()
-    )
+
+    def beyond(x, y):
+        rounding = torch.finfo(x.dtype).eps * x.float().abs()
+        return ((x.float() - y.float()).abs() - rounding).clamp(min=0).max().item()
+
     return max(beyond(a[k], b[k]) for k in a)
 
 
@@ -76,9 +76,10 @@ def same(a, b):
 
 
 def curves(a, b):
-    return max(
-        abs(x - y) for (i, x), (j, y) in zip(a.history, b.history, strict=True) if i == j or pytest.fail("other steps")
-    )
+    "The largest difference between the losses of two runs."
+    steps, others = ([step for step, _ in f.history] for f in (a, b))
+    assert steps == others
+    return max(abs(x - y) for (_, x), (_, y) in zip(a.history, b.history))
 
 
 def workers():
@@ -113,7 +114,7 @@ def test_every_step_has_the_rows_it_has_in_one_process(n, batch, accumulation, p
         for step, want in zip(steps, one):
             seen = []
             for rank in range(processes):
-                m.setattr(batches, "ranks", lambda: (rank, processes))
+                m.setattr(batches, "ranks", lambda rank=rank: (rank, processes))
                 for part in step:
                     mine = share_of([dict(id=i, input_ids=[0] * lengths[i], labels=[1] * lengths[i]) for i in part])
                     assert mine  # every process has something to compute, or the others would wait for it
@@ -280,8 +281,8 @@ def test_lora_in_two_processes_is_that_of_one(tmp_path):
         and far(one.path.parent / "adapter", both.path.parent / "adapter") < WEIGHTS
         and far(one.path, both.path) < WEIGHTS
     )
-    assert [(s, n) for s, n, _ in steps] == [(s, 6) for s in range(1, 7)] and [l for _, _, l in steps] == [
-        l for _, l in both.history
+    assert [(s, n) for s, n, _ in steps] == [(s, 6) for s in range(1, 7)] and [loss for _, _, loss in steps] == [
+        loss for _, loss in both.history
     ]
     assert both.merge["same_choice"] == 1
 
@@ -323,7 +324,8 @@ import json, sys
 from distill_study.config import Train
 from distill_study.train.launch import launch
 job = json.load(open(sys.argv[1]))
-launch(job["rows"], job["model"], settings=Train(**job["settings"]), out=job["out"], seed=0, progress=lambda *a: print(a[0], flush=True))
+settings, tell = Train(**job["settings"]), lambda *a: print(a[0], flush=True)
+launch(job["rows"], job["model"], settings=settings, out=job["out"], seed=0, progress=tell)
 """
 
 
@@ -354,7 +356,8 @@ def test_nothing_is_left_when_the_starting_process_is_killed(tmp_path):
 # ---- sharded
 
 ENTRY = """
-"accelerate shards on the devices of a list that the CPU is not in; FSDP2 itself runs there. So its state is told, and all the rest is as on GPUs."
+"accelerate shards on the devices of a list that the CPU is not in; FSDP2 itself runs there."
+"So its state is told, and all the rest is as on GPUs."
 import sys
 from accelerate.state import AcceleratorState, DistributedType, PartialState
 init = AcceleratorState.__init__

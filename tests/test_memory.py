@@ -14,7 +14,10 @@ from distill_study.config import StudyError, Train
 from distill_study.study import memory
 from distill_study.study.memory import PARTS, Devices, count_parameters, parse_gpus, recommend, training_memory
 
-CHAT = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+CHAT = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 CFG = LlamaConfig(
     vocab_size=1000,
     hidden_size=128,
@@ -27,7 +30,10 @@ CFG = LlamaConfig(
 )
 ONE, FOUR, CPU = Devices(1, 80), Devices(4, 80), Devices(1, 16, "cpu")
 few = hypothesis_settings(max_examples=4, deadline=None)
-train = lambda method="lora", **kw: Train(**kw).model_copy(update=dict(method=method))
+
+
+def train(method="lora", **settings):
+    return Train(method=method, **settings)
 
 
 def step(cfg, settings, **more):
@@ -121,14 +127,10 @@ def test_shallow_steps_give_a_deep_model():
     kind=st.sampled_from(["cuda", "cpu"]),
 )
 def test_more_rows_or_longer_ones_need_more(method, batch, length, checkpointing, kind):
-    at = lambda b, n: (
-        training_memory(
-            CFG,
-            train(method, batch_size=b, gradient_checkpointing=checkpointing, bf16=False),
-            length=n,
-            devices=Devices(1, 80, kind),
-        ).total
-    )
+    def at(rows, tokens):
+        settings = train(method, batch_size=rows, gradient_checkpointing=checkpointing, bf16=False)
+        return training_memory(CFG, settings, length=tokens, devices=Devices(1, 80, kind)).total
+
     assert at(batch, length) <= at(batch + 1, length) <= at(2 * batch + 1, length) and at(batch, length) <= at(
         batch, length + 7
     ) <= at(batch, 2 * length + 7)
@@ -153,9 +155,10 @@ def test_rank_costs_and_sharding_divides(r, devices, method):
 
 
 def test_switches_save_what_they_promise():
-    at = lambda method="full", **kw: training_memory(
-        CFG, train(method, **(dict(batch_size=8, bf16=False) | kw)), length=1024, devices=ONE
-    )
+    def at(method="full", **settings):
+        settings = train(method, **dict(batch_size=8, bf16=False) | settings)
+        return training_memory(CFG, settings, length=1024, devices=ONE)
+
     assert at("lora").total < at().total and at("qlora", bf16=None).total < at("lora", bf16=None).total
     assert at(gradient_checkpointing=True).activations < at().activations / 2
     plain, eager = (
@@ -175,7 +178,9 @@ def test_switches_save_what_they_promise():
 
 
 def test_the_first_that_fits_is_recommended():
-    sized = lambda gb: recommend(CFG, Train(batch_size=4), length=2048, devices=Devices(1, gb)).chosen
+    def sized(gb):
+        return recommend(CFG, Train(batch_size=4), length=2048, devices=Devices(1, gb)).chosen
+
     assert sized(80).settings.method == "full" and sized(80).settings.batch_size == 4
     chosen = sized(1.0)
     assert chosen and chosen.fits and chosen.settings.batch_size * chosen.settings.gradient_accumulation == 4
