@@ -21,7 +21,7 @@ from distill_study.tasks.families import TASKS
 from distill_study.teach.curate import Overlaps, curate, near_repeats, overlaps, text_of, words
 from distill_study.teach.sampling import Answer, Answers
 from distill_study.tools.share import write_rows
-from distill_study.train.sft import long_rows
+from distill_study.train.rows import long_rows
 
 ROWS, TESTS, PLANTED = int((sys.argv[1:] or ["100000"])[0]), 1000, 3000
 ARM = ARMS["distilled/cot-rationale"]

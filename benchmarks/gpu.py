@@ -115,7 +115,7 @@ def run(case):
 
     from distill_study.config import StudyError, Train
     from distill_study.models.weights import load_tokenizer, resolve_model
-    from distill_study.study.memory import estimate, this_machine
+    from distill_study.study.memory import this_machine, training_memory
     from distill_study.train.sft import fit_student
 
     cuda, folder, (batch, length), passes = (
@@ -157,7 +157,7 @@ def run(case):
     lengths = [of(r) for r in rows]
     first = done.steps // passes  # the first pass over the rows is not timed
     seconds, tokens = ends[-1] - ends[first - 1], sum(lengths) * (passes - 1)
-    guess = estimate(
+    guess = training_memory(
         case["model"], settings, length=done.max_length, devices=this_machine(), supervised=done.supervised_share
     )
     work = flops(
@@ -270,7 +270,7 @@ def main(only=(), passes=3, smoke=False, out=None):
         ),
         "Peak: "
         + ("the allocator's" if device != "CPU" else "resident set")
-        + " until the last step; the estimate is `memory.estimate`'s, which knows neither Liger nor packing's masks.",
+        + " until the last step; the estimate is `memory.training_memory`'s, which knows neither Liger nor packing's masks.",
     ]
     report(
         "gpu",

@@ -161,9 +161,9 @@ def make_model(shape, folder, tokenizer):
 def compare(case, found, cuda):
     "The estimate of the case, and how far from the measured peak it is."
     from distill_study.config import Train
-    from distill_study.study.memory import Devices, estimate, this_machine
+    from distill_study.study.memory import Devices, this_machine, training_memory
 
-    e = estimate(
+    e = training_memory(
         case["model"],
         Train(**case["train"]),
         length=found["length"],

@@ -48,7 +48,7 @@ def one(model, arm):
     from distill_study.store.log import Store
     from distill_study.teach.curate import curate
     from distill_study.teach.sampling import sample_answers
-    from distill_study.train import sft as student
+    from distill_study.train import save, sft as student
 
     took, spent = Counter(imports=time.perf_counter() - began), Counter()
     c = next(
@@ -61,7 +61,7 @@ def one(model, arm):
         ("model and trainer", student, "_build"),
         ("forward and backward", SFTTrainer, "training_step"),
         ("optimizer", torch.optim.AdamW, "step"),
-        ("checkpoints", student, "_save_checkpoint"),
+        ("checkpoints", save, "save_checkpoint"),
         ("saving", student, "_save_result"),
     ):
         timing(spent, part, owner, name)

@@ -29,7 +29,10 @@ from distill_study.models.weights import SMOLLM, device, load_model, load_tokeni
 from distill_study.store.log import Store
 from distill_study.teach.curate import curate
 from distill_study.teach.sampling import sample_answers, summary
-from distill_study.train.sft import fit_student, mean_loss, merge_adapter, tokenize_rows
+from distill_study.train.methods import mean_loss
+from distill_study.train.rows import tokenize_rows
+from distill_study.train.save import merge_adapter
+from distill_study.train.sft import fit_student
 
 DATA = "tiny-nli"
 METHODS = get_args(Train.model_fields["method"].annotation)

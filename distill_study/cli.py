@@ -558,8 +558,8 @@ def grade_sheet(
     store: Store = Path("store"),
 ):
     "Draw answers of every arm from the store, blinded and shuffled, and write a page for each rater to grade them in."
-    from distill_study.tools import share
     from distill_study.store import archive
+    from distill_study.tools import share
 
     archive.open_root(store)
     options = dict(store=store, n=n, raters=raters, overlap=overlap, checks=checks, seed=seed)

@@ -26,11 +26,7 @@ SMALL = dict(
 )
 
 
-def small_run(
-    folder,  # gets the report
-    store,  # gets completions and students
-    **changes,  # of `SMALL`
-) -> Path:
+def small_run(folder, store, **changes) -> Path:  # gets the report  # gets completions and students  # of `SMALL`
     "The stages of one combination in this process."
     c = Combination.parse(SMALL | changes)
     splits, kept = load_data(c.data), Store(store)
@@ -47,7 +43,7 @@ def small_run(
         )
         said = judge_arms(c, splits, answers=answers, store=kept, best=results.best)
     training = {
-        a: dict(rows=f.rows, steps=f.steps, losses=[dict(step=s, loss=l) for s, l in f.history])
+        a: dict(rows=f.rows, steps=f.steps, losses=[dict(step=s, loss=line) for s, line in f.history])
         for a, f in fits.items()
     }
     made = provenance(c, splits.hashes, durations={})

@@ -1,4 +1,7 @@
-"""Bad input, as a user meets it: one message that names field, value and remedy, exit status 2, before any long work."""
+"""Bad input, as a user meets it.
+
+One message that names field, value and remedy, exit status 2, before any long work.
+"""
 
 import errno
 import json
@@ -130,7 +133,11 @@ def test_lists_are_written_with_commas(call, recipe):
         "-p",
         "arms=teacher/cot,student/vanilla",
     )
-    assert code == 0 and len([l for l in out.splitlines() if l.startswith("tiny-")]) == 4 and "distilled" not in out
+    assert (
+        code == 0
+        and len([line for line in out.splitlines() if line.startswith("tiny-")]) == 4
+        and "distilled" not in out
+    )
 
 
 def test_choices_that_the_text_lacks_are_shown_in_it(tmp_path):

@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
-from made_up import made_up_grades
 from rich.console import Console
 from typer.testing import CliRunner
 

@@ -1,4 +1,4 @@
-"Joules by the devices' own counters: folders and modules that stand in for devices which are not here, and for their faults."
+"Joules by the devices' own counters: folders and modules stand in for devices that are not here, and their faults."
 
 import json
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from distill_study.config import Train
-from distill_study.train import methods as energy, sft as student
+from distill_study.train import methods as energy
 from distill_study.train.methods import Meter, added, gpu_counters, rapl_counters
 from distill_study.train.sft import TrainedStudent, fit_student
 
@@ -168,7 +168,7 @@ class Counting:
 
 
 def test_a_run_and_one_that_was_interrupted_count_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(student, "own_meter", Counting)
+    monkeypatch.setattr(energy, "own_meter", Counting)
     settings = Train(method="full", epochs=1, batch_size=4, save_steps=2)
 
     def stop(step, total, loss):
@@ -192,10 +192,10 @@ def test_a_part_of_a_run_that_is_unknown_makes_the_whole_unknown(tmp_path, monke
         if step == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(student, "own_meter", lambda: Meter(root=tmp_path / "none"))
+    monkeypatch.setattr(energy, "own_meter", lambda: Meter(root=tmp_path / "none"))
     with pytest.raises(KeyboardInterrupt):
         fit_student(rows(24), "zoo/student-s", settings=settings, out=tmp_path / "b", seed=0, progress=stop)
-    monkeypatch.setattr(student, "own_meter", Counting)
+    monkeypatch.setattr(energy, "own_meter", Counting)
     assert fit_student(rows(24), "zoo/student-s", settings=settings, out=tmp_path / "b", seed=0).energy is None
     record = json.loads((tmp_path / "b" / "fit.json").read_text())
     del record["energy"]

@@ -1,4 +1,4 @@
-"Training in several processes: the curve of one, errors as they are, nothing left running, every configuration read by accelerate's own reader."
+"Training in several processes: the curve of one, errors as they are, nothing left running."
 
 import contextlib
 import json
@@ -13,15 +13,15 @@ from conftest import ROOT
 from hypothesis import given, settings as fast, strategies as st
 
 from distill_study.config import ConfigError, Train
-from distill_study.train import launch as module, sft as student
+from distill_study.train import launch as module, rows as batches
 from distill_study.train.launch import check_launch, launch, shipped
-from distill_study.train.sft import GroupedOrder, TrainingFailed, _joined, _last_checkpoint, _share, fit_student
+from distill_study.train.rows import GroupedOrder, batches_at_once, share_of
+from distill_study.train.save import TrainingFailed, last_checkpoint
+from distill_study.train.sft import fit_student
 
 MODEL = "zoo/student-s"
-CURVE, WEIGHTS = (
-    1e-5,
-    2e-5,
-)  # largest difference of a step's loss, and of a weight beyond the rounding it is saved with, between one process and several
+# Largest difference between one process and several: of a step's loss, and of a weight beyond its rounding.
+CURVE, WEIGHTS = 1e-5, 2e-5
 
 
 def row(i, a, b):
@@ -39,7 +39,7 @@ def rows(n=21):
     return [row(i, rng.randint(1, 9), rng.randint(1, 9)) for i in range(n)]
 
 
-# 21 rows at 4 × 2 a step: two whole steps and one of a batch of 4 and a batch of 1, which leaves a process without a row
+# 21 rows at 4 × 2 a step: two whole steps, and one of batches of 4 and of 1, which leaves a process without a row
 FULL = Train(method="full", epochs=2, batch_size=4, gradient_accumulation=2, learning_rate=1e-3, save_steps=2)
 LORA = Train(epochs=2, batch_size=8, r=4, alpha=8, learning_rate=5e-3, warmup_ratio=0)
 
@@ -55,14 +55,16 @@ def tensors(folder):
 
 
 def far(a, b):
-    "The largest difference between the weights of two folders, the last bit of the format they are saved in not counted."
+    "The largest difference between the weights of two folders, the last bit of their format not counted."
     import torch
 
     a, b = tensors(a), tensors(b)
     assert a.keys() == b.keys() and all(a[k].dtype == b[k].dtype for k in a)
-    beyond = lambda x, y: (
-        ((x.float() - y.float()).abs() - torch.finfo(x.dtype).eps * x.float().abs()).clamp(min=0).max().item()
-    )
+
+    def beyond(x, y):
+        rounding = torch.finfo(x.dtype).eps * x.float().abs()
+        return ((x.float() - y.float()).abs() - rounding).clamp(min=0).max().item()
+
     return max(beyond(a[k], b[k]) for k in a)
 
 
@@ -74,9 +76,10 @@ def same(a, b):
 
 
 def curves(a, b):
-    return max(
-        abs(x - y) for (i, x), (j, y) in zip(a.history, b.history, strict=True) if i == j or pytest.fail("other steps")
-    )
+    "The largest difference between the losses of two runs."
+    steps, others = ([step for step, _ in f.history] for f in (a, b))
+    assert steps == others
+    return max(abs(x - y) for (_, x), (_, y) in zip(a.history, b.history))
 
 
 def workers():
@@ -101,8 +104,8 @@ def test_every_step_has_the_rows_it_has_in_one_process(n, batch, accumulation, p
     order = list(GroupedOrder(lengths, batch, seed=3, epoch=lambda: 0))
     one = [order[i : i + batch * accumulation] for i in range(0, n, batch * accumulation)]
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(student, "_ranks", lambda: (0, processes))
-        joined = _joined(accumulation)
+        m.setattr(batches, "ranks", lambda: (0, processes))
+        joined = batches_at_once(accumulation)
         assert accumulation % joined == 0 and processes % joined == 0
         micro = [order[i : i + batch * joined] for i in range(0, n, batch * joined)]
         per_step = accumulation // joined
@@ -111,9 +114,9 @@ def test_every_step_has_the_rows_it_has_in_one_process(n, batch, accumulation, p
         for step, want in zip(steps, one):
             seen = []
             for rank in range(processes):
-                m.setattr(student, "_ranks", lambda: (rank, processes))
+                m.setattr(batches, "ranks", lambda rank=rank: (rank, processes))
                 for part in step:
-                    mine = _share([dict(id=i, input_ids=[0] * lengths[i], labels=[1] * lengths[i]) for i in part])
+                    mine = share_of([dict(id=i, input_ids=[0] * lengths[i], labels=[1] * lengths[i]) for i in part])
                     assert mine  # every process has something to compute, or the others would wait for it
                     seen += [r["id"] for r in mine if set(r["labels"]) != {-100}]
             assert sorted(seen) == sorted(want)
@@ -278,8 +281,8 @@ def test_lora_in_two_processes_is_that_of_one(tmp_path):
         and far(one.path.parent / "adapter", both.path.parent / "adapter") < WEIGHTS
         and far(one.path, both.path) < WEIGHTS
     )
-    assert [(s, n) for s, n, _ in steps] == [(s, 6) for s in range(1, 7)] and [l for _, _, l in steps] == [
-        l for _, l in both.history
+    assert [(s, n) for s, n, _ in steps] == [(s, 6) for s in range(1, 7)] and [loss for _, _, loss in steps] == [
+        loss for _, loss in both.history
     ]
     assert both.merge["same_choice"] == 1
 
@@ -296,7 +299,7 @@ def test_a_killed_process_is_explained_and_the_run_goes_on(full, tmp_path):
         match=r"process 1 of 2 was ended from outside \(SIGKILL\).*The checkpoint of step 2 is kept.*lower",
     ):
         launch(rows(), MODEL, settings=two(FULL), out=tmp_path / "run", seed=0, validation=rows(5), progress=kill)
-    assert not workers() and _last_checkpoint(tmp_path / "run").name in ("checkpoint-2", "checkpoint-4")
+    assert not workers() and last_checkpoint(tmp_path / "run").name in ("checkpoint-2", "checkpoint-4")
     done = launch(rows(), MODEL, settings=two(FULL), out=tmp_path / "run", seed=0, validation=rows(5))
     assert done.starts[1] >= 2 and done.history == full.two.history and same(done.path, full.two.path)
     with pytest.MonkeyPatch.context() as m:  # and a finished run starts nothing
@@ -319,9 +322,10 @@ def test_an_error_inside_is_the_error_it_is_and_ends_all(tmp_path):
 PARENT = """
 import json, sys
 from distill_study.config import Train
-from distill_study.launch import launch
+from distill_study.train.launch import launch
 job = json.load(open(sys.argv[1]))
-launch(job["rows"], job["model"], settings=Train(**job["settings"]), out=job["out"], seed=0, progress=lambda *a: print(a[0], flush=True))
+settings, tell = Train(**job["settings"]), lambda *a: print(a[0], flush=True)
+launch(job["rows"], job["model"], settings=settings, out=job["out"], seed=0, progress=tell)
 """
 
 
@@ -352,7 +356,8 @@ def test_nothing_is_left_when_the_starting_process_is_killed(tmp_path):
 # ---- sharded
 
 ENTRY = """
-"accelerate shards on the devices of a list that the CPU is not in; FSDP2 itself runs there. So its state is told, and all the rest is as on GPUs."
+"accelerate shards on the devices of a list that the CPU is not in; FSDP2 itself runs there."
+"So its state is told, and all the rest is as on GPUs."
 import sys
 from accelerate.state import AcceleratorState, DistributedType, PartialState
 init = AcceleratorState.__init__
@@ -360,13 +365,13 @@ def tell(self, *args, fsdp_plugin=None, **kw):
     init(self, *args, fsdp_plugin=fsdp_plugin, **kw)
     if fsdp_plugin is not None: self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
 AcceleratorState.__init__ = tell
-from distill_study import student
-whole = student._full
+from distill_study.train import save
+whole = save.whole_tensor
 def full(t):
     if hasattr(t, "full_tensor") and t.to_local().numel() < t.numel(): open(__file__ + ".sharded", "w").close()
     return whole(t)
-student._full = full
-from distill_study.launch import work
+save.whole_tensor = full
+from distill_study.train.launch import work
 work(sys.argv[1])
 """
 
@@ -396,7 +401,7 @@ def test_full_fine_tuning_with_fsdp_is_that_of_one_process_also_from_a_checkpoin
     with pytest.raises(Stop):
         launch(rows(), MODEL, settings=fsdp(FULL), out=tmp_path / "run", seed=0, validation=rows(5), progress=stop)
     assert not workers() and (tmp_path / "entry.py.sharded").exists()
-    assert _last_checkpoint(tmp_path / "run").name == "checkpoint-4" and not list((tmp_path / "run").rglob("*.pt"))
+    assert last_checkpoint(tmp_path / "run").name == "checkpoint-4" and not list((tmp_path / "run").rglob("*.pt"))
     done = launch(rows(), MODEL, settings=fsdp(FULL), out=tmp_path / "run", seed=0, validation=rows(5))
     assert done.starts == (0, 4) and curves(full.one, done) < CURVE and far(full.one.path, done.path) < WEIGHTS
     assert max(abs(a - b) for (_, a), (_, b) in zip(full.one.validation, done.validation, strict=True)) < CURVE
@@ -433,7 +438,7 @@ def tell(self, *args, deepspeed_plugin=None, **kw):
     PartialState._shared_state["distributed_type"] = DistributedType.DEEPSPEED
     for p in plugins.values(): p.select(_from_accelerator_state=True); p.set_mixed_precision("no")
 AcceleratorState.__init__ = tell
-from distill_study.launch import work
+from distill_study.train.launch import work
 work(sys.argv[1])
 """
 

@@ -12,9 +12,12 @@ from transformers import LlamaConfig
 from distill_study.cli import main
 from distill_study.config import StudyError, Train
 from distill_study.study import memory
-from distill_study.study.memory import PARTS, Devices, count_parameters, estimate, parse_gpus, recommend
+from distill_study.study.memory import PARTS, Devices, count_parameters, parse_gpus, recommend, training_memory
 
-CHAT = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+CHAT = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 CFG = LlamaConfig(
     vocab_size=1000,
     hidden_size=128,
@@ -27,7 +30,16 @@ CFG = LlamaConfig(
 )
 ONE, FOUR, CPU = Devices(1, 80), Devices(4, 80), Devices(1, 16, "cpu")
 few = hypothesis_settings(max_examples=4, deadline=None)
-train = lambda method="lora", **kw: Train(**kw).model_copy(update=dict(method=method))
+
+
+def train(method="lora", **settings):
+    return Train(method=method, **settings)
+
+
+def step(cfg, settings, **more):
+    "A step in 32 bits of the settings that matter to it."
+    given = dict(dtype="float32", bf16=False, attention="sdpa", kind="cpu", weigh=1.0) | more
+    return memory._Step(key=memory._key(cfg), settings=memory._plain(settings), **given)
 
 
 def load_benchmark():
@@ -71,7 +83,7 @@ def test_counts_are_those_of_the_real_model(tied):
 def test_parts_are_exact_where_they_can_be():
     n = count_parameters(CFG, train("full")).total
     full, lora, qlora = (
-        estimate(CFG, train(m, batch_size=2), length=64, devices=ONE) for m in ("full", "lora", "qlora")
+        training_memory(CFG, train(m, batch_size=2), length=64, devices=ONE) for m in ("full", "lora", "qlora")
     )
     assert (full.weights, full.optimizer) == (4 * n, 8 * n)
     a = lora.counts.trainable
@@ -80,12 +92,13 @@ def test_parts_are_exact_where_they_can_be():
     assert qlora.counts.linear == linear and qlora.weights == int(
         (0.5 + 1 / 64 + 4 / 16384) * linear + 2 * (n - linear) + 4 * a
     )
-    assert estimate(CFG, train(bf16=False, batch_size=2), length=64, devices=ONE).weights == 4 * (n + a)
+    assert training_memory(CFG, train(bf16=False, batch_size=2), length=64, devices=ONE).weights == 4 * (n + a)
 
 
 def test_accumulated_gradients_stay():
     once, twice = (
-        estimate(CFG, train("full", batch_size=8, gradient_accumulation=g), length=512, devices=ONE) for g in (1, 2)
+        training_memory(CFG, train("full", batch_size=8, gradient_accumulation=g), length=512, devices=ONE)
+        for g in (1, 2)
     )
     assert once.moment == twice.moment == "start" and twice.gradients == 4 * twice.counts.total > once.gradients
 
@@ -94,21 +107,9 @@ def test_shallow_steps_give_a_deep_model():
     "What two and three layers say about six is what six say."
     for method in ("full", "lora"):
         for checkpointing in (False, True):
-            s = memory._plain(train(method, gradient_checkpointing=checkpointing))
-            step = dict(
-                settings=s,
-                dtype="float32",
-                bf16=False,
-                attention="sdpa",
-                batch=4,
-                length=256,
-                taught=200,
-                kind="cpu",
-                weigh=1.0,
-            )
             cfg = LlamaConfig(**CFG.to_dict() | dict(num_hidden_layers=6))
-            key, counts = memory._key(cfg), count_parameters(cfg, s)
-            near, whole = memory._activations(key, counts, **step), memory._step(key, 6, **step)
+            one = step(cfg, train(method, gradient_checkpointing=checkpointing), batch=4, length=256, taught=200)
+            near, whole = memory._activations(one, count_parameters(cfg, one.settings)), memory._follow(one, 6)
             for part in whole:
                 assert sum(near[part]) == pytest.approx(sum(whole[part]), rel=0.02)
             assert max(map(sum, near.values())) == pytest.approx(max(map(sum, whole.values())), rel=0.01)
@@ -126,14 +127,10 @@ def test_shallow_steps_give_a_deep_model():
     kind=st.sampled_from(["cuda", "cpu"]),
 )
 def test_more_rows_or_longer_ones_need_more(method, batch, length, checkpointing, kind):
-    at = lambda b, n: (
-        estimate(
-            CFG,
-            train(method, batch_size=b, gradient_checkpointing=checkpointing, bf16=False),
-            length=n,
-            devices=Devices(1, 80, kind),
-        ).total
-    )
+    def at(rows, tokens):
+        settings = train(method, batch_size=rows, gradient_checkpointing=checkpointing, bf16=False)
+        return training_memory(CFG, settings, length=tokens, devices=Devices(1, 80, kind)).total
+
     assert at(batch, length) <= at(batch + 1, length) <= at(2 * batch + 1, length) and at(batch, length) <= at(
         batch, length + 7
     ) <= at(batch, 2 * length + 7)
@@ -145,42 +142,35 @@ def test_more_rows_or_longer_ones_need_more(method, batch, length, checkpointing
 def test_rank_costs_and_sharding_divides(r, devices, method):
     s = train(method, r=r, batch_size=2)
     alone, parted = (
-        estimate(CFG, s, length=64, devices=ONE),
-        estimate(CFG, s, length=64, devices=Devices(devices, 80), sharded=True),
+        training_memory(CFG, s, length=64, devices=ONE),
+        training_memory(CFG, s, length=64, devices=Devices(devices, 80), sharded=True),
     )
     for part in ("weights", "optimizer"):
         assert abs(getattr(alone, part) / devices - getattr(parted, part)) <= 1
     assert parted.gathered > 0 or parted.moment == "step"
     if method != "full":
-        more = estimate(CFG, train(method, r=2 * r, batch_size=2), length=64, devices=ONE)
+        more = training_memory(CFG, train(method, r=2 * r, batch_size=2), length=64, devices=ONE)
         assert more.counts.trainable == 2 * alone.counts.trainable and more.total > alone.total
     assert all(getattr(e, p) >= 0 for e in (alone, parted) for p in PARTS)
 
 
 def test_switches_save_what_they_promise():
-    at = lambda method="full", **kw: estimate(
-        CFG, train(method, **(dict(batch_size=8, bf16=False) | kw)), length=1024, devices=ONE
-    )
+    def at(method="full", **settings):
+        settings = train(method, **dict(batch_size=8, bf16=False) | settings)
+        return training_memory(CFG, settings, length=1024, devices=ONE)
+
     assert at("lora").total < at().total and at("qlora", bf16=None).total < at("lora", bf16=None).total
     assert at(gradient_checkpointing=True).activations < at().activations / 2
     plain, eager = (
-        memory._step(
-            memory._key(CFG),
-            3,
-            settings=memory._plain(train("full")),
-            dtype="float32",
-            bf16=False,
-            attention=a,
-            batch=8,
-            length=512,
-            taught=64,
-            kind="cuda",
-            weigh=1.0,
-        )["start"][0]
+        memory._follow(step(CFG, train("full"), attention=a, batch=8, length=512, taught=64, kind="cuda"), 3)["start"][
+            0
+        ]
         for a in ("flash", "eager")
     )
     assert eager - plain > 3 * 8 * 4 * 512 * 512 * 4  # softmax scores of every head and layer, in 32 bits
-    few, all_ = (estimate(CFG, train("full", bf16=False), length=512, devices=CPU, supervised=s) for s in (0.1, 1.0))
+    few, all_ = (
+        training_memory(CFG, train("full", bf16=False), length=512, devices=CPU, supervised=s) for s in (0.1, 1.0)
+    )
     assert all_.total - few.total > 0.9 * 16 * 511 * 1000 * 4  # the CPU's loss has logits of supervised tokens only
 
 
@@ -188,7 +178,9 @@ def test_switches_save_what_they_promise():
 
 
 def test_the_first_that_fits_is_recommended():
-    sized = lambda gb: recommend(CFG, Train(batch_size=4), length=2048, devices=Devices(1, gb)).chosen
+    def sized(gb):
+        return recommend(CFG, Train(batch_size=4), length=2048, devices=Devices(1, gb)).chosen
+
     assert sized(80).settings.method == "full" and sized(80).settings.batch_size == 4
     chosen = sized(1.0)
     assert chosen and chosen.fits and chosen.settings.batch_size * chosen.settings.gradient_accumulation == 4
@@ -286,6 +278,6 @@ def test_a_model_that_is_no_language_model(tmp_path):
 
     T5Config().save_pretrained(tmp_path)
     with pytest.raises(StudyError, match="no causal language model"):
-        estimate(str(tmp_path), Train(), length=64, devices=ONE)
+        training_memory(str(tmp_path), Train(), length=64, devices=ONE)
     with pytest.raises(StudyError, match="train.target_modules = 'nothing'"):
-        estimate(CFG, Train(target_modules="nothing"), length=64, devices=ONE)
+        training_memory(CFG, Train(target_modules="nothing"), length=64, devices=ONE)

@@ -11,24 +11,14 @@ import pytest
 from conftest import byte_tokenizer
 
 from distill_study.config import StudyError, Train
-from distill_study.train.rows import padded
-from distill_study.train.sft import (
-    TrainedStudent,
-    TrainingDataError,
-    TrainingFailed,
-    _last_checkpoint,
-    fit_length,
-    fit_student,
-    mean_loss,
-    merge_adapter,
-    render_row,
-    run_fingerprint,
-    seen_row,
-    target_loss,
-    tokenize_rows,
-)
+from distill_study.train import save
+from distill_study.train.methods import mean_loss, target_loss
+from distill_study.train.rows import TrainingDataError, fit_length, padded, render_row, seen_row, tokenize_rows
+from distill_study.train.save import TrainingFailed, last_checkpoint, merge_adapter, write_merged
+from distill_study.train.sft import TrainedStudent, fit_student, run_fingerprint
 
-ROLES = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + CONTENT }}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+OPENS = "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+ROLES = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + CONTENT }}{% endfor %}" + OPENS
 PLAIN = ROLES.replace("CONTENT", "m['content'] + '<|end|>' + '\\n'")
 
 
@@ -72,7 +62,9 @@ def base(tmp_path_factory):
 
 
 FULL = Train(method="full", learning_rate=3e-3, epochs=2, batch_size=8)
+PICKLES = (".bin", ".pt", ".pth", ".pkl")
 LORA = Train(learning_rate=3e-3, epochs=2, batch_size=8, r=4, alpha=8, dropout=0.1)
+OPEN = LORA.model_copy(update=dict(learning_rate=None))
 
 
 def same_weights(a: Path, b: Path):
@@ -192,7 +184,9 @@ def test_all_rows_too_long():
         ROLES.replace(
             "CONTENT", "('<think>\\n\\n</think>\\n\\n' if m['role'] == 'assistant' else '') + m['content'] + '<|end|>'"
         ),
-        "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|end|>' }}{% endgeneration %}{% else %}{{ m['content'] + '<|end|>' }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
+        "{% for m in messages %}{{ '<|' + m['role'] + '|>' }}"
+        "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|end|>' }}{% endgeneration %}"
+        "{% else %}{{ m['content'] + '<|end|>' }}{% endif %}{% endfor %}" + OPENS,
     ],
     ids=["newline after the turn", "trims", "empty thought", "generation marks"],
 )
@@ -206,20 +200,16 @@ def test_common_templates_teach_target_and_end(template):
         assert tok.decode(r["input_ids"], clean_up_tokenization_spaces=False).startswith(start)
 
 
-def test_only_the_last_of_several_turns_is_taught():
-    msgs = [
-        dict(role=r, content=c)
-        for r, c in (
-            ("system", "Be brief."),
-            ("user", "2 + 2?"),
-            ("assistant", "4"),
-            ("user", "and 1?"),
-            ("assistant", "5"),
-        )
-    ]
+def test_which_turns_are_taught():
+    roles, texts = ("user", "assistant", "user", "assistant"), ("2 + 2?", "4", "and 1?", "5")
+    talk = dict(id="talk", messages=[dict(role=r, content=c) for r, c in zip(roles, texts)])
     tok = tokenizer()
-    r = tokenize_rows([dict(id="talk", messages=msgs)], tok)[0]
-    assert tok.decode([t for t in r["labels"] if t != -100]) == "5<|end|>"
+    rows = tokenize_rows([talk, talk | dict(turns="all")], tok)
+    taught = [tok.decode([t for t in r["labels"] if t != -100]) for r in rows]
+    assert taught == ["5<|end|>", "4<|end|>5<|end|>"]
+    fades = "(m['content'] if loop.last or m['role'] != 'assistant' else '…') + '<|end|>'"
+    with pytest.raises(TrainingDataError, match="reads otherwise once the conversation goes on"):
+        tokenize_rows([talk | dict(turns="all")], tokenizer(ROLES.replace("CONTENT", fades)))
 
 
 def test_a_rendered_row_is_escaped():
@@ -275,7 +265,7 @@ def test_gradient_is_that_of_trl(base):
 
 
 def test_first_loss_of_a_run_is_that_of_its_first_batch(base, tmp_path):
-    "With one batch of all rows, the first reported loss is the untouched model's, also when it is accumulated over uneven parts."
+    "With one batch of all rows it is the untouched model's, also when it is accumulated over uneven parts."
     import torch
 
     from distill_study.models.weights import load_model
@@ -321,7 +311,10 @@ def test_merged_model_gives_the_adapters_output(base, tmp_path):
         load_model(base, torch.float32, device="cpu"), tmp_path / "run" / "adapter"
     ).eval()
     batch = padded(tokenize_rows(rows(6), tok), tok.pad_token_id)
-    logits = lambda m: m(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
+
+    def logits(m):
+        return m(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.float()
+
     with torch.no_grad():
         with adapted.disable_adapter():
             plain = logits(adapted)
@@ -354,7 +347,6 @@ def test_without_a_merged_copy_the_answers_are_the_same(tmp_path, switch):
     from distill_study.models.local import TransformersEngine
     from distill_study.models.weights import resolve_model
     from distill_study.store.log import Store
-    from distill_study.train.sft import write_merged
 
     base = "zoo/student-s"
     settings = LORA.model_copy(update=dict(learning_rate=2e-2) | switch)
@@ -436,9 +428,7 @@ def test_a_finished_run_without_a_merged_copy_is_found_again(base, tmp_path):
 
 
 def test_a_large_base_is_kept_once(base, tmp_path, monkeypatch):
-    from distill_study.train import sft as student
-
-    monkeypatch.setattr(student, "MERGED", 1000)
+    monkeypatch.setattr(save, "MERGED", 1000)
     assert (
         fit_student(
             rows(16), str(base), settings=LORA.model_copy(update=dict(epochs=1)), out=tmp_path / "run", seed=0
@@ -452,47 +442,43 @@ def test_a_large_base_is_kept_once(base, tmp_path, monkeypatch):
 def test_a_base_that_does_not_fit_beside_is_merged_on_the_cpu(base, monkeypatch):
     import torch
 
-    from distill_study.train import sft as student
-
-    monkeypatch.setattr(student, "device", lambda: "cuda")
+    monkeypatch.setattr(save, "device", lambda: "cuda")
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     for free, where in ((10**6, "cuda"), (10**5, "cpu")):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free, 10**9))
-        monkeypatch.setattr(student, "parameter_count", lambda folder: 10**5)
-        assert student._room_for(base) == where
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 10**9))
+        monkeypatch.setattr(save, "parameter_count", lambda folder: 10**5)
+        assert save._room_for(base) == where
 
 
-def test_what_is_left_behind(base, tmp_path):
-    done = fit_student(rows(16), str(base), settings=LORA, out=tmp_path / "run", seed=0)
-    names = {p.relative_to(tmp_path / "run").as_posix() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    assert {
-        "run.json",
-        "fit.json",
-        "adapter/adapter_model.safetensors",
-        "model/model.safetensors",
-        "model/chat_template.jinja",
-    } <= names
-    assert not [n for n in names if n.endswith((".bin", ".pt", ".pth", ".pkl", ".partial")) or "checkpoint" in n]
-    assert TrainedStudent.load(tmp_path / "run") == done and "| loss |" in done._repr_markdown_()
-    (tmp_path / "run").rename(tmp_path / "moved")
+@pytest.fixture(scope="session")
+def lora(base, tmp_path_factory):
+    "A run of an adapter, its learning rate left open, for all tests that only look at one."
+    folder = tmp_path_factory.mktemp("lora") / "run"
+    return fit_student(rows(16), str(base), settings=OPEN, out=folder, seed=0)
+
+
+def test_what_is_left_behind(lora, tmp_path):
+    out = lora.path.parent
+    names = {p.relative_to(out).as_posix() for p in out.rglob("*") if p.is_file()}
+    weights = {"adapter/adapter_model.safetensors", "model/model.safetensors", "model/chat_template.jinja"}
+    assert {"run.json", "fit.json"} | weights <= names
+    assert not [n for n in names if n.endswith((*PICKLES, ".partial")) or "checkpoint" in n]
+    assert TrainedStudent.load(out) == lora and "| loss |" in lora._repr_markdown_()
+    assert lora.learning_rate == pytest.approx(5e-4 * (2000 / 64) ** 0.781, rel=0.02)
+    shutil.copytree(out, tmp_path / "moved")
     assert TrainedStudent.load(tmp_path / "moved").path == tmp_path / "moved" / "model"
 
 
-def test_checkpoints_hold_no_pickle(base, tmp_path):
-    seen = []
+def test_versions_are_those_of_when_it_was_trained(lora, tmp_path):
+    from importlib.metadata import version
 
-    def look(step, total, loss):
-        seen.extend(p.name for p in (tmp_path / "run").rglob("*") if p.is_file())
-
-    fit_student(
-        rows(24),
-        str(base),
-        settings=LORA.model_copy(update=dict(save_steps=1)),
-        out=tmp_path / "run",
-        seed=0,
-        progress=look,
-    )
-    assert "state.safetensors" in seen and not [n for n in seen if n.endswith((".bin", ".pt", ".pth", ".pkl"))]
+    assert lora.versions == {p: version(p) for p in ("torch", "transformers", "trl", "accelerate", "peft")}
+    record = json.loads((lora.path.parent / "fit.json").read_text())
+    (tmp_path / "fit.json").write_text(json.dumps(record | dict(versions=dict(torch="1.0"))))
+    assert "torch 1.0" in TrainedStudent.load(tmp_path)._repr_markdown_()
+    (tmp_path / "fit.json").write_text(json.dumps({k: v for k, v in record.items() if k != "versions"}))
+    older = TrainedStudent.load(tmp_path)
+    assert older.versions is None and "trained with" not in older._repr_markdown_()
 
 
 # ---- kills, resumption, other people's folders
@@ -500,11 +486,11 @@ def test_checkpoints_hold_no_pickle(base, tmp_path):
 KILLED = """
 import json, os, signal, sys
 from distill_study.config import StudyError, Train
-from distill_study.student import fit
+from distill_study.train.sft import fit_student
 rows, base, settings, out, at = json.load(open(sys.argv[1]))
 def progress(step, total, loss):
     if step == at: os.kill(os.getpid(), signal.SIGKILL)
-fit(rows, base, settings=Train(**settings), out=out, seed=0, progress=progress)
+fit_student(rows, base, settings=Train(**settings), out=out, seed=0, progress=progress)
 """
 
 
@@ -516,12 +502,13 @@ def test_killed_and_resumed_gives_the_same_weights(base, tmp_path, settings):
     job.write_text(json.dumps([rows(), str(base), settings.model_dump(), str(tmp_path / "killed"), 7]))
     ended = subprocess.run([sys.executable, "-c", KILLED, str(job)], capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    newest = _last_checkpoint(tmp_path / "killed")
+    newest = last_checkpoint(tmp_path / "killed")
     assert newest.name == "checkpoint-6" and not (tmp_path / "killed" / "model").exists()
+    assert not [p for p in (tmp_path / "killed").rglob("*") if p.suffix in PICKLES]
     if settings.method == "full":  # the newest was torn: the one before it serves
         weights = newest / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-100])
-        assert _last_checkpoint(tmp_path / "killed").name == "checkpoint-4"
+        assert last_checkpoint(tmp_path / "killed").name == "checkpoint-4"
     (tmp_path / "killed" / "checkpoint-8.partial").mkdir()  # a kill in the middle of a save
     done = fit_student(rows(), str(base), settings=settings, out=tmp_path / "killed", seed=0)
     assert done.starts == (0, 4 if settings.method == "full" else 6)
@@ -571,26 +558,6 @@ def test_a_finished_run_is_not_trained_again(base, tmp_path):
     assert fit_student(rows(16), str(base), settings=FULL, out=tmp_path / "run", seed=0, progress=never) == done
 
 
-def test_versions_are_those_of_when_it_was_trained(base, tmp_path):
-    from importlib.metadata import version
-
-    done = fit_student(
-        rows(16), str(base), settings=LORA.model_copy(update=dict(epochs=1)), out=tmp_path / "run", seed=0
-    )
-    assert done.versions == {p: version(p) for p in ("torch", "transformers", "trl", "accelerate", "peft")}
-    record = json.loads((tmp_path / "run" / "fit.json").read_text())
-    (tmp_path / "run" / "fit.json").write_text(json.dumps(record | dict(versions=dict(torch="1.0"))))
-    assert (
-        TrainedStudent.load(tmp_path / "run").versions == dict(torch="1.0")
-        and "torch 1.0" in TrainedStudent.load(tmp_path / "run")._repr_markdown_()
-    )
-    (tmp_path / "run" / "fit.json").write_text(json.dumps({k: v for k, v in record.items() if k != "versions"}))
-    assert (
-        TrainedStudent.load(tmp_path / "run").versions is None
-        and "trained with" not in TrainedStudent.load(tmp_path / "run")._repr_markdown_()
-    )
-
-
 def test_fingerprint_follows_everything_that_matters(base):
     keys = {
         run_fingerprint(rows(8), str(base), settings=FULL, seed=0),
@@ -625,7 +592,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(base, tmp_path):
             )
     finally:
         torch.nn.Embedding.forward = poison.kept
-    assert _last_checkpoint(tmp_path / "run").name == "checkpoint-3" and not (tmp_path / "run" / "model").exists()
+    assert last_checkpoint(tmp_path / "run").name == "checkpoint-3" and not (tmp_path / "run" / "model").exists()
 
 
 def test_a_folder_that_is_a_file(base, tmp_path):
@@ -634,13 +601,34 @@ def test_a_folder_that_is_a_file(base, tmp_path):
         fit_student(rows(8), str(base), settings=FULL, out=tmp_path / "run", seed=0)
 
 
-def test_a_full_disk(base, tmp_path, monkeypatch):
-    from distill_study.train import sft as student
+FAULTS = {
+    "CUDA": "CUDA out of memory. Tried to allocate 2 GiB",
+    "the CPU's allocator": "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes",
+}
 
+
+@pytest.mark.parametrize("who", FAULTS)
+def test_memory_that_runs_out_is_told(base, tmp_path, who):
+    "In the middle of a run; the same settings go on."
+    import torch
+
+    def full(step, total, loss):
+        if step == 5:
+            raise torch.OutOfMemoryError(FAULTS[who]) if who == "CUDA" else RuntimeError(FAULTS[who])
+
+    run = dict(settings=LORA.model_copy(update=dict(save_steps=3)), out=tmp_path, seed=0)
+    with pytest.raises(TrainingFailed, match=r"out of memory, at a peak of [\d.]+ GiB") as e:
+        fit_student(rows(), str(base), progress=full, **run)
+    assert "The checkpoint of step 3 is kept" in str(e.value) and "train.method to qlora" in str(e.value)
+    if who == "CUDA":
+        assert fit_student(rows(), str(base), **run).starts == (0, 3)
+
+
+def test_a_full_disk(base, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(student, "_save_weights", full)
+    monkeypatch.setattr(save, "save_weights", full)
     with pytest.raises(TrainingFailed, match="the disk is full"):
         fit_student(rows(8), str(base), settings=LORA, out=tmp_path / "run", seed=0)
 
@@ -704,16 +692,11 @@ def test_four_bits_killed_and_resumed_gives_the_same_weights(base, tmp_path):
 
 
 @pytest.mark.parametrize("switch", [dict(dora=True), dict(rslora=True)])
-def test_switches_of_the_adapter_change_what_is_learned(base, tmp_path, switch):
-    a, b = (
-        fit_student(rows(16), str(base), settings=LORA, out=tmp_path / "a", seed=0),
-        fit_student(rows(16), str(base), settings=LORA.model_copy(update=switch), out=tmp_path / "b", seed=0),
-    )
-    assert (
-        a.history[0] == pytest.approx(b.history[0], rel=1e-4)
-        and a.history[-1] != b.history[-1]
-        and b.merge["same_choice"] == 1
-    )
+def test_switches_of_the_adapter_change_what_is_learned(base, lora, tmp_path, switch):
+    settings = OPEN.model_copy(update=switch)
+    other = fit_student(rows(16), str(base), settings=settings, out=tmp_path / "b", seed=0)
+    assert lora.history[0] == pytest.approx(other.history[0], rel=1e-4)
+    assert lora.history[-1] != other.history[-1] and other.merge["same_choice"] > 0.95
 
 
 def test_packs_teach_what_rows_teach(base, tmp_path):
@@ -756,13 +739,6 @@ def test_so_many_steps_or_tokens(base, tmp_path):
         seed=0,
     )
     assert b.steps == 2 * 4  # ten batches of four, three a step
-
-
-def test_the_learning_rate_that_is_left_open_is_reported(base, tmp_path):
-    done = fit_student(
-        rows(16), str(base), settings=LORA.model_copy(update=dict(learning_rate=None)), out=tmp_path / "a", seed=0
-    )
-    assert done.learning_rate == pytest.approx(5e-4 * (2000 / 64) ** 0.781, rel=0.02)
 
 
 def test_the_best_weights_are_kept(base, tmp_path):
@@ -819,7 +795,7 @@ def test_patience_ends_a_run_and_a_kill_changes_nothing(base, tmp_path, settings
 
 
 def interrupted(base, out, scores):
-    "A run that chooses by `scores`, looked at after every second step and saved after every third, ended at step 5; its settings."
+    "A run that chooses by `scores`, looks every second step, saves every third, ended at step 5; its settings."
     settings, seen = (
         FULL.model_copy(
             update=dict(epochs=2, choose="gold", eval_steps=2, save_steps=3, schedule="constant", warmup_ratio=0)
@@ -839,11 +815,11 @@ def interrupted(base, out, scores):
 
 
 def test_a_kill_leaves_the_best_weights_that_the_state_names(base, tmp_path):
-    "Better weights were written after the last checkpoint; the run that goes on from it finds nothing better than step 2."
+    "Better weights were written after the last checkpoint; going on from it finds nothing better than step 2."
     settings = interrupted(base, tmp_path / "a", [0.5, 0.9])
     assert (
         sorted(p.name for p in (tmp_path / "a").glob("best*")) == ["best-2", "best-4"]
-        and _last_checkpoint(tmp_path / "a").name == "checkpoint-3"
+        and last_checkpoint(tmp_path / "a").name == "checkpoint-3"
     )
     done = fit_student(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0, score=lambda model: 0.1)
     plain = fit_student(
@@ -884,7 +860,7 @@ def test_best_weights_that_are_gone(base, tmp_path, left):
         (tmp_path / "a" / "best-2").mkdir()
     with pytest.raises(StudyError, match="best-2: gone or empty.*delete .*a to train anew"):
         fit_student(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0, score=lambda model: 0.1)
-    assert _last_checkpoint(tmp_path / "a").name == "checkpoint-3"
+    assert last_checkpoint(tmp_path / "a").name == "checkpoint-3"
 
 
 def test_the_loss_chooses(base, tmp_path):
@@ -906,30 +882,6 @@ def test_nothing_to_choose_by(base, tmp_path, choose):
             rows(16), str(base), settings=FULL.model_copy(update=dict(choose=choose)), out=tmp_path / "a", seed=0
         )
     assert not (tmp_path / "a").exists()
-
-
-def test_memory_that_runs_out_is_told(base, tmp_path):
-    "As CUDA and the CPU's allocator say it, in the middle of a run; the same settings go on."
-    import torch
-
-    settings = LORA.model_copy(update=dict(save_steps=3))
-    for n, error in enumerate(
-        (
-            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
-        )
-    ):
-
-        def full(step, total, loss):
-            if step == 5:
-                raise error
-
-        with pytest.raises(
-            TrainingFailed,
-            match=r"out of memory, at a peak of [\d.]+ GiB. The checkpoint of step 3 is kept.*batch_size \(now 8\).*method to qlora",
-        ):
-            fit_student(rows(), str(base), settings=settings, out=tmp_path / str(n), seed=0, progress=full)
-        assert fit_student(rows(), str(base), settings=settings, out=tmp_path / str(n), seed=0).starts == (0, 3)
 
 
 def test_a_tokenizer_of_another_model(base, tmp_path):

@@ -1,4 +1,6 @@
-"""Whole runs: a small combination from recipe to report, killed and resumed, and the two real recipes at their smallest."""
+"""Whole runs: a small combination from recipe to report, killed and resumed, and the two real recipes at their
+smallest.
+"""
 
 import contextlib
 import io
@@ -55,7 +57,10 @@ def start(recipe, folder, command="run", **env):
 
 
 def run(recipe, folder, command="run", **env):
-    "(what it printed, its progress) of a run that ends well: in this process, which has imported everything, or with `env` in one of its own."
+    """(what it printed, its progress) of a run that ends well.
+
+    In this process, which has imported everything, or with `env` in one of its own.
+    """
     if env:
         p = start(recipe, folder, command, **env)
         out, err = p.communicate()
@@ -166,7 +171,10 @@ def test_the_judge_is_in_numbers_and_page(finished):
 
 
 def test_the_ledger_names_what_the_attrition_counts(tmp_path):
-    "Every input of every arm is a training row or stands in the ledger with its reason; rows too long for the student are among them."
+    """Every input of every arm is a training row or stands in the ledger with its reason.
+
+    Rows too long for the student are among them.
+    """
     recipe = write(
         tmp_path,
         train=SMALL["train"] | dict(max_length=130, max_truncated=0.9),
@@ -189,7 +197,7 @@ def test_the_ledger_names_what_the_attrition_counts(tmp_path):
         check=True,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
     ).stdout
-    rows, m = [json.loads(l) for l in lines.splitlines()], numbers(tmp_path)
+    rows, m = [json.loads(line) for line in lines.splitlines()], numbers(tmp_path)
     for arm, a in m["attrition"].items():
         mine = [r for r in rows if r.get("arm") == arm]
         assert a["inputs"] == 24 == a["rows"] + len(mine) and a["dropped"] == {

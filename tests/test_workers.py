@@ -1,4 +1,7 @@
-"""A recipe's stages side by side: in processes of this machine and on a Ray cluster of two nodes, with workers and whole runs killed in the middle."""
+"""A recipe's stages side by side.
+
+In processes of this machine and on a Ray cluster of two nodes, with workers and whole runs killed in the middle.
+"""
 
 import json
 import os

@@ -12,13 +12,13 @@ import hashlib
 import re
 from pathlib import Path
 
-from .tables import input_text, numbered
 from ..analyse.stats import BASE
 from ..config import ARMS
 from ..grading.judge import verdicts
 from ..grading.people import inert_json
 from ..grading.truth import METRICS, Metric
 from .render import html_of, templates
+from .tables import input_text, numbered
 from ..teach.curate import REASONS
 from ..utils import HIDDEN, num, scrub, write_text
 

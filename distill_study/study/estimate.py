@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from ..config import ARMS, ConfigError, Recipe, Train, nearest
 from ..data.load import task_of
-from .memory import Devices, count_parameters, estimate as training_memory, model_config
+from .memory import Devices, count_parameters, model_config, training_memory
 from .plan import plan
 from ..tasks.families import TASKS
 

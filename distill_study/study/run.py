@@ -53,8 +53,9 @@ from ..teach.curate import Curated, Drop, curate, enough, hardness, overlaps
 from ..teach.sampling import Answers, requests, sample_answers, usage
 from ..train.launch import launch
 from ..train.methods import Score, check_choice, validation_rows
+from ..train.rows import long_rows, render_row
 from ..train.save import FormEngine, forms_of
-from ..train.sft import TrainedStudent, long_rows, render_row, run_fingerprint
+from ..train.sft import TrainedStudent, run_fingerprint
 from ..utils import Column, Table, duration, say, short_name, to_plain, write_json
 
 # %% ../../nbs/85_study/01_run.ipynb #1ef75182

@@ -255,13 +255,13 @@ def gpus_needed(stage: Stage) -> int:
 def main_memory(stage: Stage) -> int:
     "Bytes of main memory a stage needs, by its student's size and method; 0 where a network would be needed to know."
     from distill_study.models.weights import resolve_model
-    from distill_study.study.memory import Devices, estimate
+    from distill_study.study.memory import Devices, training_memory
 
     train = stage.combination.student.train
     try:
         model = resolve_model(stage.combination.student.model)
         if stage.kind == "train":
-            return int(estimate(str(model), train, length=512, devices=Devices(1, 1e6, "cpu")).total)
+            return int(training_memory(str(model), train, length=512, devices=Devices(1, 1e6, "cpu")).total)
         return int(2 * sum(p.stat().st_size for p in model.glob("*.safetensors")))
     except (StudyError, OSError, ValueError):
         return 0

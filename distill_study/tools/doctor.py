@@ -33,7 +33,7 @@ from ..models.openai import Server
 from ..models.weights import SMOLLM, _cached, smollm_wheel
 from ..store.log import Store
 from ..study.estimate import budget, length, parameters, parse_hardware, rows_a_pass, shape, weight_bytes
-from ..study.memory import Devices, estimate, this_machine
+from ..study.memory import Devices, this_machine, training_memory
 from ..study.run import Run, train_one
 from ..train.launch import check_launch
 from ..train.methods import refuse
@@ -296,7 +296,9 @@ def _training(s, place):
     n = (t.processes or place.count) if several else 1
     settings = rows_a_pass(t, replace(place.hardware, count=n)) if place.hardware and several else t
     devices = Devices(n, place.gb, place.kind)
-    e = estimate(shape(s.model), settings, length=length(s), devices=devices, sharded=several and t.launch != "ddp")
+    e = training_memory(
+        shape(s.model), settings, length=length(s), devices=devices, sharded=several and t.launch != "ddp"
+    )
     too_large = "training_large" if t.max_length else "training_long"
     return line(
         "training_fits" if e.fits else too_large,

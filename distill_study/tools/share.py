@@ -34,7 +34,8 @@ from ..study.run import Run, weights_of
 from ..tasks.families import TASKS
 from ..tasks.prompts import EXPLAIN, TARGETS, form_hash, prompt_hash, wording
 from ..teach.curate import REASONS, Curated
-from ..train.sft import TrainedStudent, write_merged
+from ..train.save import write_merged
+from ..train.sft import TrainedStudent
 from ..utils import HIDDEN, crc_of, pct, short_name, to_plain, write_text
 
 # %% ../../nbs/90_tools/03_share.ipynb #82ac973d
