@@ -270,7 +270,8 @@ def main(only=(), passes=3, smoke=False, out=None):
         ),
         "Peak: "
         + ("the allocator's" if device != "CPU" else "resident set")
-        + " until the last step; the estimate is `memory.training_memory`'s, which knows neither Liger nor packing's masks.",
+        + " until the last step; the estimate is `memory.training_memory`'s, which knows neither Liger nor packing's"
+        " masks.",
     ]
     report(
         "gpu",
