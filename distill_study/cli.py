@@ -721,8 +721,8 @@ def grade_sheet(
     store: Store = Path("store"),
 ):
     "Draw answers of every arm from the store, blinded and shuffled, and write a page for each rater to grade them in."
-    from distill_study.tools import share as sheets
     from distill_study.store import archive
+    from distill_study.tools import share as sheets
 
     archive.open_root(store)
     for page, rater, items in sheets.write_sheets(
