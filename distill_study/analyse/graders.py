@@ -558,7 +558,7 @@ def grade_rows(judged: Judged, **bootstrap) -> list[dict]:
         rows.append(dict(arm=arm, criterion=name, scale=scales.get(name), grade=grade, missing=missing))
     return sorted(rows, key=lambda row: list(ARMS).index(row["arm"]))
 
-
+# %% ../../nbs/70_analyse/02_graders.ipynb #7749766a
 _POINTS = {"a": 0.0, "tie": 0.5, "b": 1.0}
 
 
@@ -738,7 +738,7 @@ def _sides_by_grades(judged, graded, *, key):
                 found.append((i, 0.5 if abs(x - y) < 1e-9 else float((y > x) == (true_y > true_x))))
     return found
 
-
+# %% ../../nbs/70_analyse/02_graders.ipynb #99e679cc
 def pairwise_accuracy(judged: Judged, graded, *, key: str = "correct", **bootstrap) -> tuple[Interval, Interval]:
     "Share of the pairs that the ground truth tells apart in which the judge sides with it: (verdicts, grades)."
     pairs = _verdicts_with_truth(judged, graded, key=key)
@@ -789,7 +789,7 @@ def _measure(name, interval, *, chance, key):
     text = _say([texts("graders")["weaknesses"][name]], value=interval.value) if weak else ""
     return JudgeMeasure(name, _say([texts("graders")["names"][name]], truth=truth), interval, chance, text)
 
-
+# %% ../../nbs/70_analyse/02_graders.ipynb #a13b36a2
 def judge_measures(judged: Judged, graded, *, key: str = "correct", **bootstrap) -> list[JudgeMeasure]:
     "Everything that is known of a judge; column `key` of `graded`, one row per arm and item, is the ground truth."
     found = []
@@ -922,7 +922,7 @@ def judge_grade_table(assessed: JudgeAssessment) -> Table:
     missing = _missing_sentence(assessed.judged.pointwise, "grade")
     return _table("grades", rows, more=columns, n=len(assessed.judged.items), missing=missing)
 
-
+# %% ../../nbs/70_analyse/02_graders.ipynb #7ef73a22
 def win_rate_table(assessed: JudgeAssessment) -> Table:
     "Every pair of arms, compared by the judge."
     wins, j = assessed.wins, assessed.judged

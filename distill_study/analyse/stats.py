@@ -122,9 +122,9 @@ def paired_p(a, b, *, sources=None) -> float | None:
 # %% ../../nbs/70_analyse/01_stats.ipynb #8f86cbf7
 def holm(pvalues) -> list:
     "Adjusted p values in the same order; tests that could not be made are None and do not count."
-    made = sorted(p for p in pvalues if p is not None)
-    steps = np.maximum.accumulate([0.0, *(min(1.0, (len(made) - i) * p) for i, p in enumerate(made))])[1:]
-    adjusted = dict(zip(made[::-1], steps[::-1]))  # of equal ones the first counts
+    known = sorted(p for p in pvalues if p is not None)
+    steps = np.maximum.accumulate([0.0, *(min(1.0, (len(known) - i) * p) for i, p in enumerate(known))])[1:]
+    adjusted = dict(zip(known[::-1], steps[::-1]))  # of equal ones the first counts
     return [None if p is None else float(adjusted[p]) for p in pvalues]
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #37eea7af
@@ -401,9 +401,9 @@ def compare(graded, pairs=None, *, column: str = "correct", **bootstrap) -> list
 
 def corrected(tests: list[Comparison], others: list = ()) -> list[Comparison]:
     "`tests` with Holm's correction over them and `others`, which are of the same family."
-    made = [t.p for t in (*tests, *others)]
-    family = sum(p is not None for p in made)
-    return [replace(t, p_holm=p, family=family) for t, p in zip(tests, holm(made))]
+    every = [t.p for t in (*tests, *others)]
+    family = sum(p is not None for p in every)
+    return [replace(t, p_holm=p, family=family) for t, p in zip(tests, holm(every))]
 
 
 def find_test(tests: list[Comparison], a: str, *, b: str) -> Comparison:

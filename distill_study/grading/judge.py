@@ -122,7 +122,7 @@ def _flat(obj, names):
     inner = next((v for v in obj.values() if isinstance(v, dict) and set(v) & set(names)), {})
     return {str(k).strip().lower(): v for k, v in (obj | inner).items()}
 
-
+# %% ../../nbs/50_grading/02_judge.ipynb #291ce072
 def _from_lines(text, name):
     "What stands behind a field's name on lines of its own, in a set."
     line = rf"^[\W_]*{re.escape(name)}[\W_]*[:=][\s*_\"'`]*(-?\w+)(?: ?(?:/|out of) ?\d+)?[\W_]*$"
@@ -184,7 +184,7 @@ def read_grades(text: str, criteria: tuple, *, cut: bool = False) -> dict:
         return {c.name: (None, why) for c in criteria}
     return {c.name: _grade(found[c.name], c) if c.name in found else (None, "no grade") for c in criteria}
 
-
+# %% ../../nbs/50_grading/02_judge.ipynb #80b97de9
 _SIDE = re.compile(r"\W*(?:(?:the )?(?:answer|assistant|response|option|text)\W+)?([AB])\W*", re.I)
 _TIE = re.compile(r"\W*(?:(?:a|it's a|it is a) )?(?:tie|draw)\W*", re.I)
 
@@ -350,7 +350,7 @@ def _point_rows(ask, answers, *, arms, criteria, settings):
         for c in criteria:
             yield arm, e.id, c.name, k, *grades[c.name], getattr(record, "completion_tokens", None)
 
-
+# %% ../../nbs/50_grading/02_judge.ipynb #34309d7a
 def _settled(x, y):
     "Why there is nothing to ask about two answers; empty where there is."
     if x.failure or y.failure:
@@ -421,7 +421,7 @@ def judge(
     used = _usage(asked, settings.price)
     return Judged(point, pair, warnings, used, *hashes, settings.engine, settings, criteria, items, kin)
 
-
+# %% ../../nbs/50_grading/02_judge.ipynb #11a45526
 def _requests(kind, jobs, *, criteria, settings):
     "What is asked of the engine, of (example, sample, messages)."
     sampling, reason = settings.sampling, settings.reason

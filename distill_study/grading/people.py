@@ -153,7 +153,7 @@ def assign_raters(drawn: list, raters: int, *, overlap: float, rng) -> list[list
     rest = [i for i in order if i not in set(common)]
     return [sorted([*common, *rest[r::raters]]) for r in range(raters)]
 
-
+# %% ../../nbs/50_grading/03_people.ipynb #4ebb240a
 def draw_sheets(c: Combination, examples, *, answers: dict, n=50, raters=3, overlap=0.3, checks=0, seed=0) -> tuple:
     "(key, rater → sheet) of about n answers and some checks; `StudyError` on settings that no sheet can have."
     how = dict(n=n, raters=raters, overlap=overlap, checks=checks, seed=seed)
@@ -351,7 +351,7 @@ def _checked(store, path, *, combinations, partial, replace):
         raise _error("imported", path=path, rater=raw["rater"], time=before["time"][:16])
     return key, entry, same
 
-
+# %% ../../nbs/50_grading/03_people.ipynb #b7979e9d
 def import_grades(store, paths, *, combinations=None, partial: bool = False, replace: bool = False) -> list[dict]:
     "Check files of grades and merge them into the store, all or none; a row per file: sheet, rater, items, of, new."
     checked, seen = [], {}

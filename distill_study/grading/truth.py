@@ -33,7 +33,7 @@ class Metric:
         "Whether it only says right or wrong."
         return self.key == "correct"
 
-
+# %% ../../nbs/50_grading/01_truth.ipynb #95665cb1
 _ROUGE_NOTE = "ROUGE counts the words shared with one reference: a good summary in other words scores low"
 _DENSITY_NOTE = "Entity density says how much a summary names per token, not how good it is to read"
 _OVERLAP_NOTE = (
@@ -110,7 +110,7 @@ def _ner():
     unused = ["tagger", "parser", "lemmatizer", "attribute_ruler", "senter"]
     return spacy.load(next(m for m in _MODELS if find_spec(m)), exclude=unused)
 
-
+# %% ../../nbs/50_grading/01_truth.ipynb #227a4f82
 def _plain(entity):
     "An entity without its case, article and possessive: what makes two mentions the same."
     return re.sub(r"^(?:the|a|an) ", "", " ".join(words(entity)))
