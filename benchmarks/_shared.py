@@ -12,7 +12,7 @@ RESULTS = Path(__file__).parent / "results"
 def machine():
     "Processor, cores and accelerator, without the machine's name."
     try:
-        cpu = next(l.split(":", 1)[1].strip() for l in open("/proc/cpuinfo") if l.startswith("model name"))
+        cpu = next(line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
     except (OSError, StopIteration):
         cpu = platform.processor() or platform.machine()
     import torch
@@ -25,7 +25,10 @@ def report(name, title, header, rows, notes=(), folder=None):
     lines = [
         f"# {title}",
         "",
-        f"{machine()}; Python {platform.python_version()}, torch {version('torch')}, transformers {version('transformers')}, trl {version('trl')}; {date.today()}.",
+        (
+            f"{machine()}; Python {platform.python_version()}, torch {version('torch')}, transformers"
+            f" {version('transformers')}, trl {version('trl')}; {date.today()}."
+        ),
         f"Made by `python benchmarks/{name}.py`.",
         "",
         "| " + " | ".join(header) + " |",

@@ -6,9 +6,9 @@ scored; then how many items per second each deterministic grader grades, on 10,0
 
 import sys
 
-sys.path.pop(0) if sys.path and sys.path[0].endswith(
-    "benchmarks"
-) else None  # this file is called as a module of Python is
+(
+    sys.path.pop(0) if sys.path and sys.path[0].endswith("benchmarks") else None
+)  # this file is called as a module of Python is
 import importlib.util
 import time
 from pathlib import Path
@@ -19,9 +19,12 @@ import pandas as pd
 spec = importlib.util.spec_from_file_location("_shared", Path(__file__).parent / "_shared.py")
 shared = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(shared)
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+from made_up import made_up_grades, made_up_scores
+
 from distill_study.analyse.graders import grader_tables
 from distill_study.analyse.pitfalls import pitfalls
-from distill_study.analyse.results import analyse, confusions, made_up_grades, made_up_scores
+from distill_study.analyse.results import analyse, confusions
 from distill_study.analyse.stats import mean_interval, wilson
 from distill_study.config import Data
 from distill_study.data.load import load_data
@@ -41,7 +44,9 @@ def timed(f):
 
 
 def twenty(made, levels):
-    "Twenty arms: those of a report, asked again under other names, each compared with the untouched student and with the next one."
+    """Twenty arms: those of a report, asked again under other names, each compared with the untouched student and
+    with the next one.
+    """
     names = list(levels)
     rounds = [
         made(N, dict.fromkeys(names) | {a: levels[a] for a in names}, seed=seed)
@@ -77,9 +82,10 @@ def judged(graded):
             for r in "abc"
         ]
     )
-    return judge[["arm", "id", "criterion", "sample", "grade"]], people[
-        ["arm", "id", "criterion", "rater", "grade", "check"]
-    ]
+    return (
+        judge[["arm", "id", "criterion", "sample", "grade"]],
+        people[["arm", "id", "criterion", "rater", "grade", "check"]],
+    )
 
 
 def reports():
@@ -112,7 +118,7 @@ def reports():
         ("right or wrong", made_up_grades, right, METRICS["correct"]),
         (
             "scored, 13 measures",
-            lambda n, l, seed: made_up_scores("summarization", n, level=l, seed=seed),
+            lambda n, line, seed: made_up_scores("summarization", n, level=line, seed=seed),
             score,
             METRICS["rougeLsum"],
         ),
@@ -177,7 +183,12 @@ if __name__ == "__main__":
     pitfalls(analyse(made_up_scores(n=20), resamples=100, metric=METRICS["rougeLsum"]))
     rows, each = reports(), graders()
     notes = [
-        f"Each on {N:,} items; 2,000 resamples behind every interval, 10,000 turned signs behind every test of scores, 1,000 resamples behind alpha and kappa. A report has the first or the second row, and the third where there is a judge and people. No family has 20 arms, so 20 are reached with several reports. Seconds of one core, everything imported.",
+        (
+            f"Each on {N:,} items; 2,000 resamples behind every interval, 10,000 turned signs behind every test of"
+            " scores, 1,000 resamples behind alpha and kappa. A report has the first or the second row, and the third"
+            " where there is a judge and people. No family has 20 arms, so 20 are reached with several reports."
+            " Seconds of one core, everything imported."
+        ),
         "",
         f"Deterministic graders, {ITEMS:,} items, answers as they should be, processor seconds:",
         "",

@@ -1,5 +1,5 @@
-"""One tiny combination twice: by `distill-study run`, and by hand with TRL's SFT script, a plain generation loop and exact-match scoring (`_by_hand.py`).
-Wall time, accuracy of every arm, and lines that somebody has to write.
+"""One tiny combination twice: by `distill-study run`, and by hand with TRL's SFT script, a plain generation loop and
+exact-match scoring (`_by_hand.py`). Wall time, accuracy of every arm, and lines that somebody has to write.
 
     python benchmarks/by_hand.py [--rounds 1] [--train 400] [--test 200]
 """
@@ -146,15 +146,25 @@ if __name__ == "__main__":
     ]
     hand, own = theirs[-1][2], ours[-1][2]
     notes = [
-        f"Teacher, untouched student and three trained ones on {a.train} training and {a.test} test items of tiny-qa; both cold, in turn, medians of {a.rounds} {'rounds' if a.rounds > 1 else 'round'}. The load was {load:.1f} before the start. Lines: without blank ones, comments and docstrings; the data is a file of questions and answers in one case, a name in the other. Once more: the same command again.",
-        "By hand there is no store, so it starts anew each time and after each kill; no curation, and no note of what was left out; no strict reading, no intervals, tests, gap recovered, pitfalls or judge; no report, no versions and seeds beside the numbers.",
+        (
+            f"Teacher, untouched student and three trained ones on {a.train} training and {a.test} test items of"
+            f" tiny-qa; both cold, in turn, medians of {a.rounds} {'rounds' if a.rounds > 1 else 'round'}. The load was"
+            f" {load:.1f} before the start. Lines: without blank ones, comments and docstrings; the data is a file of"
+            " questions and answers in one case, a name in the other. Once more: the same command again."
+        ),
+        (
+            "By hand there is no store, so it starts anew each time and after each kill; no curation, and no note of"
+            " what was left out; no strict reading, no intervals, tests, gap recovered, pitfalls or judge; no report,"
+            " no versions and seeds beside the numbers."
+        ),
         "",
         "Accuracy, the last round of each:",
         "",
         "| arm | by hand | distill-study | rows learned by hand | by distill-study |",
         "|---|---|---|---|---|",
         *(
-            f"| {arm} | {hand[arm]:.3f} | {own[arm]:.3f} | {a.train if arm.startswith('distilled') else ''} | {ours[-1][3].get(arm, '')} |"
+            f"| {arm} | {hand[arm]:.3f} | {own[arm]:.3f} | {a.train if arm.startswith('distilled') else ''} |"
+            f" {ours[-1][3].get(arm, '')} |"
             for arm in ARMS
         ),
     ]

@@ -1,6 +1,6 @@
-"""Curation of 100,000 rows: rows per second and time of each step, on the built-in word problems (many of one mould) and
-on random text; then how many planted near repeats MinHash finds, by their true similarity, which is counted anew with
-plain sets of words.
+"""Curation of 100,000 rows: rows per second and time of each step, on the built-in word problems (many of one mould)
+and on random text; then how many planted near repeats MinHash finds, by their true similarity, which is counted anew
+with plain sets of words.
 
     python benchmarks/curation.py [ROWS, 100000 if left out]
 """
@@ -61,9 +61,11 @@ def timed(name, took, go):
 def steps(train, test):
     "Seconds of each step of curation, and rows that are left."
     said = [
-        f"First one thing and then another, which is what was asked for.\nAnswer: {e.gold}"
-        if i % 50
-        else "I don't know."
+        (
+            f"First one thing and then another, which is what was asked for.\nAnswer: {e.gold}"
+            if i % 50
+            else "I don't know."
+        )
         for i, e in enumerate(train)
     ]
     took, task = {}, TASKS["math"]
@@ -171,26 +173,43 @@ if __name__ == "__main__":
         ]
     )
     notes = [
-        f"{ROWS:,} training inputs against {TESTS:,} test inputs; {', '.join(f'{k}: {mean[k]:.0f} words each' for k in kinds)}. One arm with reasoning; what repeats and what leaks is looked up once for all arms. Seconds of processor time, on one core. Peak memory {memory:.1f} GiB, both sets in it.",
+        (
+            f"{ROWS:,} training inputs against {TESTS:,} test inputs;"
+            f" {', '.join(f'{k}: {mean[k]:.0f} words each' for k in kinds)}. One arm with reasoning; what repeats and"
+            " what leaks is looked up once for all arms. Seconds of processor time, on one core. Peak memory"
+            f" {memory:.1f} GiB, both sets in it."
+        ),
         "Left of them: "
         + "; ".join(
             f"{k} {a['rows']:,} ({', '.join(f'{n:,} {r}' for r, n in a['dropped'].items())})" for k, a in left.items()
         )
         + ".",
         "",
-        f"Near repeats planted: {PLANTED:,} copies of 20,000 random texts with 1 to 5 words changed, left out or put in. Threshold 0.7, 128 permutations, 3 words in a row.",
+        (
+            f"Near repeats planted: {PLANTED:,} copies of 20,000 random texts with 1 to 5 words changed, left out or"
+            " put in. Threshold 0.7, 128 permutations, 3 words in a row."
+        ),
         "",
         "| true similarity | planted | found | recall |",
         "|---|---|---|---|",
         *(
-            f"| {low} to {min(high, 1)} | {n} | {hit} | {hit / n:.3f} |"
-            if n
-            else f"| {low} to {min(high, 1)} | 0 | | |"
+            (
+                f"| {low} to {min(high, 1)} | {n} | {hit} | {hit / n:.3f} |"
+                if n
+                else f"| {low} to {min(high, 1)} | 0 | | |"
+            )
             for low, high, n, hit in buckets
         ),
-        f"| all from 0.7 | {sum(b[2] for b in buckets)} | {sum(b[3] for b in buckets)} | {sum(b[3] for b in buckets) / sum(b[2] for b in buckets):.3f} |",
+        (
+            f"| all from 0.7 | {sum(b[2] for b in buckets)} | {sum(b[3] for b in buckets)} |"
+            f" {sum(b[3] for b in buckets) / sum(b[2] for b in buckets):.3f} |"
+        ),
         "",
-        f"Reported pairs that are at least 0.7 similar, counted anew with plain sets: {right} of {reported}, precision {right / reported:.3f}. The similarity that decides leaves out what stands in more than 1 % of the texts.",
+        (
+            f"Reported pairs that are at least 0.7 similar, counted anew with plain sets: {right} of {reported},"
+            f" precision {right / reported:.3f}. The similarity that decides leaves out what stands in more than 1 % of"
+            " the texts."
+        ),
     ]
     report(
         "curation",

@@ -1,8 +1,9 @@
 """The `openai` engine against a local server that answers every request after a fixed time, beside a plain
 `asyncio.gather` over the openai client under a semaphore of the same size (as it comes, and with the transport that the
-engine uses), and beside what the server can do at all: a bare loop over raw sockets, and wrk or hey where one of them is
-installed. The engine's time includes its records and their way into the store. Then many rows into one store, and a start
-with half of them stored. The server runs in a process of its own; server, client and load generator share the cores.
+engine uses), and beside what the server can do at all: a bare loop over raw sockets, and wrk or hey where one of them
+is installed. The engine's time includes its records and their way into the store. Then many rows into one store, and a
+start with half of them stored. The server runs in a process of its own; server, client and load generator share the
+cores.
 
     python benchmarks/endpoint.py [ROWS, 100000 if left out]
 """
@@ -59,7 +60,9 @@ class Fixed(asyncio.Protocol):
         head, found, body = self.data.partition(b"\r\n\r\n")
         if not found:
             return
-        size = next((int(l.split(b":")[1]) for l in head.lower().split(b"\r\n") if l.startswith(b"content-length")), 0)
+        size = next(
+            (int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")), 0
+        )
         if len(body) < size:
             return
         self.data = body[size:]
@@ -244,11 +247,14 @@ class Timed(Store):
 
 
 def memory(field):
-    return next(int(l.split()[1]) / 1024 for l in open("/proc/self/status") if l.startswith(field))
+    return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith(field))
 
 
 def rows(port, folder, n):
-    "Ask `n` requests; says as JSON what it took, tenth by tenth: (rows done, seconds, seconds of appending, MiB held, MiB at most)."
+    """Ask `n` requests; says as JSON what it took, tenth by tenth.
+
+    (rows done, seconds, seconds of appending, MiB held, MiB at most).
+    """
     asked, marks, store, begun = requests(n), [], Timed(folder), time.monotonic()
     held = memory("VmRSS")
 
@@ -295,9 +301,16 @@ def tell_rows(n, fresh, again):
     first, last = fresh["marks"][1], fresh["marks"][-1]
     yield from (
         "",
-        f"Before the first request the process holds {fresh['held']:.0f} MiB, the {n:,} requests included; each row adds {(last[3] - first[3]) * 1024 / (last[0] - first[0]):.1f} KiB, its record in memory.",
+        (
+            f"Before the first request the process holds {fresh['held']:.0f} MiB, the {n:,} requests included; each row"
+            f" adds {(last[3] - first[3]) * 1024 / (last[0] - first[0]):.1f} KiB, its record in memory."
+        ),
     )
-    yield f"Start with {again['reused']:,} of {n:,} rows stored: {again['twice']} asked twice, the first new request {again['wait']:.1f} s after `complete` was called ({again['whole']:.1f} s after the process was started); at most {again['marks'][-1][4]:.0f} MiB."
+    yield (
+        f"Start with {again['reused']:,} of {n:,} rows stored: {again['twice']} asked twice, the first new request"
+        f" {again['wait']:.1f} s after `complete` was called ({again['whole']:.1f} s after the process was started); at"
+        f" most {again['marks'][-1][4]:.0f} MiB."
+    )
 
 
 if __name__ == "__main__":
@@ -352,13 +365,18 @@ if __name__ == "__main__":
         ],
         [row(*k) for k in sorted(seen, key=lambda k: (k[2], k[1]))],
         [
-            f"The load was {busy:.1f} before the start. Server and client, or server and load generator, share the {os.cpu_count()} cores. "
+            f"The load was {busy:.1f} before the start. Server and client, or server and load generator, share the"
+            f" {os.cpu_count()} cores. "
             + (
                 f"What the server can do is the better of bare sockets and {LOAD}."
                 if LOAD
                 else "Neither wrk nor hey is installed: what the server can do is what bare sockets get."
             ),
-            f"At {(spent := round(seen[ours, 512, 0.1][1], 2)):.2f} s of processor time per 1,000 requests, most of it the openai client's, the engine's one process asks at most about {1000 / spent:.0f} a second, whatever the server could do.",
+            (
+                f"At {(spent := round(seen[ours, 512, 0.1][1], 2)):.2f} s of processor time per 1,000 requests, most of"
+                f" it the openai client's, the engine's one process asks at most about {1000 / spent:.0f} a second,"
+                " whatever the server could do."
+            ),
             "",
             *tell_rows(n, *many(n)),
         ],

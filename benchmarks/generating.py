@@ -67,7 +67,8 @@ if __name__ == "__main__":
     base = median["plain loop, input order"]
     report(
         "generating",
-        f"Generating: SmolLM2-135M-Instruct, {ITEMS} SVAMP questions with chain of thought, batch {BATCH}, at most {TOKENS} tokens",
+        f"Generating: SmolLM2-135M-Instruct, {ITEMS} SVAMP questions with chain of thought, batch {BATCH}, at most"
+        f" {TOKENS} tokens",
         ["way", f"tokens/s (median of {ROUNDS})", "ratio"],
         [[n, f"{r:.0f}", f"{r / base:.2f}"] for n, r in median.items()],
     )

@@ -1,11 +1,13 @@
-"""Training on one GPU, as users run it (`student.fit`): tokens per second, model FLOPs utilisation, and peak memory beside its estimate,
-for LoRA in bf16 and QLoRA, with and without packing, Liger's kernels and gradient checkpointing. SmolLM2-135M comes from the hub or from
-`make smollm`; the Llama-3.1-8B-shaped model has random weights, made on the device: nothing is downloaded for it, and 16 GB of disk hold it meanwhile.
+"""Training on one GPU, as users run it (`student.fit`): tokens per second, model FLOPs utilisation, and peak memory
+beside its estimate, for LoRA in bf16 and QLoRA, with and without packing, Liger's kernels and gradient checkpointing.
+SmolLM2-135M comes from the hub or from `make smollm`; the Llama-3.1-8B-shaped model has random weights, made on the
+device: nothing is downloaded for it, and 16 GB of disk hold it meanwhile.
 
     python benchmarks/gpu.py [--only WORD ...] [--passes 3] [--out FOLDER]
     python benchmarks/gpu.py --smoke        # the same code on the CPU, with a tiny shape
 
-Each case runs in a process of its own. One that runs out of memory, or that this machine can't do, is a row that says so.
+Each case runs in a process of its own. One that runs out of memory, or that this machine can't do, is a row that
+says so.
 """
 
 import argparse
@@ -58,7 +60,10 @@ def chip_peak(name):
 
 
 def flops(cfg, adapters, method, lengths, supervised):
-    "FLOPs that one pass over rows of these `lengths` asks of the model: recomputed activations, padding and dequantizing are not counted."
+    """FLOPs that one pass over rows of these `lengths` asks of the model.
+
+    Recomputed activations, padding and dequantizing are not counted.
+    """
     d, ff, kv = cfg.hidden_size, cfg.intermediate_size, cfg.num_key_value_heads
     hd = getattr(cfg, "head_dim", None) or d // cfg.num_attention_heads
     q, tokens = cfg.num_attention_heads * hd, sum(lengths)
@@ -180,13 +185,15 @@ def child(*args):
     )
     if done.returncode == 0:
         return json.loads(done.stdout.strip().splitlines()[-1])
-    lines = [l for l in done.stderr.strip().splitlines() if l.strip()]
+    lines = [line for line in done.stderr.strip().splitlines() if line.strip()]
     return dict(
-        failed="killed: out of memory, maybe"
-        if done.returncode < 0
-        else lines[-1][:200]
-        if lines
-        else f"exit code {done.returncode}"
+        failed=(
+            "killed: out of memory, maybe"
+            if done.returncode < 0
+            else lines[-1][:200]
+            if lines
+            else f"exit code {done.returncode}"
+        )
     )
 
 
@@ -256,7 +263,11 @@ def main(only=(), passes=3, smoke=False, out=None):
             if peak
             else "its peak in bf16 is not known here, so there is no MFU: add it to PEAKS."
         ),
-        f"Rows of {', '.join(f'{s:.0%}' for s in SPREAD)} of the longest, batched by length; {passes} passes over them, the first not timed; padding counts as no tokens. MFU: FLOPs the model asks for (4 a weight and token under an adapter), without what checkpointing computes twice.",
+        (
+            f"Rows of {', '.join(f'{s:.0%}' for s in SPREAD)} of the longest, batched by length; {passes} passes over"
+            " them, the first not timed; padding counts as no tokens. MFU: FLOPs the model asks for (4 a weight and"
+            " token under an adapter), without what checkpointing computes twice."
+        ),
         "Peak: "
         + ("the allocator's" if device != "CPU" else "resident set")
         + " until the last step; the estimate is `memory.estimate`'s, which knows neither Liger nor packing's masks.",

@@ -1,5 +1,6 @@
-"""A grid of 12 tiny combinations (3 data sets × 2 students × 2 seeds): cold with one and with two workers, on Ray, run again, and with one
-setting of the last stage changed; what papermill and rendering take of it; and the plan of 1,000 combinations.
+"""A grid of 12 tiny combinations (3 data sets × 2 students × 2 seeds): cold with one and with two workers, on Ray, run
+again, and with one setting of the last stage changed; what papermill and rendering take of it; and the plan of 1,000
+combinations.
 
     python benchmarks/grid.py [--rounds 1] [--only cold again ray report plan]
 
@@ -33,12 +34,19 @@ GRID = dict(
     arms=["teacher/cot", "student/vanilla", "distilled/cot-answer", "distilled/cot-rationale"],
 )
 COMMAND = "from distill_study.cli import main; main()"
-BY_STAGES = "import sys; from pathlib import Path; from distill_study.cli import say; from distill_study.config import load_recipe; from distill_study.study.schedule import run_graph; from distill_study.study.workers import Local; run_graph(load_recipe(sys.argv[2]), Path(sys.argv[6]), store=Path(sys.argv[4]), executor=Local(1), say=say)"
+BY_STAGES = (
+    "import sys; from pathlib import Path; from distill_study.cli import say; from distill_study.config import"
+    " load_recipe; from distill_study.study.schedule import run_graph; from distill_study.study.workers import Local;"
+    " run_graph(load_recipe(sys.argv[2]), Path(sys.argv[6]), store=Path(sys.argv[4]), executor=Local(1), say=say)"
+)
 KINDS = ("label", "base", "train", "report")
 
 
 def run(folder, *options, code=COMMAND):
-    "Run the grid with a store and reports in `folder`: seconds, processor seconds, answers and students that are new, stages that were started."
+    """Run the grid with a store and reports in `folder`.
+
+    Seconds, processor seconds, answers and students that are new, stages that were started.
+    """
     recipe = folder / "grid12.yaml"
     recipe.write_text(yaml.safe_dump(GRID))
     env = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | dict(
@@ -100,7 +108,10 @@ def on_ray(folder):
 
 
 def one_report(folder):
-    "Seconds of the report of one combination, everything being in the store: printed as JSON. The first of three isn't counted: it imports."
+    """Seconds of the report of one combination, everything being in the store.
+
+    Printed as JSON. The first of three isn't counted: it imports.
+    """
     import nbformat
 
     from distill_study.config import parse_recipe
@@ -134,7 +145,7 @@ def one_report(folder):
 def plans():
     "Rows of (what, stages, seconds) of planning 1,000 combinations: median of 5."
     from distill_study.config import parse_recipe
-    from distill_study.study.plan import graph
+    from distill_study.study.plan import plan
 
     tiny = GRID | dict(
         data=[dict(name=n, train=64, test=24) for n in ("tiny-qa", "tiny-nli", "tiny-math", "tiny-summ", "tiny-chat")],
@@ -150,7 +161,7 @@ def plans():
         took = []
         for _ in range(5):
             began = time.perf_counter()
-            stages = graph(parse_recipe(dict(name="many") | raw))
+            stages = plan(parse_recipe(dict(name="many") | raw))
             took.append(time.perf_counter() - began)
         yield [what, f"{len(stages):,}", f"{statistics.median(took):.2f}"]
 
@@ -228,9 +239,21 @@ if __name__ == "__main__":
     load, found = os.getloadavg()[0], measure(a.only, a.rounds)
     took, planned = found.pop("report", None), list(plans()) if "plan" in a.only else []
     notes = [
-        f"64 training and 24 test items of tiny-qa, tiny-nli and tiny-math, two students trained on two arms each; one round each in turn, medians of {a.rounds} {'rounds' if a.rounds > 1 else 'round'}. The load was {load:.1f} before the start. Processor seconds of all processes; Ray's are not ours to count.",
-        'One worker is `distill-study run` as it is: a notebook per combination that does everything, with torch\'s own number of threads. With two workers, stages run in processes that import once, with one thread each, and the notebooks come last; "stage by stage" is the same with one worker, so that the ratio to it is what the second worker brings, and the rest is imports that are saved.',
-        "Run again: nothing has changed, so every report stays and nobody is asked. The last stage: `-p bootstrap=600`, which changes the statistics alone.",
+        (
+            "64 training and 24 test items of tiny-qa, tiny-nli and tiny-math, two students trained on two arms each;"
+            f" one round each in turn, medians of {a.rounds} {'rounds' if a.rounds > 1 else 'round'}. The load was"
+            f" {load:.1f} before the start. Processor seconds of all processes; Ray's are not ours to count."
+        ),
+        (
+            "One worker is `distill-study run` as it is: a notebook per combination that does everything, with torch's"
+            " own number of threads. With two workers, stages run in processes that import once, with one thread each,"
+            ' and the notebooks come last; "stage by stage" is the same with one worker, so that the ratio to it is'
+            " what the second worker brings, and the rest is imports that are saved."
+        ),
+        (
+            "Run again: nothing has changed, so every report stays and nobody is asked. The last stage: `-p"
+            " bootstrap=600`, which changes the statistics alone."
+        ),
     ]
     if took:
         notes += [

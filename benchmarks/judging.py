@@ -1,7 +1,8 @@
 """Judging: what asking through `judge` (prompts, store, reading) costs on top of the engine, and a weak judge exposed.
 First table: judge calls per second against the same requests given to the engine directly, median of three rounds.
 Second table: SmolLM2-135M-Instruct as judge of 50 SVAMP items, answered by PaLM-540B (recorded) and by itself: what is
-known of that judge. Where vLLM is installed it runs the judge and enforces the form of its verdicts. Needs DISTILL_DATA_DIR and the wheel with SmolLM2.
+known of that judge. Where vLLM is installed it runs the judge and enforces the form of its verdicts. Needs
+DISTILL_DATA_DIR and the wheel with SmolLM2.
 
     DISTILL_DATA_DIR=... python benchmarks/judging.py
 """
@@ -120,7 +121,10 @@ def table(t, truth, seconds):
     return [
         f"## SmolLM2-135M-Instruct as judge of {ITEMS} SVAMP items",
         "",
-        f"{A}: PaLM-540B, recorded; {B}: SmolLM2 itself. Judged by {t.judged.engine}, without reasons: {t.judged.usage['requests']} requests, {t.judged.usage['output_tokens']:,} tokens, {seconds:.0f} s.",
+        (
+            f"{A}: PaLM-540B, recorded; {B}: SmolLM2 itself. Judged by {t.judged.engine}, without reasons:"
+            f" {t.judged.usage['requests']} requests, {t.judged.usage['output_tokens']:,} tokens, {seconds:.0f} s."
+        ),
         "",
         t.weak or "Not weak.",
         *t.judged.warnings,
@@ -128,14 +132,16 @@ def table(t, truth, seconds):
         "| what | value, % or points (95 % interval) | n |",
         "|---|---|---|",
         *(
-            f"| {m.name}{', × 100' if m.key == 'kappa' else ''} | {m.value if m.value.value is not None else m.value.reason} | {m.value.n} |"
+            f"| {m.name}{', × 100' if m.key == 'kappa' else ''} |"
+            f" {m.value if m.value.value is not None else m.value.reason} | {m.value.n} |"
             for m in t.measures
         ),
         "",
         "| grades of | mean grade, 0 to 1 | accuracy | missing |",
         "|---|---|---|---|",
         *(
-            f"| {g['arm']} | {g['grade'].text(1, 2)} | {truth[truth['arm'] == g['arm']]['correct'].mean():.2f} | {100 * g['missing']:.0f} % |"
+            f"| {g['arm']} | {g['grade'].text(1, 2)} | {truth[truth['arm'] == g['arm']]['correct'].mean():.2f} |"
+            f" {100 * g['missing']:.0f} % |"
             for g in t.grades
         ),
         "",

@@ -2,8 +2,9 @@
 
     python benchmarks/memory.py
 
-On a machine with a GPU the peak is the allocator's. On the CPU it is the resident set's, less what the process had after a first, tiny training:
-once with every block above 128 KiB given back when it is freed (what the estimate is of), once as glibc's malloc does by default.
+On a machine with a GPU the peak is the allocator's. On the CPU it is the resident set's, less what the process had
+after a first, tiny training: once with every block above 128 KiB given back when it is freed (what the estimate is
+of), once as glibc's malloc does by default.
 """
 
 import ctypes
@@ -219,10 +220,19 @@ def main():
         head,
         rows,
         [
-            f"Largest deviation {max(off):.1%} (goal: 15 %). One token in five is supervised; two steps, the second with optimizer states.",
-            "The allocator's peak; the CUDA context is not in it."
-            if cuda
-            else "Resident set at its highest, less the baseline: a process that has imported everything and trained a tiny model. 'Measured' is with MALLOC_MMAP_THRESHOLD_=131072, so that freed tensors leave the resident set.",
+            (
+                f"Largest deviation {max(off):.1%} (goal: 15 %). One token in five is supervised; two steps, the second"
+                " with optimizer states."
+            ),
+            (
+                "The allocator's peak; the CUDA context is not in it."
+                if cuda
+                else (
+                    "Resident set at its highest, less the baseline: a process that has imported everything and trained"
+                    " a tiny model. 'Measured' is with MALLOC_MMAP_THRESHOLD_=131072, so that freed tensors leave the"
+                    " resident set."
+                )
+            ),
         ],
     )
 

@@ -1,7 +1,8 @@
-"""`student.fit` against TRL's SFTTrainer called directly with the same settings, on the same rows: tokens per second, peak
-memory, and what the trained model makes of held-out items: how many it gets right, and its loss on their gold answers,
-which tells two models apart long before they are right more often. Every method that is there is tried (qlora needs bitsandbytes), each run in a process of its own, ours and TRL's in turn. SmolLM2-135M-Instruct
-comes from the hub or from `make smollm`.
+"""`student.fit` against TRL's SFTTrainer called directly with the same settings, on the same rows: tokens per second,
+peak memory, and what the trained model makes of held-out items: how many it gets right, and its loss on their gold
+answers, which tells two models apart long before they are right more often. Every method that is there is tried (qlora
+needs bitsandbytes), each run in a process of its own, ours and TRL's in turn. SmolLM2-135M-Instruct comes from the hub
+or from `make smollm`.
 
     python benchmarks/training.py [--methods full lora qlora] [--rounds 3] [--rows 192] [--test 200]
 """
@@ -255,8 +256,17 @@ if __name__ == "__main__":
             ],
             [row for name in cases for row in compare(name, a.rounds, a.rows, a.test)],
             [
-                f"Same rows, hyperparameters, precision and seed; seconds inside `train`, without loading or saving the model; memory of the process until the last step. Right, and loss: on {a.test} held-out items of {DATA}, after one pass over the gold answers of {a.rows or 192} training items (zoo: 2,048).",
-                "Both ways save the model in the numbers of its base, bfloat16 for SmolLM2. A few steps of full fine-tuning at a low rate move weights by less than these numbers can tell: after 4 steps (64 items) TRL's weights have a loss of 1.55 in 32 bits, and of 2.70 rounded, where ours are at 2.71.",
+                (
+                    "Same rows, hyperparameters, precision and seed; seconds inside `train`, without loading or saving"
+                    f" the model; memory of the process until the last step. Right, and loss: on {a.test} held-out"
+                    f" items of {DATA}, after one pass over the gold answers of {a.rows or 192} training items (zoo:"
+                    " 2,048)."
+                ),
+                (
+                    "Both ways save the model in the numbers of its base, bfloat16 for SmolLM2. A few steps of full"
+                    " fine-tuning at a low rate move weights by less than these numbers can tell: after 4 steps (64"
+                    " items) TRL's weights have a loss of 1.55 in 32 bits, and of 2.70 rounded, where ours are at 2.71."
+                ),
                 *gone,
             ],
         )

@@ -13,7 +13,8 @@ import pytest
 from conftest import ROOT, free_port
 
 WAIT = 30_000  # milliseconds, on a busy machine
-HOOK = "window.ran = []; for (const f of ['alert', 'confirm', 'prompt']) window[f] = () => window.ran.push(f)"  # for `add_init_script`: what a page tries to open
+# for `add_init_script`: what a page tries to open
+HOOK = "window.ran = []; for (const f of ['alert', 'confirm', 'prompt']) window[f] = () => window.ran.push(f)"
 
 
 @contextlib.contextmanager
@@ -34,9 +35,7 @@ def chromium():
 
 
 @contextlib.contextmanager
-def jupyterlab(
-    folder,  # what it shows
-):
+def jupyterlab(folder):  # what it shows
     "The address of a JupyterLab on loopback, whose kernel is this Python with this package."
     pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: pip install -e '.[dev]'")
     own, port = folder / ".lab", free_port()

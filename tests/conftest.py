@@ -23,16 +23,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def missing(
-    what,  # the sentence that says what is not here and how to get it
-):
+def missing(what):  # the sentence that says what is not here and how to get it
     "Skip the test; where DISTILL_REQUIRE_REAL is set, as in CI, fail it instead."
     if os.environ.get("DISTILL_REQUIRE_REAL"):
         pytest.fail(what)
     pytest.skip(what)
 
 
-# The files that take longest, first: pytest's processes take a file each, and none should be left alone with one of these.
+# The files that take longest, first: pytest's processes take a file each, and none should be left alone with one of
+# these.
 LONG = (
     "test_study",
     "test_vllm",
@@ -97,9 +96,7 @@ def free_port():
         return s.getsockname()[1]
 
 
-def answers(
-    url,  # to ask
-):
+def answers(url):  # to ask
     "Whether a server says OK."
     with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as r:
         return r.status == 200
@@ -151,9 +148,7 @@ def vllm_server(vllm_installed, tmp_path_factory):
                 server.wait(seconds)
 
 
-def byte_tokenizer(
-    template=None,  # chat template
-):
+def byte_tokenizer(template=None):  # chat template
     "A tokenizer whose tokens are the 256 bytes and five special ones, the first two for padding and the end."
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

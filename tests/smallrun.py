@@ -10,10 +10,11 @@ from distill_study.config import Combination, to_yaml
 from distill_study.data.load import load_data, resolved
 from distill_study.grading.truth import grade, main_metric
 from distill_study.report.findings import findings
-from distill_study.report.render import metrics, provenance, write_json
+from distill_study.report.render import metrics, provenance
 from distill_study.store.log import Store
 from distill_study.study.run import answer_arms, curate_arms, judge_arms, label_inputs, train_arms
 from distill_study.tasks.families import arms_of
+from distill_study.utils import write_json
 
 SMALL = dict(
     teacher=dict(engine="transformers:zoo/teacher"),

@@ -1,4 +1,4 @@
-"""Pages that people read, in a real browser: axe finds nothing serious in them, in light and in dark, wide and narrow, and on paper nothing is cut off."""
+"Pages that people read, in a real browser: axe finds nothing serious in them, and on paper nothing is cut off."
 
 import re
 
@@ -10,7 +10,10 @@ TINY = ROOT / "reports/examples/tiny"
 REPORT = TINY / "tiny-summ--teacher--student-m/index.html"
 PAGES = [TINY / "index.html", REPORT, *sorted(TINY.glob("*/items.html"))[:1]]
 LOOKS = [(1280, "dark"), (400, "light")]
-name = lambda p: f"{p.parent.name}/{p.name}"
+
+
+def name(p):
+    return f"{p.parent.name}/{p.name}"
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +62,8 @@ def test_axe_finds_nothing_serious(opened, path, width, scheme):
 def test_axe_is_not_blind(opened, tmp_path):
     bad = tmp_path / "bad.html"
     bad.write_text(
-        '<!DOCTYPE html><html><head><title>x</title></head><body><main><p style="color:#bbb;background:#fff">too pale</p><input></main></body></html>'
+        "<!DOCTYPE html><html><head><title>x</title></head><body><main>"
+        '<p style="color:#bbb;background:#fff">too pale</p><input></main></body></html>'
     )
     assert {f.partition(":")[0] for f in faults(opened(bad))} >= {"color-contrast", "html-has-lang", "label"}
 
@@ -90,11 +94,16 @@ def test_paper_is_light_and_nothing_is_cut_off(opened, path):
         and page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
     )
     wide = page.evaluate(
-        "[...document.querySelectorAll('main *, footer *')].filter((e) => e.checkVisibility() && e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.outerHTML.slice(0, 100))"
+        """[...document.querySelectorAll("main *, footer *")]
+        .filter((e) => e.checkVisibility() && e.getBoundingClientRect().right > innerWidth + 1)
+        .map((e) => e.outerHTML.slice(0, 100))"""
     )
     assert wide == [], "stands out over the paper"
     scrolls = page.evaluate(
-        "[...document.querySelectorAll('main *, footer *')].filter((e) => e.checkVisibility() && !e.closest('.vh') && ['auto', 'scroll', 'hidden'].includes(getComputedStyle(e).overflowY) && e.scrollHeight > e.clientHeight + 1).map((e) => e.outerHTML.slice(0, 100))"
+        """[...document.querySelectorAll("main *, footer *")]
+        .filter((e) => e.checkVisibility() && !e.closest(".vh"))
+        .filter((e) => ["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowY))
+        .filter((e) => e.scrollHeight > e.clientHeight + 1).map((e) => e.outerHTML.slice(0, 100))"""
     )
     assert scrolls == [], "would be cut at the end of its box"
     assert page.locator("details.code pre").first.is_hidden() if path == REPORT else True
@@ -117,7 +126,8 @@ def test_a_table_is_kept_in_one_piece_where_a_page_holds_it(opened):
     page = opened(REPORT, 718)
     page.emulate_media(media="print")
     kept = page.evaluate(
-        "[...document.querySelectorAll('main table:not(.cases), main figure, main tr')].map((e) => getComputedStyle(e).breakInside)"
+        """[...document.querySelectorAll("main table:not(.cases), main figure, main tr")]
+        .map((e) => getComputedStyle(e).breakInside)"""
     )
     assert len(kept) > 50 and set(kept) == {"avoid"}
 

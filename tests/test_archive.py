@@ -100,7 +100,8 @@ def test_pruning_shows_before_it_removes(tmp_path):
 
 def test_a_stage_being_made_elsewhere_stays(tmp_path):
     busy = python(
-        "import time\nwith Store(sys.argv[1]).new_stage('student', 'ab12') as f: print('in', flush=True); time.sleep(60)",
+        "import time\n"
+        "with Store(sys.argv[1]).new_stage('student', 'ab12') as f: print('in', flush=True); time.sleep(60)",
         tmp_path,
     )
     try:

@@ -1,4 +1,7 @@
-"""Training rows as data sets: what is loaded back is what was written, the card says what the recipe says, nothing is pushed unasked."""
+"""Training rows as data sets.
+
+What is loaded back is what was written, the card says what the recipe says, nothing is pushed unasked.
+"""
 
 import json
 
@@ -123,7 +126,7 @@ def test_terms_show_themselves_and_do_nothing_else(terms):
         SPLITS,
         done=Curated("distilled/vanilla", rows("a"), []),
     )
-    line = [l for l in text.split("\n") if l.startswith("| terms of the teacher |")]
+    line = [line for line in text.split("\n") if line.startswith("| terms of the teacher |")]
     assert (
         len(line) == 1
         and line[0].endswith(" |")

@@ -161,7 +161,7 @@ def test_a_stopped_run_says_so(call, recipe, monkeypatch):
     def stopped(*args, **kw):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(grid, "run_combination", stopped)
+    monkeypatch.setattr(grid, "_work_off", stopped)
     code, _, err = call("run", recipe())
     assert code == 130 and "the same command goes on from here" in err
 
@@ -339,7 +339,7 @@ def test_a_study_notebook_changed_by_hand(tmp_path, change, says):
 
 
 def test_a_thousand_combinations_are_planned_and_checked_at_once(tmp_path):
-    from distill_study.study.plan import graph
+    from distill_study.study.plan import plan
     from distill_study.study.schedule import check
 
     grid = parse_recipe(
@@ -354,7 +354,7 @@ def test_a_thousand_combinations_are_planned_and_checked_at_once(tmp_path):
         )
     )
     began = time.process_time()
-    combinations, stages = grid.combinations(), graph(grid)
+    combinations, stages = grid.combinations(), plan(grid)
     check(grid, tmp_path / "reports", store=tmp_path / "store")
     took = time.process_time() - began
     assert (

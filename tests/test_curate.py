@@ -1,4 +1,4 @@
-"""Curation: every input is accounted for once, each step does what its setting says, targets are what they are called."""
+"Curation: every input is accounted for once, each step does what its setting says, targets are what they say."
 
 import re
 from collections import Counter
@@ -111,7 +111,7 @@ def test_every_input_becomes_rows_or_one_drop(inputs, how, name, held, long):
     else:
         assert len(done.rows) == len(done.kept)
     assert sum(done.balance["after"].values()) == len(kept) and all(
-        done.balance["after"][l] <= n for l, n in done.balance["before"].items()
+        done.balance["after"][label] <= n for label, n in done.balance["before"].items()
     )
 
 
@@ -138,7 +138,6 @@ def test_switching_every_step_off_keeps_all_but_bad_answers_and_equal_inputs(inp
 def test_the_first_reason_in_the_order_of_the_steps_counts():
     "One input with every fault: mend them one by one, and the next one is named."
     held = "Where on this farm does the black horse of the miller stand at night when it rains so hard?"
-    texts = ["no idea", "Answer: B", "Answer: A", "Answer: A", "Answer: A"]
     how = Curate(verify=True, agreement=1)
 
     def reason(question, said, seen=()):
@@ -295,9 +294,10 @@ def test_a_summary_that_is_too_long_is_no_label():
         (dict(role="system", content="Sum it up."), dict(role="user", content="A long text about a bridge.")),
         meta=dict(words=4),
     )
-    said = lambda text: Answers(
-        "vanilla", [Answer("e0", text, Parsed(text, text, stated=True), None, "stop", 5, 20, 0.1)], 0, 0
-    )
+
+    def said(text):
+        return Answers("vanilla", [Answer("e0", text, Parsed(text, text, stated=True), None, "stop", 5, 20, 0.1)], 0, 0)
+
     assert curate(ARMS["distilled/vanilla"], [e], answers=said("The bridge is old."), test=[]).kept == ["e0"]
     assert (
         curate(ARMS["distilled/vanilla"], [e], answers=said("The bridge is very old."), test=[]).drops[0].reason

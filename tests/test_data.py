@@ -531,7 +531,8 @@ def test_messages_of_another_shape(messages, task, folder):
         (
             [dict(question="a")],
             "math",
-            "no column 'answer'. Expected question, answer; there are question. Where a column has another name, map it in the recipe: data.columns: {answer: NAME}",
+            "no column 'answer'. Expected question, answer; there are question. Where a column has another name, map "
+            "it in the recipe: data.columns: {answer: NAME}",
         ),
     ],
 )

@@ -1,17 +1,19 @@
-"""What changed between two reports: nothing in itself, what was changed and nothing else, and a refusal where the items are others."""
+"What changed between two reports: nothing in itself, what was changed and nothing else; other items are refused."
 
 import io
 import json
 from copy import deepcopy
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
+from made_up import made_up_grades
 from rich.console import Console
 from typer.testing import CliRunner
 
-from distill_study.analyse.results import made_up_grades
 from distill_study.analyse.stats import wilson
 from distill_study.cli import app
 from distill_study.tools import compare as diffs
@@ -25,7 +27,7 @@ from distill_study.tools.compare import (
     print_diff,
     tables,
 )
-from distill_study.tools.explore import ExploreError, Rebuilt, read_report
+from distill_study.tools.explore import ExploreError, read_report
 from distill_study.utils import Interval
 
 TINY = Path(__file__).parent.parent / "reports" / "examples" / "tiny"
@@ -305,14 +307,21 @@ def test_the_same_name_twice_in_one_folder(tmp_path):
 # --- items
 
 
+def drawn(n, skill, seed):
+    "Grades of `n` items for arms that are right with these probabilities."
+    rng = np.random.default_rng(seed)
+    frames = [pd.DataFrame(dict(arm=arm, id=range(n), correct=rng.random(n) < p)) for arm, p in skill.items()]
+    return pd.concat(frames, ignore_index=True).assign(correct_strict=lambda d: d.correct)
+
+
 def with_items(monkeypatch, *graded):
     "Reports whose stores hold these grades."
     found = iter(graded)
-    monkeypatch.setattr(diffs, "rebuild", lambda r, store: Rebuilt(None, {}, {}, {}, next(found), None))
+    monkeypatch.setattr(diffs, "rebuild", lambda r, store: SimpleNamespace(graded=next(found)))
 
 
 def test_items_find_what_intervals_miss(monkeypatch, one):
-    before = made_up_grades(300, {"student/cot": 0.5, "student/vanilla": 0.3}, seed=1)
+    before = drawn(300, {"student/cot": 0.5, "student/vanilla": 0.3}, 1)
     mended = (before.groupby("arm").cumcount() % 9 == 0) & (before.arm == "student/cot")
     with_items(monkeypatch, before, before.assign(correct=before.correct | mended))
     p = compare_reports(one, one, stores=("here", "there"))
@@ -326,7 +335,7 @@ def test_items_find_what_intervals_miss(monkeypatch, one):
 
 
 def test_items_are_matched_by_id(monkeypatch, one):
-    before = made_up_grades(50, {"student/cot": 0.5}, seed=2)
+    before = drawn(50, {"student/cot": 0.5}, 2)
     after = before.sample(frac=1, random_state=0).iloc[:40]
     number = next(
         n for n in compare_numbers(one, one, graded=(before, after)) if (n.arm, n.what) == ("student/cot", "accuracy")
@@ -355,8 +364,9 @@ def test_p_is_below_5_percent_where_the_interval_excludes_zero(k, j):
 @settings(max_examples=60, deadline=None)
 @given(*[st.one_of(st.none(), st.floats(-5, 5))] * 6)
 def test_any_intervals_give_a_p_or_a_reason(a, b, al, ah, bl, bh):
-    def whole(v, l, h):
-        return Interval(v, l if v is None or l is None else min(v, l), h if v is None or h is None else max(v, h), 5)
+    def whole(v, low, high):
+        low = low if v is None or low is None else min(v, low)
+        return Interval(v, low, high if v is None or high is None else max(v, high), 5)
 
     d, p = interval_difference(whole(a, al, ah), whole(b, bl, bh))
     assert (p is None) == bool(d.reason) and (p is None or 0 <= p <= 1)

@@ -471,7 +471,7 @@ def test_a_trial_ends_at_the_stage_that_fails(monkeypatch):
     def broken(*args, **kw):
         raise d.StudyError("the teacher is ill")
 
-    monkeypatch.setattr(d, "label", broken)
+    monkeypatch.setattr("distill_study.study.run.label_inputs", broken)
     found = d.trials(recipe())
     assert (
         [f.what for f in found] == ["trial, data", "trial, teacher"]

@@ -1,4 +1,7 @@
-"What is installed and how it is cited: lock files that keep to settings.ini and constraints.txt, and a CITATION.cff that keeps to both."
+"""What is installed and how it is cited.
+
+Lock files that keep to settings.ini and constraints.txt, and a CITATION.cff that keeps to both.
+"""
 
 import configparser
 import importlib.util
@@ -31,9 +34,9 @@ def asked(name):
 
 
 def pinned(path):
-    lines = [l for l in path.read_text().splitlines() if l and not l.startswith("#")]
-    assert all(re.fullmatch(r"[a-z0-9-]+==[\w.!]+", l) for l in lines), f"{path.name}: names and versions only"
-    versions = dict(l.split("==") for l in lines)
+    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+    assert all(re.fullmatch(r"[a-z0-9-]+==[\w.!]+", line) for line in lines), f"{path.name}: names and versions only"
+    versions = dict(line.split("==") for line in lines)
     assert len(versions) == len(lines) and list(versions) == sorted(versions)
     return versions
 
@@ -109,7 +112,8 @@ def test_the_citation_is_valid_and_says_what_settings_say():
     own, cff = settings(), yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert cff["cff-version"] == "1.2.0" and cff["type"] == "software" and {"message", "title", "authors"} <= set(cff)
     known = set(
-        "abstract authors cff-version commit contact date-released doi identifiers keywords license license-url message preferred-citation references repository repository-artifact repository-code title type url version".split()
+        "abstract authors cff-version commit contact date-released doi identifiers keywords license license-url message"
+        " preferred-citation references repository repository-artifact repository-code title type url version".split()
     )
     assert set(cff) <= known
     assert (str(cff["version"]), cff["title"], cff["keywords"], cff["abstract"]) == (

@@ -1,4 +1,6 @@
-"""Reports as tables: what was written is what is read, damaged files are named, items are those of the store, hostile text does nothing."""
+"""Reports as tables: what was written is what is read, damaged files are named, items are those of the store,
+hostile text does nothing.
+"""
 
 import json
 import shutil
@@ -283,14 +285,14 @@ def test_peoples_grades_stand_beside_the_items(seen):
             )
         ]
     )
-    rows = item_table(seen.reports[0], replace(b, people=said))
+    rows = item_table(replace(b, people=said))
     assert (
         rows.people_correct.dropna().tolist() == [0.5]
         and rows[rows.people_correct.notna()].arm.tolist() == [BEST]
         and "people, correct: 0.5" in item_page(rows[rows.id == seen.items.id.iloc[0]], METRICS["correct"])
     )
     assert (
-        len(opinion_table(seen.reports[0], replace(b, people=said))) == 2
+        len(opinion_table(replace(b, people=said), {})) == 2
         and len(seen.opinions) == 0
         and "people_correct" not in seen.items
     )

@@ -1,4 +1,7 @@
-"The study notebook on results in a real JupyterLab and a real browser: run from top to bottom, an item chosen, a filter applied, hostile text shown and not run."
+"""The study notebook on results in a real JupyterLab and a real browser.
+
+Run from top to bottom, an item chosen, a filter applied, hostile text shown and not run.
+"""
 
 import json
 
@@ -29,7 +32,10 @@ def folder(tmp_path_factory):
             messages=[
                 dict(
                     role="user",
-                    content=f"{EVIL[i % 4]} A farmer has {i} apples and buys {i + 3} more. How many apples does the farmer have?",
+                    content=(
+                        f"{EVIL[i % 4]} A farmer has {i} apples and buys {i + 3} more. How many apples does the farmer"
+                        " have?"
+                    ),
                 )
             ],
             gold=str(2 * i + 3),
@@ -99,7 +105,8 @@ def test_explored_in_jupyterlab(folder):
         assert (
             page.evaluate("window.ran") == []
             and page.evaluate(
-                "document.querySelectorAll('.widget-html script, .widget-html img, .widget-html svg, .widget-html iframe').length"
+                "document.querySelectorAll('.widget-html script, .widget-html img, .widget-html svg, .widget-html"
+                " iframe').length"
             )
             == 0
         )

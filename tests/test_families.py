@@ -8,22 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
+from made_up import made_up_grades, made_up_scores
 
-from distill_study.analyse.results import (
-    analyse,
-    arm_table,
-    cases,
-    confusions,
-    cost_table,
-    gap_table,
-    label_table,
-    made_up_grades,
-    made_up_scores,
-    round_scores,
-    round_table,
-    score_tables,
-    test_table as tests_of,
-)
+from distill_study.analyse.results import analyse, confusions, round_scores
 from distill_study.config import ARMS, Curate, Sampling, StudyError, arms_under, combination_from
 from distill_study.data.load import Example, resolved
 from distill_study.data.world import items
@@ -40,6 +27,16 @@ from distill_study.report.figures import (
 )
 from distill_study.report.findings import findings, summary
 from distill_study.report.render import check_page, entry, index_page, metrics, provenance
+from distill_study.report.tables import (
+    arm_table,
+    cases,
+    cost_table,
+    gap_table,
+    label_table,
+    round_table,
+    score_tables,
+    test_table as tests_of,
+)
 from distill_study.store.log import Store
 from distill_study.tasks.families import NLI, TASKS, arms_of
 from distill_study.teach.curate import curate
@@ -97,7 +94,7 @@ def test_the_model_sees_its_own_turns_and_never_the_references(tmp_path_factory,
     engine, ex = Parrot(), [talk(f"c{i}", n) for i, n in enumerate(lengths)]
     got = sample_answers(ex, "vanilla", engine=engine, store=Store(tmp_path_factory.mktemp("s")), split="test")
     assert [len(a.turns) for a in got] == lengths and got.new == sum(lengths) == len(engine.heard)
-    for id, said in engine.heard:
+    for _, said in engine.heard:
         assert not any("Yes, it is" in s for s in said) and list(said[2::2]) == [f"You said: {s}" for s in said[1:-1:2]]
     assert usage(got)["prompt_tokens"] == sum(20 * k for n in lengths for k in range(1, n + 1)) and usage(got)[
         "n"
@@ -422,7 +419,7 @@ def test_hardly_anything_ran(arms, n):
     f, shown = every(r)
     assert check_page("<h1>x</h1><h2>y</h2>" + "".join(x.html() for x in shown)) == [] and len(f.sentences) > 5
     png(accuracy_figure(r))
-    json.dumps(to_plain([x for x in shown]), allow_nan=False)
+    json.dumps(to_plain(list(shown)), allow_nan=False)
     if n < 3:
         assert f.entries[0].verdict.startswith(("Undefined", "Can't tell", "Not available"))
 
@@ -525,11 +522,8 @@ def nli(gold, **said):
 def test_macro_f1_is_the_mean_of_f1_by_hand(pairs):
     gold, said = map(list, zip(*pairs))
     c = confusions(nli(gold, student__vanilla=said), NLI, resamples=100)["student/vanilla"]
-    each = [
-        2 * sum(g == s == l for g, s in pairs) / (gold.count(l) + said.count(l))
-        for l in NLI
-        if gold.count(l) + said.count(l)
-    ]
+    total = {label: gold.count(label) + said.count(label) for label in NLI}
+    each = [2 * sum(g == s == label for g, s in pairs) / n for label, n in total.items() if n]
     assert (
         c.f1.value == pytest.approx(sum(each) / len(each))
         and c.f1.low <= c.f1.value <= c.f1.high

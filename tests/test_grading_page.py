@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, free_port
 
-from distill_study.analyse.graders import opinions
+from distill_study.analyse.graders import human_scores
 from distill_study.config import Data, combination_from
 from distill_study.data.load import load_data
-from distill_study.grading.people import draw_sheets, graded, grades_of, grading_page, import_grades, keep_key
+from distill_study.grading.people import draw_sheets, grades_of, grading_page, import_grades, keep_key, latest_grades
 from distill_study.report.render import check_page
 from distill_study.store.log import Store
 from distill_study.tasks.families import Parsed
@@ -65,7 +65,7 @@ class Sheet:
     def imported(self, path):
         "The grades of a file, through the store: item → criterion → grade."
         import_grades(self.store, [path], combinations={self.c.name: self.key["rubric"]})
-        return graded(self.store, self.key["sheet"])["r1"]["grades"]
+        return latest_grades(self.store, self.key["sheet"])["r1"]["grades"]
 
 
 @pytest.fixture
@@ -430,7 +430,7 @@ def test_nothing_in_an_answer_or_note_runs_in_a_report(browser, evil, tmp_path):
     import_grades(evil.store, [tmp_path / "g.json"])
     human = grades_of(evil.c, evil.splits, answers=evil.answers, store=evil.store)
     assert len(human) == 12
-    body = "<h1>x</h1>" + opinions(human, rubric("nlu_qa")).html()
+    body = "<h1>x</h1>" + human_scores(human, rubric("nlu_qa")).html()
     assert check_page(body) == []
     (tmp_path / "r.html").write_text(f"<title>report</title>{body}")
     page = browser.new_page()

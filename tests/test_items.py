@@ -1,10 +1,11 @@
-"""The page of items: what it shows is what the report was made from, hostile text does nothing in it, and it is driven by mouse, keyboard and address in a browser."""
+"The page of items: it shows what the report was made from, runs no hostile text, and is driven in a browser."
 
 import json
 import re
 from contextlib import redirect_stderr
 from dataclasses import replace
 from io import StringIO
+from types import SimpleNamespace
 
 import pytest
 from browser import HOOK, WAIT, chromium
@@ -13,16 +14,18 @@ from hypothesis import given, settings, strategies as st
 from distill_study.config import ARMS, Combination, strategies_of
 from distill_study.data.load import load_data, resolved
 from distill_study.grading.people import inert_json
-from distill_study.grading.truth import grade, main_metric
+from distill_study.grading.truth import METRICS, grade, main_metric
 from distill_study.report.items import LIMIT, LONGEST, Packed, input_records, item_records, items_page, write_items
 from distill_study.store.log import Store
 from distill_study.study.run import judge_arms
 from distill_study.tasks.families import TASKS
 from distill_study.teach.curate import Drop, curate
 from distill_study.teach.sampling import Answer, Answers
-from distill_study.tools.explore import Rebuilt, Report
 
-ATTACK = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!-- \u2028 {{data}} \u202e $& ]]> <a href='javascript:alert(3)'>x</a>"
+ATTACK = (
+    "</script><script>alert(1)</script><img src=x onerror=alert(2)><!-- \u2028 {{data}} \u202e $& ]]> "
+    "<a href='javascript:alert(3)'>x</a>"
+)
 BASE, TOP, LEARNS = "student/vanilla", "teacher/cot", "distilled/cot-rationale"
 
 
@@ -38,7 +41,7 @@ def said_by(examples, strategy, texts):
 
 
 def parts(folder, name, arms, write, train=10, test=8, **more):
-    "A report and what it was made from, without a model: `write(example, i, arm)` says what an arm answers."
+    "A report's numbers and its run, without a model: `write(example, i, arm)` says what an arm answers."
     c = Combination.parse(
         dict(
             teacher=dict(engine="transformers:zoo/teacher"),
@@ -72,9 +75,20 @@ def parts(folder, name, arms, write, train=10, test=8, **more):
         best=TOP,
         provenance=dict(settings=c.model_dump(mode="json"), combination=c.name),
     )
-    return Report(folder, numbers, "small"), Rebuilt(
-        splits, labels, curated, answers, grade(splits.test, answers), said
+    return numbers, SimpleNamespace(
+        data=splits,
+        labels=labels,
+        rows=curated,
+        answers=answers,
+        graded=grade(splits.test, answers),
+        verdicts=said,
+        people=None,
     )
+
+
+def changed(run, **parts):
+    "A copy of a run with other parts."
+    return SimpleNamespace(**vars(run) | parts)
 
 
 def solved(e, i, arm):
@@ -119,15 +133,15 @@ def hostile(r, b):
         a: replace(x, answers=[replace(y, text=ATTACK, parsed=replace(y.parsed, answer=ATTACK)) for y in x])
         for a, x in b.answers.items()
     }
-    curated = {
-        a: replace(d, rows=[], drops=[Drop(e.id, f"failed: {ATTACK}", ATTACK) for e in b.splits.train])
-        for a, d in b.curated.items()
+    rows = {
+        a: replace(d, rows=[], drops=[Drop(e.id, f"failed: {ATTACK}", ATTACK) for e in b.data.train])
+        for a, d in b.rows.items()
     }
-    return r, replace(
+    return r, changed(
         b,
-        splits=replace(b.splits, train=[bad(e) for e in b.splits.train], test=[bad(e) for e in b.splits.test]),
+        data=replace(b.data, train=[bad(e) for e in b.data.train], test=[bad(e) for e in b.data.test]),
         answers=answers,
-        curated=curated,
+        rows=rows,
         graded=b.graded.assign(text=ATTACK, answer=ATTACK),
     )
 
@@ -146,10 +160,10 @@ def said(data, t):
 def test_the_page_has_what_the_report_was_made_from(math):
     r, b = math
     data = data_of(items_page(r, b))
-    assert [i["id"] for i in data["items"]["test"]] == [e.id for e in b.splits.test] and [
+    assert [i["id"] for i in data["items"]["test"]] == [e.id for e in b.data.test] and [
         i["id"] for i in data["items"]["train"]
-    ] == [e.id for e in b.splits.train]
-    for item, e in zip(data["items"]["test"], b.splits.test):
+    ] == [e.id for e in b.data.train]
+    for item, e in zip(data["items"]["test"], b.data.test):
         assert said(data, item["gold"]) == e.gold and [a["arm"] for a in item["arms"]] == list(b.answers)
         for a in item["arms"]:
             row = b.graded[(b.graded.arm == a["arm"]) & (b.graded.id == e.id)].iloc[0]
@@ -161,24 +175,24 @@ def test_the_page_has_what_the_report_was_made_from(math):
         assert {x[0] for a in item["arms"] for x in a["said"]} == {"judge"}
     assert (
         sum(len(i.get("pairs", ())) for i in data["items"]["test"])
-        == b.judged.pairwise.groupby(["a", "b", "id"]).ngroups
+        == b.verdicts.pairwise.groupby(["a", "b", "id"]).ngroups
     )
     for item in data["items"]["train"]:
         taught = {a.id: a for s in b.labels.values() for a in s}
         assert {s["strategy"] for s in item["samples"]} == set(b.labels) and item["id"] in taught
         for a in item["arms"]:
-            assert a["kept"] == (item["id"] in b.curated[a["arm"]].kept) and ("row" in a) == a["kept"]
+            assert a["kept"] == (item["id"] in b.rows[a["arm"]].kept) and ("row" in a) == a["kept"]
 
 
 def test_drops_come_with_reason_and_evidence(math):
     r, b = math
-    first = b.splits.train[0].id
+    first = b.data.train[0].id
     done = replace(
-        b.curated[LEARNS],
-        rows=[x for x in b.curated[LEARNS].rows if x["id"] != first],
+        b.rows[LEARNS],
+        rows=[x for x in b.rows[LEARNS].rows if x["id"] != first],
         drops=[Drop(first, "unreadable", "the end")],
     )
-    data = data_of(items_page(r, replace(b, curated=b.curated | {LEARNS: done})))
+    data = data_of(items_page(r, changed(b, rows=b.rows | {LEARNS: done})))
     row = next(a for a in data["items"]["train"][0]["arms"] if a["arm"] == LEARNS)
     assert (row["kept"], row["reason"], said(data, row["evidence"])) == (
         False,
@@ -190,11 +204,11 @@ def test_drops_come_with_reason_and_evidence(math):
 def test_a_scored_family_shows_its_measure(summ):
     r, b = summ
     data = data_of(items_page(r, b))
-    assert not data["graded"] and data["measure"] == r.metric.name
+    assert not data["graded"] and data["measure"] == METRICS[r["metric"]["key"]].name
     for item in data["items"]["test"]:
         for a in item["arms"]:
             assert a["value"] == pytest.approx(
-                b.graded[(b.graded.arm == a["arm"]) & (b.graded.id == item["id"])][r.metric.key].iloc[0]
+                b.graded[(b.graded.arm == a["arm"]) & (b.graded.id == item["id"])][r["metric"]["key"]].iloc[0]
             )
 
 
@@ -248,7 +262,7 @@ def test_no_markup_of_an_items_text_reaches_the_page(math):
     ) == (2, 2, 0, 0, 0) and "\u2028" not in page
     data = data_of(page)
     assert said(data, data["items"]["test"][0]["arms"][0]["text"]) == ATTACK.replace("\u202e", "\ufffd")
-    for x in item_records(*math) + input_records(*math):
+    for x in item_records(math[1], METRICS["correct"]) + input_records(math[1]):
         json.dumps(x, allow_nan=False)
 
 
@@ -267,7 +281,7 @@ def opened(browser, tmp_path):
     faults, contexts = [], []
 
     def open_(r, b, address="", **options):
-        path = write_items(tmp_path, r.metrics, b=b)
+        path = write_items(tmp_path, r, run=b)
         contexts.append(browser.new_context(viewport=dict(width=1280, height=900), **options))
         page = contexts[-1].new_page()
         page.set_default_timeout(WAIT)
@@ -291,7 +305,7 @@ def shown(page):
 def test_filters_by_outcome_text_and_difficulty(opened, math):
     r, b = math
     page = opened(r, b)
-    right = b.graded.pivot(index="id", columns="arm", values="correct").loc[[e.id for e in b.splits.test]]
+    right = b.graded.pivot(index="id", columns="arm", values="correct").loc[[e.id for e in b.data.test]]
     assert (
         shown(page) == list(right.index)
         and page.locator("#a").input_value() == BASE
@@ -308,9 +322,9 @@ def test_filters_by_outcome_text_and_difficulty(opened, math):
             and page.locator(".count").inner_text() == f"{min(1, hit.sum())} of {hit.sum()} that fit, 8 in all"
         )
     page.locator("#outcome").select_option("any outcome")
-    e = b.splits.test[3]
+    e = b.data.test[3]
     page.locator("#hard").select_option(e.difficulty)
-    assert shown(page) == [x.id for x in b.splits.test if x.difficulty == e.difficulty]
+    assert shown(page) == [x.id for x in b.data.test if x.difficulty == e.difficulty]
     page.locator("#hard").select_option("any")
     page.locator("#search").fill(e.messages[-1]["content"][:40].upper())
     assert e.id in shown(page) and len(shown(page)) < 8
@@ -324,7 +338,7 @@ def test_filters_by_outcome_text_and_difficulty(opened, math):
 
 def test_keyboard_buttons_and_addresses(opened, math):
     r, b = math
-    ids, inputs = [e.id for e in b.splits.test], [e.id for e in b.splits.train]
+    ids, inputs = [e.id for e in b.data.test], [e.id for e in b.data.train]
     page = opened(r, b, f"#test/{ids[2]}")
 
     def at():
@@ -354,24 +368,22 @@ def test_keyboard_buttons_and_addresses(opened, math):
 
 def test_from_an_answer_to_what_the_arm_learned_from(opened, math):
     r, b = math
-    b = replace(
-        b,
-        answers=b.answers | {LEARNS: b.answers[TOP]},
-        graded=grade(b.splits.test, b.answers | {LEARNS: b.answers[TOP]}),
+    b = changed(
+        b, answers=b.answers | {LEARNS: b.answers[TOP]}, graded=grade(b.data.test, b.answers | {LEARNS: b.answers[TOP]})
     )
     page = opened(r, b)
     page.get_by_role("button", name="What it learned from").click()
     assert page.locator("#split").input_value() == "train" and page.locator("#arm").input_value() == LEARNS
     page.locator("#outcome").select_option("kept")
-    assert shown(page) == b.curated[LEARNS].kept
+    assert shown(page) == b.rows[LEARNS].kept
     page.locator("#outcome").select_option("dropped")
-    assert shown(page) == [d.id for d in b.curated[LEARNS].drops]
+    assert shown(page) == [d.id for d in b.rows[LEARNS].drops]
 
 
 @pytest.mark.parametrize("address", ["", "#train/"])
 def test_hostile_text_is_shown_and_not_run(opened, math, address):
     r, b = hostile(*math)
-    page = opened(r, b, address + b.splits.train[0].id if address else "")
+    page = opened(r, b, address + b.data.train[0].id if address else "")
     for d in page.locator("article details").all():
         d.evaluate("d => { d.open = true; }")
     assert (
@@ -387,7 +399,7 @@ def test_hostile_text_is_shown_and_not_run(opened, math, address):
 def test_a_scored_familys_outcomes(opened, summ):
     r, b = summ
     page = opened(r, b)
-    value = b.graded.pivot(index="id", columns="arm", values=r.metric.key).loc[[e.id for e in b.splits.test]]
+    value = b.graded.pivot(index="id", columns="arm", values=r["metric"]["key"]).loc[[e.id for e in b.data.test]]
     a, c = BASE, "teacher/vanilla"
     page.locator("#a").select_option(a)
     page.locator("#b").select_option(c)

@@ -7,23 +7,23 @@ from types import SimpleNamespace
 import pytest
 from faults import FaultServer
 from hypothesis import given, settings, strategies as st
+from judging import made_up_judge
 
 from distill_study.analyse.graders import (
-    adjusted,
     assess_judge,
-    head,
-    made_up_judge,
-    measures,
+    judge_measures,
+    judge_summary,
+    judge_tables,
+    length_controlled_win_rate,
+    pairwise_accuracy,
     position_bias,
-    sides_with_truth,
     swap_consistency,
-    trial_tables,
-    truth_kappa,
+    truth_agreement,
     win_rows,
 )
 from distill_study.config import Criterion, Data, Judge
 from distill_study.data.load import load_data
-from distill_study.grading.judge import families, judge, point_prompt, read_grades, read_winner, verdicts
+from distill_study.grading.judge import judge, model_families, point_prompt, read_grades, read_winner, verdicts
 from distill_study.grading.truth import grade
 from distill_study.models.engine import Engine, EngineError, Failure, RulesEngine, fenced, open_engine, unfence
 from distill_study.store.log import Store
@@ -159,8 +159,8 @@ def test_an_answer_that_plays_the_judge_stays_an_answer(five, tmp_path, attack):
     assert "<script>" not in "".join(
         t.html()
         for t in (
-            head(assess_judge(done, grade(five.examples, five.answers))),
-            *trial_tables(assess_judge(done, grade(five.examples, five.answers))),
+            judge_summary(assess_judge(done, grade(five.examples, five.answers))),
+            *judge_tables(assess_judge(done, grade(five.examples, five.answers))),
         )
     )
 
@@ -298,7 +298,7 @@ def test_unreadable_verdicts_are_asked_again_and_then_missing(five, tmp_path, te
         "A weak judge: 100 % of its grades can't be read"
     )
     assert t.to_dict()["why_missing"]["grades"] == {why or "off the scale": 15} and all(
-        "not available" in x.html() for x in trial_tables(t)[:2]
+        "not available" in x.html() for x in judge_tables(t)[:2]
     )
 
 
@@ -459,7 +459,7 @@ def test_samples_are_questions_of_their_own(five, tmp_path):
     )
     done = ask(five, engine, Store(tmp_path), sampling=dict(n=3, temperature=0.7))
     assert sorted(done.pointwise["sample"].unique()) == [0, 1, 2] and len(done.pointwise) == 45
-    agree = next(m for m in measures(done, grade(five.examples, five.answers)) if m.key == "samples_grades").value
+    agree = next(m for m in judge_measures(done, grade(five.examples, five.answers)) if m.key == "samples_grades").value
     assert agree.value == pytest.approx(1 / 3) and agree.n == 5
 
 
@@ -497,7 +497,7 @@ def test_a_rubric_of_the_recipes_own(five, tmp_path):
             store=Store(tmp_path),
             own=own,
         )
-    assert truth_kappa(done, grade(five.examples, five.answers))[0].value is None  # it does not ask what is right
+    assert truth_agreement(done, grade(five.examples, five.answers))[0].value is None  # it does not ask what is right
 
 
 def test_the_schema_reaches_a_server_and_the_key_stays_out(five, tmp_path, monkeypatch):
@@ -564,7 +564,7 @@ def test_the_rules_know_what_is_right(name, tmp_path):
     assert all(bool(r.grade) == right[r.arm, r.id] for r in done.pointwise.itertuples())
     assert (
         swap_consistency(done.pairwise).value == 1
-        and sides_with_truth(done, truth)[0].value == 1
+        and pairwise_accuracy(done, truth)[0].value == 1
         and not assess_judge(done, truth).weak
     )
 
@@ -634,7 +634,7 @@ def test_a_leaning_to_a_position_is_found(first):
 def test_a_leaning_to_length_is_found_and_adjusted_for():
     lean, _ = made_up_judge(n=400, skill=0, longer=1.5, seed=4)
     (row,) = win_rows(lean)
-    found = {m.key: m.value for m in measures(lean, made_up_judge(n=400)[1])}
+    found = {m.key: m.value for m in judge_measures(lean, made_up_judge(n=400)[1])}
     assert found["length"].low > 0.6 and row["adjusted"].low < 0.5 < row["adjusted"].high
 
 
@@ -649,7 +649,7 @@ def test_the_adjusted_win_rate_covers_its_truth():
         y = np.where(
             rng.random(150) < 0.1, 0.5, (rng.random(150) < p).astype(float)
         )  # a tenth are ties, whatever the length
-        i = adjusted(y, d)
+        i = length_controlled_win_rate(y, d)
         held += i.low <= 0.9 / (1 + np.exp(0.4)) + 0.05 <= i.high
     assert 0.92 <= held / runs <= 0.985, held / runs
 
@@ -668,7 +668,7 @@ def test_kappa_is_that_of_statsmodels():
     table = [[0, 0], [0, 0]]
     for r in made.pointwise.itertuples():
         table[int(right[r.arm, r.id])][int(r.grade)] += 1
-    agree, kappa = truth_kappa(made, truth)
+    agree, kappa = truth_agreement(made, truth)
     assert (
         kappa.value == pytest.approx(cohens_kappa(table).kappa)
         and kappa.low < kappa.value < kappa.high
@@ -687,7 +687,7 @@ def test_kappa_is_that_of_statsmodels():
     ],
 )
 def test_families(model, roots):
-    assert families(model) == roots
+    assert model_families(model) == roots
 
 
 def test_a_judge_of_the_teachers_family_is_said_not_refused(five, tmp_path):
@@ -705,7 +705,7 @@ def test_a_judge_of_the_teachers_family_is_said_not_refused(five, tmp_path):
         done.own == (T,)
         and len(done.warnings) == 1
         and "teacher's family (zoo)" in done.warnings[0]
-        and "family (zoo)" in head(assess_judge(done, grade(five.examples, five.answers))).html()
+        and "family (zoo)" in judge_summary(assess_judge(done, grade(five.examples, five.answers))).html()
     )
 
 

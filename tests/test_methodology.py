@@ -1,4 +1,4 @@
-"""The method section follows the settings: every setting that can change a result changes a sentence, and every recipe has a whole section."""
+"The method section follows the settings: each that can change a result changes a sentence, in every recipe."
 
 import re
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ RAW = dict(
     data=dict(name="mine.jsonl", task="math", train=50, test=20),
     judge=dict(engine="vllm:some/judge", sampling=dict(temperature=0.5)),
     pitfalls=dict(samples=2),
-    arms=[a for a in ARMS],
+    arms=list(ARMS),
 )
 # what is changed, and what else has to be so that it counts
 CHANGES = {

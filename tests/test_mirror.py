@@ -92,16 +92,19 @@ def test_answers_of_both_are_kept_and_none_is_sent_twice(url, at):
     for machine in "abab":
         at(machine)
         Store(url)
-    sent = mirror_of(working_copy(url))._there("completions")
+    sent = mirror_of(working_copy(url))._list("completions")
     for machine in "ab":
         at(machine)
         assert keys(url) == {record(i).key for i in range(3)}
-    assert mirror_of(working_copy(url))._there("completions") == sent and len(sent) == 2
+    assert mirror_of(working_copy(url))._list("completions") == sent and len(sent) == 2
 
 
 def test_two_machines_at_once(s3, tmp_path, at):
     url = f"{s3}/{tmp_path.name}"
-    code = "store = Store(sys.argv[1])\nfor i in range(4): store.add([record(f'{sys.argv[2]} {i}'), record(f'both {i}')]); store.mirror.sync()"
+    code = (
+        "store = Store(sys.argv[1])\n"
+        "for i in range(4): store.add([record(f'{sys.argv[2]} {i}'), record(f'both {i}')]); store.mirror.sync()"
+    )
     procs = [at(m) and python(code, url, m) for m in "ab"]
     assert [(p.communicate()[1], p.returncode) for p in procs] == [("", 0)] * 2
     for machine in "ab":
@@ -152,7 +155,7 @@ def test_a_segment_and_a_stage_that_are_still_being_written_are_left_for_later(u
     store.add([record(0), record(1)])
     make_stage(store)
     m = store.mirror
-    segment, manifest = next(iter(m._there("completions"))), f"{m.at}/stages/student-ab12/{MANIFEST}"
+    segment, manifest = next(iter(m._list("completions"))), f"{m.at}/stages/student-ab12/{MANIFEST}"
     whole, listed = m.fs.cat_file(f"{m.at}/{segment}"), m.fs.cat_file(manifest)
     m.fs.pipe_file(f"{m.at}/{segment}", whole[:100])
     m.fs.pipe_file(manifest, listed[:10])
@@ -185,7 +188,7 @@ def test_a_hostile_bucket_writes_nothing_outside(s3, tmp_path, at, name):
     at("b")
     theirs = Store(url)
     theirs.stage("student", "ab12")
-    assert not [p for p in (tmp_path / "b").rglob("*evil*")] and not [p for p in tmp_path.glob("*evil*")]
+    assert not list((tmp_path / "b").rglob("*evil*")) and not list(tmp_path.glob("*evil*"))
 
 
 def test_a_manifest_that_points_outside_is_refused(url, at):

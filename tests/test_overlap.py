@@ -74,14 +74,18 @@ def test_what_is_reported_as_a_near_repeat_is_one(texts, threshold, k):
 @settings(max_examples=40, deadline=None)
 @given(TEXTS, TEXTS, st.data())
 def test_other_facts_are_other_texts(texts, others, data):
-    some = lambda xs: data.draw(
-        st.lists(
-            st.tuples(st.sampled_from(["x", "y", None]), st.sampled_from([(1, 2), None])),
-            min_size=len(xs),
-            max_size=len(xs),
+    def some(xs):
+        return data.draw(
+            st.lists(
+                st.tuples(st.sampled_from(["x", "y", None]), st.sampled_from([(1, 2), None])),
+                min_size=len(xs),
+                max_size=len(xs),
+            )
         )
-    )
-    agree = lambda a, b: all(None in (x, y) or x == y for x, y in zip(a, b))
+
+    def agree(a, b):
+        return all(None in (x, y) or x == y for x, y in zip(a, b))
+
     facts, more = some(texts), some(others)
     for i, (j, _) in near_repeats(texts, facts=facts, threshold=0.3).items():
         assert agree(facts[i], facts[j])
@@ -111,7 +115,7 @@ def plain_contaminated(texts, tests, n, share):
 def test_contamination_is_that_of_a_loop(texts, tests, n, share, chunk):
     found, plain = contaminated(texts, tests, n=n, share=share, chunk=chunk), plain_contaminated(texts, tests, n, share)
     assert list(found) == sorted(plain)
-    for i, (j, part) in found.items():
+    for i, (_j, part) in found.items():
         assert part == pytest.approx(plain[i][1])
 
 
@@ -128,7 +132,10 @@ def test_a_frame_is_no_repetition():
 def test_the_same_leak_is_found_whatever_surrounds_it():
     rng = random.Random(0)
     vocabulary = [f"word{i}" for i in range(3000)]
-    text = lambda n: " ".join(rng.choices(vocabulary, k=n))
+
+    def text(n):
+        return " ".join(rng.choices(vocabulary, k=n))
+
     tests = [text(40) for _ in range(50)]
     trains = [text(rng.randint(5, 200)) for _ in range(300)]
     planted = {}

@@ -9,30 +9,30 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study.analyse.graders import opinions
+from distill_study.analyse.graders import human_scores
 from distill_study.analyse.stats import wilson
 from distill_study.config import ARMS, Criterion, Data, StudyError, combination_from
 from distill_study.data.load import Example, Splits, load_data
 from distill_study.grading import people
 from distill_study.grading.people import (
     attention,
-    draw,
+    draw_answers,
     draw_sheets,
     faults,
-    graded,
     grades_file,
     grades_of,
     grading_page,
     import_grades,
     keep_key,
-    key_of,
+    latest_grades,
     legible,
     listed,
+    load_key,
     load_sheet,
     passed,
     practice,
-    spread,
     strata,
+    systematic_sample,
     text_key,
 )
 from distill_study.store.archive import check_store, to_prune
@@ -96,7 +96,7 @@ def test_every_draw_is_fair(s):
     examples = QA.test[: s["items"]]
     answers = arms(s["n_arms"], s["kinds"], examples)
     n = len(answers) + s["extra"]
-    drawn, by_id = draw(examples, answers, n=n, seed=s["seed"]), {e.id: i for i, e in enumerate(examples)}
+    drawn, by_id = draw_answers(examples, answers, n=n, seed=s["seed"]), {e.id: i for i, e in enumerate(examples)}
     assert 1 <= len(drawn) <= n and len({(d.id, d.text) for d in drawn}) == len(drawn)
     assert all(answers[a].answers[by_id[d.id]].text.strip() == d.text for d in drawn for a in d.arms)
     per = Counter(a for d in drawn for a in d.arms)
@@ -159,7 +159,7 @@ def test_each_answer_has_the_same_chance():
         "student/vanilla": said(examples, [f"x{i}" for i in range(20)]),
     }
     for seed in range(400):
-        hits.update(d.id for d in draw(examples, answers, n=10, seed=seed) if "student/vanilla" in d.arms)
+        hits.update(d.id for d in draw_answers(examples, answers, n=10, seed=seed) if "student/vanilla" in d.arms)
     assert len(hits) == 20 and sum(hits.values()) == 2000
     assert all(abs(k - 100) < 4.5 * math.sqrt(400 * 0.25 * 0.75) for k in hits.values()), hits
 
@@ -167,7 +167,7 @@ def test_each_answer_has_the_same_chance():
 @given(st.lists(st.integers(), unique=True, min_size=1, max_size=50), st.data())
 def test_spread_draws_without_putting_back(items, data):
     n = data.draw(st.integers(0, len(items)))
-    got = spread(n, items, start=data.draw(st.floats(0, 1, exclude_max=True)))
+    got = systematic_sample(n, items, start=data.draw(st.floats(0, 1, exclude_max=True)))
     assert len(got) == n == len(set(got)) and [items.index(x) for x in got] == sorted(items.index(x) for x in got)
 
 
@@ -195,7 +195,7 @@ def test_scored_families_are_spread_over_thirds_of_the_score():
     kinds = strata(news, answers)["teacher/vanilla"]
     assert set(kinds) == {"low", "middle", "high"} or set(kinds) == {"low", "high"} or set(kinds) == {"low", "middle"}
     at = {e.id: kinds[i] for i, e in enumerate(news)}
-    got = Counter(at[d.id] for d in draw(news, answers, n=9))
+    got = Counter(at[d.id] for d in draw_answers(news, answers, n=9))
     assert all(abs(got[k] - 9 * m / 30) < 1 + 1e-9 for k, m in Counter(kinds).items())
 
 
@@ -323,7 +323,7 @@ def refused(s, path, says, **how):
     with pytest.raises(StudyError) as e:
         import_grades(s.store, [path], combinations={C.name: s.key["rubric"]}, **how)
     assert says in str(e.value) and path.name in str(e.value), e.value
-    assert graded(s.store, s.key["sheet"]) == {}, "nothing of it may be taken"
+    assert latest_grades(s.store, s.key["sheet"]) == {}, "nothing of it may be taken"
 
 
 def test_faults_of_a_file(study):
@@ -373,7 +373,7 @@ def test_faults_of_a_file(study):
 def test_files_that_are_not_there_or_too_big(study, tmp_path, monkeypatch):
     refused(study, tmp_path / "none.json", "can't be read")
     refused(study, tmp_path, "")
-    monkeypatch.setattr(people, "MOST", 10)
+    monkeypatch.setattr(people, "MAX_BYTES", 10)
     refused(study, study.write(), "larger than")
 
 
@@ -414,9 +414,12 @@ def test_no_file_breaks_the_check(value, where):
 def test_all_or_none(study):
     with pytest.raises(StudyError):
         import_grades(study.store, [study.write("r1"), study.write("r2", grades={})])
-    assert graded(study.store, study.key["sheet"]) == {}
+    assert latest_grades(study.store, study.key["sheet"]) == {}
     done = import_grades(study.store, [study.write("r1"), study.write("r2")])
-    assert [d["new"] for d in done] == [True, True] and set(graded(study.store, study.key["sheet"])) == {"r1", "r2"}
+    assert [d["new"] for d in done] == [True, True] and set(latest_grades(study.store, study.key["sheet"])) == {
+        "r1",
+        "r2",
+    }
 
 
 def test_one_rater_twice(study):
@@ -428,7 +431,7 @@ def test_one_rater_twice(study):
     with pytest.raises(StudyError, match="were imported at .*--replace"):
         import_grades(study.store, [study.write("r1", grades=changed)])
     assert import_grades(study.store, [study.write("r1", grades=changed)], replace=True)[0]["new"] is True
-    assert graded(study.store, study.key["sheet"])["r1"]["grades"] == changed
+    assert latest_grades(study.store, study.key["sheet"])["r1"]["grades"] == changed
 
 
 def test_part_of_a_sheet_and_later_the_rest(study):
@@ -458,7 +461,7 @@ def test_pruning_leaves_grades_alone(study):
 
 def test_key_paths_stay_in_the_store(study):
     for name in ("..", "../sheet", "a" * 17, "A" * 16, "", 5, None):
-        assert key_of(study.store, name) is None
+        assert load_key(study.store, name) is None
 
 
 # --- the grades of a run
@@ -474,7 +477,9 @@ def test_round_trip(study):
         ],
     )
     human = grades_of(C, study.splits, answers=study.answers, store=study.store)
-    assert list(human.columns) == people.HUMAN and human["grade"].dtype == float and human["check"].dtype == bool
+    assert (
+        list(human.columns) == people.GRADE_COLUMNS and human["grade"].dtype == float and human["check"].dtype == bool
+    )
     own = human[~human["check"]]
     want = {
         (a, x["id"], r)
@@ -529,7 +534,7 @@ def test_raters_of_two_sheets_are_told_apart(study):
 
 def test_nobody_has_graded(study):
     human = grades_of(C, study.splits, answers=study.answers, store=study.store)
-    assert human.empty and list(human.columns) == people.HUMAN and attention(human, rubric("nlu_qa")) == {}
+    assert human.empty and list(human.columns) == people.GRADE_COLUMNS and attention(human, rubric("nlu_qa")) == {}
     assert all(r["items"] == 0 and r["time"] is None for r in listed(study.store))
 
 
@@ -546,7 +551,8 @@ def frame(*rows):
     import pandas as pd
 
     table = pd.DataFrame(
-        [(a, i, k, r, float(g), "", a.startswith("check/"), f"{a}{i}") for a, i, k, r, g in rows], columns=people.HUMAN
+        [(a, i, k, r, float(g), "", a.startswith("check/"), f"{a}{i}") for a, i, k, r, g in rows],
+        columns=people.GRADE_COLUMNS,
     )
     return table.astype(dict(grade=float, check=bool))
 
@@ -554,7 +560,7 @@ def frame(*rows):
 def test_an_item_with_several_grades_counts_once():
     rows = [("student/vanilla", f"i{i}", "fluency", "r1", 1 + i % 5) for i in range(10)]
     once, often = (
-        opinions(frame(*x), LIKERT[:1], resamples=200).rows[0]
+        human_scores(frame(*x), LIKERT[:1], resamples=200).rows[0]
         for x in (rows, rows + [("student/vanilla", "i0", "fluency", f"r{j}", 1) for j in range(2, 40)])
     )
     assert (
@@ -568,19 +574,19 @@ def test_an_item_with_several_grades_counts_once():
 def test_shares_have_wilsons_interval_until_raters_differ():
     yes = Criterion(name="correct", question="Is it right?", scale=(0, 1))
     rows = [("student/vanilla", f"i{i}", "correct", r, i < 3) for i in range(4) for r in ("r1", "r2")]
-    assert opinions(frame(*rows), (yes,)).rows[0]["correct"] == wilson(3, 4)
-    split = opinions(frame(*rows, ("student/vanilla", "i3", "correct", "r3", 1)), (yes,), resamples=200).rows[0][
+    assert human_scores(frame(*rows), (yes,)).rows[0]["correct"] == wilson(3, 4)
+    split = human_scores(frame(*rows, ("student/vanilla", "i3", "correct", "r3", 1)), (yes,), resamples=200).rows[0][
         "correct"
     ]
     assert split.value == pytest.approx((3 + 1 / 3) / 4) and split.low < split.value < split.high
     other = Criterion(name="correct", question="Is it right?", scale=(1, 2))
-    assert opinions(frame(*[(a, i, k, r, g + 1) for a, i, k, r, g in rows]), (other,)).rows[0]["correct"] == wilson(
+    assert human_scores(frame(*[(a, i, k, r, g + 1) for a, i, k, r, g in rows]), (other,)).rows[0]["correct"] == wilson(
         3, 4
     )
 
 
 def test_what_nobody_graded_is_not_available():
-    found = opinions(
+    found = human_scores(
         frame(
             ("student/vanilla", "i0", "fluency", "r1", 4),
             ("check/gold", "i1", "fluency", "r1", 1),
@@ -599,7 +605,7 @@ def test_what_nobody_graded_is_not_available():
     assert (
         found.checks == dict(r1=(0, 1))
         and found.grades == 1
-        and found.told().startswith("1 grade by 1 rater. Attention checks passed: r1: 0 of 1")
+        and found.rater_sentence().startswith("1 grade by 1 rater. Attention checks passed: r1: 0 of 1")
     )
     assert json.loads(json.dumps(to_plain(found)))["rows"][0]["fluency"]["value"] == 4
 
@@ -608,8 +614,8 @@ def test_grades_left_out_are_told():
     none = frame()
     none.attrs["left_out"] = 3
     assert (
-        "3 grades are left out" in opinions(none, LIKERT).html()
-        and "Nobody has graded" in opinions(none, LIKERT).html()
+        "3 grades are left out" in human_scores(none, LIKERT).html()
+        and "Nobody has graded" in human_scores(none, LIKERT).html()
     )
 
 

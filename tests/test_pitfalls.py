@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
+from made_up import made_up_grades, made_up_scores
 
 from distill_study.analyse.pitfalls import (
     Pitfall,
@@ -15,6 +16,7 @@ from distill_study.analyse.pitfalls import (
     extraction,
     length,
     multiple,
+    noise,
     overlap,
     overlapped,
     pitfalls,
@@ -24,12 +26,12 @@ from distill_study.analyse.pitfalls import (
     validation,
     wording,
 )
-from distill_study.analyse.results import analyse, made_up_grades, made_up_scores
+from distill_study.analyse.results import analyse
 from distill_study.config import ARMS, ConfigError, Curate, Data, parse_recipe
 from distill_study.data.load import DataError, Example, load_data
 from distill_study.grading.truth import COLUMNS, GRADER_VERSION, METRICS, grade, grader_hash
 from distill_study.report.findings import findings
-from distill_study.study.schedule import plan
+from distill_study.study.plan import how_much, stages_of
 from distill_study.tasks.families import Parsed
 from distill_study.tasks.prompts import PARAPHRASES
 from distill_study.teach.curate import Curated, Drop, curate
@@ -75,6 +77,11 @@ def test_another_wording_changes_the_system_prompt_alone(name):
             and r.ask("vanilla")[1:] == e.ask("vanilla")[1:]
             and (r.id, r.gold, r.key, r.source) == (e.id, e.gold, e.key, e.source)
         )
+
+
+def test_only_the_plain_prompt_has_other_wordings():
+    with pytest.raises(Exception, match="only the plain prompt"):
+        reworded(load_data(Data(name="tiny-math", train=1, test=1)).test[0], 2).ask("cot")
 
 
 @pytest.mark.parametrize("name", ["tiny-math", "tiny-qa", "tiny-nli"])
@@ -140,6 +147,24 @@ def test_an_extractor_that_changes_nothing():
     g["correct_strict"] = g["correct"]
     line = extraction(analyse(g, resamples=300))
     assert line.value.value == 0 and "No arm loses anything" in line.sentence and "stays the same" in line.sentence
+
+
+def test_a_judge_is_compared_on_the_items_that_it_graded():
+    r = of(TWO, 120)
+    rows = [(a, i, float(i < n)) for a, n in (("student/vanilla", 100), ("distilled/vanilla", 10)) for i in range(120)]
+    judge = pd.DataFrame([dict(arm=a, id=f"q{i}", criterion="correct", grade=g) for a, i, g in rows])
+    assert (
+        "changes by the judge: distilled/vanilla is ahead of student/vanilla no more" in extraction(r, judge).sentence
+    )
+    agrees = r.graded[r.graded["id"].isin([f"q{i}" for i in range(40)])]
+    agrees = agrees.assign(criterion="correct", grade=agrees["correct"].astype(float))
+    said = "By the judge, every arm has the same accuracy on the 40 items that it graded."
+    assert extraction(r, agrees).sentence.endswith(said)
+
+
+def test_right_labels_that_teach_more_than_wrong_ones():
+    r = of({"student/vanilla": 0.3, "control/right": 0.7, "control/wrong": 0.4})
+    assert noise(r).value.low > 0 and noise(r).sentence.startswith("Right labels teach more.")
 
 
 def test_overlapping_items_that_are_easier_are_seen():
@@ -208,7 +233,7 @@ def test_length_without_variation_says_so(change):
 
 
 def test_validation_by_loss_that_keeps_a_worse_checkpoint():
-    looks = [dict(step=i, loss=l, right=r) for i, l, r in ((1, 0.9, 0.4), (2, 0.5, 0.7), (3, 0.4, 0.6))]
+    looks = [dict(step=i, loss=x, right=r) for i, x, r in ((1, 0.9, 0.4), (2, 0.5, 0.7), (3, 0.4, 0.6))]
     line = validation(
         {
             "distilled/vanilla": dict(looks=looks),
@@ -479,20 +504,17 @@ def combination(**more):
 
 def test_the_arms_of_label_noise_are_only_there_when_asked_for():
     assert not {"control/right", "control/wrong"} & set(combination().arms)
-    told = [r for r in plan(combination(arms=["student/vanilla", "control/right", "control/wrong"])) if r[0] == "train"]
-    assert len(told) == 2
+    asked = combination(arms=["student/vanilla", "control/right", "control/wrong"])
+    assert [s.arm for s in stages_of(asked) if s.kind == "train"] == ["control/right", "control/wrong"]
 
 
 def test_the_plan_counts_what_is_asked_again():
     c = combination(pitfalls=dict(wordings=2, samples=3, blind=True, items=5))
-    told = {what: n for stage, what, n in plan(c, load_data(c.data)) if stage == "pitfalls"}
-    assert [int(n.split()[0]) for n in told.values()] == [2 * 5 * 5, 3 * 5 * 5, 5] and len(
-        told
-    ) == 3  # 5 arms under the plain prompt
-    assert (
-        not [r for r in plan(combination()) if r[0] == "pitfalls"]
-        and len([r for r in plan(c) if r[0] == "pitfalls"]) == 3
-    )
+    again = [work for work in stages_of(c)[-1].work if work.kind == "pitfalls"]
+    assert len(again) == 5  # arms under the plain prompt
+    asked = {work.arm: int(how_much(work, load_data(c.data)).split()[0]) for work in again}
+    assert asked.pop("student/vanilla") == (2 + 3 + 1) * 5 and set(asked.values()) == {(2 + 3) * 5}
+    assert how_much(again[0]) == "5 × 5 questions" and stages_of(combination())[-1].work == []
 
 
 @pytest.mark.parametrize(

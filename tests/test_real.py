@@ -26,7 +26,11 @@ def reports(data_dir, tmp_path_factory):
     for name in FAMILY:
         (folder / "data" / name).mkdir(parents=True)
         for f in (data_dir / name).glob("*.jsonl"):
-            kept = [l for l in f.read_text(encoding="utf-8").split("\n") if l and SHORT.get(name, bool)(json.loads(l))]
+            kept = [
+                line
+                for line in f.read_text(encoding="utf-8").split("\n")
+                if line and SHORT.get(name, bool)(json.loads(line))
+            ]
             (folder / "data" / name / f.name).write_text("\n".join(kept) + "\n", encoding="utf-8")
     recipe = dict(
         teachers=[dict(engine="transformers:zoo/teacher", reasks=0, sampling=dict(max_tokens=24))],

@@ -16,10 +16,10 @@ from distill_study.study.estimate import (
     lines,
     parameters,
     parse_hardware,
+    pieces,
     processes,
     rows_a_pass,
     shape,
-    stages,
 )
 from distill_study.tasks.families import arms_of
 from distill_study.train.launch import read_config, shipped
@@ -62,7 +62,7 @@ def test_every_recipe_resolves_to_its_last_setting(path):
         assert c.arms and set(c.arms) <= set(arms_of(task_of(c.data))) and strategies_of(c) and c.teacher.strategies
         if c.student.train.launch:
             assert read_config(c.student.train.launch)[0] == shipped()[c.student.train.launch]
-    assert stages(r) and all(s.seconds is None for s in stages(r))
+    assert pieces(r) and all(s.seconds is None for s in pieces(r))
 
 
 @pytest.mark.parametrize("path", GPU, ids=name)
@@ -117,7 +117,7 @@ def test_the_other_teacher_in_the_comment_works_too(path):
     assert t.engine == "vllm:meta-llama/Llama-3.1-405B-Instruct-FP8" and t.vllm.tensor_parallel_size == 8
     assert (
         parameters(t.engine.partition(":")[2]) / 8 < 0.9 * 80e9
-        and Budget(r, parse_hardware("8xH100"), tuple(stages(r, parse_hardware("8xH100")))).cost > 0
+        and Budget(r, parse_hardware("8xH100"), tuple(pieces(r, parse_hardware("8xH100")))).cost > 0
     )
 
 
@@ -168,8 +168,8 @@ def test_what_is_asked_again_counts():
             },
         )
     )
-    before, after = stages(plain), stages(again)
-    more = [s for s in after if s.what.endswith(", again")]
+    before, after = pieces(plain), pieces(again)
+    more = [s for s in after if ", again: " in s.what]
     assert (
         len(after) == len(before) + len(more)
         and sum(s.out for s in after) > sum(s.out for s in before)

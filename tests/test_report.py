@@ -14,16 +14,7 @@ from bs4 import BeautifulSoup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from distill_study.analyse.results import (
-    analyse,
-    arm_table,
-    attrition_table,
-    cases,
-    cost_table,
-    gap_table,
-    test_table as tests_of,
-    training_table,
-)
+from distill_study.analyse.results import analyse
 from distill_study.analyse.stats import PLAIN
 from distill_study.config import ARMS, DEFAULT_ARMS, combination_from
 from distill_study.report.figures import (
@@ -45,6 +36,15 @@ from distill_study.report.render import (
     render,
     templates,
     write_json,
+)
+from distill_study.report.tables import (
+    arm_table,
+    attrition_table,
+    cases,
+    cost_table,
+    gap_table,
+    test_table as tests_of,
+    training_table,
 )
 from distill_study.utils import Column, ReportError, Table, esc, scrub, to_plain
 

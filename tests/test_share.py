@@ -1,4 +1,4 @@
-"What is given away holds no key, no folder of this machine and no user name; and what was given away can be made again."
+"What is given away holds no key, no folder of this machine and no user name, and can be made again."
 
 import getpass
 import json

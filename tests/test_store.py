@@ -229,7 +229,10 @@ def test_another_format_version_is_refused_even_on_the_last_line(tmp_path):
 
 def test_two_processes_append_to_one_file(tmp_path):
     Store(tmp_path)
-    code = "s = Store(sys.argv[1])\nfor i in range(40): s.add([record(f'{sys.argv[2]} {i}'), record(f'both {i}', 'x' * 9000)])"
+    code = (
+        "s = Store(sys.argv[1])\n"
+        "for i in range(40): s.add([record(f'{sys.argv[2]} {i}'), record(f'both {i}', 'x' * 9000)])"
+    )
     procs = [python(code, tmp_path, me) for me in "ab"]
     assert [p.wait() for p in procs] == [0, 0]
     log = Store(tmp_path).log(ENGINE, WEIGHTS)
@@ -246,7 +249,10 @@ def test_a_reader_sees_what_another_process_appends(tmp_path):
 
 def test_killed_in_the_middle_of_appends(tmp_path):
     Store(tmp_path)
-    code = "s = Store(sys.argv[1])\nfor i in range(10**6): s.add([record(f'{sys.argv[2]} {i}', 'x' * 3000)]); print(i, flush=True)"
+    code = (
+        "s = Store(sys.argv[1])\n"
+        "for i in range(10**6): s.add([record(f'{sys.argv[2]} {i}', 'x' * 3000)]); print(i, flush=True)"
+    )
     told = 0
     for round in range(3):
         p = python(code, tmp_path, round)
@@ -270,7 +276,8 @@ def test_killed_in_the_middle_of_appends(tmp_path):
 def test_full_disk_takes_back_what_was_half_written(tmp_path):
     "A process may write 20 kB to a file: the batch that does not fit leaves no trace, those before it stay."
     code = (
-        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000)); s = Store(sys.argv[1]); s.add([record(0)])\n"
+        "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "s = Store(sys.argv[1]); s.add([record(0)])\n"
         "try: s.add([record(i, 'x' * 3000) for i in range(1, 10)])\n"
         "except StoreError as e: print(e)\n"
         "s.add([record(99)])"

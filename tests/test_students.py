@@ -1,4 +1,8 @@
-"""Trained students as folders: others load them without this package and get the same answers, the card says what the store says, nothing is pushed unasked."""
+"""Trained students as folders.
+
+Others load them without this package and get the same answers, the card says what the store says, nothing is pushed
+unasked.
+"""
 
 import json
 import os
@@ -101,8 +105,9 @@ def test_transformers_and_peft_load_them_without_us_and_they_say_the_same(stored
         + """
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from peft import AutoPeftModelForCausalLM
-said = {f: answers(AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32), AutoTokenizer.from_pretrained(f), asked) for f in (full, lora)}
-said[adapter] = answers(AutoPeftModelForCausalLM.from_pretrained(".", dtype=torch.float32), AutoTokenizer.from_pretrained("."), asked)
+def loaded(cls, f): return answers(cls.from_pretrained(f, dtype=torch.float32), AutoTokenizer.from_pretrained(f), asked)
+said = {f: loaded(AutoModelForCausalLM, f) for f in (full, lora)}
+said[adapter] = loaded(AutoPeftModelForCausalLM, ".")
 print(json.dumps([said[f] for f in (full, lora, adapter)]))"""
     )
     said = alone(code, written["adapter"], written["full"], written["lora"], written["adapter"], json.dumps(stored[2]))
@@ -117,7 +122,8 @@ def test_the_lines_of_the_card_run_as_they_stand(stored, written, tmp_path):
 import contextlib, io, json
 said = []
 for FOLDER, lines in json.loads(sys.argv[1]):
-    with contextlib.redirect_stdout(io.StringIO()) as out: exec("\\n".join(lines), dict(FOLDER=FOLDER, QUESTION=sys.argv[2]))
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec("\\n".join(lines), dict(FOLDER=FOLDER, QUESTION=sys.argv[2]))
     said.append(out.getvalue().strip())
 print(json.dumps(said))"""
     assert ["pipeline" in lines[1] for _, lines in todo] == [True] * 3 and "PeftModel" in todo[2][1][1]
@@ -133,14 +139,16 @@ import json, os
 os.environ |= dict(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_NO_USAGE_STATS="1")
 def work():
     import vllm
-    small = lambda *a, **kw: real(*a, **kw, dtype="float32", enforce_eager=True, max_model_len=256, kv_cache_memory_bytes=2**28)
+    tiny = dict(dtype="float32", enforce_eager=True, max_model_len=256, kv_cache_memory_bytes=2**28)
+    small = lambda *a, **kw: real(*a, **kw, **tiny)
     real, vllm.LLM = vllm.LLM, small
     said = []
     for FOLDER, lines in json.loads(sys.argv[1]):
         names = dict(FOLDER=FOLDER, QUESTION="?", print=lambda *_: None)
         exec(lines, names)
         lora = dict(lora_request=names["LoRARequest"]("student", 1, FOLDER)) if "LoRARequest" in names else {}
-        got = names["llm"].chat(json.loads(sys.argv[2]), names["SamplingParams"](temperature=0, max_tokens=8), use_tqdm=False, **lora)
+        greedy = names["SamplingParams"](temperature=0, max_tokens=8)
+        got = names["llm"].chat(json.loads(sys.argv[2]), greedy, use_tqdm=False, **lora)
         said.append([o.outputs[0].text for o in got])
         del names["llm"]
     print(json.dumps(said))
@@ -235,7 +243,7 @@ def test_the_card_names_the_versions_that_trained_it(stored, written, tmp_path, 
             and f"peft {peft.__version__}" in (written[name] / "README.md").read_text()
         )
     assert "peft" not in next(
-        l for l in (written["full"] / "README.md").read_text().splitlines() if "trained with" in l
+        line for line in (written["full"] / "README.md").read_text().splitlines() if "trained with" in line
     )
     load = TrainedStudent.load.__func__
     monkeypatch.setattr(
@@ -246,8 +254,7 @@ def test_the_card_names_the_versions_that_trained_it(stored, written, tmp_path, 
 
 
 def test_the_hub_s_own_reader_finds_the_results_in_the_card(stored, written):
-    c = recipe("full").combinations()[0]
-    trained = next(students.recipe_students(recipe("full"), Store(stored[0], replay=True)))
+    trained = students.recipe_students(recipe("full"), Store(stored[0], replay=True))[0]
     got = ModelCard.load(written["full"] / "README.md")
     assert (
         isinstance(got.data, ModelCardData)
@@ -298,7 +305,7 @@ def made_up(**changes):
         history=((1, 2.0),),
         seconds=1.0,
     )
-    return students.Trained(
+    return students.StudentRecord(
         c,
         SPLITS,
         Curated(
@@ -392,7 +399,7 @@ def test_without_answers_there_are_no_results(stored, tmp_path):
     shutil.copytree(stored[0], root)
     for p in (root / "completions").glob("*model*"):
         p.unlink()
-    t = next(students.recipe_students(recipe("full"), Store(root, replay=True)))
+    t = students.recipe_students(recipe("full"), Store(root, replay=True))[0]
     assert (
         t.results is None
         and "Not measured: the store has no answers" in students.student_card(t)
@@ -404,7 +411,7 @@ def test_neither_base_model_nor_anything_else_is_looked_for_outside_the_store(st
     def gone(*_):
         raise AssertionError("looked for a model")
 
-    for module in ("student", "study", "students", "local", "models"):
+    for module in ("train.sft", "study.run", "tools.share", "models.local", "models.weights"):
         monkeypatch.setattr(f"distill_study.{module}.resolve_model", gone, raising=False)
     assert [p for p, *_ in students.write_students(recipe("full"), tmp_path / "out", store=stored[0])] == [
         tmp_path / "out" / "tiny-qa--teacher--student-s" / "distilled-vanilla"
@@ -415,7 +422,7 @@ def test_neither_base_model_nor_anything_else_is_looked_for_outside_the_store(st
 def test_what_is_damaged_in_the_store_is_not_handed_on(stored, tmp_path, harm):
     root = tmp_path / "store"
     shutil.copytree(stored[0], root)
-    t = next(students.recipe_students(recipe("lora"), Store(root, replay=True)))
+    t = students.recipe_students(recipe("lora"), Store(root, replay=True))[0]
     bad = t.fit.path / ("config.json" if harm == "config" else "model.safetensors")
     if harm == "gone":
         bad.unlink()
@@ -432,7 +439,7 @@ def test_nothing_is_overwritten_and_what_can_t_be_written_says_so(stored, writte
     with pytest.raises(StudyError, match="exists already"):
         students.write_students(recipe("full"), written["full"].parents[1], store=stored[0])
     assert (written["full"] / "README.md").stat().st_mtime_ns == before
-    t = next(students.recipe_students(recipe("full"), Store(stored[0], replay=True)))
+    t = students.recipe_students(recipe("full"), Store(stored[0], replay=True))[0]
     (tmp_path / "file").write_text("")
     with pytest.raises(StudyError, match="can't be written"):
         students.write_student(tmp_path / "file" / "x", t)
@@ -444,7 +451,7 @@ def test_nothing_is_overwritten_and_what_can_t_be_written_says_so(stored, writte
 
 
 def test_an_adapter_names_its_base_so_that_no_stranger_s_model_is_loaded(stored, tmp_path):
-    t = next(students.recipe_students(recipe("lora"), Store(stored[0], replay=True)))
+    t = students.recipe_students(recipe("lora"), Store(stored[0], replay=True))[0]
     named = lambda model: json.loads(
         (
             students.write_student(
@@ -514,7 +521,8 @@ def test_a_push_is_asked_for_checked_and_private(stored, tmp_path, monkeypatch):
     name = "me/tiny-qa-teacher-student-s-distilled-vanilla"
     assert (
         done.exit_code == 0
-        and [l for l in done.stdout.split() if "hub" in l] == [f"https://hub/{name}", f"https://hub/{name}-adapter"]
+        and [line for line in done.stdout.split() if "hub" in line]
+        == [f"https://hub/{name}", f"https://hub/{name}-adapter"]
         and "hf_secret" not in done.output
     )
     assert [c for c in calls if isinstance(c, tuple)] == [

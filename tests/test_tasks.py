@@ -10,7 +10,19 @@ import time
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study.tasks.families import NLI, TASKS, Checker, Parsed, normal, rounds
+from distill_study.tasks.families import (
+    NLI,
+    TASKS,
+    Checker,
+    Parsed,
+    arithmetic,
+    from_json,
+    letter,
+    normal,
+    number,
+    read_label,
+    rounds,
+)
 from distill_study.tasks.prompts import PARAPHRASES, SYSTEM, target
 
 few = settings(max_examples=100, deadline=None)
@@ -613,3 +625,51 @@ def test_numbers_are_compared_without_it():
         and not t.correct(None, "1")
     )
     assert t.correct(r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt3}") and not t.correct(r"\sqrt{2}", "1")
+
+
+# --- the pieces that the families share
+
+
+@pytest.mark.parametrize(
+    "texts, want",
+    [
+        (("0.01", "0.05", "1.005", "00.5", ".5"), ["0.01", "0.05", "1.005", "0.5", "0.5"]),
+        (("-7.", "007", "1 250", "４２", "450.0"), ["-7", "7", "1250", "42", "450"]),
+        (("", "nan", "1 2", "four", "9**9**9"), [None] * 5),
+    ],
+)
+def test_canonical_numbers(texts, want):
+    assert [number(t) for t in texts] == want
+
+
+def test_gold_numbers_are_canonical_too():
+    golds = ("1,250", r"\frac{1}{2}", r"$\sqrt{2}$", "many")
+    assert [TASKS["math"].gold(g) for g in golds] == ["1250", "0.5", r"\sqrt{2}", None]
+    assert [number(arithmetic(t)) for t in (r"2\frac{1}{2}", "2½", r"50\%")] == [None, "2.5", "50"]
+
+
+@pytest.mark.parametrize(
+    "text", ["D", "hall or barn", "", "Because", "(a) barns", "either (a) hall or (b) barn", "A/B"]
+)
+def test_statements_that_name_no_single_choice(text):
+    assert letter(text, ("hall", "barn", "attic")) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "non-entailment",
+        "entailment: no",
+        "entailment is ruled out",
+        "not, in my view, entailment",
+        "neutral\ncontradiction",
+    ],
+)
+def test_statements_that_name_no_single_label(text):
+    assert read_label(text) is None
+
+
+def test_chains_in_odd_forms():
+    assert rounds("٤. Tom") == ("Tom",) and rounds("1990 was cold.") == ("1990 was cold.",) and rounds("") == ()
+    assert rounds("['One.', 'Two.']") == ("One.", "Two.")
+    assert (from_json("[1"), from_json('["a"]'), from_json('A ["a"]')) == ([1], ["a"], None)

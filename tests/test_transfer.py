@@ -1,4 +1,4 @@
-"Distilled students on the data sets that they did not learn from: who is asked what, the numbers, the page, and what happens when a part fails."
+"Distilled students on data that they did not learn from: who is asked what, the numbers, the page, and faults."
 
 import json
 from concurrent.futures import Future
@@ -6,18 +6,21 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from made_up import made_up_transfer
 
 from distill_study import cli
 from distill_study.analyse.stats import wilson
-from distill_study.analyse.transfer import change_matrix, conclusions, made_up, measure, pairs, score_matrix, unread
+from distill_study.analyse.transfer import change_matrix, conclusions, measure, pairs, score_matrix, unread
 from distill_study.config import ARMS, ConfigError, Data, StudyError, parse_recipe
 from distill_study.data.load import load_data
 from distill_study.report.figures import transfer_alt, transfer_figure
 from distill_study.report.render import check_page
 from distill_study.store.log import Store
 from distill_study.study import schedule, schedule as grid
-from distill_study.study.estimate import stages
-from distill_study.study.plan import ask_others, find, graph, plan_others, run_stage
+from distill_study.study.estimate import pieces
+from distill_study.study.plan import plan, transfer_rows
+from distill_study.study.run import ask_others, find
+from distill_study.study.workers import run_stage
 from distill_study.tasks.families import TASKS
 
 RAW = dict(
@@ -70,14 +73,11 @@ def test_pairs_of_a_grid():
         p.why for p in found
     )  # controls and teachers are no students of a teacher
     assert all(p.data != p.c.data for p in found)
-    assert len(stages(wide)) == len(stages(wide.model_copy(update=dict(generalization=False)))) + len(found)
-    kinds = [s.kind for s in graph(wide)]
+    assert len(pieces(wide)) == len(pieces(wide.model_copy(update=dict(generalization=False)))) + len(found)
+    kinds = [s.kind for s in plan(wide)]
     assert kinds.count("transfer") == len(found) and kinds.count("page") == 1
-    assert (
-        pairs(parse_recipe(RAW | dict(generalization=False)))
-        == []
-        == plan_others(parse_recipe(RAW | dict(data=RAW["data"][:1])))
-    )
+    one = parse_recipe(RAW | dict(data=RAW["data"][:1]))
+    assert pairs(parse_recipe(RAW | dict(generalization=False))) == [] == transfer_rows(one, plan(one))
 
 
 def test_the_setting():
@@ -124,7 +124,7 @@ def test_the_matrix_is_what_one_gets_by_hand(qa, math, qa_qa, qa_math, math_qa, 
         (MATH, "tiny-qa"): math_qa,
         (MATH, "tiny-math"): math_math,
     }
-    found, said, splits = made_up(right, 12)
+    found, said, splits = made_up_transfer(right, 12)
     cells, untouched = measure(found, said, splits=splits, resamples=100)
     at = {(c.trained_on, c.test): c for c in cells}
     assert len(at) == 4 and {k for k, c in at.items() if c.own} == {("tiny-qa",) * 2, ("tiny-math",) * 2}
@@ -152,7 +152,7 @@ def test_the_matrix_is_what_one_gets_by_hand(qa, math, qa_qa, qa_math, math_qa, 
     told, two = conclusions(cells, parse_recipe(RAW), left={}), at.values()
     for k in ("transfer", "forgetting"):
         assert sum(c.verdict == k for c in two) == int(
-            next(l for l in told.lines if f"({k}): " in l).split(f"({k}): ")[1].split()[0]
+            next(line for line in told.lines if f"({k}): " in line).split(f"({k}): ")[1].split()[0]
         )
 
 
@@ -163,7 +163,7 @@ def test_items_that_were_trained_on_are_no_test():
         (MATH, "tiny-qa"): [True] * 6 + [False] * 2,
         (MATH, "tiny-math"): [True] * 8,
     }
-    found, said, splits = made_up(right, 8)
+    found, said, splits = made_up_transfer(right, 8)
     splits["tiny-math"] = replace(splits["tiny-math"], train=[*splits["tiny-math"].train, *splits["tiny-qa"].test[6:]])
     c = next(c for c in measure(found, said, splits=splits, resamples=100)[0] if not c.own)
     assert (c.seen, c.change.n, c.score.value, c.change.difference.value, c.verdict) == (2, 6, 1, 0, "can't tell")
@@ -178,7 +178,7 @@ def test_scores_that_are_not_right_or_wrong():
         (chat, "tiny-chat"): [True] * 6,
         (chat, "tiny-summ"): [True] * 5 + [False],
     }
-    found, said, splits = made_up(right, 6)
+    found, said, splits = made_up_transfer(right, 6)
     cells, untouched = measure(found, said, splits=splits, resamples=100)
     far = next(c for c in cells if c.test == "tiny-summ")
     assert far.metric.key == "rougeLsum" and untouched["zoo/student-s", "student/vanilla", "tiny-summ"].value == 1
@@ -198,7 +198,7 @@ def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
         (QA, "tiny-math"): [False] * 9,
         (MATH, "tiny-math"): [True] * 9,
     }
-    found, said, splits = made_up(right, 9)
+    found, said, splits = made_up_transfer(right, 9)
     cells, untouched = measure(found, said, splits=splits, resamples=100)
     assert [r["tiny-qa"] for r in change_matrix(cells, "zoo/student-s").rows][1] == "–"
     assert "–" in [t.get_text() for t in transfer_figure(cells).axes[0].texts]
@@ -214,6 +214,16 @@ def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
     ].endswith("run the recipe first.")
 
 
+def test_unreadable_answers_and_little_to_forget_are_told():
+    right = {(BASE, "tiny-qa"): [True] * 9, (QA, "tiny-qa"): [True] * 9, (BASE, "tiny-math"): [True] * 9}
+    found, said, splits = made_up_transfer(right | {(QA, "tiny-math"): [False] * 9}, 9)
+    results = measure(found, said, splits=splits, resamples=100)[0]
+    lost = next(r for r in results if not r.own)
+    told = conclusions([replace(lost, base=wilson(1, 20))], parse_recipe(RAW), left={}).lines
+    assert "In 1 of the 1 pairs with forgetting, more than half" in told[3]
+    assert told[-1].startswith("zoo/student-s untouched is right on 5.0")
+
+
 def test_several_seeds_are_told_apart_and_drawn_as_one():
     right = {
         (BASE, "tiny-qa"): [True] * 9,
@@ -221,7 +231,7 @@ def test_several_seeds_are_told_apart_and_drawn_as_one():
         (QA, "tiny-qa"): [True] * 9,
         (QA, "tiny-math"): [False] * 9,
     }
-    found, said, splits = made_up(right, 9)
+    found, said, splits = made_up_transfer(right, 9)
     cells = measure(found, said, splits=splits, resamples=100)[0]
     both = cells + [
         replace(
@@ -249,7 +259,7 @@ def test_several_seeds_are_told_apart_and_drawn_as_one():
 def ran(tmp_path_factory):
     "(recipe, store) after all stages but the reports and the page."
     recipe, folder = parse_recipe(RAW), tmp_path_factory.mktemp("transfer") / "store"
-    for s in graph(recipe):
+    for s in plan(recipe):
         if s.kind not in ("report", "page"):
             run_stage(s, Store(folder))
     return recipe, folder
@@ -269,7 +279,7 @@ def test_nothing_is_asked_twice_and_it_can_be_replayed(ran):
         found, left = find(recipe, kept)
         said, gone = ask_others(recipe, found, splits=tests, store=kept)
         assert (len(found), left, gone, len(said), sum(a.new for a in said.values())) == (2, {}, {}, 6, 0)
-    for s in graph(recipe):
+    for s in plan(recipe):
         if s.kind == "transfer":
             run_stage(s, Store(store))
     assert lines(store) == 2 * 22 + 36
@@ -295,7 +305,7 @@ def test_a_student_that_is_gone_is_named_and_the_others_stay(ran, tmp_path):
     assert (
         len(said) == 2 and len(gone) == 2 and all("not in the store" in why for why in gone.values())
     )  # what was never asked is left out by name
-    stage = next(s for s in graph(recipe) if s.kind == "transfer")
+    stage = next(s for s in plan(recipe) if s.kind == "transfer")
     run_stage(stage, Store(tmp_path))  # no student: its training says why
     assert lines(tmp_path) == 0
     with pytest.raises(StudyError, match="tiny-nli: .*not in the store"):
@@ -324,38 +334,13 @@ def test_the_page_leaves_a_failed_combination_out_and_a_failing_page_spoils_noth
     ] and numbers["left_out"]
     assert all(c["change"]["n"] == c["score"]["n"] == 6 for c in numbers["cells"]) and lines(store) == 2 * 22 + 36
     assert grid.behind(recipe, folder)[0][0] == "generalization.html"
-    monkeypatch.setattr(grid, "_execute", lambda *args, **kw: "DataError: gone")
+    monkeypatch.setattr(grid, "execute", lambda *args, **kw: "DataError: gone")
     assert grid.run_generalization(recipe, folder, store=store) == "DataError: gone"
     assert (
         not list(folder.glob("generalization.[hj]*"))
         and report.exists()
         and grid.behind(recipe, folder)[0][0] == "generalization.ipynb"
     )
-
-
-def test_the_page_comes_last_and_its_failure_is_told(monkeypatch, tmp_path):
-    done, recipe = [], parse_recipe(RAW)
-    monkeypatch.setattr(
-        grid,
-        "run_combination",
-        lambda c, out, store, replay: (
-            done.append(c.name) or grid.Outcome(c, out, 1.0, "boom" if "math" in c.name else None)
-        ),
-    )
-    monkeypatch.setattr(grid, "run_generalization", lambda *args, **kw: done.append("page") or "no luck")
-    monkeypatch.setattr(grid, "write_index", lambda r, o, folder: done.append(len(o)))
-    monkeypatch.setattr(grid, "check", lambda *args, **kw: None)
-    said = []
-    outcomes = grid.run_recipe(recipe, tmp_path, store=tmp_path, say=said.append)
-    assert (
-        [o.error for o in outcomes] == [None, "boom"]
-        and done == [QA[0], 1, MATH[0], 2, "page", 2]
-        and said[-1] == "generalization: failed: no luck"
-    )
-    monkeypatch.setattr(cli, "say", said.append)
-    with pytest.raises(cli.typer.Exit) as e:
-        cli._run(recipe, tmp_path / "two.yaml", reports=tmp_path, store=tmp_path, replay=False)
-    assert e.value.exit_code == 1 and "the page about students on other data sets failed" in said[-1]
 
 
 class Instant:
@@ -372,7 +357,7 @@ class Instant:
     def close(self, now=False):
         pass
 
-    def submit(self, stage, *args):
+    def submit(self, stage, **given):
         f = Future()
         f.set_result(dict(seconds=1.0, error="boom" if stage.kind == "page" else None))
         return f
@@ -381,7 +366,7 @@ class Instant:
 def test_side_by_side_the_page_is_a_stage_like_any_other(monkeypatch, tmp_path):
     pages, said = [], []
     monkeypatch.setattr(schedule, "write_index", lambda r, o, folder: pages.append(len(o)))
-    outcomes = schedule.run_graph(parse_recipe(RAW), tmp_path, store=tmp_path, executor=Instant(), say=said.append)
+    outcomes = schedule.run_recipe(parse_recipe(RAW), tmp_path, store=tmp_path, executor=Instant(), say=said.append)
     assert [o.error for o in outcomes] == [None, None] and pages == [1, 2, 2]
     rows = json.loads((tmp_path / "two/status.json").read_text())["stages"]
     assert [(r["state"], r["error"]) for r in rows if r["kind"] == "page"] == [("failed", "boom")] and sum(
@@ -390,20 +375,34 @@ def test_side_by_side_the_page_is_a_stage_like_any_other(monkeypatch, tmp_path):
     assert "page generalization of two: failed: boom" in said[-1]
 
 
+def test_a_page_that_fails_is_told_by_the_command(monkeypatch, tmp_path):
+    printed, recipe = [], parse_recipe(RAW)
+    outcomes = [schedule.Outcome(c, tmp_path, 1.0) for c in recipe.combinations()]
+    monkeypatch.setattr(schedule, "check", lambda *args, **kw: None)
+    monkeypatch.setattr(schedule, "run_recipe", lambda *args, **kw: outcomes)
+    monkeypatch.setattr(cli, "say", printed.append)
+    with pytest.raises(cli.typer.Exit) as e:
+        cli._run(recipe, tmp_path / "two.yaml", reports=tmp_path, store=tmp_path)
+    assert e.value.exit_code == 1 and "the page about students on other data sets failed" in printed[-1]
+
+
 @pytest.mark.parametrize("page", [False, True])
 def test_where_nothing_has_changed_the_page_is_made_anew_or_stays(monkeypatch, tmp_path, page):
     pages, started = [], []
     monkeypatch.setattr(schedule, "write_index", lambda r, o, folder: pages.append(len(o)))
-    for name, same in dict(unchanged=True, stage_over=True, page_stays=page).items():
+    for name, same in dict(unchanged=True, stage_over=True, page_unchanged=page).items():
         monkeypatch.setattr(schedule, name, lambda *args, same=same, **kw: same)
     for c in parse_recipe(RAW).combinations():
         (tmp_path / "two" / c.name).mkdir(parents=True)
         (tmp_path / "two" / c.name / "index.html").touch()
     where = Instant()
     monkeypatch.setattr(
-        where, "submit", lambda stage, *args: started.append(stage.kind) or Instant.submit(where, stage), raising=False
+        where,
+        "submit",
+        lambda stage, **given: started.append(stage.kind) or Instant.submit(where, stage),
+        raising=False,
     )
-    outcomes = schedule.run_graph(parse_recipe(RAW), tmp_path, store=tmp_path, executor=where, say=lambda line: None)
+    outcomes = schedule.run_recipe(parse_recipe(RAW), tmp_path, store=tmp_path, executor=where, say=lambda line: None)
     assert (
         started == ([] if page else ["page"]) and all(o.kept for o in outcomes) and pages == ([2] if page else [2, 2])
     )

@@ -1,4 +1,4 @@
-"The generated world: every family's items are deterministic, disjoint by split, right, and don't give their answers away."
+"The generated world: items are deterministic, disjoint by split, right, and don't give their answers away."
 
 import random
 import re
@@ -54,6 +54,22 @@ def test_levels_and_strategies_are_ones_that_can_be_asked(name):
         assert ask(tiny.task, s, turns=[user_turn("x")], words=9)[0]["role"] == "system"
 
 
+# --- tiny-math and tiny-qa
+
+
+def test_every_working_of_a_word_problem_is_right():
+    "Each sum is right and goes on from the one before, and the last one is the answer."
+    for item in items("tiny-math", "train", n=300):
+        sums = [line.split(": ")[1].rstrip(".").split(" = ") for line in item.rationale.split(". ")]
+        assert all(eval(left) == int(right) for left, right in sums)  # our own text, not a model's
+        assert all(a[1] == b[0].split()[0] for a, b in zip(sums, sums[1:])) and sums[-1][1] == item.answer
+
+
+def test_every_walk_of_a_question_ends_at_its_choice():
+    for item in items("tiny-qa", "train", n=300):
+        assert item.rationale.endswith(f"{item.choices['ABCD'.index(item.answer)]} ({item.answer}).")
+
+
 # --- tiny-nli
 
 
@@ -65,9 +81,12 @@ def told(premise):
 def judge(premise, hypothesis):
     "The label by following the facts, written without looking at how the generator makes it."
     facts = told(premise)
-    follow = lambda who, *verbs: (
-        follow(facts[who, verbs[0]], *verbs[1:]) if verbs and (who, verbs[0]) in facts else None if verbs else who
-    )
+
+    def follow(who, *verbs):
+        if not verbs:
+            return who
+        return follow(facts[who, verbs[0]], *verbs[1:]) if (who, verbs[0]) in facts else None
+
     forms = (
         (r"The pet of the one (\w+) trusts guards (\w+)\.", ("trusts", "owns", "guards")),
         (r"The house of the pet of (\w+) is (\w+)\.", ("owns", "guards", "is")),
@@ -129,7 +148,7 @@ def test_every_premise_has_one_loose_fact_whatever_the_label():
 
 
 def test_how_often_the_end_of_a_hypothesis_stands_in_the_premise_tells_nothing():
-    count = {l: Counter() for l in LABELS}
+    count = {label: Counter() for label in LABELS}
     for i in items("tiny-nli", "train", n=900, levels=(2,)):
         count[i.answer][halves(i)[0].count(halves(i)[1].split()[-1].rstrip("."))] += 1
     assert {frozenset(c) for c in count.values()} == {frozenset({1})}  # once under every label: as the end of a fact
@@ -142,7 +161,7 @@ def test_how_often_the_end_of_a_hypothesis_stands_in_the_premise_tells_nothing()
 @given(SEEDS, st.integers(4, 7))
 def test_summaries_are_short_and_say_only_what_the_article_says(seed, asides):
     item = summ_item(random.Random(seed), asides)
-    rounds = [l.removeprefix(f"{k}. ") for k, l in enumerate(item.rationale.splitlines(), 1)]
+    rounds = [line.removeprefix(f"{k}. ") for k, line in enumerate(item.rationale.splitlines(), 1)]
     assert 8 <= item.question.count(".") <= 12 and len(rounds) == 4
     for text in (*rounds, item.meta["plain"], item.answer):
         assert len(text.split()) <= item.meta["words"] == SUMMARY_WORDS
@@ -153,7 +172,7 @@ def test_summaries_are_short_and_say_only_what_the_article_says(seed, asides):
 @given(SEEDS)
 def test_each_round_keeps_what_it_has_and_adds_up_to_three(seed):
     item = summ_item(random.Random(seed), 6)
-    rounds = [l[3:] for l in item.rationale.splitlines()]
+    rounds = [line[3:] for line in item.rationale.splitlines()]
     for a, b in zip(rounds, rounds[1:]):
         assert (
             set(entities(a)) < set(entities(b))
@@ -224,7 +243,10 @@ def spacy_model():
 def test_spacy_finds_the_entities_that_the_world_knows(spacy_model):
     "A general model, on articles and dense summaries: nearly all days and numbers, most names and houses, little else."
     found, known, extra = Counter(), Counter(), Counter()
-    kind = lambda w: "number" if w.isdigit() else "day" if w in DAYS else "house" if w in HOUSES else "name"
+
+    def kind(w):
+        return "number" if w.isdigit() else "day" if w in DAYS else "house" if w in HOUSES else "name"
+
     for item in items("tiny-summ", "validation", n=40):
         for text in (item.question, item.rationale.splitlines()[3][3:]):
             ours, theirs = set(entities(text)), {w for e in spacy_model(text).ents for w in re.findall(r"\w+", e.text)}
@@ -237,7 +259,9 @@ def test_spacy_finds_the_entities_that_the_world_knows(spacy_model):
 
 
 def test_spacy_finds_the_dense_summary_denser(spacy_model):
-    count = lambda text: sum(len(re.findall(r"\w+", e.text)) for e in spacy_model(text).ents)
+    def count(text):
+        return sum(len(re.findall(r"\w+", e.text)) for e in spacy_model(text).ents)
+
     made = items("tiny-summ", "validation", n=30)
     plain, dense = sum(count(i.meta["plain"]) for i in made), sum(count(i.rationale.splitlines()[3][3:]) for i in made)
     assert dense >= 1.3 * plain

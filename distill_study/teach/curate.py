@@ -16,14 +16,15 @@ from hashlib import blake2b
 import numpy as np
 
 from ..config import Curate
+from ..data.load import LETTERS, read_table
 from ..tasks.families import NLI, TASKS, stated
 from ..tasks.prompts import both, target
 
 # %% ../../nbs/40_teach/02_curate.ipynb #ba89fc64
-_ALONE = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, kana, Han
-_WORD = re.compile(
-    f"[{_ALONE}]|(?<!\\*)[-+*/^%=<>\xd7\xf7\u2212](?=[\\s(]*\\d)|[^\\s\x00-/:-@\\[-`{{-\xbf\xd7\xf7\u2000-\u2bff\u3000-\u303f{_ALONE}]+"
-)
+_NO_SPACES = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, kana, Han
+_SIGN = "(?<!\\*)[-+*/^%=<>\xd7\xf7\u2212](?=[\\s(]*\\d)"  # before a number
+_LETTERS = f"[^\\s\x00-/:-@\\[-`{{-\xbf\xd7\xf7\u2000-\u2bff\u3000-\u303f{_NO_SPACES}]+"
+_WORD = re.compile(f"[{_NO_SPACES}]|{_SIGN}|{_LETTERS}")
 
 
 def words(text: str) -> list[str]:
@@ -34,18 +35,20 @@ def words(text: str) -> list[str]:
 _MIX = 0x9E3779B97F4A7C15
 
 
+def _word_hash(word):
+    return int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
 class Grams:
     "The n-grams of many texts, as numbers."
 
     def __init__(self, texts):
-        known, ids, starts = {}, [], [0]
-
-        def number(w):
-            known[w] = n = int.from_bytes(blake2b(w.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-            return n
-
+        hashes, ids, starts = {}, [], [0]
         for text in texts:
-            ids += [known[w] if w in known else number(w) for w in words(text)]
+            for w in words(text):
+                if w not in hashes:
+                    hashes[w] = _word_hash(w)
+                ids.append(hashes[w])
             starts.append(len(ids))
         self.ids, self.starts = np.array(ids, dtype=np.uint64), np.array(starts, dtype=np.int64)
 
@@ -80,12 +83,18 @@ def _rare(h, n, *, limit=0.01, least=10):
     return count[inverse] <= max(least, limit * n)
 
 
+def _starts_of_runs(*columns):
+    "Where, in sorted arrays, a row differs from the one before."
+    first = np.ones(len(columns[0]), dtype=bool)
+    first[1:] = np.any([c[1:] != c[:-1] for c in columns], axis=0)
+    return first
+
+
 def _once(h, of):
     "(hash, text), each pair once, by text."
     order = np.lexsort((h, of))
     h, of = h[order], of[order]
-    first = np.ones(len(h), dtype=bool)
-    first[1:] = (h[1:] != h[:-1]) | (of[1:] != of[:-1])
+    first = _starts_of_runs(h, of)
     return h[first], of[first]
 
 
@@ -98,32 +107,28 @@ def shingles(
     "The set of k-grams of each text, without those of the frame. A text of fewer than k words is one gram."
     g = Grams([*texts, *others])
     h, of, _ = g.windows(k)
-    short = [i for i in np.flatnonzero((g.lengths > 0) & (g.lengths < k)).tolist()]
-    h, of = (
-        np.concatenate([h, np.array([g.whole(i) for i in short], dtype=np.uint64)]),
-        np.concatenate([of, np.array(short, dtype=np.int64)]),
-    )
-    h, of = _once(h, of)
+    short = np.flatnonzero((g.lengths > 0) & (g.lengths < k))
+    whole = np.array([g.whole(i) for i in short.tolist()], dtype=np.uint64)
+    h, of = _once(np.concatenate([h, whole]), np.concatenate([of, short]))
     rare = _rare(h, len(g))
     return np.split(h[rare], np.searchsorted(of[rare], np.arange(1, len(g)))) if len(g) else []
 
 
 def jaccard(a, b) -> float:
     "Shared over all, of two sorted arrays without repeats; 0 where both are empty."
-    both = len(np.intersect1d(a, b, assume_unique=True))
-    return both / (len(a) + len(b) - both) if len(a) or len(b) else 0.0
+    shared = len(np.intersect1d(a, b, assume_unique=True))
+    return shared / (len(a) + len(b) - shared) if len(a) or len(b) else 0.0
 
 # %% ../../nbs/40_teach/02_curate.ipynb #8112ba06
 def _sketches(sets, num_perm):
     "A MinHash of each set."
     from datasketch import MinHash
 
-    return MinHash.generator(
-        ((s >> np.uint64(32)).tolist() for s in sets), num_perm=num_perm, hashfunc=int, scheme="affine32"
-    )
+    hashes = ((s >> np.uint64(32)).tolist() for s in sets)
+    return MinHash.generator(hashes, num_perm=num_perm, hashfunc=int, scheme="affine32")
 
 
-def _agree(a, b):
+def _same_facts(a, b):
     "Whether nothing that is known of both sets two texts apart."
     return all(x is None or y is None or x == y for x, y in zip(a or (), b or ()))
 
@@ -141,27 +146,29 @@ def near_repeats(
     "Texts that nearly repeat another one. Within one list the first of a group stays, and the others repeat it."
     from datasketch import MinHashLSH
 
-    lsh, own = (
-        MinHashLSH(threshold=min(threshold, 0.9), num_perm=num_perm, weights=(0.1, 0.9)),
-        others is None,
-    )  # above, it has no bands to offer
+    # above 0.9, MinHashLSH has no bands to offer
+    lsh = MinHashLSH(threshold=min(threshold, 0.9), num_perm=num_perm, weights=(0.1, 0.9))
     sets = shingles(texts, k, others=others or ())
-    sets, other = (sets, sets) if own else (sets[: len(texts)], sets[len(texts) :])
-    facts, other_facts = facts or [None] * len(texts), (facts if own else other_facts) or [None] * len(other)
-    if not own:
-        for j, m in enumerate(_sketches(other, num_perm)):
-            if len(other[j]):
-                lsh.insert(j, m)
+    facts = facts or [None] * len(texts)
+    if others is None:
+        other_sets, other_facts = sets, facts
+    else:
+        sets, other_sets = sets[: len(texts)], sets[len(texts) :]
+        other_facts = other_facts or [None] * len(other_sets)
+        for j, sketch in enumerate(_sketches(other_sets, num_perm)):
+            if len(other_sets[j]):
+                lsh.insert(j, sketch)
     found = {}
-    for i, m in enumerate(_sketches(sets, num_perm)):
+    for i, sketch in enumerate(_sketches(sets, num_perm)):
         if not len(sets[i]):
             continue
-        like = ((j, jaccard(sets[i], other[j])) for j in sorted(lsh.query(m)) if _agree(facts[i], other_facts[j]))
-        hit = next(((j, s) for j, s in like if s >= threshold), None)
+        like = [j for j in sorted(lsh.query(sketch)) if _same_facts(facts[i], other_facts[j])]
+        close = ((j, s) for j in like if (s := jaccard(sets[i], other_sets[j])) >= threshold)
+        hit = next(close, None)
         if hit:
             found[i] = hit
-        elif own:
-            lsh.insert(i, m)
+        elif others is None:
+            lsh.insert(i, sketch)
     return found
 
 # %% ../../nbs/40_teach/02_curate.ipynb #7b8fb769
@@ -170,18 +177,19 @@ def text_of(example) -> str:
     return "\n".join(t["content"] for t in example.turns)
 
 
-def facts_of(
-    example,  # `data.Example`
-) -> tuple:  # (numbers, truth), each None where there is none that counts
-    "What sets two like inputs apart: the numbers of a word problem, and the right answer where it is one of few."
+def facts_of(example) -> tuple:
+    "(numbers of a word problem, the right answer where it is one of few): what sets two like inputs apart; or None."
     numbers = sorted(re.findall(r"\d+(?:[.,]\d+)*", text_of(example))) if example.task == "math" else None
     if example.choices and example.gold is not None:
-        return numbers, example.choices["ABCDEFGHIJ".index(example.gold)]
+        return numbers, example.choices[LETTERS.index(example.gold)]
     return numbers, example.gold if example.task in ("math", "nli") else None
 
 # %% ../../nbs/40_teach/02_curate.ipynb #c45e8341
 def _pairs(train, test, *, n, chunk):
-    "Yields (numbers of training texts, where in the test array one of their n-grams stands), each pair once, in the order of both."
+    """Yields (numbers of training texts, where in the test array one of their n-grams stands), `chunk` texts at once.
+
+    Each pair once, in the order of both.
+    """
     h, of, at = test
     order = np.argsort(h, kind="stable")
     h, at = h[order], at[order]
@@ -203,8 +211,7 @@ def _pairs(train, test, *, n, chunk):
 def _covered(i, at, *, of, n):
     "(number of a training text, number of a test text, words of it that their shared n-grams cover)."
     j = of[at]
-    new = np.ones(len(i), dtype=bool)
-    new[1:] = (i[1:] != i[:-1]) | (j[1:] != j[:-1])
+    new = _starts_of_runs(i, j)
     step = np.full(len(i), n)
     step[:-1] = np.where(new[1:], n, np.minimum(n, np.diff(at)))  # an n-gram adds the words up to the next one
     first = np.flatnonzero(new)
@@ -216,7 +223,7 @@ def contaminated(
     tests: list,  # test inputs
     *,
     n: int = 13,  # words in a row
-    share: float = 0.5,  # a training input goes if its n-grams cover more than this share of a test input; 0: any shared n-gram
+    share: float = 0.5,  # of a test input that must be covered for a training input to go; 0: any shared n-gram
     chunk: int = 2000,  # training inputs at once
 ) -> dict:  # number of a training input → (number of the test input, share of it that is covered)
     "Training inputs that hold a test input, or a good part of one."
@@ -224,40 +231,40 @@ def contaminated(
     h, of, at = test.windows(n)
     rare = _rare(h, len(test))
     where = np.repeat(np.arange(len(test)), test.lengths)
-    _, count, size = _covered(of[rare], at[rare], of=where, n=n) if rare.any() else (np.zeros(0, dtype=np.int64),) * 3
-    total = np.zeros(len(test))
-    total[count] = size  # words of each test input that can be covered
-    whole, found = {test.whole(j): j for j in reversed(np.flatnonzero((total == 0) & (test.lengths > 0)).tolist())}, {}
+    total = np.zeros(len(test))  # words of each test input that can be covered
+    if rare.any():
+        _, count, size = _covered(of[rare], at[rare], of=where, n=n)
+        total[count] = size
+    found = {}
     for pairs in _pairs(train, (h[rare], of[rare], at[rare]), n=n, chunk=chunk):
         for i, j, size in zip(*(x.tolist() for x in _covered(*pairs, of=where, n=n))):
             part = size / total[j]
             if part > share and part > found.get(i, (0, 0))[1]:
                 found[i] = (j, float(part))
-    if whole:
-        short = np.flatnonzero(
-            (train.lengths > 0) & np.isin(train.lengths, test.lengths[list(whole.values())])
-        ).tolist()
-        found |= {i: (whole[w], 1.0) for i in short if i not in found and (w := train.whole(i)) in whole}
-    return dict(sorted(found.items()))
+    short = np.flatnonzero((total == 0) & (test.lengths > 0)).tolist()
+    return dict(sorted((_equal_to(short, test, train=train) | found).items()))
+
+
+def _equal_to(short, test, *, train):
+    "Training texts that have exactly the words of one of the `short` test texts, the first one of its kind."
+    whole = {test.whole(j): j for j in reversed(short)}
+    same_length = np.flatnonzero((train.lengths > 0) & np.isin(train.lengths, test.lengths[short])).tolist()
+    return {i: (whole[w], 1.0) for i in same_length if (w := train.whole(i)) in whole}
 
 # %% ../../nbs/40_teach/02_curate.ipynb #d7b79541
-def gives_away(
-    example,  # `data.Example`
-    least: int = 8,  # words that a text must have to count as copied
-) -> str | None:  # what gives it away, or None
-    "The place where an input holds its own gold answer."
+def gives_away(example, least: int = 8) -> str | None:
+    "Where an input holds its own gold answer, or None; a text counts as copied from `least` words on."
     if example.gold is None or example.task in ("nli", "nlu_qa"):
         return None
-    said = text_of(example)
+    asked = text_of(example)
     if example.task == "math":
-        found, task = stated(said), TASKS["math"]
-        return (
-            said[len(found[0]) :].strip()[:200]
-            if found and task.correct(task.read(found[1], None), example.gold)
-            else None
-        )
-    gold, own = words(example.gold), words(said)
-    return example.gold[:200] if len(gold) >= least and f" {' '.join(gold)} " in f" {' '.join(own)} " else None
+        found, task = stated(asked), TASKS["math"]
+        if found and task.correct(task.read(found[1], None), example.gold):
+            return asked[len(found[0]) :].strip()[:200]
+        return None
+    gold = words(example.gold)
+    copied = len(gold) >= least and f" {' '.join(gold)} " in f" {' '.join(words(asked))} "
+    return example.gold[:200] if copied else None
 
 # %% ../../nbs/40_teach/02_curate.ipynb #9cd2892b
 @dataclass(frozen=True)
@@ -275,79 +282,38 @@ def overlaps(
     settings,  # `config.Curate`
 ) -> Overlaps:
     "Repeats within training and of what is held out, contamination of the test set, answers that stand in the prompt."
-    leaks, first = {}, {}
+    leaks, first, texts = {}, {}, [text_of(e) for e in train]
 
-    def add(places, reason):
-        leaks.update({i: (reason, evidence) for i, evidence in places.items() if i not in leaks})
+    def add(reason, evidence):
+        for i, what in evidence.items():
+            leaks.setdefault(i, (reason, what))
 
     for split, examples in held.items():
         ids = {e.key: e.id for e in examples}
-        add({i: ids[e.key] for i, e in enumerate(train) if e.key in ids}, f"repeats a {split} input")
-    texts, other = (
-        [text_of(e) for e in train],
-        {split: [text_of(e) for e in examples] for split, examples in held.items()},
-    )
+        add(f"repeats a {split} input", {i: ids[e.key] for i, e in enumerate(train) if e.key in ids})
     if settings.near is not None:
-        how = dict(
-            threshold=settings.near,
-            k=settings.shingle,
-            num_perm=settings.permutations,
-            facts=[facts_of(e) for e in train],
-        )
-        for split, examples in held.items():
-            if examples:
-                add(
-                    {
-                        i: f"{examples[j].id}, similarity {s:.2f}"
-                        for i, (j, s) in near_repeats(
-                            texts, other[split], **how, other_facts=[facts_of(e) for e in examples]
-                        ).items()
-                    },
-                    f"nearly repeats a {split} input",
-                )
+        how = dict(threshold=settings.near, k=settings.shingle, num_perm=settings.permutations)
+        how["facts"] = [facts_of(e) for e in train]
+        for split, examples in ((split, e) for split, e in held.items() if e):
+            near = near_repeats(
+                texts, [text_of(e) for e in examples], **how, other_facts=[facts_of(e) for e in examples]
+            )
+            evidence = {i: f"{examples[j].id}, similarity {s:.2f}" for i, (j, s) in near.items()}
+            add(f"nearly repeats a {split} input", evidence)
         first = near_repeats(texts, **how)
     if settings.ngram:
-        add(
-            {
-                i: f"{held['test'][j].id}, {100 * part:.0f} % of its words"
-                for i, (j, part) in contaminated(
-                    texts, other["test"], n=settings.ngram, share=settings.contained
-                ).items()
-            },
-            "shares words with a test input",
-        )
+        tests = [text_of(e) for e in held["test"]]
+        found = contaminated(texts, tests, n=settings.ngram, share=settings.contained)
+        evidence = {i: f"{held['test'][j].id}, {100 * part:.0f} % of its words" for i, (j, part) in found.items()}
+        add("shares words with a test input", evidence)
     if settings.given_away:
-        add({i: said for i, e in enumerate(train) if (said := gives_away(e))}, "states its own answer")
+        add("states its own answer", {i: text for i, e in enumerate(train) if (text := gives_away(e))})
     return Overlaps(leaks, first)
 
-# %% ../../nbs/40_teach/02_curate.ipynb #9bcc30c7
-REASONS = {
-    "truncated": "the teacher hit its token limit before it had finished",
-    "empty": "the teacher wrote nothing",
-    "outside the set": "the answer is none of the possible ones",
-    "unreadable": "no answer could be read out of what the teacher wrote",
-    "not stated": "there is a number or a choice in the reasoning, but no sentence states the answer",
-    "too few rounds": "the chain of density has fewer than four rounds",
-    "no reasoning": "the teacher gave an answer without the reasoning that this arm learns from",
-    "too many words": "the summary is longer than the data set's limit",
-    "no gold": "the example has no gold answer",
-    "disagrees with gold": "no sample of the teacher's answer is the gold one (only with curate.verify)",
-    "not right": "the label is wrong, and this arm learns from right ones alone",
-    "not wrong": "the label is right, and this arm learns from wrong ones alone",
-    "more than of the other kind": "the arms of right and of wrong labels have as many rows as the rarer kind",
-    "too little agreement": "fewer of the samples than curate.agreement asks for give this answer",
-    "repeats a test input": "the same question stands in the test set",
-    "repeats a validation input": "the same question stands in the validation set",
-    "nearly repeats a test input": "a question of the test set in slightly other words",
-    "nearly repeats a validation input": "a question of the validation set in slightly other words",
-    "repeats a training input": "the same question came earlier in the training set",
-    "nearly repeats a training input": "an earlier question in slightly other words",
-    "shares words with a test input": "it holds a good part of a test input, word for word",
-    "states its own answer": "the gold answer stands in the input",
-    "too long": "the row has more tokens than train.max_length",
-}
-
 # %% ../../nbs/40_teach/02_curate.ipynb #d0b53e5f
+REASONS = read_table("teach", "reasons.yaml")
+
+
 @dataclass(frozen=True)
 class Drop:
     "An input that did not become a training row."
@@ -359,16 +325,16 @@ class Drop:
 
 @dataclass(frozen=True)
 class Curated:
-    "Training rows of one arm and everything that was dropped on the way."
+    """Training rows of one arm and everything that was dropped on the way.
+
+    A row is `{"id", "messages"}`. The last message is what the student learns to write; of a conversation with
+    `"turns": "all"`, all of the assistant's are.
+    """
 
     arm: str
-    rows: list[
-        dict
-    ]  # {"id", "messages"}; the last message is what the student learns to write, of a conversation maybe all of the assistant's ("turns": "all")
+    rows: list[dict]
     drops: list[Drop]
-    balance: dict = field(
-        default_factory=dict
-    )  # of a family with few answers: 'before' and 'after' all drops, how many inputs have which
+    balance: dict = field(default_factory=dict)  # of a family with few answers: label → inputs, 'before' and 'after'
     short: str = ""  # why these rows are too few to train on; empty where they are enough, see `enough`
 
     @property
@@ -378,69 +344,14 @@ class Curated:
 
     @property
     def attrition(self) -> dict:
-        "Inputs, rows (one for each input that is kept, however many it gives), and drops by reason; both add up to the inputs. Reasons stand in the order they are checked, failed requests last."
+        "Inputs, rows (one per input that is kept), and drops by reason in the order of the checks, failures last."
         count = Counter(d.reason for d in self.drops)
         order = [*(r for r in REASONS if r in count), *sorted(count.keys() - REASONS.keys())]
         return dict(inputs=len(self.kept) + len(self.drops), rows=len(self.kept), dropped={r: count[r] for r in order})
 
-# %% ../../nbs/40_teach/02_curate.ipynb #e768d44b
-def curate(
-    arm,  # a trained `config.Arm`
-    examples: list,  # the training examples
-    *,
-    answers,  # the teacher's `Answers` to them, or None for an arm that learns from gold
-    test: list,  # the test examples: nothing of theirs may be trained on
-    settings: Curate = Curate(),
-    too_long=None,  # rows → mapping from the ids of those that are too long for the student to how long they are
-    found=None,  # `overlap.Overlaps` of the examples; None looks them up
-) -> Curated:
-    "Training rows of one arm, and what was dropped and why."
-    found, seen, rows, drops, labels = found or overlaps(examples, dict(test=test), settings=settings), {}, [], [], {}
-    for i, (example, elected) in enumerate(zip(examples, answers or [None] * len(examples), strict=True)):
-        answer = _verified(elected) if settings.verify and elected else elected
-        label = labels[example.id] = example.gold if arm.labels == "gold" else answer.parsed.answer
-        fault = (
-            _gold_fault(example)
-            if arm.labels == "gold"
-            else _answer_fault(answer, arm)
-            or _limit_fault(example, label)
-            or settings.verify
-            and _untrue(example, answer)
-            or _split_vote(elected, label, share=settings.agreement)
-        )
-        fault = fault or _repeats(example, i, found=found, seen=seen)
-        if fault:
-            drops.append(Drop(example.id, *fault))
-            continue
-        seen[example.key] = seen[found.first.get(i, (i,))[0]] = example.id
-        rows += _rows(arm, example, label=label, answer=answer, turns=settings.turns)
-    rows, drops = _fitting(rows, drops, long=too_long(rows) if too_long and rows else {})
-    done = Curated(
-        arm.name,
-        *(_only(arm.only, rows, drops=drops, right={a.id: a.correct for a in answers}) if arm.only else (rows, drops)),
-    )
-    return replace(done, balance=_balance(examples, labels, kept=done.kept))
-
 # %% ../../nbs/40_teach/02_curate.ipynb #b9531713
-def _repeats(example, i, *, found, seen):
-    "Repeats of what is held out, repeats of rows that are kept, contamination."
-    leak = found.leaks.get(i)
-    if leak and "repeats" in leak[0]:
-        return leak
-    if example.key in seen:
-        return "repeats a training input", seen[example.key]
-    first, similarity = found.first.get(i, (i, 1.0))
-    if first in seen:
-        return "nearly repeats a training input", f"{seen[first]}, similarity {similarity:.2f}"
-    return leak
-
-
-def _gold_fault(example):
-    if example.gold is None and not example.meta.get("reference"):
-        return "no gold", ""
-
-
 def _answer_fault(answer, arm):
+    "(reason, evidence) of an answer that can't be learned from, or None; so do all checks below."
     end = answer.text.strip()[-200:]
     if answer.failure:
         return f"failed: {answer.failure.reason}", answer.failure.evidence
@@ -460,22 +371,11 @@ def _answer_fault(answer, arm):
         return "no reasoning", end
 
 
-def _limit_fault(example, text):
+def _too_many_words(example, text):
     limit = example.meta.get("words") if example.task == "summarization" else None
-    if limit and (n := len(text.split())) > limit:
+    n = len(text.split())
+    if limit and n > limit:
         return "too many words", f"{n} words, at most {limit}"
-
-
-def _split_vote(answer, label, *, share):
-    "Too few of the samples give the label that was taken."
-    n, agree = len(answer.votes), sum(v.parsed.answer == label and not v.truncated for v in answer.votes)
-    if n and agree / n < share:
-        return "too little agreement", f"{agree} of {n} samples say {label}"
-
-# %% ../../nbs/40_teach/02_curate.ipynb #597e569d
-def _verified(answer):
-    "The first sample that is right and whole; the elected one where none is."
-    return next((a for a in answer.votes if a.correct and not a.truncated), answer)
 
 
 def _untrue(example, answer):
@@ -485,30 +385,41 @@ def _untrue(example, answer):
         return "disagrees with gold", f"{answer.parsed.answer}, gold {example.gold}"
 
 
-def _only(kind, rows, *, drops, right):
-    "(rows, drops) with labels of one kind, the first so many as there are of the rarer kind."
-    kinds = {k: [r["id"] for r in rows if right[r["id"]] is (k == "right")] for k in ("right", "wrong")}
-    kept = set(kinds[kind][: min(map(len, kinds.values()))])
+def _split_vote(votes, label, *, share):
+    n, agree = len(votes), sum(v.parsed.answer == label and not v.truncated for v in votes)
+    if n and agree / n < share:
+        return "too little agreement", f"{agree} of {n} samples say {label}"
 
-    def why(id):
-        return "no gold" if right[id] is None else "more than of the other kind" if id in kinds[kind] else f"not {kind}"
+# %% ../../nbs/40_teach/02_curate.ipynb #b9531719
+def _fault(example, arm, *, answer, votes, label, settings):
+    "What is wrong with the label of an input."
+    if arm.labels == "gold":
+        return None if example.gold is not None or example.meta.get("reference") else ("no gold", "")
+    return (
+        _answer_fault(answer, arm)
+        or _too_many_words(example, label)
+        or (_untrue(example, answer) if settings.verify else None)
+        or _split_vote(votes, label, share=settings.agreement)
+    )
 
-    return [r for r in rows if r["id"] in kept], [
-        *drops,
-        *(Drop(r["id"], why(r["id"]), "") for r in rows if r["id"] not in kept),
-    ]
 
-
-def _fitting(rows, drops, *, long):
-    "(rows, drops) once those that are too `long` are dropped."
-    gone = dict.fromkeys(r["id"] for r in rows if r["id"] in long)
-    return [r for r in rows if r["id"] not in gone], [*drops, *(Drop(id, "too long", long[id]) for id in gone)]
+def _overlap_fault(example, i, *, found, seen):
+    "Repeats of what is held out, repeats of rows that are kept, contamination."
+    leak = found.leaks.get(i)
+    if leak and "repeats" in leak[0]:
+        return leak
+    if example.key in seen:
+        return "repeats a training input", seen[example.key]
+    first, similarity = found.first.get(i, (i, 1.0))
+    if first in seen:
+        return "nearly repeats a training input", f"{seen[first]}, similarity {similarity:.2f}"
+    return leak
 
 # %% ../../nbs/40_teach/02_curate.ipynb #6f7e873c
-def _rows(arm, example, *, label, answer, turns="all"):
+def _rows(arm, example, *, label, answer, turns):
     "The training rows of one input: one, or two where the reasoning is a task of its own."
     if example.task == "conversation":
-        return [_talk(arm, example, answer=answer, turns=turns)]
+        return [_conversation_row(arm, example, answer=answer, turns=turns)]
     why, asked = answer.parsed.rationale if answer else "", example.ask(arm.prompt)
     if arm.target == "mixed":
         return [dict(id=example.id, messages=m) for m in both(example.task, asked, answer=label, rationale=why)]
@@ -516,42 +427,92 @@ def _rows(arm, example, *, label, answer, turns="all"):
     return [dict(id=example.id, messages=[*asked, dict(role="assistant", content=text)])]
 
 
+def _conversation_row(arm, example, *, answer, turns):
+    "A whole conversation, as far as its assistant's turns go; `turns` says on which of them the loss falls."
+    replies = tuple(example.meta["reference"] if arm.labels == "gold" else answer.turns)
+    messages = example.ask(arm.prompt, replies)
+    row = dict(id=example.id, messages=messages[:-1] if messages[-1]["role"] == "user" else messages)
+    return row | dict(turns="all") if turns == "all" else row
+
+# %% ../../nbs/40_teach/02_curate.ipynb #597e569d
+def _of_one_kind(rows, drops, *, kind, right):
+    "(rows, drops) with `kind` ('right' or 'wrong') labels only, the first so many as there are of the rarer kind."
+    kinds = {k: [r["id"] for r in rows if right[r["id"]] is (k == "right")] for k in ("right", "wrong")}
+    kept = set(kinds[kind][: min(map(len, kinds.values()))])
+
+    def why(id):
+        if right[id] is None:
+            return "no gold"
+        return "more than of the other kind" if id in kinds[kind] else f"not {kind}"
+
+    gone = [Drop(r["id"], why(r["id"]), "") for r in rows if r["id"] not in kept]
+    return [r for r in rows if r["id"] in kept], [*drops, *gone]
+
+
+def _fitting(rows, drops, *, long):
+    "(rows, drops) once the inputs in `long` (id → how long) are dropped."
+    gone = dict.fromkeys(r["id"] for r in rows if r["id"] in long)
+    return [r for r in rows if r["id"] not in gone], [*drops, *(Drop(id, "too long", long[id]) for id in gone)]
+
+
 def _balance(examples, labels, *, kept):
     "How many inputs have which label, before and after all drops; nothing where any text can be one."
     if not examples or examples[0].task not in ("nli", "nlu_qa"):
         return {}
-    before, after = (Counter(l for id in ids if (l := labels[id]) is not None) for ids in (labels, kept))
-    return {
-        when: {l: n[l] for l in (*NLI, *sorted(before.keys() - set(NLI))) if l in before}
-        for when, n in (("before", before), ("after", after))
-    }
+    before, after = (Counter(labels[id] for id in ids if labels[id] is not None) for ids in (labels, kept))
+    order = [label for label in (*NLI, *sorted(before.keys() - set(NLI))) if label in before]
+    return {when: {label: n[label] for label in order} for when, n in (("before", before), ("after", after))}
+
+# %% ../../nbs/40_teach/02_curate.ipynb #e768d44b
+def _first_right(answer):
+    "The first sample that is right and whole; the elected one where none is."
+    return next((a for a in answer.votes if a.correct and not a.truncated), answer)
 
 
-def _talk(arm, example, *, answer, turns):
-    "A whole conversation, as far as its assistant's turns go; `turns` says on which of them the loss falls."
-    replies = tuple(example.meta["reference"] if arm.labels == "gold" else answer.turns)
-    messages = example.ask(arm.prompt, replies)
-    return dict(id=example.id, messages=messages[:-1] if messages[-1]["role"] == "user" else messages) | (
-        dict(turns="all") if turns == "all" else {}
-    )
-
-
-def enough(done: Curated, min_rows: int) -> Curated:
-    "The same; where too few rows are left, `short` says what became of the others."
-    a = done.attrition
-    n = a["rows"]
-    if n >= min_rows:
-        return done
-    return replace(
-        done,
-        short=f"{n} training {'row is' if n == 1 else 'rows are'} left of {a['inputs']} inputs, fewer than min_rows = {min_rows} ({_spell(a)})",
-    )
-
-
-def _spell(attrition):
-    return ", ".join(f"{n} {k}" for k, n in attrition["dropped"].items()) or "nothing dropped"
+def curate(
+    arm,  # a trained `config.Arm`
+    examples: list,  # the training examples
+    *,
+    answers,  # the teacher's `Answers` to them, or None for an arm that learns from gold
+    test: list,  # the test examples: nothing of theirs may be trained on
+    settings: Curate | None = None,  # None takes the defaults of `config.Curate`
+    too_long=None,  # rows → mapping from the ids of those that are too long for the student to how long they are
+    found=None,  # `Overlaps` of the examples; None looks them up
+) -> Curated:
+    "Training rows of one arm, and what was dropped and why."
+    settings = settings or Curate()
+    found = found or overlaps(examples, dict(test=test), settings=settings)
+    seen, rows, drops, labels = {}, [], [], {}
+    for i, (example, elected) in enumerate(zip(examples, answers or [None] * len(examples), strict=True)):
+        answer = _first_right(elected) if settings.verify and elected else elected
+        label = labels[example.id] = example.gold if arm.labels == "gold" else answer.parsed.answer
+        fault = _fault(
+            example, arm, answer=answer, votes=elected.votes if elected else (), label=label, settings=settings
+        )
+        fault = fault or _overlap_fault(example, i, found=found, seen=seen)
+        if fault:
+            drops.append(Drop(example.id, *fault))
+            continue
+        seen[example.key] = seen[found.first.get(i, (i,))[0]] = example.id
+        rows += _rows(arm, example, label=label, answer=answer, turns=settings.turns)
+    if too_long and rows:
+        rows, drops = _fitting(rows, drops, long=too_long(rows))
+    if arm.only:
+        rows, drops = _of_one_kind(rows, drops, kind=arm.only, right={a.id: a.correct for a in answers})
+    done = Curated(arm.name, rows, drops)
+    return replace(done, balance=_balance(examples, labels, kept=done.kept))
 
 # %% ../../nbs/40_teach/02_curate.ipynb #1a366975
+def enough(done: Curated, min_rows: int) -> Curated:
+    "The same; where too few rows are left, `short` says what became of the others."
+    inputs, n, dropped = done.attrition.values()
+    if n >= min_rows:
+        return done
+    left = f"{n} training {'row is' if n == 1 else 'rows are'} left of {inputs} inputs"
+    reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "nothing dropped"
+    return replace(done, short=f"{left}, fewer than min_rows = {min_rows} ({reasons})")
+
+
 def hardness(
     done: Curated,
     right: dict,  # id → whether the untouched student's answer to the input is right; None where there is no gold

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['interval_difference', 'Change', 'changes', 'setting_changes', 'version_changes', 'count_changes', 'Number', 'numbers',
            'compare_numbers', 'DiffError', 'Pair', 'refusal', 'compare_reports', 'Diff', 'diff', 'tables', 'print_diff',
-           'ReproduceError', 'report_of', 'may_vary', 'recipe_of', 'same_data', 'untimed', 'differing', 'Reproduced',
+           'ReproduceError', 'report_of', 'recipe_of', 'same_data', 'may_vary', 'untimed', 'differing', 'Reproduced',
            'print_reproduced', 'reproduce']
 
 # %% ../../nbs/90_tools/02_compare.ipynb #62e3b25a
@@ -19,14 +19,15 @@ from pathlib import Path
 from ..analyse.stats import holm, paired, paired_difference, paired_p
 from ..config import Combination, ConfigError, Recipe, StudyError
 from ..grading.truth import METRICS
+from ..report.render import html_of, sentence, versions
 from .explore import Report, find_reports, read_report, rebuild
-from ..utils import HIDDEN, Column, Displayable, Interval, Table, duration, esc, to_plain
+from ..utils import HIDDEN, Column, Displayable, Interval, Table, duration, to_plain
 
 # %% ../../nbs/90_tools/02_compare.ipynb #df3a69f1
 def interval_difference(
     a: Interval, b: Interval
 ) -> tuple[Interval, float | None]:  # (b minus a, its p); without an interval and p where one of them has none
-    "The difference of two independent estimates from their 95 % intervals alone (MOVER: the limits' distances add up in squares), and a p that is below 0.05 where that interval excludes 0."
+    "Difference of two independent estimates from their 95 % intervals alone, and a p below 0.05 where it excludes 0."
     from scipy.stats import norm
 
     if a.value is None or b.value is None:
@@ -34,15 +35,21 @@ def interval_difference(
     d = b.value - a.value
     if None in (a.low, a.high, b.low, b.high):
         return Interval(d, reason="one of them has no interval"), None
-    below, above = (
-        ((b.value - b.low) ** 2 + (a.high - a.value) ** 2) ** 0.5,
-        ((b.high - b.value) ** 2 + (a.value - a.low) ** 2) ** 0.5,
-    )
-    toward = below if d > 0 else above
-    p = 1.0 if d == 0 else 2 * float(norm.sf(norm.ppf(0.975) * abs(d) / toward)) if toward > 0 else None
+    below = ((b.value - b.low) ** 2 + (a.high - a.value) ** 2) ** 0.5
+    above = ((b.high - b.value) ** 2 + (a.value - a.low) ** 2) ** 0.5
+    toward_zero, p = below if d > 0 else above, None
+    if d == 0:
+        p = 1.0
+    elif toward_zero > 0:
+        p = 2 * float(norm.sf(norm.ppf(0.975) * abs(d) / toward_zero))
     return Interval(d, d - below, d + above, min(a.n, b.n), "" if p is not None else "neither interval has a width"), p
 
 # %% ../../nbs/90_tools/02_compare.ipynb #c95b314b
+_NOT_THERE = "not there"
+# of a provenance: compared elsewhere, or different every time
+_NO_CHANGE = "combination fingerprint generated durations settings versions seeds".split()
+
+
 @dataclass(frozen=True)
 class Change:
     "A setting, version or count that differs."
@@ -59,31 +66,18 @@ def _flat(value, name=""):
     return {k: v for key, x in value.items() for k, v in _flat(x, f"{name}.{key}" if name else str(key)).items()}
 
 
-def _settings(r):
-    "Settings by dotted name; what an older version didn't know has its default."
-    try:
-        return _flat(Combination.parse(r.settings).model_dump(mode="json"))
-    except ConfigError:
-        return _flat(r.settings)
-
-
-_NOT_THERE = "not there"
-_NO_CHANGE = (
-    "combination",
-    "fingerprint",
-    "generated",
-    "durations",
-    "settings",
-    "versions",
-    "seeds",
-)  # of a provenance: told elsewhere, or different every time
-
-
 def changes(a: dict, b: dict) -> list[Change]:
     "What differs between two flat mappings."
-    return [
-        Change(k, x, y) for k in dict.fromkeys([*a, *b]) if (x := a.get(k, _NOT_THERE)) != (y := b.get(k, _NOT_THERE))
-    ]
+    both = [Change(k, a.get(k, _NOT_THERE), b.get(k, _NOT_THERE)) for k in dict.fromkeys([*a, *b])]
+    return [c for c in both if c.a != c.b]
+
+
+def _settings(report):
+    "Settings by dotted name; what an older version didn't know has its default."
+    try:
+        return _flat(Combination.parse(report.settings).model_dump(mode="json"))
+    except ConfigError:
+        return _flat(report.settings)
 
 
 def setting_changes(a: Report, b: Report) -> list[Change]:
@@ -91,30 +85,28 @@ def setting_changes(a: Report, b: Report) -> list[Change]:
     return changes(_settings(a), _settings(b))
 
 
+def _origins(report):
+    made = report.metrics["provenance"]
+    return _flat(made.get("versions") or {}) | _flat({k: v for k, v in made.items() if k not in _NO_CHANGE})
+
+
 def version_changes(a: Report, b: Report) -> list[Change]:
     "Versions, commit, hashes of data, prompts, grader and weights that differ."
+    return [c for c in changes(_origins(a), _origins(b)) if not (c.what == "git_sha" and None in (c.a, c.b))]
 
-    def of(r):
-        return _flat(r.metrics["provenance"].get("versions") or {}) | _flat(
-            {k: v for k, v in r.metrics["provenance"].items() if k not in _NO_CHANGE}
-        )
 
-    return [c for c in changes(of(a), of(b)) if not (c.what == "git_sha" and None in (c.a, c.b))]
+def _counts(report):
+    m, counts = report.metrics, {}
+    for arm, x in m["attrition"].items():
+        counts |= {f"{arm}: {k}": x[k] for k in ("inputs", "rows")}
+        counts |= {f"{arm}: dropped, {why}": n for why, n in x["dropped"].items()}
+    counts |= {f"{arm}: steps": t["steps"] for arm, t in m["training"].items() if t.get("steps") is not None}
+    return counts | {f"{arm}: test items": x["n"] for arm, x in m["arms"].items() if x["n"]}
 
 
 def count_changes(a: Report, b: Report) -> list[Change]:
-    "Inputs, training rows, drops by reason, steps and test items that differ: plain counts, without noise of their own."
-
-    def of(r):
-        m = r.metrics
-        return (
-            {f"{arm}: {k}": x[k] for arm, x in m["attrition"].items() for k in ("inputs", "rows")}
-            | {f"{arm}: dropped, {why}": n for arm, x in m["attrition"].items() for why, n in x["dropped"].items()}
-            | {f"{arm}: steps": t["steps"] for arm, t in m["training"].items() if t.get("steps") is not None}
-            | {f"{arm}: test items": x["n"] for arm, x in m["arms"].items() if x["n"]}
-        )
-
-    return changes(of(a), of(b))
+    "Inputs, training rows, drops by reason, steps and test items that differ: counts, without noise of their own."
+    return changes(_counts(a), _counts(b))
 
 # %% ../../nbs/90_tools/02_compare.ipynb #1ae44968
 @dataclass(frozen=True)
@@ -136,32 +128,56 @@ class Number:
     def beyond(self) -> bool:
         return self.p_holm is not None and self.p_holm <= 0.05
 
+    @property
+    def verdict(self) -> str:
+        if self.beyond:
+            return "beyond noise"
+        return "within noise" if self.p is not None else "not tested"
 
-def numbers(r: Report) -> dict:
+    def row(self) -> dict:
+        "As cells of a table."
+        values = {k: getattr(self, k).text(self.scale, self.digits) for k in ("a", "b")}
+        p = "not tested" if self.p_holm is None else "<0.001" if self.p_holm < 0.001 else f"{self.p_holm:.3f}"
+        values |= dict(difference=self.difference.text(self.scale, self.digits, signed=True), p=p)
+        return dict(arm=self.arm, what=self.what) | values | dict(method=self.method, verdict=self.verdict)
+
+
+def numbers(report: Report) -> dict:
     "(arm, what) → (interval, scale, digits, column of the items' grades or None) of all that has an interval."
-    m, out = r.metrics, {}
-    key, name, scale, digits = r.metric.key, r.metric.name, r.metric.scale, r.metric.digits
+    m, metric, found = report.metrics, report.metric, {}
+    main = metric.scale, metric.digits
     for arm, x in m["arms"].items():
         if not x["n"]:
             continue
-        out[arm, name] = Interval(**x[r.level]), scale, digits, key
+        found[arm, metric.name] = Interval(**x[report.level]), *main, metric.key
         if x.get("strict"):
-            out[arm, f"{name}, strict"] = Interval(**x["strict"]), scale, digits, f"{key}_strict"
+            found[arm, f"{metric.name}, strict"] = Interval(**x["strict"]), *main, f"{metric.key}_strict"
         for k, i in (x.get("scores") or {}).items():
-            if k != key and k in METRICS:
-                out[arm, METRICS[k].name] = Interval(**i), METRICS[k].scale, METRICS[k].digits, k
+            if k != metric.key and k in METRICS:
+                found[arm, METRICS[k].name] = Interval(**i), METRICS[k].scale, METRICS[k].digits, k
     for g in m["gaps"]:
-        out[g["arm"], f"gap recovered, against {g['teacher']}"] = (
-            Interval(**{k: g[k] for k in ("value", "low", "high", "n", "reason")}),
-            100,
-            1,
-            None,
-        )
+        gap = Interval(**{k: g[k] for k in ("value", "low", "high", "n", "reason")})
+        found[g["arm"], f"gap recovered, against {g['teacher']}"] = gap, 100, 1, None
     for g in (m.get("judge") or {}).get("grades") or ():
-        out[g["arm"], f"judge: {g['criterion']}"] = Interval(**g["grade"]), 1, 2, None
-    return {k: v for k, v in out.items() if v[0].value is not None}
+        found[g["arm"], f"judge: {g['criterion']}"] = Interval(**g["grade"]), 1, 2, None
+    return {k: v for k, v in found.items() if v[0].value is not None}
 
 # %% ../../nbs/90_tools/02_compare.ipynb #4d94cacb
+def _same_judge(a, b) -> bool:
+    old, new = ((r.metrics.get("judge") or {}) for r in (a, b))
+    return all(old.get(k) == new.get(k) for k in ("engine", "rubric_hash", "prompt_hash"))
+
+
+def _same_items(graded, arm, *, column):
+    "The grades of one arm in both reports, matched by item; None where there are none."
+    import pandas as pd
+
+    if not graded or not column or any(column not in g for g in graded):
+        return None
+    both = pd.concat([g[g["arm"] == arm].assign(arm=side) for g, side in zip(graded, "ab")])
+    return paired(both, "a", "b", column=column) if both["arm"].nunique() == 2 else None
+
+
 def compare_numbers(
     a: Report,
     b: Report,
@@ -169,40 +185,16 @@ def compare_numbers(
     graded: tuple | None = None,  # DataFrames of both reports' items; None where a store is missing
 ) -> list[Number]:
     "Every number that both have; not corrected yet."
-    old, new, out = numbers(a), numbers(b), []
-    judged = [(r.metrics.get("judge") or {}) for r in (a, b)]
-    same_judge = all(judged[0].get(k) == judged[1].get(k) for k in ("engine", "rubric_hash", "prompt_hash"))
-    for k in (k for k in old if k in new and (same_judge or not k[1].startswith("judge: "))):
-        (x, scale, digits, column), y = old[k], new[k][0]
-        pair = (
-            graded
-            and column
-            and column in graded[0]
-            and column in graded[1]
-            and _same_items(graded, k[0], column=column)
-        )
+    old, new, found, same_judge = numbers(a), numbers(b), [], _same_judge(a, b)
+    for arm, what in (k for k in old if k in new):
+        if what.startswith("judge: ") and not same_judge:
+            continue
+        (x, scale, digits, column), y = old[arm, what], new[arm, what][0]
+        pair = _same_items(graded, arm, column=column)
         difference, p = (paired_difference(*pair), paired_p(*pair)) if pair else interval_difference(x, y)
-        out.append(
-            Number(
-                *k,
-                x,
-                y,
-                difference,
-                p,
-                "paired" if pair else "intervals" if p is not None else difference.reason,
-                scale,
-                digits,
-            )
-        )
-    return out
-
-
-def _same_items(graded, arm, *, column):
-    "The grades of one arm in both reports, matched by item; None where an arm has none."
-    import pandas as pd
-
-    both = pd.concat([g[g["arm"] == arm].assign(arm=side) for g, side in zip(graded, "ab")])
-    return paired(both, "a", "b", column=column) if both["arm"].nunique() == 2 else None
+        method = "paired" if pair else "intervals" if p is not None else difference.reason
+        found.append(Number(arm, what, x, y, difference, p, method, scale, digits))
+    return found
 
 # %% ../../nbs/90_tools/02_compare.ipynb #3c78fcdf
 class DiffError(StudyError):
@@ -227,23 +219,20 @@ class Pair:
 def refusal(a: Report, b: Report) -> str:
     "Why two reports can't be compared, in a sentence; empty where they can."
     x, y = a.hashes.get("test"), b.hashes.get("test")
-    data = [r.settings["data"]["name"] for r in (a, b)]
     if not x or not y:
-        return "one of them doesn't say which test items it has (no data_hashes.test): write it again with `distill-study replay RECIPE`"
+        return sentence("compare", "nameless_items")
     if x != y:
-        return f"they have other test items: {data[0]}, hash {x}, and {data[1]}, hash {y}; a difference would be that of the items. Compare reports with the same data, data.test and data.seed"
-    if a.metric.key != b.metric.key:
-        return f"one measures {a.metric.name}, the other {b.metric.name}. Compare reports of the same version"
-    return ""
+        names = [r.settings["data"]["name"] for r in (a, b)]
+        return sentence("compare", "other_items", a=f"{names[0]}, hash {x}", b=f"{names[1]}, hash {y}")
+    return (
+        "" if a.metric.key == b.metric.key else sentence("compare", "other_measure", a=a.metric.name, b=b.metric.name)
+    )
 
-# %% ../../nbs/90_tools/02_compare.ipynb #a8399842
-def _items(a, b, *, stores):
+
+def _grades(a, b, *, stores):
     "(the items' grades of both reports or None, why there are none)."
     if not any(stores):
-        return (
-            None,
-            "No store was named, so no number could be tested on the same items: changes are told from the two intervals, as if they were of different items.",
-        )
+        return None, sentence("compare", "no_store")
     try:
         return tuple(rebuild(r, s).graded for r, s in zip((a, b), stores)), ""
     except StudyError as e:
@@ -259,29 +248,13 @@ def compare_reports(
     "What changed; numbers are not corrected yet."
     if why := refusal(a, b):
         return Pair(b.name, [], [], [], [], [], [], why)
-    graded, note = _items(a, b, stores=stores)
+    (graded, note), settings = _grades(a, b, stores=stores), setting_changes(a, b)
+    if any(c.what == "seed" for c in settings):
+        note = f"{note} {sentence('compare', 'other_seed')}".strip()
     old, new = numbers(a), numbers(b)
     only = [[f"{arm}, {what}" for arm, what in x if (arm, what) not in y] for x, y in ((old, new), (new, old))]
-    settings = setting_changes(a, b)
-    if any(c.what == "seed" for c in settings):
-        note = " ".join(
-            filter(
-                None,
-                (
-                    note,
-                    "The training seed differs: what is beyond the noise of the items may still be within that of seeds.",
-                ),
-            )
-        )
-    return Pair(
-        b.name,
-        settings,
-        version_changes(a, b),
-        count_changes(a, b),
-        compare_numbers(a, b, graded=graded),
-        *only,
-        note=note,
-    )
+    found = compare_numbers(a, b, graded=graded)
+    return Pair(b.name, settings, version_changes(a, b), count_changes(a, b), found, *only, note=note)
 
 # %% ../../nbs/90_tools/02_compare.ipynb #56760962
 @dataclass(frozen=True, repr=False)
@@ -303,53 +276,43 @@ class Diff(Displayable):
     @property
     def code(self) -> int:
         "0: no number changed beyond noise, 1: some did, 2: reports can't be compared."
-        return 1 if self.beyond else 2 if any(p.refused for p in self.pairs) or not self.compared else 0
+        if self.beyond:
+            return 1
+        return 2 if not self.compared or any(p.refused for p in self.pairs) else 0
 
     def verdict(self) -> str:
         "The outcome in a sentence."
-        n, k, refused = len(self.compared), len(self.beyond), sum(bool(p.refused) for p in self.pairs)
-        first = (
-            f"{k} of {n} numbers changed beyond noise (Holm-corrected p at most 0.05)."
-            if k
-            else f"None of {n} numbers changed beyond noise."
-            if n
-            else "No number could be compared."
-        )
-        return first + (f" {refused} of {len(self.pairs)} pairs of reports can't be compared." if refused else "")
+        refused = sum(bool(p.refused) for p in self.pairs)
+        counts = dict(n=len(self.compared), beyond=len(self.beyond), refused=refused, pairs=len(self.pairs))
+        return sentence("compare", "verdict", **counts)
 
     def to_dict(self):
-        def plain(n):
-            return asdict(n) | dict(beyond=n.beyond)
-
-        return to_plain(
-            dict(
-                verdict=self.verdict(),
-                code=self.code,
-                compared=len(self.compared),
-                beyond=len(self.beyond),
-                only_a=self.only_a,
-                only_b=self.only_b,
-                reports=[asdict(p) | dict(numbers=[plain(n) for n in p.numbers]) for p in self.pairs],
-            )
-        )
+        reports = [asdict(p) | dict(numbers=[asdict(n) | dict(beyond=n.beyond) for n in p.numbers]) for p in self.pairs]
+        counts = dict(compared=len(self.compared), beyond=len(self.beyond), only_a=self.only_a, only_b=self.only_b)
+        return to_plain(dict(verdict=self.verdict(), code=self.code) | counts | dict(reports=reports))
 
     def html(self) -> str:
         "A table of changes and one of numbers for each pair."
-        return f"<p><strong>{esc(self.verdict())}</strong></p>" + "".join(
-            t.html() if isinstance(t, Table) else f'<p class="note">{esc(t)}</p>' for t in tables(self)
-        )
+        parts = [("", t.html()) if isinstance(t, Table) else (t, "") for t in tables(self)]
+        return html_of("diff", verdict=self.verdict(), parts=parts)
 
 # %% ../../nbs/90_tools/02_compare.ipynb #cec989da
+def _by_name(reports, which) -> dict:
+    "Name of the combination → report."
+    named = {r.folder.resolve().name: r for r in reports}
+    if len(named) < len(reports):
+        raise DiffError(
+            f"the {which} folder has reports of the same combination in several folders: {len(reports)} reports, "
+            f"{len(named)} names. Name the folder of one recipe."
+        )
+    return named
+
+
 def _matched(first, second):
-    "[(a, b)] of the same combination, and the names that only one side has; two single reports are a pair whatever they are called."
+    "[(a, b)] of the same combination, and the names that only one side has."
     if len(first) == len(second) == 1:
         return [(first[0], second[0])], [], []
-    a, b = ({r.folder.resolve().name: r for r in rs} for rs in (first, second))
-    for given, rs, which in ((first, a, "first"), (second, b, "second")):
-        if len(rs) < len(given):
-            raise DiffError(
-                f"the {which} folder has reports of the same combination in several folders: {len(given)} reports, {len(rs)} names. Name the folder of one recipe."
-            )
+    a, b = _by_name(first, "first"), _by_name(second, "second")
     return [(a[k], b[k]) for k in a if k in b], [k for k in a if k not in b], [k for k in b if k not in a]
 
 
@@ -363,8 +326,10 @@ def diff(
     "Compare two reports, or all combinations that two recipes' reports share."
     pairs, *only = _matched(find_reports(a), find_reports(b))
     if not pairs:
+        names = " and ".join(f"{', '.join(side[:3])} …" for side in only)
         raise DiffError(
-            f"{str(a)!r} and {str(b)!r} have no combination in common: {', '.join(only[0][:3])} … and {', '.join(only[1][:3])} …. To compare reports of different names, name one report on each side."
+            f"{str(a)!r} and {str(b)!r} have no combination in common: {names}. "
+            "To compare reports of different names, name one report on each side."
         )
     made = [compare_reports(x, y, stores=(store_a, store_b or store_a)) for x, y in pairs]
     adjusted = iter(holm([n.p for p in made for n in p.numbers]))
@@ -377,84 +342,50 @@ def _value(v):
     return HIDDEN.sub("\ufffd", text if len(text) <= 60 else f"{text[:57]}\u2026")
 
 
-def _p(n):
-    return "not tested" if n.p_holm is None else "<0.001" if n.p_holm < 0.001 else f"{n.p_holm:.3f}"
+def _text_columns(**heads) -> tuple:
+    return tuple(Column(key, head, kind="text") for key, head in heads.items())
+
+
+def _changes_table(p: Pair):
+    "What differs in a pair but its numbers; a sentence where nothing does."
+    changed = [(kind, c) for kind in ("settings", "versions", "counts") for c in getattr(p, kind)]
+    if not changed:
+        return f"{p.name}: same settings, versions and counts."
+    rows = tuple(dict(kind=kind, what=c.what, a=_value(c.a), b=_value(c.b)) for kind, c in changed)
+    return Table(f"{p.name}: what differs", _text_columns(kind="Kind", what="What", a="Before", b="After"), rows)
+
+
+def _numbers_table(p: Pair):
+    "The numbers of a pair that moved, those beyond noise first; a sentence where none did."
+    moved = [n for n in p.numbers if n.a.value != n.b.value or n.beyond]
+    moved.sort(key=lambda n: (n.p_holm is None, not n.beyond, n.p_holm or 0))
+    same = f"{len(p.numbers) - len(moved)} of {len(p.numbers)} numbers are the same."
+    if not moved:
+        return f"{p.name}: {same}"
+    heads = dict(arm="Arm", what="Number", a="Before", b="After", difference="Difference", p="p")
+    columns = _text_columns(**heads, method="Test", verdict="Verdict")
+    sub = "95 % intervals; p is Holm-corrected over all numbers compared."
+    rows = tuple(n.row() for n in moved)
+    return Table(f"{p.name}: numbers that differ", columns, rows, sub, " ".join(filter(None, (same, p.note))))
 
 
 def tables(d: Diff) -> list:
     "Tables and sentences of every pair; numbers that are equal in both are only counted."
-    out = []
+    shown = []
     for p in d.pairs:
         if p.refused:
-            out.append(f"{p.name}: can't be compared: {p.refused}.")
+            shown.append(f"{p.name}: can't be compared: {p.refused}.")
             continue
-        rows = [
-            dict(kind=kind, what=c.what, a=_value(c.a), b=_value(c.b))
-            for kind in ("settings", "versions", "counts")
-            for c in getattr(p, kind)
-        ]
-        if rows:
-            out.append(
-                Table(
-                    f"{p.name}: what differs",
-                    tuple(
-                        Column(k, h, kind="text")
-                        for k, h in dict(kind="Kind", what="What", a="Before", b="After").items()
-                    ),
-                    tuple(rows),
-                )
-            )
-        else:
-            out.append(f"{p.name}: same settings, versions and counts.")
-        moved = [n for n in p.numbers if n.a.value != n.b.value or n.beyond]
-        cols = tuple(
-            Column(k, h, kind="text")
-            for k, h in dict(
-                arm="Arm",
-                what="Number",
-                a="Before",
-                b="After",
-                difference="Difference",
-                p="p",
-                method="Test",
-                verdict="Verdict",
-            ).items()
-        )
-        shown = tuple(
-            dict(
-                arm=n.arm,
-                what=n.what,
-                a=n.a.text(n.scale, n.digits),
-                b=n.b.text(n.scale, n.digits),
-                difference=n.difference.text(n.scale, n.digits, signed=True),
-                p=_p(n),
-                method=n.method,
-                verdict="beyond noise" if n.beyond else "within noise" if n.p is not None else "not tested",
-            )
-            for n in sorted(moved, key=lambda n: (n.p_holm is None, not n.beyond, n.p_holm or 0))
-        )
-        still = f"{len(p.numbers) - len(moved)} of {len(p.numbers)} numbers are the same."
-        if shown:
-            out.append(
-                Table(
-                    f"{p.name}: numbers that differ",
-                    cols,
-                    shown,
-                    "95 % intervals; p is Holm-corrected over all numbers compared.",
-                    " ".join(filter(None, (still, p.note))),
-                )
-            )
-        else:
-            out.append(f"{p.name}: {still}")
+        shown += [_changes_table(p), _numbers_table(p)]
         for side, gone in (("first", p.only_a), ("second", p.only_b)):
             if gone:
-                out.append(f"{p.name}: only in the {side}: {'; '.join(gone)}.")
+                shown.append(f"{p.name}: only in the {side}: {'; '.join(gone)}.")
     for side, gone in (("first", d.only_a), ("second", d.only_b)):
         if gone:
-            out.append(f"Only in the {side}: {', '.join(gone)}.")
-    return out
+            shown.append(f"Only in the {side}: {', '.join(gone)}.")
+    return shown
 
-# %% ../../nbs/90_tools/02_compare.ipynb #fd485944
+
 def print_diff(
     d: Diff,
     console=None,  # a rich Console
@@ -466,25 +397,21 @@ def print_diff(
     from rich.table import Table as Drawn
     from rich.text import Text
 
+    def plain(text):
+        return Text(HIDDEN.sub("\ufffd", str(text)))
+
     console = console or Console(width=None if sys.stdout.isatty() else 170, highlight=False)
-    plain = lambda s: Text(HIDDEN.sub("\ufffd", str(s)))
     for t in tables(d):
         if not isinstance(t, Table):
             console.print(plain(t))
             continue
-        drawn = Drawn(
-            title=plain(t.caption),
-            title_justify="left",
-            caption=plain(t.note) if t.note else None,
-            caption_justify="left",
-        )
+        note = plain(t.note) if t.note else None
+        drawn = Drawn(title=plain(t.caption), title_justify="left", caption=note, caption_justify="left")
         for c in t.columns:
             drawn.add_column(c.head, overflow="fold")
         for row in t.rows:
-            drawn.add_row(
-                *(plain(row.get(c.key, "")) for c in t.columns),
-                style="bold" if row.get("verdict") == "beyond noise" else None,
-            )
+            cells = (plain(row.get(c.key, "")) for c in t.columns)
+            drawn.add_row(*cells, style="bold" if row.get("verdict") == "beyond noise" else None)
         console.print(drawn)
     console.print(plain(d.verdict()))
 
@@ -496,7 +423,7 @@ class ReproduceError(StudyError):
 def report_of(
     path: str | Path,  # folder of a report, or a file in it
 ) -> Report:
-    "The report that a folder, its page or its metrics.json stands for; settings that its two files tell differently are refused."
+    "The report that a folder, its page or its metrics.json stands for; its two files must agree on the settings."
     path = Path(path).expanduser()
     if path.is_file():
         path = path.parent
@@ -506,81 +433,41 @@ def report_of(
         )
     if not (path / "metrics.json").exists() and (below := sorted(path.glob("*/metrics.json"))):
         raise ReproduceError(
-            f"{str(path)!r}: {len(below)} reports are in this folder, and one is made again at a time. Name one, e.g. {str(below[0].parent)!r}."
+            f"{str(path)!r}: {len(below)} reports are in this folder, and one is made again at a time. "
+            f"Name one, e.g. {str(below[0].parent)!r}."
         )
     report = read_report(path)
-    own = Report(
-        path,
-        dict(
-            report.metrics,
-            provenance=dict(report.metrics["provenance"], settings=to_plain(_as_run(report.combination()))),
-        ),
-    )
-    if odd := [c for c in setting_changes(report, own) if _last(c.a) != _last(c.b)]:
+    odd = [c for c in setting_changes(report, _as_told(report)) if _last_part(c.a) != _last_part(c.b)]
+    if odd:
         more = f"; so do {', '.join(c.what for c in odd[1:6])}" if odd[1:] else ""
         raise ReproduceError(
-            f"{path / 'params.yaml'}: {odd[0].what} = {odd[0].b!r}, and metrics.json says {odd[0].a!r}: they differ{more}. One of the files was changed by hand: restore it, or remove params.yaml to go by metrics.json."
+            f"{path / 'params.yaml'}: {odd[0].what} = {odd[0].b!r}, and metrics.json says {odd[0].a!r}: they "
+            f"differ{more}. One of the files was changed by hand: restore it, or remove params.yaml to go by "
+            "metrics.json."
         )
     return report
 
 
-def _as_run(c):
-    "The settings as metrics.json tells them: with the arms and strategies that the family has."
+def _as_told(report):
+    "The report with the settings of its params.yaml, and the arms and strategies that the family has."
     from distill_study.data.load import resolved
 
-    return resolved(c)
+    settings = to_plain(resolved(report.combination()))
+    return replace(
+        report, metrics=report.metrics | dict(provenance=dict(report.metrics["provenance"], settings=settings))
+    )
 
 
-def _last(value):
+def _last_part(value):
     "A setting without the folders that a report leaves out."
     return re.split("[/:]", value)[-1] if isinstance(value, str) else value
 
-# %% ../../nbs/90_tools/02_compare.ipynb #f9260881
-_HERE = ("transformers", "recorded", "rules")  # engines that answer on this machine, always the same
-_SAME = ("python", "torch", "transformers", "trl", "peft", "accelerate", "numpy", "scipy")
 
-
-def may_vary(
-    report: Report,
-    c: Combination,
-    *,
-    device: str,  # of this machine, see `models.device`
-) -> str:
-    "Why a run from nothing need not come to the same numbers, digit by digit; empty where it must."
-    from distill_study.report.render import versions
-
-    made = report.metrics["provenance"]
-    asked = [who.engine for who in (c.teacher, c.judge) if who and who.engine.partition(":")[0] not in _HERE]
-    if asked:
-        return f"{asked[0].partition(':')[0]} engines don't repeat their answers token by token"
-    formats = {f for f in (made.get("number_formats") or {}).values() if f}
-    if device != "cpu" or formats - {"float32"}:
-        return (
-            "it is not computed in float32 on a processor alone"
-            if device == "cpu"
-            else "a GPU adds up in another order each time"
-        )
-    was, now = made.get("versions") or {}, versions()
-    if other := [
-        f"{k} {was.get(k)} then and {now.get(k)} now"
-        for k in _SAME
-        if was.get(k) and _release(was[k], k) != _release(now.get(k), k)
-    ]:
-        return "other versions: " + ", ".join(other)
-    return ""
-
-
-def _release(version, name):
-    "Without the build; of Python the first two numbers."
-    return ".".join((version or "").split("+")[0].split(".")[: 2 if name == "python" else None])
-
-# %% ../../nbs/90_tools/02_compare.ipynb #44338c85
 def recipe_of(c: Combination) -> Recipe:
     "The recipe that has this combination alone."
     shared = {k: getattr(c, k) for k in Recipe.model_fields if k in Combination.model_fields and k != "data"}
-    return Recipe(
-        name="reproduced", teachers=(c.teacher,), students=(c.student,), data=(c.data,), seeds=(c.seed,), **shared
-    )
+    grid = dict(teachers=(c.teacher,), students=(c.student,), data=(c.data,), seeds=(c.seed,))
+    return Recipe(name="reproduced", **grid, **shared)
 
 
 def same_data(report: Report, c: Combination):
@@ -588,18 +475,48 @@ def same_data(report: Report, c: Combination):
     from distill_study.data.load import load_data, source_of
 
     name, source = c.data.name, report.metrics["provenance"].get("data_source")
-    if source == "local" and (
-        source_of(name) != "local" or name.endswith(".jsonl") and not Path(name).expanduser().is_file()
-    ):
+    missing = name.endswith(".jsonl") and not Path(name).expanduser().is_file()
+    if source == "local" and (missing or source_of(name) != "local"):
         raise ReproduceError(
-            f"data.name = {name!r}: the report was made from a local copy, which is not on this machine. Say where it is with --data, or name the folder above it in DISTILL_DATA_DIR."
+            f"data.name = {name!r}: the report was made from a local copy, which is not on this machine. "
+            "Say where it is with --data, or name the folder above it in DISTILL_DATA_DIR."
         )
     splits = load_data(c.data)
     for split, was in report.hashes.items():
         if was and was != (now := splits.hashes.get(split)):
             raise ReproduceError(
-                f"data {name!r}: its {split} examples (hash {now}) are not those of the report ({was}). Get the data that it was made from, or compare with `distill-study diff` what another data set gives."
+                f"data {name!r}: its {split} examples (hash {now}) are not those of the report ({was}). Get the data "
+                "that it was made from, or compare with `distill-study diff` what another data set gives."
             )
+
+# %% ../../nbs/90_tools/02_compare.ipynb #f9260881
+_HERE = ("transformers", "recorded", "rules")  # engines that answer on this machine, always the same
+_SAME = ("python", "torch", "transformers", "trl", "peft", "accelerate", "numpy", "scipy")
+
+
+def _release(version, name):
+    "Without the build; of Python the first two numbers."
+    return ".".join((version or "").split("+")[0].split(".")[: 2 if name == "python" else None])
+
+
+def may_vary(
+    report: Report,
+    c: Combination,
+    *,
+    device: str,  # of this machine, see `models.weights.device`
+) -> str:
+    "Why a run from nothing need not come to the same numbers, digit by digit; empty where it must."
+    made = report.metrics["provenance"]
+    engines = [who.engine.partition(":")[0] for who in (c.teacher, c.judge) if who]
+    if elsewhere := [engine for engine in engines if engine not in _HERE]:
+        return f"{elsewhere[0]} engines don't repeat their answers token by token"
+    if device != "cpu":
+        return "a GPU adds up in another order each time"
+    if set((made.get("number_formats") or {}).values()) - {None, "", "float32"}:
+        return "it is not computed in float32 on a processor alone"
+    was, now = made.get("versions") or {}, versions()
+    other = [k for k in _SAME if was.get(k) and _release(was[k], k) != _release(now.get(k), k)]
+    return "other versions: " + ", ".join(f"{k} {was[k]} then and {now.get(k)} now" for k in other) if other else ""
 
 # %% ../../nbs/90_tools/02_compare.ipynb #27101ee8
 _TIMED = re.compile("second|duration|latency|memory|energy|reused|^new$|^cost$|^findings$|^provenance$")
@@ -614,28 +531,26 @@ def untimed(x):
 
 def _leaves(x, name=""):
     "(dotted name, value) of everything, with the length of every list."
-    if isinstance(x, dict):
-        yield from (leaf for k, v in x.items() for leaf in _leaves(v, f"{name}.{k}" if name else str(k)))
-    elif isinstance(x, list):
+    if isinstance(x, list):
         yield f"{name}: entries", len(x)
-        yield from (leaf for i, v in enumerate(x) for leaf in _leaves(v, f"{name}.{i}"))
-    else:
+        x = dict(enumerate(x))
+    if not isinstance(x, dict):
         yield name, x
+        return
+    for k, v in x.items():
+        yield from _leaves(v, f"{name}.{k}" if name else str(k))
 
 
 def _rounded(c):
     "Whether a number of the training log differs by no more than another order of adding up makes it."
-    return (
-        c.what.startswith("training.")
-        and all(type(x) is float for x in (c.a, c.b))
-        and math.isclose(c.a, c.b, rel_tol=0.01)
-    )
+    floats = type(c.a) is float and type(c.b) is float
+    return floats and c.what.startswith("training.") and math.isclose(c.a, c.b, rel_tol=0.01)
 
 
 def differing(a: dict, b: dict) -> tuple[int, list[Change], int]:
-    "(how many values the first report's numbers have, those that the second has otherwise, how many of the training log are the same but for rounding)."
+    "(number of values, those that the second report has otherwise, how many of the training log only round otherwise)."
     old, new = dict(_leaves(untimed(a))), dict(_leaves(untimed(b)))
-    odd = [Change(k, v, new.get(k, "not there")) for k, v in old.items() if k not in new or new[k] != v]
+    odd = [Change(k, v, new.get(k, _NOT_THERE)) for k, v in old.items() if k not in new or new[k] != v]
     return len(old), [c for c in odd if not _rounded(c)], sum(map(_rounded, odd))
 
 # %% ../../nbs/90_tools/02_compare.ipynb #6832117c
@@ -647,7 +562,7 @@ class Reproduced(Displayable):
     fresh: bool  # from nothing, or from the store
     vary: str  # why the numbers need not be the same; empty where they must
     values: int  # in metrics.json
-    differs: list  # `diff.Change` of those that are others now
+    differs: list  # `Change` of those that are others now
     rounded: int  # more of them, of the training log, that are the same but for rounding
     diff: Diff | None  # of old and new; None where the run failed
     seconds: float = 0.0
@@ -658,60 +573,51 @@ class Reproduced(Displayable):
         "0: reproduced, 1: not."
         if self.error or self.diff is None:
             return 1
-        return 0 if not self.differs else self.diff.code if self.vary else 1
+        if not self.differs:
+            return 0
+        return self.diff.code if self.vary else 1
 
     def verdict(self) -> str:
         "The outcome in words."
-        how = f"from {'nothing' if self.fresh else 'the store'}, in {duration(self.seconds)}"
-        if self.error:
-            return f"{self.name}: not reproduced. Run {how}, it failed: {self.error}"
-        if not self.differs:
-            return (
-                f"{self.name}: reproduced. Made again {how}, all {self.values:,} values of metrics.json but times are the same"
-                + (f", {self.rounded} of the training log up to rounding." if self.rounded else ".")
-            )
-        what = f"{len(self.differs):,} of {self.values:,} values differ, first {self.differs[0].what}: {self.differs[0].a!r} then, {self.differs[0].b!r} now"
-        if self.code == 0:
-            return f"{self.name}: reproduced within noise. Made again {how}: {what}. {self.diff.verdict()} They need not be the same: {self.vary}."
-        if self.vary:
-            return f"{self.name}: not reproduced. Made again {how}: {what}. {self.diff.verdict()}"
-        return f"{self.name}: not reproduced. Made again {how}: {what}. They should be the same. {self.diff.verdict()} Another kind of processor, or another number of threads, adds up in another order, which can tip an answer: try OMP_NUM_THREADS=1, or take what is within noise with --noise."
+        difference = self.diff.verdict() if self.diff else ""
+        return sentence("compare", "reproduced", r=self, took=duration(self.seconds), difference=difference)
 
     def to_dict(self):
-        return to_plain(
-            dict(
-                verdict=self.verdict(),
-                code=self.code,
-                fresh=self.fresh,
-                expected="within noise" if self.vary else "identical",
-                why=self.vary,
-                values=self.values,
-                differs=self.differs[:100],
-                rounded=self.rounded,
-                seconds=self.seconds,
-                error=self.error,
-                diff=self.diff and self.diff.to_dict(),
-            )
-        )
+        expected = "within noise" if self.vary else "identical"
+        found = dict(verdict=self.verdict(), code=self.code, fresh=self.fresh, expected=expected, why=self.vary)
+        found |= dict(values=self.values, differs=self.differs[:100], rounded=self.rounded)
+        return to_plain(found | dict(seconds=self.seconds, error=self.error, diff=self.diff and self.diff.to_dict()))
 
     def html(self) -> str:
-        return f"<p><strong>{esc(self.verdict())}</strong></p>" + (self.diff.html() if self.diff else "")
+        return html_of("diff", verdict=self.verdict(), parts=[("", self.diff.html())] if self.diff else [])
 
 
 def print_reproduced(r: Reproduced):
     "The tables of the difference, and the verdict."
-    from distill_study.utils import HIDDEN
-
     if r.diff:
         print_diff(r.diff)
     print(HIDDEN.sub("\ufffd", r.verdict()))
 
 # %% ../../nbs/90_tools/02_compare.ipynb #aecad345
+def _again(report, c, *, folder, store, fresh, say):
+    "Run the combination into a folder, from a store of its own or from the one that it was made from."
+    from distill_study.study import schedule
+
+    own = folder / "store" if fresh else store
+    schedule.check(recipe_of(c), folder, store=own, replay=not fresh)
+    say(f"{report.name}: made again from {'nothing' if fresh else 'the store'}")
+    done = schedule.run_combination(c, folder / report.name, store=own, replay=not fresh)
+    if done.error and not fresh and "in the store" in done.error:
+        raise ReproduceError(
+            f"store {str(store)!r} has not all that {report.name} was made from: {done.error} "
+            "Name the store that its run wrote to, or make it from nothing with --fresh."
+        )
+    return done
+
+
 def reproduce(
     path: str | Path,  # folder of a report, its index.html or its metrics.json
-    store: str
-    | Path
-    | None = None,  # that its run wrote to; with `fresh` only read, to test the numbers on the same items
+    store: str | Path | None = None,  # that its run wrote to; with `fresh` only read, to test on the same items
     *,
     fresh: bool = False,  # from nothing, in a store of its own
     out: str | Path | None = None,  # keeps the new report, and its store where it is a new one
@@ -722,7 +628,6 @@ def reproduce(
     "Run a report's combination again beside it, and say whether its numbers come out."
     from distill_study.models.weights import device
     from distill_study.store.archive import open_root
-    from distill_study.study import schedule as grid
 
     report = report_of(path)
     c = report.combination()
@@ -734,21 +639,13 @@ def reproduce(
         )
     kept = open_root(store or "store") if store or not fresh else None
     same_data(report, c)
+    vary = (may_vary(report, c, device=device()) if fresh else "") or ("--noise was asked for" if noise else "")
     with tempfile.TemporaryDirectory(prefix="reproduce-") as temporary:
         folder = Path(out or temporary)
-        into, own = folder / report.name, folder / "store" if fresh else kept
-        grid.check(recipe_of(c), folder, store=own, replay=not fresh)
-        say(f"{report.name}: made again from {'nothing' if fresh else 'the store'}")
-        done = grid.run_combination(c, into, store=own, replay=not fresh)
-        if done.error and not fresh and "in the store" in done.error:
-            raise ReproduceError(
-                f"store {str(kept)!r} has not all that {report.name} was made from: {done.error} Name the store that its run wrote to, or make it from nothing with --fresh."
-            )
-        vary = may_vary(report, c, device=device()) if fresh else ""
-        vary = vary or ("--noise was asked for" if noise else "")
+        done = _again(report, c, folder=folder, store=kept, fresh=fresh, say=say)
         if done.error:
             return Reproduced(report.name, fresh, vary, 0, [], 0, None, done.seconds, done.error)
+        into, own = folder / report.name, folder / "store" if fresh else kept
         found = diff(report.folder, into, store_a=kept if fresh else None, store_b=own if fresh and kept else None)
-        return Reproduced(
-            report.name, fresh, vary, *differing(report.metrics, read_report(into).metrics), found, done.seconds
-        )
+        values = differing(report.metrics, read_report(into).metrics)
+        return Reproduced(report.name, fresh, vary, *values, found, done.seconds)

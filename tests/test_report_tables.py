@@ -1,0 +1,196 @@
+"Tables say what is missing, what was cut off and what failed, and no more than was measured."
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from made_up import made_up_grades, made_up_scores
+
+from distill_study.analyse.results import analyse, break_even, check_attrition, html_part, joined, sentences
+from distill_study.config import arms_under
+from distill_study.grading.truth import METRICS
+from distill_study.report.tables import (
+    Cases,
+    arm_table,
+    attrition_table,
+    balance_table,
+    cases,
+    choice_table,
+    cost_table,
+    example_table,
+    form_table,
+    gap_table,
+    hardness_table,
+    input_text,
+    reference_text,
+    round_table,
+    score_tables,
+    serving_table,
+    test_table as tests_of,
+    training_table,
+)
+from distill_study.utils import Interval, ReportError
+
+MISSING = {"teacher/vanilla": "never asked for a bare answer", "control/gold": "left out of this run"}
+CHAT = {"teacher/vanilla": 0.3, "student/vanilla": 0.2, "distilled/vanilla": 0.28}
+
+
+@pytest.fixture(scope="module")
+def results():
+    return analyse(made_up_grades(), MISSING, resamples=100)
+
+
+@pytest.fixture(scope="module")
+def scored():
+    return analyse(made_up_scores(), {"control/gold": "no references"}, resamples=100, metric=METRICS["rougeLsum"])
+
+
+# --- words
+
+
+def test_a_value_with_line_breaks_stays_in_its_sentence():
+    assert sentences("tables.txt.j2", "examples", k="2\n  or 3") == ["The first 2 or 3 examples of each split"]
+
+
+def test_a_part_of_a_page_is_inert():
+    assert html_part("listed", ["<b>", "p = 0.01"]).endswith("<li>&lt;b&gt;</li><li>p\u00a0=\u00a00.01</li></ul>")
+    assert [joined([]), joined("a"), joined("abc")] == ["", "a", "a, b and c"]
+
+
+# --- arms, gaps, tests
+
+
+def test_what_was_cut_off_or_failed_is_said_under_the_table(results):
+    graded = results.graded
+    cut = graded.assign(truncated=graded["arm"] == "student/vanilla")
+    assert "answers of student/vanilla (100.0 %) were cut off" in arm_table(analyse(cut, resamples=100)).note
+    lost = graded.assign(failed=(graded["arm"] == "teacher/cot") & graded["id"].isin(["q3", "q5"]))
+    assert "count as wrong: 2 of 120 of teacher/cot." in arm_table(analyse(lost, resamples=100)).note
+    note = arm_table(results).note
+    assert "cut off" not in note and "count as wrong: " not in note
+
+
+def test_expressions_that_could_not_be_compared_are_counted(results):
+    assert "3 took too long and 0 ended it" in arm_table(results, dict(asked=7, timeouts=3, crashes=0)).note
+    assert "math-verify" not in arm_table(results, dict(asked=7, timeouts=0, crashes=0)).note
+
+
+def test_items_of_one_source_are_said_to_be_drawn_together(results):
+    of = analyse(results.graded.assign(source=[f"s{i // 3}" for i in range(120)] * 6), resamples=100)
+    table = arm_table(of)
+    assert "from 40 sources, which are drawn together; accuracy with 95 % bootstrap intervals." in table.sub
+    assert "permutation" in tests_of(of).sub
+
+
+def test_arms_that_did_not_run_are_named_in_gaps_and_tests(results):
+    assert "Against teacher/vanilla: not available, never asked for a bare answer." in gap_table(results).note
+    assert "against student/vanilla, control/gold did not run" in tests_of(results).html()
+
+
+# --- scored families
+
+
+def test_measures_without_references_are_left_out_and_named():
+    scores = made_up_scores()
+    none = scores.assign(density_strict=scores["density"], **dict.fromkeys(("rouge1", "rouge2", "rougeLsum"), np.nan))
+    near = score_tables(analyse(none, resamples=100, metric=METRICS["density"]))[1]
+    assert "Not available without references: ROUGE-1" in near.note and len(near.columns) == 4
+
+
+def test_means_over_fewer_items_are_said_to_be():
+    scores = made_up_scores()
+    some = scores.assign(supported=scores["supported"].where(scores["id"].str[1:].astype(int) < 100))
+    held = score_tables(analyse(some, resamples=100, metric=METRICS["rougeLsum"]))[0]
+    assert "In the source (at least 100 of 120)" in held.note
+
+
+def test_conversations_are_counted_as_such():
+    graded, arms = made_up_scores("conversation", 60, level=CHAT), arms_under(("vanilla",))
+    chat = analyse(graded, resamples=100, metric=METRICS["overlap"], arms=arms)
+    table = arm_table(chat)
+    assert "ends a conversation" in table.note and table.columns[-1].unit == "per conversation"
+    assert [c.head for c in score_tables(chat, "conversation")[0].columns][-1]
+
+
+def test_density_is_tested_in_its_own_unit(scored):
+    table = tests_of(scored, key="density")
+    assert table.caption == "Paired tests of entity density" and table.columns[2].unit == "entities per token"
+
+
+# --- making and serving
+
+
+def test_energy_and_merges_are_told_where_they_are_known():
+    training = {"distilled/vanilla": dict(rows=4, seconds=1.0, energy=dict(gpu=1234.0, cpu=56.0))}
+    training |= {"control/gold": dict(rows=4, seconds=1.0, merge=dict(tokens=40, same_choice=0.9))}
+    table = training_table(training)
+    assert "Energy, GPU" in table.html() and "1.23" in table.html() and "control/gold (10.0 % of 40)" in table.note
+    plain = training_table({"control/gold": dict(rows=4, seconds=1.0)})
+    assert "Energy" not in plain.html() and not plain.note
+
+
+def test_which_weights_were_kept_and_which_training_ended_early():
+    looks = [dict(step=10, right=0.5, loss=0.3), dict(step=20, right=0.6, loss=0.4)]
+    table = choice_table({"control/gold": dict(chosen=20, stopped=True, losses=[dict(step=30)], looks=looks)})
+    assert [row["kept"] for row in table.rows] == ["", "kept"] and "control/gold after 30 steps" in table.sub
+    assert choice_table({"control/gold": dict(chosen=None, looks=looks)}).note == "No checkpoint was chosen."
+
+
+def test_costs_without_prices(results):
+    used = dict(
+        prompt_tokens=9, tokens_per_second=2.0, latency_median=1.0, latency_p95=2.0, requests=5, attempts=6, n=5
+    )
+    priced = serving_table(results, {"teacher/cot": used | dict(cost=0.6)})
+    assert "Cost" in priced.html() and "not answered in this run" in priced.html() and not priced.note
+    assert "gives no prices" in serving_table(results, {"teacher/cot": used | dict(cost=None)}).note
+    assert cost_table(results).rows[-1] == {"arm": "control/gold", "missing": "left out of this run"}
+    assert break_even(1, 1.0, after=2.0) == float("inf")
+
+
+# --- rows and drops
+
+
+def test_groups_without_inputs():
+    balance = balance_table({"control/gold": dict(before=dict(A=1), after={})})
+    assert [row["A"] for row in balance.rows] == [1, None]
+    hard = hardness_table({"distilled/vanilla": dict(kept=(7, 10), dropped=(0, 0), truncated=(0, 0))})
+    assert [row["p"] for row in hard.rows] == ["", None, ""] and "not available" in hard.html()
+
+
+def test_drops_that_do_not_add_up_are_an_error():
+    with pytest.raises(ReportError, match="make 4. Every drop needs a reason"):
+        check_attrition({"cot": dict(inputs=5, rows=3, dropped={"wrong answer": 1})})
+    assert attrition_table({}, {"x": "too few"}).rows == (dict(source="x", missing="too few"),)
+
+
+# --- cases and examples
+
+
+def test_no_cases():
+    assert "none of 3 items" in Cases("student/vanilla", "teacher/cot", 0, 3, ()).html()
+    assert Cases("a", "b", 2, 3, ()).to_dict() == dict(wrong="a", right="b", total=2, n=3, shown=0)
+
+
+def test_long_texts_are_cut_and_missing_references_named(scored):
+    def article(i):
+        said = dict(role="user", content="x" * 1300)
+        return SimpleNamespace(id=f"q{i}", messages=(said,), gold=None if i else "Reference", turns=(said,), meta={})
+
+    articles = [article(i) for i in range(120)]
+    low = cases(scored.graded, articles, wrong="student/vanilla", right="distilled/cod", metric=scored.metric)
+    assert low.rows[0]["question"].endswith("(100 more characters)") and "ROUGE-Lsum" in low.rows[0]["wrong"]["answer"]
+    assert [row["gold"] for row in low.rows][:2] == ["Reference", "not available"]
+
+
+def test_all_turns_of_a_conversation_are_shown():
+    turns = tuple(dict(role="user", content=text) for text in ("Hello?", "And now?"))
+    talk = SimpleNamespace(id="q0", messages=(), gold=None, turns=turns, meta=dict(reference=("Hi.", "Soon.")))
+    assert [input_text(talk), reference_text(talk)] == ["1. Hello?\n2. And now?", "1. Hi.\n2. Soon."]
+    assert len(example_table(dict(train=[talk] * 3, test=[talk]), graded=False).rows) == 3
+
+
+def test_tables_of_nothing_say_so():
+    assert round_table([]).note == "No answer has all four rounds."
+    assert form_table([], METRICS["correct"]).note == "No other form was asked for, or none exists."
+    one = dict(arm="control/gold", form="nf4", n=9, same=0.5, merged=0.4, level=0.5, difference=Interval(0.1), p=0.3)
+    assert form_table([one], METRICS["correct"]).rows[0]["merged"] == 40
