@@ -10,7 +10,6 @@ __all__ = ['Row', 'in_order', 'next_batch', 'end_tokens', 'plain_settings', 'sto
 # %% ../../nbs/30_models/03_local.ipynb #604ac0a9
 import functools
 import math
-import sys
 import time
 from bisect import bisect_left
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from distill_study.models.weights import (
     sentence,
     tensor_shapes,
 )
+from ..utils import say
 
 # %% ../../nbs/30_models/03_local.ipynb #7b7194b5
 _say = functools.partial(sentence, page="local.j2")
@@ -194,7 +194,7 @@ def write_if_it_fits(model, rows, *, spec: str, **how) -> list[list[int]] | None
     n, r = len(rows), rows[0]
     if n == 1:
         raise EngineError(_say("too_big_alone", spec=spec, item=r.request.id, tokens=len(r.prompt), limit=r.limit))
-    print(_say("halved", spec=spec, rows=n, half=n // 2), file=sys.stderr, flush=True)
+    say(_say("halved", spec=spec, rows=n, half=n // 2))
 
 # %% ../../nbs/30_models/03_local.ipynb #8d690c36
 def parameter_count(folder: Path) -> int:
