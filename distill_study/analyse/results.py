@@ -401,7 +401,7 @@ def sentences(
 ) -> list[str]:
     "The lines of one part of a text template; empty ones are left out."
     module = _environment(html=False).get_template(f"text/{template}").make_module(values)
-    lines = (re.sub(r"\s+$", "", line).lstrip() for line in str(getattr(module, part)()).split("\n"))
+    lines = (line.strip() for line in str(getattr(module, part)()).split("\n"))
     return [line for line in lines if line]
 
 
