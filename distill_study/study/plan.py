@@ -326,7 +326,8 @@ def _size(work, splits):
     limit = (c.teacher.sampling.max_tokens if teacher else None) or limits[work.strategy]
     asked = [q for e in getattr(splits, work.split) for q in _questions(e, work.strategy)]
     into, out = n * sum(len(m["content"]) for q in asked for m in q) // 4, n * len(asked) * limit
-    return f"{len(asked):,} questions, about {into:,} tokens in, at most {out:,} out{_at_most(who.price, into, out)}"
+    cost = _at_most(who.price, into=into, out=out)
+    return f"{len(asked):,} questions, about {into:,} tokens in, at most {out:,} out{cost}"
 
 
 def _questions(e, strategy):
@@ -337,7 +338,7 @@ def _questions(e, strategy):
     return [e.ask(strategy, (*replies, *[""] * turns)[:k]) for k in range(turns)]
 
 
-def _at_most(price, into, out):
+def _at_most(price, *, into, out):
     "The cost of tokens as the end of a sentence."
     if not price:
         return ""
@@ -369,7 +370,7 @@ def _judge_size(c, splits):
     into = who.sampling.n * sum(map(characters, splits.test)) * n // max(len(splits.test), 1) // 4
     out = most * (who.sampling.max_tokens or limit(criteria, who.reason))
     tokens = f"about {into:,} tokens in, at most {out:,} out"
-    return f"at most {most:,} questions, {tokens}{_at_most(who.price, into, out)}"
+    return f"at most {most:,} questions, {tokens}{_at_most(who.price, into=into, out=out)}"
 
 # %% ../../nbs/85_study/02_plan.ipynb #6c1d0c07
 SHOWN = ("label", "curate", "train", "answer", "pitfalls", "judge")  # the order of a combination's work

@@ -102,8 +102,9 @@ def _shell():
     class NotebookShell(InteractiveShell):
         displayhook_class, error = ResultHook, None
 
-        def _showtraceback(self, etype, evalue, stb):
-            self.error = dict(ename=etype.__name__, evalue=str(evalue), traceback=list(stb))
+        def _showtraceback(self, *about):
+            kind, value, lines = about
+            self.error = dict(ename=kind.__name__, evalue=str(value), traceback=list(lines))
 
     return NotebookShell.instance(config=Config(HistoryManager=dict(enabled=False)))
 
@@ -202,8 +203,9 @@ def parameters(c: Combination, store: Path, *, out: Path, replay: bool = False) 
     return own | dict(options=settings, store=str(store), out=str(out), replay=replay)
 
 
-def _lock(store, what, folder):
-    return stage_lock(Store(store).root / "locks" / f"{what}-{fingerprint(str(folder.resolve()))}.lock", f"the {what}")
+def _lock(store, what, *, folder):
+    path = Store(store).root / "locks" / f"{what}-{fingerprint(str(folder.resolve()))}.lock"
+    return stage_lock(path, f"the {what} {folder.name}")
 
 
 def _render(notebook, page, *, title):
@@ -227,7 +229,7 @@ def run_combination(
     "Execute the study notebook for one combination and render its report; the notebook stays where it failed."
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    with _lock(store, "report", out):
+    with _lock(store, "report", folder=out):
         made_of = None if replay else ingredients(c, notebook_path())
         if made_of and unchanged(made_of, out, store=Store(store)):
             return Outcome(c, out, time.monotonic() - start, kept=True)
@@ -255,7 +257,7 @@ def run_generalization(
 ) -> str | None:  # the error, in one line
     "Execute the notebook about students on other data sets, and render its page; failed combinations are left out."
     names, page = [c.name for c in recipe.combinations()], folder / "generalization.html"
-    with _lock(store, "generalization", folder):
+    with _lock(store, "generalization", folder=folder):
         failed = [name for name in names if not (folder / name / "metrics.json").exists()]
         given = dict(recipe=recipe.model_dump(mode="json"), store=str(store), out=str(folder))
         given |= dict(left_out=failed, replay=replay)
@@ -685,7 +687,7 @@ def _keep_unchanged(board, folder, *, store):
     wanted = {j.stage.key for j in reports} - stay
     if wanted or not page_unchanged(folder, names, store=kept):
         wanted |= {j.stage.key for j in board.jobs.values() if j.stage.kind == "page"}
-    needed = _with_needs(board, wanted, stay)
+    needed = _with_needs(board, wanted, stay=stay)
     for key, job in board.jobs.items():  # in their order: what a stage needs comes before it
         fills = job.stage.kind not in ("report", "page") and board.over().issuperset(job.stage.needs)
         if key in stay or key not in needed or fills and _true(over, job.stage):
@@ -701,7 +703,7 @@ def _true(question, about):
         return False
 
 
-def _with_needs(board, wanted, stay):
+def _with_needs(board, wanted, *, stay):
     "`wanted` and all that it needs; what a report that stays needed is over."
     needed = set()
     while wanted:
