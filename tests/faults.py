@@ -139,8 +139,8 @@ class FaultServer:
             return False
         if self.delay:
             await asyncio.sleep(self.delay)
-        if self.sees and (said := self.sees(body, fields)):
-            await self._send(writer, *said)
+        if self.sees and (answer := self.sees(body, fields)):
+            await self._send(writer, *answer)
             return True
         if self.most and self.busy > self.most:
             await self._send(writer, 429, dict(error=dict(message="too many at once")))

@@ -155,12 +155,12 @@ def test_killed_and_interrupted(tmp_path):
             p = client(server.url, tmp_path, 200)
             until(p, n)
             p.send_signal(stop)
-            told = p.communicate()[0]
+            output = p.communicate()[0]
             assert p.returncode != 0
             assert not before & set(server.asked)
             if stop is signal.SIGINT:  # all that came is kept; what was on its way is let go
                 lost = {q for q, k in Counter(server.asked).items() if not server.script.get(q)} - set(stored(tmp_path))
-                assert len(lost) <= QUICK["concurrency"] + 2, told
+                assert len(lost) <= QUICK["concurrency"] + 2, output
         before, _ = set(stored(tmp_path)), server.asked.clear()
         got = complete(engine(server.url), questions(200), store=Store(tmp_path))
         assert (got.reused, got.new, got.failures) == (len(before), 200 - len(before), {})
@@ -180,10 +180,10 @@ def test_a_server_that_is_gone_for_a_while(tmp_path):
 
 def test_a_server_that_stays_away(tmp_path):
     with FaultServer(drop_at=(60, None)) as server:
-        said = error(
+        message = error(
             engine(server.url, total_timeout=1.0, backoff=0.05, max_backoff=0.2), questions(400), store=Store(tmp_path)
         )
-        assert "has answered nothing for" in said and "endpoint.total_timeout (connection: " in said
+        assert "has answered nothing for" in message and "endpoint.total_timeout (connection: " in message
         assert 0 < len(stored(tmp_path)) == len(set(stored(tmp_path))) < 400
 
 
@@ -234,9 +234,11 @@ def test_a_wait_that_is_too_long_ends_the_run(tmp_path):
     with FaultServer(
         sees=lambda body, h: (429, {}, {"retry-after": "3600"}) if body["messages"][-1]["content"] == "q3" else None
     ) as server:
-        said = error(engine(server.url, concurrency=1), questions(8), store=Store(tmp_path))
+        message = error(engine(server.url, concurrency=1), questions(8), store=Store(tmp_path))
         assert (
-            "asks to wait 3600 s" in said and "endpoint.total_timeout is 60" in said and 1 <= len(stored(tmp_path)) < 8
+            "asks to wait 3600 s" in message
+            and "endpoint.total_timeout is 60" in message
+            and 1 <= len(stored(tmp_path)) < 8
         )
 
 
@@ -275,8 +277,8 @@ def test_too_many_failures_end_the_run(tmp_path):
     asked = questions(100)
     with FaultServer({r.id: ["500!"] for r in asked[1:]}) as server:
         server.script.pop("q10")  # the longest prompt, and so the first
-        said = error(engine(server.url), asked, store=Store(tmp_path), max_failures=0.1)
-        assert "of 100 requests failed (1" in said and "http_500), more than max_failures = 0.1 allows" in said
+        message = error(engine(server.url), asked, store=Store(tmp_path), max_failures=0.1)
+        assert "of 100 requests failed (1" in message and "http_500), more than max_failures = 0.1 allows" in message
         assert (
             len(set(server.asked)) < 30
             and {"q10"} <= set(stored(tmp_path))
@@ -366,8 +368,8 @@ def test_no_usable_key(tmp_path, monkeypatch, value, why):
     monkeypatch.delenv("NO_KEY_HERE", raising=False)
     if value is not None:
         monkeypatch.setenv("NO_KEY_HERE", value)
-    said = error(engine("http://x/v1", key_env="NO_KEY_HERE"), questions(), store=Store(tmp_path))
-    assert why in said and (not value or not value.strip() or value not in said)
+    message = error(engine("http://x/v1", key_env="NO_KEY_HERE"), questions(), store=Store(tmp_path))
+    assert why in message and (not value or not value.strip() or value not in message)
 
 
 @pytest.mark.parametrize(
@@ -453,18 +455,18 @@ def test_what_the_key_depends_on():
 
 def test_a_key_is_never_shown(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("TEST_KEY", SECRET)
-    told = f"you sent {SECRET} and Bearer {SECRET}" + "!" * 400
+    output = f"you sent {SECRET} and Bearer {SECRET}" + "!" * 400
 
     def leaky(body, fields):
         assert fields["authorization"] == f"Bearer {SECRET}"
         q = body["messages"][-1]["content"]
         if q in ("q1", "q2"):
-            return 500, dict(error=dict(message=told)), {}
+            return 500, dict(error=dict(message=output)), {}
         if q == "q3":
-            return 200, told.encode(), {}
+            return 200, output.encode(), {}
         if q == "q4":
-            return 200, dict(choices=[dict(message=dict(content=None, refusal=told))]), {}
-        return 200, dict(choices=[dict(message=dict(content=told), finish_reason="stop")]), {}
+            return 200, dict(choices=[dict(message=dict(content=None, refusal=output))]), {}
+        return 200, dict(choices=[dict(message=dict(content=output), finish_reason="stop")]), {}
 
     with FaultServer(sees=leaky) as server:
         e = engine(server.url, key_env="TEST_KEY")
@@ -472,7 +474,7 @@ def test_a_key_is_never_shown(tmp_path, monkeypatch, capfd):
         assert len(got.failures) == 4 and got[0].text.startswith("you sent *** and Bearer ***")
         shown = [repr(e), repr(got), str(e.settings), *map(str, got.failures.values())]
         for code in (401, 400, 429):
-            server.sees = status(code, told, code="insufficient_quota")
+            server.sees = status(code, output, code="insufficient_quota")
             with pytest.raises(EngineError) as err:
                 complete(e, questions(3, f"{code}"), store=Store(tmp_path))
             shown.append("".join(traceback.format_exception(err.value)))

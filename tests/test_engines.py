@@ -114,7 +114,7 @@ def by_generate(folder, requests):
     return out
 
 
-def said(records):
+def outcomes(records):
     return [(r.completion_tokens, r.text, r.finish_reason == "stop") for r in records]
 
 
@@ -129,18 +129,18 @@ def alone(folder):
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_greedy_is_what_generate_writes_alone(folder, alone, tmp_path, batch_size):
     got = complete(TransformersEngine(folder, batch_size), questions(), store=Store(tmp_path))
-    assert said(got) == alone
+    assert outcomes(got) == alone
     assert {r.finish_reason for r in got} == {"stop", "length"}  # the model does both here
     assert all(r.valid_key and r.latency > 0 and r.info["dtype"] == "float32" for r in got)
 
 
 def test_little_memory_makes_small_batches_and_the_same_answers(folder, alone, tmp_path):
-    assert said(complete(TransformersEngine(folder, 64, memory=1e-9), questions(), store=Store(tmp_path))) == alone
+    assert outcomes(complete(TransformersEngine(folder, 64, memory=1e-9), questions(), store=Store(tmp_path))) == alone
 
 
 def test_a_sliding_window(tmp_path):
     path = save(tmp_path / "m", kind="Mistral", sliding_window=8)
-    assert said(complete(TransformersEngine(path, 4), questions(6), store=Store(tmp_path))) == by_generate(
+    assert outcomes(complete(TransformersEngine(path, 4), questions(6), store=Store(tmp_path))) == by_generate(
         path, questions(6)
     )
 
@@ -149,7 +149,7 @@ def test_a_model_that_knows_no_position_past_its_context(tmp_path):
     "Learned positions: a row led past the end by a longer or a shorter neighbour would fail."
     path, asked = save(tmp_path / "m", kind="GPT2"), [ask("x" * n, max_tokens=40) for n in (5, 116, 80, 90, 116, 20)]
     got = complete(TransformersEngine(path, 8), asked, store=Store(tmp_path))
-    assert said(got) == by_generate(path, asked)
+    assert outcomes(got) == by_generate(path, asked)
     assert got[1].prompt_tokens + got[1].completion_tokens <= 128
 
 
@@ -175,7 +175,7 @@ def test_no_settings_of_the_models_own(folder, alone, tmp_path):
         )
     )
     e = TransformersEngine(str(tmp_path / "m"), 4)
-    assert said(complete(e, questions(), store=Store(tmp_path))) == alone
+    assert outcomes(complete(e, questions(), store=Store(tmp_path))) == alone
     drawn = complete(e, [ask("1 = ?", sample=i, temperature=1.0) for i in range(8)], store=Store(tmp_path))
     assert len({r.text for r in drawn}) > 4  # top_k=1 would give one text
 
@@ -187,7 +187,7 @@ def test_a_tokenizer_without_padding(folder, alone, tmp_path, lost):
     shutil.copytree(folder, tmp_path / "m")
     path = tmp_path / "m" / "tokenizer_config.json"
     path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k not in lost}))
-    assert said(complete(TransformersEngine(str(tmp_path / "m"), 4), questions(), store=Store(tmp_path))) == alone
+    assert outcomes(complete(TransformersEngine(str(tmp_path / "m"), 4), questions(), store=Store(tmp_path))) == alone
 
 
 def test_limits_of_their_own(folder, tmp_path):
@@ -241,7 +241,7 @@ def test_neighbours_do_not_change_where_a_stop_string_cuts(folder, alone, tmp_pa
 
     def each(n):
         asked = [Request(r.id, r.messages, Sampling(max_tokens=16, stop=stop)) for r in questions()]
-        return said(complete(TransformersEngine(folder, n), asked, store=Store(tmp_path / str(n))))
+        return outcomes(complete(TransformersEngine(folder, n), asked, store=Store(tmp_path / str(n))))
 
     assert each(1) == each(5) == each(64)
     for (n, text, _), (m, whole, _) in zip(each(1), alone):
@@ -289,12 +289,12 @@ def test_requests_of_many_settings_at_once(folder, alone, tmp_path):
     ]
     mixed = [r for pair in zip(questions(), other) for r in pair]
     got = complete(TransformersEngine(folder, 4), mixed, store=Store(tmp_path / "all"))
-    assert said(got[::2]) == alone
+    assert outcomes(got[::2]) == alone
     for kind in {r.sampling for r in other}:
         same = [(r, a) for r, a in zip(mixed, got) if r.sampling == kind]
-        assert said(
+        assert outcomes(
             complete(TransformersEngine(folder, 4), [r for r, _ in same], store=Store(tmp_path / "one"))
-        ) == said(a for _, a in same)
+        ) == outcomes(a for _, a in same)
 
 
 def test_shares_add_up_to_the_busy_seconds(folder, tmp_path):
@@ -325,7 +325,7 @@ def short_of_memory(engine, most):
 
 def test_too_little_memory_halves_the_batch(folder, alone, tmp_path, capsys):
     tried = short_of_memory(e := TransformersEngine(folder, 8), 3)
-    assert said(complete(e, questions(), store=Store(tmp_path))) == alone
+    assert outcomes(complete(e, questions(), store=Store(tmp_path))) == alone
     assert (
         tried[:3] == [8, 4, 2] and max(tried[2:]) <= 3 and sum(n for n in tried[2:]) == 12
     )  # what was learnt holds for the rest
@@ -340,7 +340,7 @@ def test_rows_that_have_ended_leave_the_batch(folder, alone, tmp_path):
     e, sizes = TransformersEngine(folder, 12), []
     generate = e.load().generate
     e.loaded.generate = lambda ids, **kw: (sizes.append(len(ids)), generate(ids, **kw))[1]
-    assert said(complete(e, questions(), store=Store(tmp_path))) == alone
+    assert outcomes(complete(e, questions(), store=Store(tmp_path))) == alone
     assert sizes[0] == 12 and sizes == sorted(sizes, reverse=True) and len(sizes) > 2
 
 
@@ -367,7 +367,7 @@ def test_interrupted_in_a_batch_keeps_those_before(folder, alone, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         complete(e, questions(), store=Store(tmp_path))
     rest = complete(TransformersEngine(folder, 5), questions(), store=Store(tmp_path))
-    assert (rest.reused, rest.new, said(rest)) == (10, 2, alone)
+    assert (rest.reused, rest.new, outcomes(rest)) == (10, 2, alone)
 
 
 def test_every_batch_is_stored_before_the_next(folder, tmp_path):
@@ -459,13 +459,13 @@ class Counting(Engine):
 
 
 def test_order_duplicates_and_counts(tmp_path):
-    e, told = Counting(), []
+    e, reported = Counting(), []
     texts = ["a", "b", "a", "c", "a", "b", "d"]
     got = complete(
-        e, [ask(t, f"{i}") for i, t in enumerate(texts)], store=Store(tmp_path), progress=lambda *x: told.append(x)
+        e, [ask(t, f"{i}") for i, t in enumerate(texts)], store=Store(tmp_path), progress=lambda *x: reported.append(x)
     )
     assert [r.text for r in got] == texts and len(e.seen) == 4
-    assert (got.reused, got.new, told[0], told[-1]) == (0, 4, (0, 7), (7, 7))
+    assert (got.reused, got.new, reported[0], reported[-1]) == (0, 4, (0, 7), (7, 7))
     again = complete(e, [ask(t, "other id") for t in texts], store=Store(tmp_path))
     assert (again.reused, again.new, len(e.seen)) == (7, 0, 4)
 
@@ -575,14 +575,14 @@ def progress(done, total):
     print(done, flush=True)
 complete(TransformersEngine(sys.argv[1], 2), questions(400), store=Store(sys.argv[2]), progress=progress)"""
     p = run(code, folder, tmp_path)
-    told = [int(p.stdout.readline()) for _ in range(4)][-1]
+    reported = [int(p.stdout.readline()) for _ in range(4)][-1]
     p.send_signal(signal.SIGKILL)
     p.communicate()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         rest = complete(TransformersEngine(folder, 64), questions(12), store=Store(tmp_path))
         found = sum(1 for _ in open(next((tmp_path / "completions").iterdir())))
-    assert told > 0 and found >= told and len(rest) == 12
+    assert reported > 0 and found >= reported and len(rest) == 12
 
 
 def test_a_cached_run_does_not_import_torch(folder, tmp_path):

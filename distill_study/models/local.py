@@ -262,10 +262,10 @@ def outgrown(tokenizer, requests, *, spec: str, most: int) -> dict:
 def context_length(folder: Path, requests, *, prompts, spec: str) -> int:
     "The model's context in tokens; refuses prompts, as `render` gives them, that leave no room for an answer."
     context = own_context(folder)
-    over = [(len(p), r.id) for p, r in zip(prompts, requests) if len(p) >= context]
-    if over:
-        tokens, item = max(over)
-        counts = dict(over=len(over), total=len(requests), context=context, item=item, tokens=tokens)
+    too_long = [(len(p), r.id) for p, r in zip(prompts, requests) if len(p) >= context]
+    if too_long:
+        tokens, item = max(too_long)
+        counts = dict(count=len(too_long), total=len(requests), context=context, item=item, tokens=tokens)
         raise EngineError(_say("prompts_too_long", spec=spec, **counts))
     return context
 

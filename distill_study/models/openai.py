@@ -467,8 +467,8 @@ def _too_long(server, evidence, *, requests, first):
     room = listed or (int(context[1]) if context else None)
     tokens = int(counted[1] or counted[2]) if counted else None
     share = (tokens or size(first) / 4) / max(1, size(first))  # tokens per character
-    over = sum(size(r) * share + r.sampling.max_tokens > room for r in requests) if room else 1
-    counts = dict(room=room, over=max(1, over), total=len(requests), tokens=tokens, characters=size(first))
+    affected = sum(size(r) * share + r.sampling.max_tokens > room for r in requests) if room else 1
+    counts = dict(room=room, count=max(1, affected), total=len(requests), tokens=tokens, characters=size(first))
     limit = first.sampling.max_tokens
     return server.error("too_long", evidence=evidence, item=first.id, limit=limit, **counts)
 

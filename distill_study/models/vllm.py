@@ -366,10 +366,10 @@ def room(folder: Path, settings: Vllm, *, requests, prompts, spec: str) -> int:
     if most > context:
         raise EngineError(_say("beyond_context", spec=spec, most=most, context=context))
     sizes = [(min(len(p) + r.sampling.max_tokens, context), r.id) for p, r in zip(prompts, requests)]
-    over = [size for size in sizes if size[0] > most]
-    if over:
-        tokens, item = max(over)
-        counts = dict(over=len(over), total=len(requests), most=most, item=item, tokens=tokens)
+    too_long = [size for size in sizes if size[0] > most]
+    if too_long:
+        tokens, item = max(too_long)
+        counts = dict(count=len(too_long), total=len(requests), most=most, item=item, tokens=tokens)
         raise EngineError(_say("requests_too_long", spec=spec, **counts))
     return context
 
