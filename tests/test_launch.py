@@ -296,7 +296,7 @@ def test_a_killed_process_is_explained_and_the_run_goes_on(full, tmp_path):
 
     with pytest.raises(
         TrainingFailed,
-        match=r"process 1 of 2 was ended from outside \(SIGKILL\).*The checkpoint of step 2 is kept.*lower",
+        match=r"process 1 of 2 was ended from outside \(SIGKILL\).*The checkpoint of step [24] is kept.*lower",
     ):
         launch(rows(), MODEL, settings=two(FULL), out=tmp_path / "run", seed=0, validation=rows(5), progress=kill)
     assert not workers() and last_checkpoint(tmp_path / "run").name in ("checkpoint-2", "checkpoint-4")

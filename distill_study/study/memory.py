@@ -386,25 +386,19 @@ def _follow(step, layers):
     return {part: (n, g) for part, (_, n, g) in mode.peaks.items()}
 
 # %% ../../nbs/85_study/03_memory.ipynb #50598f38
-def _at_depth(step, layers):
-    "`_follow`, or one sentence on why this model can't be followed."
+def _activations(step, counts):
+    "What `_follow` would give at the model's full depth, from two shallow ones; says why where it can't."
     try:
-        return _follow(step, layers)
+        if counts.layers <= 3 or not counts.alike:
+            return _follow(step, counts.layers)
+        two, three = _follow(step, 2), _follow(step, 3)
     except StudyError:
         raise
     except Exception as e:
         raise EstimateError(
             f"model type {_configs[step.key].model_type!r}: a step can't be followed without data "
-            f"({type(e).__name__}: {_first_line(e)}). "
-            "Measure instead: `TrainedStudent.peak_memory` of a short run."
+            f"({type(e).__name__}: {_first_line(e)}). Measure instead: `TrainedStudent.peak_memory` of a short run."
         ) from e
-
-
-def _activations(step, counts):
-    "What `_follow` would give at the model's full depth, from two shallow ones."
-    if counts.layers <= 3 or not counts.alike:
-        return _at_depth(step, counts.layers)
-    two, three = _at_depth(step, 2), _at_depth(step, 3)
     deeper = counts.layers - 2
     return {part: tuple(max(0, a + (b - a) * deeper) for a, b in zip(two[part], three[part])) for part in two}
 

@@ -223,8 +223,7 @@ def work(
             fit_student(**args)
         send(done=True)
     except BaseException as e:
-        known, trace = isinstance(e, StudyError), traceback.format_exc()[-4000:]
-        send(error=type(e).__name__, text=str(e), known=known, trace=trace)
+        send(error=type(e).__name__, text=str(e), known=isinstance(e, StudyError))
         traceback.print_exc()
         code = 1
     sys.stdout.flush()

@@ -303,17 +303,13 @@ def padded(
 
 # %% ../../nbs/60_train/01_rows.ipynb #ebdd6988
 def pack(
-    rows: list,  # as `tokenize_rows` gives them
-    limit: int,  # tokens of a pack
+    rows: list,  # as `fit_length` gives them
+    limit: int,  # tokens of a pack; no row is longer
 ) -> list:  # {"input_ids", "labels", "seq_lengths"}
     "Rows packed by best fit into as few packs as it can."
     from datasets import Dataset, disable_progress_bars, enable_progress_bars
     from trl import pack_dataset
 
-    if max(map(_length, rows)) > limit:
-        raise StudyError(
-            f"train.max_length = {limit}: a row is longer, and packing would cut it. Raise train.max_length."
-        )
     table = Dataset.from_dict({k: [r[k] for r in rows] for k in ("input_ids", "labels")})
     disable_progress_bars()
     try:

@@ -108,12 +108,12 @@ def whole_weights(model) -> dict | None:  # name → tensor on the CPU; empty in
     "The weights to save; None where every process has them all. Asked of every process."
     if not sharded():
         return None
-    weights = dict(model.named_parameters())
     if hasattr(model, "peft_config"):
-        weights = {k: t for k, t in weights.items() if t.requires_grad}
+        weights = {k: t for k, t in model.named_parameters() if t.requires_grad}
     else:
-        parameters = {k for k, _ in model.named_parameters(remove_duplicate=False)}
-        weights |= {k: t for k, t in model.state_dict().items() if k not in parameters}
+        state = model.state_dict()  # first: FSDP divides again what a forward pass has left whole, and frees it
+        names = {k for k, _ in model.named_parameters(remove_duplicate=False)}
+        weights = dict(model.named_parameters()) | {k: t for k, t in state.items() if k not in names}
     out = {}
     for name, t in weights.items():
         whole = whole_tensor(t)
