@@ -133,6 +133,7 @@ def _engine_here() -> str:
         def execute_managed_notebook(cls, nb_man, kernel_name, **options):
             shell = _shell()
             shell.reset(new_session=False)
+            shell.error = None  # of the notebook before
             for index, cell in enumerate(nb_man.nb.cells):
                 nb_man.cell_start(cell, index)
                 if cell.cell_type == "code":
