@@ -11,14 +11,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "distill_study"
 # in the order in which they may build on each other
-ROOMS = "config utils tasks data store models teach grading train analyse report study tools cli __main__".split()
+ROOMS = "config utils tasks data store models teach grading train analyse report study tools cli".split()
 CORE = ROOMS[: ROOMS.index("analyse")]
+NO_MODULES = ("__init__.py", "__main__.py", "_modidx.py")
 WIDTH, FUNCTION_LINES, POSITIONAL = 120, 40, 2
+CORE_LINES, LINES = 11_470, 25_360  # what they are; they are to come down to 10,000 and 22,000
 
 
 def modules() -> dict[str, Path]:
-    "Dotted name below the package → file, without what nbdev writes for itself and the rooms' `__init__`."
-    files = [p for p in sorted(PACKAGE.rglob("*.py")) if p.name not in ("__init__.py", "_modidx.py")]
+    "Dotted name below the package → file, without what nbdev writes for itself, `__init__` and `__main__`."
+    files = [p for p in sorted(PACKAGE.rglob("*.py")) if p.name not in NO_MODULES]
     return {".".join(p.relative_to(PACKAGE).with_suffix("").parts): p for p in files}
 
 
@@ -118,12 +120,12 @@ def main():
     known = modules()
     core = [m for m in known if room(m) in CORE]
     print(f"modules           {len(known):>7,}   (at most 45)")
-    print(f"lines, core       {lines(core):>7,}   (at most 10,000)")
-    print(f"lines, package    {lines(known):>7,}   (at most 22,000)")
+    print(f"lines, core       {lines(core):>7,}   (to come down to 10,000)")
+    print(f"lines, package    {lines(known):>7,}   (to come down to 22,000)")
     print(f"prose             {prose(notebooks()):>7.1%}   (at least 20 %)")
     print(f"lines over {WIDTH}    {len(wide_lines()):>7,}   (none)")
-    print(f"functions over {FUNCTION_LINES} {len(long_functions()):>6,}   (exceptions: at most 20)")
-    print(f"third positional  {len(positional_functions()):>7,}   (exceptions: at most 20)")
+    print(f"functions over {FUNCTION_LINES} {len(long_functions()):>6,}   (none)")
+    print(f"third positional  {len(positional_functions()):>7,}   (none)")
     for path in notebooks():
         name = re.sub(r"\.ipynb$", "", str(path.relative_to(ROOT / "nbs")))
         print(f"  {name:<32} prose {prose([path]):>6.1%}")

@@ -115,7 +115,7 @@ def run(case):
 
     from distill_study.config import StudyError, Train
     from distill_study.models.weights import load_tokenizer, resolve_model
-    from distill_study.study.memory import this_machine, training_memory
+    from distill_study.study.resources import this_machine, training_memory
     from distill_study.train.sft import fit_student
 
     cuda, folder, (batch, length), passes = (

@@ -161,7 +161,7 @@ def make_model(shape, folder, tokenizer):
 def compare(case, found, cuda):
     "The estimate of the case, and how far from the measured peak it is."
     from distill_study.config import Train
-    from distill_study.study.memory import Devices, this_machine, training_memory
+    from distill_study.study.resources import Devices, this_machine, training_memory
 
     e = training_memory(
         case["model"],

@@ -214,7 +214,7 @@ def status(recipe: RecipePath, reports: Reports = Path("reports")):
 def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
     "Show what a recipe would run, without running it, and about what it would take."
     from distill_study.data.load import task_of
-    from distill_study.study import estimate
+    from distill_study.study import resources as estimate
     from distill_study.study.plan import how_much, plan, transfer_rows, work_of
 
     r = _recipe(recipe, p)
@@ -268,7 +268,7 @@ def memory(
 ):
     "Estimate the memory that training MODEL needs, part by part, and name the cheapest setting that fits."
     from distill_study.config import Train
-    from distill_study.study import memory
+    from distill_study.study import resources as memory
 
     devices = memory.parse_gpus(gpus) if gpus is not None else memory.this_machine()
     settings = Train.parse(dict(batch_size=batch_size, r=r), "fit")
@@ -284,7 +284,7 @@ def _advice(advice, devices):
     from rich.console import Console
     from rich.table import Table
 
-    from distill_study.study.memory import MOMENTS, table
+    from distill_study.study.resources import MOMENTS, table
 
     head, rows, best = table(advice)
     e = advice.chosen or advice.tried[-1]

@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from distill_study.cli import main
 from distill_study.config import load_recipe, parse_recipe
-from distill_study.study.estimate import GPUS
+from distill_study.study.resources import GPUS
 from distill_study.tools import doctor as d
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,8 +11,8 @@ from transformers import LlamaConfig
 
 from distill_study.cli import main
 from distill_study.config import StudyError, Train
-from distill_study.study import memory
-from distill_study.study.memory import PARTS, Devices, count_parameters, parse_gpus, recommend, training_memory
+from distill_study.study import resources as memory
+from distill_study.study.resources import PARTS, Devices, count_parameters, parse_gpus, recommend, training_memory
 
 CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"

@@ -218,7 +218,7 @@ def no_network(monkeypatch):
 
 
 def test_the_wheel_s_model_is_not_looked_for_elsewhere(smollm, no_network):
-    from distill_study.study.memory import model_config
+    from distill_study.study.resources import model_config
 
     assert model_config(smollm).num_hidden_layers == 30 and local_model(smollm) == resolve_model(smollm)
 
@@ -226,7 +226,7 @@ def test_the_wheel_s_model_is_not_looked_for_elsewhere(smollm, no_network):
 def test_a_configuration_in_the_hub_s_cache_is_enough_for_an_estimate(tmp_path, monkeypatch, no_network):
     import huggingface_hub.file_download as hub
 
-    from distill_study.study.memory import model_config
+    from distill_study.study.resources import model_config
 
     snapshot = tmp_path / "models--someone--cached" / "snapshots" / ("a" * 40)
     snapshot.mkdir(parents=True)

@@ -8,7 +8,7 @@ import yaml
 
 from distill_study.config import ARMS, ConfigError, load_recipe, parse_recipe, strategies_of
 from distill_study.data.load import resolved, task_of
-from distill_study.study.estimate import (
+from distill_study.study.resources import (
     GPUS,
     SHAPES,
     Budget,

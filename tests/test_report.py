@@ -648,7 +648,7 @@ def test_index_links_stay_inside(tmp_path, results, made, href):
 
 def test_templates_name_no_outside_address():
     for path in templates().rglob("*"):
-        if path.is_file():
+        if path.is_file() and path.suffix != ".yaml":  # those are texts, no pages
             assert not re.search(
                 r"https?://|@import|url\(" + ("" if path.parent.name == "items" else "|<script"),
                 path.read_text(encoding="utf-8"),

@@ -17,8 +17,8 @@ from distill_study.report.figures import transfer_alt, transfer_figure
 from distill_study.report.render import check_page
 from distill_study.store.log import Store
 from distill_study.study import schedule, schedule as grid
-from distill_study.study.estimate import pieces
 from distill_study.study.plan import plan, transfer_rows
+from distill_study.study.resources import pieces
 from distill_study.study.run import ask_others, find
 from distill_study.study.workers import run_stage
 from distill_study.tasks.families import TASKS

@@ -32,8 +32,18 @@ from ..models.engine import open_teacher
 from ..models.openai import Server
 from ..models.weights import SMOLLM, _cached, smollm_wheel
 from ..store.log import Store
-from ..study.estimate import budget, length, parameters, parse_hardware, rows_a_pass, shape, weight_bytes
-from ..study.memory import Devices, this_machine, training_memory
+from distill_study.study.resources import (
+    Devices,
+    budget,
+    length,
+    parameters,
+    parse_hardware,
+    rows_a_pass,
+    shape,
+    this_machine,
+    training_memory,
+    weight_bytes,
+)
 from ..study.run import Run, train_one
 from ..train.launch import check_launch
 from ..train.methods import refuse
