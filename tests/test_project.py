@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from importlib import import_module
 from importlib.metadata import packages_distributions
 
 import pytest
+import yaml
 from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -163,25 +165,62 @@ def test_module_imports_stay_light():
     )
 
 
-def test_wheel_has_every_file_of_the_package(tmp_path):
-    tree, out = tmp_path / "tree", tmp_path / "out"
-    out.mkdir()
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    "The wheel that pip would build of what git tracks."
+    tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
     for f in repository_files():
-        if f.parts[len(ROOT.parts)] != "distill_study" and f.parent != ROOT:
+        if f.is_relative_to(ROOT / "reports"):
             continue
         (tree / f.relative_to(ROOT)).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(f, tree / f.relative_to(ROOT))
     build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, str(out)], cwd=tree, check=True, capture_output=True)
-    wheel = zipfile.ZipFile(next(out.glob("*.whl")))
-    want = {str(f.relative_to(ROOT)) for f in repository_files() if f.is_relative_to(ROOT / "distill_study")}
-    assert want <= set(wheel.namelist()), f"not in the wheel: {sorted(want - set(wheel.namelist()))}"
-    assert any(
-        "distill-study = distill_study.cli:main" in wheel.read(n).decode()
-        or "distill-study=distill_study.cli:main" in wheel.read(n).decode()
-        for n in wheel.namelist()
-        if n.endswith("entry_points.txt")
+    return next(out.glob("*.whl"))
+
+
+def test_wheel_has_every_file_of_the_package_with_study_notebooks_and_recipes(wheel):
+    archive = zipfile.ZipFile(wheel)
+    names = set(archive.namelist())
+    want = {str(f.relative_to(ROOT)) for f in repository_files() if f.is_relative_to(PACKAGE)}
+    want |= {f"distill_study/study/notebooks/{p.name}" for p in STUDY}
+    want |= {f"distill_study/recipes/{p.name}" for p in (ROOT / "recipes").glob("*.yaml")}
+    assert want <= names, f"not in the wheel: {sorted(want - names)}"
+    points = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode().replace(" ", "")
+    assert "distill-study=distill_study.cli:main" in points
+
+
+def test_the_wheel_runs_the_study_outside_the_checkout(wheel, tmp_path):
+    "Installed without the checkout, in a folder elsewhere: a recipe that comes along by its name, and one's own."
+    site, here = tmp_path / "site", tmp_path / "here"
+    here.mkdir()
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target", site, wheel]
+    subprocess.run(pip, check=True, capture_output=True)
+
+    def study(*options):
+        command = [sys.executable, "-m", "distill_study", *options]
+        env = os.environ | {"PYTHONPATH": str(site)}
+        done = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    where = subprocess.run(
+        [sys.executable, "-c", "import distill_study; print(distill_study.__file__)"],
+        **dict(cwd=here, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True, check=True),
     )
+    assert where.stdout.startswith(str(site))
+    small = ("data.train=16", "data.test=6", "train.epochs=1", "min_rows=2", "bootstrap=100")
+    arms = "arms=teacher/cot,student/cot,distilled/cot-rationale"
+    study("run", "demo", *(x for s in (*small, arms) for x in ("-p", s)))
+    assert len(list((here / "reports/demo").glob("*/index.html"))) == 2
+    study("init", "mine")
+    own = yaml.safe_load((here / "mine/study.yaml").read_text(encoding="utf-8"))
+    own |= dict(
+        data=dict(name="tiny-qa", train=16, test=6), min_rows=2, bootstrap=100, arms=["teacher/cot", "student/cot"]
+    )
+    (here / "my.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
+    study("run", "my.yaml")
+    assert (here / "reports/my/index.html").is_file()
 
 
 # --- requirements

@@ -27,16 +27,7 @@ from distill_study.report.figures import (
     show,
 )
 from distill_study.report.findings import QUESTIONS, findings, summary
-from distill_study.report.render import (
-    check_page,
-    entry,
-    index_page,
-    metrics,
-    provenance,
-    render,
-    templates,
-    write_json,
-)
+from distill_study.report.render import check_page, entry, index_page, metrics, provenance, render, templates
 from distill_study.report.tables import (
     arm_table,
     attrition_table,
@@ -46,7 +37,7 @@ from distill_study.report.tables import (
     test_table as tests_of,
     training_table,
 )
-from distill_study.utils import Column, ReportError, Table, esc, scrub, to_plain
+from distill_study.utils import Column, ReportError, Table, esc, scrub, to_plain, write_json
 
 ATTACKS = [
     "<script>alert(1)</script>",

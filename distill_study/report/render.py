@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'FILES', 'HEADS', 'templates', 'html_of', 'sentence', 'git_sha', 'versions', 'Provenance', 'provenance',
-           'metrics', 'write_json', 'check_page', 'render', 'entry', 'index_page', 'over_seeds', 'metric_rows',
-           'inert_cell', 'write_csv', 'shareable', 'clean_notebook', 'key_names', 'check_names', 'writable',
-           'check_folders', 'claim']
+           'metrics', 'check_page', 'render', 'entry', 'index_page', 'over_seeds', 'metric_rows', 'inert_cell',
+           'write_csv', 'shareable', 'clean_notebook', 'key_names', 'check_names', 'writable', 'check_folders', 'claim']
 
 # %% ../../nbs/80_report/03_render.ipynb #50852f9a
 import ast
@@ -206,11 +205,6 @@ def metrics(
     numbers |= dict(attrition=attrition or {}, labelling=labelling or {}, training=training or {}, findings=found)
     numbers |= dict(shown=[dict(kind=type(s).__name__, data=s) for s in shown])
     return to_plain(dict(format=1, **numbers, **more, provenance=made))
-
-
-def write_json(value, path: str | Path) -> Path:
-    "Write plain values so that a reader never sees half a file; NaN is refused."
-    return write_text(json.dumps(to_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n", path)
 
 # %% ../../nbs/80_report/03_render.ipynb #94a02617
 _WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -228,7 +228,7 @@ def _write_checkpoint(trainer, folder, *, weights, state):
     shutil.rmtree(folder, ignore_errors=True)
     save_weights(trainer.model, folder, weights=weights)
     save_file(state[0], folder / _STATE[0])
-    write_json(folder / _STATE[1], state[1])
+    write_json(state[1], folder / _STATE[1], exact=True)
     trainer.state.save_to_json(str(folder / _STATE[2]))
 
 

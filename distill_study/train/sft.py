@@ -96,7 +96,7 @@ class TrainedStudent:
     def save(self, out: Path):
         "Write `out`/fit.json, whole or not at all."
         data = {k: v for k, v in asdict(self).items() if k != "path"}
-        write_json(Path(out) / "fit.json", data | dict(supervised_share=self.supervised_share))
+        write_json(data | dict(supervised_share=self.supervised_share), Path(out) / "fit.json", exact=True)
 
     def _repr_markdown_(self):
         from jinja2 import Environment, PackageLoader
@@ -243,7 +243,7 @@ def _claim(out, key):
         )
     last = save.last_checkpoint(out)
     mark["starts"].append(int(last.name.split("-")[1]) if last else 0)
-    write_json(out / "run.json", mark)
+    write_json(mark, out / "run.json", exact=True)
     return last, tuple(mark["starts"])
 
 # %% ../../nbs/60_train/03_sft.ipynb #a4440fd5
