@@ -621,7 +621,7 @@ def _memory_error(e, out, *, settings):
         f"out of memory, at a peak of {_peak(device()) / 2**30:.1f} GiB. "
         f"{save.kept_checkpoint(out, ', and the same settings go on from it')} Lower train.batch_size (now "
         f"{settings.batch_size}) and raise train.gradient_accumulation by as much; or set "
-        f"train.gradient_checkpointing to true{switch}. `distill-study fit` estimates what each takes."
+        f"train.gradient_checkpointing to true{switch}. `distill-study memory` estimates what each takes."
     )
 
 
