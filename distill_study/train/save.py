@@ -445,10 +445,10 @@ class FormEngine(TransformersEngine):
         self.form, self.student, self.alone = form, student, Path(fit.path).parent / "adapter"
         if form == "adapter":
             check_adapter(self.alone, student.model)
-            own = (self._weights, model_fingerprint(self.alone), student.train.method)
-            self._weights = fingerprint(form, *own)
+            own = (self.weights, model_fingerprint(self.alone), student.train.method)
+            self.weights = fingerprint(form, *own)
         else:
-            self._weights = fingerprint(form, self._weights)
+            self.weights = fingerprint(form, self.weights)
 
     def load(self):
         "The model, loaded once."
