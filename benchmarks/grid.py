@@ -34,11 +34,6 @@ GRID = dict(
     arms=["teacher/cot", "student/vanilla", "distilled/cot-answer", "distilled/cot-rationale"],
 )
 COMMAND = "from distill_study.cli import main; main()"
-BY_STAGES = (
-    "import sys; from pathlib import Path; from distill_study.cli import say; from distill_study.config import"
-    " load_recipe; from distill_study.study.schedule import run_graph; from distill_study.study.workers import Local;"
-    " run_graph(load_recipe(sys.argv[2]), Path(sys.argv[6]), store=Path(sys.argv[4]), executor=Local(1), say=say)"
-)
 KINDS = ("label", "base", "train", "report")
 
 
@@ -180,15 +175,13 @@ def measure(parts, rounds):
 
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as d:
-            one, stages, two, ray = (Path(d) / n for n in ("one", "stages", "two", "ray"))
-            for p in (one, stages, two, ray):
+            one, two, ray = (Path(d) / n for n in ("one", "two", "ray"))
+            for p in (one, two, ray):
                 p.mkdir()
             if {"cold", "again", "report"} & set(parts):
                 keep("cold, 2 workers", run(two, "--workers", "2"))
             if {"cold", "again"} & set(parts):
                 keep("cold, 1 worker", run(one))
-            if "cold" in parts:
-                keep("cold, 1 worker, stage by stage", run(stages, code=BY_STAGES))
             if "ray" in parts:
                 keep("cold, Ray with 2 cores", on_ray(ray))
             if "again" in parts:
@@ -211,7 +204,7 @@ def measure(parts, rounds):
 
 def row(name, m, found):
     "A line of the table; the ratio is that of the named run to this one."
-    base, other = (found.get(f"cold, {n}") for n in ("1 worker", "1 worker, stage by stage"))
+    base = found.get("cold, 1 worker")
     of = found["cold, 2 workers" if "2 workers" in name else "cold, 1 worker"] if not name.startswith("cold") else None
     return [
         name,
@@ -222,7 +215,6 @@ def row(name, m, found):
         " + ".join(map(str, m["stages"])) if any(m["stages"]) else "",
         m["kept"] or "",
         f"{base['wall'] / m['wall']:.2f}" if base and of is None else "",
-        f"{other['wall'] / m['wall']:.2f}" if other and of is None else "",
         f"{m['wall'] / of['wall']:.1%}" if of else "",
     ]
 
@@ -245,10 +237,8 @@ if __name__ == "__main__":
             f" {load:.1f} before the start. Processor seconds of all processes; Ray's are not ours to count."
         ),
         (
-            "One worker is `distill-study run` as it is: a notebook per combination that does everything, with torch's"
-            " own number of threads. With two workers, stages run in processes that import once, with one thread each,"
-            ' and the notebooks come last; "stage by stage" is the same with one worker, so that the ratio to it is'
-            " what the second worker brings, and the rest is imports that are saved."
+            "All runs go through the same stages, in processes that import once: one worker has all cores, each of two"
+            " has one thread."
         ),
         (
             "Run again: nothing has changed, so every report stays and nobody is asked. The last stage: `-p"
@@ -286,7 +276,6 @@ if __name__ == "__main__":
                 "stages started (label + base + train + report)",
                 "reports that stay",
                 "times as fast as 1 worker",
-                "as 1 worker stage by stage",
                 "of its cold run",
             ],
             [row(n, m, found) for n, m in found.items()],
