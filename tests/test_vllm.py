@@ -464,7 +464,7 @@ print(json.dumps([error, done[-1], members(group), e.worker is None]))""",
     )
     assert info["lora"] == f"{tmp_path.name}/adapter"
     assert sum(a == b for a, b in zip(texts, merged)) >= 36 and sum(a == b for a, b in zip(texts, plain)) < 36
-    assert KILLED in error and alive == {} and closed and 8 <= done < 200
+    assert KILLED in error and alive == {} and closed and 0 < done < 200
     lines = sum(len(p.read_text().splitlines()) for p in (tmp_path / "store" / "completions").glob("vllm*"))
     assert lines == 40 + done
 
