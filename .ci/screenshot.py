@@ -12,10 +12,10 @@ ROOT = Path(__file__).resolve().parent.parent
 REPORT = ROOT / "reports/examples/tiny/tiny-math--teacher--student-m/index.html"
 PICTURE = ROOT / "reports/examples/report.png"
 WIDTH, MOST = 1280, 300_000  # pixels; bytes
+# hides the rest; gives how far down the page goes
 SHOWN = """const main = document.querySelector("main");
 const figure = document.querySelector("figure img[alt^='Accuracy by arm']")?.closest("figure");
 for (const e of main.children) if (!e.matches(".summary") && !(figure && e.contains(figure))) e.style.display = "none";
-# hides the rest; how far down it goes
 window.scrollY + Math.max(...[...main.children].map(e => e.getBoundingClientRect().bottom))"""
 
 
@@ -25,7 +25,10 @@ def browser(playwright):
     return playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
 
 
-def shoot(report, picture):  # an HTML page  # the PNG that is written
+def shoot(
+    report,  # an HTML page
+    picture,  # the PNG that is written
+):
     "Take the picture, in as many colours as its bytes allow; returns its size in pixels."
     from PIL import Image
     from playwright.sync_api import sync_playwright

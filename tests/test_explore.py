@@ -4,7 +4,7 @@ hostile text does nothing.
 
 import json
 import shutil
-from dataclasses import replace
+from copy import copy as copy_of
 
 import pandas as pd
 import pytest
@@ -285,17 +285,15 @@ def test_peoples_grades_stand_beside_the_items(seen):
             )
         ]
     )
-    rows = item_table(replace(b, people=said))
+    with_grades = copy_of(b)
+    with_grades.people = said
+    rows = item_table(with_grades)
     assert (
         rows.people_correct.dropna().tolist() == [0.5]
         and rows[rows.people_correct.notna()].arm.tolist() == [BEST]
         and "people, correct: 0.5" in item_page(rows[rows.id == seen.items.id.iloc[0]], METRICS["correct"])
     )
-    assert (
-        len(opinion_table(replace(b, people=said), {})) == 2
-        and len(seen.opinions) == 0
-        and "people_correct" not in seen.items
-    )
+    assert len(opinion_table(with_grades, {})) == 2 and len(seen.opinions) == 0 and "people_correct" not in seen.items
 
 
 def test_inputs_add_up_to_the_attrition(seen):
