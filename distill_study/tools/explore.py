@@ -279,11 +279,12 @@ def rebuild(
     from distill_study.study.run import Run
 
     run = Run.of(r.combination(), Store(open_root(store), replay=True))
-    expected, here = r.hashes.get("test"), run.data.hashes["test"]
+    with redirect_stderr(StringIO()):  # a replay reports its progress
+        expected, here = r.hashes.get("test"), run.data.hashes["test"]
     if expected and expected != here:
         raise fault("other data", r.name, here=here, why=expected)
     try:
-        with redirect_stderr(StringIO()):  # a replay reports its progress
+        with redirect_stderr(StringIO()):
             for stage in ("labels", "rows", "students", "answers", "verdicts", "people"):
                 getattr(run, stage)
     except StudyError as e:
