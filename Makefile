@@ -2,7 +2,9 @@
 PYTHON ?= python3
 SMOLLM ?=
 VLLM ?=
-CORE := 00_config.ipynb 01_utils.ipynb 10_tasks 20_data 25_store
+# What `make check` looks at: notebooks of the core that load no model, and the tests that take seconds.
+CORE := 00_config.ipynb 01_utils.ipynb 10_tasks 20_data 25_store 40_teach
+UNIT := structure config tasks forms data world curate overlap sampling stats store report_tables methodology
 LAB ?=
 # Where this is set, every process compiles all that it imports anew: 26 seconds for trl instead of 9.
 unexport PYTHONDONTWRITEBYTECODE
@@ -37,7 +39,7 @@ check: $(VENV)/.stamp-dev ## what every commit should pass, in under three minut
 	@$(TEST_ENV) python .ci/unchanged.py "ruff format --quiet" nbdev_export nbdev_clean
 	@$(TEST_ENV) ruff check --quiet
 	@for room in $(CORE); do $(TEST_ENV) nbdev_test --n_workers 0 --path nbs/$$room; done
-	@$(TEST_ENV) OMP_NUM_THREADS=1 python -m pytest -q -n 2 -m "not slow" tests
+	@$(TEST_ENV) OMP_NUM_THREADS=1 python -m pytest -q -n 2 $(UNIT:%=tests/test_%.py)
 
 # As root, which is usual in a container, Jupyter asks to be told that this is meant.
 lab: $(VENV)/.stamp-lab ## JupyterLab on nbs/ (LAB="--no-browser --port 9000": with Jupyter's own options)
