@@ -211,11 +211,15 @@ def cluster(tmp_path_factory):
 
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     caches = [str(tmp_path_factory.mktemp(name)) for name in ("head", "other")]
-    made = Cluster(
-        initialize_head=True,
-        head_node_args=dict(num_cpus=1, include_dashboard=False, env_vars=dict(DISTILL_CACHE_DIR=caches[0])),
-    )
-    made.add_node(num_cpus=1, env_vars=dict(DISTILL_CACHE_DIR=caches[1]))
+    head = dict(num_cpus=1, include_dashboard=False, env_vars=dict(DISTILL_CACHE_DIR=caches[0]))
+    for attempt in range(3):  # Ray gives a node 30 seconds to start, which a busy machine may not manage
+        try:
+            made = Cluster(initialize_head=True, head_node_args=head)
+            made.add_node(num_cpus=1, env_vars=dict(DISTILL_CACHE_DIR=caches[1]))
+            break
+        except Exception as e:
+            if attempt == 2 or "timed out during startup" not in str(e):
+                raise
     yield SimpleNamespace(address=made.address, caches=caches)
     made.shutdown()
 
