@@ -1,4 +1,4 @@
-"""Training on one GPU, as users run it (`student.fit`): tokens per second, model FLOPs utilisation, and peak memory
+"""Training on one GPU, as users run it (`fit_student`): tokens per second, model FLOPs utilisation, and peak memory
 beside its estimate, for LoRA in bf16 and QLoRA, with and without packing, Liger's kernels and gradient checkpointing.
 SmolLM2-135M comes from the hub or from `make smollm`; the Llama-3.1-8B-shaped model has random weights, made on the
 device: nothing is downloaded for it, and 16 GB of disk hold it meanwhile.

@@ -1,4 +1,4 @@
-"""Estimated against measured peak memory of `student.fit`, for models of random weights, each run in a fresh process.
+"""Estimated against measured peak memory of `fit_student`, for models of random weights, each run in a fresh process.
 
     python benchmarks/memory.py
 

@@ -1,4 +1,4 @@
-"""Where the time goes from training rows to a trained tiny student: `student.fit` as the recipe `tiny` calls it, taken
+"""Where the time goes from training rows to a trained tiny student: `fit_student` as the recipe `tiny` calls it, taken
 apart. The overhead is all that is neither forward and backward passes nor the optimizer; imports, which a study pays
 once for all of its arms, are told apart.
 
@@ -145,7 +145,7 @@ if __name__ == "__main__":
             ],
             list(table(a.rounds)),
             [
-                "`student.fit` on the rows of tiny-qa, as `recipes/tiny.yaml` trains: 3 epochs in batches of 32, a"
+                "`fit_student` on the rows of tiny-qa, as `recipes/tiny.yaml` trains: 3 epochs in batches of 32, a"
                 " checkpoint after each. Overhead: all of it that is neither forward and backward passes nor the"
                 " optimizer."
             ],

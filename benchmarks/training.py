@@ -1,4 +1,4 @@
-"""`student.fit` against TRL's SFTTrainer called directly with the same settings, on the same rows: tokens per second,
+"""`fit_student` against TRL's SFTTrainer called directly with the same settings, on the same rows: tokens per second,
 peak memory, and what the trained model makes of held-out items: how many it gets right, and its loss on their gold
 answers, which tells two models apart long before they are right more often. Every method that is there is tried (qlora
 needs bitsandbytes), each run in a process of its own, ours and TRL's in turn. SmolLM2-135M-Instruct comes from the hub
@@ -48,7 +48,7 @@ CASES = {  # name: (model, rows, settings)
         for m in METHODS
     },
 }
-WAYS = ("TRL directly", "student.fit")
+WAYS = ("TRL directly", "fit_student")
 
 
 def taught(n, test):
@@ -133,7 +133,7 @@ def direct(rows, model, settings, folder, bf16):
     seconds, most = time.perf_counter() - began, peak()
     saved = (
         load_model(base).dtype
-    )  # as `student.fit` saves it: weights of 32 bits that few steps have moved hold more than these can, see the notes
+    )  # as `fit_student` saves it: weights of 32 bits that few steps have moved hold more than these can, see the notes
     if adapter is None:
         trainer.model.to(saved).save_pretrained(folder / "model")
         load_tokenizer(base).save_pretrained(folder / "model")
@@ -167,7 +167,7 @@ def one(name, way, bf16, score, rows, test):
     with tempfile.TemporaryDirectory() as d:
         go = (
             (lambda rows, to: ours(rows, model, settings, to))
-            if way == "student.fit"
+            if way == "fit_student"
             else (lambda rows, to: direct(rows, model, settings, to, bf16))
         )
         if model != SMOLLM:
