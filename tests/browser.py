@@ -100,6 +100,18 @@ def jupyterlab(folder):  # what it shows
             server.wait(5)
 
 
+def wait_until(page, expression, arg=None, timeout=WAIT):
+    """Wait until a JavaScript expression is true (`timeout` in milliseconds).
+
+    Playwright's own `wait_for_function` polls by `eval` inside the page, which the content security policy of our
+    pages forbids: it fails whenever the expression is not true at the first look.
+    """
+    end = time.monotonic() + timeout / 1000
+    while not page.evaluate(expression, arg):
+        assert time.monotonic() < end, f"not true within {timeout} ms: {expression}"
+        page.wait_for_timeout(50)
+
+
 def run_notebook(
     page,  # of playwright
     url,  # of JupyterLab
@@ -109,8 +121,10 @@ def run_notebook(
     "Open a notebook and run it from top to bottom."
     page.goto(f"{url}/lab/tree/{name}")
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=2 * WAIT)
-    page.wait_for_function(
-        "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=2 * WAIT
+    wait_until(
+        page,
+        "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
+        timeout=2 * WAIT,
     )
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
     page.locator(shows).first.wait_for(timeout=2 * WAIT)

@@ -6,7 +6,7 @@ Run from top to bottom, an item chosen, a filter applied, hostile text shown and
 import json
 
 import pytest
-from browser import HOOK, WAIT, chromium, jupyterlab, run_notebook
+from browser import HOOK, WAIT, chromium, jupyterlab, run_notebook, wait_until
 from conftest import ROOT
 from smallrun import small_run
 
@@ -74,7 +74,7 @@ def test_explored_in_jupyterlab(folder):
         shown = lambda: page.locator(".jp-OutputArea h3").last.inner_text()
 
         def count(text):
-            page.wait_for_function("text => document.querySelector('[role=status]')?.textContent === text", arg=text)
+            wait_until(page, "text => document.querySelector('[role=status]')?.textContent === text", arg=text)
 
         count(f"1 of {len(ids)}")
         assert shown() == ids[0]

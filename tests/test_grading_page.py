@@ -12,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from browser import wait_until
 from conftest import ROOT, free_port
 
 from distill_study.analyse.graders import human_scores
@@ -255,7 +256,7 @@ def test_a_saved_file_is_opened_elsewhere(opened, tmp_path):
     other = opened(s.page)  # another profile: nothing is kept in it
     assert where(other) == "1 of 3, 0 graded"
     other.locator("input[type=file]").set_input_files(path)
-    other.wait_for_function("document.querySelector('.where').textContent === '3 of 3, 2 graded'")
+    wait_until(other, "document.querySelector('.where').textContent === '3 of 3, 2 graded'")
     assert (
         other.locator("textarea").input_value() == "later"
         and status(other) == "Opened grades-r1.json: 2 of 3 answers graded."
@@ -300,7 +301,7 @@ def test_a_file_that_is_not_of_this_sheet_changes_nothing(opened, tmp_path, chan
         text = json.dumps(raw).replace(first, "__proto__")
     (tmp_path / "bad.json").write_text(text)
     page.locator("input[type=file]").set_input_files(tmp_path / "bad.json")
-    page.wait_for_function("says => document.querySelector('.live').textContent.includes(says)", arg=says)
+    wait_until(page, "says => document.querySelector('.live').textContent.includes(says)", arg=says)
     assert where(page) == "2 of 2, 1 graded" and not page.wrong
 
 
@@ -337,9 +338,9 @@ def test_two_tabs_of_one_sheet_know_of_each_other(opened, tmp_path):
     a = opened(s.page)
     b = opened(s.page, a.context)
     a.keyboard.press("1")
-    b.wait_for_function("document.querySelector('.where').textContent === '1 of 3, 1 graded'")
+    wait_until(b, "document.querySelector('.where').textContent === '1 of 3, 1 graded'")
     b.keyboard.press("j"), b.keyboard.press("0")
-    a.wait_for_function("document.querySelector('.where').textContent === '2 of 3, 2 graded'")
+    wait_until(a, "document.querySelector('.where').textContent === '2 of 3, 2 graded'")
     assert (
         list(json.loads(save(a, tmp_path).read_text())["grades"].values()) == [dict(correct=1), dict(correct=0)]
         and not a.wrong + b.wrong
@@ -577,8 +578,10 @@ def run_all(page, url):
     "The notebook, opened and run, with the grader on the screen."
     page.goto(url)
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
-    page.wait_for_function(
-        "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=60_000
+    wait_until(
+        page,
+        "window.jupyterapp?.shell.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'",
+        timeout=60_000,
     )
     page.evaluate("() => { window.jupyterapp.commands.execute('notebook:run-all-cells'); }")
     page.locator(".grader .where").wait_for(timeout=60_000)
@@ -594,11 +597,13 @@ def test_the_widget_in_jupyterlab(browser, lab):
     page.locator(".grader .item").click()
     for i, key in enumerate("10"):
         page.keyboard.press(key)
-        page.wait_for_function(
-            "text => document.querySelector('.grader .where').textContent === text", arg=f"{i + 2} of 3, {i + 1} graded"
+        wait_until(
+            page,
+            "text => document.querySelector('.grader .where').textContent === text",
+            arg=f"{i + 2} of 3, {i + 1} graded",
         )
     page.locator(".grader label", has_text="yes, however").click()
-    page.wait_for_function("document.querySelector('.grader .where').textContent === '3 of 3, 3 graded'")
+    wait_until(page, "document.querySelector('.grader .where').textContent === '3 of 3, 3 graded'")
     assert (
         page.evaluate("document.querySelectorAll('.grader .words *').length") == 0
         and page.evaluate("window.ran") == []
@@ -616,7 +621,7 @@ def test_the_widget_in_jupyterlab(browser, lab):
     )
     assert list(s.imported(file).values()) == [dict(correct=1), dict(correct=0), dict(correct=1)]
     run_all(page, url)  # the page is closed and opened again: the grades are still there
-    page.wait_for_function("document.querySelector('.grader .where').textContent.endsWith('3 graded')")
+    wait_until(page, "document.querySelector('.grader .where').textContent.endsWith('3 graded')")
     page.close()
 
 

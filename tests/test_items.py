@@ -8,7 +8,7 @@ from io import StringIO
 from types import SimpleNamespace
 
 import pytest
-from browser import HOOK, WAIT, chromium
+from browser import HOOK, WAIT, chromium, wait_until
 from hypothesis import given, settings, strategies as st
 
 from distill_study.config import ARMS, Combination, strategies_of
@@ -356,7 +356,7 @@ def test_keyboard_buttons_and_addresses(opened, math):
     page.keyboard.press("Enter")
     assert at() == ids[2]
     page.evaluate("id => { location.hash = `#train/${id}`; }", inputs[4])
-    page.wait_for_function("id => document.querySelector('article h2').textContent.startsWith(id)", arg=inputs[4])
+    wait_until(page, "id => document.querySelector('article h2').textContent.startsWith(id)", arg=inputs[4])
     assert (
         page.locator("#split").input_value() == "train" and page.evaluate("document.activeElement.tagName") == "ARTICLE"
     )
