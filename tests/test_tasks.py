@@ -10,17 +10,15 @@ import time
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study.tasks.families import (
-    NLI,
-    TASKS,
-    Checker,
-    Parsed,
+from distill_study.tasks.families import NLI, TASKS, Checker, Parsed
+from distill_study.tasks.reading import (
     arithmetic,
     from_json,
-    letter,
+    math_value,
     normal,
     number,
     read_label,
+    read_letter,
     rounds,
 )
 from distill_study.tasks.prompts import PARAPHRASES, SYSTEM, target
@@ -402,7 +400,6 @@ def test_a_label_that_is_denied_is_none(form, word):
     [
         "The premise doesn't entail the hypothesis.",
         "It does not contradict it.",
-        "The premise neither entails nor contradicts it.",
         "entailment nothing",
         "Yes",
         "No.",
@@ -424,6 +421,7 @@ def test_no_label_is_guessed(text):
     "text, want",
     [
         ("It is not entailment but neutral.", "neutral"),
+        ("The premise neither entails nor contradicts it.", "neutral"),
         ("No, it's a contradiction.", "contradiction"),
         ("The premise does not say so. Neutral", "neutral"),
         ("It can't be entailed, so it is neutral.", "neutral"),
@@ -504,7 +502,7 @@ def test_no_number_is_guessed(text):
         ("Answer: 1,00,000", "100000"),
         (r"\boxed{42\text{ apples}}", "42"),
         (r"\[\boxed{7}\]", "7"),
-        ("Answer: 1.5e3", "1.5"),
+        ("Answer: 1.5e3", "1500"),
         (r"Answer: $\sqrt{2}$", r"\sqrt{2}"),
         (r"\boxed{2\pi}", r"2\pi"),
         (r"The answer is $x = \frac{\sqrt{3}}{2}$.", r"\frac{\sqrt{3}}{2}"),
@@ -620,8 +618,7 @@ def test_numbers_are_compared_without_it():
     assert (
         t.correct("0.3333", "0.33333")
         and not t.correct("0.333", "0.33333")
-        and t.correct("100001", "100000")
-        and not t.correct("100011", "100000")
+        and not t.correct("100001", "100000")
         and not t.correct(None, "1")
     )
     assert t.correct(r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt3}") and not t.correct(r"\sqrt{2}", "1")
@@ -645,14 +642,14 @@ def test_canonical_numbers(texts, want):
 def test_gold_numbers_are_canonical_too():
     golds = ("1,250", r"\frac{1}{2}", r"$\sqrt{2}$", "many")
     assert [TASKS["math"].gold(g) for g in golds] == ["1250", "0.5", r"\sqrt{2}", None]
-    assert [number(arithmetic(t)) for t in (r"2\frac{1}{2}", "2½", r"50\%")] == [None, "2.5", "50"]
+    assert [number(arithmetic(t)) for t in (r"2\frac{1}{2}", "2½", r"50\%")] == ["2.5", "2.5", "50"]
 
 
 @pytest.mark.parametrize(
     "text", ["D", "hall or barn", "", "Because", "(a) barns", "either (a) hall or (b) barn", "A/B"]
 )
 def test_statements_that_name_no_single_choice(text):
-    assert letter(text, ("hall", "barn", "attic")) is None
+    assert read_letter(text, ("hall", "barn", "attic")) is None
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,9 @@ import yaml
 import distill_study
 from ..config import ARMS, Judge, fingerprint
 from ..models.engine import Failure, Request, complete, fenced
-from ..tasks.families import Parsed, from_json, normal
-from ..tasks.prompts import MOST, answer_text, item_parts, rubric, rubric_hash
+from ..tasks.families import Parsed
+from ..tasks.reading import MOST, from_json, normal
+from ..tasks.prompts import answer_text, item_parts, rubric, rubric_hash
 from ..teach.sampling import Answer, usage
 from ..utils import esc, num
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from ..config import Curate
 from ..data.load import LETTERS, read_table
-from ..tasks.families import NLI, TASKS, stated
+from ..tasks.families import NLI, TASKS
+from ..tasks.reading import statements
 from ..tasks.prompts import both, target
 
 # %% ../../nbs/40_teach/02_curate.ipynb #ba89fc64
@@ -258,9 +259,9 @@ def gives_away(example, least: int = 8) -> str | None:
         return None
     asked = text_of(example)
     if example.task == "math":
-        found, task = stated(asked), TASKS["math"]
-        if found and task.correct(task.read(found[1], None), example.gold):
-            return asked[len(found[0]) :].strip()[:200]
+        found, task = statements(asked), TASKS["math"]
+        if found and task.correct(task.read(found[-1].content, None), example.gold):
+            return asked[found[-1].start :].strip()[:200]
         return None
     gold = words(example.gold)
     copied = len(gold) >= least and f" {' '.join(gold)} " in f" {' '.join(words(asked))} "

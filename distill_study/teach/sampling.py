@@ -18,7 +18,7 @@ from ..data.load import LETTERS
 from ..models.engine import Failure, Request, complete
 from ..store.log import answered_by, request_key
 from ..tasks.families import NLI, TASKS, Parsed
-from ..tasks.prompts import as_json, schema, unpack
+from ..tasks.prompts import as_json, schema
 
 # %% ../../nbs/40_teach/01_sampling.ipynb #cafa3daf
 @dataclass(frozen=True)
@@ -92,12 +92,8 @@ class Answers:
 # %% ../../nbs/40_teach/01_sampling.ipynb #c5732641
 def _parsed(example, strategy, *, text, structured):
     "What a completion says, as JSON or as it was written."
-    task = TASKS[example.task]
-    if not task.graded or not (structured or text.lstrip().startswith(("{", "```"))):
-        return task.parse(text, strategy, choices=example.choices, words=example.meta.get("words"))
-    plain, exact = unpack(text, strategy)
-    parsed = task.parse(plain, strategy, choices=example.choices)
-    return parsed if exact and structured else replace(parsed, strict=None)
+    how = dict(choices=example.choices, words=example.meta.get("words"), prompt=example.turns[-1]["content"])
+    return TASKS[example.task].parse(text, strategy, **how, form=structured)
 
 
 def _read(example, strategy, *, record, structured=False):
