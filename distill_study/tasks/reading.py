@@ -465,6 +465,8 @@ def expression(text: str) -> str | None:
     text = text.strip().rstrip(".,;").strip()
     symbols = re.sub(_STYLE, " ", text)
     known = not symbols.strip() or _MATH.fullmatch(symbols)
+    if sum(map(text.count, "([{")) != sum(map(text.count, ")]}")):
+        return None  # it was cut off
     return text if known and len(text) <= MOST_MATH and re.search(r"[\w∞π]", text) else None
 
 
