@@ -9,8 +9,8 @@ __all__ = ['QUESTIONS', 'DENSE', 'WAYS', 'Finding', 'Findings', 'findings', 'Sum
 import math
 from dataclasses import dataclass
 
-from ..analyse.results import Results, break_even, html_part, joined, per_answer, quotient, sentences
-from ..analyse.stats import BASE, TRAINED, find_test, shared, smallest_detectable, smallest_difference
+from ..analyse.results import Results, break_even, html_part, per_answer, quotient, sentences
+from ..analyse.stats import BASE, find_test, shared, smallest_detectable, smallest_difference
 from ..config import ARMS, Combination, strategies_of, unavailable
 from ..data.load import has_truth, resolved, task_of
 from ..grading.truth import METRICS, main_metric
@@ -100,22 +100,13 @@ def _gap_recovered(results) -> Finding:
     return _finding(1, "gap_recovered", results=results, **values)
 
 # %% ../../nbs/80_report/02_findings.ipynb #3c981554
-def _reasoned_labels(results) -> Finding:
-    "Labels made by the better prompt against labels made by the plain one."
+def _of_labels(number: int, results: Results, *, graded: str, dense: str) -> Finding:
+    "Question 2 or 3: labels made by the better prompt, or short answers learned from them."
     if results.metric.graded:
-        return _finding(2, "reasoned_labels", results=results)
+        return _finding(number, graded, results=results)
     if "distilled/cod" in results.arms:
-        return _finding(2, "dense_labels", results=results, own_question=DENSE[2])
-    return _finding(2, "one_way", results=results)
-
-
-def _internalised(results) -> Finding:
-    "The short answer alone, after learning from long ones."
-    if results.metric.graded:
-        return _finding(3, "internalised", results=results)
-    if "distilled/cod" in results.arms:
-        return _finding(3, "dense_at_once", results=results, own_question=DENSE[3])
-    return _finding(3, "one_way", results=results)
+        return _finding(number, dense, results=results, own_question=DENSE[number])
+    return _finding(number, "one_way", results=results)
 
 # %% ../../nbs/80_report/02_findings.ipynb #991fe748
 def _paybacks(results, each, *, labelling, training) -> dict:
@@ -139,14 +130,14 @@ def _cost(results, labelling, *, training, serving) -> Finding:
     "Tokens, seconds and, where there are prices, money."
     labelling, training = labelling or {}, training or {}
     teacher = results.arms[results.teacher].get("tokens")
-    ratios = {a: quotient(record.get("tokens"), teacher) for a, record in results.arms.items()}
+    ratios = _known({a: quotient(results.arms[a]["tokens"], teacher) for a in results.ran})
     each = _known({a: per_answer(usage) for a, usage in (serving or {}).items()})
     return _finding(
         4,
         "cost",
         results=results,
-        relative=_known({a: ratios[a] for a in TRAINED if a.startswith("distilled/") and a in ratios}),
-        per_output=_known({a: ratios[a] for a in results.ran if a != results.teacher}),
+        relative={a: x for a, x in ratios.items() if a.startswith("distilled/")},
+        per_output={a: x for a, x in ratios.items() if a != results.teacher},
         label_tokens=_known({s: x.get("output_tokens") for s, x in labelling.items()}),
         seconds=_known({a: t.get("seconds") for a, t in training.items()}),
         each_costs=each,
@@ -210,8 +201,8 @@ def findings(
     return Findings(
         (
             _gap_recovered(results),
-            _reasoned_labels(results),
-            _internalised(results),
+            _of_labels(2, results, graded="reasoned_labels", dense="dense_labels"),
+            _of_labels(3, results, graded="internalised", dense="dense_at_once"),
             _cost(results, labelling, training=training, serving=serving),
             _changes(results, pitfalls),
         )
@@ -272,90 +263,14 @@ WAYS = dict(
 )
 
 
-def _own(settings) -> str:
+def _changed(settings) -> str:
     "Settings that differ from their defaults, as text."
     fields = type(settings).model_fields
     changed = {k: v for k, v in settings.model_dump(mode="json").items() if v != fields[k].default}
     return ", ".join(f"{k} {to_plain(v)}" for k, v in changed.items())
 
 
-def _limits(limits: dict, strategies) -> str:
-    "How many new tokens an answer may have under each strategy."
-    return joined(f"{limits[s]:,} ({s})" for s in strategies)
-
-
-def _data(c: Combination, splits) -> dict:
-    "How many examples there are, how they were drawn, and what the data set calls what was read of it."
-    d, counts = c.data, []
-    for split, what in (("train", "training inputs"), ("validation", "validation items"), ("test", "test items")):
-        n = len(getattr(splits, split)) if splits else getattr(d, split)
-        most = "all" if n is None else f"{n:,}" if splits else f"up to {n:,}"
-        if n or split != "validation":
-            counts.append(f"{most} {what}")
-    used = splits.used if splits else d.splits
-    return dict(
-        d=d,
-        name=to_plain(d.name),
-        counts=joined(counts),
-        drawn=any((d.train, d.validation, d.test)),
-        renamed=joined(f"its split {own} serves as {k}" for k, own in used.items() if k != own),
-        columns=joined(f"{own} for {k}" for k, own in d.columns.items()),
-        labels=joined(f"{own} for {k}" for own, k in d.labels.items()),
-    )
-
-# %% ../../nbs/80_report/02_findings.ipynb #631c766b
-def _engine_settings(t) -> str:
-    "Settings of the teacher's engine that change what it answers."
-    if t.own and t.engine.startswith("vllm:"):
-        return _own(t.own)
-    if not t.endpoint:
-        return ""
-    settings = (("revision", t.endpoint.revision), ("", t.endpoint.extra_body))
-    return ", ".join(f"{name} {to_plain(value)}" for name, value in settings if value)
-
-
-def _teacher(c: Combination, limits: dict) -> dict:
-    "Who labels, how it is asked and how its answers are drawn."
-    t, strategies, task = c.teacher, strategies_of(c), task_of(c.data)
-    engine, _, model = t.engine.partition(":")
-    return dict(
-        t=t,
-        engine=engine,
-        model=to_plain(model),
-        recorded=engine == "recorded",
-        changed=_engine_settings(t),
-        asked=strategies,
-        asked_in=[WAYS[s] for s in strategies],
-        hashes=joined(f"{prompt_hash(task, s)} ({s})" for s in strategies),
-        prompt_version=PROMPT_VERSION,
-        own_limits=_limits(limits, t.strategies),
-        stop=joined(map(repr, t.sampling.stop)),
-    )
-
-
-def _students(c: Combination, fits) -> dict:
-    "What every student is trained with."
-    t = c.student.train
-    rates = joined(f"{r:g}" for r in dict.fromkeys(f.learning_rate for f in (fits or {}).values()))
-    by_size = "by method and size of the model"
-    options = {
-        "packing": t.packing,
-        "gradient checkpointing": t.gradient_checkpointing,
-        "Liger kernels": t.liger,
-        f"attention {t.attention}": t.attention,
-        f"{'bf16' if t.bf16 else '32-bit'} products": t.bf16 is not None,
-        f"several processes ({to_plain(t.launch)}{f', {t.processes}' if t.processes else ''})": t.launch,
-    }
-    return dict(
-        train=t,
-        model=to_plain(c.student.model),
-        forms=[dict(adapter="as adapter", nf4="in NF4")[form] for form in c.student.compare],
-        rate=f"{t.learning_rate:g}" if t.learning_rate else f"{rates} ({by_size})" if rates else by_size,
-        more=[name for name, on in options.items() if on],
-    )
-
-# %% ../../nbs/80_report/02_findings.ipynb #52088263
-def _arms(c: Combination, splits, *, fits, limits: dict) -> dict:
+def _answering(c: Combination, splits, *, fits) -> list:
     "The arms that answer the test items, as far as the settings, the data and the trained students say."
     have_gold = not splits or any(map(has_truth, splits.train))
 
@@ -364,31 +279,21 @@ def _arms(c: Combination, splits, *, fits, limits: dict) -> dict:
             return False
         return fits is None or arm.model != "trained" or arm.name in fits
 
-    ran = [arm for arm in map(ARMS.get, c.arms) if answers(arm)]
-    prompts = {arm.prompt for arm in ran}
-    return dict(ran=ran, ways=WAYS, own_limits=_limits(limits, [s for s in limits if s in prompts]))
-
-
-def _judged(c: Combination) -> dict:
-    "Who grades beside the ground truth, and what test items were asked a second time."
-    j, p, task = c.judge, c.pitfalls, task_of(c.data)
-    again = {
-        f"under {p.wordings} other wordings of the prompt": p.wordings,
-        f"with {p.samples} answers drawn at temperature {p.temperature:g}": p.samples,
-        "by the untouched student without what the items are about": p.blind and TASKS[task].graded,
-    }
-    return dict(
-        j=j,
-        judge=to_plain(j.engine) if j else "",
-        changed=_own(j.own) if j and j.own and j.engine.startswith("vllm:") else "",
-        criteria=[x.name for x in rubric(task, c.rubric)],
-        pairs=joined(f"{a} with {b}" for a, b in j.pairs) if j else "",
-        own_rubric=[x.name for x in c.rubric],
-        p=p,
-        tried=[how for how, on in again.items() if on],
-    )
+    return [arm for arm in map(ARMS.get, c.arms) if answers(arm)]
 
 # %% ../../nbs/80_report/02_findings.ipynb #866a0fff
+_PARAGRAPHS = {
+    "Data": "data",
+    "Teacher": "teacher",
+    "Training rows": "rows",
+    "Students": "students",
+    "Arms": "arms",
+    "Grading": "grading",
+    "Judge and pitfalls": "judged",
+    "Statistics": "statistics",
+}
+
+
 @dataclass(frozen=True, repr=False)
 class Methodology(Displayable):
     "Paragraphs of a method section, each under its heading."
@@ -414,28 +319,21 @@ def methodology(
     "The method section of a combination, from its settings."
     c = resolved(c)
     task = task_of(c.data)
-    limits = splits.max_tokens if splits and splits.max_tokens else TASKS[task].limits(c.data.words)
     known = dict(
         c=c,
         task=task,
+        splits=splits,
         graded=TASKS[task].graded,
+        limits=splits.max_tokens if splits and splits.max_tokens else TASKS[task].limits(c.data.words),
+        hashes={s: prompt_hash(task, s) for s in strategies_of(c)},
+        prompt_version=PROMPT_VERSION,
+        rates=list(dict.fromkeys(f.learning_rate for f in (fits or {}).values())),
+        ran=_answering(c, splits, fits=fits),
+        learned={ARMS[a].labels for a in c.arms if ARMS[a].model == "trained"},
+        m=main_metric(task, splits.test) if splits else None,
         sources=shared([e.source for e in splits.test]) if splits else None,
-        base=BASE,
-        targets=TARGETS,
+        criteria=[x.name for x in rubric(task, c.rubric)],
+        **dict(base=BASE, ways=WAYS, targets=TARGETS, plain=to_plain, changed=_changed),
     )
-    paragraphs = {
-        "Data": ("data", _data(c, splits)),
-        "Teacher": ("teacher", _teacher(c, limits)),
-        "Training rows": ("rows", dict(learned={ARMS[a].labels for a in c.arms if ARMS[a].model == "trained"})),
-        "Students": ("students", _students(c, fits)),
-        "Arms": ("arms", _arms(c, splits, fits=fits, limits=limits)),
-        "Grading": ("grading", dict(m=main_metric(task, splits.test) if splits else None)),
-        "Judge and pitfalls": ("judged", _judged(c)),
-        "Statistics": ("statistics", {}),
-    }
-    return Methodology(
-        {
-            heading: " ".join(sentences("methodology.txt.j2", part, **known, **values))
-            for heading, (part, values) in paragraphs.items()
-        }
-    )
+    parts = {heading: sentences("methodology.txt.j2", part, **known) for heading, part in _PARAGRAPHS.items()}
+    return Methodology({heading: " ".join(lines) for heading, lines in parts.items()})

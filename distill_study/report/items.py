@@ -12,12 +12,12 @@ import hashlib
 import re
 from pathlib import Path
 
+from ..analyse.results import html_of, templates
 from ..analyse.stats import BASE
 from ..config import ARMS
 from ..grading.judge import verdicts
 from ..grading.people import inert_json
 from ..grading.truth import METRICS, Metric
-from .render import html_of, templates
 from .tables import input_text, numbered
 from ..teach.curate import REASONS
 from ..utils import HIDDEN, num, scrub, write_text
@@ -267,7 +267,7 @@ def items_page(
     name: str = "",  # of the report, where its numbers don't say
 ) -> str:
     "The self-contained page of a combination's items."
-    metric, packed = METRICS[numbers.get("metric", {}).get("key", "correct")], Packed()
+    metric, packed = METRICS[numbers["metric"]["key"]], Packed()
     items, inputs = item_records(run, metric), input_records(run)
     name = numbers["provenance"].get("combination", name)
     data = _shared_data(run, metric, best=numbers.get("best"), items=items, inputs=inputs)

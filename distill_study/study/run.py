@@ -783,15 +783,7 @@ def _round_parts(run):
                 "has all four rounds."
             )
         ]
-    plain = None if run.metric.graded else run.results.score("teacher/vanilla", "density")
-    caption = (
-        "What the teacher's chain of density adds, round by round, on the test items; "
-        "the dashed line is its plain summary."
-    )
-    return [
-        tables.round_table(rounds),
-        Figure(figures.rounds_figure(rounds, plain), figures.rounds_alt(rounds, plain), caption),
-    ]
+    return [tables.round_table(rounds)]
 
 
 def note(text: str):

@@ -438,7 +438,7 @@ def _numbers(folder, row):
         numbers = json.loads((folder / row["name"] / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         return "failed", None, f"its metrics.json can't be read ({type(e).__name__})"
-    expected = {"arms", "gaps", "tests", "best", "teacher", "provenance"}
+    expected = {"arms", "gaps", "tests", "best", "teacher", "metric", "serving", "provenance"}
     if not isinstance(numbers, dict) or not expected <= set(numbers):
         return "failed", None, "its metrics.json holds no numbers of a report"
     return "ok", numbers, ""
