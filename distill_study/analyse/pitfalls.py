@@ -5,11 +5,13 @@
 # %% auto #0
 __all__ = ['BLIND', 'NAMES', 'Reworded', 'reworded', 'blinded', 'chance', 'Pitfall', 'Lines', 'swapped', 'extraction', 'seeds',
            'overlapped', 'overlap', 'noise', 'validation', 'multiple', 'power', 'length', 'wording', 'decoding', 'easy',
-           'pitfalls', 'difficulty_table']
+           'pitfalls', 'by_first_number', 'difficulty_table']
 
 # %% ../../nbs/70_analyse/04_pitfalls.ipynb #5b6bef15
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import combinations
 
 import numpy as np
 
@@ -85,40 +87,30 @@ class Pitfall:
     name: str
     sentence: str
     value: Interval | None = None  # None: not measured, or nothing to measure
-    scale: float = 100
-    digits: int = 1
-    unit: str = " points"
-    signed: bool = True
+    number: str = "\u2013"  # the value with its interval
     measured: bool = True
-
-    @property
-    def number(self) -> str:
-        "The value with its interval."
-        if not self.measured:
-            return "not measured"
-        if self.value is None or self.value.value is None:
-            return "–"
-        main, _, ends = self.value.text(self.scale, self.digits, signed=self.signed).partition(" ")
-        return f"{main}{self.unit}" + (f" {ends}" if ends else "")
 
     def to_dict(self):
         return dict(key=self.key, name=self.name, measured=self.measured, value=self.value, sentence=self.sentence)
 
 
-def _line(key: str, results=None, *, value=None, how=None, measured=True, **values) -> Pitfall:
-    "The line of a pitfall, in the words that its macro has for it."
-    if results is not None:
-        m = results.metric
-        values |= dict(m=m, amount=lambda x, signed=False: _amount(x, m, signed=signed))
-    said = sentences("pitfalls.txt.j2", key if measured else f"how_{key}", **values)
-    return Pitfall(key, NAMES[key], " ".join(said), value, measured=measured, **(how or {}))
+def _line(key: str, results=None, *, value=None, unit: str | None = None, signed=True, **values) -> Pitfall:
+    "The line of a pitfall, in the words that its macro has for it; differences by the results' measure, or shares."
+    m = results.metric if results else METRICS["correct"]
+    if unit is None:
+        unit = " points" if m.scale == 100 else f" ({m.unit})" if m.unit else ""
+    number = "\u2013"
+    if value and value.value is not None:
+        main, _, ends = value.text(m.scale, m.digits, signed=signed).partition(" ")
+        number = f"{main}{unit} {ends}".strip()
+    values |= dict(m=m, amount=lambda x, signed=False: _amount(x, m, signed=signed))
+    return Pitfall(key, NAMES[key], " ".join(sentences("pitfalls.txt.j2", key, **values)), value, number)
 
 
-_COLUMNS = (
-    Column("name", "Pitfall", kind="text"),
-    Column("number", "Number", kind="text"),
-    Column("sentence", "What it says", kind="text"),
-)
+def _not_measured(key: str, **values) -> Pitfall:
+    "A line that says how its pitfall would be measured."
+    said = sentences("pitfalls.txt.j2", f"how_{key}", **values)
+    return Pitfall(key, NAMES[key], " ".join(said), number="not measured", measured=False)
 
 
 @dataclass(frozen=True, repr=False)
@@ -134,24 +126,16 @@ class Lines(Displayable):
     def __contains__(self, key):
         return self.graders if key == "grader" else any(p.key == key and p.measured for p in self.entries)
 
-    def table(self) -> Table:
-        "A row for each pitfall: its name, its number and what that says."
-        rows = tuple(dict(name=p.name, number=p.number, sentence=p.sentence) for p in self.entries)
-        return Table("Pitfalls, measured", _COLUMNS, rows, "With 95 % intervals.")
-
     def html(self) -> str:
-        return self.table().html()
+        "A table with a row for each pitfall: its name, its number and what that says."
+        heads = dict(name="Pitfall", number="Number", sentence="What it says")
+        columns = tuple(Column(key, head, kind="text") for key, head in heads.items())
+        return Table("Pitfalls, measured", columns, tuple(map(vars, self.entries)), "With 95 % intervals.").html()
 
     def to_dict(self):
         return {p.key: p.to_dict() for p in self.entries}
 
 # %% ../../nbs/70_analyse/04_pitfalls.ipynb #342e7620
-def _size(m) -> dict:
-    "How a difference by a measure is written."
-    unit = f" ({m.unit})" if m.unit else ""
-    return dict(scale=m.scale, digits=m.digits, unit=" points" if m.scale == 100 else unit)
-
-
 def _amount(x, m, *, signed=False) -> str:
     "A difference by a measure, in a sentence."
     return Interval(x).text(m.scale, m.digits, signed=signed) + (" points" if m.scale == 100 else "")
@@ -160,12 +144,8 @@ def _amount(x, m, *, signed=False) -> str:
 def swapped(a: dict, b: dict) -> list:
     "The pairs of arms that stand in another order by `b` than by `a`, levels by arm; equal levels are in no order."
     arms = [x for x in a if x in b and a[x] is not None and b[x] is not None]
-    return [
-        (x, y) if a[x] > a[y] else (y, x)
-        for i, x in enumerate(arms)
-        for y in arms[i + 1 :]
-        if (a[x] - a[y]) * (b[x] - b[y]) < 0
-    ]
+    pairs = [(x, y) for x, y in combinations(arms, 2) if (a[x] - a[y]) * (b[x] - b[y]) < 0]
+    return [(x, y) if a[x] > a[y] else (y, x) for x, y in pairs]
 
 
 def _changes(a: dict, b: dict) -> dict:
@@ -197,14 +177,13 @@ def extraction(
     loss = {a: x - strict[a] for a, x in flexible.items() if x is not None}
     worst = max(loss, key=loss.get, default=None)
     if worst is None:
-        return _line("extraction", measured=False)
+        return _not_measured("extraction")
     rows = results.graded[(results.graded["arm"] == worst) & results.graded[m.key].notna()]
     a, b = rows[f"{m.key}_strict"].to_numpy(), rows[m.key].to_numpy()
     return _line(
         "extraction",
         results,
         value=paired_difference(a, b, seed=results.seed, sources=sources_of(rows)),
-        how=_size(m),
         worst=worst,
         loss=loss[worst],
         losers=sum(x > 0 for x in loss.values()),
@@ -216,7 +195,7 @@ def extraction(
 
 def seeds(seed: int) -> Pitfall:
     "A pointer: other seeds are other combinations."
-    return _line("seeds", measured=False, seed=seed)
+    return _not_measured("seeds", seed=seed)
 
 # %% ../../nbs/70_analyse/04_pitfalls.ipynb #1e12481b
 def overlapped(curated: dict) -> set:
@@ -225,15 +204,16 @@ def overlapped(curated: dict) -> set:
     return {d.evidence if d.reason == "repeats a test input" else d.evidence.rpartition(", ")[0] for d in found}
 
 
-def _independent(x, y, *, graded) -> tuple:
-    "95 % interval of the difference between two groups of items."
-    if graded:
-        from statsmodels.stats.proportion import confint_proportions_2indep
-
-        return confint_proportions_2indep(int(x.sum()), len(x), int(y.sum()), len(y), method="newcomb")
+def _independent(x, y, *, graded) -> Interval:
+    "The difference between two groups of items."
     from scipy.stats import ttest_ind
+    from statsmodels.stats.proportion import confint_proportions_2indep
 
-    return ttest_ind(x, y, equal_var=False).confidence_interval()
+    if graded:
+        ends = confint_proportions_2indep(int(x.sum()), len(x), int(y.sum()), len(y), method="newcomb")
+    else:
+        ends = ttest_ind(x, y, equal_var=False).confidence_interval()
+    return Interval(float(x.mean() - y.mean()), *map(float, ends), len(x) + len(y))
 
 
 def overlap(
@@ -243,20 +223,18 @@ def overlap(
     "Test items that some training input overlapped with, against the others."
     arm, ids, m = results.best or BASE, overlapped(curated), results.metric
     rows = results.graded[(results.graded["arm"] == arm) & results.graded[m.key].notna()]
-    at = rows["id"].isin(ids).to_numpy()
+    values, at = rows[m.key].astype(float), rows["id"].isin(ids)
     if at.sum() < 5 or (~at).sum() < 5:
         return _line("overlap", ids=ids, d=None)
-    x, y = rows[m.key][at].astype(float), rows[m.key][~at].astype(float)
-    low, high = _independent(x, y, graded=m.graded)
-    d = Interval(float(x.mean() - y.mean()), float(low), float(high), len(rows))
-    return _line("overlap", results, value=d, how=_size(m), ids=ids, d=d, arm=arm, clean=(~at).sum())
+    d = _independent(values[at], values[~at], graded=m.graded)
+    return _line("overlap", results, value=d, ids=ids, d=d, arm=arm, clean=(~at).sum())
 
 # %% ../../nbs/70_analyse/04_pitfalls.ipynb #2a61526b
 def noise(results) -> Pitfall:
     "Training on right and on wrong labels alone."
     t = results.test("control/wrong", "control/right")
     if t.p is None:
-        return _line("noise", measured=False, graded=results.metric.graded)
+        return _not_measured("noise", graded=results.metric.graded)
     right, wrong, untouched = (results.score(a) for a in ("control/right", "control/wrong", BASE))
     return _line("noise", value=t.difference, verdict=t.verdict, right=right, wrong=wrong, untouched=untouched)
 
@@ -270,10 +248,10 @@ def validation(training: dict) -> Pitfall:
             by_loss = min(looks, key=lambda x: x["loss"])
             lost[arm] = max(x["right"] for x in looks) - by_loss["right"]
     if not lost:
-        return _line("validation", measured=False)
+        return _not_measured("validation")
     worst, others = max(lost, key=lost.get), sum(x > 0 for x in lost.values())
-    value, how = Interval(lost[worst], n=len(lost)), dict(signed=False)
-    return _line("validation", value=value, how=how, n=len(lost), others=others, worst=worst)
+    value = Interval(lost[worst], n=len(lost))
+    return _line("validation", value=value, signed=False, n=len(lost), others=others, worst=worst)
 
 
 def multiple(results) -> Pitfall:
@@ -282,8 +260,8 @@ def multiple(results) -> Pitfall:
     tests = [t for t in (*results.tests, *dense) if t.p is not None]
     alone, left = sum(t.p <= 0.05 for t in tests), sum(t.p_holm <= 0.05 for t in tests)
     value = Interval(float(alone - left), n=len(tests)) if tests else None
-    how = dict(scale=1, digits=0, unit=f" of {alone} differences", signed=False)
-    return _line("multiple", value=value, how=how, n=len(tests), alone=alone, left=left)
+    line = _line("multiple", n=len(tests), alone=alone, left=left)
+    return replace(line, value=value, number=f"{alone - left} of {alone} differences") if tests else line
 
 
 def _least(test, *, graded) -> float | None:
@@ -300,8 +278,8 @@ def power(results) -> Pitfall:
     if not found:
         return _line("power", n=len(tests), found=found)
     x = float(np.median(found))
-    value, how = Interval(x, n=max(t.n for t in results.tests)), _size(m) | dict(signed=False)
-    return _line("power", results, value=value, how=how, n=len(tests), found=found, median=x)
+    value = Interval(x, n=max(t.n for t in results.tests))
+    return _line("power", results, value=value, signed=False, n=len(tests), found=found, median=x)
 
 # %% ../../nbs/70_analyse/04_pitfalls.ipynb #1e668d4d
 def _length_model(rows, arms, *, measures):
@@ -339,10 +317,9 @@ def length(
     slope = Interval(float(fit.params[len(arms)]), float(low), float(high), len(rows))
     raw = rows.groupby("arm", observed=True)["rating"].mean().to_dict()
     beside = f" and {METRICS[also[0]].name}" if also else ""
-    how = dict(scale=1, digits=2, unit="") if rated else _size(m)
     changes = _changes(raw, dict(zip(arms, fit.params)))
-    words = dict(unfit="", rated=rated, slope=slope, beside=beside, changes=changes)
-    return _line("length", results, value=slope, how=how, **words)
+    line = _line("length", results, value=slope, unfit="", rated=rated, slope=slope, beside=beside, changes=changes)
+    return replace(line, number=slope.text(1, 2, signed=True)) if rated else line
 
 # %% ../../nbs/70_analyse/04_pitfalls.ipynb #725a5d86
 def _base(results, arm, *, ids):
@@ -362,29 +339,28 @@ def wording(
     by: dict,  # (arm, wording from 1) → Series of right and wrong, or of scores, by id
 ) -> Pitfall:
     "Other wordings of the plain prompt."
-    m, values = results.metric, {}
+    import pandas as pd
+
+    values = {}
     if not by:
-        return _line("wording", measured=False)
+        return _not_measured("wording")
     for (arm, k), x in by.items():
         values.setdefault(arm, {0: _base(results, arm, ids=x.index)})[k] = x.astype(float)
-    means = {arm: {k: float(x.mean()) for k, x in of.items()} for arm, of in values.items()}
-    spread = {arm: max(of.values()) - min(of.values()) for arm, of in means.items()}
-    arm = max(spread, key=spread.get)
-    low, high = (f(means[arm], key=means[arm].get) for f in (min, max))
-    wordings = sorted({k for of in means.values() for k in of})
-    usual = {a: of[0] for a, of in means.items()}
-    changed = [k for k in wordings[1:] if swapped(usual, {a: of[k] for a, of in means.items() if k in of})]
+    means = pd.DataFrame({arm: {k: x.mean() for k, x in of.items()} for arm, of in values.items()}).sort_index()
+    arm = (means.max() - means.min()).idxmax()
+    low, high = (values[arm][k] for k in (means[arm].idxmin(), means[arm].idxmax()))
+    usual, *others = means.to_dict("records")
     return _line(
         "wording",
         results,
-        value=_against(values[arm][low], values[arm][high], seed=results.seed),
-        how=_size(m) | dict(signed=False),
+        value=_against(low, high, seed=results.seed),
+        signed=False,
         arm=arm,
-        arms=len(means),
+        arms=means.shape[1],
         n=len(next(iter(by.values()))),
-        wordings=len(wordings),
-        changed=len(changed),
-        sd=float(np.mean([np.std(list(of.values()), ddof=1) for of in means.values()])),
+        wordings=len(means),
+        changed=sum(bool(swapped(usual, other)) for other in others),
+        sd=float(means.std().mean()),
     )
 
 # %% ../../nbs/70_analyse/04_pitfalls.ipynb #31e0a497
@@ -395,9 +371,9 @@ def decoding(
     temperature: float,
 ) -> Pitfall:
     "Sampled answers against the usual ones."
-    m, draws = results.metric, {}
+    draws = {}
     if not by:
-        return _line("decoding", measured=False)
+        return _not_measured("decoding")
     for (arm, _), x in by.items():
         draws.setdefault(arm, []).append(x.astype(float))
     usual = {a: _base(results, a, ids=xs[0].index) for a, xs in draws.items()}
@@ -409,7 +385,6 @@ def decoding(
         "decoding",
         results,
         value=change[arm],
-        how=_size(m),
         temperature=temperature,
         arm=arm,
         arms=len(change),
@@ -429,12 +404,13 @@ def easy(
 ) -> Pitfall:
     "Items that can be answered without what they are about."
     if values is None or not len(values):
-        return _line("easy", measured=not results.metric.graded, share=None)
+        return _not_measured("easy") if results.metric.graded else _line("easy", share=None)
     share, whole = wilson(int(values.sum()), len(values)), _base(results, BASE, ids=values.index)
     return _line(
         "easy",
         value=share,
-        how=dict(unit=" %", signed=False),
+        unit=" %",
+        signed=False,
         share=share,
         least=chance(examples),
         n=len(values),
@@ -475,9 +451,9 @@ def pitfalls(
     return Lines(lines, judge is not None)
 
 # %% ../../nbs/70_analyse/04_pitfalls.ipynb #d2af8b97
-def _by_first_number(level: str) -> tuple:
+def by_first_number(level: str) -> tuple:
     "Levels sort by the first number in them, then by name."
-    number = re.findall(r"-?\d+(?:\.\d+)?", level)
+    number = re.search(r"-?\d+(?:\.\d+)?", level)
     return (float(number[0]) if number else 0, level)
 
 
@@ -489,25 +465,19 @@ def difficulty_table(
 ) -> Table | None:  # None where nobody says how hard an item is, or all are alike
     "Accuracy, or score, of every arm by how hard the items are said to be."
     of, m = {e.id: e.difficulty for e in examples if e.difficulty}, results.metric
-    levels = sorted(set(of.values()), key=_by_first_number)
+    levels = Counter(sorted(of.values(), key=by_first_number))
     if not 2 <= len(levels) <= most:
         return None
-
-    def row(arm, record):
-        if not record["n"]:
-            return dict(arm=arm, missing=record["missing"])
-        rows = results.graded[results.graded["arm"] == arm]
-        parts = {level: rows[rows["id"].map(of) == level] for level in levels}
-        return {"arm": arm} | {
-            level: level_interval(part[m.key], sources_of(part), metric=m, seed=results.seed)
-            for level, part in parts.items()
-        }
-
-    units = {level: f"{m.unit}, n = {list(of.values()).count(level)}" for level in levels}
+    rows = []
+    for arm, record in results.arms.items():
+        row = dict(arm=arm) if record["n"] else dict(arm=arm, missing=record["missing"])
+        graded = results.graded[results.graded["arm"] == arm]
+        for level, part in graded.groupby(graded["id"].map(of)):
+            row[level] = level_interval(part[m.key], sources_of(part), metric=m, seed=results.seed)
+        rows.append(row)
     columns = [
-        Column(level, level[:1].upper() + level[1:], unit, "interval", m.digits, m.scale)
-        for level, unit in units.items()
+        Column(level, level[:1].upper() + level[1:], f"{m.unit}, n = {n}", "interval", m.digits, m.scale)
+        for level, n in levels.items()
     ]
     sub = f"{m.head} (flexible reading) with 95 % intervals, by how hard the data set says its items are."
-    rows = tuple(row(arm, record) for arm, record in results.arms.items())
-    return Table("By difficulty", (Column("arm", "Arm", kind="text"), *columns), rows, sub)
+    return Table("By difficulty", (Column("arm", "Arm", kind="text"), *columns), tuple(rows), sub)

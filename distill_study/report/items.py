@@ -9,9 +9,9 @@ __all__ = ['LIMIT', 'LONGEST', 'item_table', 'verdict_table', 'verdict_sentence'
 # %% ../../nbs/80_report/05_items.ipynb #9fcc5204
 import base64
 import hashlib
-import re
 from pathlib import Path
 
+from ..analyse.pitfalls import by_first_number
 from ..analyse.results import html_of, templates
 from ..analyse.stats import BASE
 from ..config import ARMS
@@ -216,16 +216,6 @@ class Packed:
         return taken, size
 
 # %% ../../nbs/80_report/05_items.ipynb #79694e54
-def _levels(items):
-    "How hard items are said to be, easiest first."
-
-    def order(level):
-        numbers = re.findall(r"-?\d+(?:\.\d+)?", level)
-        return float(numbers[0]) if numbers else 0, level
-
-    return sorted({i["hard"] for i in items if i["hard"]}, key=order)
-
-
 def _page(name, *, cut=(), limit=LIMIT, data=""):
     "The page around these data, with a policy that lets nothing but its own script and style do anything."
 
@@ -242,7 +232,8 @@ def _page(name, *, cut=(), limit=LIMIT, data=""):
 
 def _shared_data(run, metric, *, best, items, inputs):
     "What the page knows beside its records: the measure, the arms, what filters there are."
-    levels, met = _levels(items), {x["reason"] for i in inputs for x in i["arms"]} - {""}
+    levels = sorted({i["hard"] for i in items if i["hard"]}, key=by_first_number)
+    met = {x["reason"] for i in inputs for x in i["arms"]} - {""}
     reasons = [*(k for k in REASONS if k in met), *sorted(met - REASONS.keys())]
     labels = {a: ARMS[a].labels for a in ARMS if a in run.rows}
     return dict(
