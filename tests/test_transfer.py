@@ -200,7 +200,7 @@ def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
     }
     found, said, splits = made_up_transfer(right, 9)
     cells, untouched = measure(found, said, splits=splits, resamples=100)
-    assert [r["tiny-qa"] for r in change_matrix(cells, "zoo/student-s").rows][1] == "–"
+    assert [r["tiny-qa"] for r in change_matrix(cells, "zoo/student-s").rows][1] == ""
     assert len(transfer_figure(cells).axes[0].texts) == 3  # of four cells
     evil = [replace(c, trained_on="<script>alert(1)</script>") for c in cells]
     for table in (
