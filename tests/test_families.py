@@ -357,7 +357,6 @@ def every(r, task="summarization"):
         *score_tables(r, task),
         gap_table(r),
         tests_of(r),
-        tests_of(r, True),
         *(tests_of(r, key=k) for k in r.also),
         cost_table(r, {}, training={}),
         f,

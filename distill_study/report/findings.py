@@ -148,12 +148,6 @@ def _cost(results, labelling, *, training, serving) -> Finding:
 _VARIED = dict(grader="grader", wording="prompt wording", decoding="way of decoding", seeds="seed")
 
 
-def _ranking(results, key) -> list:
-    "Arms from best to worst, by their level or by the strict one."
-    known = [a for a in results.ran if results.arms[a][key].value is not None]
-    return sorted(known, key=lambda a: -results.arms[a][key].value)
-
-
 def _by_measure(results) -> dict:
     "Another measure -> (pairs of tests that come out differently by it, tests that it has)."
     found = {}
@@ -166,10 +160,6 @@ def _by_measure(results) -> dict:
 
 def _changes(results, pitfalls) -> Finding:
     "Strict against flexible extraction, other measures, what the pitfalls say, and what is not checked."
-    levels = {a: (results.arms[a][results.level].value, results.arms[a]["strict"].value) for a in results.ran}
-    lost = {a: level - strict for a, (level, strict) in levels.items() if level is not None}
-    worst = max(lost, key=lost.get, default=None)
-    by_measure = _by_measure(results)
     varied = {"wording", "decoding", "noise", "easy"}
     lines = [x for x in pitfalls.entries if x.measured and x.key in varied] if pitfalls else []
     return _finding(
@@ -178,12 +168,7 @@ def _changes(results, pitfalls) -> Finding:
         results=results,
         changed=[(a, b) for a, b in zip(results.tests, results.tests_strict) if a.verdict != b.verdict],
         made=sum(t.p is not None for t in results.tests),
-        flexible=_ranking(results, results.level),
-        strict=_ranking(results, "strict"),
-        worst=worst,
-        most_lost=lost.get(worst),
-        by_measure=by_measure,
-        by_rouge={name: len(other) for name, (other, _) in by_measure.items() if name.startswith("ROUGE")},
+        by_measure=_by_measure(results),
         measured=[x for x in lines if x.value is not None],
         unchecked=[name for key, name in _VARIED.items() if pitfalls is None or key not in pitfalls],
     )
