@@ -18,7 +18,7 @@ from distill_study.data.world import items
 from distill_study.grading.truth import METRICS, grade, known_entities, main_metric
 from distill_study.models.engine import Engine, EngineError, Failure
 from distill_study.report.figures import accuracy_alt, accuracy_figure, confusion_alt, confusion_figure, png
-from distill_study.report.findings import findings, summary
+from distill_study.report.findings import Summary, findings
 from distill_study.report.render import check_page, entry, index_page, metrics, provenance
 from distill_study.report.tables import (
     arm_table,
@@ -360,7 +360,7 @@ def every(r, task="summarization"):
         *(tests_of(r, key=k) for k in r.also),
         cost_table(r, {}, training={}),
         f,
-        summary(r, f),
+        Summary(r, f),
     ]
 
 
@@ -381,7 +381,7 @@ def test_nobody_is_right_in_a_scored_family(dense):
 def test_a_right_or_wrong_family_says_what_it_said():
     r = analyse(made_up_grades(), resamples=200)
     f = findings(r)
-    text = " ".join(x.html() for x in (arm_table(r), gap_table(r), tests_of(r), cost_table(r), f, summary(r, f)))
+    text = " ".join(x.html() for x in (arm_table(r), gap_table(r), tests_of(r), cost_table(r), f, Summary(r, f)))
     for word in ("Accuracy", "Wilson", "McNemar", "right more often", "Teacher is right"):
         assert word in text, word
     assert (
@@ -521,8 +521,8 @@ def test_macro_f1_is_the_mean_of_f1_by_hand(pairs):
     total = {label: gold.count(label) + said.count(label) for label in NLI}
     each = [2 * sum(g == s == label for g, s in pairs) / n for label, n in total.items() if n]
     assert (
-        c.f1.value == pytest.approx(sum(each) / len(each))
-        and c.f1.low <= c.f1.value <= c.f1.high
+        c.macro_f1.value == pytest.approx(sum(each) / len(each))
+        and c.macro_f1.low <= c.macro_f1.value <= c.macro_f1.high
         and c.counts.sum() == len(pairs)
     )
 

@@ -206,11 +206,7 @@ class Confusion:
     arm: str
     labels: tuple
     counts: object  # array: a row per gold label, a column per answered label and a last one for unreadable answers
-    f1: Interval  # macro-F1
-
-    def to_dict(self):
-        "Plain values for `metrics.json`."
-        return dict(arm=self.arm, labels=self.labels, counts=self.counts.tolist(), macro_f1=self.f1.to_dict())
+    macro_f1: Interval
 
 
 def _macro_f1(counts):

@@ -127,12 +127,6 @@ class TransferResult:
         return values | dict(metric=self.metric.key, verdict=self.verdict, change=self.change.to_dict())
 
 # %% ../../nbs/70_analyse/05_transfer.ipynb #0cb05f05
-def _paired_answers(base, taught, *, key, seen):
-    "Grades of the untouched and the trained student side by side, over the items that both have a score for."
-    rows = base[["source", "parsed", key]].assign(taught=taught[key], read=taught["parsed"])
-    return rows[~rows.index.isin(seen)].dropna()
-
-
 def _change(f: Learner, a, *, b, sources, **how) -> Comparison:
     "The paired comparison of a student with the untouched one, not yet corrected."
     if not len(a):
@@ -147,7 +141,8 @@ def _result(f: Learner, name: str, *, grades, splits, metric, **how) -> Transfer
     inputs = {e.key for e in splits[f.c.data.name].train}
     seen = set() if own else {e.id for e in test.test if e.key in inputs}
     base, taught = grades[(f.c.student.model, f.base), name], grades[(f.c.name, f.arm), name]
-    rows = _paired_answers(base, taught, key=metric.key, seen=seen)
+    rows = base[["source", "parsed", metric.key]].assign(taught=taught[metric.key], read=taught["parsed"])
+    rows = rows[~rows.index.isin(seen)].dropna()
     sources, kind = rows["source"].to_numpy(), bool if metric.graded else float
     a, b = (rows[k].to_numpy(dtype=kind) for k in (metric.key, "taught"))
     return TransferResult(

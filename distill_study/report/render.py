@@ -419,10 +419,15 @@ def _over_seeds(pages, arm):
 # %% ../../nbs/80_report/03_render.ipynb #8dbfc9b0
 HEADS = tuple("combination data teacher student seed arm metric against value low high n unit p p_holm reason".split())
 _SHARES = dict(unparsed="no answer found", off_format="off the format", truncated="cut off")
-_LATENCIES = dict(latency_median="latency, median", latency_p95="latency, 95 %")
 _MONEY = "the recipe's currency"
 _TRAINING = dict(rows="rows", steps="steps", supervised_tokens="tokens", seconds="s")
 _TRAINING |= dict(last_loss="per supervised token", cost=_MONEY)
+_SPENT = (  # part of the numbers, key, what the row calls it, unit
+    ("serving", "latency_median", "latency, median", "s"),
+    ("serving", "latency_p95", "latency, 95 %", "s"),
+    ("serving", "per_thousand", "cost of 1,000 answers", _MONEY),
+    *(("training", key, f"training, {key.replace('_', ' ')}", unit) for key, unit in _TRAINING.items()),
+)
 
 
 def _row(arm, metric, *, i, unit="", scale=1, **more):
@@ -456,18 +461,15 @@ def _answer_rows(m, arm, *, measure):
 
 def _cost_rows(m, arm):
     "What an arm's answers, its training and its labels took."
-    serving, training = ((m.get(part) or {}).get(arm) or {} for part in ("serving", "training"))
-    for key, name in _LATENCIES.items():
-        if serving.get(key) is not None:
-            yield _row(arm, name, i=serving[key], unit="s", n=serving["n"])
-    if serving.get("cost") is not None and serving.get("n"):
-        yield _row(arm, "cost of 1,000 answers", i=per_answer(serving, 1000), unit=_MONEY, n=serving["n"])
-    for key, unit in _TRAINING.items():
-        if training.get(key) is not None:
-            yield _row(arm, f"training, {key.replace('_', ' ')}", i=training[key], unit=unit)
-    attrition = (m.get("attrition") or {}).get(arm) or {}
-    for reason, n in attrition.get("dropped", {}).items():
-        yield _row(arm, f"inputs dropped, {reason}", i=n, unit="inputs", n=attrition["inputs"])
+    of = {part: (m.get(part) or {}).get(arm) or {} for part in ("serving", "training", "attrition")}
+    of["serving"] = of["serving"] | dict(
+        per_thousand=per_answer(of["serving"], 1000) if of["serving"].get("n") else None
+    )
+    for part, key, name, unit in _SPENT:
+        if of[part].get(key) is not None:
+            yield _row(arm, name, i=of[part][key], unit=unit, n=of[part].get("n"))
+    for reason, n in of["attrition"].get("dropped", {}).items():
+        yield _row(arm, f"inputs dropped, {reason}", i=n, unit="inputs", n=of["attrition"]["inputs"])
 
 # %% ../../nbs/80_report/03_render.ipynb #ae81630a
 def _comparison_rows(m, measure):

@@ -199,7 +199,7 @@ def label_table(
     def row(arm, record):
         *shares, none = (found[arm].counts.sum(0) / found[arm].counts.sum()).tolist()
         of_labels = {f"label:{label}": share for label, share in zip(labels, shares)}
-        return dict(accuracy=record["accuracy"], f1=found[arm].f1, none=none) | of_labels
+        return dict(accuracy=record["accuracy"], f1=found[arm].macro_f1, none=none) | of_labels
 
     gold = {label: n / first.counts.sum() for label, n in zip(labels, first.counts.sum(1))} if first else {}
     return _table("labels", columns, rows=_by_arm(results, row), results=results, gold=gold)

@@ -1000,7 +1000,7 @@ class Conclusions:
     @property
     def summary(self):
         "The main figures: teacher, untouched student, best distilled student, gap recovered."
-        return sentences.summary(self.results, self.findings)
+        return sentences.Summary(self.results, self.findings)
 
     @cached_property
     def provenance(self):
