@@ -390,10 +390,7 @@ def test_the_heads_of_a_large_grid_are_plain_cells(big):
     "Each data cell has a value with an interval, or words that say why not."
     heat = BeautifulSoup(big[2], "html.parser").find_all("table", class_="heat")
     words = {td.text for t in heat for td in t.find_all("td", class_="na")}
-    assert (
-        words <= {"not run", "failed", "\u2013", "undefined", "not available"}
-        and {"not run", "failed", "\u2013"} <= words
-    )
+    assert words <= {"\u2013", "undefined", "not available"} and "\u2013" in words
     assert all(
         re.fullmatch(r"--h:0\.\d\d", td["style"]) and td.find(class_="ci")
         for t in heat

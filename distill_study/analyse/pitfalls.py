@@ -103,8 +103,12 @@ def _line(key: str, results=None, *, value=None, unit: str | None = None, signed
     if value and value.value is not None:
         main, _, ends = value.text(m.scale, m.digits, signed=signed).partition(" ")
         number = f"{main}{unit} {ends}".strip()
-    values |= dict(m=m, amount=lambda x, signed=False: _amount(x, m, signed=signed))
-    return Pitfall(key, NAMES[key], " ".join(sentences("pitfalls.txt.j2", key, **values)), value, number)
+
+    def amount(x, signed=False):
+        return Interval(x).text(m.scale, m.digits, signed=signed) + (" points" if m.scale == 100 else "")
+
+    words = sentences("pitfalls.txt.j2", key, m=m, amount=amount, **values)
+    return Pitfall(key, NAMES[key], " ".join(words), value, number)
 
 
 def _not_measured(key: str, **values) -> Pitfall:
@@ -136,11 +140,6 @@ class Lines(Displayable):
         return {p.key: p.to_dict() for p in self.entries}
 
 # %% ../../nbs/70_analyse/04_pitfalls.ipynb #342e7620
-def _amount(x, m, *, signed=False) -> str:
-    "A difference by a measure, in a sentence."
-    return Interval(x).text(m.scale, m.digits, signed=signed) + (" points" if m.scale == 100 else "")
-
-
 def swapped(a: dict, b: dict) -> list:
     "The pairs of arms that stand in another order by `b` than by `a`, levels by arm; equal levels are in no order."
     arms = [x for x in a if x in b and a[x] is not None and b[x] is not None]
@@ -251,8 +250,7 @@ def validation(training: dict) -> Pitfall:
 
 def multiple(results) -> Pitfall:
     "Differences that are significant alone and not among all tests."
-    dense = results.also.get("density", []) if results.metric.key != "density" else []
-    tests = [t for t in (*results.tests, *dense) if t.p is not None]
+    tests = [t for t in (*results.tests, *results.also.get("density", ())) if t.p is not None]
     alone, left = sum(t.p <= 0.05 for t in tests), sum(t.p_holm <= 0.05 for t in tests)
     value = Interval(float(alone - left), n=len(tests)) if tests else None
     line = _line("multiple", n=len(tests), alone=alone, left=left)

@@ -9,7 +9,7 @@ __all__ = ['MARKS', 'Pair', 'unread', 'learners', 'pairs', 'wanted', 'Learner', 
 # %% ../../nbs/70_analyse/05_transfer.ipynb #2ab58a63
 from dataclasses import dataclass, replace
 
-from .results import html_part, level_interval, sentences
+from .results import html_part, level_interval, sentences, sources_of
 from .stats import Comparison, corrected, paired_difference, paired_p
 from ..config import ARMS, Combination, Data, Recipe, unavailable
 from ..data.load import resolved, task_of
@@ -184,13 +184,11 @@ def measure(
     ]
     tests = iter(corrected([r.change for r in results if not r.own]))
     results = [r if r.own else replace(r, change=next(tests)) for r in results]
-    untouched = {}
-    for (model, arm), n in said:
-        if arm.startswith("student/"):
-            rows, m = grades[(model, arm), n], metrics[n]
-            untouched[model, arm, short_name(n)] = level_interval(
-                rows[m.key], rows["source"].to_numpy(), metric=m, **how
-            )
+    untouched = {
+        (model, arm, short_name(n)): level_interval(of[metrics[n].key], sources_of(of), metric=metrics[n], **how)
+        for ((model, arm), n), of in grades.items()
+        if arm.startswith("student/")
+    }
     return results, untouched
 
 # %% ../../nbs/70_analyse/05_transfer.ipynb #d230e020
@@ -198,7 +196,7 @@ MARKS = dict(transfer="▲ ", forgetting="▼ ", own="own: ")
 
 
 def _matrix(caption, results, *, cell, kind, sub, above=(), note="") -> Table:
-    "A table with a row for each student, who is named by what tells it from the others, and a column for each data set."
+    "A table with a row for each student, named by what tells it from the others, and a column for each data set."
     metrics = {r.test: r.metric for r in results}
     teachers, seeds = (len({getattr(r, k) for r in results}) > 1 for k in ("teacher", "seed"))
     columns, rows, asked = [Column("who", "Learned from", kind="text")], {}, []

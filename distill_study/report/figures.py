@@ -173,58 +173,40 @@ def confusion_figure(
     return fig
 
 
-def _confusion_row(c, i) -> str:
-    "What was answered to the items of one gold label."
-    answers = [
-        f"{int(k)} answered {label}" for label, k in zip((*c.labels, "nothing that can be read"), c.counts[i]) if k
-    ]
-    return f"of {int(c.counts[i].sum())} items with gold label {c.labels[i]} {', '.join(answers)}"
-
-
 def confusion_alt(found: dict, arms: list) -> str:
     "The figure in words."
-    drawn = [found[a] for a in dict.fromkeys(arms) if a in found]
-    rows = [[_confusion_row(c, i) for i, n in enumerate(c.counts.sum(1)) if n] for c in drawn]
-    return "; ".join(f"{c.arm}: {', '.join(of)}" for c, of in zip(drawn, rows)) + "."
+    parts = []
+    for c in (found[a] for a in dict.fromkeys(arms) if a in found):
+        answers = (*c.labels, "nothing that can be read")
+        for label, counts in zip(c.labels, c.counts):
+            given = ", ".join(f"{n} answered {answer}" for answer, n in zip(answers, counts) if n)
+            parts += [f"{c.arm}, of {counts.sum()} items with gold label {label} {given}"] if given else []
+    return f"{'; '.join(parts)}."
 
 # %% ../../nbs/80_report/01_figures.ipynb #c24e94fb
-def judge_figure(
-    grades: list,  # from `graders.grade_rows`
-    wins: list = (),  # from `graders.win_rows`: drawn where there are no grades
-):  # a matplotlib Figure
-    "What a judge says: mean grades as shares of their scale, a mark per criterion, or else the win rates."
+def judge_figure(grades: list):  # from `graders.grade_rows`; a matplotlib Figure
+    "What a judge says: mean grades as shares of their scale, a mark per criterion."
     from matplotlib.lines import Line2D
 
     arms, names = (list(dict.fromkeys(g[k] for g in grades)) for k in ("arm", "criterion"))
     marks = dict(zip(names, "osD^vPX*<>h"))
-    labels = arms or [f"{w['b']} against {w['a']}" for w in wins]
-    fig, ax = axes((0.3 + 0.09 * max(len(names) - 1, 0)) * len(labels) + 1.2)
-    look = dict(ms=5.5, elinewidth=1.8, clip_on=False)
-    for g in grades:
+    fig, ax = axes((0.3 + 0.09 * max(len(names) - 1, 0)) * len(arms) + 1.2)
+    for g in (g for g in grades if g["grade"].value is not None):
         y = arms.index(g["arm"]) + 0.17 * (names.index(g["criterion"]) - (len(names) - 1) / 2)
         low, high = g["scale"] or (0, 1)
-        i, scale, mark = g["grade"], 100 / (high - low), marks.get(g["criterion"], "o")
-        if i.value is not None:
-            ax.errorbar(scale * (i.value - low), y, xerr=whiskers(i, scale), fmt=mark, color=COLOURS[g["arm"]], **look)
-    if not grades:
-        for y, i in enumerate(w["rate"] for w in wins):
-            if i.value is None:
-                continue
-            ax.errorbar(100 * i.value, y, xerr=whiskers(i), fmt="o", color=COLOURS[wins[y]["b"]], **look)
-        ax.axvline(50, color=SOFT, lw=1, ls="--")
-    _label_rows(ax, labels, **_PERCENT, xlabel="mean grade, % of its scale" if grades else "win rate, %")
+        scale, look = 100 / (high - low), dict(fmt=marks.get(g["criterion"], "o"), color=COLOURS[g["arm"]], ms=5.5)
+        x, ends = scale * (g["grade"].value - low), whiskers(g["grade"], scale)
+        ax.errorbar(x, y, xerr=ends, elinewidth=1.8, clip_on=False, **look)
+    _label_rows(ax, arms, **_PERCENT, xlabel="mean grade, % of its scale")
     if len(names) > 1:
         _legend(fig, [Line2D([], [], color=INK, marker=marks.get(n, "o"), ls="", ms=5.5, label=n) for n in names])
     return fig
 
 
-def judge_alt(grades: list, wins: list = ()) -> str:
+def judge_alt(grades: list) -> str:
     "The figure in words."
-    if grades:
-        parts = [f"{g['arm']}, {g['criterion']} {g['grade'].text(1, 2)}" for g in grades]
-        return _alt("Mean grades by the judge with 95 % interval", parts)
-    parts = [f"{w['b']} against {w['a']} {w['rate']}" for w in wins] or ["none"]
-    return _alt("Win rates by the judge, percent with 95 % interval", parts)
+    parts = [f"{g['arm']}, {g['criterion']} {g['grade'].text(1, 2)}" for g in grades]
+    return _alt("Mean grades by the judge with 95 % interval", parts)
 
 # %% ../../nbs/80_report/01_figures.ipynb #7ff6d9ca
 def _bar_parts(attrition) -> list:

@@ -43,6 +43,15 @@ class Cell:
     def who(self) -> tuple:
         return self.teacher, self.student, self.arm
 
+    @property
+    def name(self) -> str:
+        return f"{self.arm}, {self.student or self.teacher}"
+
+    @property
+    def taught(self) -> str:
+        "The same with who taught it, where anybody did."
+        return self.name + (f" taught by {self.teacher}" if self.student and self.teacher else "")
+
 
 def names_of(m: dict) -> tuple:
     "(data, teacher, student) of a combination's numbers, as its folder names them."
@@ -169,7 +178,6 @@ class _Maps:
 
     grid: dict
     teacher: str
-    states: dict
     sets: list
     arms: list
     students: list
@@ -177,12 +185,9 @@ class _Maps:
 
     def lack(self, data, student, *, arm):
         "Why a cell has no number, in a word or two."
-        key = data, self.teacher, student
-        if key in self.states:
-            return self.states[key]
-        if c := self.grid.get((*key, arm)):
+        if c := self.grid.get((data, self.teacher, student, arm)):
             return "not available" if c.missing or not c.score.n else "undefined"
-        return "\u2013" if any(k[:3] == key for k in self.grid) else "not run"
+        return "\u2013"
 
     def heads(self) -> tuple:
         "Each data set with its items and its measure."
@@ -222,17 +227,15 @@ def _gap_map(maps: _Maps) -> HeatMap:
 def heat_maps(
     grid: dict,  # from `cells`
     teacher: str,
-    *,
-    states: dict | None = None,  # (data, teacher, student) → failed or not run, of combinations without numbers
 ) -> list[HeatMap]:
     "Gap recovered and score of every arm that this teacher taught, student by student and data set by data set."
-    states, mine = states or {}, [c for c in grid.values() if c.teacher == teacher]
+    mine = [c for c in grid.values() if c.teacher == teacher]
     sets, taught = _order(c.data for c in mine), {c.arm for c in mine}
     arms = [a for a in _LEARNED if a in taught]
-    students = _order([c.student for c in mine if c.student] + [s for d, t, s in states if t == teacher])
     if not arms:
         return []
-    maps = _Maps(grid, teacher, states, sets, arms, students, max(c.seeds for c in mine))
+    students = _order(c.student for c in mine if c.student)
+    maps = _Maps(grid, teacher, sets, arms, students, max(c.seeds for c in mine))
     return [_gap_map(maps), _score_map(maps)]
 
 # %% ../../nbs/80_report/04_grid.ipynb #a06e9b05
@@ -256,8 +259,7 @@ def _score_map(maps: _Maps) -> HeatMap:
     rows += [(f"{s}, {a}", ("", s, a)) for s in maps.students for a in ("student/vanilla", "student/cot")]
     untaught = []
     for name, who in (x for x in rows if any((d, *x[1]) in grid for d in maps.sets)):
-        lack = {d: maps.lack(d, who[1], arm=BASE) if who[2] == BASE else "\u2013" for d in maps.sets}
-        untaught.append((name, [shown(d, who, lack=lack[d]) for d in maps.sets]))
+        untaught.append((name, [shown(d, who, lack="\u2013") for d in maps.sets]))
     return HeatMap(
         f"Scores, taught by {maps.teacher}",
         maps.heads(),
@@ -302,8 +304,7 @@ class Ranked:
 
     @property
     def name(self) -> str:
-        teacher, student, arm = self.cells[0].who
-        return f"{arm}, {student or teacher}"
+        return self.cells[0].name
 
     @property
     def teacher(self) -> str:
@@ -352,10 +353,9 @@ def ranking(
         if c.measure.key == key and c.score.value is not None:
             have.setdefault(c.who, {})[c.data] = c
     sets = _shared_sets(have, _order(c.data for c in grid.values() if c.measure.key == key))
-    for (teacher, student, arm), got in have.items():
+    for got in have.values():
         if gone := [d for d in sets if d not in got]:
-            taught = f" taught by {teacher}" if student and teacher else ""
-            lacking[f"{arm}, {student or teacher}{taught}"] = gone
+            lacking[next(iter(got.values())).taught] = gone
             continue
         own = tuple(got[d] for d in sets)
         gaps = [c.gap for c in own if c.gap.value is not None]
@@ -460,7 +460,7 @@ def leader_sentence(rows: list) -> str:
     m, several = top.measure, _several_teachers(rows)
 
     def name(r):
-        return r.name + (f" taught by {r.teacher}" if several and r.teacher else "")
+        return r.cells[0].taught if several else r.name
 
     distilled = [r for _, r in own if r.cells[0].arm in _LEARNED]
     second = distilled[0] if distilled and ARMS[top.cells[0].arm].labels == "gold" else None
@@ -550,15 +550,13 @@ def cost_html(rows: list, sets: list) -> str:
 # %% ../../nbs/80_report/04_grid.ipynb #e5874989
 def sections(
     pages: list,  # numbers of combinations
-    states: dict | None = None,  # (data, teacher, student) → failed or not run
-    *,
     figures: bool = True,  # draw them, which takes a second
 ) -> list[tuple]:  # (heading, HTML)
     "Heat maps, rankings and costs, each under its heading."
     grid = cells(pages)
     if not grid:
         return []
-    maps = [h for t in _order(c.teacher for c in grid.values() if c.teacher) for h in heat_maps(grid, t, states=states)]
+    maps = [h for t in _order(c.teacher for c in grid.values() if c.teacher) for h in heat_maps(grid, t)]
     ranked = [p for k in _order(c.measure.key for c in grid.values()) if len((p := ranking(grid, k))[0]) > 1]
     drawn = [(rows, sets) for rows, sets, _ in ranked if figures and fronts_of(rows)]
     parts = {

@@ -95,21 +95,20 @@ def _fewer(results, metrics) -> list:
     return found
 
 
-def _score_table(results, part, *, keys) -> Table:
-    "One table of measures."
-    known = [METRICS[k] for k in keys if any(results.score(a, k).value is not None for a in results.arms)]
-    columns = (ARM, *(Column(m.key, m.head, m.unit, "interval", m.digits, m.scale) for m in known))
-    rows = _by_arm(results, lambda arm, record: record["scores"])
-    lost = [METRICS[k].head for k in keys if METRICS[k] not in known]
-    return _table("scores", columns, rows=rows, results=results, which=part, lost=lost, fewer=_fewer(results, known))
-
-
 def score_tables(
     results: Results,
     task: str = "summarization",  # or 'conversation'
 ) -> list[Table]:
     "Every measure of a scored family, arm by arm."
-    return [_score_table(results, part, keys=keys) for part, keys in _MEASURES[task]]
+    tables = []
+    for part, keys in _MEASURES[task]:
+        known = [METRICS[k] for k in keys if any(results.score(a, k).value is not None for a in results.arms)]
+        columns = (ARM, *(Column(m.key, m.head, m.unit, "interval", m.digits, m.scale) for m in known))
+        rows = _by_arm(results, lambda arm, record: record["scores"])
+        lost = [METRICS[k].head for k in keys if METRICS[k] not in known]
+        words = dict(which=part, lost=lost, fewer=_fewer(results, known))
+        tables.append(_table("scores", columns, rows=rows, results=results, **words))
+    return tables
 
 # %% ../../nbs/80_report/00_tables.ipynb #5b7e20c4
 def _no_gap(results, teacher) -> str:
@@ -447,12 +446,17 @@ def input_text(example) -> str:
     return numbered(turns) if len(turns) > 1 else example.messages[-1]["content"]
 
 
-def reference_text(example) -> str:
-    "The gold answer, or the turns of a reference."
+def reference_text(example) -> str | None:
+    "The gold answer, or the turns of a reference; None where there is neither."
     if example.gold is not None:
         return example.gold
     turns = getattr(example, "meta", {}).get("reference")
-    return numbered(turns) if turns else "not available"
+    return numbered(turns) if turns else None
+
+
+def _shown(example) -> dict:
+    "Question and gold answer of an example."
+    return dict(question=_cut(input_text(example), 1200), gold=_cut(reference_text(example)) or "not available")
 
 
 def _read(row, metric: Metric):
@@ -483,10 +487,7 @@ def cases(
     def answer(rows, e):
         return dict(text=_cut(rows.at[e.id, "text"]) or "(empty)", answer=_read(rows.loc[e.id], metric))
 
-    rows = tuple(
-        dict(question=_cut(input_text(e), 1200), gold=_cut(reference_text(e)), wrong=answer(a, e), right=answer(b, e))
-        for e in found[:k]
-    )
+    rows = tuple(_shown(e) | dict(wrong=answer(a, e), right=answer(b, e)) for e in found[:k])
     return Cases(wrong, right, len(found), len(both), rows, measure=name)
 
 # %% ../../nbs/80_report/00_tables.ipynb #f67e021c
@@ -502,11 +503,7 @@ def example_table(
         Column("question", "Question" if graded else "Input", kind="text"),
         Column("gold", "Gold" if graded else "Reference", kind="text"),
     )
-    rows = [
-        dict(split=split, question=_cut(input_text(e), 1200), gold=_cut(reference_text(e)))
-        for split, examples in splits.items()
-        for e in examples[:k]
-    ]
+    rows = [dict(split=split) | _shown(e) for split, examples in splits.items() for e in examples[:k]]
     return _table("examples", columns, rows=rows, k=k)
 
 # %% ../../nbs/80_report/00_tables.ipynb #c73e809c

@@ -797,11 +797,10 @@ def judge_parts(run) -> list:
     "What the judge says of every arm, and how far it can be trusted."
     judged = run.judged
     parts = [graders.judge_summary(judged), *graders.judge_tables(judged)]
-    if not judged:
+    if not judged or not judged.grades:
         return parts
-    what = "What the judge says of every arm" if judged.grades else "Win rates by the judge"
-    figure, alt = figures.judge_figure(judged.grades, judged.wins), figures.judge_alt(judged.grades, judged.wins)
-    return [*parts, Figure(figure, alt, f"{what}, with 95 % intervals.")]
+    figure, alt = figures.judge_figure(judged.grades), figures.judge_alt(judged.grades)
+    return [*parts, Figure(figure, alt, "What the judge says of every arm, with 95 % intervals.")]
 
 
 NO_AGREEMENT = (
