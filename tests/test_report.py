@@ -409,7 +409,7 @@ def test_hardly_anything_ran(arms):
     for x in (arm_table(r), gap_table(r), tests_of(r), cost_table(r), f, Summary(r, f)):
         assert check_page("<h1>x</h1><h2>y</h2>" + x.html()) == []
     png(accuracy_figure(r))
-    assert len(f.sentences) > 5
+    assert all(x.verdict and x.sentences for x in f.entries)
 
 
 def test_unknown_tokens_and_truncation_stay_unknown():
@@ -464,9 +464,7 @@ def test_what_prompting_alone_gives_is_said_beside_the_gap():
         "Asking the untouched student to reason, without any training, already gives" in asked.verdict
         and "student/cot, right on" in asked.sentences[1]
     )
-    assert not any(
-        "without any training" in s for s in findings(analyse(made_up(400), resamples=200)).sentences
-    )  # there it gains nothing
+    assert "without any training" not in findings(analyse(made_up(400), resamples=200)).html()  # it gains nothing there
 
 
 def test_the_tile_says_how_the_best_arm_was_picked(results):
@@ -478,7 +476,7 @@ def test_the_tile_says_how_the_best_arm_was_picked(results):
 
 
 def test_money_and_unchecked_things_are_said_plainly(results):
-    text = " ".join(findings(results).sentences)
+    text = findings(results).html()
     assert "gives no prices" in text and "Not checked here: another grader" in text and "another seed" in text
 
 

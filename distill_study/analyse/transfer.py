@@ -117,10 +117,6 @@ class TransferResult:
         "Student minus untouched student, with its interval."
         return self.change.difference.text(self.metric.scale, self.metric.digits, signed=True)
 
-    def text(self) -> str:
-        "The difference with its interval and unit, in a sentence."
-        return f"{self.difference} {'points' if self.metric.scale == 100 else self.metric.unit}"
-
     def to_dict(self) -> dict:
         "Plain values for the JSON file."
         values = {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "metric"}

@@ -98,12 +98,6 @@ def whiskers(i: Interval, scale=100):
     return [[scale * max(0, i.value - i.low)], [scale * max(0, i.high - i.value)]]
 
 
-def _around(fig, *, left, below):
-    "What the rows and the columns of all tables of a figure are."
-    fig.supylabel(left, fontsize=9.5, color=INK)
-    fig.supxlabel(below, fontsize=9.5, color=INK)
-
-
 def _legend(fig, handles, **more):
     "A legend below the axes, two columns wide."
     fig.legend(handles=handles, loc="outside lower left", ncols=2, frameon=False, **more)
@@ -169,7 +163,8 @@ def confusion_figure(
         rows, columns = [f"{label} ({int(k)})" for label, k in zip(c.labels, n[:, 0])], [*c.labels, "no answer"]
         look = dict(cmap="Blues", vmin=0, vmax=1.15, xticklabels=columns, yticklabels=rows)
         _coloured_table(ax, share, texts=np.char.mod("%.0f", 100 * share), title=c.arm, **look)
-    _around(fig, left="gold label (items)", below="answer, % of the items of a gold label")
+    fig.supylabel("gold label (items)", fontsize=9.5, color=INK)
+    fig.supxlabel("answer, % of the items of a gold label", fontsize=9.5, color=INK)
     return fig
 
 
@@ -356,7 +351,8 @@ def transfer_figure(results: list[TransferResult]):  # a matplotlib Figure
         _coloured_table(ax, shares.astype(float), texts=texts, title=student, cmap="RdBu", vmin=-1.1, vmax=1.1)
     if max(map(len, tests)) > 10:
         panels[-1].tick_params(axis="x", labelrotation=20)
-    _around(fig, left="learned from", below="asked the test items of")
+    fig.supylabel("learned from", fontsize=9.5, color=INK)
+    fig.supxlabel("asked the test items of", fontsize=9.5, color=INK)
     return fig
 
 # %% ../../nbs/80_report/01_figures.ipynb #9004fee9

@@ -55,11 +55,6 @@ class Findings(Displayable):
     def to_dict(self):
         return list(self.entries)
 
-    @property
-    def sentences(self) -> list:
-        "All sentences, in order."
-        return [s for f in self.entries for s in (f.verdict, *f.sentences)]
-
 # %% ../../nbs/80_report/02_findings.ipynb #82b3b1f1
 def _finding(number: int, part: str, *, results: Results, question: str = "", **values) -> Finding:
     "One finding, in the words that its macro has for it."
@@ -251,9 +246,6 @@ class Methodology(Displayable):
 
     def to_dict(self) -> dict:
         return self.parts
-
-    def __repr__(self):
-        return "\n\n".join(f"{k}. {v}" for k, v in self.parts.items())
 
 
 def methodology(

@@ -576,14 +576,14 @@ def in_short(
     if not pages:
         return []
     gaps = [(m.get("best") and _gap(m, m["best"])) or {} for m in pages]
-    above = sum((g.get("low") or 0) > 0 for g in gaps)
-    below = sum(g.get("high") is not None and g["high"] < 0 for g in gaps)
-    without = sum(g.get("value") is None for g in gaps)
+    counts = dict(
+        above=sum((g.get("low") or 0) > 0 for g in gaps),
+        below=sum(g.get("high") is not None and g["high"] < 0 for g in gaps),
+        without=sum(g.get("value") is None for g in gaps),
+    )
     grid = cells(pages)
     rankings = [ranking(grid, k)[0] for k in _order(c.measure.key for c in grid.values())]
     leaders = [leader_sentence(rows) for rows in rankings if len(rows) > 1]
-    out = [
-        sentence("grid", "gaps_closed", above=above, below=below, without=without, n=len(pages)),
-        *filter(None, leaders),
-    ]
-    return out + ([sentence("grid", "failed", n=failed)] if failed else [])
+    lines = [sentence("grid", "gaps_closed", n=len(pages), **counts), *leaders]
+    lines += [sentence("grid", "failed", n=failed)] if failed else []
+    return list(filter(None, lines))
