@@ -401,7 +401,7 @@ def test_a_right_or_wrong_family_says_what_it_said():
         ["teacher/vanilla", "student/vanilla", "distilled/vanilla"],
     ],
 )
-@pytest.mark.parametrize("n", [1, 2, 30])
+@pytest.mark.parametrize("n", [1, 30])
 def test_hardly_anything_ran(arms, n):
     r = analyse(
         made_up_scores(n=n, level={a: 0.2 + 0.05 * i for i, a in enumerate(arms)}),

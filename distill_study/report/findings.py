@@ -196,6 +196,9 @@ class Summary(Displayable):
         score = r.score(r.best) if r.best else score
         return html_part("summary", r, score, gap, METRICS["correct"], self.findings.entries)
 
+    def to_dict(self):
+        return self.findings.to_dict()
+
 # %% ../../nbs/80_report/02_findings.ipynb #3c333f18
 WAYS = dict(
     vanilla="plainly (vanilla)",

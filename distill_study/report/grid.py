@@ -401,10 +401,6 @@ def _per(rows, key):
 MOST = 60  # rows of a table; a longer one is cut, and says so
 
 
-def _several_teachers(rows) -> bool:
-    return len({r.teacher for r in rows} - {""}) > 1
-
-
 def _rank_columns(rows, fronts) -> list:
     "Who, the mean and the place by it, and each cost that is known with who is on its front."
     m = rows[0].measure
@@ -420,7 +416,9 @@ def _rank_columns(rows, fronts) -> list:
         columns.append(Column(k, COSTS[k][0], _per(rows, k), digits=COSTS[k][2]))
         if k in fronts:
             columns.append(Column(f"front:{k}", "Front", COSTS[k][0].lower(), "text"))
-    return columns if _several_teachers(rows) else [c for c in columns if c.key != "teacher"]
+    if len({r.teacher for r in rows} - {""}) > 1:
+        return columns
+    return [c for c in columns if c.key != "teacher"]
 
 
 def rank_table(
@@ -457,7 +455,7 @@ def leader_sentence(rows: list) -> str:
     if not own:
         return ""
     place, top = own[0]
-    m, several = top.measure, _several_teachers(rows)
+    m, several = top.measure, len({r.teacher for r in rows} - {""}) > 1
 
     def name(r):
         return r.cells[0].taught if several else r.name
