@@ -322,9 +322,9 @@ def test_two_recipes_of_one_name_do_not_share_a_folder(tmp_path):
 @pytest.mark.parametrize(
     "change, says",
     [
-        (lambda s: s.replace("student =", "pupil =", 1), "it has no student; nothing fills in pupil"),
-        (lambda s: s + "\nmore = 1", "nothing fills in more"),
-        (lambda s: s + "\nx = = 1", "can't be read"),
+        (lambda s: s.replace("student =", "pupil =", 1), "pupil"),
+        (lambda s: s + "\nmore = 1", "more"),
+        (lambda s: s + "\nx = = 1", "with the names none"),
         (None, "0 cells are tagged 'parameters'"),
     ],
 )

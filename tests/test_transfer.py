@@ -185,7 +185,7 @@ def test_scores_that_are_not_right_or_wrong():
     assert (
         far.change.difference.value == pytest.approx(-1 / 6)
         and far.verdict == "can't tell"
-        and far.text().startswith("−16.7")
+        and far.difference.startswith("−16.7")
     )
     assert change_matrix(cells, "zoo/student-s").columns[2].unit == "ROUGE-Lsum, F1 × 100"
 
@@ -200,8 +200,8 @@ def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
     }
     found, said, splits = made_up_transfer(right, 9)
     cells, untouched = measure(found, said, splits=splits, resamples=100)
-    assert [r["tiny-qa"] for r in change_matrix(cells, "zoo/student-s").rows][1] == "–"
-    assert "–" in [t.get_text() for t in transfer_figure(cells).axes[0].texts]
+    assert [r["tiny-qa"] for r in change_matrix(cells, "zoo/student-s").rows][1] == ""
+    assert len(transfer_figure(cells).axes[0].texts) == 3  # of four cells
     evil = [replace(c, trained_on="<script>alert(1)</script>") for c in cells]
     for table in (
         change_matrix(evil, "zoo/student-s"),
@@ -246,10 +246,8 @@ def test_several_seeds_are_told_apart_and_drawn_as_one():
         "tiny-qa, vanilla, seed 0",
         "tiny-qa, vanilla, seed 1",
     ]
-    drawn = {t.get_text(): t.get_weight() for t in transfer_figure(both).axes[0].texts}
-    assert (
-        drawn == {"+17": "normal", "−33": "normal"} and transfer_figure(cells).axes[0].texts[1].get_weight() == "bold"
-    )
+    assert [t.get_text() for t in transfer_figure(both).axes[0].texts] == ["+17", "−33"]
+    assert transfer_figure(cells).axes[0].texts[1].get_text().startswith("▼ ")  # clear in every seed
 
 
 # --- a run

@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['level_interval', 'sources_of', 'level_key', 'Results', 'analyse', 'Confusion', 'confusions', 'round_scores',
-           'form_row', 'quotient', 'per_answer', 'break_even', 'check_attrition', 'joined', 'sentences', 'html_part']
+           'form_row', 'quotient', 'per_answer', 'break_even', 'check_attrition', 'joined', 'templates', 'html_of',
+           'html_part', 'sentence', 'sentences']
 
 # %% ../../nbs/70_analyse/03_results.ipynb #409d9462
 import math
 import re
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
+from pathlib import Path
 
 from distill_study.analyse.stats import (
     PLAIN,
-    TRAINED,
     compare,
     corrected,
     expected,
@@ -63,17 +64,12 @@ def _share(series):
     return float(known.astype(bool).mean()) if len(known) else None
 
 
-def _no_record(arm, missing, *, level):
-    "What is known of an arm without answers: why there are none."
-    none = Interval(None, reason="no items")
-    return {"arm": arm, "n": 0, level: none, "strict": none, "missing": missing.get(arm, "not part of this run")}
-
-
 def _arm_record(graded, arm, *, missing, metric=METRICS["correct"], resamples=2000, seed=0):
     "Everything about one arm's answers, or the reason why there are none."
     rows, level = graded[graded["arm"] == arm], level_key(metric)
     if not len(rows):
-        return _no_record(arm, missing, level=level)
+        none = Interval(None, reason="no items")
+        return {"arm": arm, "n": 0, level: none, "strict": none, "missing": missing.get(arm, "not part of this run")}
 
     def mean(key):
         return level_interval(rows[key], sources_of(rows), metric=metric, resamples=resamples, seed=seed)
@@ -123,11 +119,6 @@ class Results:
         return [a for a, record in self.arms.items() if record["n"]]
 
     @property
-    def trained(self) -> list:
-        "The trained arms, whether they ran or not."
-        return [a for a in self.arms if a in TRAINED]
-
-    @property
     def distilled(self) -> list:
         "The distilled arms that ran."
         return [a for a in self.ran if a.startswith("distilled/")]
@@ -151,14 +142,13 @@ class Results:
         "An interval in the unit and digits of the main measure."
         return interval.text(self.metric.scale, self.metric.digits)
 
-    def gap(self, arm: str, teacher: str | None = None, *, strict: bool = False) -> Interval:
-        "Gap recovered by a trained arm, a share, against the reference teacher or another teacher arm."
-        teacher, found = teacher or self.teacher, self.gaps_strict if strict else self.gaps
-        return next(g.recovered for g in found if (g.arm, g.teacher) == (arm, teacher))
+    def gap(self, arm: str) -> Interval:
+        "Gap recovered by a trained arm, a share, against the reference teacher."
+        return next(g.recovered for g in self.gaps if (g.arm, g.teacher) == (arm, self.teacher))
 
-    def test(self, a: str, b: str, *, strict: bool = False):
+    def test(self, a: str, b: str):
         "The `Comparison` of `b` against `a`."
-        return find_test(self.tests_strict if strict else self.tests, a, b=b)
+        return find_test(self.tests, a, b=b)
 
 # %% ../../nbs/70_analyse/03_results.ipynb #81a39d77
 _ALSO = ("rouge1", "rouge2", "density")  # measures that the conclusions are tried on as well
@@ -171,8 +161,10 @@ def _all_tests(graded, arms, *, metric, resamples, seed):
         column: compare(graded, pairs_of(arms), column=column, resamples=resamples, seed=seed)
         for column in (metric.key, f"{metric.key}_strict", *also)
     }
-    claims = [] if metric.key == "density" else tests.get("density", [])
-    return {column: corrected(x, tests[metric.key] if column == "density" else claims) for column, x in tests.items()}
+    if "density" not in also:
+        return tests  # each corrected by itself
+    dense = tests["density"]
+    return {column: corrected(x, tests[metric.key] if x is dense else dense) for column, x in tests.items()}
 
 
 def analyse(
@@ -214,11 +206,7 @@ class Confusion:
     arm: str
     labels: tuple
     counts: object  # array: a row per gold label, a column per answered label and a last one for unreadable answers
-    f1: Interval  # macro-F1
-
-    def to_dict(self):
-        "Plain values for `metrics.json`."
-        return dict(arm=self.arm, labels=self.labels, counts=self.counts.tolist(), macro_f1=self.f1.to_dict())
+    macro_f1: Interval
 
 
 def _macro_f1(counts):
@@ -231,8 +219,8 @@ def _macro_f1(counts):
     return f1.sum(-1) / np.maximum((total > 0).sum(-1), 1)
 
 # %% ../../nbs/70_analyse/03_results.ipynb #242625f8
-def _confusion(rows, labels, *, resamples, seed):
-    "(confusion counts of one arm's answers, macro-F1 with its interval)."
+def _confusion(arm, rows, *, labels, resamples, seed) -> Confusion:
+    "What one arm answered, and macro-F1 with its interval."
     import numpy as np
 
     at, counts = {label: i for i, label in enumerate(labels)}, np.zeros((len(labels), len(labels) + 1), int)
@@ -241,7 +229,7 @@ def _confusion(rows, labels, *, resamples, seed):
     draws = rng.multinomial(len(rows), counts.ravel() / len(rows), size=resamples).reshape(-1, *counts.shape)
     low, high = (float(q) for q in np.quantile(_macro_f1(draws), [0.025, 0.975], method="inverted_cdf"))
     f1 = float(_macro_f1(counts))
-    return counts, Interval(f1, min(low, f1), max(high, f1), len(rows))
+    return Confusion(arm, tuple(labels), counts, Interval(f1, min(low, f1), max(high, f1), len(rows)))
 
 
 def confusions(
@@ -252,15 +240,11 @@ def confusions(
     seed: int = 0,
 ) -> dict:  # arm -> `Confusion`, of the arms that ran
     "Confusion counts of every arm, and macro-F1; `ReportError` where a gold label is not one of `labels`."
-    found = {}
-    for arm in ARMS:
-        rows = graded[graded["arm"] == arm]
-        if unknown := sorted(set(rows["gold"]) - set(labels)):
-            raise ReportError(f"confusions: gold label {unknown[0]!r} is not in {', '.join(labels)}.")
-        if len(rows):
-            counts, f1 = _confusion(rows, labels, resamples=resamples, seed=seed)
-            found[arm] = Confusion(arm, tuple(labels), counts, f1)
-    return found
+    if unknown := sorted(set(graded["gold"]) - set(labels)):
+        raise ReportError(f"confusions: gold label {unknown[0]!r} is not in {', '.join(labels)}.")
+    rows = {arm: graded[graded["arm"] == arm] for arm in ARMS}
+    how = dict(labels=labels, resamples=resamples, seed=seed)
+    return {arm: _confusion(arm, of, **how) for arm, of in rows.items() if len(of)}
 
 # %% ../../nbs/70_analyse/03_results.ipynb #e3f4b137
 def _round_measures(example, texts, *, k, known):
@@ -363,35 +347,59 @@ def check_attrition(
     return attrition
 
 # %% ../../nbs/70_analyse/03_results.ipynb #3c0292dd
-def _one_line(value):
-    "A text that goes into a sentence, without line breaks."
-    broken = isinstance(value, str) and "\n" in value
-    return re.sub(r"\s*\n\s*", " ", value).strip() if broken else value
-
-
 def joined(words) -> str:
     "`a, b and c`; nothing where there are none."
     *first, last = [*map(str, words)] or [""]
     return f"{', '.join(first)} and {last}" if first else last
 
 
-@lru_cache
-def _environment(html: bool):
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def templates() -> Path:
+    "Folder of the templates, which are package data."
+    import distill_study
+
+    return Path(distill_study.__file__).parent / "templates"
+
+
+@cache
+def _environment():
+    "The Jinja environment of sentences and pages."
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_eval_context
     from markupsafe import Markup
 
-    def inert(value):
-        return value if isinstance(value, Markup) else Markup(esc(value))
+    @pass_eval_context
+    def written(context, value):
+        if context.autoescape:
+            return value if isinstance(value, Markup) else Markup(esc(value))
+        return re.sub(r"\s*\n\s*", " ", value).strip() if isinstance(value, str) and "\n" in value else value
 
     env = Environment(
-        loader=PackageLoader("distill_study"),
-        autoescape=html,
+        loader=FileSystemLoader(templates()),
+        autoescape=lambda name: not name.endswith(".txt.j2"),
         auto_reload=False,
+        finalize=written,
         undefined=StrictUndefined,
-        finalize=inert if html else _one_line,
     )
-    env.filters |= dict(num=num, pct=pct, duration=duration, joined=joined, prose=lambda text: Markup(prose(text)))
+    env.filters |= dict(num=num, pct=pct, duration=duration, joined=joined, repr=repr)
+    env.filters |= dict(prose=lambda text: Markup(prose(text)), by=lambda x, m: num(x, m.digits, scale=m.scale))
     return env
+
+
+def html_of(template: str, **values) -> str:
+    "The HTML that the template of this name makes of these values."
+    return _environment().get_template(f"{template}.html.j2").render(values)
+
+
+def html_part(
+    part: str,  # a macro of `templates/parts.html.j2`
+    *values,  # its arguments
+) -> str:
+    "A piece of a page."
+    return str(getattr(_environment().get_template("parts.html.j2").module, part)(*values))
+
+
+def sentence(template: str, macro: str, **values) -> str:
+    "Plain text from one macro of a template of sentences."
+    return str(getattr(_environment().get_template(f"{template}.txt.j2").module, macro)(**values))
 
 
 def sentences(
@@ -400,14 +408,6 @@ def sentences(
     **values,  # what the macro speaks of
 ) -> list[str]:
     "The lines of one part of a text template; empty ones are left out."
-    module = _environment(html=False).get_template(f"text/{template}").make_module(values)
+    module = _environment().get_template(f"text/{template}").make_module(values)
     lines = (line.strip() for line in str(getattr(module, part)()).split("\n"))
     return [line for line in lines if line]
-
-
-def html_part(
-    part: str,  # a macro of `templates/parts.html.j2`
-    *values,  # its arguments
-) -> str:
-    "A piece of a page, in which every value is escaped."
-    return str(getattr(_environment(html=True).get_template("parts.html.j2").module, part)(*values))

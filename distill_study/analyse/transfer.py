@@ -8,9 +8,8 @@ __all__ = ['MARKS', 'Pair', 'unread', 'learners', 'pairs', 'wanted', 'Learner', 
 
 # %% ../../nbs/70_analyse/05_transfer.ipynb #2ab58a63
 from dataclasses import dataclass, replace
-from itertools import groupby
 
-from .results import html_part, level_interval, sentences
+from .results import html_part, level_interval, sentences, sources_of
 from .stats import Comparison, corrected, paired_difference, paired_p
 from ..config import ARMS, Combination, Data, Recipe, unavailable
 from ..data.load import resolved, task_of
@@ -118,22 +117,12 @@ class TransferResult:
         "Student minus untouched student, with its interval."
         return self.change.difference.text(self.metric.scale, self.metric.digits, signed=True)
 
-    def text(self) -> str:
-        "The difference with its interval and unit, in a sentence."
-        return f"{self.difference} {'points' if self.metric.scale == 100 else self.metric.unit}"
-
     def to_dict(self) -> dict:
         "Plain values for the JSON file."
         values = {k: getattr(self, k) for k in self.__dataclass_fields__ if k != "metric"}
         return values | dict(metric=self.metric.key, verdict=self.verdict, change=self.change.to_dict())
 
 # %% ../../nbs/70_analyse/05_transfer.ipynb #0cb05f05
-def _paired_answers(base, taught, *, key, seen):
-    "Grades of the untouched and the trained student side by side, over the items that both have a score for."
-    rows = base[["source", "parsed", key]].assign(taught=taught[key], read=taught["parsed"])
-    return rows[~rows.index.isin(seen)].dropna()
-
-
 def _change(f: Learner, a, *, b, sources, **how) -> Comparison:
     "The paired comparison of a student with the untouched one, not yet corrected."
     if not len(a):
@@ -148,7 +137,8 @@ def _result(f: Learner, name: str, *, grades, splits, metric, **how) -> Transfer
     inputs = {e.key for e in splits[f.c.data.name].train}
     seen = set() if own else {e.id for e in test.test if e.key in inputs}
     base, taught = grades[(f.c.student.model, f.base), name], grades[(f.c.name, f.arm), name]
-    rows = _paired_answers(base, taught, key=metric.key, seen=seen)
+    rows = base[["source", "parsed", metric.key]].assign(taught=taught[metric.key], read=taught["parsed"])
+    rows = rows[~rows.index.isin(seen)].dropna()
     sources, kind = rows["source"].to_numpy(), bool if metric.graded else float
     a, b = (rows[k].to_numpy(dtype=kind) for k in (metric.key, "taught"))
     return TransferResult(
@@ -190,45 +180,33 @@ def measure(
     ]
     tests = iter(corrected([r.change for r in results if not r.own]))
     results = [r if r.own else replace(r, change=next(tests)) for r in results]
-    untouched = {}
-    for (model, arm), n in said:
-        if arm.startswith("student/"):
-            rows, m = grades[(model, arm), n], metrics[n]
-            untouched[model, arm, short_name(n)] = level_interval(
-                rows[m.key], rows["source"].to_numpy(), metric=m, **how
-            )
+    untouched = {
+        (model, arm, short_name(n)): level_interval(of[metrics[n].key], sources_of(of), metric=metrics[n], **how)
+        for ((model, arm), n), of in grades.items()
+        if arm.startswith("student/")
+    }
     return results, untouched
 
 # %% ../../nbs/70_analyse/05_transfer.ipynb #d230e020
 MARKS = dict(transfer="▲ ", forgetting="▼ ", own="own: ")
 
 
-def _by_student(results):
-    "(a student in words, its results), for the rows of a table about one model."
-    several = [k for k in ("teacher", "seed") if len({getattr(r, k) for r in results}) > 1]
-
-    def who(r):
-        teacher = f", by {short_name(r.teacher.partition(':')[2])}" if "teacher" in several else ""
-        seed = f", seed {r.seed}" if "seed" in several else ""
-        return f"{r.trained_on}, {r.arm.removeprefix('distilled/')}{teacher}{seed}"
-
-    return groupby(results, who)
-
-
-def _column(test: str, m: Metric, *, kind) -> Column:
-    "A column for a data set, in the unit of its measure."
-    head = m.head.lower() if m.graded else m.head
-    unit = "points" if kind == "text" and m.graded else m.unit
-    return Column(test, test, f"{head}, {unit}", kind, m.digits, m.scale)
-
-
-def _matrix(caption, results, *, rows, kind, sub, note="") -> Table:
-    "A table with a row for each student and a column for each data set."
+def _matrix(caption, results, *, cell, kind, sub, above=(), note="") -> Table:
+    "A table with a row for each student, named by what tells it from the others, and a column for each data set."
     metrics = {r.test: r.metric for r in results}
-    items = {t: max(r.change.n + r.seen for r in results if r.test == t) for t in metrics}
-    columns = (Column("who", "Learned from", kind="text"), *(_column(t, m, kind=kind) for t, m in metrics.items()))
-    asked = "Test items: " + ", ".join(f"{t} {n}" for t, n in items.items())
-    return Table(caption, columns, tuple(rows), sub.format(items=asked), note)
+    teachers, seeds = (len({getattr(r, k) for r in results}) > 1 for k in ("teacher", "seed"))
+    columns, rows, asked = [Column("who", "Learned from", kind="text")], {}, []
+    for t, m in metrics.items():
+        head, unit = (m.head.lower(), "points" if kind == "text" else m.unit) if m.graded else (m.head, m.unit)
+        columns.append(Column(t, t, f"{head}, {unit}", kind, m.digits, m.scale))
+        asked.append(f"{t} {max(r.change.n + r.seen for r in results if r.test == t)}")
+    for r in results:
+        who = f"{r.trained_on}, {r.arm.removeprefix('distilled/')}"
+        who += f", by {short_name(r.teacher.partition(':')[2])}" if teachers else ""
+        who += f", seed {r.seed}" if seeds else ""
+        rows.setdefault(who, dict.fromkeys(metrics, "") | dict(who=who))[r.test] = cell(r)
+    sub = f"{sub} Test items: {', '.join(asked)}."
+    return Table(caption, tuple(columns), (*above, *rows.values()), sub, note)
 
 
 def score_matrix(
@@ -239,36 +217,31 @@ def score_matrix(
 ) -> Table:
     "What every student of a model scores on every data set, the untouched one first."
     mine = [r for r in results if r.student == student]
-    tests, rows = list(dict.fromkeys(r.test for r in mine)), []
-    for arm in sorted({a for s, a, _ in untouched if s == student}, key=list(ARMS).index):
-        who = f"untouched, {arm.partition('/')[2]} prompt"
-        rows.append({"who": who} | {t: untouched.get((student, arm, t), "") for t in tests})
-    for who, row in _by_student(mine):
-        rows.append(dict.fromkeys(tests, "") | {"who": who} | {r.test: r.score for r in row})
-    sub = "Flexible reading, with 95 % intervals. {items}. A dash: can't be asked, see above."
-    return _matrix(f"{student} on every data set", mine, rows=rows, kind="interval", sub=sub)
+    tests, above = {r.test for r in mine}, []
+    for arm in (a for a in ARMS if any(key[:2] == (student, a) for key in untouched)):
+        row = {t: untouched.get((student, arm, t), "") for t in tests}
+        above.append(row | dict(who=f"untouched, {arm.partition('/')[2]} prompt"))
+    sub = "Flexible reading, with 95 % intervals. A dash: can't be asked, see above."
+    caption = f"{student} on every data set"
+    return _matrix(caption, mine, cell=lambda r: r.score, kind="interval", sub=sub, above=above)
 
 
 def change_matrix(results: list[TransferResult], student: str) -> Table:
     "How far every student of a model is from the untouched one, on the same items under the same prompt."
-    mine, rows = [r for r in results if r.student == student], []
-    seen = {}
+    mine = [r for r in results if r.student == student]
+    family, seen = max((r.change.family for r in results), default=0), {}
     for r in mine:
         seen[r.test] = max(r.seen, seen.get(r.test, 0))
-    for who, row in _by_student(mine):
-        cells = {r.test: MARKS.get(r.verdict, "") + r.difference for r in row}
-        rows.append(dict.fromkeys(seen, "–") | {"who": who} | cells)
-    tests = max((r.change.family for r in results), default=0)
-    sub = (
-        "On the same items, with 95 % intervals. ▲ transfer, ▼ forgetting: beyond chance, p at most 0.05 in a paired "
-        f"test, Holm-corrected over the {tests} comparisons of this page. {{items}}."
-    )
+    left_out = [f" {t}: items among the training inputs are left out, up to {n}." for t, n in seen.items() if n]
     note = "Own: the data set that it learned from, tested in the report of its combination and not here."
-    left_out = [
-        f" {t}: items that stand among the training inputs are left out, up to {n}." for t, n in seen.items() if n
-    ]
     return _matrix(
-        f"{student}: distilled minus untouched", mine, rows=rows, kind="text", sub=sub, note=note + "".join(left_out)
+        f"{student}: distilled minus untouched",
+        mine,
+        cell=lambda r: MARKS.get(r.verdict, "") + r.difference,
+        kind="text",
+        sub="On the same items, with 95 % intervals. ▲ transfer, ▼ forgetting: beyond chance, p at most 0.05 in a "
+        f"paired test, Holm-corrected over the {family} comparisons of this page.",
+        note=note + "".join(left_out),
     )
 
 # %% ../../nbs/70_analyse/05_transfer.ipynb #646134d2

@@ -9,26 +9,24 @@ __all__ = ['LIMIT', 'LONGEST', 'item_table', 'verdict_table', 'verdict_sentence'
 # %% ../../nbs/80_report/05_items.ipynb #9fcc5204
 import base64
 import hashlib
-import re
 from pathlib import Path
 
+from ..analyse.pitfalls import by_first_number
+from ..analyse.results import html_of, templates
 from ..analyse.stats import BASE
 from ..config import ARMS
 from ..grading.judge import verdicts
 from ..grading.people import inert_json
 from ..grading.truth import METRICS, Metric
-from .render import html_of, templates
-from .tables import input_text, numbered
+from .tables import input_text, reference_text
 from ..teach.curate import REASONS
 from ..utils import HIDDEN, num, scrub, write_text
 
 # %% ../../nbs/80_report/05_items.ipynb #09b61c43
 def _about(rows, about):
     "Rows with the same values in front of each: which report they are of."
-    import pandas as pd
-
     about = about or {}
-    return pd.concat([pd.DataFrame([about] * len(rows), index=rows.index, columns=list(about)), rows], axis=1)
+    return rows.assign(**about)[[*about, *rows]]
 
 
 def _prompt(messages):
@@ -39,13 +37,6 @@ def _prompt(messages):
 def _asked(e, arm, *, answer):
     "The messages that an arm was asked a test item with; of a conversation, with its own turns between."
     return e.ask(ARMS[arm].prompt, answer.turns) if e.task == "conversation" else e.ask(ARMS[arm].prompt)
-
-
-def _gold(e):
-    "Gold, or the turns of a reference; None where there is neither."
-    if e.gold is not None:
-        return e.gold
-    return numbered(e.meta["reference"]) if e.meta.get("reference") else None
 
 
 def item_table(
@@ -69,7 +60,7 @@ def item_table(
         rows = rows.join(grades.add_prefix("judge_"), on=["arm", "id"])
     if run.people is not None and len(own := run.people[~run.people["check"]]):
         rows = rows.join(own.pivot_table(**means).add_prefix("people_"), on=["arm", "id"])
-    rows["gold"] = [_gold(at[i]) for i in rows["id"]]
+    rows["gold"] = [reference_text(at[i]) for i in rows["id"]]
     first = ["arm", "id", "question", "gold", "prompt", "completion", "answer"]
     return _about(rows[first + [k for k in rows if k not in first]], about)
 
@@ -106,7 +97,7 @@ def input_table(run, about: dict | None = None):
         labels = {a.id: a for a in run.labels.get(ARMS[arm].labels) or ()}
         for e in run.data.train:
             a, drop = labels.get(e.id), drops.get(e.id)
-            row = dict(arm=arm, id=e.id, question=input_text(e), gold=_gold(e))
+            row = dict(arm=arm, id=e.id, question=input_text(e), gold=reference_text(e))
             row |= dict(samples=[x.text for x in a.asked], label=a.parsed.answer, right=a.correct) if a else {}
             row |= {} if a else dict(samples=[], label=e.gold, right=None)
             row |= dict(kept=drop is None, reason=drop.reason if drop else "", evidence=drop.evidence if drop else "")
@@ -216,16 +207,6 @@ class Packed:
         return taken, size
 
 # %% ../../nbs/80_report/05_items.ipynb #79694e54
-def _levels(items):
-    "How hard items are said to be, easiest first."
-
-    def order(level):
-        numbers = re.findall(r"-?\d+(?:\.\d+)?", level)
-        return float(numbers[0]) if numbers else 0, level
-
-    return sorted({i["hard"] for i in items if i["hard"]}, key=order)
-
-
 def _page(name, *, cut=(), limit=LIMIT, data=""):
     "The page around these data, with a policy that lets nothing but its own script and style do anything."
 
@@ -242,7 +223,8 @@ def _page(name, *, cut=(), limit=LIMIT, data=""):
 
 def _shared_data(run, metric, *, best, items, inputs):
     "What the page knows beside its records: the measure, the arms, what filters there are."
-    levels, met = _levels(items), {x["reason"] for i in inputs for x in i["arms"]} - {""}
+    levels = sorted({i["hard"] for i in items if i["hard"]}, key=by_first_number)
+    met = {x["reason"] for i in inputs for x in i["arms"]} - {""}
     reasons = [*(k for k in REASONS if k in met), *sorted(met - REASONS.keys())]
     labels = {a: ARMS[a].labels for a in ARMS if a in run.rows}
     return dict(
@@ -264,12 +246,11 @@ def items_page(
     run,
     *,
     limit: int = LIMIT,  # bytes
-    name: str = "",  # of the report, where its numbers don't say
 ) -> str:
     "The self-contained page of a combination's items."
-    metric, packed = METRICS[numbers.get("metric", {}).get("key", "correct")], Packed()
+    metric, packed = METRICS[numbers["metric"]["key"]], Packed()
     items, inputs = item_records(run, metric), input_records(run)
-    name = numbers["provenance"].get("combination", name)
+    name = numbers["provenance"]["combination"]
     data = _shared_data(run, metric, best=numbers.get("best"), items=items, inputs=inputs)
     room = limit - len(_page(name).encode()) - len(inert_json(data)) - 1000
     test, size = packed.take(items, int(0.6 * room))
@@ -289,4 +270,4 @@ def write_items(
     run,
 ) -> Path:
     "Write `items.html` beside a report."
-    return write_text(items_page(numbers, run, name=Path(folder).name), Path(folder) / "items.html")
+    return write_text(items_page(numbers, run), Path(folder) / "items.html")

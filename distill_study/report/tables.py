@@ -10,15 +10,7 @@ __all__ = ['ARM', 'arm_table', 'score_tables', 'gap_table', 'test_table', 'label
 # %% ../../nbs/80_report/00_tables.ipynb #614c1fa4
 from dataclasses import dataclass
 
-from distill_study.analyse.results import (
-    Confusion,
-    Results,
-    check_attrition,
-    html_part,
-    per_answer,
-    quotient,
-    sentences,
-)
+from ..analyse.results import Results, check_attrition, html_part, per_answer, quotient, sentences
 from ..analyse.stats import BASE, PLAIN, TRAINED, shared, wilson
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
@@ -47,17 +39,21 @@ def _items(results) -> str:
     return f"n = {counts[0]}{most} test items{drawn}"
 
 
-def _table(part, columns, *, rows, **values) -> Table:
-    "A table with the words that the template has for it."
+def _table(part, columns, *, rows, results=None, **values) -> Table:
+    "A table with the words that the template has for it; `results`: it is about the test items."
     rows = tuple(rows)
+    if results:
+        values |= dict(results=results, items=_items(results), sources=_sources(results))
     caption, *below = sentences("tables.txt.j2", part, rows=rows, **values)
     return Table(caption, tuple(columns), rows, "".join(below[:1]), " ".join(below[1:]))
 
 
-def _of_results(part, columns, *, rows, results, **values) -> Table:
-    "The same for a table that is about the test items."
-    about = dict(results=results, items=_items(results), sources=_sources(results))
-    return _table(part, columns, rows=rows, **about, **values)
+def _by_arm(results, row) -> list:
+    "A row for each arm: what `row` makes of its name and record, or why it did not run."
+    return [
+        dict(arm=arm) | (row(arm, record) if record["n"] else dict(missing=record["missing"]))
+        for arm, record in results.arms.items()
+    ]
 
 
 def arm_table(
@@ -76,7 +72,7 @@ def arm_table(
         Column("truncated", "Cut off", "%", "percent"),
         Column("tokens", "Output tokens", f"per {results.each}"),
     )
-    return _of_results("arms", columns, rows=results.arms.values(), results=results, checks=checks)
+    return _table("arms", columns, rows=results.arms.values(), results=results, checks=checks)
 
 # %% ../../nbs/80_report/00_tables.ipynb #51a02b6e
 _MEASURES = {  # family -> (part of the template, measures) of each of its tables
@@ -99,26 +95,20 @@ def _fewer(results, metrics) -> list:
     return found
 
 
-def _score_table(results, part, *, keys) -> Table:
-    "One table of measures."
-    known = [METRICS[k] for k in keys if any(results.score(a, k).value is not None for a in results.arms)]
-    columns = (ARM, *(Column(m.key, m.head, m.unit, "interval", m.digits, m.scale) for m in known))
-    rows = [
-        dict(arm=arm) | record["scores"] if record["n"] else dict(arm=arm, missing=record["missing"])
-        for arm, record in results.arms.items()
-    ]
-    lost = [METRICS[k].head for k in keys if METRICS[k] not in known]
-    return _of_results(
-        "scores", columns, rows=rows, results=results, which=part, lost=lost, fewer=_fewer(results, known)
-    )
-
-
 def score_tables(
     results: Results,
     task: str = "summarization",  # or 'conversation'
 ) -> list[Table]:
     "Every measure of a scored family, arm by arm."
-    return [_score_table(results, part, keys=keys) for part, keys in _MEASURES[task]]
+    tables = []
+    for part, keys in _MEASURES[task]:
+        known = [METRICS[k] for k in keys if any(results.score(a, k).value is not None for a in results.arms)]
+        columns = (ARM, *(Column(m.key, m.head, m.unit, "interval", m.digits, m.scale) for m in known))
+        rows = _by_arm(results, lambda arm, record: record["scores"])
+        lost = [METRICS[k].head for k in keys if METRICS[k] not in known]
+        words = dict(which=part, lost=lost, fewer=_fewer(results, known))
+        tables.append(_table("scores", columns, rows=rows, results=results, **words))
+    return tables
 
 # %% ../../nbs/80_report/00_tables.ipynb #5b7e20c4
 def _no_gap(results, teacher) -> str:
@@ -150,7 +140,7 @@ def gap_table(results: Results) -> Table:
         columns.append(Column("why", "Remark", kind="text"))
     absent = [a for a in reversed(results.arms) if ARMS[a].model == "teacher" and not results.arms[a]["n"]]
     missing = {a: results.arms[a]["missing"] for a in absent}
-    return _of_results("gaps", columns, rows=rows, results=results, base=BASE, undefined=undefined, missing=missing)
+    return _table("gaps", columns, rows=rows, results=results, base=BASE, undefined=undefined, missing=missing)
 
 # %% ../../nbs/80_report/00_tables.ipynb #47e66c9f
 def _test_row(test) -> dict:
@@ -164,15 +154,11 @@ def _test_row(test) -> dict:
 
 def test_table(
     results: Results,
-    strict: bool = False,  # with strict extraction
-    *,
     key: str = "",  # another measure, a key of `results.also`
 ) -> Table:
     "Every paired test of the report."
     m = METRICS[key] if key else results.metric
-    tests = results.tests_strict if strict else results.tests
-    if key:
-        tests = results.also[key]
+    tests = results.also[key] if key else results.tests
     columns = (
         ARM,
         Column("against", "Against", kind="text"),
@@ -184,8 +170,7 @@ def test_table(
         Column("verdict", "The arm is", kind="text"),
     )
     made, family = sum(t.p is not None for t in tests), max((t.family for t in tests), default=0)
-    words = dict(m=m, strict=strict, made=made, family=family)
-    return _of_results("tests", columns, rows=map(_test_row, tests), results=results, **words)
+    return _table("tests", columns, rows=map(_test_row, tests), results=results, m=m, made=made, family=family)
 
 
 test_table.__test__ = False  # it is no test, whatever pytest thinks of its name
@@ -193,14 +178,6 @@ test_table.__test__ = False  # it is no test, whatever pytest thinks of its name
 # %% ../../nbs/80_report/00_tables.ipynb #6e2f3636
 def _capital(word: str) -> str:
     return word[:1].upper() + word[1:]
-
-
-def _label_row(arm, record, *, confusion: Confusion | None) -> dict:
-    if confusion is None:
-        return dict(arm=arm, missing=record.get("missing", "not part of this run"))
-    shares = confusion.counts.sum(0) / confusion.counts.sum()
-    row = dict(arm=arm, accuracy=record["accuracy"], f1=confusion.f1, none=float(shares[-1]))
-    return row | {f"label:{label}": float(share) for label, share in zip(confusion.labels, shares)}
 
 
 def label_table(
@@ -217,9 +194,14 @@ def label_table(
         *(Column(f"label:{label}", _capital(label), "% of answers", "percent") for label in labels),
         Column("none", "No answer found", "%", "percent"),
     )
-    rows = [_label_row(arm, record, confusion=found.get(arm)) for arm, record in results.arms.items()]
+
+    def row(arm, record):
+        *shares, none = (found[arm].counts.sum(0) / found[arm].counts.sum()).tolist()
+        of_labels = {f"label:{label}": share for label, share in zip(labels, shares)}
+        return dict(accuracy=record["accuracy"], f1=found[arm].macro_f1, none=none) | of_labels
+
     gold = {label: n / first.counts.sum() for label, n in zip(labels, first.counts.sum(1))} if first else {}
-    return _of_results("labels", columns, rows=rows, results=results, gold=gold)
+    return _table("labels", columns, rows=_by_arm(results, row), results=results, gold=gold)
 
 # %% ../../nbs/80_report/00_tables.ipynb #584ce38a
 _ROUND = (
@@ -303,20 +285,6 @@ def choice_table(
     return _table("choice", _CHOICE, rows=rows, early=early)
 
 # %% ../../nbs/80_report/00_tables.ipynb #b631dd14
-def _cost_row(results, arm, *, labelling, training) -> dict:
-    "Tokens that one arm writes, and what was spent to make it."
-    record = results.arms[arm]
-    if not record["n"]:
-        return dict(arm=arm, missing=record["missing"])
-    ratio = quotient(record["tokens"], results.arms[results.teacher].get("tokens"))
-    row = dict(arm=arm, tokens=record["tokens"], ratio=ratio, labels="", seconds="")
-    if ARMS[arm].model == "trained":
-        row["seconds"] = training.get(arm, {}).get("seconds")
-        if ARMS[arm].labels != "gold":
-            row["labels"] = labelling.get(ARMS[arm].labels, {}).get("output_tokens")
-    return row
-
-
 def cost_table(
     results: Results,
     labelling: dict | None = None,  # strategy -> requests, input_tokens, output_tokens, seconds
@@ -331,22 +299,20 @@ def cost_table(
         Column("labels", "Teacher's output tokens", "for the labels", digits=0),
         Column("seconds", "Training", kind="seconds"),
     )
-    spent = dict(labelling=labelling or {}, training=training or {})
-    rows = [_cost_row(results, arm, **spent) for arm in results.arms]
-    return _of_results("cost", columns, rows=rows, results=results)
+    labelling, training = labelling or {}, training or {}
+    teacher = results.arms[results.teacher].get("tokens")
+
+    def row(arm, record):
+        made = dict(labels="", seconds="")
+        if ARMS[arm].model == "trained":
+            made["seconds"] = training.get(arm, {}).get("seconds")
+            if ARMS[arm].labels != "gold":
+                made["labels"] = labelling.get(ARMS[arm].labels, {}).get("output_tokens")
+        return dict(tokens=record["tokens"], ratio=quotient(record["tokens"], teacher)) | made
+
+    return _table("cost", columns, rows=_by_arm(results, row), results=results)
 
 # %% ../../nbs/80_report/00_tables.ipynb #63f49d81
-def _serving_row(arm, record, *, usage: dict | None) -> dict:
-    if not record["n"] or usage is None:
-        return dict(arm=arm, missing=record.get("missing") or "not answered in this run")
-    return usage | dict(
-        arm=arm,
-        asked=quotient(usage["prompt_tokens"], usage["n"]),
-        again=quotient(usage["attempts"], usage["requests"]),
-        per_thousand=per_answer(usage, 1000),
-    )
-
-
 def serving_table(
     results: Results,
     serving: dict,  # arm -> as `sampling.usage` gives it
@@ -363,8 +329,15 @@ def serving_table(
     ]
     if priced:
         columns.append(Column("per_thousand", "Cost", f"per 1,000 {results.each}s", digits=4))
-    rows = [_serving_row(arm, record, usage=serving.get(arm)) for arm, record in results.arms.items()]
-    return _of_results("serving", columns, rows=rows, results=results, priced=priced)
+
+    def row(arm, record):
+        if arm not in serving:
+            return dict(missing="not answered in this run")
+        usage = serving[arm]
+        asked, again = quotient(usage["prompt_tokens"], usage["n"]), quotient(usage["attempts"], usage["requests"])
+        return usage | dict(asked=asked, again=again, per_thousand=per_answer(usage, 1000))
+
+    return _table("serving", columns, rows=_by_arm(results, row), results=results, priced=priced)
 
 # %% ../../nbs/80_report/00_tables.ipynb #56861528
 def attrition_table(
@@ -448,14 +421,7 @@ class Cases(Displayable):
 
     def html(self) -> str:
         "Questions, gold answers and both completions, as inert text."
-        if self.measure:
-            title = f"{self.wrong} lower, {self.right} higher by {self.measure}"
-            heads = ("Input", "Reference", f"{self.wrong} (lower)", f"{self.right} (higher)")
-        else:
-            title = f"{self.wrong} wrong, {self.right} right"
-            heads = ("Question", "Gold", f"{self.wrong} (wrong)", f"{self.right} (right)")
-        classes = ("q", "" if self.measure else "gold", "", "")
-        return html_part("cases", self, title, list(zip(classes, heads)))
+        return html_part("cases", self)
 
     def to_dict(self):
         "Counts only: the rows may be other people's data."
@@ -480,12 +446,17 @@ def input_text(example) -> str:
     return numbered(turns) if len(turns) > 1 else example.messages[-1]["content"]
 
 
-def reference_text(example) -> str:
-    "The gold answer, or the turns of a reference."
+def reference_text(example) -> str | None:
+    "The gold answer, or the turns of a reference; None where there is neither."
     if example.gold is not None:
         return example.gold
     turns = getattr(example, "meta", {}).get("reference")
-    return numbered(turns) if turns else "not available"
+    return numbered(turns) if turns else None
+
+
+def _shown(example) -> dict:
+    "Question and gold answer of an example."
+    return dict(question=_cut(input_text(example), 1200), gold=_cut(reference_text(example)) or "not available")
 
 
 def _read(row, metric: Metric):
@@ -516,10 +487,7 @@ def cases(
     def answer(rows, e):
         return dict(text=_cut(rows.at[e.id, "text"]) or "(empty)", answer=_read(rows.loc[e.id], metric))
 
-    rows = tuple(
-        dict(question=_cut(input_text(e), 1200), gold=_cut(reference_text(e)), wrong=answer(a, e), right=answer(b, e))
-        for e in found[:k]
-    )
+    rows = tuple(_shown(e) | dict(wrong=answer(a, e), right=answer(b, e)) for e in found[:k])
     return Cases(wrong, right, len(found), len(both), rows, measure=name)
 
 # %% ../../nbs/80_report/00_tables.ipynb #f67e021c
@@ -535,11 +503,7 @@ def example_table(
         Column("question", "Question" if graded else "Input", kind="text"),
         Column("gold", "Gold" if graded else "Reference", kind="text"),
     )
-    rows = [
-        dict(split=split, question=_cut(input_text(e), 1200), gold=_cut(reference_text(e)))
-        for split, examples in splits.items()
-        for e in examples[:k]
-    ]
+    rows = [dict(split=split) | _shown(e) for split, examples in splits.items() for e in examples[:k]]
     return _table("examples", columns, rows=rows, k=k)
 
 # %% ../../nbs/80_report/00_tables.ipynb #c73e809c

@@ -783,15 +783,7 @@ def _round_parts(run):
                 "has all four rounds."
             )
         ]
-    plain = None if run.metric.graded else run.results.score("teacher/vanilla", "density")
-    caption = (
-        "What the teacher's chain of density adds, round by round, on the test items; "
-        "the dashed line is its plain summary."
-    )
-    return [
-        tables.round_table(rounds),
-        Figure(figures.rounds_figure(rounds, plain), figures.rounds_alt(rounds, plain), caption),
-    ]
+    return [tables.round_table(rounds)]
 
 
 def note(text: str):
@@ -805,11 +797,10 @@ def judge_parts(run) -> list:
     "What the judge says of every arm, and how far it can be trusted."
     judged = run.judged
     parts = [graders.judge_summary(judged), *graders.judge_tables(judged)]
-    if not judged:
+    if not judged or not judged.grades:
         return parts
-    what = "What the judge says of every arm" if judged.grades else "Win rates by the judge"
-    figure, alt = figures.judge_figure(judged.grades, judged.wins), figures.judge_alt(judged.grades, judged.wins)
-    return [*parts, Figure(figure, alt, f"{what}, with 95 % intervals.")]
+    figure, alt = figures.judge_figure(judged.grades), figures.judge_alt(judged.grades)
+    return [*parts, Figure(figure, alt, "What the judge says of every arm, with 95 % intervals.")]
 
 
 NO_AGREEMENT = (
@@ -1008,7 +999,7 @@ class Conclusions:
     @property
     def summary(self):
         "The main figures: teacher, untouched student, best distilled student, gap recovered."
-        return sentences.summary(self.results, self.findings)
+        return sentences.Summary(self.results, self.findings)
 
     @cached_property
     def provenance(self):

@@ -33,7 +33,6 @@ from distill_study.config import (
     to_yaml,
 )
 from ..data.load import has_truth, load_data, resolved
-from ..report.grid import names_of
 from ..report.render import check_folders, check_names, clean_notebook, key_names, shareable, writable
 from ..store.log import Store
 from ..store.remote import url_of
@@ -438,7 +437,7 @@ def _numbers(folder, row):
         numbers = json.loads((folder / row["name"] / "metrics.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
         return "failed", None, f"its metrics.json can't be read ({type(e).__name__})"
-    expected = {"arms", "gaps", "tests", "best", "teacher", "provenance"}
+    expected = {"arms", "gaps", "tests", "best", "teacher", "metric", "serving", "provenance"}
     if not isinstance(numbers, dict) or not expected <= set(numbers):
         return "failed", None, "its metrics.json holds no numbers of a report"
     return "ok", numbers, ""
@@ -452,20 +451,16 @@ def render_index(
     from distill_study.report.grid import in_short, sections
     from distill_study.report.render import entry, index_page, over_seeds
 
-    found, entries, pages, states = _grid(folder), [], [], {}
+    found, entries, pages = _grid(folder), [], []
     for row in found["combinations"]:
         name, (state, numbers, error) = row["name"], _numbers(folder, row)
         if numbers:
             pages.append(numbers)
-        elif row.get("data"):
-            place = row["data"], row.get("teacher"), row.get("student")
-            states.setdefault(place, "failed" if state == "failed" else "not run")
         names = ("combination.ipynb", "metrics.json", "metrics.csv")
         notebook, *files = (f"{name}/{n}" if (folder / name / n).is_file() else "" for n in names)
         options = dict(title=name, error=error, notebook=notebook, files=tuple(filter(None, files)))
         status = "failed" if state == "failed" else "ok"
         entries.append(entry(numbers, f"{name}/index.html" if numbers else "", status=status, **options))
-    states = {place: s for place, s in states.items() if place not in {names_of(m) for m in pages}}
     return index_page(
         found["name"],
         found["description"],
@@ -474,7 +469,7 @@ def render_index(
         seeds=over_seeds(pages),
         behind=found["behind"],
         short=in_short(pages, sum(e["status"] == "failed" for e in entries)) if whole else (),
-        sections=sections(pages, states) if whole else (),
+        sections=sections(pages) if whole else (),
     )
 
 # %% ../../nbs/85_study/04_schedule.ipynb #c92c0cbe

@@ -16,10 +16,11 @@ import tempfile
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from ..analyse.results import sentence
 from ..analyse.stats import holm, paired, paired_difference, paired_p
 from ..config import Combination, ConfigError, Recipe, StudyError
 from ..grading.truth import METRICS
-from ..report.render import html_of, sentence, versions
+from ..report.render import html_of, versions
 from .explore import Report, find_reports, read_report, rebuild
 from ..utils import HIDDEN, Column, Displayable, Interval, Table, duration, to_plain
 

@@ -479,9 +479,9 @@ def _flat(text):
 
 
 def _colours():
-    from distill_study.report.figures import _colour
+    from distill_study.report.figures import COLOURS
 
-    return {a: _colour(a) for a in ARMS}
+    return COLOURS
 
 
 def _each(found):
