@@ -511,11 +511,11 @@ def students(
 
     archive.open_root(store)
     r = _recipe(recipe, p)
-    token = share.check_push_students(r, push, token_env=token_env) if push else None
+    token = share.check_push(r, push, token_env=token_env, students=True) if push else None
     for folder, c, name in share.write_students(r, out, store=store, adapter=adapter):
         print(folder)
         if push:
-            print(share.push_student(folder, push, c=c, name=name, token=token))
+            print(share.push_to_hub(folder, share.repo_name(push, c, arm=name), token=token, kind="model"))
 
 
 REPORT_FOLDERS = typer.Argument(metavar="REPORT...", help="folders of reports, or of a recipe's reports")
