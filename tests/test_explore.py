@@ -378,16 +378,6 @@ def test_the_items_page_is_shown_apart_from_the_notebook(seen, run):
         browse(seen, "repor")
 
 
-def test_the_study_notebook_runs_on_the_committed_reports(tmp_path):
-    import papermill
-
-    how = dict(kernel_name="python3", progress_bar=False, cwd=ROOT / "nbs/study")
-    done = papermill.execute_notebook(ROOT / "nbs/study/explore.ipynb", tmp_path / "done.ipynb", **how)
-    said = json.dumps([c.get("outputs", []) for c in done.cells])
-    assert "No store is named" in said
-    assert "10 reports" in said
-
-
 def test_items_in_jupyterlab(seen, run, tmp_path):
     playwright = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[dev]'")
     expect = playwright.expect
