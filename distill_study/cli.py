@@ -459,7 +459,7 @@ def reproduce(
     "Make a report again beside the old one and compare. Exit code: 0 reproduced, 1 not, 2 it can't be tried."
     from distill_study.tools import compare
 
-    found = compare.reproduce(report, store, fresh=fresh, out=out, data=data, say=say)
+    found = compare.reproduce(report, store, fresh=fresh, out=out, data=data)
     print(json.dumps(found.to_dict(), ensure_ascii=False)) if as_json else compare.print_reproduced(found)
     raise typer.Exit(found.code)
 

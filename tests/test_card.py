@@ -99,7 +99,8 @@ def test_nothing_is_overwritten_and_nothing_half_made_is_left(tmp_path):
 def test_licences_are_those_of_the_recipe(data, teacher, license):
     c = changed(data=Data(task="nlu_qa", **data), teacher=Teacher(**teacher))
     text = card.card(c, SPLITS, done=Curated("distilled/cot-answer", rows("a"), []))
-    assert header(text)["license"] == license and ("find out before you share" in text) == (license == "unknown")
+    assert header(text)["license"] == license
+    assert ("find out before you share" in text) == (license == "unknown")
 
 
 def test_the_header_is_what_the_hub_reads():
@@ -124,12 +125,10 @@ def test_terms_show_themselves_and_do_nothing_else(terms):
         done=Curated("distilled/vanilla", rows("a"), []),
     )
     line = [line for line in text.split("\n") if line.startswith("| terms of the teacher |")]
-    assert (
-        len(line) == 1
-        and line[0].endswith(" |")
-        and "<" not in line[0].replace("&lt;", "")
-        and header(text)["license"] == "unknown"
-    )
+    assert len(line) == 1
+    assert line[0].endswith(" |")
+    assert "<" not in line[0].replace("&lt;", "")
+    assert header(text)["license"] == "unknown"
 
 
 def test_no_folder_of_the_machine_is_on_a_card(tmp_path):
@@ -140,7 +139,9 @@ def test_no_folder_of_the_machine_is_on_a_card(tmp_path):
     text = card.card(
         c, SPLITS, done=Curated("distilled/vanilla", rows("a"), [Drop("x", "failed: http_429", str(tmp_path))])
     )
-    assert str(tmp_path.parent) not in text and "own.jsonl" in text and "| 1 | failed: http\\_429 |" in text
+    assert str(tmp_path.parent) not in text
+    assert "own.jsonl" in text
+    assert "| 1 | failed: http\\_429 |" in text
 
 
 @pytest.fixture(scope="module")
@@ -166,10 +167,8 @@ def test_a_recipe_s_rows_come_from_the_store_alone(stored, tmp_path):
     for folder, _, arm in made:
         assert loaded(folder, tmp_path / "cache").to_list() == curated[arm].rows
         text = (folder / "README.md").read_text()
-        assert (
-            f"16 inputs, {len(curated[arm].kept)} kept, {len(curated[arm].rows)} rows." in text
-            and splits.hashes["train"] in text
-        )
+        assert f"16 inputs, {len(curated[arm].kept)} kept, {len(curated[arm].rows)} rows." in text
+        assert splits.hashes["train"] in text
         assert ("prompt of the teacher" in text) == (ARMS[arm].labels != "gold")
     with pytest.raises(StudyError, match="not in the store"):
         card.write_recipe(parse_recipe(RAW, {"data.train": 17}), tmp_path / "more", store=stored)
@@ -199,10 +198,10 @@ def test_the_command_writes_folders_and_refuses_without_a_token(stored, tmp_path
         app, ["rows", str(tmp_path / "small.yaml"), "--out", str(tmp_path / "out"), "--store", str(stored), *more]
     )
     refused = ask("--push", "me")
-    assert isinstance(refused.exception, StudyError) and not (tmp_path / "out").exists()
+    assert isinstance(refused.exception, StudyError)
+    assert not (tmp_path / "out").exists()
     done = ask()
-    assert (
-        done.exit_code == 0
-        and (tmp_path / "out" / "tiny-qa--teacher--student-s" / "control-gold" / "README.md").is_file()
-    )
-    assert isinstance(ask("-p", "arms=nothing").exception, StudyError) and isinstance(ask().exception, StudyError)
+    assert done.exit_code == 0
+    assert (tmp_path / "out" / "tiny-qa--teacher--student-s" / "control-gold" / "README.md").is_file()
+    assert isinstance(ask("-p", "arms=nothing").exception, StudyError)
+    assert isinstance(ask().exception, StudyError)

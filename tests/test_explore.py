@@ -102,13 +102,15 @@ def test_tables_hold_what_the_file_holds(tiny, name):
         assert list(zip(curve.step, curve.value)) == [(e["step"], e["loss"]) for e in t["losses"]]
     for arm, a in m["attrition"].items():
         rows = own(tiny.attrition).query("arm == @arm")
-        assert rows.n.sum() == a["inputs"] and rows.set_index("outcome").at["training rows", "n"] == a["rows"]
+        assert rows.n.sum() == a["inputs"]
+        assert rows.set_index("outcome").at["training rows", "n"] == a["rows"]
     assert len(own(tiny.tests)) == len(m["tests"]) + len(m["tests_strict"])
 
 
 def test_every_table_tells_its_reports_apart(tiny):
     for table in (tiny.arms, tiny.scores, tiny.tests, tiny.curves, tiny.attrition):
-        assert list(table)[:5] == IDENTITY and table.report.nunique() == 10
+        assert list(table)[:5] == IDENTITY
+        assert table.report.nunique() == 10
 
 
 def test_a_line_answers_a_question(tiny):
@@ -121,9 +123,8 @@ def test_a_line_answers_a_question(tiny):
 
 def test_one_report_several_and_all(tmp_path):
     assert len(find_reports(QA)) == len(find_reports(QA / "metrics.json")) == len(find_reports(QA, QA, str(QA))) == 1
-    assert (
-        len(find_reports(ROOT / "reports")) >= 10 and len(find_reports(QA, TINY / "tiny-nli--teacher--student-m")) == 2
-    )
+    assert len(find_reports(ROOT / "reports")) >= 10
+    assert len(find_reports(QA, TINY / "tiny-nli--teacher--student-m")) == 2
     copy(tmp_path / "a"), copy(tmp_path / "b"), copy(tmp_path / ".hidden")
     assert [r.name for r in find_reports(tmp_path)] == ["a/report", "b/report"]
 
@@ -133,7 +134,8 @@ def test_a_run_without_any_trained_arm(tmp_path):
         m.update(training={}, attrition={}, best=None, gaps=[], tests=[], tests_strict=[])
 
     found = load_results(copy(tmp_path, change))
-    assert len(found.arms) == 8 and len(found.curves) == len(found.attrition) == 0
+    assert len(found.arms) == 8
+    assert len(found.curves) == len(found.attrition) == 0
     for figure in (curves_figure, attrition_figure):
         with pytest.raises(ExploreError):
             figure(found)
@@ -188,7 +190,8 @@ def without(*path):
 def test_an_older_or_changed_schema_is_refused(tmp_path, change):
     with pytest.raises(ExploreError) as e:
         load_results(copy(tmp_path, change))
-    assert "metrics.json" in str(e.value) and "distill-study replay" in str(e.value)
+    assert "metrics.json" in str(e.value)
+    assert "distill-study replay" in str(e.value)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +229,9 @@ def test_hostile_text_in_numbers_is_shown_and_not_run(tmp_path):
 
     found = load_results(copy(tmp_path, change, "$x$ <b>"))
     for html in (found.html(), arms_figure(found).html(), attrition_figure(found).html(), found.arms.to_html()):
-        assert "<script" not in html and "<img src=x" not in html and "<b>" not in html.replace("<b></b>", "")
+        assert "<script" not in html
+        assert "<img src=x" not in html
+        assert "<b>" not in html.replace("<b></b>", "")
 
 
 def test_figures_have_their_numbers_in_words(tiny):
@@ -249,18 +254,15 @@ def test_without_a_store_it_says_so(tiny):
 
 def test_items_are_those_the_report_was_made_from(seen, run):
     m = read_report(run / "report").metrics
-    assert len(seen.items) == 3 * 8 and list(seen.items)[:5] == IDENTITY
+    assert len(seen.items) == 3 * 8
+    assert list(seen.items)[:5] == IDENTITY
     for arm, rows in seen.items.groupby("arm"):
-        assert (
-            rows.correct.mean() == m["arms"][arm]["accuracy"]["value"]
-            and rows.correct_strict.mean() == m["arms"][arm]["strict"]["value"]
-            and rows.tokens.mean() == m["arms"][arm]["tokens"]
-        )
-        assert (
-            rows.prompt.str.contains("[user]", regex=False).all()
-            and rows.id.is_unique
-            and rows["samples"].map(len).eq(1).all()
-        )
+        assert rows.correct.mean() == m["arms"][arm]["accuracy"]["value"]
+        assert rows.correct_strict.mean() == m["arms"][arm]["strict"]["value"]
+        assert rows.tokens.mean() == m["arms"][arm]["tokens"]
+        assert rows.prompt.str.contains("[user]", regex=False).all()
+        assert rows.id.is_unique
+        assert rows["samples"].map(len).eq(1).all()
 
 
 def test_a_judges_grades_and_verdicts_stand_beside_the_items(seen, run):
@@ -271,11 +273,9 @@ def test_a_judges_grades_and_verdicts_stand_beside_the_items(seen, run):
     assert {a: (said.at[a, "mean"], said.at[a, "count"]) for a, _ in grades} == {
         a: (v, 4) for (a, _), v in grades.items()
     }
-    assert (
-        len(seen.verdicts) == 2 * 4
-        and set(seen.verdicts.winner) <= {"a", "b", "tie"}
-        and len(seen.grades) == len(grades)
-    )
+    assert len(seen.verdicts) == 2 * 4
+    assert set(seen.verdicts.winner) <= {"a", "b", "tie"}
+    assert len(seen.grades) == len(grades)
 
 
 def test_peoples_grades_stand_beside_the_items(seen):
@@ -300,10 +300,12 @@ def test_peoples_grades_stand_beside_the_items(seen):
 
 def test_inputs_add_up_to_the_attrition(seen):
     rows, lost = seen.inputs, seen.attrition
-    assert rows.kept.sum() == lost[lost.outcome == "training rows"].n.sum() and len(rows) == 16
+    assert rows.kept.sum() == lost[lost.outcome == "training rows"].n.sum()
+    assert len(rows) == 16
     kept = rows[rows.kept].iloc[0]
     assert kept["row"].endswith(kept["samples"][0].strip()) or kept.label in kept["row"]
-    assert (rows[~rows.kept]["row"] == "").all() and (rows[rows.kept].reason == "").all()
+    assert (rows[~rows.kept]["row"] == "").all()
+    assert (rows[rows.kept].reason == "").all()
 
 
 def test_rebuilding_writes_nothing_and_is_done_once(run):
@@ -313,7 +315,8 @@ def test_rebuilding_writes_nothing_and_is_done_once(run):
         if p.is_file() and p.suffix != ".lock"
     }
     found = load_results(run / "report", store=run / "store")
-    assert found.built("report") is found.built("report") and found.items is found.items
+    assert found.built("report") is found.built("report")
+    assert found.items is found.items
     assert {
         p: (p.stat().st_mtime_ns, p.stat().st_size)
         for p in (run / "store").rglob("*")

@@ -65,7 +65,9 @@ def slower(m):
 
 def test_the_same_numbers_are_reproduced_whatever_the_time_they_took(again):
     code, out = again(slower)
-    assert code == 0 and "reproduced. Made again from nothing" in out and "but times are the same" in out
+    assert code == 0
+    assert "reproduced. Made again from nothing" in out
+    assert "but times are the same" in out
 
 
 def test_losses_that_are_rounded_otherwise_are_no_difference(again):
@@ -74,7 +76,8 @@ def test_losses_that_are_rounded_otherwise_are_no_difference(again):
             e["loss"] *= 1 + 3e-6
 
     code, out = again(rounded)
-    assert code == 0 and "of the training log up to rounding" in out
+    assert code == 0
+    assert "of the training log up to rounding" in out
 
     def other(m):
         m["training"]["distilled/vanilla"]["last_loss"] *= 1.5
@@ -84,17 +87,18 @@ def test_losses_that_are_rounded_otherwise_are_no_difference(again):
 
 def test_versions_that_differ_are_named(again):
     code, out = again(newer)
-    assert code == 0 and "versions" in out and "9.9" in out and "git_sha" in out
+    assert code == 0
+    assert "versions" in out
+    assert "9.9" in out
+    assert "git_sha" in out
 
 
 def test_other_numbers_are_not_reproduced_on_a_processor_even_within_noise(again):
     code, out = again(little)
-    assert (
-        code == 1
-        and "not reproduced" in out
-        and "arms.student/vanilla.accuracy.value" in out
-        and "OMP_NUM_THREADS=1" in out
-    )
+    assert code == 1
+    assert "not reproduced" in out
+    assert "arms.student/vanilla.accuracy.value" in out
+    assert "OMP_NUM_THREADS=1" in out
     assert again(much)[0] == 1
 
 
@@ -103,33 +107,34 @@ def test_elsewhere_noise_is_allowed(again, tmp_path):
     numbers = deepcopy(MINE)
     numbers["provenance"]["versions"]["torch"] = "2.0.0"
     (tmp_path / "r" / "metrics.json").write_text(json.dumps(numbers))
-    assert again(little, report=tmp_path / "r")[0] == 0 and again(much, report=tmp_path / "r")[0] == 1
+    assert again(little, report=tmp_path / "r")[0] == 0
+    assert again(much, report=tmp_path / "r")[0] == 1
 
 
 def test_a_run_that_fails_is_not_reproduced(again):
     code, out = again(error="RuntimeError: no memory")
-    assert code == 1 and "not reproduced" in out and "no memory" in out
+    assert code == 1
+    assert "not reproduced" in out
+    assert "no memory" in out
 
 
 def test_json_is_plain_and_whole(again):
     code, out = again(much, "--json")
     said = json.loads(out[out.index("{") :])
-    assert (
-        code == 1 == said["code"]
-        and said["expected"] == "identical"
-        and said["differs"]
-        and said["diff"]["beyond"] >= 1
-    )
+    assert code == 1 == said["code"]
+    assert said["expected"] == "identical"
+    assert said["differs"]
+    assert said["diff"]["beyond"] >= 1
 
 
 def test_nothing_is_left_and_out_keeps_the_new_report(again, tmp_path):
     before = {p: p.stat().st_mtime_ns for p in QA.iterdir()}
     assert again(lambda m: None, "--out", str(tmp_path / "new"))[0] == 0
-    assert (tmp_path / "new" / QA.name / "metrics.json").exists() and {
-        p: p.stat().st_mtime_ns for p in QA.iterdir()
-    } == before
+    assert (tmp_path / "new" / QA.name / "metrics.json").exists()
+    assert {p: p.stat().st_mtime_ns for p in QA.iterdir()} == before
     code, said = again(lambda m: None, "--out", str(tmp_path / "new"))
-    assert code == 2 and "nothing is written over" in said
+    assert code == 2
+    assert "nothing is written over" in said
 
 
 @pytest.mark.parametrize(
@@ -145,7 +150,8 @@ def test_params_that_are_not_those_of_the_numbers(again, tmp_path, change, says)
     made = change((tmp_path / "r" / "params.yaml").read_text())
     (tmp_path / "r" / "params.yaml").write_text(made if isinstance(made, str) else yaml.safe_dump(made))
     code, said = again(report=tmp_path / "r")
-    assert code == 2 and says in said
+    assert code == 2
+    assert says in said
 
 
 def test_without_params_the_numbers_tell(again, tmp_path):
@@ -157,7 +163,8 @@ def test_without_params_the_numbers_tell(again, tmp_path):
 @pytest.mark.parametrize("path, says", [(TINY, "one is made again at a time"), (TINY / "nowhere", "no such folder")])
 def test_what_is_no_report(again, path, says):
     code, said = again(report=path)
-    assert code == 2 and says in said
+    assert code == 2
+    assert says in said
 
 
 def test_data_that_is_not_here_or_not_the_same(again, tmp_path):
@@ -192,7 +199,8 @@ trees = st.recursive(
 @settings(max_examples=30, deadline=None)
 @given(a=st.dictionaries(st.text("abc", min_size=1, max_size=3), trees, max_size=4), timed=trees)
 def test_any_numbers_equal_themselves_and_times_do_not_count(a, timed):
-    assert differing(a, deepcopy(a))[1] == [] and differing(a, a | dict(seconds=timed, findings=timed))[1] == []
+    assert differing(a, deepcopy(a))[1] == []
+    assert differing(a, a | dict(seconds=timed, findings=timed))[1] == []
     grown = differing(dict(x=[a]), dict(x=[a, a]))[1]
     assert [c.what for c in grown] == ["x: entries"]
     assert len(differing(dict(x=1, y=a), dict(y=a))[1]) == 1

@@ -72,7 +72,8 @@ def stored(tmp_path_factory):
             c, curate_arms(c, splits, labels=label_inputs(c, splits, store=store), store=store)[0], store=store
         )
         said[method] = [a.text for a in answer_arms(c, splits, fits=fits, store=store)[0][ARM]]
-    assert len(set(said["full"])) > 1 and said["full"] != said["lora"]
+    assert len(set(said["full"])) > 1
+    assert said["full"] != said["lora"]
     return root, said, [e.ask("vanilla") for e in splits.test]
 
 
@@ -150,10 +151,8 @@ def test_a_student_whose_checkpoint_was_chosen_is_found_again(tmp_path):
         splits=splits,
     )
     folder, *_ = students.write_students(r, tmp_path / "out", store=tmp_path / "store")[0]
-    assert (
-        fits[ARM].fingerprint in (folder / "README.md").read_text()
-        and "choose loss" in (folder / "README.md").read_text()
-    )
+    assert fits[ARM].fingerprint in (folder / "README.md").read_text()
+    assert "choose loss" in (folder / "README.md").read_text()
 
 
 def test_the_folder_is_what_the_store_has(stored, written):
@@ -182,7 +181,8 @@ def test_the_folder_is_what_the_store_has(stored, written):
     assert {p.name for p in (written["adapter"] / "base").iterdir()} == base
     for folder in written.values():
         for p in folder.rglob("*.json"):
-            assert str(stored[0]) not in p.read_text() and str(ROOT) not in p.read_text()
+            assert str(stored[0]) not in p.read_text()
+            assert str(ROOT) not in p.read_text()
         for secret in (str(stored[0]), str(ROOT), str(Path.home())):
             assert secret not in (folder / "README.md").read_text()
 
@@ -194,14 +194,14 @@ def test_a_study_without_merged_copies_says_the_same_and_hands_on_the_same(store
     fits = train_arms(
         c, curate_arms(c, splits, labels=label_inputs(c, splits, store=store), store=store)[0], store=store
     )
-    assert fits[ARM].path.name == "adapter" and not list((tmp_path / "store").glob("stages/*/model"))
+    assert fits[ARM].path.name == "adapter"
+    assert not list((tmp_path / "store").glob("stages/*/model"))
     assert [a.text for a in answer_arms(c, splits, fits=fits, store=store)[0][ARM]] == stored[1]["lora"]
     made = students.write_students(
         r, tmp_path / "out", store=tmp_path / "store"
     )  # in a replay, which finds weights and answers by the adapter
-    assert [name for *_, name in made] == [ARM, f"{ARM}-adapter"] and "Not measured: the store" not in (
-        made[0][0] / "README.md"
-    ).read_text()
+    assert [name for *_, name in made] == [ARM, f"{ARM}-adapter"]
+    assert "Not measured: the store" not in (made[0][0] / "README.md").read_text()
     for (folder, *_), other in zip(made, (written["lora"], written["adapter"])):
         assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != "README.md"} == {
             p.name: p.read_bytes() for p in other.iterdir() if p.is_file() and p.name != "README.md"
@@ -213,10 +213,8 @@ def test_the_card_names_the_versions_that_trained_it(stored, written, tmp_path, 
     import torch
 
     for name in ("lora", "adapter"):
-        assert (
-            f"| trained with | torch {torch.__version__}" in (written[name] / "README.md").read_text()
-            and f"peft {peft.__version__}" in (written[name] / "README.md").read_text()
-        )
+        assert f"| trained with | torch {torch.__version__}" in (written[name] / "README.md").read_text()
+        assert f"peft {peft.__version__}" in (written[name] / "README.md").read_text()
     assert "peft" not in next(
         line for line in (written["full"] / "README.md").read_text().splitlines() if "trained with" in line
     )
@@ -225,19 +223,19 @@ def test_the_card_names_the_versions_that_trained_it(stored, written, tmp_path, 
         TrainedStudent, "load", classmethod(lambda cls, out: replace(load(cls, out), versions=dict(torch="0.1 <b>|x")))
     )
     card = (students.write_students(recipe("full"), tmp_path / "out", store=stored[0])[0][0] / "README.md").read_text()
-    assert torch.__version__ not in card and "torch 0.1" in card and "<b>" not in card.split("\n---\n", 1)[1]
+    assert torch.__version__ not in card
+    assert "torch 0.1" in card
+    assert "<b>" not in card.split("\n---\n", 1)[1]
 
 
 def test_the_hub_s_own_reader_finds_the_results_in_the_card(stored, written):
     trained = students.recipe_students(recipe("full"), Store(stored[0], replay=True))[0]
     got = ModelCard.load(written["full"] / "README.md")
-    assert (
-        isinstance(got.data, ModelCardData)
-        and got.data.license == "apache-2.0"
-        and got.data.language == ["en"]
-        and got.data.pipeline_tag == "text-generation"
-        and got.data.library_name == "transformers"
-    )
+    assert isinstance(got.data, ModelCardData)
+    assert got.data.license == "apache-2.0"
+    assert got.data.language == ["en"]
+    assert got.data.pipeline_tag == "text-generation"
+    assert got.data.library_name == "transformers"
     right = sum(t == e.gold for t, e in zip(stored[1]["full"], trained.splits.test)) / TEST
     assert all(isinstance(r, EvalResult) for r in got.data.eval_results)
     assert [
@@ -250,20 +248,16 @@ def test_the_hub_s_own_reader_finds_the_results_in_the_card(stored, written):
     text = (written["full"] / "README.md").read_text()
     for arm in ("teacher/vanilla", "student/vanilla", f"**{ARM}**"):
         assert f"| {arm} | {TEST} |" in text
-    assert (
-        trained.fit.fingerprint in text
-        and trained.splits.hashes["train"] in text
-        and study.weights_of("zoo/student-s", Store(stored[0])) in text
-        and "r 4" not in text
-    )
+    assert trained.fit.fingerprint in text
+    assert trained.splits.hashes["train"] in text
+    assert study.weights_of("zoo/student-s", Store(stored[0])) in text
+    assert "r 4" not in text
     got = ModelCard.load(written["adapter"] / "README.md")
-    assert (
-        got.data.library_name == "peft"
-        and "lora" in got.data.tags
-        and got.data.base_model is None
-        and " r 4" in got.text
-        and "log-probabilities differ by at most" in got.text
-    )
+    assert got.data.library_name == "peft"
+    assert "lora" in got.data.tags
+    assert got.data.base_model is None
+    assert " r 4" in got.text
+    assert "log-probabilities differ by at most" in got.text
 
 
 def made_up(**changes):
@@ -342,11 +336,9 @@ def test_a_student_stands_under_every_licence_of_what_it_is_made_of(student, dat
         teacher=Teacher(engine="openai:x", **teacher),
     )
     text = students.student_card(t)
-    assert (
-        ModelCard(text).data.license == license
-        and ("find out before you share this model" in text) == (license == "unknown")
-        and "Keep the notice." in text
-    )
+    assert ModelCard(text).data.license == license
+    assert ("find out before you share this model" in text) == (license == "unknown")
+    assert "Keep the notice." in text
 
 
 @settings(max_examples=20, deadline=None)
@@ -359,9 +351,12 @@ def test_names_and_terms_show_themselves_and_do_nothing_else(name, terms):
     )
     text = students.student_card(t, adapter=True)
     got = ModelCard(text.encode("utf-8", "replace").decode())
-    assert got.data.license == "unknown" and got.data.eval_results is None
+    assert got.data.license == "unknown"
+    assert got.data.eval_results is None
     body = re.sub(r"```python\n.*?\n```", "", got.text, flags=re.S)
-    assert "<" not in body and "\x00" not in body and body.count("\n# ") + body.startswith("# ") == 1
+    assert "<" not in body
+    assert "\x00" not in body
+    assert body.count("\n# ") + body.startswith("# ") == 1
     for line in body.split("\n"):
         assert not line.startswith("|") or line.endswith("|")
     for b in re.findall(r"```python\n(.*?)\n```", got.text, re.S):
@@ -375,11 +370,9 @@ def test_without_answers_there_are_no_results(stored, tmp_path):
     for p in (root / "completions").glob("*model*"):
         p.unlink()
     t = students.recipe_students(recipe("full"), Store(root, replay=True))[0]
-    assert (
-        t.results is None
-        and "Not measured: the store has no answers" in students.student_card(t)
-        and ModelCard(students.student_card(t)).data.eval_results is None
-    )
+    assert t.results is None
+    assert "Not measured: the store has no answers" in students.student_card(t)
+    assert ModelCard(students.student_card(t)).data.eval_results is None
 
 
 def test_neither_base_model_nor_anything_else_is_looked_for_outside_the_store(stored, tmp_path, monkeypatch):
@@ -474,32 +467,26 @@ def test_a_push_is_asked_for_checked_and_private(stored, tmp_path, monkeypatch):
     )
     monkeypatch.delenv("HF_TOKEN", raising=False)
     refused = ask("a", "--push", "me")
-    assert (
-        isinstance(refused.exception, StudyError)
-        and "HF_TOKEN is not set" in str(refused.exception)
-        and not (tmp_path / "a").exists()
-    )
+    assert isinstance(refused.exception, StudyError)
+    assert "HF_TOKEN is not set" in str(refused.exception)
+    assert not (tmp_path / "a").exists()
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     bare = ask("a", "--push", "me", "-p", "student.model=some/model")
-    assert (
-        "the recipe names no licence of the student. Set student.license" in str(bare.exception)
-        and "nothing without one is pushed" in str(bare.exception)
-        and not calls
-    )
+    assert "the recipe names no licence of the student. Set student.license" in str(bare.exception)
+    assert "nothing without one is pushed" in str(bare.exception)
+    assert not calls
     done = ask("a", "--adapter")
-    assert (
-        done.exit_code == 0
-        and done.stdout.split() == [str(tmp_path / "a" / "tiny-qa--teacher--student-s" / "distilled-vanilla-adapter")]
-        and not calls
-    )
+    assert done.exit_code == 0
+    assert done.stdout.split() == [str(tmp_path / "a" / "tiny-qa--teacher--student-s" / "distilled-vanilla-adapter")]
+    assert not calls
     done = ask("b", "--push", "me")
     name = "me/tiny-qa-teacher-student-s-distilled-vanilla"
-    assert (
-        done.exit_code == 0
-        and [line for line in done.stdout.split() if "hub" in line]
-        == [f"https://hub/{name}", f"https://hub/{name}-adapter"]
-        and "hf_secret" not in done.output
-    )
+    assert done.exit_code == 0
+    assert [line for line in done.stdout.split() if "hub" in line] == [
+        f"https://hub/{name}",
+        f"https://hub/{name}-adapter",
+    ]
+    assert "hf_secret" not in done.output
     assert [c for c in calls if isinstance(c, tuple)] == [
         (n, "hf_secret", dict(repo_type="model", private=True, exist_ok=True)) for n in (name, f"{name}-adapter")
     ]
@@ -509,12 +496,10 @@ def test_a_push_is_asked_for_checked_and_private(stored, tmp_path, monkeypatch):
     ]
     monkeypatch.setenv("HUB_FAILS", "1")
     failed = ask("c", "--push", "me").exception
-    assert (
-        isinstance(failed, StudyError)
-        and "the hub refused" in str(failed)
-        and "hf_secret" not in str(failed)
-        and (tmp_path / "c" / "tiny-qa--teacher--student-s" / "distilled-vanilla" / "README.md").is_file()
-    )
+    assert isinstance(failed, StudyError)
+    assert "the hub refused" in str(failed)
+    assert "hf_secret" not in str(failed)
+    assert (tmp_path / "c" / "tiny-qa--teacher--student-s" / "distilled-vanilla" / "README.md").is_file()
 
 
 def test_names_on_the_hub_are_ones_it_takes_and_differ():

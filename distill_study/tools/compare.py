@@ -24,7 +24,7 @@ from ..report.render import html_of, sentence, versions
 from ..store.archive import open_root
 from ..study import schedule
 from .explore import Report, find_reports, read_report, rebuild
-from ..utils import HIDDEN, Column, Displayable, Interval, Table, duration, to_plain
+from ..utils import HIDDEN, Column, Displayable, Interval, Table, duration, say, to_plain
 
 # %% ../../nbs/90_tools/02_compare.ipynb #df3a69f1
 def interval_difference(
@@ -504,7 +504,6 @@ def reproduce(
     fresh: bool = False,  # from nothing, in a store of its own
     out: str | Path | None = None,  # keeps the new report, and its store where it is a new one
     data: str | None = None,  # where the data is on this machine
-    say=print,  # called with a line of progress
 ) -> Reproduced:
     "Run a report's combination again beside it, and say whether its numbers come out."
     report = report_of(path)
