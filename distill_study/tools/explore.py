@@ -8,6 +8,7 @@ __all__ = ['FORMAT', 'ExploreError', 'fault', 'Report', 'read_report', 'find_rep
            'Figure', 'arms_figure', 'curves_figure', 'attrition_figure', 'outcomes', 'ItemsFrame', 'browse']
 
 # %% ../../nbs/90_tools/01_explore.ipynb #f48bca03
+import base64
 import json
 import os
 from contextlib import redirect_stderr
@@ -18,8 +19,7 @@ from pathlib import Path
 
 from ..config import ARMS, Combination, StudyError, nearest
 from ..grading.truth import METRICS, Metric
-from ..report.figures import _colour
-from ..report.grid import figure_html
+from ..report.figures import _colour, png
 from ..report.items import input_table, item_table, items_page, verdict_table
 from ..report.render import html_of, sentence
 from ..store.archive import open_root
@@ -127,8 +127,7 @@ def find_reports(
     *paths,  # folders of reports, of recipes with a folder for each combination, or of several recipes
 ) -> list[Report]:
     "Every report in these folders, under names that tell them apart."
-    files = dict.fromkeys(p.resolve() for path in paths for p in _below(Path(path).expanduser()))
-    folders = [p.parent for p in files]
+    folders = list(dict.fromkeys(p.resolve().parent for path in paths for p in _below(Path(path).expanduser())))
     names = [f.name for f in folders]
     if len(set(names)) < len(names):
         shared = os.path.commonpath(folders)
@@ -331,7 +330,9 @@ class Figure(Displayable):
     alt: str  # what it shows, in words, numbers included
 
     def html(self) -> str:
-        return figure_html(self.fig, self.alt)
+        width, height = (int(x * 110) for x in self.fig.get_size_inches())
+        picture = base64.b64encode(png(self.fig)).decode()
+        return html_of("figure", png=picture, alt=self.alt, width=width, height=height, caption="")
 
     def __repr__(self):
         return self.alt
