@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['app', 'store_app', 'grades_app', 'RecipeFile', 'RecipePath', 'Override', 'Reports', 'STORE', 'Store', 'AsJson',
            'Push', 'TokenEnv', 'Gpus', 'Executor', 'Workers', 'Address', 'Engine', 'NEXT', 'ModelName', 'LENGTH',
-           'Sizes', 'WHAT', 'STORE_A', 'REPORT', 'READ', 'FRESH', 'OUT', 'NOISE', 'ADAPTER', 'REPORT_FOLDERS',
-           'MEGABYTES', 'SHEETS', 'SHARE', 'Partial', 'Replace', 'FILES', 'Engines', 'STAGES', 'Interrupted', 'common',
-           'init', 'run', 'replay', 'status', 'show', 'memory', 'doctor', 'list_', 'diff', 'reproduce', 'rows',
-           'students', 'items', 'grade_sheet', 'import_', 'list_grades', 'list_stored', 'ledger', 'verify', 'export',
-           'prune', 'main']
+           'Sizes', 'WHAT', 'STORE_A', 'REPORT', 'READ', 'FRESH', 'OUT', 'ADAPTER', 'REPORT_FOLDERS', 'MEGABYTES',
+           'SHEETS', 'SHARE', 'Partial', 'Replace', 'FILES', 'Engines', 'STAGES', 'Interrupted', 'common', 'init',
+           'run', 'replay', 'status', 'show', 'memory', 'doctor', 'list_', 'diff', 'reproduce', 'rows', 'students',
+           'items', 'grade_sheet', 'import_', 'list_grades', 'list_stored', 'ledger', 'verify', 'export', 'prune',
+           'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
 import json
@@ -444,7 +444,6 @@ REPORT = "folder of one combination's report, its index.html or its metrics.json
 READ = "that its run wrote to; store if left out. With --fresh it is only read, to test numbers on the same items"
 FRESH = "from nothing, in a store of its own: asks and trains anew"
 OUT = "a new folder that keeps the new report; nothing is kept if left out"
-NOISE = "be content with numbers within noise also where they should be the same"
 
 
 @app.command()
@@ -455,13 +454,12 @@ def reproduce(
     fresh: Annotated[bool, typer.Option("--fresh", help=FRESH)] = False,
     out: Annotated[Path | None, typer.Option(help=OUT)] = None,
     data: Annotated[str | None, typer.Option(help="where the data is on this machine, if it was a local copy")] = None,
-    noise: Annotated[bool, typer.Option("--noise", help=NOISE)] = False,
     as_json: AsJson = False,
 ):
     "Make a report again beside the old one and compare. Exit code: 0 reproduced, 1 not, 2 it can't be tried."
     from distill_study.tools import compare
 
-    found = compare.reproduce(report, store, fresh=fresh, out=out, data=data, noise=noise, say=say)
+    found = compare.reproduce(report, store, fresh=fresh, out=out, data=data)
     print(json.dumps(found.to_dict(), ensure_ascii=False)) if as_json else compare.print_reproduced(found)
     raise typer.Exit(found.code)
 
@@ -511,11 +509,11 @@ def students(
 
     archive.open_root(store)
     r = _recipe(recipe, p)
-    token = share.check_push_students(r, push, token_env=token_env) if push else None
+    token = share.check_push(r, push, token_env=token_env, students=True) if push else None
     for folder, c, name in share.write_students(r, out, store=store, adapter=adapter):
         print(folder)
         if push:
-            print(share.push_student(folder, push, c=c, name=name, token=token))
+            print(share.push_to_hub(folder, share.repo_name(push, c, arm=name), token=token, kind="model"))
 
 
 REPORT_FOLDERS = typer.Argument(metavar="REPORT...", help="folders of reports, or of a recipe's reports")

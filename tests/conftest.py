@@ -45,7 +45,6 @@ LONG = (
     "test_endpoint",
     "test_gpu_benchmark",
     "test_explore",
-    "test_explore_lab",
     "test_judge",
     "test_engines",
     "test_transfer",

@@ -8,24 +8,22 @@ from copy import copy as copy_of
 
 import pandas as pd
 import pytest
+from browser import HOOK, WAIT, chromium, jupyterlab, run_notebook
 from conftest import ROOT
 from hypothesis import given, settings, strategies as st
 from smallrun import small_run
 
 from distill_study.analyse.stats import BASE
 from distill_study.grading.truth import METRICS
+from distill_study.report.items import item_table
 from distill_study.tools.explore import (
-    Browser,
     ExploreError,
+    arms_figure,
+    attrition_figure,
     browse,
+    curves_figure,
     find_reports,
-    input_page,
-    item_page,
-    item_table,
     load_results,
-    matching,
-    matching_inputs,
-    opinion_table,
     outcomes,
     read_report,
 )
@@ -34,6 +32,12 @@ TINY = ROOT / "reports/examples/tiny"
 QA = TINY / "tiny-qa--teacher--student-s"
 BEST = "distilled/cot-rationale"
 ATTACK = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+EVIL = [
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(2)>",
+    "</pre></td><svg onload=alert(3)>",
+    "\"></iframe><script>alert(4)</script><iframe srcdoc='<script>alert(5)</script>'>",
+]
 IDENTITY = ["report", "data", "teacher", "student", "seed"]
 
 
@@ -44,9 +48,21 @@ def tiny():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    "A report and its store."
+    "A report and its store, on questions that hold HTML."
     folder = tmp_path_factory.mktemp("run")
-    small_run(folder / "report", folder / "store", judge=dict(engine="rules:world", items=4))
+    asked = "{} A farmer has {} apples and buys {} more. How many apples does the farmer have?"
+    rows = [
+        dict(id=f"q{i}", messages=[dict(role="user", content=asked.format(EVIL[i % 4], i, i + 3))], gold=str(2 * i + 3))
+        for i in range(24)
+    ]
+    (folder / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    small_run(
+        folder / "report",
+        folder / "store",
+        data=dict(name=str(folder / "mine.jsonl"), task="math", train=16, test=8),
+        curate=dict(near=1.0, ngram=200, given_away=False),
+        judge=dict(engine="rules:world", items=4),
+    )
     return folder
 
 
@@ -86,13 +102,15 @@ def test_tables_hold_what_the_file_holds(tiny, name):
         assert list(zip(curve.step, curve.value)) == [(e["step"], e["loss"]) for e in t["losses"]]
     for arm, a in m["attrition"].items():
         rows = own(tiny.attrition).query("arm == @arm")
-        assert rows.n.sum() == a["inputs"] and rows.set_index("outcome").at["training rows", "n"] == a["rows"]
+        assert rows.n.sum() == a["inputs"]
+        assert rows.set_index("outcome").at["training rows", "n"] == a["rows"]
     assert len(own(tiny.tests)) == len(m["tests"]) + len(m["tests_strict"])
 
 
 def test_every_table_tells_its_reports_apart(tiny):
     for table in (tiny.arms, tiny.scores, tiny.tests, tiny.curves, tiny.attrition):
-        assert list(table)[:5] == IDENTITY and table.report.nunique() == 10
+        assert list(table)[:5] == IDENTITY
+        assert table.report.nunique() == 10
 
 
 def test_a_line_answers_a_question(tiny):
@@ -105,9 +123,8 @@ def test_a_line_answers_a_question(tiny):
 
 def test_one_report_several_and_all(tmp_path):
     assert len(find_reports(QA)) == len(find_reports(QA / "metrics.json")) == len(find_reports(QA, QA, str(QA))) == 1
-    assert (
-        len(find_reports(ROOT / "reports")) >= 10 and len(find_reports(QA, TINY / "tiny-nli--teacher--student-m")) == 2
-    )
+    assert len(find_reports(ROOT / "reports")) >= 10
+    assert len(find_reports(QA, TINY / "tiny-nli--teacher--student-m")) == 2
     copy(tmp_path / "a"), copy(tmp_path / "b"), copy(tmp_path / ".hidden")
     assert [r.name for r in find_reports(tmp_path)] == ["a/report", "b/report"]
 
@@ -117,11 +134,13 @@ def test_a_run_without_any_trained_arm(tmp_path):
         m.update(training={}, attrition={}, best=None, gaps=[], tests=[], tests_strict=[])
 
     found = load_results(copy(tmp_path, change))
-    assert len(found.arms) == 8 and len(found.curves) == len(found.attrition) == 0
-    for figure in (found.curves_figure, found.attrition_figure):
+    assert len(found.arms) == 8
+    assert len(found.curves) == len(found.attrition) == 0
+    for figure in (curves_figure, attrition_figure):
         with pytest.raises(ExploreError):
-            figure()
-    assert "Best distilled arm" in found.html() and len(found.arms_figure().alt) > 100
+            figure(found)
+    assert "Best distilled arm" in found.html()
+    assert len(arms_figure(found).alt) > 100
 
 
 # --- bad input
@@ -130,31 +149,21 @@ def test_a_run_without_any_trained_arm(tmp_path):
 @pytest.mark.parametrize(
     "text, says",
     [
-        ("", "damaged"),
-        ("{", "damaged"),
-        ("nul", "damaged"),
-        ("[]", "names no format"),
-        ("3", "names no format"),
-        ("{}", "names no format"),
-        ('{"format": 2}', "reads format 1"),
-        ('{"format": "<b>"}', "reads format 1"),
-        ('{"format": 1, "arms": [], "gaps": 3}', "has no arms and no gaps"),
-        ('{"format": NaN}', "NaN"),
-        ("{" * 100_000, "damaged"),
-        ('{"a": ' * 100_000, "damaged"),
+        (b"{", "damaged"),
+        (b"{" * 100_000, "damaged"),
+        (b"\xff\xfe{}", "damaged"),
+        (b"[]", "no numbers of a report in format 1"),
+        (b'{"format": 2}', "no numbers of a report in format 1"),
+        (b'{"format": 1, "arms": [], "gaps": 3}', "incomplete"),
     ],
 )
 def test_damaged_numbers_name_file_and_remedy(tmp_path, text, says):
-    (tmp_path / "metrics.json").write_text(text)
+    (tmp_path / "metrics.json").write_bytes(text)
     with pytest.raises(ExploreError) as e:
         load_results(tmp_path)
-    assert says in str(e.value) and str(tmp_path / "metrics.json") in str(e.value) and ("distill-study" in str(e.value))
-
-
-def test_bytes_that_are_no_text(tmp_path):
-    (tmp_path / "metrics.json").write_bytes(b"\xff\xfe{}")
-    with pytest.raises(ExploreError, match="damaged"):
-        load_results(tmp_path)
+    assert says in str(e.value)
+    assert str(tmp_path / "metrics.json") in str(e.value)
+    assert "distill-study replay" in str(e.value)
 
 
 def without(*path):
@@ -170,11 +179,8 @@ def without(*path):
     "change",
     [
         without("arms"),
-        without("provenance"),
-        without("provenance", "settings"),
-        without("arms", BASE, "accuracy"),
-        without("arms", BASE, "n"),
         without("provenance", "settings", "student"),
+        without("arms", BASE, "n"),
         lambda m: m["arms"].update({BASE: 5}),
         lambda m: m["metric"].update(key="none"),
         lambda m: m["arms"][BASE]["accuracy"].update(extra=1),
@@ -184,7 +190,8 @@ def without(*path):
 def test_an_older_or_changed_schema_is_refused(tmp_path, change):
     with pytest.raises(ExploreError) as e:
         load_results(copy(tmp_path, change))
-    assert "metrics.json" in str(e.value) and "distill-study replay" in str(e.value)
+    assert "metrics.json" in str(e.value)
+    assert "distill-study replay" in str(e.value)
 
 
 @pytest.mark.parametrize(
@@ -221,41 +228,41 @@ def test_hostile_text_in_numbers_is_shown_and_not_run(tmp_path):
         m["attrition"][BEST]["dropped"] = {ATTACK: 1}
 
     found = load_results(copy(tmp_path, change, "$x$ <b>"))
-    for html in (found.html(), found.arms_figure().html(), found.attrition_figure().html(), found.arms.to_html()):
-        assert "<script" not in html and "<img src=x" not in html and "<b>" not in html.replace("<b></b>", "")
+    for html in (found.html(), arms_figure(found).html(), attrition_figure(found).html(), found.arms.to_html()):
+        assert "<script" not in html
+        assert "<img src=x" not in html
+        assert "<b>" not in html.replace("<b></b>", "")
 
 
 def test_figures_have_their_numbers_in_words(tiny):
-    alt = load_results(QA).arms_figure().alt
+    alt = arms_figure(load_results(QA)).alt
     a = json.loads((QA / "metrics.json").read_text())["arms"][BASE]["accuracy"]
     assert f"{BASE} {100 * a['value']:.1f} ({100 * a['low']:.1f} to {100 * a['high']:.1f})" in alt
-    assert 'alt="' in tiny.curves_figure().html() and tiny.attrition_figure()._repr_html_().startswith("<img alt=")
+    assert 'alt="' in curves_figure(load_results(QA)).html()
 
 
 # --- from the store
 
 
 def test_without_a_store_it_says_so(tiny):
-    for table in ("items", "inputs", "verdicts", "opinions"):
+    for table in ("items", "inputs", "verdicts"):
         with pytest.raises(ExploreError, match="need the store"):
             getattr(tiny, table)
-    assert repr(browse(tiny)) == tiny.without_items
+    with pytest.raises(ExploreError, match="need the store"):
+        browse(tiny)
 
 
 def test_items_are_those_the_report_was_made_from(seen, run):
     m = read_report(run / "report").metrics
-    assert len(seen.items) == 3 * 8 and list(seen.items)[:5] == IDENTITY
+    assert len(seen.items) == 3 * 8
+    assert list(seen.items)[:5] == IDENTITY
     for arm, rows in seen.items.groupby("arm"):
-        assert (
-            rows.correct.mean() == m["arms"][arm]["accuracy"]["value"]
-            and rows.correct_strict.mean() == m["arms"][arm]["strict"]["value"]
-            and rows.tokens.mean() == m["arms"][arm]["tokens"]
-        )
-        assert (
-            rows.prompt.str.contains("[user]", regex=False).all()
-            and rows.id.is_unique
-            and rows["samples"].map(len).eq(1).all()
-        )
+        assert rows.correct.mean() == m["arms"][arm]["accuracy"]["value"]
+        assert rows.correct_strict.mean() == m["arms"][arm]["strict"]["value"]
+        assert rows.tokens.mean() == m["arms"][arm]["tokens"]
+        assert rows.prompt.str.contains("[user]", regex=False).all()
+        assert rows.id.is_unique
+        assert rows["samples"].map(len).eq(1).all()
 
 
 def test_a_judges_grades_and_verdicts_stand_beside_the_items(seen, run):
@@ -266,11 +273,9 @@ def test_a_judges_grades_and_verdicts_stand_beside_the_items(seen, run):
     assert {a: (said.at[a, "mean"], said.at[a, "count"]) for a, _ in grades} == {
         a: (v, 4) for (a, _), v in grades.items()
     }
-    assert (
-        len(seen.verdicts) == 2 * 4
-        and set(seen.verdicts.winner) <= {"a", "b", "tie"}
-        and len(seen.grades) == len(grades)
-    )
+    assert len(seen.verdicts) == 2 * 4
+    assert set(seen.verdicts.winner) <= {"a", "b", "tie"}
+    assert len(seen.grades) == len(grades)
 
 
 def test_peoples_grades_stand_beside_the_items(seen):
@@ -288,20 +293,19 @@ def test_peoples_grades_stand_beside_the_items(seen):
     with_grades = copy_of(b)
     with_grades.people = said
     rows = item_table(with_grades)
-    assert (
-        rows.people_correct.dropna().tolist() == [0.5]
-        and rows[rows.people_correct.notna()].arm.tolist() == [BEST]
-        and "people, correct: 0.5" in item_page(rows[rows.id == seen.items.id.iloc[0]], METRICS["correct"])
-    )
-    assert len(opinion_table(with_grades, {})) == 2 and len(seen.opinions) == 0 and "people_correct" not in seen.items
+    assert rows.people_correct.dropna().tolist() == [0.5]
+    assert rows[rows.people_correct.notna()].arm.tolist() == [BEST]
+    assert "people_correct" not in seen.items
 
 
 def test_inputs_add_up_to_the_attrition(seen):
     rows, lost = seen.inputs, seen.attrition
-    assert rows.kept.sum() == lost[lost.outcome == "training rows"].n.sum() and len(rows) == 16
+    assert rows.kept.sum() == lost[lost.outcome == "training rows"].n.sum()
+    assert len(rows) == 16
     kept = rows[rows.kept].iloc[0]
     assert kept["row"].endswith(kept["samples"][0].strip()) or kept.label in kept["row"]
-    assert (rows[~rows.kept]["row"] == "").all() and (rows[rows.kept].reason == "").all()
+    assert (rows[~rows.kept]["row"] == "").all()
+    assert (rows[rows.kept].reason == "").all()
 
 
 def test_rebuilding_writes_nothing_and_is_done_once(run):
@@ -311,7 +315,8 @@ def test_rebuilding_writes_nothing_and_is_done_once(run):
         if p.is_file() and p.suffix != ".lock"
     }
     found = load_results(run / "report", store=run / "store")
-    assert found.built("report") is found.built("report") and found.items is found.items
+    assert found.built("report") is found.built("report")
+    assert found.items is found.items
     assert {
         p: (p.stat().st_mtime_ns, p.stat().st_size)
         for p in (run / "store").rglob("*")
@@ -336,96 +341,89 @@ def test_the_wrong_store_or_data_is_named(run, tmp_path, seen):
         load_results(tmp_path / "changed", store=run / "store").items
 
 
-def test_a_report_without_its_settings_file_takes_those_of_its_numbers(run, tmp_path):
+def test_a_report_without_its_settings_file_takes_those_of_its_numbers(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(run)  # numbers name the data without its folder
     shutil.copytree(run / "report", tmp_path / "alone")
     (tmp_path / "alone" / "params.yaml").unlink()
     assert len(load_results(tmp_path / "alone", store=run / "store").items) == 24
 
 
-# --- the browser
+# --- one item
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=12))
 def test_every_item_has_one_outcome(pairs):
-    items = pd.DataFrame(
-        [
-            dict(arm=arm, id=f"q{i}", question="x", gold="y", completion="z", correct=ok)
-            for i, both in enumerate(pairs)
-            for arm, ok in zip((BASE, BEST), both)
-        ]
-    )
-    each = {
-        o: matching(items, METRICS["correct"], a=BASE, b=BEST, outcome=o)
-        for o in outcomes(METRICS["correct"], BASE, b=BEST)
-    }
-    assert sorted(i for o, ids in each.items() if o != "all" for i in ids) == sorted(each["all"]) and len(
-        each["all"]
-    ) == len(pairs)
-    assert each[f"{BASE} wrong, {BEST} right"] == [f"q{i}" for i, (x, y) in enumerate(pairs) if not x and y]
+    rows = [(f"q{i}", arm, ok) for i, both in enumerate(pairs) for arm, ok in zip((BASE, BEST), both)]
+    items = pd.DataFrame(rows, columns=["id", "arm", "correct"])
+    found = outcomes(items, METRICS["correct"], a=BASE, b=BEST)
+    names = {(0, 0): "both wrong", (1, 1): "both right"}
+    names |= {(0, 1): f"{BASE} wrong, {BEST} right", (1, 0): f"{BASE} right, {BEST} wrong"}
+    assert found.to_dict() == {f"q{i}": names[pair] for i, pair in enumerate(pairs)}
 
 
-def test_the_browser_turns_filters_and_searches(seen):
-    pytest.importorskip("ipywidgets")
-    b = browse(seen)
-    assert isinstance(b, Browser) and (b.a.value, b.b.value, len(b.ids)) == (BASE, BEST, 8) and b.back.disabled
-    b.go(1)
-    b.go(1)
-    b.go(-1)
-    assert b.item.value == b.ids[1] and "2 of 8" in b.count.value and f"<h3>{b.ids[1]}</h3>" in b.page.value
-    b.go(99)
-    assert b.next.disabled and "8 of 8" in b.count.value
-    for name in list(b.outcome.options)[1:]:
-        b.outcome.value = name
-        assert b.ids == matching(seen.items, METRICS["correct"], a=BASE, b=BEST, outcome=name)
-    b.a.value = "teacher/cot"
-    assert b.outcome.value.startswith("both") and list(b.outcome.options)[1] == f"teacher/cot wrong, {BEST} right"
-    b.outcome.value, b.text.value = "all", "no item says this"
-    assert b.ids == [] and "No item fits" in b.page.value and "0 of 0" in b.count.value
-    b.go(1)
-    b.text.value = seen.items.question.iloc[0][:30].upper()
-    assert b.ids and seen.items.id.iloc[0] in b.ids
-    b.text.value, b.kind.value = "", "Training inputs"
-    assert len(b.ids) == 16 and "Training row" in b.page.value
-    b.outcome.value = "kept"
-    assert b.ids == matching_inputs(seen.inputs, BEST, outcome="kept")
-    mime = b._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in (mime[0] if isinstance(mime, tuple) else mime)
+def test_outcomes_of_scores_leave_out_what_has_none():
+    rows = [("q1", BASE, 0.2), ("q1", BEST, 0.4), ("q2", BASE, 0.3), ("q2", BEST, 0.3), ("q3", BASE, 0.1)]
+    items = pd.DataFrame(rows, columns=["id", "arm", "rougeLsum"])
+    found = outcomes(items, METRICS["rougeLsum"], a=BEST, b=BASE)
+    assert found.to_dict() == {"q1": f"{BEST} higher, {BASE} lower", "q2": "the same"}
 
 
-def test_hostile_items_do_nothing(seen):
-    rows = seen.items[seen.items.id == seen.items.id.iloc[0]].assign(
-        id=ATTACK,
-        question=ATTACK,
-        gold=ATTACK,
-        completion=ATTACK,
-        answer=ATTACK,
-        prompt=ATTACK,
-        samples=[[ATTACK, ATTACK]] * 3,
-    )
-    taught = seen.inputs[:1].assign(
-        id=ATTACK, question=ATTACK, gold=ATTACK, label=ATTACK, evidence=ATTACK, reason=ATTACK, row=ATTACK, kept=False
-    )
-    for page in (
-        item_page(rows, METRICS["correct"], verdicts=seen.verdicts[:1].assign(winner=None, why=ATTACK)),
-        input_page(taught),
-    ):
-        assert "<script" not in page and "<img" not in page and "&lt;script&gt;" in page
+def test_the_items_page_is_shown_apart_from_the_notebook(seen, run):
+    shown = browse(seen)
+    assert shown.page.count("<script") == 2
+    html = shown.html()
+    assert html.count("<iframe") == 1
+    assert html.count("<") == 2
+    assert 'sandbox="allow-scripts"' in html
+    assert html.count('"') == html.count('="') * 2
+    with pytest.raises(ExploreError, match="Did you mean 'report'"):
+        browse(seen, "repor")
 
 
-def test_the_study_notebook_runs_on_the_committed_reports_and_on_a_store(run, tmp_path):
-    pytest.importorskip("ipywidgets")
-    import papermill
+def test_items_in_jupyterlab(seen, run, tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install -e '.[dev]'")
+    expect = playwright.expect
+    expect.set_options(timeout=WAIT)
+    nb = json.loads((ROOT / "nbs/study/explore.ipynb").read_text())
+    parameters = next(c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", []))
+    parameters["source"] = [f"reports, store = {str(run / 'report')!r}, {str(run / 'store')!r}"]
+    (tmp_path / "explore.ipynb").write_text(json.dumps(nb))
+    items, inputs = seen.items, seen.inputs
+    came_out = outcomes(items, seen.reports[0].metric, a="teacher/cot", b=BEST)
+    with chromium() as browser, jupyterlab(tmp_path) as url:
+        page = browser.new_page(viewport=dict(width=1400, height=1000))
+        page.set_default_timeout(WAIT)
+        page.add_init_script(HOOK)
+        run_notebook(page, url, "explore.ipynb", ".jp-OutputArea iframe")
+        assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
+        assert page.locator(".jp-OutputArea img[alt*='accuracy with 95 % interval']").count() == 1
+        frame = page.frame_locator(".jp-OutputArea iframe")
 
-    how = dict(kernel_name="python3", progress_bar=False, cwd=ROOT / "nbs/study")
-    done = papermill.execute_notebook(ROOT / "nbs/study/explore.ipynb", tmp_path / "done.ipynb", **how)
-    said = json.dumps([c.get("outputs", []) for c in done.cells])
-    assert "Tables of items need the store" in said and "10 reports" in said
-    done = papermill.execute_notebook(
-        ROOT / "nbs/study/explore.ipynb",
-        tmp_path / "done.ipynb",
-        dict(reports=[str(run / "report")], store=str(run / "store")),
-        **how,
-    )
-    said = json.dumps([c.get("outputs", []) for c in done.cells])
-    assert "need the store" not in said and "application/vnd.jupyter.widget-view+json" in said
+        def count(of, among, at=1):
+            expect(frame.get_by_role("status")).to_have_text(f"{min(of, at)} of {of} that fit, {among} in all")
+
+        count(8, 8)
+        frame.get_by_role("button", name="Next").click()
+        count(8, 8, at=2)
+        expect(frame.locator("#chosen")).to_contain_text(items.id.unique()[1])
+        frame.locator(".list a").nth(3).click()
+        count(8, 8, at=4)
+        expect(frame.locator("#chosen")).to_contain_text(items.id.unique()[3])
+
+        frame.get_by_label("First arm", exact=True).select_option("teacher/cot")
+        for name, n in came_out.value_counts().items():
+            frame.get_by_label("Outcome", exact=True).select_option(name)
+            count(n, 8)
+        frame.get_by_label("Outcome", exact=True).select_option("any outcome")
+        frame.get_by_label("Text", exact=True).fill("ONLOAD")
+        count(items[items.question.str.contains("onload")].id.nunique(), 8)
+        expect(frame.locator("pre").first).to_contain_text(EVIL[2])
+
+        frame.get_by_label("Text", exact=True).fill("")
+        frame.get_by_label("Show", exact=True).select_option("Training inputs")
+        count(inputs.id.nunique(), inputs.id.nunique())
+        assert [f.evaluate("window.ran") for f in page.frames] == [[], []]
+        assert page.locator(".jp-OutputArea iframe").count() == 1
+        assert frame.locator("#items img, #items svg, #items iframe, #items script").count() == 0
+        page.close()

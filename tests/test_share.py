@@ -77,7 +77,8 @@ def shared(tmp_path_factory):
 
 def test_a_run_with_a_leaking_server_ends_as_it_should(shared):
     folder, done, _ = shared
-    assert done.exit_code == 1 and KEY not in done.output
+    assert done.exit_code == 1
+    assert KEY not in done.output
     assert {p.parent.name for p in folder.glob("reports/both/*/metrics.json")} == {"tiny-qa--good--student-s"}
     assert any(e["reason"] == "http_500" for e in Store(folder / "store").ledger.entries())
 
@@ -91,14 +92,8 @@ def test_no_file_holds_the_key_a_folder_or_the_user(shared):
         if p.is_file() and p.suffix != ".safetensors"
     ]
     kinds = {p.name for p in files}
-    assert {
-        "combination.ipynb",
-        "index.html",
-        "metrics.json",
-        "params.yaml",
-        "status.json",
-        "failures.jsonl",
-    } <= kinds and len(list(folder.glob("reports/both/*/combination.ipynb"))) == 2
+    assert {"combination.ipynb", "index.html", "metrics.json", "params.yaml", "status.json", "failures.jsonl"} <= kinds
+    assert len(list(folder.glob("reports/both/*/combination.ipynb"))) == 2
     names = [
         str(folder),
         str(Path.home()) + "/",
@@ -130,7 +125,10 @@ def test_a_report_is_made_again_from_the_store_and_nothing_of_it_changes(shared,
     )
     assert done.exit_code == 0, (done.output, done.exception)
     said = json.loads(done.stdout[done.stdout.index("{") :])
-    assert said["expected"] == "identical" and said["differs"] == [] and said["values"] > 200 and not said["fresh"]
+    assert said["expected"] == "identical"
+    assert said["differs"] == []
+    assert said["values"] > 200
+    assert not said["fresh"]
     assert {p.name: p.read_bytes() for p in report.iterdir()} == before
 
 
@@ -157,7 +155,8 @@ def test_data_in_a_folder_of_ones_own_is_named_for_another_machine(tmp_path, mon
         ("zoo/student-s", "zoo/student-s"),
     ):
         moved = c.model_copy(update=dict(student=c.student.model_copy(update=dict(model=model))))
-        assert shareable(moved).student.model == name and shareable(moved).name == moved.name
+        assert shareable(moved).student.model == name
+        assert shareable(moved).name == moved.name
 
 
 def test_a_short_or_ordinary_value_is_no_secret(monkeypatch):
@@ -169,4 +168,5 @@ def test_a_short_or_ordinary_value_is_no_secret(monkeypatch):
     assert scrub("abc another-long-value") == "abc another-long-value"
     assert scrub("of mine-0123456789", ["MINE"]) == "of mine-0123456789"
     monkeypatch.setenv("MINE", "mine-0123456789")
-    assert scrub("of mine-0123456789", ["MINE"]) == "of ***" and scrub("of mine-0123456789") == "of mine-0123456789"
+    assert scrub("of mine-0123456789", ["MINE"]) == "of ***"
+    assert scrub("of mine-0123456789") == "of mine-0123456789"

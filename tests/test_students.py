@@ -24,7 +24,7 @@ from distill_study.store.log import Store
 from distill_study.study import run as study
 from distill_study.study.run import answer_arms, curate_arms, label_inputs, train_arms
 from distill_study.teach.curate import Curated
-from distill_study.tools import share as card, share as students
+from distill_study.tools import share as students
 from distill_study.train.sft import TrainedStudent
 
 ARM, TEST = "distilled/vanilla", 24
@@ -72,7 +72,8 @@ def stored(tmp_path_factory):
             c, curate_arms(c, splits, labels=label_inputs(c, splits, store=store), store=store)[0], store=store
         )
         said[method] = [a.text for a in answer_arms(c, splits, fits=fits, store=store)[0][ARM]]
-    assert len(set(said["full"])) > 1 and said["full"] != said["lora"]
+    assert len(set(said["full"])) > 1
+    assert said["full"] != said["lora"]
     return root, said, [e.ask("vanilla") for e in splits.test]
 
 
@@ -85,51 +86,26 @@ def written(stored, tmp_path_factory):
     return dict(full=made["full"][0][0], lora=made["lora"][0][0], adapter=made["lora"][1][0])
 
 
-ANSWER = """
-import json, torch
-def answers(model, tok, asked):
-    out = []
-    for m in asked:
-        ids = tok.apply_chat_template(m, add_generation_prompt=True, return_tensors="pt", return_dict=True)
-        got = model.generate(**ids, do_sample=False, max_new_tokens=8)[0, ids["input_ids"].shape[1]:]
-        out.append(tok.decode(got, skip_special_tokens=True))
-    return out
-full, lora, adapter, asked = sys.argv[1:4] + [json.loads(sys.argv[4])]
-"""
-
-
-def test_transformers_and_peft_load_them_without_us_and_they_say_the_same(stored, written):
-    "Greedily, on all test items; and the lines of the card itself run."
-    code = (
-        ANSWER
-        + """
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from peft import AutoPeftModelForCausalLM
-def loaded(cls, f): return answers(cls.from_pretrained(f, dtype=torch.float32), AutoTokenizer.from_pretrained(f), asked)
-said = {f: loaded(AutoModelForCausalLM, f) for f in (full, lora)}
-said[adapter] = loaded(AutoPeftModelForCausalLM, ".")
-print(json.dumps([said[f] for f in (full, lora, adapter)]))"""
-    )
-    said = alone(code, written["adapter"], written["full"], written["lora"], written["adapter"], json.dumps(stored[2]))
-    assert said[0] == stored[1]["full"] and said[1] == stored[1]["lora"]
-    same = sum(a == b for a, b in zip(said[2], stored[1]["lora"]))
-    assert same >= TEST - 1, f"the adapter unmerged says the same to {same} of {TEST}"
-
-
-def test_the_lines_of_the_card_run_as_they_stand(stored, written, tmp_path):
-    todo = [(str(written[k]), [blocks(written[k])[i] for i in (0, 1)]) for k in ("full", "lora", "adapter")]
+def test_the_card_s_lines_load_them_without_us_and_they_say_the_same(stored, written, tmp_path):
+    "Greedily, on all test items, by transformers and peft."
+    todo = [(str(written[k]), "\n".join(blocks(written[k])[:2])) for k in ("full", "lora", "adapter")]
     code = """
 import contextlib, io, json
-said = []
+printed, said = [], []
 for FOLDER, lines in json.loads(sys.argv[1]):
+    names, asked = dict(FOLDER=FOLDER, QUESTION=sys.argv[3]), json.loads(sys.argv[2])
     with contextlib.redirect_stdout(io.StringIO()) as out:
-        exec("\\n".join(lines), dict(FOLDER=FOLDER, QUESTION=sys.argv[2]))
-    said.append(out.getvalue().strip())
-print(json.dumps(said))"""
-    assert ["pipeline" in lines[1] for _, lines in todo] == [True] * 3 and "PeftModel" in todo[2][1][1]
-    assert alone(code, tmp_path, json.dumps(todo), stored[2][0][1]["content"]) == [
-        stored[1][m][0] for m in ("full", "lora", "lora")
-    ]
+        exec(lines, names)
+    printed.append(out.getvalue().strip())
+    got = [names["chat"](messages, do_sample=False, max_new_tokens=8) for messages in asked]
+    said.append([x[0]["generated_text"][-1]["content"] for x in got])
+print(json.dumps([printed, said]))"""
+    assert "PeftModel" in todo[2][1]
+    printed, said = alone(code, tmp_path, json.dumps(todo), json.dumps(stored[2]), stored[2][0][1]["content"])
+    assert printed == [stored[1][m][0] for m in ("full", "lora", "lora")]
+    assert said[:2] == [stored[1]["full"], stored[1]["lora"]]
+    same = sum(a == b for a, b in zip(said[2], stored[1]["lora"]))
+    assert same >= TEST - 1, f"the adapter unmerged says the same to {same} of {TEST}"
 
 
 def test_vllm_loads_them_without_us_and_they_say_the_same(vllm_installed, stored, written, tmp_path):
@@ -160,27 +136,6 @@ if __name__ == "__main__": work()"""
         assert same >= TEST - 1, f"{method}: {same} of {TEST} the same"
 
 
-def test_a_student_whose_checkpoint_was_chosen_is_found_again(tmp_path):
-    r = recipe(
-        "full",
-        data=[dict(name="tiny-qa", train=16, validation=30, test=4)],
-        train=dict(method="full", learning_rate=3e-3, epochs=1, batch_size=8, choose="loss"),
-    )
-    c, store = r.combinations()[0], Store(tmp_path / "store")
-    splits = load_data(c.data)
-    fits = train_arms(
-        c,
-        curate_arms(c, splits, labels=label_inputs(c, splits, store=store), store=store)[0],
-        store=store,
-        splits=splits,
-    )
-    folder, *_ = students.write_students(r, tmp_path / "out", store=tmp_path / "store")[0]
-    assert (
-        fits[ARM].fingerprint in (folder / "README.md").read_text()
-        and "choose loss" in (folder / "README.md").read_text()
-    )
-
-
 def test_the_folder_is_what_the_store_has(stored, written):
     base = {
         "chat_template.jinja",
@@ -207,7 +162,8 @@ def test_the_folder_is_what_the_store_has(stored, written):
     assert {p.name for p in (written["adapter"] / "base").iterdir()} == base
     for folder in written.values():
         for p in folder.rglob("*.json"):
-            assert str(stored[0]) not in p.read_text() and str(ROOT) not in p.read_text()
+            assert str(stored[0]) not in p.read_text()
+            assert str(ROOT) not in p.read_text()
         for secret in (str(stored[0]), str(ROOT), str(Path.home())):
             assert secret not in (folder / "README.md").read_text()
 
@@ -219,14 +175,14 @@ def test_a_study_without_merged_copies_says_the_same_and_hands_on_the_same(store
     fits = train_arms(
         c, curate_arms(c, splits, labels=label_inputs(c, splits, store=store), store=store)[0], store=store
     )
-    assert fits[ARM].path.name == "adapter" and not list((tmp_path / "store").glob("stages/*/model"))
+    assert fits[ARM].path.name == "adapter"
+    assert not list((tmp_path / "store").glob("stages/*/model"))
     assert [a.text for a in answer_arms(c, splits, fits=fits, store=store)[0][ARM]] == stored[1]["lora"]
     made = students.write_students(
         r, tmp_path / "out", store=tmp_path / "store"
     )  # in a replay, which finds weights and answers by the adapter
-    assert [name for *_, name in made] == [ARM, f"{ARM}-adapter"] and "Not measured: the store" not in (
-        made[0][0] / "README.md"
-    ).read_text()
+    assert [name for *_, name in made] == [ARM, f"{ARM}-adapter"]
+    assert "Not measured: the store" not in (made[0][0] / "README.md").read_text()
     for (folder, *_), other in zip(made, (written["lora"], written["adapter"])):
         assert {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file() and p.name != "README.md"} == {
             p.name: p.read_bytes() for p in other.iterdir() if p.is_file() and p.name != "README.md"
@@ -238,10 +194,8 @@ def test_the_card_names_the_versions_that_trained_it(stored, written, tmp_path, 
     import torch
 
     for name in ("lora", "adapter"):
-        assert (
-            f"| trained with | torch {torch.__version__}" in (written[name] / "README.md").read_text()
-            and f"peft {peft.__version__}" in (written[name] / "README.md").read_text()
-        )
+        assert f"| trained with | torch {torch.__version__}" in (written[name] / "README.md").read_text()
+        assert f"peft {peft.__version__}" in (written[name] / "README.md").read_text()
     assert "peft" not in next(
         line for line in (written["full"] / "README.md").read_text().splitlines() if "trained with" in line
     )
@@ -250,19 +204,19 @@ def test_the_card_names_the_versions_that_trained_it(stored, written, tmp_path, 
         TrainedStudent, "load", classmethod(lambda cls, out: replace(load(cls, out), versions=dict(torch="0.1 <b>|x")))
     )
     card = (students.write_students(recipe("full"), tmp_path / "out", store=stored[0])[0][0] / "README.md").read_text()
-    assert torch.__version__ not in card and "torch 0.1" in card and "<b>" not in card.split("\n---\n", 1)[1]
+    assert torch.__version__ not in card
+    assert "torch 0.1" in card
+    assert "<b>" not in card.split("\n---\n", 1)[1]
 
 
 def test_the_hub_s_own_reader_finds_the_results_in_the_card(stored, written):
     trained = students.recipe_students(recipe("full"), Store(stored[0], replay=True))[0]
     got = ModelCard.load(written["full"] / "README.md")
-    assert (
-        isinstance(got.data, ModelCardData)
-        and got.data.license == "apache-2.0"
-        and got.data.language == ["en"]
-        and got.data.pipeline_tag == "text-generation"
-        and got.data.library_name == "transformers"
-    )
+    assert isinstance(got.data, ModelCardData)
+    assert got.data.license == "apache-2.0"
+    assert got.data.language == ["en"]
+    assert got.data.pipeline_tag == "text-generation"
+    assert got.data.library_name == "transformers"
     right = sum(t == e.gold for t, e in zip(stored[1]["full"], trained.splits.test)) / TEST
     assert all(isinstance(r, EvalResult) for r in got.data.eval_results)
     assert [
@@ -275,20 +229,16 @@ def test_the_hub_s_own_reader_finds_the_results_in_the_card(stored, written):
     text = (written["full"] / "README.md").read_text()
     for arm in ("teacher/vanilla", "student/vanilla", f"**{ARM}**"):
         assert f"| {arm} | {TEST} |" in text
-    assert (
-        trained.fit.fingerprint in text
-        and trained.splits.hashes["train"] in text
-        and study.weights_of("zoo/student-s", Store(stored[0])) in text
-        and "r 4" not in text
-    )
+    assert trained.fit.fingerprint in text
+    assert trained.splits.hashes["train"] in text
+    assert study.weights_of("zoo/student-s", Store(stored[0])) in text
+    assert "r 4" not in text
     got = ModelCard.load(written["adapter"] / "README.md")
-    assert (
-        got.data.library_name == "peft"
-        and "lora" in got.data.tags
-        and got.data.base_model is None
-        and " r 4" in got.text
-        and "log-probabilities differ by at most" in got.text
-    )
+    assert got.data.library_name == "peft"
+    assert "lora" in got.data.tags
+    assert got.data.base_model is None
+    assert " r 4" in got.text
+    assert "log-probabilities differ by at most" in got.text
 
 
 def made_up(**changes):
@@ -367,14 +317,12 @@ def test_a_student_stands_under_every_licence_of_what_it_is_made_of(student, dat
         teacher=Teacher(engine="openai:x", **teacher),
     )
     text = students.student_card(t)
-    assert (
-        ModelCard(text).data.license == license
-        and ("find out before you share this model" in text) == (license == "unknown")
-        and "Keep the notice." in text
-    )
+    assert ModelCard(text).data.license == license
+    assert ("find out before you share this model" in text) == (license == "unknown")
+    assert "Keep the notice." in text
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(name=st.text(min_size=1, max_size=40), terms=st.text(max_size=60))
 def test_names_and_terms_show_themselves_and_do_nothing_else(name, terms):
     t = made_up(
@@ -384,9 +332,12 @@ def test_names_and_terms_show_themselves_and_do_nothing_else(name, terms):
     )
     text = students.student_card(t, adapter=True)
     got = ModelCard(text.encode("utf-8", "replace").decode())
-    assert got.data.license == "unknown" and got.data.eval_results is None
+    assert got.data.license == "unknown"
+    assert got.data.eval_results is None
     body = re.sub(r"```python\n.*?\n```", "", got.text, flags=re.S)
-    assert "<" not in body and "\x00" not in body and body.count("\n# ") + body.startswith("# ") == 1
+    assert "<" not in body
+    assert "\x00" not in body
+    assert body.count("\n# ") + body.startswith("# ") == 1
     for line in body.split("\n"):
         assert not line.startswith("|") or line.endswith("|")
     for b in re.findall(r"```python\n(.*?)\n```", got.text, re.S):
@@ -400,11 +351,9 @@ def test_without_answers_there_are_no_results(stored, tmp_path):
     for p in (root / "completions").glob("*model*"):
         p.unlink()
     t = students.recipe_students(recipe("full"), Store(root, replay=True))[0]
-    assert (
-        t.results is None
-        and "Not measured: the store has no answers" in students.student_card(t)
-        and ModelCard(students.student_card(t)).data.eval_results is None
-    )
+    assert t.results is None
+    assert "Not measured: the store has no answers" in students.student_card(t)
+    assert ModelCard(students.student_card(t)).data.eval_results is None
 
 
 def test_neither_base_model_nor_anything_else_is_looked_for_outside_the_store(stored, tmp_path, monkeypatch):
@@ -418,12 +367,12 @@ def test_neither_base_model_nor_anything_else_is_looked_for_outside_the_store(st
     ]
 
 
-@pytest.mark.parametrize("harm", ["torn", "gone", "config"])
+@pytest.mark.parametrize("harm", ["torn", "gone"])
 def test_what_is_damaged_in_the_store_is_not_handed_on(stored, tmp_path, harm):
     root = tmp_path / "store"
     shutil.copytree(stored[0], root)
     t = students.recipe_students(recipe("lora"), Store(root, replay=True))[0]
-    bad = t.fit.path / ("config.json" if harm == "config" else "model.safetensors")
+    bad = t.fit.path / "model.safetensors"
     if harm == "gone":
         bad.unlink()
     else:
@@ -455,7 +404,7 @@ def test_an_adapter_names_its_base_so_that_no_stranger_s_model_is_loaded(stored,
     named = lambda model: json.loads(
         (
             students.write_student(
-                tmp_path / card.slug(model),
+                tmp_path / students.slug(model),
                 replace(t, c=t.c.model_copy(update=dict(student=t.c.student.model_copy(update=dict(model=model))))),
                 adapter=True,
             )
@@ -499,32 +448,26 @@ def test_a_push_is_asked_for_checked_and_private(stored, tmp_path, monkeypatch):
     )
     monkeypatch.delenv("HF_TOKEN", raising=False)
     refused = ask("a", "--push", "me")
-    assert (
-        isinstance(refused.exception, StudyError)
-        and "HF_TOKEN is not set" in str(refused.exception)
-        and not (tmp_path / "a").exists()
-    )
+    assert isinstance(refused.exception, StudyError)
+    assert "HF_TOKEN is not set" in str(refused.exception)
+    assert not (tmp_path / "a").exists()
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     bare = ask("a", "--push", "me", "-p", "student.model=some/model")
-    assert (
-        "the recipe names no licence of the student. Set student.license" in str(bare.exception)
-        and "students without one are not pushed" in str(bare.exception)
-        and not calls
-    )
+    assert "the recipe names no licence of the student. Set student.license" in str(bare.exception)
+    assert "nothing without one is pushed" in str(bare.exception)
+    assert not calls
     done = ask("a", "--adapter")
-    assert (
-        done.exit_code == 0
-        and done.stdout.split() == [str(tmp_path / "a" / "tiny-qa--teacher--student-s" / "distilled-vanilla-adapter")]
-        and not calls
-    )
+    assert done.exit_code == 0
+    assert done.stdout.split() == [str(tmp_path / "a" / "tiny-qa--teacher--student-s" / "distilled-vanilla-adapter")]
+    assert not calls
     done = ask("b", "--push", "me")
     name = "me/tiny-qa-teacher-student-s-distilled-vanilla"
-    assert (
-        done.exit_code == 0
-        and [line for line in done.stdout.split() if "hub" in line]
-        == [f"https://hub/{name}", f"https://hub/{name}-adapter"]
-        and "hf_secret" not in done.output
-    )
+    assert done.exit_code == 0
+    assert [line for line in done.stdout.split() if "hub" in line] == [
+        f"https://hub/{name}",
+        f"https://hub/{name}-adapter",
+    ]
+    assert "hf_secret" not in done.output
     assert [c for c in calls if isinstance(c, tuple)] == [
         (n, "hf_secret", dict(repo_type="model", private=True, exist_ok=True)) for n in (name, f"{name}-adapter")
     ]
@@ -534,16 +477,13 @@ def test_a_push_is_asked_for_checked_and_private(stored, tmp_path, monkeypatch):
     ]
     monkeypatch.setenv("HUB_FAILS", "1")
     failed = ask("c", "--push", "me").exception
-    assert (
-        isinstance(failed, StudyError)
-        and "the hub refused" in str(failed)
-        and "hf_secret" not in str(failed)
-        and (tmp_path / "c" / "tiny-qa--teacher--student-s" / "distilled-vanilla" / "README.md").is_file()
-    )
+    assert isinstance(failed, StudyError)
+    assert "the hub refused" in str(failed)
+    assert "hf_secret" not in str(failed)
+    assert (tmp_path / "c" / "tiny-qa--teacher--student-s" / "distilled-vanilla" / "README.md").is_file()
 
 
-@pytest.mark.parametrize("arm", [a for a in ARMS if ARMS[a].model == "trained"])
-def test_names_on_the_hub_are_ones_it_takes_and_differ(arm):
+def test_names_on_the_hub_are_ones_it_takes_and_differ():
     from huggingface_hub.utils import validate_repo_id
 
     long = (
@@ -551,7 +491,8 @@ def test_names_on_the_hub_are_ones_it_takes_and_differ(arm):
         .combinations()[0]
         .model_copy(update=dict(data=Data(name="some..very--" + "long" * 30 + ".jsonl", task="math")))
     )
-    names = [card.repo_name("my-team", long, arm=a) for a in (arm, f"{arm}-adapter")]
-    assert len(set(names)) == 2
-    for n in names:
-        validate_repo_id(n)
+    arms = [a for a in ARMS if ARMS[a].model == "trained"]
+    names = {students.repo_name("my-team", long, arm=name) for a in arms for name in (a, f"{a}-adapter")}
+    assert len(names) == 2 * len(arms)
+    for name in names:
+        validate_repo_id(name)
