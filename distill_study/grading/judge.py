@@ -23,8 +23,8 @@ import distill_study
 from ..config import ARMS, Judge, fingerprint
 from ..models.engine import Failure, Request, complete, fenced
 from ..tasks.families import Parsed
-from ..tasks.reading import MOST, from_json, normal
 from ..tasks.prompts import answer_text, item_parts, rubric, rubric_hash
+from ..tasks.reading import MOST, from_json, normal
 from ..teach.sampling import Answer, usage
 from ..utils import esc, num
 

@@ -18,8 +18,8 @@ import numpy as np
 from ..config import Curate
 from ..data.load import LETTERS, read_table
 from ..tasks.families import NLI, TASKS
-from ..tasks.reading import statements
 from ..tasks.prompts import both, target
+from ..tasks.reading import statements
 
 # %% ../../nbs/40_teach/02_curate.ipynb #ba89fc64
 _NO_SPACES = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, kana, Han

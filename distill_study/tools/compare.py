@@ -15,12 +15,12 @@ import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from ..analyse.results import html_of, sentence
 from ..analyse.stats import holm, paired, paired_difference, paired_p
 from ..config import Combination, ConfigError, StudyError
 from ..data.load import load_data
 from ..grading.truth import METRICS
 from ..models.weights import device
-from ..analyse.results import html_of, sentence
 from ..report.render import versions
 from ..store.archive import open_root
 from ..study import schedule

@@ -17,11 +17,11 @@ from functools import cached_property
 from io import StringIO
 from pathlib import Path
 
+from ..analyse.results import html_of, sentence
 from ..config import ARMS, Combination, StudyError, nearest
 from ..grading.truth import METRICS, Metric
 from ..report.figures import COLOURS, png
 from ..report.items import input_table, item_table, items_page, verdict_table
-from ..analyse.results import html_of, sentence
 from ..store.archive import open_root
 from ..store.log import Store
 from ..study.run import Run
