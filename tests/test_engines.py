@@ -493,13 +493,13 @@ class Busy(Counting):
 def test_failures_are_written_down_and_asked_again(tmp_path):
     store, asked = Store(tmp_path), [ask("a"), ask("b"), ask("a"), ask("b")]
     got = complete(Busy("b"), asked, store=store, max_failures=0.5, stage="train, cot")
-    assert repr(got) == "4 completions: 0 from the store, 1 new, 2 failed, 1 the same question as another"
+    assert repr(got) == "4 completions: 0 from the store, 1 new, 2 failed"
     assert [(e["id"], e["reason"], e["stage"]) for e in store.ledger.entries()] == [("b", "http_429", "train, cot")] * 2
     replayed = complete(Counting(), asked, store=Store(tmp_path, replay=True))
     assert (replayed.reused, list(replayed.failures)) == (2, [1, 3])  # a replay knows what failed
     with pytest.raises(EngineError, match="1 of 3 completions are not in the store, first that of item 'new'"):
         complete(Counting(), [*asked, ask("new")], store=Store(tmp_path, replay=True))
-    assert repr(complete(Counting(), asked[:2], store=store)) == "2 completions: 1 from the store, 1 new"
+    assert repr(complete(Counting(), asked[:2], store=store)) == "2 completions: 1 from the store, 1 new, 0 failed"
 
 
 def test_too_many_failures_end_the_run_and_what_is_answered_stays(tmp_path):

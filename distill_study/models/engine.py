@@ -118,9 +118,8 @@ class Engine:
         "Give back memory and processes."
 
     def _identity(self, request):
-        return dict(
-            messages=request.messages, sampling=request.settings, sample=request.sample, asked=self.asked(request)
-        )
+        own = dict(sampling=request.settings, sample=request.sample, asked=self.asked(request))
+        return dict(messages=request.messages) | own
 
     def key(self, request) -> str:
         "The store's key of a request."
@@ -144,14 +143,7 @@ class Completions(list):
         return {i: r for i, r in enumerate(self) if isinstance(r, Failure)}
 
     def __repr__(self):
-        failed = len(self.failures)
-        same = len(self) - self.reused - self.new - failed
-        parts = [f"{len(self)} completions: {self.reused} from the store", f"{self.new} new"]
-        if failed:
-            parts.append(f"{failed} failed")
-        if same > 0:
-            parts.append(f"{same} the same question as another")
-        return ", ".join(parts)
+        return f"{len(self)} completions: {self.reused} from the store, {self.new} new, {len(self.failures)} failed"
 
 # %% ../../nbs/30_models/02_engine.ipynb #a8ce8c04
 def complete(
@@ -167,8 +159,8 @@ def complete(
     "A record for every request, from the store or newly made, or a failure."
     requests = list(requests)
     engine.check(requests)
-    intake = Intake(engine, requests, store=store)
-    intake.progress, intake.max_failures, intake.stage, intake.first = progress, max_failures, stage, first
+    intake = Intake(engine, requests, store=store, max_failures=max_failures, stage=stage)
+    intake.progress, intake.first = progress, first
     intake.look_up()
     if store.replay:
         intake.refuse_missing()
@@ -187,10 +179,10 @@ def complete(
 class Intake:
     "What is known about the requests of one call of `complete`, and what waits to be stored."
 
-    progress, max_failures, stage, first = None, 0.3, "", None  # see `complete`
+    progress = first = None  # see `complete`
 
-    def __init__(self, engine: Engine, requests: list, *, store: Store):
-        self.engine, self.store = engine, store
+    def __init__(self, engine: Engine, requests: list, *, store: Store, max_failures: float, stage: str):
+        self.engine, self.store, self.max_failures, self.stage = engine, store, max_failures, stage
         self.keys = [engine.key(r) for r in requests]
         self.asked = {}  # key → requests that agree in everything
         for key, request in zip(self.keys, requests):
@@ -261,8 +253,7 @@ class Intake:
             self.answered += 1
             if self.first and self.answered == 1:
                 self.first(request, found)
-        due = time.monotonic() - self.stored_at > 5.0 or len(self.records) >= self.engine.batch_size
-        if due or not found:
+        if not found or time.monotonic() - self.stored_at > 0.25 or len(self.records) >= self.engine.batch_size:
             self.flush()
         return bool(found)
 
@@ -278,6 +269,8 @@ class Intake:
     def flush(self):
         "Store what has come since the last time."
         records, entries = self.records, self.entries
+        if not records and not entries:
+            return
         self.records, self.entries, self.stored_at = [], [], time.monotonic()
         try:
             self.store.add(records)
@@ -288,8 +281,7 @@ class Intake:
         for r in records:
             self.found[r.key] = self.store.get(r.engine, r.weights, key=r.key)  # the first counts, whoever wrote it
             self.done += len(self.asked[r.key])
-        if records or entries:
-            self.tell()
+        self.tell()
 
     def stop_if_too_many_failed(self):
         failed, total = self.reasons.total(), len(self.asked)
@@ -336,7 +328,7 @@ def recorded_files(name: str) -> list[Path]:
         if place.is_dir() and (files := sorted(place.glob("*.jsonl"))):
             return files
     hint = " DISTILL_DATA_DIR is not set to a folder that could hold it."
-    if base and base.is_dir():
+    if base:
         hint = nearest(Path(name).name, [p.name for p in base.glob("*") if p.is_dir()])
     raise EngineError(f"recorded:{name}: no such .jsonl file, and no folder of that name with .jsonl files.{hint}")
 

@@ -167,32 +167,15 @@ def tokens_guess(request) -> int:
     return size(request) // 4 + request.sampling.max_tokens
 
 # %% ../../nbs/30_models/05_openai.ipynb #1e6f043b
-def _choice(body):
-    "(the whole, the first choice's message, its finish_reason) of an answer's bytes."
-    try:
-        data = json.loads(body)
-    except (ValueError, RecursionError):
-        raise _unreadable(f"not JSON: {body[:200].decode('utf-8', 'replace')}") from None
-    if not isinstance(data, dict):
-        raise _unreadable(f"not a JSON object: {data!r:.200}")
-    choices = data.get("choices")
-    if not isinstance(choices, list):
-        raise _unreadable(f"no list of choices: {data.get('error') or data!r:.200}")
-    if not choices:
-        raise Fault("no_choices", "an empty list of choices", again=True)
-    message = choices[0].get("message") if isinstance(choices[0], dict) else None
-    if not isinstance(message, dict):
-        raise _unreadable(f"a choice without a message: {choices[0]!r:.200}")
-    return data, message, choices[0].get("finish_reason")
-
-
-def _unreadable(what):
-    return Fault("invalid_response", what, again=True)
-
-
 def read_answer(body: bytes) -> dict:
     "text, finish_reason, prompt_tokens, completion_tokens and served of an answer; raises `Fault` where it is none."
-    data, message, why = _choice(body)
+    try:
+        data = json.loads(body)
+        choice = data["choices"][0]
+        message, why = dict(choice["message"]), choice.get("finish_reason")
+    except (ValueError, RecursionError, LookupError, TypeError):
+        seen = body[:200].decode("utf-8", "replace")
+        raise Fault("invalid_response", f"no chat completion: {seen}", again=True) from None
     text = message.get("content")
     if message.get("refusal"):
         raise Fault("refusal", str(message["refusal"]))
@@ -203,7 +186,7 @@ def read_answer(body: bytes) -> dict:
     if text is None:
         raise Fault("empty", f"an answer without content, finish_reason {why!r}")
     if not isinstance(text, str):
-        raise _unreadable(f"content is no text: {text!r:.200}")
+        raise Fault("invalid_response", f"content is no text: {text!r:.200}", again=True)
     out = dict(text=text, finish_reason=why if isinstance(why, str) else None)
     usage = data.get("usage") if isinstance(data.get("usage"), dict) else {}
     for name in ("prompt_tokens", "completion_tokens"):
@@ -324,13 +307,16 @@ class Dialect:
         return bool(new)
 
 # %% ../../nbs/30_models/05_openai.ipynb #b0ae5c80
-def open_client(url: str, key: str | None, *, settings: Endpoint):
-    "An `openai.AsyncOpenAI` with room for all connections that leaves trying again to `ask`."
+def open_client(url: str, key: str | None, *, settings: Endpoint, socket: str | None = None):
+    "An `openai.AsyncOpenAI` that leaves trying again to `ask`, over the network or a `socket` file."
     import httpx2
     import openai
 
     timeout = httpx2.Timeout(settings.timeout, connect=min(10, settings.timeout))
-    http = openai.DefaultAioHttpClient(timeout=timeout, limits=httpx2.Limits(max_connections=settings.concurrency))
+    how = dict(limits=httpx2.Limits(max_connections=settings.concurrency))
+    if socket:
+        how = dict(transport=httpx2.AsyncHTTPTransport(uds=socket, **how), trust_env=False)
+    http = openai.DefaultAioHttpClient(timeout=timeout, **how)
     return openai.AsyncOpenAI(base_url=url, api_key=key or "none", max_retries=0, timeout=timeout, http_client=http)
 
 # %% ../../nbs/30_models/05_openai.ipynb #a8d7a770
@@ -341,13 +327,13 @@ class Server:
         s = self.settings = engine.settings
         self.engine, self.key = engine, key
         self.names, self.reached = None, False  # models it lists, name → what it says; whether it ever answered
-        self.answered_at, self.shared_at = time.monotonic(), time.perf_counter()  # the last answer
+        self.answered_at = self.shared_at = time.monotonic()  # the last answer
         self.gate = Gate(s.concurrency, s.backoff, longest=s.max_backoff)
         self.requests, self.tokens = Bucket(s.requests_per_minute), Bucket(s.tokens_per_minute)
         self.turn = asyncio.Lock()
 
     async def __aenter__(self):
-        self.client = open_client(self.engine.url, self.key, settings=self.settings)
+        self.client = open_client(self.engine.url, self.key, settings=self.settings, socket=self.engine.socket)
         return self
 
     async def __aexit__(self, *exc):
@@ -417,8 +403,8 @@ async def _send(server, request, *, sent):
     try:
         async with asyncio.timeout(min(server.settings.timeout, most)):
             body = server.engine.body(request)
-            response = await server.client.post("/chat/completions", cast_to=httpx2.Response, body=body)
-        return read_answer(hide(response.content, server.key))
+            response = await server.client.post(server.engine.path, cast_to=httpx2.Response, body=body)
+        return server.engine.read(hide(response.content, server.key))
     except Exception as e:
         fault = e if isinstance(e, Fault) else fault_of(e)
         fault.evidence, fault.sent = clean(fault.evidence, server.key), sent
@@ -436,7 +422,7 @@ async def ask(server: Server, request):
         except Fault as f:
             fault = f  # errors are raised outside: their traceback is not to show what the server said
         else:
-            before, server.shared_at = server.shared_at, time.perf_counter()
+            before, server.shared_at = server.shared_at, time.monotonic()
             share = server.shared_at - before
             return server.engine.answer(request, answer, attempts=n, seconds=seconds, share=share)
         server.unreachable(fault)
@@ -453,31 +439,12 @@ async def ask(server: Server, request):
     return Failure(fault.reason, fault.evidence, n)
 
 # %% ../../nbs/30_models/05_openai.ipynb #74f1748d
-_CONTEXT = re.compile(r"(?:context|model) length (?:is|of) (\d+)")
-_COUNTED = re.compile(
-    r"(\d+) (?:in the messages|input tokens|tokens in the messages)"
-    r"|(?:resulted in|prompt contains at least|prompt contains) (\d+)"
-)
-
-
-def _too_long(server, evidence, *, requests, first):
-    "How many prompts the server has no room for, as far as can be told from the longest."
-    listed = (server.names or {}).get(server.engine.source, {}).get("max_model_len")
-    context, counted = _CONTEXT.search(evidence), _COUNTED.search(evidence)
-    room = listed or (int(context[1]) if context else None)
-    tokens = int(counted[1] or counted[2]) if counted else None
-    share = (tokens or size(first) / 4) / max(1, size(first))  # tokens per character
-    affected = sum(size(r) * share + r.sampling.max_tokens > room for r in requests) if room else 1
-    counts = dict(room=room, count=max(1, affected), total=len(requests), tokens=tokens, characters=size(first))
-    limit = first.sampling.max_tokens
-    return server.error("too_long", evidence=evidence, item=first.id, limit=limit, **counts)
-
-
-def refused(server: Server, fault: Failure, *, requests: list, first) -> EngineError | None:
+def refused(server: Server, fault: Failure, *, first) -> EngineError | None:
     "Why no request can succeed if the first one failed like this; None where others may."
     model, evidence, names = server.engine.source, fault.evidence, server.names
     if fault.reason == "too_long":
-        return _too_long(server, evidence, requests=requests, first=first)
+        sizes = dict(characters=size(first), limit=first.sampling.max_tokens)
+        return server.error("too_long", evidence=evidence, item=first.id, **sizes)
     refusal = re.fullmatch("http_4..", fault.reason)
     about_model = fault.reason == "http_404" or model in evidence or "model" in evidence.lower()
     if names is not None and model not in names and refusal and about_model:
@@ -488,7 +455,7 @@ def refused(server: Server, fault: Failure, *, requests: list, first) -> EngineE
         return server.error("first_refused", evidence=evidence, item=first.id)
 
 
-async def first_answer(server: Server, requests: list, *, first):
+async def first_answer(server: Server, first):
     "The answer to the request to begin with; finds out how to ask, and raises where no request can succeed."
     dialect = server.engine.dialect
     if server.settings.list_models:
@@ -496,17 +463,20 @@ async def first_answer(server: Server, requests: list, *, first):
     dialect.learn((server.names or {}).get(server.engine.source))
     while isinstance(answer := await ask(server, first), Failure) and dialect.adapt(answer):
         pass
-    if isinstance(answer, Failure) and (error := refused(server, answer, requests=requests, first=first)):
+    if isinstance(answer, Failure) and (error := refused(server, answer, first=first)):
         raise error
     return answer
 
 # %% ../../nbs/30_models/05_openai.ipynb #426b4e3c
 async def flood(engine, requests: list, *, key: str | None, put, full):
     "Ask the longest prompt, then all others; `put` takes (position, answer), `full` says if too many of them wait."
-    async with Server(engine, key) as server:
-        longest = max(range(len(requests)), key=lambda i: size(requests[i]))
-        put((longest, await first_answer(server, requests, first=requests[longest])))
-        todo = (i for i in range(len(requests)) if i != longest)
+    left = list(range(len(requests)))
+    async with engine.server(engine, key) as server:
+        if engine.probes:
+            longest = max(left, key=lambda i: size(requests[i]))
+            put((longest, await first_answer(server, requests[longest])))
+            left.remove(longest)
+        todo = iter(left)
 
         async def work():
             for i in todo:
@@ -516,79 +486,59 @@ async def flood(engine, requests: list, *, key: str | None, put, full):
 
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(min(engine.settings.concurrency, len(requests) - 1)):
+                for _ in range(min(engine.settings.concurrency, len(left))):
                     group.create_task(work())
         except BaseExceptionGroup as e:
             raise e.exceptions[0] from None
 
 # %% ../../nbs/30_models/05_openai.ipynb #277fa88c
-class _Loop:
-    "An event loop in a thread of its own; `start` is called with (put, full) and gives the coroutine that it runs."
-
-    END = object()
-
-    def __init__(self, start, *, most):
-        self.box, self.loop, self.error = queue.SimpleQueue(), asyncio.new_event_loop(), None
-        self.task = self.loop.create_task(start(self.box.put, lambda: self.box.qsize() > most))
-        self.thread = threading.Thread(target=self._run, daemon=True)
-        self.thread.start()
-
-    def _run(self):
+def _come(box, end):
+    "What comes through a queue until its end, and None where nothing has come for a quarter of a second."
+    while True:
+        if box.empty():
+            time.sleep(0.01)  # woken for every single answer, the two threads would hinder each other
         try:
-            self.loop.run_until_complete(self.task)
-        except BaseException as e:
-            self.error = e
-        finally:
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-            self.loop.close()
-            self.box.put(self.END)
-
-    def stop(self):
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(self.task.cancel)  # the loop may be closed
-        self.thread.join(10)
-
-    def items(self, every):
-        "What comes through the queue, and None when something has come and nothing was stored for `every` seconds."
-        due, fresh = 0.0, False
-        while True:
-            if fresh and time.monotonic() >= due:
-                yield None
-                due, fresh = time.monotonic() + every, False
-            if self.box.empty():
-                time.sleep(0.01)  # woken for every single answer, the two threads would hinder each other
-            try:
-                item = self.box.get(timeout=max(0, due - time.monotonic()) if fresh else None)
-            except queue.Empty:
-                continue
-            if item is self.END:
-                return
-            yield item
-            fresh = True
+            item = box.get(timeout=0.25)
+        except queue.Empty:
+            item = None
+        if item is end:
+            return
+        yield item
 
 
-def in_thread(start, every: float = 0.25, *, most: int = 4096):
-    "Yield what a coroutine puts out in a thread of its own, at most `most` items ahead, and None when to store."
-    loop = _Loop(start, most=most)
+def in_thread(start, *, most: int = 4096):
+    """Yield what the coroutine of `start(put, full)` puts out in a thread of its own, and None when to store.
+
+    It may be `most` items ahead. When the generator is ended by an error, it hands out what has come before that.
+    """
+    box, end, loop = queue.SimpleQueue(), object(), asyncio.new_event_loop()
+    task = loop.create_task(start(box.put, lambda: box.qsize() > most))
+    task.add_done_callback(lambda _: box.put(end))
+    thread = threading.Thread(target=loop.run_until_complete, args=(asyncio.wait([task]),), daemon=True)
+    thread.start()
     try:
-        yield from loop.items(every)
+        yield from _come(box, end)
     except GeneratorExit:
         raise
     except BaseException:
-        loop.stop()
-        while not loop.box.empty() and (item := loop.box.get()) is not loop.END:
-            yield item
+        loop.call_soon_threadsafe(task.cancel)
+        yield from iter(box.get, end)
         raise
     finally:
-        loop.stop()
-    if loop.error:
-        raise loop.error
+        if not task.done():
+            loop.call_soon_threadsafe(task.cancel)
+        thread.join(10)
+        loop.close()
+    task.result()  # or its error
 
 # %% ../../nbs/30_models/05_openai.ipynb #4e516466
 class OpenAIEngine(Engine):
     "A model behind a server that speaks the OpenAI protocol (vLLM, Azure, …); MODEL is the server's name for it."
 
-    name, weights = "openai", ""
+    name, weights, server = "openai", "", Server
+    path, socket = "/chat/completions", None  # where questions go; a socket's file, where the server has no address
+    probes = True  # how to ask is tried out with the first request
+    read = staticmethod(read_answer)
 
     def __init__(self, model: str, batch_size: int = 64, *, settings: Endpoint | None = None):
         super().__init__(model, batch_size)
