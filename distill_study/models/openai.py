@@ -311,11 +311,12 @@ def open_client(url: str, key: str | None, *, settings: Endpoint, socket: str | 
     "An `openai.AsyncOpenAI` that leaves trying again to `ask`, over the network or a `socket` file."
     import httpx2
     import openai
+    from openai._vendor.httpx_aiohttp.transport import AiohttpTransport
 
     timeout = httpx2.Timeout(settings.timeout, connect=min(10, settings.timeout))
     how = dict(limits=httpx2.Limits(max_connections=settings.concurrency))
     if socket:
-        how = dict(transport=httpx2.AsyncHTTPTransport(uds=socket, **how), trust_env=False)
+        how = dict(transport=AiohttpTransport(uds=socket, **how), trust_env=False)
     http = openai.DefaultAioHttpClient(timeout=timeout, **how)
     return openai.AsyncOpenAI(base_url=url, api_key=key or "none", max_retries=0, timeout=timeout, http_client=http)
 

@@ -25,7 +25,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from ..config import Endpoint, Vllm, fingerprint
+from ..config import Endpoint, Vllm
 from . import local
 from .engine import EngineError, Request, portable
 from .local import context_length, end_tokens, finish, number_format, own_context, parameter_count
@@ -196,7 +196,7 @@ def end_group(process: subprocess.Popen, seconds: float = 15):
 
 # %% ../../nbs/30_models/04_vllm.ipynb #3f07c014
 class LocalServer:
-    "A process that runs `code` with vLLM's arguments, and listens on `socket`; `spec` is its engine's, for the messages."
+    "A process that runs `code` with vLLM's arguments and listens on `socket`; messages name the engine by its `spec`."
 
     def __init__(self, spec: str, args: dict, *, code: str = "from distill_study.models.vllm import serve; serve()"):
         self.spec, self.folder = spec, Path(tempfile.mkdtemp(prefix="distill-study-vllm-"))
