@@ -396,17 +396,13 @@ class RecordedEngine(Engine):
 
     def check(self, requests):
         "Refuse ids that have no completion, or more than one."
-        files = [self._files(r) for r in requests]
-        missing = [r for r, f in zip(requests, files) if not f]
-        several = [r for r, f in zip(requests, files) if len(f) > 1]
-        if missing:
-            about = dict(missing=len(missing), total=len(requests), first=missing[0].id, split=missing[0].split)
-            file, rows = next(iter(self.rows.items()))
-            here = dict(file=file, rows=len(rows), example=next(iter(rows)))
-            raise EngineError(_say("ids_without_completion", spec=self.spec, **about, **here))
-        if several:
-            about = dict(several=len(several), total=len(requests), first=several[0].id, split=several[0].split)
-            raise EngineError(_say("ids_in_several_files", spec=self.spec, **about))
+        wrong = [r for r in requests if len(self._files(r)) != 1]
+        if not wrong:
+            return
+        first, (file, rows) = wrong[0], next(iter(self.rows.items()))
+        about = dict(wrong=len(wrong), total=len(requests), first=first, files=self._files(first))
+        here = dict(file=file, rows=len(rows), example=next(iter(rows)))
+        raise EngineError(_say("ids_without_completion", spec=self.spec, **about, **here))
 
     def generate(self, requests):
         "Yield (position, record) in order."
@@ -545,10 +541,8 @@ class RulesEngine(Engine):
         for r in requests:
             grades, item, answers = self._question(r)
             known = shares(item, answers[0])
-            if not known:
-                raise EngineError(_say("unknown_item", spec=self.spec, item=r.id))
-            if unknown := [k for k in grades if k not in known]:
-                raise EngineError(_say("unknown_criterion", spec=self.spec, criterion=unknown[0], known=list(known)))
+            if not known or not known.keys() >= grades.keys():
+                raise EngineError(_say("no_rule", spec=self.spec, item=r.id, wanted=list(grades), known=list(known)))
 
     def _verdict(self, grades, found):
         "The grade that lies nearest to each criterion's share, or the answer with the higher mean."

@@ -32,23 +32,16 @@ from ..utils import no_folders, spellings
 _say = partial(sentence, page="openai.j2")
 
 
-def _forms(secret):
-    "The spellings of a key; none of a text that is too short to be one."
-    return spellings(secret) if secret and len(secret) >= 8 else ()
-
-
-def hide(body: bytes, secret: str | None) -> bytes:
-    "`body` without the key."
-    for form in _forms(secret):
-        body = body.replace(form.encode(), b"***")
-    return body
+def hide(text: str, secret: str | None) -> str:
+    "`text` without the key, unless that is too short to be one."
+    for form in spellings(secret) if secret and len(secret) >= 8 else ():
+        text = text.replace(form, "***")
+    return text
 
 
 def clean(text, secret: str | None = None, *, limit: int = 300) -> str:
     "`text` in one line, cut, without keys and folders."
-    text = str(text)
-    for form in _forms(secret):
-        text = text.replace(form, "***")
+    text = hide(str(text), secret)
     text = re.sub(r"(?i)\bbearer\s+\S{8,}", "Bearer ***", text)
     text = re.sub(r"\bsk-[\w*.-]{8,}", "sk-***", text)
     text = no_folders(" ".join(text.split()))
@@ -71,20 +64,15 @@ class Fault(Exception):
         return f"{self.reason}: {clean(self.evidence)}"
 
 # %% ../../nbs/30_models/05_openai.ipynb #8d747995
-def _seconds(text, unit):
-    "Seconds of a number of units, or until a date; None where it is neither."
-    with contextlib.suppress(ValueError):
-        return float(text) / unit
-    with contextlib.suppress(ValueError, TypeError, OverflowError):
-        return email.utils.parsedate_to_datetime(text).timestamp() - time.time()
-
-
 def retry_after(headers) -> float | None:
     "Seconds that a response asks to wait: `retry-after-ms`, or `retry-after` in seconds or as a date."
-    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
-        seconds = _seconds(headers[name], unit) if name in headers else None
-        if seconds is not None and math.isfinite(seconds):
-            return max(0.0, seconds)
+    seconds = math.nan
+    with contextlib.suppress(KeyError, ValueError, TypeError, OverflowError):
+        seconds = email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time()
+    for name, unit in (("retry-after", 1), ("retry-after-ms", 1000)):
+        with contextlib.suppress(KeyError, ValueError):
+            seconds = float(headers[name]) / unit
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def backoff(failed: int, base: float, *, most: float) -> float:
@@ -167,15 +155,14 @@ def tokens_guess(request) -> int:
     return size(request) // 4 + request.sampling.max_tokens
 
 # %% ../../nbs/30_models/05_openai.ipynb #1e6f043b
-def read_answer(body: bytes) -> dict:
+def read_answer(body: str) -> dict:
     "text, finish_reason, prompt_tokens, completion_tokens and served of an answer; raises `Fault` where it is none."
     try:
         data = json.loads(body)
         choice = data["choices"][0]
         message, why = dict(choice["message"]), choice.get("finish_reason")
     except (ValueError, RecursionError, LookupError, TypeError):
-        seen = body[:200].decode("utf-8", "replace")
-        raise Fault("invalid_response", f"no chat completion: {seen}", again=True) from None
+        raise Fault("invalid_response", f"no chat completion: {body[:200]}", again=True) from None
     text = message.get("content")
     if message.get("refusal"):
         raise Fault("refusal", str(message["refusal"]))
@@ -405,7 +392,7 @@ async def _send(server, request, *, sent):
         async with asyncio.timeout(min(server.settings.timeout, most)):
             body = server.engine.body(request)
             response = await server.client.post(server.engine.path, cast_to=httpx2.Response, body=body)
-        return server.engine.read(hide(response.content, server.key))
+        return server.engine.read(hide(response.text, server.key))
     except Exception as e:
         fault = e if isinstance(e, Fault) else fault_of(e)
         fault.evidence, fault.sent = clean(fault.evidence, server.key), sent

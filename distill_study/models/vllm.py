@@ -246,7 +246,7 @@ ENDPOINT = Endpoint(
 )
 
 
-def read_tokens(body: bytes) -> dict:
+def read_tokens(body: str) -> dict:
     "tokens, finish_reason, prompt_tokens and completion_tokens of an answer; raises `Fault` where there is none."
     data = json.loads(body)
     choice, usage = data["choices"][0], data["usage"]
