@@ -639,12 +639,12 @@ def test_a_split_without_a_file_is_looked_for_in_all(tmp_path):
 @pytest.mark.parametrize(
     "text, why",
     [
-        ('{"id": "a", "completion": "x"}\n{"id": "a", "completion": "y"}\n', "line 2: id 'a' is already on line 1"),
+        ('{"id": "a", "completion": "x"}\n{"id": "a", "completion": "y"}\n', "line 2: id 'a' is there already"),
         ("", "no recorded completions"),
-        ("\n", "line 1: empty line"),
-        ('{"id": "a", "completion": "x"}\n\n{"id": "b", "completion": "y"}\n', "line 2: empty line"),
-        ('{"id": "a", "text": "x"}', "line 1: no column 'completion'; it has 'id', 'text'"),
-        ('{"completion": "x"}', "no column 'id'"),
+        ("\n", "line 1: not JSON"),
+        ('{"id": "a", "completion": "x"}\n\n{"id": "b", "completion": "y"}\n', "line 2: not JSON"),
+        ('{"id": "a", "text": "x"}', "line 1: completion = None is not text; its columns: id, text"),
+        ('{"completion": "x"}', "id = None is not"),
         ('{"id": "a", "completion": 3}', "completion = 3 is not text"),
         ('{"id": true, "completion": "x"}', "id = True is not"),
         ('{"id": null, "completion": "x"}', "id = None"),
@@ -666,7 +666,7 @@ def test_odd_but_readable_rows(tmp_path):
     )
     assert read_recorded(tmp_path / "r.jsonl") == {"1": "a\u2028b ?", "2": ""}
     (tmp_path / "r.jsonl").write_bytes(b'{"id": 1, "completion": "\xff"}\n')
-    with pytest.raises(EngineError, match="line 1: not UTF-8"):
+    with pytest.raises(EngineError, match="line 1: not JSON in UTF-8"):
         read_recorded(tmp_path / "r.jsonl")
 
 
