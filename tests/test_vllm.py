@@ -77,7 +77,7 @@ def standin(*args, **more):
     if how == "hangs": time.sleep(600)
     app = web.Application()
     app.router.add_post("/v1/completions", answer)
-    web.run_app(app, path=sys.argv[sys.argv.index("--uds") + 1], print=None, shutdown_timeout=0.1)
+    web.run_app(app, path=sys.argv[sys.argv.index("--uds") + 1], print=None, shutdown_timeout=0.1, backlog=2048)
 
 vllm.runpy.run_module = standin
 vllm.serve()
