@@ -27,7 +27,7 @@ from pathlib import Path
 
 from ..config import Endpoint, Vllm
 from . import local
-from .engine import EngineError, portable
+from .engine import ENDINGS, EngineError, portable
 from .local import context_length, end_tokens, finish, number_format, own_context, parameter_count
 from .openai import Fault, OpenAIEngine, Server
 from distill_study.models.weights import (
@@ -217,7 +217,7 @@ def read_tokens(body: str) -> dict:
     "tokens, finish_reason, prompt_tokens and completion_tokens of an answer; raises `Fault` where there is none."
     data = json.loads(body)
     choice, usage = data["choices"][0], data["usage"]
-    if choice["finish_reason"] not in ("stop", "length"):
+    if choice["finish_reason"] not in ENDINGS:
         raise Fault("aborted", f"finish_reason {choice['finish_reason']!r}")
     return dict(tokens=choice["token_ids"], finish_reason=choice["finish_reason"]) | usage
 
