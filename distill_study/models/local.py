@@ -312,11 +312,8 @@ class TransformersEngine(Engine):
         decode = functools.partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         about = dict(device=model.device.type, dtype=str(model.dtype).removeprefix("torch."))
         about |= dict(torch=torch.__version__, transformers=transformers.__version__)
-        ends, room, start = (
-            end_tokens(model.generation_config, tokenizer),
-            cache_room(model, self.memory),
-            time.perf_counter(),
-        )
+        ends, room = end_tokens(model.generation_config, tokenizer), cache_room(model, self.memory)
+        start = time.perf_counter()
         while rows:
             batch = next_batch(rows, self.batch_size, room=room)
             seed = int(fingerprint([self.key(r.request) for r in batch]), 16)
