@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -212,16 +210,3 @@ def test_a_configuration_in_the_hub_s_cache_is_enough_for_an_estimate(tmp_path, 
     monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path))
     assert model_config("someone/cached").hidden_size == model_config("zoo/student-m").hidden_size
     assert local_model("someone/cached") is None  # without weights it is no model
-
-
-def test_bitsandbytes_keeps_quiet_about_a_kernel_that_nobody_needs():
-    "Only that line is left out, whoever loads bitsandbytes."
-    code = (
-        "import distill_study.models.weights, logging, peft.helpers; import bitsandbytes; "
-        "logging.getLogger('bitsandbytes.backends.cpu.ops').warning('something else')"
-    )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    if "No module named 'bitsandbytes'" in run.stderr:
-        pytest.skip("bitsandbytes is not installed")
-    assert not run.returncode, run.stderr
-    assert "gemm_4bit" not in run.stderr and "something else" in run.stderr
