@@ -83,7 +83,7 @@ def arguments(
 ) -> dict:
     "Argument → value, for vLLM's server as for `vllm.LLM`; what names the server is left to `flags`."
     args = settings.model_dump(exclude={"lora"}, exclude_none=True) | dict(model=str(folder))
-    args |= dict(generation_config="vllm", dtype=_dtype(folder, settings, device=device))
+    args |= dict(generation_config="vllm", dtype=_dtype(folder, settings, device=device), disable_log_stats=True)
     args["structured_outputs_config"] = dict(backend="xgrammar", disable_any_whitespace=True)
     if context < 2**31:
         args.setdefault("max_model_len", context)
@@ -176,7 +176,8 @@ class LocalServer:
         env.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process compiles vLLM and torch anew, for minutes
         home = str(Path(importlib.util.find_spec("distill_study").origin).parent.parent)
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (home, env.get("PYTHONPATH"))))
-        command = [sys.executable, "-c", code, *flags(args | dict(uds=self.socket, served_model_name="base"))]
+        args = args | dict(uds=self.socket, served_model_name="base", disable_uvicorn_access_log=True)
+        command = [sys.executable, "-c", code, *flags(args)]
         with open(self.log, "wb") as log:
             pipes = dict(stdin=subprocess.PIPE, stdout=log, stderr=log)
             self.process = subprocess.Popen(command, **pipes, env=env, start_new_session=True)
