@@ -1,17 +1,9 @@
 "What all tests share: no hub, no windows, and fixtures for what a machine may not have."
 
-import contextlib
 import importlib.util
-import json
 import os
-import signal
 import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from pathlib import Path
-from types import SimpleNamespace
 
 # Set before anything imports them: a test that would look on the hub fails at once instead of waiting for it.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -93,58 +85,6 @@ def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         return s.getsockname()[1]
-
-
-def answers(url):  # to ask
-    "Whether a server says OK."
-    with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=5) as r:
-        return r.status == 200
-
-
-@pytest.fixture(scope="session")
-def vllm_server(vllm_installed, tmp_path_factory):
-    "`base_url` and `model` of vLLM's own OpenAI-compatible server on loopback, with the zoo's teacher."
-    from distill_study.models.weights import resolve_model
-
-    port, log = free_port(), tmp_path_factory.mktemp("server") / "log"
-    options = dict(
-        model=resolve_model("zoo/teacher"),
-        served_model_name="zoo/teacher",
-        host="127.0.0.1",
-        port=port,
-        dtype="float32",
-        max_model_len=512,
-        generation_config="vllm",
-        kv_cache_memory_bytes=2**30,
-        structured_outputs_config=json.dumps(dict(backend="xgrammar", disable_any_whitespace=True)),
-    )
-    command = [
-        sys.executable,
-        "-m",
-        "vllm.entrypoints.openai.api_server",
-        "--enforce-eager",
-        *(str(x) for k, v in options.items() for x in (f"--{k.replace('_', '-')}", v)),
-    ]
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"} | dict(
-        VLLM_NO_USAGE_STATS="1"
-    )  # or it compiles itself anew at every start
-    with open(log, "wb") as f:
-        server = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=f, stderr=f, env=env, start_new_session=True
-        )
-    try:
-        end = time.monotonic() + 300
-        while not answers(f"http://127.0.0.1:{port}/health"):
-            if server.poll() is not None or time.monotonic() > end:
-                pytest.fail("vLLM's server does not start:\n" + log.read_text(errors="replace")[-3000:])
-            time.sleep(0.5)
-        yield SimpleNamespace(base_url=f"http://127.0.0.1:{port}/v1", model="zoo/teacher")
-    finally:
-        for sign, seconds in ((signal.SIGTERM, 20), (signal.SIGKILL, 5)):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, sign)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(seconds)
 
 
 def byte_tokenizer(template=None):  # chat template

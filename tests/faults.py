@@ -20,7 +20,7 @@ AGAIN = {  # fault → reason, where another attempt is worth it
     "half": "connection",
     "junk": "invalid_response",
     "html": "invalid_response",
-    "no choices": "no_choices",
+    "no choices": "invalid_response",
 }
 FINAL = {
     "null": "empty",

@@ -88,7 +88,7 @@ def check_runs(scripts, folder, **more):
             assert all(isinstance(r, Failure) or r.text in ("", f"answer to {a.id}") for a, r in zip(asked, got))
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(scripts=st.lists(st.lists(faults, max_size=5), min_size=1, max_size=8), concurrency=st.integers(1, 8))
 def test_any_faults(scripts, concurrency, tmp_path_factory):
     check_runs(scripts, tmp_path_factory.mktemp("s"), concurrency=concurrency)
@@ -149,10 +149,10 @@ def until(p, n):
 
 
 def test_killed_and_interrupted(tmp_path):
-    with FaultServer({f"q{i}": ["429", "close"] for i in range(0, 200, 9)}, delay=0.4) as server:
-        for stop, n in ((signal.SIGKILL, 20), (signal.SIGINT, 70)):
+    with FaultServer({f"q{i}": ["429", "close"] for i in range(0, 120, 9)}, delay=0.2) as server:
+        for stop, n in ((signal.SIGKILL, 15), (signal.SIGINT, 45)):
             before, _ = set(stored(tmp_path)) if (tmp_path / "completions").is_dir() else set(), server.asked.clear()
-            p = client(server.url, tmp_path, 200)
+            p = client(server.url, tmp_path, 120)
             until(p, n)
             p.send_signal(stop)
             output = p.communicate()[0]
@@ -162,9 +162,10 @@ def test_killed_and_interrupted(tmp_path):
                 lost = {q for q, k in Counter(server.asked).items() if not server.script.get(q)} - set(stored(tmp_path))
                 assert len(lost) <= QUICK["concurrency"] + 2, output
         before, _ = set(stored(tmp_path)), server.asked.clear()
-        got = complete(engine(server.url), questions(200), store=Store(tmp_path))
-        assert (got.reused, got.new, got.failures) == (len(before), 200 - len(before), {})
-        assert not before & set(server.asked) and sorted(stored(tmp_path)) == sorted(f"q{i}" for i in range(200))
+        got = complete(engine(server.url), questions(120), store=Store(tmp_path))
+        assert (got.reused, got.new, got.failures) == (len(before), 120 - len(before), {})
+        assert not before & set(server.asked)
+        assert sorted(stored(tmp_path)) == sorted(f"q{i}" for i in range(120))
 
 
 def test_a_server_that_is_gone_for_a_while(tmp_path):
@@ -280,7 +281,7 @@ def test_too_many_failures_end_the_run(tmp_path):
         message = error(engine(server.url), asked, store=Store(tmp_path), max_failures=0.1)
         assert "of 100 requests failed (1" in message and "http_500), more than max_failures = 0.1 allows" in message
         assert (
-            len(set(server.asked)) < 30
+            len(set(server.asked)) < 60
             and {"q10"} <= set(stored(tmp_path))
             and len(Store(tmp_path).ledger.entries()) >= 11
         )
@@ -372,27 +373,10 @@ def test_no_usable_key(tmp_path, monkeypatch, value, why):
     assert why in message and (not value or not value.strip() or value not in message)
 
 
-@pytest.mark.parametrize(
-    "message, listed, why",
-    [
-        (
-            "This model's maximum context length is 100 tokens. However, you requested 516 tokens "
-            "(500 in the messages, 16 in the completion).",
-            None,
-            r"of 100 tokens is too short for about 3 of 10 prompts .* of item 'long', has 500 tokens and up to 16 more",
-        ),
-        ("the prompt is too long", 100, r"of 100 tokens is too short for about 3 of 10 prompts .* has 2000 characters"),
-        ("the prompt is too long", None, r"context is too short for at least 1 of 10 prompts"),
-    ],
-)
-def test_prompts_longer_than_the_context(tmp_path, message, listed, why):
-    asked = [ask("x" * n, "long" if n == 2000 else f"{n}") for n in (5, 10, 20, 50, 100, 150, 200, 400, 1000, 2000)]
-
-    def answer(body, fields):
-        if len(body["messages"][-1]["content"]) > 300:
-            return 400, dict(error=dict(message=message)), {}
-
-    with FaultServer(models=dict(m=dict(max_model_len=listed, owned_by="vllm")), sees=answer) as server:
+def test_prompts_longer_than_the_context(tmp_path):
+    asked = [ask("x" * n, "long" if n == 2000 else f"{n}") for n in (5, 1000, 2000)]
+    why = r"context is too short for the longest prompt, of item 'long', with 2000 characters and up to 16 tokens"
+    with FaultServer(sees=status(400, "the prompt is too long")) as server:
         with pytest.raises(EngineError, match=why):
             complete(engine(server.url), asked, store=Store(tmp_path))
         assert len(server.asked) == 1

@@ -1,4 +1,4 @@
-"vLLM in a process of its own: the same answers as in this process, and no answer lost however that process ends."
+"vLLM in a server of its own: the same answers as in this process, and no answer lost however that server ends."
 
 import json
 import os
@@ -7,20 +7,22 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import ROOT
 from test_study import SMALL, numbers, run, write
 
 from distill_study.config import Data, Endpoint, Sampling, Vllm
 from distill_study.data.load import load_data
-from distill_study.models import vllm as offline
+from distill_study.models import vllm as local_vllm
 from distill_study.models.engine import EngineError, Request, complete
 from distill_study.models.local import TransformersEngine
 from distill_study.models.openai import OpenAIEngine
-from distill_study.models.vllm import VLLMEngine, Worker, members
+from distill_study.models.vllm import LocalServer, VLLMEngine
 from distill_study.models.weights import resolve_model
 from distill_study.store.log import Store
 from distill_study.teach.sampling import parity, parity_line, requests, sample_answers, summary
@@ -31,7 +33,7 @@ def ask(text, id=None, sample=0, **sampling):
     return Request(id or text, (dict(role="user", content=text),), settings, None, sample)
 
 
-def gone(group, seconds=30):
+def gone(group, seconds=10):
     "Whether a group has nobody left, after a while."
     end = time.monotonic() + seconds
     while members(group) and time.monotonic() < end:
@@ -39,122 +41,145 @@ def gone(group, seconds=30):
     return not members(group)
 
 
+def members(group):
+    "Ids of the living processes of a group."
+    out = []
+    for p in psutil.process_iter(["status"]):
+        with suppress(ProcessLookupError):  # it has ended meanwhile
+            if os.getpgid(p.pid) == group and p.info["status"] != psutil.STATUS_ZOMBIE:
+                out.append(p.pid)
+    return out
+
+
 # ---------------------------------------------------------------- the process, with something quick in vLLM's place
 
 STANDIN = """
-import os, time
-from distill_study.models import vllm as offline
-
-class Core:
-    def shutdown(self): pass
-
-class Engine:
-    engine_core = Core()
+import asyncio, json, os, sys, time
+from aiohttp import web
+from distill_study.models import vllm
 
 LOG = ("To serve at least one request with the model's max seq len (512), (2.00 GiB KV cache is needed, which is "
        "larger than the available KV cache memory (1.00 GiB). Based on the available memory, the estimated maximum "
        "model length is 256.")
 
-def load(order):
+async def answer(request):
+    body = await request.json()
+    if body.get("stop") == ["refuse"]:
+        return web.json_response(dict(error=dict(message="no such thing")), status=400)
+    await asyncio.sleep(0.01)
+    tokens = [40 + sum(body["prompt"]) % 50, *body["stop_token_ids"][:1]]
+    usage = dict(prompt_tokens=len(body["prompt"]), completion_tokens=2)
+    return web.json_response(dict(choices=[dict(token_ids=tokens, finish_reason="stop")], usage=usage))
+
+def standin(*args, **more):
     how = os.environ.get("STANDIN")
     if how == "error": raise ValueError(LOG)
     if how == "hangs": time.sleep(600)
-    return Engine(), None, dict(device="cpu", dtype="float32")
+    app = web.Application()
+    app.router.add_post("/v1/completions", answer)
+    web.run_app(app, path=sys.argv[sys.argv.index("--uds") + 1], print=None, shutdown_timeout=0.1, backlog=2048)
 
-def answer(engine, adapter, jobs, tell):
-    for i in reversed(range(len(jobs))):
-        time.sleep(0.01)
-        tokens = [40 + i % 50, *jobs[i][1]["stop_token_ids"][:1]]
-        tell(at=0.01 * (len(jobs) - i), done=[(i, tokens, "stop", 0.01)])
-
-offline.load, offline.answer = load, answer
-offline.work()
+vllm.runpy.run_module = standin
+vllm.serve()
 """
 
 
 def pretend(monkeypatch, found):
     "Let vLLM be installed, or not where `found` is None."
-    find = offline.importlib.util.find_spec
-    monkeypatch.setattr(offline.importlib.util, "find_spec", lambda name: found if name == "vllm" else find(name))
+    find = local_vllm.importlib.util.find_spec
+    monkeypatch.setattr(local_vllm.importlib.util, "find_spec", lambda name: found if name == "vllm" else find(name))
 
 
 @pytest.fixture
 def standin(monkeypatch):
-    "Engines of this test have the stand-in for a worker."
+    "Engines of this test have the stand-in for a server."
     pretend(monkeypatch, "vllm")
-    monkeypatch.setattr(offline, "Worker", partial(Worker, code=STANDIN))
+    monkeypatch.setattr(local_vllm, "LocalServer", partial(LocalServer, code=STANDIN))
 
 
-def questions(n):
-    return [ask(f"what is {i} + 1 ?", f"q{i}") for i in range(n)]
+def questions(n, **sampling):
+    return [ask(f"what is {i} + 1 ?", f"q{i}", **sampling) for i in range(n)]
 
 
 def test_answers_find_their_requests(standin, tmp_path):
     e = VLLMEngine("zoo/teacher", 4)
     got = complete(e, questions(50), store=Store(tmp_path))
     assert [r.messages[0]["content"] for r in got] == [f"what is {i} + 1 ?" for i in range(50)]
-    assert len({r.text for r in got}) == 50
+    assert len({r.text for r in got}) > 10
     assert all(r.valid_key and r.completion_tokens == 2 and r.finish_reason == "stop" for r in got)
-    assert sum(r.info["share"] for r in got) == pytest.approx(0.5, abs=1e-3)
-    group = e.worker.process.pid
+    assert e.running.folder.stat().st_mode & 0o777 == 0o700  # nobody else can ask
+    group, folder = e.running.process.pid, e.running.folder
     assert members(group)
     e.close()
     e.close()
     assert not members(group)
+    assert not folder.exists()
 
 
-@pytest.mark.parametrize("how", [KeyboardInterrupt, SystemExit, OSError])
-def test_what_interrupts_a_run_ends_the_worker_and_keeps_what_was_answered(standin, tmp_path, how):
+@pytest.mark.parametrize("how", [KeyboardInterrupt, OSError])
+def test_what_interrupts_a_run_ends_the_server_and_keeps_what_was_answered(standin, tmp_path, how):
     e, seen = VLLMEngine("zoo/teacher", 4), []
 
     def interrupt(done, total):
         if done:
-            seen.append(e.worker)
+            seen.append(e.running)
             raise how
 
+    asked = questions(1200)
     with pytest.raises(how):
-        complete(e, questions(300), store=Store(tmp_path), progress=interrupt)
-    assert e.worker is None and not members(seen[0].process.pid) and not Path(seen[0].log).exists()
-    rest = complete(e, questions(300), store=Store(tmp_path))
-    assert 4 <= rest.reused < 300 and rest.reused + rest.new == 300
+        complete(e, asked, store=Store(tmp_path), progress=interrupt)
+    assert e.running is None
+    assert gone(seen[0].process.pid)
+    assert not seen[0].folder.exists()
+    rest = complete(e, asked, store=Store(tmp_path))
+    assert 0 < rest.reused < 1200
+    assert rest.reused + rest.new == 1200
     e.close()
 
 
 KILLED = (
-    "vllm:zoo/teacher: vLLM's process has ended: it was killed (SIGKILL), by somebody or, where memory is short, "
+    "vllm:zoo/teacher: vLLM's server has ended: it was killed (SIGKILL), by somebody or, where memory is short, "
     "by the system. What was answered is stored"
 )
 
 
 def killing(engine, done):
-    "A progress function that kills the engine's worker after its first answers, and notes what was stored in `done`."
+    "A progress function that kills the engine's server after its first answers, and notes what was stored in `done`."
 
     def progress(finished, total):
         if finished and not any(done):
-            os.kill(engine.worker.process.pid, signal.SIGKILL)
+            os.kill(engine.running.process.pid, signal.SIGKILL)
         done.append(finished)
 
     return progress
 
 
-def test_a_killed_worker_is_an_error_and_the_next_run_asks_only_the_rest(standin, tmp_path):
-    e, done = VLLMEngine("zoo/teacher", 4), []
+def test_a_killed_server_is_an_error_and_the_next_run_asks_only_the_rest(standin, tmp_path):
+    e, done, asked = VLLMEngine("zoo/teacher", 4), [], questions(1200)
     with pytest.raises(EngineError) as error:
-        complete(e, questions(300), store=Store(tmp_path), progress=killing(e, done))
+        complete(e, asked, store=Store(tmp_path), progress=killing(e, done))
     assert KILLED in str(error.value)
-    rest = complete(e, questions(300), store=Store(tmp_path))
-    assert rest.reused == done[-1] >= 4 and rest.new == 300 - done[-1]
+    rest = complete(e, asked, store=Store(tmp_path))
+    assert rest.reused == done[-1] > 0
+    assert rest.new == 1200 - done[-1]
     e.close()
+
+
+def test_a_refused_request_ends_the_run_with_what_the_server_says(standin, tmp_path):
+    e = VLLMEngine("zoo/teacher", 4)
+    with pytest.raises(EngineError, match=r"it gave up on a request \(http_400: 400: .*no such thing"):
+        complete(e, questions(3, stop=("refuse",)), store=Store(tmp_path))
+    assert e.running is None
 
 
 def test_it_ends_with_who_started_it(tmp_path):
     "SIGKILL leaves no time to say goodbye."
     code = """
 import sys, time
-from distill_study.models.vllm import Worker
-w = Worker('vllm:x', {}, code=sys.argv[1])
-w.hear(60)
-print(w.process.pid, flush=True)
+from distill_study.models.vllm import LocalServer
+server = LocalServer('vllm:x', {}, code=sys.argv[1])
+server.wait()
+print(server.process.pid, flush=True)
 time.sleep(600)"""
     env = os.environ | dict(PYTHONPATH=str(ROOT))
     p = subprocess.Popen([sys.executable, "-c", code, STANDIN], stdout=subprocess.PIPE, text=True, cwd=ROOT, env=env)
@@ -180,7 +205,7 @@ def test_a_close_while_it_starts(standin, tmp_path, monkeypatch):
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-    assert e.worker is None
+    assert e.running is None
 
 
 def test_why_it_does_not_start(standin, tmp_path, monkeypatch):
@@ -208,44 +233,28 @@ def test_not_installed(tmp_path, monkeypatch):
     "code, status",
     [
         ("sys.stdin.read()", 0),  # ends by itself
-        ("import time; time.sleep(600)", -signal.SIGTERM),  # doesn't
+        ("import time; time.sleep(600)", -signal.SIGKILL),  # doesn't
         ("import os; os.kill(os.getpid(), 9)", -signal.SIGKILL),  # is dead already
     ],
 )
 def test_a_group_ends_with_all_that_it_started(code, status):
     child = "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid, flush=True); "
-    process = offline.begin_group(child + code, subprocess.DEVNULL)
+    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", child + code], **pipes, start_new_session=True)
     assert int(process.stdout.readline()) in members(process.pid)
-    offline.end_group(process, seconds=2)
-    assert (process.returncode, members(process.pid)) == (status, {})
-
-
-def test_a_process_that_was_ended_can_be_told_nothing():
-    worker = Worker("vllm:x", dict(hello=1), code="import sys; print(next(sys.stdin), flush=True)")
-    assert worker.hear(10) == dict(hello=1)
-    worker.process.wait(10)
-    with pytest.raises(EngineError, match=r"it ended by itself \(exit code 0\)"):
-        worker.hear(10)
-    with pytest.raises(EngineError):
-        worker.say("more")
-    Path(worker.log).unlink()
-
-
-def test_weights_that_are_too_much_and_what_would_do():
-    assert offline.lacking(15, 80, settings=Vllm()) is None
-    assert "Set vllm.tensor_parallel_size to 2, quantize it" in offline.lacking(140, 80, settings=Vllm())
-    four = offline.lacking(810, 80, settings=Vllm(tensor_parallel_size=4))
-    assert "its weights take 810.0 GiB, 202.5 on each of 4 GPUs, and" in four and "to 16," in four
+    local_vllm.end_group(process, seconds=1)
+    assert process.returncode == status
+    assert gone(process.pid)
 
 
 def test_an_adapter_s_rank_is_rounded_up(tmp_path):
     def rank(r):
         (tmp_path / "adapter_config.json").write_text(json.dumps(dict(r=r)))
-        machine = dict(context=512, adapter=tmp_path, device="cuda", free=0)
-        return offline.arguments(resolve_model("zoo/teacher"), Vllm(), **machine)["max_lora_rank"]
+        how = dict(context=512, adapter=tmp_path, device="cuda")
+        return local_vllm.arguments(resolve_model("zoo/teacher"), Vllm(), **how)["max_lora_rank"]
 
     assert [rank(1), rank(20), rank(512)] == [1, 32, 512]
-    with pytest.raises(ValueError, match="an adapter of rank 513; vLLM takes 512 at most"):
+    with pytest.raises(EngineError, match="an adapter of rank 513; vLLM takes 512 at most"):
         rank(513)
 
 
@@ -255,11 +264,9 @@ def test_prompts_that_do_not_fit_start_nothing(standin, tmp_path):
         EngineError, match="1 of 2 prompts don't fit into the model's 512 tokens; the longest, of request 'b'"
     ):
         complete(e, [ask("1"), ask("1 " * 600, "b")], store=Store(tmp_path))
-    with pytest.raises(EngineError, match=r"1 of 2 requests can take more than vllm\.max_model_len = 64 tokens"):
+    with pytest.raises(EngineError, match=r"can take 10\d tokens, and vllm\.max_model_len is 64"):
         complete(e, [ask("1"), ask("1", "b", max_tokens=100)], store=Store(tmp_path))
-    with pytest.raises(EngineError, match=r"vllm\.max_model_len = 1000, and the model's context has 512 tokens"):
-        complete(VLLMEngine("zoo/teacher", settings=Vllm(max_model_len=1000)), [ask("1")], store=Store(tmp_path))
-    assert e.worker is None
+    assert e.running is None
 
 
 def test_settings_that_change_the_answers_change_the_key(tmp_path):
@@ -281,7 +288,7 @@ def test_a_cached_run_needs_no_vllm(standin, tmp_path):
 import sys
 from test_vllm import *
 got = complete(VLLMEngine('zoo/teacher'), questions(3), store=Store(sys.argv[1]))
-heavy = [m for m in ('torch', 'transformers', 'vllm') if m in sys.modules]
+heavy = [m for m in ('torch', 'transformers', 'vllm', 'openai') if m in sys.modules]
 print(json.dumps([got.reused, [r.text for r in got], heavy]))"""
     command, env = [sys.executable, "-c", code, str(tmp_path)], os.environ | dict(PYTHONPATH=str(ROOT))
     out = subprocess.run(command, cwd=ROOT / "tests", env=env, capture_output=True, text=True, check=True).stdout
@@ -289,8 +296,7 @@ print(json.dumps([got.reused, [r.text for r in got], heavy]))"""
 
 
 # ---------------------------------------------------------------- the real vLLM
-# It starts four times: one engine for all tests up to the one that leaves it, one server, one in a notebook's kernel,
-# one within a study.
+# It starts once: a server with an adapter, which serves the model without it, too. The last test kills it.
 
 
 @pytest.fixture(scope="module")
@@ -306,18 +312,46 @@ def by_transformers(examples, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def engine(vllm_installed):
-    "One for all tests; its worker starts with the first."
-    e = VLLMEngine("zoo/teacher", 8)
+def merged(tmp_path_factory):
+    "A folder with a random adapter of the zoo's teacher, and the two merged."
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, base = tmp_path_factory.mktemp("lora"), resolve_model("zoo/teacher")
+    torch.manual_seed(0)
+    how = dict(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(**how))
+    model.save_pretrained(folder / "adapter")
+    model.merge_and_unload().save_pretrained(folder / "merged")
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder / "merged")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapted(vllm_installed, merged, examples, tmp_path_factory):
+    "The model with the adapter, started."
+    e = VLLMEngine("zoo/teacher", 8, settings=Vllm(lora=str(merged / "adapter")))
+    complete(e, [ask("1")], store=Store(tmp_path_factory.mktemp("store")))
     yield e
     e.close()
 
 
-@pytest.fixture
-def server(vllm_server):
-    "Engine `openai` on vLLM's own server."
-    settings = Endpoint(base_url=vllm_server.base_url, key_env=None, concurrency=32)
-    return OpenAIEngine(vllm_server.model, settings=settings)
+@pytest.fixture(scope="module")
+def engine(adapted):
+    "The model alone, on the same server."
+    e = VLLMEngine("zoo/teacher", 8)
+    e.running, e.socket = adapted.running, adapted.socket
+    e.about = {k: v for k, v in adapted.about.items() if k != "lora"}
+    return e
+
+
+@pytest.fixture(scope="module")
+def server(adapted):
+    "Engine `openai` on the same server, which writes the chat template itself."
+    e = OpenAIEngine("base", settings=Endpoint(base_url="http://localhost/v1", key_env=None, concurrency=32))
+    e.socket = adapted.socket
+    return e
 
 
 def check_parity(engine, examples, others, store):
@@ -408,17 +442,16 @@ def test_what_cannot_be_read_is_asked_again(engine, examples, tmp_path):
 
 
 def test_a_combination_with_this_teacher(engine, tmp_path):
-    "From recipe to report: the labels are there already, vLLM answers the test inputs, and is over when it has."
+    "From recipe to report, with what vLLM has answered: settings that change no answer are no part of a key."
     splits, store = load_data(Data(**SMALL["data"][0])), Store(tmp_path / "store")
     asked = {s: requests(getattr(splits, s), "cot", max_tokens=splits.max_tokens) for s in ("train", "test")}
-    complete(engine, asked["train"], store=store)
+    for some in asked.values():
+        complete(engine, some, store=store)
     teacher = dict(engine="vllm:zoo/teacher", vllm=dict(max_model_len=256))
     run(write(tmp_path, teachers=[teacher], arms=["teacher/cot", "student/cot", "distilled/cot-rationale"]), tmp_path)
     arms = numbers(tmp_path)["arms"]
     assert {k for k, a in arms.items() if a["n"] == 12} == {"teacher/cot", "student/cot", "distilled/cot-rationale"}
     assert arms["teacher/cot"]["accuracy"]["value"] > 0.8
-    stored = [complete(engine, r, store=Store(tmp_path / "store", replay=True)) for r in asked.values()]
-    assert [s.reused for s in stored] == [24, 12]
     # now somebody else answers the same: a report then says how far they agree
     local, store = TransformersEngine("zoo/teacher"), Store(tmp_path / "store")
     how = dict(max_tokens=splits.max_tokens, split="test")
@@ -428,92 +461,35 @@ def test_a_combination_with_this_teacher(engine, tmp_path):
     assert re.fullmatch(same, parity_line(found))
 
 
-def test_left_in_the_middle(engine, examples):
-    answers = engine.generate(requests(examples.train, "cot", max_tokens=dict(cot=64)))
-    assert next(a for a in answers if a)
-    group = engine.worker.process.pid
-    assert len(members(group)) > 1
-    answers.close()
-    assert engine.worker is None and not members(group)
+def test_an_adapter_answers_as_the_two_merged_do(adapted, merged, examples, tmp_path):
+    asked, store = requests(examples.test[:40], "cot", max_tokens=dict(cot=24)), Store(tmp_path)
+    got = complete(adapted, asked, store=store)
+    ways = TransformersEngine(str(merged / "merged")), TransformersEngine("zoo/teacher")
+    same, plain = (sum(a.text == b.text for a, b in zip(got, complete(e, asked, store=store))) for e in ways)
+    assert same >= 36
+    assert plain < 36
+    assert got[0].info["lora"] == f"{merged.name}/adapter"
 
 
-def test_an_adapter_from_a_jupyter_kernel_killed_in_the_middle(vllm_installed, examples, tmp_path):
-    "A LoRA adapter answers as the two merged do, in a kernel of its own; SIGKILL loses nothing that was answered."
-    save_adapter(tmp_path)
-    code = (
-        f"""
-from test_vllm import *
-e = VLLMEngine("zoo/teacher", 8, settings=Vllm(lora={str(tmp_path / "adapter")!r}))
-examples, store = load_data(Data(name="tiny-math", train=400, test=200)), Store({str(tmp_path / "store")!r})
-got = complete(e, requests(examples.test[:40], "cot", max_tokens=dict(cot=24)), store=store)
-print(json.dumps([[r.text for r in got], got[0].info]))""",
-        """
-group, done, error = e.worker.process.pid, [], None
-try:
-    asked = requests(examples.train[:200], "cot", max_tokens=dict(cot=64))
-    complete(e, asked, store=store, progress=killing(e, done))
-except EngineError as why:
-    error = str(why)
-print(json.dumps([error, done[-1], members(group), e.worker is None]))""",
-    )
-    (texts, info), (error, done, alive, closed) = in_a_kernel(code)
-    asked = requests(examples.test[:40], "cot", max_tokens=dict(cot=24))
-    merged, plain = (
-        [r.text for r in complete(TransformersEngine(str(m)), asked, store=Store(tmp_path / "store"))]
-        for m in (tmp_path / "merged", resolve_model("zoo/teacher"))
-    )
-    assert info["lora"] == f"{tmp_path.name}/adapter"
-    assert sum(a == b for a, b in zip(texts, merged)) >= 36 and sum(a == b for a, b in zip(texts, plain)) < 36
-    assert KILLED in error and alive == {} and closed and 0 < done < 200
-    lines = sum(len(p.read_text().splitlines()) for p in (tmp_path / "store" / "completions").glob("vllm*"))
-    assert lines == 40 + done
-
-
-def save_adapter(folder):
-    "A random adapter of the zoo's teacher, and the two merged."
-    import torch
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    torch.manual_seed(0)
-    base = resolve_model("zoo/teacher")
-    how = dict(r=4, lora_alpha=8, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), LoraConfig(**how))
-    model.save_pretrained(folder / "adapter")
-    model.merge_and_unload().save_pretrained(folder / "merged")
-    AutoTokenizer.from_pretrained(base).save_pretrained(folder / "merged")
-
-
-def in_a_kernel(code):
-    "What the cells print, in a notebook's kernel that is run for them."
-    import nbformat
-    from nbclient import NotebookClient
-
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in code])
-    client = NotebookClient(nb, timeout=600, kernel_name="python3", resources=dict(metadata=dict(path=ROOT / "tests")))
-    client.execute(env=os.environ | dict(PYTHONPATH=str(ROOT)))
-    printed = ("".join(o["text"] for o in c.outputs if o.get("name") == "stdout") for c in nb.cells)
-    return [json.loads(text) for text in printed]
-
-
-def test_a_combination_with_a_server_as_teacher(vllm_server, tmp_path):
-    teacher = dict(
-        engine=f"openai:{vllm_server.model}",
-        endpoint=dict(base_url=vllm_server.base_url, key_env=None),
-        price=dict(per_million_in=1, per_million_out=2),
-    )
-    run(write(tmp_path, teachers=[teacher], arms=["teacher/cot", "student/cot", "distilled/cot-rationale"]), tmp_path)
-    m = numbers(tmp_path)
-    arm, serving = m["arms"]["teacher/cot"], m["serving"]["teacher/cot"]
-    assert arm["n"] == 12 and arm["accuracy"]["value"] > 0.8
-    assert m["attrition"]["distilled/cot-rationale"] == dict(inputs=24, rows=24, dropped={})
-    cost = serving["prompt_tokens"] / 1e6 + 2 * serving["output_tokens"] / 1e6
-    assert serving["cost"] == pytest.approx(cost) and serving["attempts"] == 12
-
-
-def test_the_server_names_its_models(server, vllm_server, tmp_path):
-    wrong = OpenAIEngine("zoo/techer", settings=Endpoint(base_url=vllm_server.base_url, key_env=None))
-    with pytest.raises(EngineError, match="has no model 'zoo/techer'. It has 'zoo/teacher'"):
+def test_the_server_names_its_models(server, tmp_path):
+    wrong = OpenAIEngine("zoo/techer", settings=server.settings)
+    wrong.socket = server.socket
+    with pytest.raises(EngineError, match="has no model 'zoo/techer'. It has 'adapter', 'base'"):
         complete(wrong, [ask("1")], store=Store(tmp_path))
-    with pytest.raises(EngineError, match="context of 512 tokens is too short for about 1 of 2 prompts"):
+    with pytest.raises(EngineError, match="context is too short for the longest prompt, of item '1 [+] 1"):
         complete(server, [ask("1"), ask("1 + " * 400)], store=Store(tmp_path))
+
+
+def test_a_killed_vllm_leaves_nobody_and_loses_nothing(adapted, examples, tmp_path):
+    group, done = adapted.running.process.pid, []
+    family = psutil.Process(group).children(recursive=True)
+    asked = requests(examples.train[:200], "cot", max_tokens=dict(cot=64))
+    with pytest.raises(EngineError) as error:
+        complete(adapted, asked, store=Store(tmp_path), progress=killing(adapted, done))
+    assert KILLED in str(error.value)
+    assert len(family) > 0
+    assert gone(group)
+    assert not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family)
+    assert 0 < done[-1] < 200
+    lines = sum(len(p.read_text().splitlines()) for p in (tmp_path / "completions").glob("vllm*"))
+    assert lines == done[-1]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Row', 'in_order', 'next_batch', 'end_tokens', 'plain_settings', 'stopped', 'finish', 'padded', 'write',
            'write_if_it_fits', 'parameter_count', 'number_format', 'token_bytes', 'cache_room', 'render', 'own_context',
-           'outgrown', 'context_length', 'made_by', 'TransformersEngine']
+           'outgrown', 'context_length', 'TransformersEngine']
 
 # %% ../../nbs/30_models/03_local.ipynb #604ac0a9
 import functools
@@ -65,9 +65,9 @@ def next_batch(rows, batch_size: int, *, room: int) -> list:
     return [first, *takewhile(lambda r: r.kind == first.kind, rows[1 : min(batch_size, room // first.longest)])]
 
 # %% ../../nbs/30_models/03_local.ipynb #b4150d4f
-def end_tokens(model, tokenizer) -> set:
+def end_tokens(settings, tokenizer) -> set:
     "Ids that end an answer: those of the generation settings (one or a list) and the tokenizer's."
-    ids = model.generation_config.eos_token_id
+    ids = settings.eos_token_id
     return {*(ids if isinstance(ids, list) else [ids]), tokenizer.eos_token_id} - {None}
 
 
@@ -75,7 +75,7 @@ def plain_settings(model, tokenizer):
     "The model, with nothing left of its own generation settings but the tokens that end an answer."
     from transformers import GenerationConfig
 
-    ends = sorted(end_tokens(model, tokenizer)) or None
+    ends = sorted(end_tokens(model.generation_config, tokenizer)) or None
     model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=0)  # any pads: it is masked, or cut off
     return model
 
@@ -270,15 +270,6 @@ def context_length(folder: Path, requests, *, prompts, spec: str) -> int:
     return context
 
 # %% ../../nbs/30_models/03_local.ipynb #30dad1cd
-def made_by(model) -> dict:
-    "What a record says about how its answer was made."
-    import torch
-    import transformers
-
-    versions = dict(torch=torch.__version__, transformers=transformers.__version__)
-    return dict(device=model.device.type, dtype=str(model.dtype).removeprefix("torch.")) | versions
-
-
 class TransformersEngine(Engine):
     "A causal language model run in this process by transformers; MODEL is zoo/NAME, a folder, or a hub id."
 
@@ -313,11 +304,16 @@ class TransformersEngine(Engine):
 
     def generate(self, requests):
         "Yield (position, record), and None after each batch."
+        import torch
+        import transformers
+
         requests, tokenizer = list(requests), load_tokenizer(self.folder)
         rows, model = self.rows(requests, tokenizer), self.load()
         decode = functools.partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        about = made_by(model)
-        ends, room, start = end_tokens(model, tokenizer), cache_room(model, self.memory), time.perf_counter()
+        about = dict(device=model.device.type, dtype=str(model.dtype).removeprefix("torch."))
+        about |= dict(torch=torch.__version__, transformers=transformers.__version__)
+        ends, room = end_tokens(model.generation_config, tokenizer), cache_room(model, self.memory)
+        start = time.perf_counter()
         while rows:
             batch = next_batch(rows, self.batch_size, room=room)
             seed = int(fingerprint([self.key(r.request) for r in batch]), 16)

@@ -228,33 +228,15 @@ def tensor_shapes(folder: Path) -> dict:
     return out
 
 # %% ../../nbs/30_models/01_weights.ipynb #7ae8b6d3
-def _misfit(adapter, folder):
-    "What an adapter changes that its base doesn't have, or has in another shape; None where all fits."
-    base, own = tensor_shapes(folder), tensor_shapes(adapter)
-    prefix, first, second = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
-    changed = [k.removeprefix(prefix).removesuffix(first) for k in own if k.endswith(first)]
-    if not any(f"{k}.weight" in base for k in changed):
-        return None  # the base names its parts in another way
-    for k in changed:
-        number, shape = base.get(f"{k}.weight", (None, None))
-        if shape is None and not k.endswith(("lm_head", "embed_tokens")):  # these two can be one
-            return f"it changes {k}, which the base doesn't have"
-        rows, columns = (own.get(f"{prefix}{k}{part}", (0, [0, 0]))[1] for part in (second, first))
-        wants = [rows[0], columns[-1]]
-        if number in ("F32", "F16", "BF16") and shape not in (wants, wants[::-1]):
-            found = " × ".join(map(str, shape))
-            return f"it changes {k} of {wants[0]} × {wants[1]}, which is {found} in the base"
-
-
 def _last_part(name):
     "The last part of a model's name; of a snapshot in the hub's cache, the repository's."
     hub = re.search(r"models--.+?--([^/]+)/snapshots/", name)
     return (hub[1] if hub else Path(name).name).lower()
 
 
-def _same_weights(adapter, named, *, folder):
-    "Whether the base that an adapter names is the model in `folder`, as far as both are on this machine."
-    inside = adapter / named
+def _same_weights(adapter, named, *, base):
+    "Whether the base that an adapter names is the model `base`, as far as both are on this machine."
+    folder, inside = local_model(base), adapter / named
     theirs = inside if _is_model(inside) else local_model(named)
     return bool(folder and theirs) and model_fingerprint(folder) == model_fingerprint(theirs)
 
@@ -267,11 +249,10 @@ def check_adapter(
 ):
     "Refuse, without loading anything, an adapter of another base."
     adapter, base, named = Path(adapter), str(base), adapter_base(adapter)
-    folder, why = local_model(base), None
-    another = named and _last_part(named) != _last_part(base) and not _same_weights(adapter, named, folder=folder)
-    if another or (why := folder and _misfit(adapter, folder)):
-        where = where or f"adapter {str(adapter)!r}"
-        raise ModelError(sentence("another_base", where=where, named=named, base=base, misfit=why))
+    if not named or _last_part(named) == _last_part(base) or _same_weights(adapter, named, base=base):
+        return
+    where = where or f"adapter {str(adapter)!r}"
+    raise ModelError(sentence("another_base", where=where, named=named, base=base))
 
 
 def model_parts(name: str) -> tuple[Path, Path | None]:
@@ -294,12 +275,8 @@ def parts_fingerprint(folder: Path, adapter: Path | None) -> str:
     return fingerprint(own, model_fingerprint(adapter)) if adapter else own
 
 # %% ../../nbs/30_models/01_weights.ipynb #e8d7a1ee
-def _is_needed(record):
-    "False for bitsandbytes' warning about a CPU kernel for 4-bit generation, which nothing here does."
-    return "gemm_4bit_forward from kernels-community" not in record.getMessage()
-
-
-logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_is_needed)
+# bitsandbytes warns about a CPU kernel for 4-bit generation, which nothing here does
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "gemm_4bit" not in record.getMessage())
 
 # %% ../../nbs/30_models/01_weights.ipynb #45c5f471
 def device() -> str:
