@@ -664,10 +664,7 @@ def verify(store: Store = Path("store")):
 
 @store_app.command()
 def export(
-    out: Annotated[Path, typer.Argument(help="a .jsonl file, or a folder for datasets.load_from_disk")],
-    engine: Engine = None,
-    *,
-    store: Store = Path("store"),
+    out: Annotated[Path, typer.Argument(help="a .jsonl file")], engine: Engine = None, *, store: Store = Path("store")
 ):
     "Write completions where other tools can read them."
     from distill_study.store import archive

@@ -43,10 +43,7 @@ def _plain(url):
     "The URL as it is compared; refuses one with a key in it."
     scheme, _, rest = url.partition("://")
     if "@" in rest.split("/", 1)[0] and ":" in rest.split("@", 1)[0]:
-        raise StudyError(
-            f"store {scheme}://…@{url.split('@', 1)[1]}: a key in a URL ends up in reports. Leave it out, and put it "
-            "where the library looks for it, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
-        )
+        raise StudyError.of("key_in_url", url=f"{scheme}://…@{url.split('@', 1)[1]}")
     return url.rstrip("/")
 
 
@@ -72,20 +69,14 @@ def url_of(folder: str | Path) -> str | None:
     return read_json(path, "url", remedy="Delete the folder: it is made again from the URL")["url"]
 
 # %% ../../nbs/25_store/01_remote.ipynb #990cc86b
-_COMMON = ("abfs", "az", "file", "gs", "hdfs", "memory", "s3", "sftp", "webdav")
-
-
 def file_system(url: str):
     "fsspec's file system of a URL, and the path there; raises `StudyError` for a protocol it doesn't know."
     import fsspec
 
     try:
         fs, at = fsspec.core.url_to_fs(url)
-    except ImportError as e:
-        raise StudyError(f"store {url!r}: {e}. For s3:// that is `pip install 'distill-study[s3]'`.") from None
-    except ValueError as e:
-        known = ", ".join(p for p in _COMMON if p in fsspec.available_protocols())
-        raise StudyError(f"store {url!r}: {e}. fsspec knows {known} and others.") from None
+    except (ImportError, ValueError) as e:
+        raise StudyError.of("no_file_system", url=url, why=e) from None
     return fs, at.rstrip("/")
 
 
@@ -98,21 +89,13 @@ def _reaching(url, folder):
     except StudyError:
         raise
     except Exception as e:
-        why = str(e).strip().splitlines()[0][:200] if str(e).strip() else "no reason given"
-        raise StoreError(
-            f"store {url!r}: can't be reached ({type(e).__name__}: {why}). What is done is kept in {str(folder)!r} and "
-            "sent by the next run; check the address, the keys and the network."
-        ) from None
+        why = (str(e).strip() or "no reason given").splitlines()[0][:200]
+        raise StoreError.of("no_reach", url=url, kind=type(e).__name__, why=why, folder=str(folder)) from None
 
 # %% ../../nbs/25_store/01_remote.ipynb #225d485a
 APPENDED = re.compile(r"(completions|grades)/[^/]+\.jsonl|ledger/failures\.jsonl")
 SHARED = ("completions", "grades", "ledger", "results")
 SEGMENT = re.compile(r"[0-9]{17}-[0-9a-f]{8}-([0-9]+)\.jsonl")
-
-
-def _segment(data):
-    "The name of a new segment: when, by whom, how long."
-    return f"{datetime.now(UTC):%Y%m%d%H%M%S%f}"[:17] + f"-{uuid.uuid4().hex[:8]}-{len(data)}.jsonl"
 
 
 def _inside(name):
@@ -199,9 +182,10 @@ class LineExchange(RemoteFiles):
         new = new[: new.rfind(b"\n") + 1]  # a torn last line is of a process that was killed
         if mark + len(new) < size:
             os.ftruncate(fd, mark + len(new))
-        mine = [_segment(new)] if new else []
-        for name in mine:
-            (out / name).write_bytes(new)
+        mine = []
+        if new:  # a segment is named by when, by whom, how long
+            mine = [f"{datetime.now(UTC):%Y%m%d%H%M%S%f}"[:17] + f"-{uuid.uuid4().hex[:8]}-{len(new)}.jsonl"]
+            (out / mine[0]).write_bytes(new)
         have = set(read_at(fd, mark + len(new), offset=0).splitlines()) if theirs else set()
         add = b"".join(dict.fromkeys(x + b"\n" for data in theirs for x in data.splitlines() if x not in have))
         if add:
@@ -253,10 +237,7 @@ class FinishedExchange(LineExchange):
                 return False  # still being written
             for file, checksum in files.items():
                 if not (_inside(file) and (folder / file).is_file() and crc_of(folder / file) == checksum):
-                    raise StoreError(
-                        f"store {self.url!r}: stage {name}, file {file!r} is damaged or missing. "
-                        "Delete the stage's folder there: it is then made again."
-                    )
+                    raise StoreError.of("damaged_stage", url=self.url, stage=name, file=file)
             sync_tree(folder)
             with contextlib.suppress(OSError):  # another process was first
                 os.rename(folder, self.root / "stages" / name)
