@@ -433,7 +433,7 @@ def test_the_demo_is_examined_and_tried(call, tmp_path, monkeypatch):
     }, tried
     assert not [f for f in tried if f["state"] == "problem"] and code == (0 if told["ok"] else 1)
     assert (
-        sum(f["what"] == "trial, training" and "1 step" in f["text"] for f in tried) == 2
+        sum(f["what"] == "trial, training" and "1 step" in f["text"] for f in tried) == 4
         and not (tmp_path / "store").exists()
     )
 
@@ -448,7 +448,7 @@ def test_a_trial_whose_one_answer_becomes_no_row_goes_on_with_gold():
 
 
 def test_a_judge_is_tried_as_well():
-    found = d.trials(recipe(judge="rules:world"))
+    found = d.trials(recipe(judge="rules:world", train=dict(method="full")))
     assert found[-1].what == "trial, judge" and found[-1].state == "ok" and "1 given" in found[-1].text
 
 
