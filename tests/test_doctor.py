@@ -168,17 +168,11 @@ def test_gpus(name, machine, state, says):
         (dict(train=dict(method="full")), "T4", "bf16"),
         (dict(train=dict(attention="flash_attention_2")), "T4", "8.0 (A100)"),
         (dict(train=dict(attention="flash_attention_3")), "A100", "9.0 (H100)"),
-        (dict(teachers=[dict(engine="vllm:o/m", vllm=dict(quantization="fp8"))]), "A100", "8.9"),
-        (dict(teachers=["vllm:o/m-FP8"]), "A100", "8.9"),
     ],
 )
 def test_what_an_old_gpu_cannot_do(more, kind, says):
     assert any(says in f.text + f.what for f in d.check_gpus(recipe(**more), node(kind)) if f.state != "ok")
     assert states(d.check_gpus(recipe(**more), node("H100"))) == ["ok"]
-
-
-def test_gpus_of_two_kinds():
-    assert states(d.check_gpus(None, replace(node("H100"), gpus=(CARD["H100"], CARD["T4"])))) == ["ok", "warning"]
 
 
 # ---- memory and disk

@@ -35,6 +35,7 @@ from distill_study.study.resources import (
     length,
     parameters,
     parse_hardware,
+    processes,
     rows_a_pass,
     shape,
     this_machine,
@@ -197,7 +198,6 @@ def _fault(extra, requirement, *, have, pin):
 
 def check_packages(recipe: Recipe | None, machine: Machine) -> list[Check]:
     "Python, and every package against its range and its pin."
-    python = "python" if machine.python >= (3, 11) else "python_old"
     wanted, pins = extras(recipe, machine), _pins()
     needed = [(extra, r) for extra, r in _requirements() if extra in ("", *wanted)]
     faults = []
@@ -207,7 +207,7 @@ def check_packages(recipe: Recipe | None, machine: Machine) -> list[Check]:
             faults.append(fault)
     key = "packages_extras" if wanted else "packages"
     total = line(key, fine=len(needed) - len(faults), n=len(needed), extras=", ".join(wanted))
-    return [line(python, version=".".join(map(str, machine.python))), *faults, total]
+    return [line("python", version=".".join(map(str, machine.python))), *faults, total]
 
 # %% ../../nbs/90_tools/04_doctor.ipynb #8ded1db1
 def check_gpus(recipe: Recipe | None, machine: Machine) -> list[Check]:
@@ -221,9 +221,6 @@ def check_gpus(recipe: Recipe | None, machine: Machine) -> list[Check]:
         return [line("gpus_missing", hardware=hardware) if hardware else line("gpus_none")]
     n, least, cap = len(cards), min(c.gb for c in cards), min(c.capability for c in cards)
     found = [line("gpus", n=n, name=cards[0].name, least=least, cap=cap, driver=machine.driver, cuda=machine.cuda)]
-    names = sorted({c.name for c in cards})
-    if len(names) > 1:
-        found.append(line("gpus_mixed", names=", ".join(names)))
     if hardware and (n < hardware.count or least < 0.95 * hardware.gpu.gb):
         found.append(line("gpus_fewer", hardware=hardware, n=n))
     return found + (_abilities(recipe, cap) if recipe else [])
@@ -238,54 +235,30 @@ def _abilities(recipe, cap):
         needs, chip = ((9, 0), "9.0 (H100)") if name.endswith("3") else ((8, 0), "8.0 (A100)")
         if cap < needs:
             found.append(line("attention", name=name, needs=chip))
-    for t in recipe.teachers:
-        if t.engine.startswith("vllm:") and weight_bytes(t) == 1 and cap < (8, 9):
-            found.append(line("fp8", engine=t.engine))
     return found
 
 # %% ../../nbs/90_tools/04_doctor.ipynb #06adac05
-@dataclass(frozen=True)
-class _Place(Devices):
-    "Where a recipe would run."
-
-    where: str = ""  # how a line names what isn't here
-    hardware: object = None  # that the recipe names, if it names any
-
-
-def _place(recipe, machine):
-    "The GPUs that are here, those that the recipe names, or the CPU."
-    hardware = parse_hardware(recipe.hardware) if recipe.hardware else None
-    if machine.gpus:
-        return _Place(len(machine.gpus), min(c.gb for c in machine.gpus), hardware=hardware)
-    if hardware:
-        return _Place(
-            hardware.count, hardware.gpu.gb, where=f" on {hardware}, which is not this machine", hardware=hardware
-        )
-    return _Place(1, machine.memory, "cpu")
-
-
 def check_memory(recipe: Recipe, machine: Machine) -> list[Check]:
-    "Whether trainings and teachers fit the machine; on another one than the recipe names, that one's GPUs."
-    place, found = _place(recipe, machine), []
+    "Whether trainings and teachers fit the GPUs, or the machine's own memory where there are none."
+    cards, found = machine.gpus, []
+    place = Devices(len(cards), min(c.gb for c in cards)) if cards else Devices(1, machine.memory, "cpu")
     for s in recipe.students:
         found.append(_training(s, place))
-        need = 4 * parameters(s.model) / 1e9  # of the machine's own memory, to merge an adapter that the GPU can't
-        if place.kind == "cuda" and s.train.method != "full" and need > place.gb:
+        need = 4 * parameters(s.model) / 1e9  # to merge an adapter, where the GPU can't
+        if cards and s.train.method != "full" and need > place.gb:
             fits = "merging" if machine.memory >= need else "merging_large"
-            key = "merging_elsewhere" if place.where else fits
-            found.append(line(key, model=s.model, need=need, have=machine.memory))
+            found.append(line(fits, model=s.model, need=need, have=machine.memory))
     teachers = (t for t in recipe.teachers if t.engine.startswith(("vllm:", "transformers:")))
     return found + [_weights(t, place) for t in teachers]
 
 # %% ../../nbs/90_tools/04_doctor.ipynb #90e6ce74
 def _training(s, place):
     "Whether a student's training fits."
-    t = s.train
-    several = t.launch in ("ddp", "fsdp", "zero3") and place.kind == "cuda"
-    n = (t.processes or place.count) if several else 1
-    settings = rows_a_pass(t, replace(place.hardware, count=n)) if place.hardware and several else t
-    sharded = several and t.launch != "ddp"
-    e = training_memory(shape(s.model), settings, length=length(s), devices=replace(place, count=n), sharded=sharded)
+    t, gpus = s.train, place.kind == "cuda"
+    n = processes(t, place) if gpus else 1
+    settings, devices = rows_a_pass(t, place) if n > 1 else t, replace(place, count=n)
+    sharded = n > 1 and t.launch != "ddp"
+    e = training_memory(shape(s.model), settings, length=length(s), devices=devices, sharded=sharded)
     too_large = "training_large" if t.max_length else "training_long"
     return line(
         "training_fits" if e.fits else too_large,
@@ -293,9 +266,8 @@ def _training(s, place):
         method=e.name,
         need=e.total / 1e9,
         gb=place.gb,
-        where=place.where,
         length=length(s),
-        gpus=f" --gpus {place.count}x{place.gb:.0f}GB" if place.kind == "cuda" else "",
+        gpus=f" --gpus {place.count}x{place.gb:.0f}GB" if gpus else "",
     )
 
 
@@ -308,9 +280,8 @@ def _weights(t, place):
         return line("teacher_spread", engine=t.engine, n=n, count=place.count)
     bytes_each = weight_bytes(t) if place.kind == "cuda" else 4
     need = parameters(t.engine.partition(":")[2]) * bytes_each / n / 1e9
-    fits = "teacher_fits_each" if n > 1 else "teacher_fits"
-    key = "teacher_large" if need > place.gb * share else fits
-    return line(key, engine=t.engine, need=need, most=place.gb * share, n=n, where=place.where)
+    key = "teacher_fits" if need <= place.gb * share else "teacher_large"
+    return line(key, engine=t.engine, need=need, most=place.gb * share, n=n)
 
 # %% ../../nbs/90_tools/04_doctor.ipynb #5c617d13
 def check_disk(recipe: Recipe | None, machine: Machine) -> list[Check]:
@@ -587,9 +558,7 @@ def examine(
 # %% ../../nbs/90_tools/04_doctor.ipynb #25c8b418
 def of_cluster(survey: dict) -> list[Check]:
     "What `workers.Ray.survey` found, machine by machine."
-    return [
-        line("machine_lacks", name=name, why=why) if why else line("machine", name=name) for name, why in survey.items()
-    ]
+    return [line("machine_lacks" if why else "machine", name=name, why=why) for name, why in survey.items()]
 
 
 def as_text(found) -> list[str]:
