@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from distill_study.cli import main
 from distill_study.config import load_recipe, parse_recipe
-from distill_study.study.resources import GPUS
+from distill_study.study.resources import GPUS, budget
 from distill_study.tools import doctor as d
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -228,7 +228,7 @@ def test_merging_needs_the_machines_own_memory():
 @settings(max_examples=25, deadline=None)
 def test_disk(disk, cache):
     found = d.check_disk(recipe(), replace(HERE, disk=disk, cache=cache))
-    need = d.budget(recipe()).disk
+    need = budget(recipe()).disk
     assert states(found) == ["ok" if need < min(disk, cache) else "problem" if need > disk else "warning"]
 
 

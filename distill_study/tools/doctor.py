@@ -29,19 +29,7 @@ from ..models.engine import open_teacher
 from ..models.openai import Server
 from ..models.weights import SMOLLM, _cached, smollm_wheel
 from ..store.log import Store
-from distill_study.study.resources import (
-    Devices,
-    budget,
-    length,
-    parameters,
-    parse_hardware,
-    processes,
-    rows_a_pass,
-    shape,
-    this_machine,
-    training_memory,
-    weight_bytes,
-)
+from ..study import resources
 from ..study.run import Run
 from ..train.launch import check_launch
 from ..train.methods import refuse
@@ -86,11 +74,6 @@ def _installed(name):
         return None
 
 
-def _importable(name):
-    "Whether a module can be imported."
-    return importlib.util.find_spec(name) is not None
-
-
 @dataclass(frozen=True)
 class Machine:
     "What matters of a machine."
@@ -104,7 +87,7 @@ class Machine:
     disk: int = 0  # bytes free where the store is
     cache: int = 0  # bytes free where the hub's models go
     version: object = _installed  # package → version or None
-    has: object = _importable  # module → whether it can be imported
+    has: object = importlib.util.find_spec  # module → whether it can be imported
 
 # %% ../../nbs/90_tools/04_doctor.ipynb #4d93b2fa
 def _free(folder):
@@ -138,7 +121,7 @@ def look(store: Path = Path("store")) -> Machine:
         cuda=torch.version.cuda,
         driver=driver,
         seen=seen,
-        memory=physical if cards else this_machine().gb,
+        memory=physical if cards else resources.this_machine().gb,
         disk=_free(store),
         cache=_free(constants.HF_HUB_CACHE),
     )
@@ -205,15 +188,14 @@ def check_packages(recipe: Recipe | None, machine: Machine) -> list[Check]:
         pin = pins.get(re.sub(r"[-_.]+", "-", r.name).lower())
         if fault := _fault(extra, r, have=machine.version(r.name), pin=pin):
             faults.append(fault)
-    key = "packages_extras" if wanted else "packages"
-    total = line(key, fine=len(needed) - len(faults), n=len(needed), extras=", ".join(wanted))
+    total = line("packages", fine=len(needed) - len(faults), n=len(needed), extras=", ".join(wanted) or "none")
     return [line("python", version=".".join(map(str, machine.python))), *faults, total]
 
 # %% ../../nbs/90_tools/04_doctor.ipynb #8ded1db1
 def check_gpus(recipe: Recipe | None, machine: Machine) -> list[Check]:
     "How many there are, and what they can do."
     cards = machine.gpus
-    hardware = parse_hardware(recipe.hardware) if recipe and recipe.hardware else None
+    hardware = resources.parse_hardware(recipe.hardware) if recipe and recipe.hardware else None
     if not cards and machine.seen:
         built = f"CUDA {machine.cuda}" if machine.cuda else "the CPU"
         return [line("gpus_unseen", driver=machine.driver, seen=machine.seen, built=built)]
@@ -241,10 +223,14 @@ def _abilities(recipe, cap):
 def check_memory(recipe: Recipe, machine: Machine) -> list[Check]:
     "Whether trainings and teachers fit the GPUs, or the machine's own memory where there are none."
     cards, found = machine.gpus, []
-    place = Devices(len(cards), min(c.gb for c in cards)) if cards else Devices(1, machine.memory, "cpu")
+    place = (
+        resources.Devices(len(cards), min(c.gb for c in cards))
+        if cards
+        else resources.Devices(1, machine.memory, "cpu")
+    )
     for s in recipe.students:
         found.append(_training(s, place))
-        need = 4 * parameters(s.model) / 1e9  # to merge an adapter, where the GPU can't
+        need = 4 * resources.parameters(s.model) / 1e9  # to merge an adapter, where the GPU can't
         if cards and s.train.method != "full" and need > place.gb:
             fits = "merging" if machine.memory >= need else "merging_large"
             found.append(line(fits, model=s.model, need=need, have=machine.memory))
@@ -255,10 +241,12 @@ def check_memory(recipe: Recipe, machine: Machine) -> list[Check]:
 def _training(s, place):
     "Whether a student's training fits."
     t, gpus = s.train, place.kind == "cuda"
-    n = processes(t, place) if gpus else 1
-    settings, devices = rows_a_pass(t, place) if n > 1 else t, replace(place, count=n)
+    n = resources.processes(t, place) if gpus else 1
+    settings, devices = resources.rows_a_pass(t, place) if n > 1 else t, replace(place, count=n)
     sharded = n > 1 and t.launch != "ddp"
-    e = training_memory(shape(s.model), settings, length=length(s), devices=devices, sharded=sharded)
+    e = resources.training_memory(
+        resources.shape(s.model), settings, length=resources.length(s), devices=devices, sharded=sharded
+    )
     too_large = "training_large" if t.max_length else "training_long"
     return line(
         "training_fits" if e.fits else too_large,
@@ -266,7 +254,7 @@ def _training(s, place):
         method=e.name,
         need=e.total / 1e9,
         gb=place.gb,
-        length=length(s),
+        length=resources.length(s),
         gpus=f" --gpus {place.count}x{place.gb:.0f}GB" if gpus else "",
     )
 
@@ -278,8 +266,8 @@ def _weights(t, place):
         n, share = t.vllm.tensor_parallel_size * t.vllm.pipeline_parallel_size, t.vllm.gpu_memory_utilization
     if n > place.count:
         return line("teacher_spread", engine=t.engine, n=n, count=place.count)
-    bytes_each = weight_bytes(t) if place.kind == "cuda" else 4
-    need = parameters(t.engine.partition(":")[2]) * bytes_each / n / 1e9
+    bytes_each = resources.weight_bytes(t) if place.kind == "cuda" else 4
+    need = resources.parameters(t.engine.partition(":")[2]) * bytes_each / n / 1e9
     key = "teacher_fits" if need <= place.gb * share else "teacher_large"
     return line(key, engine=t.engine, need=need, most=place.gb * share, n=n)
 
@@ -290,7 +278,7 @@ def check_disk(recipe: Recipe | None, machine: Machine) -> list[Check]:
     free = f"{disk} free where the store is, {cache} where the hub's models go"
     if recipe is None:
         return [line("disk_free", free=free)]
-    need = budget(recipe).disk
+    need = resources.budget(recipe).disk
     short = "disk_full" if need > machine.disk else "disk_cache"
     enough = need < min(machine.disk, machine.cache)
     return [line("disk" if enough else short, need=size(need, rough=True), free=free)]
@@ -327,6 +315,9 @@ def hub_names(recipe: Recipe) -> list[tuple[str, str]]:
     return far + [("dataset", d) for d in dict.fromkeys(d.name for d in recipe.data) if source_of(d) == "hub"]
 
 # %% ../../nbs/90_tools/04_doctor.ipynb #135da9e2
+_HUB = dict(GatedRepoError="hub_gated", RepositoryNotFoundError="hub_unknown")  # what fails → its line
+
+
 def check_hub(recipe: Recipe, machine=None, *, api=None, seconds: float = 10.0) -> list[Check]:
     "Whether every model and data set that is not here can be had; `api` is a `huggingface_hub.HfApi`."
     from huggingface_hub import HfApi, get_token
@@ -340,27 +331,15 @@ def check_hub(recipe: Recipe, machine=None, *, api=None, seconds: float = 10.0) 
             within(lambda name=name, kind=kind: api.auth_check(name, repo_type=kind), seconds)
             found.append(line("hub", kind=kind, name=name))
         except Exception as e:
-            found.append(_hub_line(kind, name, error=e))
+            key = _HUB.get(type(e).__name__, "hub_away")
+            status = getattr(getattr(e, "response", None), "status_code", None)
+            why = type(e).__name__ + (f", status {status}" if status else "")
+            found.append(line(key, kind=kind, name=name, why=why))
         if found[-1].what == "hub":
             break  # the others would wait as long for nothing
     if any("gated" in f.text for f in found) and not get_token():
         found.append(line("hub_login"))
     return found
-
-
-def _hub_line(kind, name, *, error):
-    "What it means that a look at a repository failed."
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
-
-    if isinstance(error, GatedRepoError):
-        return line("hub_gated", kind=kind, name=name)
-    if isinstance(error, RepositoryNotFoundError):
-        return line("hub_unknown", kind=kind, name=name)
-    response = error.response if isinstance(error, HfHubHTTPError) else None
-    status = getattr(response, "status_code", None)
-    why = type(error).__name__ + (f", status {status}" if status else "")
-    variable = "DISTILL_MODEL_DIR" if kind == "model" else "DISTILL_DATA_DIR"
-    return line("hub_away", kind=kind, name=name, why=why, variable=variable)
 
 # %% ../../nbs/90_tools/04_doctor.ipynb #68f942d7
 def check_endpoints(recipe: Recipe, machine=None, *, seconds: float = 10.0) -> list[Check]:
