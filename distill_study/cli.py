@@ -639,14 +639,11 @@ def list_stored(store: Store = Path("store")):
 
 
 @store_app.command()
-def ledger(
-    reason: Annotated[str | None, typer.Option(help="only this reason, e.g. truncated or http_429")] = None,
-    store: Store = Path("store"),
-):
+def ledger(store: Store = Path("store")):
     "Print every failed request and every dropped input, one JSON object a line: id, reason, evidence."
     from distill_study.store.archive import ledger_rows
 
-    for row in ledger_rows(store, reason):
+    for row in ledger_rows(store):
         print(json.dumps(row, ensure_ascii=False))
 
 

@@ -96,19 +96,7 @@ def _fields_at(cls, loc):
     return list(cls.model_fields)
 
 
-def _value(name, value):
-    "' = value' for a message; a value that may hold a secret is not shown."
-    if name in ("key_env", "endpoint", "extra_body"):
-        return ""
-    if name == "base_url" and not re.fullmatch(r"https?:[^@?#]+", str(value)):
-        return ""
-    return f" = {value!r}"
-
-
-def _sentence(message):
-    "What pydantic or a validator here says, with one mark at its end."
-    end = "?" if message.endswith("?") else "."
-    return message.removeprefix("Value error, ").rstrip(".?") + end
+_UNSHOWN = ("key_env", "endpoint", "extra_body", "base_url")  # their value may hold a secret
 
 
 def _explain(cls, error, *, where):
@@ -126,7 +114,9 @@ def _explain(cls, error, *, where):
         elif kind == "missing":
             lines.append(f"{path}: missing; this setting has no default.")
         else:
-            lines.append(f"{path}{_value(name, err['input'])}: {_sentence(err['msg'])}")
+            value = "" if name in _UNSHOWN else f" = {err['input']!r}"
+            text = err["msg"].removeprefix("Value error, ").rstrip(".")
+            lines.append(f"{path}{value}: {text}{'' if text.endswith('?') else '.'}")
     return "\n".join(lines)
 
 # %% ../nbs/00_config.ipynb #2a5b97a6
@@ -398,26 +388,8 @@ class Arm(Settings):
     extra: bool = False  # only part of a recipe that asks for it
 
 
-_PLAIN = dict(model="trained", prompt="vanilla")
-_EXTRA = dict(_PLAIN, extra=True)
-_ARMS = (
-    Arm(name="teacher/vanilla", model="teacher", prompt="vanilla"),
-    Arm(name="teacher/cot", model="teacher", prompt="cot"),
-    Arm(name="teacher/cod", model="teacher", prompt="cod"),
-    Arm(name="student/vanilla", model="student", prompt="vanilla"),
-    Arm(name="student/cot", model="student", prompt="cot"),
-    Arm(name="distilled/vanilla", **_PLAIN, labels="vanilla", target="answer"),
-    Arm(name="distilled/cot-answer", **_PLAIN, labels="cot", target="answer"),
-    Arm(name="distilled/cot-rationale", model="trained", prompt="cot", labels="cot", target="rationale"),
-    Arm(name="distilled/cod", **_PLAIN, labels="cod", target="answer"),
-    Arm(name="distilled/cot-after", **_EXTRA, labels="cot", target="rationale-after", stop=("\n",)),
-    Arm(name="distilled/cot-mixed", **_EXTRA, labels="cot", target="mixed"),
-    Arm(name="control/gold", **_PLAIN, labels="gold", target="answer"),
-    Arm(name="control/right", **_EXTRA, labels="vanilla", target="answer", only="right"),
-    Arm(name="control/wrong", **_EXTRA, labels="vanilla", target="answer", only="wrong"),
-)
-ARMS = {a.name: a for a in _ARMS}
-DEFAULT_ARMS = tuple(a.name for a in _ARMS if not a.extra)
+ARMS = {a["name"]: Arm(**a) for a in read_table("arms.yaml")}
+DEFAULT_ARMS = tuple(name for name, a in ARMS.items() if not a.extra)
 
 # %% ../nbs/00_config.ipynb #9baeca45
 def arms_under(strategies) -> tuple[str, ...]:
@@ -631,18 +603,8 @@ def parse_recipe(
     return Recipe.parse(raw, "recipe")
 
 # %% ../nbs/00_config.ipynb #ce68c222
-_PLACES = {
-    "train": ("students", "train"),
-    "sampling": ("teachers", "sampling"),
-    "endpoint": ("teachers", "endpoint"),
-    "vllm": ("teachers", "vllm"),
-    "teacher": ("teachers",),
-    "student": ("students",),
-    "data": ("data",),
-    "curate": ("curate",),
-    "pitfalls": ("pitfalls",),
-    "judge": ("judge",),
-}
+_PLACES = dict(teacher="teachers", student="students", data="data", curate="curate", pitfalls="pitfalls", judge="judge")
+_PARTS = dict(train="students", sampling="teachers", endpoint="teachers", vllm="teachers")  # settings of each of these
 _LISTS = ("teachers", "students", "data", "arms", "seeds")  # written with commas on the command line
 
 
@@ -653,16 +615,16 @@ def _override(raw, key, *, value):
     if not rest:
         raw[head] = _as_list(value) if head in _LISTS else value
         return
-    if head not in _PLACES:
-        raise ConfigError.of("unknown_setting", key=key, hint=nearest(head, [*_PLACES, *Recipe.model_fields]))
+    place = (_PLACES | _PARTS).get(head)
+    if place is None:
+        raise ConfigError.of("unknown_setting", key=key, hint=nearest(head, [*_PLACES, *_PARTS, *Recipe.model_fields]))
     if head == "judge" and not isinstance(raw.get("judge"), dict):
         raise ConfigError.of("no_judge", key=key)
-    first, *within = _PLACES[head]
-    entries = raw.get(first, []) if first in _LISTS else [raw.setdefault(first, {})]
+    entries = raw.get(place, []) if place in _LISTS else [raw.setdefault(place, {})]
     engine = next((e for e, field in OWN.items() if field == head), "")  # the only one that has such settings
     for entry in entries:
         if not engine or str(entry.get("engine")).startswith(f"{engine}:"):
-            _set(entry, [*within, *rest], key=key, value=value)
+            _set(entry, [head, *rest] if head in _PARTS else rest, key=key, value=value)
 
 
 def _set(entry, path, *, key, value):

@@ -326,8 +326,13 @@ def no_folders(text: str) -> str:
 _SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$")
 
 
-def _folders():
-    "Folder → what is written instead, the longest first."
+def scrub(
+    text: str,
+    keys=(),  # names of environment variables that hold keys, beside those whose names say so
+    *,
+    paths: bool = False,  # cut down other absolute paths as well: of prose and messages
+) -> str:
+    "Replace the folders that tell where and by whom something was run, and the keys in the environment."
     import tempfile
 
     import distill_study
@@ -339,22 +344,11 @@ def _folders():
         sys.prefix: "<env>",
         tempfile.gettempdir(): "<tmp>",
     }
-    return sorted(known.items(), key=lambda item: -len(item[0]))
-
-
-def scrub(
-    text: str,
-    keys=(),  # names of environment variables that hold keys, beside those whose names say so
-    *,
-    paths: bool = False,  # cut down other absolute paths as well: of prose and messages
-) -> str:
-    "Replace the folders that tell where and by whom something was run, and the keys in the environment."
     secrets = {v for k, v in os.environ.items() if (k in keys or _SECRET.search(k.upper())) and len(v) >= 8}
     for form in (form for secret in secrets for form in spellings(secret)):
         text = text.replace(form, "***")
-    for folder, name in _folders():
-        if len(folder) > 1:
-            text = re.sub(re.escape(folder) + r"(?![\w-])", lambda m, name=name: name, text)
+    for folder in sorted(filter(lambda f: len(f) > 1, known), key=len, reverse=True):
+        text = re.sub(re.escape(folder) + r"(?![\w-])", lambda m, name=known[folder]: name, text)
     return no_folders(text) if paths else text
 
 # %% ../nbs/01_utils.ipynb #5b61af90

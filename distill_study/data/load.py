@@ -207,14 +207,6 @@ class Rows(list):
         super().__init__(rows)
         self.names = names or {}
 
-
-def _rows_of(ds, most, *, seed):
-    "`Rows` of a `datasets.Dataset`, at most `most` of them."
-    if most and len(ds) > most:
-        ds = ds.select(sorted(random.Random(seed).sample(range(len(ds)), most)))
-    names = {c: tuple(f.names) for c, f in ds.features.items() if type(f).__name__ == "ClassLabel"}
-    return Rows(ds.to_list(), names)
-
 # %% ../../nbs/20_data/02_load.ipynb #341095ba
 def raw_rows(
     name: str,  # hub id, local folder or JSONL file
@@ -248,7 +240,7 @@ def _library_rows(where, subset, *, name, split, most, seed):
     from datasets import load_dataset
 
     try:
-        return _rows_of(load_dataset(where, subset, split=split), most, seed=seed)
+        ds = load_dataset(where, subset, split=split)
     except ValueError as e:
         if "Unknown split" in str(e) or "BuilderConfig" in str(e):
             return None
@@ -257,6 +249,9 @@ def _library_rows(where, subset, *, name, split, most, seed):
         hint = "" if name in KNOWN else nearest(name, [*TINY, *KNOWN])
         why = type(e).__name__
         raise DataError.of("not_found", name=name, built_in=", ".join(TINY), why=why, hint=hint) from None
+    if most and len(ds) > most:
+        ds = ds.select(sorted(random.Random(seed).sample(range(len(ds)), most)))
+    return Rows(ds.to_list(), {c: tuple(f.names) for c, f in ds.features.items() if type(f).__name__ == "ClassLabel"})
 
 # %% ../../nbs/20_data/02_load.ipynb #b8f9e720
 def label_map(
@@ -380,7 +375,9 @@ def _is_turn(turn):
 def _turns_of(row, data, *, where, mend):
     "The checked turns of a row of messages; with `mend`, an empty one makes the row useless instead of wrong."
     if "messages" not in row:
-        raise _no_messages(row, data, where=where)
+        columns = FAMILIES[data.task].columns if data.task in FAMILIES else ["messages"]
+        values = dict(columns=", ".join(columns), first=columns[0], there=", ".join(map(str, row)))
+        raise DataError.of("no_messages", where=where, **values)
     turns = row["messages"]
     try:
         if isinstance(turns, list) and turns and all(map(_is_turn, turns)):
@@ -389,14 +386,6 @@ def _turns_of(row, data, *, where, mend):
         if mend:
             raise
     raise DataError.of("bad_messages", where=where)
-
-
-def _no_messages(row, data, *, where):
-    error = DataError.of("no_messages", where=where, known=", ".join(KNOWN), there=", ".join(map(str, row)))
-    if data.task not in FAMILIES:
-        return error
-    columns = FAMILIES[data.task].columns
-    return DataError.of("no_columns_either", start=error, task=data.task, columns=", ".join(columns), first=columns[0])
 
 
 def _dialogue(turns):
@@ -541,23 +530,15 @@ def _draw(examples, n, *, seed, what):
     return [e for i, e in enumerate(examples) if i in at], [e for i, e in enumerate(examples) if i not in at]
 
 # %% ../../nbs/20_data/02_load.ipynb #aecd9553
-_TINY_SIZES = dict(train=1000, validation=0, test=300)
-
-
-def _tiny_example(name, id, *, item):
-    "The example of a generated item."
-    task = TINY[name].task
-    turns = tuple(user_turn(text, item.choices) for text in item.meta.get("turns", (item.question,)))
-    return Example(id, task, turns, None if task == "conversation" else item.answer, item.choices, item.meta)
-
-
 def _load_tiny(data):
     "The splits of a built-in set."
-    name, task, splits = data.name, TINY[data.name].task, {}
-    for split, usual in _TINY_SIZES.items():
+    name, task, splits = data.name, TINY[data.name].task, dict(train=[], validation=[], test=[])
+    for (split, examples), usual in zip(splits.items(), (1000, 0, 300)):
         n = getattr(data, split)
-        drawn = items(name, split, n=usual if n is None else n, seed=data.seed)
-        splits[split] = [_tiny_example(name, f"{name}-{split}-{data.seed}-{i}", item=it) for i, it in enumerate(drawn)]
+        for i, item in enumerate(items(name, split, n=usual if n is None else n, seed=data.seed)):
+            turns = tuple(user_turn(text, item.choices) for text in item.meta.get("turns", (item.question,)))
+            gold = None if task == "conversation" else item.answer
+            examples.append(Example(f"{name}-{split}-{data.seed}-{i}", task, turns, gold, item.choices, item.meta))
     plain = dict(summarization=64, conversation=32).get(task, 8)
     return Splits(name, task, "built-in", **splits, max_tokens=dict(vanilla=plain, cot=80, cod=160))
 
@@ -607,8 +588,7 @@ def _usable(rows, data, *, task, split):
 def _hold_out(train, data, *, split, left):
     "(test examples drawn from train, the rest), for a set that has no test split of this name."
     if data.test is None:
-        kind = "no_test_in_file" if data.name.endswith(".jsonl") else "no_test_split"
-        raise DataError.of(kind, name=data.name, split=split)
+        raise DataError.of("no_test_split", name=data.name, split=split)
     if data.test >= len(train):
         raise DataError.of("nothing_to_train_on", n=data.test, rows=len(train), left=_reasons(left))
     return _draw(train, data.test, seed=data.seed + 1, what="data.test")

@@ -35,6 +35,10 @@ def _files(root, sub):
     return sorted((root / sub).glob("*.jsonl"))
 
 
+def _ledgers(root):
+    return [(kind, path) for kind in ("ledger", "grades") for path in _files(root, kind)]
+
+
 def _stages(root):
     return [p for p in sorted((root / "stages").iterdir()) if p.is_dir()]
 
@@ -111,22 +115,16 @@ def contents(root: str | Path) -> list[Entry]:
     root = open_root(root)
     return [
         *map(_completions_entry, _files(root, "completions")),
-        *(_ledger_entry(kind, p) for kind in ("ledger", "grades") for p in _files(root, kind)),
+        *(_ledger_entry(kind, path) for kind, path in _ledgers(root)),
         *map(_stage_entry, _stages(root)),
     ]
 
 # %% ../../nbs/25_store/03_archive.ipynb #06a00020
-def ledger_rows(root: str | Path, reason: str | None = None) -> Iterator[dict]:
-    "Everything that failed or was dropped, or what has one `reason`: ledger, time, id, reason, evidence and more."
-    reasons = set()
+def ledger_rows(root: str | Path) -> Iterator[dict]:
+    "Everything that failed or was dropped: ledger, time, id, reason, evidence and more."
     for path in _files(open_root(root), "ledger"):
         for e in Ledger(path).entries():
-            reasons.add(e["reason"])
-            if reason in (None, e["reason"]):
-                yield dict(ledger=path.stem, **e)
-    if reason is not None and reason not in reasons:
-        hint = nearest(reason, reasons) if reasons else " It is empty."
-        raise StoreError.of("no_such_reason", path=str(root), reason=reason, hint=hint)
+            yield dict(ledger=path.stem, **e)
 
 # %% ../../nbs/25_store/03_archive.ipynb #06a0000b
 @dataclass(frozen=True)
@@ -158,14 +156,6 @@ def _bad_lines(path):
             yield Problem(path, n, wording("bad_line", why=r))
 
 
-def _bad_ledger(kind, path):
-    "The problem of a file of the ledger or of grades."
-    try:
-        Ledger(path).entries()
-    except StoreError as e:
-        yield Problem(path, None, wording(f"bad_{kind}", why=e))
-
-
 def _bad_stage(folder):
     "The problems of a finished stage."
     try:
@@ -184,11 +174,14 @@ def _bad_stage(folder):
 def check_store(root: str | Path) -> list[Problem]:
     "Everything in the store in `root` that is not as it was written."
     root = open_root(root)
-    return [
-        *(x for p in _files(root, "completions") for x in _bad_lines(p)),
-        *(x for kind in ("ledger", "grades") for p in _files(root, kind) for x in _bad_ledger(kind, p)),
-        *(x for p in _stages(root) if not p.name.endswith(".partial") for x in _bad_stage(p)),
-    ]
+    found = [problem for path in _files(root, "completions") for problem in _bad_lines(path)]
+    for kind, path in _ledgers(root):
+        try:
+            Ledger(path).entries()
+        except StoreError as e:
+            found.append(Problem(path, None, wording(f"bad_{kind}", why=e)))
+    stages = (p for p in _stages(root) if not p.name.endswith(".partial"))
+    return found + [problem for folder in stages for problem in _bad_stage(folder)]
 
 # %% ../../nbs/25_store/03_archive.ipynb #06a0000e
 def export_rows(root: str | Path, engine: str | None = None) -> Iterator[dict]:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'MANIFEST', 'request_key', 'now', 'Record', 'seal', 'unseal', 'from_line', 'whole_lines', 'Log', 'Ledger',
-           'finish', 'Folder', 'Stages', 'Store', 'drops_of', 'answered_by']
+           'finish', 'Stages', 'Store', 'drops_of', 'answered_by']
 
 # %% ../../nbs/25_store/02_log.ipynb #078c2030
 import contextlib
@@ -261,8 +261,8 @@ def finish(part: Path, done: Path, *, manifest: dict):
     sync(done.parent)
 
 # %% ../../nbs/25_store/02_log.ipynb #e0f85b02
-class Folder:
-    "The folder of a store."
+class Stages:
+    "The folder of a store, its finished stages and small results."
 
     def __init__(
         self,
@@ -283,10 +283,6 @@ class Folder:
             if not replay:
                 raise
             warnings.warn(str(e), stacklevel=3)
-
-# %% ../../nbs/25_store/02_log.ipynb #c0ffee12
-class Stages(Folder):
-    "Finished stages and small results."
 
     def stage(self, name: str, fp: str) -> Path | None:
         """The folder of a finished stage, or None; raises `StoreError` where its manifest is damaged.
@@ -345,7 +341,7 @@ class Stages(Folder):
 class Store(Stages):
     "Completions, the ledger, finished stages and small results, in one folder."
 
-    def __init__(self, root: str | Path, replay: bool = False):  # see `Folder`
+    def __init__(self, root: str | Path, replay: bool = False):  # see `Stages`
         super().__init__(root, replay)
         self.logs, self.ledger = {}, Ledger(self.root / "ledger" / "failures.jsonl")
 
