@@ -184,7 +184,7 @@ def test_a_student_that_does_not_fit():
     assert (
         states(fits)[0] == "ok"
         and states(tight)[0] == "problem"
-        and "distill-study memory HuggingFaceTB/SmolLM2-135M-Instruct --length 128 --gpus 1x1GB" in tight[0].remedy
+        and "distill-study memory HuggingFaceTB/SmolLM2-135M-Instruct --length 128" in tight[0].remedy
     )
     longest = small.model_copy(
         update=dict(
