@@ -78,7 +78,7 @@ def test_an_export_is_whole_and_never_overwrites(tmp_path):
 def test_a_torn_last_line_is_not_exported(tmp_path):
     path = fill(tmp_path)
     path.write_bytes(path.read_bytes()[:-10])
-    assert len(list(export_rows(tmp_path, ENGINE))) == 4
+    assert len(list(export_rows(tmp_path))) == 4
 
 
 def test_pruning_shows_before_it_removes(tmp_path):

@@ -184,21 +184,14 @@ def check_store(root: str | Path) -> list[Problem]:
     return found + [problem for folder in stages for problem in _bad_stage(folder)]
 
 # %% ../../nbs/25_store/03_archive.ipynb #06a0000e
-def export_rows(root: str | Path, engine: str | None = None) -> Iterator[dict]:
-    "Completions of 'engine:model', or all, as rows: `messages` (the answer is the last), and how it was made."
-    names = set()
+def export_rows(root: str | Path) -> Iterator[dict]:
+    "Completions as rows: `messages` (the answer is the last), and how it was made."
     for path in _files(open_root(root), "completions"):
         for n, r, last in read_lines(path):
-            if not isinstance(r, Record):
-                if last:
-                    continue
+            if isinstance(r, Record):
+                yield _row(r)
+            elif not last:
                 raise StoreError.of("not_exported", path=str(path), line=n, why=r)
-            names.add(r.engine)
-            if engine not in (None, r.engine):
-                break
-            yield _row(r)
-    if engine is not None and engine not in names:
-        raise StoreError.of("not_stored", path=str(root), kind="completions", name=engine, hint=nearest(engine, names))
 
 
 def _row(record):
@@ -211,8 +204,6 @@ def _row(record):
 def export(
     root: str | Path,  # of a store
     out: str | Path,  # a .jsonl file
-    *,
-    engine: str | None = None,  # 'engine:model'; None exports all
 ) -> int:  # rows written
     "Write completions where other tools can read them; nothing is overwritten."
     out = Path(out).expanduser()
@@ -222,7 +213,7 @@ def export(
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
         with open(part, "w", encoding="utf-8", errors="replace") as f:
-            for row in export_rows(root, engine):
+            for row in export_rows(root):
                 f.write(json.dumps(row, ensure_ascii=False) + "\n")
                 rows += 1
         os.replace(part, out)

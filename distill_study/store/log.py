@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'MANIFEST', 'request_key', 'now', 'Record', 'seal', 'unseal', 'from_line', 'whole_lines', 'Log', 'Ledger',
-           'finish', 'Stages', 'Store', 'drops_of', 'answered_by']
+           'finish', 'Store', 'drops_of', 'answered_by']
 
 # %% ../../nbs/25_store/02_log.ipynb #078c2030
 import contextlib
@@ -157,7 +157,7 @@ class Log:
     "An append-only file of records, indexed by key. The first record of a key counts."
 
     def __init__(self, path: Path):  # a .jsonl file; it need not exist
-        self.path, self.index, self.offset, self.lines, self.warned = path, {}, 0, 0, None
+        self.path, self.index, self.offset, self.lines = path, {}, 0, 0
 
     def _read(self, fd):
         "Index what was appended since the last look; `offset` is then where the whole lines end."
@@ -170,8 +170,7 @@ class Log:
             self.index.setdefault(r.key, r)
         self.offset += end
         self.lines += len(records)
-        if torn and self.warned != (self.offset, size):
-            self.warned = (self.offset, size)
+        if torn:
             text = wording("torn_completion", path=str(self.path), line=self.lines + 1, why=torn)
             warnings.warn(text, stacklevel=3)
 
@@ -202,19 +201,19 @@ class Log:
 class Ledger:
     "An append-only file of what failed, one mapping a line."
 
-    def __init__(self, path: Path, label: str = ""):  # a .jsonl file that need not exist; what messages call it
-        self.path, self.label, self.added = path, label or str(path), 0
+    def __init__(self, path: Path):  # a .jsonl file that need not exist
+        self.path, self.added = path, 0
 
     def _read(self, fd):
         "(entries, where the whole lines end); a torn last line is left out."
-        return whole_lines(read_at(fd, os.fstat(fd).st_size, offset=0), unseal, label=self.label)[:2]
+        return whole_lines(read_at(fd, os.fstat(fd).st_size, offset=0), unseal, label=str(self.path))[:2]
 
     def append(self, entries):
         "Add entries, mappings of plain values, with the time, in one write, after cutting away a torn last line."
         lines = b"".join(seal(dict(time=now(), **e)) for e in entries)
         if not lines:
             return
-        with guard(self.label), locked(self.path, write=True) as fd:
+        with guard(self.path), locked(self.path, write=True) as fd:
             size = os.fstat(fd).st_size
             if size and read_at(fd, 1, offset=size - 1) != b"\n":
                 os.ftruncate(fd, self._read(fd)[1])
@@ -225,14 +224,14 @@ class Ledger:
         "Write the file anew, in one step, unless it holds these entries already."
         if [{k: v for k, v in e.items() if k != "time"} for e in self.entries()] == list(entries):
             return
-        with guard(self.label):
+        with guard(self.path):
             replace_file(b"".join(seal(dict(time=now(), **e)) for e in entries).decode("ascii"), self.path)
 
     def entries(self) -> list[dict]:
         "All that was written down, oldest first."
         if not self.path.exists():
             return []
-        with guard(self.label), locked(self.path) as fd:
+        with guard(self.path), locked(self.path) as fd:
             return self._read(fd)[0]
 
 # %% ../../nbs/25_store/02_log.ipynb #141948b4
@@ -261,8 +260,8 @@ def finish(part: Path, done: Path, *, manifest: dict):
     sync(done.parent)
 
 # %% ../../nbs/25_store/02_log.ipynb #e0f85b02
-class Stages:
-    "The folder of a store, its finished stages and small results."
+class Store:
+    "Completions, the ledger, finished stages and small results, in one folder."
 
     def __init__(
         self,
@@ -270,6 +269,7 @@ class Stages:
         replay: bool = False,  # nothing new may be made; a URL that can't be reached is only mentioned
     ):
         self.root, self.replay = working_copy(root), replay
+        self.logs, self.ledger = {}, Ledger(self.root / "ledger" / "failures.jsonl")
         self.looked = dict(keys={}, files=set(), models=set())  # looked up, found or not
         with guard(root):
             for sub in ("completions", "ledger", "stages", "results", "locks"):
@@ -336,14 +336,6 @@ class Stages:
         if not path.exists():
             return None
         return read_json(path, "value", remedy="Delete it: the result is then made again")["value"]
-
-# %% ../../nbs/25_store/02_log.ipynb #b5b4e531
-class Store(Stages):
-    "Completions, the ledger, finished stages and small results, in one folder."
-
-    def __init__(self, root: str | Path, replay: bool = False):  # see `Stages`
-        super().__init__(root, replay)
-        self.logs, self.ledger = {}, Ledger(self.root / "ledger" / "failures.jsonl")
 
     def log(self, engine: str, weights: str) -> Log:
         "The file that holds the completions of 'engine:model' with weights of this fingerprint."

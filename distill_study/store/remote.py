@@ -292,13 +292,8 @@ class NoMirror:
     def _do_nothing(self, *args):
         pass
 
-    sync = sync_now_and_then = send_result = forget = _do_nothing
-
-    def fetch_stage(self, name) -> bool:
-        return False
-
-    def around(self):
-        return contextlib.nullcontext()
+    sync = sync_now_and_then = send_result = forget = fetch_stage = _do_nothing
+    around = staticmethod(contextlib.nullcontext)
 
 
 def mirror_of(root: Path) -> Mirror | NoMirror:
