@@ -350,14 +350,10 @@ class Data(Settings):
     language: str | None = Field(None, pattern=r"^[a-z]{2,3}$")  # ISO 639 code; for the card of the training rows
     words: int | None = Field(None, ge=5)  # most words of a summary; None takes the data set's own limit, or 80
     columns: dict[str, str] = {}  # expected column → its name in the data set, e.g. {premise: sentence1}
-    labels: dict[str, str] = {}  # value of its label column → label of the task, e.g. {0: entailment}
+    # value of its label column → label of the task, e.g. {0: entailment}
+    labels: dict[Annotated[str, Field(coerce_numbers_to_str=True)], str] = {}
     # the set's own split that serves as train or test, e.g. {train: train_r1}; 'a+b' takes both
     splits: dict[Literal["train", "test"], str] = {}
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _text(cls, v):
-        return {str(k): x for k, x in v.items()} if isinstance(v, dict) else v
 
 # %% ../nbs/00_config.ipynb #6fd9cd0e
 class Curate(Settings):
@@ -650,10 +646,9 @@ def _read_yaml(path):
     "The mapping in a YAML file."
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as e:
-        raise ConfigError(f"{path}: not readable as YAML: {e.problem}, line {e.problem_mark.line + 1}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise ConfigError(f"{path}: not readable as YAML in UTF-8.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        why = f": {e.problem}, line {e.problem_mark.line + 1}" if getattr(e, "problem_mark", None) else " in UTF-8"
+        raise ConfigError(f"{path}: not readable as YAML{why}.") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping at the top, got {type(raw).__name__}.")
     return raw

@@ -184,21 +184,19 @@ def check_store(root: str | Path) -> list[Problem]:
     return found + [problem for folder in stages for problem in _bad_stage(folder)]
 
 # %% ../../nbs/25_store/03_archive.ipynb #06a0000e
+_KEPT = ("engine", "finish_reason", "sample", "prompt_tokens", "completion_tokens", "sampling", "created", "key")
+
+
 def export_rows(root: str | Path) -> Iterator[dict]:
     "Completions as rows: `messages` (the answer is the last), and how it was made."
     for path in _files(open_root(root), "completions"):
         for n, r, last in read_lines(path):
             if isinstance(r, Record):
-                yield _row(r)
+                row = dict(messages=[*map(dict, r.messages), dict(role="assistant", content=r.text)])
+                row |= {name: getattr(r, name) for name in _KEPT}
+                yield row | dict(sampling=json.dumps(r.sampling, sort_keys=True))
             elif not last:
                 raise StoreError.of("not_exported", path=str(path), line=n, why=r)
-
-
-def _row(record):
-    as_it_is = ("engine", "finish_reason", "sample", "prompt_tokens", "completion_tokens", "sampling", "created", "key")
-    row = dict(messages=[*map(dict, record.messages), dict(role="assistant", content=record.text)])
-    row |= {name: getattr(record, name) for name in as_it_is}
-    return row | dict(sampling=json.dumps(record.sampling, sort_keys=True))
 
 # %% ../../nbs/25_store/03_archive.ipynb #06a0e9aa
 def export(

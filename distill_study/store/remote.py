@@ -39,19 +39,14 @@ def is_url(where) -> bool:
     return "://" in str(where)
 
 
-def _plain(url):
-    "The URL as it is compared; refuses one with a key in it."
+def working_copy(where: str | Path) -> Path:
+    "The folder that a store is worked on in: itself, or this machine's copy of a URL without a key, in `cache_dir`."
+    if not is_url(where):
+        return Path(where).expanduser()
+    url = str(where).rstrip("/")
     scheme, _, rest = url.partition("://")
     if "@" in rest.split("/", 1)[0] and ":" in rest.split("@", 1)[0]:
         raise StudyError.of("key_in_url", url=f"{scheme}://…@{url.split('@', 1)[1]}")
-    return url.rstrip("/")
-
-
-def working_copy(where: str | Path) -> Path:
-    "The folder that a store is worked on in: itself, or this machine's copy of a URL, under `cache_dir`."
-    if not is_url(where):
-        return Path(where).expanduser()
-    url = _plain(str(where))
     folder = cache_dir() / "stores" / f"{slug(url)[-60:].strip('-.')}-{fingerprint(url)[:8]}"
     if not (folder / MARK).exists():
         file_system(url)
@@ -115,7 +110,7 @@ class RemoteFiles:
         self.url, self.root, self.last = url, Path(root), 0.0
         self.fs, self.at = file_system(url)
         self.notes = self.root / "mirror"  # what was exchanged already
-        self.notes.mkdir(parents=True, exist_ok=True)
+        (self.notes / "sent").mkdir(parents=True, exist_ok=True)
 
     def _list(self, sub):
         "Names of the files under `sub` at the URL → their sizes; names that would leave the folder are left out."
@@ -209,10 +204,6 @@ class FinishedExchange(LineExchange):
                     os.replace(Path(d) / n, self.root / n)
         self._send(here - there)
 
-    def _note_sent(self, stage):
-        (self.notes / "sent").mkdir(exist_ok=True)
-        (self.notes / "sent" / stage).touch()
-
     def _send_stage(self, folder):
         "A finished stage, its manifest last: who sees the manifest finds the rest."
         if (self.notes / "sent" / folder.name).exists():
@@ -222,7 +213,7 @@ class FinishedExchange(LineExchange):
         if not self.fs.exists(f"{self.at}/{manifest}"):
             self._send(files - {manifest})
             self._send({manifest})
-        self._note_sent(folder.name)
+        (self.notes / "sent" / folder.name).touch()
 
     def fetch_stage(self, name: str) -> bool:
         "Fetch a finished stage, checked against its manifest, if it is there; `StoreError` where a file is damaged."
@@ -241,7 +232,7 @@ class FinishedExchange(LineExchange):
             sync_tree(folder)
             with contextlib.suppress(OSError):  # another process was first
                 os.rename(folder, self.root / "stages" / name)
-            self._note_sent(name)
+            (self.notes / "sent" / name).touch()
         return True
 
 # %% ../../nbs/25_store/01_remote.ipynb #5e0f3a71
