@@ -540,7 +540,7 @@ def test_what_is_wrong_is_said(rows, task, message, folder):
     [
         ("[1]", "line 1: expected an object, got list"),
         ('{"a": 1}\n{"a"', "line 2: not JSON"),
-        ("\n", "line 1: empty"),
+        ("\n", "line 1: not JSON"),
         ("[" * 10**5, "nested too deeply"),
         ("{'a': 1}", "line 1: not JSON"),
     ],

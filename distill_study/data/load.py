@@ -155,19 +155,15 @@ def read_jsonl(path: Path) -> list[dict]:
     try:
         with open(path, encoding="utf-8-sig") as f:
             rows = [_json_row(line, f"{path.name}, line {i}") for i, line in enumerate(f, 1)]
-    except FileNotFoundError:
-        raise DataError.of("no_file", path=str(path)) from None
     except (OSError, UnicodeDecodeError) as e:
-        why = getattr(e, "strerror", None) or "it is not UTF-8"
-        raise DataError.of("unreadable_file", path=str(path), why=why) from None
+        kind = "no_file" if isinstance(e, FileNotFoundError) else "unreadable_file"
+        raise DataError.of(kind, path=str(path), why=getattr(e, "strerror", "it is not UTF-8")) from None
     if not rows:
         raise DataError.of("no_rows", file=path.name)
     return rows
 
 
 def _json_row(line, where):
-    if not line.strip():
-        raise DataError.of("empty_line", where=where)
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as e:
