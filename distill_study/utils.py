@@ -357,8 +357,7 @@ def _as_mapping(value):
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if hasattr(value, "to_dict"):
-        frame = hasattr(value, "columns") and not isinstance(value, Displayable)
-        return value.to_dict("records") if frame else value.to_dict()
+        return value.to_dict("records") if hasattr(value, "itertuples") else value.to_dict()
     if is_dataclass(value):
         return {k: getattr(value, k) for k in value.__dataclass_fields__}
     return value
