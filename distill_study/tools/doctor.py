@@ -440,20 +440,14 @@ def _try_judge(run):
         yield line("trial_judge", engine=judge.engine, asked=used["requests"], given=given)
 
 # %% ../../nbs/90_tools/04_doctor.ipynb #115a9241
-TRIED = dict(
-    data=_try_data,
-    teacher=_try_teacher,
-    training=_try_training,
-    answers=_try_answers,
-    grade=_try_grade,
-    judge=_try_judge,
-)
+TRIED = (_try_data, _try_teacher, _try_training, _try_answers, _try_grade, _try_judge)
 
 
 def trial(run: Run) -> list[Check]:
     "Lines for what every stage of a run gives, up to the first that fails."
     found = []
-    for stage, lines in TRIED.items():
+    for lines in TRIED:
+        stage = lines.__name__.removeprefix("_try_")
         try:
             found += lines(run)
         except StudyError as e:
