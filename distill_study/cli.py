@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'store_app', 'grades_app', 'RecipeFile', 'RecipePath', 'Override', 'Reports', 'STORE', 'Store', 'AsJson',
-           'Push', 'TokenEnv', 'Gpus', 'Executor', 'Workers', 'Address', 'Engine', 'NEXT', 'ModelName', 'LENGTH',
-           'Sizes', 'WHAT', 'STORE_A', 'REPORT', 'READ', 'FRESH', 'OUT', 'ADAPTER', 'REPORT_FOLDERS', 'MEGABYTES',
-           'SHEETS', 'SHARE', 'Partial', 'Replace', 'FILES', 'Engines', 'STAGES', 'Interrupted', 'common', 'init',
-           'run', 'replay', 'status', 'show', 'memory', 'doctor', 'list_', 'diff', 'reproduce', 'rows', 'students',
-           'items', 'grade_sheet', 'import_', 'list_grades', 'list_stored', 'ledger', 'verify', 'export', 'prune',
-           'main']
+           'Push', 'TokenEnv', 'Gpus', 'Executor', 'Workers', 'Address', 'NEXT', 'ModelName', 'LENGTH', 'Sizes', 'WHAT',
+           'STORE_A', 'REPORT', 'READ', 'FRESH', 'OUT', 'ADAPTER', 'REPORT_FOLDERS', 'MEGABYTES', 'SHEETS', 'SHARE',
+           'Partial', 'Replace', 'FILES', 'Engines', 'STAGES', 'Interrupted', 'common', 'init', 'run', 'replay',
+           'status', 'show', 'memory', 'doctor', 'list_', 'diff', 'reproduce', 'rows', 'students', 'items',
+           'grade_sheet', 'import_', 'list_grades', 'list_stored', 'ledger', 'verify', 'export', 'prune', 'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
 import json
@@ -98,7 +97,6 @@ Gpus = Annotated[str | None, typer.Option(metavar="NxGPU", help="estimate hours 
 Executor = Annotated[str, typer.Option(help="where stages run: local, or ray for a Ray cluster that runs already")]
 Workers = Annotated[int, typer.Option(help="processes that do stages side by side, each with its share of the GPUs")]
 Address = Annotated[str, typer.Option(help="of the Ray cluster's head, HOST:PORT; auto: the one of this machine")]
-Engine = Annotated[str | None, typer.Option(metavar="ENGINE:MODEL", help="completions of this engine only")]
 
 # %% ../nbs/99_cli.ipynb #9a1d0c04
 NEXT = """{recipe}: what to run, with a comment on every line
@@ -637,14 +635,11 @@ def list_stored(store: Store = Path("store")):
 
 
 @store_app.command()
-def ledger(
-    reason: Annotated[str | None, typer.Option(help="only this reason, e.g. truncated or http_429")] = None,
-    store: Store = Path("store"),
-):
+def ledger(store: Store = Path("store")):
     "Print every failed request and every dropped input, one JSON object a line: id, reason, evidence."
     from distill_study.store.archive import ledger_rows
 
-    for row in ledger_rows(store, reason):
+    for row in ledger_rows(store):
         print(json.dumps(row, ensure_ascii=False))
 
 
@@ -661,16 +656,11 @@ def verify(store: Store = Path("store")):
 
 
 @store_app.command()
-def export(
-    out: Annotated[Path, typer.Argument(help="a .jsonl file, or a folder for datasets.load_from_disk")],
-    engine: Engine = None,
-    *,
-    store: Store = Path("store"),
-):
+def export(out: Annotated[Path, typer.Argument(help="a .jsonl file")], store: Store = Path("store")):
     "Write completions where other tools can read them."
     from distill_study.store import archive
 
-    print(f"{archive.export(store, out, engine=engine)} completions in {out}")
+    print(f"{archive.export(store, out)} completions in {out}")
 
 # %% ../nbs/99_cli.ipynb #b7c07343
 Engines = typer.Option(metavar="ENGINE:MODEL", help="remove the completions of this engine; repeatable")

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Count', 'Share', 'Positive', 'Amount', 'Strategy', 'OWN', 'LICENSE', 'License', 'ARMS', 'DEFAULT_ARMS', 'ArmNames',
-           'StudyError', 'ConfigError', 'nearest', 'Settings', 'Sampling', 'Endpoint', 'Price', 'Vllm', 'Asked',
-           'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm', 'arms_under', 'Judge', 'Criterion', 'Pitfalls',
-           'Combination', 'slug', 'unavailable', 'strategies_of', 'fingerprint', 'Recipe', 'parse_recipe',
+           'read_table', 'wording', 'StudyError', 'ConfigError', 'nearest', 'Settings', 'Sampling', 'Endpoint', 'Price',
+           'Vllm', 'Asked', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm', 'arms_under', 'Judge', 'Criterion',
+           'Pitfalls', 'Combination', 'slug', 'unavailable', 'strategies_of', 'fingerprint', 'Recipe', 'parse_recipe',
            'load_recipe', 'combination_from', 'to_yaml']
 
 # %% ../nbs/00_config.ipynb #84a9eb5e
@@ -14,6 +14,9 @@ import difflib
 import hashlib
 import json
 import re
+from functools import cache
+from importlib import resources
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -21,8 +24,25 @@ import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 # %% ../nbs/00_config.ipynb #54145e53
+@cache
+def read_table(path: str) -> dict:
+    "The mapping in a YAML file of the package, e.g. 'templates/judge.yaml'."
+    text = resources.files("distill_study").joinpath(path).read_text(encoding="utf-8")
+    return yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # the one in C, where it was built
+
+
+def wording(key: str, /, **values) -> str:
+    "A message, as `templates/errors.yaml` words it."
+    return read_table("templates/errors.yaml")[key].format(**values)
+
+
 class StudyError(Exception):
     "A mistake in the input or the environment that the user can mend; its text says how."
+
+    @classmethod
+    def of(cls, key: str, /, **values) -> "StudyError":
+        "The error with the `wording` of this key."
+        return cls(wording(key, **values))
 
 
 class ConfigError(StudyError):
@@ -76,19 +96,7 @@ def _fields_at(cls, loc):
     return list(cls.model_fields)
 
 
-def _value(name, value):
-    "' = value' for a message; a value that may hold a secret is not shown."
-    if name in ("key_env", "endpoint", "extra_body"):
-        return ""
-    if name == "base_url" and not re.fullmatch(r"https?:[^@?#]+", str(value)):
-        return ""
-    return f" = {value!r}"
-
-
-def _sentence(message):
-    "What pydantic or a validator here says, with one mark at its end."
-    end = "?" if message.endswith("?") else "."
-    return message.removeprefix("Value error, ").rstrip(".?") + end
+_UNSHOWN = ("key_env", "endpoint", "extra_body", "base_url")  # their value may hold a secret
 
 
 def _explain(cls, error, *, where):
@@ -100,14 +108,15 @@ def _explain(cls, error, *, where):
         if kind == "too_short" and loc in deeper:
             continue  # its entries are what is wrong
         name = str(loc[-1]) if loc else ""
-        inside = ".".join(map(str, loc))
-        path = f"{where}.{inside}" if where and inside else where or inside
+        path = ".".join(filter(None, [where, *map(str, loc)]))
         if kind == "extra_forbidden":
             lines.append(f"{path}: unknown setting.{nearest(name, _fields_at(cls, loc[:-1]))}")
         elif kind == "missing":
             lines.append(f"{path}: missing; this setting has no default.")
         else:
-            lines.append(f"{path}{_value(name, err['input'])}: {_sentence(err['msg'])}")
+            value = "" if name in _UNSHOWN else f" = {err['input']!r}"
+            text = err["msg"].removeprefix("Value error, ").rstrip(".")
+            lines.append(f"{path}{value}: {text}{'' if text.endswith('?') else '.'}")
     return "\n".join(lines)
 
 # %% ../nbs/00_config.ipynb #2a5b97a6
@@ -131,10 +140,7 @@ class Sampling(Settings):
     @model_validator(mode="after")
     def _drawn(self):
         if self.n > 1 and not self.temperature:
-            raise ValueError(
-                f"n = {self.n} with temperature 0 gives the same answer {self.n} times; "
-                "set a temperature, e.g. 0.7, or leave n out"
-            )
+            raise ValueError(wording("greedy_samples", n=self.n))
         return self
 
 # %% ../nbs/00_config.ipynb #eb979f67
@@ -163,20 +169,14 @@ class Endpoint(Settings):
     @classmethod
     def _url(cls, v):
         if v is not None and not re.fullmatch(r"https?://[^\s@?#]+", v):
-            raise ValueError(
-                "a base_url is written 'http://HOST:PORT/v1', without user, password or query; "
-                "the key goes into the environment variable that key_env names"
-            )
+            raise ValueError(wording("base_url"))
         return v and v.rstrip("/")
 
     @field_validator("key_env")
     @classmethod
     def _name(cls, v):
         if v and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", v):
-            raise ValueError(
-                "key_env is the name of an environment variable, in capitals, e.g. 'OPENAI_API_KEY'; "
-                "the key itself never goes into settings"
-            )
+            raise ValueError(wording("key_env"))
         return v or None
 
     @field_validator("extra_body")
@@ -196,11 +196,8 @@ class Price(Settings):
 
     def cost(self, tokens_in: int | None, tokens_out: int | None, *, seconds: float | None) -> float | None:
         "Money for so much; None where a part that has a price isn't known."
-        parts = (
-            (self.per_million_in / 1e6, tokens_in),
-            (self.per_million_out / 1e6, tokens_out),
-            (self.per_hour / 3600, seconds),
-        )
+        prices = (self.per_million_in / 1e6, self.per_million_out / 1e6, self.per_hour / 3600)
+        parts = [*zip(prices, (tokens_in, tokens_out, seconds))]
         if any(price and amount is None for price, amount in parts):
             return None
         return sum(price * (amount or 0) for price, amount in parts)
@@ -247,12 +244,10 @@ class Asked(Settings):
     @model_validator(mode="after")
     def _fits(self):
         if self.sampling.n > 1 and self.engine.startswith("recorded:"):
-            raise ValueError(f"sampling.n = {self.sampling.n}: recorded answers can't be drawn again; leave n out")
+            raise ValueError(wording("recorded_samples", n=self.sampling.n))
         for engine, field in OWN.items():
             if getattr(self, field) and not self.engine.startswith(f"{engine}:"):
-                raise ValueError(
-                    f"{field} is for '{engine}:' engines, and the engine is {self.engine!r}; leave {field} out"
-                )
+                raise ValueError(wording("other_engine", field=field, engine=engine, own=self.engine))
         return self
 
     @field_validator("engine")
@@ -282,9 +277,8 @@ class Train(Settings):
     "Supervised fine-tuning of one student on one set of rows; by default LoRA on all linear layers, rank 16."
 
     unread: ClassVar[frozenset] = frozenset({"merged"})
-    method: Literal["full", "lora", "qlora"] = (
-        "lora"  # all weights; an adapter; one on 4-bit weights (arXiv 2305.14314)
-    )
+    # all weights, an adapter, or an adapter on 4-bit weights (arXiv 2305.14314)
+    method: Literal["full", "lora", "qlora"] = "lora"
     r: Count = 16  # LoRA rank
     alpha: Count = 32  # LoRA scaling numerator
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -321,16 +315,12 @@ class Train(Settings):
     def _goes_together(self):
         adapters = [f for f in ("dora", "rslora") if getattr(self, f)] + ["merged"] * (self.merged is not None)
         if self.method == "full" and adapters:
-            raise ValueError(
-                f"{adapters[0]} is for adapters, and the method is full; leave it out, or set method to lora"
-            )
+            raise ValueError(wording("no_adapter", setting=adapters[0]))
         looks = [f for f in ("eval_steps", "patience") if getattr(self, f)]
         if self.choose == "last" and looks:
-            raise ValueError(f"{looks[0]} is for choosing a checkpoint; set choose to gold or loss, or leave it out")
+            raise ValueError(wording("no_choice", setting=looks[0]))
         if self.choose != "last" and self.launch:
-            raise ValueError(
-                f"choose = {self.choose} is for training in one process; leave launch out, or set choose to last"
-            )
+            raise ValueError(wording("choice_in_processes", choose=self.choose))
         return self
 
 # %% ../nbs/00_config.ipynb #7b9c485e
@@ -360,14 +350,10 @@ class Data(Settings):
     language: str | None = Field(None, pattern=r"^[a-z]{2,3}$")  # ISO 639 code; for the card of the training rows
     words: int | None = Field(None, ge=5)  # most words of a summary; None takes the data set's own limit, or 80
     columns: dict[str, str] = {}  # expected column → its name in the data set, e.g. {premise: sentence1}
-    labels: dict[str, str] = {}  # value of its label column → label of the task, e.g. {0: entailment}
+    # value of its label column → label of the task, e.g. {0: entailment}
+    labels: dict[Annotated[str, Field(coerce_numbers_to_str=True)], str] = {}
     # the set's own split that serves as train or test, e.g. {train: train_r1}; 'a+b' takes both
     splits: dict[Literal["train", "test"], str] = {}
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _text(cls, v):
-        return {str(k): x for k, x in v.items()} if isinstance(v, dict) else v
 
 # %% ../nbs/00_config.ipynb #6fd9cd0e
 class Curate(Settings):
@@ -398,26 +384,8 @@ class Arm(Settings):
     extra: bool = False  # only part of a recipe that asks for it
 
 
-_PLAIN = dict(model="trained", prompt="vanilla")
-_EXTRA = dict(_PLAIN, extra=True)
-_ARMS = (
-    Arm(name="teacher/vanilla", model="teacher", prompt="vanilla"),
-    Arm(name="teacher/cot", model="teacher", prompt="cot"),
-    Arm(name="teacher/cod", model="teacher", prompt="cod"),
-    Arm(name="student/vanilla", model="student", prompt="vanilla"),
-    Arm(name="student/cot", model="student", prompt="cot"),
-    Arm(name="distilled/vanilla", **_PLAIN, labels="vanilla", target="answer"),
-    Arm(name="distilled/cot-answer", **_PLAIN, labels="cot", target="answer"),
-    Arm(name="distilled/cot-rationale", model="trained", prompt="cot", labels="cot", target="rationale"),
-    Arm(name="distilled/cod", **_PLAIN, labels="cod", target="answer"),
-    Arm(name="distilled/cot-after", **_EXTRA, labels="cot", target="rationale-after", stop=("\n",)),
-    Arm(name="distilled/cot-mixed", **_EXTRA, labels="cot", target="mixed"),
-    Arm(name="control/gold", **_PLAIN, labels="gold", target="answer"),
-    Arm(name="control/right", **_EXTRA, labels="vanilla", target="answer", only="right"),
-    Arm(name="control/wrong", **_EXTRA, labels="vanilla", target="answer", only="wrong"),
-)
-ARMS = {a.name: a for a in _ARMS}
-DEFAULT_ARMS = tuple(a.name for a in _ARMS if not a.extra)
+ARMS = {a["name"]: Arm(**a) for a in read_table("arms.yaml")}
+DEFAULT_ARMS = tuple(name for name, a in ARMS.items() if not a.extra)
 
 # %% ../nbs/00_config.ipynb #9baeca45
 def arms_under(strategies) -> tuple[str, ...]:
@@ -451,14 +419,9 @@ class Judge(Asked):
     @model_validator(mode="after")
     def _can_judge(self):
         if self.engine.startswith("recorded:"):
-            raise ValueError(
-                "engine: recorded answers are joined by item, and a judge is asked more than once about one; "
-                "name an engine that can be asked"
-            )
+            raise ValueError(wording("recorded_judge"))
         if not (self.pointwise or self.pairwise):
-            raise ValueError(
-                "pointwise and pairwise are both off, so there is nothing to ask; switch one on, or leave judge out"
-            )
+            raise ValueError(wording("idle_judge"))
         return self
 
     @field_validator("pairs")
@@ -483,10 +446,7 @@ class Criterion(Settings):
     def _grades(self):
         low, high = self.scale
         if not 1 <= high - low <= 10:
-            raise ValueError(
-                f"scale = {list(self.scale)}: a scale goes from its lowest to its highest grade, "
-                "in 2 to 11 of them, e.g. [1, 5]"
-            )
+            raise ValueError(wording("scale", scale=list(self.scale)))
         if off := [k for k in self.anchors if not low <= k <= high]:
             raise ValueError(f"anchors: {off[0]} is not on the scale {list(self.scale)}")
         return self
@@ -501,9 +461,7 @@ class Pitfalls(Settings):
     "Further answers to the test items, asked for to see what the results hang on."
 
     wordings: int = Field(0, ge=0, le=3)  # other wordings of the plain prompt, see `tasks.prompts.PARAPHRASES`
-    samples: int = Field(
-        0, ge=0
-    )  # answers drawn at `temperature`, beside the usual one, by arms under the plain prompt
+    samples: int = Field(0, ge=0)  # answers drawn at `temperature`, beside the usual one, under the plain prompt
     temperature: float = Field(0.7, gt=0, le=2)
     blind: bool = False  # ask the untouched student the items without what they are about
     items: Count | None = None  # at most so many test items, the same for all arms; None takes all
@@ -565,9 +523,6 @@ def fingerprint(
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 # %% ../nbs/00_config.ipynb #25e20087
-_SHARED = ("arms", "min_rows", "curate", "pitfalls", "bootstrap", "rubric", "judge")  # of a recipe's combinations
-
-
 class Recipe(Settings):
     "A grid of combinations and the settings they share."
 
@@ -591,50 +546,19 @@ class Recipe(Settings):
     def _votes(self):
         once = next((t.engine for t in self.teachers if t.sampling.n == 1), None)
         if self.curate.agreement and once:
-            raise ValueError(
-                f"curate.agreement = {self.curate.agreement}: {once!r} is asked once, and one answer has nothing to "
-                "agree with; set sampling.n to 3 or more, and a temperature, or leave agreement out"
-            )
+            raise ValueError(wording("lone_answer", agreement=self.curate.agreement, engine=once))
         return self
 
     def combinations(self) -> list[Combination]:
         "The cells of the grid, data set by data set; `ConfigError` where two have one name."
-        shared = {k: getattr(self, k) for k in _SHARED}
-        grid = [
-            Combination(teacher=t, student=s, data=d, seed=seed, **shared)
-            for d in self.data
-            for t in self.teachers
-            for s in self.students
-            for seed in self.seeds
-        ]
-        first = {}
-        for c in grid:
-            same = first.setdefault(c.name, c)
-            if same is not c:
-                raise ConfigError(
-                    f"recipe {self.name}: two combinations would write to the same report folder, "
-                    f"{c.name!r}: {_clash(same, c)}."
-                )
-        return grid
-
-# %% ../nbs/00_config.ipynb #016bd6c9
-def _flat(x, name=""):
-    "Dotted name → value of nested mappings."
-    if not isinstance(x, dict):
-        return {name: x}
-    return {k: v for key, inner in x.items() for k, v in _flat(inner, f"{name}.{key}".lstrip(".")).items()}
-
-
-def _clash(a, b):
-    "Why two combinations have one name, and what to do."
-    old, new = _flat(a.model_dump(mode="json")), _flat(b.model_dump(mode="json"))
-    odd = next((k for k in {**old, **new} if old.get(k) != new.get(k)), None)
-    if odd is None:
-        return "it is listed twice. Remove one of the entries"
-    return (
-        f"{odd} = {old.get(odd)!r} and {new.get(odd)!r}. A folder is named after data set, teacher, student and seed, "
-        "in lower case: put the two into recipes of their own, or give data and models names that differ"
-    )
+        shared = {k: getattr(self, k) for k in Recipe.model_fields.keys() & Combination.model_fields.keys() - {"data"}}
+        grid = {}
+        for data, teacher, student, seed in product(self.data, self.teachers, self.students, self.seeds):
+            c = Combination(teacher=teacher, student=student, data=data, seed=seed, **shared)
+            if c.name in grid:
+                raise ConfigError.of("same_folder", recipe=self.name, folder=c.name)
+            grid[c.name] = c
+        return [*grid.values()]
 
 # %% ../nbs/00_config.ipynb #5233a7fb
 def _merge(base, top):
@@ -675,32 +599,40 @@ def parse_recipe(
     return Recipe.parse(raw, "recipe")
 
 # %% ../nbs/00_config.ipynb #ce68c222
-_GROUPS = {
-    "train": ("students", "train"),
-    "sampling": ("teachers", "sampling"),
-    "endpoint": ("teachers", "endpoint"),
-    "vllm": ("teachers", "vllm"),
-    "teacher": ("teachers",),
-    "student": ("students",),
-    "data": ("data",),
-}
+_PLACES = dict(teacher="teachers", student="students", data="data", curate="curate", pitfalls="pitfalls", judge="judge")
+_PARTS = dict(train="students", sampling="teachers", endpoint="teachers", vllm="teachers")  # settings of each of these
 _LISTS = ("teachers", "students", "data", "arms", "seeds")  # written with commas on the command line
 
 
 def _override(raw, key, *, value):
-    "Set dotted `key` in the raw recipe; text is read as YAML, then typed by the field."
+    "Set dotted `key` in the raw recipe, in every entry of a list; text is read as YAML, then typed by the field."
     value = yaml.safe_load(value) if isinstance(value, str) else value
     head, *rest = key.split(".")
     if not rest:
         raw[head] = _as_list(value) if head in _LISTS else value
-    elif head in _GROUPS:
-        _override_entries(raw, head, path=rest, value=value)
-    elif head in ("curate", "pitfalls") and len(rest) == 1:
-        raw.setdefault(head, {})[rest[0]] = value
-    elif head == "judge":
-        _override_judge(raw, key, path=rest, value=value)
-    else:
-        raise ConfigError(f"{key}: unknown setting.{nearest(head, [*_GROUPS, *Recipe.model_fields])}")
+        return
+    place = (_PLACES | _PARTS).get(head)
+    if place is None:
+        raise ConfigError.of("unknown_setting", key=key, hint=nearest(head, [*_PLACES, *_PARTS, *Recipe.model_fields]))
+    if head == "judge" and not isinstance(raw.get("judge"), dict):
+        raise ConfigError.of("no_judge", key=key)
+    entries = raw.get(place, []) if place in _LISTS else [raw.setdefault(place, {})]
+    engine = next((e for e, field in OWN.items() if field == head), "")  # the only one that has such settings
+    for entry in entries:
+        if not engine or str(entry.get("engine")).startswith(f"{engine}:"):
+            _set(entry, [head, *rest] if head in _PARTS else rest, key=key, value=value)
+
+
+def _set(entry, path, *, key, value):
+    "Set what `path` leads to in nested mappings, which are made where there are none."
+    *path, last = path
+    for part in path:
+        if entry.get(part) is None:
+            entry[part] = {}
+        entry = entry[part]
+        if not isinstance(entry, dict):
+            raise ConfigError.of("no_settings", key=key, part=part, value=entry)
+    entry[last] = value
 
 
 def _as_list(value):
@@ -709,42 +641,14 @@ def _as_list(value):
         return [yaml.safe_load(v) for v in value.split(",")]
     return [value] if isinstance(value, int) else value
 
-# %% ../nbs/00_config.ipynb #dae1b67b
-def _override_entries(raw, head, *, path, value):
-    "Set a setting of every teacher, student or data set that has it."
-    engine = next((e for e, field in OWN.items() if field == head), "")
-    key, *within = _GROUPS[head]
-    *within, last = *within, *path
-    for entry in raw.get(key, []):
-        if engine and not str(entry.get("engine")).startswith(f"{engine}:"):
-            continue
-        for part in within:
-            entry = entry.setdefault(part, {})
-        entry[last] = value
-
-
-def _override_judge(raw, key, *, path, value):
-    "Set a setting of the judge, who must be there."
-    entry = raw.get("judge")
-    if not isinstance(entry, dict):
-        raise ConfigError(f"{key}: the recipe names no judge. Name one first, e.g. -p judge=transformers:MODEL.")
-    for part in path[:-1]:
-        if entry.get(part) is None:
-            entry[part] = {}
-        if not isinstance(entry[part], dict):
-            raise ConfigError(f"{key}: {part} = {entry[part]!r} has no settings of its own.")
-        entry = entry[part]
-    entry[path[-1]] = value
-
 # %% ../nbs/00_config.ipynb #2af396a9
 def _read_yaml(path):
     "The mapping in a YAML file."
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as e:
-        raise ConfigError(f"{path}: not readable as YAML: {e.problem}, line {e.problem_mark.line + 1}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise ConfigError(f"{path}: not readable as YAML in UTF-8.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        why = f": {e.problem}, line {e.problem_mark.line + 1}" if getattr(e, "problem_mark", None) else " in UTF-8"
+        raise ConfigError(f"{path}: not readable as YAML{why}.") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping at the top, got {type(raw).__name__}.")
     return raw

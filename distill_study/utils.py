@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['HIDDEN', 'say', 'plural', 'num', 'pct', 'duration', 'size', 'Interval', 'ReportError', 'StoreError', 'guard',
-           'locked', 'write_all', 'read_at', 'stage_lock', 'sync', 'sync_tree', 'write_text', 'write_json', 'read_json',
-           'crc_of', 'esc', 'prose', 'Displayable', 'Column', 'Table', 'spellings', 'no_folders', 'scrub', 'to_plain',
-           'short_name', 'cache_dir']
+           'locked', 'write_all', 'read_at', 'stage_lock', 'sync', 'sync_tree', 'replace_file', 'write_text',
+           'write_json', 'read_json', 'crc_of', 'esc', 'prose', 'Displayable', 'Column', 'Table', 'spellings',
+           'no_folders', 'scrub', 'to_plain', 'short_name', 'cache_dir']
 
 # %% ../nbs/01_utils.ipynb #0084068b
 import contextlib
@@ -104,10 +104,6 @@ class StoreError(StudyError):
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NO_ROOM = (
-    "no room left to write. Free some disk space, or choose a store on another disk; "
-    "what was stored before is safe and the run goes on from there."
-)
 
 
 @contextlib.contextmanager
@@ -120,15 +116,11 @@ def guard(path: str | Path, only_full: bool = False):
     except Exception as e:
         code = getattr(e, "errno", None)
         if code in _FULL or os.strerror(errno.ENOSPC) in str(e):
-            why = _NO_ROOM
-        elif only_full or not isinstance(e, OSError):
+            raise StoreError.of("no_room", path=str(path)) from None
+        if only_full or not isinstance(e, OSError):
             raise
-        elif code in (errno.ENOTDIR, errno.EEXIST):
-            why = "a file is in the way of this folder. Choose another folder for the store."
-        else:
-            remedy = "Mend its permissions, or choose another folder for the store."
-            why = f"can't be read or written ({e.strerror}). {remedy}"
-        raise StoreError(f"store {str(path)!r}: {why}") from None
+        kind = "file_in_the_way" if code in (errno.ENOTDIR, errno.EEXIST) else "no_access"
+        raise StoreError.of(kind, path=str(path), why=e.strerror) from None
 
 # %% ../nbs/01_utils.ipynb #0b7dfbbc
 @contextlib.contextmanager
@@ -158,26 +150,26 @@ def write_all(fd: int, data: bytes):
 
 def read_at(fd: int, n: int, *, offset: int) -> bytes:
     "`n` bytes at `offset`, in as many reads as it takes."
-    parts = []
-    while n > 0 and (part := os.pread(fd, min(n, 1 << 30), offset)):
-        parts.append(part)
-        n -= len(part)
-        offset += len(part)
-    return b"".join(parts)
+    with os.fdopen(os.dup(fd), "rb") as f:
+        f.seek(offset)
+        return f.read(n)
 
 # %% ../nbs/01_utils.ipynb #f42a3b1b
 @contextlib.contextmanager
-def stage_lock(path: Path, what: str):
-    "Hold the lock file `path`; says on stderr that it waits for `what` when another process has it."
+def stage_lock(path: Path, what: str = ""):
+    "Hold the lock file `path`. Where another process has it, say so and wait; without `what` it makes, yield False."
     with guard(path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
+        free = True
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            free = False
+        if what and not free:
             say(f"Waiting for another process that is making {what} …")
             fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
+        yield free or bool(what)
     finally:
         os.close(fd)
 
@@ -199,7 +191,7 @@ def sync_tree(folder: Path):
         sync(where)
 
 
-def _replace(text: str, path: Path):
+def replace_file(text: str, path: Path):
     "Write `text` beside `path`, flush it to the disk, and rename it."
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -217,10 +209,9 @@ def write_text(text: str, path: str | Path) -> Path:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(text, path)
+        replace_file(text, path)
     except OSError as e:
-        remedy = "Choose a folder that is writable and has space."
-        raise ReportError(f"can't write {path}: {e.strerror}. {remedy}") from None
+        raise ReportError.of("unwritable", path=path, why=e.strerror) from None
     return path
 
 # %% ../nbs/01_utils.ipynb #417feb49
@@ -228,7 +219,7 @@ def write_json(value, path: str | Path, *, exact: bool = False) -> Path:
     "Write JSON in one step: plain values by `to_plain`, NaN refused; or `exact`ly, errors of the system as they come."
     if not exact:
         return write_text(json.dumps(to_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n", path)
-    _replace(json.dumps(value, indent=1), Path(path))
+    replace_file(json.dumps(value, indent=1), Path(path))
     return Path(path)
 
 
@@ -240,8 +231,7 @@ def read_json(path: Path, *needs: str, remedy: str) -> dict:
             raise ValueError("not what was written there")
         return found
     except (ValueError, RecursionError, OSError) as e:
-        what = f"store file {str(path)!r}: damaged or unreadable ({type(e).__name__})"
-        raise StoreError(f"{what}. {remedy}.") from None
+        raise StoreError.of("damaged_file", path=str(path), why=type(e).__name__, remedy=remedy) from None
 
 
 def crc_of(path: Path) -> str:
@@ -267,13 +257,7 @@ def prose(text) -> str:
 
 # %% ../nbs/01_utils.ipynb #09c0d53c
 class Displayable:
-    "Something that shows itself in Jupyter and in a report, and has plain values for `metrics.json`."
-
-    def html(self) -> str:
-        raise NotImplementedError
-
-    def to_dict(self):
-        raise NotImplementedError
+    "Something that shows itself in Jupyter and in a report by its `html`, and has plain values: its `to_dict`."
 
     def _repr_html_(self):
         return self.html()
@@ -293,27 +277,6 @@ class Column:
     digits: int = 1
     scale: float = 100  # of interval and points: shown is value × scale
 
-    def written(self, value) -> str:
-        "A value that is there and no interval, as HTML."
-        if self.kind == "p":
-            return "&lt;0.001" if value < 0.001 else f"{value:.3f}"
-        write = dict(text=esc, percent=pct, seconds=duration).get(self.kind)
-        return write(value) if write else num(value, self.digits)
-
-    def cell(self, value) -> str:
-        "One `<td>`; a missing value says so."
-        if isinstance(value, str) and not value:
-            return '<td class="num">\u2013</td>'  # does not apply here
-        interval = isinstance(value, Interval)
-        if value is None or interval and value.value is None:
-            why = "undefined" if interval and value.n else "not available"
-            return f'<td class="{"" if self.kind == "text" else "num "}na">{why}</td>'
-        if not interval:
-            return f'<td class="{"text" if self.kind == "text" else "num"}">{self.written(value)}</td>'
-        main, _, rest = value.text(self.scale, self.digits, signed=self.kind == "points").partition(" ")
-        bounds = f' <span class="ci">{rest.strip("()")}</span>' if rest else ""
-        return f'<td class="num">{main}{bounds}</td>'
-
 # %% ../nbs/01_utils.ipynb #d44f4b6c
 @lru_cache
 def _table_template():
@@ -321,7 +284,7 @@ def _table_template():
 
     loader = PackageLoader("distill_study")
     env = Environment(loader=loader, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    env.filters["esc"] = esc  # stricter than Jinja's own, which leaves hidden characters alone
+    env.filters |= dict(esc=esc, num=num, pct=pct, duration=duration)  # Jinja's own escape leaves hidden characters
     return env.get_template("table.html.j2")
 
 
@@ -363,8 +326,13 @@ def no_folders(text: str) -> str:
 _SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$")
 
 
-def _folders():
-    "Folder → what is written instead, the longest first."
+def scrub(
+    text: str,
+    keys=(),  # names of environment variables that hold keys, beside those whose names say so
+    *,
+    paths: bool = False,  # cut down other absolute paths as well: of prose and messages
+) -> str:
+    "Replace the folders that tell where and by whom something was run, and the keys in the environment."
     import tempfile
 
     import distill_study
@@ -376,22 +344,11 @@ def _folders():
         sys.prefix: "<env>",
         tempfile.gettempdir(): "<tmp>",
     }
-    return sorted(known.items(), key=lambda item: -len(item[0]))
-
-
-def scrub(
-    text: str,
-    keys=(),  # names of environment variables that hold keys, beside those whose names say so
-    *,
-    paths: bool = False,  # cut down other absolute paths as well: of prose and messages
-) -> str:
-    "Replace the folders that tell where and by whom something was run, and the keys in the environment."
     secrets = {v for k, v in os.environ.items() if (k in keys or _SECRET.search(k.upper())) and len(v) >= 8}
     for form in (form for secret in secrets for form in spellings(secret)):
         text = text.replace(form, "***")
-    for folder, name in _folders():
-        if len(folder) > 1:
-            text = re.sub(re.escape(folder) + r"(?![\w-])", lambda m, name=name: name, text)
+    for folder in sorted(filter(lambda f: len(f) > 1, known), key=len, reverse=True):
+        text = re.sub(re.escape(folder) + r"(?![\w-])", lambda m, name=known[folder]: name, text)
     return no_folders(text) if paths else text
 
 # %% ../nbs/01_utils.ipynb #5b61af90
@@ -400,8 +357,7 @@ def _as_mapping(value):
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
     if hasattr(value, "to_dict"):
-        frame = hasattr(value, "columns") and not isinstance(value, Displayable)
-        return value.to_dict("records") if frame else value.to_dict()
+        return value.to_dict("records") if hasattr(value, "itertuples") else value.to_dict()
     if is_dataclass(value):
         return {k: getattr(value, k) for k in value.__dataclass_fields__}
     return value

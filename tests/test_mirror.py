@@ -4,13 +4,14 @@ import json
 
 import fsspec
 import pytest
-from smallrun import small_run
+from smallrun import SMALL
 from test_store import ENGINE, WEIGHTS, keys, python, record
 
-from distill_study.config import StudyError
+from distill_study.config import Combination, StudyError
 from distill_study.store import archive
 from distill_study.store.log import MANIFEST, Store
 from distill_study.store.remote import mirror_of, working_copy
+from distill_study.study.run import Run
 from distill_study.utils import StoreError
 
 
@@ -247,18 +248,20 @@ def test_nobody_there(at, monkeypatch):
     fsspec.filesystem("s3").clear_instance_cache()
 
 
-def test_a_run_of_one_machine_is_replayed_by_another(s3, tmp_path, at):
+def test_what_one_machine_asked_and_trained_another_takes(s3, tmp_path, at):
     url = f"{s3}/{tmp_path.name}"
-    for name in "ab":
-        (tmp_path / f"report-{name}").mkdir()
+    settings = SMALL | dict(data=dict(name="tiny-qa", train=4, test=2))
+
+    def answers():
+        run = Run.of(Combination.parse(settings), Store(url))
+        return {arm: [a.text for a in got.answers] for arm, got in run.answers.items()}
+
     at("a")
-    small_run(tmp_path / "report-a", url)
+    ours = answers()
+    counted = {e.name: e.count for e in archive.contents(url)}
     at("b")
-    small_run(tmp_path / "report-b", url)
-    ours, theirs = (json.loads((tmp_path / f"report-{n}" / "metrics.json").read_text()) for n in "ab")
-    assert ours["arms"] == theirs["arms"]
-    assert [e.count for e in archive.contents(url) if e.kind == "completions"] and len(
-        [*working_copy(url).glob("stages/*/stage.json")]
-    ) == 1
+    assert answers() == ours
+    assert {e.name: e.count for e in archive.contents(url)} == counted
+    assert len([*working_copy(url).glob("stages/*/stage.json")]) == 1
     logs = [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()]
     assert logs and not [x for x in logs if b"marked-s3-key" in x]

@@ -231,8 +231,7 @@ def all_keys(store) -> list[dict]:
 
 def _ledger(store, sheet):
     "The file with the grades of a sheet."
-    path = store.root / "grades" / f"{sheet}.jsonl"
-    return Ledger(path, str(path))
+    return Ledger(store.root / "grades" / f"{sheet}.jsonl")
 
 
 def latest_grades(store, sheet: str) -> dict:

@@ -7,7 +7,6 @@ __all__ = ['open_root', 'read_lines', 'Entry', 'contents', 'ledger_rows', 'Probl
            'to_prune', 'prune']
 
 # %% ../../nbs/25_store/03_archive.ipynb #8a2dc4c4
-import fcntl
 import json
 import os
 import shutil
@@ -16,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import nearest
-from .log import MANIFEST, Ledger, Record, whole_line
+from ..config import nearest, wording
+from .log import MANIFEST, Ledger, Record, from_line
 from .remote import mirror_of, working_copy
-from ..utils import StoreError, crc_of, locked
+from ..utils import StoreError, crc_of, locked, stage_lock
 
 # %% ../../nbs/25_store/03_archive.ipynb #06a00005
 def open_root(root: str | Path) -> Path:
@@ -27,15 +26,17 @@ def open_root(root: str | Path) -> Path:
     root = working_copy(root)
     mirror_of(root).sync()
     if not (root / "completions").is_dir():
-        raise StoreError(
-            f"store {str(root)!r}: there is no store in this folder. Name the one that runs wrote to, with --store."
-        )
+        raise StoreError.of("no_store", path=str(root))
     return root
 
 
 def _files(root, sub):
     "The files of completions (one per engine and weights), of the ledger, or of grades (one per sheet)."
     return sorted((root / sub).glob("*.jsonl"))
+
+
+def _ledgers(root):
+    return [(kind, path) for kind in ("ledger", "grades") for path in _files(root, kind)]
 
 
 def _stages(root):
@@ -45,14 +46,12 @@ def _stages(root):
 def read_lines(path: Path) -> Iterator[tuple[int, Record | Exception, bool]]:
     "Line number, record or what is wrong with it, and whether it is the last line, of every line of completions."
     with locked(path) as fd, os.fdopen(os.dup(fd), "rb") as f:
-        line, n = f.readline(), 0
-        while line:
-            after, n = f.readline(), n + 1
+        for n, line in enumerate(f, 1):
             try:
-                yield n, whole_line(line), not after
+                found = from_line(line)
             except (ValueError, StoreError) as e:
-                yield n, e, not after
-            line = after
+                found = e
+            yield n, found, not f.peek(1)
 
 # %% ../../nbs/25_store/03_archive.ipynb #06a00008
 @dataclass(frozen=True)
@@ -116,22 +115,16 @@ def contents(root: str | Path) -> list[Entry]:
     root = open_root(root)
     return [
         *map(_completions_entry, _files(root, "completions")),
-        *(_ledger_entry(kind, p) for kind in ("ledger", "grades") for p in _files(root, kind)),
+        *(_ledger_entry(kind, path) for kind, path in _ledgers(root)),
         *map(_stage_entry, _stages(root)),
     ]
 
 # %% ../../nbs/25_store/03_archive.ipynb #06a00020
-def ledger_rows(root: str | Path, reason: str | None = None) -> Iterator[dict]:
-    "Everything that failed or was dropped, or what has one `reason`: ledger, time, id, reason, evidence and more."
-    reasons = set()
+def ledger_rows(root: str | Path) -> Iterator[dict]:
+    "Everything that failed or was dropped: ledger, time, id, reason, evidence and more."
     for path in _files(open_root(root), "ledger"):
         for e in Ledger(path).entries():
-            reasons.add(e["reason"])
-            if reason in (None, e["reason"]):
-                yield dict(ledger=path.stem, **e)
-    if reason is not None and reason not in reasons:
-        hint = nearest(reason, reasons) if reasons else " It is empty."
-        raise StoreError(f"store {str(root)!r}: nothing in its ledger has the reason {reason!r}.{hint}")
+            yield dict(ledger=path.stem, **e)
 
 # %% ../../nbs/25_store/03_archive.ipynb #06a0000b
 @dataclass(frozen=True)
@@ -140,23 +133,11 @@ class Problem:
 
     path: Path
     line: int | None
-    what: str
-    remedy: str
+    text: str  # what is wrong, and what to do about it
     lost: bool = True  # False where a run mends it by itself
 
     def __str__(self):
-        return f"{self.path}{f', line {self.line}' if self.line else ''}: {self.what}. {self.remedy}."
-
-
-_DELETE_LINE = "Delete this line: it would never be found; its completion is made again"
-_RESTORE = "Restore the file from a copy, or delete this line: its completion is then made again"
-_TORN = "The next run drops it and makes its completion again"
-_DELETE_STAGE = "Delete the folder: the stage is then made again"
-_LEDGER_REMEDY = dict(
-    ledger="Nothing but the record of what failed or was dropped is lost",
-    grades="What people graded can't be made again by a run: where there is no copy, delete the file and import what "
-    "the raters sent once more",
-)
+        return f"{self.path}{f', line {self.line}' if self.line else ''}: {self.text}"
 
 # %% ../../nbs/25_store/03_archive.ipynb #06a0b9aa
 def _bad_lines(path):
@@ -165,23 +146,14 @@ def _bad_lines(path):
     for n, r, last in read_lines(path):
         if isinstance(r, Record):
             if not r.valid_key:
-                yield Problem(path, n, "its key is not the fingerprint of its contents", _DELETE_LINE)
+                yield Problem(path, n, wording("wrong_key"))
             if r.key in seen:
-                remedy = "The first counts; nothing needs to be done"
-                yield Problem(path, n, "repeats the key of an earlier line", remedy, lost=False)
+                yield Problem(path, n, wording("double_key"), lost=False)
             seen.add(r.key)
         elif last and isinstance(r, ValueError):
-            yield Problem(path, n, f"the last line is torn ({r})", _TORN, lost=False)
+            yield Problem(path, n, wording("torn_line", why=r), lost=False)
         else:
-            yield Problem(path, n, f"damaged ({r})", _RESTORE)
-
-
-def _bad_ledger(kind, path):
-    "The problem of a file of the ledger or of grades."
-    try:
-        Ledger(path).entries()
-    except StoreError as e:
-        yield Problem(path, None, str(e).rstrip("."), _LEDGER_REMEDY[kind])
+            yield Problem(path, n, wording("bad_line", why=r))
 
 
 def _bad_stage(folder):
@@ -189,89 +161,63 @@ def _bad_stage(folder):
     try:
         manifest = _manifest(folder)
     except (OSError, ValueError) as e:
-        yield Problem(folder, None, f"no readable {MANIFEST} ({type(e).__name__})", _DELETE_STAGE)
+        yield Problem(folder, None, wording("bad_manifest", manifest=MANIFEST, why=type(e).__name__))
         return
     for name, checksum in manifest.get("files", {}).items():
         path = folder / name
         if not path.is_file():
-            yield Problem(path, None, "missing", _DELETE_STAGE)
+            yield Problem(path, None, wording("file_missing"))
         elif crc_of(path) != checksum:
-            yield Problem(path, None, "its checksum does not fit", _DELETE_STAGE)
+            yield Problem(path, None, wording("file_damaged"))
 
 
 def check_store(root: str | Path) -> list[Problem]:
     "Everything in the store in `root` that is not as it was written."
     root = open_root(root)
-    return [
-        *(x for p in _files(root, "completions") for x in _bad_lines(p)),
-        *(x for kind in ("ledger", "grades") for p in _files(root, kind) for x in _bad_ledger(kind, p)),
-        *(x for p in _stages(root) if not p.name.endswith(".partial") for x in _bad_stage(p)),
-    ]
+    found = [problem for path in _files(root, "completions") for problem in _bad_lines(path)]
+    for kind, path in _ledgers(root):
+        try:
+            Ledger(path).entries()
+        except StoreError as e:
+            found.append(Problem(path, None, wording(f"bad_{kind}", why=e)))
+    stages = (p for p in _stages(root) if not p.name.endswith(".partial"))
+    return found + [problem for folder in stages for problem in _bad_stage(folder)]
 
 # %% ../../nbs/25_store/03_archive.ipynb #06a0000e
-def export_rows(root: str | Path, engine: str | None = None) -> Iterator[dict]:
-    "Completions of 'engine:model', or all, as rows: `messages` (the answer is the last), and how it was made."
-    names = set()
+_KEPT = ("engine", "finish_reason", "sample", "prompt_tokens", "completion_tokens", "sampling", "created", "key")
+
+
+def export_rows(root: str | Path) -> Iterator[dict]:
+    "Completions as rows: `messages` (the answer is the last), and how it was made."
     for path in _files(open_root(root), "completions"):
         for n, r, last in read_lines(path):
-            if not isinstance(r, Record):
-                if last:
-                    continue
-                raise StoreError(
-                    f"store file {str(path)!r}, line {n}: damaged ({r}). "
-                    "`distill-study store verify` lists what is; mend it before exporting."
-                )
-            names.add(r.engine)
-            if engine not in (None, r.engine):
-                break
-            yield _row(r)
-    if engine is not None and engine not in names:
-        raise StoreError(f"store {str(root)!r}: no completions of engine {engine!r}.{nearest(engine, names)}")
-
-
-def _row(record):
-    as_it_is = ("engine", "finish_reason", "sample", "prompt_tokens", "completion_tokens", "sampling", "created", "key")
-    row = dict(messages=[*map(dict, record.messages), dict(role="assistant", content=record.text)])
-    row |= {name: getattr(record, name) for name in as_it_is}
-    return row | dict(sampling=json.dumps(record.sampling, sort_keys=True))
+            if isinstance(r, Record):
+                row = dict(messages=[*map(dict, r.messages), dict(role="assistant", content=r.text)])
+                row |= {name: getattr(r, name) for name in _KEPT}
+                yield row | dict(sampling=json.dumps(r.sampling, sort_keys=True))
+            elif not last:
+                raise StoreError.of("not_exported", path=str(path), line=n, why=r)
 
 # %% ../../nbs/25_store/03_archive.ipynb #06a0e9aa
 def export(
     root: str | Path,  # of a store
-    out: str | Path,  # a .jsonl file, or a folder for `datasets.load_from_disk`
-    *,
-    engine: str | None = None,  # 'engine:model'; None exports all
+    out: str | Path,  # a .jsonl file
 ) -> int:  # rows written
     "Write completions where other tools can read them; nothing is overwritten."
     out = Path(out).expanduser()
     if out.exists():
-        raise StoreError(f"{str(out)!r}: exists already. Name another file or folder.")
+        raise StoreError.of("not_overwritten", path=str(out))
     part, rows = out.with_name(f".{out.name}.{os.getpid()}.part"), 0
     part.parent.mkdir(parents=True, exist_ok=True)
     try:
         with open(part, "w", encoding="utf-8", errors="replace") as f:
-            for row in export_rows(root, engine):
+            for row in export_rows(root):
                 f.write(json.dumps(row, ensure_ascii=False) + "\n")
                 rows += 1
-        if out.suffix == ".jsonl":
-            os.replace(part, out)
-        else:
-            _as_dataset(part, out)
+        os.replace(part, out)
     finally:
         part.unlink(missing_ok=True)
     return rows
-
-
-def _as_dataset(lines, out):
-    "A folder for `datasets.load_from_disk`, made beside and renamed when it is whole."
-    from datasets import Dataset
-
-    whole = out.with_name(f".{out.name}.{os.getpid()}.folder")
-    try:
-        Dataset.from_json(str(lines), cache_dir=str(whole / "cache")).save_to_disk(str(whole / "data"))
-        os.rename(whole / "data", out)
-    finally:
-        shutil.rmtree(whole, ignore_errors=True)
 
 # %% ../../nbs/25_store/03_archive.ipynb #06a00011
 def to_prune(
@@ -292,35 +238,20 @@ def to_prune(
         for name in names:
             if name not in there:
                 hint = nearest(name, [e.name for e in found if e.kind == kind])
-                raise StoreError(f"store {str(root)!r}: no {kind} of {name!r}.{hint}")
+                raise StoreError.of("not_stored", path=str(root), kind=kind, name=name, hint=hint)
     return out
 
 # %% ../../nbs/25_store/03_archive.ipynb #06a119aa
-def _lock_if_idle(root, name):
-    "The lock of a stage, held; None while another process makes it."
-    fd = os.open(root / "locks" / f"{name.removesuffix('.partial')}.lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return fd
-    except BlockingIOError:
-        os.close(fd)
-        return None
-
-
 def _remove(root, entry):
     "Whether the entry was removed: a stage that another process is making stays."
     if entry.kind == "completions":
         with locked(entry.path, write=True):
             entry.path.unlink()
         return True
-    fd = _lock_if_idle(root, entry.name)
-    if fd is None:
-        return False
-    try:
-        shutil.rmtree(entry.path)
-    finally:
-        os.close(fd)
-    return True
+    with stage_lock(root / "locks" / f"{entry.name.removesuffix('.partial')}.lock") as idle:
+        if idle:
+            shutil.rmtree(entry.path)
+    return idle
 
 
 def prune(root: str | Path, entries: list[Entry]) -> list[Entry]:

@@ -35,7 +35,7 @@ from ..grading.judge import draw
 from ..models.engine import open_teacher
 from ..models.weights import model_fingerprint, resolve_model
 from ..report.render import git_sha
-from ..store.log import Store, answered_by, to_line
+from ..store.log import Store, answered_by, seal
 from ..tasks.families import TASKS
 from ..tasks.prompts import PARAPHRASES
 from ..utils import crc_of, write_json
@@ -477,7 +477,7 @@ def store_state(
     total = hashlib.sha256()
     for engine, weights, keys in seen["keys"]:
         for k in keys:
-            total.update(to_line(r) if (r := store.get(engine, weights, key=k)) else f"{k}: not there\n".encode())
+            total.update(seal(vars(r)) if (r := store.get(engine, weights, key=k)) else f"{k}: not there\n".encode())
     patterns = ("results/sheet-*.json", "grades/*.jsonl")
     graded = {str(p.relative_to(store.root)) for of in patterns for p in store.root.glob(of)}
     files = sorted({*seen["files"], *graded})

@@ -15,8 +15,8 @@ from hashlib import blake2b
 
 import numpy as np
 
-from ..config import Curate
-from ..data.load import LETTERS, read_table
+from ..config import Curate, read_table
+from ..data.load import LETTERS
 from ..tasks.families import NLI, TASKS
 from ..tasks.prompts import both, target
 from ..tasks.reading import statements
@@ -312,7 +312,7 @@ def overlaps(
     return Overlaps(leaks, first)
 
 # %% ../../nbs/40_teach/02_curate.ipynb #d0b53e5f
-REASONS = read_table("teach", "reasons.yaml")
+REASONS = read_table("teach/reasons.yaml")
 
 
 @dataclass(frozen=True)
