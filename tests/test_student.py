@@ -109,19 +109,14 @@ BAD = {
     "user speaks last": (
         dict(id="bad-7", messages=[dict(role="assistant", content="hello"), dict(role="user", content="2 + 2?")]),
         PLAIN,
-        "the last of at least two messages",
-    ),
-    "one message": (
-        dict(id="bad-7", messages=[dict(role="assistant", content="hello")]),
-        PLAIN,
-        "at least two messages",
+        "the last of which is the assistant's",
     ),
     "content is no text": (
         dict(id="bad-7", messages=[dict(role="user", content=None), dict(role="assistant", content="4")]),
         PLAIN,
         "text in both",
     ),
-    "messages is no list": (dict(id="bad-7", messages="hello"), PLAIN, "'messages' must be a list"),
+    "messages is no list": (dict(id="bad-7", messages="hello"), PLAIN, "at least two 'messages'"),
 }
 
 
@@ -335,11 +330,7 @@ def test_merged_model_gives_the_adapters_output(base, tmp_path):
     assert exact["max_change"] < 1e-4 and exact["same_choice"] == 1
 
 
-@pytest.mark.parametrize(
-    "switch",
-    [dict(), dict(dora=True), dict(method="qlora"), dict(rslora=True, target_modules=("q_proj", "down_proj"))],
-    ids=["lora", "dora", "qlora", "rslora"],
-)
+@pytest.mark.parametrize("switch", [dict(dora=True), dict(method="qlora")], ids=["dora", "qlora"])
 def test_without_a_merged_copy_the_answers_are_the_same(tmp_path, switch):
     "The adapter alone, merged when it is loaded: the same weights to the last bit, and the same completions."
     from distill_study.config import Sampling
@@ -411,18 +402,8 @@ def test_a_finished_run_without_a_merged_copy_is_found_again(base, tmp_path):
     def never(*_):
         raise AssertionError("trained again")
 
-    for merged in (False, True, None):
-        assert (
-            fit_student(
-                rows(16),
-                str(base),
-                settings=settings.model_copy(update=dict(merged=merged)),
-                out=tmp_path / "run",
-                seed=0,
-                progress=never,
-            )
-            == done
-        )
+    merging = settings.model_copy(update=dict(merged=True))
+    assert fit_student(rows(16), str(base), settings=merging, out=tmp_path / "run", seed=0, progress=never) == done
     (tmp_path / "run" / "adapter" / "adapter_config.json").unlink()
     assert fit_student(rows(16), str(base), settings=settings, out=tmp_path / "run", seed=0).steps == done.steps
 
@@ -597,7 +578,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(base, tmp_path):
 
 def test_a_folder_that_is_a_file(base, tmp_path):
     (tmp_path / "run").write_text("not a folder")
-    with pytest.raises(TrainingFailed, match="can't be written"):
+    with pytest.raises(StudyError, match="run': a file is in the way"):
         fit_student(rows(8), str(base), settings=FULL, out=tmp_path / "run", seed=0)
 
 
@@ -629,7 +610,7 @@ def test_a_full_disk(base, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(save, "save_weights", full)
-    with pytest.raises(TrainingFailed, match="the disk is full"):
+    with pytest.raises(StudyError, match="run': no room left to write"):
         fit_student(rows(8), str(base), settings=LORA, out=tmp_path / "run", seed=0)
 
 
@@ -691,9 +672,8 @@ def test_four_bits_killed_and_resumed_gives_the_same_weights(base, tmp_path):
     assert a.starts == (0, 6) and a.history == b.history and same_weights(a.path, b.path)
 
 
-@pytest.mark.parametrize("switch", [dict(dora=True), dict(rslora=True)])
-def test_switches_of_the_adapter_change_what_is_learned(base, lora, tmp_path, switch):
-    settings = OPEN.model_copy(update=switch)
+def test_switches_of_the_adapter_change_what_is_learned(base, lora, tmp_path):
+    settings = OPEN.model_copy(update=dict(dora=True, rslora=True))
     other = fit_student(rows(16), str(base), settings=settings, out=tmp_path / "b", seed=0)
     assert lora.history[0] == pytest.approx(other.history[0], rel=1e-4)
     assert lora.history[-1] != other.history[-1] and other.merge["same_choice"] > 0.95
@@ -766,9 +746,8 @@ def test_the_best_weights_are_kept(base, tmp_path):
     assert same_weights(done.path, plain.path) and not list((tmp_path / "a").glob("best*")) and plain.chosen is None
 
 
-@pytest.mark.parametrize("settings", [FULL, LORA], ids=["full", "lora"])
-def test_patience_ends_a_run_and_a_kill_changes_nothing(base, tmp_path, settings):
-    settings = settings.model_copy(update=dict(epochs=5, choose="gold", patience=2, eval_steps=2, save_steps=3))
+def test_patience_ends_a_run_and_a_kill_changes_nothing(base, tmp_path):
+    settings = LORA.model_copy(update=dict(epochs=5, choose="gold", patience=2, eval_steps=2, save_steps=3))
     seen = []
 
     def scored(model):
@@ -852,12 +831,9 @@ def test_weights_that_are_best_no_more_are_dropped(base, tmp_path):
     assert max(map(len, there)) == 1 and there[-1] == ["best-8"]
 
 
-@pytest.mark.parametrize("left", [None, "an empty folder"])
-def test_best_weights_that_are_gone(base, tmp_path, left):
+def test_best_weights_that_are_gone(base, tmp_path):
     settings = interrupted(base, tmp_path / "a", [0.5, 0.1])
     shutil.rmtree(tmp_path / "a" / "best-2")
-    if left:
-        (tmp_path / "a" / "best-2").mkdir()
     with pytest.raises(StudyError, match="best-2: gone or empty.*delete .*a to train anew"):
         fit_student(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0, score=lambda model: 0.1)
     assert last_checkpoint(tmp_path / "a").name == "checkpoint-3"

@@ -39,7 +39,6 @@ from distill_study.study.resources import (
     parameters,
     parse_hardware,
     rows_a_pass,
-    shape,
     this_machine,
     training_memory,
     weight_bytes,
@@ -245,7 +244,7 @@ def check_gpus(recipe: Recipe | None, machine: Machine) -> list[Check]:
     names = sorted({c.name for c in cards})
     if len(names) > 1:
         found.append(line("gpus_mixed", names=", ".join(names)))
-    if hardware and (n < hardware.count or least < 0.95 * hardware.gpu.gb):
+    if hardware and (n < hardware.count or least < 0.95 * hardware.gb):
         found.append(line("gpus_fewer", hardware=hardware, n=n))
     return found + (_abilities(recipe, cap) if recipe else [])
 
@@ -273,7 +272,7 @@ class _Place:
     gb: float
     kind: str
     where: str
-    hardware: object  # `estimate.Hardware`, None where the recipe names none
+    hardware: object  # `resources.Devices`, None where the recipe names none
 
 
 def _place(recipe, machine):
@@ -283,7 +282,7 @@ def _place(recipe, machine):
         return _Place(len(machine.gpus), min(c.gb for c in machine.gpus), "cuda", "", hardware)
     if hardware:
         where = f" on {hardware}, which is not this machine"
-        return _Place(hardware.count, hardware.gpu.gb, "cuda", where, hardware)
+        return _Place(hardware.count, hardware.gb, "cuda", where, hardware)
     return _Place(1, machine.memory, "cpu", "", None)
 
 
@@ -306,9 +305,7 @@ def _training(s, place):
     n = (t.processes or place.count) if several else 1
     settings = rows_a_pass(t, replace(place.hardware, count=n)) if place.hardware and several else t
     devices = Devices(n, place.gb, place.kind)
-    e = training_memory(
-        shape(s.model), settings, length=length(s), devices=devices, sharded=several and t.launch != "ddp"
-    )
+    e = training_memory(s.model, settings, length=length(s), devices=devices, sharded=several and t.launch != "ddp")
     too_large = "training_large" if t.max_length else "training_long"
     return line(
         "training_fits" if e.fits else too_large,
