@@ -29,8 +29,8 @@ CFG = LlamaConfig(
     max_position_embeddings=2048,
     tie_word_embeddings=False,
 )
-ONE, FOUR, CPU = Devices(1, 80), Devices(4, 80), Devices(1, 16, "cpu")
-few = hypothesis_settings(max_examples=4, deadline=None)
+ONE, CPU = Devices(1, 80), Devices(1, 16, "cpu")
+few = hypothesis_settings(max_examples=3, deadline=None)
 
 
 def train(method="lora", **settings):
@@ -107,14 +107,13 @@ def test_accumulated_gradients_stay():
 
 def test_shallow_steps_give_a_deep_model():
     "What two and three layers say about six is what six say."
-    for method in ("full", "lora"):
-        for checkpointing in (False, True):
-            cfg = LlamaConfig(**CFG.to_dict() | dict(num_hidden_layers=6))
-            one = step(cfg, train(method, gradient_checkpointing=checkpointing, batch_size=4), length=256, taught=200)
-            near, whole = memory._activations(one, count_parameters(cfg, one.settings)), memory._follow(one, 6)
-            for part in whole:
-                assert sum(near[part]) == pytest.approx(sum(whole[part]), rel=0.02)
-            assert max(map(sum, near.values())) == pytest.approx(max(map(sum, whole.values())), rel=0.01)
+    for method, checkpointing in (("full", True), ("lora", False)):
+        cfg = LlamaConfig(**CFG.to_dict() | dict(num_hidden_layers=6))
+        one = step(cfg, train(method, gradient_checkpointing=checkpointing, batch_size=4), length=256, taught=200)
+        near, whole = memory._activations(one, count_parameters(cfg, one.settings)), memory._follow(one, 6)
+        for part in whole:
+            assert sum(near[part]) == pytest.approx(sum(whole[part]), rel=0.02)
+        assert max(map(sum, near.values())) == pytest.approx(max(map(sum, whole.values())), rel=0.01)
 
 
 # --- properties
@@ -179,23 +178,19 @@ def test_switches_save_what_they_promise():
 
 
 def test_the_first_that_fits_is_recommended():
-    def sized(gb):
-        return recommend(CFG, Train(batch_size=4), length=2048, devices=Devices(1, gb)).chosen
+    def advised(gb, length=2048, count=1, **more):
+        return recommend(CFG, Train(batch_size=4), length=length, devices=Devices(count, gb), **more)
 
-    assert sized(80).settings.method == "full" and sized(80).settings.batch_size == 4
-    chosen = sized(1.0)
-    assert chosen and chosen.fits and chosen.settings.batch_size * chosen.settings.gradient_accumulation == 4
-    assert (
-        recommend(CFG, Train(batch_size=4), length=64, devices=ONE, methods=("qlora",)).chosen.settings.method
-        == "qlora"
-    )
-    assert all(e.sharded is False for e in recommend(CFG, Train(batch_size=4), length=64, devices=ONE).tried) and any(
-        e.sharded for e in recommend(CFG, Train(batch_size=4), length=64, devices=FOUR).tried
-    )
-    assert all(
-        e.settings.gradient_checkpointing
-        for e in recommend(CFG, Train(batch_size=4, gradient_checkpointing=True), length=64, devices=ONE).tried
-    )
+    plenty = advised(80, 64)
+    assert (plenty.chosen.settings.method, plenty.chosen.settings.batch_size) == ("full", 4)
+    assert not any(e.sharded for e in plenty.tried)
+    chosen = advised(1.0).chosen
+    assert chosen.fits and chosen.settings.batch_size < 4
+    assert chosen.settings.batch_size * chosen.settings.gradient_accumulation == 4
+    assert advised(80, 64, methods=("qlora",)).chosen.settings.method == "qlora"
+    assert any(e.sharded for e in advised(80, 64, count=4, methods=("lora",)).tried)
+    only = recommend(CFG, Train(batch_size=4, gradient_checkpointing=True), length=64, devices=ONE)
+    assert all(e.settings.gradient_checkpointing for e in only.tried)
 
 
 def test_what_fits_nowhere_says_what_would():
@@ -246,7 +241,6 @@ def call(monkeypatch, capsys):
         (("zoo/student-s", "--gpus", "1x8GB", "--length", "1000000"), "tokens, which is the model's context"),
         (("zoo/student-s", "--gpus", "1x8GB", "--length", "0"), "length = 0"),
         (("zoo/student-s", "--gpus", "1x8GB", "--batch-size", "0"), "batch_size = 0"),
-        (("zoo/student-s", "--gpus", "1x8GB", "--r", "0"), "r = 0"),
         (
             ("zoo/student-s", "--gpus", "1x8GB", "--method", "lorra"),
             "method 'lorra': unknown. Known: full, lora, qlora",

@@ -7,9 +7,9 @@ __all__ = ['GPUS', 'SHAPES', 'QUANTIZED', 'CONTEXT', 'NCCL', 'GAPS', 'PROCESS', 
            'METHODS', 'AVERAGES', 'TEMPLATE', 'PLAIN', 'THOUGHT', 'DENSE', 'LONGER', 'MFU', 'PREFILL', 'STREAM', 'PASS',
            'TOKEN', 'VLLM', 'AT_ONCE', 'STREAMS', 'LOAD', 'START', 'ALL', 'EstimateError', 'Devices', 'parse_gpus',
            'parse_hardware', 'this_machine', 'model_config', 'Counts', 'count_parameters', 'parameters', 'Estimate',
-           'training_memory', 'Advice', 'recommend', 'table', 'as_dict', 'Lengths', 'lengths', 'written',
-           'answer_seconds', 'weight_bytes', 'processes', 'train_seconds', 'Piece', 'pieces', 'Budget', 'length',
-           'rows_a_pass', 'budget', 'lines']
+           'training_memory', 'Advice', 'recommend', 'table', 'as_dict', 'Lengths', 'lengths', 'answer_seconds',
+           'weight_bytes', 'processes', 'train_seconds', 'Piece', 'pieces', 'Budget', 'length', 'rows_a_pass', 'budget',
+           'lines']
 
 # %% ../../nbs/85_study/03_resources.ipynb #4f630d09
 import copy
@@ -33,7 +33,7 @@ from ..tasks.families import TASKS
 from ..train.methods import attention, lora_config, use_bf16
 from ..utils import size, to_plain
 
-# %% ../../nbs/85_study/03_resources.ipynb #628c1772
+# %% ../../nbs/85_study/03_resources.ipynb #e7a10001
 class EstimateError(StudyError):
     "An estimate that can't be made; names field, value and remedy."
 
@@ -41,7 +41,7 @@ class EstimateError(StudyError):
 _say = partial(sentence, page="../train/estimate.j2")
 _TABLES = yaml.safe_load((Path(distill_study.__file__).parent / "templates" / "resources.yaml").read_text("utf-8"))
 
-# %% ../../nbs/85_study/03_resources.ipynb #e7a10001
+
 @dataclass(frozen=True)
 class Devices:
     "What a study runs on: how many devices of which kind, and what the data sheet says of one."
@@ -62,20 +62,16 @@ class Devices:
 GPUS = {name: Devices(name=name, **sheet) for name, sheet in _TABLES["gpus"].items()}
 
 # %% ../../nbs/85_study/03_resources.ipynb #921d7757
-def parse_gpus(
-    spec: str,  # how many of which size, e.g. '1x80GB'
-) -> Devices:
-    "GPUs as the command line names them; raises `EstimateError`."
+def parse_gpus(spec: str) -> Devices:
+    "GPUs as the command line names them, how many of which size, e.g. '1x80GB'; raises `EstimateError`."
     m = re.fullmatch(r"([1-9]\d*)[x×](\d+(?:\.\d+)?)GB?", spec.replace(" ", ""), re.I)
     if not m:
         raise EstimateError(_say("gpus", spec=spec))
     return Devices(int(m[1]), float(m[2]))
 
 
-def parse_hardware(
-    spec: str,  # how many of which kind, e.g. '8xH100'
-) -> Devices:
-    "GPUs as a recipe names them; raises `ConfigError`."
+def parse_hardware(spec: str) -> Devices:
+    "GPUs as a recipe names them, how many of which kind, e.g. '8xH100'; raises `ConfigError`."
     m = re.fullmatch(r"([1-9]\d*)[X×](\w+)", spec.replace(" ", "").upper())
     if not m:
         raise ConfigError(_say("hardware", spec=spec))
@@ -102,10 +98,8 @@ SHAPES = _TABLES["models"]
 
 
 @lru_cache(maxsize=64)
-def model_config(
-    name: str,  # 'zoo/NAME', a folder, a name under DISTILL_MODEL_DIR, or a hub id
-):  # transformers' configuration of its text part
-    "A model's configuration, from `SHAPES` or from this machine; from the hub, only this file is fetched."
+def model_config(name: str):
+    "transformers' configuration of a model's text part, from `SHAPES`, this machine or the hub; no weights are read."
     from transformers import AutoConfig
 
     if name in SHAPES:
@@ -210,11 +204,8 @@ def _count(key, settings):
     )
 
 
-def count_parameters(
-    cfg,  # as `model_config` gives it
-    settings: Train,
-) -> Counts:
-    "Exact counts, from the model and its adapters built without data."
+def count_parameters(cfg, settings: Train) -> Counts:
+    "Exact counts of a model that is trained so, from it and its adapters built without data; `cfg` by `model_config`."
     return _count(_key(cfg), settings)
 
 
@@ -323,28 +314,22 @@ class _Step:
     weigh: float  # bytes that a byte of gradient stands for
 
 
-def _laid_out(model, settings):
-    "The base of a model whose meta tensors become fake ones, ready to train; to be called in their mode."
-    base = model if settings.method == "full" else model.get_base_model()
-    model.to_empty(device="cpu").train()
-    base.tie_weights()
-    if settings.gradient_checkpointing:
-        base.gradient_checkpointing_enable()
-        if model is not base:
-            model.enable_input_require_grads()
-    return base
-
-
 @lru_cache(maxsize=512)
 def _follow(step, layers):
     "Most bytes alive besides weights and gradients, and the gradients then: {'start': (bytes, gradients), 'end': …}."
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    dtype, how = getattr(torch, step.dtype), "eager" if step.attention == "eager" else None
-    model = _empty(_configs[step.key], layers, settings=step.settings, dtype=dtype, attention=how)
+    settings, how = step.settings, "eager" if step.attention == "eager" else None
+    model = _empty(_configs[step.key], layers, settings=settings, dtype=getattr(torch, step.dtype), attention=how)
+    base = model if settings.method == "full" else model.get_base_model()
     with FakeTensorMode(allow_non_fake_inputs=True):
-        base = _laid_out(model, step.settings)
+        model.to_empty(device="cpu").train()
+        base.tie_weights()
+        if settings.gradient_checkpointing:
+            base.gradient_checkpointing_enable()
+            if model is not base:
+                model.enable_input_require_grads()
         mode = _living()(model, step.weigh)
 
         def into_last(_, args):  # is the last layer, from whose gradient on the backward pass is at its end
@@ -353,10 +338,10 @@ def _follow(step, layers):
 
         if layers > 1:
             _stack(base, layers)[-1].register_forward_pre_hook(into_last)
-        ids = torch.zeros(step.settings.batch_size, step.length, dtype=torch.long)
+        ids = torch.zeros(settings.batch_size, step.length, dtype=torch.long)
         mask = None if step.attention == "flash" else torch.ones_like(ids)
         labels = torch.zeros(step.taught, dtype=torch.long)
-        for _ in range(min(2, step.settings.gradient_accumulation)):  # the second pass finds gradients, as do others
+        for _ in range(min(2, settings.gradient_accumulation)):  # the second pass finds gradients, as do others
             mode.part = "start"
             with mode:
                 with torch.autocast("cpu", dtype=torch.bfloat16, enabled=step.bf16):
@@ -448,7 +433,7 @@ def _parts(settings, counts, *, devices, parted, low, activations, gradients, la
     found |= dict(activations=activations, gathered=gathered, other=other, process=process)
     return {part: int(n) for part, n in found.items()}
 
-# %% ../../nbs/85_study/03_resources.ipynb #3147684a
+
 def _step_of(cfg, settings, *, length, bf16, kind, supervised, parted):
     "The step to follow; `parted` over so many devices, or not at all (1)."
     context = getattr(cfg, "max_position_embeddings", None) or math.inf
@@ -490,18 +475,9 @@ def training_memory(
     moments = {moment: (n, g * step.weigh) for moment, (n, g) in _activations(step, counts).items()}
     moments["step"] = (0, 4 * counts.trainable / parted)
     moment = max(moments, key=lambda m: sum(moments[m]))
-    parts = _parts(
-        settings,
-        counts,
-        devices=devices,
-        parted=parted,
-        low=2 if bf16 else 4,
-        activations=moments[moment][0],
-        gradients=moments[moment][1],
-        layered=moment != "step",
-        tokens=cfg.vocab_size,
-    )
-    dtype = "bfloat16" if bf16 else "float32"
+    now = dict(activations=moments[moment][0], gradients=moments[moment][1], layered=moment != "step")
+    low, dtype = (2, "bfloat16") if bf16 else (4, "float32")
+    parts = _parts(settings, counts, devices=devices, parted=parted, low=low, tokens=cfg.vocab_size, **now)
     return Estimate(settings, devices, parted > 1, length, counts, dtype, step.attention, moment, parts)
 
 # %% ../../nbs/85_study/03_resources.ipynb #8636617a
@@ -529,11 +505,10 @@ class Advice:
         "The lines of a recipe that set it."
         if not self.chosen:
             return ""
-        names = ["method", "r", "alpha", "batch_size", "gradient_accumulation", "gradient_checkpointing"]
-        if self.chosen.settings.method == "full":
-            names = [n for n in names if n not in ("r", "alpha")]
-        train = {n: getattr(self.chosen.settings, n) for n in names} | dict(max_length=self.chosen.length)
-        return yaml.safe_dump(dict(train=train), sort_keys=False)
+        s = self.chosen.settings
+        asked = dict(method=s.method, batch_size=s.batch_size, gradient_accumulation=s.gradient_accumulation)
+        asked |= s.model_dump(mode="json", exclude_defaults=True) | dict(max_length=self.chosen.length)
+        return yaml.safe_dump(dict(train=asked), sort_keys=False)
 
     def _repr_markdown_(self):
         head, rows, best = table(self)
@@ -550,15 +525,8 @@ def _rungs(devices, methods, *, checkpointing):
     return [rung for rung in every if rung[1] or not checkpointing]
 
 
-def recommend(
-    model,  # hub id, local folder, zoo model, or what `model_config` gives
-    settings: Train | None = None,  # batch size, rank and the like; method and switches are chosen
-    *,
-    length: int = 1024,  # tokens of the longest row
-    devices: Devices | None = None,  # None is this machine
-    methods=METHODS,  # to choose from
-) -> Advice:
-    "The cheapest setting that fits; its batch in smaller passes where that is enough."
+def recommend(model, settings: Train | None = None, *, length: int = 1024, devices=None, methods=METHODS) -> Advice:
+    "The cheapest of the methods and switches that fits, its batch in smaller passes where that is enough."
     settings, devices = settings or Train(), devices or this_machine()
     if unknown := set(methods) - set(METHODS):
         raise EstimateError(_say("method", name=min(unknown), known=METHODS))
@@ -613,6 +581,11 @@ class Lengths(NamedTuple):
     asked: float = 1  # questions: turns, in a conversation
     reply: int = 0  # of a turn of a conversation
 
+    def written(self, strategy: str) -> int:
+        "Tokens that a model writes about one example."
+        plain = int(self.asked * self.reply) if self.task == "conversation" else PLAIN[self.task]
+        return {"cot": THOUGHT, "cod": DENSE}.get(strategy, plain)
+
 
 AVERAGES = {name: Lengths(**means) for name, means in _TABLES["data"].items()}
 TEMPLATE = 25  # tokens that a chat template adds to a question
@@ -621,18 +594,9 @@ THOUGHT, DENSE = 115, 450  # of reasoning with its answer; of four summaries
 LONGER = dict(vanilla=0, cot=15, cod=50)  # that a strategy's prompt has more than the plain one
 
 
-def lengths(
-    name: str,  # of a data set
-    task: str,
-) -> Lengths:
+def lengths(name: str, task: str) -> Lengths:
     "The mean lengths of a data set, or of its family."
     return AVERAGES.get(name) or next(a for a in reversed(AVERAGES.values()) if a.task == task)
-
-
-def written(task: str, strategy: str, *, it: Lengths) -> int:
-    "Tokens that a model writes about one example."
-    plain = int(it.asked * it.reply) if task == "conversation" else PLAIN[task]
-    return {"cot": THOUGHT, "cod": DENSE}.get(strategy, plain)
 
 # %% ../../nbs/85_study/03_resources.ipynb #e713eaec
 MFU = dict(full=0.3, lora=0.25, qlora=0.15)  # assumed, of dense bf16
@@ -703,7 +667,7 @@ def _asking(work, hw):
     who, model = (c.teacher, c.teacher.engine.partition(":")[2]) if teacher else (c.student, c.student.model)
     it, limit = lengths(work.data.name, task), (c.teacher.sampling.max_tokens if teacher else None)
     limit = limit or TASKS[task].max_tokens[work.strategy]
-    each, n = written(task, work.strategy, it=it), (work.examples or ALL) * work.times
+    each, n = it.written(work.strategy), (work.examples or ALL) * work.times
     untouched = not teacher and ARMS.get(work.arm or "student/vanilla").model == "student"
     if untouched and work.kind != "pitfalls" and work.strategy == "vanilla":
         each = max(each, TASKS[task].max_tokens["vanilla"])
@@ -718,9 +682,8 @@ def _asking(work, hw):
 def _training(work, hw):
     "What a training takes."
     c, arm, n = work.combination, ARMS[work.arm], work.examples or ALL
-    t, task, model = c.student.train, task_of(c.data), c.student.model
-    it = lengths(c.data.name, task)
-    plain, longer, asked = written(task, "vanilla", it=it), THOUGHT if arm.labels == "cot" else 0, it.row + TEMPLATE
+    t, model, it = c.student.train, c.student.model, lengths(c.data.name, task_of(c.data))
+    plain, longer, asked = it.written("vanilla"), THOUGHT if arm.labels == "cot" else 0, it.row + TEMPLATE
     row = {
         "answer": asked + plain,
         "rationale": asked + longer + LONGER["cot"],
@@ -734,11 +697,8 @@ def _training(work, hw):
     return Piece("train", work.who, work.what, tokens, 0, seconds, cost)
 
 
-def pieces(
-    recipe: Recipe,
-    hw: Devices | None = None,  # as `parse_hardware` gives it; without it no seconds are known
-) -> list[Piece]:
-    "What everything takes that a recipe runs, what is shared once."
+def pieces(recipe: Recipe, hw: Devices | None = None) -> list[Piece]:
+    "What everything takes that a recipe runs, what is shared once; without hardware no seconds are known."
     once = {work.key: work for stage in plan(recipe) for work in stage.work if work.kind in _KINDS}
     return [_training(work, hw) if work.kind == "train" else _asking(work, hw) for work in once.values()]
 
@@ -756,10 +716,8 @@ class Budget:
         mine = [p for p in self.pieces if p.who == who and (p.kind == kind if kind else p.kind != "train")]
         return sum(p.into for p in mine), sum(p.out for p in mine)
 
-    def hours(self, kind: str = "") -> float | None:
-        "Of one kind of piece, or of all, one after the other."
-        if self.hardware is None:
-            return None
+    def hours(self, kind: str = "") -> float:
+        "Of one kind of piece, or of all, one after the other, on the hardware."
         return sum(p.seconds for p in self.pieces if not kind or p.kind == kind) / 3600
 
     @property
@@ -810,11 +768,8 @@ def rows_a_pass(t: Train, hw: Devices) -> Train:
     return t.model_copy(update=dict(batch_size=-(-t.batch_size * math.gcd(t.gradient_accumulation, n) // n)))
 
 
-def budget(
-    recipe: Recipe,
-    hardware: str | None = None,  # e.g. '8xH100'; None takes what the recipe names
-) -> Budget:
-    "The estimate of a recipe."
+def budget(recipe: Recipe, hardware: str | None = None) -> Budget:
+    "The estimate of a recipe, on the hardware that it names or on another, e.g. '8xH100'."
     spec = hardware or recipe.hardware
     hw = parse_hardware(spec) if spec else None
     return Budget(recipe, hw, tuple(pieces(recipe, hw)))

@@ -131,21 +131,15 @@ def _end_with_parent():
     threading.Thread(target=wait, daemon=True).start()
 
 
-@contextlib.contextmanager
 def _spread_early():
-    "Under ZeRO-3 weights are spread while they are read: transformers does so once it knows of DeepSpeed."
+    "Under ZeRO-3 weights are spread while they are read: transformers does so while what this gives is held."
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() != "true":
-        yield
-        return
+        return None
     from accelerate.utils import DeepSpeedPlugin
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     plugin = DeepSpeedPlugin()
     plugin.set_deepspeed_weakref()
-    try:
-        yield plugin
-    finally:
-        unset_hf_deepspeed_config()
+    return plugin
 
 # %% ../../nbs/60_train/05_launch.ipynb #14718101
 def work(
@@ -162,8 +156,9 @@ def work(
         first = PartialState(cpu=args.pop("cpu")).is_main_process  # meets the others, and takes a device of its own
         progress = (lambda step, total, loss: send(step=step, total=total, loss=loss)) if first else None
         args |= dict(settings=Train.parse(args["settings"]), out=Path(args["out"]), progress=progress)
-        with _spread_early():
-            fit_student(**args)
+        held = _spread_early()
+        fit_student(**args)
+        del held
         send(done=True)
     except BaseException as e:
         send(error=type(e).__name__, text=str(e), known=isinstance(e, StudyError))
@@ -246,8 +241,9 @@ def _explain(errors, log, *, processes, out, step):
 # %% ../../nbs/60_train/05_launch.ipynb #5d0ae002
 def _followed(p, folder, *, progress):
     "Wait for the launcher, passing on what the processes send; their errors, and the last step."
-    read, step, errors, ended = 0, 0, [], False
+    read, step, errors = 0, 0, []
     while True:
+        ended = p.poll() is not None  # looked at first: what was sent until then is read once more
         messages, read = _messages(folder, read)
         for m in messages:
             if "error" in m:
@@ -258,24 +254,12 @@ def _followed(p, folder, *, progress):
                     progress(step, m["total"], m["loss"])
         if ended:
             return errors, step
-        ended = p.poll() is not None  # what was sent before is read once more
-        if not ended:
-            time.sleep(0.05)
+        time.sleep(0.05)
 
 
-def launch(
-    rows: list,
-    model: str,
-    *,
-    settings: Train,
-    out: Path,
-    seed: int,
-    validation: list | None = None,
-    progress=None,
-    score=None,  # as `fit_student` takes them
-) -> TrainedStudent:
-    "`fit_student` in the processes that `settings.launch` asks for, one where it asks for none."
-    job = dict(settings=settings, seed=seed, validation=validation)
+def launch(rows: list, model: str, *, settings: Train, out: Path, progress=None, score=None, **job) -> TrainedStudent:
+    "`fit_student`, with its parameters, in the processes that `settings.launch` asks for, one where it asks for none."
+    job |= dict(settings=settings)
     if settings.launch is None:
         return fit_student(rows, model, out=out, progress=progress, score=score, **job)
     out, (path, processes, cpu) = Path(out).absolute(), check_launch(settings)

@@ -99,21 +99,7 @@ def refuse(
             raise StudyError(_say("tracker", name=name))
 
 # %% ../../nbs/60_train/02_methods.ipynb #ba972ba6
-def _choices_of(settings, where):
-    "What `SFTConfig` has several fields for: schedule, optimizer, saving and tracking."
-    saving, tracking = dict(save_strategy="epoch"), dict(report_to="none", logging_strategy="no")
-    if settings.save_steps:
-        saving = dict(save_strategy="steps", save_steps=settings.save_steps)
-    if settings.report_to:
-        tracking = dict(report_to=list(settings.report_to), logging_strategy="steps", logging_steps=1)
-    paged = settings.method == "qlora" and where == "cuda"
-    constant = settings.schedule == "constant"
-    return dict(
-        lr_scheduler_type="constant_with_warmup" if constant else settings.schedule,
-        optim="paged_adamw_32bit" if paged else "adamw_torch",
-        **saving,
-        **tracking,
-    )
+_QUIET = dict(max_length=None, dataset_kwargs=dict(skip_prepare_dataset=True), disable_tqdm=True)  # prepares nothing
 
 
 def trl_config(
@@ -138,19 +124,23 @@ def trl_config(
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=accumulation,
         learning_rate=rate,
+        lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
         warmup_steps=settings.warmup_ratio,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
+        optim="paged_adamw_32bit" if settings.method == "qlora" and where == "cuda" else "adamw_torch",
         bf16=bf16,
         use_cpu=where == "cpu",
         gradient_checkpointing=settings.gradient_checkpointing,
         use_liger_kernel=settings.liger,
-        max_length=None,
-        dataset_kwargs=dict(skip_prepare_dataset=True),
+        save_strategy="steps" if settings.save_steps else "epoch",
+        save_steps=settings.save_steps or 500,
+        report_to=list(settings.report_to) or "none",
+        logging_strategy="steps" if settings.report_to else "no",
+        logging_steps=1,
         dataloader_pin_memory=where == "cuda",
-        disable_tqdm=True,
         ddp_find_unused_parameters=False,
-        **_choices_of(settings, where),
+        **_QUIET,
     )
 
 # %% ../../nbs/60_train/02_methods.ipynb #6877354e

@@ -16,14 +16,14 @@ from ..config import StudyError, Train
 from ..models.weights import load_tokenizer, resolve_model, sentence
 from ..utils import esc
 
-# %% ../../nbs/60_train/01_rows.ipynb #15974c6e
+# %% ../../nbs/60_train/01_rows.ipynb #350eb8d2
 class TrainingDataError(StudyError):
     "A row that would not teach what it says; the text names the row."
 
 
 _say = partial(sentence, page="../train/rows.j2")
 
-# %% ../../nbs/60_train/01_rows.ipynb #350eb8d2
+
 def _is_row(row):
     "Is it a text id with messages, the last of which is the assistant's?"
     match row:
@@ -85,19 +85,14 @@ def _up_to_end_of_turn(row, completion, *, tokenizer, stops):
     raise TrainingDataError(_say("not_recovered", row=name, text=text[:60], target=target.strip()[:60]))
 
 # %% ../../nbs/60_train/01_rows.ipynb #5d0aa002
-def _turns(row):
-    "The row up to each message that is taught."
-    if not isinstance(row, dict) or row.get("turns") != "all":
-        return [row]
-    ends = [i + 1 for i, m in enumerate(row["messages"]) if m["role"] == "assistant"]
-    return [row | dict(messages=row["messages"][:end]) for end in ends]
-
-
 def _tokenize(row, tokenizer, *, stops):
     "Ids and labels of one row."
     _target(row)
-    ids, labels = [], []
-    for turn in _turns(row):
+    ids, labels, ends = [], [], [len(row["messages"])]
+    if row.get("turns") == "all":
+        ends = [i + 1 for i, m in enumerate(row["messages"]) if m["role"] == "assistant"]
+    for end in ends:  # of the messages that are taught
+        turn = row | dict(messages=row["messages"][:end])
         prompt, completion = _prompt_and_completion(turn, tokenizer)
         completion = _up_to_end_of_turn(turn, completion, tokenizer=tokenizer, stops=stops)
         if prompt[: len(ids)] != ids:
@@ -267,15 +262,12 @@ def pack(
     limit: int,  # tokens of a pack; no row is longer
 ) -> list:  # {"input_ids", "labels", "seq_lengths"}
     "Rows packed by best fit into as few packs as it can."
-    from datasets import Dataset, disable_progress_bars, enable_progress_bars
+    from datasets import Dataset, disable_progress_bars
     from trl import pack_dataset
 
     table = Dataset.from_dict({k: [r[k] for r in rows] for k in ("input_ids", "labels")})
     disable_progress_bars()
-    try:
-        return pack_dataset(table, limit, "bfd", dict(batch_size=None)).to_list()
-    finally:
-        enable_progress_bars()
+    return pack_dataset(table, limit, "bfd", dict(batch_size=None)).to_list()
 
 
 def packed(

@@ -10,7 +10,6 @@ __all__ = ['TOKENIZER_FILES', 'MODEL_FILES', 'MERGED', 'FORMS', 'TrainingFailed'
            'keep_merged', 'write_merged', 'merge_adapter', 'FormEngine', 'forms_of']
 
 # %% ../../nbs/60_train/04_save.ipynb #a665fb05
-import gc
 import json
 import os
 import random
@@ -27,17 +26,18 @@ from distill_study.models.weights import (
     load_tokenizer,
     merge_into,
     model_fingerprint,
+    resolve_model,
+    sentence,
 )
-from ..models.weights import resolve_model, sentence
 from .methods import added_up, load_4bit
 from .rows import padded, ranks
 from ..utils import write_json
 
-# %% ../../nbs/60_train/04_save.ipynb #15974c6f
+# %% ../../nbs/60_train/04_save.ipynb #f9bf2612
 class TrainingFailed(StudyError):
     "Training that can't go on; says what is left and what to change."
 
-# %% ../../nbs/60_train/04_save.ipynb #f9bf2612
+
 def gathered(value) -> list:
     "`value` of every process, by their numbers; asked of every process."
     import torch.distributed as d
@@ -360,17 +360,6 @@ def keep_merged(base: Path, settings: Train) -> bool:
     return parameter_count(base) < MERGED if settings.merged is None else settings.merged
 
 
-def _room_for(base):
-    "The device to merge on: the GPU, where the base in 32 bits fits beside what is there."
-    import torch
-
-    if device() == "cpu":
-        return "cpu"
-    gc.collect()
-    torch.cuda.empty_cache()
-    return "cuda" if torch.cuda.mem_get_info()[0] > 1.3 * 4 * parameter_count(base) else "cpu"
-
-
 def write_merged(
     base: Path,
     adapter: Path,  # folders
@@ -378,7 +367,7 @@ def write_merged(
     folder: Path,  # where the merged model goes
     name: str = "",  # the base as the report names it
 ) -> Path:
-    "What `merge_adapter` saves, from an adapter that was kept alone."
+    "The base with the adapter's changes in its weights, as a model of its own."
     model = load_model(base, device="cpu")
     model.name_or_path = model.config._name_or_path = name or base.name
     write_folder(folder, merge_into(model, adapter).save_pretrained, base=base, copied=MODEL_FILES)
@@ -390,26 +379,21 @@ def merge_adapter(
     adapter: Path,  # folder of the adapter
     *,
     folder: Path,  # where the merged model goes
-    dtype,  # torch dtype it is saved in
-    name: str = "",  # the base as the report names it
-    rows: list = (),  # tokenized rows to compare on
-    settings: Train | None = None,  # of the training: an adapter that learned on 4 bits is compared on them
+    name: str,  # the base as the report names it
+    rows: list,  # tokenized rows to compare on
+    settings: Train,  # of the training: an adapter that learned on 4 bits is compared on them
 ) -> dict:  # see `moved`
-    "Merge in 32 bits, save in `dtype`, and measure what that changed."
+    "Write the merged model, and measure what merging and rounding changed."
     import torch
     from peft import PeftModel
 
-    check_adapter(adapter, name or str(base))
-    pad, before = load_tokenizer(base).pad_token_id, None
-    model = load_model(base, torch.float32, device=_room_for(base))
-    model.name_or_path = model.config._name_or_path = name or base.name
-    if settings and settings.method == "qlora":
-        learned_on = load_4bit(base, settings, where=device())[0]
-        before = supervised_choices(PeftModel.from_pretrained(learned_on, adapter), rows, pad=pad)
-    model = PeftModel.from_pretrained(model, adapter).eval()
-    before = before or supervised_choices(model, rows, pad=pad)
-    merged = model.merge_and_unload().to(dtype)  # as `merge_into` does it, matrix by matrix
-    write_folder(folder, merged.save_pretrained, base=base, copied=MODEL_FILES)
+    check_adapter(adapter, name)
+    pad, in_4_bits = load_tokenizer(base).pad_token_id, settings.method == "qlora"
+    learned_on = load_4bit(base, settings, where=device())[0] if in_4_bits else load_model(base, torch.float32)
+    before = supervised_choices(PeftModel.from_pretrained(learned_on, adapter), rows, pad=pad)
+    del learned_on
+    merged = load_model(write_merged(base, adapter, folder=folder, name=name))
+    dtype = merged.dtype
     after = supervised_choices(merged.float(), rows, pad=pad)  # both in 32 bits: what is left is the rounding
     return moved(before, after, dtype=dtype)
 

@@ -15,15 +15,13 @@ import resource
 import shutil
 import time
 from dataclasses import asdict, dataclass, field, fields
-from functools import lru_cache, partial
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from ..config import StudyError, Train, fingerprint
 from ..models.weights import device, load_tokenizer, model_fingerprint, resolve_model, sentence
-from . import methods, save
-from .rows import GroupedOrder, batches_at_once, fit_length, known_tokens
-from .rows import model_limits, pack, packed, padded, ranks, seen_row, share_of, tokenize_rows
+from . import methods, rows as batching, save
 from .save import TrainingFailed
 from ..utils import guard, write_json
 
@@ -102,16 +100,8 @@ def trained_folder(out: Path) -> Path:
     return adapter if alone else merged
 
 
-def run_fingerprint(
-    rows: list,
-    model: str,
-    *,
-    settings: Train,
-    seed: int,
-    validation: list | None = None,
-    score=None,  # as `fit_student` takes them
-) -> str:
-    "Identity of a training: rows, settings, weights, seed, what checkpoints are chosen by, versions of what computes."
+def run_fingerprint(rows: list, model: str, *, settings: Train, seed: int, validation=None, score=None) -> str:
+    "Identity of what `fit_student` would do: all that it takes, the weights, and the versions of what computes."
     stack = {p: version(p) for p in ("torch", "transformers", "trl", "peft")}
     chosen_by = [score.key] if hasattr(score, "key") else []
     weights = model_fingerprint(resolve_model(model))
@@ -156,10 +146,11 @@ def fit_student(
 
     # Tokenizer and rows
     tokenizer = load_tokenizer(base)
-    context, stops = model_limits(base, tokenizer)
-    kept, dropped, limit = fit_length(tokenize_rows(rows, tokenizer, stops=stops), settings, context=context)
-    held = [r for r in tokenize_rows(validation or [], tokenizer, stops=stops) if len(r["input_ids"]) <= limit]
-    known_tokens(kept, base, name=model)
+    context, stops = batching.model_limits(base, tokenizer)
+    tokenized = batching.tokenize_rows(rows, tokenizer, stops=stops)
+    kept, dropped, limit = batching.fit_length(tokenized, settings, context=context)
+    held = [r for r in batching.tokenize_rows(validation or [], tokenizer, stops=stops) if len(r["input_ids"]) <= limit]
+    batching.known_tokens(kept, base, name=model)
     if dict(gold=score is None, loss=not held).get(settings.choose):
         raise StudyError(_say("nothing_to_choose_by", how=settings.choose))
 
@@ -171,6 +162,8 @@ def fit_student(
 # %% ../../nbs/60_train/03_sft.ipynb #0992c547
 def _train(job, key):
     "Model and trainer, training, saving, and the record of it."
+    import torch
+
     # Where does this start begin?
     last, starts = save.at_first(lambda: _claim(job.out, key))
     if last:
@@ -178,12 +171,11 @@ def _train(job, key):
 
     # Model and trainer
     trainer = _build(job)
-    trainer.add_callback(_watcher_class()(trainer))
     if last and trainer.is_fsdp_enabled:
         trainer._load_from_checkpoint(str(last))
-    rank, processes = ranks()
-    if rank:
-        _own_dropout(job.seed, rank)
+    rank, processes = batching.ranks()
+    if rank:  # or every process would drop the same units
+        torch.manual_seed(job.seed + 1009 * rank)
 
     # Train
     trainer.spent = _Spent(last)
@@ -253,7 +245,7 @@ class _StudentTrainer:
         lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
         batches = math.ceil(len(lengths) / self.args.train_batch_size)
         per_epoch = math.ceil(batches / (self.args.gradient_accumulation_steps * self.joined))
-        return GroupedOrder(
+        return batching.GroupedOrder(
             lengths, self.args.train_batch_size, seed=self.args.seed, epoch=lambda: self.state.global_step // per_epoch
         )
 
@@ -261,7 +253,7 @@ class _StudentTrainer:
         if inputs["input_ids"].is_cuda:
             loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
         else:  # the processes' gradients are averaged
-            loss = methods.target_loss(model, inputs, count=num_items_in_batch) * ranks()[1]
+            loss = methods.target_loss(model, inputs, count=num_items_in_batch) * batching.ranks()[1]
         value = self.accelerator.reduce(loss.detach(), "mean").item()
         self._need_number("loss", value)
         self.step_loss += value
@@ -299,18 +291,12 @@ class _StudentTrainer:
         if checkpoint:
             save.restore_random(checkpoint)
 
-
-@lru_cache(maxsize=1)
-def _trainer_class():
-    from trl import SFTTrainer
-
-    return type("StudentTrainer", (_StudentTrainer, SFTTrainer), {})
-
 # %% ../../nbs/60_train/03_sft.ipynb #cb8913f5
 def _build(job):
     "Model and trainer, ready to train."
     from datasets import Dataset
-    from transformers import PrinterCallback
+    from transformers import PrinterCallback, TrainerCallback
+    from trl import SFTTrainer
 
     settings, where = job.settings, device()
     model, saved, bf16 = methods.load_base(job.base, settings, where=where, held="cpu" if save.sharded() else None)
@@ -321,9 +307,9 @@ def _build(job):
     rate = settings.learning_rate or methods.default_rate(settings.method, model.config, parameters=size)
     rows, collate = _batches(job, model)
     accumulation = _accumulation(settings, rows)
-    joined = batches_at_once(accumulation)
+    joined = batching.batches_at_once(accumulation)
     numbers = dict(rate=rate, accumulation=accumulation // joined, bf16=bf16, where=where, seed=job.seed)
-    trainer = _trainer_class()(
+    trainer = type("StudentTrainer", (_StudentTrainer, SFTTrainer), {})(
         model=model,
         args=methods.trl_config(settings, job.out, **numbers),
         processing_class=job.tokenizer,
@@ -335,9 +321,10 @@ def _build(job):
         for p in trainer.model.parameters():
             if p.requires_grad:
                 p.data = p.data.float()  # TRL holds it in 16 bits
-    trainer.remove_callback(PrinterCallback)
     trainer.job, trainer.joined = job, joined
     trainer.saved, trainer.dtype = saved, "bfloat16" if bf16 else "float32"
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(type("Watcher", (_Watcher, TrainerCallback), {})(trainer))
     return trainer
 
 
@@ -345,9 +332,9 @@ def _batches(job, model):
     "The rows as they are trained on, packed where asked for, and what makes a batch of some of them."
     pad = job.tokenizer.pad_token_id
     if not job.settings.packing:
-        return job.rows, lambda rows: padded(share_of(rows), pad)
+        return job.rows, lambda rows: batching.padded(batching.share_of(rows), pad)
     flat = model.config._attn_implementation.startswith("flash")
-    return pack(job.rows, job.limit), lambda rows: packed(share_of(rows), pad, flat=flat)
+    return batching.pack(job.rows, job.limit), lambda rows: batching.packed(batching.share_of(rows), pad, flat=flat)
 
 
 def _accumulation(settings, rows):
@@ -413,21 +400,7 @@ class _Watcher:
             if len(later) >= patience:
                 self.trainer.control.should_training_stop = True
 
-
-@lru_cache(maxsize=1)
-def _watcher_class():
-    from transformers import TrainerCallback
-
-    return type("Watcher", (_Watcher, TrainerCallback), {})
-
 # %% ../../nbs/60_train/03_sft.ipynb #d4d36be7
-def _own_dropout(seed, rank):
-    "Other random numbers in every process, or each would drop the same units."
-    import torch
-
-    torch.manual_seed(seed + 1009 * rank)
-
-
 def _take_best(trainer):
     "Put the best weights back into the model; the step they are of, or None where they are its own."
     from safetensors.torch import load_file
@@ -495,7 +468,7 @@ def _what_was_trained(job):
         tokens=sum(len(r["input_ids"]) for r in rows),
         supervised_tokens=sum(label != -100 for r in rows for label in r["labels"]),
         max_length=job.limit,
-        first_row=seen_row(rows[0], job.tokenizer),
+        first_row=batching.seen_row(rows[0], job.tokenizer),
         validation_rows=len(job.held),
         versions=_versions(settings),
         device=device(),
@@ -541,10 +514,9 @@ def _save_result(trainer, weights):
     )
     trainer.model = trainer.model_wrapped = None
     gc.collect()
-    if not save.keep_merged(job.base, job.settings):
-        return None
-    how = dict(folder=job.out / "model", dtype=trainer.saved, name=job.name, rows=job.rows[:8], settings=job.settings)
-    return save.merge_adapter(job.base, job.out / "adapter", **how)
+    if save.keep_merged(job.base, job.settings):
+        how = dict(folder=job.out / "model", name=job.name, rows=job.rows[:8], settings=job.settings)
+        return save.merge_adapter(job.base, job.out / "adapter", **how)
 
 
 def _save_whole(trainer, weights):
