@@ -60,7 +60,9 @@ class TrainedStudent:
     stopped: bool = False  # whether patience ended it early
     processes: int = 1  # that trained it together, in its last start
     merge: dict | None = None  # what merging and rounding changed, see `save.moved`; None where nothing was
-    energy: dict | None = None  # joules in training steps, over all starts: 'gpu', 'cpu', those whose devices tell
+    energy: dict | None = (
+        None  # joules of GPUs in training steps, over all starts, by kind of device; None where not known
+    )
     versions: dict | None = None  # of the libraries that trained it; None in older records
     path: Path | None = field(default=None, compare=False)  # folder of the trained model
 
@@ -163,6 +165,7 @@ def fit_student(
 def _train(job, key):
     "Model and trainer, training, saving, and the record of it."
     import torch
+    from transformers import TrainerCallback
 
     # Where does this start begin?
     last, starts = save.at_first(lambda: _claim(job.out, key))
@@ -171,6 +174,7 @@ def _train(job, key):
 
     # Model and trainer
     trainer = _build(job)
+    trainer.add_callback(type("Watcher", (_Watcher, TrainerCallback), {})(trainer))
     if last and trainer.is_fsdp_enabled:
         trainer._load_from_checkpoint(str(last))
     rank, processes = batching.ranks()
@@ -295,7 +299,7 @@ class _StudentTrainer:
 def _build(job):
     "Model and trainer, ready to train."
     from datasets import Dataset
-    from transformers import PrinterCallback, TrainerCallback
+    from transformers import PrinterCallback
     from trl import SFTTrainer
 
     settings, where = job.settings, device()
@@ -324,7 +328,6 @@ def _build(job):
     trainer.job, trainer.joined = job, joined
     trainer.saved, trainer.dtype = saved, "bfloat16" if bf16 else "float32"
     trainer.remove_callback(PrinterCallback)
-    trainer.add_callback(type("Watcher", (_Watcher, TrainerCallback), {})(trainer))
     return trainer
 
 
