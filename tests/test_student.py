@@ -456,26 +456,25 @@ fit_student(rows, base, settings=Train(**settings), out=out, seed=0, progress=pr
 """
 
 
-@pytest.mark.parametrize("settings", [FULL, LORA], ids=["full", "lora"])
-def test_killed_and_resumed_gives_the_same_weights(base, tmp_path, settings):
-    settings = settings.model_copy(update=dict(save_steps=2))
+def test_killed_and_resumed_gives_the_same_weights(base, tmp_path):
+    "The newest checkpoint was torn: the one before it serves."
+    settings, killed = LORA.model_copy(update=dict(save_steps=2)), tmp_path / "killed"
     whole = fit_student(rows(), str(base), settings=settings, out=tmp_path / "whole", seed=0)
     job = tmp_path / "job.json"
-    job.write_text(json.dumps([rows(), str(base), settings.model_dump(), str(tmp_path / "killed"), 7]))
+    job.write_text(json.dumps([rows(), str(base), settings.model_dump(), str(killed), 7]))
     ended = subprocess.run([sys.executable, "-c", KILLED, str(job)], capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    newest = last_checkpoint(tmp_path / "killed")
-    assert newest.name == "checkpoint-6" and not (tmp_path / "killed" / "model").exists()
-    assert not [p for p in (tmp_path / "killed").rglob("*") if p.suffix in PICKLES]
-    if settings.method == "full":  # the newest was torn: the one before it serves
-        weights = newest / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-100])
-        assert last_checkpoint(tmp_path / "killed").name == "checkpoint-4"
-    (tmp_path / "killed" / "checkpoint-8.partial").mkdir()  # a kill in the middle of a save
-    done = fit_student(rows(), str(base), settings=settings, out=tmp_path / "killed", seed=0)
-    assert done.starts == (0, 4 if settings.method == "full" else 6)
-    assert same_weights(done.path, whole.path) and done.history == whole.history
-    assert not list((tmp_path / "killed").glob("checkpoint*"))
+    newest = last_checkpoint(killed)
+    assert newest.name == "checkpoint-6" and not (killed / "model").exists()
+    assert not [p for p in killed.rglob("*") if p.suffix in PICKLES]
+    weights = newest / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert last_checkpoint(killed).name == "checkpoint-4"
+    (killed / "checkpoint-8.partial").mkdir()  # a kill in the middle of a save
+    done = fit_student(rows(), str(base), settings=settings, out=killed, seed=0)
+    assert done.starts == (0, 4) and done.history == whole.history
+    assert same_weights(done.path, whole.path)
+    assert not list(killed.glob("checkpoint*"))
 
 
 def test_killed_at_an_epochs_end(base, tmp_path):
@@ -616,41 +615,30 @@ def test_smollm_rows_and_a_few_steps(smollm, tmp_path):
 QLORA = LORA.model_copy(update=dict(method="qlora", bf16=False))
 
 
-def test_an_adapter_learns_on_four_bits(base, tmp_path):
-    done = fit_student(rows(), str(base), settings=QLORA, out=tmp_path / "q", seed=0)
-    lora = fit_student(rows(), str(base), settings=LORA, out=tmp_path / "l", seed=0)
-    assert (
-        done.method == "qlora"
-        and done.history[-1][1] < done.history[0][1] - 0.3
-        and done.history[-1][1] == pytest.approx(lora.history[-1][1], abs=0.1)
-        and done.trainable == lora.trainable
-    )
-    assert sorted(p.name for p in (tmp_path / "q").iterdir()) == ["adapter", "fit.json", "model", "run.json"]
-    assert (
-        done.merge["max_change"] > lora.merge["max_change"] and 0 < done.merge["mean_change"] < 0.5
-    )  # the merged model stands on the weights as they were, the adapter learned on 4 bits
+def test_an_adapter_learns_on_four_bits_and_a_kill_changes_nothing(base, tmp_path):
     import torch
 
     from distill_study.models.weights import load_model
 
-    assert (
-        load_model(done.path).dtype == torch.bfloat16 and "quantization" not in (done.path / "config.json").read_text()
-    )
-
-
-def test_four_bits_killed_and_resumed_gives_the_same_weights(base, tmp_path):
     def stop(step, total, loss):
         if step == 7:
             raise KeyboardInterrupt
 
     settings = QLORA.model_copy(update=dict(save_steps=3))
+    done = fit_student(rows(), str(base), settings=settings, out=tmp_path / "q", seed=0)
+    lora = fit_student(rows(), str(base), settings=LORA, out=tmp_path / "l", seed=0)
+    assert done.method == "qlora" and done.trainable == lora.trainable
+    assert done.history[-1][1] < done.history[0][1] - 0.3
+    assert done.history[-1][1] == pytest.approx(lora.history[-1][1], abs=0.1)
+    assert sorted(p.name for p in (tmp_path / "q").iterdir()) == ["adapter", "fit.json", "model", "run.json"]
+    # The merged model stands on the weights as they were, the adapter learned on 4 bits.
+    assert done.merge["max_change"] > lora.merge["max_change"] and 0 < done.merge["mean_change"] < 0.5
+    assert load_model(done.path).dtype == torch.bfloat16
+    assert "quantization" not in (done.path / "config.json").read_text()
     with pytest.raises(KeyboardInterrupt):
-        fit_student(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0, progress=stop)
-    a, b = (
-        fit_student(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0),
-        fit_student(rows(), str(base), settings=settings, out=tmp_path / "b", seed=0),
-    )
-    assert a.starts == (0, 6) and a.history == b.history and same_weights(a.path, b.path)
+        fit_student(rows(), str(base), settings=settings, out=tmp_path / "k", seed=0, progress=stop)
+    again = fit_student(rows(), str(base), settings=settings, out=tmp_path / "k", seed=0)
+    assert again.starts == (0, 6) and again.history == done.history and same_weights(again.path, done.path)
 
 
 def test_switches_of_the_adapter_change_what_is_learned(base, lora, tmp_path):
