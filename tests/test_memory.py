@@ -184,7 +184,7 @@ def test_the_first_that_fits_is_recommended():
     plenty = advised(80, 64)
     assert (plenty.chosen.settings.method, plenty.chosen.settings.batch_size) == ("full", 4)
     assert not any(e.sharded for e in plenty.tried)
-    chosen = advised(1.0).chosen
+    chosen = advised(0.8).chosen
     assert chosen.fits and chosen.settings.batch_size < 4
     assert chosen.settings.batch_size * chosen.settings.gradient_accumulation == 4
     assert advised(80, 64, methods=("qlora",)).chosen.settings.method == "qlora"
