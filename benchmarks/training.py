@@ -31,7 +31,7 @@ from distill_study.teach.curate import curate
 from distill_study.teach.sampling import sample_answers, summary
 from distill_study.train.methods import mean_loss
 from distill_study.train.rows import tokenize_rows
-from distill_study.train.save import merge_adapter
+from distill_study.train.save import write_merged
 from distill_study.train.sft import fit_student
 
 DATA = "tiny-nli"
@@ -139,7 +139,7 @@ def direct(rows, model, settings, folder, bf16):
         load_tokenizer(base).save_pretrained(folder / "model")
     else:
         trainer.model.save_pretrained(folder / "adapter", save_embedding_layers=False)
-        merge_adapter(base, folder / "adapter", folder=folder / "model", dtype=saved)
+        write_merged(base, folder / "adapter", folder=folder / "model")
     return seconds, most, "bfloat16" if bf16 else "float32"
 
 

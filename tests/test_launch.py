@@ -68,13 +68,6 @@ def far(a, b):
     return max(beyond(a[k], b[k]) for k in a)
 
 
-def same(a, b):
-    "Bit for bit?"
-    return sorted(p.name for p in a.iterdir()) == sorted(p.name for p in b.iterdir()) and all(
-        p.read_bytes() == (b / p.name).read_bytes() for p in a.glob("*.safetensors")
-    )
-
-
 def curves(a, b):
     "The largest difference between the losses of two runs."
     steps, others = ([step for step, _ in f.history] for f in (a, b))
@@ -188,8 +181,6 @@ REFUSED = {
     "no file": ("some/where.yaml", {}, "neither a configuration of this package nor a file"),
     "unknown key": ("distributed_type: MULTI_GPU\nnum_procs: 2\n", {}, "unknown keys"),
     "no YAML": ("distributed_type: [", {}, "accelerate can't use it"),
-    "a list": ("- 1\n", {}, "accelerate can't use it"),
-    "no type": ("num_processes: 2\n", {}, "distributed_type"),
     "unknown type": ("distributed_type: MANY\n", {}, "accelerate can't use it"),
     "one process of CPU": (
         "distributed_type: MULTI_CPU\nuse_cpu: true\nnum_processes: 2\n",
@@ -207,10 +198,10 @@ REFUSED = {
     "no GPU": ("ddp", {}, "no GPU here"),
     "several in one": ("single", dict(processes=2), "is one process"),
     "fewer rows than processes": ("cpu2", dict(batch_size=2, processes=3), "fewer than processes"),
-    "other number than the machines": (
+    "several machines": (
         "distributed_type: MULTI_GPU\nuse_cpu: true\nnum_machines: 2\nnum_processes: 4\n",
-        dict(processes=3),
-        "leave train.processes out".capitalize(),
+        {},
+        "runs on one machine",
     ),
 }
 
@@ -252,10 +243,12 @@ def test_own_configuration_by_path(tmp_path):
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     "The same full fine-tuning in one process and in two."
-    folder, held = tmp_path_factory.mktemp("full"), rows(5)
+    folder, held, steps = tmp_path_factory.mktemp("full"), rows(5), []
+    how = dict(seed=0, validation=held)
     return SimpleNamespace(
-        one=fit_student(rows(), MODEL, settings=FULL, out=folder / "one", seed=0, validation=held),
-        two=launch(rows(), MODEL, settings=two(FULL), out=folder / "two", seed=0, validation=held),
+        one=fit_student(rows(), MODEL, settings=FULL, out=folder / "one", **how),
+        two=launch(rows(), MODEL, settings=two(FULL), out=folder / "two", progress=lambda *a: steps.append(a), **how),
+        steps=steps,
     )
 
 
@@ -270,41 +263,23 @@ def test_full_fine_tuning_in_two_processes_is_that_of_one(full):
     )
 
 
-def test_lora_in_two_processes_is_that_of_one(tmp_path):
-    steps = []
-    one, both = (
-        fit_student(rows(), MODEL, settings=LORA, out=tmp_path / "one", seed=0),
-        launch(rows(), MODEL, settings=two(LORA), out=tmp_path / "two", seed=0, progress=lambda *a: steps.append(a)),
-    )
-    assert (
-        curves(one, both) < CURVE
-        and far(one.path.parent / "adapter", both.path.parent / "adapter") < WEIGHTS
-        and far(one.path, both.path) < WEIGHTS
-    )
-    assert [(s, n) for s, n, _ in steps] == [(s, 6) for s in range(1, 7)] and [loss for _, _, loss in steps] == [
-        loss for _, loss in both.history
-    ]
-    assert both.merge["same_choice"] == 1
+def test_steps_are_told_and_a_finished_run_starts_nothing(full, monkeypatch):
+    assert [(s, n) for s, n, _ in full.steps] == [(s, 6) for s in range(1, 7)]
+    assert [loss for _, _, loss in full.steps] == [loss for _, loss in full.two.history]
+    monkeypatch.setattr(module.subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
+    out = full.two.path.parent
+    assert launch(rows(), MODEL, settings=two(FULL), out=out, seed=0, validation=rows(5)) == full.two
 
 
-def test_a_killed_process_is_explained_and_the_run_goes_on(full, tmp_path):
-    "Bit for bit as without the kill."
-
+def test_a_killed_process_is_explained(tmp_path):
     def kill(step, total, loss):
         if step == 3:
             workers()[1].kill()
 
-    with pytest.raises(
-        TrainingFailed,
-        match=r"process 1 of 2 was ended from outside \(SIGKILL\).*The checkpoint of step [24] is kept.*lower",
-    ):
-        launch(rows(), MODEL, settings=two(FULL), out=tmp_path / "run", seed=0, validation=rows(5), progress=kill)
+    killed = r"process 1 of 2 was ended from outside \(SIGKILL\).*The checkpoint of step [24] is kept.*lower"
+    with pytest.raises(TrainingFailed, match=killed):
+        launch(rows(), MODEL, settings=two(FULL), out=tmp_path / "run", seed=0, progress=kill)
     assert not workers() and last_checkpoint(tmp_path / "run").name in ("checkpoint-2", "checkpoint-4")
-    done = launch(rows(), MODEL, settings=two(FULL), out=tmp_path / "run", seed=0, validation=rows(5))
-    assert done.starts[1] >= 2 and done.history == full.two.history and same(done.path, full.two.path)
-    with pytest.MonkeyPatch.context() as m:  # and a finished run starts nothing
-        m.setattr(module.subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
-        assert launch(rows(), MODEL, settings=two(FULL), out=tmp_path / "run", seed=0, validation=rows(5)) == done
 
 
 def test_an_error_inside_is_the_error_it_is_and_ends_all(tmp_path):
@@ -475,14 +450,17 @@ def test_zero3_is_the_training_of_one_process(settings, tmp_path, monkeypatch):
 # ---- started by a recipe
 
 
-def test_a_recipe_starts_it(tmp_path):
+def test_a_recipe_starts_it_and_lora_is_that_of_one_process(tmp_path):
     from distill_study.config import parse_recipe
     from distill_study.store.log import Store
     from distill_study.study.run import train_one
 
+    train = LORA.model_dump(mode="json", exclude_unset=True) | dict(launch="cpu2")
     recipe = parse_recipe(
-        dict(name="r", teachers="transformers:zoo/teacher", students=MODEL, data="arithmetic"),
-        {"train.launch": "cpu2", "train.epochs": "1", "train.batch_size": "8"},
+        dict(name="r", teachers="transformers:zoo/teacher", students=MODEL, data="arithmetic", train=train)
     )
     done = train_one(recipe.combinations()[0], "control/gold", rows=rows(), store=Store(tmp_path / "store"))
-    assert (done.processes, done.steps) == (2, 3) and (done.path / "model.safetensors").is_file()
+    one = fit_student(rows(), MODEL, settings=LORA, out=tmp_path / "one", seed=0)
+    assert done.processes == 2 and curves(one, done) < CURVE and done.merge["same_choice"] == 1
+    assert far(one.path.parent / "adapter", done.path.parent / "adapter") < WEIGHTS
+    assert far(one.path, done.path) < WEIGHTS

@@ -14,12 +14,12 @@ from distill_study.study.resources import (
     Budget,
     budget,
     lines,
+    model_config,
     parameters,
     parse_hardware,
     pieces,
     processes,
     rows_a_pass,
-    shape,
 )
 from distill_study.tasks.families import arms_of
 from distill_study.train.launch import read_config, shipped
@@ -82,7 +82,7 @@ def test_what_is_left_open_is_decided(path):
     r = load_recipe(path)
     hw = parse_hardware(r.hardware)
     for s in r.students:
-        t, cfg = s.train, shape(s.model)
+        t, cfg = s.train, model_config(s.model)
         assert 1e-6 < default_rate(t.method, cfg, parameters=parameters(s.model)) < 1e-2
         assert (
             t.max_length <= cfg.max_position_embeddings
@@ -94,7 +94,7 @@ def test_what_is_left_open_is_decided(path):
         if t.engine.startswith("vllm:"):
             assert (
                 t.vllm.tensor_parallel_size <= hw.count
-                and shape(t.engine.partition(":")[2]).num_key_value_heads % t.vllm.tensor_parallel_size == 0
+                and model_config(t.engine.partition(":")[2]).num_key_value_heads % t.vllm.tensor_parallel_size == 0
             )
 
 
@@ -194,7 +194,7 @@ def test_a_bad_machine_is_refused(spec, says):
 
 def test_gpus_are_ordered_as_they_are_sold():
     for a, b in (("L4", "A100"), ("A100", "H100"), ("H100", "H200"), ("H200", "B200")):
-        assert all(x <= y for x, y in zip(GPUS[a], GPUS[b]))
+        assert all(getattr(GPUS[a], x) <= getattr(GPUS[b], x) for x in ("gb", "flops", "bandwidth"))
 
 
 def test_show_prints_the_estimate(monkeypatch, capsys):

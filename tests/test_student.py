@@ -14,7 +14,7 @@ from distill_study.config import StudyError, Train
 from distill_study.train import save
 from distill_study.train.methods import mean_loss, target_loss
 from distill_study.train.rows import TrainingDataError, fit_length, padded, render_row, seen_row, tokenize_rows
-from distill_study.train.save import TrainingFailed, last_checkpoint, merge_adapter, write_merged
+from distill_study.train.save import TrainingFailed, last_checkpoint, write_merged
 from distill_study.train.sft import TrainedStudent, fit_student, run_fingerprint
 
 OPENS = "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -109,19 +109,14 @@ BAD = {
     "user speaks last": (
         dict(id="bad-7", messages=[dict(role="assistant", content="hello"), dict(role="user", content="2 + 2?")]),
         PLAIN,
-        "the last of at least two messages",
-    ),
-    "one message": (
-        dict(id="bad-7", messages=[dict(role="assistant", content="hello")]),
-        PLAIN,
-        "at least two messages",
+        "the last of which is the assistant's",
     ),
     "content is no text": (
         dict(id="bad-7", messages=[dict(role="user", content=None), dict(role="assistant", content="4")]),
         PLAIN,
         "text in both",
     ),
-    "messages is no list": (dict(id="bad-7", messages="hello"), PLAIN, "'messages' must be a list"),
+    "messages is no list": (dict(id="bad-7", messages="hello"), PLAIN, "at least two 'messages'"),
 }
 
 
@@ -325,21 +320,9 @@ def test_merged_model_gives_the_adapters_output(base, tmp_path):
         done.path / "tokenizer.json"
     ).read_bytes() == (base / "tokenizer.json").read_bytes()
     assert load_model(done.path, device="cpu").dtype == torch.bfloat16 and 0 < done.merge["mean_change"] < 0.1
-    exact = merge_adapter(
-        base,
-        tmp_path / "run" / "adapter",
-        folder=tmp_path / "exact",
-        dtype=torch.float32,
-        rows=tokenize_rows(rows(6), tok),
-    )
-    assert exact["max_change"] < 1e-4 and exact["same_choice"] == 1
 
 
-@pytest.mark.parametrize(
-    "switch",
-    [dict(), dict(dora=True), dict(method="qlora"), dict(rslora=True, target_modules=("q_proj", "down_proj"))],
-    ids=["lora", "dora", "qlora", "rslora"],
-)
+@pytest.mark.parametrize("switch", [dict(dora=True), dict(method="qlora")], ids=["dora", "qlora"])
 def test_without_a_merged_copy_the_answers_are_the_same(tmp_path, switch):
     "The adapter alone, merged when it is loaded: the same weights to the last bit, and the same completions."
     from distill_study.config import Sampling
@@ -411,18 +394,8 @@ def test_a_finished_run_without_a_merged_copy_is_found_again(base, tmp_path):
     def never(*_):
         raise AssertionError("trained again")
 
-    for merged in (False, True, None):
-        assert (
-            fit_student(
-                rows(16),
-                str(base),
-                settings=settings.model_copy(update=dict(merged=merged)),
-                out=tmp_path / "run",
-                seed=0,
-                progress=never,
-            )
-            == done
-        )
+    merging = settings.model_copy(update=dict(merged=True))
+    assert fit_student(rows(16), str(base), settings=merging, out=tmp_path / "run", seed=0, progress=never) == done
     (tmp_path / "run" / "adapter" / "adapter_config.json").unlink()
     assert fit_student(rows(16), str(base), settings=settings, out=tmp_path / "run", seed=0).steps == done.steps
 
@@ -437,17 +410,6 @@ def test_a_large_base_is_kept_once(base, tmp_path, monkeypatch):
     )
     with pytest.raises(StudyError, match="merged is for adapters"):
         Train.parse(dict(method="full", merged=True))
-
-
-def test_a_base_that_does_not_fit_beside_is_merged_on_the_cpu(base, monkeypatch):
-    import torch
-
-    monkeypatch.setattr(save, "device", lambda: "cuda")
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    for free, where in ((10**6, "cuda"), (10**5, "cpu")):
-        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free, 10**9))
-        monkeypatch.setattr(save, "parameter_count", lambda folder: 10**5)
-        assert save._room_for(base) == where
 
 
 @pytest.fixture(scope="session")
@@ -494,26 +456,25 @@ fit_student(rows, base, settings=Train(**settings), out=out, seed=0, progress=pr
 """
 
 
-@pytest.mark.parametrize("settings", [FULL, LORA], ids=["full", "lora"])
-def test_killed_and_resumed_gives_the_same_weights(base, tmp_path, settings):
-    settings = settings.model_copy(update=dict(save_steps=2))
+def test_killed_and_resumed_gives_the_same_weights(base, tmp_path):
+    "The newest checkpoint was torn: the one before it serves."
+    settings, killed = LORA.model_copy(update=dict(save_steps=2)), tmp_path / "killed"
     whole = fit_student(rows(), str(base), settings=settings, out=tmp_path / "whole", seed=0)
     job = tmp_path / "job.json"
-    job.write_text(json.dumps([rows(), str(base), settings.model_dump(), str(tmp_path / "killed"), 7]))
+    job.write_text(json.dumps([rows(), str(base), settings.model_dump(), str(killed), 7]))
     ended = subprocess.run([sys.executable, "-c", KILLED, str(job)], capture_output=True, text=True)
     assert ended.returncode == -signal.SIGKILL, ended.stderr
-    newest = last_checkpoint(tmp_path / "killed")
-    assert newest.name == "checkpoint-6" and not (tmp_path / "killed" / "model").exists()
-    assert not [p for p in (tmp_path / "killed").rglob("*") if p.suffix in PICKLES]
-    if settings.method == "full":  # the newest was torn: the one before it serves
-        weights = newest / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[:-100])
-        assert last_checkpoint(tmp_path / "killed").name == "checkpoint-4"
-    (tmp_path / "killed" / "checkpoint-8.partial").mkdir()  # a kill in the middle of a save
-    done = fit_student(rows(), str(base), settings=settings, out=tmp_path / "killed", seed=0)
-    assert done.starts == (0, 4 if settings.method == "full" else 6)
-    assert same_weights(done.path, whole.path) and done.history == whole.history
-    assert not list((tmp_path / "killed").glob("checkpoint*"))
+    newest = last_checkpoint(killed)
+    assert newest.name == "checkpoint-6" and not (killed / "model").exists()
+    assert not [p for p in killed.rglob("*") if p.suffix in PICKLES]
+    weights = newest / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert last_checkpoint(killed).name == "checkpoint-4"
+    (killed / "checkpoint-8.partial").mkdir()  # a kill in the middle of a save
+    done = fit_student(rows(), str(base), settings=settings, out=killed, seed=0)
+    assert done.starts == (0, 4) and done.history == whole.history
+    assert same_weights(done.path, whole.path)
+    assert not list(killed.glob("checkpoint*"))
 
 
 def test_killed_at_an_epochs_end(base, tmp_path):
@@ -597,7 +558,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_checkpoint(base, tmp_path):
 
 def test_a_folder_that_is_a_file(base, tmp_path):
     (tmp_path / "run").write_text("not a folder")
-    with pytest.raises(TrainingFailed, match="can't be written"):
+    with pytest.raises(StudyError, match="run': a file is in the way"):
         fit_student(rows(8), str(base), settings=FULL, out=tmp_path / "run", seed=0)
 
 
@@ -629,7 +590,7 @@ def test_a_full_disk(base, tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(save, "save_weights", full)
-    with pytest.raises(TrainingFailed, match="the disk is full"):
+    with pytest.raises(StudyError, match="run': no room left to write"):
         fit_student(rows(8), str(base), settings=LORA, out=tmp_path / "run", seed=0)
 
 
@@ -654,46 +615,34 @@ def test_smollm_rows_and_a_few_steps(smollm, tmp_path):
 QLORA = LORA.model_copy(update=dict(method="qlora", bf16=False))
 
 
-def test_an_adapter_learns_on_four_bits(base, tmp_path):
-    done = fit_student(rows(), str(base), settings=QLORA, out=tmp_path / "q", seed=0)
-    lora = fit_student(rows(), str(base), settings=LORA, out=tmp_path / "l", seed=0)
-    assert (
-        done.method == "qlora"
-        and done.history[-1][1] < done.history[0][1] - 0.3
-        and done.history[-1][1] == pytest.approx(lora.history[-1][1], abs=0.1)
-        and done.trainable == lora.trainable
-    )
-    assert sorted(p.name for p in (tmp_path / "q").iterdir()) == ["adapter", "fit.json", "model", "run.json"]
-    assert (
-        done.merge["max_change"] > lora.merge["max_change"] and 0 < done.merge["mean_change"] < 0.5
-    )  # the merged model stands on the weights as they were, the adapter learned on 4 bits
+def test_an_adapter_learns_on_four_bits_and_a_kill_changes_nothing(base, tmp_path):
     import torch
 
     from distill_study.models.weights import load_model
 
-    assert (
-        load_model(done.path).dtype == torch.bfloat16 and "quantization" not in (done.path / "config.json").read_text()
-    )
-
-
-def test_four_bits_killed_and_resumed_gives_the_same_weights(base, tmp_path):
     def stop(step, total, loss):
         if step == 7:
             raise KeyboardInterrupt
 
     settings = QLORA.model_copy(update=dict(save_steps=3))
+    done = fit_student(rows(), str(base), settings=settings, out=tmp_path / "q", seed=0)
+    lora = fit_student(rows(), str(base), settings=LORA, out=tmp_path / "l", seed=0)
+    assert done.method == "qlora" and done.trainable == lora.trainable
+    assert done.history[-1][1] < done.history[0][1] - 0.3
+    assert done.history[-1][1] == pytest.approx(lora.history[-1][1], abs=0.1)
+    assert sorted(p.name for p in (tmp_path / "q").iterdir()) == ["adapter", "fit.json", "model", "run.json"]
+    # The merged model stands on the weights as they were, the adapter learned on 4 bits.
+    assert done.merge["max_change"] > lora.merge["max_change"] and 0 < done.merge["mean_change"] < 0.5
+    assert load_model(done.path).dtype == torch.bfloat16
+    assert "quantization" not in (done.path / "config.json").read_text()
     with pytest.raises(KeyboardInterrupt):
-        fit_student(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0, progress=stop)
-    a, b = (
-        fit_student(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0),
-        fit_student(rows(), str(base), settings=settings, out=tmp_path / "b", seed=0),
-    )
-    assert a.starts == (0, 6) and a.history == b.history and same_weights(a.path, b.path)
+        fit_student(rows(), str(base), settings=settings, out=tmp_path / "k", seed=0, progress=stop)
+    again = fit_student(rows(), str(base), settings=settings, out=tmp_path / "k", seed=0)
+    assert again.starts == (0, 6) and again.history == done.history and same_weights(again.path, done.path)
 
 
-@pytest.mark.parametrize("switch", [dict(dora=True), dict(rslora=True)])
-def test_switches_of_the_adapter_change_what_is_learned(base, lora, tmp_path, switch):
-    settings = OPEN.model_copy(update=switch)
+def test_switches_of_the_adapter_change_what_is_learned(base, lora, tmp_path):
+    settings = OPEN.model_copy(update=dict(dora=True, rslora=True))
     other = fit_student(rows(16), str(base), settings=settings, out=tmp_path / "b", seed=0)
     assert lora.history[0] == pytest.approx(other.history[0], rel=1e-4)
     assert lora.history[-1] != other.history[-1] and other.merge["same_choice"] > 0.95
@@ -766,9 +715,8 @@ def test_the_best_weights_are_kept(base, tmp_path):
     assert same_weights(done.path, plain.path) and not list((tmp_path / "a").glob("best*")) and plain.chosen is None
 
 
-@pytest.mark.parametrize("settings", [FULL, LORA], ids=["full", "lora"])
-def test_patience_ends_a_run_and_a_kill_changes_nothing(base, tmp_path, settings):
-    settings = settings.model_copy(update=dict(epochs=5, choose="gold", patience=2, eval_steps=2, save_steps=3))
+def test_patience_ends_a_run_and_a_kill_changes_nothing(base, tmp_path):
+    settings = LORA.model_copy(update=dict(epochs=5, choose="gold", patience=2, eval_steps=2, save_steps=3))
     seen = []
 
     def scored(model):
@@ -852,12 +800,9 @@ def test_weights_that_are_best_no_more_are_dropped(base, tmp_path):
     assert max(map(len, there)) == 1 and there[-1] == ["best-8"]
 
 
-@pytest.mark.parametrize("left", [None, "an empty folder"])
-def test_best_weights_that_are_gone(base, tmp_path, left):
+def test_best_weights_that_are_gone(base, tmp_path):
     settings = interrupted(base, tmp_path / "a", [0.5, 0.1])
     shutil.rmtree(tmp_path / "a" / "best-2")
-    if left:
-        (tmp_path / "a" / "best-2").mkdir()
     with pytest.raises(StudyError, match="best-2: gone or empty.*delete .*a to train anew"):
         fit_student(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0, score=lambda model: 0.1)
     assert last_checkpoint(tmp_path / "a").name == "checkpoint-3"

@@ -18,15 +18,18 @@ import tempfile
 import threading
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import distill_study
 from ..config import ConfigError, StudyError, Train, nearest
+from ..models.weights import sentence
 from .save import TrainingFailed, kept_checkpoint
 from .sft import TrainedStudent, fit_student, is_finished, run_fingerprint
 
 # %% ../../nbs/60_train/05_launch.ipynb #a8a24993
 CONFIGS = Path(distill_study.__file__).parent / "accelerate"
+_say = partial(sentence, page="../train/launch.j2")
 
 
 def shipped() -> dict:
@@ -43,16 +46,11 @@ def read_config(
 
     path = shipped().get(name) or Path(name).expanduser()
     if not path.is_file():
-        raise ConfigError(
-            f"train.launch = {name!r}: neither a configuration of this package nor a file.{nearest(name, shipped())}"
-        )
+        raise ConfigError(_say("unknown", launch=name, nearest=nearest(name, shipped())))
     try:
         return path, load_config_from_file(str(path))
     except (ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as e:
-        raise ConfigError(
-            f"train.launch = {name!r}: accelerate can't use it: {str(e).splitlines()[0]} "
-            "`accelerate config --config_file FILE` writes one."
-        ) from None
+        raise ConfigError(_say("unreadable", launch=name, why=str(e).splitlines()[0])) from None
 
 # %% ../../nbs/60_train/05_launch.ipynb #e2e08d87
 def _kind(found):
@@ -60,59 +58,27 @@ def _kind(found):
     return getattr(found.distributed_type, "value", found.distributed_type)
 
 
-def _wrong_kind(found):
-    "Why a kind of training can't be started here, and what to change; None where it can."
-    kind = _kind(found)
-    if kind == "MULTI_CPU":
-        return (
-            "accelerate starts one process for MULTI_CPU and leaves the others to mpirun. "
-            "Set distributed_type: MULTI_GPU and use_cpu: true, as in 'cpu2'"
-        )
-    if kind not in ("NO", "MULTI_GPU", "FSDP", "DEEPSPEED"):
-        return f"distributed_type {kind} is not supported. Use one of NO, MULTI_GPU, FSDP, DEEPSPEED"
-    if kind in ("FSDP", "DEEPSPEED") and found.use_cpu:
-        return f"accelerate shards on GPUs only: with use_cpu it would leave {kind} out without a word. Use 'cpu2'"
-    if kind == "DEEPSPEED" and importlib.util.find_spec("deepspeed") is None:
-        return (
-            "DeepSpeed is not installed. Install it with `pip install --no-build-isolation "
-            "'distill-study[deepspeed]'`, or use 'fsdp', which shards the same and needs nothing more"
-        )
-
-
-def _wrong_settings(found, settings):
-    "Why a configuration doesn't go with the settings of the training; None where it does."
-    kind, fsdp = _kind(found), found.fsdp_config or {}
-    if kind == "FSDP" and int(fsdp.get("fsdp_version", 1)) != 2:
-        return "FSDP1 flattens weights and can't give an adapter back as it was. Set fsdp_version: 2, as in 'fsdp'"
-    if kind in ("FSDP", "DEEPSPEED") and settings.method == "qlora":
-        return (
-            f"4-bit weights are stored as bytes, which {kind} can't shard. Use 'ddp' (every GPU holds the 4-bit "
-            "weights), or train.method lora"
-        )
-    if kind == "FSDP" and settings.gradient_checkpointing and fsdp.get("fsdp_activation_checkpointing"):
-        return (
-            "activations would be checkpointed twice. Leave fsdp_activation_checkpointing or "
-            "train.gradient_checkpointing out"
-        )
+def _first(reasons):
+    "The name of the first that holds."
+    return next((name for name, holds in reasons.items() if holds), None)
 
 
 def _unfit(found, settings):
-    return _wrong_kind(found) or _wrong_settings(found, settings)
-
-
-def _wrong_number(n, settings, *, gpus, alone, on_cpu):
-    "Why a training can't have `n` processes; None where it can. `alone`: a configuration of one process."
-    if alone and n > 1:
-        return f"{settings.launch!r} is one process. Use 'ddp', 'fsdp' or 'zero3'"
-    if not on_cpu and n > max(gpus, 1):
-        there = "is 1 GPU" if gpus == 1 else f"are {gpus} GPUs"
-        return f"there {there} here. Set it to {max(gpus, 1)} or less, or leave it out"
-    rows = settings.batch_size * settings.gradient_accumulation
-    if n > rows:
-        return (
-            f"a step has {rows} rows (train.batch_size × train.gradient_accumulation), fewer than processes. "
-            "Raise train.batch_size, or lower train.processes"
+    "Why a configuration can't be started here, or doesn't go with the settings, as a macro's name; None where it can."
+    kind, fsdp = _kind(found), found.fsdp_config or {}
+    sharded = kind in ("FSDP", "DEEPSPEED")
+    return _first(
+        dict(
+            multi_cpu=kind == "MULTI_CPU",
+            unsupported=not sharded and kind not in ("NO", "MULTI_GPU"),
+            several_machines=(found.num_machines or 1) > 1,
+            sharded_cpu=sharded and found.use_cpu,
+            no_deepspeed=kind == "DEEPSPEED" and importlib.util.find_spec("deepspeed") is None,
+            fsdp1=kind == "FSDP" and int(fsdp.get("fsdp_version", 1)) != 2,
+            four_bits=sharded and settings.method == "qlora",
+            twice=settings.gradient_checkpointing and fsdp.get("fsdp_activation_checkpointing"),
         )
+    )
 
 # %% ../../nbs/60_train/05_launch.ipynb #5d0ae001
 def check_launch(
@@ -120,25 +86,16 @@ def check_launch(
 ) -> tuple[Path, int, bool]:  # path of the configuration, number of processes, whether they are on the CPU
     "How a training is launched; refuses, without starting anything, what can't work."
     path, found = read_config(settings.launch)
-    if why := _unfit(found, settings):
-        raise ConfigError(f"train.launch = {settings.launch!r}: {why}.")
-    gpus, alone, several_machines = _gpus(), _kind(found) == "NO", (found.num_machines or 1) > 1
-    if not alone and not found.use_cpu and not gpus:
-        raise ConfigError(
-            f"train.launch = {settings.launch!r}: no GPU here. Use 'cpu2', or leave train.launch out to train in "
-            "one process."
-        )
-    if several_machines and settings.processes not in (None, found.num_processes):
-        raise ConfigError(
-            f"train.processes = {settings.processes}: {path.name} is for {found.num_machines} machines and says "
-            f"{found.num_processes} processes. Leave train.processes out."
-        )
-    by_file = several_machines or found.use_cpu or alone
-    n = settings.processes or (found.num_processes if by_file else gpus)
-    elsewhere = found.use_cpu or several_machines
-    if why := _wrong_number(n, settings, gpus=gpus, alone=alone, on_cpu=elsewhere):
-        raise ConfigError(f"train.processes = {n}: {why}.")
-    return path, n, bool(found.use_cpu)
+    gpus, kind, on_cpu = _gpus(), _kind(found), bool(found.use_cpu)
+    why = _unfit(found, settings) or _first(dict(no_gpu=kind != "NO" and not on_cpu and not gpus))
+    if why:
+        raise ConfigError(_say(why, launch=settings.launch, kind=kind))
+    n = settings.processes or (found.num_processes if on_cpu or kind == "NO" else gpus)
+    rows = settings.batch_size * settings.gradient_accumulation
+    reasons = dict(one_process=kind == "NO" and n > 1, few_gpus=not on_cpu and n > max(gpus, 1), few_rows=n > rows)
+    if why := _first(reasons):
+        raise ConfigError(_say(why, n=n, launch=settings.launch, gpus=gpus, rows=rows))
+    return path, n, on_cpu
 
 
 def _gpus():
@@ -156,12 +113,8 @@ def _sender(folder):
     rank = int(os.environ.get("RANK", 0))
 
     def send(**what):
-        line = (json.dumps(dict(rank=rank, **what)) + "\n").encode()
-        fd = os.open(folder / _MESSAGES, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        try:
-            os.write(fd, line)  # in one piece
-        finally:
-            os.close(fd)
+        with open(folder / _MESSAGES, "ab", buffering=0) as f:
+            f.write((json.dumps(dict(rank=rank, **what)) + "\n").encode())  # in one piece
 
     return send
 
@@ -178,33 +131,15 @@ def _end_with_parent():
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _join(cpu):
-    "Meet the other processes, and take one's own device."
-    from accelerate import PartialState
-
-    state = PartialState(cpu=cpu)
-    if state.device.type == "cuda":
-        import torch
-
-        torch.cuda.set_device(state.device)
-    return state
-
-
-@contextlib.contextmanager
 def _spread_early():
-    "Under ZeRO-3 weights are spread while they are read: transformers does so once it knows of DeepSpeed."
+    "Under ZeRO-3 weights are spread while they are read: transformers does so while what this gives is held."
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() != "true":
-        yield
-        return
+        return None
     from accelerate.utils import DeepSpeedPlugin
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     plugin = DeepSpeedPlugin()
     plugin.set_deepspeed_weakref()
-    try:
-        yield plugin
-    finally:
-        unset_hf_deepspeed_config()
+    return plugin
 
 # %% ../../nbs/60_train/05_launch.ipynb #14718101
 def work(
@@ -214,13 +149,16 @@ def work(
     job, code = Path(job), 0
     send = _sender(job.parent)
     try:
+        from accelerate import PartialState
+
         _end_with_parent()
         args = json.loads(job.read_text(encoding="utf-8"))
-        first = _join(args.pop("cpu")).is_main_process
+        first = PartialState(cpu=args.pop("cpu")).is_main_process  # meets the others, and takes a device of its own
         progress = (lambda step, total, loss: send(step=step, total=total, loss=loss)) if first else None
         args |= dict(settings=Train.parse(args["settings"]), out=Path(args["out"]), progress=progress)
-        with _spread_early():
-            fit_student(**args)
+        held = _spread_early()
+        fit_student(**args)
+        del held
         send(done=True)
     except BaseException as e:
         send(error=type(e).__name__, text=str(e), known=isinstance(e, StudyError))
@@ -246,17 +184,14 @@ def _environment(cpu):
     return env
 
 
-def _start(path, processes, *, cpu, folder, machines=1):
+def _start(path, processes, *, cpu, folder):
     "`accelerate launch` with a job, in a session of its own; its stdin is the pipe whose end is ours."
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path)]
-    command += ["--num_processes", str(processes)]
-    if machines == 1:
-        command += ["--main_process_port", "0"]  # any that is free
+    command += ["--num_processes", str(processes), "--main_process_port", "0"]  # any that is free
     command += [*_ENTRY, str(folder / "job.json")]
+    how = dict(stdin=subprocess.PIPE, env=_environment(cpu), start_new_session=True)
     with open(folder / "log", "wb") as log:
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=_environment(cpu), start_new_session=True
-        )
+        return subprocess.Popen(command, stdout=log, stderr=log, **how)
 
 
 def _stop(p, seconds=20):
@@ -274,22 +209,12 @@ def _stop(p, seconds=20):
 
 def _messages(folder, read):
     "What the processes sent since the last `read` bytes, and how far that goes."
-    try:
-        raw = (folder / _MESSAGES).read_bytes()[read:]
-    except OSError:
-        raw = b""
+    file = folder / _MESSAGES
+    raw = file.read_bytes()[read:] if file.exists() else b""
     whole = raw[: raw.rfind(b"\n") + 1]
     return [json.loads(line) for line in whole.splitlines()], read + len(whole)
 
 # %% ../../nbs/60_train/05_launch.ipynb #8590079e
-def _classes(of=StudyError):
-    "Name → class of every kind of `StudyError` there is."
-    found = {of.__name__: of}
-    for c in of.__subclasses__():
-        found |= _classes(c)
-    return found
-
-
 _ENDED = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: -(\d+)|died with <Signals\.(\w+)")
 
 
@@ -301,34 +226,24 @@ def _killed(log):
 
 
 def _explain(errors, log, *, processes, out, step):
-    "The error to raise for a launch that failed: what a process says itself, before what others say of its absence."
-    for e in errors:
-        if e["known"]:
-            return _classes().get(e["error"], TrainingFailed)(e["text"])
-    again = "; run again to go on from it"
-    where, killed = f"training stopped after step {step}", _killed(log)
-    kept = kept_checkpoint(out, again, otherwise="; run again to start anew")
+    "Why a launch failed: what a process says itself, before what others say of its absence."
+    if known := [e["text"] for e in errors if e["known"]]:
+        return known[0]
+    about = dict(step=step, processes=processes, kept=kept_checkpoint(out, "; run again to go on from it"))
+    killed = _killed(log)
     if killed and (killed[1] != "SIGTERM" or not errors):
-        if killed[1] == "SIGKILL":
-            kept = kept[:-1] + ", and if the machine ran out of memory, lower train.batch_size or train.processes."
-        return TrainingFailed(
-            f"{where}: process {killed[0]} of {processes} was ended from outside ({killed[1]}). {kept}"
-        )
+        return _say("killed", rank=killed[0], signal=killed[1], **about)
     if errors:
-        rank, kind, text = (errors[0][k] for k in ("rank", "error", "text"))
-        return TrainingFailed(
-            f"{where}: process {rank} of {processes} failed with {kind}: {text.strip()[:500]}. {kept}"
-        )
-    tail = " / ".join(log.strip().splitlines()[-3:])[-500:]
-    if step:
-        return TrainingFailed(f"{where}: {tail}. {kept}")
-    return TrainingFailed(f"the training did not start: accelerate's launcher failed. {tail}")
+        first = errors[0]
+        return _say("failed", rank=first["rank"], error=first["error"], text=first["text"].strip()[:500], **about)
+    return _say("ended", tail=" / ".join(log.strip().splitlines()[-3:])[-500:], **about)
 
 # %% ../../nbs/60_train/05_launch.ipynb #5d0ae002
 def _followed(p, folder, *, progress):
     "Wait for the launcher, passing on what the processes send; their errors, and the last step."
-    read, step, errors, ended = 0, 0, [], False
+    read, step, errors = 0, 0, []
     while True:
+        ended = p.poll() is not None  # looked at first: what was sent until then is read once more
         messages, read = _messages(folder, read)
         for m in messages:
             if "error" in m:
@@ -339,42 +254,29 @@ def _followed(p, folder, *, progress):
                     progress(step, m["total"], m["loss"])
         if ended:
             return errors, step
-        ended = p.poll() is not None  # what was sent before is read once more
-        if not ended:
-            time.sleep(0.05)
+        time.sleep(0.05)
 
 
-def launch(
-    rows: list,
-    model: str,
-    *,
-    settings: Train,
-    out: Path,
-    seed: int,
-    validation: list | None = None,
-    progress=None,
-    score=None,  # as `fit_student` takes them
-) -> TrainedStudent:
-    "`fit_student` in the processes that `settings.launch` asks for, one where it asks for none."
-    job = dict(settings=settings, seed=seed, validation=validation)
+def launch(rows: list, model: str, *, settings: Train, out: Path, progress=None, score=None, **job) -> TrainedStudent:
+    "`fit_student`, with its parameters, in the processes that `settings.launch` asks for, one where it asks for none."
+    job |= dict(settings=settings)
     if settings.launch is None:
         return fit_student(rows, model, out=out, progress=progress, score=score, **job)
     out, (path, processes, cpu) = Path(out).absolute(), check_launch(settings)
     if is_finished(out, run_fingerprint(rows, model, **job)):
         return TrainedStudent.load(out)
-    machines = read_config(settings.launch)[1].num_machines or 1
     job |= dict(rows=rows, model=model, settings=settings.model_dump(mode="json"), out=str(out), cpu=cpu)
     with tempfile.TemporaryDirectory(prefix="distill-launch-") as folder:
         folder = Path(folder)
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        p = _start(path, processes, cpu=cpu, folder=folder, machines=machines)
+        p = _start(path, processes, cpu=cpu, folder=folder)
         try:
             errors, step = _followed(p, folder, progress=progress)
         finally:
             _stop(p)
         if p.returncode:
             log = (folder / "log").read_text(encoding="utf-8", errors="replace")
-            raise _explain(errors, log, processes=processes, out=out, step=step)
+            raise TrainingFailed(_explain(errors, log, processes=processes, out=out, step=step))
     return TrainedStudent.load(out)
 
 

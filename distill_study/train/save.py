@@ -10,7 +10,6 @@ __all__ = ['TOKENIZER_FILES', 'MODEL_FILES', 'MERGED', 'FORMS', 'TrainingFailed'
            'keep_merged', 'write_merged', 'merge_adapter', 'FormEngine', 'forms_of']
 
 # %% ../../nbs/60_train/04_save.ipynb #a665fb05
-import gc
 import json
 import os
 import random
@@ -28,16 +27,17 @@ from distill_study.models.weights import (
     merge_into,
     model_fingerprint,
     resolve_model,
+    sentence,
 )
-from .methods import added, load_4bit
+from .methods import added_up, load_4bit
 from .rows import padded, ranks
 from ..utils import write_json
 
-# %% ../../nbs/60_train/04_save.ipynb #15974c6f
+# %% ../../nbs/60_train/04_save.ipynb #f9bf2612
 class TrainingFailed(StudyError):
     "Training that can't go on; says what is left and what to change."
 
-# %% ../../nbs/60_train/04_save.ipynb #f9bf2612
+
 def gathered(value) -> list:
     "`value` of every process, by their numbers; asked of every process."
     import torch.distributed as d
@@ -48,19 +48,18 @@ def gathered(value) -> list:
     return out
 
 
-def _outcome(do):
-    try:
-        return do(), None
-    except Exception as e:
-        return None, e
-
-
 def at_first(do):
     "What `do` gives in the first process, in all of them; what it raises there, too."
     rank, processes = ranks()
     if processes == 1:
         return do()
-    value, error = gathered(_outcome(do) if rank == 0 else None)[0]
+    value, error = None, None
+    if rank == 0:
+        try:
+            value = do()
+        except Exception as e:
+            error = e
+    value, error = gathered((value, error))[0]
     if error:
         raise error
     return value
@@ -150,7 +149,7 @@ def trainer_state(trainer) -> tuple[dict, dict]:  # tensors, plain values
         python=random.getstate(),
         numpy=[name, *rest],
         seconds=trainer.spent.seconds(),
-        energy=added(gathered(trainer.spent.joules())) or {},
+        energy=added_up(gathered(trainer.spent.joules())) or {},
     )
     for rank, states in enumerate(gathered(_own_random())):
         tensors |= {f"{k}.{rank}" if rank else k: v for k, v in states.items()}
@@ -204,13 +203,13 @@ def _read_state(checkpoint):
     return load_file(Path(checkpoint) / _STATE[0]), _read_json(Path(checkpoint) / _STATE[1])
 
 
-def spent_before(checkpoint: Path | None) -> tuple[float, dict | None]:
+def spent_before(checkpoint: Path | None) -> tuple[float, float | None]:
     "Seconds and joules of the starts before this one; of several processes, the first one counts these."
     if not checkpoint:
-        return 0.0, None
+        return 0.0, 0.0
     state = _read_json(checkpoint / _STATE[1])
-    used = state.get("energy", {})  # a kind that was unknown once stays unknown
-    return state["seconds"], used if ranks()[0] == 0 else dict.fromkeys(used, 0.0)
+    joules = state.get("energy", {}).get("gpu")  # what was unknown once stays unknown
+    return state["seconds"], joules if ranks()[0] == 0 or joules is None else 0.0
 
 
 def save_weights(model, folder, *, weights=None):
@@ -222,35 +221,33 @@ def save_weights(model, folder, *, weights=None):
     (folder / "README.md").unlink(missing_ok=True)  # the model card that PEFT adds
 
 
-def _write_checkpoint(trainer, folder, *, weights, state):
+def save_checkpoint(trainer, out: Path):
+    "Write checkpoint-N of `trainer` under `out` and keep two; every process gives its part, the first one writes."
     from safetensors.torch import save_file
 
-    shutil.rmtree(folder, ignore_errors=True)
-    save_weights(trainer.model, folder, weights=weights)
-    save_file(state[0], folder / _STATE[0])
-    write_json(state[1], folder / _STATE[1], exact=True)
-    trainer.state.save_to_json(str(folder / _STATE[2]))
-
-
-def _keep_checkpoint(part, final, *, keep, best):
-    "Give a whole checkpoint its name, then forget all but the last `keep`."
-    shutil.rmtree(final, ignore_errors=True)
-    part.rename(final)
-    for old in checkpoints(final.parent)[:-keep]:
-        shutil.rmtree(old)
-    forget_best(final.parent, best)
-
-
-def save_checkpoint(trainer, out: Path, *, keep: int = 2):
-    "Write checkpoint-N of `trainer` under `out`; every process gives its part, the first one writes."
     final = out / f"checkpoint-{trainer.state.global_step}"
     part = out / f"{final.name}.partial"
-    weights, state = whole_weights(trainer.model), trainer_state(trainer)
-    at_first(lambda: _write_checkpoint(trainer, part, weights=weights, state=state))
+    weights, (tensors, plain) = whole_weights(trainer.model), trainer_state(trainer)
+
+    def write():
+        shutil.rmtree(part, ignore_errors=True)
+        save_weights(trainer.model, part, weights=weights)
+        save_file(tensors, part / _STATE[0])
+        write_json(plain, part / _STATE[1], exact=True)
+        trainer.state.save_to_json(str(part / _STATE[2]))
+
+    def name_it():
+        shutil.rmtree(final, ignore_errors=True)
+        part.rename(final)
+        for old in checkpoints(out)[:-2]:
+            shutil.rmtree(old)
+        forget_best(out, trainer.state.best_global_step)
+
+    at_first(write)
     if trainer.is_deepspeed_enabled:
         adapter = hasattr(trainer.model, "peft_config")
         trainer.model_wrapped.save_checkpoint(str(part), exclude_frozen_parameters=adapter)
-    at_first(lambda: _keep_checkpoint(part, final, keep=keep, best=trainer.state.best_global_step))
+    at_first(name_it)
 
 # %% ../../nbs/60_train/04_save.ipynb #5d0ac003
 def checkpoints(out: Path) -> list[Path]:
@@ -280,11 +277,11 @@ def last_checkpoint(out: Path) -> Path | None:
     return next((p for p in reversed(checkpoints(out)) if _is_whole(p)), None)
 
 
-def kept_checkpoint(out: Path, then: str = "", *, otherwise: str = "") -> str:
+def kept_checkpoint(out: Path, then: str = "") -> str:
     "The sentence on what a run that failed has left, and on what to do with it."
     last = last_checkpoint(out)
     if last is None:
-        return f"No checkpoint was written yet{otherwise}."
+        return "No checkpoint was written yet."
     return f"The checkpoint of step {last.name.split('-')[1]} is kept{then}."
 
 # %% ../../nbs/60_train/04_save.ipynb #885eb14a
@@ -301,19 +298,14 @@ def best_step_of(checkpoint: Path) -> int | None:
 def need_best(out: Path, step: int | None):
     "Refuse to go on without the weights that a state names as the best."
     if step is not None and not any(best_folder(out, step).glob("*.safetensors")):
-        raise TrainingFailed(
-            f"{best_folder(out, step)}: gone or empty, and it held the best weights so far, by train.choose. "
-            f"Put it back, or delete {out} to train anew."
-        )
+        raise TrainingFailed(sentence("best_gone", page="../train/sft.j2", folder=best_folder(out, step), out=out))
 
 
 def forget_best(out: Path, step: int | None):
     "Drop the weights that neither the present state nor a checkpoint calls the best."
     steps = [step, *(best_step_of(c) for c in checkpoints(out) if _is_whole(c))]
-    named = {best_folder(out, s).name for s in steps}
-    for old in out.glob("best-*"):
-        if old.name not in named:
-            shutil.rmtree(old)
+    for old in {*out.glob("best-*")} - {best_folder(out, s) for s in steps}:
+        shutil.rmtree(old)
 
 # %% ../../nbs/60_train/04_save.ipynb #5ab844b8
 TOKENIZER_FILES = (
@@ -355,15 +347,9 @@ def supervised_choices(model, rows: list, *, pad: int) -> tuple[list, list]:
 def moved(before, after, *, dtype) -> dict:  # tokens, max_change and mean_change in nats, same_choice, dtype
     "How far `after` is from `before`, both from `supervised_choices`."
     change = [abs(a - b) for a, b in zip(before[0], after[0])]
-    same = sum(a == b for a, b in zip(before[1], after[1]))
-    n = max(len(change), 1)
-    return dict(
-        tokens=len(change),
-        max_change=max(change, default=0.0),
-        mean_change=sum(change) / n,
-        same_choice=same / n,
-        dtype=str(dtype).removeprefix("torch."),
-    )
+    same, n = sum(a == b for a, b in zip(before[1], after[1])), max(len(change), 1)
+    how_far = dict(max_change=max(change, default=0.0), mean_change=sum(change) / n, same_choice=same / n)
+    return dict(tokens=len(change), **how_far, dtype=str(dtype).removeprefix("torch."))
 
 # %% ../../nbs/60_train/04_save.ipynb #a331ad5a
 MERGED = 1e9  # parameters from which on no merged copy is kept beside an adapter unless one is asked for
@@ -374,17 +360,6 @@ def keep_merged(base: Path, settings: Train) -> bool:
     return parameter_count(base) < MERGED if settings.merged is None else settings.merged
 
 
-def _room_for(base):
-    "The device to merge on: the GPU, where the base in 32 bits fits beside what is there."
-    import torch
-
-    if device() == "cpu":
-        return "cpu"
-    gc.collect()
-    torch.cuda.empty_cache()
-    return "cuda" if torch.cuda.mem_get_info()[0] > 1.3 * 4 * parameter_count(base) else "cpu"
-
-
 def write_merged(
     base: Path,
     adapter: Path,  # folders
@@ -392,7 +367,7 @@ def write_merged(
     folder: Path,  # where the merged model goes
     name: str = "",  # the base as the report names it
 ) -> Path:
-    "What `merge_adapter` saves, from an adapter that was kept alone."
+    "The base with the adapter's changes in its weights, as a model of its own."
     model = load_model(base, device="cpu")
     model.name_or_path = model.config._name_or_path = name or base.name
     write_folder(folder, merge_into(model, adapter).save_pretrained, base=base, copied=MODEL_FILES)
@@ -404,26 +379,21 @@ def merge_adapter(
     adapter: Path,  # folder of the adapter
     *,
     folder: Path,  # where the merged model goes
-    dtype,  # torch dtype it is saved in
-    name: str = "",  # the base as the report names it
-    rows: list = (),  # tokenized rows to compare on
-    settings: Train | None = None,  # of the training: an adapter that learned on 4 bits is compared on them
+    name: str,  # the base as the report names it
+    rows: list,  # tokenized rows to compare on
+    settings: Train,  # of the training: an adapter that learned on 4 bits is compared on them
 ) -> dict:  # see `moved`
-    "Merge in 32 bits, save in `dtype`, and measure what that changed."
+    "Write the merged model, and measure what merging and rounding changed."
     import torch
     from peft import PeftModel
 
-    check_adapter(adapter, name or str(base))
-    pad, before = load_tokenizer(base).pad_token_id, None
-    model = load_model(base, torch.float32, device=_room_for(base))
-    model.name_or_path = model.config._name_or_path = name or base.name
-    if settings and settings.method == "qlora":
-        learned_on = load_4bit(base, settings, where=device())[0]
-        before = supervised_choices(PeftModel.from_pretrained(learned_on, adapter), rows, pad=pad)
-    model = PeftModel.from_pretrained(model, adapter).eval()
-    before = before or supervised_choices(model, rows, pad=pad)
-    merged = model.merge_and_unload().to(dtype)  # as `merge_into` does it, matrix by matrix
-    write_folder(folder, merged.save_pretrained, base=base, copied=MODEL_FILES)
+    check_adapter(adapter, name)
+    pad, in_4_bits = load_tokenizer(base).pad_token_id, settings.method == "qlora"
+    learned_on = load_4bit(base, settings, where=device())[0] if in_4_bits else load_model(base, torch.float32)
+    before = supervised_choices(PeftModel.from_pretrained(learned_on, adapter), rows, pad=pad)
+    del learned_on
+    merged = load_model(write_merged(base, adapter, folder=folder, name=name))
+    dtype = merged.dtype
     after = supervised_choices(merged.float(), rows, pad=pad)  # both in 32 bits: what is left is the rounding
     return moved(before, after, dtype=dtype)
 
@@ -443,12 +413,11 @@ class FormEngine(TransformersEngine):
     ):
         super().__init__(str(fit.path), student.batch_size)
         self.form, self.student, self.alone = form, student, Path(fit.path).parent / "adapter"
+        own = (self.weights,)
         if form == "adapter":
             check_adapter(self.alone, student.model)
             own = (self.weights, model_fingerprint(self.alone), student.train.method)
-            self.weights = fingerprint(form, *own)
-        else:
-            self.weights = fingerprint(form, self.weights)
+        self.weights = fingerprint(form, *own)
 
     def load(self):
         "The model, loaded once."
