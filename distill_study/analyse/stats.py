@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BASE', 'TRAINED', 'PAIRS', 'PLAIN', 'StatsError', 'wilson', 'mcnemar', 'group_codes', 'shared', 'sign_flip_test',
-           'paired_p', 'holm', 'bca', 'mean_interval', 'paired_difference', 't_interval', 'gap_recovered',
-           'smallest_detectable', 'smallest_difference', 'pairs_of', 'expected', 'paired', 'Comparison', 'compare',
-           'corrected', 'find_test', 'Gap', 'reference_teacher', 'gaps']
+           'paired_p', 'holm', 'drawn_counts', 'percentiles', 'bca', 'mean_interval', 'paired_difference', 't_interval',
+           'gap_recovered', 'smallest_detectable', 'smallest_difference', 'pairs_of', 'expected', 'paired',
+           'Comparison', 'compare', 'corrected', 'find_test', 'Gap', 'reference_teacher', 'gaps']
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #c5cbbaf2
 from dataclasses import asdict, dataclass, replace
@@ -129,7 +129,7 @@ def holm(pvalues) -> list:
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #37eea7af
 @lru_cache(2)
-def _drawn(n, resamples, *, seed):
+def drawn_counts(n, resamples, *, seed):
     return np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples).astype(float)
 
 
@@ -137,7 +137,7 @@ def _weights(n, resamples, *, seed):
     "How often each of `n` items is in each resample, part by part; what one part holds is kept for the next measure."
     step = max(1, 5_000_000 // n)
     if step >= resamples:
-        return [_drawn(n, resamples, seed=seed)]
+        return [drawn_counts(n, resamples, seed=seed)]
     rng, sizes = np.random.default_rng(seed), (min(step, resamples - i) for i in range(0, resamples, step))
     return (rng.multinomial(n, np.full(n, 1 / n), size=size).astype(float) for size in sizes)
 
@@ -152,7 +152,7 @@ def _bootstrap(arms, resamples, *, seed):
     return draws @ patterns.astype(int)
 
 
-def _percentiles(x):
+def percentiles(x):
     "The middle 95 % of the resamples; each bound is one of them."
     return [float(q) for q in np.quantile(x, [0.025, 0.975], method="inverted_cdf")]
 
@@ -164,7 +164,7 @@ def bca(value: float, draws, *, left_out) -> tuple[float, float]:
     z = ndtri(((draws < value).sum() + (draws == value).sum() / 2) / len(draws))
     d = np.mean(left_out) - left_out
     if not np.isfinite(z) or not (d**2).sum() > 0:
-        return tuple(_percentiles(draws))
+        return tuple(percentiles(draws))
     a, ends = (d**3).sum() / (6 * (d**2).sum() ** 1.5), ndtri(np.array([0.025, 0.975]))
     levels = ndtr(z + (z + ends) / (1 - a * (z + ends)))
     return tuple(float(q) for q in np.quantile(draws, levels, method="inverted_cdf"))
@@ -268,7 +268,7 @@ def gap_recovered(
     gap, closed = sums[:, 0] - sums[:, 1], sums[:, 2] - sums[:, 1]
     infinite = np.select([closed > 0, closed < 0], [np.inf, -np.inf], 0)
     ratio = np.where(gap > 0, closed / np.where(gap > 0, gap, 1), infinite)
-    low, high = (q if np.isfinite(q) else None for q in _percentiles(ratio))
+    low, high = (q if np.isfinite(q) else None for q in percentiles(ratio))
     value = float((d.mean() - b.mean()) / (t.mean() - b.mean()))
     same = _SAME_AS_BASE[d.dtype == bool] if (d == b).all() else ""
     return Interval(value, low, high, len(t), same)
