@@ -6,30 +6,20 @@
 __all__ = ['MIN_HUMAN', 'MAX_UNREADABLE', 'valid_grades', 'aggregate_grades', 'krippendorff_alpha', 'cohen_kappa', 'PPIEstimate',
            'ppi_mean', 'ppi_estimate', 'truth_grades', 'alpha_table', 'kappa_table', 'confusion_table',
            'judge_accuracy_table', 'ppi_by_arm', 'ppi_tables', 'grader_tables', 'grade_rows',
-           'length_controlled_win_rate', 'win_rows', 'JudgeMeasure', 'unreadable_share', 'swap_consistency',
-           'position_bias', 'length_bias', 'sample_agreement', 'truth_agreement', 'pairwise_accuracy',
-           'self_preference', 'judge_measures', 'weaknesses', 'JudgeAssessment', 'assess_judge', 'judge_summary',
-           'judge_grade_table', 'win_rate_table', 'judge_measure_table', 'judge_tables', 'human_score', 'HumanScores',
-           'human_scores']
+           'length_controlled_win_rate', 'win_rows', 'JudgeMeasure', 'unreadable_share', 'pair_habits',
+           'sample_agreement', 'truth_agreement', 'pairwise_accuracy', 'self_preference', 'judge_measures',
+           'JudgeAssessment', 'assess_judge', 'judge_summary', 'judge_grade_table', 'win_rate_table',
+           'judge_measure_table', 'judge_tables', 'human_score', 'HumanScores', 'human_scores']
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #67159ac1
 import warnings
 from dataclasses import dataclass, replace
-from functools import lru_cache
-from itertools import combinations, compress
+from itertools import combinations, compress, product
 
 import numpy as np
 
-from distill_study.analyse.stats import (
-    drawn_counts,
-    group_codes,
-    holm,
-    mean_interval,
-    paired_difference,
-    pairs_of,
-    percentiles,
-    wilson,
-)
+from . import stats
+from .stats import holm, mean_interval, paired_difference, wilson
 from ..config import ARMS
 from ..grading.judge import Judged, render, texts, verdicts
 from ..grading.people import attention
@@ -44,36 +34,34 @@ def valid_grades(frame):
     return frame[frame["grade"].notna()]
 
 
-def aggregate_grades(
-    frame,  # one grade a row
-    how: str = "mean",  # 'median' leaves out answers whose graders are split evenly between two grades
-):  # Series of grades by (arm, id, criterion)
-    "One grade for every answer and criterion."
+def aggregate_grades(frame, how: str = "mean"):
+    "Series of grades by (arm, id, criterion); by 'median' without the answers whose graders are split evenly."
     by = valid_grades(frame).groupby(["arm", "id", "criterion"], sort=True, observed=True)["grade"]
-    if how == "mean":
-        return by.mean()
-    middle = by.median()
-    return middle[middle % 1 == 0]
+    found = by.agg(how)
+    return found if how == "mean" else found[found % 1 == 0]
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #43ecf201
+def _resampled(items, resamples, *, seed):
+    "The item of each row as a number, and how often each item is in each resample."
+    codes = stats.group_codes(items)
+    return codes, stats.drawn_counts(codes.max() + 1, resamples, seed=seed)
+
+
 def _percentile_interval(values, value, *, n, note=""):
     "The interval around `value` from its resamples, those left out in which it is undefined."
     values = values[np.isfinite(values)]
     if len(values) < 100:
         return Interval(value, n=n, reason=note or "too few items for an interval")
-    low, high = percentiles(values)
+    low, high = stats.percentiles(values)
     return Interval(value, min(low, value), max(high, value), n, note)
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #afe2319b
-def krippendorff_alpha(
-    grades,  # array or frame: a row per answer, a column per rater, NaN where one did not grade
-    level: str = "ordinal",  # or 'nominal', 'interval'
-    *,
-    groups=None,  # the item of each answer: answers to one item are drawn together
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Interval:  # n: answers with two grades or more
-    "Krippendorff's alpha with a bootstrap interval over items."
+def krippendorff_alpha(grades, level: str, *, items, resamples: int = 1000, seed: int = 0) -> Interval:
+    """Krippendorff's alpha; its n counts the answers with two grades or more.
+
+    `grades` has a row per answer and a column per rater, NaN where one did not grade; `level` is 'nominal', 'ordinal'
+    or 'interval'; `items` are those of the answers: answers to one item are drawn together.
+    """
     import krippendorff
 
     grades = np.asarray(grades, dtype=float)
@@ -94,10 +82,9 @@ def krippendorff_alpha(
             return np.nan
         return float(krippendorff.alpha(value_counts=counts, value_domain=values, level_of_measurement=level))
 
-    codes = group_codes(range(n) if groups is None else compress(groups, both))
-    items = codes.max() + 1
-    draws = drawn_counts(items, resamples if items > 1 else 0, seed=seed).astype(int)
-    return _percentile_interval(np.array([of(np.repeat(counts, w[codes], axis=0)) for w in draws]), of(counts), n=n)
+    codes, draws = _resampled(compress(items, both), resamples, seed=seed)
+    drawn = [of(np.repeat(counts, w[codes], axis=0)) for w in draws.astype(int)] if codes.any() else []
+    return _percentile_interval(np.array(drawn), of(counts), n=n)
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #2fd38602
 def _kappas(tables, weights):
@@ -108,17 +95,12 @@ def _kappas(tables, weights):
     return 1 - np.divide(seen, due, out=np.full(np.shape(due), np.nan), where=due > 0)
 
 
-def cohen_kappa(
-    a,
-    b,  # two graders' grades of the same answers, in the same order
-    *,
-    values,  # the grades there are, in order
-    weighted: bool = False,  # by the square of the distance on the scale
-    groups=None,  # the item of each answer: answers to one item are drawn together
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Interval:  # n: answers
-    "Cohen's kappa by statsmodels, with a bootstrap interval over items."
+def cohen_kappa(a, b, *, values, items, weighted: bool = False, resamples: int = 1000, seed: int = 0) -> Interval:
+    """Cohen's kappa of two graders' grades of the same answers, by statsmodels; its n counts answers.
+
+    `values` are the grades there are, in order; answers to one of `items` are drawn together; `weighted` counts a
+    disagreement by the square of its distance on the scale.
+    """
     from statsmodels.stats.inter_rater import cohens_kappa
 
     n, k = len(a), len(values)
@@ -127,12 +109,11 @@ def cohen_kappa(
     constant = [f"gave {x[0]:g} to every answer" for x in map(list, (a, b)) if len(set(x)) == 1]
     if len(set(constant)) < len(constant):
         return Interval(None, n=n, reason=f"both {constant[0]}, so there is nothing to agree about")
-    codes = group_codes(range(n) if groups is None else groups)
+    codes, draws = _resampled(items, resamples, seed=seed)
     tables = np.zeros((codes.max() + 1, k, k))
     np.add.at(tables, (codes, np.searchsorted(values, a), np.searchsorted(values, b)), 1)
-    wt = "quadratic" if weighted else None
-    value = float(cohens_kappa(tables.sum(0), wt=wt, return_results=False))
-    drawn = (drawn_counts(len(tables), resamples, seed=seed) @ tables.reshape(len(tables), -1)).reshape(-1, k, k)
+    value = float(cohens_kappa(tables.sum(0), wt="quadratic" if weighted else None, return_results=False))
+    drawn = (draws @ tables.reshape(len(tables), -1)).reshape(-1, k, k)
     weights = np.subtract.outer(np.arange(k), np.arange(k)) ** 2 if weighted else 1 - np.eye(k)
     note = f"one of the two {constant[0]}" if constant else ""
     return _percentile_interval(_kappas(drawn, weights), value, n=n, note=note)
@@ -162,15 +143,10 @@ def _variance_of_mean(x, w):
     return float(w**2 @ (x - w @ x / w.sum()) ** 2 / w.sum() ** 2 * len(x) / (len(x) - 1))
 
 
-@lru_cache(512)
-def _t_quantile(df):
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, df))
-
-
 def _t_interval(value, error, *, n, reason=""):
-    half = _t_quantile(n - 1) * error
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(n - 1, 0.975)) * error
     return Interval(value, value - half, value + half, n, reason)
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #5992b4c7
@@ -183,16 +159,12 @@ def _best_lambda(y, f, *, rest, w):
     return float(np.clip(covariance / (variance * (1 + len(f) / len(rest))), 0, 1))
 
 
-def ppi_mean(
-    y,  # people's grades
-    f,  # the judge's, of the same answers
-    *,
-    rest,  # the judge's grades of the answers that people did not grade
-    lam: float | None = None,  # None takes the best one
-    w=None,
-    w_rest=None,  # weights of the graded answers and of the rest, where the former are not a plain sample
-) -> tuple[float, float, float]:  # (estimate, its standard error, λ)
-    "The prediction-powered mean."
+def ppi_mean(y, f, *, rest, lam: float | None = None, w=None, w_rest=None) -> tuple[float, float, float]:
+    """(the prediction-powered mean, its standard error, λ).
+
+    `y` and `f` are people's and the judge's grades of the same answers, `rest` the judge's of those that people did
+    not grade; `lam` None takes the best λ; `w` and `w_rest` are weights, where the answers are no plain sample.
+    """
     y, f, rest = (np.asarray(x, dtype=float) for x in (y, f, rest))
     w, w_rest = (np.ones(len(x)) if v is None else np.asarray(v, dtype=float) for x, v in ((f, w), (rest, w_rest)))
     if not len(rest):
@@ -222,28 +194,23 @@ def _grader_mean(x, kind, *, w):
     same = "the same grade on every answer" if (x == x[0]).all() else ""
     return _t_interval(_mean(x, w), _variance_of_mean(x, w) ** 0.5, n=len(x), reason=same)
 
-
-def _no_estimate(y):
-    "Why people's grades are no sample to correct a judge by; empty where they are one."
-    if len(y) < MIN_HUMAN:
-        return f"{len(y)} answers have a grade by people and one by the judge; {MIN_HUMAN} are the fewest to go by"
-    if (y == y[0]).all():
-        return f"people gave {y[0]:g} to every answer, so how far the judge is off can't be told"
-    return ""
-
 # %% ../../nbs/70_analyse/02_graders.ipynb #765be08d
 def ppi_estimate(y, f, *, rest, kind: str = "grade", w=None, w_rest=None) -> PPIEstimate:
     "The human mean in four ways; arguments of `ppi_mean`, and what they are: a grade, share or difference."
     y, f, rest = (np.asarray(x, dtype=float) for x in (y, f, rest))
-    n, w = len(y), np.ones(len(y)) if w is None else np.asarray(w, dtype=float)
-    every = np.concatenate([f, rest])
+    n, w, every = len(y), np.ones(len(y)) if w is None else np.asarray(w, dtype=float), np.concatenate([f, rest])
     judge, human = _grader_mean(every, kind, w=np.ones(len(every))), _grader_mean(y, kind, w=w)
-    if reason := _no_estimate(y):
+    reason = ""
+    if n < MIN_HUMAN:
+        reason = f"{n} answers have a grade by people and one by the judge; {MIN_HUMAN} are the fewest to go by"
+    elif (y == y[0]).all():
+        reason = f"people gave {y[0]:g} to every answer, so how far the judge is off can't be told"
+    if reason:
         none = Interval(None, n=n, reason=reason)
         return PPIEstimate(human, judge, none, none, n=n, rest=len(rest))
     if not len(rest):
-        every = replace(human, reason="people graded every answer")
-        return PPIEstimate(human, judge, every, every, 0.0, n)
+        alone = replace(human, reason="people graded every answer")
+        return PPIEstimate(human, judge, alone, alone, 0.0, n)
     more_y, more_f, part = np.array(_PSEUDO_ANSWERS[kind]).reshape(-1, 3).T
     more = dict(w=np.append(w, part**0.5), w_rest=w_rest)
 
@@ -262,15 +229,11 @@ def _said(text, **values):
     return " ".join(render(text, **values).split())
 
 
-def _table(
-    name,  # in the template file
-    rows,
-    *,
-    without=(),  # keys of columns that do not apply
-    more=(),  # `Column`s for the place that is left to the code
-    level=None,  # how intervals are written: fields of `Column`
-    **values,  # of captions and sentences
-) -> Table:
+def _table(name, rows, *, without=(), more=(), level=None, **values) -> Table:
+    """The table of this name in the template file, which takes `values`, but for columns `without` which it can do.
+
+    `more` columns come where the file leaves a place to the code; `level` are further fields of columns of intervals.
+    """
     text, columns = texts("graders")[name], []
     for key, fields in text["columns"].items():
         if fields is None:
@@ -311,7 +274,7 @@ def alpha_table(people, scales: dict, **bootstrap) -> Table:
         own = people[people["criterion"] == name]
         wide = own.pivot_table(index=["arm", "id"], columns="rater", values="grade", observed=True)
         level = "nominal" if len(grades) == 2 else "ordinal"
-        alpha = krippendorff_alpha(wide, level, groups=wide.index.get_level_values("id"), **bootstrap)
+        alpha = krippendorff_alpha(wide, level, items=wide.index.get_level_values("id"), **bootstrap)
         row = dict(criterion=name.capitalize())
         if alpha.value is None:
             rows.append(row | dict(missing=alpha.reason))
@@ -325,7 +288,7 @@ def kappa_table(graders: dict, scales: dict, **bootstrap) -> Table:
     "How far every two graders (name → grades by arm, id and criterion) agree, criterion by criterion."
     rows = []
     for a, b, name, x, y in _common_grades(graders, scales):
-        how = dict(values=scales[name], groups=x.index.get_level_values("id"), **bootstrap)
+        how = dict(values=scales[name], items=x.index.get_level_values("id"), **bootstrap)
         kappa = cohen_kappa(x, y, **how)
         row = dict(who=f"{a} and {b}", criterion=name.capitalize())
         if kappa.value is None:
@@ -357,15 +320,11 @@ def judge_accuracy_table(judged, truth) -> Table:
 
     def row(name, at):
         says, true = judged.loc[at].to_numpy() >= 0.5, truth.loc[at].to_numpy() == 1
-        return dict(
-            arm=name,
-            n=len(at),
-            right=wilson(int((says == true).sum()), len(at)),
-            fooled=wilson(int((says & ~true).sum()), int((~true).sum())),
-            harsh=wilson(int((~says & true).sum()), int(true.sum())),
-            truth=float(true.mean()),
-            judge=float(says.mean()),
-        )
+        right = wilson(int((says == true).sum()), len(at))
+        fooled = wilson(int((says & ~true).sum()), int((~true).sum()))
+        harsh = wilson(int((~says & true).sum()), int(true.sum()))
+        shares = dict(truth=float(true.mean()), judge=float(says.mean()))
+        return dict(arm=name, n=len(at), right=right, fooled=fooled, harsh=harsh) | shares
 
     rows = [row(arm, both[arms == arm]) for arm in ARMS if (arms == arm).any()]
     if rows:
@@ -398,14 +357,13 @@ def _by_arm(grades, criterion, *, scale):
     return {arm: x.droplevel(["arm", "criterion"]) for arm, x in own.groupby(level="arm", observed=True)}
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #7107ca85
-def ppi_by_arm(
-    people,
-    judged,  # grades by (arm, id, criterion), see `aggregate_grades`
-    *,
-    scales: dict,  # criterion → its grades in order
-    truth=None,  # `truth_grades`, where there are any: what people's sample is weighted by
-) -> dict:  # (criterion, arm) → `PPIEstimate`, and (criterion, reference, arm) → that of a difference
-    "The human mean of every arm, and the difference of every pair that a report compares."
+def ppi_by_arm(people, judged, *, scales: dict, truth=None) -> dict:
+    """What people would give every arm, and the difference of every pair that a report compares.
+
+    `people` and `judged` are grades as `aggregate_grades` makes them; people's are weighted by the `truth` (of
+    `truth_grades`), where there is one. Returns (criterion, arm) → `PPIEstimate`, and (criterion, reference, arm) →
+    that of a difference.
+    """
     right = {} if truth is None else {arm: x.droplevel([0, 2]).to_dict() for arm, x in truth.groupby(level="arm")}
     found = {}
     for name, scale in scales.items():
@@ -413,7 +371,7 @@ def ppi_by_arm(
         kind, arms = "share" if len(scale) == 2 else "grade", [a for a in ARMS if a in judge]
         for arm in arms:
             found[name, arm] = _ppi_from_grades(human.get(arm), judge[arm], kind=kind, right=right.get(arm, {}))
-        for a, b in pairs_of(arms):
+        for a, b in stats.pairs_of(arms):
             people_d = (human[b] - human[a]).dropna() if a in human and b in human else None
             judge_d = (judge[b] - judge[a]).dropna()
             kind_d = "difference" if kind == "share" else kind
@@ -432,26 +390,21 @@ def _ppi_row(key, e):
 def ppi_tables(found: dict, scales: dict) -> list[Table]:
     "What people would say of every arm and comparison, of `ppi_by_arm`; shares apart from grades on a scale."
     tables = []
-    for shares in (True, False):
-        names = [name for name, scale in scales.items() if (len(scale) == 2) == shares]
+    for shares, pairs in product((True, False), (False, True)):
         level = dict(unit="%", digits=1, scale=100) if shares else dict(unit="mean grade", digits=2, scale=1)
-        for pairs in (False, True):
-            size, without = (3, ()) if pairs else (2, ("against",))
-            rows = [_ppi_row(k, e) for k, e in found.items() if k[0] in names and len(k) == size]
-            if rows:
-                tables.append(_table("ppi", rows, without=without, level=level, pairs=pairs))
+        keys = [k for k in found if (len(scales[k[0]]) == 2) == shares and (len(k) == 3) == pairs]
+        rows, without = [_ppi_row(k, found[k]) for k in keys], () if pairs else ("against",)
+        if rows:
+            tables.append(_table("ppi", rows, without=without, level=level, pairs=pairs))
     return tables
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #426ae63c
-def grader_tables(
-    graded,  # one row per arm and item, see `truth.grade`
-    judge=None,  # arm, id, criterion, sample, grade; None: no judge
-    *,
-    people=None,  # arm, id, criterion, rater, grade, check; None: nobody graded
-    criteria,  # what they were asked: `config.Criterion`s
-    **bootstrap,  # resamples, seed
-) -> list[Table]:
-    "Everything that can be said of how far graders agree; an empty list where only ground truth graded."
+def grader_tables(graded, judge=None, *, people=None, criteria, **bootstrap) -> list[Table]:
+    """Everything that can be said of how far graders agree; an empty list where only ground truth graded.
+
+    `graded` is the table of `truth.grade`; `judge` has a grade a row (arm, id, criterion, sample, grade), and so has
+    `people` (arm, id, criterion, rater, grade, check); `criteria` are what both were asked.
+    """
     frames = {k: valid_grades(f) for k, f in dict(judge=judge, people=people).items() if f is not None}
     frames = {k: f for k, f in frames.items() if len(f)}
     scales, truth, tables = _scales(criteria, frames.values()), truth_grades(graded), []
@@ -489,7 +442,7 @@ def grade_rows(judged: Judged, **bootstrap) -> list[dict]:
         grade = mean_interval(_by_item(known["id"], known["grade"]), **bootstrap)
         missing = 1 - len(known) / len(own)
         rows.append(dict(arm=arm, criterion=name, scale=scales.get(name), grade=grade, missing=missing))
-    return sorted(rows, key=lambda row: list(ARMS).index(row["arm"]))
+    return rows
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #7749766a
 _POINTS = {"a": 0.0, "tie": 0.5, "b": 1.0}
@@ -528,24 +481,21 @@ def length_controlled_win_rate(points, longer) -> Interval:
     return Interval(value, low, high, len(y))
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #ba08c54b
-def _sign_test(wins, losses):
-    from scipy.stats import binomtest
-
-    return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
-
-
 def win_rows(judged: Judged, **bootstrap) -> list[dict]:
     "A row per pair of arms: wins, ties, win rate of b with and without length control, sign test, Holm's p."
+    from scipy.stats import binomtest
+
     rows = []
     for (a, b), own in verdicts(judged.pairwise).groupby(["a", "b"], sort=False):
         known = own[own["winner"].notna()]
         a_wins, ties, b_wins = (int((known["winner"] == w).sum()) for w in _POINTS)
         points, longer = known["winner"].map(_POINTS).astype(float), known["length_b"] - known["length_a"]
+        p = float(binomtest(b_wins, a_wins + b_wins).pvalue) if a_wins + b_wins else 1.0
         row = dict(a=a, b=b, n=len(known), a_wins=a_wins, b_wins=b_wins, ties=ties)
         row |= dict(flipped=int(own["flipped"].sum()), same=int(own["same"].sum()), missing=len(own) - len(known))
         row["rate"] = mean_interval(points, **bootstrap)
         row["adjusted"] = length_controlled_win_rate(points, longer)
-        row["p"] = _sign_test(b_wins, a_wins) if len(known) else None
+        row["p"] = p if len(known) else None
         rows.append(row)
     return [row | dict(p_holm=p) for row, p in zip(rows, holm([row["p"] for row in rows]))]
 
@@ -561,41 +511,33 @@ class JudgeMeasure:
     weak: str = ""  # what to say where it shows a weakness; empty where it doesn't
 
 
-def _share(k, n, *, reason, units=None):
-    "A share with Wilson's interval; without any verdicts the reason why there is none."
-    return wilson(int(k), n, units=units) if n else Interval(None, reason=reason)
+def _share(found, *, reason, units=None):
+    "The share of what is true, with the interval of so many independent `units`; the reason where there is nothing."
+    return wilson(int(found.sum()), len(found), units=units) if len(found) else Interval(None, reason=reason)
 
 
 def unreadable_share(rows, unit: list) -> Interval:
     "Share of verdicts that were asked for and can't be used; the columns `unit` make one independent verdict."
     rows = rows[~rows["why"].isin(["no answer to grade", "same answer"])]
-    lost = rows["grade" if "grade" in rows else "winner"].isna().sum()
-    return _share(lost, len(rows), units=len(rows[unit].drop_duplicates()), reason="nothing was asked")
+    lost = rows["grade" if "grade" in rows else "winner"].isna()
+    return _share(lost, units=len(rows[unit].drop_duplicates()), reason="nothing was asked")
 
-
-def swap_consistency(pairwise) -> Interval:
-    "Share of pairs whose verdict is the same in both orders."
-    v = verdicts(pairwise)
-    v = v[v["winner"].notna() & ~v["same"]]
-    return _share((~v["flipped"]).sum(), len(v), reason="no pair has a verdict in both orders")
-
-
-def position_bias(pairwise) -> Interval:
-    "Share of verdicts for the answer shown first, among those that prefer one (Wang et al. 2023, arXiv 2305.17926)."
-    rows = pairwise[pairwise["winner"].notna() & (pairwise["why"] != "same answer")]
+# %% ../../nbs/70_analyse/02_graders.ipynb #1e1f2b91
+def pair_habits(pairwise) -> dict:
+    "Shares: 'swap' of verdicts that are the same in both orders, 'position' for the first answer, 'length' the longer."
+    v, rows = verdicts(pairwise), pairwise[pairwise["winner"].notna() & (pairwise["why"] != "same answer")]
+    asked = v[v["winner"].notna() & ~v["same"]]
+    won = v[v["winner"].isin(["a", "b"]) & (v["length_a"] != v["length_b"])]
+    longer = (won["winner"] == "b") == (won["length_b"] > won["length_a"])
     if len(rows):
         rows = rows[rows.groupby(["a", "b", "id"])["first"].transform("nunique") == 2]
     rows = rows[rows["winner"] != "tie"]
-    units, k = len(rows[["a", "b", "id"]].drop_duplicates()), (rows["winner"] == rows["first"]).sum()
-    return _share(k, len(rows), units=units, reason="no verdict prefers an answer")
-
-# %% ../../nbs/70_analyse/02_graders.ipynb #1e1f2b91
-def length_bias(pairwise) -> Interval:
-    "Share of the wins that went to the longer answer."
-    v = verdicts(pairwise)
-    v = v[v["winner"].isin(["a", "b"]) & (v["length_a"] != v["length_b"])]
-    k = ((v["winner"] == "b") == (v["length_b"] > v["length_a"])).sum()
-    return _share(k, len(v), reason="no answer won against one of another length")
+    units, first = len(rows[["a", "b", "id"]].drop_duplicates()), rows["winner"] == rows["first"]
+    return dict(
+        swap=_share(~asked["flipped"].astype(bool), reason="no pair has a verdict in both orders"),
+        position=_share(first, units=units, reason="no verdict prefers an answer"),
+        length=_share(longer, reason="no answer won against one of another length"),
+    )
 
 
 def sample_agreement(rows, keys: list, *, column: str, **bootstrap) -> Interval:
@@ -617,7 +559,7 @@ def _truth(graded, key):
     return dict(zip(zip(known["arm"], known["id"]), known[key].astype(float)))
 
 
-def truth_agreement(judged: Judged, graded, *, resamples: int = 2000, seed: int = 0) -> tuple[Interval, Interval]:
+def truth_agreement(judged: Judged, graded, **bootstrap) -> tuple[Interval, Interval]:
     "(share of agreement, Cohen's kappa) of the judge's `correct` with right and wrong."
     rows, known = judged.pointwise, _truth(graded, "correct")
     rows = rows[(rows["criterion"] == "correct") & rows["grade"].isin([0, 1])]
@@ -626,12 +568,11 @@ def truth_agreement(judged: Judged, graded, *, resamples: int = 2000, seed: int 
         none = Interval(None, reason="the rubric does not ask what is right")
         return none, none
     ids, truth, grades = zip(*found)
-    n, bootstrap = len(set(ids)), dict(resamples=resamples, seed=seed)
     agree = mean_interval(_by_item(ids, [t == g for t, g in zip(truth, grades)]), **bootstrap)
     if len(set(truth)) < 2:
         every = "right" if truth[0] else "wrong"
-        return agree, Interval(None, n=n, reason=f"every answer is {every}, so there is nothing to tell apart")
-    return agree, replace(cohen_kappa(truth, grades, values=(0.0, 1.0), groups=ids, **bootstrap), n=n)
+        return agree, Interval(None, n=agree.n, reason=f"every answer is {every}, so there is nothing to tell apart")
+    return agree, replace(cohen_kappa(truth, grades, values=(0.0, 1.0), items=ids, **bootstrap), n=agree.n)
 
 
 def _verdicts_with_truth(judged, graded, *, key):
@@ -678,15 +619,14 @@ def self_preference(judged: Judged, graded, *, key: str = "correct", **bootstrap
     "Win rate of the judge's own family against others by its verdicts, minus the same by the ground truth."
     if not judged.own:
         return Interval(None, reason="no arm is of the judge's own family")
-    by_judge, by_truth, ids = [], [], []
+    found = []
     for v, won, x, y in _verdicts_with_truth(judged, graded, key=key):
         if (v.a in judged.own) != (v.b in judged.own):
-            true = 0.5 if x == y else float(y > x)
-            by_judge.append(won if v.b in judged.own else 1 - won)
-            by_truth.append(true if v.b in judged.own else 1 - true)
-            ids.append(v.id)
-    if not ids:
+            true, own = 0.5 if x == y else float(y > x), v.b in judged.own
+            found.append((v.id, true if own else 1 - true, won if own else 1 - won))
+    if not found:
         return Interval(None, reason="no arm of its own family was compared with another one")
+    ids, by_truth, by_judge = zip(*found)
     return paired_difference(_by_item(ids, by_truth), _by_item(ids, by_judge), **bootstrap)
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #d47a605f
@@ -727,19 +667,14 @@ def judge_measures(judged: Judged, graded, *, key: str = "correct", **bootstrap)
             question = ["arm", "id", "criterion"]
             found["samples_grades"] = sample_agreement(point, question, column="grade", **bootstrap)
     if len(pair):
+        habits, question = pair_habits(pair), ["a", "b", "id", "first"]
         found["missing_verdicts"] = unreadable_share(pair, ["a", "b", "id"])
-        found |= dict(swap=swap_consistency(pair), position=position_bias(pair))
-        found |= dict(verdicts_side=by_verdicts, length=length_bias(pair))
+        found |= dict(swap=habits["swap"], position=habits["position"], verdicts_side=by_verdicts)
+        found["length"] = habits["length"]
         if several:
-            question = ["a", "b", "id", "first"]
             found["samples_verdicts"] = sample_agreement(pair, question, column="winner", **bootstrap)
         found["self"] = self_preference(judged, graded, key=key, **bootstrap)
     return [_measure(name, interval, key=key) for name, interval in found.items()]
-
-
-def weaknesses(found: list[JudgeMeasure]) -> str:
-    "What is weak about a judge, in one sentence; empty where nothing is."
-    return _said(texts("graders")["weak"], weak=[m.weak for m in found if m.weak])
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #0f9c3027
 def _missing_reasons(rows, column):
@@ -755,7 +690,11 @@ class JudgeAssessment:
     grades: list  # of `grade_rows`
     wins: list  # of `win_rows`
     measures: list  # of `JudgeMeasure`
-    weak: str  # of `weaknesses`
+
+    @property
+    def weak(self) -> str:
+        "What is weak about the judge, in one sentence; empty where nothing is."
+        return _said(texts("graders")["weak"], weak=[m.weak for m in self.measures if m.weak])
 
     def to_dict(self) -> dict:
         "What goes into `metrics.json`: no text of an item or an answer."
@@ -769,10 +708,8 @@ class JudgeAssessment:
 
 def assess_judge(judged: Judged, graded, *, key: str = "correct", **bootstrap) -> JudgeAssessment:
     "All numbers of one judge, on the items that it judged; arguments as of `judge_measures`."
-    graded = graded[graded["id"].isin(judged.items)]
-    found = judge_measures(judged, graded, key=key, **bootstrap)
-    grades, wins = grade_rows(judged, **bootstrap), win_rows(judged, **bootstrap)
-    return JudgeAssessment(judged, grades, wins, found, weaknesses(found))
+    found = judge_measures(judged, graded[graded["id"].isin(judged.items)], key=key, **bootstrap)
+    return JudgeAssessment(judged, grade_rows(judged, **bootstrap), win_rows(judged, **bootstrap), found)
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #0b6f6e4d
 def judge_summary(assessed: JudgeAssessment | None):
@@ -787,14 +724,9 @@ def judge_summary(assessed: JudgeAssessment | None):
     return HTML(_said(text["asked"], bold=bold, engine=j.engine, s=j.settings, n=len(j.items), u=j.usage))
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #ece311e6
-def _missing_sentence(rows, column):
-    "Why verdicts are missing, most frequent first; empty where none is."
-    return _said(texts("graders")["missing"], what=column, why=_missing_reasons(rows, column))
-
-
 def judge_grade_table(assessed: JudgeAssessment) -> Table:
     "Mean grade of every arm by every criterion."
-    columns, arms = {}, {}
+    columns, arms, judged = {}, {}, assessed.judged
     for r in assessed.grades:
         name, scale = r["criterion"], r["scale"]
         unit = f"{scale[0]} to {scale[1]}" if scale else ""
@@ -806,15 +738,14 @@ def judge_grade_table(assessed: JudgeAssessment) -> Table:
         missing = sum(r["missing"] for r in own) / len(own)
         return dict(arm=arm, missing=missing) | {f"grade:{r['criterion']}": r["grade"] for r in own}
 
-    rows, judged = [row(*x) for x in arms.items()], assessed.judged
-    missing = _missing_sentence(judged.pointwise, "grade")
-    return _table("grades", rows, more=columns.values(), n=len(judged.items), missing=missing)
+    values = dict(n=len(judged.items), missing=_missing_reasons(judged.pointwise, "grade"))
+    return _table("grades", [row(*x) for x in arms.items()], more=columns.values(), **values)
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #7ef73a22
 def win_rate_table(assessed: JudgeAssessment) -> Table:
     "Every pair of arms, compared by the judge."
     wins, j = assessed.wins, assessed.judged
-    values = dict(n=len(j.items), chosen=j.settings.pairs, missing=_missing_sentence(j.pairwise, "winner"))
+    values = dict(n=len(j.items), chosen=j.settings.pairs, missing=_missing_reasons(j.pairwise, "winner"))
     return _table("wins", [r | dict(arm=r["b"], against=r["a"]) for r in wins], wins=wins, **values)
 
 
@@ -833,21 +764,14 @@ def judge_measure_table(assessed: JudgeAssessment) -> Table:
 
 def judge_tables(assessed: JudgeAssessment | None) -> list[Table]:
     "All tables of a judge; none without one."
-    if assessed is None:
-        return []
-    grades = [judge_grade_table(assessed)] if assessed.grades else []
-    wins = [win_rate_table(assessed)] if assessed.wins else []
-    return [*grades, *wins, judge_measure_table(assessed)]
+    tables = (judge_grade_table, win_rate_table, judge_measure_table)
+    return [t for t in (make(assessed) for make in tables) if t.rows] if assessed else []
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #792d07b0
-def _is_binary(criterion):
-    return criterion.scale[1] - criterion.scale[0] == 1
-
-
 def human_score(grades, criterion, **bootstrap) -> Interval:
     "What people gave an arm on average, item by item; of a question with two answers the share of the better one."
     means = grades.groupby("id", sort=False)["grade"].mean().to_numpy()
-    if _is_binary(criterion):
+    if len(criterion.grades) == 2:
         means = means - criterion.scale[0]
         if set(means) <= {0.0, 1.0}:
             return wilson(int(means.sum()), len(means))
@@ -856,7 +780,7 @@ def human_score(grades, criterion, **bootstrap) -> Interval:
 
 def _criterion_column(criterion):
     name, (low, high) = criterion.name.capitalize(), criterion.scale
-    if _is_binary(criterion):
+    if len(criterion.grades) == 2:
         return Column(criterion.name, name, "% yes", "interval")
     return Column(criterion.name, name, f"mean, {low} to {high}", "interval", 2, 1)
 
