@@ -18,8 +18,7 @@ from itertools import combinations, compress, product
 
 import numpy as np
 
-from . import stats
-from .stats import holm, mean_interval, paired_difference, wilson
+from .stats import holm, mean_interval, paired_difference, pairs_of, percentiles, resampled, wilson
 from ..config import ARMS
 from ..grading.judge import Judged, render, texts, verdicts
 from ..grading.people import attention
@@ -41,18 +40,12 @@ def aggregate_grades(frame, how: str = "mean"):
     return found if how == "mean" else found[found % 1 == 0]
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #43ecf201
-def _resampled(items, resamples, *, seed):
-    "The item of each row as a number, and how often each item is in each resample."
-    codes = stats.group_codes(items)
-    return codes, stats.drawn_counts(codes.max() + 1, resamples, seed=seed)
-
-
 def _percentile_interval(values, value, *, n, note=""):
     "The interval around `value` from its resamples, those left out in which it is undefined."
     values = values[np.isfinite(values)]
     if len(values) < 100:
         return Interval(value, n=n, reason=note or "too few items for an interval")
-    low, high = stats.percentiles(values)
+    low, high = percentiles(values)
     return Interval(value, min(low, value), max(high, value), n, note)
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #afe2319b
@@ -82,7 +75,7 @@ def krippendorff_alpha(grades, level: str, *, items, resamples: int = 1000, seed
             return np.nan
         return float(krippendorff.alpha(value_counts=counts, value_domain=values, level_of_measurement=level))
 
-    codes, draws = _resampled(compress(items, both), resamples, seed=seed)
+    codes, draws = resampled(compress(items, both), resamples, seed=seed)
     drawn = [of(np.repeat(counts, w[codes], axis=0)) for w in draws.astype(int)] if codes.any() else []
     return _percentile_interval(np.array(drawn), of(counts), n=n)
 
@@ -109,7 +102,7 @@ def cohen_kappa(a, b, *, values, items, weighted: bool = False, resamples: int =
     constant = [f"gave {x[0]:g} to every answer" for x in map(list, (a, b)) if len(set(x)) == 1]
     if len(set(constant)) < len(constant):
         return Interval(None, n=n, reason=f"both {constant[0]}, so there is nothing to agree about")
-    codes, draws = _resampled(items, resamples, seed=seed)
+    codes, draws = resampled(items, resamples, seed=seed)
     tables = np.zeros((codes.max() + 1, k, k))
     np.add.at(tables, (codes, np.searchsorted(values, a), np.searchsorted(values, b)), 1)
     value = float(cohens_kappa(tables.sum(0), wt="quadratic" if weighted else None, return_results=False))
@@ -371,7 +364,7 @@ def ppi_by_arm(people, judged, *, scales: dict, truth=None) -> dict:
         kind, arms = "share" if len(scale) == 2 else "grade", [a for a in ARMS if a in judge]
         for arm in arms:
             found[name, arm] = _ppi_from_grades(human.get(arm), judge[arm], kind=kind, right=right.get(arm, {}))
-        for a, b in stats.pairs_of(arms):
+        for a, b in pairs_of(arms):
             people_d = (human[b] - human[a]).dropna() if a in human and b in human else None
             judge_d = (judge[b] - judge[a]).dropna()
             kind_d = "difference" if kind == "share" else kind
