@@ -20,9 +20,9 @@ import numpy as np
 
 from .stats import holm, mean_interval, paired_difference, pairs_of, percentiles, resampled, wilson
 from ..config import ARMS
-from ..grading.judge import Judged, render, texts, verdicts
+from ..grading.judge import Judged, render, verdicts
 from ..grading.people import attention
-from ..grading.truth import METRICS
+from ..grading.truth import METRICS, texts
 from ..utils import Column, Displayable, Interval, Table
 
 # %% ../../nbs/70_analyse/02_graders.ipynb #3fb39144
