@@ -51,7 +51,7 @@ class Sheet:
 
     def imported(self, path):
         "The grades of a file, through the store: item → criterion → grade."
-        import_grades(self.store, [path], combinations={self.c.name: self.key["rubric"]})
+        import_grades(self.store, [path])
         return latest_grades(self.store, self.key["sheet"])["r1"]["grades"]
 
 

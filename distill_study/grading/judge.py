@@ -364,8 +364,8 @@ def _pair_rows(ask, answers, *, pairs, criteria, settings):
 
 # %% ../../nbs/50_grading/02_judge.ipynb #335880b4
 def judge(
-    examples: list,
-    answers: dict,
+    examples,
+    answers,
     *,
     settings: Judge,
     engine,

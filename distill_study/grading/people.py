@@ -5,9 +5,8 @@
 # %% auto #0
 __all__ = ['SHEET_FORMAT', 'GRADE_COLUMNS', 'Drawn', 'text_key', 'strata', 'systematic_sample', 'draw_answers', 'gold_text',
            'wrong_text', 'draw_checks', 'passed', 'assign_raters', 'draw_sheets', 'practice', 'load_key', 'all_keys',
-           'latest_grades', 'GradesFile', 'read_grades', 'faults', 'import_grades', 'import_files', 'grades_of',
-           'attention', 'listed', 'inert_json', 'legible', 'grading_page', 'load_sheet', 'grades_file', 'kept_grades',
-           'grader']
+           'latest_grades', 'GradesFile', 'read_grades', 'faults', 'import_grades', 'grades_of', 'attention',
+           'inert_json', 'legible', 'grading_page', 'load_sheet', 'grades_file', 'kept_grades', 'grader']
 
 # %% ../../nbs/50_grading/03_people.ipynb #9ce60d35
 import base64
@@ -17,18 +16,17 @@ import random
 import re
 from bisect import bisect_left
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import distill_study
-from ..config import Combination, Criterion, Recipe, StudyError, fingerprint
+from ..config import Combination, Recipe, StudyError, fingerprint
 from ..data.load import task_of
 from .judge import render
 from .truth import grade, main_metric, texts
-from ..store.log import Ledger, Store
+from ..store.log import Ledger
 from ..tasks.families import TASKS
 from ..tasks.prompts import answer_text, item_parts, rubric, rubric_hash
 from ..utils import HIDDEN, guard, write_text
@@ -174,15 +172,9 @@ def draw_sheets(c: Combination, examples, *, answers: dict, n=50, raters=3, over
 def _sheet_key(c, task, *, how, keys):
     "The head of a key: which sheet it is, of what, and which questions it asks."
     asked, content = rubric_hash(task, c.rubric), [[text, d.arms, d.check] for d, text in keys.items()]
-    return dict(
-        format=SHEET_FORMAT,
-        sheet=fingerprint("sheet", SHEET_FORMAT, c.name, asked, *how.values(), content),
-        combination=c.name,
-        task=task,
-        rubric=asked,
-        settings=how,
-        criteria=[x.model_dump(mode="json") for x in rubric(task, c.rubric)],
-    )
+    sheet = fingerprint("sheet", SHEET_FORMAT, c.name, asked, *how.values(), content)
+    head = dict(format=SHEET_FORMAT, sheet=sheet, combination=c.name, task=task, rubric=asked, settings=how)
+    return head | dict(criteria=[x.model_dump(mode="json") for x in rubric(task, c.rubric)])
 
 # %% ../../nbs/50_grading/03_people.ipynb #62a7750a
 def _question(criterion):
@@ -305,13 +297,9 @@ def _checked(store, path, *, combinations, partial, replace):
     "(key, entry for the ledger, whether it stands there already) of a file of grades, or `StudyError`."
     file = read_grades(path)
     key = _key_of(store, path, file=file, combinations=combinations)
-    entry = dict(
-        sheet=file.sheet,
-        rater=file.rater,
-        rubric=file.rubric,
-        grades={i: x for i, x in file.grades.items() if x},
-        notes={i: t for i, t in file.notes.items() if t.strip()},
-    )
+    entry = file.model_dump(include={"sheet", "rater", "rubric"})
+    entry["grades"] = {i: x for i, x in file.grades.items() if x}
+    entry["notes"] = {i: t for i, t in file.notes.items() if t.strip()}
     if wrong := faults(file, key, partial=partial) or ([] if entry["grades"] else [_fault("nothing")]):
         raise _error("faulty", path=path, faults=wrong)
     before = latest_grades(store, file.sheet).get(file.rater)
@@ -321,32 +309,26 @@ def _checked(store, path, *, combinations, partial, replace):
     return key, entry, same
 
 # %% ../../nbs/50_grading/03_people.ipynb #b7979e9d
-def import_grades(store, paths, *, combinations=None, partial: bool = False, replace: bool = False) -> list[dict]:
+def import_grades(store, paths, *, recipe: Recipe | None = None, partial=False, replace=False) -> list[dict]:
     "Check files of grades and merge them into the store, all or none; a row per file: sheet, rater, items, of, new."
-    checked, seen = [], {}
+    combinations = recipe and {c.name: rubric_hash(task_of(c.data), c.rubric) for c in recipe.combinations()}
+    checked = {}
     for path in paths:
         key, entry, same = _checked(store, path, combinations=combinations, partial=partial, replace=replace)
         who = entry["sheet"], entry["rater"]
-        if who in seen:
-            raise _error("twice", path=path, rater=entry["rater"], other=seen[who])
-        seen[who] = path
-        checked.append((key, entry, same))
+        if who in checked:
+            raise _error("twice", path=path, rater=entry["rater"], other=checked[who][0])
+        checked[who] = path, key, entry, same
     with guard(store.root / "grades"):
         (store.root / "grades").mkdir(exist_ok=True)
     done = []
-    for key, entry, same in checked:
+    for (sheet, rater), (_, key, entry, same) in checked.items():
         if not same:
-            _ledger(store, key["sheet"]).append([entry])
-        who = dict(combination=key["combination"], sheet=key["sheet"], rater=entry["rater"])
-        done.append(who | dict(items=len(entry["grades"]), of=len(key["raters"][entry["rater"]]), new=not same))
+            _ledger(store, sheet).append([entry])
+        who = dict(combination=key["combination"], sheet=sheet, rater=rater)
+        done.append(who | dict(items=len(entry["grades"]), of=len(key["raters"][rater]), new=not same))
     store.mirror.sync()
     return done
-
-
-def import_files(recipe: Recipe, paths, *, store: str | Path, partial: bool = False, replace: bool = False):
-    "`import_grades` of what raters of a recipe's sheets sent back, under the questions that the recipe has now."
-    combinations = {c.name: rubric_hash(task_of(c.data), c.rubric) for c in recipe.combinations()}
-    return import_grades(Store(store), paths, combinations=combinations, partial=partial, replace=replace)
 
 # %% ../../nbs/50_grading/03_people.ipynb #48e190bc
 GRADE_COLUMNS = ["arm", "id", "criterion", "rater", "grade", "note", "check", "text"]
@@ -391,21 +373,6 @@ def attention(human, criteria) -> dict:
         found[rater].append(passed(arm.removeprefix("check/"), grades, criteria=criteria))
     return {r: (sum(x), len(x)) for r, x in found.items()}
 
-# %% ../../nbs/50_grading/03_people.ipynb #e53f730a
-def listed(store) -> list[dict]:
-    "A row per sheet that was drawn and rater: what came back, when, and the attention checks (passed, all)."
-    rows = []
-    for key in all_keys(store):
-        book, criteria = latest_grades(store, key["sheet"]), [Criterion(**x) for x in key["criteria"]]
-        for rater, mine in key["raters"].items():
-            entry = book.get(rater)
-            grades = entry["grades"] if entry else {}
-            tests = [(key["items"][i]["check"], grades[i]) for i in mine if i in grades and key["items"][i]["check"]]
-            good = sum(passed(check, x, criteria=criteria) for check, x in tests)
-            row = dict(combination=key["combination"], sheet=key["sheet"], rater=rater, items=len(grades), of=len(mine))
-            rows.append(row | dict(time=entry and entry["time"], checks=(good, len(tests)) if tests else None))
-    return rows
-
 # %% ../../nbs/50_grading/03_people.ipynb #648b0dd4
 def _asset(name):
     "A file of the grader, which is package data."
@@ -417,16 +384,13 @@ def inert_json(value) -> str:
     return re.sub("[<>&]", lambda m: f"\\u{ord(m[0]):04x}", json.dumps(value, separators=(",", ":")))
 
 
-def legible(sheet: dict) -> dict:
-    "The sheet with a mark in the place of characters that show nothing, or turn the text around."
-
-    def clean(text):
-        return HIDDEN.sub("\ufffd", text.replace("\r\n", "\n"))
-
-    def item(x):
-        return x | dict(parts=[p | dict(text=clean(p["text"])) for p in x["parts"]], answer=clean(x["answer"]))
-
-    return sheet | dict(items=[item(x) for x in sheet["items"]])
+def legible(value):
+    "A sheet, or a part of it, with a mark in the place of characters that show nothing, or turn the text around."
+    if isinstance(value, dict):
+        return {k: legible(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [legible(v) for v in value]
+    return HIDDEN.sub("\ufffd", value.replace("\r\n", "\n")) if isinstance(value, str) else value
 
 
 def _csp_hash(text):
@@ -472,32 +436,25 @@ def kept_grades(sheet: dict, path: str | Path) -> dict:
     return file.model_dump(include={"grades", "notes"})
 
 # %% ../../nbs/50_grading/03_people.ipynb #bae55e93
-@cache
-def _widget_class():
+def grader(sheet: str | Path | dict, folder: str | Path = ""):
+    "A widget to grade a sheet, or its file, in; grades-<rater>.json is kept in `folder`, or else beside the sheet."
     try:
         import anywidget
     except ImportError:
         raise _error("no_widget") from None
-    import traitlets
+    from traitlets import Bool, Dict, Unicode
 
     class Grader(anywidget.AnyWidget):
         "The grader in a notebook."
 
         _esm, _css = _asset("grader.js"), _asset("grader.css")
-        sheet = traitlets.Dict().tag(sync=True)
-        state = traitlets.Dict().tag(sync=True)
-        whole = traitlets.Bool(False).tag(sync=True)
-        says = traitlets.Unicode("").tag(sync=True)
+        sheet, state = Dict().tag(sync=True), Dict().tag(sync=True)
+        whole, says = Bool(False).tag(sync=True), Unicode("").tag(sync=True)
 
-    return Grader
-
-
-def grader(sheet: str | Path | dict, folder: str | Path = ""):
-    "A widget to grade a sheet, or its file, in; grades-<rater>.json is kept in `folder`, or else beside the sheet."
     folder = Path(folder or (Path(sheet).parent if not isinstance(sheet, dict) else "."))
     sheet = sheet if isinstance(sheet, dict) else load_sheet(sheet)
     path = folder / f"grades-{sheet['rater']}.json"
-    widget = _widget_class()(sheet=legible(sheet), state=kept_grades(sheet, path))
+    widget = Grader(sheet=legible(sheet), state=kept_grades(sheet, path))
 
     def keep(change):
         write_text(json.dumps(grades_file(sheet, change["new"]), indent=1) + "\n", path)

@@ -77,16 +77,11 @@ _FOUND: dict = {}  # text → its entities by spaCy
 
 def need_ner() -> None:
     "Raise `StudyError` where spaCy or its English model is missing; looks without loading."
-    if find_spec("spacy") is None:
-        gone = "spaCy"
-    elif not any(map(find_spec, _MODELS)):
-        gone = "spaCy's English model en_core_web_sm"
-    else:
-        return
-    raise StudyError(
-        f"named entities: {gone} is not installed, and this data set doesn't name its entities itself. "
-        "Install it: pip install 'distill-study[ner]' && python -m spacy download en_core_web_sm"
-    )
+    if find_spec("spacy") is None or not any(map(find_spec, _MODELS)):
+        raise StudyError(
+            "named entities: spaCy with its English model is not installed, and this data set doesn't name its "
+            "entities itself. Install it: pip install 'distill-study[ner]' && python -m spacy download en_core_web_sm"
+        )
 
 
 @lru_cache(1)
