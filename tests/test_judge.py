@@ -703,7 +703,7 @@ def test_a_judge_of_the_teachers_family_is_said_not_refused(five, tmp_path):
     )
 
 
-# --- real models
+# --- a real model
 
 
 def test_a_model_that_was_never_trained_to_judge_gives_missing_verdicts(five, tmp_path):
@@ -725,28 +725,3 @@ def test_a_model_that_was_never_trained_to_judge_gives_missing_verdicts(five, tm
         and (done.pointwise["why"] != "").all()
         and "100 % of its grades can't be read" in assess_judge(done, grade(five.examples, five.answers)).weak
     )
-
-
-def test_a_small_real_model_is_exposed(five, tmp_path, smollm):
-    who = Judge(engine=f"transformers:{smollm}", items=3, reasks=0, sampling=dict(max_tokens=60))
-    engine = open_engine(who.engine, 4)
-    try:
-        done = judge(
-            five.examples,
-            {A: five.answers[A], B: five.answers[B]},
-            settings=who,
-            engine=engine,
-            store=Store(tmp_path),
-            pairs=[(A, B)],
-        )
-    finally:
-        engine.close()
-    t = assess_judge(done, grade(five.examples, five.answers))
-    read, every = int(done.pointwise["grade"].notna().sum()), len(done.pointwise)
-    assert (
-        every == 6
-        and (done.pointwise["grade"].notna() == (done.pointwise["why"] == "")).all()
-        and done.usage["output_tokens"] > 0
-    )
-    assert next(m for m in t.measures if m.key == "missing_grades").value.value == pytest.approx(1 - read / every)
-    assert t.weak.startswith("A weak judge: ")

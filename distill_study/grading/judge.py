@@ -364,24 +364,13 @@ def _pair_rows(ask, answers, *, pairs, criteria, settings):
 
 # %% ../../nbs/50_grading/02_judge.ipynb #335880b4
 def judge(
-    examples,
-    answers,
-    *,
-    settings: Judge,
-    engine,
-    store,
-    pairs=(),
-    own=(),
-    seed=0,
-    teacher="",
-    student="",
-    progress=None,
+    examples, answers, *, settings, engine, store, pairs=(), own=(), seed=0, teacher="", student="", progress=None
 ) -> Judged:
     """Ask a judge about the arms' answers and read its verdicts; `EngineError` where too many requests fail.
 
-    `answers` are an arm's `sampling.Answers` to the test `examples`, by name; `pairs` are the (a, b) that are
-    compared, `own` a recipe's own criteria; `seed` draws the items; `teacher` ('engine:model') and `student` (a model)
-    tell their family; `progress` is called with (done, total).
+    `answers` are an arm's `sampling.Answers` to the test `examples`, by name; `settings` are `config.Judge`, `pairs` the
+    (a, b) that are compared, `own` a recipe's own criteria; `seed` draws the items; `teacher` ('engine:model') and
+    `student` (a model) tell their family; `progress` is called with (done, total).
     """
     task, asked = examples[0].task, []
     criteria, at = rubric(task, own), draw(examples, settings.items, seed=seed)
