@@ -197,9 +197,6 @@ def mean_interval(values, resamples: int = 2000, *, seed: int = 0, sources=None)
     return Interval(mean, min(low, mean), max(high, mean), n)
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #bcd66cc5
-_SAME = {True: "the two arms are right on exactly the same items", False: "the two arms score the same on every item"}
-
-
 def paired_difference(a, b, *, resamples: int = 2000, seed: int = 0, sources=None) -> Interval:
     "Accuracy, or mean score, of b minus that of the reference a on the same items, with a BCa interval."
     a, b = _paired(a, b)
@@ -210,8 +207,9 @@ def paired_difference(a, b, *, resamples: int = 2000, seed: int = 0, sources=Non
         return mean_interval(d, resamples, seed=seed, sources=sources)
     sums = _bootstrap([a, b], resamples, seed=seed)
     low, high = bca(d.sum(), (sums[:, 1] - sums[:, 0]).astype(float), left_out=-d)
-    same = _SAME[a.dtype == bool] if (a == b).all() else ""
-    return Interval(float(d.mean()), low / len(a), high / len(a), len(a), same)
+    same = "are right on exactly the same items" if a.dtype == bool else "score the same on every item"
+    reason = f"the two arms {same}" if (a == b).all() else ""
+    return Interval(float(d.mean()), low / len(a), high / len(a), len(a), reason)
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #85e0ad38
 def t_interval(values) -> Interval:
@@ -242,12 +240,6 @@ def _no_gap(teacher, base, *, how, scale, digits):
     return f"the teacher is {worse} the untouched student ({size})"
 
 
-_SAME_AS_BASE = {
-    True: "the trained student is right on exactly the same items as the untouched one",
-    False: "the trained and the untouched student score the same on every item",
-}
-
-
 def gap_recovered(
     teacher, base, *, distilled, resamples: int = 2000, seed: int = 0, scale: float = 100, digits: int = 1, sources=None
 ) -> Interval:
@@ -265,8 +257,10 @@ def gap_recovered(
     ratio = np.where(gap > 0, closed / np.where(gap > 0, gap, 1), infinite)
     low, high = (q if np.isfinite(q) else None for q in percentiles(ratio))
     value = float((d.mean() - b.mean()) / (t.mean() - b.mean()))
-    same = _SAME_AS_BASE[d.dtype == bool] if (d == b).all() else ""
-    return Interval(value, low, high, len(t), same)
+    same = "the trained student is right on exactly the same items as the untouched one"
+    if d.dtype != bool:
+        same = "the trained and the untouched student score the same on every item"
+    return Interval(value, low, high, len(t), same if (d == b).all() else "")
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #b331686a
 def smallest_detectable(n: int, discordant: float = 0.3, *, power: float = 0.8) -> float | None:

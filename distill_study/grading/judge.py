@@ -12,7 +12,7 @@ import json
 import math
 import random
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from statistics import multimode
 
@@ -21,7 +21,7 @@ from .truth import texts
 from ..models.engine import Failure, Request, complete, fenced
 from ..tasks.families import Parsed, from_json, normal
 from ..tasks.prompts import MOST, answer_text, item_parts, rubric, rubric_hash
-from ..teach.sampling import Answer, usage
+from ..teach.sampling import Answer, _redrawn, usage
 from ..utils import esc, num
 
 # %% ../../nbs/50_grading/02_judge.ipynb #3894a392
@@ -208,13 +208,6 @@ def _worth_asking_again(verdict):
     lost = any(why == TOO_LONG or why.startswith("no verdict came") for _, why in verdict.values())
     return _unread(verdict) and not lost
 
-
-def _next_sample(request, k):
-    "The same question as its `k`-th further sample."
-    sampling, n = request.sampling, request.sampling.n
-    warm = sampling.model_copy(update=dict(temperature=sampling.temperature or 0.7))
-    return replace(request, sample=request.sample + k * n, sampling=warm)
-
 # %% ../../nbs/50_grading/02_judge.ipynb #0771a92b
 def ask_judge(kind: str, requests: list, *, criteria: tuple, settings: Judge, engine, store, progress=None):
     "(verdict, its record or `Failure`) of each request of a kind, 'point' or 'pair'; and all records, for `_usage`."
@@ -223,7 +216,7 @@ def ask_judge(kind: str, requests: list, *, criteria: tuple, settings: Judge, en
     verdicts = [(_read(kind, r, criteria=criteria), r) for r in done]
     records, new = {engine.key(q): r for q, r in zip(requests, done)}, done.new
     for k in range(1, settings.reasks + 1 if engine.redraws else 1):
-        again = {i: _next_sample(requests[i], k) for i, (v, _) in enumerate(verdicts) if _worth_asking_again(v)}
+        again = {i: _redrawn(requests[i], k) for i, (v, _) in enumerate(verdicts) if _worth_asking_again(v)}
         if store.replay:
             again = {i: q for i, q in again.items() if store.get(engine.spec, engine.weights, key=engine.key(q))}
         if not again:
