@@ -69,22 +69,22 @@ def _flips(n, times, *, rng):
 
 
 @lru_cache(4)
-def _at_once(draw, n, times, *, seed):
+def _at_once(draw, n, *, times, seed):
     return draw(n, times, rng=np.random.default_rng(seed))
 
 
-def _in_parts(draw, n, times, *, seed, most):
+def _in_parts(draw, n, *, times, seed, most):
     "What `draw` gives, in parts of at most so many numbers; what fits into one part is kept for the next measure."
     step = max(1, most // n)
     if step >= times:
-        return [_at_once(draw, n, times, seed=seed)]
+        return [_at_once(draw, n, times=times, seed=seed)]
     rng, sizes = np.random.default_rng(seed), (min(step, times - i) for i in range(0, times, step))
     return (draw(n, size, rng=rng) for size in sizes)
 
 
 def _flipped_sums(d, flips, *, seed):
     "The sum of the differences under each of so many drawn flips of their signs."
-    parts = _in_parts(_flips, len(d), flips, seed=seed, most=20_000_000)
+    parts = _in_parts(_flips, len(d), times=flips, seed=seed, most=20_000_000)
     sums = [coins[i : i + 500].astype(float) @ d for coins in parts for i in range(0, len(coins), 500)]
     return d.sum() - 2 * np.concatenate(sums)
 
@@ -134,7 +134,7 @@ def _counts(n, times, *, rng):
 
 def _item_counts(n, resamples, *, seed):
     "How often each of `n` items is in each resample, part by part."
-    return _in_parts(_counts, n, resamples, seed=seed, most=5_000_000)
+    return _in_parts(_counts, n, times=resamples, seed=seed, most=5_000_000)
 
 
 def resampled(items, resamples, *, seed):

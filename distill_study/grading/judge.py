@@ -361,9 +361,9 @@ def judge(
 ) -> Judged:
     """Ask a judge about the arms' answers and read its verdicts; `EngineError` where too many requests fail.
 
-    `answers` are an arm's `sampling.Answers` to the test `examples`, by name; `settings` are `config.Judge`, `pairs` the
-    (a, b) that are compared, `own` a recipe's own criteria; `seed` draws the items; `teacher` ('engine:model') and
-    `student` (a model) tell their family; `progress` is called with (done, total).
+    `answers` are an arm's `sampling.Answers` to the test `examples`, by name; `settings` are `config.Judge`; `pairs`
+    are the (a, b) that are compared, `own` a recipe's own criteria; `seed` draws the items; `teacher` ('engine:model')
+    and `student` (a model) tell their family; `progress` is called with (done, total).
     """
     task, asked = examples[0].task, []
     criteria, at = rubric(task, own), draw(examples, settings.items, seed=seed)

@@ -261,7 +261,7 @@ def known_entities(examples) -> frozenset | None:
     return frozenset(entity for entities in named for entity in entities)
 
 
-def _row(arm, e, a):
+def _row(arm, e, *, a):
     "What the table says of any answer `a` to an example `e`."
     read = dict(format_ok=a.parsed.strict is not None, parsed=a.parsed.answer is not None, answer=a.parsed.answer)
     stopped = None if a.finish_reason is None else a.finish_reason == "stop"
@@ -287,7 +287,7 @@ def _scored(answered, examples):
     for arm, e, a in answered:
         scores = measure(e, a)
         unread = a.parsed.strict is None and scores[main] is not None
-        rows.append(_row(arm, e, a) | scores | {f"{main}_strict": 0.0 if unread else scores[main]})
+        rows.append(_row(arm, e, a=a) | scores | {f"{main}_strict": 0.0 if unread else scores[main]})
     return pd.DataFrame(rows).astype(dict.fromkeys((*FAMILY[task], f"{main}_strict"), float))
 
 
@@ -305,5 +305,5 @@ def grade(
     rows = []
     for arm, e, a in answered:
         strict = TASKS[e.task].correct(a.parsed.strict, e.gold)
-        rows.append(_row(arm, e, a) | dict(correct=bool(a.correct), correct_strict=strict))
+        rows.append(_row(arm, e, a=a) | dict(correct=bool(a.correct), correct_strict=strict))
     return pd.DataFrame(rows, columns=COLUMNS)
