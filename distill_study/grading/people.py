@@ -162,19 +162,15 @@ def draw_sheets(c: Combination, examples, *, answers: dict, n=50, raters=3, over
     shares = assign_raters(drawn, raters, overlap=overlap, rng=rng)
     shares = {f"r{r}": [*(drawn[i] for i in mine), *tests] for r, mine in enumerate(shares, 1)}
     shares = {r: rng.sample(mine, len(mine)) for r, mine in shares.items() if mine}
-    key = _sheet_key(c, examples[0].task, how=how, keys=keys)
+    task, content = examples[0].task, [[text, d.arms, d.check] for d, text in keys.items()]
+    asked = rubric_hash(task, c.rubric)
+    sheet = fingerprint("sheet", SHEET_FORMAT, c.name, asked, *how.values(), content)
+    key = dict(format=SHEET_FORMAT, sheet=sheet, combination=c.name, task=task, rubric=asked, settings=how)
+    key["criteria"] = [x.model_dump(mode="json") for x in rubric(task, c.rubric)]
     key["items"] = {names[d]: dict(id=d.id, arms=list(d.arms), check=d.check, text=text) for d, text in keys.items()}
     key["raters"] = {r: [names[d] for d in mine] for r, mine in shares.items()}
     items = {d: (names[d], item_parts(by_id[d.id]), d.text) for d in keys}
     return key, {r: _sheet(key, r, items=[items[d] for d in mine]) for r, mine in shares.items()}
-
-
-def _sheet_key(c, task, *, how, keys):
-    "The head of a key: which sheet it is, of what, and which questions it asks."
-    asked, content = rubric_hash(task, c.rubric), [[text, d.arms, d.check] for d, text in keys.items()]
-    sheet = fingerprint("sheet", SHEET_FORMAT, c.name, asked, *how.values(), content)
-    head = dict(format=SHEET_FORMAT, sheet=sheet, combination=c.name, task=task, rubric=asked, settings=how)
-    return head | dict(criteria=[x.model_dump(mode="json") for x in rubric(task, c.rubric)])
 
 # %% ../../nbs/50_grading/03_people.ipynb #62a7750a
 def _question(criterion):
