@@ -31,6 +31,7 @@ from distill_study.data.load import load_data
 from distill_study.grading.truth import METRICS, grade, main_metric
 from distill_study.report.findings import findings
 from distill_study.tasks.families import NLI, TASKS
+from distill_study.tasks.prompts import rubric
 from distill_study.teach.sampling import Answer, Answers
 
 ITEMS, ARMS, N = int((sys.argv[1:] or ["10000"])[0]), 20, 1000
@@ -130,7 +131,7 @@ def reports():
         )
     frames = twenty(made_up_grades, right)
     inputs = [(f, *judged(f)) for f in frames]
-    _, cpu, wall = timed(lambda: [grader_tables(*x[:2], people=x[2]) for x in inputs])
+    _, cpu, wall = timed(lambda: [grader_tables(*x[:2], people=x[2], criteria=rubric("math")) for x in inputs])
     rows.append(
         [
             "judge on all items, three people on 100: alpha, kappas, prediction-powered",

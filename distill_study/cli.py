@@ -8,7 +8,7 @@ __all__ = ['app', 'store_app', 'grades_app', 'RecipeFile', 'RecipePath', 'Overri
            'STORE_A', 'REPORT', 'READ', 'FRESH', 'OUT', 'ADAPTER', 'REPORT_FOLDERS', 'MEGABYTES', 'SHEETS', 'SHARE',
            'Partial', 'Replace', 'FILES', 'Engines', 'STAGES', 'Interrupted', 'common', 'init', 'run', 'replay',
            'status', 'show', 'memory', 'doctor', 'list_', 'diff', 'reproduce', 'rows', 'students', 'items',
-           'grade_sheet', 'import_', 'list_grades', 'list_stored', 'ledger', 'verify', 'export', 'prune', 'main']
+           'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'export', 'prune', 'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
 import json
@@ -581,31 +581,15 @@ def import_(
     "Check files of grades and merge them into the store: all of them, or none."
     from distill_study.grading import people
     from distill_study.store import archive
+    from distill_study.store.log import Store as Opened
 
     archive.open_root(store)
-    for d in people.import_files(_recipe(recipe, p), files, store=store, partial=partial, replace=replace):
+    options = dict(recipe=_recipe(recipe, p), partial=partial, replace=replace)
+    for d in people.import_grades(Opened(store), files, **options):
         before = "" if d["new"] else ", imported before"
         rater = f"{d['combination']}, sheet {d['sheet']}, rater {d['rater']}"
         print(f"{rater}: {d['items']} of {d['of']} answers{before}")
     say("the report shows them after `distill-study replay` with the same recipe")
-
-
-@grades_app.command("list")
-def list_grades(store: Store = Path("store")):
-    "List the sheets that were drawn, rater by rater, and what came back."
-    from distill_study.grading import people
-    from distill_study.store import archive
-    from distill_study.store.log import Store as Opened
-
-    archive.open_root(store)
-    found = people.listed(Opened(store))
-    for d in found:
-        back, (passed, n) = (d["time"] or "not back yet")[:16], d["checks"] or (0, 0)
-        checks = f"  attention checks passed: {passed} of {n}" if d["checks"] else ""
-        rater = f"{d['combination']:<44} {d['sheet']}  {d['rater']:<4}"
-        print(f"{rater} {d['items']:>4} of {d['of']:<4} {back}{checks}")
-    if not found:
-        say("no sheet was drawn from this store: `distill-study grade-sheet RECIPE` draws them")
 
 # %% ../nbs/99_cli.ipynb #b7c07342
 def _size(n):

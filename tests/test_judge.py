@@ -15,9 +15,8 @@ from distill_study.analyse.graders import (
     judge_summary,
     judge_tables,
     length_controlled_win_rate,
+    pair_habits,
     pairwise_accuracy,
-    position_bias,
-    swap_consistency,
     truth_agreement,
     win_rows,
 )
@@ -157,11 +156,7 @@ def test_an_answer_that_plays_the_judge_stays_an_answer(five, tmp_path, attack):
     )
     assert (done.pointwise["grade"] == 0).all()
     assert "<script>" not in "".join(
-        t.html()
-        for t in (
-            judge_summary(assess_judge(done, grade(five.examples, five.answers))),
-            *judge_tables(assess_judge(done, grade(five.examples, five.answers))),
-        )
+        t.html() for t in (*judge_tables(assess_judge(done, grade(five.examples, five.answers))),)
     )
 
 
@@ -316,12 +311,10 @@ def test_a_verdict_that_comes_at_the_second_ask_counts(five, tmp_path):
 def test_always_a_shows_as_position_bias_and_wins_nothing(five, tmp_path):
     done = ask(five, Says(point_or_pair(dict(correct=1), "A")), Store(tmp_path))
     v = verdicts(done.pairwise)
-    assert (
-        set(v["winner"]) == {"tie"}
-        and v.loc[~v["same"], "flipped"].all()
-        and position_bias(done.pairwise).value == 1
-        and swap_consistency(done.pairwise).value == 0
-    )
+    assert set(v["winner"]) == {"tie"} and v.loc[~v["same"], "flipped"].all()
+    habits = pair_habits(done.pairwise)
+    assert habits["position"].value == 1
+    assert habits["swap"].value == 0
     t = assess_judge(done, grade(five.examples, five.answers))
     assert (
         "prefers the answer that is shown first" in t.weak and "no better than chance" in t.weak
@@ -563,7 +556,7 @@ def test_the_rules_know_what_is_right(name, tmp_path):
     right = dict(zip(zip(truth["arm"], truth["id"]), truth["correct"]))
     assert all(bool(r.grade) == right[r.arm, r.id] for r in done.pointwise.itertuples())
     assert (
-        swap_consistency(done.pairwise).value == 1
+        pair_habits(done.pairwise)["swap"].value == 1
         and pairwise_accuracy(done, truth)[0].value == 1
         and not assess_judge(done, truth).weak
     )
@@ -625,7 +618,8 @@ def test_rules_refuse_what_they_do_not_know(five, tmp_path):
 
 @pytest.mark.parametrize("first", [-1.0, 0.0, 1.0])
 def test_a_leaning_to_a_position_is_found(first):
-    found = [position_bias(made_up_judge(n=150, skill=0, first=first, seed=s)[0].pairwise) for s in range(30)]
+    made = (made_up_judge(n=150, skill=0, first=first, seed=s)[0] for s in range(30))
+    found = [pair_habits(judged.pairwise)["position"] for judged in made]
     true = 1 / (1 + 2.718281828**-first)
     assert sum(i.low <= true <= i.high for i in found) >= 27
     assert sum(i.low <= 0.5 <= i.high for i in found) <= (0 if first else 30)
@@ -705,11 +699,11 @@ def test_a_judge_of_the_teachers_family_is_said_not_refused(five, tmp_path):
         done.own == (T,)
         and len(done.warnings) == 1
         and "teacher's family (zoo)" in done.warnings[0]
-        and "family (zoo)" in judge_summary(assess_judge(done, grade(five.examples, five.answers))).html()
+        and "family (zoo)" in judge_summary(assess_judge(done, grade(five.examples, five.answers))).data
     )
 
 
-# --- real models
+# --- a real model
 
 
 def test_a_model_that_was_never_trained_to_judge_gives_missing_verdicts(five, tmp_path):
@@ -731,28 +725,3 @@ def test_a_model_that_was_never_trained_to_judge_gives_missing_verdicts(five, tm
         and (done.pointwise["why"] != "").all()
         and "100 % of its grades can't be read" in assess_judge(done, grade(five.examples, five.answers)).weak
     )
-
-
-def test_a_small_real_model_is_exposed(five, tmp_path, smollm):
-    who = Judge(engine=f"transformers:{smollm}", items=3, reasks=0, sampling=dict(max_tokens=60))
-    engine = open_engine(who.engine, 4)
-    try:
-        done = judge(
-            five.examples,
-            {A: five.answers[A], B: five.answers[B]},
-            settings=who,
-            engine=engine,
-            store=Store(tmp_path),
-            pairs=[(A, B)],
-        )
-    finally:
-        engine.close()
-    t = assess_judge(done, grade(five.examples, five.answers))
-    read, every = int(done.pointwise["grade"].notna().sum()), len(done.pointwise)
-    assert (
-        every == 6
-        and (done.pointwise["grade"].notna() == (done.pointwise["why"] == "")).all()
-        and done.usage["output_tokens"] > 0
-    )
-    assert next(m for m in t.measures if m.key == "missing_grades").value.value == pytest.approx(1 - read / every)
-    assert t.weak.startswith("A weak judge: ")

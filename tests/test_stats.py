@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from distill_study.analyse.stats import (
-    StatsError,
     _bootstrap,
     compare,
     corrected,
@@ -75,12 +74,6 @@ def test_wilson_is_as_published(k, n, low, high):
 
 def test_wilson_of_nothing_is_not_available():
     assert wilson(0, 0).value is None and str(wilson(0, 0)) == "not available"
-
-
-@pytest.mark.parametrize("k, n", [(-1, 5), (6, 5), (1, 0)])
-def test_wilson_refuses_impossible_counts(k, n):
-    with pytest.raises(StatsError, match="expected 0 <= k <= n"):
-        wilson(k, n)
 
 
 @pytest.mark.parametrize("b10, b01", [(1, 8), (59, 121), (86, 150), (0, 5), (7, 7), (0, 0)])
@@ -176,12 +169,6 @@ def test_gap_interval_covers_the_truth():
         g = gap_recovered(u < 0.9, u < 0.3, distilled=u < 0.6, resamples=400, seed=s)
         hits += g.low <= 0.5 <= g.high
     assert 106 <= hits <= 120
-
-
-def test_unequal_lengths_are_refused():
-    for f in (mcnemar, paired_difference):
-        with pytest.raises(StatsError, match="same items; got 2 and 3"):
-            f([1, 0], [1, 0, 1])
 
 
 def test_arms_are_matched_by_id_not_by_order():

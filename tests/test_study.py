@@ -18,7 +18,8 @@ import yaml
 
 from distill_study.cli import main
 from distill_study.config import load_recipe
-from distill_study.grading.people import grades_file, import_files, load_sheet
+from distill_study.grading.people import grades_file, import_grades, load_sheet
+from distill_study.store.log import Store
 from distill_study.tools.share import write_sheets
 
 ROOT = Path(__file__).parent.parent
@@ -281,7 +282,7 @@ def graded_by_hand(recipe, folder):
         back.write_text(
             json.dumps(grades_file(sheet, dict(grades={x["item"]: dict(correct=1) for x in sheet["items"]})))
         )
-        assert import_files(r, [back], store=folder / "store")[0]["items"] == len(sheet["items"])
+        assert import_grades(Store(folder / "store"), [back], recipe=r)[0]["items"] == len(sheet["items"])
     return sheet
 
 
@@ -326,7 +327,6 @@ def test_a_replay_finds_what_was_answered_under_settings_of_vllm(tmp_path):
     "The note is made when the engine is opened; that needs no vLLM."
     from distill_study.config import Sampling, Teacher
     from distill_study.models.engine import Request, StoredEngine
-    from distill_study.store.log import Store
     from distill_study.study.run import engine_for
 
     plain, half = (

@@ -22,7 +22,7 @@ from ..analyse.stats import BASE
 from ..config import ARMS, Combination, Recipe, StudyError, fingerprint, slug
 from ..data.load import known, resolved
 from ..data.world import TINY
-from ..grading.people import draw_sheets, grading_page, keep_key, load_sheet
+from ..grading.people import draw_sheets, grading_page, load_sheet
 from ..models.engine import EngineError
 from ..models.weights import SMOLLM, local_model, model_fingerprint, resolve_model
 from ..report.render import templates
@@ -540,7 +540,7 @@ def write_sheets(
             raise StudyError(f"{other}: another sheet, which people may be grading. Name another folder with --out.")
     pages = []
     for folder, key, sheets in drawn:
-        keep_key(store, key)
+        store.put_json("sheet", key["sheet"], obj=key)
         for rater, sheet in sheets.items():
             write_text(json.dumps(sheet, indent=1) + "\n", folder / f"sheet-{rater}.json")
             pages.append((write_text(grading_page(sheet), folder / f"grade-{rater}.html"), rater, len(sheet["items"])))
