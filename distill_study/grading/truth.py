@@ -19,7 +19,7 @@ import yaml
 import distill_study
 from ..config import ARMS, StudyError, fingerprint
 from ..tasks.families import TASKS
-from ..tasks.prompts import MOST
+from ..tasks.reading import MOST
 
 # %% ../../nbs/50_grading/01_truth.ipynb #50881eda
 @cache

@@ -575,13 +575,13 @@ _SECOND = re.compile(
     r"(?:[(\[]([A-Ja-j])[)\]]|([A-J])(?![\w']))"
 )
 _SENTENCE = re.compile(
-    r"\b(?:is|are|was|were|because|since|it|that|this|not|note|they|we|you|he|she|as|so|if|correct|incorrect|wrong|right"
-    r"|therefore|option|choice|would|can|could|has|have|all|only|why)\b",
+    r"\b(?:is|are|was|were|because|since|it|that|this|not|note|they|we|you|he|she|as|so|if|correct|incorrect|wrong"
+    r"|right|therefore|option|choice|would|can|could|has|have|all|only|why)\b",
     re.I,
 )
 _AGAINST = (
-    r"(?:\b(?:not|isn't|aren't|never|rules?\s+out|ruling\s+out|eliminat\w+|exclud\w+|instead\s+of|rather\s+than|neither|nor"
-    r"|except|reject\w*|over)|n't(?:\s+be)?)\s+(?:(?:the|an?)\s+)?(?:(?:option|choice|letter|answer)\s+)?"
+    r"(?:\b(?:not|isn't|aren't|never|rules?\s+out|ruling\s+out|eliminat\w+|exclud\w+|instead\s+of|rather\s+than|neither"
+    r"|nor|except|reject\w*|over)|n't(?:\s+be)?)\s+(?:(?:the|an?)\s+)?(?:(?:option|choice|letter|answer)\s+)?"
 )
 _DENIED_LETTER = re.compile(rf"{_AGAINST}[(\[]?([A-J])[)\]]?(?![\w'])", re.I)
 _STANDING = re.compile(
