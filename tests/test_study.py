@@ -238,24 +238,6 @@ def test_a_second_run_leaves_the_report_and_one_that_is_spoiled_is_made_again_fr
     assert untimed(numbers(folder)) == untimed(before) and len((out / "index.html").read_text()) > 10_000
 
 
-def test_a_kernel_of_its_own_makes_the_same_report(finished, tmp_path):
-    "A run's worker has executed the notebook in itself."
-    from distill_study.study.schedule import run_combination
-
-    folder, recipe, _, _ = finished
-    (c,) = load_recipe(recipe).combinations()
-    done = run_combination(c, tmp_path / c.name, store=folder / "store", replay=True)
-    assert done.error is None
-    mine, other = tmp_path / c.name, folder / "reports/small" / c.name
-
-    def tables(where):
-        found = re.findall(r"(?s)<table.*?</table>", (where / "index.html").read_text())
-        return [t for t in found if ">Provenance<" not in t]
-
-    assert untimed(json.loads((mine / "metrics.json").read_text())) == untimed(numbers(folder))
-    assert tables(mine) == tables(other) and len(tables(mine)) > 10
-
-
 def test_a_killed_run_goes_on_and_ends_in_the_same_numbers(finished, tmp_path):
     recipe = write(tmp_path)
     for seen in ("training distilled/cot-answer",):

@@ -266,34 +266,12 @@ def test_machines_that_lack_what_a_recipe_needs(cluster, tmp_path):
     from distill_study.study.plan import plan
     from distill_study.study.workers import Ray
 
-    stages, joined = (
-        plan(load_recipe(write(tmp_path, train=dict(method="full", launch="zero3", learning_rate=1e-3)))),
-        Ray(cluster.address),
-    )
+    sharded = load_recipe(write(tmp_path, train=dict(method="full", launch="zero3", learning_rate=1e-3)))
+    joined = Ray(cluster.address)
     try:
-        found = joined.survey(stages)
-        assert len(found) == 2 and all(
-            "deepspeed is not installed there. `pip install 'distill-study[deepspeed]'`" in why
-            for why in found.values()
-        )
-        with pytest.raises(
-            StudyError, match=r"\(node [0-9a-f]{6}\) of the Ray cluster: deepspeed is not installed there"
-        ):
-            joined.check(stages)
+        with pytest.raises(StudyError, match="machine [0-9a-f]{6} of .*deepspeed is not installed there. `pip install"):
+            joined.check(plan(sharded))
         with pytest.raises(StudyError, match="Protocol not known: nowhere"):
             joined.check([], "nowhere://team/store")
     finally:
         joined.close()
-
-
-def test_the_doctor_looks_at_every_machine(cluster, tmp_path, monkeypatch, capsys):
-    from distill_study.cli import main
-
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        sys, "argv", ["distill-study", "doctor", str(write(tmp_path)), "--address", cluster.address, "--json"]
-    )
-    with pytest.raises(SystemExit) as e:
-        main()
-    found = [f for f in json.loads(capsys.readouterr().out)["findings"] if f["what"] == "cluster"]
-    assert e.value.code == 0 and [f["state"] for f in found] == ["ok", "ok"], found

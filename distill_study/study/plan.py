@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'SHOWN', 'LOOKUPS', 'PAGE', 'Stage', 'stages_of', 'plan', 'Work', 'pitfall_arms', 'pitfall_items',
-           'questions_again', 'judged_pairs', 'how_much', 'work_of', 'transfer_rows', 'questions', 'program',
-           'ingredients', 'lookups', 'store_state', 'write_lookups', 'keep_receipt', 'unchanged', 'keep_stage',
-           'stage_over', 'keep_page', 'page_unchanged']
+           'questions_again', 'judged_pairs', 'how_much', 'work_of', 'transfer_rows', 'program', 'ingredients',
+           'lookups', 'store_state', 'place_of', 'keep_receipt', 'receipt_holds', 'keep_report', 'page_ingredients']
 
 # %% ../../nbs/85_study/02_plan.ipynb #42149004
 import hashlib
@@ -19,17 +18,7 @@ from pathlib import Path
 import distill_study
 from ..analyse.pitfalls import blinded, reworded
 from ..analyse.transfer import pairs
-from distill_study.config import (
-    ARMS,
-    Combination,
-    Data,
-    Judge,
-    Recipe,
-    StudyError,
-    fingerprint,
-    strategies_of,
-    unavailable,
-)
+from ..config import ARMS, Combination, Data, Recipe, fingerprint, strategies_of, unavailable
 from ..data.load import load_data, resolved
 from ..grading.judge import draw
 from ..models.engine import open_teacher
@@ -38,7 +27,7 @@ from ..report.render import git_sha
 from ..store.log import Store, answered_by, to_line
 from ..tasks.families import TASKS
 from ..tasks.prompts import PARAPHRASES
-from ..utils import crc_of, write_json
+from ..utils import crc_of, plural
 
 # %% ../../nbs/85_study/02_plan.ipynb #852456aa
 KINDS = ("label", "base", "train", "report", "transfer", "page")
@@ -54,14 +43,13 @@ class Stage:
     key: str  # identity: stages of the same key are the same work
     needs: tuple = ()  # keys of other stages
     arm: str = ""  # of 'train' and 'transfer'
-    name: str = ""  # of 'report': its folder
     tests: tuple = ()  # of 'transfer': the other data sets
     recipe: Recipe | None = None  # of 'page'
 
     @property
     def work(self) -> list["Work"]:
         "What models are asked and trained on in this stage."
-        return _WORK[self.kind](self)
+        return list(_WORK[self.kind](self))
 
 
 def _narrowed(c, arms):
@@ -104,7 +92,7 @@ def stages_of(combination: Combination) -> list[Stage]:
     found = [label, _base_stage(c), *(_train_stage(c, a, label=label) for a in trained)]
     before = [stage for stage in found if stage]
     key, needs = fingerprint("report", combination), tuple(s.key for s in before)
-    return [*before, Stage("report", combination.name, combination, key, needs=needs, name=combination.name)]
+    return [*before, Stage("report", combination.name, combination, key, needs=needs)]
 
 
 def plan(recipe: Recipe) -> list[Stage]:
@@ -123,7 +111,7 @@ def _generalization(recipe, every):
     asked = []
     for c, s in every:
         if s.kind == "train" and (t := tests.get((c.name, s.arm))):
-            what = f"{s.what}, on {len(t)} other data set{'s' if len(t) > 1 else ''}"
+            what = f"{s.what}, on {plural(len(t), 'other data set')}"
             key = fingerprint("transfer", s.key, t)
             asked.append(Stage("transfer", what, s.combination, key, needs=(s.key,), arm=s.arm, tests=tuple(t)))
     if not asked:
@@ -213,33 +201,23 @@ def _transfer_work(stage):
 def _report_work(stage):
     "The test inputs once more, for the pitfalls, and the answers given to a judge."
     c = resolved(stage.combination)
-    ran = [a for a in c.arms if unavailable(ARMS[a], c) is None]
+    ran, shared = [a for a in c.arms if unavailable(ARMS[a], c) is None], dict(combination=c, data=c.data)
     for a in pitfall_arms(c, ran):
-        asked = _asked_again(c, a)
-        if asked:
-            teacher = a.model == "teacher"
-            who = c.teacher if teacher else c.student
-            yield Work(
-                "pitfalls",
-                f"{a.name}, again: {', '.join(asked)}",
-                "teacher" if teacher else "student",
-                combination=c,
-                data=c.data,
-                identity=(who, c.teacher if a.model == "trained" else "", c.seed),
-                arm=a.name,
-                times=sum(asked.values()),
-            )
+        if asked := _asked_again(c, a):
+            who, what = "teacher" if a.model == "teacher" else "student", f"{a.name}, again: {', '.join(asked)}"
+            identity = (getattr(c, who), c.teacher if a.model == "trained" else "", c.seed)
+            yield Work("pitfalls", what, who, identity=identity, arm=a.name, times=sum(asked.values()), **shared)
     if c.judge:
-        yield Work("judge", f"{c.judge.engine} grades {_judged(c, ran)}", "judge", combination=c, data=c.data)
+        yield Work("judge", f"{c.judge.engine} grades {_judged(c, ran)}", "judge", **shared)
 
 
 _WORK = dict(
-    label=lambda s: list(_label_work(s)),
-    base=lambda s: list(_base_work(s)),
-    train=lambda s: list(_train_work(s)),
-    report=lambda s: list(_report_work(s)),
-    transfer=lambda s: list(_transfer_work(s)),
-    page=lambda s: [],
+    label=_label_work,
+    base=_base_work,
+    train=_train_work,
+    report=_report_work,
+    transfer=_transfer_work,
+    page=lambda stage: (),
 )
 
 # %% ../../nbs/85_study/02_plan.ipynb #6c1d0c03
@@ -272,15 +250,15 @@ def _asked_again(c, arm):
     "What is asked again of one arm, in words → how often."
     p = c.pitfalls
     found = {
-        f"{p.wordings} other wording{'s' if p.wordings > 1 else ''}": p.wordings,
-        f"{p.samples} drawn answer{'s' if p.samples > 1 else ''}": p.samples,
+        plural(p.wordings, "other wording"): p.wordings,
+        plural(p.samples, "drawn answer"): p.samples,
         "without what the items are about": int(p.blind and arm.name == "student/vanilla"),
     }
     return {what: times for what, times in found.items() if times}
 
 
 def judged_pairs(
-    who: Judge,
+    who,  # `config.Judge`
     ran,  # arms that have answers
     *,
     best: str | None = None,  # the best distilled arm
@@ -293,84 +271,21 @@ def judged_pairs(
     return [(a, best) for a in ("student/vanilla", teacher) if best and a in ran]
 
 
-def _judged_arms(c, ran):
-    return [a for a in ran if not c.judge.arms or a in c.judge.arms]
-
-
 def _judged(c, ran):
     "What a judge grades, in words."
-    points = [f"{len(_judged_arms(c, ran))} arms by the rubric"] if c.judge.pointwise else []
-    compared = [f"{len(judged_pairs(c.judge, ran))} pairs of arms in both orders"] if c.judge.pairwise else []
-    return ", ".join(points + compared)
+    arms, pairs = [a for a in ran if not c.judge.arms or a in c.judge.arms], judged_pairs(c.judge, ran)
+    points = [f"{len(arms)} arms by the rubric"] if c.judge.pointwise else []
+    return ", ".join(points + ([f"{len(pairs)} pairs of arms in both orders"] if c.judge.pairwise else []))
 
 # %% ../../nbs/85_study/02_plan.ipynb #4154c0f4
-def how_much(work: Work, splits=None) -> str:
-    "Questions, tokens and cost of a piece of work; `splits` are its data set, if that is here."
-    c, n = work.combination, work.examples or "all"
+def how_much(work: Work) -> str:
+    "How many inputs a piece of work is about, as the recipe has it."
+    n = work.examples or "all"
     if work.kind == "train":
         return f"up to {n} rows"
     if work.kind == "judge":
-        return _judge_size(c, splits)
-    if work.kind == "pitfalls":
-        if splits is None:
-            return f"{work.times} × {n} questions"
-        return f"{work.times * sum(len(_questions(e, 'vanilla')) for e in pitfall_items(c, splits.test)):,} questions"
-    return _size(work, splits) if splits else f"{n} questions"
-
-
-def _size(work, splits):
-    "Questions and tokens of asking one split, and what they cost at most."
-    c, teacher = work.combination, work.who == "teacher"
-    who, n = (c.teacher, c.teacher.sampling.n) if teacher else (c.student, 1)
-    limits = splits.max_tokens or TASKS[splits.task].max_tokens
-    limit = (c.teacher.sampling.max_tokens if teacher else None) or limits[work.strategy]
-    asked = [q for e in getattr(splits, work.split) for q in _questions(e, work.strategy)]
-    into, out = n * sum(len(m["content"]) for q in asked for m in q) // 4, n * len(asked) * limit
-    cost = _at_most(who.price, into=into, out=out)
-    return f"{len(asked):,} questions, about {into:,} tokens in, at most {out:,} out{cost}"
-
-
-def _questions(e, strategy):
-    "The messages of everything that is asked of an example, turn by turn."
-    if e.task != "conversation":
-        return [e.ask(strategy)]
-    turns, replies = sum(t["role"] == "user" for t in e.turns), tuple(e.meta.get("reference") or ())
-    return [e.ask(strategy, (*replies, *[""] * turns)[:k]) for k in range(turns)]
-
-
-def _at_most(price, *, into, out):
-    "The cost of tokens as the end of a sentence."
-    if not price:
-        return ""
-    hours = " and the machine's hours" if price.per_hour else ""
-    return f", at most {price.cost(into, out, seconds=0):,.2f}{hours}"
-
-
-def _judge_size(c, splits):
-    "What is asked of the judge; an answer counts as as long as the gold one."
-    from distill_study.grading.judge import calls, limit, pair_prompt, point_prompt
-    from distill_study.tasks.prompts import item_parts, rubric
-
-    who, ran = c.judge, [a for a in c.arms if unavailable(ARMS[a], c) is None]
-    if splits is None:
-        return f"{who.items or c.data.test or 'all'} items"
-    arms, pairs = len(_judged_arms(c, ran)), len(judged_pairs(who, ran))
-    n, criteria = min(len(splits.test), who.items or len(splits.test)), rubric(splits.task, c.rubric)
-    most = calls(who, n, arms=arms, pairs=pairs)
-    if who.engine.startswith("rules:"):
-        return f"at most {most:,} questions, no tokens"
-
-    def characters(e):
-        item, text = item_parts(e), e.gold or "\n".join(e.meta.get("reference") or ())
-        point = point_prompt(criteria, item, text=text, reason=who.reason)
-        pair = pair_prompt(criteria, item, first=text, second=text, reason=who.reason)
-        one, two = (sum(len(m["content"]) for m in messages) for messages in (point, pair))
-        return arms * who.pointwise * one + 2 * pairs * who.pairwise * two
-
-    into = who.sampling.n * sum(map(characters, splits.test)) * n // max(len(splits.test), 1) // 4
-    out = most * (who.sampling.max_tokens or limit(criteria, who.reason))
-    tokens = f"about {into:,} tokens in, at most {out:,} out"
-    return f"at most {most:,} questions, {tokens}{_at_most(who.price, into=into, out=out)}"
+        return f"{work.combination.judge.items or n} items"
+    return f"{work.times} × {n} inputs" if work.times > 1 else f"{n} inputs"
 
 # %% ../../nbs/85_study/02_plan.ipynb #6c1d0c07
 SHOWN = ("label", "curate", "train", "answer", "pitfalls", "judge")  # the order of a combination's work
@@ -382,30 +297,17 @@ def work_of(stages: list[Stage], report: Stage) -> list[Work]:
     return sorted((w for s in own for w in s.work), key=lambda w: SHOWN.index(w.kind))
 
 
-def transfer_rows(
-    recipe: Recipe,
-    stages: list[Stage],
-    *,
-    splits: dict | None = None,  # name of a data set → `Splits`, where they are here
-) -> list[tuple[str, str]]:  # (what is asked, how much)
+def transfer_rows(recipe: Recipe, stages: list[Stage]) -> list[tuple[str, str]]:  # (what is asked, how much)
     "What distilled students are asked besides the test items of their own data sets, and what they can't be asked."
-    asked = Counter((w.combination.student.model, w.data.name) for s in stages if s.kind == "transfer" for w in s.work)
+    asked, every = {}, pairs(recipe)
+    for w in (w for s in stages if s.kind == "transfer" for w in s.work):
+        asked.setdefault((w.combination.student.model, w.data.name), []).append(w)
     rows = []
-    for model in dict.fromkeys(model for model, _ in asked):
-        for data in recipe.data:
-            if n := asked[model, data.name]:
-                who = f"{n} distilled {'students' if n > 1 else 'student'} of {model}"
-                here = (splits or {}).get(data.name)
-                each = f"{questions(here.test):,}" if here else data.test or "all"
-                rows.append((f"{who}, learned from other data, on {data.name}", f"{n} × {each} questions"))
-    every = pairs(recipe)
+    for (model, name), same in asked.items():
+        who = f"{plural(len(same), 'distilled student')} of {model}, learned from other data, on {name}"
+        rows.append((who, f"{len(same)} × {how_much(same[0])}"))
     not_asked = Counter(p.why for p in every if p.why)
     return rows + [(f"not asked, {n} of {len(every)} pairs", why) for why, n in not_asked.items()]
-
-
-def questions(examples) -> int:
-    "How many questions that many examples are: of a conversation, its turns."
-    return sum(sum(t["role"] == "user" for t in e.turns) if e.task == "conversation" else 1 for e in examples)
 
 # %% ../../nbs/85_study/02_plan.ipynb #289bc1b6
 @lru_cache(maxsize=4)
@@ -417,25 +319,20 @@ def program(
 
     folder = Path(distill_study.__file__).resolve().parent
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix not in (".pyc", ".safetensors")]
-    return fingerprint(
-        [[str(p.relative_to(folder)), crc_of(p)] for p in files],
-        notebook and crc_of(notebook),
-        git_sha(),
-        sorted(f"{d.name} {d.version}" for d in distributions()),
-    )
-
-
-def _plain(example):
-    "An example whose sets are in order."
-    meta = {k: sorted(v) if isinstance(v, (set, frozenset)) else v for k, v in example.meta.items()}
-    return vars(example) | dict(meta=meta)
+    packages = sorted(f"{d.name} {d.version}" for d in distributions())
+    crcs = [[str(p.relative_to(folder)), crc_of(p)] for p in files]
+    return fingerprint(crcs, notebook and crc_of(notebook), git_sha(), packages)
 
 
 def _data_fingerprint(data):
-    "Fingerprint of every example of a data set."
-    splits = vars(load_data(data))
-    lists = ("train", "validation", "test")
-    return fingerprint({k: [_plain(e) for e in v] if k in lists else v for k, v in splits.items()})
+    "Fingerprint of every example of a data set, its sets in order."
+
+    def plain(x):
+        if isinstance(x, (set, frozenset)):
+            return sorted(x)
+        return vars(x) if hasattr(x, "__dict__") else str(x)
+
+    return fingerprint(json.dumps(vars(load_data(data)), sort_keys=True, default=plain))
 
 
 def ingredients(
@@ -449,13 +346,9 @@ def ingredients(
     known, name = {} if known is None else known, fingerprint(c.data)
     if name not in known:
         known[name] = _data_fingerprint(c.data)
-    return fingerprint(
-        settings or c.model_dump(mode="json"),
-        program(notebook),
-        known[name],
-        model_fingerprint(resolve_model(c.student.model)),
-        [open_teacher(who).weights for who in (c.teacher, c.judge) if who],
-    )
+    student = model_fingerprint(resolve_model(c.student.model))
+    others = [open_teacher(who).weights for who in (c.teacher, c.judge) if who]
+    return fingerprint(settings or c.model_dump(mode="json"), program(notebook), known[name], student, others)
 
 # %% ../../nbs/85_study/02_plan.ipynb #9227b208
 def lookups(store: Store) -> dict:
@@ -469,11 +362,8 @@ def lookups(store: Store) -> dict:
     )
 
 
-def store_state(
-    store: Store,
-    seen: dict,  # of `lookups`
-) -> str:
-    "Fingerprint of what the store says to these lookups, and of all grades by people."
+def store_state(store: Store, seen: dict) -> str:
+    "Fingerprint of what the store says to `lookups`, and of all grades by people."
     total = hashlib.sha256()
     for engine, weights, keys in seen["keys"]:
         for k in keys:
@@ -489,98 +379,53 @@ def store_state(
 
 # %% ../../nbs/85_study/02_plan.ipynb #feb09c7a
 LOOKUPS = ".lookups.json"  # in the report's folder, from the notebook to the process that started it
-_DAMAGED = (StudyError, OSError, LookupError, TypeError, ValueError, AttributeError)  # of a receipt: it doesn't hold
+PAGE = ("generalization.html", "generalization.json")  # of a recipe
+_DAMAGED = (OSError, LookupError, TypeError, ValueError, AttributeError)  # of a receipt: it doesn't hold
 
 
-def write_lookups(store: Store, out: str | Path):
-    "Write down, in the report's folder, what this process looked up."
-    write_json(lookups(store), Path(out) / LOOKUPS)
-
-
-def _place(out):
-    return fingerprint(str(Path(out).resolve()))
+def place_of(where: str | Path) -> str:
+    "The key of a receipt: of a stage its own, of files their folder."
+    return fingerprint(str(where.resolve())) if isinstance(where, Path) else where
 
 
 def keep_receipt(
-    made_of: str,  # of `ingredients`, taken before the notebook ran
-    out: Path,  # the report's folder
+    kind: str,  # report, stage or page
+    where: str | Path,  # key of a stage, or folder
     *,
+    made_of: str,  # of `ingredients`, taken before the work began
     store: Store,
+    seen: dict,  # of `lookups`
+    files=(),  # that were written into the folder
 ):
-    "Note what the report in `out` came from; not where a request got no answer: that is asked again at the next start."
-    out, path = Path(out), Path(out) / LOOKUPS
-    if not path.is_file():
-        return
-    seen = json.loads(path.read_text(encoding="utf-8"))
-    path.unlink()
-    if seen["failed"]:
-        return
-    files = [p for p in sorted(out.rglob("*")) if p.is_file() and not p.name.startswith(".")]
-    crcs = {str(p.relative_to(out)): crc_of(p) for p in files}
-    receipt = dict(made_of=made_of, seen=seen, said=store_state(store, seen), files=crcs)
-    store.put_json("report", _place(out), obj=receipt)
-
-
-def _same(out, files):
-    return all((p := Path(out) / f).is_file() and crc_of(p) == crc for f, crc in files.items())
-
-
-def unchanged(made_of: str, out: Path, *, store: Store) -> bool:
-    "Whether the report in `out` is there, as it was written, and would come out the same."
-    try:
-        kept = store.get_json("report", _place(out))
-        if not kept or kept["made_of"] != made_of or "index.html" not in kept["files"]:
-            return False
-        return _same(out, kept["files"]) and kept["said"] == store_state(store, kept["seen"])
-    except _DAMAGED:
-        return False
-
-# %% ../../nbs/85_study/02_plan.ipynb #feb09c7c
-def keep_stage(
-    made_of: str,  # of `ingredients`, taken before the stage ran
-    key: str,  # of the stage
-    *,
-    store: Store,  # that it looked into
-):
-    "Note that a stage is over, unless a request got no answer."
-    seen = lookups(store)
+    "Note what a result came from; not where a request got no answer: that is asked again at the next start."
     if not seen["failed"]:
-        store.put_json("stage", key, obj=dict(made_of=made_of, seen=seen, said=store_state(store, seen)))
+        crcs = {str(p.relative_to(where)): crc_of(p) for p in files}
+        receipt = dict(made_of=made_of, seen=seen, said=store_state(store, seen), files=crcs)
+        store.put_json(kind, place_of(where), obj=receipt)
 
 
-def stage_over(made_of: str, key: str, *, store: Store) -> bool:
-    "Whether a stage has nothing left to do."
+def receipt_holds(kind: str, where: str | Path, *, made_of: str, store: Store) -> bool:
+    "Whether a result is there, as it was written, and would come out the same."
     try:
-        kept = store.get_json("stage", key)
-        return bool(kept) and kept["made_of"] == made_of and kept["said"] == store_state(store, kept["seen"])
-    except _DAMAGED:
-        return False
-
-
-PAGE = ("generalization.html", "generalization.json")
-
-
-def _receipts(folder, names, *, store):
-    return fingerprint([store.get_json("report", _place(folder / n)) for n in names])
-
-
-def keep_page(
-    folder: Path,  # of the recipe's reports
-    names,  # of its combinations
-    *,
-    store: Store,
-):
-    "Note what the recipe's second page came from."
-    files = {f: crc_of(p) for f in PAGE if (p := folder / f).is_file()}
-    store.put_json("page", _place(folder), obj=dict(of=_receipts(folder, names, store=store), files=files))
-
-
-def page_unchanged(folder: Path, names, *, store: Store) -> bool:
-    "Whether that page would come out the same, given that all reports did."
-    try:
-        kept = store.get_json("page", _place(folder))
-        if not kept or set(kept["files"]) != {*PAGE} or not _same(folder, kept["files"]):
+        kept = store.get_json(kind, place_of(where))
+        if not kept or kept["made_of"] != made_of:
             return False
-        return kept["of"] == _receipts(folder, names, store=store)
+        same = all((p := where / f).is_file() and crc_of(p) == crc for f, crc in kept["files"].items())
+        return same and kept["said"] == store_state(store, kept["seen"])
     except _DAMAGED:
         return False
+
+
+def keep_report(made_of: str, out: Path, *, store: Store):
+    "The receipt of the report in `out`, where its notebook left what it looked up."
+    path = out / LOOKUPS
+    if path.is_file():
+        seen = json.loads(path.read_text(encoding="utf-8"))
+        path.unlink()
+        files = [p for p in sorted(out.rglob("*")) if p.is_file() and not p.name.startswith(".")]
+        keep_receipt("report", out, made_of=made_of, store=store, seen=seen, files=files)
+
+
+def page_ingredients(folder: Path, names, *, store: Store) -> str:
+    "Fingerprint of what the page about other data sets is made of: the receipts of all reports."
+    return fingerprint([store.get_json("report", place_of(folder / n)) for n in names])

@@ -46,7 +46,7 @@ from ..models.engine import StoredEngine, open_teacher, portable
 from ..models.weights import model_fingerprint, resolve_model
 from ..report import figures, findings as sentences, render, tables
 from ..store.log import Store, drops_of
-from .plan import judged_pairs, pitfall_arms, questions_again, write_lookups
+from .plan import LOOKUPS, judged_pairs, lookups, pitfall_arms, questions_again
 from ..tasks.families import NLI, TASKS, arms_of, checks
 from ..tasks.prompts import form_hash, prompt_hash, rubric, rubric_hash
 from ..teach import sampling
@@ -1072,7 +1072,7 @@ class Conclusions:
         write_items(folder, self.numbers, run=self)
         say("report")
         if not self.store.replay:
-            write_lookups(self.store, folder)
+            write_json(lookups(self.store), folder / LOOKUPS)
 
 # %% ../../nbs/85_study/01_run.ipynb #f8a4249c
 class Run(Stages, Grading, Numbers, Sections, Conclusions):

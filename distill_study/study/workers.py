@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DRIVERS', 'run_stage', 'work', 'gpus', 'shares', 'Local', 'gpus_needed', 'main_memory', 'at_home', 'wanted_modules',
-           'probe', 'Cluster', 'Ray']
+           'lacking', 'Ray']
 
 # %% ../../nbs/85_study/05_workers.ipynb #2a2c7aa4
 import contextlib
@@ -17,25 +17,18 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import distill_study
 from ..config import ARMS, StudyError
 from ..data.load import has_truth, load_data
+from ..models.weights import resolve_model
 from ..report.render import key_names
 from ..store.log import Store
-from ..store.remote import is_url, working_copy
-from .plan import Stage, ingredients, keep_stage
-from distill_study.study.run import (
-    answer_arms,
-    answer_forms,
-    answer_tests,
-    curate_one,
-    label_inputs,
-    noted_student,
-    train_one,
-    untouched_right,
-    validated,
-)
+from ..store.remote import file_system, is_url, working_copy
+from . import run
+from .plan import Stage, ingredients, keep_receipt, lookups
+from .resources import Devices, training_memory
 from ..teach.curate import overlaps
-from ..utils import scrub, stage_lock
+from ..utils import plural, scrub, stage_lock
 
 # %% ../../nbs/85_study/05_workers.ipynb #c7c9dfca
 def run_stage(stage: Stage, store: Store):
@@ -47,19 +40,19 @@ def run_stage(stage: Stage, store: Store):
     if stage.kind == "train":
         return _train(stage, splits, store=store)
     if stage.kind == "label":
-        label_inputs(c, splits, store=store)
+        run.label_inputs(c, splits, store=store)
     if stage.kind == "base":
-        untouched_right(c, splits, store=store)
-    answer_arms(c, splits, fits={}, store=store)
+        run.untouched_right(c, splits, store=store)
+    run.answer_arms(c, splits, fits={}, store=store)
 
 
 def _ask_others(stage, store):
     "Ask an arm's student the test items of other data sets; if there is no student, its training says why."
-    c, fit = stage.combination, noted_student(stage.combination, stage.arm, store=store)
+    c, fit = stage.combination, run.noted_student(stage.combination, stage.arm, store=store)
     if fit is None:
         return
     tests = {d.name: load_data(d) for d in stage.tests}
-    missing = answer_tests(c, stage.arm, fits={stage.arm: fit}, tests=tests, store=store)[1]
+    missing = run.answer_tests(c, stage.arm, fits={stage.arm: fit}, tests=tests, store=store)[1]
     if missing:
         raise StudyError("; ".join(f"{name}: {why}" for name, why in missing.items()))
 
@@ -70,15 +63,15 @@ def _train(stage, splits, *, store):
     gold = arm.labels == "gold"
     if gold and not any(map(has_truth, splits.train)):
         return
-    labels = {} if gold else label_inputs(c, splits, store=store)
+    labels = {} if gold else run.label_inputs(c, splits, store=store)
     found = overlaps(splits.train, dict(test=splits.test, validation=splits.validation), settings=c.curate)
-    done = curate_one(c, arm, splits=splits, answers=labels.get(arm.labels), store=store, found=found)
+    done = run.curate_one(c, arm, splits=splits, answers=labels.get(arm.labels), store=store, found=found)
     if done.short:
         return
-    held = validated(c, [arm.name], splits=splits, store=store)[arm.name]
-    fits = {arm.name: train_one(c, arm.name, rows=done.rows, store=store, held=held)}
-    answer_arms(c, splits, fits=fits, store=store)
-    answer_forms(c, splits, fits=fits, store=store)
+    held = run.validated(c, [arm.name], splits=splits, store=store)[arm.name]
+    fits = {arm.name: run.train_one(c, arm.name, rows=done.rows, store=store, held=held)}
+    run.answer_arms(c, splits, fits=fits, store=store)
+    run.answer_forms(c, splits, fits=fits, store=store)
 
 # %% ../../nbs/85_study/05_workers.ipynb #f768e19a
 @contextlib.contextmanager
@@ -102,18 +95,18 @@ def _fill(stage, store):
     with stage_lock(store.root / "locks" / f"stage-{stage.key}.lock", stage.what):
         made_of = ingredients(stage.combination, None, settings=stage.key)
         run_stage(stage, store)
-        keep_stage(made_of, stage.key, store=store)
+        keep_receipt("stage", stage.key, made_of=made_of, store=store, seen=lookups(store))
 
 
 def _do(stage, reports, *, store, replay):
     "Do a stage of any kind; the error of a notebook, or None."
     from distill_study.study.schedule import run_combination, run_generalization
 
-    here = dict(store=working_copy(store), replay=replay, here=True)
+    options = dict(store=working_copy(store), replay=replay)
     if stage.kind == "report":
-        return run_combination(stage.combination, Path(reports) / stage.name, **here).error
+        return run_combination(stage.combination, Path(reports) / stage.combination.name, **options).error
     if stage.kind == "page":
-        return run_generalization(stage.recipe, Path(reports), **here)
+        return run_generalization(stage.recipe, Path(reports), **options)
     return _fill(stage, Store(store))
 
 
@@ -174,10 +167,9 @@ def gpus() -> list[str]:
 def shares(workers: int, devices: list) -> list[dict]:
     "The environment of each worker: its GPUs, and its part of the cores."
     if devices and len(devices) < workers:
-        has = f"{len(devices)} {'GPU' if len(devices) == 1 else 'GPUs'}"
         raise StudyError(
-            f"workers = {workers}: this machine has {has}, and two workers on one would be out of memory. "
-            f"Ask for {len(devices)} or fewer."
+            f"workers = {workers}: this machine has {plural(len(devices), 'GPU')}, and two workers on one would be out "
+            f"of memory. Ask for {len(devices)} or fewer."
         )
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // workers))
     own = [devices[i * len(devices) // workers : (i + 1) * len(devices) // workers] for i in range(workers)]
@@ -259,9 +251,6 @@ def gpus_needed(stage: Stage) -> int:
 # %% ../../nbs/85_study/05_workers.ipynb #0850f136
 def main_memory(stage: Stage) -> int:
     "Bytes of main memory a stage needs, by its student's size and method; 0 where a network would be needed to know."
-    from distill_study.models.weights import resolve_model
-    from distill_study.study.resources import Devices, training_memory
-
     train = stage.combination.student.train
     try:
         model = resolve_model(stage.combination.student.model)
@@ -279,20 +268,14 @@ def at_home(stage: Stage, store: str) -> bool:
 
 def _reachable(address):
     "Refuse an address where nobody listens: Ray would try for long."
-    if address == "auto":
-        return
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise StudyError(
-            f"address = {address!r}: expected HOST:PORT of the head of a Ray cluster, e.g. 10.0.0.1:6379, or auto."
-        )
+    if address != "auto" and not (host and port.isdigit()):
+        raise StudyError(f"address = {address!r}: expected HOST:PORT of a cluster's head, e.g. 10.0.0.1:6379, or auto.")
     try:
-        socket.create_connection((host, int(port)), timeout=10).close()
+        if address != "auto":
+            socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as e:
-        raise StudyError(
-            f"address = {address!r}: nobody answers there ({e}). Start the cluster with `ray start --head`, "
-            "and look at `ray status`."
-        ) from None
+        raise StudyError(f"address = {address!r}: nobody answers there ({e}). Start it: `ray start --head`.") from None
 
 # %% ../../nbs/85_study/05_workers.ipynb #aaa760d6
 def wanted_modules(stages: list) -> dict:
@@ -308,31 +291,31 @@ def wanted_modules(stages: list) -> dict:
     return {module: extra for module, (extra, needed) in need.items() if needed}
 
 
-def probe(
+def lacking(
     modules: dict,  # of `wanted_modules`
+    *,
     store: str,  # folder or URL
-) -> tuple:  # what is lacking, each with its remedy; the version of this package
-    "What the machine that this runs on lacks."
+    version: str,  # of this package where the run was started
+) -> str:
+    "What the machine that this runs on lacks, each with its remedy; empty where it has all."
     import importlib.util
 
-    from distill_study import __version__
-    from distill_study.store.remote import file_system
-
-    lacks = [
-        f"{m} is not installed there. `pip install 'distill-study[{extra}]'`"
-        for m, extra in modules.items()
-        if importlib.util.find_spec(m) is None
-    ]
+    here, missing = distill_study.__version__, [m for m in modules if importlib.util.find_spec(m) is None]
+    lacks = [f"{m} is not installed there. `pip install 'distill-study[{modules[m]}]'`" for m in missing]
+    if here != version:
+        lacks.append(f"it has distill-study {here}, this machine {version}. Install the same")
     try:
         if is_url(store):
             file_system(store)
     except StudyError as e:
         lacks.append(str(e).rstrip("."))
-    return lacks, __version__
+    return "; ".join(lacks)
 
 # %% ../../nbs/85_study/05_workers.ipynb #aaa760d8
-class Cluster:
+class Ray:
     "The machines of a Ray cluster that runs already."
+
+    name = "ray"
 
     def __init__(
         self,
@@ -348,11 +331,10 @@ class Cluster:
         self.ray, e = ray, ray.exceptions
         self.lost = e.WorkerCrashedError, e.NodeDiedError, e.OwnerDiedError
         self._join(address)
-        nodes = ray.nodes()
-        self.nodes = {n["NodeID"]: n["Resources"] for n in nodes if n["Alive"]}
-        self.names = {n["NodeID"]: f"{n['NodeManagerAddress']} (node {n['NodeID'][:6]})" for n in nodes}
+        self.nodes = {n["NodeID"]: n["Resources"] for n in ray.nodes() if n["Alive"]}
         self.here = ray.get_runtime_context().get_node_id()
-        self.gpus = sum(n.get("GPU", 0) for n in self.nodes.values())
+        self.gpus = sum(has.get("GPU", 0) for has in self.nodes.values())
+        self.task, self.refs = ray.remote(work), {}
 
     def _join(self, address):
         _reachable(address)
@@ -365,43 +347,10 @@ class Cluster:
                 "(`ray status`), and of the same Ray and Python version?"
             ) from None
 
-    def on(self, node: str) -> dict:
+    def _on(self, node):
         "Options of a task that is for one machine."
         strategies = self.ray.util.scheduling_strategies
         return dict(scheduling_strategy=strategies.NodeAffinitySchedulingStrategy(node, soft=False))
-
-    def survey(self, stages: list, store: str = "") -> dict:
-        "Machine → what is wrong with its packages, or None; asked of all machines that get work."
-        ask, need = self.ray.remote(probe), wanted_modules(stages)
-        nodes = [node for node, has in self.nodes.items() if has.get("GPU", 0) or not self.gpus]
-        options = dict(num_cpus=0, max_retries=0)
-        refs = {node: ask.options(**options, **self.on(node)).remote(need, store) for node in nodes}
-        return {self.names[node]: self._answer(ref) for node, ref in refs.items()}
-
-    def _answer(self, ref):
-        "What a machine lacks, in a sentence, or None."
-        from distill_study import __version__
-
-        try:
-            lacks, version = self.ray.get(ref, timeout=120)
-        except Exception as e:
-            return (
-                f"distill-study can't be imported there ({type(e).__name__}). Install the same commit of it, "
-                "with the same Python"
-            )
-        if version != __version__:
-            lacks = [*lacks, f"it has distill-study {version}, this machine {__version__}. Install the same"]
-        return "; ".join(lacks) or None
-
-# %% ../../nbs/85_study/05_workers.ipynb #aaa760da
-class Ray(Cluster):
-    "A Ray cluster that stages run on."
-
-    name = "ray"
-
-    def __init__(self, address: str = "auto"):  # see `Cluster`
-        super().__init__(address)
-        self.task, self.refs = self.ray.remote(work), {}
 
     def room(self) -> bool:
         "Always: Ray keeps its own queue."
@@ -414,20 +363,33 @@ class Ray(Cluster):
         return dict(num_cpus=1, num_gpus=gpus) | (dict(memory=memory) if memory else {})
 
     def check(self, stages: list, store: str = ""):
-        "Refuse stages that fit on no machine of the cluster: Ray would wait for one for ever."
+        "Refuse stages that fit on no machine of the cluster, where Ray would wait for ever, and what machines lack."
         for s in stages:
             need, home = self.needs(s), at_home(s, store)
             nodes = [self.nodes[self.here]] if home else self.nodes.values()
             gpus, memory = need["num_gpus"], need.get("memory", 0)
             if not any(gpus <= has.get("GPU", 0) and memory <= has.get("memory", 0) for has in nodes):
-                raise StudyError(f"{s.what}: needs {gpus} GPUs and {memory / 1e9:.1f} GB, and {_nowhere(home)}")
-        for name, why in self.survey(stages, store).items():
-            if why:
-                raise StudyError(f"machine {name} of the Ray cluster: {why}.")
+                where = "this machine, which writes reports, has not" if home else "no machine of the cluster has them"
+                raise StudyError(f"{s.what}: needs {gpus} GPUs and {memory / 1e9:.1f} GB, and {where}. Ask for less.")
+        ask, given = self.ray.remote(lacking), dict(store=store, version=distill_study.__version__)
+        nodes = [node for node, has in self.nodes.items() if has.get("GPU", 0) or not self.gpus]
+        options = {node: dict(num_cpus=0, max_retries=0) | self._on(node) for node in nodes}
+        asked = {node: ask.options(**options[node]).remote(wanted_modules(stages), **given) for node in nodes}
+        for node, answer in asked.items():
+            self._look_at(node, answer)
+
+    def _look_at(self, node, answer):
+        "Refuse a machine that lacks something."
+        try:
+            lacks = self.ray.get(answer, timeout=120)
+        except Exception as e:
+            lacks = f"distill-study can't be imported there ({type(e).__name__}). Install the same, for the same Python"
+        if lacks:
+            raise StudyError(f"machine {node[:6]} of the Ray cluster (`ray list nodes`): {lacks}.")
 
     def submit(self, stage: Stage, **given) -> Future:
         "Give a stage to the cluster; `given` as `work` takes it."
-        place = self.on(self.here) if at_home(stage, given["store"]) else {}
+        place = self._on(self.here) if at_home(stage, given["store"]) else {}
         task = self.task.options(**self.needs(stage), **place, max_retries=3, name=stage.what)
         ref = task.remote(stage, **given)
         future = ref.future()
@@ -440,10 +402,3 @@ class Ray(Cluster):
             if not future.done():
                 self.ray.cancel(ref, force=True)
         self.ray.shutdown()
-
-
-def _nowhere(home):
-    "Why a stage fits on no machine, and what to do."
-    if home:
-        return "this machine, which writes the reports, has not. Start the run on one that has, or ask for less."
-    return "no machine of the cluster has them. Add one (`ray start`), or ask for less."
