@@ -17,7 +17,7 @@ from distill_study.report.figures import transfer_alt, transfer_figure
 from distill_study.report.render import check_page
 from distill_study.store.log import Store
 from distill_study.study import plan as planner, schedule, schedule as grid
-from distill_study.study.plan import plan, transfer_rows
+from distill_study.study.plan import plan
 from distill_study.study.resources import pieces
 from distill_study.study.run import ask_others, find
 from distill_study.study.workers import run_stage
@@ -77,7 +77,8 @@ def test_pairs_of_a_grid():
     kinds = [s.kind for s in plan(wide)]
     assert kinds.count("transfer") == len(found) and kinds.count("page") == 1
     one = parse_recipe(RAW | dict(data=RAW["data"][:1]))
-    assert pairs(parse_recipe(RAW | dict(generalization=False))) == [] == transfer_rows(one, plan(one))
+    assert pairs(parse_recipe(RAW | dict(generalization=False))) == []
+    assert "transfer" not in {s.kind for s in plan(one)}
 
 
 def test_the_setting():

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from functools import cache
@@ -31,7 +32,6 @@ from ..report.grid import in_short, names_of, sections
 from ..store.log import Store
 from ..store.remote import url_of
 from . import plan as planner
-from .run import unanswered
 from ..tasks.families import TASKS
 from ..tasks.prompts import item_parts, rubric
 from ..train.launch import check_launch
@@ -39,26 +39,21 @@ from ..train.methods import check_choice, refuse
 from ..utils import duration, read_json, scrub, stage_lock, write_json
 
 # %% ../../nbs/85_study/04_schedule.ipynb #65c815df
-def _shipped(inside: str, beside: str) -> list[Path]:
-    "The folders where something that comes with the package may be: in it, or beside it in a checkout."
+def _shipped(inside: str, beside: str, *, ending: str) -> dict[str, Path]:
+    "Name → file of what comes with the package: in it, or beside it in a checkout."
     package = Path(distill_study.__file__).resolve().parent
-    return [package / inside, package.parent / beside]
+    folders = package.parent / beside, package / inside
+    return {p.stem: p for folder in folders for p in sorted(folder.glob(f"*{ending}"))}
 
 
 def notebook_path(name: str = "combination") -> Path:
     "A study notebook that comes with the package."
-    for folder in _shipped("study/notebooks", "nbs/study"):
-        if (path := folder / f"{name}.ipynb").is_file():
-            return path
-    raise StudyError(f"The study notebook {name}.ipynb is not there. Install distill-study again, or from a clone.")
+    return _shipped("study/notebooks", "nbs/study", ending=".ipynb")[name]
 
 
 def shipped_recipes() -> dict[str, Path]:
     "Name → file of the recipes that come with the package."
-    found = {}
-    for folder in _shipped("recipes", "recipes"):
-        found = {p.stem: p for p in sorted(folder.glob("*.yaml"))} | found
-    return found
+    return _shipped("recipes", "recipes", ending=".yaml")
 
 
 def recipe_path(given: str | Path) -> Path:
@@ -238,11 +233,9 @@ def run_generalization(
 
 def behind(recipe: Recipe, folder: Path) -> list[tuple[str, str]]:
     "(address, what it is) of the page about other data sets, or of the notebook in which it failed."
-    pages = {
-        "generalization.html": "What the students do on the data sets that they did not learn from: "
-        "transfer and forgetting",
-        "generalization.ipynb": "The page about students on other data sets failed: its executed notebook",
-    }
+    page = "What the students do on the data sets that they did not learn from: transfer and forgetting"
+    failed = "The page about students on other data sets failed: its executed notebook"
+    pages = {"generalization.html": page, "generalization.ipynb": failed}
     return [(name, what) for name, what in pages.items() if wanted(recipe) and (folder / name).exists()][:1]
 
 # %% ../../nbs/85_study/04_schedule.ipynb #1f22eb86
@@ -287,8 +280,7 @@ def _check_models(c, splits, *, store):
     teacher, train = open_teacher(c.teacher), c.student.train
     if teacher.name in ("transformers", "vllm"):
         check_model(teacher.source, adapters=teacher.name == "transformers")
-    if unanswered(c, splits, engine=teacher, store=store):
-        teacher.ready()  # a key that is not set, vLLM that is not installed
+    _check_ready(teacher, store=store)
     check_model(c.student.model)
     check_choice(c, splits)
     if train.method == "qlora" or train.attention or train.liger or train.report_to:
@@ -308,8 +300,14 @@ def _check_judge(c, splits, *, store):
         prompt = point_prompt(criteria, item_parts(e), text="")
         sampling = c.judge.sampling.model_copy(update=dict(max_tokens=1))
         engine.check([Request(e.id, prompt, sampling, schema=point_schema(criteria))])
-    elif not any((store.root / "completions").glob(f"{slug(engine.spec)[-120:].strip('-.')}-*.jsonl")):
-        engine.ready()  # it was never asked: a key that is not set, vLLM that is not installed
+    else:
+        _check_ready(engine, store=store)
+
+
+def _check_ready(engine, *, store):
+    "Refuse an engine that was never asked and can't be: a key that is not set, vLLM that is not installed."
+    if not any((store.root / "completions").glob(f"{slug(engine.spec)[-120:].strip('-.')}-*.jsonl")):
+        engine.ready()
 
 # %% ../../nbs/85_study/04_schedule.ipynb #6da3a8db
 PLACE = ("data", "teacher", "student")  # of a combination in a grid
@@ -332,14 +330,11 @@ def _grid_row(c, outcome):
     state = "waiting" if outcome is None else "ok" if error is None else "failed"
     place = c.data.name, c.teacher.engine.split(":", 1)[1], c.student.model
     short = dict(zip(PLACE, (Path(name).name for name in place)))
-    return dict(name=c.name, **short, state=state, error=error and scrub(error))
+    return dict(name=c.name, state=state, error=error and scrub(error), **short)
 
 # %% ../../nbs/85_study/04_schedule.ipynb #a3677d9a
-def render_index(
-    folder: Path,  # of a recipe's reports
-    whole: bool = True,  # with heat maps, ranking and costs
-) -> Path:
-    "Make the page of a recipe from what is in its folder."
+def render_index(folder: Path, whole: bool = True) -> Path:
+    "Make the page of a recipe from what is in its reports' folder; `whole`: with heat maps, ranking and costs."
     grid, entries, pages, states = json.loads((folder / "grid.json").read_text("utf-8")), [], [], {}
     for row in grid["combinations"]:
         name, path, place = row["name"], folder / row["name"] / "metrics.json", tuple(map(row.get, PLACE))
@@ -415,7 +410,7 @@ class Board:
     "Every job of a run, and a file that says how far they are."
 
     def __init__(self, recipe: Recipe, folder: Path, *, logs: Path, replay: bool = False):
-        self.recipe, self.path, self.began, self.wrote = recipe, folder / "status.json", time.time(), 0.0
+        self.recipe, self.folder, self.began, self.wrote = recipe, folder, time.time(), 0.0
         self.jobs = {s.key: Job(s, logs / f"{s.kind}-{s.key}.log") for s in planner.plan(recipe)}
         for job in self.jobs.values():
             if replay and job.stage.kind not in ("report", "page"):
@@ -430,6 +425,12 @@ class Board:
         over = self.over()
         jobs = [j for j in self.jobs.values() if j.state == WAITING and over.issuperset(j.stage.needs)]
         return sorted(jobs, key=lambda j: j.stage.kind != "report")
+
+    def outcomes(self) -> list[Outcome]:
+        "What became of the combinations that are over, in the order of the recipe."
+        over = [j for j in self.jobs.values() if j.stage.kind == "report" and j.state in (DONE, FAILED)]
+        about = [(j, j.stage.combination) for j in over]
+        return [Outcome(c, self.folder / c.name, j.seconds, j.error, kept=not j.tries) for j, c in about]
 
     def left(self) -> float | None:
         "Seconds that the rest may take, at the pace of the stages of its kind; None before it can be told."
@@ -464,7 +465,7 @@ class Board:
         "Write the status file, at most once a second."
         if ended or time.time() - self.wrote >= 1:
             self.wrote = time.time()
-            write_json(self.status(ended), self.path, exact=True)
+            write_json(self.status(ended), self.folder / "status.json", exact=True)
 
     def say(self, job: Job, what: str) -> str:
         "A line about a job."
@@ -487,29 +488,20 @@ def run_recipe(
     store, executor = Path(store), executor or Local(1)
     folder = Path(reports) / recipe.name
     folder.mkdir(parents=True, exist_ok=True)
-    board, outcomes = Board(recipe, folder, logs=store / "logs", replay=replay), {}
+    board = Board(recipe, folder, logs=store / "logs", replay=replay)
     given = dict(reports=str(folder), store=url_of(store) or str(store))  # another machine has a copy of its own
     executor.check([j.stage for j in board.jobs.values()], given["store"])
-    kept = [] if replay else _keep_unchanged(board, folder, store=store)
-    if kept:
+    if not replay:
+        _keep_unchanged(board, store=store)
+    if kept := board.outcomes():
         say(f"{len(kept)} of {len(recipe.combinations())} reports stay: nothing has changed since they were made")
-        outcomes = {c.name: Outcome(c, folder / c.name, 0.0, kept=True) for c in kept}
-        write_index(recipe, list(outcomes.values()), folder=folder)
-
-    def ended(job):
-        if job.stage.kind == "report":
-            c = job.stage.combination
-            outcomes[c.name] = Outcome(c, folder / c.name, job.seconds, job.error)
-        if job.stage.kind in ("report", "page"):
-            done = [outcomes[c.name] for c in recipe.combinations() if c.name in outcomes]
-            write_index(recipe, done, folder=folder)
-
+        write_index(recipe, kept, folder=folder)
     follow = getattr(executor, "alone", False) and not look
-    _work_off(board, executor, given=given | dict(replay=replay), say=say, look=look, ended=ended, follow=follow)
-    return [outcomes[c.name] for c in recipe.combinations()]
+    _work_off(board, executor, given=given | dict(replay=replay), say=say, look=look, follow=follow)
+    return board.outcomes()
 
 
-def _work_off(board, executor, *, given, say, look, ended, follow):
+def _work_off(board, executor, *, given, say, look, follow):
     "Start every job as soon as it can, until all are over."
     running = {}
     try:
@@ -527,8 +519,8 @@ def _work_off(board, executor, *, given, say, look, ended, follow):
             for future in finished:
                 job = running.pop(future)
                 _close_job(board, job, future=future, lost=executor.lost, say=say)
-                if job.state in (DONE, FAILED):
-                    ended(job)
+                if job.stage.kind in ("report", "page") and job.state != WAITING:
+                    write_index(board.recipe, board.outcomes(), folder=board.folder)
             board.write()
             if look:
                 look(board)
@@ -558,9 +550,9 @@ def _close_job(board, job, *, future, lost, say):
     say(board.say(job, f"failed: {job.error}" if job.error else f"done in {duration(job.seconds)}"))
 
 # %% ../../nbs/85_study/04_schedule.ipynb #1267883d
-def _keep_unchanged(board, folder, *, store):
-    "Mark as done what would come out as it is, and what only that needs; the combinations whose reports stay."
-    kept, known, needed, jobs = Store(store), {}, set(), board.jobs
+def _keep_unchanged(board, *, store):
+    "Mark as done what would come out as it is, and what only that needs."
+    kept, known, needed, jobs, folder = Store(store), {}, set(), board.jobs, board.folder
     names = [c.name for c in board.recipe.combinations()]
     stay = {k for k, j in jobs.items() if j.stage.kind == "report" and _holds(j.stage, folder, store=kept, known=known)}
     for key, job in reversed(jobs.items()):
@@ -579,7 +571,6 @@ def _keep_unchanged(board, folder, *, store):
         ready = job.stage.kind not in ("report", "page") and board.over().issuperset(job.stage.needs)
         if key in stay or key not in needed or ready and _holds(job.stage, folder, store=kept, known=known):
             job.state = DONE
-    return [jobs[key].stage.combination for key in jobs if key in stay]
 
 
 def _holds(stage, folder, *, store, known):
@@ -602,23 +593,18 @@ def status_table(status: dict, most: int = 12):
     from rich.text import Text
 
     rows, states = status["stages"], (WAITING, RUNNING, DONE, FAILED)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("stage")
-    for state in states:
-        table.add_column(state, justify="right")
+    table = Table("stage", *states, box=None, pad_edge=False)
     for kind in planner.KINDS:
-        n = [sum(r["kind"] == kind and r["state"] == state for r in rows) for state in states]
-        if any(n):
-            table.add_row(kind, *map(str, n))
+        n = Counter(r["state"] for r in rows if r["kind"] == kind)
+        if n:
+            table.add_row(kind, *(str(n[state]) for state in states))
     lines = [(f"  {r['what']}, {duration(r['seconds'])}", r["line"], "") for r in rows if r["state"] == RUNNING]
     failed = [r for r in rows if r["state"] == FAILED]
     lines += [(f"  failed: {r['kind']} {r['what']}", r["error"], "red") for r in failed]
-    texts = [
-        Text(f"{what}: {line}" if line else what, style=style, overflow="ellipsis", no_wrap=True)
-        for what, line, style in lines[:most]
-    ]
     if len(lines) > most:
-        texts.append(Text(f"  and {len(lines) - most} more"))
+        lines = [*lines[:most], (f"  and {len(lines) - most} more", "", "")]
+    cut = dict(overflow="ellipsis", no_wrap=True)
+    texts = [Text(f"{what}: {line}" if line else what, style=style, **cut) for what, line, style in lines]
     return Group(Text(_headline(status), style="bold"), table, *texts)
 
 
