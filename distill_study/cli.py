@@ -216,7 +216,7 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
             print(f"  {work.kind:<8} {work.what:<75} {how_much(work)}")
     transfer = Counter(work.data.name for s in stages if s.kind == "transfer" for work in s.work)
     for name, n in transfer.items():
-        print(f"\n{name}, also asked of students that learned from other data: {n}")
+        print(f"\n{name}: also asked of {plural(n, 'student')} that learned from other data")
     print("\nAll of it, estimated:", *about, sep="\n  ")
 
 # %% ../nbs/99_cli.ipynb #4c651068

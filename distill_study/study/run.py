@@ -404,10 +404,10 @@ def _panel_type(cls):
 
 
 def panel(value, parts):
-    "`value`, which now shows itself as what `parts()` gives: of a mapping, a tuple or a dataclass, a copy."
+    "`value`, which now shows itself as what `parts()` gives: of a mapping, a list or a dataclass, a copy."
     if value is None:
         shown = Panel()
-    elif isinstance(value, (dict, tuple)):
+    elif isinstance(value, (dict, list, tuple)):
         shown = _panel_type(type(value))(value)
     else:
         shown = object.__new__(_panel_type(type(value)))
