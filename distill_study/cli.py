@@ -507,14 +507,11 @@ def list_stored(store: Store = Path("store")):
 
 
 @store_app.command()
-def ledger(
-    reason: Annotated[str | None, typer.Option(help="only this reason, e.g. truncated or http_429")] = None,
-    store: Store = Path("store"),
-):
+def ledger(store: Store = Path("store")):
     "Print every failed request and every dropped input, one JSON object a line: id, reason, evidence."
     from distill_study.store.archive import ledger_rows
 
-    for row in ledger_rows(store, reason):
+    for row in ledger_rows(store):
         print(json.dumps(row, ensure_ascii=False))
 
 
@@ -531,16 +528,11 @@ def verify(store: Store = Path("store")):
 
 
 @store_app.command()
-def export(
-    out: Annotated[Path, typer.Argument(help="a .jsonl file, or a folder for datasets.load_from_disk")],
-    engine: Annotated[str | None, typer.Option(metavar="ENGINE:MODEL", help="of this engine only")] = None,
-    *,
-    store: Store = Path("store"),
-):
+def export(out: Annotated[Path, typer.Argument(help="a .jsonl file")], store: Store = Path("store")):
     "Write completions where other tools can read them."
     from distill_study.store import archive
 
-    print(f"{archive.export(store, out, engine=engine)} completions in {out}")
+    print(f"{archive.export(store, out)} completions in {out}")
 
 # %% ../nbs/99_cli.ipynb #b7c07343
 @store_app.command()
