@@ -128,7 +128,7 @@ def one_report(folder):
         out.append(
             {
                 "whole": done.seconds,
-                "papermill, and the kernel's start and end": nb.metadata.papermill.duration - sum(cells),
+                "papermill": nb.metadata.papermill.duration - sum(cells),
                 "cells: imports, statistics, figures": sum(cells),
                 "rendering": took,
                 "the rest": done.seconds - nb.metadata.papermill.duration - took,

@@ -17,7 +17,7 @@ from bs4 import BeautifulSoup
 from conftest import ROOT
 from hypothesis import given, settings, strategies as st
 
-from distill_study.config import StudyError, load_recipe
+from distill_study.config import load_recipe
 from distill_study.grading.truth import METRICS
 from distill_study.report.grid import (
     Cell,
@@ -449,35 +449,6 @@ def test_the_committed_page_is_made_from_its_folder(tmp_path):
     assert plain(render_index(tmp_path).read_text()) == plain(committed) and len(committed) < 600_000
     for name in READ:
         assert all(f'href="{name}/{f}"' in committed for f in ("index.html", "metrics.json", "metrics.csv"))
-
-
-def test_without_its_list_the_page_shows_what_is_there(tmp_path):
-    name, gone = list(READ)[:2]
-    for n in (name, gone):
-        shutil.copytree(TINY / n, tmp_path / n)
-    (tmp_path / gone / "metrics.json").write_text("{}")
-    assert "holds no numbers of a report" in sound(render_index(tmp_path, whole=False).read_text()).text
-    (tmp_path / gone / "metrics.json").unlink()
-    soup = sound(render_index(tmp_path).read_text())
-    assert "It left no numbers." in soup.text and soup.find("a", href=f"{name}/index.html")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "{",
-        "[]",
-        "{}",
-        '{"combinations": [{"name": "../x"}]}',
-        '{"combinations": [{"name": 3}]}',
-        '{"combinations": [{"name": "A/b"}]}',
-        "\xff",
-    ],
-)
-def test_a_damaged_list_is_refused(text, tmp_path):
-    (tmp_path / "grid.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(StudyError, match="grid.json.*distill-study run"):
-        render_index(tmp_path)
 
 
 def test_a_page_comes_while_the_grid_runs_and_whole_at_its_end(tmp_path):

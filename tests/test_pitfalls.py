@@ -512,9 +512,10 @@ def test_the_plan_counts_what_is_asked_again():
     c = combination(pitfalls=dict(wordings=2, samples=3, blind=True, items=5))
     again = [work for work in stages_of(c)[-1].work if work.kind == "pitfalls"]
     assert len(again) == 5  # arms under the plain prompt
-    asked = {work.arm: int(how_much(work, load_data(c.data)).split()[0]) for work in again}
-    assert asked.pop("student/vanilla") == (2 + 3 + 1) * 5 and set(asked.values()) == {(2 + 3) * 5}
-    assert how_much(again[0]) == "5 × 5 questions" and stages_of(combination())[-1].work == []
+    asked = {work.arm: how_much(work) for work in again}
+    assert asked.pop("student/vanilla") == "6 × 5 inputs"
+    assert set(asked.values()) == {"5 × 5 inputs"}
+    assert stages_of(combination())[-1].work == []
 
 
 @pytest.mark.parametrize(

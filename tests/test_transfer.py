@@ -16,8 +16,8 @@ from distill_study.data.load import load_data
 from distill_study.report.figures import transfer_alt, transfer_figure
 from distill_study.report.render import check_page
 from distill_study.store.log import Store
-from distill_study.study import schedule, schedule as grid
-from distill_study.study.plan import plan, transfer_rows
+from distill_study.study import plan as planner, schedule, schedule as grid
+from distill_study.study.plan import plan
 from distill_study.study.resources import pieces
 from distill_study.study.run import ask_others, find
 from distill_study.study.workers import run_stage
@@ -77,7 +77,8 @@ def test_pairs_of_a_grid():
     kinds = [s.kind for s in plan(wide)]
     assert kinds.count("transfer") == len(found) and kinds.count("page") == 1
     one = parse_recipe(RAW | dict(data=RAW["data"][:1]))
-    assert pairs(parse_recipe(RAW | dict(generalization=False))) == [] == transfer_rows(one, plan(one))
+    assert pairs(parse_recipe(RAW | dict(generalization=False))) == []
+    assert "transfer" not in {s.kind for s in plan(one)}
 
 
 def test_the_setting():
@@ -388,8 +389,7 @@ def test_a_page_that_fails_is_told_by_the_command(monkeypatch, tmp_path):
 def test_where_nothing_has_changed_the_page_is_made_anew_or_stays(monkeypatch, tmp_path, page):
     pages, started = [], []
     monkeypatch.setattr(schedule, "write_index", lambda r, o, folder: pages.append(len(o)))
-    for name, same in dict(unchanged=True, stage_over=True, page_unchanged=page).items():
-        monkeypatch.setattr(schedule, name, lambda *args, same=same, **kw: same)
+    monkeypatch.setattr(planner, "receipt_holds", lambda kind, *args, **kw: page if kind == "page" else True)
     for c in parse_recipe(RAW).combinations():
         (tmp_path / "two" / c.name).mkdir(parents=True)
         (tmp_path / "two" / c.name / "index.html").touch()
