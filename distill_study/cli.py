@@ -100,8 +100,8 @@ Workers = Annotated[int, typer.Option(help="processes that do stages side by sid
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="gets both files")] = Path(".")):
     "Write a commented recipe and the study notebook into a folder, and say what to do next."
+    from distill_study.analyse.results import sentence, templates
     from distill_study.config import StudyError
-    from distill_study.report.render import sentence, templates
     from distill_study.study.schedule import notebook_path
 
     sources = {folder / "study.yaml": templates() / "recipe.yaml", folder / "combination.ipynb": notebook_path()}

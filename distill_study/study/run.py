@@ -418,7 +418,7 @@ def panel(value, parts):
 
 def caption(of: str, **values) -> str:
     "A sentence of `templates/study.txt.j2`."
-    return render.sentence("study", of, **values)
+    return results.sentence("study", of, **values)
 
 
 def note(of: str):
