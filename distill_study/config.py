@@ -21,7 +21,16 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 # %% ../nbs/00_config.ipynb #54145e53
 @cache
@@ -64,6 +73,12 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
     unread: ClassVar[frozenset] = frozenset()  # settings that change no result, so no fingerprint either
+    later: ClassVar[frozenset] = frozenset()  # settings that came later: written down only where they are set
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, handler):
+        default = {k for k in self.later if getattr(self, k) == type(self).model_fields[k].default}
+        return {k: v for k, v in handler(self).items() if k not in default}
 
     @classmethod
     def parse(
@@ -150,6 +165,7 @@ _OURS = set("model messages temperature top_p max_tokens max_completion_tokens s
 class Endpoint(Settings):
     "A server that speaks the OpenAI protocol, and how hard it may be asked."
 
+    later: ClassVar[frozenset] = frozenset({"strict_model"})
     base_url: str | None = None  # up to and with /v1; None is OpenAI's own
     key_env: str | None = "OPENAI_API_KEY"  # NAME of the variable that holds the key; None for a server without keys
     revision: str | None = None  # tells weights apart that the server serves under one name
@@ -162,6 +178,7 @@ class Endpoint(Settings):
     backoff: Positive = 1.0  # longest wait after a first failed attempt, in seconds; doubles with every further one
     max_backoff: Positive = 60
     max_tokens_name: Literal["max_tokens", "max_completion_tokens"] | None = None  # of the limit; None finds out
+    strict_model: bool = False  # an answer in whose place another model's comes is a failure
     list_models: bool = True  # ask for the names the server has before the first request
     extra_body: dict[str, Any] = {}  # anything else the server understands, e.g. {'chat_template_kwargs': {…}}
 
@@ -356,9 +373,24 @@ class Data(Settings):
     splits: dict[Literal["train", "test"], str] = {}
 
 # %% ../nbs/00_config.ipynb #6fd9cd0e
-class Curate(Settings):
-    "Which of the teacher's answers become training rows."
+def _pattern_fault(pattern):
+    "Why a regular expression can't be one of `Curate.stated`; empty where it can."
+    if len(pattern) > 200:
+        return f"it has {len(pattern)} characters, at most 200 are read"
+    try:
+        groups = re.compile(pattern).groups
+        re.compile(f"(?:{pattern})|x", re.I | re.M)
+    except (re.error, OverflowError, RecursionError) as e:
+        return f"it is no regular expression ({e})"
+    if groups:
+        return "groups are written (?:…)"
+    return "it matches an empty text" if re.search(pattern, "") else ""
 
+
+class Curate(Settings):
+    "Which of the teacher's answers become training rows, and how the answers of all arms are read."
+
+    later: ClassVar[frozenset] = frozenset({"reasoning", "stated"})
     turns: Literal["all", "last"] = "all"  # which of the assistant's turns of a conversation the loss falls on
     verify: bool = False  # keep only answers that agree with gold: of several samples the first right one
     agreement: Share = 0.0  # share of the samples (teacher.sampling.n) that must agree; 0 asks for none
@@ -369,6 +401,17 @@ class Curate(Settings):
     contained: float = Field(0.5, ge=0, lt=1)  # it goes once those cover more of a test input; 0: any shared n-gram
     given_away: bool = True  # drop inputs in which their own gold answer stands
     hard_items: bool = False  # ask the untouched student the training inputs, too: do drops fall on hard ones?
+    # which reasoning is taught: what stands before the answer, or (hidden) what a block or field of its own holds
+    reasoning: Literal["visible, else hidden", "hidden", "visible"] = "visible, else hidden"
+    stated: tuple[str, ...] = ()  # regular expressions of what this data's answers are stated with, e.g. 'I pick'
+
+    @field_validator("stated")
+    @classmethod
+    def _patterns(cls, v):
+        for p in v:
+            if why := _pattern_fault(p):
+                raise ValueError(wording("pattern", pattern=p[:80], why=why))
+        return v
 
 # %% ../nbs/00_config.ipynb #99c77f96
 class Arm(Settings):

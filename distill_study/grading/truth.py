@@ -14,6 +14,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 
 from ..config import ARMS, StudyError, fingerprint
+from ..tasks.reading import READER_VERSION
 
 # %% ../../nbs/50_grading/01_truth.ipynb #50881eda
 @dataclass(frozen=True)
@@ -286,8 +287,8 @@ COLUMNS = (
 
 
 def grader_hash(task: str) -> str:
-    "Identity of the grader: its version and the family it reads."
-    return fingerprint("grader", GRADER_VERSION, task)
+    "Identity of the grader: its version, the reader's, and the family it reads."
+    return fingerprint("grader", GRADER_VERSION, READER_VERSION, task)
 
 
 def known_entities(examples) -> frozenset | None:

@@ -121,11 +121,11 @@ def weights_of(
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c03
 @contextmanager
-def asking(who: Asked, store: Store, *, splits, split: str, engine=None):
+def asking(who: Asked, store: Store, *, splits, split: str, engine=None, stated=()):
     """Opens an engine; within, a function of (examples, prompt, what) that gives `who`'s `Answers`.
 
-    The engine is closed at the end, so that the next model finds its memory free."""
-    shared = dict(store=store, max_tokens=splits.max_tokens, split=split)
+    `stated`: see `config.Curate`. The engine is closed at the end, so that the next model finds its memory free."""
+    shared = dict(store=store, max_tokens=splits.max_tokens, split=split, stated=stated)
     with closing(engine or engine_for(who, store)) as engine:
 
         def ask(examples, prompt, *, what, **more):
@@ -157,6 +157,14 @@ def _counted(what, answers):
     new, reused = sum(a.new for a in answers), sum(a.reused for a in answers)
     failed = sum(sum(a.failed.values()) for a in answers)
     say(f"  {what}: {reused} answers from the store, {new} new" + (f", {failed} failed" if failed else ""))
+    if others := _others(answers):
+        say(f"  {what}: {others}")
+
+
+def _others(answers):
+    "Which other models answered in place of the one that was asked, as servers say; empty where none did."
+    found = [f"{n} by {model!r}" for a in answers for model, n in a.other_models.items()]
+    return f"answered by another model than the one asked: {', '.join(found)}" if found else ""
 
 # %% ../../nbs/85_study/01_run.ipynb #a34fba10
 def _teacher_requests(c, splits):
@@ -191,7 +199,7 @@ def label_inputs(
     c = resolved(c, splits.task)
     check_choice(c, splits)
     options = dict(say=lambda line: say(f"  teacher, {line}"), reasks=c.teacher.reasks)
-    with asking(c.teacher, store, splits=splits, split="train") as ask:
+    with asking(c.teacher, store, splits=splits, split="train", stated=c.curate.stated) as ask:
         for asked in _teacher_requests(c, splits):
             ask.engine.check(asked)
         labels = {s: ask(splits.train, s, what=f"teacher, {s}", **options) for s in strategies_of(c)}
@@ -281,7 +289,7 @@ def validated(c: Combination, arms, *, splits, store) -> dict[str, Held]:
     wanted = [s for s in strategies_of(c) if any(ARMS[a].labels == s for a in arms)]
     answers = {}
     if wanted and not c.teacher.engine.startswith("recorded:"):  # of validation inputs nothing was recorded
-        with asking(c.teacher, store, splits=splits, split="validation") as ask:
+        with asking(c.teacher, store, splits=splits, split="validation", stated=c.curate.stated) as ask:
             answers = {s: ask(splits.validation, s, what=f"teacher, {s}, validation") for s in wanted}
     return {
         a: Held(
@@ -344,11 +352,13 @@ def answer_arms(c: Combination, splits, *, fits: dict, store) -> tuple[dict, dic
     arms = [(ARMS[a], answering(ARMS[a], c, fits=fits)) for a in c.arms if a not in missing]
     for _, same in groupby(arms, key=lambda pair: repr(pair[1])):
         same = list(same)
-        with asking(same[0][1], store, splits=splits, split="test") as ask:
+        with asking(same[0][1], store, splits=splits, split="test", stated=c.curate.stated) as ask:
             for arm, who in same:
                 got = ask(splits.test, arm.prompt, what=f"test, {arm.name}")
                 asked = requests_of(who, splits.test, prompt=arm.prompt, splits=splits, split="test")
-                agree = sampling.parity(splits.test, got, asked=asked, engine=ask.engine, store=store)
+                agree = sampling.parity(
+                    splits.test, got, asked=asked, engine=ask.engine, store=store, stated=c.curate.stated
+                )
                 answers[arm.name] = replace(got, parity=tuple(agree))
                 _counted(f"test, {arm.name}", [got])
     left_out = [a for a in arms_of(splits.task) if a not in c.arms and not ARMS[a].extra]
@@ -368,7 +378,7 @@ def answer_forms(c: Combination, splits, *, fits: dict, store) -> dict:
     for arm, form in ((ARMS[a], f) for a, x in fits.items() for f in forms_of(x, c.student)):
         who, what = answering(arm, c, fits=fits), f"test, {arm.name}, {form}"
         engine = FormEngine(form, fits[arm.name], student=c.student)
-        with asking(who, store, splits=splits, split="test", engine=engine) as ask:
+        with asking(who, store, splits=splits, split="test", engine=engine, stated=c.curate.stated) as ask:
             out[arm.name, form] = ask(splits.test, arm.prompt, what=what)
         _counted(what, [out[arm.name, form]])
     return out
@@ -386,7 +396,7 @@ def answer_tests(
     who, out, missing = answering(ARMS[arm], c, fits=fits), {}, {}
     if not tests:
         return out, missing
-    with asking(who, store, splits=next(iter(tests.values())), split="test") as ask:
+    with asking(who, store, splits=next(iter(tests.values())), split="test", stated=c.curate.stated) as ask:
         for name, s in tests.items():
             try:
                 out[name] = ask(s.test, ARMS[arm].prompt, what=f"{name}, {arm}", max_tokens=s.max_tokens)
@@ -400,7 +410,7 @@ def untouched_right(c: Combination, splits, *, store) -> dict:
     if not c.curate.hard_items or not TASKS[splits.task].graded:
         return {}
     who, what = answering(ARMS["student/vanilla"], c, fits={}), "untouched student, training inputs"
-    with asking(who, store, splits=splits, split="train") as ask:
+    with asking(who, store, splits=splits, split="train", stated=c.curate.stated) as ask:
         return {a.id: a.correct for a in ask(splits.train, "vanilla", what=what)}
 
 # %% ../../nbs/85_study/01_run.ipynb #6351b980
@@ -412,7 +422,7 @@ def answer_pitfalls(c: Combination, splits, *, fits: dict, store) -> dict:
         if not asked:
             continue
         who = answering(arm, c, fits=fits)
-        with asking(who, store, splits=splits, split="test") as ask:
+        with asking(who, store, splits=splits, split="test", stated=c.curate.stated) as ask:
             for (kind, k), examples, changes in asked:
                 changed = who.sampling.model_copy(update=changes)
                 answers = ask(examples, arm.prompt, what=f"pitfalls, {arm.name}, {kind}", sampling=changed)
@@ -694,18 +704,26 @@ def labels_table(run) -> Table:
         f"Failed: no answer came; {'counted as wrong' if graded else 'scored 0'}. Unreadable: no answer could be read. "
         f"Off the format: not in the one the prompt asks for, unreadable answers included{recorded}."
     )
+    if others := _others(run.labels.values()):
+        sub = f"{sub} Some were {others}."
     return Table("The teacher on the training inputs", columns, tuple(run.labelling.values()), sub)
 
 
 def rows_parts(run) -> list:
     "Attrition of every trained arm, and labels and hard inputs before and after the drops."
     attrition = run.attrition
+    hidden = [f"{n} of {len(done.kept)} of {arm}" for arm, done in run.rows.items() if (n := done.hidden)]
     figure, alt = figures.attrition_figure(attrition), figures.attrition_alt(attrition)
     return [
         tables.attrition_table(attrition, run.untrained),
         Figure(figure, alt, "Inputs and training rows of every trained arm."),
         *([tables.balance_table(run.balance)] if run.balance else []),
         *([tables.hardness_table(run.hardness)] if run.hardness else []),
+        *(
+            [note(f"Reasoning from a block or field of its own, not from the reply: {', '.join(hidden)}.")]
+            if hidden
+            else []
+        ),
     ]
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c18

@@ -323,6 +323,7 @@ class Score:
             prompt_hash(self.splits.task, self.arm.prompt),
             grader_hash(self.splits.task),
             self.arm.stop,
+            *self.c.curate.stated,
         )
 
     def __call__(self, model) -> float:
@@ -340,6 +341,7 @@ class Score:
                 sampling=Sampling(stop=self.arm.stop),
                 max_tokens=self.splits.max_tokens,
                 split="validation",
+                stated=self.c.curate.stated,
             )
         return sum(bool(a.correct) for a in answers) / len(answers)
 
