@@ -549,10 +549,10 @@ def test_a_key_is_never_shown(tmp_path, monkeypatch, capfd):
 # ---------------------------------------------------------------- in a study
 
 
-def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
+def test_a_study_with_an_endpoint(tmp_path, monkeypatch, capfd):
     "Labels, attrition and the teacher's arm, with requests that fail; then without the server."
     from distill_study.data.load import load_data
-    from distill_study.study.run import answer_arms, curate_arms, label_inputs
+    from distill_study.study.run import Run, answer_arms, curate_arms, label_inputs, labels_table, rows_parts
     from distill_study.study.schedule import check
 
     monkeypatch.setenv("TEST_KEY", SECRET)
@@ -560,7 +560,8 @@ def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
     def teacher(body, fields):
         if "three" in body["messages"][-1]["content"] or len(body["messages"][-1]["content"]) % 5 == 0:
             return 500, {}, {}
-        return 200, dict(choices=[dict(message=dict(content="so it is\nAnswer: A"), finish_reason="stop")]), {}
+        message = dict(content="I pick A.", reasoning_content="It stands there.")
+        return 200, dict(model="n-large", choices=[dict(message=message, finish_reason="stop")]), {}
 
     with FaultServer(sees=teacher) as server:
         recipe = parse_recipe(
@@ -577,6 +578,7 @@ def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
                 data=[dict(name="tiny-qa", train=24, test=12)],
                 arms=["teacher/cot", "distilled/cot-rationale"],
                 min_rows=1,
+                curate=dict(stated=["I pick"]),
             )
         )
         check(recipe, tmp_path / "reports", store=tmp_path / "store")
@@ -586,6 +588,8 @@ def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
         curated, _ = curate_arms(c, splits, labels=labels, store=store)
         a = curated["distilled/cot-rationale"].attrition
         assert a["inputs"] == 24 == a["rows"] + sum(a["dropped"].values()) and a["dropped"]["failed: http_500"] > 0
+        assert curated["distilled/cot-rationale"].hidden == a["rows"]
+        assert all("It stands there." in r["messages"][-1]["content"] for r in curated["distilled/cot-rationale"].rows)
         answers, _ = answer_arms(c, splits, fits={}, store=store)
         lost = [x for x in answers["teacher/cot"] if x.failure]
         assert len(answers["teacher/cot"]) == 12 and lost and not any(x.correct for x in lost)
@@ -593,6 +597,14 @@ def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
             ("train, cot", "http_500"),
             ("test, cot", "http_500"),
         }
+    told = (
+        f"answered by another model than the one asked: {a['inputs'] - labels['cot'].failed['http_500']} by 'n-large'"
+    )
+    assert f"teacher, cot: {told}" in capfd.readouterr().err
+    run = Run.of(c, store)
+    run.data, run.labels = splits, labels
+    assert told in labels_table(run).sub
+    assert f"{a['rows']} of {a['rows']} of distilled/cot-rationale" in rows_parts(run)[-1].data
     again = Store(tmp_path / "store")
     patient = c.model_copy(update=dict(teacher=c.teacher.model_copy(update=dict(max_failures=1.0))))
     kept = label_inputs(patient, keep_only(splits, labels["cot"]), store=again)["cot"]

@@ -163,7 +163,7 @@ def _counted(what, answers):
 
 def _others(answers):
     "Which other models answered in place of the one that was asked, as servers say; empty where none did."
-    found = [f"{n} by {model!r}" for a in answers for model, n in a.other_models.items()]
+    found = [f"{n} by {model[:80]!r}" for a in answers for model, n in a.other_models.items()]
     return f"answered by another model than the one asked: {', '.join(found)}" if found else ""
 
 # %% ../../nbs/85_study/01_run.ipynb #a34fba10
