@@ -21,6 +21,7 @@ from distill_study.models.engine import (
     Engine,
     EngineError,
     Failure,
+    Recorded,
     RecordedEngine,
     Request,
     complete,
@@ -697,7 +698,7 @@ def test_other_bytes_are_other_weights(tmp_path):
 def test_names_are_found_under_the_data_folder(tmp_path, monkeypatch):
     recorded(tmp_path / "palm", train=[("a", "A")])
     monkeypatch.setenv("DISTILL_DATA_DIR", str(tmp_path))
-    assert RecordedEngine("palm").rows == RecordedEngine("owner/palm").rows == {"train.jsonl": {"a": "A"}}
+    assert RecordedEngine("palm").rows == RecordedEngine("owner/palm").rows == {"train.jsonl": {"a": Recorded("A")}}
     with pytest.raises(EngineError, match="Did you mean 'palm'"):
         open_engine("recorded:plam")
     monkeypatch.delenv("DISTILL_DATA_DIR")

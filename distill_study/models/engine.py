@@ -70,9 +70,7 @@ class Failure:
 # %% ../../nbs/30_models/02_engine.ipynb #17fe79d0
 ENDINGS = dict.fromkeys("stop end_turn stop_sequence eos eos_token eos_found complete completed".split(), "stop")
 ENDINGS |= dict.fromkeys("length max_tokens max_output_tokens max_length model_length".split(), "length")
-_REFUSED = dict(
-    content_filter=("filter", "safety", "refus", "recitation", "prohibited"), tool_calls=("tool", "function")
-)
+_REFUSED = dict(content_filter=("filter", "safety", "refus", "prohibited"), tool_calls=("tool", "function"))
 
 
 def ending(*reasons) -> str | None:
@@ -387,11 +385,12 @@ def _recorded_row(line):
     for column, kinds, wanted in (("id", (str, int), "text or a whole number"), ("completion", (str,), "text")):
         if type(row.get(column)) not in kinds:
             raise ValueError(f"{column} = {row.get(column)!r:.80} is not {wanted}; its columns: {', '.join(row)[:200]}")
-    thought = next((t for c in ("reasoning_content", "reasoning") if isinstance(t := row.get(c), str)), "")
     texts = (
-        t.encode("utf-8", "replace").decode("utf-8") for t in (row["completion"], thought)
-    )  # a lone surrogate: '?'
-    text, thought = texts
+        row["completion"],
+        *(t for c in ("reasoning_content", "reasoning") if isinstance(t := row.get(c), str)),
+        "",
+    )
+    text, thought, *_ = (t.encode("utf-8", "replace").decode("utf-8") for t in texts)  # a lone surrogate becomes '?'
     return str(row["id"]), Recorded(text, ending(row.get("finish_reason")), thought)
 
 # %% ../../nbs/30_models/02_engine.ipynb #082b8397

@@ -713,17 +713,18 @@ def rows_parts(run) -> list:
     "Attrition of every trained arm, and labels and hard inputs before and after the drops."
     attrition = run.attrition
     hidden = [f"{n} of {len(done.kept)} of {arm}" for arm, done in run.rows.items() if (n := done.hidden)]
+    notes = (
+        [note(f"Reasoning from a block or field of its own, not from the reply: {', '.join(hidden)}.")]
+        if hidden
+        else []
+    )
     figure, alt = figures.attrition_figure(attrition), figures.attrition_alt(attrition)
     return [
         tables.attrition_table(attrition, run.untrained),
         Figure(figure, alt, "Inputs and training rows of every trained arm."),
         *([tables.balance_table(run.balance)] if run.balance else []),
         *([tables.hardness_table(run.hardness)] if run.hardness else []),
-        *(
-            [note(f"Reasoning from a block or field of its own, not from the reply: {', '.join(hidden)}.")]
-            if hidden
-            else []
-        ),
+        *notes,
     ]
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c18
