@@ -21,14 +21,32 @@ AGAIN = {  # fault → reason, where another attempt is worth it
     "junk": "invalid_response",
     "html": "invalid_response",
     "no choices": "invalid_response",
+    "null": "empty",
+    "blank": "empty",
+    "error": "aborted",
+    "native error": "aborted",
+    "choice error": "aborted",
+    "error beside": "aborted",
+    "abort": "aborted",
+    "odd ending": "aborted",
 }
 FINAL = {
-    "null": "empty",
     "refusal": "refusal",
     "filter": "content_filter",
     "400 filter": "content_filter",
+    "native filter": "content_filter",
+    "tools": "tool_calls",
 }  # where it is not
-FINE = ("length", "blank", "twice", "no usage")  # odd, but a completion
+FINE = (
+    "length",
+    "thought only",
+    "end_turn",
+    "no ending",
+    "parts",
+    "thinking",
+    "twice",
+    "no usage",
+)  # odd, but a completion
 
 
 def expected(script, attempts):
@@ -45,9 +63,9 @@ def expected(script, attempts):
 class FaultServer:
     "Answers `answer to QUESTION`, once the question's script is played. A fault that ends in '!' is played for ever."
 
-    def __init__(self, script=None, *, delay=0.0, models=("m",), most=None, sees=None, drop_at=None):
+    def __init__(self, script=None, *, delay=0.0, models=("m",), most=None, sees=None, drop_at=None, named="m-0613"):
         self.script = {q: list(s) for q, s in (script or {}).items()}
-        self.delay, self.models, self.most = delay, models, most
+        self.delay, self.models, self.most, self.named = delay, models, most, named
         self.sees = sees  # called with (body, headers) of every request; may return (status, body, headers)
         self.asked, self.times, self.bodies, self.connections, self.busy, self.top = [], [], [], 0, 0, 0
         # (requests, seconds): after so many, drop every connection and refuse new ones for so long; None is for ever
@@ -171,12 +189,26 @@ class FaultServer:
             return 200, b'{"choices": [{"mess', {}
         if fault == "html":
             return 200, b"<html>busy</html>", {}
-        text = {"null": None, "blank": "", "refusal": None}.get(fault, f"answer to {question}")
-        refusal = "I can't help with that" if fault == "refusal" else None
-        message = dict(role="assistant", content=text, refusal=refusal)
-        why = {"length": "length", "filter": "content_filter"}.get(fault, "stop")
-        choices = [dict(index=0, message=message, finish_reason=why)] * {"no choices": 0, "twice": 2}.get(fault, 1)
-        value = dict(id="x", object="chat.completion", created=1, model="m-0613", choices=choices)
+        choice = self._choice(f"answer to {question}", fault)
+        choices = [choice] * {"no choices": 0, "twice": 2}.get(fault, 1)
+        value = dict(id="x", object="chat.completion", created=1, model=self.named, choices=choices)
+        if fault == "error beside":
+            value["error"] = dict(code=502, message="the provider broke off")
         if fault != "no usage":
             value["usage"] = dict(prompt_tokens=9, completion_tokens=3)
         return 200, value, {}
+
+    @staticmethod
+    def _choice(text, fault):
+        "What the model says, and how it ended."
+        parts = [dict(type="thinking", thinking=[dict(type="text", text="so")]), dict(type="text", text=text)]
+        no_text = dict.fromkeys(("null", "refusal", "thought only", "tools"))
+        message = dict(role="assistant", content=(no_text | dict(blank=" \n", parts=parts)).get(fault, text))
+        message["refusal"] = "I can't help with that" if fault == "refusal" else None
+        if fault in ("thinking", "thought only"):
+            message["reasoning_content"] = "so"
+        ends = {"length": "length", "thought only": "length", "filter": "content_filter", "tools": "tool_calls"}
+        ends |= {"no ending": None, "odd ending": "network_error"} | {k: k for k in ("error", "abort", "end_turn")}
+        more = {"native error": dict(native_finish_reason="MALFORMED_RESPONSE")}
+        more |= {"native filter": dict(native_finish_reason="SAFETY"), "choice error": dict(error=dict(code=502))}
+        return dict(index=0, message=message, finish_reason=ends.get(fault, "stop")) | more.get(fault, {})

@@ -6,6 +6,7 @@ from distill_study.config import (
     ARMS,
     Combination,
     ConfigError,
+    Curate,
     Data,
     Endpoint,
     Judge,
@@ -14,6 +15,7 @@ from distill_study.config import (
     Teacher,
     Train,
     arms_under,
+    combination_from,
     fingerprint,
     load_recipe,
     parse_recipe,
@@ -47,6 +49,13 @@ RAW = dict(
         (Judge, dict(engine="recorded:x"), "recorded"),
         (Judge, dict(engine="openai:j", strategies=["cot"]), "unknown setting"),
         (Judge, dict(engine="openai:j", items=0), "items = 0"),
+        (Curate, dict(stated=["I pick ("]), "it is no regular expression"),
+        (Curate, dict(stated=["(?i)I pick"] * 2), "it is no regular expression"),
+        (Curate, dict(stated=["x" * 201]), "it has 201 characters"),
+        (Curate, dict(stated=["I pick", "x*"]), "it matches an empty text"),
+        (Curate, dict(stated=["(?P<no>x)"]), "groups are written (?:…)"),
+        (Curate, dict(stated=["a)|(?:b"]), "it is no regular expression"),
+        (Curate, dict(reasoning="field"), "visible, else hidden"),
         (Data, "mine.jsonl", "expected a mapping of settings, got 'mine.jsonl'"),
     ],
 )
@@ -127,4 +136,7 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path, text, why):
 def test_fingerprints_that_stores_have():
     "Values written by earlier versions: a change here is a change of every store."
     assert fingerprint(Train(), Sampling()) == "9d1064147b6e2835"
+    assert fingerprint(Curate(), Endpoint()) == "8aad6955c5921e76"
+    c = combination_from("openai:m", "zoo/student-s", data="tiny-math", options={"endpoint.base_url": "http://h/v1"})
+    assert fingerprint(c) == fingerprint(c.model_dump(mode="json")) == "b6201a2e238ac38f"
     assert fingerprint("\ud800")  # half a character, as broken files have it

@@ -318,6 +318,30 @@ def test_hardness_counts_each_input_with_gold_once(items):
         assert h[group] == (sum(known), len(known))
 
 
+@pytest.mark.parametrize(
+    ("which", "taught"),
+    [
+        ("visible, else hidden", ["As said.", "so it is B"]),
+        ("hidden", ["so it is A", "so it is B"]),
+        ("visible", ["As said."]),
+    ],
+)
+@pytest.mark.parametrize("name", ["distilled/cot-rationale", "distilled/cot-answer"])
+def test_which_reasoning_is_taught(which, taught, name):
+    examples = [example(0, "Who bakes?"), example(1, "Where do the cows sleep at night?", "B")]
+    texts = ["<think>so it is A</think>As said.\nAnswer: A", "<think>so it is B</think>Answer: B"]
+    answers = Answers("cot", [answer(e, t) for e, t in zip(examples, texts)], 0, 2)
+    done = curate(ARMS[name], examples, answers=answers, test=[], settings=Curate(reasoning=which))
+    rows = [r["messages"][-1]["content"] for r in done.rows]
+    if name == "distilled/cot-answer":
+        assert rows == ["A", "B"]
+        assert done.hidden == 0
+    else:
+        assert [r.rpartition("\nAnswer: ")[0] for r in rows] == taught
+        assert done.hidden == sum(t.startswith("so") for t in taught)
+        assert done.attrition["dropped"] == ({"no reasoning": 1} if which == "visible" else {})
+
+
 def test_settings_that_can_t_work_are_refused_by_name():
     raw = dict(name="x", teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], data=["tiny-qa"])
     assert parse_recipe(raw).combinations()[0].arms == DEFAULT_ARMS and not any(ARMS[a].extra for a in DEFAULT_ARMS)

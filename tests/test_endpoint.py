@@ -18,10 +18,12 @@ from faults import AGAIN, FINAL, FINE, FaultServer, expected
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from distill_study.config import Endpoint, Sampling, StudyError, parse_recipe
+from distill_study.data.load import Example
 from distill_study.models import openai as endpoint
-from distill_study.models.engine import EngineError, Failure, Request, complete
+from distill_study.models.engine import EngineError, Failure, Request, another_model, complete
 from distill_study.models.openai import OpenAIEngine
 from distill_study.store.log import Store
+from distill_study.teach.sampling import sample_answers, summary
 
 QUICK = dict(key_env=None, concurrency=4, attempts=3, timeout=20, total_timeout=60, backoff=0.002, max_backoff=0.02)
 SECRET = "marked-secret-0123456789"
@@ -99,7 +101,7 @@ def test_hanging_connections(tmp_path):
 
 
 def test_what_is_kept_of_an_answer(server, tmp_path):
-    server.script = {"a": ["length"], "b": ["429", "500"], "c": ["no usage"], "d": ["blank"]}
+    server.script = {"a": ["length"], "b": ["429", "500"], "c": ["no usage"], "d": ["thought only"]}
     a, b, c, d = complete(engine(server.url), [ask(x) for x in "abcd"], store=Store(tmp_path))
     assert (a.finish_reason, b.finish_reason, d.text) == ("length", "stop", "")
     assert (
@@ -110,6 +112,84 @@ def test_what_is_kept_of_an_answer(server, tmp_path):
         b.info["served"]["model"],
     ) == (9, 3, None, 3, "m-0613")
     assert b.latency > 0 and all(r.valid_key for r in (a, b, c, d))
+
+
+@pytest.mark.parametrize("fault", [f for f in AGAIN if AGAIN[f] in ("aborted", "empty")])
+def test_what_a_server_cuts_off_is_asked_again_and_never_a_label(server, tmp_path, fault):
+    server.script = {"a": [fault], "b": [f"{fault}!"]}
+    a, b = complete(engine(server.url), [ask("a"), ask("b")], store=Store(tmp_path), max_failures=1)
+    assert (a.text, a.info["attempts"]) == ("answer to a", 2)
+    assert (b.reason, b.attempts) == (AGAIN[fault], 3)
+    assert "finish_reason" in b.evidence
+    assert stored(tmp_path) == ["a"]
+
+
+def test_endings_have_one_name_each(server, tmp_path):
+    server.script = {"a": ["end_turn"], "b": ["no ending"]}
+    a, b = complete(engine(server.url), [ask("a"), ask("b")], store=Store(tmp_path))
+    assert (a.finish_reason, b.finish_reason) == ("stop", None)
+
+
+@pytest.mark.parametrize("fault", ["parts", "thinking"])
+def test_reasoning_apart_is_kept_beside_the_reply(server, tmp_path, fault):
+    server.script = {"a": [fault]}
+    (a,) = complete(engine(server.url), [ask("a")], store=Store(tmp_path))
+    assert a.text == "answer to a"
+    assert a.info["thought"] == "so"
+    assert a.valid_key
+
+
+@pytest.mark.parametrize(
+    ("message", "thought"),
+    [
+        (dict(content="7", reasoning="so"), "so"),
+        (dict(content="7", reasoning_details=[dict(type="reasoning.summary", summary="so")]), "so"),
+        (dict(content="7", reasoning_details=[dict(type="reasoning.encrypted", data="x")]), ""),
+        (dict(content=[dict(type="reasoning", text="so"), dict(text="7")], reasoning_content="or so"), "so"),
+        (dict(content=["7"], reasoning=None), ""),
+    ],
+)
+def test_where_servers_put_reasoning(message, thought):
+    got = endpoint.read_answer(json.dumps(dict(choices=[dict(message=message, finish_reason="stop")])))
+    assert (got["text"], got["thought"]) == ("7", thought)
+
+
+@pytest.mark.parametrize("content", [7, dict(text="7")])
+def test_content_of_another_kind_is_no_reply(content):
+    with pytest.raises(endpoint.Fault, match="invalid_response"):
+        endpoint.read_answer(json.dumps(dict(choices=[dict(message=dict(content=content))])))
+
+
+@pytest.mark.parametrize(
+    ("asked", "served", "other"),
+    [
+        ("gpt-4o", "gpt-4o-2024-08-06", False),
+        ("claude-x-latest", "claude-x-20241022", False),
+        ("llama3", "llama3:latest", False),
+        ("meta/llama-3", "Llama-3:free", False),
+        ("gpt-4o-2024-08-06", "gpt-4o-2024-05-13", True),
+        ("gpt-4o", "gpt-4o-mini", True),
+        ("llama-3-70b", "llama-3-8b", True),
+        ("m", None, False),
+    ],
+)
+def test_which_model_is_another(asked, served, other):
+    assert another_model(asked, served) is other
+
+
+def test_another_model_is_told_or_refused(tmp_path):
+    examples = [Example("e", "math", (dict(role="user", content="a"),), gold="4")]
+    with FaultServer(named="m-mini") as server:
+        got = sample_answers(examples, "vanilla", engine=engine(server.url), store=Store(tmp_path / "told"))
+        assert got.other_models == {"m-mini": 1}
+        assert summary(got)["other_models"] == {"m-mini": 1}
+        strict = engine(server.url, strict_model=True)
+        (refused,) = complete(strict, [ask("a")], store=Store(tmp_path / "refused"), max_failures=1)
+    assert (refused.reason, refused.evidence) == ("another_model", "'m-mini' answered")
+    with FaultServer() as server:  # a dated name of the same model
+        same = engine(server.url, strict_model=True)
+        got = sample_answers(examples, "vanilla", engine=same, store=Store(tmp_path / "same"))
+    assert (got.other_models, got.failed) == ({}, {})
 
 
 def test_half_a_character_is_one_failure(server, tmp_path):
@@ -469,10 +549,10 @@ def test_a_key_is_never_shown(tmp_path, monkeypatch, capfd):
 # ---------------------------------------------------------------- in a study
 
 
-def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
+def test_a_study_with_an_endpoint(tmp_path, monkeypatch, capfd):
     "Labels, attrition and the teacher's arm, with requests that fail; then without the server."
     from distill_study.data.load import load_data
-    from distill_study.study.run import answer_arms, curate_arms, label_inputs
+    from distill_study.study.run import Run, answer_arms, curate_arms, label_inputs, labels_table, rows_parts
     from distill_study.study.schedule import check
 
     monkeypatch.setenv("TEST_KEY", SECRET)
@@ -480,7 +560,8 @@ def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
     def teacher(body, fields):
         if "three" in body["messages"][-1]["content"] or len(body["messages"][-1]["content"]) % 5 == 0:
             return 500, {}, {}
-        return 200, dict(choices=[dict(message=dict(content="so it is\nAnswer: A"), finish_reason="stop")]), {}
+        message = dict(content="I pick A.", reasoning_content="It stands there.")
+        return 200, dict(model="n-large", choices=[dict(message=message, finish_reason="stop")]), {}
 
     with FaultServer(sees=teacher) as server:
         recipe = parse_recipe(
@@ -497,6 +578,7 @@ def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
                 data=[dict(name="tiny-qa", train=24, test=12)],
                 arms=["teacher/cot", "distilled/cot-rationale"],
                 min_rows=1,
+                curate=dict(stated=["I pick"]),
             )
         )
         check(recipe, tmp_path / "reports", store=tmp_path / "store")
@@ -506,6 +588,8 @@ def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
         curated, _ = curate_arms(c, splits, labels=labels, store=store)
         a = curated["distilled/cot-rationale"].attrition
         assert a["inputs"] == 24 == a["rows"] + sum(a["dropped"].values()) and a["dropped"]["failed: http_500"] > 0
+        assert curated["distilled/cot-rationale"].hidden == a["rows"]
+        assert all("It stands there." in r["messages"][-1]["content"] for r in curated["distilled/cot-rationale"].rows)
         answers, _ = answer_arms(c, splits, fits={}, store=store)
         lost = [x for x in answers["teacher/cot"] if x.failure]
         assert len(answers["teacher/cot"]) == 12 and lost and not any(x.correct for x in lost)
@@ -513,6 +597,14 @@ def test_a_study_with_an_endpoint(tmp_path, monkeypatch):
             ("train, cot", "http_500"),
             ("test, cot", "http_500"),
         }
+    told = (
+        f"answered by another model than the one asked: {a['inputs'] - labels['cot'].failed['http_500']} by 'n-large'"
+    )
+    assert f"teacher, cot: {told}" in capfd.readouterr().err
+    run = Run.of(c, store)
+    run.data, run.labels = splits, labels
+    assert told in labels_table(run).sub
+    assert f"{a['rows']} of {a['rows']} of distilled/cot-rationale" in rows_parts(run)[-1].data
     again = Store(tmp_path / "store")
     patient = c.model_copy(update=dict(teacher=c.teacher.model_copy(update=dict(max_failures=1.0))))
     kept = label_inputs(patient, keep_only(splits, labels["cot"]), store=again)["cot"]

@@ -21,6 +21,7 @@ from distill_study.models.engine import (
     Engine,
     EngineError,
     Failure,
+    Recorded,
     RecordedEngine,
     Request,
     complete,
@@ -664,10 +665,26 @@ def test_odd_but_readable_rows(tmp_path):
     (tmp_path / "r.jsonl").write_bytes(
         b'\xef\xbb\xbf{"id": 1, "completion": "a\\u2028b \\ud800"}\r\n{"completion": "", "id": "2", "more": 0}'
     )
-    assert read_recorded(tmp_path / "r.jsonl") == {"1": "a\u2028b ?", "2": ""}
+    assert {id: row.text for id, row in read_recorded(tmp_path / "r.jsonl").items()} == {"1": "a\u2028b ?", "2": ""}
     (tmp_path / "r.jsonl").write_bytes(b'{"id": 1, "completion": "\xff"}\n')
     with pytest.raises(EngineError, match="line 1: not JSON in UTF-8"):
         read_recorded(tmp_path / "r.jsonl")
+
+
+def test_recorded_endings_and_reasoning(tmp_path):
+    rows = [
+        dict(id="a", completion="4", finish_reason="max_tokens", reasoning="2 + 2"),
+        dict(id="b", completion="12", finish_reason="error"),
+        dict(id="c", completion="", finish_reason="stop"),
+        dict(id="d", completion="", finish_reason=None),
+    ]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    asked = [Request(x, (dict(role="user", content=x),), Sampling(max_tokens=8)) for x in "abcd"]
+    a, b, c, d = complete(RecordedEngine(f"{tmp_path}/r.jsonl"), asked, store=Store(tmp_path / "s"), max_failures=1)
+    assert (a.finish_reason, a.info) == ("length", dict(thought="2 + 2"))
+    assert (b.reason, b.evidence) == ("aborted", "finish_reason 'error', '12'")
+    assert c.reason == "empty"
+    assert (d.text, d.finish_reason, d.info) == ("", None, {})
 
 
 def test_other_bytes_are_other_weights(tmp_path):
@@ -681,7 +698,7 @@ def test_other_bytes_are_other_weights(tmp_path):
 def test_names_are_found_under_the_data_folder(tmp_path, monkeypatch):
     recorded(tmp_path / "palm", train=[("a", "A")])
     monkeypatch.setenv("DISTILL_DATA_DIR", str(tmp_path))
-    assert RecordedEngine("palm").rows == RecordedEngine("owner/palm").rows == {"train.jsonl": {"a": "A"}}
+    assert RecordedEngine("palm").rows == RecordedEngine("owner/palm").rows == {"train.jsonl": {"a": Recorded("A")}}
     with pytest.raises(EngineError, match="Did you mean 'palm'"):
         open_engine("recorded:plam")
     monkeypatch.delenv("DISTILL_DATA_DIR")

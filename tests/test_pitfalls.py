@@ -27,13 +27,14 @@ from distill_study.analyse.pitfalls import (
     wording,
 )
 from distill_study.analyse.results import analyse
-from distill_study.config import ARMS, ConfigError, Curate, Data, parse_recipe
+from distill_study.config import ARMS, ConfigError, Curate, Data, fingerprint, parse_recipe
 from distill_study.data.load import DataError, Example, load_data
 from distill_study.grading.truth import COLUMNS, GRADER_VERSION, METRICS, grade, grader_hash
 from distill_study.report.findings import findings
 from distill_study.study.plan import how_much, stages_of
 from distill_study.tasks.families import Parsed
 from distill_study.tasks.prompts import PARAPHRASES
+from distill_study.tasks.reading import READER_VERSION
 from distill_study.teach.curate import Curated, Drop, curate
 from distill_study.teach.sampling import Answer, Answers, sample_answers
 
@@ -432,6 +433,7 @@ def test_a_grade_is_made_again_from_the_store_without_a_model(tmp_path):
     a, b = (grade(splits.test, {"student/vanilla": x}) for x in (first, again))
     assert again.new == 0 and a.equals(b) and list(a.columns) == COLUMNS and not hasattr(known, "loaded")
     assert grader_hash("nlu_qa") != grader_hash("math") and isinstance(GRADER_VERSION, int)
+    assert grader_hash("math") == fingerprint("grader", GRADER_VERSION, READER_VERSION, "math")
 
 
 # --- arms of right and of wrong labels, settings, plan

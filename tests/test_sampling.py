@@ -121,6 +121,32 @@ def test_json_is_read_in_whatever_state_it_comes(tmp_path):
     assert read == [("2", "2", True), ("3", None, True), (None, None, False)]
 
 
+@pytest.mark.parametrize(
+    ("text", "field", "thought"),
+    [("<think>Maybe 15?</think>\n\n4", "", "Maybe 15?"), ("4", "Maybe 15?", "Maybe 15?"), ("4", "", "")],
+)
+def test_a_bare_answer_after_reasoning_apart_is_a_stated_one(tmp_path, text, field, thought):
+    class Thinking(Scripted):
+        def generate(self, requests):
+            for i, r in enumerate(requests):
+                yield i, self.record(r, text, finish_reason="stop", info=dict(thought=field) if field else {})
+
+    got = sample_answers(EXAMPLES, "cot", engine=Thinking(four), store=Store(tmp_path), reasks=1)
+    assert got.answers[0].parsed.answer == "4"
+    assert got.answers[0].parsed.thought == thought
+    assert got.answers[0].parsed.stated is bool(thought)
+    assert got.new == 3 if thought else 6  # without any reasoning it is asked again
+
+
+def test_a_recipes_own_statements_are_read(tmp_path):
+    def chatty(request):
+        return "Of 7, 3 are gone. I pick 4."
+
+    own, usual = (ask(chatty, tmp_path, strategy="cot", stated=s) for s in (("I pick",), ()))
+    assert (own.answers[0].parsed.answer, own.answers[0].parsed.stated) == ("4", True)
+    assert usual.answers[0].parsed.stated is False
+
+
 def test_the_schema_is_that_of_the_family():
     assert requests(EXAMPLES, "cot", structured=True)[0].schema["required"] == ["reasoning", "answer"]
     pair = Example("p", "nli", (nli_turn("Tom sat.", "Tom stood."),), gold="contradiction")

@@ -19,7 +19,7 @@ import yaml
 import distill_study
 from ..config import ARMS, StudyError, fingerprint
 from ..tasks.families import TASKS
-from ..tasks.reading import MOST
+from ..tasks.reading import MOST, READER_VERSION
 
 # %% ../../nbs/50_grading/01_truth.ipynb #50881eda
 @cache
@@ -249,8 +249,8 @@ COLUMNS = (
 
 
 def grader_hash(task: str) -> str:
-    "Identity of the grader: its version and the family it reads."
-    return fingerprint("grader", GRADER_VERSION, task)
+    "Identity of the grader: its version, the reader's, and the family it reads."
+    return fingerprint("grader", GRADER_VERSION, READER_VERSION, task)
 
 
 def known_entities(examples) -> frozenset | None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ..config import Endpoint, fingerprint
-from .engine import Engine, EngineError, Failure
+from .engine import Engine, EngineError, Failure, another_model, ending, no_reply
 from .weights import sentence
 from ..utils import no_folders, spellings
 
@@ -149,26 +149,46 @@ def size(request) -> int:
     return sum(len(m["content"]) for m in request.messages)
 
 # %% ../../nbs/30_models/05_openai.ipynb #1e6f043b
+def _joined(value) -> str:
+    "The text of a field that is a text, a part with one, or a list of such."
+    if isinstance(value, dict):
+        value = next((value[k] for k in ("text", "thinking", "reasoning", "summary", "content") if value.get(k)), "")
+        return _joined(value)
+    return value if isinstance(value, str) else "".join(map(_joined, value if isinstance(value, list) else ()))
+
+
+def _spoken(message: dict) -> tuple:
+    "(content, reasoning apart from it) of a message; the text of content that comes in parts."
+    content, apart = message.get("content"), []
+    if isinstance(content, list):
+        apart = [p for p in content if isinstance(p, dict) and re.search("think|reason", str(p.get("type")))]
+        content = _joined([p for p in content if p not in apart])
+    fields = (apart, *(message.get(name) for name in ("reasoning_content", "reasoning", "reasoning_details")))
+    return content, next(filter(None, (_joined(f).strip() for f in fields)), "")
+
+
 def read_answer(body: str) -> dict:
-    "text, finish_reason, prompt_tokens, completion_tokens and served of an answer; raises `Fault` where it is none."
+    """text, thought, finish_reason, prompt_tokens, completion_tokens and served of an answer.
+
+    Raises `Fault` where it is none. `thought` is reasoning in a field or part of its own.
+    """
     try:
         data = json.loads(body)
         choice = data["choices"][0]
-        message, why = dict(choice["message"]), choice.get("finish_reason")
+        message = dict(choice["message"])
+        text, thought = _spoken(message)
     except (ValueError, RecursionError, LookupError, TypeError):
         raise Fault("invalid_response", f"no chat completion: {body[:200]}", again=True) from None
-    text = message.get("content")
     if message.get("refusal"):
         raise Fault("refusal", str(message["refusal"]))
-    if why == "content_filter":
-        raise Fault("content_filter", text or "the answer was filtered")
-    if text is None and why == "length":
-        text = ""  # a reasoning model that didn't come to its answer
-    if text is None:
-        raise Fault("empty", f"an answer without content, finish_reason {why!r}")
-    if not isinstance(text, str):
+    if not isinstance(text, str | None):
         raise Fault("invalid_response", f"content is no text: {text!r:.200}", again=True)
-    out = dict(text=text, finish_reason=why if isinstance(why, str) else None)
+    error = choice.get("error") or data.get("error")
+    end = "error" if error else ending(choice.get("finish_reason"), choice.get("native_finish_reason"))
+    if reason := no_reply(text or "", end or "stop"):
+        seen = json.dumps(error) if error else text or "without content"
+        raise Fault(reason, f"finish_reason {end!r}, {seen}", again=reason in ("aborted", "empty"))
+    out = dict(text=text or "", thought=thought, finish_reason=end)
     usage = data.get("usage") if isinstance(data.get("usage"), dict) else {}
     for name in ("prompt_tokens", "completion_tokens"):
         n = usage.get(name)
@@ -380,7 +400,11 @@ async def _send(server, request, *, sent):
         async with asyncio.timeout(min(server.settings.timeout, most)):
             body = server.engine.body(request)
             response = await server.client.post(server.engine.path, cast_to=httpx2.Response, body=body)
-        return server.engine.read(hide(response.text, server.key))
+        answer = server.engine.read(hide(response.text, server.key))
+        served = answer.get("served", {}).get("model")
+        if server.settings.strict_model and another_model(server.engine.source, served):
+            raise Fault("another_model", f"{served!r} answered")
+        return answer
     except Exception as e:
         fault = e if isinstance(e, Fault) else fault_of(e)
         fault.evidence, fault.sent = clean(fault.evidence, server.key), sent
@@ -549,6 +573,8 @@ class OpenAIEngine(Engine):
         "A record of what `read_answer` read."
         served = self.dialect.listed | answer["served"]
         info = dict(attempts=attempts, share=round(share, 5), served=served)
+        if answer["thought"]:
+            info["thought"] = answer["thought"]
         if self.dialect.dropped:
             info["left_out"] = sorted(self.dialect.dropped)
         known = {k: answer[k] for k in ("finish_reason", "prompt_tokens", "completion_tokens")}

@@ -119,11 +119,11 @@ def weights_of(model: str, store: Store) -> str:
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c03
 @contextmanager
-def asking(who: Asked, store: Store, *, splits, split: str, engine=None):
+def asking(who: Asked, store: Store, *, splits, split: str, engine=None, stated=()):
     """Opens an engine; within, a function of (examples, prompt, what) that gives `who`'s `Answers`.
 
-    The engine is closed at the end, so that the next model finds its memory free."""
-    shared = dict(store=store, max_tokens=splits.max_tokens, split=split)
+    `stated`: see `config.Curate`. The engine is closed at the end, so that the next model finds its memory free."""
+    shared = dict(store=store, max_tokens=splits.max_tokens, split=split, stated=stated)
     with closing(engine or engine_for(who, store)) as engine:
 
         def ask(examples, prompt, *, what, **more):
@@ -154,6 +154,14 @@ def _counted(what, answers):
     new, reused = sum(a.new for a in answers), sum(a.reused for a in answers)
     failed = sum(sum(a.failed.values()) for a in answers)
     say(f"  {what}: {reused} answers from the store, {new} new" + (f", {failed} failed" if failed else ""))
+    if others := _others(answers):
+        say(f"  {what}: {others}")
+
+
+def _others(answers):
+    "Which other models answered in place of the one that was asked, as servers say; empty where none did."
+    found = [f"{n} by {model[:80]!r}" for a in answers for model, n in a.other_models.items()]
+    return f"answered by another model than the one asked: {', '.join(found)}" if found else ""
 
 # %% ../../nbs/85_study/01_run.ipynb #a34fba10
 def label_inputs(c: Combination, splits, *, store: Store) -> dict:
@@ -161,7 +169,7 @@ def label_inputs(c: Combination, splits, *, store: Store) -> dict:
     c = resolved(c, splits.task)
     check_choice(c, splits)
     options = dict(say=lambda line: say(f"  teacher, {line}"), reasks=c.teacher.reasks)
-    with asking(c.teacher, store, splits=splits, split="train") as ask:
+    with asking(c.teacher, store, splits=splits, split="train", stated=c.curate.stated) as ask:
         for s, split in product(strategies_of(c), ("train", "test")):
             ask.engine.check(requests_of(c.teacher, getattr(splits, split), prompt=s, splits=splits, split=split))
         labels = {s: ask(splits.train, s, what=f"teacher, {s}", **options) for s in strategies_of(c)}
@@ -228,7 +236,7 @@ def _held_out(c, arms, *, splits, store):
     wanted = [s for s in strategies_of(c) if any(ARMS[a].labels == s for a in arms)]
     answers = {}
     if wanted and not c.teacher.engine.startswith("recorded:"):  # of validation inputs nothing was recorded
-        with asking(c.teacher, store, splits=splits, split="validation") as ask:
+        with asking(c.teacher, store, splits=splits, split="validation", stated=c.curate.stated) as ask:
             answers = {s: ask(splits.validation, s, what=f"teacher, {s}, validation") for s in wanted}
     rows = {a: validation_rows(ARMS[a], c, splits=splits, answers=answers.get(ARMS[a].labels)) for a in arms}
     gold = c.student.train.choose == "gold"
@@ -288,11 +296,13 @@ def answer_arms(c: Combination, splits, *, fits: dict, store) -> tuple[dict, dic
     arms = [(ARMS[a], answering(ARMS[a], c, fits=fits)) for a in c.arms if a not in missing]
     for _, same in groupby(arms, key=lambda pair: repr(pair[1])):
         same = list(same)
-        with asking(same[0][1], store, splits=splits, split="test") as ask:
+        with asking(same[0][1], store, splits=splits, split="test", stated=c.curate.stated) as ask:
             for arm, who in same:
                 got = ask(splits.test, arm.prompt, what=f"test, {arm.name}")
                 asked = requests_of(who, splits.test, prompt=arm.prompt, splits=splits, split="test")
-                agree = sampling.parity(splits.test, got, asked=asked, engine=ask.engine, store=store)
+                agree = sampling.parity(
+                    splits.test, got, asked=asked, engine=ask.engine, store=store, stated=c.curate.stated
+                )
                 answers[arm.name] = replace(got, parity=tuple(agree))
                 _counted(f"test, {arm.name}", [got])
     left_out = [a for a in arms_of(splits.task) if a not in c.arms and not ARMS[a].extra]
@@ -312,7 +322,7 @@ def answer_forms(c: Combination, splits, *, fits: dict, store) -> dict:
     for arm, form in ((ARMS[a], f) for a, x in fits.items() for f in forms_of(x, c.student)):
         who, what = answering(arm, c, fits=fits), f"test, {arm.name}, {form}"
         engine = FormEngine(form, fits[arm.name], student=c.student)
-        with asking(who, store, splits=splits, split="test", engine=engine) as ask:
+        with asking(who, store, splits=splits, split="test", engine=engine, stated=c.curate.stated) as ask:
             out[arm.name, form] = ask(splits.test, arm.prompt, what=what)
         _counted(what, [out[arm.name, form]])
     return out
@@ -323,7 +333,7 @@ def answer_tests(c: Combination, arm: str, *, fits: dict, tests: dict, store: St
     who, out, missing = answering(ARMS[arm], c, fits=fits), {}, {}
     if not tests:
         return out, missing
-    with asking(who, store, splits=next(iter(tests.values())), split="test") as ask:
+    with asking(who, store, splits=next(iter(tests.values())), split="test", stated=c.curate.stated) as ask:
         for name, s in tests.items():
             try:
                 out[name] = ask(s.test, ARMS[arm].prompt, what=f"{name}, {arm}", max_tokens=s.max_tokens)
@@ -337,7 +347,7 @@ def untouched_right(c: Combination, splits, *, store) -> dict:
     if not c.curate.hard_items or not TASKS[splits.task].graded:
         return {}
     who, what = answering(ARMS["student/vanilla"], c, fits={}), "untouched student, training inputs"
-    with asking(who, store, splits=splits, split="train") as ask:
+    with asking(who, store, splits=splits, split="train", stated=c.curate.stated) as ask:
         return {a.id: a.correct for a in ask(splits.train, "vanilla", what=what)}
 
 # %% ../../nbs/85_study/01_run.ipynb #6351b980
@@ -349,7 +359,7 @@ def answer_pitfalls(c: Combination, splits, *, fits: dict, store) -> dict:
         if not asked:
             continue
         who = answering(arm, c, fits=fits)
-        with asking(who, store, splits=splits, split="test") as ask:
+        with asking(who, store, splits=splits, split="test", stated=c.curate.stated) as ask:
             for (kind, k), examples, changes in asked:
                 changed = who.sampling.model_copy(update=changes)
                 answers = ask(examples, arm.prompt, what=f"pitfalls, {arm.name}, {kind}", sampling=changed)
@@ -421,11 +431,11 @@ def caption(of: str, **values) -> str:
     return results.sentence("study", of, **values)
 
 
-def note(of: str):
+def note(of: str, **values):
     "One of these sentences as a line below a table."
     from IPython.display import HTML
 
-    return HTML(f'<p class="note">{caption(of)}</p>')
+    return HTML(f'<p class="note">{caption(of, **values)}</p>')
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c14
 def stage(name: str):
@@ -612,18 +622,21 @@ def labels_table(run) -> Table:
         Column("tokens_per_answer", "Tokens", each, digits=1),
         *([votes] if c.teacher.sampling.n > 1 else []),
     )
-    sub = caption("labels", graded=graded, recorded=c.teacher.engine.startswith("recorded:"))
+    recorded, others = c.teacher.engine.startswith("recorded:"), _others(run.labels.values())
+    sub = caption("labels", graded=graded, recorded=recorded, others=others)
     return Table("The teacher on the training inputs", columns, tuple(run.labelling.values()), sub)
 
 
 def rows_parts(run) -> list:
     "Attrition of every trained arm, and labels and hard inputs before and after the drops."
     attrition = run.attrition
+    hidden = {arm: (done.hidden, len(done.kept)) for arm, done in run.rows.items() if done.hidden}
     return [
         tables.attrition_table(attrition, run.untrained),
         Figure(figures.attrition_figure(attrition), figures.attrition_alt(attrition), caption("attrition")),
         *([tables.balance_table(run.balance)] if run.balance else []),
         *([tables.hardness_table(run.hardness)] if run.hardness else []),
+        *([note("hidden", arms=hidden)] if hidden else []),
     ]
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c18

@@ -337,6 +337,7 @@ class Curated:
     drops: list[Drop]
     balance: dict = field(default_factory=dict)  # of a family with few answers: label → inputs, 'before' and 'after'
     short: str = ""  # why these rows are too few to train on; empty where they are enough, see `enough`
+    hidden: int = 0  # inputs among the rows whose reasoning came from a block or field of its own
 
     @property
     def kept(self) -> list[str]:
@@ -470,6 +471,16 @@ def _first_right(answer):
     return next((a for a in answer.votes if a.correct and not a.truncated), answer)
 
 
+def _with_reasoning(answer, arm, *, which):
+    "(the answer with the reasoning that is taught, whether it came from a block or field of its own)."
+    read = answer.parsed
+    if arm.labels != "cot" or arm.target in ("answer", None):
+        return answer, False
+    choices = dict(visible=read.rationale, hidden=read.thought or read.rationale)
+    taught = choices.get(which, read.rationale or read.thought)
+    return replace(answer, parsed=replace(read, rationale=taught)), taught != read.rationale
+
+
 def curate(
     arm,  # a trained `config.Arm`
     examples: list,  # the training examples
@@ -483,9 +494,12 @@ def curate(
     "Training rows of one arm, and what was dropped and why."
     settings = settings or Curate()
     found = found or overlaps(examples, dict(test=test), settings=settings)
-    seen, rows, drops, labels = {}, [], [], {}
+    seen, rows, drops, labels, hidden = {}, [], [], {}, set()
     for i, (example, elected) in enumerate(zip(examples, answers or [None] * len(examples), strict=True)):
         answer = _first_right(elected) if settings.verify and elected else elected
+        if answer:
+            answer, apart = _with_reasoning(answer, arm, which=settings.reasoning)
+            hidden |= {example.id} if apart else set()
         label = labels[example.id] = example.gold if arm.labels == "gold" else answer.parsed.answer
         fault = _fault(
             example, arm, answer=answer, votes=elected.votes if elected else (), label=label, settings=settings
@@ -501,7 +515,8 @@ def curate(
     if arm.only:
         rows, drops = _of_one_kind(rows, drops, kind=arm.only, right={a.id: a.correct for a in answers})
     done = Curated(arm.name, rows, drops)
-    return replace(done, balance=_balance(examples, labels, kept=done.kept))
+    balance = _balance(examples, labels, kept=done.kept)
+    return replace(done, balance=balance, hidden=len(hidden.intersection(done.kept)))
 
 # %% ../../nbs/40_teach/02_curate.ipynb #1a366975
 def enough(done: Curated, min_rows: int) -> Curated:

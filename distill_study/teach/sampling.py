@@ -15,7 +15,7 @@ from statistics import mean
 
 from ..config import Sampling, StudyError
 from ..data.load import LETTERS
-from ..models.engine import Failure, Request, complete
+from ..models.engine import Failure, Request, another_model, complete
 from ..store.log import answered_by, request_key
 from ..tasks.families import NLI, TASKS, Parsed
 from ..tasks.prompts import as_json, schema
@@ -41,6 +41,7 @@ class Answer:
     agreement: float | None = None  # share of the samples that gave this answer
     unread: tuple = ()  # earlier answers to the same question, which could not be read
     parts: tuple = ()  # of a conversation: the answers to its turns, in order
+    served: str | None = None  # the model that a server names, where it is another than the one asked
 
     @property
     def truncated(self) -> bool:
@@ -78,6 +79,11 @@ class Answers:
         "Reason → how many requests got no completion for it."
         return dict(Counter(a.failure.reason for a in self.answers if a.failure).most_common())
 
+    @property
+    def other_models(self) -> dict:
+        "Model → how many answers a server says it gave in place of the one asked."
+        return dict(Counter(x.served for a in self.answers for x in a.asked if x.served).most_common())
+
     def __iter__(self):
         return iter(self.answers)
 
@@ -90,13 +96,16 @@ class Answers:
         return tuple(sorted({a.dtype for a in self.answers if a.dtype}))
 
 # %% ../../nbs/40_teach/01_sampling.ipynb #c5732641
-def _parsed(example, strategy, *, text, structured):
-    "What a completion says, as JSON or as it was written."
+def _parsed(example, strategy, *, record, structured, stated):
+    "What a completion says, as JSON or as it was written. Where it thought apart, a bare answer is a stated one."
     how = dict(choices=example.choices, words=example.meta.get("words"), prompt=example.turns[-1]["content"])
-    return TASKS[example.task].parse(text, strategy, **how, form=structured)
+    parsed = TASKS[example.task].parse(record.text, strategy, **how, stated=stated, form=structured)
+    if thought := parsed.thought or record.info.get("thought", ""):
+        parsed = replace(parsed, thought=thought, stated=parsed.stated or parsed.rule == "whole")
+    return parsed
 
 
-def _read(example, strategy, *, record, structured=False):
+def _read(example, strategy, *, record, structured=False, stated=()):
     "The `Answer` that a record, or a `Failure`, is."
     task = TASKS[example.task]
     can_be_graded = task.graded and example.gold is not None
@@ -104,8 +113,9 @@ def _read(example, strategy, *, record, structured=False):
         unknown = dict(finish_reason=None, tokens=None, prompt_tokens=None, latency=None)
         wrong, nothing = False if can_be_graded else None, Parsed(None, None)
         return Answer(example.id, "", nothing, wrong, **unknown, attempts=record.attempts, failure=record)
-    parsed = _parsed(example, strategy, text=record.text, structured=structured)
-    info = record.info or {}
+    parsed = _parsed(example, strategy, record=record, structured=structured, stated=stated)
+    info = record.info
+    served = info.get("served", {}).get("model")
     return Answer(
         example.id,
         record.text,
@@ -118,6 +128,7 @@ def _read(example, strategy, *, record, structured=False):
         seconds=info.get("share"),
         dtype=info.get("dtype"),
         attempts=info.get("attempts", 1),
+        served=served if another_model(record.model, served) else None,
     )
 
 
@@ -177,11 +188,13 @@ class _Asking:
     structured: bool
     max_failures: float
     reasks: int
+    stated: tuple
     progress: Callable | None
     say: Callable | None
 
     def read(self, request, record):
-        return _read(self.by_id[request.id], self.strategy, record=record, structured=self.structured)
+        how = dict(structured=self.structured, stated=self.stated)
+        return _read(self.by_id[request.id], self.strategy, record=record, **how)
 
     def ask(self, asked, stage="", *, progress=None, first=True):
         "(answers, completions from the store, new ones) of some requests."
@@ -240,6 +253,7 @@ def sample_answers(
     say=None,  # called with a line that shows the first new answer and how it is read
     structured: bool = False,  # ask for JSON, see `tasks.prompts`
     reasks: int = 0,  # how often an answer that can't be read is asked for again
+    stated: tuple = (),  # regular expressions of what an answer is stated with, see `config.Curate`
 ) -> Answers:
     "Ask every example, `sampling.n` times, and read the answers. A failed request counts as answered wrong."
     asked = requests(examples, strategy, sampling=sampling, max_tokens=max_tokens, split=split, structured=structured)
@@ -254,6 +268,7 @@ def sample_answers(
         structured,
         max_failures,
         reasks,
+        stated,
         progress=progress,
         say=say,
     )
@@ -361,7 +376,7 @@ def summary(answers: Answers) -> dict:
         asked_again=sum(len(v.unread) for a in answers for v in a.votes or a.parts or (a,)),
         samples=max((len(a.votes) for a in answers), default=0) or 1,
         agreement=mean(a.agreement for a in answers) if voted else None,
-    )
+    ) | (dict(other_models=others) if (others := answers.other_models) else {})
 
 
 def usage(answers: Answers, price=None) -> dict:
@@ -391,6 +406,7 @@ def parity(
     asked: list,  # the `requests` behind the answers
     engine,
     store,  # that answered, and where its answers are
+    stated: tuple = (),  # as given to `sample_answers`
 ) -> list[dict]:  # engine, n, identical, accuracy, other: both engines' accuracy on those n items
     "How far other engines in the store that ran the same model agree with these greedy answers."
     if not asked or asked[0].sampling.temperature or len(asked) != len(examples):
@@ -405,7 +421,7 @@ def parity(
             theirs = _answer_of(other, weights, request=request, kinds=kinds, model=engine.model, store=store)
             own = a.parts[0] if a.parts else a  # of a conversation its first turn: what follows depends on it
             if theirs and not own.failure:
-                both.append((own, _read(e, answers.strategy, record=theirs)))
+                both.append((own, _read(e, answers.strategy, record=theirs, stated=stated)))
         if both:
             found.append(dict(engine=other, n=len(both)) | _agreement(both))
     return found

@@ -286,6 +286,7 @@ class Score:
             prompt_hash(self.splits.task, self.arm.prompt),
             grader_hash(self.splits.task),
             self.arm.stop,
+            *self.c.curate.stated,
         )
 
     def __call__(self, model) -> float:
@@ -306,6 +307,7 @@ class Score:
                 sampling=Sampling(stop=self.arm.stop),
                 max_tokens=self.splits.max_tokens,
                 split="validation",
+                stated=self.c.curate.stated,
             )
         model.generation_config = generation
         return sum(bool(a.correct) for a in answers) / len(answers)
