@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRIED', 'CHECKS', 'Check', 'line', 'Card', 'Machine', 'look', 'extras', 'check_packages', 'check_gpus',
            'check_memory', 'check_disk', 'within', 'hub_names', 'check_hub', 'check_endpoints', 'check_settings',
-           'trial', 'trials', 'examine', 'of_cluster', 'as_text', 'as_dict']
+           'trial', 'trials', 'examine', 'as_text', 'as_dict']
 
 # %% ../../nbs/90_tools/04_doctor.ipynb #b3033006
 import asyncio
@@ -502,11 +502,6 @@ def examine(
     return packages + found
 
 # %% ../../nbs/90_tools/04_doctor.ipynb #25c8b418
-def of_cluster(survey: dict) -> list[Check]:
-    "What `workers.Ray.survey` found, machine by machine."
-    return [line("machine_lacks" if why else "machine", name=name, why=why) for name, why in survey.items()]
-
-
 def as_text(found) -> list[str]:
     "A line for each, and one more for what to do."
     lines = []
