@@ -512,14 +512,15 @@ def read_completions(
         raise fault("no_completions", path)
     rows = [_fields_of(r, f"{path.name}, line {i}", family=family) for i, r in enumerate(read_jsonl(path), 1)]
 
-    def read(id, text, gold, how):
+    def read(row):
+        id, text, gold, how = row
         parsed = family.parse(text, strategy, **how, form=structured)
         right = _gold_of(gold, how["choices"], family=family) if family.graded and gold is not None else None
         known = right is not None
         lost = family.graded and gold is not None and not known
         return Reading(id, parsed, family.correct(parsed.answer, right) if known else None, lost)
 
-    return (read(*row) for row in rows)
+    return map(read, rows)
 
 # %% ../../nbs/90_tools/01_explore.ipynb #4ead1204
 def visible(text: str, most: int = 60, *, tail: bool = False) -> str:
