@@ -198,6 +198,8 @@ class _Words:
         self.english = DefaultTokenizer(use_stemmer=True)
 
     def tokenize(self, text):
+        if text.isascii():
+            return self.english.tokenize(text)
         found = re.findall(rf"[{_ALONE}]|{_WORD}", normalize("NFKC", text).lower().replace("_", " "))
         return [t for w in found for t in (self.english.tokenize(w) if w.isascii() else [w])]
 
