@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'store_app', 'grades_app', 'VERSION', 'RecipeFile', 'RecipePath', 'OVERRIDE', 'Override', 'Reports', 'STORE',
            'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Gpus', 'ModelName', 'LENGTH',
-           'Sizes', 'common', 'init', 'run', 'replay', 'status', 'show', 'memory', 'doctor', 'list_', 'diff',
-           'reproduce', 'rows', 'students', 'items', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify',
-           'export', 'prune', 'main']
+           'Sizes', 'COMPLETIONS', 'READ_AS', 'EACH', 'common', 'init', 'run', 'replay', 'status', 'show', 'memory',
+           'doctor', 'list_', 'read', 'diff', 'reproduce', 'rows', 'students', 'items', 'grade_sheet', 'import_',
+           'list_stored', 'ledger', 'verify', 'export', 'prune', 'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
 import json
@@ -344,6 +344,30 @@ def list_(what: Annotated[str | None, typer.Argument(help="recipes, tasks, data,
         raise ConfigError(f"list {what!r}: unknown.{nearest(what, sections)}")
     for name in [what] if what else sections:
         print(name, *(f"  {key:<32} {text}".rstrip() for key, text in sections[name]), "", sep="\n")
+
+# %% ../nbs/99_cli.ipynb #5ead0002
+COMPLETIONS = "a line each: id, completion and, where known, gold, choices, prompt; or the same in a .jsonl.gz"
+READ_AS = "what the completions answer: nli, nlu_qa, math, summarization or conversation"
+EACH = "print one JSON object a line and nothing else: id, answer, correct, rule, reasoning, ignored"
+
+
+@app.command()
+def read(
+    file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help=COMPLETIONS)],
+    *,
+    task: Annotated[str, typer.Option(help=READ_AS)],
+    strategy: Annotated[str, typer.Option(help="how they were asked for: vanilla, cot or cod")] = "vanilla",
+    structured: Annotated[bool, typer.Option("--structured", help="JSON was asked for")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help=EACH)] = False,
+):
+    "Show what is read of the completions in a file: the answer, how it was found, and whether it is right."
+    from distill_study.tools import explore
+
+    found = explore.read_completions(file, task, strategy=strategy, structured=structured)
+    if not as_json:
+        return explore.print_readings(list(found))
+    for r in found:
+        print(json.dumps(r.to_dict()), flush=True)
 
 # %% ../nbs/99_cli.ipynb #d1f30a02
 @app.command()

@@ -116,6 +116,9 @@ def _explain(cls, error, *, where):
         else:
             value = "" if name in _UNSHOWN else f" = {err['input']!r}"
             text = err["msg"].removeprefix("Value error, ").rstrip(".")
+            if kind == "string_type" and isinstance(err["input"], bool):
+                word, *more = ("yes", "on", "true") if err["input"] else ("no", "off", "false")
+                text = wording("quoted", why=text, words=", ".join((word, *more)), name=name, word=word)
             lines.append(f"{path}{value}: {text}{'' if text.endswith('?') else '.'}")
     return "\n".join(lines)
 
@@ -631,6 +634,27 @@ def parse_recipe(
     return Recipe.parse(raw, "recipe")
 
 # %% ../nbs/00_config.ipynb #ce68c222
+class _Loader(yaml.SafeLoader):
+    "YAML in which a key such as `yes` or `off` is this word and no truth value."
+
+    def construct_mapping(self, node, deep=False):
+        for key, _ in node.value:
+            if key.tag.endswith(":bool"):
+                word = key.value.lower()
+                key.tag, key.value = "tag:yaml.org,2002:str", word if word in ("true", "false") else key.value
+        return super().construct_mapping(node, deep)
+
+
+def _from_yaml(text, where):
+    "What a text says in YAML."
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as e:
+        mark = getattr(e, "problem_mark", None)
+        why = f": {e.problem}, line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{where}: not readable as YAML{why}.") from None
+
+
 _PLACES = dict(teacher="teachers", student="students", data="data", curate="curate", pitfalls="pitfalls", judge="judge")
 _PARTS = dict(train="students", sampling="teachers", endpoint="teachers", vllm="teachers")  # settings of each of these
 _LISTS = ("teachers", "students", "data", "arms", "seeds")  # written with commas on the command line
@@ -638,10 +662,10 @@ _LISTS = ("teachers", "students", "data", "arms", "seeds")  # written with comma
 
 def _override(raw, key, *, value):
     "Set dotted `key` in the raw recipe, in every entry of a list; text is read as YAML, then typed by the field."
-    value = yaml.safe_load(value) if isinstance(value, str) else value
+    value = _from_yaml(value, f"-p {key}") if isinstance(value, str) else value
     head, *rest = key.split(".")
     if not rest:
-        raw[head] = _as_list(value) if head in _LISTS else value
+        raw[head] = _as_list(value, f"-p {key}") if head in _LISTS else value
         return
     place = (_PLACES | _PARTS).get(head)
     if place is None:
@@ -667,20 +691,19 @@ def _set(entry, path, *, key, value):
     entry[last] = value
 
 
-def _as_list(value):
+def _as_list(value, where):
     "A list as the command line writes it: with commas, or one number."
     if isinstance(value, str):
-        return [yaml.safe_load(v) for v in value.split(",")]
+        return [_from_yaml(v, where) for v in value.split(",")]
     return [value] if isinstance(value, int) else value
 
 # %% ../nbs/00_config.ipynb #2af396a9
 def _read_yaml(path):
     "The mapping in a YAML file."
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        why = f": {e.problem}, line {e.problem_mark.line + 1}" if getattr(e, "problem_mark", None) else " in UTF-8"
-        raise ConfigError(f"{path}: not readable as YAML{why}.") from None
+        raw = _from_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not readable as YAML in UTF-8.") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping at the top, got {type(raw).__name__}.")
     return raw

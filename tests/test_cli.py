@@ -4,9 +4,11 @@ One message that names field, value and remedy, exit status 2, before any long w
 """
 
 import errno
+import gzip
 import json
 import os
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -191,7 +193,7 @@ def rows(n, **more):
     "text, says",
     [
         ("", "has no rows"),
-        ('{"messages": 1}\n\n', "line 2: empty"),
+        ('{"messages": 1}\n\n', "line 2: not JSON"),
         ('{"messages": [\n', "line 1: not JSON"),
         ('{"text": "a"}\n', "no column 'messages'"),
         ('{"messages": [{"role": "user", "content": ""}]}\n', "no empty text"),
@@ -367,3 +369,110 @@ def test_a_thousand_combinations_are_planned_and_checked_at_once(tmp_path):
         and sum(s.kind == "label" for s in stages) == 5
     )
     assert took < 4, f"{took:.1f} s"
+
+
+# --- reading a file of completions
+
+COMPLETIONS = [
+    dict(id=1, completion="\u202e2 + 2.\x1b[31m\nAnswer: 4", gold=[4, 5]),
+    dict(id="tuple", completion="So (4, 5).\nThe answer is $(4,5)$.", gold=[4, 5]),
+    dict(id="on", completion="The answer is 12\n\nQ: And 13? A: The answer is 13", gold="\\frac{24}{2}"),
+    dict(id="block", completion="<think>Perhaps 5"),
+    dict(id="thought", completion="<think>2 + 3</think>5</s>", gold=5.0),
+    dict(id="[red]", completion="Answer: 3. No, wait. Answer: 4 \ud800", gold="none"),
+]
+
+
+@pytest.fixture(params=["c.jsonl", "c.jsonl.gz"])
+def completions(request, tmp_path):
+    "Writes a file of completions, or of lines as they are given."
+
+    def write(lines):
+        text = "\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines)
+        packed = gzip.compress(text.encode()) if request.param.endswith("gz") else text.encode()
+        (tmp_path / request.param).write_bytes(packed)
+        return tmp_path / request.param
+
+    return write
+
+
+def test_completions_are_read_for_programs(call, completions):
+    rc, out, err = call("read", completions(COMPLETIONS), "--task", "math", "--strategy", "cot", "--json")
+    found = [json.loads(line) for line in out.splitlines()]
+    assert (rc, err) == (0, "")
+    assert list(found[0]) == ["id", "answer", "correct", "rule", "reasoning", "ignored"]
+    assert [x["id"] for x in found] == [x["id"] for x in COMPLETIONS]
+    assert [x["answer"] for x in found] == ["4", "(4,5)", "12", None, "5", "4"]
+    assert [x["correct"] for x in found] == [False, True, True, None, True, None]
+    assert [x["reasoning"] for x in found][1:5] == ["So (4, 5).", "", "Perhaps 5", "2 + 3"]
+    assert [x["ignored"].strip() for x in found] == ["", "", "Q: And 13? A: The answer is 13", "", "", ""]
+
+
+def test_completions_are_read_for_people(call, completions):
+    rc, out, _ = call("read", completions(COMPLETIONS), "--task", "math", "--strategy", "cot")
+    assert rc == 0
+    assert "6 completions: 3 right, 1 wrong, 1 unread, 2 not graded, 1 with gold that can't be read" in out
+    assert "1 with statements that differ" in out
+    assert "[red]" in out
+    assert "\\u202e2 + 2.\\x1b[31m" in out
+    assert not {"\u202e", "\x1b"} & set(out)
+
+
+@pytest.mark.parametrize(
+    "task, strategy, line, answer, correct",
+    [
+        ("nlu_qa", "cot", dict(completion="Answer: (B)", choices=["bee", "fly"], gold="fly"), "B", True),
+        ("nlu_qa", "cot", dict(completion="Answer: (B)", choices=["bee", "fly"], gold="(b)"), "B", True),
+        ("nlu_qa", "cot", dict(completion="Answer: 3", choices=[-3, 3], gold=-3), "B", False),
+        ("nlu_qa", "cot", dict(completion="Answer: (B)", gold="A"), "B", False),
+        ("nlu_qa", "cot", dict(completion="Answer: (B)", choices=["bee", "fly"], gold="wasp"), "B", None),
+        ("nli", "vanilla", dict(completion="Neutral.", gold="neutral"), "neutral", True),
+        ("nli", "vanilla", dict(completion="Neutral.", gold=None), "neutral", None),
+        ("math", "vanilla", dict(completion='{"answer": 12}', gold=True), "12", None),
+        ("summarization", "vanilla", dict(completion="All well.", gold="All is well."), "All well.", None),
+        ("conversation", "vanilla", dict(completion="Hello.\nUser: Bye."), "Hello.", None),
+    ],
+)
+def test_gold_is_read_as_its_family_does(call, completions, task, strategy, line, answer, correct):
+    _, out, _ = call("read", completions([dict(id=0) | line]), "--task", task, "--strategy", strategy, "--json")
+    read = json.loads(out)
+    assert (read["answer"], read["correct"]) == (answer, correct)
+
+
+@pytest.mark.parametrize(
+    "lines, options, says",
+    [
+        ([dict(id=1, completion="4"), "{"], ["--task", "math"], "line 2: not JSON"),
+        ([dict(id=1, completion="4"), "[]"], ["--task", "math"], "line 2: expected an object"),
+        ([dict(id=1, text="4")], ["--task", "math"], "line 1: completion is missing.*there are id, text"),
+        ([dict(completion="4")], ["--task", "math"], "line 1: id is missing"),
+        ([dict(id=1, completion=None)], ["--task", "math"], "line 1: completion is missing, or not"),
+        ([dict(id=1, completion="4", choices="honey")], ["--task", "nlu_qa"], "line 1: choices is missing, or not"),
+        ([dict(id=1, completion="4", prompt=["?"])], ["--task", "math"], "line 1: prompt"),
+        ([dict(id=1, completion="4")], ["--task", "maths"], "--task maths: unknown. Did you mean 'math'"),
+        ([dict(id=1, completion="4")], ["--task", "math", "--strategy", "cod"], "asked under vanilla or cot"),
+        ([dict(id=1, completion="4")], ["--task", "conversation", "--structured"], "no form in JSON"),
+    ],
+)
+def test_completions_that_can_t_be_read_are_named(call, completions, lines, options, says):
+    rc, out, err = call("read", completions(lines), *options, "--json")
+    assert (rc, out) == (2, "")
+    assert re.search(says, err)
+
+
+@pytest.mark.parametrize("content", [b"x", gzip.compress(b"{}" * 99)[:15], b"\x1f\x8b"])
+def test_a_damaged_archive_of_completions_is_named(call, tmp_path, content):
+    (tmp_path / "c.jsonl.gz").write_bytes(content)
+    rc, _, err = call("read", tmp_path / "c.jsonl.gz", "--task", "math")
+    assert rc == 2
+    assert "can't be read (damaged)" in err
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_nobody_listens_to_the_end(completions, form):
+    path = completions([dict(id=i, completion="4" * 40) for i in range(3000)])
+    command = [sys.executable, "-m", "distill_study", "read", str(path), "--task", "math", *form]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as p:
+        assert p.stdout.readline()
+        p.stdout.close()
+        assert p.stderr.read() == b""

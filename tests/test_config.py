@@ -133,6 +133,38 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path, text, why):
     assert str(e.value).startswith(str(tmp_path / "x.yaml")) and why in str(e.value)
 
 
+def a_file(folder, data):
+    "A recipe whose data is written as it is given."
+    text = f"teachers: [transformers:zoo/teacher]\nstudents: [zoo/student-s]\ndata: [{{name: tiny-nli, {data}}}]\n"
+    (folder / "x.yaml").write_text(text)
+    return folder / "x.yaml"
+
+
+@pytest.mark.parametrize("word", ["yes", "no", "on", "off", "Yes", "NO", "true", "false", "y"])
+def test_a_key_that_yaml_takes_for_a_truth_value_is_the_word_that_stands_there(tmp_path, word):
+    read = load_recipe(a_file(tmp_path, f"labels: {{{word}: neutral, b: entailment}}")).data[0]
+    assert read.labels == {word: "neutral", "b": "entailment"}
+    (read,) = load_recipe(tmp_path / "x.yaml", {"data.columns": f"{{{word}: a}}"}).data
+    assert read.columns == {word: "a"}
+
+
+@pytest.mark.parametrize("word, typed", [("yes", "yes"), ("off", "no"), ("True", "yes")])
+def test_a_truth_value_where_a_text_belongs_is_refused_with_what_to_type(tmp_path, word, typed):
+    with pytest.raises(ConfigError, match=f'in quotes, gold: "{typed}"'):
+        load_recipe(a_file(tmp_path, f"columns: {{gold: {word}}}"))
+    with pytest.raises(ConfigError, match=f'in quotes, gold: "{typed}"'):
+        parse_recipe(RAW, {"data.columns.gold": word})
+
+
+def test_a_truth_value_stays_one_where_it_is_meant():
+    assert parse_recipe(RAW, {"generalization": "yes", "train.gradient_checkpointing": "on"}).generalization is True
+
+
+def test_an_override_that_is_no_yaml_is_named():
+    with pytest.raises(ConfigError, match="-p data.labels: not readable as YAML"):
+        parse_recipe(RAW, {"data.labels": "{a: b"})
+
+
 def test_fingerprints_that_stores_have():
     "Values written by earlier versions: a change here is a change of every store."
     assert fingerprint(Train(), Sampling()) == "9d1064147b6e2835"

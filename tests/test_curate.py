@@ -135,6 +135,31 @@ def test_switching_every_step_off_keeps_all_but_bad_answers_and_equal_inputs(inp
     }
 
 
+@pytest.mark.parametrize(
+    "task, text, reason",
+    [
+        ("math", "<think>It may be 15, or", "cut off in its reasoning"),
+        ("math", "<think>It is 15.</think>\n", "cut off in its reasoning"),
+        ("math", "<|channel|>analysis<|message|>15?", "cut off in its reasoning"),
+        ("math", "Half of them. The answer is 12 or 15.", "undecided"),
+        ("math", "Somewhere between 12 and 15", "undecided"),
+        ("math", "Answer: \\text{12} or \\text{15}", "undecided"),
+        ("nlu_qa", "The answer is A or (C).", "undecided"),
+        ("nli", "It is either neutral or a contradiction.", "undecided"),
+        ("nli", "I see.\n\nPremise: A cat sleeps.\nHypothesis: It", "another question"),
+        ("math", "Let me see.\n\nQuestion: how many?", "another question"),
+        ("math", "This or that, who knows?", "unreadable"),
+        ("math", "", "empty"),
+    ],
+)
+def test_what_can_t_be_read_has_a_reason_that_is_understood(task, text, reason):
+    e = example(0, "Which one?", gold=None, task=task)
+    got = Answers("cot", [answer(e, text)], 0, 0)
+    (drop,) = curate(ARMS["distilled/cot-answer"], [e], answers=got, test=[]).drops
+    assert (drop.reason, drop.evidence) == (reason, text.strip())
+    assert REASONS[reason]
+
+
 def test_the_first_reason_in_the_order_of_the_steps_counts():
     "One input with every fault: mend them one by one, and the next one is named."
     held = "Where on this farm does the black horse of the miller stand at night when it rains so hard?"

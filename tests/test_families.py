@@ -9,13 +9,14 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 from made_up import made_up_grades, made_up_scores
+from rouge_score.rouge_scorer import RougeScorer
 
 from distill_study.analyse.results import analyse, confusions, round_scores
 from distill_study.analyse.stats import holm
 from distill_study.config import ARMS, Curate, Sampling, StudyError, arms_under, combination_from
 from distill_study.data.load import Example, resolved
 from distill_study.data.world import items
-from distill_study.grading.truth import METRICS, grade, known_entities, main_metric
+from distill_study.grading.truth import METRICS, _lines, distinct, grade, known_entities, main_metric, rouge
 from distill_study.models.engine import Engine, EngineError, Failure
 from distill_study.report.figures import accuracy_alt, accuracy_figure, confusion_alt, confusion_figure, png
 from distill_study.report.findings import Summary, findings
@@ -323,6 +324,31 @@ def test_any_summary_has_a_row_without_faults(text):
         )
         == []
     )
+
+
+@pytest.mark.parametrize(
+    "a, b, most",
+    [
+        ("2023年经济增长了", "他在2023年出生", 0.4),
+        ("В 2023 году экономика выросла", "Он родился в 2023", 0.5),
+        ("อากาศดี 2023", "เขาเกิด 2023", 0.6),
+        ("경제가 2023 성장했다", "그는 2023 태어났다", 0.4),
+        ("भारत 2023 में बढ़ा", "वह 2023 जन्मा", 0.4),
+    ],
+)
+def test_two_sentences_of_any_script_are_not_the_same_for_a_number(a, b, most):
+    assert 0 < rouge(a, b)["rouge1"] < most
+    assert rouge(a, a)["rougeLsum"] == pytest.approx(1)
+    assert distinct([f"{a} {a}"], 1) == pytest.approx(distinct([a], 1) / 2)
+
+
+@given(st.text(st.characters(max_codepoint=126), max_size=60), st.text("the cat’s _1.5, Cats–…“”\n", max_size=60))
+def test_english_scores_are_those_of_rouge_score(a, b):
+    usual = RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=True)
+    for reference in (a, b, "The cat sat on the running mat. Cats aren't dogs!"):
+        if found := rouge(b, reference):
+            expected = usual.score(_lines(reference), _lines(b))
+            assert found == {k: v.fmeasure for k, v in expected.items()}
 
 
 def test_dialogsum_is_scored_against_its_references(data_dir):

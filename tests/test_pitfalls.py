@@ -7,6 +7,7 @@ from hypothesis import given, settings, strategies as st
 from made_up import made_up_grades, made_up_scores
 
 from distill_study.analyse.pitfalls import (
+    Lines,
     Pitfall,
     blinded,
     chance,
@@ -22,6 +23,8 @@ from distill_study.analyse.pitfalls import (
     pitfalls,
     power,
     reworded,
+    rule_table,
+    statements,
     swapped,
     validation,
     wording,
@@ -32,7 +35,7 @@ from distill_study.data.load import DataError, Example, load_data
 from distill_study.grading.truth import COLUMNS, GRADER_VERSION, METRICS, grade, grader_hash
 from distill_study.report.findings import findings
 from distill_study.study.plan import how_much, stages_of
-from distill_study.tasks.families import Parsed
+from distill_study.tasks.families import RULES, TASKS, Parsed
 from distill_study.tasks.prompts import PARAPHRASES
 from distill_study.tasks.reading import READER_VERSION
 from distill_study.teach.curate import Curated, Drop, curate
@@ -40,6 +43,7 @@ from distill_study.teach.sampling import Answer, Answers, sample_answers
 
 KEYS = [
     "extraction",
+    "statements",
     "wording",
     "decoding",
     "seeds",
@@ -297,6 +301,48 @@ def test_items_that_give_themselves_away():
 # --- all of them
 
 
+def read_as(*replies, task="math", strategy="cot"):
+    "Replies as `sampling.Answers`."
+    return Answers(
+        strategy,
+        [Answer(f"q{i}", t, TASKS[task].parse(t, strategy), None, "stop", 1, 1, None) for i, t in enumerate(replies)],
+        0,
+        len(replies),
+    )
+
+
+def test_answers_are_counted_by_their_rule():
+    texts = ["Answer: 7\n\nQ: 2 + 2? Answer: 4", "7", "Answer: 7", "<think>7", '{"answer": 7}', "It is 7.", "7</s>"]
+    (row,) = rule_table({"teacher/cot": read_as(*texts)}).rows
+    rules = {k or "unread": row[k or "unread"] for k in RULES}
+    assert rules == dict(exact=1, whole=2, stated=1, json=1, prose=1, unread=1)
+    assert (row["n"], row["ignored"], row["differs"]) == (7, 1, 0)
+
+
+def test_the_turns_of_a_conversation_are_counted_one_by_one():
+    turns = read_as("Hello.", "Bye.\nUser: And you?", task="conversation", strategy="vanilla")
+    whole = Answers("vanilla", [Answer("c", "", Parsed("Bye.", None), None, "stop", 1, 1, None, parts=(*turns,))], 0, 1)
+    (row,) = rule_table({"teacher/vanilla": whole}).rows
+    assert (row["n"], row["exact"], row["whole"], row["ignored"]) == (2, 1, 1, 1)
+
+
+def test_statements_that_differ_are_counted_and_shown_on_the_page_alone():
+    wavering = [f"<b>Answer: {i}.</b> No. Answer: {i + 1}" for i in range(5)]
+    line = statements({"student/vanilla": read_as("Answer: 1"), "teacher/cot": read_as(*wavering, "Answer: 3")})
+    assert line.value.value == pytest.approx(5 / 6)
+    assert "Of 7 answers, labels included, 5 state several" in line.sentence
+    assert "teacher/cot" in line.sentence
+    assert [x.partition(":")[0] for x in line.examples] == ["q0", "q1", "q2"]
+    assert "<b>" not in str(line.to_dict())
+    page = Lines((line,)).html()
+    assert "&lt;b&gt;Answer: 0." in page
+    assert "<b>" not in page
+
+
+def test_where_nothing_is_said_twice_that_is_said():
+    assert statements({"teacher/cot": read_as("7", "")}).sentence == "None of 2 answers states several that differ."
+
+
 @pytest.mark.parametrize(
     "graded, metric",
     [
@@ -320,6 +366,7 @@ def test_hardly_anything_to_measure(graded, metric):
 def test_what_was_not_asked_for_says_how_to_ask():
     lines = pitfalls(of(TWO))
     assert [p.key for p in lines.entries if not p.measured] == [
+        "statements",
         "wording",
         "decoding",
         "seeds",

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLIND', 'NAMES', 'Reworded', 'reworded', 'blinded', 'chance', 'Pitfall', 'Lines', 'swapped', 'extraction',
-           'overlapped', 'overlap', 'noise', 'validation', 'multiple', 'power', 'length', 'wording', 'decoding', 'easy',
-           'pitfalls', 'by_first_number', 'difficulty_table']
+           'rule_table', 'statements', 'overlapped', 'overlap', 'noise', 'validation', 'multiple', 'power', 'length',
+           'wording', 'decoding', 'easy', 'pitfalls', 'by_first_number', 'difficulty_table']
 
 # %% ../../nbs/70_analyse/04_pitfalls.ipynb #5b6bef15
 import re
@@ -19,6 +19,7 @@ from .results import level_interval, sentences, sources_of
 from .stats import BASE, paired_difference, smallest_detectable, smallest_difference, wilson
 from ..data.load import Example
 from ..grading.truth import METRICS
+from ..tasks.families import RULES
 from ..utils import Column, Displayable, Interval, Table
 
 # %% ../../nbs/70_analyse/04_pitfalls.ipynb #81a73857
@@ -66,6 +67,7 @@ def chance(examples) -> float:
 # %% ../../nbs/70_analyse/04_pitfalls.ipynb #4b1ebea7
 NAMES = dict(
     extraction="Answer extraction",
+    statements="Statements that differ",
     wording="Prompt wording",
     decoding="Decoding",
     seeds="Training seeds",
@@ -89,6 +91,7 @@ class Pitfall:
     value: Interval | None = None  # None: not measured, or nothing to measure
     number: str = "\u2013"  # the value with its interval
     measured: bool = True
+    examples: tuple = ()  # what a model wrote: for the page alone
 
     def to_dict(self):
         return dict(key=self.key, name=self.name, measured=self.measured, value=self.value, sentence=self.sentence)
@@ -123,6 +126,7 @@ class Lines(Displayable):
 
     entries: tuple
     graders: bool = False  # a judge graded as well
+    rules: Table | None = None  # how answers were found, see `rule_table`
 
     def __getitem__(self, key):
         return next(p for p in self.entries if p.key == key)
@@ -134,7 +138,9 @@ class Lines(Displayable):
         "A table with a row for each pitfall: its name, its number and what that says."
         heads = dict(name="Pitfall", number="Number", sentence="What it says")
         columns = tuple(Column(key, head, kind="text") for key, head in heads.items())
-        return Table("Pitfalls, measured", columns, tuple(map(vars, self.entries)), "With 95 % intervals.").html()
+        rows = tuple(vars(p) | dict(sentence=" ".join((p.sentence, *p.examples))) for p in self.entries)
+        table = Table("Pitfalls, measured", columns, rows, "With 95 % intervals.").html()
+        return table + (self.rules.html() if self.rules else "")
 
     def to_dict(self):
         return {p.key: p.to_dict() for p in self.entries}
@@ -190,6 +196,47 @@ def extraction(
         changes=_changes(flexible, strict),
         judge=_by_judge(results.graded, judge) if judge is not None and m.graded else {},
     )
+
+# %% ../../nbs/70_analyse/04_pitfalls.ipynb #57a70002
+def _replies(answers):
+    "Every reply behind some answers, the turns of a conversation one by one."
+    return [x for a in answers for x in a.parts or (a,)]
+
+
+def rule_table(answers: dict) -> Table:  # arm, or other answers → `sampling.Answers`
+    "How many answers each rule found, how many go on with an invented question, and how many say several that differ."
+
+    def row(arm, replies):
+        n = Counter(a.parsed.rule for a in replies)
+        ignored, differs = (sum(bool(getattr(a.parsed, k)) for a in replies) for k in ("ignored", "differs"))
+        return dict(arm=arm, n=len(replies), ignored=ignored, differs=differs) | {k or "unread": n[k] for k in RULES}
+
+    heads = {k or "unread": (k or "unread", what) for k, what in RULES.items()}
+    heads |= dict(
+        ignored=("cut", "at an invented question"), differs=("differ", "several statements, the last is read")
+    )
+    columns = [
+        Column(key, head.capitalize().replace("Json", "JSON"), what, digits=0) for key, (head, what) in heads.items()
+    ]
+    columns = (Column("arm", "Arm", kind="text"), Column("n", "Answers", digits=0), *columns)
+    rows = tuple(row(arm, _replies(x)) for arm, x in answers.items())
+    return Table(
+        "How answers were found", columns, rows, "Answers to test items, and the teacher's to training inputs."
+    )
+
+
+def statements(answers: dict) -> Pitfall:  # as for `rule_table`
+    "Replies that state several answers that differ, of which the last one counts."
+    replies = {arm: found for arm, x in answers.items() if (found := _replies(x))}
+    if not replies:
+        return _not_measured("statements")
+    differ = {arm: [a for a in of if a.parsed.differs] for arm, of in replies.items()}
+    worst = max(differ, key=lambda arm: len(differ[arm]) / len(replies[arm]))
+    total, n = (sum(map(len, of.values())) for of in (differ, replies))
+    share = wilson(len(differ[worst]), len(replies[worst]))
+    line = _line("statements", value=share, unit=" %", signed=False, worst=worst, total=total, n=n)
+    ends = ((a, re.sub(r"\s+", " ", a.parsed.rationale)[-160:]) for a in differ[worst][:3])
+    return replace(line, examples=tuple(f"{a.id}: «…{end}», read as {a.parsed.answer}." for a, end in ends))
 
 # %% ../../nbs/70_analyse/04_pitfalls.ipynb #1e12481b
 def overlapped(curated: dict) -> set:
@@ -422,6 +469,7 @@ def pitfalls(
     examples: list = (),  # the test examples
     judge=None,  # grades of a judge, one a row
     settings=None,  # `config.Pitfalls`
+    answers: dict | None = None,  # arm, or other answers → `sampling.Answers`
 ) -> Lines:
     "Every pitfall, measured or with how to measure it."
     by = {"wording": {}, "sample": {}, "blind": {}}
@@ -430,6 +478,7 @@ def pitfalls(
     blind, asked = next(iter(by["blind"].values()), None), {e.id: e for e in examples}
     lines = (
         extraction(results, judge),
+        statements(answers or {}),
         wording(results, by["wording"]),
         decoding(results, by["sample"], temperature=settings.temperature if settings else 0.7),
         _not_measured("seeds", seed=results.seed),  # others are other combinations
@@ -441,7 +490,7 @@ def pitfalls(
         multiple(results),
         power(results),
     )
-    return Lines(lines, judge is not None)
+    return Lines(lines, judge is not None, rule_table(answers) if answers else None)
 
 # %% ../../nbs/70_analyse/04_pitfalls.ipynb #d2af8b97
 def by_first_number(level: str) -> tuple:

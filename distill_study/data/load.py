@@ -7,10 +7,12 @@ __all__ = ['LETTERS', 'KNOWN', 'FAMILIES', 'DataError', 'Example', 'has_truth', 
            'source_of', 'Rows', 'raw_rows', 'label_map', 'to_examples', 'Splits', 'task_of', 'load_data', 'resolved']
 
 # %% ../../nbs/20_data/02_load.ipynb #1ad3b68a
+import gzip
 import json
 import os
 import random
 import re
+import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import chain
@@ -151,13 +153,14 @@ def known(name: str) -> Known | None:
 
 # %% ../../nbs/20_data/02_load.ipynb #1b8211b1
 def read_jsonl(path: Path) -> list[dict]:
-    "Rows of a JSONL file; raises `DataError` naming the line of the first bad one."
+    "Rows of a JSONL file, or of one in a .gz; raises `DataError` naming the line of the first bad one."
     try:
-        with open(path, encoding="utf-8-sig") as f:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as f:
             rows = [_json_row(line, f"{path.name}, line {i}") for i, line in enumerate(f, 1)]
-    except (OSError, UnicodeDecodeError) as e:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
         kind = "no_file" if isinstance(e, FileNotFoundError) else "unreadable_file"
-        raise DataError.of(kind, path=str(path), why=getattr(e, "strerror", "it is not UTF-8")) from None
+        why = getattr(e, "strerror", None) or ("it is not UTF-8" if isinstance(e, UnicodeDecodeError) else "damaged")
+        raise DataError.of(kind, path=str(path), why=why) from None
     if not rows:
         raise DataError.of("no_rows", file=path.name)
     return rows

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from unicodedata import normalize
 
 import yaml
 
@@ -52,7 +53,13 @@ _CONVERSATION = "overlap words repetition distinct1 distinct2"
 FAMILY = dict(summarization=tuple(_SUMMARY.split()), conversation=tuple(_CONVERSATION.split()))
 
 # %% ../../nbs/50_grading/01_truth.ipynb #1415d543
-_TOKEN = re.compile(r"\w+(?:[.,:/'’\-]\w+)*|[^\w\s]")
+# scripts without spaces, where each character is a word, and signs on top of letters
+_ALONE = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+_SIGNS = "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
+_WORD = rf"(?:[^\W{_ALONE}]|[{_SIGNS}])+"
+_TOKEN = re.compile(rf"[{_ALONE}]|{_WORD}(?:[.,:/'’\-]{_WORD})*|[^\w\s]")
 _POSSESSIVE = re.compile(r"['’]s$")
 
 
@@ -182,22 +189,37 @@ def supported(text: str, source: str, *, known=None) -> float | None:
     return sum(f" {e} " in has for e in named) / len(named) if named else None
 
 # %% ../../nbs/50_grading/01_truth.ipynb #ce57519f
+class _Words:
+    "The tokenizer of ROUGE for every script."
+
+    def __init__(self):
+        from rouge_score.tokenizers import DefaultTokenizer
+
+        self.english = DefaultTokenizer(use_stemmer=True)
+
+    def tokenize(self, text):
+        if text.isascii():
+            return self.english.tokenize(text)
+        found = re.findall(rf"[{_ALONE}]|{_WORD}", normalize("NFKC", text).lower().replace("_", " "))
+        return [t for w in found for t in (self.english.tokenize(w) if w.isascii() else [w])]
+
+
 @lru_cache(1)
 def _scorer():
     from rouge_score import rouge_scorer
 
-    return rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], use_stemmer=True)
+    return rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], tokenizer=_Words())
 
 
 def _lines(text):
     "A sentence a line, as Lsum wants them."
-    return re.sub(r"(?<=[.!?])\s+", "\n", text.strip())
+    return re.sub(r"(?<=[.!?])\s+|(?<=[。！？])(?=.)", "\n", text.strip())
 
 
 @lru_cache(20_000)
 def rouge(text: str, reference: str) -> dict | None:
     "ROUGE-1, -2, -L and -Lsum against a reference, F1; None where it can't be computed."
-    if not re.search("[a-z0-9]", reference.lower()):
+    if not any(map(str.isalnum, reference)):
         return None
     return {k: float(v.fmeasure) for k, v in _scorer().score(_lines(reference), _lines(text)).items()}
 
@@ -242,7 +264,7 @@ def main_metric(task: str, examples: list) -> Metric:
     return METRICS[near if 2 * having >= max(len(examples), 1) else other]
 
 # %% ../../nbs/50_grading/01_truth.ipynb #4b7c910a
-GRADER_VERSION = 2  # 2: numbers below 1 keep their zeros, 0.01 was read as 0.1
+GRADER_VERSION = 3  # 3: words of every script; the reader has a version of its own
 COLUMNS = (
     "arm id correct correct_strict format_ok parsed answer gold truncated stopped failed tokens text source".split()
 )

@@ -886,6 +886,7 @@ class Conclusions:
             examples=self.data.test,
             judge=verdicts and verdicts.pointwise,
             settings=self.combination.pitfalls,
+            answers=self.answers | {f"teacher/{s}, training inputs": a for s, a in self.labels.items()},
         )
 
     @cached_property
@@ -945,6 +946,7 @@ class Conclusions:
             checks=checks(),
             missing=self.absent | self.untrained,
             labels=self.confusions,
+            rules=self.pitfalls.rules,
             judge=self.judged,
             people=self.opinions,
             agreement={table.caption: table for table in self.agreement},

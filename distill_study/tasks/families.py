@@ -29,6 +29,7 @@ from distill_study.tasks.reading import (
     WORDS,
     arithmetic,
     bare_text,
+    beyond,
     boxes,
     chosen_letter,
     clipped,
@@ -231,7 +232,7 @@ class Task:
         if form or own.startswith(("{", "[", "```", "~~~")):
             fields = json_fields(own, strategy)
             if fields:
-                return replace(self._from_fields(fields, read, form=form), thought=thought, ignored=after)
+                return replace(self._from_fields(fields, read, form=form), thought=thought, ignored=beyond(after))
         plain = clipped(normal(own))
         clean, more = cut_run_on(
             plain, prompt, answered=lambda t, apart: read.answers(t, apart or strategy == "vanilla")
@@ -247,7 +248,7 @@ class Task:
             outside=self.outside(found.text) if found.answer is None else None,
             thought=thought,
             rule="exact" if strict is not None else found.rule if found.answer is not None else "",
-            ignored=more + after,
+            ignored=more + beyond(after),
             differs=found.differs,
         )
 
@@ -472,13 +473,13 @@ class Summarization(Task):
             answer = bare_text(own) or None
             fits = answer == own and n_words(own) <= limit and not after.strip()
             return self._parsed(
-                answer, answer if fits else None, stated=answer is not None, thought=thought, ignored=after
+                answer, answer if fits else None, stated=answer is not None, thought=thought, ignored=beyond(after)
             )
         *earlier, answer = rounds(own) or (None,)
         strict = answer if self._four_lines(own, limit) and not after.strip() else None
         rationale = "\n".join(f"{i}. {r}" for i, r in enumerate(earlier, 1))
         whole = dict(rationale=rationale, stated=len(earlier) > 2, rounds=tuple(earlier))
-        return self._parsed(answer, strict, **whole, thought=thought, ignored=after)
+        return self._parsed(answer, strict, **whole, thought=thought, ignored=beyond(after))
 
     def _parsed(self, answer, strict, **more):
         "A `Parsed` with its rule."
@@ -515,7 +516,7 @@ class Conversation(Task):
         answer = turn.strip() or None
         strict = answer if answer == own and not after.strip() else None
         rule = "" if answer is None else "exact" if strict is not None else "whole"
-        ignored = "".join(more) + after
+        ignored = "".join(more) + beyond(after)
         return Parsed(answer, strict, stated=answer is not None, thought=thought, rule=rule, ignored=ignored)
 
 # %% ../../nbs/10_tasks/02_families.ipynb #880a4509

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['READER_VERSION', 'LONGEST', 'MOST_STATEMENTS', 'MOST_MATH', 'LETTERS', 'NLI', 'WORDS', 'FIELDS', 'MOST', 'normal',
-           'unfenced', 'clipped', 'split_reasoning', 'own_turn', 'cut_run_on', 'Statement', 'boxed', 'boxes',
+           'unfenced', 'clipped', 'split_reasoning', 'own_turn', 'beyond', 'cut_run_on', 'Statement', 'boxed', 'boxes',
            'statements', 'canonical', 'number', 'arithmetic', 'number_in', 'last_number', 'regions', 'expression',
            'phrase', 'quantity', 'math_value', 'stated_math', 'math_in_prose', 'only', 'unlatex', 'read_letter',
            'chosen_letter', 'read_label', 'n_words', 'bare_text', 'from_json', 'rounds', 'json_fields']
@@ -109,6 +109,11 @@ def own_turn(text: str) -> tuple[str, str]:
     text = text[opening.end() :] if opening else text
     end = _SPECIAL.search(text)
     return (text[: end.start()].strip(), text[end.start() :]) if end else (text.strip(), "")
+
+
+def beyond(after: str) -> str:
+    "What follows the end of a turn, where that is more than the tokens that end one."
+    return after if _SPECIAL.sub("", after).strip() else ""
 
 # %% ../../nbs/10_tasks/01_reading.ipynb #c67b11ca
 _FIELD = (

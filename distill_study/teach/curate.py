@@ -19,7 +19,7 @@ from ..config import Curate, read_table
 from ..data.load import LETTERS
 from ..tasks.families import NLI, TASKS
 from ..tasks.prompts import both, target
-from ..tasks.reading import statements
+from ..tasks.reading import cut_run_on, split_reasoning, statements
 
 # %% ../../nbs/40_teach/02_curate.ipynb #ba89fc64
 _NO_SPACES = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, kana, Han
@@ -352,6 +352,21 @@ class Curated:
         return dict(inputs=len(self.kept) + len(self.drops), rows=len(self.kept), dropped={r: count[r] for r in order})
 
 # %% ../../nbs/40_teach/02_curate.ipynb #b9531713
+_ONE = r"(?:[-$€£]?\d[\d.,/]*%?|\b[A-J]\b|(?i:entail\w*|neutral|contradict\w*))"
+_SEVERAL = re.compile(rf"{_ONE}\W+(?:or|and|to)\W+(?:an? |the )?{_ONE}")
+
+
+def _unread(text):
+    "Why no answer was read in a reply, as far as it shows."
+    reply = split_reasoning(text)[1].strip()
+    if not reply:
+        return "cut off in its reasoning"
+    if cut_run_on(reply)[1]:
+        return "another question"
+    said = [s.content for s in statements(reply)] or reply.splitlines()
+    return "undecided" if _SEVERAL.search(re.sub(r"\\[a-z]+", " ", said[-1][:200])) else "unreadable"
+
+
 def _answer_fault(answer, arm):
     "(reason, evidence) of an answer that can't be learned from, or None; so do all checks below."
     end = answer.text.strip()[-200:]
@@ -364,7 +379,7 @@ def _answer_fault(answer, arm):
     if answer.parsed.outside:
         return "outside the set", answer.parsed.outside
     if answer.parsed.answer is None:
-        return "unreadable", end
+        return _unread(answer.text), end
     if arm.labels == "cot" and not answer.parsed.stated:
         return "not stated", end  # a number found in the reasoning is no label
     if arm.labels == "cod" and not answer.parsed.stated:

@@ -5,12 +5,16 @@
 # %% auto #0
 __all__ = ['FORMAT', 'ExploreError', 'fault', 'Report', 'read_report', 'find_reports', 'arm_rows', 'score_rows', 'test_rows',
            'curve_rows', 'attrition_rows', 'grade_rows', 'as_table', 'rebuild', 'Explored', 'load_results', 'overview',
-           'Figure', 'arms_figure', 'curves_figure', 'attrition_figure', 'outcomes', 'ItemsFrame', 'browse']
+           'Figure', 'arms_figure', 'curves_figure', 'attrition_figure', 'outcomes', 'ItemsFrame', 'browse', 'Reading',
+           'read_completions', 'visible', 'tally', 'print_readings']
 
 # %% ../../nbs/90_tools/01_explore.ipynb #f48bca03
 import base64
 import json
 import os
+import re
+import sys
+from collections import Counter
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -19,12 +23,14 @@ from pathlib import Path
 
 from ..analyse.results import html_of, sentence
 from ..config import ARMS, Combination, StudyError, nearest
+from ..data.load import LETTERS, read_jsonl
 from ..grading.truth import METRICS, Metric
 from ..report.figures import COLOURS, png
 from ..report.items import input_table, item_table, items_page, verdict_table
 from ..store.archive import open_root
 from ..store.log import Store
 from ..study.run import Run
+from ..tasks.families import RULES, TASKS, Parsed
 from ..utils import Column, Displayable, Interval, Table, plural
 
 # %% ../../nbs/90_tools/01_explore.ipynb #2d776cc5
@@ -447,3 +453,113 @@ def browse(
     "Every test item and training input of a report, to filter, search and page through."
     report = found.report(name or found.reports[0].name)
     return ItemsFrame(report.name, items_page(report.metrics, found.built(report.name), limit=50_000_000))
+
+# %% ../../nbs/90_tools/01_explore.ipynb #4ead1202
+@dataclass(frozen=True)
+class Reading:
+    "What is made of one completion of a file."
+
+    id: str | int
+    parsed: Parsed
+    correct: bool | None  # None without gold, and where it can't be read
+    lost: bool  # its gold can't be read
+
+    def to_dict(self) -> dict:
+        p = self.parsed
+        found = dict(id=self.id, answer=p.answer, correct=self.correct, rule=p.rule)
+        return found | dict(reasoning=p.rationale or p.thought, ignored=p.ignored)
+
+
+def _gold_of(value, choices, *, family):
+    "Canonical gold of a line, which may name a choice by its letter or by its text; None where it can't be read."
+    if isinstance(value, list):
+        value = f"({', '.join(map(str, value))})"
+    if choices:
+        letter = family.gold(str(value).strip(" ().").upper(), choices)
+        return letter or (LETTERS[choices.index(str(value))] if str(value) in choices else None)
+    return family.gold(value)
+
+
+def _fields_of(row, where, *, family):
+    "(id, completion, gold, what else the reader of a family is given) of a line."
+    choices, prompt = row.get("choices"), row.get("prompt")
+    listed = isinstance(choices, list) and 2 <= len(choices) <= len(LETTERS)
+    fair = dict(id=isinstance(row.get("id"), str | int), completion=isinstance(row.get("completion"), str))
+    fair |= dict(choices=choices is None or listed, prompt=prompt is None or isinstance(prompt, str))
+    for name in (name for name, good in fair.items() if not good):
+        raise fault("line", where, name=name, there=", ".join(row))
+    own = tuple(map(str, choices or LETTERS)) if family.name == "nlu_qa" else None
+    return row["id"], row["completion"], row.get("gold"), dict(choices=own, prompt=prompt or "")
+
+
+def read_completions(
+    path: str
+    | Path,  # .jsonl or .jsonl.gz: lines with `id`, `completion` and, where known, `gold`, `choices`, `prompt`
+    task: str,  # a key of `TASKS`
+    *,
+    strategy: str,
+    structured: bool = False,  # JSON was asked for
+):  # yields `Reading`s
+    "What is read of each completion; `StudyError` where a line or an option can't be used, before the first one."
+    path, family = Path(path).expanduser(), TASKS.get(task)
+    if family is None:
+        raise ExploreError(f"--task {task}: unknown.{nearest(task, TASKS)}")
+    if strategy not in family.strategies:
+        raise fault("strategy", task, strategy=strategy, known=" or ".join(family.strategies))
+    if structured and not family.graded:
+        raise fault("structured", task)
+    if not path.is_file():
+        raise fault("no_completions", path)
+    rows = [_fields_of(r, f"{path.name}, line {i}", family=family) for i, r in enumerate(read_jsonl(path), 1)]
+
+    def read(row):
+        id, text, gold, how = row
+        parsed = family.parse(text, strategy, **how, form=structured)
+        right = _gold_of(gold, how["choices"], family=family) if family.graded and gold is not None else None
+        known = right is not None
+        lost = family.graded and gold is not None and not known
+        return Reading(id, parsed, family.correct(parsed.answer, right) if known else None, lost)
+
+    return map(read, rows)
+
+# %% ../../nbs/90_tools/01_explore.ipynb #4ead1204
+def visible(text: str, most: int = 60, *, tail: bool = False) -> str:
+    "A text in one line of at most so many characters, from its start or its `tail`; what can't be printed as escapes."
+    text = re.sub(r"[ \t\r\n]+", " ", text).strip()
+    text = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in (text[-most - 1 :] if tail else text[: most + 1]))
+    if len(text) <= most:
+        return text
+    return f"…{text[-most:]}" if tail else f"{text[:most]}…"
+
+
+def tally(readings: list) -> str:
+    "How many completions came out how, in a line."
+    n, rules = Counter(r.correct for r in readings), Counter(r.parsed.rule for r in readings if r.parsed.rule)
+    unread = sum(r.parsed.answer is None for r in readings)
+    wrong = sum(r.correct is False and r.parsed.answer is not None for r in readings)
+    said = f"{plural(len(readings), 'completion')}: {n[True]} right, {wrong} wrong, {unread} unread"
+    more = {
+        "not graded": n[None],
+        "with gold that can't be read": sum(r.lost for r in readings),
+        "with statements that differ": sum(r.parsed.differs for r in readings),
+        "cut at an invented question": sum(bool(r.parsed.ignored) for r in readings),
+    }
+    said += "".join(f", {count} {what}" for what, count in more.items() if count)
+    return f"{said}. Found {', '.join(f'{rules[k]} {k}' for k in RULES if rules[k])}." if rules else f"{said}."
+
+
+def print_readings(readings: list):
+    "A table of readings on the terminal, and their tally."
+    from rich.console import Console
+    from rich.table import Table as Shown
+
+    marks, shown = {True: "✓", False: "✗", None: "–"}, Shown()
+    for head in ("id", "answer", "", "rule", "reasoning", "ignored"):
+        shown.add_column(head, overflow="fold")
+    for r in readings:
+        p, d = r.parsed, r.to_dict()
+        about = visible(str(r.id), 30), visible(p.answer or "–", 40), marks[r.correct], p.rule or "not read"
+        shown.add_row(*about, visible(d["reasoning"], tail=True), visible(p.ignored, 40))
+    wide = Console(width=None if sys.stdout.isatty() else 150, highlight=False, markup=False, emoji=False)
+    wide.print(shown)
+    wide.print(tally(readings))
