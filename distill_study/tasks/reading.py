@@ -173,7 +173,9 @@ _STATED = (
     r"|<(?:final_?)?answer>\s*|(?=\\(?:boxed|fbox)\s*\{)"
 )
 _BOX = r"\\(?:boxed|fbox)\s*\{"
-_BETWEEN_BOXES = r"(?:\\quad|\\(?:text|mbox)\s*\{[^{}]*\}|\\[()\[\], ]|\band\b|[a-zA-Z](?:_\{?\d\}?)?\s*=|[\s,;$+])*"
+_BETWEEN_BOXES = (
+    r"(?:\\quad|\\(?:text|mbox)\s*\{[^{}]*\}|\\[()\[\], ]|\b(?:and|or)\b|[a-zA-Z](?:_\{?\d\}?)?\s*=|[\s,;$+])*"
+)
 MOST_STATEMENTS = 8
 
 
@@ -528,7 +530,8 @@ def stated_math(text: str) -> str | None:
     "The number or expression that a statement begins with."
     head = re.match(r"[^\w\\]*(?:\\[\[(]\s*)?(?:[a-zA-Z]\s*=\s*)?", text).end()
     if re.match(_BOX, text[head:]):
-        return math_value(boxes(text[head:]), region=True)
+        either = re.search(r"\}[^\w]*(?:\\text\{)?\s*or\b", text[head:].split("\n")[0])
+        return None if either else math_value(boxes(text[head:]), region=True)
     found = regions(text[: 2 * MOST_MATH])
     if found and not re.search(r"\w", text[: found[0][0]]):
         _, end, inner = found[0]
@@ -591,7 +594,7 @@ _AGAINST = (
 _DENIED_LETTER = re.compile(rf"{_AGAINST}[(\[]?([A-J])[)\]]?(?![\w'])", re.I)
 _STANDING = re.compile(
     r"[(\[]([A-J])[)\]]|(?<![\w'&])([B-HJ])(?![\w'’+#&])"
-    r"|(?<![\w'])(A|I)(?=\s*(?:[.:;,!)*\"]|$|\s(?:is|fits|seems|because)\b))"
+    r"|(?<![\w'])(A|I)(?=\s*(?:[.:;,!)*\"]|$|\s(?:is|fits|seems|because|and|or|nor)\b))"
 )
 
 
@@ -711,6 +714,7 @@ _CHOSEN = re.compile(
 def chosen_letter(text: str, choices: tuple[str, ...]) -> str | None:
     "The letter that prose without a statement chooses last."
     found = [(m.start(), m[1]) for pattern in (_PRAISED, _CHOSEN) for m in pattern.finditer(text)]
+    found = [(at, name) for at, name in found if not re.search(_AGAINST + r"[(\[]?$", text[max(0, at - 40) : at], re.I)]
     return next((name for _, name in sorted(found, reverse=True) if name in LETTERS[: len(choices)]), None)
 
 # %% ../../nbs/10_tasks/01_reading.ipynb #2cf6bb1b
