@@ -214,6 +214,7 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
     from distill_study.data.load import task_of
     from distill_study.study import resources as estimate
     from distill_study.study.plan import how_much, plan, transfer_rows, work_of
+    from distill_study.train.rows import check_templates
 
     r = _recipe(recipe, p)
     for d in r.data:
@@ -226,6 +227,8 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
         splits, why = data[report.combination.data.name]
         for work in work_of(stages, report):
             print(f"  {work.kind:<8} {work.what:<75} {how_much(work, splits)}")
+        for model, notes in check_templates(report.combination).items():
+            print(*(f"  template {model}: {note}" for note in notes), sep="\n")
         if why:
             print(f"  Tokens and cost of each stage are not known: {why}")
     rows = transfer_rows(r, stages, splits={name: splits for name, (splits, _) in data.items() if splits})

@@ -328,6 +328,7 @@ def _check_models(c, splits, *, store):
     from distill_study.models.weights import check_model, device
     from distill_study.train.launch import check_launch
     from distill_study.train.methods import check_choice, refuse
+    from distill_study.train.rows import check_templates
 
     if c.judge:
         check_judge(c, splits, store=store)
@@ -337,6 +338,8 @@ def _check_models(c, splits, *, store):
     if unanswered(c, splits, engine=teacher, store=store):
         teacher.ready()  # a key that is not set, vLLM that is not installed
     check_model(c.student.model)
+    asked = [e.ask("vanilla") for e in (*splits.train, *splits.test)]
+    check_templates(c, tuple(sorted({tuple(m["role"] for m in messages) for messages in asked})))
     check_choice(c, splits)
     if train.method == "qlora" or train.attention or train.liger or train.report_to:
         refuse(train, device())

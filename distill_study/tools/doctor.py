@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRIED', 'CHECKS', 'Check', 'line', 'Card', 'Machine', 'look', 'extras', 'check_packages', 'check_gpus',
            'check_memory', 'check_disk', 'within', 'hub_names', 'check_hub', 'check_endpoints', 'check_settings',
-           'trial', 'trials', 'examine', 'of_cluster', 'as_text', 'as_dict']
+           'check_chat_templates', 'trial', 'trials', 'examine', 'of_cluster', 'as_text', 'as_dict']
 
 # %% ../../nbs/90_tools/04_doctor.ipynb #b3033006
 import asyncio
@@ -33,6 +33,7 @@ from ..study import resources
 from ..study.run import Run
 from ..train.launch import check_launch
 from ..train.methods import refuse
+from ..train.rows import check_templates
 from ..utils import size
 
 # %% ../../nbs/90_tools/04_doctor.ipynb #0042b926
@@ -372,6 +373,19 @@ def check_settings(recipe: Recipe, machine: Machine) -> list[Check]:
         found.append(line("spacy"))
     return found or [line("settings")]
 
+
+def check_chat_templates(recipe: Recipe, machine=None) -> list[Check]:
+    "What the chat templates of local models do otherwise, see `train.rows.check_template`."
+    found = {}
+    for c in recipe.combinations():
+        try:
+            found |= {
+                (m, n): line("template", model=m, note=n) for m, notes in check_templates(c).items() for n in notes
+            }
+        except StudyError as e:
+            found[str(e)] = line("template_refused", error=e)
+    return list(found.values()) or [line("templates")]
+
 # %% ../../nbs/90_tools/04_doctor.ipynb #e6314cb2
 def _small(c: Combination) -> Combination:
     """The combination with one training and one test input, a training of one step and one verdict.
@@ -476,6 +490,7 @@ CHECKS = dict(
     hub=check_hub,
     endpoint=check_endpoints,
     settings=check_settings,
+    template=check_chat_templates,
 )
 
 

@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from ..config import StudyError, Train, fingerprint
-from ..models.weights import device, load_tokenizer, model_fingerprint, resolve_model
+from ..models.weights import device, load_tokenizer, model_fingerprint, resolve_model, template_text
 from . import methods, save
 from distill_study.train.rows import (
     GroupedOrder,
@@ -125,6 +125,7 @@ def run_fingerprint(
     stack = {p: version(p) for p in ("torch", "transformers", "trl", "peft")}
     chosen_by = [score.key] if hasattr(score, "key") else []
     weights = model_fingerprint(resolve_model(model))
+    chosen_by += ["no empty block"] if "</think>" in template_text(resolve_model(model)) else []  # see `train.rows`
     return fingerprint("student", rows, settings, weights, seed, validation or [], *chosen_by, stack)
 
 # %% ../../nbs/60_train/03_sft.ipynb #5d0ad001
