@@ -228,7 +228,7 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
         for work in work_of(stages, report):
             print(f"  {work.kind:<8} {work.what:<75} {how_much(work, splits)}")
         for model, notes in check_templates(report.combination).items():
-            print(*(f"  template {model}: {note}" for note in notes), sep="\n")
+            print(*(f"  template {model}: {note}" for note in notes.values()), sep="\n")
         if why:
             print(f"  Tokens and cost of each stage are not known: {why}")
     rows = transfer_rows(r, stages, splits={name: splits for name, (splits, _) in data.items() if splits})

@@ -250,6 +250,9 @@ TEMPLATES = {
     ),
     "r1": ENDS.replace("TEXT", KEEPS),
     "r1 that thinks aloud": ENDS.replace("TEXT", KEEPS).replace("'<|assistant|>' }}", "'<|assistant|><think>\\n' }}"),
+    "qwen that thinks aloud": ENDS.replace(
+        "TEXT", "('<think>\\n\\n</think>\\n\\n' if m.role == 'assistant' else '') + " + KEEPS
+    ).replace("'<|assistant|>' }}", "'<|assistant|><think>\\n' }}"),
     "drops": USUAL.replace("in messages", "in messages if m.role != 'system'"),
     "asks nothing": USUAL.replace("in messages", "in messages if m.role != 'user'"),
     "refuses": "{{ raise_exception('only tools') }}",
@@ -297,7 +300,7 @@ def asked_and_taught(model, target="4"):
 def test_what_a_template_does_otherwise_is_noted(dressed, name, notes):
     model = dressed(name)
     found = check_template(model, taught=True)
-    assert len(found) == len(notes) and all(n in f for n, f in zip(notes, found))
+    assert len(found) == len(notes) and all(n in f for n, f in zip(notes, found.values()))
     asked, context, target = asked_and_taught(model)
     assert asked == context and target == "4<|end|>" and "Add." in asked
 
@@ -309,7 +312,8 @@ def test_what_a_template_does_otherwise_is_noted(dressed, name, notes):
         "asks nothing": "drops the user turn",
         "refuses": "refuses turns of system, user .only tools",
         "never ends": "the end of turn is not supervised",
-        "r1 that thinks aloud": "no prefix of the conversation",
+        "r1 that thinks aloud": "opens a block <think> for the answer",
+        "qwen that thinks aloud": "opens a block <think> for the answer",
     }.items(),
 )
 def test_templates_that_are_refused(dressed, name, says):
@@ -319,8 +323,8 @@ def test_templates_that_are_refused(dressed, name, says):
 
 
 def test_only_a_student_has_to_be_taught(dressed):
-    assert check_template(dressed("never ends")) == []
-    assert check_template(dressed("r1 that thinks aloud")) == []
+    assert check_template(dressed("never ends")) == {}
+    assert check_template(dressed("r1 that thinks aloud")) == {}
 
 
 def test_one_mark_of_the_beginning(dressed):
@@ -336,9 +340,9 @@ def test_one_mark_of_the_beginning(dressed):
     )
     path.write_text(json.dumps(json.loads(path.read_text()) | dict(post_processor=adds)))
     (folder / "chat_template.jinja").write_text("{{ '<|user|>' }}" + USUAL)
-    assert "no mark of the beginning" in check_template(str(folder))[0]
+    assert list(check_template(str(folder))) == ["no_beginning"]
     (folder / "chat_template.jinja").write_text(USUAL)  # looked at again, since it is another now
-    assert check_template(str(folder)) == []
+    assert check_template(str(folder)) == {}
 
 
 def test_a_refused_system_turn_leads_the_first_user_turn(dressed):

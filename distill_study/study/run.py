@@ -1030,7 +1030,9 @@ class Conclusions:
         templates = (self.store.get_json("templates", place) or {}) if self.store.replay else check_templates(c)
         if templates:
             _note(self.store, "templates", place=place, value=templates)
-        return ({"chat_templates": {m: "; ".join(n) for m, n in templates.items()}} if templates else {}) | dict(
+        return (
+            {"chat_templates": {m: "; ".join(n.values()) for m, n in templates.items()}} if templates else {}
+        ) | dict(
             grader=grader_hash(task),
             rubric=rubric_hash(task, c.rubric),
             data_source=self.data.source,

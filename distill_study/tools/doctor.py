@@ -380,7 +380,9 @@ def check_chat_templates(recipe: Recipe, machine=None) -> list[Check]:
     for c in recipe.combinations():
         try:
             found |= {
-                (m, n): line("template", model=m, note=n) for m, notes in check_templates(c).items() for n in notes
+                (m, n): line("template", model=m, note=n)
+                for m, notes in check_templates(c).items()
+                for n in notes.values()
             }
         except StudyError as e:
             found[str(e)] = line("template_refused", error=e)

@@ -58,7 +58,8 @@ def _target(row):
     return messages[-1]["content"]
 
 # %% ../../nbs/60_train/01_rows.ipynb #5d0aa001
-_EMPTY = re.compile(r"\s*<(think|thinking|thought|reasoning)>\s*</\1>\s*")  # a block that reasons nothing
+_OPEN = r"<(think|thinking|thought|reasoning)>\s*"
+_EMPTY = re.compile(rf"\s*{_OPEN}</\1>\s*")  # a block that reasons nothing
 
 
 def _rendered(row, tokenizer):
@@ -68,6 +69,11 @@ def _rendered(row, tokenizer):
         prompt, whole = render_turns(tokenizer, messages[:-1], ask=True), render_turns(tokenizer, messages, ask=False)
     except Exception as e:
         raise TrainingDataError(f"{where}: the model's chat template refuses its messages: {e}") from None
+    if (block := re.search(_OPEN + "$", prompt)) and f"</{block[1]}>" not in messages[-1]["content"]:
+        raise TrainingDataError(
+            f"{where}: the model's chat template opens a block <{block[1]}> for the answer, which the target doesn't "
+            "close. Use a template that opens none: its own, with that part of the generation prompt taken out."
+        )
     if not whole.startswith(prompt):
         same = len(os.path.commonprefix([prompt, whole]))
         raise TrainingDataError(
@@ -291,11 +297,11 @@ def check_template(
     *,
     taught: bool = False,  # whether it is a student
     orders: tuple = (),  # the roles of prompts, each a tuple, besides system and user
-) -> list[str]:  # notes
+) -> dict[str, str]:  # kind → note
     "What the chat template of a model does otherwise; raises `ModelError` where a run would come to harm by it."
     folder = model_parts(model)[0]
     kinds = _tried(folder, model, template=template_text(folder), taught=taught, orders=orders)
-    return [sentence("template_note", kind=kind, today=TODAY.strftime("%d %b %Y")) for kind in kinds]
+    return {kind: sentence("template_note", kind=kind, today=TODAY.strftime("%d %b %Y")) for kind in kinds}
 
 
 def check_templates(c: Combination, orders: tuple = ()) -> dict:
