@@ -322,6 +322,22 @@ def test_templates_that_are_refused(dressed, name, says):
         check_template(model, taught=True)
 
 
+def test_a_template_that_can_be_told_not_to_think(dressed):
+    "The remedy that is named: then the empty block is part of what the model is asked with, in training too."
+    own = Path(dressed("usual")) / "chat_template.jinja"
+    block = "{{ '<think>\\n' if enable_thinking | default(true) else '<think>\\n\\n</think>\\n\\n' }}"
+    whole = "('<think>\\n\\n</think>\\n\\n' if m.role == 'assistant' else '') + m.content"
+    own.write_text(ENDS.replace("TEXT", whole).replace("{{ '<|assistant|>' }}", "{{ '<|assistant|>' }}" + block))
+    with pytest.raises(ModelError) as e:
+        check_template(str(own.parent), taught=True)
+    remedy = "{% set enable_thinking = false %}"
+    assert f"Put {remedy} at the head of the chat_template.jinja" in str(e.value)
+    own.write_text(remedy + own.read_text())
+    assert check_template(str(own.parent), taught=True) == {}
+    asked, context, target = asked_and_taught(str(own.parent))
+    assert asked == context and asked.endswith("<think>\n\n</think>\n\n") and target == "4<|end|>"
+
+
 def test_only_a_student_has_to_be_taught(dressed):
     assert check_template(dressed("never ends")) == {}
     assert check_template(dressed("r1 that thinks aloud")) == {}

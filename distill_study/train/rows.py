@@ -70,9 +70,11 @@ def _rendered(row, tokenizer):
     except Exception as e:
         raise TrainingDataError(f"{where}: the model's chat template refuses its messages: {e}") from None
     if (block := re.search(_OPEN + "$", prompt)) and f"</{block[1]}>" not in messages[-1]["content"]:
+        off = "{% set enable_thinking = false %}"
+        own = "enable_thinking" in str(tokenizer.chat_template)
         raise TrainingDataError(
             f"{where}: the model's chat template opens a block <{block[1]}> for the answer, which the target doesn't "
-            "close. Use a template that opens none: its own, with that part of the generation prompt taken out."
+            f"close. {f'Put {off} at the head of' if own else 'Take it out of'} the chat_template.jinja in its folder."
         )
     if not whole.startswith(prompt):
         same = len(os.path.commonprefix([prompt, whole]))
