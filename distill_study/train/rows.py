@@ -21,6 +21,7 @@ from distill_study.models.weights import (
     ModelError,
     is_here,
     load_tokenizer,
+    local_model,
     model_parts,
     render_turns,
     resolve_model,
@@ -301,7 +302,7 @@ def check_template(
     orders: tuple = (),  # the roles of prompts, each a tuple, besides system and user
 ) -> dict[str, str]:  # kind → note
     "What the chat template of a model does otherwise; raises `ModelError` where a run would come to harm by it."
-    folder = model_parts(model)[0]
+    folder = local_model(model) or model_parts(model)[0]
     kinds = _tried(folder, model, template=template_text(folder), taught=taught, orders=orders)
     return {kind: sentence("template_note", kind=kind, today=TODAY.strftime("%d %b %Y")) for kind in kinds}
 
