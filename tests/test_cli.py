@@ -233,6 +233,26 @@ def test_a_student_without_a_chat_template(refused, recipe, tmp_path):
     refused(recipe(students=[str(tmp_path / "mute")]), says="has no chat template")
 
 
+@pytest.mark.parametrize("who", ["students", "teachers"])
+def test_a_chat_template_that_drops_the_instruction(refused, call, recipe, tmp_path, who):
+    "Before anything is asked, and by everything that looks at a recipe."
+    import shutil
+
+    from distill_study.models.weights import resolve_model
+
+    folder = Path(shutil.copytree(resolve_model("zoo/student-s"), tmp_path / "deaf"))
+    own = folder / "chat_template.jinja"
+    own.write_text(own.read_text().replace("in messages", "in messages if m.role != 'system'", 1))
+    path = recipe(**{who: [str(folder) if who == "students" else f"transformers:{folder}"]})
+    refused(path, says="deaf': its chat template drops the system turn")
+    assert "drops the system turn" in call("show", path)[2]
+    assert "problem  template" in call("doctor", path)[1]
+    assert not list((tmp_path / "store").glob("completions/*"))
+    own.write_text("{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + own.read_text())
+    assert "deaf: no system turn of its own: the instruction leads the first user turn" in call("show", path)[1]
+    assert "the instruction leads the first user turn" in call("doctor", path)[1]
+
+
 def test_a_teacher_in_a_folder_of_ones_own(recipe, tmp_path):
     import shutil
 

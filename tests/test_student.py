@@ -5,15 +5,29 @@ import shutil
 import signal
 import subprocess
 import sys
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 from conftest import byte_tokenizer
 
-from distill_study.config import StudyError, Train
+from distill_study.config import Sampling, StudyError, Train, fingerprint
+from distill_study.models import weights
+from distill_study.models.engine import Request
+from distill_study.models.local import render
+from distill_study.models.weights import ModelError, load_tokenizer, model_fingerprint, resolve_model
 from distill_study.train import save
 from distill_study.train.methods import mean_loss, target_loss
-from distill_study.train.rows import TrainingDataError, fit_length, padded, render_row, seen_row, tokenize_rows
+from distill_study.train.rows import (
+    TrainingDataError,
+    check_template,
+    fit_length,
+    padded,
+    render_row,
+    seen_row,
+    tokenize_rows,
+)
 from distill_study.train.save import TrainingFailed, last_checkpoint, write_merged
 from distill_study.train.sft import TrainedStudent, fit_student, run_fingerprint
 
@@ -213,6 +227,177 @@ def test_a_rendered_row_is_escaped():
         seen_row(tokenize_rows([row("<script>", "</mark><script>alert(1)</script>", "<img src=x>")], tok)[0], tok)
     )
     assert "<script" not in text and "<img" not in text and text.count("<mark") == text.count("</mark>") == 1
+
+
+# ---- what public templates do, in words of our own, on the zoo's tokenizer
+
+ENDS = "{% for m in messages %}{{ '<|' + m.role + '|>' + TEXT + '<|end|>' }}{% endfor %}" + OPENS
+USUAL = ENDS.replace("TEXT", "m.content")
+KEEPS = "(m.content.split('</think>')[-1] if m.role == 'assistant' else m.content)"
+TEMPLATES = {
+    "gemma": "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + USUAL,
+    "mistral": "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}" + USUAL,
+    "llama": "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
+    "{{ '<|system|>Today: ' + date_string + '<|end|>' }}" + USUAL,
+    "qwen": ENDS.replace(
+        "TEXT", "('<think>\\n\\n</think>\\n\\n' if m.role == 'assistant' and loop.last else '') + " + KEEPS
+    ),
+    "r1": ENDS.replace("TEXT", KEEPS),
+    "r1 that thinks aloud": ENDS.replace("TEXT", KEEPS).replace("'<|assistant|>' }}", "'<|assistant|><think>\\n' }}"),
+    "qwen that thinks aloud": ENDS.replace(
+        "TEXT", "('<think>\\n\\n</think>\\n\\n' if m.role == 'assistant' else '') + " + KEEPS
+    ).replace("'<|assistant|>' }}", "'<|assistant|><think>\\n' }}"),
+    "drops": USUAL.replace("in messages", "in messages if m.role != 'system'"),
+    "asks nothing": USUAL.replace("in messages", "in messages if m.role != 'user'"),
+    "refuses": "{{ raise_exception('only tools') }}",
+    "begins twice": "{{ bos_token + bos_token }}" + USUAL,
+    "never begins": USUAL,
+    "never ends": USUAL.replace(" + '<|end|>'", ""),
+}
+
+
+@pytest.fixture
+def dressed(tmp_path):
+    "A function of (name of a template, further settings of the tokenizer) that gives a zoo model under that template."
+
+    def dress(name, **settings):
+        folder = tmp_path / name.replace(" ", "-")
+        shutil.copytree(resolve_model("zoo/student-s"), folder)
+        (folder / "chat_template.jinja").write_text(TEMPLATES.get(name, USUAL))
+        own = folder / "tokenizer_config.json"
+        own.write_text(json.dumps(json.loads(own.read_text()) | settings))
+        return str(folder)
+
+    return dress
+
+
+def asked_and_taught(model, target="4"):
+    "(The text that a model is asked with, what a student sees before its target, what it is taught)."
+    tok = load_tokenizer(Path(model))
+    talk = [dict(role="system", content="Add."), dict(role="user", content="2 + 2?")]
+    r = seen_row(tokenize_rows([dict(id="a", messages=[*talk, dict(role="assistant", content=target)])], tok)[0], tok)
+    ids = render(tok, [Request("a", talk, Sampling(max_tokens=1))], spec="transformers:x")[0]
+    return tok.decode(ids, clean_up_tokenization_spaces=False), r["context"], r["target"]
+
+
+@pytest.mark.parametrize(
+    "name, notes",
+    {
+        "usual": [],
+        "gemma": ["no system turn of its own"],
+        "mistral": ["no system turn of its own", "refuses two turns of the user"],
+        "llama": ["is told 26 Jul 2024"],
+        "qwen": ["writes an empty reasoning block", "takes the reasoning block out"],
+        "r1": ["takes the reasoning block out"],
+    }.items(),
+)
+def test_what_a_template_does_otherwise_is_noted(dressed, name, notes):
+    model = dressed(name)
+    found = check_template(model, taught=True)
+    assert len(found) == len(notes) and all(n in f for n, f in zip(notes, found.values()))
+    asked, context, target = asked_and_taught(model)
+    assert asked == context and target == "4<|end|>" and "Add." in asked
+
+
+@pytest.mark.parametrize(
+    "name, says",
+    {
+        "drops": "drops the system turn",
+        "asks nothing": "drops the user turn",
+        "refuses": "refuses turns of system, user .only tools",
+        "never ends": "the end of turn is not supervised",
+        "r1 that thinks aloud": "opens a block <think> for the answer",
+        "qwen that thinks aloud": "opens a block <think> for the answer",
+    }.items(),
+)
+def test_templates_that_are_refused(dressed, name, says):
+    model = dressed(name)
+    with pytest.raises(ModelError, match=f"{Path(model).name}.*{says}"):
+        check_template(model, taught=True)
+
+
+def test_a_template_that_can_be_told_not_to_think(dressed):
+    "The remedy that is named: then the empty block is part of what the model is asked with, in training too."
+    own = Path(dressed("usual")) / "chat_template.jinja"
+    block = "{{ '<think>\\n' if enable_thinking | default(true) else '<think>\\n\\n</think>\\n\\n' }}"
+    whole = "('<think>\\n\\n</think>\\n\\n' if m.role == 'assistant' else '') + m.content"
+    own.write_text(ENDS.replace("TEXT", whole).replace("{{ '<|assistant|>' }}", "{{ '<|assistant|>' }}" + block))
+    with pytest.raises(ModelError) as e:
+        check_template(str(own.parent), taught=True)
+    remedy = "{% set enable_thinking = false %}"
+    assert f"Put {remedy} at the head of the chat_template.jinja" in str(e.value)
+    own.write_text(remedy + own.read_text())
+    assert check_template(str(own.parent), taught=True) == {}
+    asked, context, target = asked_and_taught(str(own.parent))
+    assert asked == context and asked.endswith("<think>\n\n</think>\n\n") and target == "4<|end|>"
+
+
+def test_only_a_student_has_to_be_taught(dressed):
+    assert check_template(dressed("never ends")) == {}
+    assert check_template(dressed("r1 that thinks aloud")) == {}
+
+
+def test_one_mark_of_the_beginning(dressed):
+    with pytest.raises(ModelError, match="'<.user.>', twice"):
+        check_template(dressed("begins twice", bos_token="<|user|>"))
+    folder = Path(dressed("never begins", bos_token="<|system|>"))
+    path = folder / "tokenizer.json"
+    adds = dict(
+        type="TemplateProcessing",
+        single=[dict(SpecialToken=dict(id="<|system|>", type_id=0)), dict(Sequence=dict(id="A", type_id=0))],
+        pair=[dict(Sequence=dict(id="A", type_id=0)), dict(Sequence=dict(id="B", type_id=1))],
+        special_tokens={"<|system|>": dict(id="<|system|>", ids=[2], tokens=["<|system|>"])},
+    )
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(post_processor=adds)))
+    (folder / "chat_template.jinja").write_text("{{ '<|user|>' }}" + USUAL)
+    assert list(check_template(str(folder))) == ["no_beginning"]
+    (folder / "chat_template.jinja").write_text(USUAL)  # looked at again, since it is another now
+    assert check_template(str(folder)) == {}
+
+
+def test_a_refused_system_turn_leads_the_first_user_turn(dressed):
+    assert asked_and_taught(dressed("gemma"))[0] == "<|user|>Add.\n\n2 + 2?<|end|><|assistant|>"
+
+
+def test_turns_in_an_order_that_a_template_refuses(dressed):
+    model = dressed("mistral")
+    check_template(model, orders=(("system", "user", "assistant", "user"),))
+    with pytest.raises(ModelError, match="refuses turns of system, user, user .roles must alternate"):
+        check_template(model, orders=(("system", "user", "user"),))
+
+
+def test_a_block_that_is_taught_on_purpose(dressed):
+    assert asked_and_taught(dressed("usual"), "<think></think>4")[2] == "<think></think>4<|end|>"
+    with pytest.raises(TrainingDataError, match="not recovered"):
+        asked_and_taught(dressed("r1"), "<think>two twos</think>4")
+
+
+def test_a_date_is_part_of_the_models_that_ask_for_it_alone(dressed, monkeypatch):
+    dated, usual = Path(dressed("llama")), Path(dressed("usual"))
+    before = model_fingerprint(dated), model_fingerprint(usual)
+    monkeypatch.setattr(weights, "TODAY", date(2025, 1, 1))
+    assert model_fingerprint(dated) != before[0]
+    assert model_fingerprint(usual) == before[1]
+    assert "Today: 01 Jan 2025" in asked_and_taught(str(dated))[0]
+
+
+def test_what_was_trained_under_a_usual_template_stays(dressed):
+    def key(model):
+        return run_fingerprint(rows(2), model, settings=FULL, seed=0)
+
+    stack = {p: version(p) for p in ("torch", "transformers", "trl", "peft")}
+    usual = dressed("usual")
+    assert key(usual) == fingerprint("student", rows(2), FULL, model_fingerprint(Path(usual)), 0, [], stack)
+    qwen = dressed("qwen")
+    assert key(qwen) != fingerprint("student", rows(2), FULL, model_fingerprint(Path(qwen)), 0, [], stack)
+
+
+def test_the_check_needs_no_torch(dressed):
+    code = (
+        f"import sys; from distill_study.train.rows import check_template as c; c({dressed('gemma')!r}, taught=True); "
+    )
+    assert subprocess.run([sys.executable, "-c", code + "assert 'torch' not in sys.modules"]).returncode == 0
 
 
 # ---- the loss

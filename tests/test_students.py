@@ -344,6 +344,21 @@ def test_names_and_terms_show_themselves_and_do_nothing_else(name, terms):
         compile(b, "card", "exec")
 
 
+def test_the_instruction_stands_where_the_student_learned_it(monkeypatch):
+    "In the user's turn, where the model's chat template takes no system turn."
+    t, messages = made_up(), {}
+    t = replace(t, fit=replace(t.fit, path=Path("student")))
+    for notes in ({}, dict(merged="")):
+        monkeypatch.setattr(students, "is_here", lambda model: True)
+        monkeypatch.setattr(students, "check_template", lambda model, notes=notes: notes)
+        code = re.search(r"```python\n(messages = .*?)\n```", students.student_card(t), re.S)[1]
+        exec(code, names := dict(QUESTION="Why?"))
+        messages[len(notes)] = names["messages"]
+    system, user = messages[0]
+    assert (system["role"], user) == ("system", dict(role="user", content="Why?"))
+    assert messages[1] == [dict(role="user", content=system["content"] + "\n\nWhy?")]
+
+
 def test_without_answers_there_are_no_results(stored, tmp_path):
     "Trained and not yet asked the test inputs: the card says so, and its header has none."
     root = tmp_path / "store"

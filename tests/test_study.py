@@ -231,6 +231,9 @@ def graded_by_hand(recipe, folder):
 def test_a_replay_needs_no_model_and_asks_nobody(tmp_path):
     for name in ("teacher", "student-s"):
         shutil.copytree(ROOT / "distill_study" / "weights" / name, tmp_path / "models" / name)
+    template = tmp_path / "models/student-s/chat_template.jinja"  # a note of which is kept for the replay
+    refuses = "{% if messages[0].role == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    template.write_text(refuses + template.read_text())
     recipe = write(
         tmp_path,
         teachers=[f"transformers:{tmp_path / 'models' / 'teacher'}"],
@@ -240,6 +243,7 @@ def test_a_replay_needs_no_model_and_asks_nobody(tmp_path):
     run(recipe, tmp_path)
     first = untimed(numbers(tmp_path))
     assert len(set(first["provenance"]["model_fingerprints"].values())) == 2  # the teacher's and the student's
+    assert "the instruction leads the first user turn" in str(first["provenance"]["chat_templates"])
     shutil.rmtree(tmp_path / "models")
     shutil.rmtree(tmp_path / "reports")
     sheet = graded_by_hand(recipe, tmp_path)
@@ -260,6 +264,7 @@ def test_a_replay_needs_no_model_and_asks_nobody(tmp_path):
     assert {k: again[k] for k in first if k not in other} == {
         k: v for k, v in first.items() if k not in other
     } and again["provenance"]["model_fingerprints"] == first["provenance"]["model_fingerprints"]
+    assert again["provenance"]["chat_templates"] == first["provenance"]["chat_templates"]
     recipe.write_text(recipe.read_text().replace("test: 12", "test: 13"))
     assert "1 of 13 completions are not in the store" in run(recipe, tmp_path, "replay", code=1)[1]
 

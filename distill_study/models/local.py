@@ -24,6 +24,7 @@ from distill_study.models.weights import (
     load_tokenizer,
     model_parts,
     parts_fingerprint,
+    render_turns,
     sentence,
     tensor_shapes,
 )
@@ -238,9 +239,8 @@ def render(tokenizer, requests, *, spec: str) -> list[list[int]]:
     "Token ids of every prompt, as the model's chat template writes the messages, ready for its answer."
     texts = []
     for r in requests:
-        messages = [dict(m) for m in r.messages]
         try:
-            texts.append(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+            texts.append(render_turns(tokenizer, r.messages, ask=True))
         except Exception as e:
             error = f"{type(e).__name__}: {e}"
             raise EngineError(_say("template_refuses", spec=spec, item=r.id, error=error)) from None

@@ -52,7 +52,7 @@ from ..teach.curate import Drop, curate, enough, hardness, overlaps
 from ..teach.sampling import requests, sample_answers, usage
 from ..train.launch import launch
 from ..train.methods import Score, check_choice, validation_rows
-from ..train.rows import long_rows, render_row
+from ..train.rows import check_templates, long_rows, render_row
 from ..train.save import FormEngine, forms_of
 from ..train.sft import TrainedStudent, run_fingerprint
 from ..utils import Column, Table, duration, say, short_name, write_json
@@ -168,6 +168,8 @@ def label_inputs(c: Combination, splits, *, store: Store) -> dict:
     "Strategy → the teacher's `Answers` to the training inputs, for every strategy that an arm learns from."
     c = resolved(c, splits.task)
     check_choice(c, splits)
+    if not store.replay:
+        check_templates(c)
     options = dict(say=lambda line: say(f"  teacher, {line}"), reasks=c.teacher.reasks)
     with asking(c.teacher, store, splits=splits, split="train", stated=c.curate.stated) as ask:
         for s, split in product(strategies_of(c), ("train", "test")):
@@ -923,7 +925,13 @@ class Conclusions:
         "Versions of what reads and grades, and how far engines agree."
         c, task = self.combination, self.data.task
         agree = {arm: "; ".join(map(sampling.parity_line, a.parity)) for arm, a in self.answers.items() if a.parity}
-        return dict(
+        place = fingerprint("templates", c.student.model, *(who.engine for who in (c.teacher, c.judge) if who))
+        templates = (self.store.get_json("templates", place) or {}) if self.store.replay else check_templates(c)
+        if templates:
+            _note(self.store, "templates", place=place, value=templates)
+        return (
+            {"chat_templates": {m: "; ".join(n.values()) for m, n in templates.items()}} if templates else {}
+        ) | dict(
             grader=grader_hash(task),
             rubric=rubric_hash(task, c.rubric),
             data_source=self.data.source,

@@ -24,13 +24,14 @@ from ..data.load import known, resolved
 from ..data.world import TINY
 from ..grading.people import draw_sheets, grading_page, load_sheet
 from ..models.engine import EngineError
-from ..models.weights import SMOLLM, local_model, model_fingerprint, resolve_model
+from ..models.weights import SMOLLM, is_here, local_model, model_fingerprint, resolve_model
 from ..report.render import templates
 from ..store.log import MANIFEST, Store
 from ..study.run import Run, weights_of
 from ..tasks.families import TASKS
 from ..tasks.prompts import EXPLAIN, TARGETS, form_hash, prompt_hash, wording
 from ..teach.curate import REASONS, Curated
+from ..train.rows import check_template
 from ..train.save import write_merged
 from ..train.sft import TrainedStudent
 from ..utils import HIDDEN, crc_of, pct, short_name, to_plain, write_text
@@ -387,6 +388,7 @@ def loading(t: StudentRecord, adapter: bool = False) -> dict:
         built_in=model.startswith("zoo/"),
         hub=hub_id(model),
         own_system=bool(t.splits.train) and t.splits.train[0].turns[0]["role"] == "system",
+        merged=bool(folder) and is_here(str(folder)) and "merged" in check_template(str(folder)),
         options=", ".join(f"{k}={v}" for k, v in options.items()),
         max_tokens=max_tokens,
         max_rank=max(8, 1 << (t.c.student.train.r - 1).bit_length()),  # vLLM takes powers of two
