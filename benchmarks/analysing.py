@@ -30,8 +30,7 @@ from distill_study.config import Data
 from distill_study.data.load import load_data
 from distill_study.grading.truth import METRICS, grade, main_metric
 from distill_study.report.findings import findings
-from distill_study.tasks.families import NLI, TASKS
-from distill_study.tasks.prompts import rubric
+from distill_study.tasks.families import NLI, TASKS, rubric
 from distill_study.teach.sampling import Answer, Answers
 
 ITEMS, ARMS, N = int((sys.argv[1:] or ["10000"])[0]), 20, 1000

@@ -495,7 +495,7 @@ class Criterion(Settings):
 class Pitfalls(Settings):
     "Further answers to the test items, asked for to see what the results hang on."
 
-    wordings: int = Field(0, ge=0, le=3)  # other wordings of the plain prompt, see `tasks.prompts.PARAPHRASES`
+    wordings: int = Field(0, ge=0, le=3)  # other wordings of the plain prompt, see `tasks.families.PARAPHRASES`
     samples: int = Field(0, ge=0)  # answers drawn at `temperature`, beside the usual one, under the plain prompt
     temperature: float = Field(0.7, gt=0, le=2)
     blind: bool = False  # ask the untouched student the items without what they are about
@@ -514,7 +514,9 @@ class Combination(Settings):
     curate: Curate = Curate()
     pitfalls: Pitfalls = Pitfalls()
     bootstrap: int = Field(2000, ge=100)  # resamples behind every bootstrap interval
-    rubric: tuple[Criterion, ...] = ()  # what judge and people grade; empty takes the family's own, see `tasks.prompts`
+    rubric: tuple[
+        Criterion, ...
+    ] = ()  # what judge and people grade; empty takes the family's own, see `tasks.families`
     judge: Judge | None = None  # a model that grades the answers as well, beside the ground truth
 
     @property

@@ -16,7 +16,7 @@ from distill_study.analyse.graders import (
     truth_grades,
     valid_grades,
 )
-from distill_study.tasks.prompts import rubric
+from distill_study.tasks.families import rubric
 
 _ = float("nan")
 KRIPPENDORFF = np.array(

@@ -15,8 +15,7 @@ from distill_study.data.load import load_data
 from distill_study.grading.people import draw_sheets, grades_file, grades_of, grading_page, import_grades, latest_grades
 from distill_study.report.render import check_page
 from distill_study.store.log import Store
-from distill_study.tasks.families import Parsed
-from distill_study.tasks.prompts import rubric
+from distill_study.tasks.families import Parsed, rubric
 from distill_study.teach.sampling import Answer, Answers
 
 

@@ -26,8 +26,7 @@ from distill_study.grading.judge import judge, model_families, point_prompt, rea
 from distill_study.grading.truth import grade
 from distill_study.models.engine import Engine, EngineError, Failure, RulesEngine, fenced, open_engine, unfence
 from distill_study.store.log import Store
-from distill_study.tasks.families import TASKS
-from distill_study.tasks.prompts import rubric
+from distill_study.tasks.families import TASKS, rubric
 from distill_study.teach.sampling import Answer, Answers
 
 A, B, T = "student/vanilla", "distilled/vanilla", "teacher/cot"

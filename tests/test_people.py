@@ -37,8 +37,7 @@ from distill_study.grading.people import (
 )
 from distill_study.store.archive import check_store, to_prune
 from distill_study.store.log import Store
-from distill_study.tasks.families import Parsed
-from distill_study.tasks.prompts import answer_text, rubric
+from distill_study.tasks.families import Parsed, answer_text, rubric
 from distill_study.teach.sampling import Answer, Answers
 from distill_study.utils import to_plain
 

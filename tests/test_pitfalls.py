@@ -35,8 +35,7 @@ from distill_study.data.load import DataError, Example, load_data
 from distill_study.grading.truth import COLUMNS, GRADER_VERSION, METRICS, grade, grader_hash
 from distill_study.report.findings import findings
 from distill_study.study.plan import how_much, stages_of
-from distill_study.tasks.families import RULES, TASKS, Parsed
-from distill_study.tasks.prompts import PARAPHRASES
+from distill_study.tasks.families import PARAPHRASES, RULES, TASKS, Parsed
 from distill_study.tasks.reading import READER_VERSION
 from distill_study.teach.curate import Curated, Drop, curate
 from distill_study.teach.sampling import Answer, Answers, sample_answers

@@ -9,8 +9,7 @@ from distill_study.data.load import Example
 from distill_study.data.world import items
 from distill_study.models.engine import Engine, Failure
 from distill_study.store.log import Store
-from distill_study.tasks.families import Parsed
-from distill_study.tasks.prompts import nli_turn
+from distill_study.tasks.families import Parsed, nli_turn
 from distill_study.teach.sampling import Answer, Answers, elect, parity, requests, sample_answers, summary, usage
 
 EXAMPLES = [Example(f"e{i}", "math", (dict(role="user", content=f"{i}+2?"),), gold=str(i + 2)) for i in range(3)]

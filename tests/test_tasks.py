@@ -10,8 +10,7 @@ import time
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study.tasks.families import NLI, TASKS, Checker, Parsed
-from distill_study.tasks.prompts import PARAPHRASES, SYSTEM, target
+from distill_study.tasks.families import NLI, PARAPHRASES, SYSTEM, TASKS, Checker, Parsed, target
 from distill_study.tasks.reading import arithmetic, from_json, normal, number, read_label, read_letter, rounds
 
 few = settings(max_examples=100, deadline=None)

@@ -22,7 +22,7 @@ from distill_study.data.world import (
     split_of,
     summ_item,
 )
-from distill_study.tasks.prompts import ask, nli_turn, user_turn
+from distill_study.tasks.families import ask, nli_turn, user_turn
 
 SEEDS = st.integers(0, 10**9)
 VERBS = dict(trusts=0, owns=1, guards=2)

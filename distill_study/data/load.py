@@ -20,8 +20,7 @@ from pathlib import Path
 
 from ..config import Combination, Data, StudyError, fingerprint, nearest, read_table
 from .world import TINY, items
-from ..tasks.families import NLI, TASKS, WORDS, arms_of
-from ..tasks.prompts import ask, nli_turn, user_turn
+from ..tasks.families import NLI, TASKS, WORDS, arms_of, ask, nli_turn, user_turn
 from ..utils import plural
 
 # %% ../../nbs/20_data/02_load.ipynb #ad18a6ad

@@ -19,8 +19,7 @@ from statistics import multimode
 from ..config import ARMS, Judge, fingerprint
 from .truth import texts
 from ..models.engine import Failure, Request, complete, fenced
-from ..tasks.families import Parsed
-from ..tasks.prompts import answer_text, item_parts, rubric, rubric_hash
+from ..tasks.families import Parsed, answer_text, item_parts, rubric, rubric_hash
 from ..tasks.reading import MOST, from_json, normal
 from ..teach.sampling import Answer, _redrawn, usage
 from ..utils import esc, num

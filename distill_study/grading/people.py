@@ -27,8 +27,7 @@ from ..data.load import task_of
 from .judge import render
 from .truth import grade, main_metric, texts
 from ..store.log import Ledger
-from ..tasks.families import TASKS
-from ..tasks.prompts import answer_text, item_parts, rubric, rubric_hash
+from ..tasks.families import TASKS, answer_text, item_parts, rubric, rubric_hash
 from ..utils import HIDDEN, guard, write_text
 
 # %% ../../nbs/50_grading/03_people.ipynb #0fc9d458

@@ -14,8 +14,7 @@ from ..analyse.stats import BASE, find_test, shared, smallest_detectable, smalle
 from ..config import ARMS, Combination, strategies_of, unavailable
 from ..data.load import has_truth, resolved, task_of
 from ..grading.truth import METRICS, main_metric
-from ..tasks.families import TASKS
-from ..tasks.prompts import PROMPT_VERSION, TARGETS, prompt_hash, rubric
+from ..tasks.families import PROMPT_VERSION, TARGETS, TASKS, prompt_hash, rubric
 from ..utils import Displayable, Interval, to_plain
 
 # %% ../../nbs/80_report/02_findings.ipynb #7c65f639

@@ -24,8 +24,7 @@ from ..models.engine import open_teacher
 from ..models.weights import model_fingerprint, resolve_model
 from ..report.render import git_sha
 from ..store.log import Store, answered_by, seal
-from ..tasks.families import TASKS
-from ..tasks.prompts import PARAPHRASES
+from ..tasks.families import PARAPHRASES, TASKS
 from ..utils import crc_of, plural
 
 # %% ../../nbs/85_study/02_plan.ipynb #852456aa

@@ -45,8 +45,7 @@ from ..models.weights import model_fingerprint, resolve_model
 from ..report import figures, findings as sentences, render, tables
 from ..store.log import Store, drops_of
 from .plan import LOOKUPS, judged_pairs, lookups, pitfall_arms, questions_again
-from ..tasks.families import NLI, TASKS, arms_of, checks
-from ..tasks.prompts import form_hash, prompt_hash, rubric, rubric_hash
+from ..tasks.families import NLI, TASKS, arms_of, checks, form_hash, prompt_hash, rubric, rubric_hash
 from ..teach import sampling
 from ..teach.curate import Drop, curate, enough, hardness, overlaps
 from ..teach.sampling import requests, sample_answers, usage

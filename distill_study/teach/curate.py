@@ -17,8 +17,7 @@ import numpy as np
 
 from ..config import Curate, read_table
 from ..data.load import LETTERS
-from ..tasks.families import NLI, TASKS
-from ..tasks.prompts import both, target
+from ..tasks.families import NLI, TASKS, both, target
 from ..tasks.reading import cut_run_on, split_reasoning, statements
 
 # %% ../../nbs/40_teach/02_curate.ipynb #ba89fc64

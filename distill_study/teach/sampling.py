@@ -17,8 +17,7 @@ from ..config import Sampling, StudyError
 from ..data.load import LETTERS
 from ..models.engine import Failure, Request, another_model, complete
 from ..store.log import answered_by, request_key
-from ..tasks.families import NLI, TASKS, Parsed
-from ..tasks.prompts import as_json, schema
+from ..tasks.families import NLI, TASKS, Parsed, as_json, schema
 
 # %% ../../nbs/40_teach/01_sampling.ipynb #cafa3daf
 @dataclass(frozen=True)
@@ -251,7 +250,7 @@ def sample_answers(
     progress=None,  # called with (done, total)
     max_failures: float = 0.3,  # share of the requests that may fail, see `complete`
     say=None,  # called with a line that shows the first new answer and how it is read
-    structured: bool = False,  # ask for JSON, see `tasks.prompts`
+    structured: bool = False,  # ask for JSON, see `tasks.families`
     reasks: int = 0,  # how often an answer that can't be read is asked for again
     stated: tuple = (),  # regular expressions of what an answer is stated with, see `config.Curate`
 ) -> Answers:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TRIED', 'CHECKS', 'Check', 'line', 'Card', 'Machine', 'look', 'extras', 'check_packages', 'check_gpus',
            'check_memory', 'check_disk', 'within', 'hub_names', 'check_hub', 'check_endpoints', 'check_settings',
-           'check_chat_templates', 'trial', 'trials', 'examine', 'of_cluster', 'as_text', 'as_dict']
+           'check_chat_templates', 'trial', 'trials', 'examine', 'as_text', 'as_dict']
 
 # %% ../../nbs/90_tools/04_doctor.ipynb #b3033006
 import asyncio
@@ -197,7 +197,7 @@ def check_gpus(recipe: Recipe | None, machine: Machine) -> list[Check]:
         return [line("gpus_missing", hardware=hardware) if hardware else line("gpus_none")]
     n, least, cap = len(cards), min(c.gb for c in cards), min(c.capability for c in cards)
     found = [line("gpus", n=n, name=cards[0].name, least=least, cap=cap, driver=machine.driver, cuda=machine.cuda)]
-    if hardware and (n < hardware.count or least < 0.95 * hardware.gpu.gb):
+    if hardware and (n < hardware.count or least < 0.95 * hardware.gb):
         found.append(line("gpus_fewer", hardware=hardware, n=n))
     return found + (_abilities(recipe, cap) if recipe else [])
 
@@ -234,7 +234,7 @@ def _training(s, place):
     t = s.train
     n = resources.processes(t, place) if place.kind == "cuda" else 1
     settings, devices = resources.rows_a_pass(t, place) if n > 1 else t, replace(place, count=n)
-    shape, length, sharded = resources.shape(s.model), resources.length(s), n > 1 and t.launch != "ddp"
+    shape, length, sharded = s.model, resources.length(s), n > 1 and t.launch != "ddp"
     e = resources.training_memory(shape, settings, length=length, devices=devices, sharded=sharded)
     too_large = "training_large" if t.max_length else "training_long"
     values = dict(model=s.model, method=e.name, need=e.total / 1e9, gb=place.gb, length=length)
@@ -519,11 +519,6 @@ def examine(
     return packages + found
 
 # %% ../../nbs/90_tools/04_doctor.ipynb #25c8b418
-def of_cluster(survey: dict) -> list[Check]:
-    "What `workers.Ray.survey` found, machine by machine."
-    return [line("machine_lacks" if why else "machine", name=name, why=why) for name, why in survey.items()]
-
-
 def as_text(found) -> list[str]:
     "A line for each, and one more for what to do."
     lines = []

@@ -28,8 +28,7 @@ from ..models.weights import SMOLLM, is_here, local_model, model_fingerprint, re
 from ..report.render import templates
 from ..store.log import MANIFEST, Store
 from ..study.run import Run, weights_of
-from ..tasks.families import TASKS
-from ..tasks.prompts import EXPLAIN, TARGETS, form_hash, prompt_hash, wording
+from ..tasks.families import EXPLAIN, TARGETS, TASKS, form_hash, prompt_hash, wording
 from ..teach.curate import REASONS, Curated
 from ..train.rows import check_template
 from ..train.save import write_merged

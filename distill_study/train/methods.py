@@ -19,8 +19,7 @@ from ..config import Arm, Combination, Sampling, StudyError, Train, fingerprint
 from ..grading.truth import grader_hash
 from ..models.weights import ModelError, load_model, load_tokenizer, sentence
 from ..store.log import Store
-from ..tasks.families import TASKS
-from ..tasks.prompts import prompt_hash
+from ..tasks.families import TASKS, prompt_hash
 from ..teach.curate import curate
 from ..teach.sampling import sample_answers
 from .rows import padded

@@ -13,7 +13,7 @@ import math
 import os
 import random
 import re
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from ..config import Combination, StudyError, Train
 from distill_study.models.weights import (
@@ -30,33 +30,30 @@ from distill_study.models.weights import (
 )
 from ..utils import esc
 
-# %% ../../nbs/60_train/01_rows.ipynb #15974c6e
+# %% ../../nbs/60_train/01_rows.ipynb #350eb8d2
 class TrainingDataError(StudyError):
     "A row that would not teach what it says; the text names the row."
 
-# %% ../../nbs/60_train/01_rows.ipynb #350eb8d2
-def _is_message(m):
-    return isinstance(m, dict) and {"role", "content"} <= set(m) and isinstance(m["content"], str)
+
+_say = partial(sentence, page="../train/rows.j2")
+
+
+def _is_row(row):
+    "Is it a text id with messages, the last of which is the assistant's?"
+    match row:
+        case {"id": str(), "messages": [_, *_, {"role": "assistant"}] as messages}:
+            return all(isinstance(m, dict) and isinstance(m.get("content"), str) and "role" in m for m in messages)
+    return False
 
 
 def _target(row):
     "The assistant's text that a row teaches; refuses a row of another form."
-    name = row.get("id") if isinstance(row, dict) else row
-    where = f"training row {name!r}"
-    if not isinstance(row, dict) or not isinstance(name, str):
-        raise TrainingDataError(f"{where}: expected a mapping with a text 'id' and 'messages'.")
-    messages = row.get("messages")
-    if not isinstance(messages, (list, tuple)) or not messages or not all(map(_is_message, messages)):
-        raise TrainingDataError(f"{where}: 'messages' must be a list of {{'role', 'content'}} with text in both.")
-    if len(messages) < 2 or messages[-1]["role"] != "assistant":
-        raise TrainingDataError(
-            f"{where}: the last of at least two messages must be the assistant's; it is the target."
-        )
-    if not messages[-1]["content"].strip():
-        raise TrainingDataError(
-            f"{where}: no supervised token: its target is empty. Drop the row; an empty label teaches silence."
-        )
-    return messages[-1]["content"]
+    if not _is_row(row):
+        raise TrainingDataError(_say("form", row=row.get("id") if isinstance(row, dict) else row))
+    target = row["messages"][-1]["content"]
+    if not target.strip():
+        raise TrainingDataError(_say("empty", row=row["id"]))
+    return target
 
 # %% ../../nbs/60_train/01_rows.ipynb #5d0aa001
 _OPEN = r"<(think|thinking|thought|reasoning)>\s*"
@@ -65,25 +62,19 @@ _EMPTY = re.compile(rf"\s*{_OPEN}</\1>\s*")  # a block that reasons nothing
 
 def _rendered(row, tokenizer):
     "Text of the prompt and of the whole conversation; refuses a template under which one doesn't begin the other."
-    messages, where = row["messages"], f"training row {row['id']!r}"
+    messages = row["messages"]
     try:
         prompt, whole = render_turns(tokenizer, messages[:-1], ask=True), render_turns(tokenizer, messages, ask=False)
     except Exception as e:
-        raise TrainingDataError(f"{where}: the model's chat template refuses its messages: {e}") from None
-    if (block := re.search(_OPEN + "$", prompt)) and f"</{block[1]}>" not in messages[-1]["content"]:
-        off = "{% set enable_thinking = false %}"
+        raise TrainingDataError(_say("template_refuses", row=row["id"], why=e)) from None
+    block = re.search(_OPEN + "$", prompt)
+    if block and f"</{block[1]}>" not in messages[-1]["content"]:
         own = "enable_thinking" in str(tokenizer.chat_template)
-        raise TrainingDataError(
-            f"{where}: the model's chat template opens a block <{block[1]}> for the answer, which the target doesn't "
-            f"close. {f'Put {off} at the head of' if own else 'Take it out of'} the chat_template.jinja in its folder."
-        )
+        raise TrainingDataError(_say("opens_a_block", row=row["id"], block=block[1], own=own))
     if not whole.startswith(prompt):
         same = len(os.path.commonprefix([prompt, whole]))
-        raise TrainingDataError(
-            f"{where}: under the model's chat template the prompt is no prefix of the conversation; "
-            f"they part at {prompt[same : same + 30]!r} / {whole[same : same + 30]!r}. "
-            "Use a template that renders earlier turns unchanged."
-        )
+        parts = dict(prompt=prompt[same : same + 30], whole=whole[same : same + 30])
+        raise TrainingDataError(_say("no_prefix", row=row["id"], **parts))
     block = _EMPTY.match(whole, len(prompt))
     if block and not _EMPTY.match(messages[-1]["content"]):
         whole = prompt + whole[block.end() :]
@@ -103,53 +94,33 @@ def _prompt_and_completion(row, tokenizer):
 # %% ../../nbs/60_train/01_rows.ipynb #bff0fb6f
 def _up_to_end_of_turn(row, completion, *, tokenizer, stops):
     "`completion` up to and with the end of turn; refuses one that does not hold the whole target and then ends."
-    where, target = f"training row {row['id']!r}", _target(row)
-    names = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(stops))))
+    name, target = row["id"], _target(row)
+    ends = ", ".join(map(repr, tokenizer.convert_ids_to_tokens(sorted(stops))))
     if not completion:
-        raise TrainingDataError(
-            f"{where}: no supervised token: the model's chat template renders nothing for the assistant's turn."
-        )
+        raise TrainingDataError(_say("nothing_rendered", row=name))
     end = next((i for i, t in enumerate(completion) if t in stops), None)
     if end is None:
-        raise TrainingDataError(
-            f"{where}: the end of turn is not supervised: after the target comes none of {names}, so the student "
-            "would never learn to stop. Use a chat template that closes the assistant's turn with one of them."
-        )
+        raise TrainingDataError(_say("no_end", row=name, ends=ends))
     text = tokenizer.decode(completion[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
     if text.strip().endswith(target.strip()):
         return completion[: end + 1]
     if any(tokenizer.decode([s]) in target for s in stops):
-        raise TrainingDataError(
-            f"{where}: its target contains an end-of-turn mark ({names}), so all after it would be lost. "
-            "Remove the mark from the text."
-        )
-    raise TrainingDataError(
-        f"{where}: the target is not recovered from the supervised tokens: they read {text[:60]!r}, the target is "
-        f"{target.strip()[:60]!r}. The chat template or the tokenizer drops or rewrites part of it."
-    )
+        raise TrainingDataError(_say("end_inside", row=name, ends=ends))
+    raise TrainingDataError(_say("not_recovered", row=name, text=text[:60], target=target.strip()[:60]))
 
 # %% ../../nbs/60_train/01_rows.ipynb #5d0aa002
-def _turns(row):
-    "The row up to each message that is taught."
-    if not isinstance(row, dict) or row.get("turns") != "all":
-        return [row]
-    ends = [i + 1 for i, m in enumerate(row["messages"]) if m["role"] == "assistant"]
-    return [row | dict(messages=row["messages"][:end]) for end in ends]
-
-
 def _tokenize(row, tokenizer, *, stops):
     "Ids and labels of one row."
     _target(row)
-    ids, labels = [], []
-    for turn in _turns(row):
+    ids, labels, ends = [], [], [len(row["messages"])]
+    if row.get("turns") == "all":
+        ends = [i + 1 for i, m in enumerate(row["messages"]) if m["role"] == "assistant"]
+    for end in ends:  # of the messages that are taught
+        turn = row | dict(messages=row["messages"][:end])
         prompt, completion = _prompt_and_completion(turn, tokenizer)
         completion = _up_to_end_of_turn(turn, completion, tokenizer=tokenizer, stops=stops)
         if prompt[: len(ids)] != ids:
-            raise TrainingDataError(
-                f"training row {row['id']!r}: under the model's chat template an earlier turn of the assistant's reads "
-                "otherwise once the conversation goes on, so not all turns can be taught at once. "
-                "Set curate.turns to last."
-            )
+            raise TrainingDataError(_say("turns_change", row=row["id"]))
         labels += [-100] * (len(prompt) - len(ids)) + completion
         ids = prompt + completion
     return dict(id=row["id"], input_ids=ids, labels=labels)
@@ -166,6 +137,10 @@ def tokenize_rows(
     return [_tokenize(row, tokenizer, stops=stops) for row in rows]
 
 # %% ../../nbs/60_train/01_rows.ipynb #f21a952b
+def _length(row):
+    return len(row["input_ids"])
+
+
 def fit_length(
     rows: list,  # as `tokenize_rows` gives them
     settings: Train,
@@ -174,34 +149,20 @@ def fit_length(
 ) -> tuple[list, list, int]:  # rows that fit, ids of the dropped ones, tokens of the longest row allowed
     "Drop rows that are too long; refuse where that is too many, or nothing is left."
     if not rows:
-        raise TrainingDataError("no training rows. Every row was dropped before training; the attrition says where.")
+        raise TrainingDataError(_say("no_rows"))
     longest = max(rows, key=_length)
-    limit = settings.max_length or _length(longest)
+    limit, share = settings.max_length or _length(longest), settings.max_truncated
     if context and limit > context:
-        what = f"training row {longest['id']!r} has {limit} tokens, which"
-        raise TrainingDataError(
-            f"{f'train.max_length = {limit}' if settings.max_length else what} is more than the model's context of "
-            f"{context}. Set train.max_length to {context} or less and train.max_truncated to the share of rows "
-            "that may be dropped."
-        )
+        how = dict(row=longest["id"], limit=limit, set=settings.max_length, context=context)
+        raise TrainingDataError(_say("context", **how))
     kept = [r for r in rows if _length(r) <= limit]
     dropped = [r["id"] for r in rows if _length(r) > limit]
-    if len(dropped) > settings.max_truncated * len(rows):
-        raise TrainingDataError(
-            f"{len(dropped)} of {len(rows)} training rows are longer than train.max_length = {limit}, first "
-            f"{dropped[0]!r}; the longest, {longest['id']!r}, has {_length(longest)} tokens. Raise train.max_length, "
-            f"or train.max_truncated (now {settings.max_truncated}) to drop them."
-        )
+    if len(dropped) > share * len(rows):
+        how = dict(dropped=dropped, n=len(rows), limit=limit, share=share)
+        raise TrainingDataError(_say("too_long", longest=longest["id"], tokens=_length(longest), **how))
     if not kept:
-        raise TrainingDataError(
-            f"no training rows left: all {len(rows)} are longer than train.max_length = {limit}. "
-            "Raise train.max_length."
-        )
+        raise TrainingDataError(_say("none_left", n=len(rows), limit=limit))
     return kept, dropped, limit
-
-
-def _length(row):
-    return len(row["input_ids"])
 
 # %% ../../nbs/60_train/01_rows.ipynb #5d0aa004
 def model_limits(
@@ -243,10 +204,7 @@ def known_tokens(rows: list, base, *, name: str):
 
     most, size = max(max(r["input_ids"]) for r in rows), AutoConfig.from_pretrained(base).get_text_config().vocab_size
     if most >= size:
-        raise TrainingDataError(
-            f"model {name!r}: its tokenizer makes token {most}, and its weights know {size}: they don't belong "
-            "together. Use the tokenizer that came with the weights, or resize the embeddings."
-        )
+        raise TrainingDataError(_say("other_tokenizer", model=name, token=most, size=size))
 
 # %% ../../nbs/60_train/01_rows.ipynb #c41e7a03
 _SAYS = dict(system="Rule 7.", user="Why 8?", assistant="So 9.")
@@ -326,14 +284,9 @@ def seen_row(
     for start, end in zip([0, *borders], [*borders, len(ids)]):
         text = tokenizer.decode(ids[start:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
         parts.append([text, taught[start]])
-    return dict(
-        id=row["id"],
-        tokens=len(ids),
-        supervised=sum(taught),
-        context="".join(text for text, on in parts if not on),
-        target="".join(text for text, on in parts if on),
-        parts=parts,
-    )
+    context, target = ("".join(text for text, on in parts if on == taught) for taught in (False, True))
+    about = dict(id=row["id"], tokens=len(ids), supervised=sum(taught))
+    return about | dict(context=context, target=target, parts=parts)
 
 
 def render_row(
@@ -341,16 +294,15 @@ def render_row(
     of: str = "Row",  # whose row it is, for the caption
 ) -> str:  # HTML, all text escaped, no script
     "A training row as the student sees it, the supervised part in <mark>."
-    parts = seen.get("parts") or [(seen["context"], False), (seen["target"], True)]
     tags = {True: '<mark class="supervised">{}</mark>', False: '<span class="context">{}</span>'}
-    body = "".join(tags[on].format(esc(text)) for text, on in parts)
+    body = "".join(tags[on].format(esc(text)) for text, on in seen["parts"])
     share = f"{seen['supervised']} of them supervised ({seen['supervised'] / seen['tokens']:.0%})"
     caption = f"{esc(of)} {esc(seen['id'])}: {seen['tokens']} tokens, {share}, marked."
     return f'<figure class="row-seen"><pre class="row-text">{body}</pre><figcaption>{caption}</figcaption></figure>'
 
 # %% ../../nbs/60_train/01_rows.ipynb #8f629bb3
 class GroupedOrder:
-    "Row indices in batches of like length, reshuffled every epoch."
+    "Row indices in batches of like length, of which sixteen are sorted together, reshuffled every epoch."
 
     def __init__(
         self,
@@ -359,9 +311,8 @@ class GroupedOrder:
         *,
         seed: int,
         epoch,  # function that says which epoch this is
-        window: int = 16,  # batches sorted together
     ):
-        self.lengths, self.batch, self.seed, self.epoch, self.window = lengths, batch, seed, epoch, window
+        self.lengths, self.batch, self.seed, self.epoch = lengths, batch, seed, epoch
 
     def __len__(self):
         return len(self.lengths)
@@ -373,8 +324,8 @@ class GroupedOrder:
         whole = len(rows) - len(rows) % self.batch
         rows, rest = rows[:whole], rows[whole:]  # a short batch must come last
         batches = []
-        for i in range(0, whole, self.window * self.batch):
-            alike = sorted(rows[i : i + self.window * self.batch], key=self.lengths.__getitem__)
+        for i in range(0, whole, 16 * self.batch):
+            alike = sorted(rows[i : i + 16 * self.batch], key=self.lengths.__getitem__)
             batches += [alike[j : j + self.batch] for j in range(0, len(alike), self.batch)]
         rng.shuffle(batches)
         return iter([i for b in batches for i in b] + rest)
@@ -405,15 +356,12 @@ def pack(
     limit: int,  # tokens of a pack; no row is longer
 ) -> list:  # {"input_ids", "labels", "seq_lengths"}
     "Rows packed by best fit into as few packs as it can."
-    from datasets import Dataset, disable_progress_bars, enable_progress_bars
+    from datasets import Dataset, disable_progress_bars
     from trl import pack_dataset
 
     table = Dataset.from_dict({k: [r[k] for r in rows] for k in ("input_ids", "labels")})
     disable_progress_bars()
-    try:
-        return pack_dataset(table, limit, "bfd", dict(batch_size=None)).to_list()
-    finally:
-        enable_progress_bars()
+    return pack_dataset(table, limit, "bfd", dict(batch_size=None)).to_list()
 
 
 def packed(

@@ -7,7 +7,6 @@ __all__ = ['TrainedStudent', 'trained_folder', 'run_fingerprint', 'fit_student',
 
 # %% ../../nbs/60_train/03_sft.ipynb #2211c3f8
 import contextlib
-import errno
 import gc
 import json
 import math
@@ -16,29 +15,22 @@ import resource
 import shutil
 import time
 from dataclasses import asdict, dataclass, field, fields
-from functools import lru_cache, partial
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from ..config import StudyError, Train, fingerprint
-from ..models.weights import device, load_tokenizer, model_fingerprint, resolve_model, template_text
-from . import methods, save
-from distill_study.train.rows import (
-    GroupedOrder,
-    batches_at_once,
-    fit_length,
-    known_tokens,
-    model_limits,
-    pack,
-    packed,
-    padded,
-    ranks,
-    seen_row,
-    share_of,
-    tokenize_rows,
+from distill_study.models.weights import (
+    device,
+    load_tokenizer,
+    model_fingerprint,
+    resolve_model,
+    sentence,
+    template_text,
 )
+from . import methods, rows as batching, save
 from .save import TrainingFailed
-from ..utils import write_json
+from ..utils import guard, write_json
 
 # %% ../../nbs/60_train/03_sft.ipynb #1c22df70
 @dataclass(frozen=True)
@@ -75,7 +67,9 @@ class TrainedStudent:
     stopped: bool = False  # whether patience ended it early
     processes: int = 1  # that trained it together, in its last start
     merge: dict | None = None  # what merging and rounding changed, see `save.moved`; None where nothing was
-    energy: dict | None = None  # joules in training steps, over all starts: 'gpu', 'cpu', those whose devices tell
+    energy: dict | None = (
+        None  # joules of GPUs in training steps, over all starts, by kind of device; None where not known
+    )
     versions: dict | None = None  # of the libraries that trained it; None in older records
     path: Path | None = field(default=None, compare=False)  # folder of the trained model
 
@@ -105,6 +99,9 @@ class TrainedStudent:
         return templates.get_template("train/student.md.j2").render(s=self)
 
 # %% ../../nbs/60_train/03_sft.ipynb #d10a89ab
+_say = partial(sentence, page="../train/sft.j2")
+
+
 def trained_folder(out: Path) -> Path:
     "Folder of what was trained: the whole model, or where no merged copy is kept the adapter."
     merged, adapter = out / "model", out / "adapter"
@@ -112,16 +109,8 @@ def trained_folder(out: Path) -> Path:
     return adapter if alone else merged
 
 
-def run_fingerprint(
-    rows: list,
-    model: str,
-    *,
-    settings: Train,
-    seed: int,
-    validation: list | None = None,
-    score=None,  # as `fit_student` takes them
-) -> str:
-    "Identity of a training: rows, settings, weights, seed, what checkpoints are chosen by, versions of what computes."
+def run_fingerprint(rows: list, model: str, *, settings: Train, seed: int, validation=None, score=None) -> str:
+    "Identity of what `fit_student` would do: all that it takes, the weights, and the versions of what computes."
     stack = {p: version(p) for p in ("torch", "transformers", "trl", "peft")}
     chosen_by = [score.key] if hasattr(score, "key") else []
     weights = model_fingerprint(resolve_model(model))
@@ -167,20 +156,25 @@ def fit_student(
 
     # Tokenizer and rows
     tokenizer = load_tokenizer(base)
-    context, stops = model_limits(base, tokenizer)
-    kept, dropped, limit = fit_length(tokenize_rows(rows, tokenizer, stops=stops), settings, context=context)
-    held = [r for r in tokenize_rows(validation or [], tokenizer, stops=stops) if len(r["input_ids"]) <= limit]
-    known_tokens(kept, base, name=model)
+    context, stops = batching.model_limits(base, tokenizer)
+    tokenized = batching.tokenize_rows(rows, tokenizer, stops=stops)
+    kept, dropped, limit = batching.fit_length(tokenized, settings, context=context)
+    held = [r for r in batching.tokenize_rows(validation or [], tokenizer, stops=stops) if len(r["input_ids"]) <= limit]
+    batching.known_tokens(kept, base, name=model)
+    if dict(gold=score is None, loss=not held).get(settings.choose):
+        raise StudyError(_say("nothing_to_choose_by", how=settings.choose))
 
     # Model, training, saving
     job = _Job(model, base, settings, out, seed, tokenizer, kept, held, dropped, limit, progress, score)
-    _something_to_choose_by(job)
-    with _explained(out, settings):
+    with guard(out, only_full=True), _explained(out, settings):
         return _train(job, key)
 
 # %% ../../nbs/60_train/03_sft.ipynb #0992c547
 def _train(job, key):
     "Model and trainer, training, saving, and the record of it."
+    import torch
+    from transformers import TrainerCallback
+
     # Where does this start begin?
     last, starts = save.at_first(lambda: _claim(job.out, key))
     if last:
@@ -188,12 +182,12 @@ def _train(job, key):
 
     # Model and trainer
     trainer = _build(job)
-    trainer.add_callback(_watcher_class()(trainer))
+    trainer.add_callback(type("Watcher", (_Watcher, TrainerCallback), {})(trainer))
     if last and trainer.is_fsdp_enabled:
         trainer._load_from_checkpoint(str(last))
-    rank, processes = ranks()
-    if rank:
-        _own_dropout(job.seed, rank)
+    rank, processes = batching.ranks()
+    if rank:  # or every process would drop the same units
+        torch.manual_seed(job.seed + 1009 * rank)
 
     # Train
     trainer.spent = _Spent(last)
@@ -207,7 +201,7 @@ def _train(job, key):
 
     # Save
     merge = _save_result(trainer, weights)
-    record["peak_memory"] = max(record["peak_memory"], _peak(device()))
+    record["peak_memory"] = max(record["peak_memory"], _peak())
     done = TrainedStudent(**record, chosen=chosen, merge=merge, processes=processes, path=trained_folder(job.out))
     done.save(job.out)
     for folder in (*job.out.glob("checkpoint-*"), *job.out.glob("best-*")):
@@ -235,16 +229,14 @@ def is_finished(out: Path, key: str) -> bool:
 
 def _claim(out, key):
     "Make `out` this run's folder, unless it is another run's; the checkpoint to go on from, and every start's step."
-    out.mkdir(parents=True, exist_ok=True)
-    mark = _mark(out) or dict(fingerprint=key, starts=[])
-    if mark["fingerprint"] != key:
-        raise StudyError(
-            f"{out}: holds another run, of other rows, settings, weights, seed or library versions. "
-            "Name another folder, or delete this one."
-        )
-    last = save.last_checkpoint(out)
-    mark["starts"].append(int(last.name.split("-")[1]) if last else 0)
-    write_json(mark, out / "run.json", exact=True)
+    with guard(out):
+        out.mkdir(parents=True, exist_ok=True)
+        mark = _mark(out) or dict(fingerprint=key, starts=[])
+        if mark["fingerprint"] != key:
+            raise StudyError(_say("another_run", out=out))
+        last = save.last_checkpoint(out)
+        mark["starts"].append(int(last.name.split("-")[1]) if last else 0)
+        write_json(mark, out / "run.json", exact=True)
     return last, tuple(mark["starts"])
 
 # %% ../../nbs/60_train/03_sft.ipynb #a4440fd5
@@ -265,7 +257,7 @@ class _StudentTrainer:
         lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
         batches = math.ceil(len(lengths) / self.args.train_batch_size)
         per_epoch = math.ceil(batches / (self.args.gradient_accumulation_steps * self.joined))
-        return GroupedOrder(
+        return batching.GroupedOrder(
             lengths, self.args.train_batch_size, seed=self.args.seed, epoch=lambda: self.state.global_step // per_epoch
         )
 
@@ -273,7 +265,7 @@ class _StudentTrainer:
         if inputs["input_ids"].is_cuda:
             loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
         else:  # the processes' gradients are averaged
-            loss = methods.target_loss(model, inputs, count=num_items_in_batch) * ranks()[1]
+            loss = methods.target_loss(model, inputs, count=num_items_in_batch) * batching.ranks()[1]
         value = self.accelerator.reduce(loss.detach(), "mean").item()
         self._need_number("loss", value)
         self.step_loss += value
@@ -288,11 +280,8 @@ class _StudentTrainer:
     def _need_number(self, what, value):
         "End a diverged run before its weights are touched."
         if not math.isfinite(value):
-            raise TrainingFailed(
-                f"training stopped at step {self.state.global_step + 1}: the {what} is {value}. "
-                f"{save.kept_checkpoint(self.job.out)} Lower train.learning_rate (now {self.args.learning_rate:g}), "
-                "or set train.bf16 to false."
-            )
+            about = dict(step=self.state.global_step + 1, kept=save.kept_checkpoint(self.job.out))
+            raise TrainingFailed(_say("no_number", what=what, value=value, rate=self.args.learning_rate, **about))
 
     def _save_checkpoint(self, model, trial):
         save.save_checkpoint(self, self.job.out)
@@ -314,18 +303,12 @@ class _StudentTrainer:
         if checkpoint:
             save.restore_random(checkpoint)
 
-
-@lru_cache(maxsize=1)
-def _trainer_class():
-    from trl import SFTTrainer
-
-    return type("StudentTrainer", (_StudentTrainer, SFTTrainer), {})
-
 # %% ../../nbs/60_train/03_sft.ipynb #cb8913f5
 def _build(job):
     "Model and trainer, ready to train."
     from datasets import Dataset
     from transformers import PrinterCallback
+    from trl import SFTTrainer
 
     settings, where = job.settings, device()
     model, saved, bf16 = methods.load_base(job.base, settings, where=where, held="cpu" if save.sharded() else None)
@@ -336,9 +319,9 @@ def _build(job):
     rate = settings.learning_rate or methods.default_rate(settings.method, model.config, parameters=size)
     rows, collate = _batches(job, model)
     accumulation = _accumulation(settings, rows)
-    joined = batches_at_once(accumulation)
+    joined = batching.batches_at_once(accumulation)
     numbers = dict(rate=rate, accumulation=accumulation // joined, bf16=bf16, where=where, seed=job.seed)
-    trainer = _trainer_class()(
+    trainer = type("StudentTrainer", (_StudentTrainer, SFTTrainer), {})(
         model=model,
         args=methods.trl_config(settings, job.out, **numbers),
         processing_class=job.tokenizer,
@@ -350,9 +333,9 @@ def _build(job):
         for p in trainer.model.parameters():
             if p.requires_grad:
                 p.data = p.data.float()  # TRL holds it in 16 bits
-    trainer.remove_callback(PrinterCallback)
     trainer.job, trainer.joined = job, joined
     trainer.saved, trainer.dtype = saved, "bfloat16" if bf16 else "float32"
+    trainer.remove_callback(PrinterCallback)
     return trainer
 
 
@@ -360,9 +343,9 @@ def _batches(job, model):
     "The rows as they are trained on, packed where asked for, and what makes a batch of some of them."
     pad = job.tokenizer.pad_token_id
     if not job.settings.packing:
-        return job.rows, lambda rows: padded(share_of(rows), pad)
+        return job.rows, lambda rows: batching.padded(batching.share_of(rows), pad)
     flat = model.config._attn_implementation.startswith("flash")
-    return pack(job.rows, job.limit), lambda rows: packed(share_of(rows), pad, flat=flat)
+    return batching.pack(job.rows, job.limit), lambda rows: batching.packed(batching.share_of(rows), pad, flat=flat)
 
 
 def _accumulation(settings, rows):
@@ -382,7 +365,6 @@ class _Watcher:
     def on_step_end(self, *_, **__):
         trainer, state = self.trainer, self.trainer.state
         loss, trainer.step_loss = trainer.step_loss, 0.0
-        trainer.spent.meter.look()
         state.log_history.append(dict(step=state.global_step, loss=loss))
         if self.job.progress:
             self.job.progress(state.global_step, state.max_steps, loss)
@@ -418,53 +400,18 @@ class _Watcher:
             how = dict(pad=trainer.processing_class.pad_token_id, batch_size=trainer.args.train_batch_size)
             found["validation"] = methods.mean_loss(trainer.model, self.job.held, **how)
         if self.job.score and self.settings.choose == "gold":
-            found["gold"] = _scored(trainer.model, self.job.score)
+            found["gold"] = self.job.score(trainer.model)
         return found
 
     def _stop_if_stale(self):
         "End the run where the last `patience` looks found nothing better."
         state, patience = self.trainer.state, self.settings.patience
-        looks = [h["step"] for h in state.log_history if "loss" not in h]
         if patience and state.best_global_step is not None:
-            if sum(step > state.best_global_step for step in looks) >= patience:
+            later = [h for h in state.log_history if "loss" not in h and h["step"] > state.best_global_step]
+            if len(later) >= patience:
                 self.trainer.control.should_training_stop = True
 
-
-def _scored(model, score):
-    "What `score` says of a model in training, which is left as it was."
-    was_training, generation = model.training, model.generation_config
-    model.eval()
-    try:
-        return score(model)
-    finally:
-        model.train(was_training)
-        model.generation_config = generation
-
-
-@lru_cache(maxsize=1)
-def _watcher_class():
-    from transformers import TrainerCallback
-
-    return type("Watcher", (_Watcher, TrainerCallback), {})
-
 # %% ../../nbs/60_train/03_sft.ipynb #d4d36be7
-def _own_dropout(seed, rank):
-    "Other random numbers in every process, or each would drop the same units."
-    import torch
-
-    torch.manual_seed(seed + 1009 * rank)
-
-
-def _something_to_choose_by(job):
-    "Refuse to choose a checkpoint by nothing."
-    choose = job.settings.choose
-    if choose == "gold" and job.score is None or choose == "loss" and not job.held:
-        raise StudyError(
-            f"train.choose = {choose}: there is nothing to choose by. Ask for validation examples (data.validation), "
-            "or set it to last."
-        )
-
-
 def _take_best(trainer):
     "Put the best weights back into the model; the step they are of, or None where they are its own."
     from safetensors.torch import load_file
@@ -474,7 +421,7 @@ def _take_best(trainer):
         return best
     save.need_best(out, best)
     weights = {}
-    for p in sorted(save.best_folder(out, best).glob("*.safetensors")):
+    for p in save.best_folder(out, best).glob("*.safetensors"):
         weights |= load_file(p)
     if hasattr(trainer.model, "peft_config"):
         from peft import set_peft_model_state_dict
@@ -490,40 +437,34 @@ class _Spent:
 
     def __init__(self, checkpoint):
         self.seconds_before, self.joules_before = save.spent_before(checkpoint)
-        self.meter, self.began = methods.own_meter(), time.perf_counter()
+        self.began, self.joules_then = time.perf_counter(), methods.gpu_joules()
 
     def seconds(self):
         return self.seconds_before + time.perf_counter() - self.began
 
     def joules(self):
-        parts = [self.meter.joules()]
-        if self.joules_before is not None:
-            parts.append(self.joules_before)
-        return methods.added(parts) or {}
+        "Of this process's GPU; None where they are not known of every start."
+        now = methods.gpu_joules()
+        if None in (self.joules_before, self.joules_then, now):
+            return None
+        return self.joules_before + now - self.joules_then
 
 
-def _peak(where):
+def _peak():
     "Most memory used so far, in bytes."
     import torch
 
-    if where == "cuda":
+    if device() == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _versions(settings):
     "Versions of the libraries that train with these settings."
-    used = dict(
-        torch=True,
-        transformers=True,
-        trl=True,
-        accelerate=True,
-        peft=settings.method != "full",
-        bitsandbytes=settings.method == "qlora",
-        liger_kernel=settings.liger,
-        deepspeed=os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true",
-    )
-    return {p: version(p) for p, on in used.items() if on}
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+    some = dict(peft=settings.method != "full", bitsandbytes=settings.method == "qlora", liger_kernel=settings.liger)
+    used = [name for name, on in (some | dict(deepspeed=deepspeed)).items() if on]
+    return {name: version(name) for name in ("torch", "transformers", "trl", "accelerate", *used)}
 
 # %% ../../nbs/60_train/03_sft.ipynb #5d0ad006
 def _what_was_trained(job):
@@ -538,7 +479,7 @@ def _what_was_trained(job):
         tokens=sum(len(r["input_ids"]) for r in rows),
         supervised_tokens=sum(label != -100 for r in rows for label in r["labels"]),
         max_length=job.limit,
-        first_row=seen_row(rows[0], job.tokenizer),
+        first_row=batching.seen_row(rows[0], job.tokenizer),
         validation_rows=len(job.held),
         versions=_versions(settings),
         device=device(),
@@ -560,8 +501,8 @@ def _what_happened(trainer):
         stopped=state.global_step < state.max_steps,
         seconds=seconds,
         tokens_per_second=tokens * epochs / seconds,
-        energy=methods.added(save.gathered(trainer.spent.joules())),
-        peak_memory=max(save.gathered(_peak(device()))),
+        energy=methods.added_up(save.gathered(trainer.spent.joules())),
+        peak_memory=max(save.gathered(_peak())),
         dtype=trainer.dtype,
         trainable=sum(n for p, n in sizes.items() if p.requires_grad),
         parameters=sum(sizes.values()),
@@ -584,10 +525,9 @@ def _save_result(trainer, weights):
     )
     trainer.model = trainer.model_wrapped = None
     gc.collect()
-    if not save.keep_merged(job.base, job.settings):
-        return None
-    how = dict(folder=job.out / "model", dtype=trainer.saved, name=job.name, rows=job.rows[:8], settings=job.settings)
-    return save.merge_adapter(job.base, job.out / "adapter", **how)
+    if save.keep_merged(job.base, job.settings):
+        how = dict(folder=job.out / "model", name=job.name, rows=job.rows[:8], settings=job.settings)
+        return save.merge_adapter(job.base, job.out / "adapter", **how)
 
 
 def _save_whole(trainer, weights):
@@ -610,40 +550,17 @@ def _save_whole(trainer, weights):
     return save.moved(before, save.supervised_choices(model.float(), job.rows[:8], pad=pad), dtype=saved)
 
 # %% ../../nbs/60_train/03_sft.ipynb #28e6b92a
-def _memory_error(e, out, *, settings):
-    "Memory that ran out, with the peak and what to lower; None for anything else."
-    import torch
-
-    if not isinstance(e, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(e).lower():
-        return None
-    leaner = {"full": "lora", "lora": "qlora"}.get(settings.method)
-    switch = f", or train.method to {leaner}" if leaner else ""
-    return TrainingFailed(
-        f"out of memory, at a peak of {_peak(device()) / 2**30:.1f} GiB. "
-        f"{save.kept_checkpoint(out, ', and the same settings go on from it')} Lower train.batch_size (now "
-        f"{settings.batch_size}) and raise train.gradient_accumulation by as much; or set "
-        f"train.gradient_checkpointing to true{switch}. `distill-study memory` estimates what each takes."
-    )
-
-
-def _disk_error(e, out):
-    "A full disk or a folder that can't be written, as an error a person can act on; None for anything else."
-    number, text = getattr(e, "errno", None), str(e).lower()
-    if number in (errno.ENOSPC, errno.EDQUOT) or "os error 28" in text or "no space left" in text:
-        return TrainingFailed(f"{out}: the disk is full. What was saved before is kept; free some space and run again.")
-    if isinstance(e, PermissionError) or number in (errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-        why = getattr(e, "strerror", e)
-        return TrainingFailed(f"{out}: can't be written ({why}). Choose another folder or mend its permissions.")
-    return None
-
-
 @contextlib.contextmanager
 def _explained(out, settings):
-    "Errors of the disk and of the memory as `TrainingFailed`; all others as they are."
+    "Memory that ran out as `TrainingFailed`, with the peak and what to lower; all other errors as they are."
+    import torch
+
     try:
         yield
     except Exception as e:
-        better = _disk_error(e, out) or _memory_error(e, out, settings=settings)
-        if better is None:
+        if not isinstance(e, (torch.OutOfMemoryError, MemoryError)) and "can't allocate memory" not in str(e).lower():
             raise
-        raise better from e
+        kept = save.kept_checkpoint(out, ", and the same settings go on from it")
+        leaner = dict(full="lora", lora="qlora").get(settings.method)
+        why = _say("memory", peak=_peak(), kept=kept, batch_size=settings.batch_size, leaner=leaner)
+        raise TrainingFailed(why) from e
