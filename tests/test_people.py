@@ -695,10 +695,10 @@ def test_from_sheets_to_grades_by_commands(run, call, tmp_path):
         (("--raters", 0), "raters = 0"),
         (("--overlap", 2), "overlap = 2.0"),
         (("--checks", 9), "checks = 9: 8 of the test items"),
-        (("-p", "data.test=9"), "`distill-study run` with the same recipe"),
+        (("-p", "data.test=9"), "`distill-study run` makes them"),
         (
             ("-p", "arms=teacher/vanilla,distilled/vanilla", "-p", "min_rows=1"),
-            "`distill-study run` with the same recipe",
+            "A replay trains nothing: `distill-study run` does",
         ),
         (("--store", "nowhere"), "there is no store in this folder"),
     ],

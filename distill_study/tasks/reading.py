@@ -374,7 +374,9 @@ _UNIT = r"(?:[kcdm]?m|ft|yd|mi|inch(?:es)?|in|feet|met(?:er|re)s?|units?|kg|mg|g
 _EXPR = re.compile(r"(?<![A-Za-z\d.])[-+]?(?:[$€£]\s*)?[(\d.][\d\s.,+\-*/×÷^()$€£%xX]*(?:(?<=\d)[eE][-+]?\d+)?")
 _NUMBER = re.compile(r"-?[$€£]?\d[\d,]*(?:\.\d+)?")
 _MONEY = re.compile(r"[$€£]|^\s*(?:dollars?|euros?|pounds?|cents?)\b")
-_ALTERNATIVE = re.compile(r"\b(?:or|versus|vs)\b|^\s*(?:to|through|till|until|and|in|of|[-–—~:/&±]|,)\s*$", re.I)
+_ALTERNATIVE = re.compile(
+    r"\b(?:or|versus|vs)\b|[+*/×÷]|^\s*(?:to|through|till|until|and|in|of|[-–—~:/&±]|,)\s*$", re.I
+)
 _COMPOUND = re.compile(
     r"^\s*(?:h(?:(?:ou)?rs?)?|min(?:ute)?s?|days?|weeks?|months?|years?|feet|foot|ft|pounds?|lbs?|dollars?|euros?|kg|km"
     r"|m)[\s,]*(?:and\s*)?$",
@@ -493,7 +495,8 @@ _SIGNS_OF_MATH = re.compile(r"\\|[,;:=<>^()\[\]{}+*/±-]")
 def phrase(text: str) -> str:
     "The first sentence of what is stated, without asides, emphasis and codes of currencies."
     text = next((line for line in text.splitlines() if re.search(r"\w", line)), "")[: 4 * MOST_MATH]
-    text = re.sub(r"\((?=[^()]*[A-Za-z]{2})[^()]*\)|\[(?=[^\]]*[A-Za-z]{3})[^\]]*\]", " ", text)
+    rest = re.sub(r"\((?=[^()]*[A-Za-z]{2})[^()]*\)|\[(?=[^\]]*[A-Za-z]{3})[^\]]*\]", " ", text)
+    text = rest if re.search(r"\w", rest) else text.strip(" \t()[]*_.")  # an aside, or all of it
     text = re.sub(r"\b(?:USD|US\$|EUR|GBP|INR|Rs\.?)(?=\s*\d)|(?<=\d)\s*(?:USD|EUR|GBP|INR)\b", "", text)
     text = re.split(r"(?<=[\w)%$}*\"'])[.!;](?:\s|$)", text, maxsplit=1)[0]
     return re.sub(r",-$", "", text.strip(" \t*_`\"'<>"))
