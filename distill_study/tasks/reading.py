@@ -492,10 +492,16 @@ _QUANTITY = re.compile(rf"(.*\d\)?)\s*(?:[A-Za-z]{{2,}}[A-Za-z ./]*|{_UNIT})\s*(
 _SIGNS_OF_MATH = re.compile(r"\\|[,;:=<>^()\[\]{}+*/±-]")
 
 
+_ASIDE_IN = re.compile(  # no factor of a product, as in '(8 pens + 2) * 4'
+    r"(?<![*/+×÷-]\s)(?<![*/+×÷-])(?:\((?=[^()]*[A-Za-z]{2})[^()]*\)|\[(?=[^\]]*[A-Za-z]{3})[^\]]*\])(?!\s*[*/+×÷^-])"
+    r"|(?<=\d)\s+\([\d\s+*/×÷=.,$-]+\)"
+)
+
+
 def phrase(text: str) -> str:
     "The first sentence of what is stated, without asides, emphasis and codes of currencies."
     text = next((line for line in text.splitlines() if re.search(r"\w", line)), "")[: 4 * MOST_MATH]
-    rest = re.sub(r"\((?=[^()]*[A-Za-z]{2})[^()]*\)|\[(?=[^\]]*[A-Za-z]{3})[^\]]*\]", " ", text)
+    rest = _ASIDE_IN.sub(" ", text)
     text = rest if re.search(r"\w", rest) else text.strip(" \t()[]*_.")  # an aside, or all of it
     text = re.sub(r"\b(?:USD|US\$|EUR|GBP|INR|Rs\.?)(?=\s*\d)|(?<=\d)\s*(?:USD|EUR|GBP|INR)\b", "", text)
     text = re.split(r"(?<=[\w)%$}*\"'])[.!;](?:\s|$)", text, maxsplit=1)[0]
