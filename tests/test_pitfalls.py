@@ -339,7 +339,7 @@ def test_statements_that_differ_are_counted_and_shown_on_the_page_alone():
 
 
 def test_where_nothing_is_said_twice_that_is_said():
-    assert statements({"teacher/cot": read_as("7", "")}).sentence == "None of 2 answers states several that differ."
+    assert statements({"teacher/cot": read_as("7", "")}).sentence == "No answer states several that differ (2 read)."
 
 
 @pytest.mark.parametrize(
