@@ -66,6 +66,8 @@ CHANGES = {
     ),
     "curate": dict(
         verify=True,
+        reasoning="hidden",
+        stated=["I pick"],
         agreement=0.5,
         near=0.8,
         shingle=5,
