@@ -121,7 +121,7 @@ _FIELD = (
     r"|Passage|Sentence|Text|Article|Document|Assistant|AI|System)"
 )
 _HEADER = (
-    rf"(?:\n|^)[ \t]*[#>*_]*[ \t]*{_FIELD}(?:[ \t]*\d+)?[ \t]*[*_]*[:：]"
+    rf"(?:\n|^)[ \t]*[#>*_]*[ \t]*{_FIELD}(?:[ \t]*#?\d+)?[ \t]*[*_]*[:：]|\n[ \t]*\[{_FIELD}\]"
     rf"|\n[ \t]*#{{1,6}}[ \t]*{_FIELD}\b[^\n]*"
     r"|(?<=[.!?])[ \t]+(?:Q|Question|Premise)[ \t]*\d*:"
 )
@@ -328,6 +328,7 @@ _PLAINER = (
     (r"\{\s*,\s*\}|(?<=\d)\\,(?=\d{3})", ","),
     (r"\\(?:left|right|displaystyle|quad|qquad)(?![a-z])|\\[,;!: ]", " "),
     (r"\\([$%])", r"\1"),
+    (r"\\(?:pounds|euro)(?![a-z])", "£"),
     (r"\\(?:cdot|times)(?![a-z])", "*"),
     (r"\\div(?![a-z])", "/"),
     (r"\\approx(?![a-z])", "≈"),
@@ -375,7 +376,7 @@ _EXPR = re.compile(r"(?<![A-Za-z\d.])[-+]?(?:[$€£]\s*)?[(\d.][\d\s.,+\-*/×÷
 _NUMBER = re.compile(r"-?[$€£]?\d[\d,]*(?:\.\d+)?")
 _MONEY = re.compile(r"[$€£]|^\s*(?:dollars?|euros?|pounds?|cents?)\b")
 _ALTERNATIVE = re.compile(
-    r"\b(?:or|versus|vs)\b|[+*/×÷]|^\s*(?:to|through|till|until|and|in|of|[-–—~:/&±]|,)\s*$", re.I
+    r"\b(?:or|versus|vs)\b|[+*/×÷]|^\s*(?:to|through|till|until|and|in|of|[-–—~:/&±;]|,)\s*$", re.I
 )
 _COMPOUND = re.compile(
     r"^\s*(?:h(?:(?:ou)?rs?)?|min(?:ute)?s?|days?|weeks?|months?|years?|feet|foot|ft|pounds?|lbs?|dollars?|euros?|kg|km"
@@ -504,8 +505,9 @@ def phrase(text: str) -> str:
     rest = _ASIDE_IN.sub(" ", text)
     text = rest if re.search(r"\w", rest) else text.strip(" \t()[]*_.")  # an aside, or all of it
     text = re.sub(r"\b(?:USD|US\$|EUR|GBP|INR|Rs\.?)(?=\s*\d)|(?<=\d)\s*(?:USD|EUR|GBP|INR)\b", "", text)
-    text = re.split(r"(?<=[\w)%$}*\"'])[.!;](?:\s|$)", text, maxsplit=1)[0]
-    return re.sub(r",-$", "", text.strip(" \t*_`\"'<>"))
+    text = re.split(r"(?<=[\w)%$}*\"'])(?:[.!]|;(?!\s*[$€£]?\d))(?:\s|$)", text, maxsplit=1)[0]
+    text = text.strip(" \t*_`\"'<>")
+    return re.sub(r",-$", "", text.rstrip(")") if text.count(")") > text.count("(") else text)
 
 
 def quantity(text: str) -> str | None:
@@ -641,7 +643,7 @@ def _is_choice(text, choices):
 def _choice_pattern(choice):
     "What finds a choice: its words, or, where signs are a part of it, its text as it stands."
     if re.fullmatch(r"[\w\s.,'’-]*[^\W\d_][\w\s.,'’-]*", choice):
-        words = r"\W+".join(map(re.escape, _words(choice).split()))
+        words = r"\W+".join(map(re.escape, _words(_bare_choice(choice) or choice).split()))
         return re.compile(rf"(?<!\w){words}(?!\w)")
     text = r"\s*".join(map(re.escape, choice.lower().split()))
     return re.compile(rf"(?<![\w.+#/-]){text}(?![\w+#/]|\.\d)")
@@ -755,6 +757,7 @@ _NEITHER = re.compile(
     re.I,
 )
 _SUPPOSED = re.compile(
+    r"[^.;,\n]{0,120}\bat\s+first\b[^.;,\n]{0,80}|"
     r"\b(?:if|were|unless|suppose|supposing|assuming)\b[^.;,\n]{0,160}(?:,[^.;,\n]{0,160})?"
     r"|\w+\s+would\b[^.;,\n]{0,160}\bif\b[^.;,\n]{0,160}",
     re.I,
