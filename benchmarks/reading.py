@@ -90,7 +90,8 @@ def dresses(rationale, gold):
 
 def lines(folder, name):
     path = Path(local_folder(folder)) / name
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as rows:
+        return list(map(json.loads, rows))
 
 
 def gsm8k():

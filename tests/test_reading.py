@@ -55,6 +55,9 @@ def test_every_reading_has_a_rule():
         ("Use the `<think>` tag.", "", "Use the `<think>` tag."),
         ("[THINK]a[/THINK]b", "a", "b"),
         ("<|channel|>analysis<|message|>a<|end|>", "a", ""),
+        ("analysisWe add.assistantfinal12", "We add.", "12"),
+        ("analysisWe add", "We add", ""),
+        ("analysis: we add, 12", "", "analysis: we add, 12"),
         ("no block", "", "no block"),
     ],
 )
@@ -104,3 +107,19 @@ def test_twenty_thousand_words_are_read_at_once(task, word):
     start = time.process_time()
     TASKS[task].parse(text, TASKS[task].strategies[-1], choices=ROOMS)
     assert time.process_time() - start < 1  # 0.05 s on a quiet machine: benchmarks/reading.py
+
+
+def rows(folder, name):
+    with (folder / name).open(encoding="utf-8") as lines:  # splitlines would split at U+2028, too
+        return list(map(json.loads, lines))
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_all_published_solutions_are_read_right(data_dir, split):
+    math, nli = TASKS["math"], TASKS["nli"]
+    for row in rows(data_dir / "gsm8k", f"{split}.jsonl"):
+        gold = math.gold(row["answer"].split("####")[1])
+        assert math.correct(math.parse(row["answer"], "cot").answer, gold), row["answer"]
+    labels = {row["id"]: row["label"] for row in rows(data_dir / "esnli", f"{split}.jsonl")}
+    for row in rows(data_dir / "esnli_human", f"{split}.jsonl"):
+        assert nli.parse(row["completion"], "cot").answer == labels[row["id"]], row["completion"]

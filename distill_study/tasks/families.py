@@ -258,7 +258,7 @@ class Task:
         "What an answer in JSON is read as."
         rationale, text, kept = fields
         plain = normal(text or "").strip()
-        answer = read(plain).answer if statements(plain) else self.exact(plain, read.choices)
+        answer = read(plain).answer if statements(plain, read.own) else self.exact(plain, read.choices)
         if answer is None and plain:
             answer = self.read(plain, read.choices)
         strict = self.exact(plain, read.choices) if form and kept else None

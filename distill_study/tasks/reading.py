@@ -62,7 +62,7 @@ _CHANNEL = re.compile(
     r"<\|channel\|>\s*(\w+)[^<]*<\|message\|>(.*?)(?=<\|(?:end|start|return|call|channel)\|>|$)", re.S
 )
 # the same with its special tokens taken away
-_BARE_CHANNEL = re.compile(r"analysis(?=[A-Z\W])(.*?)(?:assistant\s*final(.*)|$)", re.S)
+_BARE_CHANNEL = re.compile(r"analysis(?:(.*?)assistant\s*final(.*)|(?=[A-Z])(.*))", re.S)
 
 
 def _channels(text):
@@ -77,7 +77,7 @@ def split_reasoning(text: str) -> tuple[str, str]:
     if "<|channel|>" in text:
         return _channels(text)
     if m := _BARE_CHANNEL.match(text):
-        return m[1].strip(), m[2] or ""
+        return (m[1] or m[3] or "").strip(), m[2] or ""
     thought, reply, at, inside = [], [], 0, False
     for m in _BLOCK.finditer(text):
         mentioned = text[max(0, m.start() - 1) : m.start()] in ("`", '"', "'") and not inside
@@ -419,10 +419,14 @@ def _candidates(text):
     return found
 
 
+def _without_powers(text):
+    "`text` with units as words: the 2 of m² is no number."
+    return re.sub(rf"(?<=\d)(\s*{_UNIT})(?:\s*\^\s*\(?\d\)?|\d)(?!\w)", r"\1", text)
+
+
 def _main_clause(text):
     "A phrase without what is denied, what introduces it, what explains it, and what an equation begins with."
-    text = _ADVERB.sub("", _joined(normal(text)))
-    text = re.sub(rf"(?<=\d)(\s*{_UNIT})(?:\s*\^\s*\(?\d\)?|\d)(?!\w)", r"\1", text)  # m² is no number
+    text = _without_powers(_ADVERB.sub("", _joined(normal(text))))
     text = _DENIED_NUMBER.sub(" ", text)
     head = _BECAUSE.split(text, maxsplit=1)[0]
     text = head if re.search(r"\d", head) else text
@@ -564,7 +568,7 @@ def math_in_prose(text: str) -> str | None:
         return None
     if len(sentences) == 1 and (value := math_value(phrase(sentences[0]))) is not None:
         return value
-    last = re.sub(rf"(?<=\d)(\s*{_UNIT})(?:\s*\^\s*\(?\d\)?|\d)(?!\w)", r"\1", arithmetic(sentences[-1]))
+    last = _without_powers(arithmetic(sentences[-1]))
     if (value := number_in(last)) is not None:
         return value
     numbers = list(re.finditer(r"\d[\d.,]*", last))
