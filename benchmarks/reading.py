@@ -18,7 +18,7 @@ from pathlib import Path
 from _shared import report
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
-from distill_study.data.load import local_folder
+from distill_study.data.load import local_folder, read_jsonl
 from distill_study.tasks.families import TASKS
 
 ITEMS = int((sys.argv[1:] or ["300"])[0])
@@ -89,9 +89,7 @@ def dresses(rationale, gold):
 
 
 def lines(folder, name):
-    path = Path(local_folder(folder)) / name
-    with path.open(encoding="utf-8") as rows:
-        return list(map(json.loads, rows))
+    return read_jsonl(local_folder(folder) / name)
 
 
 def gsm8k():
@@ -113,8 +111,7 @@ def palm():
 
 
 def cases():
-    for line in CASES.read_text(encoding="utf-8").splitlines():
-        case = json.loads(line)
+    for case in read_jsonl(CASES):
         yield f"cases, {case['task']}", case | dict(choices=tuple(case.get("choices") or ()) or None)
 
 

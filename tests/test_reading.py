@@ -1,15 +1,15 @@
 "What is read of completions of every kind: `readings.jsonl` has a line each, with what a careful person reads."
 
-import json
 import time
 from pathlib import Path
 
 import pytest
 
+from distill_study.data.load import read_jsonl
 from distill_study.tasks.families import RULES, TASKS
 from distill_study.tasks.reading import LONGEST, cut_run_on, own_turn, split_reasoning, statements
 
-READINGS = [json.loads(line) for line in (Path(__file__).parent / "readings.jsonl").read_text("utf-8").splitlines()]
+READINGS = read_jsonl(Path(__file__).parent / "readings.jsonl")
 ROOMS = ("hall", "barn", "attic", "wine cellar", "cellar")
 
 
@@ -109,17 +109,12 @@ def test_twenty_thousand_words_are_read_at_once(task, word):
     assert time.process_time() - start < 1  # 0.05 s on a quiet machine: benchmarks/reading.py
 
 
-def rows(folder, name):
-    with (folder / name).open(encoding="utf-8") as lines:  # splitlines would split at U+2028, too
-        return list(map(json.loads, lines))
-
-
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_all_published_solutions_are_read_right(data_dir, split):
     math, nli = TASKS["math"], TASKS["nli"]
-    for row in rows(data_dir / "gsm8k", f"{split}.jsonl"):
+    for row in read_jsonl(data_dir / "gsm8k" / f"{split}.jsonl"):
         gold = math.gold(row["answer"].split("####")[1])
         assert math.correct(math.parse(row["answer"], "cot").answer, gold), row["answer"]
-    labels = {row["id"]: row["label"] for row in rows(data_dir / "esnli", f"{split}.jsonl")}
-    for row in rows(data_dir / "esnli_human", f"{split}.jsonl"):
+    labels = {row["id"]: row["label"] for row in read_jsonl(data_dir / "esnli" / f"{split}.jsonl")}
+    for row in read_jsonl(data_dir / "esnli_human" / f"{split}.jsonl"):
         assert nli.parse(row["completion"], "cot").answer == labels[row["id"]], row["completion"]

@@ -204,22 +204,23 @@ def _replies(answers):
 
 
 def rule_table(answers: dict) -> Table:  # arm, or other answers → `sampling.Answers`
-    "How many answers each rule found, how many go on with an invented question, and how many say several that differ."
+    """How many answers each rule found, how many go on with an invented question, how many state several that differ.
+
+    Columns of zeros alone are left out; the rows have them all.
+    """
 
     def row(arm, replies):
         n = Counter(a.parsed.rule for a in replies)
         ignored, differs = (sum(bool(getattr(a.parsed, k)) for a in replies) for k in ("ignored", "differs"))
         return dict(arm=arm, n=len(replies), ignored=ignored, differs=differs) | {k or "unread": n[k] for k in RULES}
 
-    heads = {k or "unread": (k or "unread", what) for k, what in RULES.items()}
-    heads |= dict(
-        ignored=("cut", "at an invented question"), differs=("differ", "several statements, the last is read")
-    )
-    columns = [
-        Column(key, head.capitalize().replace("Json", "JSON"), what, digits=0) for key, (head, what) in heads.items()
-    ]
-    columns = (Column("arm", "Arm", kind="text"), Column("n", "Answers", digits=0), *columns)
+    what = {k or "unread": says for k, says in RULES.items()}
+    what |= dict(ignored="at an invented question", differs="several statements, the last is read")
+    heads = dict(json="JSON", ignored="Cut", differs="Differ")
     rows = tuple(row(arm, _replies(x)) for arm, x in answers.items())
+    found = [k for k in what if any(r[k] for r in rows)]
+    columns = [Column(k, heads.get(k, k.capitalize()), what[k], digits=0) for k in found]
+    columns = (Column("arm", "Arm", kind="text"), Column("n", "Answers", digits=0), *columns)
     return Table(
         "How answers were found", columns, rows, "Answers to test items, and the teacher's to training inputs."
     )

@@ -77,7 +77,7 @@ class Parsed:
 RULES = {
     "exact": "in exactly the format that was asked for",
     "whole": "the reply is nothing but an answer, in another dress",
-    "stated": "stated: «the answer is …», a box, «Answer: …»",
+    "stated": "stated: “the answer is …”, a box, “Answer: …”",
     "json": "a field of a JSON object",
     "prose": "found in prose that states no answer",
     "": "not read",
