@@ -4,9 +4,12 @@ A reader is right where it finds what was concluded, unread where it finds nothi
 answer. The texts: published GSM8K rationales in ten dresses, the recorded answers of PaLM-540B, and the cases of
 `tests/readings.jsonl`.
 
-    python benchmarks/reading.py [ITEMS of GSM8K, 300 if left out]
+    python benchmarks/reading.py [ITEMS of GSM8K, 300 if left out [FOLDER]]
+
+FOLDER is `tests/` of a checkout of Math-Verify: its own pairs of gold and answer, in how many of them ours agrees.
 """
 
+import ast
 import json
 import re
 import statistics
@@ -148,6 +151,29 @@ def measured():
     return counts, seconds
 
 
+def pairs(folder):
+    "(gold, answer, are they the same?) of the parametrized tests in a folder, as far as they are literals."
+    for path in sorted(Path(folder).glob("test_*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Call) or getattr(node.func, "attr", "") != "parametrize":
+                continue
+            try:
+                names, rows = map(ast.literal_eval, node.args)
+            except ValueError:
+                continue
+            names = [name.strip() for name in names.split(",")]
+            same = next((names.index(n) for n in ("expected", "result") if n in names), None)
+            yield from ((row[0], row[1], bool(row[same])) for row in rows if same and names[:2] == ["gold", "pred"])
+
+
+def agreement(folder):
+    "In how many pairs ours comes to the same, of those whose gold it reads."
+    read = [(MATH.gold(gold), MATH.parse(answer, "cot").answer, same) for gold, answer, same in pairs(folder)]
+    known = [(gold, answer, same) for gold, answer, same in read if gold is not None]
+    right = sum(MATH.correct(answer, gold) == same for gold, answer, same in known)
+    return f"Math-Verify's own pairs: ours agrees in {right} of {len(known)} whose gold it reads, {len(read)} in all."
+
+
 def longest_reply():
     "Milliseconds for a reply of 20,000 repeated words, the worst of a few words and of all families."
     worst = 0
@@ -172,6 +198,7 @@ def main():
         "",
         f"Microseconds for one text, median: {medians}.",
         f"A reply of 20,000 repeated words takes ours {longest_reply():.0f} ms at most.",
+        *(["", agreement(sys.argv[2])] if len(sys.argv) > 2 else []),
     )
     report("reading", "Reading answers", ["texts", "n", *READERS], rows, notes)
 

@@ -1,10 +1,11 @@
-"""Tokens per second of the `vllm` engine, greedy, against - vLLM used directly: `LLM.chat` on the same messages, with
-the same arguments, in this process; - the `transformers` engine. All take the same questions in turn, in changing
-order, new ones in every round, so that no cache has seen them. On a machine with other work, tokens per second of
-processor time (this process and all of vLLM's) say more than the clock does. What differs from `LLM.chat`: the engine
-renders and decodes by itself, asks a server over a socket, question by question, and makes its records. With the zoo's
-teacher, a model of two million parameters, next to nothing is computed and the rest shows; with SmolLM2-135M-Instruct
-it is as in earnest, if anything on a CPU is. Needs `make vllm`, and for SmolLM2 the hub or `make smollm`.
+"""Tokens per second of the `vllm` engine, greedy, against `LLM.chat`, which is vLLM used directly (the same messages,
+the same arguments, in this process), and against the `transformers` engine. All take the same questions in turn, in
+changing order, new ones in every round, so that no cache has seen them. On a machine with other work, tokens per
+second of processor time (this process and all of vLLM's) say more than the clock does. What differs from `LLM.chat`:
+the engine renders and decodes by itself, asks a server over a socket, question by question, and makes its records.
+With the zoo's teacher, a model of two million parameters, next to nothing is computed and the rest shows; with
+SmolLM2-135M-Instruct it is as in earnest, if anything on a CPU is. Needs `make vllm`, and for SmolLM2 the hub or
+`make smollm`.
 
     python benchmarks/vllm_engine.py [MODEL ...]
 """

@@ -56,7 +56,8 @@ def nearest(
     "The hint that ends every unknown-name error."
     known = sorted(map(str, known))
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f" Did you mean {close[0]!r}?" if close else f" Known: {', '.join(known)}."
+    others = f" Known: {', '.join(known)}." if known else ""
+    return f" Did you mean {close[0]!r}?" if close else others
 
 # %% ../nbs/00_config.ipynb #5f1e5f1d
 class Settings(BaseModel):
