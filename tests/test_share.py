@@ -123,8 +123,8 @@ def test_a_report_is_made_again_from_the_store_and_nothing_of_it_changes(shared,
     done = CliRunner().invoke(
         app, ["reproduce", str(report / "index.html"), "--store", str(folder / "store"), "--json"]
     )
-    assert done.exit_code == 0, (done.output, done.exception)
     said = json.loads(done.stdout[done.stdout.index("{") :])
+    assert done.exit_code == 0, said["differs"]
     assert said["expected"] == "identical"
     assert said["differs"] == []
     assert said["values"] > 200

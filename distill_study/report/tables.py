@@ -14,6 +14,7 @@ from ..analyse.results import Results, check_attrition, html_part, per_answer, q
 from ..analyse.stats import BASE, PLAIN, TRAINED, shared, wilson
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
+from ..tasks.families import unfinished
 from ..train.save import FORMS
 from ..utils import Column, Displayable, Table, num
 
@@ -56,10 +57,7 @@ def _by_arm(results, row) -> list:
     ]
 
 
-def arm_table(
-    results: Results,
-    checks: dict | None = None,  # from `families.checks`
-) -> Table:
+def arm_table(results: Results) -> Table:
     "One row per arm: accuracy under both extractors, failures, output length."
     m = results.metric
     columns = (
@@ -72,7 +70,7 @@ def arm_table(
         Column("truncated", "Cut off", "%", "percent"),
         Column("tokens", "Output tokens", f"per {results.each}"),
     )
-    return _table("arms", columns, rows=results.arms.values(), results=results, checks=checks)
+    return _table("arms", columns, rows=results.arms.values(), results=results, unfinished=unfinished(results.graded))
 
 # %% ../../nbs/80_report/00_tables.ipynb #51a02b6e
 _MEASURES = {  # family -> (part of the template, measures) of each of its tables

@@ -45,7 +45,7 @@ from ..models.weights import model_fingerprint, resolve_model
 from ..report import figures, findings as sentences, render, tables
 from ..store.log import Store, drops_of
 from .plan import LOOKUPS, judged_pairs, lookups, pitfall_arms, questions_again
-from ..tasks.families import NLI, TASKS, arms_of, checks, form_hash, prompt_hash, rubric, rubric_hash
+from ..tasks.families import NLI, TASKS, arms_of, form_hash, prompt_hash, rubric, rubric_hash, unfinished
 from ..teach import sampling
 from ..teach.curate import Drop, curate, enough, hardness, overlaps
 from ..teach.sampling import requests, sample_answers, usage
@@ -679,7 +679,7 @@ def results_parts(run) -> list:
     "Every arm with its interval, and what is particular to the family."
     found, m = run.results, run.metric
     return [
-        tables.arm_table(found, checks()),
+        tables.arm_table(found),
         Figure(figures.accuracy_figure(found), figures.accuracy_alt(found), caption("arms", metric=m)),
         *([] if m.graded else tables.score_tables(found, run.data.task)),
         *_confusion_parts(run),
@@ -950,7 +950,7 @@ class Conclusions:
             shown=list(self.cases),
             data=data_table(self.data, self.metric).to_dict(),
             left_out=self.data.left_out,
-            checks=checks(),
+            unfinished=unfinished(self.graded),
             missing=self.absent | self.untrained,
             labels=self.confusions,
             rules=self.pitfalls.rules,
