@@ -58,8 +58,8 @@ def made_up_grades(
             correct=right,
             correct_strict=right & ~off,
             format_ok=~off,
-            answer=[str(i) for i in range(n)],
-            gold=[str(i if r else i + 1) for i, r in enumerate(right)],
+            answer=[str(i if r else i + 1) for i, r in enumerate(right)],
+            gold=[str(i) for i in range(n)],
             tokens=rng.poisson(50 if reasons else 3, n) + 1,
             text=[f"<script>alert({i})</script> The answer is {i}" for i in range(n)],
         )

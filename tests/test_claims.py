@@ -57,11 +57,15 @@ def test_the_committed_page_is_what_the_committed_numbers_give(notebook):
 
 
 def test_every_verdict_follows_from_its_rows(notebook):
-    by_margin = ("reasoning is internalised", "students match the teacher")
+    by_margin = ("as good as in writing", "students match the teacher")
     for claim, rows in notebook.evidence:
         assert rows, claim.name
         for e in rows:
-            if e.difference.value is not None and e.verdict != "open" and claim.name not in by_margin:
+            if (
+                e.difference.value is not None
+                and e.verdict not in ("open", "not testable")
+                and claim.name not in by_margin
+            ):
                 assert e.difference.excludes_zero
 
 
@@ -80,6 +84,26 @@ def test_a_test_that_is_turned_around_turns_the_verdict(notebook):
     assert verdict(turned) == "open"
     t["verdict"], t["difference"]["high"] = "lower", 0.1  # the test and the interval must agree
     assert verdict(turned) == "open"
+
+
+def test_a_control_that_learned_nothing_leaves_claims_about_labels_untested(tmp_path):
+    about_labels = {"better labels help more", "reasoning is internalised", "as good as in writing"}
+
+    def verdicts(outcome):
+        def gold(m):
+            for t in m["tests"]:
+                if (t["a"], t["b"]) == (BASE, "control/gold"):
+                    t["verdict"] = outcome
+            m["constant"] = dict(tests=[dict(a="constant", b="control/gold", verdict="higher")])
+
+        found = changed(tmp_path / outcome, gold)
+        return {c.name: found.verdict(rows, c.some) for c, rows in found.evidence}
+
+    for name in ("higher", "can't tell"):
+        (tmp_path / name).mkdir()
+    learned, nothing = verdicts("higher"), verdicts("can't tell")
+    assert {name for name, v in nothing.items() if v == "not testable"} == about_labels
+    assert "not testable" not in learned.values()
 
 
 def test_reports_without_the_arms_say_nothing(tmp_path):

@@ -314,7 +314,10 @@ def _least(test, *, graded) -> float | None:
 
 def power(results) -> Pitfall:
     "The smallest difference that this many items show."
-    m, tests = results.metric, [t for t in results.tests if t.p is not None]
+    m, tests = (
+        results.metric,
+        [t for t in results.tests if t.p is not None and {t.a, t.b}.isdisjoint(results.fixed_arms)],
+    )
     found = [x for t in tests if (x := _least(t, graded=m.graded))]
     if not found:
         return _line("power", n=len(tests), found=found)

@@ -136,6 +136,8 @@ def accuracy_figure(results: Results):  # a matplotlib Figure
         look = dict(color=COLOURS[arm], ms=7.5, mec="white", elinewidth=2.4, zorder=3, clip_on=False)
         ax.errorbar(m.scale * i.value, y, xerr=whiskers(i, m.scale), fmt=mark, **look)
         ax.text(1.02, y, num(i.value, m.digits, scale=m.scale), ha="left", color=INK, fontsize=9.5, **beside)
+    if results.constant:
+        ax.axvline(m.scale * results.constant.level.value, color=SOFT, lw=1, ls="--", zorder=1)
     _label_rows(ax, list(results.arms), **_accuracy_scale(results))
     return fig
 

@@ -11,12 +11,12 @@ __all__ = ['ARM', 'arm_table', 'score_tables', 'gap_table', 'test_table', 'label
 from dataclasses import dataclass
 
 from ..analyse.results import Results, check_attrition, html_part, per_answer, quotient, sentences
-from ..analyse.stats import BASE, PLAIN, TRAINED, shared, wilson
+from ..analyse.stats import BASE, BASE_NAMES, CONSTANT, PLAIN, TRAINED, shared, wilson
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
 from ..tasks.families import unfinished
 from ..train.save import FORMS
-from ..utils import Column, Displayable, Table, num
+from ..utils import Column, Displayable, Table, num, pct
 
 # %% ../../nbs/80_report/00_tables.ipynb #81a846b3
 ARM = Column("arm", "Arm", kind="text")
@@ -57,9 +57,24 @@ def _by_arm(results, row) -> list:
     ]
 
 
+def _commonest(common: dict) -> str:
+    "An arm's most common answer, with its share of all answers."
+    return f"{common['answer']} ({pct(common['share'])} %)" if common else ""
+
+
+def _constant_row(constant) -> dict:
+    "The best constant answer, as a row beside the arms."
+    common = dict(answer=constant.answer, share=1.0)
+    levels = dict(n=constant.level.n, accuracy=constant.level, strict=constant.level)
+    return dict(arm=BASE_NAMES[CONSTANT], common=_commonest(common)) | levels
+
+
 def arm_table(results: Results) -> Table:
-    "One row per arm: accuracy under both extractors, failures, output length."
+    "One row per arm: accuracy under both extractors, failures, output length; and one for the best constant answer."
     m = results.metric
+    rows = [record | dict(common=_commonest(record.get("common"))) for record in results.arms.values()]
+    if results.constant:
+        rows.append(_constant_row(results.constant))
     columns = (
         ARM,
         Column("n", "Items", digits=0),
@@ -68,9 +83,10 @@ def arm_table(results: Results) -> Table:
         Column("unparsed", "No answer found", "%", "percent"),
         Column("off_format", "Off the format", "%", "percent"),
         Column("truncated", "Cut off", "%", "percent"),
+        *([Column("common", "Most common answer", kind="text")] if m.graded else []),
         Column("tokens", "Output tokens", f"per {results.each}"),
     )
-    return _table("arms", columns, rows=results.arms.values(), results=results, unfinished=unfinished(results.graded))
+    return _table("arms", columns, rows=rows, results=results, unfinished=unfinished(results.graded))
 
 # %% ../../nbs/80_report/00_tables.ipynb #51a02b6e
 _MEASURES = {  # family -> (part of the template, measures) of each of its tables
@@ -138,7 +154,15 @@ def gap_table(results: Results) -> Table:
         columns.append(Column("why", "Remark", kind="text"))
     absent = [a for a in reversed(results.arms) if ARMS[a].model == "teacher" and not results.arms[a]["n"]]
     missing = {a: results.arms[a]["missing"] for a in absent}
-    return _table("gaps", columns, rows=rows, results=results, base=BASE, undefined=undefined, missing=missing)
+    return _table(
+        "gaps",
+        columns,
+        rows=rows,
+        results=results,
+        undefined=undefined,
+        missing=missing,
+        base_name=BASE_NAMES[results.gap_base],
+    )
 
 # %% ../../nbs/80_report/00_tables.ipynb #47e66c9f
 def _test_row(test) -> dict:
@@ -189,6 +213,7 @@ def label_table(
         ARM,
         Column("accuracy", "Accuracy", "%", "interval"),
         Column("f1", "Macro-F1", "× 100", "interval"),
+        Column("recall", "Worst recall", "%", "percent"),
         *(Column(f"label:{label}", _capital(label), "% of answers", "percent") for label in labels),
         Column("none", "No answer found", "%", "percent"),
     )
@@ -196,10 +221,13 @@ def label_table(
     def row(arm, record):
         *shares, none = (found[arm].counts.sum(0) / found[arm].counts.sum()).tolist()
         of_labels = {f"label:{label}": share for label, share in zip(labels, shares)}
-        return dict(accuracy=record["accuracy"], f1=found[arm].macro_f1, none=none) | of_labels
+        levels = dict(accuracy=record["accuracy"], f1=found[arm].macro_f1, recall=found[arm].worst_recall)
+        return levels | of_labels | dict(none=none)
 
     gold = {label: n / first.counts.sum() for label, n in zip(labels, first.counts.sum(1))} if first else {}
-    return _table("labels", columns, rows=_by_arm(results, row), results=results, gold=gold)
+    never = {arm: [label for label, n in zip(labels, c.counts.sum(0)) if not n] for arm, c in found.items()}
+    never = {arm: unused for arm, unused in never.items() if unused}
+    return _table("labels", columns, rows=_by_arm(results, row), results=results, gold=gold, never=never)
 
 # %% ../../nbs/80_report/00_tables.ipynb #584ce38a
 _ROUND = (
