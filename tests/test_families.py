@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 from made_up import made_up_grades, made_up_scores
 from rouge_score.rouge_scorer import RougeScorer
 
+from distill_study.analyse.findings import Summary, findings
 from distill_study.analyse.results import analyse, confusions, round_scores
 from distill_study.analyse.stats import holm
 from distill_study.config import ARMS, Curate, Sampling, StudyError, arms_under, combination_from
@@ -19,7 +20,6 @@ from distill_study.data.world import items
 from distill_study.grading.truth import METRICS, _lines, distinct, grade, known_entities, main_metric, rouge
 from distill_study.models.engine import Engine, EngineError, Failure
 from distill_study.report.figures import accuracy_alt, accuracy_figure, confusion_alt, confusion_figure, png
-from distill_study.report.findings import Summary, findings
 from distill_study.report.render import check_page, entry, index_page, metrics, provenance
 from distill_study.report.tables import (
     arm_table,

@@ -14,6 +14,7 @@ from bs4 import BeautifulSoup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from distill_study.analyse.findings import QUESTIONS, Summary, findings
 from distill_study.analyse.results import analyse
 from distill_study.analyse.stats import PLAIN
 from distill_study.config import ARMS, DEFAULT_ARMS, combination_from
@@ -26,7 +27,6 @@ from distill_study.report.figures import (
     png,
     show,
 )
-from distill_study.report.findings import QUESTIONS, Summary, findings
 from distill_study.report.render import check_page, entry, index_page, metrics, provenance, render, templates
 from distill_study.report.tables import (
     arm_table,

@@ -10,9 +10,8 @@ __all__ = ['INK', 'SOFT', 'LINES', 'COLOURS', 'axes', 'whiskers', 'accuracy_figu
 # %% ../../nbs/80_report/01_figures.ipynb #a6874960
 import math
 
-from ..analyse.results import Results, check_attrition
+from ..analyse.results import MARKS, Results, TransferResult, check_attrition
 from ..analyse.stats import BASE, TRAINED
-from ..analyse.transfer import MARKS, TransferResult
 from ..utils import Interval, ReportError, esc, num
 
 # %% ../../nbs/80_report/01_figures.ipynb #4e3b83c7
@@ -179,7 +178,7 @@ def confusion_alt(found: dict, arms: list) -> str:
     return f"{'; '.join(parts)}."
 
 # %% ../../nbs/80_report/01_figures.ipynb #c24e94fb
-def judge_figure(grades: list):  # from `graders.grade_rows`; a matplotlib Figure
+def judge_figure(grades: list):  # from `agreement.grade_rows`; a matplotlib Figure
     "What a judge says: mean grades as shares of their scale, a mark per criterion."
     from matplotlib.lines import Line2D
 

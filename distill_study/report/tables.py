@@ -5,18 +5,28 @@
 # %% auto #0
 __all__ = ['ARM', 'arm_table', 'score_tables', 'gap_table', 'test_table', 'label_table', 'round_table', 'training_table',
            'choice_table', 'cost_table', 'serving_table', 'attrition_table', 'balance_table', 'hardness_table', 'Cases',
-           'numbered', 'input_text', 'reference_text', 'cases', 'example_table', 'form_table']
+           'numbered', 'input_text', 'reference_text', 'cases', 'example_table', 'form_table', 'score_matrix',
+           'change_matrix']
 
 # %% ../../nbs/80_report/00_tables.ipynb #614c1fa4
 from dataclasses import dataclass
 
-from ..analyse.results import Results, check_attrition, html_part, per_answer, quotient, sentences
+from distill_study.analyse.results import (
+    MARKS,
+    Results,
+    TransferResult,
+    check_attrition,
+    html_part,
+    per_answer,
+    quotient,
+    sentences,
+)
 from ..analyse.stats import BASE, PLAIN, TRAINED, shared, wilson
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
 from ..tasks.families import unfinished
 from ..train.save import FORMS
-from ..utils import Column, Displayable, Table, num
+from ..utils import Column, Displayable, Table, num, short_name
 
 # %% ../../nbs/80_report/00_tables.ipynb #81a846b3
 ARM = Column("arm", "Arm", kind="text")
@@ -526,3 +536,57 @@ def form_table(
         for row in rows
     ]
     return _table("forms", columns, rows=shown)
+
+# %% ../../nbs/80_report/00_tables.ipynb #d230e020
+def _matrix(caption, results, *, cell, kind, sub, above=(), note="") -> Table:
+    "A table with a row for each student, named by what tells it from the others, and a column for each data set."
+    metrics = {r.test: r.metric for r in results}
+    teachers, seeds = (len({getattr(r, k) for r in results}) > 1 for k in ("teacher", "seed"))
+    columns, rows, asked = [Column("who", "Learned from", kind="text")], {}, []
+    for t, m in metrics.items():
+        head, unit = (m.head.lower(), "points" if kind == "text" else m.unit) if m.graded else (m.head, m.unit)
+        columns.append(Column(t, t, f"{head}, {unit}", kind, m.digits, m.scale))
+        asked.append(f"{t} {max(r.change.n + r.seen for r in results if r.test == t)}")
+    for r in results:
+        who = f"{r.trained_on}, {r.arm.removeprefix('distilled/')}"
+        who += f", by {short_name(r.teacher.partition(':')[2])}" if teachers else ""
+        who += f", seed {r.seed}" if seeds else ""
+        rows.setdefault(who, dict.fromkeys(metrics, "") | dict(who=who))[r.test] = cell(r)
+    sub = f"{sub} Test items: {', '.join(asked)}."
+    return Table(caption, tuple(columns), (*above, *rows.values()), sub, note)
+
+
+def score_matrix(
+    results: list[TransferResult],
+    untouched: dict,  # from `transfer_results`
+    *,
+    student: str,  # the model
+) -> Table:
+    "What every student of a model scores on every data set, the untouched one first."
+    mine = [r for r in results if r.student == student]
+    tests, above = {r.test for r in mine}, []
+    for arm in (a for a in ARMS if any(key[:2] == (student, a) for key in untouched)):
+        row = {t: untouched.get((student, arm, t), "") for t in tests}
+        above.append(row | dict(who=f"untouched, {arm.partition('/')[2]} prompt"))
+    sub = "Flexible reading, with 95 % intervals. A dash: can't be asked, see above."
+    caption = f"{student} on every data set"
+    return _matrix(caption, mine, cell=lambda r: r.score, kind="interval", sub=sub, above=above)
+
+
+def change_matrix(results: list[TransferResult], student: str) -> Table:
+    "How far every student of a model is from the untouched one, on the same items under the same prompt."
+    mine = [r for r in results if r.student == student]
+    family, seen = max((r.change.family for r in results), default=0), {}
+    for r in mine:
+        seen[r.test] = max(r.seen, seen.get(r.test, 0))
+    left_out = [f" {t}: items among the training inputs are left out, up to {n}." for t, n in seen.items() if n]
+    note = "Own: the data set that it learned from, tested in the report of its combination and not here."
+    return _matrix(
+        f"{student}: distilled minus untouched",
+        mine,
+        cell=lambda r: MARKS.get(r.verdict, "") + r.difference,
+        kind="text",
+        sub="On the same items, with 95 % intervals. ▲ transfer, ▼ forgetting: beyond chance, p at most 0.05 in a "
+        f"paired test, Holm-corrected over the {family} comparisons of this page.",
+        note=note + "".join(left_out),
+    )
