@@ -14,9 +14,8 @@ from distill_study.analyse.results import transfer_results
 from distill_study.analyse.stats import wilson
 from distill_study.config import ARMS, ConfigError, Data, StudyError, parse_recipe
 from distill_study.data.load import load_data
-from distill_study.report.figures import transfer_alt, transfer_figure
 from distill_study.report.render import check_page
-from distill_study.report.tables import change_matrix, score_matrix
+from distill_study.report.tables import change_map, score_map
 from distill_study.store.log import Store
 from distill_study.study import plan as planner, schedule, schedule as grid
 from distill_study.study.plan import pairs, plan, unread
@@ -170,7 +169,7 @@ def test_items_that_were_trained_on_are_no_test():
     splits["tiny-math"] = replace(splits["tiny-math"], train=[*splits["tiny-math"].train, *splits["tiny-qa"].test[6:]])
     c = next(c for c in transfer_results(found, said, splits=splits, resamples=100)[0] if not c.own)
     assert (c.seen, c.change.n, c.score.value, c.change.difference.value, c.verdict) == (2, 6, 1, 0, "can't tell")
-    assert "left out, up to 2" in change_matrix([c], "zoo/student-s").note
+    assert "left out, up to 2" in change_map([c], "zoo/student-s").note
 
 
 def test_scores_that_are_not_right_or_wrong():
@@ -190,7 +189,7 @@ def test_scores_that_are_not_right_or_wrong():
         and far.verdict == "can't tell"
         and far.difference.startswith("−16.7")
     )
-    assert change_matrix(cells, "zoo/student-s").columns[2].unit == "ROUGE-Lsum, F1 × 100"
+    assert change_map(cells, "zoo/student-s").heads[1][1].endswith("ROUGE-Lsum, F1 × 100")
 
 
 def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
@@ -203,18 +202,17 @@ def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
     }
     found, said, splits = made_up_transfer(right, 9)
     cells, untouched = transfer_results(found, said, splits=splits, resamples=100)
-    assert [r["tiny-qa"] for r in change_matrix(cells, "zoo/student-s").rows][1] == ""
-    assert len(transfer_figure(cells).axes[0].texts) == 3  # of four cells
+    rows = dict(change_map(cells, "zoo/student-s").blocks[0][1])
+    assert rows["tiny-math, vanilla"] == ["–", "own data"]
+    assert rows["tiny-qa, vanilla"][0] == "own data" and rows["tiny-qa, vanilla"][1][2:] == (-1, "lower")
     evil = [replace(c, trained_on="<script>alert(1)</script>") for c in cells]
     for table in (
-        change_matrix(evil, "zoo/student-s"),
-        score_matrix(evil, untouched, student="zoo/student-s"),
+        change_map(evil, "zoo/student-s"),
+        score_map(evil, untouched, student="zoo/student-s"),
         conclusions(evil, [], left={"<img src=x>": "<b>"}),
     ):
         assert "<script" not in table.html() and "<img" not in table.html()
-    assert transfer_alt(cells).count("forgetting") == 1 and conclusions([], [], left={}).lines[0].endswith(
-        "run the recipe first."
-    )
+    assert conclusions([], [], left={}).lines[0].endswith("run the recipe first.")
 
 
 def test_unreadable_answers_and_little_to_forget_are_told():
@@ -227,7 +225,7 @@ def test_unreadable_answers_and_little_to_forget_are_told():
     assert told[-1].startswith("zoo/student-s untouched is right on 5.0")
 
 
-def test_several_seeds_are_told_apart_and_drawn_as_one():
+def test_several_seeds_are_told_apart():
     right = {
         (BASE, "tiny-qa"): [True] * 9,
         (BASE, "tiny-math"): [True] * 9,
@@ -245,12 +243,9 @@ def test_several_seeds_are_told_apart_and_drawn_as_one():
         )
         for c in cells
     ]
-    assert [r["who"] for r in change_matrix(both, "zoo/student-s").rows] == [
-        "tiny-qa, vanilla, seed 0",
-        "tiny-qa, vanilla, seed 1",
-    ]
-    assert [t.get_text() for t in transfer_figure(both).axes[0].texts] == ["+17", "−33"]
-    assert transfer_figure(cells).axes[0].texts[1].get_text().startswith("▼ ")  # clear in every seed
+    rows = dict(change_map(both, "zoo/student-s").blocks[0][1])
+    assert list(rows) == ["tiny-qa, vanilla, seed 0", "tiny-qa, vanilla, seed 1"]
+    assert [cells[1][3] for cells in rows.values()] == ["lower", ""]
 
 
 # --- a run

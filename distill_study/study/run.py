@@ -630,11 +630,9 @@ def labels_table(run) -> Table:
 
 def rows_parts(run) -> list:
     "Attrition of every trained arm, and labels and hard inputs before and after the drops."
-    attrition = run.attrition
     hidden = {arm: (done.hidden, len(done.kept)) for arm, done in run.rows.items() if done.hidden}
     return [
-        tables.attrition_table(attrition, run.untrained),
-        Figure(figures.attrition_figure(attrition), figures.attrition_alt(attrition), caption("attrition")),
+        tables.attrition_table(run.attrition, run.untrained),
         *([tables.balance_table(run.balance)] if run.balance else []),
         *([tables.hardness_table(run.hardness)] if run.hardness else []),
         *([note("hidden", arms=hidden)] if hidden else []),
@@ -691,10 +689,7 @@ def results_parts(run) -> list:
 def _confusion_parts(run):
     "Which labels of an inference task are mixed up."
     found, arms = run.confusions, [run.results.teacher, "student/vanilla", run.results.best]
-    if not found:
-        return []
-    figure, alt = figures.confusion_figure(found, arms), figures.confusion_alt(found, arms)
-    return [tables.label_table(run.results, found), Figure(figure, alt, caption("confusion"))]
+    return [tables.label_table(run.results, found), tables.confusion_map(found, arms)] if found else []
 
 
 def _round_parts(run):
@@ -707,12 +702,7 @@ def _round_parts(run):
 
 def judge_parts(run) -> list:
     "What the judge says of every arm, and how far it can be trusted."
-    judged = run.judged
-    parts = [agreement.judge_summary(judged), *agreement.judge_tables(judged)]
-    if not judged or not judged.grades:
-        return parts
-    figure, alt = figures.judge_figure(judged.grades), figures.judge_alt(judged.grades)
-    return [*parts, Figure(figure, alt, caption("judge"))]
+    return [agreement.judge_summary(run.judged), *agreement.judge_tables(run.judged)]
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c23
 class Numbers:
