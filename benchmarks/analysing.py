@@ -22,14 +22,13 @@ spec.loader.exec_module(shared)
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from made_up import made_up_grades, made_up_scores
 
-from distill_study.analyse.graders import grader_tables
-from distill_study.analyse.pitfalls import pitfalls
+from distill_study.analyse.agreement import grader_tables
+from distill_study.analyse.findings import findings, pitfalls
 from distill_study.analyse.results import analyse, confusions
 from distill_study.analyse.stats import mean_interval, wilson
 from distill_study.config import Data
 from distill_study.data.load import load_data
 from distill_study.grading.truth import METRICS, grade, main_metric
-from distill_study.report.findings import findings
 from distill_study.tasks.families import NLI, TASKS, rubric
 from distill_study.teach.sampling import Answer, Answers
 

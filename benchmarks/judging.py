@@ -14,7 +14,7 @@ from importlib.util import find_spec
 
 from _shared import report
 
-from distill_study.analyse.graders import assess_judge
+from distill_study.analyse.agreement import assess_judge
 from distill_study.config import Data, Judge, Sampling, Vllm
 from distill_study.data.load import load_data
 from distill_study.grading.judge import judge

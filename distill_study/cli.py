@@ -148,9 +148,9 @@ def replay(
 
 def _run(r, file, *, reports, store, replay=False, workers=1, ray=None):
     "Check a recipe, run it, and say where the reports are; exits with 1 where something failed."
-    from distill_study.analyse.transfer import wanted
     from distill_study.report.render import claim
     from distill_study.study import schedule
+    from distill_study.study.plan import wanted
 
     schedule.check(r, reports, store=store, replay=replay)
     claim(r, file, reports=reports)

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from distill_study.analyse.transfer import Learner
+from distill_study.analyse.results import Learner
 from distill_study.config import Combination, Data, Student, Teacher
 from distill_study.data.load import load_data
 from distill_study.grading.truth import FAMILY
@@ -106,7 +106,7 @@ def made_up_transfer(
     right: dict,  # (who, data set) → which test items are right; who is (model or combination, arm)
     n: int = 20,
 ) -> tuple[list, dict, dict]:
-    "Arguments of `transfer.measure`."
+    "Arguments of `results.transfer_results`."
     splits = {name: load_data(Data(name=name, train=4, test=n)) for name in dict.fromkeys(name for _, name in right)}
 
     def answer(example, ok):

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study.analyse.graders import (
+from distill_study.analyse.agreement import (
     aggregate_grades,
     cohen_kappa,
     grader_tables,

@@ -4,11 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distill_study.analyse.pitfalls import power
+from distill_study.analyse.findings import findings, power
 from distill_study.analyse.results import analyse, confusions
 from distill_study.analyse.stats import BASE, CONSTANT
 from distill_study.report.figures import accuracy_figure
-from distill_study.report.findings import findings
 from distill_study.report.tables import arm_table, gap_table, label_table
 
 LABELS = ("entailment", "neutral", "contradiction")

@@ -9,7 +9,7 @@ import pytest
 from browser import HOOK, WAIT, chromium, jupyterlab, run_notebook, wait_until
 from conftest import ROOT
 
-from distill_study.analyse.graders import human_scores
+from distill_study.analyse.agreement import human_scores
 from distill_study.config import Data, combination_from
 from distill_study.data.load import load_data
 from distill_study.grading.people import draw_sheets, grades_file, grades_of, grading_page, import_grades, latest_grades

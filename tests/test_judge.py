@@ -9,7 +9,7 @@ from faults import FaultServer
 from hypothesis import given, settings, strategies as st
 from judging import made_up_judge
 
-from distill_study.analyse.graders import (
+from distill_study.analyse.agreement import (
     assess_judge,
     judge_measures,
     judge_summary,

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 from conftest import ROOT
 
+from distill_study.analyse.findings import methodology
 from distill_study.config import ARMS, Combination, Curate, Data, Judge, Pitfalls, Sampling, Teacher, Train, load_recipe
 from distill_study.data.load import load_data
-from distill_study.report.findings import methodology
 
 RAW = dict(
     teacher=dict(engine="vllm:some/teacher", sampling=dict(temperature=0.7), vllm=dict(quantization="fp8")),

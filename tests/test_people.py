@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 
-from distill_study.analyse.graders import human_scores
+from distill_study.analyse.agreement import human_scores
 from distill_study.analyse.stats import wilson
 from distill_study.config import ARMS, Criterion, Data, StudyError, combination_from, parse_recipe
 from distill_study.data.load import Example, Splits, load_data

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from made_up import made_up_grades, made_up_scores
 
-from distill_study.analyse.pitfalls import (
+from distill_study.analyse.findings import (
     Lines,
     Pitfall,
     blinded,
@@ -15,6 +15,7 @@ from distill_study.analyse.pitfalls import (
     difficulty_table,
     easy,
     extraction,
+    findings,
     length,
     multiple,
     noise,
@@ -33,7 +34,6 @@ from distill_study.analyse.results import analyse
 from distill_study.config import ARMS, ConfigError, Curate, Data, fingerprint, parse_recipe
 from distill_study.data.load import DataError, Example, load_data
 from distill_study.grading.truth import COLUMNS, GRADER_VERSION, METRICS, grade, grader_hash
-from distill_study.report.findings import findings
 from distill_study.study.plan import how_much, stages_of
 from distill_study.tasks.families import PARAPHRASES, RULES, TASKS, Parsed
 from distill_study.tasks.reading import READER_VERSION

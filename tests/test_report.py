@@ -14,19 +14,11 @@ from bs4 import BeautifulSoup
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from distill_study.analyse.findings import QUESTIONS, Summary, findings
 from distill_study.analyse.results import analyse
 from distill_study.analyse.stats import PLAIN
 from distill_study.config import ARMS, DEFAULT_ARMS, combination_from
-from distill_study.report.figures import (
-    accuracy_alt,
-    accuracy_figure,
-    attrition_figure,
-    loss_alt,
-    loss_figure,
-    png,
-    show,
-)
-from distill_study.report.findings import QUESTIONS, Summary, findings
+from distill_study.report.figures import accuracy_alt, accuracy_figure, loss_alt, loss_figure, png, show
 from distill_study.report.render import check_page, entry, index_page, metrics, provenance, render, templates
 from distill_study.report.tables import (
     arm_table,
@@ -159,7 +151,7 @@ def whole(results, made):
             "f",
             outputs=[
                 shown(accuracy_figure(results), accuracy_alt(results), "A <b>caption</b>"),
-                shown(attrition_figure(ATTRITION), 'alt "quoted" <x>'),
+                shown(accuracy_figure(results), 'alt "quoted" <x>'),
                 shown(loss_figure(losses), loss_alt(losses)),
             ],
         ),
@@ -542,7 +534,7 @@ def test_scrub_knows_the_working_folder():
 
 def test_attrition_must_add_up():
     with pytest.raises(ReportError, match="inputs, but 20 rows and 4 drops make 24"):
-        attrition_figure({"cot": dict(inputs=30, rows=20, dropped={"cut off": 4})})
+        attrition_table({"cot": dict(inputs=30, rows=20, dropped={"cut off": 4})})
 
 
 def test_unwritable_target_is_an_error_with_a_remedy(tmp_path):

@@ -9,15 +9,16 @@ from hypothesis import given, settings, strategies as st
 from made_up import made_up_transfer
 
 from distill_study import cli
+from distill_study.analyse.findings import conclusions
+from distill_study.analyse.results import transfer_results
 from distill_study.analyse.stats import wilson
-from distill_study.analyse.transfer import change_matrix, conclusions, measure, pairs, score_matrix, unread
 from distill_study.config import ARMS, ConfigError, Data, StudyError, parse_recipe
 from distill_study.data.load import load_data
-from distill_study.report.figures import transfer_alt, transfer_figure
 from distill_study.report.render import check_page
+from distill_study.report.tables import change_map, score_map
 from distill_study.store.log import Store
 from distill_study.study import plan as planner, schedule, schedule as grid
-from distill_study.study.plan import plan
+from distill_study.study.plan import pairs, plan, unread
 from distill_study.study.resources import pieces
 from distill_study.study.run import ask_others, find
 from distill_study.study.workers import run_stage
@@ -126,7 +127,7 @@ def test_the_matrix_is_what_one_gets_by_hand(qa, math, qa_qa, qa_math, math_qa, 
         (MATH, "tiny-math"): math_math,
     }
     found, said, splits = made_up_transfer(right, 12)
-    cells, untouched = measure(found, said, splits=splits, resamples=100)
+    cells, untouched = transfer_results(found, said, splits=splits, resamples=100)
     at = {(c.trained_on, c.test): c for c in cells}
     assert len(at) == 4 and {k for k, c in at.items() if c.own} == {("tiny-qa",) * 2, ("tiny-math",) * 2}
     for (who, test), said in right.items():
@@ -150,7 +151,7 @@ def test_the_matrix_is_what_one_gets_by_hand(qa, math, qa_qa, qa_math, math_qa, 
         assert c.verdict == (
             "can't tell" if c.change.p_holm > 0.05 else "transfer" if c.change.difference.value > 0 else "forgetting"
         )
-    told, two = conclusions(cells, parse_recipe(RAW), left={}), at.values()
+    told, two = conclusions(cells, [], left={}), at.values()
     for k in ("transfer", "forgetting"):
         assert sum(c.verdict == k for c in two) == int(
             next(line for line in told.lines if f"({k}): " in line).split(f"({k}): ")[1].split()[0]
@@ -166,9 +167,9 @@ def test_items_that_were_trained_on_are_no_test():
     }
     found, said, splits = made_up_transfer(right, 8)
     splits["tiny-math"] = replace(splits["tiny-math"], train=[*splits["tiny-math"].train, *splits["tiny-qa"].test[6:]])
-    c = next(c for c in measure(found, said, splits=splits, resamples=100)[0] if not c.own)
+    c = next(c for c in transfer_results(found, said, splits=splits, resamples=100)[0] if not c.own)
     assert (c.seen, c.change.n, c.score.value, c.change.difference.value, c.verdict) == (2, 6, 1, 0, "can't tell")
-    assert "left out, up to 2" in change_matrix([c], "zoo/student-s").note
+    assert "left out, up to 2" in change_map([c], "zoo/student-s").note
 
 
 def test_scores_that_are_not_right_or_wrong():
@@ -180,7 +181,7 @@ def test_scores_that_are_not_right_or_wrong():
         (chat, "tiny-summ"): [True] * 5 + [False],
     }
     found, said, splits = made_up_transfer(right, 6)
-    cells, untouched = measure(found, said, splits=splits, resamples=100)
+    cells, untouched = transfer_results(found, said, splits=splits, resamples=100)
     far = next(c for c in cells if c.test == "tiny-summ")
     assert far.metric.key == "rougeLsum" and untouched["zoo/student-s", "student/vanilla", "tiny-summ"].value == 1
     assert (
@@ -188,7 +189,7 @@ def test_scores_that_are_not_right_or_wrong():
         and far.verdict == "can't tell"
         and far.difference.startswith("−16.7")
     )
-    assert change_matrix(cells, "zoo/student-s").columns[2].unit == "ROUGE-Lsum, F1 × 100"
+    assert change_map(cells, "zoo/student-s").heads[1][1].endswith("ROUGE-Lsum, F1 × 100")
 
 
 def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
@@ -200,32 +201,31 @@ def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
         (MATH, "tiny-math"): [True] * 9,
     }
     found, said, splits = made_up_transfer(right, 9)
-    cells, untouched = measure(found, said, splits=splits, resamples=100)
-    assert [r["tiny-qa"] for r in change_matrix(cells, "zoo/student-s").rows][1] == ""
-    assert len(transfer_figure(cells).axes[0].texts) == 3  # of four cells
+    cells, untouched = transfer_results(found, said, splits=splits, resamples=100)
+    rows = dict(change_map(cells, "zoo/student-s").blocks[0][1])
+    assert rows["tiny-math, vanilla"] == ["–", "own data"]
+    assert rows["tiny-qa, vanilla"][0] == "own data" and rows["tiny-qa, vanilla"][1][2:] == (-1, "lower")
     evil = [replace(c, trained_on="<script>alert(1)</script>") for c in cells]
     for table in (
-        change_matrix(evil, "zoo/student-s"),
-        score_matrix(evil, untouched, student="zoo/student-s"),
-        conclusions(evil, parse_recipe(RAW), left={"<img src=x>": "<b>"}),
+        change_map(evil, "zoo/student-s"),
+        score_map(evil, untouched, student="zoo/student-s"),
+        conclusions(evil, [], left={"<img src=x>": "<b>"}),
     ):
         assert "<script" not in table.html() and "<img" not in table.html()
-    assert transfer_alt(cells).count("forgetting") == 1 and conclusions([], parse_recipe(RAW), left={}).lines[
-        0
-    ].endswith("run the recipe first.")
+    assert conclusions([], [], left={}).lines[0].endswith("run the recipe first.")
 
 
 def test_unreadable_answers_and_little_to_forget_are_told():
     right = {(BASE, "tiny-qa"): [True] * 9, (QA, "tiny-qa"): [True] * 9, (BASE, "tiny-math"): [True] * 9}
     found, said, splits = made_up_transfer(right | {(QA, "tiny-math"): [False] * 9}, 9)
-    results = measure(found, said, splits=splits, resamples=100)[0]
+    results = transfer_results(found, said, splits=splits, resamples=100)[0]
     lost = next(r for r in results if not r.own)
-    told = conclusions([replace(lost, base=wilson(1, 20))], parse_recipe(RAW), left={}).lines
+    told = conclusions([replace(lost, base=wilson(1, 20))], [], left={}).lines
     assert "In 1 of the 1 pairs with forgetting, more than half" in told[3]
     assert told[-1].startswith("zoo/student-s untouched is right on 5.0")
 
 
-def test_several_seeds_are_told_apart_and_drawn_as_one():
+def test_several_seeds_are_told_apart():
     right = {
         (BASE, "tiny-qa"): [True] * 9,
         (BASE, "tiny-math"): [True] * 9,
@@ -233,7 +233,7 @@ def test_several_seeds_are_told_apart_and_drawn_as_one():
         (QA, "tiny-math"): [False] * 9,
     }
     found, said, splits = made_up_transfer(right, 9)
-    cells = measure(found, said, splits=splits, resamples=100)[0]
+    cells = transfer_results(found, said, splits=splits, resamples=100)[0]
     both = cells + [
         replace(
             c,
@@ -243,12 +243,9 @@ def test_several_seeds_are_told_apart_and_drawn_as_one():
         )
         for c in cells
     ]
-    assert [r["who"] for r in change_matrix(both, "zoo/student-s").rows] == [
-        "tiny-qa, vanilla, seed 0",
-        "tiny-qa, vanilla, seed 1",
-    ]
-    assert [t.get_text() for t in transfer_figure(both).axes[0].texts] == ["+17", "−33"]
-    assert transfer_figure(cells).axes[0].texts[1].get_text().startswith("▼ ")  # clear in every seed
+    rows = dict(change_map(both, "zoo/student-s").blocks[0][1])
+    assert list(rows) == ["tiny-qa, vanilla, seed 0", "tiny-qa, vanilla, seed 1"]
+    assert [cells[1][3] for cells in rows.values()] == ["lower", ""]
 
 
 # --- a run

@@ -11,7 +11,7 @@ import base64
 import hashlib
 from pathlib import Path
 
-from ..analyse.pitfalls import by_first_number
+from ..analyse.findings import by_first_number
 from ..analyse.results import html_of, templates
 from ..analyse.stats import BASE
 from ..config import ARMS

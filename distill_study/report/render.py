@@ -24,12 +24,12 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
+from ..analyse.findings import Findings
 from ..analyse.results import Results, html_of, per_answer, templates
 from ..analyse.stats import BASE, TRAINED, t_interval
 from ..config import ARMS, Combination, Recipe, StudyError, fingerprint, unavailable
 from ..grading.truth import METRICS
 from ..models.engine import portable
-from .findings import Findings
 from ..utils import HIDDEN, Displayable, ReportError, duration, scrub, short_name, to_plain, write_text
 
 # %% ../../nbs/80_report/03_render.ipynb #eeb8beab

@@ -19,9 +19,9 @@ from itertools import groupby, product
 from pathlib import Path
 from typing import NamedTuple
 
-from ..analyse import graders, pitfalls as hazards, results
+from ..analyse import agreement, findings as sentences, results
+from ..analyse.results import Learner
 from ..analyse.stats import mean_interval
-from ..analyse.transfer import Learner, learners, pairs
 from distill_study.config import (
     ARMS,
     Asked,
@@ -42,9 +42,9 @@ from ..grading.people import grades_of
 from ..grading.truth import grade, grader_hash, known_entities, main_metric, need_ner
 from ..models.engine import StoredEngine, open_teacher, portable
 from ..models.weights import model_fingerprint, resolve_model
-from ..report import figures, findings as sentences, render, tables
+from ..report import figures, render, tables
 from ..store.log import Store, drops_of
-from .plan import LOOKUPS, judged_pairs, lookups, pitfall_arms, questions_again
+from .plan import LOOKUPS, judged_pairs, learners, lookups, pairs, pitfall_arms, questions_again
 from ..tasks.families import NLI, TASKS, arms_of, form_hash, prompt_hash, rubric, rubric_hash, unfinished
 from ..teach import sampling
 from ..teach.curate import Drop, curate, enough, hardness, overlaps
@@ -555,7 +555,7 @@ class Grading:
     def judged(self):
         "`JudgeAssessment`: what the judge says of every arm and how far it can be trusted; None without a judge."
         verdicts = self.verdicts
-        return verdicts and graders.assess_judge(verdicts, self.graded, key=self.metric.key, **self._draws)
+        return verdicts and agreement.assess_judge(verdicts, self.graded, key=self.metric.key, **self._draws)
 
     @cached_property
     def people(self):
@@ -630,11 +630,9 @@ def labels_table(run) -> Table:
 
 def rows_parts(run) -> list:
     "Attrition of every trained arm, and labels and hard inputs before and after the drops."
-    attrition = run.attrition
     hidden = {arm: (done.hidden, len(done.kept)) for arm, done in run.rows.items() if done.hidden}
     return [
-        tables.attrition_table(attrition, run.untrained),
-        Figure(figures.attrition_figure(attrition), figures.attrition_alt(attrition), caption("attrition")),
+        tables.attrition_table(run.attrition, run.untrained),
         *([tables.balance_table(run.balance)] if run.balance else []),
         *([tables.hardness_table(run.hardness)] if run.hardness else []),
         *([note("hidden", arms=hidden)] if hidden else []),
@@ -691,10 +689,7 @@ def results_parts(run) -> list:
 def _confusion_parts(run):
     "Which labels of an inference task are mixed up."
     found, arms = run.confusions, [run.results.teacher, "student/vanilla", run.results.best]
-    if not found:
-        return []
-    figure, alt = figures.confusion_figure(found, arms), figures.confusion_alt(found, arms)
-    return [tables.label_table(run.results, found), Figure(figure, alt, caption("confusion"))]
+    return [tables.label_table(run.results, found), tables.confusion_map(found, arms)] if found else []
 
 
 def _round_parts(run):
@@ -707,12 +702,7 @@ def _round_parts(run):
 
 def judge_parts(run) -> list:
     "What the judge says of every arm, and how far it can be trusted."
-    judged = run.judged
-    parts = [graders.judge_summary(judged), *graders.judge_tables(judged)]
-    if not judged or not judged.grades:
-        return parts
-    figure, alt = figures.judge_figure(judged.grades), figures.judge_alt(judged.grades)
-    return [*parts, Figure(figure, alt, caption("judge"))]
+    return [agreement.judge_summary(run.judged), *agreement.judge_tables(run.judged)]
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c23
 class Numbers:
@@ -771,7 +761,7 @@ class Numbers:
     @cached_property
     def difficulty(self):
         "Results by how hard the items are, where the data says so."
-        return hazards.difficulty_table(self.results, self.data.test)
+        return sentences.difficulty_table(self.results, self.data.test)
 
     @cached_property
     def rounds(self) -> list:
@@ -842,7 +832,7 @@ class Sections:
     @cached_property
     def opinions(self):
         "What people say of every arm, and how far they agree."
-        return graders.human_scores(self.people, self._rubric, **self._draws)
+        return agreement.human_scores(self.people, self._rubric, **self._draws)
 
     @property
     def judge(self) -> Panel:
@@ -853,7 +843,7 @@ class Sections:
     def agreement(self) -> Panel:
         "How far ground truth, a judge and people agree: a table for each way to look at it."
         c, verdicts = self.combination, self.verdicts
-        found = graders.grader_tables(
+        found = agreement.grader_tables(
             self.graded,
             verdicts and verdicts.pointwise,
             people=self.people,
@@ -879,7 +869,7 @@ class Conclusions:
             (kind, arm, k): grade(examples, {arm: got}).set_index("id")[key]
             for (kind, arm, k), (examples, got) in self.asked_again.items()
         }
-        return hazards.pitfalls(
+        return sentences.pitfalls(
             self.results,
             self.rows,
             training=self.training,

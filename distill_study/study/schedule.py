@@ -20,7 +20,6 @@ from functools import cache
 from pathlib import Path
 
 import distill_study
-from ..analyse.transfer import wanted
 from ..config import DEFAULT_ARMS, Combination, Recipe, StudyError, Train, nearest, slug, to_yaml
 from ..data.load import has_truth, load_data, resolved
 from ..grading.judge import point_prompt, point_schema
@@ -235,7 +234,7 @@ def behind(recipe: Recipe, folder: Path) -> list[tuple[str, str]]:
     page = "What the students do on the data sets that they did not learn from: transfer and forgetting"
     failed = "The page about students on other data sets failed: its executed notebook"
     pages = {"generalization.html": page, "generalization.ipynb": failed}
-    return [(name, what) for name, what in pages.items() if wanted(recipe) and (folder / name).exists()][:1]
+    return [(name, what) for name, what in pages.items() if planner.wanted(recipe) and (folder / name).exists()][:1]
 
 # %% ../../nbs/85_study/04_schedule.ipynb #1f22eb86
 def check(recipe: Recipe, reports: Path, *, store: Path, replay: bool = False):

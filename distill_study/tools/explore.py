@@ -5,11 +5,9 @@
 # %% auto #0
 __all__ = ['FORMAT', 'ExploreError', 'fault', 'Report', 'read_report', 'find_reports', 'arm_rows', 'score_rows', 'test_rows',
            'curve_rows', 'attrition_rows', 'grade_rows', 'as_table', 'rebuild', 'Explored', 'load_results', 'overview',
-           'Figure', 'arms_figure', 'curves_figure', 'attrition_figure', 'outcomes', 'ItemsFrame', 'browse', 'Reading',
-           'read_completions', 'visible', 'tally', 'print_readings']
+           'ItemsFrame', 'browse', 'Reading', 'read_completions', 'visible', 'tally', 'print_readings']
 
 # %% ../../nbs/90_tools/01_explore.ipynb #f48bca03
-import base64
 import json
 import os
 import re
@@ -25,7 +23,6 @@ from ..analyse.results import html_of, sentence
 from ..config import ARMS, Combination, StudyError, nearest
 from ..data.load import LETTERS, read_jsonl
 from ..grading.truth import METRICS, Metric
-from ..report.figures import COLOURS, png
 from ..report.items import input_table, item_table, items_page, verdict_table
 from ..store.archive import open_root
 from ..store.log import Store
@@ -326,112 +323,6 @@ def overview(reports: list[Report]) -> Table:
     heads |= dict(base="Untouched student", best="Best distilled arm", top="Teacher")
     columns = tuple(Column(key, head, kind="text") for key, head in heads.items())
     return Table("Reports", columns, tuple(map(row, reports)), "95 % intervals.")
-
-# %% ../../nbs/90_tools/01_explore.ipynb #e6672779
-@dataclass(frozen=True, repr=False)
-class Figure(Displayable):
-    "A figure that shows itself in Jupyter, with its description for those who can't see it."
-
-    fig: object  # a matplotlib Figure
-    alt: str  # what it shows, in words, numbers included
-
-    def html(self) -> str:
-        width, height = (int(x * 110) for x in self.fig.get_size_inches())
-        picture = base64.b64encode(png(self.fig)).decode()
-        return html_of("figure", png=picture, alt=self.alt, width=width, height=height, caption="")
-
-    def __repr__(self):
-        return self.alt
-
-
-def _facets(rows, sharey=True) -> tuple:
-    "(the rows with arms in order, options of a seaborn grid over them with an axes for each report)."
-    import pandas as pd
-
-    order, across = [a for a in ARMS if a in set(rows["arm"])], min(3, rows["report"].nunique())
-    look = dict(col="report", col_wrap=across, aspect=1.3, facet_kws=dict(sharex=False, sharey=sharey))
-    return rows.assign(arm=pd.Categorical(rows["arm"], order)), look
-
-
-def _shown(grid, alt: str) -> Figure:
-    "A seaborn grid as a figure that is displayed once, by itself."
-    from matplotlib import pyplot as plt
-
-    for name, ax in grid.axes_dict.items():
-        ax.set_title(name.replace("$", r"\$"), size=9)  # no mathematics
-    grid.tight_layout()
-    plt.close(grid.figure)
-    return Figure(grid.figure, alt)
-
-# %% ../../nbs/90_tools/01_explore.ipynb #035eada8
-def arms_figure(found: Explored) -> Figure:
-    "Every arm with its interval, an axes for each report."
-    import seaborn as sns
-
-    ran, look = _facets(found.arms[found.arms["n"] > 0])
-    ends = ["value", "value_low", "value_high"]
-    ran[ends] = ran[ends].astype(float).mul(ran["report"].map({r.name: r.metric.scale for r in found.reports}), axis=0)
-    colours = {a: COLOURS[a] for a in ran["arm"].cat.categories}
-    grid = sns.relplot(ran, x="value", y="arm", hue="arm", palette=colours, s=45, legend=False, height=3, **look)
-    parts = []
-    for name, rows in ran.dropna(subset=["value_low"]).groupby("report", sort=False):
-        ax, r = grid.axes_dict[name], found.report(name)
-        ax.hlines(rows["arm"], rows["value_low"], rows["value_high"], colors=[colours[a] for a in rows["arm"]])
-        ax.set(xlabel=f"{r.metric.name}, {r.metric.unit}" if r.metric.unit else r.metric.name, ylabel="")
-        written = (r.written(arm) for arm, a in r.metrics["arms"].items() if a["n"])
-        parts.append(f"{name}, {r.metric.name} with 95 % interval: {', '.join(written)}")
-    return _shown(grid, f"{'; '.join(parts)}.")
-
-# %% ../../nbs/90_tools/01_explore.ipynb #4850d22c
-def curves_figure(found: Explored, curve: str = "training loss") -> Figure:
-    "One kind of training curve, a line per arm, an axes for each report."
-    import seaborn as sns
-
-    known = set(found.curves["curve"]) if len(found.curves) else ()
-    if curve not in known:
-        raise ExploreError(f"curve {curve!r}: no report has it.{nearest(curve, known)}")
-    rows = found.curves[found.curves["curve"] == curve]
-    shown, look = _facets(rows, sharey=False)
-    look |= dict(palette={a: COLOURS[a] for a in shown["arm"].cat.categories}, errorbar=None, height=2.6)
-    grid = sns.relplot(shown, kind="line", x="step", y="value", hue="arm", style="arm", **look)
-    grid.set_axis_labels("step", curve)
-    ends = rows.sort_values("step").groupby(["report", "arm"], sort=False)["value"].agg(["first", "last"])
-    parts = [f"{report}, {arm} {x['first']:.2f} to {x['last']:.2f}" for (report, arm), x in ends.iterrows()]
-    return _shown(grid, f"{curve}, first to last: {'; '.join(parts)}.")
-
-# %% ../../nbs/90_tools/01_explore.ipynb #fc02204a
-def attrition_figure(found: Explored) -> Figure:
-    "What became of the inputs of every trained arm, an axes for each report."
-    import seaborn as sns
-
-    if not len(found.attrition):
-        raise ExploreError("attrition: no arm of these reports was trained, so no input was dropped.")
-    rows, look = _facets(found.attrition.assign(outcome=found.attrition["outcome"].str.replace("$", r"\$")))
-    look |= dict(palette="colorblind", multiple="stack", shrink=0.8, height=2.6)
-    grid = sns.displot(rows, y="arm", weights="n", hue="outcome", **look)
-    grid.set_axis_labels("inputs", "")
-    parts = [
-        f"{report}, {arm}: " + ", ".join(f"{n} {outcome}" for outcome, n in zip(x["outcome"], x["n"]) if n)
-        for (report, arm), x in found.attrition.groupby(["report", "arm"], sort=False)
-    ]
-    return _shown(grid, "; ".join(parts) + ".")
-
-# %% ../../nbs/90_tools/01_explore.ipynb #b7c51481
-def outcomes(
-    items,  # of `Explored.items`, of one report
-    metric: Metric,  # what the arms are graded by
-    *,
-    a: str,
-    b: str,  # two arms
-):
-    "Series from an item's id to how two arms came out on it, of the items that both have a grade on."
-    import numpy as np
-
-    low, high = ("wrong", "right") if metric.graded else ("lower", "higher")
-    x, y = (items[items["arm"] == arm].set_index("id")[metric.key].astype(float) for arm in (a, b))
-    differ = {-1.0: f"{a} {low}, {b} {high}", 1.0: f"{a} {high}, {b} {low}"}
-    equal = x.map({0.0: "both wrong", 1.0: "both right"}) if metric.graded else "the same"
-    return np.sign((x - y).dropna()).map(differ).fillna(equal)
 
 # %% ../../nbs/90_tools/01_explore.ipynb #fda6a099
 @dataclass(frozen=True, repr=False)
