@@ -9,13 +9,22 @@ __all__ = ['QUESTIONS', 'DENSE', 'WAYS', 'Finding', 'Findings', 'findings', 'Sum
 import math
 from dataclasses import dataclass
 
-from ..analyse.results import Results, break_even, html_part, per_answer, quotient, sentences
+from distill_study.analyse.results import (
+    Displayable,
+    Results,
+    break_even,
+    html_part,
+    per_answer,
+    quotient,
+    sentences,
+    to_plain,
+)
 from ..analyse.stats import BASE, find_test, shared, smallest_detectable, smallest_difference
 from ..config import ARMS, Combination, strategies_of, unavailable
 from ..data.load import has_truth, resolved, task_of
 from ..grading.truth import METRICS, main_metric
 from ..tasks.families import PROMPT_VERSION, TARGETS, TASKS, prompt_hash, rubric
-from ..utils import Displayable, Interval, to_plain
+from ..utils import Interval
 
 # %% ../../nbs/80_report/02_findings.ipynb #7c65f639
 QUESTIONS = {

@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from ..analyse.results import html_of, per_answer, sentence
+from ..analyse.results import Column, Displayable, Table, html_of, per_answer, sentence
 from ..analyse.stats import BASE, holm, t_interval
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
 from .figures import COLOURS, INK, LINES, SOFT, axes, png, whiskers
-from ..utils import Column, Displayable, Interval, Table, num
+from ..utils import Interval, num
 
 # %% ../../nbs/80_report/04_grid.ipynb #aa052327
 @dataclass(frozen=True)

@@ -10,13 +10,23 @@ __all__ = ['ARM', 'arm_table', 'score_tables', 'gap_table', 'test_table', 'label
 # %% ../../nbs/80_report/00_tables.ipynb #614c1fa4
 from dataclasses import dataclass
 
-from ..analyse.results import Results, check_attrition, html_part, per_answer, quotient, sentences
+from distill_study.analyse.results import (
+    Column,
+    Displayable,
+    Results,
+    Table,
+    check_attrition,
+    html_part,
+    per_answer,
+    quotient,
+    sentences,
+)
 from ..analyse.stats import BASE, PLAIN, TRAINED, shared, wilson
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
 from ..tasks.families import unfinished
 from ..train.save import FORMS
-from ..utils import Column, Displayable, Table, num
+from ..utils import num
 
 # %% ../../nbs/80_report/00_tables.ipynb #81a846b3
 ARM = Column("arm", "Arm", kind="text")
