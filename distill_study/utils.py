@@ -17,7 +17,7 @@ import os
 import re
 import sys
 import zlib
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from .config import StudyError
@@ -70,10 +70,6 @@ class Interval:
     def excludes_zero(self) -> bool:
         "Whether the interval lies on one side of zero."
         return self.low is not None and (self.low > 0 or self.high < 0)
-
-    def to_dict(self) -> dict:
-        "Plain values for `metrics.json`."
-        return asdict(self)
 
     def __str__(self):
         return self.text()

@@ -397,7 +397,7 @@ class Gap:
 
     def to_dict(self) -> dict:
         "Plain values for `metrics.json`."
-        return dict(arm=self.arm, teacher=self.teacher, base=BASE, **self.recovered.to_dict())
+        return dict(arm=self.arm, teacher=self.teacher, base=BASE, **asdict(self.recovered))
 
 
 def reference_teacher(graded) -> str:
