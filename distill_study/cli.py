@@ -48,7 +48,7 @@ def _folder(where):
 
 def _kept_folder(where):
     "The folder of a store that is there."
-    from distill_study.store.archive import open_root
+    from distill_study.tools.archive import open_root
 
     return open_root(where)
 
@@ -506,8 +506,8 @@ def import_(
 ):
     "Check files of grades and merge them into the store: all of them, or none."
     from distill_study.grading import people
-    from distill_study.store import archive
     from distill_study.store.log import Store as Opened
+    from distill_study.tools import archive
 
     archive.open_root(store)
     for d in people.import_grades(Opened(store), files, recipe=_recipe(recipe, p), partial=partial, replace=replace):
@@ -528,7 +528,7 @@ def _print_entries(entries):
 @store_app.command("list")
 def list_stored(store: Store = Path("store")):
     "What the store holds: completions by engine, the ledger of failures and drops, trained students."
-    from distill_study.store.archive import contents
+    from distill_study.tools.archive import contents
 
     found = contents(store)
     _print_entries(found)
@@ -538,7 +538,7 @@ def list_stored(store: Store = Path("store")):
 @store_app.command()
 def ledger(store: Store = Path("store")):
     "Print every failed request and every dropped input, one JSON object a line: id, reason, evidence."
-    from distill_study.store.archive import ledger_rows
+    from distill_study.tools.archive import ledger_rows
 
     for row in ledger_rows(store):
         print(json.dumps(row, ensure_ascii=False))
@@ -547,7 +547,7 @@ def ledger(store: Store = Path("store")):
 @store_app.command()
 def verify(store: Store = Path("store")):
     "Check every completion and every stage against its checksum."
-    from distill_study.store.archive import check_store
+    from distill_study.tools.archive import check_store
 
     problems = check_store(store)
     lost = sum(problem.lost for problem in problems)
@@ -559,7 +559,7 @@ def verify(store: Store = Path("store")):
 @store_app.command()
 def export(out: Annotated[Path, typer.Argument(help="a .jsonl file")], store: Store = Path("store")):
     "Write completions where other tools can read them."
-    from distill_study.store import archive
+    from distill_study.tools import archive
 
     print(f"{archive.export(store, out)} completions in {out}")
 
@@ -576,7 +576,7 @@ def prune(
     store: Store = Path("store"),
 ):
     "Show what would be removed, or remove it."
-    from distill_study.store import archive
+    from distill_study.tools import archive
 
     found = archive.to_prune(store, engine or (), stages=stage or (), interrupted=interrupted)
     gone = archive.prune(store, found) if yes else found

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['Count', 'Share', 'Positive', 'Amount', 'Strategy', 'OWN', 'LICENSE', 'License', 'VISIBLE', 'ARMS', 'DEFAULT_ARMS',
-           'ArmNames', 'read_table', 'wording', 'StudyError', 'ConfigError', 'nearest', 'Settings', 'Sampling',
-           'Endpoint', 'Price', 'Vllm', 'Asked', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm', 'arms_under',
-           'Judge', 'Criterion', 'Pitfalls', 'Combination', 'slug', 'unavailable', 'strategies_of', 'fingerprint',
-           'Recipe', 'parse_recipe', 'load_recipe', 'combination_from', 'to_yaml']
+           'ArmName', 'ArmNames', 'read_table', 'wording', 'StudyError', 'ConfigError', 'nearest', 'Settings',
+           'Sampling', 'Endpoint', 'Price', 'Vllm', 'Asked', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm',
+           'arms_under', 'Judge', 'Criterion', 'Pitfalls', 'Combination', 'slug', 'unavailable', 'strategies_of',
+           'fingerprint', 'Recipe', 'parse_recipe', 'load_recipe', 'combination_from', 'to_yaml']
 
 # %% ../nbs/00_config.ipynb #84a9eb5e
 import difflib
@@ -117,6 +117,8 @@ def _explain(cls, error, *, where):
         else:
             value = "" if name in _UNSHOWN else f" = {err['input']!r}"
             text = err["msg"].removeprefix("Value error, ").rstrip(".")
+            if kind == "string_pattern_mismatch":
+                text = wording(f"form_{name}")
             if kind == "string_type" and isinstance(err["input"], bool):
                 word, *more = ("yes", "on", "true") if err["input"] else ("no", "off", "false")
                 text = wording("quoted", why=text, words=", ".join((word, *more)), name=name, word=word)
@@ -154,8 +156,9 @@ _OURS = set("model messages temperature top_p max_tokens max_completion_tokens s
 class Endpoint(Settings):
     "A server that speaks the OpenAI protocol, and how hard it may be asked."
 
-    base_url: str | None = None  # up to and with /v1; None is OpenAI's own
-    key_env: str | None = "OPENAI_API_KEY"  # NAME of the variable that holds the key; None for a server without keys
+    base_url: str | None = Field(None, pattern=r"^https?://[^\s@?#]+$")  # up to and with /v1; None is OpenAI's own
+    # NAME of the variable that holds the key; None for a server without keys
+    key_env: str | None = Field("OPENAI_API_KEY", pattern=r"^([A-Z_][A-Z0-9_]{0,63})?$")
     revision: str | None = None  # tells weights apart that the server serves under one name
     concurrency: int = Field(64, ge=1, le=10_000)  # most requests at once; fewer while the server is overloaded
     requests_per_minute: Positive | None = None
@@ -166,25 +169,15 @@ class Endpoint(Settings):
     backoff: Positive = 1.0  # longest wait after a first failed attempt, in seconds; doubles with every further one
     max_backoff: Positive = 60
     max_tokens_name: Literal["max_tokens", "max_completion_tokens"] | None = None  # of the limit; None finds out
-    strict_model: bool = Field(
-        False, exclude_if=lambda v: not v
-    )  # an answer in whose place another model's comes is a failure
+    # an answer in whose place another model's comes is a failure
+    strict_model: bool = Field(False, exclude_if=lambda v: not v)
     list_models: bool = True  # ask for the names the server has before the first request
     extra_body: dict[str, Any] = {}  # anything else the server understands, e.g. {'chat_template_kwargs': {…}}
 
-    @field_validator("base_url")
+    @field_validator("base_url", "key_env")
     @classmethod
-    def _url(cls, v):
-        if v is not None and not re.fullmatch(r"https?://[^\s@?#]+", v):
-            raise ValueError(wording("base_url"))
-        return v and v.rstrip("/")
-
-    @field_validator("key_env")
-    @classmethod
-    def _name(cls, v):
-        if v and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", v):
-            raise ValueError(wording("key_env"))
-        return v or None
+    def _one_spelling(cls, v):
+        return (v or "").rstrip("/") or None
 
     @field_validator("extra_body")
     @classmethod
@@ -233,7 +226,9 @@ License = Annotated[str, Field(pattern=LICENSE)]
 class Asked(Settings):
     "A model that is asked, as teacher or as judge: which, how, and what its answers cost."
 
-    engine: str  # 'engine:model', e.g. 'transformers:zoo/teacher' or 'recorded:svamp_palm540b'
+    engine: str = Field(
+        pattern=r"^[a-z]+:.+$"
+    )  # 'engine:model', e.g. 'transformers:zoo/teacher' or 'recorded:svamp_palm540b'
     sampling: Sampling = Sampling()
     batch_size: Count = 64
     max_failures: Share = 0.3  # share of the requests that may fail; when more have, the run ends with what it has
@@ -256,13 +251,6 @@ class Asked(Settings):
             if getattr(self, field) and not self.engine.startswith(f"{engine}:"):
                 raise ValueError(wording("other_engine", field=field, engine=engine, own=self.engine))
         return self
-
-    @field_validator("engine")
-    @classmethod
-    def _form(cls, v):
-        if not re.fullmatch(r"[a-z]+:.+", v):
-            raise ValueError("an engine is written 'engine:model', e.g. 'transformers:zoo/teacher'")
-        return v
 
 # %% ../nbs/00_config.ipynb #1c4761e8
 class Teacher(Asked):
@@ -432,14 +420,14 @@ def arms_under(strategies) -> tuple[str, ...]:
     return tuple(a.name for a in arms if graded or not a.only)
 
 
-def _known_arms(names):
-    for a in names:
-        if a not in ARMS:
-            raise ValueError(f"unknown arm {a!r}.{nearest(a, ARMS)}")
-    return names
+def _known_arm(name):
+    if name not in ARMS:
+        raise ValueError(f"unknown arm {name!r}.{nearest(name, ARMS)}")
+    return name
 
 
-ArmNames = Annotated[tuple[str, ...], AfterValidator(_known_arms)]
+ArmName = Annotated[str, AfterValidator(_known_arm)]
+ArmNames = tuple[ArmName, ...]
 
 # %% ../nbs/00_config.ipynb #7fb24eb7
 class Judge(Asked):
@@ -450,7 +438,9 @@ class Judge(Asked):
     reason: bool = True  # ask for a short reason before the verdict; without one a verdict takes a tenth of the tokens
     items: Count | None = None  # at most so many test items, the same for all arms; None takes all
     arms: ArmNames = ()  # the arms whose answers are graded one by one; empty takes all that ran
-    pairs: tuple[tuple[str, str], ...] = ()  # arms to compare; empty: the best distilled one with student and teacher
+    pairs: tuple[
+        tuple[ArmName, ArmName], ...
+    ] = ()  # arms to compare; empty: the best distilled one with student and teacher
 
     @model_validator(mode="after")
     def _can_judge(self):
@@ -463,10 +453,8 @@ class Judge(Asked):
     @field_validator("pairs")
     @classmethod
     def _two_arms(cls, v):
-        for a, b in v:
-            _known_arms((a, b))
-            if a == b:
-                raise ValueError(f"{a!r} against itself; name two arms")
+        if twice := next((a for a, b in v if a == b), None):
+            raise ValueError(f"{twice!r} against itself; name two arms")
         return v
 
 # %% ../nbs/00_config.ipynb #3bbda162
@@ -515,9 +503,8 @@ class Combination(Settings):
     curate: Curate = Curate()
     pitfalls: Pitfalls = Pitfalls()
     bootstrap: int = Field(2000, ge=100)  # resamples behind every bootstrap interval
-    rubric: tuple[
-        Criterion, ...
-    ] = ()  # what judge and people grade; empty takes the family's own, see `tasks.families`
+    # what judge and people grade; empty takes the family's own, see `tasks.families`
+    rubric: tuple[Criterion, ...] = ()
     judge: Judge | None = None  # a model that grades the answers as well, beside the ground truth
 
     @property

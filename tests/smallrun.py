@@ -4,10 +4,10 @@ from contextlib import redirect_stderr
 from io import StringIO
 from pathlib import Path
 
+from distill_study.analyse.results import write_numbers
 from distill_study.config import Combination, to_yaml
 from distill_study.store.log import Store
 from distill_study.study.run import Run
-from distill_study.utils import write_json
 
 SMALL = dict(
     teacher=dict(engine="transformers:zoo/teacher"),
@@ -27,6 +27,6 @@ def small_run(
     "The stages of one combination in this process."
     run = Run.of(Combination.parse(SMALL | changes), Store(store))
     with redirect_stderr(StringIO()):
-        write_json(run.numbers, folder / "metrics.json")
+        write_numbers(run.numbers, folder / "metrics.json")
     (folder / "params.yaml").write_text(to_yaml(run.combination), encoding="utf-8")
     return folder

@@ -9,8 +9,8 @@ from test_store import ENGINE, WEIGHTS, file_of, fill, python, record
 from typer.testing import CliRunner
 
 from distill_study.cli import app
-from distill_study.store.archive import Problem, check_store, contents, export, export_rows, prune, to_prune
 from distill_study.store.log import Store
+from distill_study.tools.archive import Problem, check_store, contents, export, export_rows, prune, to_prune
 from distill_study.utils import StoreError
 
 

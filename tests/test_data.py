@@ -113,7 +113,7 @@ def test_numbers_without_names_are_not_guessed(folder):
     ],
 )
 def test_labels_as_text(name, value, gold):
-    examples, left = to_examples([pair(value)], name, split="train", task="nli")
+    examples, left = to_examples([pair(value)], Data(name=name, task="nli"), split="train")
     assert [e.gold for e in examples] == ([gold] if gold else []) and left == ({} if gold else {"unlabelled": 1})
 
 
@@ -122,14 +122,16 @@ def test_labels_as_text(name, value, gold):
 )
 def test_labels_outside_the_map_are_an_error(value):
     with pytest.raises(DataError, match="outside the map"):
-        to_examples([pair("neutral"), pair(value)], "snli", split="train", task="nli")
+        to_examples([pair("neutral"), pair(value)], Data(name="snli", task="nli"), split="train")
 
 
 def test_the_public_sets_with_numbers_have_the_usual_order():
     for name in ("stanfordnlp/snli", "facebook/anli"):
-        assert [to_examples([pair(i)], name, split="train", task="nli")[0][0].gold for i in range(3)] == list(NLI)
+        assert [
+            to_examples([pair(i)], Data(name=name, task="nli"), split="train")[0][0].gold for i in range(3)
+        ] == list(NLI)
     with pytest.raises(DataError, match="outside the map"):
-        to_examples([pair(0)], "cestwc/conjnli", split="train", task="nli")
+        to_examples([pair(0)], Data(name="cestwc/conjnli", task="nli"), split="train")
 
 
 # --- the public sets, row by row as the hub gives them
@@ -203,7 +205,7 @@ ROWS = {
 def test_rows_of_the_public_sets(name):
     row, gold, id = ROWS[name]
     k = known(name)
-    (e,), left = to_examples([row], name, split="train", task=k.task)
+    (e,), left = to_examples([row], Data(name=name, task=k.task), split="train")
     assert (
         (e.gold, left) == (gold, {})
         and e.id == (id or f"{name.split('/')[-1].lower()}-train-0")
@@ -217,7 +219,7 @@ def test_rows_of_the_public_sets(name):
         )
     for column in k.columns:
         with pytest.raises(DataError, match=re.escape(f"no column {column!r}")):
-            to_examples([{c: v for c, v in row.items() if c != column}], name, split="train", task=k.task)
+            to_examples([{c: v for c, v in row.items() if c != column}], Data(name=name, task=k.task), split="train")
 
 
 def test_a_folder_written_as_a_path_is_that_folder(folder, monkeypatch):
@@ -444,9 +446,8 @@ def test_the_teacher_sees_its_own_turns_and_never_the_data_sets(n, system, open_
     turns = [t for i in range(n) for t in (user(f"u{i}"), said(f"theirs{i}"))][: -1 if open_end else None]
     (e,), _ = to_examples(
         [dict(messages=([dict(role="system", content="Be kind.")] if system else []) + turns)],
-        "sgd_chat",
+        Data(name="sgd_chat"),
         split="train",
-        task="conversation",
     )
     assert len(e.meta["reference"]) == n - open_end
     for k in range(n):
@@ -561,7 +562,7 @@ def test_an_empty_choice_makes_a_row_of_a_set_with_columns_useless():
         dict(question="x?", options=["A)1", "B) "], correct="A"),
         dict(question="x?", options=["A)1", "B)2"], correct="C"),
     ]
-    examples, left = to_examples(rows, "deepmind/aqua_rat", split="train", task="nlu_qa")
+    examples, left = to_examples(rows, Data(name="deepmind/aqua_rat", task="nlu_qa"), split="train")
     assert [e.choices for e in examples] == [("1", "2")] and left == {"empty text": 1, "unreadable gold": 1}
 
 
@@ -581,7 +582,7 @@ def test_rows_that_are_left_out_do_not_move_the_ids_of_others():
         dict(question="", answer="#### 1"),
         dict(question="3?", answer="#### 3"),
     ]
-    assert [e.id for e in to_examples(rows, "openai/gsm8k", split="train", task="math")[0]] == [
+    assert [e.id for e in to_examples(rows, Data(name="openai/gsm8k", task="math"), split="train")[0]] == [
         "gsm8k-train-0",
         "gsm8k-train-2",
     ]
@@ -589,11 +590,9 @@ def test_rows_that_are_left_out_do_not_move_the_ids_of_others():
 
 def test_ids_that_a_public_set_has_twice_are_told_apart():
     rows = [dict(id="a", document=f"Text {i}.", summary="x") for i in range(3)]
-    assert [e.id for e in to_examples(rows, "EdinburghNLP/xsum", split="train", task="summarization")[0]] == [
-        "a",
-        "a#2",
-        "a#3",
-    ]
+    assert [
+        e.id for e in to_examples(rows, Data(name="EdinburghNLP/xsum", task="summarization"), split="train")[0]
+    ] == ["a", "a#2", "a#3"]
 
 
 ODD = [
@@ -668,7 +667,7 @@ def test_any_rows_give_examples_or_one_clear_error(rows, task):
     "Whatever JSON holds, nothing but `DataError` comes out."
     for name in ("mine", next(n for n, k in KNOWN.items() if k.task == task)):
         try:
-            examples, left = to_examples(rows, name, split="train", task=task)
+            examples, left = to_examples(rows, Data(name=name, task=task), split="train")
         except DataError as e:
             assert str(e).startswith("data ")
         else:

@@ -72,7 +72,7 @@ def setting(name, value):
 
 def right(arm, k, n=300):
     def change(m):
-        m["arms"][arm]["accuracy"] = wilson(k, n).to_dict()
+        m["arms"][arm]["accuracy"] = vars(wilson(k, n))
 
     return change
 

@@ -12,7 +12,7 @@ from made_up import made_up_grades, made_up_scores
 from rouge_score.rouge_scorer import RougeScorer
 
 from distill_study.analyse.findings import Summary, findings
-from distill_study.analyse.results import analyse, confusions, round_scores
+from distill_study.analyse.results import analyse, confusions, round_scores, to_plain
 from distill_study.analyse.stats import holm
 from distill_study.config import ARMS, Curate, Sampling, StudyError, arms_under, combination_from
 from distill_study.data.load import Example, resolved
@@ -36,7 +36,7 @@ from distill_study.store.log import Store
 from distill_study.tasks.families import NLI, TASKS, arms_of
 from distill_study.teach.curate import curate
 from distill_study.teach.sampling import Answer, Answers, sample_answers, summary as counts, usage
-from distill_study.utils import ReportError, to_plain
+from distill_study.utils import ReportError
 
 ATTACK = "<script>alert(1)</script>"
 SUMM, CHAT = arms_under(("vanilla", "cod")), arms_under(("vanilla",))

@@ -8,10 +8,10 @@ from smallrun import SMALL
 from test_store import ENGINE, WEIGHTS, keys, python, record
 
 from distill_study.config import Combination, StudyError
-from distill_study.store import archive
 from distill_study.store.log import MANIFEST, Store
 from distill_study.store.remote import mirror_of, working_copy
 from distill_study.study.run import Run
+from distill_study.tools import archive
 from distill_study.utils import StoreError
 
 

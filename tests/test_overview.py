@@ -17,6 +17,7 @@ from bs4 import BeautifulSoup
 from conftest import ROOT
 from hypothesis import given, settings, strategies as st
 
+from distill_study.analyse.results import write_numbers
 from distill_study.config import load_recipe
 from distill_study.grading.truth import METRICS
 from distill_study.report.grid import (
@@ -38,7 +39,7 @@ from distill_study.report.grid import (
 )
 from distill_study.report.render import HEADS, check_page, inert_cell, metric_rows, write_csv
 from distill_study.study.schedule import Outcome, render_index, write_index
-from distill_study.utils import Interval, ReportError, write_json
+from distill_study.utils import Interval, ReportError
 
 TINY = ROOT / "reports/examples/tiny"
 READ = {p.parent.name: json.loads(p.read_text()) for p in sorted(TINY.glob("*/metrics.json"))}
@@ -79,7 +80,7 @@ def page_of(folder, pages, waiting=(), failed=(), description="", whole=True):
     "The page of made-up combinations, as `render_index` makes it from a folder."
     rows = []
     for i, m in enumerate(pages):
-        write_json(m, folder / f"c{i}" / "metrics.json")
+        write_numbers(m, folder / f"c{i}" / "metrics.json")
         write_csv(m, folder / f"c{i}" / "metrics.csv")
         rows.append(dict(name=f"c{i}", state="ok", **dict(zip(("data", "teacher", "student"), names_of(m)))))
     for kind, more in (("waiting", waiting), ("failed", failed)):
@@ -88,7 +89,7 @@ def page_of(folder, pages, waiting=(), failed=(), description="", whole=True):
             if kind == "failed":
                 (folder / rows[-1]["name"]).mkdir()
                 (folder / rows[-1]["name"] / "combination.ipynb").write_text("{}")
-    write_json(dict(format=1, name=folder.name, description=description, combinations=rows), folder / "grid.json")
+    write_numbers(dict(format=1, name=folder.name, description=description, combinations=rows), folder / "grid.json")
     return render_index(folder, whole).read_text(encoding="utf-8")
 
 
@@ -191,7 +192,7 @@ def test_a_mean_lies_in_its_interval_which_is_no_wider_than_its_parts(parts):
         and m.high - m.value <= max(p.high - p.value for p in parts) + 1e-12
     )
     if len(parts) == 1:
-        assert m.to_dict() == pytest.approx(parts[0].to_dict())
+        assert vars(m) == pytest.approx(vars(parts[0]))
 
 
 @settings(max_examples=80, deadline=None)

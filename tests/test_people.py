@@ -11,6 +11,7 @@ from hypothesis import given, settings, strategies as st
 from pydantic import ValidationError
 
 from distill_study.analyse.agreement import human_scores
+from distill_study.analyse.results import to_plain
 from distill_study.analyse.stats import wilson
 from distill_study.config import ARMS, Criterion, Data, StudyError, combination_from, parse_recipe
 from distill_study.data.load import Example, Splits, load_data
@@ -35,11 +36,10 @@ from distill_study.grading.people import (
     systematic_sample,
     text_key,
 )
-from distill_study.store.archive import check_store, to_prune
 from distill_study.store.log import Store
 from distill_study.tasks.families import Parsed, answer_text, rubric
 from distill_study.teach.sampling import Answer, Answers
-from distill_study.utils import to_plain
+from distill_study.tools.archive import check_store, to_prune
 
 QA = load_data(Data(name="tiny-qa", train=2, test=40))
 C = combination_from("transformers:zoo/teacher", "zoo/student-s", data="tiny-qa")

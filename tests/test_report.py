@@ -15,11 +15,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from distill_study.analyse.findings import QUESTIONS, Summary, findings
-from distill_study.analyse.results import analyse
+from distill_study.analyse.results import Column, Table, analyse, to_plain, write_numbers
 from distill_study.analyse.stats import PLAIN
 from distill_study.config import ARMS, DEFAULT_ARMS, combination_from
 from distill_study.report.figures import accuracy_alt, accuracy_figure, loss_alt, loss_figure, png, show
-from distill_study.report.render import check_page, entry, index_page, metrics, provenance, render, templates
+from distill_study.report.render import check_page, entry, index_page, metrics, provenance, render, scrub, templates
 from distill_study.report.tables import (
     arm_table,
     attrition_table,
@@ -29,7 +29,7 @@ from distill_study.report.tables import (
     test_table as tests_of,
     training_table,
 )
-from distill_study.utils import Column, ReportError, Table, esc, scrub, to_plain, write_json
+from distill_study.utils import ReportError, esc
 
 ATTACKS = [
     "<script>alert(1)</script>",
@@ -489,7 +489,7 @@ def test_metrics_are_plain_complete_and_private(tmp_path, results, made):
         best_path=Path.cwd() / "store" / "x",
         odd=[np.float32(0.5), float("inf"), np.bool_(True)],
     )
-    path = write_json(m, tmp_path / "metrics.json")
+    path = write_numbers(m, tmp_path / "metrics.json")
     text = path.read_text(encoding="utf-8")
     back = json.loads(text, parse_constant=lambda x: pytest.fail(f"{x} in metrics.json"))
     assert (
@@ -540,7 +540,7 @@ def test_attrition_must_add_up():
 def test_unwritable_target_is_an_error_with_a_remedy(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ReportError, match="Choose a folder"):
-        write_json({}, tmp_path / "file" / "metrics.json")
+        write_numbers({}, tmp_path / "file" / "metrics.json")
 
 
 @pytest.mark.parametrize(

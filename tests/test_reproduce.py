@@ -50,7 +50,7 @@ def little(m):
 
 
 def much(m):
-    m["arms"]["student/vanilla"]["accuracy"] = wilson(290, 300).to_dict()
+    m["arms"]["student/vanilla"]["accuracy"] = vars(wilson(290, 300))
 
 
 def newer(m):

@@ -160,7 +160,7 @@ def test_data_in_a_folder_of_ones_own_is_named_for_another_machine(tmp_path, mon
 
 
 def test_a_short_or_ordinary_value_is_no_secret(monkeypatch):
-    from distill_study.utils import scrub
+    from distill_study.report.render import scrub
 
     monkeypatch.setenv("SOME_KEY", "abc")
     monkeypatch.setenv("MONKEY", "long-enough-value")

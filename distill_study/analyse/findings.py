@@ -19,7 +19,10 @@ from itertools import combinations
 import numpy as np
 
 from distill_study.analyse.results import (
+    Column,
+    Displayable,
     Results,
+    Table,
     TransferResult,
     break_even,
     html_part,
@@ -28,6 +31,7 @@ from distill_study.analyse.results import (
     quotient,
     sentences,
     sources_of,
+    to_plain,
 )
 from distill_study.analyse.stats import (
     BASE,
@@ -44,7 +48,7 @@ from ..config import ARMS, Combination, strategies_of, unavailable
 from ..data.load import Example, has_truth, resolved, task_of
 from ..grading.truth import METRICS, main_metric
 from ..tasks.families import PROMPT_VERSION, RULES, TARGETS, TASKS, prompt_hash, rubric
-from ..utils import Column, Displayable, Interval, Table, to_plain
+from ..utils import Interval
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #81a73857
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@
 # %% auto #0
 __all__ = ['level_interval', 'sources_of', 'level_key', 'Constant', 'Results', 'analyse', 'Confusion', 'confusions',
            'round_scores', 'form_row', 'Learner', 'TransferResult', 'transfer_results', 'quotient', 'per_answer',
-           'break_even', 'check_attrition', 'joined', 'templates', 'html_of', 'html_part', 'sentence', 'sentences']
+           'break_even', 'check_attrition', 'pct', 'duration', 'prose', 'to_plain', 'write_numbers', 'joined',
+           'templates', 'html_of', 'html_part', 'sentence', 'sentences', 'Displayable', 'Column', 'Table']
 
 # %% ../../nbs/70_analyse/03_results.ipynb #409d9462
+import json
 import math
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -35,7 +37,7 @@ from distill_study.analyse.stats import (
 )
 from ..config import ARMS, Combination, arms_under
 from ..grading.truth import FAMILY, METRICS, Metric, grade, main_metric
-from ..utils import Interval, ReportError, duration, esc, num, pct, prose, short_name
+from ..utils import Interval, ReportError, esc, no_folders, num, short_name, write_text
 
 # %% ../../nbs/70_analyse/03_results.ipynb #5d080f52
 def level_interval(
@@ -520,6 +522,58 @@ def check_attrition(
             )
     return attrition
 
+# %% ../../nbs/70_analyse/03_results.ipynb #5e1d7a02
+def pct(x) -> str:
+    "A share (0 to 1) in percent."
+    return num(x, 1, scale=100)
+
+
+def duration(seconds) -> str:
+    "Seconds as `12.3 s`, `3 min 20 s` or `1 h 15 min`."
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def prose(text) -> str:
+    "A sentence as HTML, with numbers kept together with their unit or sign."
+    return re.sub(r"(?<=\d) (?=%)|(?<=\b[pn]) (?=[=&])|(?<=[=;]) (?=\d)", "\u00a0", esc(text))
+
+# %% ../../nbs/70_analyse/03_results.ipynb #5e1d7a04
+def _as_mapping(value):
+    "Settings, results and tables as mappings or lists of them; anything else as it is."
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if hasattr(value, "to_dict"):
+        return value.to_dict("records") if hasattr(value, "itertuples") else value.to_dict()
+    if is_dataclass(value):
+        return {k: getattr(value, k) for k in value.__dataclass_fields__}
+    return value
+
+
+def to_plain(value):
+    "Plain JSON values: NaN and infinity become None, settings and results become mappings, paths lose their folders."
+    value = _as_mapping(value)
+    if isinstance(value, dict):
+        return {str(k): to_plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [to_plain(v) for v in value]
+    if isinstance(value, Path):
+        return value.name
+    if isinstance(value, str):
+        return no_folders(value)
+    if hasattr(value, "tolist"):
+        return to_plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if value is None or isinstance(value, (bool, int, float)) else str(value)
+
+
+def write_numbers(value, path: str | Path) -> Path:
+    "Write plain values as JSON for people, too, in one step; raises `ReportError` where that is not possible."
+    return write_text(json.dumps(to_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n", path)
+
 # %% ../../nbs/70_analyse/03_results.ipynb #3c0292dd
 def joined(words) -> str:
     "`a, b and c`; nothing where there are none."
@@ -585,3 +639,44 @@ def sentences(
     module = _environment().get_template(f"text/{template}").make_module(values)
     lines = (line.strip() for line in str(getattr(module, part)()).split("\n"))
     return [line for line in lines if line]
+
+# %% ../../nbs/70_analyse/03_results.ipynb #09c0d53c
+class Displayable:
+    "Something that shows itself in Jupyter and in a report by its `html`, and has plain values: its `to_dict`."
+
+    def _repr_html_(self):
+        return self.html()
+
+    def __repr__(self):
+        return type(self).__name__
+
+# %% ../../nbs/70_analyse/03_results.ipynb #84015071
+@dataclass(frozen=True)
+class Column:
+    "One column of a table: where its value is, its heading, and how a value is written."
+
+    key: str
+    head: str
+    unit: str = ""
+    kind: str = "num"  # text, num, percent, interval (share), points (signed difference), seconds, p
+    digits: int = 1
+    scale: float = 100  # of interval and points: shown is value × scale
+
+# %% ../../nbs/70_analyse/03_results.ipynb #d44f4b6c
+@dataclass(frozen=True, repr=False)
+class Table(Displayable):
+    "Rows under named columns, the first of which heads its row; a row with a `missing` reason shows that instead."
+
+    caption: str
+    columns: tuple
+    rows: tuple
+    sub: str = ""  # second line of the caption: what n is, what the intervals are
+    note: str = ""  # below the table
+
+    def html(self) -> str:
+        "The table in a scroll container of its own."
+        return html_of("table", table=self)
+
+    def to_dict(self):
+        "The rows as plain values."
+        return to_plain([dict(r) for r in self.rows])

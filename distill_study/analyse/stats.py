@@ -426,7 +426,7 @@ class Gap:
 
     def to_dict(self) -> dict:
         "Plain values for `metrics.json`."
-        return dict(arm=self.arm, teacher=self.teacher, base=self.base, **self.recovered.to_dict())
+        return dict(arm=self.arm, teacher=self.teacher, base=self.base, **asdict(self.recovered))
 
 
 def reference_teacher(graded) -> str:

@@ -14,13 +14,13 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
-from ..analyse.results import html_of, per_answer, sentence
+from ..analyse.results import Column, Table, html_of, per_answer, sentence
 from ..analyse.stats import BASE, holm, t_interval
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
 from .figures import COLOURS, INK, LINES, SOFT, axes, png, whiskers
 from .tables import HeatMap
-from ..utils import Column, Interval, Table, num
+from ..utils import Interval, num
 
 # %% ../../nbs/80_report/04_grid.ipynb #aa052327
 @dataclass(frozen=True)

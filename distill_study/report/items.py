@@ -18,9 +18,10 @@ from ..config import ARMS
 from ..grading.judge import verdicts
 from ..grading.people import inert_json
 from ..grading.truth import METRICS, Metric
+from .render import scrub
 from .tables import input_text, reference_text
 from ..teach.curate import REASONS
-from ..utils import HIDDEN, num, scrub, write_text
+from ..utils import HIDDEN, num, write_text
 
 # %% ../../nbs/80_report/05_items.ipynb #09b61c43
 def _about(rows, about):

@@ -12,7 +12,10 @@ __all__ = ['ARM', 'HeatMap', 'arm_table', 'score_tables', 'gap_table', 'test_tab
 from dataclasses import dataclass
 
 from distill_study.analyse.results import (
+    Column,
+    Displayable,
     Results,
+    Table,
     TransferResult,
     check_attrition,
     html_of,
@@ -26,7 +29,7 @@ from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
 from ..tasks.families import unfinished
 from ..train.save import FORMS
-from ..utils import Column, Displayable, Table, num, pct, short_name
+from ..utils import num, short_name
 
 # %% ../../nbs/80_report/00_tables.ipynb #81a846b3
 ARM = Column("arm", "Arm", kind="text")
@@ -85,7 +88,7 @@ def _by_arm(results, row) -> list:
 
 def _commonest(common: dict) -> str:
     "An arm's most common answer, with its share of all answers."
-    return f"{common['answer']} ({pct(common['share'])} %)" if common else ""
+    return f"{common['answer']} ({num(common['share'], scale=100)} %)" if common else ""
 
 
 def _constant_row(constant) -> dict:

@@ -249,7 +249,7 @@ def finish(part: Path, done: Path, *, manifest: dict):
     "Make the folder `part` the finished stage, with a manifest of checksums; where `done` exists, that one is kept."
     files = [p for p in sorted(part.rglob("*")) if p.is_file() and p.name != MANIFEST]
     checksums = {str(p.relative_to(part)): crc_of(p) for p in files}
-    write_json(manifest | dict(files=checksums), part / MANIFEST, exact=True)
+    write_json(manifest | dict(files=checksums), part / MANIFEST)
     sync_tree(part)
     try:
         os.rename(part, done)
@@ -326,7 +326,7 @@ class Store:
         "Keep a small result."
         path = self.root / "results" / f"{_stage_name(name, fp)}.json"
         with guard(path):
-            write_json(dict(name=name, fp=fp, created=now(), value=obj), path, exact=True)
+            write_json(dict(name=name, fp=fp, created=now(), value=obj), path)
         self.mirror.send_result(f"results/{path.name}")
 
     def get_json(self, name: str, fp: str):

@@ -52,7 +52,7 @@ def working_copy(where: str | Path) -> Path:
         file_system(url)
         with guard(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(dict(url=url), folder / MARK, exact=True)
+            write_json(dict(url=url), folder / MARK)
     return folder
 
 
@@ -163,7 +163,7 @@ class Mirror(RemoteFiles):
             theirs = [self.fs.cat_file(f"{self.at}/{file}/{s}") for s in fresh]
             with locked(path, write=True) as fd:
                 mark, mine = self._merge(fd, was["mark"], theirs=theirs, out=out)
-            write_json(dict(mark=mark, seen=[*was["seen"], *fresh, *mine]), note, exact=True)
+            write_json(dict(mark=mark, seen=[*was["seen"], *fresh, *mine]), note)
         for waiting in sorted(out.iterdir()) if out.is_dir() else ():
             self.fs.makedirs(f"{self.at}/{file}", exist_ok=True)
             self.fs.put_file(str(waiting), f"{self.at}/{file}/{waiting.name}")

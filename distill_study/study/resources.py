@@ -25,13 +25,14 @@ from typing import NamedTuple
 import yaml
 
 import distill_study
+from ..analyse.results import to_plain
 from ..config import ARMS, ConfigError, Recipe, StudyError, Train, nearest
 from ..data.load import task_of
 from ..models.weights import device, local_model, resolve_model, sentence
 from .plan import plan
 from ..tasks.families import TASKS
 from ..train.methods import attention, lora_config, use_bf16
-from ..utils import size, to_plain
+from ..utils import size
 
 # %% ../../nbs/85_study/03_resources.ipynb #e7a10001
 class EstimateError(StudyError):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..analyse import agreement, findings as sentences, results
-from ..analyse.results import Learner
+from ..analyse.results import Column, Learner, Table, duration, write_numbers
 from ..analyse.stats import mean_interval
 from distill_study.config import (
     ARMS,
@@ -54,7 +54,7 @@ from ..train.methods import Score, check_choice, validation_rows
 from ..train.rows import check_templates, long_rows, render_row
 from ..train.save import FormEngine, forms_of
 from ..train.sft import TrainedStudent, run_fingerprint
-from ..utils import Column, Table, duration, say, short_name, write_json
+from ..utils import say, short_name
 
 # %% ../../nbs/85_study/01_run.ipynb #1ef75182
 def ticker(what: str, every: float = 5.0):
@@ -955,12 +955,12 @@ class Conclusions:
         from distill_study.report.items import write_items
 
         folder = Path(folder)
-        write_json(self.numbers, folder / "metrics.json")
+        write_numbers(self.numbers, folder / "metrics.json")
         render.write_csv(self.numbers, folder / "metrics.csv")
         write_items(folder, self.numbers, run=self)
         say("report")
         if not self.store.replay:
-            write_json(lookups(self.store), folder / LOOKUPS)
+            write_numbers(lookups(self.store), folder / LOOKUPS)
 
 # %% ../../nbs/85_study/01_run.ipynb #f8a4249c
 class Run(Stages, Grading, Numbers, Sections, Conclusions):

@@ -20,6 +20,7 @@ from functools import cache
 from pathlib import Path
 
 import distill_study
+from ..analyse.results import duration, write_numbers
 from ..config import DEFAULT_ARMS, Combination, Recipe, StudyError, Train, nearest, slug, to_yaml
 from ..data.load import has_truth, load_data, resolved
 from ..grading.judge import point_prompt, point_schema
@@ -28,13 +29,14 @@ from ..models.engine import Request, open_teacher
 from ..models.weights import check_model, device
 from ..report import render
 from ..report.grid import in_short, sections
+from ..report.render import scrub
 from ..store.log import Store
 from ..store.remote import url_of
 from . import plan as planner
 from ..tasks.families import TASKS, item_parts, rubric
 from ..train.launch import check_launch
 from ..train.methods import check_choice, refuse
-from ..utils import duration, read_json, scrub, stage_lock, write_json
+from ..utils import read_json, stage_lock, write_json
 
 # %% ../../nbs/85_study/04_schedule.ipynb #65c815df
 def _shipped(inside: str, beside: str, *, ending: str) -> dict[str, Path]:
@@ -317,7 +319,7 @@ def write_index(recipe: Recipe, outcomes: list[Outcome], *, folder: Path):
     done, grid, page = {o.combination.name: o for o in outcomes}, recipe.combinations(), folder / "index.html"
     rows = [_grid_row(c, done.get(c.name)) for c in grid]
     head = dict(format=1, name=recipe.name, description=recipe.description)
-    write_json(head | dict(combinations=rows, behind=behind(recipe, folder)), folder / "grid.json")
+    write_numbers(head | dict(combinations=rows, behind=behind(recipe, folder)), folder / "grid.json")
     over = len(done) == len(grid)
     if over or not page.exists() or time.time() - page.stat().st_mtime > 30:
         render_index(folder, whole=over)
@@ -461,7 +463,7 @@ class Board:
         "Write the status file, at most once a second."
         if ended or time.time() - self.wrote >= 1:
             self.wrote = time.time()
-            write_json(self.status(ended), self.folder / "status.json", exact=True)
+            write_json(self.status(ended), self.folder / "status.json")
 
     def say(self, job: Job, what: str) -> str:
         "A line about a job."

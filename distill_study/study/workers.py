@@ -20,12 +20,12 @@ from pathlib import Path
 import distill_study
 from ..config import ARMS, StudyError
 from ..data.load import load_data
-from ..report.render import key_names
+from ..report.render import key_names, scrub
 from ..store.log import Store
 from ..store.remote import file_system, is_url, working_copy
 from . import run
 from .plan import Stage, ingredients, keep_receipt, lookups
-from ..utils import plural, scrub, stage_lock
+from ..utils import plural, stage_lock
 
 # %% ../../nbs/85_study/05_workers.ipynb #c7c9dfca
 def run_stage(stage: Stage, store: Store):

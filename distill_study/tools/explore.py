@@ -19,16 +19,16 @@ from functools import cached_property
 from io import StringIO
 from pathlib import Path
 
-from ..analyse.results import html_of, sentence
+from ..analyse.results import Column, Displayable, Table, html_of, sentence
 from ..config import ARMS, Combination, StudyError, nearest
 from ..data.load import LETTERS, read_jsonl
 from ..grading.truth import METRICS, Metric
 from ..report.items import input_table, item_table, items_page, verdict_table
-from ..store.archive import open_root
 from ..store.log import Store
 from ..study.run import Run
 from ..tasks.families import RULES, TASKS, Parsed
-from ..utils import Column, Displayable, Interval, Table, plural
+from .archive import open_root
+from ..utils import Interval, plural
 
 # %% ../../nbs/90_tools/01_explore.ipynb #2d776cc5
 class ExploreError(StudyError):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from ..analyse.results import Results
+from ..analyse.results import Results, pct, to_plain
 from ..analyse.stats import BASE
 from ..config import ARMS, Combination, Recipe, StudyError, fingerprint, slug
 from ..data.load import known, resolved
@@ -33,7 +33,7 @@ from ..teach.curate import REASONS, Curated
 from ..train.rows import check_template
 from ..train.save import write_merged
 from ..train.sft import TrainedStudent
-from ..utils import HIDDEN, crc_of, pct, short_name, to_plain, write_text
+from ..utils import HIDDEN, crc_of, short_name, write_text
 
 # %% ../../nbs/90_tools/03_share.ipynb #e11f6463
 def inert(text) -> str:

@@ -233,7 +233,7 @@ def save_checkpoint(trainer, out: Path):
         shutil.rmtree(part, ignore_errors=True)
         save_weights(trainer.model, part, weights=weights)
         save_file(tensors, part / _STATE[0])
-        write_json(plain, part / _STATE[1], exact=True)
+        write_json(plain, part / _STATE[1])
         trainer.state.save_to_json(str(part / _STATE[2]))
 
     def name_it():

@@ -90,7 +90,7 @@ class TrainedStudent:
     def save(self, out: Path):
         "Write `out`/fit.json, whole or not at all."
         data = {k: v for k, v in asdict(self).items() if k != "path"}
-        write_json(data | dict(supervised_share=self.supervised_share), Path(out) / "fit.json", exact=True)
+        write_json(data | dict(supervised_share=self.supervised_share), Path(out) / "fit.json")
 
     def _repr_markdown_(self):
         from jinja2 import Environment, PackageLoader
@@ -236,7 +236,7 @@ def _claim(out, key):
             raise StudyError(_say("another_run", out=out))
         last = save.last_checkpoint(out)
         mark["starts"].append(int(last.name.split("-")[1]) if last else 0)
-        write_json(mark, out / "run.json", exact=True)
+        write_json(mark, out / "run.json")
     return last, tuple(mark["starts"])
 
 # %% ../../nbs/60_train/03_sft.ipynb #a4440fd5
