@@ -184,7 +184,7 @@ def test_only_shared_items_are_compared():
 
 def test_missing_arms_give_reasons_and_do_not_count_for_holm():
     tests = compare(grades(sv=[0] * 12, dv=[1] * 12))
-    assert len(tests) == 7
+    assert len(tests) == 10
     made = [t for t in tests if t.p is not None]
     assert len(made) == 1 and made[0].p_holm == made[0].p and made[0].verdict == "higher"
     assert all(t.verdict == "not available" and "did not run" in t.reason for t in tests if t.p is None)

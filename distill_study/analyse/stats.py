@@ -297,6 +297,7 @@ BASE_NAMES = {BASE: "the untouched student", CONSTANT: "the best constant answer
 TRAINED = tuple(a for a, arm in ARMS.items() if arm.model == "trained")
 PAIRS = (
     *((BASE, a) for a in TRAINED),
+    *(("teacher/vanilla", a) for a in TRAINED if a.startswith("distilled/")),
     ("distilled/vanilla", "distilled/cot-answer"),
     ("distilled/cot-rationale", "distilled/cot-answer"),
     ("student/cot", "distilled/cot-rationale"),
