@@ -457,8 +457,9 @@ def test_where_density_is_the_main_measure_its_tests_are_counted_once():
     scores = made_up_scores()
     r = analyse(scores.assign(density_strict=scores["density"]), resamples=100, metric=METRICS["density"])
     made = [t for t in r.tests if t.p is not None]
-    assert {t.family for t in made} == {len(made)}
-    assert [t.p_holm for t in made] == holm([t.p for t in made])
+    also = [t for t in r.also["grounded"] if t.p is not None]
+    assert {t.family for t in made} == {len(made) + len(also)}
+    assert [t.p_holm for t in made] == holm([t.p for t in made + also])[: len(made)]
 
 
 def test_density_as_the_main_measure_is_written_in_its_own_unit():
@@ -471,8 +472,12 @@ def test_density_as_the_main_measure_is_written_in_its_own_unit():
         metric=METRICS["density"],
     )
     f, shown = every(d)
-    assert "entities per token" in shown[0].html() and "points" not in " ".join(f.entries[0].sentences) and not d.also
-    assert f.entries[2].verdict.startswith("Yes: at once it writes denser")
+    assert (
+        "entities per token" in shown[0].html()
+        and "points" not in " ".join(f.entries[0].sentences)
+        and set(d.also) == {"grounded"}
+    )
+    assert f.entries[2].verdict.startswith("Yes: at once it writes more supported entities per token")
     assert "how much a summary names" in f.html()
 
 
@@ -483,7 +488,7 @@ def test_metrics_and_index_carry_the_measure(tmp_path, dense):
         m["metric"]["key"] == "rougeLsum"
         and set(m["arms"]) == set(SUMM)
         and m["arms"]["teacher/cod"]["scores"]["density"]["low"]
-        and set(m["also"]) == {"rouge1", "rouge2", "density"}
+        and set(m["also"]) == {"rouge1", "rouge2", "density", "grounded"}
     )
     right = to_plain(metrics(r := analyse(made_up_grades(), resamples=100), made, found=findings(r)))
     page = index_page(

@@ -326,7 +326,7 @@ def validation(training: dict) -> Pitfall:
 
 def multiple(results) -> Pitfall:
     "Differences that are significant alone and not among all tests."
-    tests = [t for t in (*results.tests, *results.also.get("density", ())) if t.p is not None]
+    tests = [t for t in (*results.tests, *results.also.get("grounded", ())) if t.p is not None]
     alone, left = sum(t.p <= 0.05 for t in tests), sum(t.p_holm <= 0.05 for t in tests)
     value = Interval(float(alone - left), n=len(tests)) if tests else None
     line = _line("multiple", n=len(tests), alone=alone, left=left)

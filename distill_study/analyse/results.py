@@ -194,7 +194,7 @@ class Results:
         return tuple(a for a, verdict in verdicts.items() if verdict in ("can't tell", "lower"))
 
 # %% ../../nbs/70_analyse/03_results.ipynb #81a39d77
-_ALSO = ("rouge1", "rouge2", "density")  # measures that the conclusions are tried on as well
+_ALSO = ("rouge1", "rouge2", "density", "grounded")  # measures that the conclusions are tried on as well
 
 
 def _all_tests(graded, arms, *, metric, resamples, seed):
@@ -204,9 +204,9 @@ def _all_tests(graded, arms, *, metric, resamples, seed):
         column: compare(graded, pairs_of(arms), column=column, resamples=resamples, seed=seed)
         for column in (metric.key, f"{metric.key}_strict", *also)
     }
-    if "density" not in also:
+    if "grounded" not in also:
         return tests  # each corrected by itself
-    dense = tests["density"]
+    dense = tests["grounded"]
     return {column: corrected(x, tests[metric.key] if x is dense else dense) for column, x in tests.items()}
 
 

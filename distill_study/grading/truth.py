@@ -48,7 +48,9 @@ class Metric:
 
 # %% ../../nbs/50_grading/01_truth.ipynb #95665cb1
 METRICS = {key: Metric(key, **fields) for key, fields in texts("measures").items()}
-_SUMMARY = "rougeLsum rouge1 rouge2 density supported words compression copied1 copied2 copied3 copied4 coverage run"
+_SUMMARY = (
+    "rougeLsum rouge1 rouge2 density grounded supported words compression copied1 copied2 copied3 copied4 coverage run"
+)
 _CONVERSATION = "overlap words repetition distinct1 distinct2"
 FAMILY = dict(summarization=tuple(_SUMMARY.split()), conversation=tuple(_CONVERSATION.split()))
 
@@ -236,7 +238,8 @@ def summary_scores(text: str, source: str, *, reference: str | None = None, know
     near = rouge(text, reference) if reference else None
     runs, n = fragments(own, theirs), len(own)
     scores = {k: near and near[k] for k in ("rougeLsum", "rouge1", "rouge2")}
-    scores |= dict(density=density(text, known), supported=supported(text, source, known=known), words=n)
+    dense, held = density(text, known), supported(text, source, known=known)
+    scores |= dict(density=dense, grounded=dense * (held or 0), supported=held, words=n)
     scores["compression"] = n / len(theirs) if theirs else None
     scores |= {f"copied{k}": copied(own, theirs, n=k) for k in (1, 2, 3, 4)}
     scores["coverage"] = sum(runs) / n if n else None

@@ -120,7 +120,7 @@ def arm_table(results: Results) -> Table:
 # %% ../../nbs/80_report/00_tables.ipynb #51a02b6e
 _MEASURES = {  # family -> (part of the template, measures) of each of its tables
     "summarization": (
-        ("held", ("density", "words", "compression", "supported")),
+        ("held", ("density", "grounded", "words", "compression", "supported")),
         ("near", ("copied2", "copied4", "run", "rouge1", "rouge2", "rougeLsum")),
     ),
     "conversation": (("turns", FAMILY["conversation"]),),

@@ -803,8 +803,8 @@ class Sections:
     @property
     def tests(self) -> Panel:
         "Paired tests between arms on the same items."
-        density = [dict(key="density")] if "density" in self.results.also else []
-        return panel(None, lambda: [tables.test_table(self.results, **k) for k in ({}, *density)])
+        dense = [dict(key="grounded")] if "grounded" in self.results.also else []
+        return panel(None, lambda: [tables.test_table(self.results, **k) for k in ({}, *dense)])
 
     @property
     def costs(self) -> Panel:
