@@ -9,6 +9,7 @@ from distill_study.analyse.results import analyse, confusions
 from distill_study.analyse.stats import BASE, CONSTANT
 from distill_study.report.figures import accuracy_figure
 from distill_study.report.tables import arm_table, gap_table, label_table
+from distill_study.utils import Interval
 
 LABELS = ("entailment", "neutral", "contradiction")
 N = 300
@@ -99,6 +100,15 @@ def test_constants_are_named_and_no_number_of_items_is_promised():
     assert table.rows[-1] == dict(table.rows[-1], arm="the best constant answer", accuracy=r.constant.level)
     assert {row["arm"]: row["common"] for row in table.rows if row["n"]}[BASE] == "contradiction (100.0 %)"
     assert len(accuracy_figure(r).axes[0].lines) > 0
+
+
+@pytest.mark.parametrize("a_wins, b_wins, p", [(94, 4, 0.001), (4, 94, 0.001), (50, 48, 0.9)])
+def test_a_judge_that_says_the_opposite_stands_in_the_finding(a_wins, b_wins, p):
+    r = study(plain=right(0.5), gold=right(0.6))
+    rate = Interval(b_wins / (a_wins + b_wins))
+    win = dict(a=BASE, b="distilled/vanilla", n=a_wins + b_wins, a_wins=a_wins, b_wins=b_wins, rate=rate, p_holm=p)
+    opposite = "The judge says the opposite: it prefers student/vanilla, 94 to 4 of 98 comparisons."
+    assert (opposite in findings(r, wins=[win]).entries[0].verdict) == (a_wins == 94)
 
 
 def test_labels_that_are_never_given_are_named():

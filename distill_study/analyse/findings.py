@@ -595,9 +595,12 @@ class Findings(Displayable):
         return list(self.entries)
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #82b3b1f1
-def _finding(number: int, part: str, *, results: Results, question: str = "", **values) -> Finding:
-    "One finding, in the words that its macro has for it."
+def _finding(
+    number: int, part: str, *, results: Results, question: str = "", preferred: dict | None = None, **values
+) -> Finding:
+    "One finding, in the words that its macro has for it; `preferred`: pairs of arms → what a judge prefers clearly."
     values |= dict(
+        preferred=preferred or {},
         r=results,
         m=results.metric,
         metrics=METRICS,
@@ -622,20 +625,20 @@ def _gained_by_asking(results) -> float | None:
     return (asked.value - base.value) / (teacher.value - base.value)
 
 
-def _gap_recovered(results) -> Finding:
+def _gap_recovered(results, preferred=None) -> Finding:
     "Gap recovered, by every trained arm."
     recovered = [g.recovered for g in results.gaps if g.teacher == results.teacher]
     reasons = [i.reason for i in recovered if i.value is None and i.n]
     values = dict(undefined_gap=reasons[0] if reasons else "", by_asking=_gained_by_asking(results))
-    return _finding(1, "gap_recovered", results=results, **values)
+    return _finding(1, "gap_recovered", results=results, preferred=preferred, **values)
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #3c981554
-def _of_labels(number: int, results: Results, *, graded: str, dense: str) -> Finding:
+def _of_labels(number: int, results: Results, *, graded: str, dense: str, preferred: dict) -> Finding:
     "Question 2 or 3: labels made by the better prompt, or short answers learned from them."
     if results.metric.graded:
-        return _finding(number, graded, results=results)
+        return _finding(number, graded, results=results, preferred=preferred)
     if "distilled/cod" in results.arms:
-        return _finding(number, dense, results=results, question=DENSE[number])
+        return _finding(number, dense, results=results, question=DENSE[number], preferred=preferred)
     return _finding(number, "one_way", results=results)
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #991fe748
@@ -711,13 +714,15 @@ def findings(
     training: dict | None = None,  # arm -> seconds ...
     serving: dict | None = None,  # arm -> as `sampling.usage` gives it
     pitfalls=None,  # `Lines`
+    wins: list = (),  # a judge's preferences, as of `agreement.win_rows`
 ) -> Findings:
     "What this combination says about the five questions of the study."
+    preferred = {(w["a"], w["b"]): w for w in wins if w["p_holm"] is not None and w["p_holm"] <= 0.05}
     return Findings(
         (
-            _gap_recovered(results),
-            _of_labels(2, results, graded="reasoned_labels", dense="dense_labels"),
-            _of_labels(3, results, graded="internalised", dense="dense_at_once"),
+            _gap_recovered(results, preferred),
+            _of_labels(2, results, graded="reasoned_labels", dense="dense_labels", preferred=preferred),
+            _of_labels(3, results, graded="internalised", dense="dense_at_once", preferred=preferred),
             _cost(results, labelling, training=training, serving=serving),
             _would_change(results, pitfalls),
         )

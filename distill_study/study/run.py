@@ -884,7 +884,8 @@ class Conclusions:
     def findings(self):
         "What this combination says about the five questions of the study."
         options = dict(training=self.training, serving=self.serving, pitfalls=self.pitfalls)
-        return sentences.findings(self.results, self.labelling, **options)
+        wins = self.judged.wins if self.judged else ()
+        return sentences.findings(self.results, self.labelling, wins=wins, **options)
 
     @property
     def summary(self):
