@@ -13,7 +13,6 @@ from distill_study.report.tables import (
     Cases,
     arm_table,
     attrition_table,
-    balance_table,
     cases,
     choice_table,
     cost_table,
@@ -25,7 +24,6 @@ from distill_study.report.tables import (
     reference_text,
     round_table,
     score_tables,
-    serving_table,
     test_table as tests_of,
     training_table,
 )
@@ -141,12 +139,9 @@ def test_which_weights_were_kept_and_which_training_ended_early():
 
 
 def test_costs_without_prices(results):
-    used = dict(
-        prompt_tokens=9, tokens_per_second=2.0, latency_median=1.0, latency_p95=2.0, requests=5, attempts=6, n=5
-    )
-    priced = serving_table(results, {"teacher/cot": used | dict(cost=0.6)})
-    assert "Cost" in priced.html() and "not answered in this run" in priced.html() and not priced.note
-    assert "gives no prices" in serving_table(results, {"teacher/cot": used | dict(cost=None)}).note
+    priced = cost_table(results, serving={"teacher/cot": dict(prompt_tokens=9, n=5, cost=0.6)})
+    assert "Cost" in priced.html() and "gives no prices" not in priced.note
+    assert "gives no prices" in cost_table(results, serving={"teacher/cot": dict(prompt_tokens=9, n=5, cost=None)}).note
     assert cost_table(results).rows[-1] == {"arm": "control/gold", "missing": "left out of this run"}
     assert break_even(1, 1.0, after=2.0) == float("inf")
 
@@ -155,10 +150,8 @@ def test_costs_without_prices(results):
 
 
 def test_groups_without_inputs():
-    balance = balance_table({"control/gold": dict(before=dict(A=1), after={})})
-    assert [row["A"] for row in balance.rows] == [1, None]
     hard = hardness_table({"distilled/vanilla": dict(kept=(7, 10), dropped=(0, 0), truncated=(0, 0))})
-    assert [row["p"] for row in hard.rows] == ["", None, ""] and "not available" in hard.html()
+    assert [row["right"].value for row in hard.rows] == [0.7, None, None] and "not available" in hard.html()
 
 
 def test_drops_that_do_not_add_up_are_an_error():

@@ -629,11 +629,10 @@ def labels_table(run) -> Table:
 
 
 def rows_parts(run) -> list:
-    "Attrition of every trained arm, and labels and hard inputs before and after the drops."
+    "Attrition of every trained arm, and whether the drops fall on hard inputs."
     hidden = {arm: (done.hidden, len(done.kept)) for arm, done in run.rows.items() if done.hidden}
     return [
         tables.attrition_table(run.attrition, run.untrained),
-        *([tables.balance_table(run.balance)] if run.balance else []),
         *([tables.hardness_table(run.hardness)] if run.hardness else []),
         *([note("hidden", arms=hidden)] if hidden else []),
     ]
@@ -809,8 +808,8 @@ class Sections:
     @property
     def costs(self) -> Panel:
         "What it takes to make a student, and to serve every arm."
-        making = tables.cost_table(self.results, self.labelling, training=self.training)
-        return panel(None, lambda: [making, tables.serving_table(self.results, self.serving)])
+        took = dict(training=self.training, serving=self.serving)
+        return panel(None, lambda: [tables.cost_table(self.results, self.labelling, **took)])
 
     @cached_property
     def cases(self) -> Panel:
