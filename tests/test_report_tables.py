@@ -14,11 +14,9 @@ from distill_study.report.tables import (
     arm_table,
     attrition_table,
     cases,
-    choice_table,
     cost_table,
     example_table,
     form_table,
-    gap_table,
     hardness_table,
     input_text,
     reference_text,
@@ -85,7 +83,6 @@ def test_items_of_one_source_are_said_to_be_drawn_together(results):
 
 
 def test_arms_that_did_not_run_are_named_in_gaps_and_tests(results):
-    assert "Against teacher/vanilla: not available, never asked for a bare answer." in gap_table(results).note
     assert "against student/vanilla, control/gold did not run" in tests_of(results).html()
 
 
@@ -131,11 +128,12 @@ def test_energy_and_merges_are_told_where_they_are_known():
     assert "Energy" not in plain.html() and not plain.note
 
 
-def test_which_weights_were_kept_and_which_training_ended_early():
-    looks = [dict(step=10, right=0.5, loss=0.3), dict(step=20, right=0.6, loss=0.4)]
-    table = choice_table({"control/gold": dict(chosen=20, stopped=True, losses=[dict(step=30)], looks=looks)})
-    assert [row["kept"] for row in table.rows] == ["", "kept"] and "control/gold after 30 steps" in table.sub
-    assert choice_table({"control/gold": dict(chosen=None, looks=looks)}).note == "No checkpoint was chosen."
+def test_the_step_whose_weights_were_kept():
+    trained = dict(steps=30, chosen=20)
+    table = training_table({"control/gold": trained})
+    assert next(r["chosen"] for r in table.rows if r["arm"] == "control/gold") == 20
+    assert "chosen on validation items" in table.sub
+    assert "Weights kept" not in training_table({"control/gold": trained | dict(chosen=None)}).html()
 
 
 def test_costs_without_prices(results):

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARM', 'HeatMap', 'arm_table', 'score_tables', 'gap_table', 'test_table', 'label_table', 'confusion_map',
-           'round_table', 'training_table', 'choice_table', 'cost_table', 'attrition_table', 'hardness_table', 'Cases',
-           'numbered', 'input_text', 'reference_text', 'cases', 'example_table', 'form_table', 'score_map',
-           'change_map']
+           'round_table', 'training_table', 'cost_table', 'attrition_table', 'hardness_table', 'Cases', 'numbered',
+           'input_text', 'reference_text', 'cases', 'example_table', 'form_table', 'score_map', 'change_map']
 
 # %% ../../nbs/80_report/00_tables.ipynb #614c1fa4
 from dataclasses import dataclass
@@ -135,36 +134,19 @@ def score_tables(
     return tables
 
 # %% ../../nbs/80_report/00_tables.ipynb #5b7e20c4
-def _no_gap(results, teacher) -> str:
-    "Why no arm can have recovered a gap to this teacher; empty where one can."
-    found = [g.recovered for g in results.gaps if g.teacher == teacher and g.recovered.n]
-    return found[0].reason if found and all(i.value is None for i in found) else ""
-
-
 def _gap_row(results, gap) -> dict:
-    row = dict(arm=gap.arm, teacher=gap.teacher)
     if gap.recovered.n:
-        return row | dict(recovered=gap.recovered, why=gap.recovered.reason)
-    return row | dict(missing=results.arms[gap.arm].get("missing") or gap.recovered.reason)
+        return dict(arm=gap.arm, recovered=gap.recovered, why=gap.recovered.reason)
+    return dict(arm=gap.arm, missing=results.arms[gap.arm].get("missing") or gap.recovered.reason)
 
 
 def gap_table(results: Results) -> Table:
-    "Gap recovered by every trained arm, against each teacher arm that ran."
-    teachers = [t for t in dict.fromkeys(g.teacher for g in results.gaps) if results.arms[t]["n"]]
-    undefined = {t: why for t in teachers if (why := _no_gap(results, t))}
-    if len(undefined) == len(teachers):
-        undefined = {}  # then the rows say it
-    rows = [_gap_row(results, g) for g in results.gaps if g.teacher in teachers and g.teacher not in undefined]
-    columns = [
-        Column("arm", "Trained arm", kind="text"),
-        Column("teacher", "Measured against", kind="text"),
-        Column("recovered", "Gap recovered", "%", "interval"),
-    ]
+    "Gap recovered by every trained arm, against the teacher arm that the report goes by."
+    rows = [_gap_row(results, g) for g in results.gaps if g.teacher == results.teacher]
+    columns = [Column("arm", "Trained arm", kind="text"), Column("recovered", "Gap recovered", "%", "interval")]
     if any(row.get("why") for row in rows):
         columns.append(Column("why", "Remark", kind="text"))
-    absent = [a for a in reversed(results.arms) if ARMS[a].model == "teacher" and not results.arms[a]["n"]]
-    missing = {a: results.arms[a]["missing"] for a in absent}
-    return _table("gaps", columns, rows=rows, results=results, base=BASE, undefined=undefined, missing=missing)
+    return _table("gaps", columns, rows=rows, results=results, base=BASE)
 
 # %% ../../nbs/80_report/00_tables.ipynb #47e66c9f
 def _test_row(test) -> dict:
@@ -290,6 +272,8 @@ def training_table(
     "What every trained arm learned from, and how long it took."
     missing, rows = missing or {}, []
     devices = sorted({d for t in training.values() for d in t.get("energy") or {}}, reverse=True)  # that count it
+    chosen = [a for a, t in training.items() if t.get("chosen") is not None]
+    kept = [Column("chosen", "Weights kept", "of step", digits=0)] if chosen else []
     for arm in (a for a in arms if a in TRAINED):
         if arm in training:
             rows.append(_training_row(arm, training[arm], devices=devices))
@@ -298,30 +282,7 @@ def training_table(
     energy = [Column(f"{d}_kj", f"Energy, {d.upper()}", "kJ", digits=2) for d in devices]
     merges = {a: t["merge"] for a, t in training.items() if (t.get("merge") or {}).get("tokens")}
     changed = {a: merge for a, merge in merges.items() if merge["same_choice"] < 0.95}
-    return _table("training", (*_TRAINING, *energy), rows=rows, energy=energy, changed=changed)
-
-# %% ../../nbs/80_report/00_tables.ipynb #26b61d32
-_CHOICE = (
-    ARM,
-    Column("step", "Step", digits=0),
-    Column("right", "Right", "% of validation items", kind="percent"),
-    Column("loss", "Loss", "on the teacher's labels", digits=3),
-    Column("kept", "Weights", kind="text"),
-)
-
-
-def choice_table(
-    training: dict,  # arm -> looks (step, loss, right), chosen, stopped, losses
-) -> Table:
-    "What the validation said of every arm while it was trained, and whose weights were kept."
-    chosen = {a: t for a, t in training.items() if t.get("chosen") is not None}
-    rows = [
-        dict(look, arm=arm, kept="kept" if look["step"] == t["chosen"] else "")
-        for arm, t in chosen.items()
-        for look in t["looks"]
-    ]
-    early = {arm: t["losses"][-1]["step"] for arm, t in chosen.items() if t.get("stopped")}
-    return _table("choice", _CHOICE, rows=rows, early=early)
+    return _table("training", (*_TRAINING, *kept, *energy), rows=rows, energy=energy, changed=changed, chosen=chosen)
 
 # %% ../../nbs/80_report/00_tables.ipynb #b631dd14
 def cost_table(

@@ -665,7 +665,6 @@ def students_parts(run) -> list:
     teacher_last = sorted(run.students, key=lambda a: a != "control/gold")  # the last of a kind is shown
     kinds = {(ARMS[a].prompt, ARMS[a].target): a for a in teacher_last}
     return [
-        *([tables.choice_table(run.training)] if any(f.chosen is not None for f in run.students.values()) else []),
         tables.training_table(run.training, run.few, arms=arms_of(run.data.task)),
         Figure(figures.loss_figure(losses), figures.loss_alt(losses), caption("losses")),
         *(HTML(render_row(run.students[a].first_row, f"{a}, row")) for a in kinds.values()),
