@@ -6,8 +6,8 @@
 __all__ = ['app', 'store_app', 'grades_app', 'VERSION', 'RecipeFile', 'RecipePath', 'OVERRIDE', 'Override', 'Reports', 'STORE',
            'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Gpus', 'ModelName', 'LENGTH',
            'Sizes', 'COMPLETIONS', 'READ_AS', 'EACH', 'common', 'init', 'run', 'replay', 'status', 'show', 'memory',
-           'doctor', 'list_', 'read', 'diff', 'reproduce', 'rows', 'students', 'items', 'grade_sheet', 'import_',
-           'list_stored', 'ledger', 'verify', 'export', 'prune', 'main']
+           'doctor', 'list_', 'read', 'diff', 'reproduce', 'rows', 'students', 'grade_sheet', 'import_', 'list_stored',
+           'ledger', 'verify', 'export', 'prune', 'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
 import json
@@ -228,7 +228,6 @@ LENGTH = "tokens of the longest row; 1024, or the model's context if that is sho
 Sizes = typer.Option(metavar="NxSIZEGB", help="e.g. 1x80GB or 8x24GB; this machine if left out")
 
 
-@app.command("fit", hidden=True)
 @app.command()
 def memory(
     model: Annotated[str, ModelName],
@@ -451,24 +450,6 @@ def students(
         print(folder)
         if push:
             print(share.push_to_hub(folder, share.repo_name(push, c, arm=name), token=token, kind="model"))
-
-
-@app.command()
-def items(
-    reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="folders of reports, or of a recipe's")],
-    store: Store = Path("store"),
-    *,
-    megabytes: Annotated[float, typer.Option(help="most that a page may take", min=0.1, max=50)] = 2.0,
-):
-    "Write the page of items of each report again, from the store."
-    from distill_study.report.items import items_page
-    from distill_study.tools.explore import load_results
-    from distill_study.utils import write_text
-
-    found = load_results(*reports, store=store)
-    for r in found.reports:
-        page = items_page(r.metrics, found.built(r.name), limit=int(megabytes * 1e6))
-        print(write_text(page, r.folder / "items.html"))
 
 # %% ../nbs/99_cli.ipynb #951f4e98
 @app.command("grade-sheet")

@@ -222,7 +222,7 @@ def test_a_bad_gpu_spec_is_refused(spec):
 @pytest.fixture
 def call(monkeypatch, capsys):
     def go(*args):
-        monkeypatch.setattr(sys, "argv", ["distill-study", "fit", *map(str, args)])
+        monkeypatch.setattr(sys, "argv", ["distill-study", "memory", *map(str, args)])
         with pytest.raises(SystemExit) as stop:
             main()
         out = capsys.readouterr()

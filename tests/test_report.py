@@ -443,11 +443,11 @@ def test_strict_extraction_that_changes_a_conclusion_is_named():
     )
 
 
-def test_a_teacher_without_a_gap_is_one_sentence_not_a_row_per_arm():
+def test_the_gap_is_that_to_the_teachers_better_prompt():
     t = gap_table(analyse(made_up(400, arms=SKILL | {"teacher/vanilla": 0.3}), resamples=200))
-    assert {r["teacher"] for r in t.rows} == {
-        "teacher/cot"
-    } and "Against teacher/vanilla: undefined, the teacher is not distinguishable" in t.html()
+    assert "and teacher/cot was closed" in t.caption
+    assert len({r["arm"] for r in t.rows}) == len(t.rows)
+    assert "undefined" not in t.html()
 
 
 def test_what_prompting_alone_gives_is_said_beside_the_gap():

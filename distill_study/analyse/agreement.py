@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MIN_HUMAN', 'MAX_UNREADABLE', 'valid_grades', 'aggregate_grades', 'krippendorff_alpha', 'cohen_kappa', 'PPIEstimate',
-           'ppi_mean', 'ppi_estimate', 'truth_grades', 'alpha_table', 'kappa_table', 'confusion_table',
-           'judge_accuracy_table', 'ppi_by_arm', 'ppi_tables', 'grader_tables', 'grade_rows',
-           'length_controlled_win_rate', 'win_rows', 'JudgeMeasure', 'unreadable_share', 'pair_habits',
-           'sample_agreement', 'truth_agreement', 'pairwise_accuracy', 'self_preference', 'judge_measures',
-           'JudgeAssessment', 'assess_judge', 'judge_summary', 'judge_grade_table', 'win_rate_table',
-           'judge_measure_table', 'judge_tables', 'human_score', 'HumanScores', 'human_scores']
+           'ppi_mean', 'ppi_estimate', 'truth_grades', 'alpha_table', 'kappa_table', 'judge_accuracy_table',
+           'ppi_by_arm', 'ppi_tables', 'grader_tables', 'grade_rows', 'length_controlled_win_rate', 'win_rows',
+           'JudgeMeasure', 'unreadable_share', 'pair_habits', 'sample_agreement', 'truth_agreement',
+           'pairwise_accuracy', 'self_preference', 'judge_measures', 'JudgeAssessment', 'assess_judge', 'judge_summary',
+           'judge_grade_table', 'win_rate_table', 'judge_measure_table', 'judge_tables', 'human_score', 'HumanScores',
+           'human_scores']
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #67159ac1
 import warnings
@@ -118,12 +118,11 @@ MIN_HUMAN = 10  # answers that people must have graded before they are treated a
 
 @dataclass(frozen=True)
 class PPIEstimate:
-    "What people would give on average, estimated in four ways."
+    "What people would give on average, estimated in three ways."
 
     human: Interval  # from people's grades alone
     judge: Interval  # the judge's own mean over all answers, as if it were right
-    plain: Interval  # prediction-powered, λ = 1
-    tuned: Interval  # with the best λ
+    tuned: Interval  # prediction-powered, with the best λ
     lam: float | None = None
     n: int = 0  # answers that both graded
     rest: int = 0  # answers that only the judge graded
@@ -190,7 +189,7 @@ def _grader_mean(x, kind, *, w):
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #765be08d
 def ppi_estimate(y, f, *, rest, kind: str = "grade", w=None, w_rest=None) -> PPIEstimate:
-    "The human mean in four ways; arguments of `ppi_mean`, and what they are: a grade, share or difference."
+    "The human mean in three ways; arguments of `ppi_mean`, and what they are: a grade, share or difference."
     y, f, rest = (np.asarray(x, dtype=float) for x in (y, f, rest))
     n, w, every = len(y), np.ones(len(y)) if w is None else np.asarray(w, dtype=float), np.concatenate([f, rest])
     judge, human = _grader_mean(every, kind, w=np.ones(len(every))), _grader_mean(y, kind, w=w)
@@ -201,21 +200,17 @@ def ppi_estimate(y, f, *, rest, kind: str = "grade", w=None, w_rest=None) -> PPI
         reason = f"people gave {y[0]:g} to every answer, so how far the judge is off can't be told"
     if reason:
         none = Interval(None, n=n, reason=reason)
-        return PPIEstimate(human, judge, none, none, n=n, rest=len(rest))
+        return PPIEstimate(human, judge, none, n=n, rest=len(rest))
     if not len(rest):
         alone = replace(human, reason="people graded every answer")
-        return PPIEstimate(human, judge, alone, alone, 0.0, n)
+        return PPIEstimate(human, judge, alone, 0.0, n)
     more_y, more_f, part = np.array(_PSEUDO_ANSWERS[kind]).reshape(-1, 3).T
     more = dict(w=np.append(w, part**0.5), w_rest=w_rest)
-
-    def interval(lam):
-        value, _, lam = ppi_mean(y, f, rest=rest, lam=lam, w=w, w_rest=w_rest)
-        center, error, _ = ppi_mean(np.append(y, more_y), np.append(f, more_f), rest=rest, lam=lam, **more)
-        wide = _t_interval(center, error, n=n)
-        return Interval(value, min(wide.low, value), max(wide.high, value), n), lam
-
-    (plain, _), (tuned, lam) = interval(1.0), interval(None)
-    return PPIEstimate(human, judge, plain, tuned, lam, n, len(rest))
+    value, _, lam = ppi_mean(y, f, rest=rest, w=w, w_rest=w_rest)
+    center, error, _ = ppi_mean(np.append(y, more_y), np.append(f, more_f), rest=rest, lam=lam, **more)
+    wide = _t_interval(center, error, n=n)
+    tuned = Interval(value, min(wide.low, value), max(wide.high, value), n)
+    return PPIEstimate(human, judge, tuned, lam, n, len(rest))
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #c802b71a
 def _said(text, **values):
@@ -294,18 +289,6 @@ def kappa_table(graders: dict, scales: dict, **bootstrap) -> Table:
     without = [key for key in ("weighted", "why") if not any(row.get(key) for row in rows)]
     return _table("kappa", rows, without=without, found=rows)
 
-
-def confusion_table(a: str, b: str, *, x, y, grades: tuple, criterion: str) -> Table:
-    "Which grades x grader a gave to the answers to which grader b gave y; `grades` is the scale in order."
-    import pandas as pd
-
-    counts = pd.crosstab(x, y).reindex(index=grades, columns=grades, fill_value=0)
-    names = ("no", "yes") if grades == (0, 1) else [f"{g:g}" for g in grades]
-    columns = [Column("said", a.capitalize(), kind="text")]
-    columns += [Column(f"g{i}", f"{b.capitalize()}: {name}", digits=0) for i, name in enumerate(names)]
-    rows = [dict(said=s) | {f"g{j}": int(k) for j, k in enumerate(row)} for s, row in zip(names, counts.to_numpy())]
-    return _table("confusion", rows, more=columns, a=a, b=b, criterion=criterion, n=len(x))
-
 # %% ../../nbs/70_analyse/02_agreement.ipynb #35e49e39
 def judge_accuracy_table(judged, truth) -> Table:
     "How often the judge is right about right and wrong, by arm; both are grades by (arm, id, criterion)."
@@ -378,7 +361,7 @@ def _ppi_row(key, e):
     row = dict(criterion=name.capitalize(), arm=arm, against=against)
     if e.tuned.value is None:
         return row | dict(missing=f"{name}, {' against '.join(key[:0:-1])}: {e.tuned.reason}")
-    return row | dict(n=e.n, more=e.rest, human=e.human, judge=e.judge, plain=e.plain, tuned=e.tuned, lam=e.lam)
+    return row | dict(n=e.n, more=e.rest, human=e.human, judge=e.judge, tuned=e.tuned, lam=e.lam)
 
 
 def ppi_tables(found: dict, scales: dict) -> list[Table]:
@@ -409,8 +392,6 @@ def grader_tables(graded, judge=None, *, people=None, criteria, **bootstrap) -> 
         tables.append(alpha_table(frames["people"], scales, **bootstrap))
     if len(graders) > 1:
         tables.append(kappa_table(graders, scales, **bootstrap))
-    for a, b, name, x, y in _common_grades(graders, scales):
-        tables.append(confusion_table(a, b, x=x, y=y, grades=scales[name], criterion=name))
     means = {k: aggregate_grades(f) for k, f in frames.items()}
     if "judge" in means and "truth" in graders:
         tables.append(judge_accuracy_table(means["judge"], truth))

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BASE', 'CONSTANT', 'BASE_NAMES', 'TRAINED', 'PAIRS', 'PLAIN', 'wilson', 'mcnemar', 'group_codes', 'shared',
            'sign_flip_test', 'paired_p', 'holm', 'resampled', 'percentiles', 'bca', 'mean_interval',
-           'paired_difference', 't_interval', 'gap_recovered', 'smallest_detectable', 'smallest_difference', 'pairs_of',
-           'expected', 'paired', 'Comparison', 'compare', 'corrected', 'find_test', 'with_constant', 'gap_base', 'Gap',
-           'reference_teacher', 'gaps']
+           'paired_difference', 't_interval', 'interval_difference', 'gap_recovered', 'smallest_detectable',
+           'smallest_difference', 'pairs_of', 'expected', 'paired', 'Comparison', 'compare', 'corrected', 'find_test',
+           'with_constant', 'gap_base', 'Gap', 'reference_teacher', 'gaps']
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #c5cbbaf2
 from dataclasses import asdict, dataclass, replace
@@ -227,6 +227,27 @@ def t_interval(values) -> Interval:
         return Interval(mean, mean, mean, n, "the same at every seed")
     low, high = t.interval(0.95, n - 1, mean, values.std(ddof=1) / n**0.5)
     return Interval(mean, float(low), float(high), n)
+
+# %% ../../nbs/70_analyse/01_stats.ipynb #df3a69f1
+def interval_difference(
+    a: Interval, b: Interval
+) -> tuple[Interval, float | None]:  # (b minus a, its p); without an interval and p where one of them has none
+    "Difference of two independent estimates from their 95 % intervals alone, and a p below 0.05 where it excludes 0."
+    from scipy.stats import norm
+
+    if a.value is None or b.value is None:
+        return Interval(None, reason="one of them is not available"), None
+    d = b.value - a.value
+    if None in (a.low, a.high, b.low, b.high):
+        return Interval(d, reason="one of them has no interval"), None
+    below = ((b.value - b.low) ** 2 + (a.high - a.value) ** 2) ** 0.5
+    above = ((b.high - b.value) ** 2 + (a.value - a.low) ** 2) ** 0.5
+    toward_zero, p = below if d > 0 else above, None
+    if d == 0:
+        p = 1.0
+    elif toward_zero > 0:
+        p = 2 * float(norm.sf(norm.ppf(0.975) * abs(d) / toward_zero))
+    return Interval(d, d - below, d + above, min(a.n, b.n), "" if p is not None else "neither interval has a width"), p
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #a74c0505
 def _no_gap(teacher, base, *, base_name, how, scale, digits):

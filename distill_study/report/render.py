@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PACKAGES', 'FILES', 'HEADS', 'git_sha', 'versions', 'Provenance', 'provenance', 'metrics', 'scrub', 'check_page',
-           'render', 'entry', 'index_page', 'over_seeds', 'metric_rows', 'inert_cell', 'write_csv', 'shareable',
-           'clean_notebook', 'key_names', 'check_names', 'writable', 'check_folders', 'claim']
+           'render', 'entry', 'index_page', 'metric_rows', 'inert_cell', 'write_csv', 'shareable', 'clean_notebook',
+           'key_names', 'check_names', 'writable', 'check_folders', 'claim']
 
 # %% ../../nbs/80_report/03_render.ipynb #50852f9a
 import ast
@@ -16,7 +16,6 @@ import io
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -25,8 +24,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from ..analyse.findings import Findings
-from ..analyse.results import Displayable, Results, duration, html_of, per_answer, templates, to_plain
-from ..analyse.stats import BASE, TRAINED, t_interval
+from ..analyse.results import Displayable, Results, duration, html_of, templates, to_plain
+from ..analyse.stats import BASE
 from ..config import ARMS, Combination, Recipe, StudyError, fingerprint, unavailable
 from ..grading.truth import METRICS
 from ..models.engine import portable
@@ -406,13 +405,12 @@ def index_page(
     *,
     entries: list,  # of `entry`
     path: str | Path,  # where the page goes
-    seeds: list = (),  # of `over_seeds`
     behind: list = (),  # (address, what it is) of other pages of the recipe
     short: list = (),  # what the page says, in sentences
     sections: list = (),  # (heading, HTML) of `report.grid.sections`
 ) -> Path:
     "Write the page of a recipe: what its combinations say together, and a row for each with its main figures."
-    values = dict(recipe=recipe, description=description, entries=entries, seeds=seeds, behind=behind, short=short)
+    values = dict(recipe=recipe, description=description, entries=entries, behind=behind, short=short)
     values |= dict(sections=sections, scored=any(not e["measure"].graded for e in entries if "measure" in e))
     values |= dict(git_sha=git_sha(), generated=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
     page = _contents(html_of("index", **values))
@@ -420,43 +418,9 @@ def index_page(
         raise ReportError(f"{Path(path).name}: not written: {'; '.join(wrong)[:600]}.")
     return write_text(page, path)
 
-# %% ../../nbs/80_report/03_render.ipynb #c3464752
-def over_seeds(
-    pages: list,  # what `metrics` made of several combinations
-) -> list[dict]:  # name, arm, n (seeds), mean, sd, low, high (the smallest and the largest), interval, measure
-    "How far the trained arms of combinations differ that differ in the training seed alone, and their mean."
-    groups = {}
-    for m in pages:
-        settings = m["provenance"]["settings"]
-        key = fingerprint({k: v for k, v in settings.items() if k != "seed"})
-        groups.setdefault(key, {}).setdefault(settings["seed"], []).append(m)
-    same = [[m for ms in by_seed.values() for m in ms] for by_seed in groups.values() if len(by_seed) > 1]
-    return [row for ms in same for arm in ms[0]["arms"] if arm in TRAINED if (row := _over_seeds(ms, arm))]
-
-
-def _over_seeds(pages, arm):
-    "One arm over the seeds; None where fewer than two have a result."
-    measure, settings = METRICS[pages[0]["metric"]["key"]], pages[0]["provenance"]["settings"]
-    scores = [m["arms"].get(arm, {}).get("accuracy" if measure.graded else "score") for m in pages]
-    values = [s["value"] for s in scores if s and s["value"] is not None]
-    if len(values) < 2:
-        return None
-    name = f"{settings['data']['name']}, {settings['student']['model']}"
-    spread = dict(mean=statistics.mean(values), sd=statistics.stdev(values), low=min(values), high=max(values))
-    return dict(name=name, arm=arm, n=len(values)) | spread | dict(interval=t_interval(values), measure=measure)
-
 # %% ../../nbs/80_report/03_render.ipynb #8dbfc9b0
 HEADS = tuple("combination data teacher student seed arm metric against value low high n unit p p_holm reason".split())
 _SHARES = dict(unparsed="no answer found", off_format="off the format", truncated="cut off")
-_MONEY = "the recipe's currency"
-_TRAINING = dict(rows="rows", steps="steps", supervised_tokens="tokens", seconds="s")
-_TRAINING |= dict(last_loss="per supervised token", cost=_MONEY)
-_SPENT = (  # part of the numbers, key, what the row calls it, unit
-    ("serving", "latency_median", "latency, median", "s"),
-    ("serving", "latency_p95", "latency, 95 %", "s"),
-    ("serving", "per_thousand", "cost of 1,000 answers", _MONEY),
-    *(("training", key, f"training, {key.replace('_', ' ')}", unit) for key, unit in _TRAINING.items()),
-)
 
 
 def _row(arm, metric, *, i, unit="", scale=1, **more):
@@ -486,19 +450,6 @@ def _answer_rows(m, arm, *, measure):
     if a.get("tokens") is not None:
         per = "per conversation" if measure.key == "overlap" else "per answer"
         yield _row(arm, "output tokens", i=a["tokens"], unit=per, n=a["n"])
-
-
-def _cost_rows(m, arm):
-    "What an arm's answers, its training and its labels took."
-    of = {part: (m.get(part) or {}).get(arm) or {} for part in ("serving", "training", "attrition")}
-    of["serving"] = of["serving"] | dict(
-        per_thousand=per_answer(of["serving"], 1000) if of["serving"].get("n") else None
-    )
-    for part, key, name, unit in _SPENT:
-        if of[part].get(key) is not None:
-            yield _row(arm, name, i=of[part][key], unit=unit, n=of[part].get("n"))
-    for reason, n in of["attrition"].get("dropped", {}).items():
-        yield _row(arm, f"inputs dropped, {reason}", i=n, unit="inputs", n=of["attrition"]["inputs"])
 
 # %% ../../nbs/80_report/03_render.ipynb #ae81630a
 def _comparison_rows(m, measure):
@@ -532,9 +483,7 @@ def metric_rows(
     s = made["settings"]
     about = dict(combination=made["combination"], data=s["data"]["name"], seed=s["seed"])
     about |= dict(teacher=s["teacher"]["engine"], student=s["student"]["model"])
-    rows = [
-        r for arm in m["arms"] for part in (_answer_rows(m, arm, measure=measure), _cost_rows(m, arm)) for r in part
-    ]
+    rows = [r for arm in m["arms"] for r in _answer_rows(m, arm, measure=measure)]
     rows += [*_comparison_rows(m, measure), *_judge_rows(m.get("judge") or {})]
     return [{k: (about | r).get(k) for k in HEADS} for r in rows]
 

