@@ -13,7 +13,7 @@ from hypothesis import given, settings, strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
-from distill_study.analyse.stats import wilson
+from distill_study.analyse.stats import Interval, wilson
 from distill_study.cli import app
 from distill_study.tools import compare as diffs
 from distill_study.tools.compare import (
@@ -27,7 +27,6 @@ from distill_study.tools.compare import (
     tables,
 )
 from distill_study.tools.explore import ExploreError, read_report
-from distill_study.utils import Interval
 
 TINY = Path(__file__).parent.parent / "reports" / "examples" / "tiny"
 QA = TINY / "tiny-qa--teacher--student-s"

@@ -15,12 +15,11 @@ from itertools import combinations
 
 import numpy as np
 
-from .results import Column, Displayable, Table, level_interval, sentences, sources_of
+from .results import Column, Displayable, Interval, Table, level_interval, sentences, sources_of
 from .stats import BASE, paired_difference, smallest_detectable, smallest_difference, wilson
 from ..data.load import Example
 from ..grading.truth import METRICS
 from ..tasks.families import RULES
-from ..utils import Interval
 
 # %% ../../nbs/70_analyse/04_pitfalls.ipynb #81a73857
 @dataclass(frozen=True)

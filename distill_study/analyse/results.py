@@ -18,6 +18,7 @@ from pathlib import Path
 
 from distill_study.analyse.stats import (
     PLAIN,
+    Interval,
     compare,
     corrected,
     expected,
@@ -33,7 +34,7 @@ from distill_study.analyse.stats import (
 )
 from ..config import ARMS, arms_under
 from ..grading.truth import FAMILY, METRICS, Metric, grade
-from ..utils import Interval, ReportError, esc, no_folders, num, write_text
+from ..utils import ReportError, esc, no_folders, num, write_text
 
 # %% ../../nbs/70_analyse/03_results.ipynb #5d080f52
 def level_interval(

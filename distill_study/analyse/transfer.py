@@ -10,12 +10,12 @@ __all__ = ['MARKS', 'Pair', 'unread', 'learners', 'pairs', 'wanted', 'Learner', 
 from dataclasses import dataclass, replace
 
 from .results import Column, Displayable, Table, html_part, level_interval, sentences, sources_of
-from .stats import Comparison, corrected, paired_difference, paired_p
+from .stats import Comparison, Interval, corrected, paired_difference, paired_p
 from ..config import ARMS, Combination, Data, Recipe, unavailable
 from ..data.load import resolved, task_of
 from ..grading.truth import Metric, grade, main_metric
 from ..tasks.families import TASKS
-from ..utils import Interval, short_name
+from ..utils import short_name
 
 # %% ../../nbs/70_analyse/05_transfer.ipynb #3c8620f4
 @dataclass(frozen=True)

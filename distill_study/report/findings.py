@@ -19,12 +19,11 @@ from distill_study.analyse.results import (
     sentences,
     to_plain,
 )
-from ..analyse.stats import BASE, find_test, shared, smallest_detectable, smallest_difference
+from ..analyse.stats import BASE, Interval, find_test, shared, smallest_detectable, smallest_difference
 from ..config import ARMS, Combination, strategies_of, unavailable
 from ..data.load import has_truth, resolved, task_of
 from ..grading.truth import METRICS, main_metric
 from ..tasks.families import PROMPT_VERSION, TARGETS, TASKS, prompt_hash, rubric
-from ..utils import Interval
 
 # %% ../../nbs/80_report/02_findings.ipynb #7c65f639
 QUESTIONS = {

@@ -15,11 +15,11 @@ from itertools import combinations
 from pathlib import Path
 
 from ..analyse.results import Column, Displayable, Table, html_of, per_answer, sentence
-from ..analyse.stats import BASE, holm, t_interval
+from ..analyse.stats import BASE, Interval, holm, t_interval
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
 from .figures import COLOURS, INK, LINES, SOFT, axes, png, whiskers
-from ..utils import Interval, num
+from ..utils import num
 
 # %% ../../nbs/80_report/04_grid.ipynb #aa052327
 @dataclass(frozen=True)
