@@ -18,7 +18,7 @@ from functools import cache
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -81,19 +81,12 @@ class Settings(BaseModel):
             raise ConfigError(_explain(cls, e, where=where)) from None
 
 # %% ../nbs/00_config.ipynb #ba398f7c
-def _kinds(cls):
-    "All settings classes under `cls`."
-    for k in cls.__subclasses__():
-        yield k
-        yield from _kinds(k)
-
-
 def _fields_at(cls, loc):
     "Field names of the settings class that the location `loc` of an error points into."
     for part in loc:
         if part in cls.model_fields:
-            annotation = str(cls.model_fields[part].annotation)
-            cls = next((k for k in _kinds(Settings) if re.search(rf"\b{k.__name__}\b", annotation)), cls)
+            kind = cls.model_fields[part].annotation  # maybe a tuple of settings, or None
+            cls = next((k for k in (kind, *get_args(kind)) if isinstance(k, type) and issubclass(k, Settings)), cls)
     return list(cls.model_fields)
 
 
@@ -118,7 +111,7 @@ def _explain(cls, error, *, where):
             value = "" if name in _UNSHOWN else f" = {err['input']!r}"
             text = err["msg"].removeprefix("Value error, ").rstrip(".")
             if kind == "string_pattern_mismatch":
-                text = wording(f"form_{name}")
+                text = read_table("templates/errors.yaml").get(f"form_{name}", text)
             if kind == "string_type" and isinstance(err["input"], bool):
                 word, *more = ("yes", "on", "true") if err["input"] else ("no", "off", "false")
                 text = wording("quoted", why=text, words=", ".join((word, *more)), name=name, word=word)
