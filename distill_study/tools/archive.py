@@ -228,18 +228,14 @@ def to_prune(
     interrupted: bool = False,  # stages that were begun and not finished
 ) -> list[Entry]:
     "What pruning would remove; raises `StoreError` for a name that nothing has."
-    found = contents(root)
-    named = dict(completions=engines, grades=())
-    out = [e for e in found if e.name in named.get(e.kind, stages)]
-    if interrupted:
-        out += [e for e in found if e.name.endswith(".partial") and e not in out]
-    for kind, names in (("completions", engines), ("stage", stages)):
-        there = {e.name for e in out if e.kind == kind}
+    found, out = contents(root), []
+    for kind, names in dict(completions=engines, stage=stages).items():
+        there = {e.name for e in found if e.kind == kind}
         for name in names:
             if name not in there:
-                hint = nearest(name, [e.name for e in found if e.kind == kind])
-                raise StoreError.of("not_stored", path=str(root), kind=kind, name=name, hint=hint)
-    return out
+                raise StoreError.of("not_stored", path=str(root), kind=kind, name=name, hint=nearest(name, there))
+        out += [e for e in found if e.kind == kind and e.name in names]
+    return out + [e for e in found if interrupted and e.name.endswith(".partial") and e not in out]
 
 # %% ../../nbs/90_tools/00_archive.ipynb #06a119aa
 def _remove(root, entry):
