@@ -681,17 +681,6 @@ def _as_list(value, where):
     return [value] if isinstance(value, int) else value
 
 # %% ../nbs/00_config.ipynb #2af396a9
-def _read_yaml(path):
-    "The mapping in a YAML file."
-    try:
-        raw = _from_yaml(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not readable as YAML in UTF-8.") from None
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: expected a mapping at the top, got {type(raw).__name__}.")
-    return raw
-
-
 def load_recipe(
     path: str | Path,  # a YAML file
     overrides: dict | None = None,  # see `parse_recipe`
@@ -701,7 +690,12 @@ def load_recipe(
     if not path.is_file():
         hint = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else ""
         raise ConfigError(f"recipe {str(path)!r}: no such file.{hint}")
-    raw = _read_yaml(path)
+    try:
+        raw = _from_yaml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not readable as YAML in UTF-8.") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: expected a mapping at the top, got {type(raw).__name__}.")
     try:
         return parse_recipe({"name": path.stem} | raw, overrides)
     except ConfigError as e:
