@@ -49,11 +49,8 @@ class ConfigError(StudyError):
     "A setting that can't be used: names the field, the value and the remedy."
 
 
-def nearest(
-    name: str,  # what was asked for
-    known,  # names that exist
-) -> str:  # " Did you mean 'x'?" or the list of known names
-    "The hint that ends every unknown-name error."
+def nearest(name: str, known) -> str:
+    "The hint that ends every unknown-name error: ` Did you mean 'x'?`, or the list of known names."
     known = sorted(map(str, known))
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     others = f" Known: {', '.join(known)}." if known else ""
@@ -67,12 +64,8 @@ class Settings(BaseModel):
     unread: ClassVar[frozenset] = frozenset()  # settings that change no result, so no fingerprint either
 
     @classmethod
-    def parse(
-        cls,
-        data: Any,  # a mapping, usually from YAML
-        where: str = "",  # what the mapping belongs to, for the message
-    ) -> "Settings":
-        "Build from a mapping; raises `ConfigError` that names field, value and remedy."
+    def parse(cls, data: Any, where: str = "") -> "Settings":
+        "Build from a mapping that belongs to `where`; raises `ConfigError` that names field, value and remedy."
         if not isinstance(data, dict):
             raise ConfigError(f"{where or cls.__name__}: expected a mapping of settings, got {data!r}.")
         try:
@@ -681,11 +674,8 @@ def _as_list(value, where):
     return [value] if isinstance(value, int) else value
 
 # %% ../nbs/00_config.ipynb #2af396a9
-def load_recipe(
-    path: str | Path,  # a YAML file
-    overrides: dict | None = None,  # see `parse_recipe`
-) -> Recipe:
-    "Read and check a recipe file; raises `ConfigError` naming file, field, value and remedy."
+def load_recipe(path: str | Path, overrides: dict | None = None) -> Recipe:
+    "Read and check a YAML file, see `parse_recipe`; raises `ConfigError` naming file, field, value and remedy."
     path = Path(path)
     if not path.is_file():
         hint = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else ""

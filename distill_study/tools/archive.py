@@ -199,11 +199,8 @@ def export_rows(root: str | Path) -> Iterator[dict]:
                 raise StoreError.of("not_exported", path=str(path), line=n, why=r)
 
 # %% ../../nbs/90_tools/00_archive.ipynb #06a0e9aa
-def export(
-    root: str | Path,  # of a store
-    out: str | Path,  # a .jsonl file
-) -> int:  # rows written
-    "Write completions where other tools can read them; nothing is overwritten."
+def export(root: str | Path, out: str | Path) -> int:
+    "Write completions to a .jsonl file that other tools read, and is not there yet; gives the number of rows."
     out = Path(out).expanduser()
     if out.exists():
         raise StoreError.of("not_overwritten", path=str(out))
