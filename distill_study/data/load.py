@@ -615,11 +615,8 @@ def load_data(data: Data) -> Splits:
     return Splits(data.name, task, source_of(data.name), drawn, validation, test, left, limits, used)
 
 # %% ../../nbs/20_data/02_load.ipynb #5d8a03ec
-def resolved(
-    c: Combination,
-    task: str = "",  # its family; found by the name of the data set where it isn't given
-) -> Combination:
-    "The combination with the arms and strategies that its family has; raises `DataError` where none is left."
+def resolved(c: Combination, task: str = "") -> Combination:
+    "The combination with the arms and strategies that its family, or `task`, has; `DataError` where none is left."
     task = task or task_of(c.data)
     arms = tuple(a for a in c.arms if a in arms_of(task))
     strategies = tuple(s for s in c.teacher.strategies if s in TASKS[task].strategies)
