@@ -18,7 +18,7 @@ from functools import cache
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -49,11 +49,8 @@ class ConfigError(StudyError):
     "A setting that can't be used: names the field, the value and the remedy."
 
 
-def nearest(
-    name: str,  # what was asked for
-    known,  # names that exist
-) -> str:  # " Did you mean 'x'?" or the list of known names
-    "The hint that ends every unknown-name error."
+def nearest(name: str, known) -> str:
+    "The hint that ends every unknown-name error: ` Did you mean 'x'?`, or the list of known names."
     known = sorted(map(str, known))
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     others = f" Known: {', '.join(known)}." if known else ""
@@ -67,12 +64,8 @@ class Settings(BaseModel):
     unread: ClassVar[frozenset] = frozenset()  # settings that change no result, so no fingerprint either
 
     @classmethod
-    def parse(
-        cls,
-        data: Any,  # a mapping, usually from YAML
-        where: str = "",  # what the mapping belongs to, for the message
-    ) -> "Settings":
-        "Build from a mapping; raises `ConfigError` that names field, value and remedy."
+    def parse(cls, data: Any, where: str = "") -> "Settings":
+        "Build from a mapping that belongs to `where`; raises `ConfigError` that names field, value and remedy."
         if not isinstance(data, dict):
             raise ConfigError(f"{where or cls.__name__}: expected a mapping of settings, got {data!r}.")
         try:
@@ -81,19 +74,12 @@ class Settings(BaseModel):
             raise ConfigError(_explain(cls, e, where=where)) from None
 
 # %% ../nbs/00_config.ipynb #ba398f7c
-def _kinds(cls):
-    "All settings classes under `cls`."
-    for k in cls.__subclasses__():
-        yield k
-        yield from _kinds(k)
-
-
 def _fields_at(cls, loc):
     "Field names of the settings class that the location `loc` of an error points into."
     for part in loc:
         if part in cls.model_fields:
-            annotation = str(cls.model_fields[part].annotation)
-            cls = next((k for k in _kinds(Settings) if re.search(rf"\b{k.__name__}\b", annotation)), cls)
+            kind = cls.model_fields[part].annotation  # maybe a tuple of settings, or None
+            cls = next((k for k in (kind, *get_args(kind)) if isinstance(k, type) and issubclass(k, Settings)), cls)
     return list(cls.model_fields)
 
 
@@ -118,7 +104,7 @@ def _explain(cls, error, *, where):
             value = "" if name in _UNSHOWN else f" = {err['input']!r}"
             text = err["msg"].removeprefix("Value error, ").rstrip(".")
             if kind == "string_pattern_mismatch":
-                text = wording(f"form_{name}")
+                text = read_table("templates/errors.yaml").get(f"form_{name}", text)
             if kind == "string_type" and isinstance(err["input"], bool):
                 word, *more = ("yes", "on", "true") if err["input"] else ("no", "off", "false")
                 text = wording("quoted", why=text, words=", ".join((word, *more)), name=name, word=word)
@@ -688,27 +674,18 @@ def _as_list(value, where):
     return [value] if isinstance(value, int) else value
 
 # %% ../nbs/00_config.ipynb #2af396a9
-def _read_yaml(path):
-    "The mapping in a YAML file."
+def load_recipe(path: str | Path, overrides: dict | None = None) -> Recipe:
+    "Read and check a YAML file, see `parse_recipe`; raises `ConfigError` naming file, field, value and remedy."
+    path = Path(path)
+    if not path.is_file():
+        hint = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else ""
+        raise ConfigError(f"recipe {str(path)!r}: no such file.{hint}")
     try:
         raw = _from_yaml(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: not readable as YAML in UTF-8.") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: expected a mapping at the top, got {type(raw).__name__}.")
-    return raw
-
-
-def load_recipe(
-    path: str | Path,  # a YAML file
-    overrides: dict | None = None,  # see `parse_recipe`
-) -> Recipe:
-    "Read and check a recipe file; raises `ConfigError` naming file, field, value and remedy."
-    path = Path(path)
-    if not path.is_file():
-        hint = nearest(path.name, [p.name for p in path.parent.glob("*.yaml")]) if path.parent.is_dir() else ""
-        raise ConfigError(f"recipe {str(path)!r}: no such file.{hint}")
-    raw = _read_yaml(path)
     try:
         return parse_recipe({"name": path.stem} | raw, overrides)
     except ConfigError as e:

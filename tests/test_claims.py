@@ -12,10 +12,9 @@ import pytest
 from conftest import ROOT
 from hypothesis import given, settings, strategies as st
 
-from distill_study.analyse.stats import BASE
+from distill_study.analyse.stats import BASE, Interval
 from distill_study.report.render import check_page
 from distill_study.tools.explore import ExploreError, read_report
-from distill_study.utils import Interval
 
 NOTEBOOK = ROOT / "nbs/study/claims.ipynb"
 TINY = ROOT / "reports/examples/tiny"

@@ -13,12 +13,11 @@ from hypothesis import given, settings, strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
-from distill_study.analyse.stats import interval_difference, wilson
+from distill_study.analyse.stats import Interval, interval_difference, wilson
 from distill_study.cli import app
 from distill_study.tools import compare as diffs
 from distill_study.tools.compare import Change, changes, compare_numbers, compare_reports, diff, print_diff, tables
 from distill_study.tools.explore import ExploreError, read_report
-from distill_study.utils import Interval
 
 TINY = Path(__file__).parent.parent / "reports" / "examples" / "tiny"
 QA = TINY / "tiny-qa--teacher--student-s"

@@ -6,10 +6,9 @@ import pytest
 
 from distill_study.analyse.findings import findings, power
 from distill_study.analyse.results import analyse, confusions
-from distill_study.analyse.stats import BASE, CONSTANT
+from distill_study.analyse.stats import BASE, CONSTANT, Interval
 from distill_study.report.figures import accuracy_figure
 from distill_study.report.tables import arm_table, gap_table, label_table
-from distill_study.utils import Interval
 
 LABELS = ("entailment", "neutral", "contradiction")
 N = 300

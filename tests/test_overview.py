@@ -18,6 +18,7 @@ from conftest import ROOT
 from hypothesis import given, settings, strategies as st
 
 from distill_study.analyse.results import write_numbers
+from distill_study.analyse.stats import Interval
 from distill_study.config import load_recipe
 from distill_study.grading.truth import METRICS
 from distill_study.report.grid import (
@@ -38,7 +39,7 @@ from distill_study.report.grid import (
 )
 from distill_study.report.render import HEADS, check_page, inert_cell, metric_rows, write_csv
 from distill_study.study.schedule import Outcome, render_index, write_index
-from distill_study.utils import Interval, ReportError
+from distill_study.utils import ReportError
 
 TINY = ROOT / "reports/examples/tiny"
 READ = {p.parent.name: json.loads(p.read_text()) for p in sorted(TINY.glob("*/metrics.json"))}

@@ -7,6 +7,7 @@ import pytest
 from made_up import made_up_grades, made_up_scores
 
 from distill_study.analyse.results import analyse, break_even, check_attrition, html_part, joined, sentences
+from distill_study.analyse.stats import Interval
 from distill_study.config import arms_under
 from distill_study.grading.truth import METRICS
 from distill_study.report.tables import (
@@ -25,7 +26,7 @@ from distill_study.report.tables import (
     test_table as tests_of,
     training_table,
 )
-from distill_study.utils import Interval, ReportError
+from distill_study.utils import ReportError
 
 MISSING = {"teacher/vanilla": "never asked for a bare answer", "control/gold": "left out of this run"}
 CHAT = {"teacher/vanilla": 0.3, "student/vanilla": 0.2, "distilled/vanilla": 0.28}

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from distill_study.analyse.stats import (
+    Interval,
     _bootstrap,
     compare,
     corrected,
@@ -26,7 +27,6 @@ from distill_study.analyse.stats import (
     t_interval,
     wilson,
 )
-from distill_study.utils import Interval
 
 
 def grades(**arms):

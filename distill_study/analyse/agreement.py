@@ -18,13 +18,12 @@ from itertools import combinations, compress, product
 
 import numpy as np
 
-from .results import Column, Displayable, Table
+from .results import Column, Displayable, Interval, Table
 from .stats import holm, mean_interval, paired_difference, pairs_of, percentiles, resampled, wilson
 from ..config import ARMS
 from ..grading.judge import Judged, render, verdicts
 from ..grading.people import attention
 from ..grading.truth import METRICS, texts
-from ..utils import Interval
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #3fb39144
 def valid_grades(frame):

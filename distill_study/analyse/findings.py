@@ -37,6 +37,7 @@ from distill_study.analyse.stats import (
     BASE,
     BASE_NAMES,
     CONSTANT,
+    Interval,
     find_test,
     paired_difference,
     shared,
@@ -48,7 +49,6 @@ from ..config import ARMS, Combination, strategies_of, unavailable
 from ..data.load import Example, has_truth, resolved, task_of
 from ..grading.truth import METRICS, main_metric
 from ..tasks.families import PROMPT_VERSION, RULES, TARGETS, TASKS, prompt_hash, rubric
-from ..utils import Interval
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #81a73857
 @dataclass(frozen=True)

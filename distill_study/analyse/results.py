@@ -21,6 +21,7 @@ from distill_study.analyse.stats import (
     CONSTANT,
     PLAIN,
     Comparison,
+    Interval,
     compare,
     corrected,
     expected,
@@ -37,7 +38,7 @@ from distill_study.analyse.stats import (
 )
 from ..config import ARMS, Combination, arms_under
 from ..grading.truth import FAMILY, METRICS, Metric, grade, main_metric
-from ..utils import Interval, ReportError, esc, no_folders, num, short_name, write_text
+from ..utils import ReportError, esc, no_folders, num, short_name, write_text
 
 # %% ../../nbs/70_analyse/03_results.ipynb #5d080f52
 def level_interval(

@@ -274,9 +274,11 @@ def _library_rows(where, subset, *, name, split, most, seed):
 # %% ../../nbs/20_data/02_load.ipynb #b8f9e720
 def label_map(
     data: Data,  # its task named
-    names: tuple = (),  # what the numbers stand for, by the data set itself
-) -> dict:  # value, in lower case → label
+    named: dict | None = None,  # column → what the numbers in it stand for, by the data set itself
+) -> dict:  # value, in lower case → label; empty where answers are no labels
     "How gold labels are read; raises `DataError` where the map and the data set contradict each other."
+    if data.task not in ("nli", "nlu_qa"):
+        return {}
     labels = NLI if data.task == "nli" else tuple(LETTERS)
     canonical = {label.lower(): label for label in labels}
     own = {v.lower(): canonical.get(given.strip().lower()) for v, given in data.labels.items()}
@@ -284,6 +286,7 @@ def label_map(
         raise DataError.of("no_such_label", given=data.labels, task=data.task, labels=", ".join(labels))
     mapped = _reader(data).labels | own
     out = canonical | mapped
+    names = (named or {}).get(data.columns.get("label", "label"), ())
     for i, n in enumerate(names if data.task == "nli" else ()):
         by_name, by_map = out.get(n.lower()), mapped.get(str(i))
         about = dict(name=data.name, i=i, own=n)
@@ -462,13 +465,6 @@ def _read_row(row, data, *, labels):
         raise DataError.of("bad_id", id=id)
     return found
 
-
-def _labels_of(rows, data):
-    "The label map of a split, empty where answers are no labels."
-    if data.task not in ("nli", "nlu_qa"):
-        return {}
-    return label_map(data, getattr(rows, "names", {}).get(data.columns.get("label", "label"), ()))
-
 # %% ../../nbs/20_data/02_load.ipynb #2802040e
 def to_examples(
     rows: list[dict],
@@ -478,7 +474,7 @@ def to_examples(
 ) -> tuple[list[Example], dict]:  # examples, and reason → how many rows were left out for it
     "Examples of one split; raises `DataError` at the first row that its owner should mend."
     data = data.model_copy(update=dict(task=task_of(data)))
-    labels = _labels_of(rows, data)
+    labels = label_map(data, getattr(rows, "names", {}))
     words = dict(words=data.words or WORDS) if data.task == "summarization" else {}
     prefix = f"{_last_part(data.name).removesuffix('.jsonl')}-{split.replace('/', '-').replace('+', '-')}"
     out, left, ids = [], Counter(), Counter()
@@ -619,11 +615,8 @@ def load_data(data: Data) -> Splits:
     return Splits(data.name, task, source_of(data.name), drawn, validation, test, left, limits, used)
 
 # %% ../../nbs/20_data/02_load.ipynb #5d8a03ec
-def resolved(
-    c: Combination,
-    task: str = "",  # its family; found by the name of the data set where it isn't given
-) -> Combination:
-    "The combination with the arms and strategies that its family has; raises `DataError` where none is left."
+def resolved(c: Combination, task: str = "") -> Combination:
+    "The combination with the arms and strategies that its family, or `task`, has; `DataError` where none is left."
     task = task or task_of(c.data)
     arms = tuple(a for a in c.arms if a in arms_of(task))
     strategies = tuple(s for s in c.teacher.strategies if s in TASKS[task].strategies)

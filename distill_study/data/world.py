@@ -58,13 +58,8 @@ def count_story(rng: random.Random, steps: int) -> tuple[list[str], list[str], s
     return sentences, workings, f"How many {thing} does {name} have now?"
 
 
-def math_item(
-    rng: random.Random,
-    steps: int,  # events between the first count and the question, 1 to 7
-    *,
-    more: int = 0,  # pairs of other people's counts, told first, that the question doesn't need
-) -> Item:
-    "One word problem whose answer takes `steps` calculations in a row."
+def math_item(rng: random.Random, steps: int, *, more: int = 0) -> Item:
+    "One word problem whose answer takes `steps` calculations in a row, 1 to 7, after `more` pairs of other counts."
     sentences, workings, question = count_story(rng, steps)
     strangers = rng.sample([n for n in NAMES if n not in sentences[0]], 2 * more) if more else []
     others = [f"{n} has {rng.randint(3, 40)} {rng.choice(ITEMS)}." for n in strangers]
@@ -101,13 +96,8 @@ def _facts(rng, drawn, *, links, more, tell=fact):
     return " ".join(facts)
 
 
-def qa_item(
-    rng: random.Random,
-    hops: int,  # facts needed, 1 to 3
-    *,
-    more: int = 0,  # kinds of facts that are told and not needed
-) -> Item:
-    "One multiple-choice question that takes `hops` facts of its context to answer."
+def qa_item(rng: random.Random, hops: int, *, more: int = 0) -> Item:
+    "One multiple-choice question that takes `hops` facts of its context to answer, 1 to 3."
     drawn = chains(rng)
     asked, links = rng.choice(drawn), _path(rng, hops)
     end = links[-1] + 1
@@ -128,13 +118,8 @@ def loose_fact(link: int, chain: tuple) -> str:
     return _SAYS["loose"][link].format(*chain[link : link + 2])
 
 
-def nli_item(
-    rng: random.Random,
-    hops: int,  # facts between the two ends of the hypothesis, 1 to 3
-    *,
-    more: int = 0,  # kinds of facts that are told and not needed
-) -> Item:
-    "A premise and a hypothesis that takes `hops` facts to judge."
+def nli_item(rng: random.Random, hops: int, *, more: int = 0) -> Item:
+    "A premise and a hypothesis between whose two ends stand `hops` facts, 1 to 3."
     drawn, label = chains(rng), rng.choice(LABELS)
     asked, links = drawn[0], _path(rng, hops)
     weak = asked if label == "neutral" else rng.choice(drawn[1:])
@@ -174,13 +159,8 @@ def _rounds(events):
     return [summary.format(**drawn) for summary in _SAYS["rounds"]]
 
 # %% ../../nbs/20_data/01_world.ipynb #8d8d53a1
-def summ_item(
-    rng: random.Random,
-    asides: int,  # sentences beside the events, up to 7
-    *,
-    more: int = 0,  # further ones
-) -> Item:
-    "An article, its plain summary, its chain of density and its reference."
+def summ_item(rng: random.Random, asides: int, *, more: int = 0) -> Item:
+    "An article with up to 7 `asides` beside its events, its plain summary, its chain of density and its reference."
     count, asides = rng.randint(4, 5), asides + more
     names, houses, things = rng.sample(NAMES, count + 4), rng.sample(HOUSES, count + 2), rng.sample(ITEMS, count + 1)
     numbers, start = [str(n) for n in rng.sample(range(2, 100), count + 1)], rng.randint(0, 7 - count)
@@ -199,13 +179,8 @@ def summ_item(
     return Item(article, None, work, gold, meta)
 
 # %% ../../nbs/20_data/01_world.ipynb #1cdf6e7c
-def chat_item(
-    rng: random.Random,
-    turns: int,  # the user's turns, 1 to 3
-    *,
-    more: int = 0,  # kinds of facts that are told and not needed
-) -> Item:
-    "A conversation about facts; `answer` is the last reply, the whole is in `meta`."
+def chat_item(rng: random.Random, turns: int, *, more: int = 0) -> Item:
+    "A conversation of 1 to 3 user's `turns` about facts; `answer` is the last reply, the whole is in `meta`."
     drawn = chains(rng)
     asked, links = rng.choice(drawn), _path(rng, turns)
     facts = _facts(rng, drawn, links=links, more=more)

@@ -10,8 +10,8 @@ __all__ = ['INK', 'SOFT', 'LINES', 'COLOURS', 'axes', 'whiskers', 'accuracy_figu
 import math
 
 from ..analyse.results import Results
-from ..analyse.stats import BASE, TRAINED
-from ..utils import Interval, ReportError, esc, num
+from ..analyse.stats import BASE, TRAINED, Interval
+from ..utils import ReportError, esc, num
 
 # %% ../../nbs/80_report/01_figures.ipynb #4e3b83c7
 INK, SOFT, LINES = "#22262b", "#6b737c", "#e3e5e8"

@@ -14,12 +14,12 @@ from itertools import combinations
 from pathlib import Path
 
 from ..analyse.results import Column, Table, html_of, per_answer, sentence
-from ..analyse.stats import BASE, holm, interval_difference, t_interval
+from ..analyse.stats import BASE, Interval, holm, interval_difference, t_interval
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
 from .figures import COLOURS, INK, LINES, SOFT, axes, png, whiskers
 from .tables import HeatMap
-from ..utils import Interval, num
+from ..utils import num
 
 # %% ../../nbs/80_report/04_grid.ipynb #aa052327
 @dataclass(frozen=True)

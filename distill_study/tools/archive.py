@@ -199,11 +199,8 @@ def export_rows(root: str | Path) -> Iterator[dict]:
                 raise StoreError.of("not_exported", path=str(path), line=n, why=r)
 
 # %% ../../nbs/90_tools/00_archive.ipynb #06a0e9aa
-def export(
-    root: str | Path,  # of a store
-    out: str | Path,  # a .jsonl file
-) -> int:  # rows written
-    "Write completions where other tools can read them; nothing is overwritten."
+def export(root: str | Path, out: str | Path) -> int:
+    "Write completions to a .jsonl file that other tools read, and is not there yet; gives the number of rows."
     out = Path(out).expanduser()
     if out.exists():
         raise StoreError.of("not_overwritten", path=str(out))
@@ -228,18 +225,14 @@ def to_prune(
     interrupted: bool = False,  # stages that were begun and not finished
 ) -> list[Entry]:
     "What pruning would remove; raises `StoreError` for a name that nothing has."
-    found = contents(root)
-    named = dict(completions=engines, grades=())
-    out = [e for e in found if e.name in named.get(e.kind, stages)]
-    if interrupted:
-        out += [e for e in found if e.name.endswith(".partial") and e not in out]
-    for kind, names in (("completions", engines), ("stage", stages)):
-        there = {e.name for e in out if e.kind == kind}
+    found, out = contents(root), []
+    for kind, names in dict(completions=engines, stage=stages).items():
+        there = {e.name for e in found if e.kind == kind}
         for name in names:
             if name not in there:
-                hint = nearest(name, [e.name for e in found if e.kind == kind])
-                raise StoreError.of("not_stored", path=str(root), kind=kind, name=name, hint=hint)
-    return out
+                raise StoreError.of("not_stored", path=str(root), kind=kind, name=name, hint=nearest(name, there))
+        out += [e for e in found if e.kind == kind and e.name in names]
+    return out + [e for e in found if interrupted and e.name.endswith(".partial") and e not in out]
 
 # %% ../../nbs/90_tools/00_archive.ipynb #06a119aa
 def _remove(root, entry):

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ..analyse.results import Column, Displayable, Table, duration, html_of, sentence, to_plain
-from ..analyse.stats import holm, interval_difference, paired, paired_difference, paired_p
+from ..analyse.stats import Interval, holm, interval_difference, paired, paired_difference, paired_p
 from ..config import Combination, ConfigError, StudyError
 from ..data.load import load_data
 from ..grading.truth import METRICS
@@ -25,7 +25,7 @@ from ..report.render import versions
 from ..study import schedule
 from .archive import open_root
 from .explore import Report, find_reports, read_report, rebuild
-from ..utils import HIDDEN, Interval, say
+from ..utils import HIDDEN, say
 
 # %% ../../nbs/90_tools/02_compare.ipynb #c95b314b
 _NOT_THERE = "not there"

@@ -20,6 +20,7 @@ from io import StringIO
 from pathlib import Path
 
 from ..analyse.results import Column, Displayable, Table, html_of, sentence
+from ..analyse.stats import Interval
 from ..config import ARMS, Combination, StudyError, nearest
 from ..data.load import LETTERS, read_jsonl
 from ..grading.truth import METRICS, Metric
@@ -28,7 +29,7 @@ from ..store.log import Store
 from ..study.run import Run
 from ..tasks.families import RULES, TASKS, Parsed
 from .archive import open_root
-from ..utils import Interval, plural
+from ..utils import plural
 
 # %% ../../nbs/90_tools/01_explore.ipynb #2d776cc5
 class ExploreError(StudyError):
