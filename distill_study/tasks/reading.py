@@ -7,8 +7,7 @@ __all__ = ['RE', 'READER_VERSION', 'LONGEST', 'MOST_STATEMENTS', 'MOST_MATH', 'L
            'pattern', 'normal', 'unfenced', 'clipped', 'split_reasoning', 'own_turn', 'beyond', 'cut_run_on',
            'Statement', 'boxes', 'statements', 'canonical', 'number', 'arithmetic', 'number_in', 'last_number',
            'regions', 'expression', 'phrase', 'quantity', 'math_value', 'stated_math', 'math_in_prose', 'only',
-           'unlatex', 'read_letter', 'chosen_letter', 'read_label', 'n_words', 'bare_text', 'from_json', 'rounds',
-           'json_fields']
+           'unlatex', 'read_letter', 'chosen_letter', 'read_label', 'bare_text', 'from_json', 'rounds', 'json_fields']
 
 # %% ../../nbs/10_tasks/01_reading.ipynb #7661131f
 import ast
@@ -607,11 +606,6 @@ def read_label(text: str, whole: bool = False) -> str | None:
 
 # %% ../../nbs/10_tasks/01_reading.ipynb #9a1dbdfb
 WORDS = 80  # most words of a summary, where the data set names no limit of its own
-
-
-def n_words(text: str) -> int:
-    "Words of a text: what stands between spaces."
-    return len(text.split())
 
 
 def _unquoted(text, left, *, right):
