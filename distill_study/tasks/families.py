@@ -43,14 +43,7 @@ class Parsed:
     differs: bool = field(default=False, compare=False)  # several statements that differ, of which the last counts
 
 
-RULES = {
-    "exact": "in exactly the format that was asked for",
-    "whole": "the reply is nothing but an answer, in another dress",
-    "stated": "stated: “the answer is …”, a box, “Answer: …”",
-    "json": "a field of a JSON object",
-    "prose": "found in prose that states no answer",
-    "": "not read",
-}
+RULES = read_table("tasks/rules.yaml")
 
 # %% ../../nbs/10_tasks/02_families.ipynb #54365e8f
 def _serve():

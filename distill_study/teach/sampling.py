@@ -277,19 +277,10 @@ def sample_answers(
     asked = requests(examples, strategy, sampling=sampling, max_tokens=max_tokens, split=split, structured=structured)
     stage = f"{split}, {strategy}" if split else strategy
     structured = structured and asked[0].schema is not None
-    asking = _Asking(
-        {e.id: e for e in examples},
-        strategy,
-        engine,
-        store,
-        stage,
-        structured,
-        max_failures,
-        reasks,
-        stated,
-        progress=progress,
-        say=say,
+    how = dict(
+        structured=structured, max_failures=max_failures, reasks=reasks, stated=stated, progress=progress, say=say
     )
+    asking = _Asking({e.id: e for e in examples}, strategy, engine=engine, store=store, stage=stage, **how)
     if examples[0].task == "conversation":
         return _converse(asking, asked, examples=examples)
     answers, reused, new = asking.ask(asked, progress=progress)
