@@ -211,7 +211,6 @@ def statements(text: str, own: tuple = ()) -> list[Statement]:
     return found
 
 # %% ../../nbs/10_tasks/01_reading.ipynb #e82eedcb
-_OPS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 _SIGNS = {ast.USub: operator.neg, ast.UAdd: operator.pos}
 _MOST_DIGITS, _MOST_PLACES = 120, 30
 _EXACT = Context(prec=2 * _MOST_DIGITS, traps=[Inexact])
@@ -226,14 +225,21 @@ def _power(base, exponent):
     return base ** int(exponent)
 
 
+_OPS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: _power,
+}
+
+
 def _value(node):
     "Exact value of a tree of + - * / ** and numbers; anything else is a ValueError."
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         return Fraction(repr(node.value))
     if isinstance(node, ast.UnaryOp) and type(node.op) in _SIGNS:
         return _SIGNS[type(node.op)](_value(node.operand))
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
-        return _power(_value(node.left), _value(node.right))
     if isinstance(node, ast.BinOp) and type(node.op) in _OPS:
         return _OPS[type(node.op)](_value(node.left), _value(node.right))
     raise ValueError("not plain arithmetic")
@@ -608,21 +614,14 @@ def read_label(text: str, whole: bool = False) -> str | None:
 WORDS = 80  # most words of a summary, where the data set names no limit of its own
 
 
-def _unquoted(text, left, *, right):
-    "`text` without a pair of marks around it, if they stand only there."
-    inner = text[len(left) : -len(right)]
-    around = len(text) > 2 * len(left) and text.startswith(left) and text.endswith(right)
-    return inner.strip() if around and left[0] not in inner and right[0] not in inner else text
-
-
 def bare_text(text):
     "`text` without what models put around it."
     text = unfenced(text)
     if RE.introduction.match(text.lstrip("*_# ")):
         text = re.sub(r"^[*_#\s]+(?=\w[^\n]{0,80}:)", "", text)
     text = RE.introduction.sub("", text).strip()
-    for left, right in ('""', "“”", ("**", "**"), ("__", "__")):
-        text = _unquoted(text, left, right=right)
+    while m := RE.quoted.fullmatch(text):
+        text = next(filter(None, m.groups())).strip()
     return text
 
 # %% ../../nbs/10_tasks/01_reading.ipynb #83b7b458

@@ -28,10 +28,10 @@ class Answer:
     text: str
     parsed: Parsed
     correct: bool | None  # flexible reading against gold; None without gold
-    finish_reason: str | None  # 'stop', 'length', or None where the engine can't tell
-    tokens: int | None  # new tokens
-    prompt_tokens: int | None
-    latency: float | None  # seconds that the batch it was answered in took
+    finish_reason: str | None = None  # 'stop', 'length', or None where the engine can't tell
+    tokens: int | None = None  # new tokens
+    prompt_tokens: int | None = None
+    latency: float | None = None  # seconds that the batch it was answered in took
     seconds: float | None = None  # its share of the busy time: these add up to what the answers took
     dtype: str | None = None  # number format it was computed in, where the engine says
     attempts: int = 1  # how often it was asked for until it came, or until it was given up
@@ -108,8 +108,7 @@ def answer_of(record, id: str = "", *, parsed: Parsed | None = None, correct=Non
     "The `Answer` that a record, or a `Failure`, is; `correct` is whether it is right."
     parsed = parsed or Parsed(None, None)
     if isinstance(record, Failure):
-        unknown = dict(finish_reason=None, tokens=None, prompt_tokens=None, latency=None)
-        return Answer(id, "", parsed, correct, **unknown, attempts=record.attempts, failure=record)
+        return Answer(id, "", parsed, correct, attempts=record.attempts, failure=record)
     info, spent = record.info or {}, (record.completion_tokens, record.prompt_tokens, record.latency)
     served = info.get("served", {}).get("model")
     return Answer(
