@@ -502,7 +502,7 @@ def test_the_schema_reaches_a_server_and_the_key_stays_out(five, tmp_path, monke
                 id="x",
                 object="chat.completion",
                 created=1,
-                model="m",
+                model="m-mini",
                 choices=[dict(index=0, message=dict(role="assistant", content=text), finish_reason="stop")],
                 usage=dict(prompt_tokens=9, completion_tokens=3),
             ),
@@ -527,6 +527,8 @@ def test_the_schema_reaches_a_server_and_the_key_stays_out(five, tmp_path, monke
         and set(done.pairwise["winner"]) == {"tie"}
         and done.usage["cost"] == 3 * done.usage["requests"]
     )
+    others = f"answered by another model than the one asked: {done.usage['requests']} by 'm-mini'"
+    assert done.warnings == (f"The judge, openai:m: {others}.",)
     assert not any("sk-secret" in p.read_text(errors="replace") for p in tmp_path.rglob("*") if p.is_file())
 
 

@@ -100,7 +100,7 @@ def test_the_reasoning_of_a_very_long_reply_is_kept_to_its_statement():
 
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize(
-    "word", ["word", "12", "Answer:", "not entailment", "if", "$1$", r"\boxed{1}", "</think>", "B is"]
+    "word", ["word", "12", "Answer:", "not entailment", "if", "$1$", r"\boxed{1}", "</think>", "B is", "final best"]
 )
 def test_twenty_thousand_words_are_read_at_once(task, word):
     text = f"{word} " * 20_000

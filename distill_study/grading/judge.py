@@ -19,9 +19,9 @@ from statistics import multimode
 from ..config import ARMS, Judge, fingerprint
 from .truth import texts
 from ..models.engine import Failure, Request, complete, fenced
-from ..tasks.families import Parsed, answer_text, item_parts, rubric, rubric_hash
+from ..tasks.families import answer_text, item_parts, rubric, rubric_hash
 from ..tasks.reading import MOST, from_json, normal
-from ..teach.sampling import Answer, _redrawn, usage
+from ..teach.sampling import answer_of, ask_again, others_line, usage
 from ..utils import esc, num
 
 # %% ../../nbs/50_grading/02_judge.ipynb #3894a392
@@ -216,12 +216,8 @@ def ask_judge(kind: str, requests: list, *, criteria: tuple, settings: Judge, en
     verdicts = [(_read(kind, r, criteria=criteria), r) for r in done]
     records, new = {engine.key(q): r for q, r in zip(requests, done)}, done.new
     for k in range(1, settings.reasks + 1 if engine.redraws else 1):
-        again = {i: _redrawn(requests[i], k) for i, (v, _) in enumerate(verdicts) if _worth_asking_again(v)}
-        if store.replay:
-            again = {i: q for i, q in again.items() if store.get(engine.spec, engine.weights, key=engine.key(q))}
-        if not again:
-            continue
-        done = complete(engine, again.values(), store=store, max_failures=1.0, stage=f"{stage}, again {k}")
+        at = [i for i, (v, _) in enumerate(verdicts) if _worth_asking_again(v)]
+        again, done = ask_again(engine, requests, at=at, k=k, store=store, stage=stage)
         new += done.new
         for (i, request), record in zip(again.items(), done):
             records[engine.key(request)] = record
@@ -231,22 +227,13 @@ def ask_judge(kind: str, requests: list, *, criteria: tuple, settings: Judge, en
     return verdicts, dict(records=records, new=new)
 
 
-def _as_answer(record):
-    "A judge's record as `usage` counts answers."
-    nothing = Parsed(None, None)
-    if isinstance(record, Failure):
-        return Answer("", "", nothing, None, None, None, None, None, attempts=record.attempts, failure=record)
-    info = record.info or {}
-    spent = record.completion_tokens, record.prompt_tokens, record.latency, info.get("share")
-    return Answer("", "", nothing, None, record.finish_reason, *spent, attempts=info.get("attempts", 1))
-
-
 def _usage(asked, price):
-    "Tokens, seconds and money of all requests, each once, and how many of them were new."
+    "(tokens, seconds and money of all requests, each once, and how many were new; which other models answered)."
     new = sum(part["new"] for part in asked)
-    every = [_as_answer(r) for part in asked for r in part["records"].values()]
+    every = [answer_of(r) for part in asked for r in part["records"].values()]
     failed = sum(a.failure is not None for a in every)
-    return usage(every, price) | dict(new=new, reused=len(every) - new - failed, failed=failed)
+    others = others_line(every)
+    return usage(every, price) | dict(new=new, reused=len(every) - new - failed, failed=failed), others
 
 # %% ../../nbs/50_grading/02_judge.ipynb #d4d49596
 _ROOTS = (
@@ -385,7 +372,8 @@ def judge(
     related, warnings = related_arms(settings.engine, teacher, student=student)
     hashes = judge_hash(criteria, settings.reason), fingerprint(rubric_hash(task, own))
     items, kin = tuple(examples[i].id for i in at), tuple(a for a in answers if ARMS[a].model in related)
-    used = _usage(asked, settings.price)
+    used, others = _usage(asked, settings.price)
+    warnings += (f"The judge, {settings.engine}: {others}.",) if others else ()
     return Judged(point, pair, warnings, used, *hashes, settings.engine, settings, criteria, items, kin)
 
 # %% ../../nbs/50_grading/02_judge.ipynb #11a45526

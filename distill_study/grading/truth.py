@@ -10,23 +10,18 @@ __all__ = ['METRICS', 'FAMILY', 'GRADER_VERSION', 'COLUMNS', 'texts', 'Metric', 
 # %% ../../nbs/50_grading/01_truth.ipynb #a58d2753
 import re
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import Path
 from unicodedata import normalize
 
-import yaml
-
-import distill_study
-from ..config import ARMS, StudyError, fingerprint
+from ..config import ARMS, StudyError, fingerprint, read_table
 from ..tasks.families import TASKS
 from ..tasks.reading import MOST, READER_VERSION
 
 # %% ../../nbs/50_grading/01_truth.ipynb #50881eda
-@cache
 def texts(name: str) -> dict:
     "The texts of `templates/<name>.yaml`, by their names."
-    return yaml.safe_load((Path(distill_study.__file__).parent / "templates" / f"{name}.yaml").read_text("utf-8"))
+    return read_table(f"templates/{name}.yaml")
 
 
 @dataclass(frozen=True)

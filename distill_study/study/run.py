@@ -15,7 +15,7 @@ import time
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import cache, cached_property, wraps
-from itertools import groupby, product
+from itertools import chain, groupby, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,7 +48,7 @@ from .plan import LOOKUPS, judged_pairs, learners, lookups, pairs, pitfall_arms,
 from ..tasks.families import NLI, TASKS, arms_of, form_hash, prompt_hash, rubric, rubric_hash, unfinished
 from ..teach import sampling
 from ..teach.curate import Drop, curate, enough, hardness, overlaps
-from ..teach.sampling import requests, sample_answers, usage
+from ..teach.sampling import others_line, requests, sample_answers, usage
 from ..train.launch import launch
 from ..train.methods import Score, check_choice, validation_rows
 from ..train.rows import check_templates, long_rows, render_row
@@ -153,14 +153,8 @@ def _counted(what, answers):
     new, reused = sum(a.new for a in answers), sum(a.reused for a in answers)
     failed = sum(sum(a.failed.values()) for a in answers)
     say(f"  {what}: {reused} answers from the store, {new} new" + (f", {failed} failed" if failed else ""))
-    if others := _others(answers):
+    if others := others_line(chain(*answers)):
         say(f"  {what}: {others}")
-
-
-def _others(answers):
-    "Which other models answered in place of the one that was asked, as servers say; empty where none did."
-    found = [f"{n} by {model[:80]!r}" for a in answers for model, n in a.other_models.items()]
-    return f"answered by another model than the one asked: {', '.join(found)}" if found else ""
 
 # %% ../../nbs/85_study/01_run.ipynb #a34fba10
 def label_inputs(c: Combination, splits, *, store: Store) -> dict:
@@ -623,7 +617,7 @@ def labels_table(run) -> Table:
         Column("tokens_per_answer", "Tokens", each, digits=1),
         *([votes] if c.teacher.sampling.n > 1 else []),
     )
-    recorded, others = c.teacher.engine.startswith("recorded:"), _others(run.labels.values())
+    recorded, others = c.teacher.engine.startswith("recorded:"), others_line(chain(*run.labels.values()))
     sub = caption("labels", graded=graded, recorded=recorded, others=others)
     return Table("The teacher on the training inputs", columns, tuple(run.labelling.values()), sub)
 

@@ -13,49 +13,18 @@ import atexit
 import json
 import os
 import re
-import select
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 
 import distill_study
-from ..config import arms_under
-from distill_study.tasks.reading import (
-    LETTERS,
-    NLI,
-    WORDS,
-    arithmetic,
-    bare_text,
-    beyond,
-    boxes,
-    chosen_letter,
-    clipped,
-    cut_run_on,
-    expression,
-    json_fields,
-    last_number,
-    math_in_prose,
-    n_words,
-    normal,
-    number,
-    only,
-    own_turn,
-    quantity,
-    read_label,
-    read_letter,
-    regions,
-    rounds,
-    split_reasoning,
-    stated_math,
-    statements,
-    unfenced,
-    unlatex,
-)
+from ..config import Criterion, arms_under, fingerprint, read_table
+from . import reading
+from .reading import FIELDS, LETTERS, NLI, WORDS, only, statements
 
 # %% ../../nbs/10_tasks/02_families.ipynb #6d8b7ed4
 @dataclass(frozen=True)
@@ -74,18 +43,11 @@ class Parsed:
     differs: bool = field(default=False, compare=False)  # several statements that differ, of which the last counts
 
 
-RULES = {
-    "exact": "in exactly the format that was asked for",
-    "whole": "the reply is nothing but an answer, in another dress",
-    "stated": "stated: “the answer is …”, a box, “Answer: …”",
-    "json": "a field of a JSON object",
-    "prose": "found in prose that states no answer",
-    "": "not read",
-}
+RULES = read_table("tasks/rules.yaml")
 
 # %% ../../nbs/10_tasks/02_families.ipynb #54365e8f
 def _serve():
-    "The worker: compare one pair after the other, a line of JSON each, until nobody asks any more."
+    "The worker: compare one pair after the other, a line of JSON each; a comparison that takes too long ends it."
     import resource
     import signal
 
@@ -97,64 +59,49 @@ def _serve():
         text = re.sub(r"(?<![\\a-zA-Z_{])i(?![a-zA-Z])", "((-1)^{1/2})", text)  # the imaginary unit
         return parse(f"${text}$", extraction_config=[LatexExtractionConfig()], parsing_timeout=None)
 
-    print("ready", file=out, flush=True)
     for line in sys.stdin:
-        gold, answer = json.loads(line)
-        signal.alarm(60)  # in case nobody is left who would end it
+        gold, answer, seconds = json.loads(line)
+        signal.setitimer(signal.ITIMER_REAL, seconds)
         try:
             same = verify(read(gold), read(answer), timeout_seconds=None)
         except (Exception, RecursionError):
             same = False
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         print(json.dumps(bool(same)), file=out, flush=True)
 
 # %% ../../nbs/10_tasks/02_families.ipynb #dd9395eb
 class Checker:
-    "Compares expressions in a worker process, which is started when it is needed and ended when it hangs."
+    "Compares expressions in a worker process, which is started when it is needed."
 
-    def __init__(self, seconds: float = 5.0, start: float = 120.0):
-        self.seconds, self.start = seconds, start  # for one comparison, and until the worker is ready
+    def __init__(self, seconds: float = 5.0):
+        self.seconds = seconds  # for one comparison
         self.worker, self.lock = None, threading.Lock()
         atexit.register(self.stop)
-
-    def _line(self, seconds):
-        "The next line of the worker, None when time is up; EOFError where the worker has ended."
-        end, got, fd = time.monotonic() + seconds, b"", self.worker.stdout.fileno()
-        while not got.endswith(b"\n"):
-            if not select.select([fd], [], [], max(0, end - time.monotonic()))[0]:
-                return None
-            if not (more := os.read(fd, 4096)):
-                raise EOFError
-            got += more
-        return got
 
     def _begin(self):
         "Start the worker, in a session of its own, with this package on its path."
         home = str(Path(distill_study.__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
-        self.worker = subprocess.Popen(
-            [sys.executable, "-c", "from distill_study.tasks.families import _serve; _serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | dict(PYTHONPATH=path),
-            start_new_session=True,
-        )
-        if self._line(self.start) is None:
-            raise EOFError
+        command = [sys.executable, "-c", "from distill_study.tasks.families import _serve; _serve()"]
+        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        how = dict(env=os.environ | dict(PYTHONPATH=path), start_new_session=True)
+        self.worker = subprocess.Popen(command, **pipes, **how)
 
     def same(self, gold: str, answer: str) -> bool | None:
         "Whether the two are equal; None where that could not be found out in time."
         with self.lock:
+            line = ""
             try:
                 if self.worker is None:
                     self._begin()
-                self.worker.stdin.write(json.dumps([gold, answer]).encode() + b"\n")
-                self.worker.stdin.flush()
-                line = self._line(self.seconds)
-            except (EOFError, OSError):
-                line = None
-            return self.stop() if line is None else json.loads(line)  # the next question gets a new worker
+                print(json.dumps([gold, answer, self.seconds]), file=self.worker.stdin, flush=True)
+                line = self.worker.stdout.readline()
+            except OSError:  # it has ended
+                pass
+            finally:
+                if not line:
+                    self.stop()  # the next question gets a new worker
+            return json.loads(line) if line else None
 
     def stop(self):
         "End the worker."
@@ -204,7 +151,7 @@ class Task:
 
     def gold(self, value, choices=None):
         "The canonical form of what a data set gives as gold; None where it can't be read."
-        return self.exact(normal(str(value)).strip(), choices)
+        return self.exact(reading.normal(str(value)).strip(), choices)
 
     def outside(self, text):
         "A label stated in `text` that is none of the possible ones."
@@ -212,7 +159,7 @@ class Task:
 
     def correct(self, answer, gold) -> bool | None:
         "Whether an answer is right; None in families without right and wrong."
-        return answer is not None and answer == gold
+        return answer is not None and answer == gold if self.graded else None
 
     def limits(self, words: int | None = None) -> dict:
         "Strategy → new tokens that suffice, for summaries of at most so many words."
@@ -225,19 +172,26 @@ class Task:
         was answered, `stated` a recipe's own regular expressions of what comes before an answer, and `form` whether
         JSON was asked for.
         """
-        thought, reply = split_reasoning(text)
-        own, after = own_turn(reply)
+        thought, reply = reading.split_reasoning(text)
+        own, after = reading.own_turn(reply)
+        how = dict(choices=choices, words=words, prompt=prompt, stated=stated, form=form)
+        found = self.read_turn(own, strategy, ended=not after.strip(), **how)
+        return replace(found, thought=thought, ignored=found.ignored + reading.beyond(after))
+
+    def read_turn(self, own, strategy, *, ended, choices, prompt, stated, form, words=None):
+        "What the model's own turn says; it is in the asked-for format only if nothing follows what `ended` it."
         read = Reader(self, choices=choices, own=tuple(stated))
         if form or own.startswith(("{", "[", "```", "~~~")):
-            fields = json_fields(own, strategy)
+            fields = reading.json_fields(own, strategy)
             if fields:
-                return replace(self._from_fields(fields, read, form=form), thought=thought, ignored=beyond(after))
-        plain = clipped(normal(own))
-        clean, more = cut_run_on(
+                return self._from_fields(fields, read, form=form)
+        text = reading.normal(own)
+        plain = reading.clipped(text)
+        clean, more = reading.cut_run_on(
             plain, prompt, answered=lambda t, apart: read.answers(t, apart or strategy == "vanilla")
         )
         found = read(clean)
-        strict = None if more or after.strip() else self._strict(normal(own), strategy, choices=choices)
+        strict = self._strict(text, strategy, choices=choices) if ended and not more else None
         start = found.start + (len(own) - len(plain) if found.start > len(plain) // 2 else 0)
         return Parsed(
             found.answer,
@@ -245,21 +199,20 @@ class Task:
             rationale=re.sub(r"[\s*_#$]+$", "", own[:start]).strip(),  # as the model wrote it
             stated=found.answer is not None and found.rule == "stated" or strict is not None,
             outside=self.outside(found.text) if found.answer is None else None,
-            thought=thought,
             rule="exact" if strict is not None else found.rule if found.answer is not None else "",
-            ignored=more + beyond(after),
+            ignored=more,
             differs=found.differs,
         )
 
     def _from_fields(self, fields, read, *, form):
         "What an answer in JSON is read as."
         rationale, text, kept = fields
-        plain = normal(text or "").strip()
-        answer = read(plain).answer if statements(plain, read.own) else self.exact(plain, read.choices)
+        plain = reading.normal(text or "").strip()
+        exact = self.exact(plain, read.choices)
+        answer = read(plain).answer if statements(plain, read.own) else exact
         if answer is None and plain:
             answer = self.read(plain, read.choices)
-        strict = self.exact(plain, read.choices) if form and kept else None
-        outside = self.outside(plain) if answer is None else None
+        strict, outside = exact if form and kept else None, self.outside(plain) if answer is None else None
         rule = "" if answer is None else "json"
         return Parsed(answer, strict, rationale, stated=answer is not None, outside=outside, rule=rule)
 
@@ -298,7 +251,7 @@ class Reader:
         every = statements(text, self.own)
         if every:
             return self._stated([s for s in every if not s.asked])
-        bare = unfenced(text)
+        bare = reading.unfenced(text)
         if (answer := self.task.exact(bare, self.choices)) is not None:
             return Found(answer, "whole", text=bare)
         return Found(self.task.search(bare, self.choices), "prose", text=bare)
@@ -307,7 +260,7 @@ class Reader:
         "The last statement that is not taken back; unread where it can't be read."
         gone, last, values = set(), None, set()
         for s in reversed(every):
-            content = unfenced(s.content)
+            content = reading.unfenced(s.content)
             answer = self._instead(content) if s.denied else self.task.read(content, self.choices)
             if s.denied and answer is None:
                 gone.add(self.task.read(content, self.choices))
@@ -355,35 +308,34 @@ class Math(Task):
     name = "math"
 
     def exact(self, text, choices):
-        return number(text) if re.fullmatch(r"-?[\d,]*\.?\d+", text) else None
+        return reading.number(text) if re.fullmatch(r"-?[\d,]*\.?\d+", text) else None
 
     def read(self, text, choices):
-        return stated_math(text)
+        return reading.stated_math(text)
 
     def search(self, text, choices):
         first, every = _bare_lines(text, lambda t: self.exact(t, choices))
         if every:
-            return first if len(every) == 1 and first else last_number(text)
-        return math_in_prose(text)
+            return first if len(every) == 1 and first else reading.last_number(text)
+        return reading.math_in_prose(text)
 
     def gold(self, value, choices=None):
-        text = normal(str(value)).strip()
+        text = reading.normal(str(value)).strip()
         inner = self._inner(text)
-        easy = arithmetic(inner)
-        plain = number(easy)
+        easy = reading.arithmetic(inner)
+        plain = reading.number(easy)
         if plain is not None:
-            return (
-                easy if re.fullmatch(r"-?\d*\.\d+", easy) and "." in plain else plain
-            )  # its digits say how exact it is
-        if (plain := quantity(easy)) is not None:
+            as_written = re.fullmatch(r"-?\d*\.\d+", easy) and "." in plain  # its digits say how exact it is
+            return easy if as_written else plain
+        if (plain := reading.quantity(easy)) is not None:
             return plain
-        return None if re.fullmatch(r"[A-Za-z ]+", text) else expression(inner)
+        return None if re.fullmatch(r"[A-Za-z ]+", text) else reading.expression(inner)
 
     def _inner(self, text):
         "What a box, or mathematical delimiters, enclose; several joined by commas."
         if "\\boxed" in text:
-            return boxes(text[text.index("\\boxed") :])
-        if not (found := regions(text)):
+            return reading.boxes(text[text.index("\\boxed") :])
+        if not (found := reading.regions(text)):
             return text
         between = (text[a[1] : b[0]] for a, b in zip(found, found[1:]))
         joined = all(re.fullmatch(r"\W*(?:and|or)?\W*", b) for b in between)
@@ -413,20 +365,20 @@ class NluQa(Task):
         def one(line):
             return self.exact(re.sub(r"^(?:option|choice|letter)\s+\W*", "", line, flags=re.I).upper(), choices)
 
-        return _bare_lines(unlatex(text), one)
+        return _bare_lines(reading.unlatex(text), one)
 
     def read(self, text, choices):
-        return read_letter(text, choices) if len(self._bare(text, choices)[1]) < 2 else None
+        return reading.read_letter(text, choices) if len(self._bare(text, choices)[1]) < 2 else None
 
     def search(self, text, choices):
         first, every = self._bare(text, choices)
         if first or len(every) > 1:
             return only(every)
-        if chosen := chosen_letter(text, choices):
+        if chosen := reading.chosen_letter(text, choices):
             return chosen
         lines = [line for line in text.splitlines() if line.strip()] or [""]
         begins = re.match(r"\W*[A-J]\W*(?:[.):]|$)", lines[0])
-        return begins and read_letter(lines[0], choices) or read_letter(lines[-1], choices)
+        return begins and reading.read_letter(lines[0], choices) or reading.read_letter(lines[-1], choices)
 
     def outside(self, text):
         m = re.match(r"^[\s\"'*(\[]*([A-Z])(?=[\s)\].:,*\"']*$)", text)
@@ -442,12 +394,18 @@ class Nli(Task):
         return text.lower() if text.lower() in NLI else None
 
     def read(self, text, choices):
-        return read_label(text)
+        return reading.read_label(text)
 
     def search(self, text, choices):
-        return read_label(text, whole=True)
+        return reading.read_label(text, whole=True)
 
 # %% ../../nbs/10_tasks/02_families.ipynb #3c3b61e1
+def _scored(answer, strict, **more):
+    "A `Parsed` of a family that is not right or wrong."
+    rule = "" if answer is None else "exact" if strict is not None else "whole"
+    return Parsed(answer, strict, rule=rule, **more)
+
+
 class Summarization(Task):
     "Summaries of at most so many words, plain or as a chain of density; scored, not right or wrong."
 
@@ -457,45 +415,28 @@ class Summarization(Task):
     def gold(self, value, choices=None):
         return value.strip() or None if isinstance(value, str) else None
 
-    def correct(self, answer, gold):
-        return None
-
     def limits(self, words=None):
         n = words or WORDS  # three tokens a word: other languages need more than English
         return {"vanilla": max(64, 3 * n + 16), "cod": max(256, 12 * n + 64)}
 
-    def parse(self, text, strategy, *, choices=None, words=None, prompt="", stated=(), form=False):
-        thought, reply = split_reasoning(text)
-        own, after = own_turn(reply)
+    def read_turn(self, own, strategy, *, ended, words, **_):
         limit = words or WORDS
         if strategy == "vanilla":
-            answer = bare_text(own) or None
-            fits = answer == own and n_words(own) <= limit and not after.strip()
-            return self._parsed(
-                answer, answer if fits else None, stated=answer is not None, thought=thought, ignored=beyond(after)
-            )
-        *earlier, answer = rounds(own) or (None,)
-        strict = answer if self._four_lines(own, limit) and not after.strip() else None
+            answer = reading.bare_text(own) or None
+            fits = ended and answer == own and len(own.split()) <= limit
+            return _scored(answer, answer if fits else None, stated=answer is not None)
+        *earlier, answer = reading.rounds(own) or (None,)
+        strict = answer if ended and self._four_lines(own, limit) else None
         rationale = "\n".join(f"{i}. {r}" for i, r in enumerate(earlier, 1))
-        whole = dict(rationale=rationale, stated=len(earlier) > 2, rounds=tuple(earlier))
-        return self._parsed(answer, strict, **whole, thought=thought, ignored=beyond(after))
-
-    def _parsed(self, answer, strict, **more):
-        "A `Parsed` with its rule."
-        rule = "" if answer is None else "exact" if strict is not None else "whole"
-        return Parsed(answer, strict, rule=rule, **more)
+        return _scored(answer, strict, rationale=rationale, stated=len(earlier) > 2, rounds=tuple(earlier))
 
     def _four_lines(self, own, limit):
         "Whether a chain of density is what was asked for: four numbered lines within the limit."
         lines = own.splitlines()
-        fits = (line.startswith(f"{i}. ") and 0 < n_words(line[3:]) <= limit for i, line in enumerate(lines, 1))
+        fits = (line.startswith(f"{i}. ") and 0 < len(line[3:].split()) <= limit for i, line in enumerate(lines, 1))
         return len(lines) == 4 and all(fits)
 
 # %% ../../nbs/10_tasks/02_families.ipynb #6cc75352
-_SPEAKER = re.compile(r"^[*_#]*(?:assistant|ai|bot)[*_]*\s*:[*_]*\s*", re.I)
-_OTHER = re.compile(r"\n\s*[*_#]*(?:user|human|customer|assistant|ai|bot)[*_]*\s*:", re.I)
-
-
 class Conversation(Task):
     "The next turn of a conversation; scored, not right or wrong."
 
@@ -505,18 +446,11 @@ class Conversation(Task):
     def gold(self, value, choices=None):
         return None
 
-    def correct(self, answer, gold):
-        return None
-
-    def parse(self, text, strategy, *, choices=None, words=None, prompt="", stated=(), form=False):
-        thought, reply = split_reasoning(text)
-        own, after = own_turn(reply)
-        turn, *more = _OTHER.split(_SPEAKER.sub("", own), maxsplit=1)
+    def read_turn(self, own, strategy, *, ended, **_):
+        turn, *more = reading.RE.next_speaker.split(reading.RE.speaker.sub("", own), maxsplit=1)
         answer = turn.strip() or None
-        strict = answer if answer == own and not after.strip() else None
-        rule = "" if answer is None else "exact" if strict is not None else "whole"
-        ignored = "".join(more) + beyond(after)
-        return Parsed(answer, strict, stated=answer is not None, thought=thought, rule=rule, ignored=ignored)
+        strict = answer if ended and answer == own else None
+        return _scored(answer, strict, stated=answer is not None, ignored="".join(more))
 
 # %% ../../nbs/10_tasks/02_families.ipynb #880a4509
 TASKS = {t.name: t for t in (Nli(), NluQa(), Math(), Summarization(), Conversation())}
@@ -526,62 +460,11 @@ def arms_of(task: str) -> tuple[str, ...]:
     "The arms of a family, those included that only a recipe can ask for."
     return arms_under(TASKS[task].strategies)
 
-# %% ../../nbs/10_tasks/02_families.ipynb #4ee1c3f0
-import yaml
-
-from ..config import Criterion, fingerprint
-from .reading import FIELDS
-
 # %% ../../nbs/10_tasks/02_families.ipynb #ac5b398b
 PROMPT_VERSION = 1
-_THINK = 'Think step by step in at most 80 words, then end with one line: "Answer: " and '
-_ENTAIL = "Does the premise entail the hypothesis?"
-SYSTEM = {
-    ("math", "vanilla"): "Solve the problem. Reply with the final number only.",
-    ("math", "cot"): f"Solve the problem. {_THINK}the final number.",
-    ("nlu_qa", "vanilla"): "Answer the question. Reply with the letter of the right choice only.",
-    ("nlu_qa", "cot"): f"Answer the question. {_THINK}the letter of the right choice.",
-    ("nli", "vanilla"): f"{_ENTAIL} Reply with one word only: entailment, neutral or contradiction.",
-    ("nli", "cot"): f"{_ENTAIL} {_THINK}entailment, neutral or contradiction.",
-    ("summarization", "vanilla"): "Summarize the text in at most {words} words. Reply with the summary only.",
-    ("summarization", "cod"): "Summarize the text in four rounds, each of at most {words} words. "
-    "Every round keeps the names, places, numbers and dates of the round before and adds one to three that are still "
-    "missing, and is no longer. Write one line for each round: its number, a full stop and the summary.",
-    ("conversation", "vanilla"): "Go on with the conversation. Reply with your next turn only.",
-}
-EXPLAIN = {
-    "math": "Write down, in at most 80 words, the reasoning that solves the problem.",
-    "nlu_qa": "Write down, in at most 80 words, the reasoning that leads to the right choice.",
-    "nli": "Write down, in at most 80 words, the reasoning that tells whether the premise entails the hypothesis.",
-}
-PARAPHRASES = {
-    "math": (
-        "Work out the answer. Write nothing but the final number.",
-        "What is the answer to this problem? Give one number and nothing else.",
-        "Find the number that is asked for. Your reply is that number alone.",
-    ),
-    "nlu_qa": (
-        "Which choice is right? Write nothing but its letter.",
-        "Pick the best choice. Give one letter and nothing else.",
-        "Read the question and its choices. Your reply is the letter of the right one alone.",
-    ),
-    "nli": (
-        "Given the premise, is the hypothesis true (entailment), open (neutral) or false (contradiction)? "
-        "Write that one word and nothing else.",
-        "Decide how the hypothesis relates to the premise. "
-        "Your reply is one word: contradiction, neutral or entailment.",
-        "Judge the hypothesis by the premise alone. Answer entailment, contradiction or neutral, in one word.",
-    ),
-    "summarization": (
-        "Write a summary of the text, no longer than {words} words. Give the summary and nothing else.",
-        "Sum up what the text says. Use {words} words or fewer, and write only the summary.",
-        "In {words} words at most, what does the text say? Your reply is the summary alone.",
-    ),
-    "conversation": (
-        "Continue the conversation. Write your next turn and nothing else.",
-        "What do you say next in this conversation? Give that one turn only.",
-    ),
-}
+_PROMPTS = read_table("tasks/prompts.yaml")
+SYSTEM = {(task, strategy): text for task, own in _PROMPTS["system"].items() for strategy, text in own.items()}
+EXPLAIN, PARAPHRASES, TARGETS = (_PROMPTS[name] for name in ("explain", "paraphrases", "targets"))
 
 # %% ../../nbs/10_tasks/02_families.ipynb #2c7aede8
 def wording(
@@ -633,15 +516,6 @@ def nli_turn(premise: str, hypothesis: str) -> dict:
     return dict(role="user", content=f"Premise: {premise}\nHypothesis: {hypothesis}")
 
 # %% ../../nbs/10_tasks/02_families.ipynb #cd8f290a
-TARGETS = {
-    "answer": "the answer alone, under the plain prompt",
-    "rationale": "the reasoning and then the answer, under the chain-of-thought prompt",
-    "rationale-after": "the answer on the first line and then the reasoning, under the plain prompt",
-    "mixed": "two rows of each input: the answer under the plain prompt, "
-    "and the reasoning under a prompt that asks for it",
-}
-
-
 def target(
     strategy: str,  # the prompt the student is asked under
     answer: str,  # canonical answer, summary or reply
@@ -692,10 +566,8 @@ def form_hash() -> str:
 
 # %% ../../nbs/10_tasks/02_families.ipynb #b9074004
 RUBRIC_VERSION = 1
-_RUBRICS = Path(distill_study.__file__).parent / "templates" / "rubrics.yaml"
 RUBRICS = {
-    task: tuple(Criterion(**c) for c in criteria)
-    for task, criteria in yaml.safe_load(_RUBRICS.read_text(encoding="utf-8")).items()
+    task: tuple(Criterion(**c) for c in criteria) for task, criteria in read_table("templates/rubrics.yaml").items()
 }
 
 

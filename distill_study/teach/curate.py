@@ -83,21 +83,6 @@ def _rare(h, n, *, limit=0.01, least=10):
     return count[inverse] <= max(least, limit * n)
 
 
-def _starts_of_runs(*columns):
-    "Where, in sorted arrays, a row differs from the one before."
-    first = np.ones(len(columns[0]), dtype=bool)
-    first[1:] = np.any([c[1:] != c[:-1] for c in columns], axis=0)
-    return first
-
-
-def _once(h, of):
-    "(hash, text), each pair once, by text."
-    order = np.lexsort((h, of))
-    h, of = h[order], of[order]
-    first = _starts_of_runs(h, of)
-    return h[first], of[first]
-
-
 def shingles(
     texts,
     k: int = 3,  # words in a row
@@ -109,7 +94,11 @@ def shingles(
     h, of, _ = g.windows(k)
     short = np.flatnonzero((g.lengths > 0) & (g.lengths < k))
     whole = np.array([g.whole(i) for i in short.tolist()], dtype=np.uint64)
-    h, of = _once(np.concatenate([h, whole]), np.concatenate([of, short]))
+    h, of = np.concatenate([h, whole]), np.concatenate([of, short])
+    order = np.lexsort((h, of))
+    h, of = h[order], of[order]
+    first = np.append(True, (h[1:] != h[:-1]) | (of[1:] != of[:-1]))[: len(h)]
+    h, of = h[first], of[first]
     rare = _rare(h, len(g))
     return np.split(h[rare], np.searchsorted(of[rare], np.arange(1, len(g)))) if len(g) else []
 
@@ -185,37 +174,18 @@ def facts_of(example) -> tuple:
     return numbers, example.gold if example.task in ("math", "nli") else None
 
 # %% ../../nbs/40_teach/02_curate.ipynb #c45e8341
-def _pairs(train, test, *, n, chunk):
-    """Yields (numbers of training texts, where in the test array one of their n-grams stands), `chunk` texts at once.
-
-    Each pair once, in the order of both.
-    """
-    h, of, at = test
-    order = np.argsort(h, kind="stable")
-    h, at = h[order], at[order]
-    th, tof, _ = train.windows(n)
-    th, tof = _once(th, tof)
-    low, high = np.searchsorted(h, th, "left"), np.searchsorted(h, th, "right")
-    hit = np.flatnonzero(high > low)
-    low, high, tof = low[hit], high[hit], tof[hit]
-    for a in range(0, len(train), chunk):
-        s = slice(*np.searchsorted(tof, (a, a + chunk)))
-        times = high[s] - low[s]
-        if not times.sum():
-            continue
-        inside = np.arange(times.sum()) - np.repeat(np.cumsum(times) - times, times)
-        pairs = np.stack([np.repeat(tof[s], times), at[np.repeat(low[s], times) + inside]])
-        yield np.unique(pairs, axis=1)
+def _covered(shared, n):
+    "Words of a test input that its n-grams in a training input cover, by (text, test), of rows of text, test and at."
+    shared = shared.drop_duplicates(["text", "at"]).sort_values(["text", "at"])
+    pair = [shared["text"], shared["test"]]
+    size = -shared.groupby(pair)["at"].diff(-1)  # an n-gram adds the words up to the next one
+    return size.fillna(n).clip(upper=n).groupby(pair).sum()
 
 
-def _covered(i, at, *, of, n):
-    "(number of a training text, number of a test text, words of it that their shared n-grams cover)."
-    j = of[at]
-    new = _starts_of_runs(i, j)
-    step = np.full(len(i), n)
-    step[:-1] = np.where(new[1:], n, np.minimum(n, np.diff(at)))  # an n-gram adds the words up to the next one
-    first = np.flatnonzero(new)
-    return i[first], j[first], np.add.reduceat(step, first)
+def _equal_to(whole, train, *, lengths):
+    "(number of a training text, what `whole` has for the hash of all its words) of those that have exactly such words."
+    same_length = np.flatnonzero((train.lengths > 0) & np.isin(train.lengths, lengths)).tolist()
+    return [(i, whole[w]) for i in same_length if (w := train.whole(i)) in whole]
 
 # %% ../../nbs/40_teach/02_curate.ipynb #4ca77c5e
 def contaminated(
@@ -227,29 +197,24 @@ def contaminated(
     chunk: int = 2000,  # training inputs at once
 ) -> dict:  # number of a training input → (number of the test input, share of it that is covered)
     "Training inputs that hold a test input, or a good part of one."
-    train, test = Grams(texts), Grams(tests)
-    h, of, at = test.windows(n)
-    rare = _rare(h, len(test))
-    where = np.repeat(np.arange(len(test)), test.lengths)
-    total = np.zeros(len(test))  # words of each test input that can be covered
-    if rare.any():
-        _, count, size = _covered(of[rare], at[rare], of=where, n=n)
-        total[count] = size
+    import pandas as pd
+
+    test = Grams(tests)
+    gram, of, at = test.windows(n)
+    known = pd.DataFrame(dict(gram=gram, test=of, at=at))[_rare(gram, len(test))]
+    total = _covered(known.assign(text=0), n).droplevel("text")  # words of each test input that can be covered
+    short = [j for j in np.flatnonzero(test.lengths).tolist() if j not in total.index]
+    whole = {test.whole(j): j for j in reversed(short)}  # the first one of its kind
     found = {}
-    for pairs in _pairs(train, (h[rare], of[rare], at[rare]), n=n, chunk=chunk):
-        for i, j, size in zip(*(x.tolist() for x in _covered(*pairs, of=where, n=n))):
-            part = size / total[j]
-            if part > share and part > found.get(i, (0, 0))[1]:
-                found[i] = (j, float(part))
-    short = np.flatnonzero((total == 0) & (test.lengths > 0)).tolist()
-    return dict(sorted((_equal_to(short, test, train=train) | found).items()))
-
-
-def _equal_to(short, test, *, train):
-    "Training texts that have exactly the words of one of the `short` test texts, the first one of its kind."
-    whole = {test.whole(j): j for j in reversed(short)}
-    same_length = np.flatnonzero((train.lengths > 0) & np.isin(train.lengths, test.lengths[short])).tolist()
-    return {i: (whole[w], 1.0) for i in same_length if (w := train.whole(i)) in whole}
+    for start in range(0, len(texts), chunk):
+        train = Grams(texts[start : start + chunk])
+        gram, of, _ = train.windows(n)
+        equal = _equal_to(whole, train, lengths=test.lengths[short])
+        found |= {start + i: (j, 1.0) for i, j in equal}
+        part = _covered(pd.DataFrame(dict(gram=gram, text=of)).merge(known, on="gram"), n).div(total, level="test")
+        part = part[part > share]
+        found |= {start + i: (j, part[i, j]) for i, j in part.groupby("text").idxmax()}
+    return dict(sorted(found.items()))
 
 # %% ../../nbs/40_teach/02_curate.ipynb #d7b79541
 def gives_away(example, least: int = 8) -> str | None:
