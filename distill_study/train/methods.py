@@ -202,7 +202,7 @@ def load_4bit(base: Path, settings: Train, *, where: str):
 # %% ../../nbs/60_train/02_methods.ipynb #a650acd9
 def _output_layer(model):
     if not hasattr(model, "get_output_embeddings") and not hasattr(model, "peft_config"):
-        model = model.module  # DDP and DeepSpeed wrap it
+        model = model.module  # DDP wraps it
     return (model.get_base_model() if hasattr(model, "peft_config") else model).get_output_embeddings()
 
 

@@ -69,28 +69,18 @@ def part_ways():
     "The processes are done with each other: from here on each is alone."
     import torch.distributed as d
 
-    if ranks()[1] == 1:
-        return
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-    d.barrier()
-    d.destroy_process_group()
-    unset_hf_deepspeed_config()  # or a model that is read from here on would be spread over processes that are gone
+    if ranks()[1] > 1:
+        d.barrier()
+        d.destroy_process_group()
 
 # %% ../../nbs/60_train/04_save.ipynb #f9bf2613
 def sharded() -> bool:
-    "Does every process hold only its part of the weights (FSDP, ZeRO)?"
-    asked = [os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED")]
-    return ranks()[1] > 1 and any(asked)
+    "Does every process hold only its part of the weights (FSDP)?"
+    return ranks()[1] > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
 def whole_tensor(t):
     "A tensor of which this process may hold a part, whole; asked of every process."
-    if hasattr(t, "ds_id"):
-        import deepspeed
-
-        with deepspeed.zero.GatheredParameters([t]):
-            return t.detach().clone()
     return t.full_tensor() if hasattr(t, "full_tensor") else t
 
 
@@ -136,9 +126,7 @@ def trainer_state(trainer) -> tuple[dict, dict]:  # tensors, plain values
     import numpy as np
     import torch
 
-    optimizer = dict(state={}, param_groups=[])  # DeepSpeed writes its own
-    if not trainer.is_deepspeed_enabled:
-        optimizer = trainer.optimizer.state_dict()
+    optimizer = trainer.optimizer.state_dict()
     state = {f"opt.{i}.{k}": v for i, s in optimizer["state"].items() for k, v in s.items()}
     tensors = {k: whole_tensor(v).detach().cpu().contiguous() for k, v in state.items() if torch.is_tensor(v)}
     name, keys, *rest = np.random.get_state()
@@ -168,8 +156,7 @@ def restore_optimizer(trainer, checkpoint):
             own = part_like(params[int(i)], value) if hasattr(value, "shape") else value
             state.setdefault(int(i), {})[name] = own
     groups = [{k: tuple(v) if k == "betas" else v for k, v in g.items()} for g in plain["groups"]]
-    if groups:
-        trainer.optimizer.load_state_dict(dict(state=state, param_groups=groups))
+    trainer.optimizer.load_state_dict(dict(state=state, param_groups=groups))
     trainer.lr_scheduler.load_state_dict(plain["schedule"])
 
 
@@ -225,29 +212,21 @@ def save_checkpoint(trainer, out: Path):
     "Write checkpoint-N of `trainer` under `out` and keep two; every process gives its part, the first one writes."
     from safetensors.torch import save_file
 
-    final = out / f"checkpoint-{trainer.state.global_step}"
-    part = out / f"{final.name}.partial"
     weights, (tensors, plain) = whole_weights(trainer.model), trainer_state(trainer)
 
-    def write():
-        shutil.rmtree(part, ignore_errors=True)
+    def write(part):
         save_weights(trainer.model, part, weights=weights)
         save_file(tensors, part / _STATE[0])
         write_json(plain, part / _STATE[1], exact=True)
         trainer.state.save_to_json(str(part / _STATE[2]))
 
-    def name_it():
-        shutil.rmtree(final, ignore_errors=True)
-        part.rename(final)
+    def keep():
+        write_folder(out / f"checkpoint-{trainer.state.global_step}", write)
         for old in checkpoints(out)[:-2]:
             shutil.rmtree(old)
         forget_best(out, trainer.state.best_global_step)
 
-    at_first(write)
-    if trainer.is_deepspeed_enabled:
-        adapter = hasattr(trainer.model, "peft_config")
-        trainer.model_wrapped.save_checkpoint(str(part), exclude_frozen_parameters=adapter)
-    at_first(name_it)
+    at_first(keep)
 
 # %% ../../nbs/60_train/04_save.ipynb #5d0ac003
 def checkpoints(out: Path) -> list[Path]:

@@ -10,7 +10,6 @@ import contextlib
 import gc
 import json
 import math
-import os
 import resource
 import shutil
 import time
@@ -461,9 +460,8 @@ def _peak():
 
 def _versions(settings):
     "Versions of the libraries that train with these settings."
-    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
     some = dict(peft=settings.method != "full", bitsandbytes=settings.method == "qlora", liger_kernel=settings.liger)
-    used = [name for name, on in (some | dict(deepspeed=deepspeed)).items() if on]
+    used = [name for name, on in some.items() if on]
     return {name: version(name) for name in ("torch", "transformers", "trl", "accelerate", *used)}
 
 # %% ../../nbs/60_train/03_sft.ipynb #5d0ad006
@@ -489,7 +487,7 @@ def _what_was_trained(job):
 def _what_happened(trainer):
     "The part of the record that the training itself gives; asked of every process."
     state, log = trainer.state, trainer.state.log_history
-    sizes = {p: getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters()}  # DeepSpeed holds it elsewhere
+    sizes = {p: p.numel() for p in trainer.model.parameters()}
     seconds, epochs = trainer.spent.seconds(), round(state.epoch, 4)
     tokens = sum(len(r["input_ids"]) for r in trainer.job.rows)
     return dict(
