@@ -123,7 +123,7 @@ def test_accelerates_own_reader_and_launcher_take_every_configuration(name, monk
     from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils import launch as accelerates
-    from accelerate.utils.launch import prepare_multi_gpu_env, prepare_simple_launcher_cmd_env
+    from accelerate.utils.launch import prepare_multi_gpu_env
 
     monkeypatch.setattr(accelerates, "is_port_in_use", lambda port: False)
     path = shipped()[name]
@@ -142,10 +142,9 @@ def test_accelerates_own_reader_and_launcher_take_every_configuration(name, monk
             and env["FSDP_AUTO_WRAP_POLICY"] == "TRANSFORMER_BASED_WRAP"
             and env["FSDP_RESHARD_AFTER_FORWARD"] == "true"
         )
-    elif args.multi_gpu:
-        assert prepare_multi_gpu_env(args)["ACCELERATE_MIXED_PRECISION"] == "no" and args.use_cpu == (name == "cpu2")
     else:
-        assert name == "single" and "ACCELERATE_MIXED_PRECISION" in prepare_simple_launcher_cmd_env(args)[1]
+        assert args.multi_gpu and args.use_cpu == (name == "cpu2")
+        assert prepare_multi_gpu_env(args)["ACCELERATE_MIXED_PRECISION"] == "no"
 
 
 def test_fsdp_configuration_makes_accelerates_plugin(monkeypatch):
@@ -184,7 +183,6 @@ REFUSED = {
         "checkpointed twice",
     ),
     "no GPU": ("ddp", {}, "no GPU here"),
-    "several in one": ("single", dict(processes=2), "is one process"),
     "fewer rows than processes": ("cpu2", dict(batch_size=2, processes=3), "fewer than processes"),
     "several machines": (
         "distributed_type: MULTI_GPU\nuse_cpu: true\nnum_machines: 2\nnum_processes: 4\n",

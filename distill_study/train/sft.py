@@ -12,13 +12,13 @@ import json
 import math
 import resource
 import shutil
-import time
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from ..config import StudyError, Train, fingerprint
+from ..models.local import own_context
 from distill_study.models.weights import (
     device,
     load_tokenizer,
@@ -66,9 +66,7 @@ class TrainedStudent:
     stopped: bool = False  # whether patience ended it early
     processes: int = 1  # that trained it together, in its last start
     merge: dict | None = None  # what merging and rounding changed, see `save.moved`; None where nothing was
-    energy: dict | None = (
-        None  # joules of GPUs in training steps, over all starts, by kind of device; None where not known
-    )
+    energy: dict | None = None  # kind of device → joules in training steps, over all starts; None where not known
     versions: dict | None = None  # of the libraries that trained it; None in older records
     path: Path | None = field(default=None, compare=False)  # folder of the trained model
 
@@ -155,9 +153,9 @@ def fit_student(
 
     # Tokenizer and rows
     tokenizer = load_tokenizer(base)
-    context, stops = batching.model_limits(base, tokenizer)
+    stops = batching.turn_ends(base, tokenizer)
     tokenized = batching.tokenize_rows(rows, tokenizer, stops=stops)
-    kept, dropped, limit = batching.fit_length(tokenized, settings, context=context)
+    kept, dropped, limit = batching.fit_length(tokenized, settings, context=own_context(base))
     held = [r for r in batching.tokenize_rows(validation or [], tokenizer, stops=stops) if len(r["input_ids"]) <= limit]
     batching.known_tokens(kept, base, name=model)
     if dict(gold=score is None, loss=not held).get(settings.choose):
@@ -189,7 +187,7 @@ def _train(job, key):
         torch.manual_seed(job.seed + 1009 * rank)
 
     # Train
-    trainer.spent = _Spent(last)
+    trainer.spent = save.Spent(last)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     record = _what_was_trained(job) | _what_happened(trainer) | dict(fingerprint=key, starts=starts)
     chosen = _take_best(trainer) if job.settings.choose != "last" else None
@@ -218,12 +216,8 @@ def _mark(out):
 
 def is_finished(out: Path, key: str) -> bool:
     "Does `out` hold the run with this fingerprint, finished?"
-    if _mark(out).get("fingerprint") != key or not (out / "fit.json").is_file():
-        return False
-    if (out / "model" / "config.json").is_file():
-        return True
-    found = TrainedStudent.load(out)  # a merge that was noted has left a model
-    return found.method != "full" and found.merge is None and (out / "adapter" / "adapter_config.json").is_file()
+    there = any((trained_folder(out) / name).is_file() for name in ("config.json", "adapter_config.json"))
+    return there and _mark(out).get("fingerprint") == key and (out / "fit.json").is_file()
 
 
 def _claim(out, key):
@@ -234,7 +228,7 @@ def _claim(out, key):
         if mark["fingerprint"] != key:
             raise StudyError(_say("another_run", out=out))
         last = save.last_checkpoint(out)
-        mark["starts"].append(int(last.name.split("-")[1]) if last else 0)
+        mark["starts"].append(save.step_of(last) if last else 0)
         write_json(mark, out / "run.json", exact=True)
     return last, tuple(mark["starts"])
 
@@ -431,24 +425,6 @@ def _take_best(trainer):
     return best
 
 # %% ../../nbs/60_train/03_sft.ipynb #140d908c
-class _Spent:
-    "Seconds and joules in training steps, those of earlier starts included."
-
-    def __init__(self, checkpoint):
-        self.seconds_before, self.joules_before = save.spent_before(checkpoint)
-        self.began, self.joules_then = time.perf_counter(), methods.gpu_joules()
-
-    def seconds(self):
-        return self.seconds_before + time.perf_counter() - self.began
-
-    def joules(self):
-        "Of this process's GPU; None where they are not known of every start."
-        now = methods.gpu_joules()
-        if None in (self.joules_before, self.joules_then, now):
-            return None
-        return self.joules_before + now - self.joules_then
-
-
 def _peak():
     "Most memory used so far, in bytes."
     import torch
@@ -499,7 +475,7 @@ def _what_happened(trainer):
         stopped=state.global_step < state.max_steps,
         seconds=seconds,
         tokens_per_second=tokens * epochs / seconds,
-        energy=methods.added_up(save.gathered(trainer.spent.joules())),
+        energy=trainer.spent.energy(),
         peak_memory=max(save.gathered(_peak())),
         dtype=trainer.dtype,
         trainable=sum(n for p, n in sizes.items() if p.requires_grad),
