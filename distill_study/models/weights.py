@@ -88,18 +88,13 @@ def resolve_model(name: str) -> Path:
     zoo = [f"zoo/{z}" for z in zoo_names()]
     if name.startswith("zoo/"):
         raise ModelError(sentence("not_in_zoo", name=name, hint=nearest(name, zoo)))
-    for folder in _places(name):
-        _refuse_adapter(name, folder)
-    if name.count("/") != 1 or Path(name).is_dir():
+    folder = next(filter(_is_adapter, _places(name)), None)
+    if folder is None and (name.count("/") != 1 or Path(name).is_dir()):
         raise ModelError(sentence("no_such_model", name=name, zoo=zoo))
-    folder = _download(name)
-    _refuse_adapter(name, folder)
-    return folder
-
-
-def _refuse_adapter(name, folder):
+    folder = folder or _download(name)
     if _is_adapter(folder):
         raise ModelError(sentence("adapter_alone", name=name, base=adapter_base(folder)))
+    return folder
 
 # %% ../../nbs/30_models/01_weights.ipynb #04563521
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
@@ -341,17 +336,17 @@ def _placed(where, folder, *, dtype):
     return "auto" if alone and too_big(folder, dtype) else where
 
 # %% ../../nbs/30_models/01_weights.ipynb #7a1c0006
-def load_model(folder: Path, dtype=None, *, device: str | None = None):
+def load_model(folder: Path, dtype=None, *, device: str | None = None, **more):
     """The causal language model of a folder in evaluation mode, from safetensors; `ModelError` where that can't be had.
 
-    Without a torch `dtype` in the one it was saved in, without a `device` on what `device()` names."""
+    Without a torch `dtype` in the one it was saved in, without a `device` on what `device()` names; `more` settings are
+    transformers' own."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a bar per model would bury the lines that say how far a study is
-    place = _placed(device, folder, dtype=dtype)
     try:
-        how = dict(dtype=dtype or "auto", use_safetensors=True, device_map=place)
+        how = dict(dtype=dtype or "auto", use_safetensors=True, device_map=_placed(device, folder, dtype=dtype)) | more
         model = AutoModelForCausalLM.from_pretrained(folder, **how)
     except (OSError, ValueError, KeyError) as e:
         raise ModelError(f"model {Path(folder).name!r}: could not be loaded: {str(e).splitlines()[0]}") from None

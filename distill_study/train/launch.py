@@ -131,21 +131,16 @@ def work(job: Path):
 _ENTRY = ["-m", "distill_study.train.launch"]
 
 
-def _environment(cpu):
-    "The variables that the processes start with."
+def _start(path, processes, *, cpu, folder):
+    "`accelerate launch` with a job, in a session of its own; its stdin is the pipe whose end is ours."
     more = dict(CUDA_VISIBLE_DEVICES="", ACCELERATE_USE_CPU="true") if cpu else {}
     env = child_environment(TOKENIZERS_PARALLELISM="false", **more)
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         env.pop(name, None)
-    return env
-
-
-def _start(path, processes, *, cpu, folder):
-    "`accelerate launch` with a job, in a session of its own; its stdin is the pipe whose end is ours."
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path)]
     command += ["--num_processes", str(processes), "--main_process_port", "0"]  # any that is free
     command += [*_ENTRY, str(folder / "job.json")]
-    how = dict(stdin=subprocess.PIPE, env=_environment(cpu), start_new_session=True)
+    how = dict(stdin=subprocess.PIPE, env=env, start_new_session=True)
     with open(folder / "log", "wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, **how)
 

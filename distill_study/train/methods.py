@@ -17,7 +17,7 @@ from pathlib import Path
 from ..config import Arm, Combination, Sampling, StudyError, Train, fingerprint
 from ..grading.truth import grader_hash
 from ..models.local import TransformersEngine, number_format, plain_settings
-from ..models.weights import ModelError, load_model, load_tokenizer, sentence
+from ..models.weights import device, load_model, load_tokenizer, sentence
 from ..store.log import Store
 from ..tasks.families import TASKS, prompt_hash
 from ..teach.curate import curate
@@ -136,28 +136,24 @@ def load_base(base: Path, settings: Train, *, where: str, held: str | None = Non
     import torch
 
     if settings.method == "qlora":
-        return load_4bit(base, settings, where=where)
+        return load_4bit(base, settings)
     model = load_model(base, device=held)
     saved = model.config.dtype if held else model.dtype
     bf16 = use_bf16(settings, model.num_parameters(), where=where)
     return model.to(torch.bfloat16 if bf16 and settings.method == "lora" else torch.float32), saved, bf16
 
 # %% ../../nbs/60_train/02_methods.ipynb #5d0ab001
-def load_4bit(base: Path, settings: Train, *, where: str):
+def load_4bit(base: Path, settings: Train):
     "The model in NF4 with double quantization, as in arXiv 2305.14314; gives what `load_base` gives."
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoConfig, BitsAndBytesConfig
 
-    bf16 = settings.bf16 is not False and where == "cuda"
+    bf16 = settings.bf16 is not False and device() == "cuda"
     numbers = torch.bfloat16 if bf16 else torch.float32
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=numbers
     )
-    how = dict(dtype=numbers, use_safetensors=True, quantization_config=nf4, device_map=where)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(base, **how)
-    except (OSError, ValueError, KeyError) as e:
-        raise ModelError(_say("four_bits", model=base.name, why=str(e).splitlines()[0])) from None
+    model = load_model(base, numbers, quantization_config=nf4, device_map=device())
     # On a CPU bitsandbytes would repack the weights when they are first used without training, and such weights
     # can't be trained on.
     for m in model.modules():
@@ -166,12 +162,6 @@ def load_4bit(base: Path, settings: Train, *, where: str):
     return model, AutoConfig.from_pretrained(base).dtype or torch.bfloat16, bf16
 
 # %% ../../nbs/60_train/02_methods.ipynb #a650acd9
-def _output_layer(model):
-    if not hasattr(model, "get_output_embeddings") and not hasattr(model, "peft_config"):
-        model = model.module  # DDP wraps it
-    return (model.get_base_model() if hasattr(model, "peft_config") else model).get_output_embeddings()
-
-
 def target_loss(model, inputs: dict, *, count=None):
     """Mean negative log-likelihood of the supervised tokens, a scalar tensor in nats, computing no other logits.
 
@@ -180,7 +170,8 @@ def target_loss(model, inputs: dict, *, count=None):
 
     labels = inputs["labels"][:, 1:]
     taught = labels != -100
-    hook = _output_layer(model).register_forward_pre_hook(lambda _, args: (args[0][:, :-1][taught],))
+    bare = model if hasattr(model, "get_output_embeddings") else model.module  # DDP wraps it
+    hook = bare.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0][:, :-1][taught],))
     try:
         logits = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False).logits
     finally:

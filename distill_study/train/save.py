@@ -20,7 +20,6 @@ from pathlib import Path
 from ..config import Student, StudyError, Train, fingerprint
 from ..models.local import TransformersEngine, parameter_count, plain_settings
 from distill_study.models.weights import (
-    device,
     load_model,
     load_tokenizer,
     merge_into,
@@ -343,7 +342,7 @@ def write_merged(base: Path, adapter: Path, *, folder: Path, name: str = "") -> 
 # %% ../../nbs/60_train/04_save.ipynb #6bf51d85
 def _learned_on(base, settings, *, dtype=None):
     "The base as the adapter knew it: in 4 bits after QLoRA."
-    return load_4bit(base, settings, where=device())[0] if settings.method == "qlora" else load_model(base, dtype)
+    return load_4bit(base, settings)[0] if settings.method == "qlora" else load_model(base, dtype)
 
 
 def merge_adapter(base: Path, adapter: Path, *, folder: Path, name: str, rows: list, settings: Train) -> dict:
@@ -387,7 +386,7 @@ class FormEngine(TransformersEngine):
             merged = self.folder
             if self.adapter:
                 merged = write_merged(self.folder, self.adapter, folder=Path(d) / "model")
-            return load_4bit(merged, self.student.train, where=device())[0]
+            return load_4bit(merged, self.student.train)[0]
 
     def _adapted(self):
         from peft import PeftModel

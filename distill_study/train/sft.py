@@ -407,21 +407,10 @@ class _Watcher:
 # %% ../../nbs/60_train/03_sft.ipynb #d4d36be7
 def _take_best(trainer):
     "Put the best weights back into the model; the step they are of, or None where they are its own."
-    from safetensors.torch import load_file
-
     best, out = trainer.state.best_global_step, trainer.job.out
-    if best in (None, trainer.state.global_step):
-        return best
-    save.need_best(out, best)
-    weights = {}
-    for p in save.best_folder(out, best).glob("*.safetensors"):
-        weights |= load_file(p)
-    if hasattr(trainer.model, "peft_config"):
-        from peft import set_peft_model_state_dict
-
-        set_peft_model_state_dict(trainer.model, weights)
-    else:
-        trainer.model.load_state_dict(weights, strict=False)  # tied weights are there once
+    if best not in (None, trainer.state.global_step):
+        save.need_best(out, best)
+        trainer._load_from_checkpoint(str(save.best_folder(out, best)))
     return best
 
 # %% ../../nbs/60_train/03_sft.ipynb #140d908c
