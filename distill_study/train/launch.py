@@ -94,21 +94,17 @@ def _gpus():
 _MESSAGES = "messages.jsonl"
 
 
-def _sender(folder):
-    "A function that tells the starting process something."
-    rank = int(os.environ.get("RANK", 0))
-
-    def send(**what):
-        with open(folder / _MESSAGES, "ab", buffering=0) as f:
-            f.write((json.dumps(dict(rank=rank, **what)) + "\n").encode())  # in one piece
-
-    return send
+def _send(folder, **what):
+    "Tell the starting process something."
+    line = json.dumps(dict(rank=int(os.environ.get("RANK", 0)), **what))
+    with open(folder / _MESSAGES, "ab", buffering=0) as f:
+        f.write(f"{line}\n".encode())  # in one piece
 
 # %% ../../nbs/60_train/05_launch.ipynb #14718101
 def work(job: Path):
     "What every process does with the job that `launch` wrote: its part of `fit_student`."
     job, code = Path(job), 0
-    send = _sender(job.parent)
+    send = partial(_send, job.parent)
     try:
         from accelerate import PartialState
 
@@ -118,7 +114,6 @@ def work(job: Path):
         progress = (lambda step, total, loss: send(step=step, total=total, loss=loss)) if first else None
         args |= dict(settings=Train.parse(args["settings"]), out=Path(args["out"]), progress=progress)
         fit_student(**args)
-        send(done=True)
     except BaseException as e:
         send(error=type(e).__name__, text=str(e), known=isinstance(e, StudyError))
         traceback.print_exc()

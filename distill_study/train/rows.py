@@ -219,10 +219,9 @@ def _tried(folder, name, *, template, taught, orders):
     if start == 2 * bos:
         raise ModelError(sentence("begins_twice", name=name, mark=tok.bos_token))
     if taught:
+        row = dict(id=name, messages=_talk(("system", "user", "assistant")))
         try:
-            tokenize_rows(
-                [dict(id=name, messages=_talk(("system", "user", "assistant")))], tok, stops=turn_ends(folder, tok)
-            )
+            tokenize_rows([row], tok, stops=turn_ends(folder, tok))
         except TrainingDataError as e:
             raise ModelError(sentence("not_taught", name=name, why=str(e).split(": ", 1)[1])) from None
     found = dict(

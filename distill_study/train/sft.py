@@ -480,12 +480,8 @@ def _save_result(trainer, weights):
     trainer.optimizer = trainer.lr_scheduler = None  # its memory is needed for the merge
     if job.settings.method == "full":
         return _save_whole(trainer, weights)
-    save.write_folder(
-        job.out / "adapter",
-        partial(save.save_weights, trainer.model, weights=weights),
-        base=job.base,
-        copied=save.TOKENIZER_FILES,
-    )
+    write = partial(save.save_weights, trainer.model, weights=weights)
+    save.write_folder(job.out / "adapter", write, base=job.base, copied=save.TOKENIZER_FILES)
     trainer.model = trainer.model_wrapped = None
     gc.collect()
     if save.keep_merged(job.base, job.settings):
