@@ -289,7 +289,7 @@ class Train(Settings):
     eval_steps: Count | None = None  # look at data.validation every so many steps; None: after every epoch
     patience: Count | None = None  # stop after so many looks without a better checkpoint
     report_to: tuple[str, ...] = ()  # trackers of transformers, e.g. [tensorboard]
-    launch: str | None = None  # in several processes: 'ddp', 'fsdp', 'zero3', 'cpu2', or a configuration of accelerate
+    launch: str | None = None  # in several processes: 'ddp', 'fsdp', 'cpu2', or a configuration of accelerate
     processes: Count | None = None  # how many; None: as many as there are GPUs
 
     @model_validator(mode="after")

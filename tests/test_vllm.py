@@ -23,7 +23,7 @@ from distill_study.models.engine import EngineError, Request, complete
 from distill_study.models.local import TransformersEngine
 from distill_study.models.openai import OpenAIEngine
 from distill_study.models.vllm import LocalServer, VLLMEngine
-from distill_study.models.weights import resolve_model
+from distill_study.models.weights import ModelError, resolve_model
 from distill_study.store.log import Store
 from distill_study.teach.sampling import parity, parity_line, requests, sample_answers, summary
 
@@ -276,7 +276,7 @@ def test_settings_that_change_the_answers_change_the_key(tmp_path):
     assert plain.key(ask("1")) != half.key(ask("1"))
     (tmp_path / "adapter_config.json").write_text('{"r": 8}')
     assert VLLMEngine("zoo/teacher", settings=Vllm(lora=str(tmp_path))).weights != plain.weights
-    with pytest.raises(EngineError, match="vllm.lora = 'nowhere': no folder"):
+    with pytest.raises(ModelError, match="vllm.lora = 'nowhere': no folder"):
         VLLMEngine("zoo/teacher", settings=Vllm(lora="nowhere"))
 
 

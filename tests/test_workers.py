@@ -237,15 +237,16 @@ def test_a_ray_cluster_comes_to_the_same_numbers_also_when_a_worker_is_killed(cl
     assert len(set(lines)) == 16 + 3 * 6  # machines without a common folder: what one asked the others found
 
 
-def test_machines_that_lack_what_a_recipe_needs(cluster, tmp_path):
+def test_machines_that_lack_what_a_recipe_needs(cluster, tmp_path, monkeypatch):
+    from distill_study.study import workers
     from distill_study.study.plan import plan
     from distill_study.study.workers import Ray
 
-    sharded = load_recipe(write(tmp_path, train=dict(method="full", launch="zero3", learning_rate=1e-3)))
+    monkeypatch.setattr(workers, "wanted_modules", lambda *_: dict(not_there="gpu"))
     joined = Ray(cluster.address)
     try:
-        with pytest.raises(StudyError, match="machine [0-9a-f]{6} of .*deepspeed is not installed there. `pip install"):
-            joined.check(plan(sharded))
+        with pytest.raises(StudyError, match="machine [0-9a-f]{6} of .*not_there is not installed there. `pip install"):
+            joined.check(plan(load_recipe(write(tmp_path))))
         with pytest.raises(StudyError, match="Protocol not known: nowhere"):
             joined.check([], "nowhere://team/store")
     finally:

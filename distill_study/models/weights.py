@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ZOO', 'SMOLLM', 'TODAY', 'sentence', 'ModelError', 'zoo_names', 'local_model', 'resolve_model', 'template_text',
-           'check_model', 'smollm_wheel', 'model_fingerprint', 'adapter_base', 'adapter_folder', 'tensor_shapes',
-           'check_adapter', 'model_parts', 'parts_fingerprint', 'is_here', 'device', 'load_tokenizer', 'render_turns',
-           'too_big', 'load_model', 'merge_into', 'load_parts']
+           'check_model', 'smollm_wheel', 'model_fingerprint', 'adapter_base', 'tensor_shapes', 'adapter_folder',
+           'model_parts', 'parts_fingerprint', 'is_here', 'device', 'load_tokenizer', 'render_turns', 'too_big',
+           'load_model', 'merge_into', 'load_parts']
 
 # %% ../../nbs/30_models/01_weights.ipynb #2b5c4eff
 import hashlib
@@ -88,18 +88,13 @@ def resolve_model(name: str) -> Path:
     zoo = [f"zoo/{z}" for z in zoo_names()]
     if name.startswith("zoo/"):
         raise ModelError(sentence("not_in_zoo", name=name, hint=nearest(name, zoo)))
-    for folder in _places(name):
-        _refuse_adapter(name, folder)
-    if name.count("/") != 1 or Path(name).is_dir():
+    folder = next(filter(_is_adapter, _places(name)), None)
+    if folder is None and (name.count("/") != 1 or Path(name).is_dir()):
         raise ModelError(sentence("no_such_model", name=name, zoo=zoo))
-    folder = _download(name)
-    _refuse_adapter(name, folder)
-    return folder
-
-
-def _refuse_adapter(name, folder):
+    folder = folder or _download(name)
     if _is_adapter(folder):
         raise ModelError(sentence("adapter_alone", name=name, base=adapter_base(folder)))
+    return folder
 
 # %% ../../nbs/30_models/01_weights.ipynb #04563521
 _FILES = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
@@ -219,14 +214,6 @@ def adapter_base(adapter: Path) -> str:
     return named if isinstance(named, str) else ""
 
 
-def adapter_folder(name: str) -> Path | None:
-    "Folder of an adapter, here or from the hub; None where its name is neither a folder's nor a hub id."
-    found = next((f for f in _places(name) if (f / "adapter_config.json").is_file()), None)
-    if found or name.count("/") != 1 or Path(name).is_dir():
-        return found
-    return _cached(name) or _download(name)
-
-
 def tensor_shapes(folder: Path) -> dict:
     "Tensor name → (number format, shape), from the headers of a folder's safetensors files."
     out = {}
@@ -250,18 +237,16 @@ def _same_weights(adapter, named, *, base):
     return bool(folder and theirs) and model_fingerprint(folder) == model_fingerprint(theirs)
 
 # %% ../../nbs/30_models/01_weights.ipynb #7c8f791b
-def check_adapter(
-    adapter: Path,  # folder of an adapter
-    base: str,  # the model that it is to be put on, as `resolve_model` takes it
-    *,
-    where: str = "",  # what names it, for the message
-):
-    "Refuse, without loading anything, an adapter of another base."
-    adapter, base, named = Path(adapter), str(base), adapter_base(adapter)
-    if not named or _last_part(named) == _last_part(base) or _same_weights(adapter, named, base=base):
-        return
-    where = where or f"adapter {str(adapter)!r}"
-    raise ModelError(sentence("another_base", where=where, named=named, base=base))
+def adapter_folder(name: str, base: str) -> Path:
+    "Folder of the adapter, here or on the hub, that `vllm.lora` names; refuses one of another base, loading nothing."
+    folder = next((f for f in _places(name) if (f / "adapter_config.json").is_file()), None)
+    if not folder and (name.count("/") != 1 or Path(name).is_dir()):
+        raise ModelError(sentence("no_adapter", name=name))
+    folder = folder or _cached(name) or _download(name)
+    named = adapter_base(folder)
+    if named and _last_part(named) != _last_part(base) and not _same_weights(folder, named, base=base):
+        raise ModelError(sentence("another_base", name=name, named=named, base=base))
+    return folder
 
 
 def model_parts(name: str) -> tuple[Path, Path | None]:
@@ -272,10 +257,8 @@ def model_parts(name: str) -> tuple[Path, Path | None]:
     base = adapter_base(adapter)
     if not base:
         raise ModelError(sentence("unnamed_base", name=name))
-    if _is_model(adapter / base):
-        base = str(adapter / base)
-    check_adapter(adapter, base)
-    return resolve_model(base), adapter
+    inside = adapter / base
+    return inside if _is_model(inside) else resolve_model(base), adapter
 
 
 def parts_fingerprint(folder: Path, adapter: Path | None) -> str:
@@ -315,13 +298,10 @@ def load_tokenizer(folder: Path, quick: bool = False):  # quick: without torch, 
     return tok
 
 
-def render_turns(
-    tokenizer,
-    messages,  # {"role", "content"}, maybe led by a system turn
-    *,
-    ask: bool,  # also open the assistant's turn
-) -> str:
-    "Text of the messages under the chat template, a refused system turn at the head of the first user turn."
+def render_turns(tokenizer, messages, *, ask: bool) -> str:
+    """Text of messages under the chat template, a refused system turn at the head of the first user turn.
+
+    With `ask` the assistant's turn is opened, too."""
     turns = [dict(m) for m in messages]
     how = dict(add_generation_prompt=ask, tokenize=False, strftime_now=TODAY.strftime)
     write = partial(tokenizer.apply_chat_template, **how)
@@ -356,22 +336,18 @@ def _placed(where, folder, *, dtype):
     return "auto" if alone and too_big(folder, dtype) else where
 
 # %% ../../nbs/30_models/01_weights.ipynb #7a1c0006
-def load_model(
-    folder: Path,  # as `resolve_model` gives it
-    dtype=None,  # torch dtype; None keeps the one it was saved in
-    *,
-    device: str | None = None,  # None takes `device()`
-):
-    "The causal language model in evaluation mode, from safetensors; raises `ModelError` where it can't be loaded."
+def load_model(folder: Path, dtype=None, *, device: str | None = None, **more):
+    """The causal language model of a folder in evaluation mode, from safetensors; `ModelError` where that can't be had.
+
+    Without a torch `dtype` in the one it was saved in, without a `device` on what `device()` names; `more` settings are
+    transformers' own."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a bar per model would bury the lines that say how far a study is
-    place = _placed(device, folder, dtype=dtype)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype or "auto", use_safetensors=True, device_map=place
-        )
+        how = dict(dtype=dtype or "auto", use_safetensors=True, device_map=_placed(device, folder, dtype=dtype)) | more
+        model = AutoModelForCausalLM.from_pretrained(folder, **how)
     except (OSError, ValueError, KeyError) as e:
         raise ModelError(f"model {Path(folder).name!r}: could not be loaded: {str(e).splitlines()[0]}") from None
     return model.eval()

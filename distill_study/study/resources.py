@@ -632,7 +632,7 @@ def weight_bytes(who) -> int:
 
 def processes(t: Train, hw: Devices) -> int:
     "How many GPUs train."
-    return (t.processes or hw.count) if t.launch in ("ddp", "fsdp", "zero3") else 1
+    return (t.processes or hw.count) if t.launch in ("ddp", "fsdp") else 1
 
 
 def train_seconds(model: str, t: Train, *, rows: float, tokens: float, hw: Devices) -> float:
@@ -750,7 +750,7 @@ class Budget:
                 rows_a_pass(s.train, self.hardware),
                 length=length(s),
                 devices=self.hardware if s.train.launch else replace(self.hardware, count=1),
-                sharded=s.train.launch in ("fsdp", "zero3"),
+                sharded=s.train.launch == "fsdp",
             )
             for s in self.recipe.students
         ]

@@ -264,7 +264,6 @@ def wanted_modules(stages: list) -> dict:
     need = dict(
         vllm=("vllm", "vllm" in engines),
         bitsandbytes=("gpu", "nf4" in forms or any(t.method == "qlora" for t in trains)),
-        deepspeed=("deepspeed", any(t.launch == "zero3" for t in trains)),
     )
     return {module: extra for module, (extra, needed) in need.items() if needed}
 

@@ -156,9 +156,8 @@ def _requirements():
 # %% ../../nbs/90_tools/04_doctor.ipynb #f685e4dd
 def _fault(extra, requirement, *, have, pin):
     "What is wrong with an installed package, or None."
-    isolation = " --no-build-isolation" if extra == "deepspeed" else ""
     place = f".[{extra}]" if extra else "."
-    values = dict(name=requirement.name, have=have, pip=f"pip install{isolation} -c constraints.txt -e '{place}'")
+    values = dict(name=requirement.name, have=have, pip=f"pip install -c constraints.txt -e '{place}'")
     if have is None:
         return line("missing_extra" if extra else "missing", extra=extra, **values)
     if not requirement.specifier.contains(have, prereleases=True):

@@ -6,8 +6,6 @@
 __all__ = ['CONFIGS', 'shipped', 'read_config', 'check_launch', 'work', 'launch']
 
 # %% ../../nbs/60_train/05_launch.ipynb #cb9ce709
-import contextlib
-import importlib.util
 import json
 import os
 import re
@@ -15,7 +13,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from functools import partial
@@ -23,6 +20,7 @@ from pathlib import Path
 
 import distill_study
 from ..config import ConfigError, StudyError, Train, nearest
+from ..models.vllm import child_environment, end_group, end_with_parent
 from ..models.weights import sentence
 from .save import TrainingFailed, kept_checkpoint
 from .sft import TrainedStudent, fit_student, is_finished, run_fingerprint
@@ -37,10 +35,8 @@ def shipped() -> dict:
     return {p.stem: p for p in sorted(CONFIGS.glob("*.yaml"))}
 
 
-def read_config(
-    name: str,  # of a shipped configuration, or the path of a file
-):  # (path, accelerate's own configuration object)
-    "What accelerate's own reader makes of a configuration; raises `ConfigError`."
+def read_config(name: str):
+    "(Path, what accelerate's own reader makes of it) of a shipped configuration or a file; raises `ConfigError`."
     import yaml
     from accelerate.commands.config.config_args import load_config_from_file
 
@@ -53,11 +49,6 @@ def read_config(
         raise ConfigError(_say("unreadable", launch=name, why=str(e).splitlines()[0])) from None
 
 # %% ../../nbs/60_train/05_launch.ipynb #e2e08d87
-def _kind(found):
-    "The configuration's kind of training, in accelerate's words."
-    return getattr(found.distributed_type, "value", found.distributed_type)
-
-
 def _first(reasons):
     "The name of the first that holds."
     return next((name for name, holds in reasons.items() if holds), None)
@@ -65,35 +56,30 @@ def _first(reasons):
 
 def _unfit(found, settings):
     "Why a configuration can't be started here, or doesn't go with the settings, as a macro's name; None where it can."
-    kind, fsdp = _kind(found), found.fsdp_config or {}
-    sharded = kind in ("FSDP", "DEEPSPEED")
+    kind, fsdp = found.distributed_type.value, found.fsdp_config or {}
+    sharded = kind == "FSDP"
     return _first(
         dict(
             multi_cpu=kind == "MULTI_CPU",
-            unsupported=not sharded and kind not in ("NO", "MULTI_GPU"),
+            unsupported=not sharded and kind != "MULTI_GPU",
             several_machines=(found.num_machines or 1) > 1,
             sharded_cpu=sharded and found.use_cpu,
-            no_deepspeed=kind == "DEEPSPEED" and importlib.util.find_spec("deepspeed") is None,
-            fsdp1=kind == "FSDP" and int(fsdp.get("fsdp_version", 1)) != 2,
+            fsdp1=sharded and int(fsdp.get("fsdp_version", 1)) != 2,
             four_bits=sharded and settings.method == "qlora",
             twice=settings.gradient_checkpointing and fsdp.get("fsdp_activation_checkpointing"),
         )
     )
 
 # %% ../../nbs/60_train/05_launch.ipynb #5d0ae001
-def check_launch(
-    settings: Train,
-) -> tuple[Path, int, bool]:  # path of the configuration, number of processes, whether they are on the CPU
-    "How a training is launched; refuses, without starting anything, what can't work."
+def check_launch(settings: Train) -> tuple[Path, int, bool]:
+    "(Configuration, number of processes, whether on the CPU) of a launch; refuses, starting nothing, what can't work."
     path, found = read_config(settings.launch)
-    gpus, kind, on_cpu = _gpus(), _kind(found), bool(found.use_cpu)
-    why = _unfit(found, settings) or _first(dict(no_gpu=kind != "NO" and not on_cpu and not gpus))
-    if why:
-        raise ConfigError(_say(why, launch=settings.launch, kind=kind))
-    n = settings.processes or (found.num_processes if on_cpu or kind == "NO" else gpus)
+    gpus, on_cpu = _gpus(), bool(found.use_cpu)
+    if why := _unfit(found, settings) or _first(dict(no_gpu=not on_cpu and not gpus)):
+        raise ConfigError(_say(why, launch=settings.launch, kind=found.distributed_type.value))
+    n = settings.processes or (found.num_processes if on_cpu else gpus)
     rows = settings.batch_size * settings.gradient_accumulation
-    reasons = dict(one_process=kind == "NO" and n > 1, few_gpus=not on_cpu and n > max(gpus, 1), few_rows=n > rows)
-    if why := _first(reasons):
+    if why := _first(dict(few_gpus=not on_cpu and n > gpus, few_rows=n > rows)):
         raise ConfigError(_say(why, n=n, launch=settings.launch, gpus=gpus, rows=rows))
     return path, n, on_cpu
 
@@ -108,58 +94,26 @@ def _gpus():
 _MESSAGES = "messages.jsonl"
 
 
-def _sender(folder):
-    "A function that tells the starting process something."
-    rank = int(os.environ.get("RANK", 0))
-
-    def send(**what):
-        with open(folder / _MESSAGES, "ab", buffering=0) as f:
-            f.write((json.dumps(dict(rank=rank, **what)) + "\n").encode())  # in one piece
-
-    return send
-
-
-def _end_with_parent():
-    "End when the starting process does."
-
-    def wait():
-        with contextlib.suppress(OSError):
-            while os.read(0, 1):
-                pass
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-def _spread_early():
-    "Under ZeRO-3 weights are spread while they are read: transformers does so while what this gives is held."
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() != "true":
-        return None
-    from accelerate.utils import DeepSpeedPlugin
-
-    plugin = DeepSpeedPlugin()
-    plugin.set_deepspeed_weakref()
-    return plugin
+def _send(folder, **what):
+    "Tell the starting process something."
+    line = json.dumps(dict(rank=int(os.environ.get("RANK", 0)), **what))
+    with open(folder / _MESSAGES, "ab", buffering=0) as f:
+        f.write(f"{line}\n".encode())  # in one piece
 
 # %% ../../nbs/60_train/05_launch.ipynb #14718101
-def work(
-    job: Path,  # the file `launch` wrote
-):
-    "What every process does: its part of `fit_student`."
+def work(job: Path):
+    "What every process does with the job that `launch` wrote: its part of `fit_student`."
     job, code = Path(job), 0
-    send = _sender(job.parent)
+    send = partial(_send, job.parent)
     try:
         from accelerate import PartialState
 
-        _end_with_parent()
+        end_with_parent()
         args = json.loads(job.read_text(encoding="utf-8"))
         first = PartialState(cpu=args.pop("cpu")).is_main_process  # meets the others, and takes a device of its own
         progress = (lambda step, total, loss: send(step=step, total=total, loss=loss)) if first else None
         args |= dict(settings=Train.parse(args["settings"]), out=Path(args["out"]), progress=progress)
-        held = _spread_early()
         fit_student(**args)
-        del held
-        send(done=True)
     except BaseException as e:
         send(error=type(e).__name__, text=str(e), known=isinstance(e, StudyError))
         traceback.print_exc()
@@ -172,39 +126,18 @@ def work(
 _ENTRY = ["-m", "distill_study.train.launch"]
 
 
-def _environment(cpu):
-    "The variables that the processes start with."
-    home = str(Path(distill_study.__file__).parent.parent)
-    env = os.environ | dict(TOKENIZERS_PARALLELISM="false")
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, (home, env.get("PYTHONPATH"))))
-    if cpu:
-        env |= dict(CUDA_VISIBLE_DEVICES="", ACCELERATE_USE_CPU="true")
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "PYTHONDONTWRITEBYTECODE"):
-        env.pop(name, None)  # without the last, each would compile all of torch anew
-    return env
-
-
 def _start(path, processes, *, cpu, folder):
     "`accelerate launch` with a job, in a session of its own; its stdin is the pipe whose end is ours."
+    more = dict(CUDA_VISIBLE_DEVICES="", ACCELERATE_USE_CPU="true") if cpu else {}
+    env = child_environment(TOKENIZERS_PARALLELISM="false", **more)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        env.pop(name, None)
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path)]
     command += ["--num_processes", str(processes), "--main_process_port", "0"]  # any that is free
     command += [*_ENTRY, str(folder / "job.json")]
-    how = dict(stdin=subprocess.PIPE, env=_environment(cpu), start_new_session=True)
+    how = dict(stdin=subprocess.PIPE, env=env, start_new_session=True)
     with open(folder / "log", "wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, **how)
-
-
-def _stop(p, seconds=20):
-    "End the launcher and all it started."
-    with contextlib.suppress(OSError):
-        p.stdin.close()  # the processes end with it
-    for sign, wait in ((signal.SIGTERM, seconds), (signal.SIGKILL, 5)):
-        if p.poll() is not None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(p.pid, sign)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            p.wait(wait)
 
 
 def _messages(folder, read):
@@ -273,7 +206,7 @@ def launch(rows: list, model: str, *, settings: Train, out: Path, progress=None,
         try:
             errors, step = _followed(p, folder, progress=progress)
         finally:
-            _stop(p)
+            end_group(p)
         if p.returncode:
             log = (folder / "log").read_text(encoding="utf-8", errors="replace")
             raise TrainingFailed(_explain(errors, log, processes=processes, out=out, step=step))

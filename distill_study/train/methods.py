@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEWEST', 'default_rate', 'use_bf16', 'attention', 'refuse', 'trl_config', 'lora_config', 'load_base', 'load_4bit',
-           'target_loss', 'mean_loss', 'with_gold', 'check_choice', 'Score', 'validation_rows', 'gpu_joules',
-           'added_up']
+           'target_loss', 'mean_loss', 'with_gold', 'check_choice', 'Score', 'validation_rows', 'gpu_joules']
 
 # %% ../../nbs/60_train/02_methods.ipynb #61836b01
 import importlib
@@ -17,7 +16,8 @@ from pathlib import Path
 
 from ..config import Arm, Combination, Sampling, StudyError, Train, fingerprint
 from ..grading.truth import grader_hash
-from ..models.weights import ModelError, load_model, load_tokenizer, sentence
+from ..models.local import TransformersEngine, number_format, plain_settings
+from ..models.weights import device, load_model, load_tokenizer, sentence
 from ..store.log import Store
 from ..tasks.families import TASKS, prompt_hash
 from ..teach.curate import curate
@@ -28,13 +28,9 @@ from .rows import padded
 _EXPONENTS = {"qwen2": 0.0775, "qwen3": 0.0775}
 
 
-def default_rate(
-    method: str,  # 'full', 'lora' or 'qlora'
-    config,  # of the model, as transformers has it
-    *,
-    parameters: int = 0,  # of the whole model, for qlora
-) -> float:
-    "Learning rate where the settings leave it open: LoRA Without Regret (2025), and arXiv 2305.14314 for qlora."
+def default_rate(method: str, config, *, parameters: int = 0) -> float:
+    """Learning rate where the settings leave it open, by method and the model's configuration in transformers:
+    LoRA Without Regret (2025), and for qlora arXiv 2305.14314, by the `parameters` of the whole model."""
     if method == "qlora":
         return 2e-4 if parameters <= 13e9 else 1e-4
     text = config.get_text_config()
@@ -42,31 +38,20 @@ def default_rate(
     return float(f"{rate * (10 if method == 'lora' else 1):.2g}")
 
 # %% ../../nbs/60_train/02_methods.ipynb #b64a9f9c
-def use_bf16(
-    settings: Train,
-    parameters: int,  # of the whole model
-    *,
-    where: str,  # "cuda" or "cpu"
-) -> bool:
-    "Does training multiply in bf16? The setting decides; left open, the device and the model's size do."
+def use_bf16(settings: Train, parameters: int, *, where: str) -> bool:
+    """Does training multiply in bf16? The setting decides; left open, the device, 'cuda' or 'cpu', and on a CPU the
+    number of the model's `parameters`."""
     import torch
 
     if settings.bf16 is not None:
         return settings.bf16
     if where == "cuda":
         return torch.cuda.is_bf16_supported()
-    instructions = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return parameters > 20e6 and any(getattr(torch.cpu, name, bool)() for name in instructions)
+    return number_format(parameters, where) == torch.bfloat16
 
 
-def attention(
-    settings: Train,
-    bf16: bool,
-    *,
-    limit: int,  # tokens of the longest row
-    where: str,  # "cuda" or "cpu"
-) -> str | None:  # None leaves the model's own
-    "The attention to train with."
+def attention(settings: Train, bf16: bool, *, limit: int, where: str) -> str | None:
+    "The attention to train with on 'cuda' or 'cpu', rows of `limit` tokens at most; None leaves the model's own."
     if settings.attention:
         return settings.attention
     return "eager" if where == "cpu" and bf16 and limit <= 512 else None  # longer rows would need too much memory
@@ -76,13 +61,8 @@ _FLASH = dict(flash_attention_2="flash_attn", flash_attention_3="flash_attn_inte
 _say = partial(sentence, page="../train/methods.j2")
 
 
-def refuse(
-    settings: Train,
-    where: str,  # "cuda" or "cpu"
-    *,
-    has=importlib.util.find_spec,  # says whether a package is installed
-):
-    "Refuse settings that this machine can't carry out; raises `StudyError`."
+def refuse(settings: Train, where: str, *, has=importlib.util.find_spec):
+    "Refuse settings that a machine with 'cuda' or 'cpu' and the packages that it `has` can't carry out: `StudyError`."
     flash, cuda = _FLASH.get(settings.attention), where == "cuda"
     reasons = dict(
         bitsandbytes=settings.method == "qlora" and not has("bitsandbytes"),
@@ -101,17 +81,8 @@ def refuse(
 _QUIET = dict(max_length=None, dataset_kwargs=dict(skip_prepare_dataset=True), disable_tqdm=True)  # prepares nothing
 
 
-def trl_config(
-    settings: Train,
-    out: Path,  # where checkpoints go
-    *,
-    seed: int,
-    bf16: bool,
-    where: str,  # "cuda" or "cpu"
-    rate: float,  # learning rate
-    accumulation: int,  # batches an optimizer step
-):
-    "`SFTConfig` with our settings and nothing printed or prepared behind our back."
+def trl_config(settings: Train, out: Path, *, seed: int, bf16: bool, where: str, rate: float, accumulation: int):
+    "`SFTConfig` with our settings, `accumulation` batches a step, and nothing printed or prepared behind our back."
     from trl import SFTConfig
 
     return SFTConfig(
@@ -159,39 +130,30 @@ def lora_config(settings: Train):
     )
 
 
-def load_base(
-    base: Path,  # folder of the model
-    settings: Train,
-    *,
-    where: str,  # "cuda" or "cpu"
-    held: str | None = None,  # device that it is read to; None is the one it is trained on
-):  # model, torch dtype it was saved in, whether products are in bf16
-    "The model to train: in 32 bits, its frozen base in 16 under an adapter, or in 4."
+def load_base(base: Path, settings: Train, *, where: str, held: str | None = None):
+    """(The model to train: in 32 bits, its frozen base in 16 under an adapter, or in 4; the torch dtype that it was
+    saved in; whether products are in bf16). It is read to the device `held`, or to the one it is trained on."""
     import torch
 
     if settings.method == "qlora":
-        return load_4bit(base, settings, where=where)
+        return load_4bit(base, settings)
     model = load_model(base, device=held)
     saved = model.config.dtype if held else model.dtype
     bf16 = use_bf16(settings, model.num_parameters(), where=where)
     return model.to(torch.bfloat16 if bf16 and settings.method == "lora" else torch.float32), saved, bf16
 
 # %% ../../nbs/60_train/02_methods.ipynb #5d0ab001
-def load_4bit(base: Path, settings: Train, *, where: str):
+def load_4bit(base: Path, settings: Train):
     "The model in NF4 with double quantization, as in arXiv 2305.14314; gives what `load_base` gives."
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoConfig, BitsAndBytesConfig
 
-    bf16 = settings.bf16 is not False and where == "cuda"
+    bf16 = settings.bf16 is not False and device() == "cuda"
     numbers = torch.bfloat16 if bf16 else torch.float32
     nf4 = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=numbers
     )
-    how = dict(dtype=numbers, use_safetensors=True, quantization_config=nf4, device_map=where)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(base, **how)
-    except (OSError, ValueError, KeyError) as e:
-        raise ModelError(_say("four_bits", model=base.name, why=str(e).splitlines()[0])) from None
+    model = load_model(base, numbers, quantization_config=nf4, device_map=device())
     # On a CPU bitsandbytes would repack the weights when they are first used without training, and such weights
     # can't be trained on.
     for m in model.modules():
@@ -200,24 +162,16 @@ def load_4bit(base: Path, settings: Train, *, where: str):
     return model, AutoConfig.from_pretrained(base).dtype or torch.bfloat16, bf16
 
 # %% ../../nbs/60_train/02_methods.ipynb #a650acd9
-def _output_layer(model):
-    if not hasattr(model, "get_output_embeddings") and not hasattr(model, "peft_config"):
-        model = model.module  # DDP and DeepSpeed wrap it
-    return (model.get_base_model() if hasattr(model, "peft_config") else model).get_output_embeddings()
+def target_loss(model, inputs: dict, *, count=None):
+    """Mean negative log-likelihood of the supervised tokens, a scalar tensor in nats, computing no other logits.
 
-
-def target_loss(
-    model,  # causal language model, plain or with an adapter
-    inputs: dict,  # input_ids, labels, and attention_mask or position_ids, see `train.rows`
-    *,
-    count=None,  # supervised tokens the sum is divided by; None counts those of `inputs`
-):  # scalar tensor, in nats
-    "Mean negative log-likelihood of the supervised tokens, computing no other logits."
+    `inputs`: a batch, see `train.rows`; `count`: what the sum is divided by, instead of its supervised tokens."""
     import torch
 
     labels = inputs["labels"][:, 1:]
     taught = labels != -100
-    hook = _output_layer(model).register_forward_pre_hook(lambda _, args: (args[0][:, :-1][taught],))
+    bare = model if hasattr(model, "get_output_embeddings") else model.module  # DDP wraps it
+    hook = bare.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0][:, :-1][taught],))
     try:
         logits = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False).logits
     finally:
@@ -226,14 +180,8 @@ def target_loss(
     return total / (taught.sum() if count is None else count)
 
 
-def mean_loss(
-    model,  # causal language model
-    rows: list,  # as `tokenize_rows` gives them
-    *,
-    pad: int,  # id to pad with
-    batch_size: int = 16,
-) -> float:
-    "Mean negative log-likelihood per supervised token over `rows`, in nats, without a gradient."
+def mean_loss(model, rows: list, *, pad: int, batch_size: int = 16) -> float:
+    "Mean negative log-likelihood, in nats, of the supervised tokens of tokenized rows, without a gradient."
     import torch
 
     was_training, total, count = model.training, 0.0, 0
@@ -290,12 +238,8 @@ class Score:
 
     def __call__(self, model) -> float:
         "Share of right answers, from 0 to 1."
-        from distill_study.models.local import TransformersEngine, plain_settings
-
-        engine, generation = (
-            TransformersEngine(self.c.student.model, self.c.student.batch_size),
-            model.generation_config,
-        )
+        engine = TransformersEngine(self.c.student.model, self.c.student.batch_size)
+        generation = model.generation_config
         engine.loaded = plain_settings(model.eval(), load_tokenizer(engine.folder))  # a step sets it to training again
         with tempfile.TemporaryDirectory() as d:
             answers = sample_answers(
@@ -312,14 +256,10 @@ class Score:
         return sum(bool(a.correct) for a in answers) / len(answers)
 
 # %% ../../nbs/60_train/02_methods.ipynb #0da45fd6
-def validation_rows(
-    arm: Arm,  # that is trained
-    c: Combination,
-    *,
-    splits,  # `data.Splits`
-    answers,  # the teacher's `Answers` to the validation inputs; None for an arm that learns from gold
-) -> list:  # training rows, whose loss is looked at
-    "What the arm would learn from the validation examples, curated as its training rows are."
+def validation_rows(arm: Arm, c: Combination, *, splits, answers) -> list:
+    """What an arm would learn from the validation examples, curated as its training rows are: their loss is looked at.
+
+    `answers`: the teacher's to them; None for an arm that learns from gold."""
     if arm.labels != "gold" and answers is None:
         return []
     return curate(arm, splits.validation, answers=answers, test=splits.test, settings=c.curate).rows
@@ -336,10 +276,3 @@ def gpu_joules() -> float | None:
         return nvml.nvmlDeviceGetTotalEnergyConsumption(nvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")) / 1000
     except Exception:
         return None  # no GPU, no such counter, an old library
-
-
-def added_up(
-    joules: list,  # of several processes, None for those that can't tell
-) -> dict[str, float] | None:
-    "Kind of device → joules of all; None where one of them can't tell."
-    return None if None in joules else dict(gpu=sum(joules))

@@ -5,23 +5,21 @@
 # %% auto #0
 __all__ = ['TOKENIZER_FILES', 'MODEL_FILES', 'MERGED', 'FORMS', 'TrainingFailed', 'gathered', 'at_first', 'part_ways', 'sharded',
            'whole_tensor', 'part_like', 'whole_weights', 'trainer_state', 'restore_optimizer', 'restore_random',
-           'spent_before', 'save_weights', 'save_checkpoint', 'checkpoints', 'last_checkpoint', 'kept_checkpoint',
+           'Spent', 'save_weights', 'save_checkpoint', 'checkpoints', 'step_of', 'last_checkpoint', 'kept_checkpoint',
            'best_folder', 'best_step_of', 'need_best', 'forget_best', 'write_folder', 'supervised_choices', 'moved',
            'keep_merged', 'write_merged', 'merge_adapter', 'FormEngine', 'forms_of']
 
 # %% ../../nbs/60_train/04_save.ipynb #a665fb05
 import json
 import os
-import random
 import shutil
 import tempfile
+import time
 from pathlib import Path
 
 from ..config import Student, StudyError, Train, fingerprint
 from ..models.local import TransformersEngine, parameter_count, plain_settings
 from distill_study.models.weights import (
-    check_adapter,
-    device,
     load_model,
     load_tokenizer,
     merge_into,
@@ -29,7 +27,8 @@ from distill_study.models.weights import (
     resolve_model,
     sentence,
 )
-from .methods import added_up, load_4bit
+from . import methods
+from .methods import load_4bit
 from .rows import padded, ranks
 from ..utils import write_json
 
@@ -50,11 +49,8 @@ def gathered(value) -> list:
 
 def at_first(do):
     "What `do` gives in the first process, in all of them; what it raises there, too."
-    rank, processes = ranks()
-    if processes == 1:
-        return do()
     value, error = None, None
-    if rank == 0:
+    if ranks()[0] == 0:
         try:
             value = do()
         except Exception as e:
@@ -69,28 +65,18 @@ def part_ways():
     "The processes are done with each other: from here on each is alone."
     import torch.distributed as d
 
-    if ranks()[1] == 1:
-        return
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-    d.barrier()
-    d.destroy_process_group()
-    unset_hf_deepspeed_config()  # or a model that is read from here on would be spread over processes that are gone
+    if ranks()[1] > 1:
+        d.barrier()
+        d.destroy_process_group()
 
 # %% ../../nbs/60_train/04_save.ipynb #f9bf2613
 def sharded() -> bool:
-    "Does every process hold only its part of the weights (FSDP, ZeRO)?"
-    asked = [os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true" for name in ("FSDP", "DEEPSPEED")]
-    return ranks()[1] > 1 and any(asked)
+    "Does every process hold only its part of the weights (FSDP)?"
+    return ranks()[1] > 1 and os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
 
 
 def whole_tensor(t):
     "A tensor of which this process may hold a part, whole; asked of every process."
-    if hasattr(t, "ds_id"):
-        import deepspeed
-
-        with deepspeed.zero.GatheredParameters([t]):
-            return t.detach().clone()
     return t.full_tensor() if hasattr(t, "full_tensor") else t
 
 
@@ -107,22 +93,15 @@ def whole_weights(model) -> dict | None:  # name → tensor on the CPU; empty in
     "The weights to save; None where every process has them all. Asked of every process."
     if not sharded():
         return None
-    if hasattr(model, "peft_config"):
-        weights = {k: t for k, t in model.named_parameters() if t.requires_grad}
-    else:
-        state = model.state_dict()  # first: FSDP divides again what a forward pass has left whole, and frees it
-        names = {k for k, _ in model.named_parameters(remove_duplicate=False)}
-        weights = dict(model.named_parameters()) | {k: t for k, t in state.items() if k not in names}
-    out = {}
-    for name, t in weights.items():
-        whole = whole_tensor(t)
-        if ranks()[0] == 0:
-            out[name] = whole.detach().cpu()
-    return out
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    adapter = hasattr(model, "peft_config")
+    how = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=adapter)
+    return get_model_state_dict(model, options=how)
 
 # %% ../../nbs/60_train/04_save.ipynb #9dec0433
 def _own_random():
-    "States of this process's random generators that torch has."
+    "States of this process's random generators."
     import torch
 
     states = {"rng.cpu": torch.random.get_rng_state()}
@@ -133,27 +112,20 @@ def _own_random():
 
 def trainer_state(trainer) -> tuple[dict, dict]:  # tensors, plain values
     "Optimizer, schedule, random generators, and what was spent; asked of every process."
-    import numpy as np
     import torch
 
-    optimizer = dict(state={}, param_groups=[])  # DeepSpeed writes its own
-    if not trainer.is_deepspeed_enabled:
-        optimizer = trainer.optimizer.state_dict()
+    optimizer = trainer.optimizer.state_dict()
     state = {f"opt.{i}.{k}": v for i, s in optimizer["state"].items() for k, v in s.items()}
     tensors = {k: whole_tensor(v).detach().cpu().contiguous() for k, v in state.items() if torch.is_tensor(v)}
-    name, keys, *rest = np.random.get_state()
     plain = dict(
         groups=optimizer["param_groups"],
         state={k: v for k, v in state.items() if k not in tensors},
         schedule=trainer.lr_scheduler.state_dict(),
-        python=random.getstate(),
-        numpy=[name, *rest],
         seconds=trainer.spent.seconds(),
-        energy=added_up(gathered(trainer.spent.joules())) or {},
+        energy=trainer.spent.energy() or {},
     )
     for rank, states in enumerate(gathered(_own_random())):
         tensors |= {f"{k}.{rank}" if rank else k: v for k, v in states.items()}
-    tensors["rng.numpy"] = torch.from_numpy(keys.astype(np.int64))
     return tensors, plain
 
 
@@ -168,21 +140,15 @@ def restore_optimizer(trainer, checkpoint):
             own = part_like(params[int(i)], value) if hasattr(value, "shape") else value
             state.setdefault(int(i), {})[name] = own
     groups = [{k: tuple(v) if k == "betas" else v for k, v in g.items()} for g in plain["groups"]]
-    if groups:
-        trainer.optimizer.load_state_dict(dict(state=state, param_groups=groups))
+    trainer.optimizer.load_state_dict(dict(state=state, param_groups=groups))
     trainer.lr_scheduler.load_state_dict(plain["schedule"])
 
 
 def restore_random(checkpoint):
     "Put back the random generators that `trainer_state` took."
-    import numpy as np
     import torch
 
-    tensors, plain = _read_state(checkpoint)
-    version, keys, gauss = plain["python"]
-    random.setstate((version, tuple(keys), gauss))
-    name, *rest = plain["numpy"]
-    np.random.set_state((name, tensors["rng.numpy"].numpy().astype(np.uint32), *rest))
+    tensors, _ = _read_state(checkpoint)
     mine = {k: tensors.get(f"{k}.{ranks()[0]}", tensors.get(k)) for k in ("rng.cpu", "rng.cuda")}
     torch.random.set_rng_state(mine["rng.cpu"])
     if mine["rng.cuda"] is not None and torch.cuda.is_available():
@@ -203,13 +169,23 @@ def _read_state(checkpoint):
     return load_file(Path(checkpoint) / _STATE[0]), _read_json(Path(checkpoint) / _STATE[1])
 
 
-def spent_before(checkpoint: Path | None) -> tuple[float, float | None]:
-    "Seconds and joules of the starts before this one; of several processes, the first one counts these."
-    if not checkpoint:
-        return 0.0, 0.0
-    state = _read_json(checkpoint / _STATE[1])
-    joules = state.get("energy", {}).get("gpu")  # what was unknown once stays unknown
-    return state["seconds"], joules if ranks()[0] == 0 or joules is None else 0.0
+class Spent:
+    "Seconds and joules of GPUs in training steps, those of the starts before this one included."
+
+    def __init__(self, checkpoint: Path | None):
+        before = _read_json(checkpoint / _STATE[1]) if checkpoint else dict(seconds=0.0, energy=dict(gpu=0.0))
+        self.seconds_before, self.joules_before = before["seconds"], before.get("energy", {}).get("gpu")
+        self.began, self.joules_then = time.perf_counter(), methods.gpu_joules()
+
+    def seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.began
+
+    def energy(self) -> dict[str, float] | None:
+        "Kind of device → joules, of all processes; None where they are not known of every process and start."
+        now = methods.gpu_joules()
+        own = None if None in (self.joules_then, now) else now - self.joules_then
+        joules = [self.joules_before, *gathered(own)]
+        return None if None in joules else dict(gpu=sum(joules))
 
 
 def save_weights(model, folder, *, weights=None):
@@ -225,35 +201,31 @@ def save_checkpoint(trainer, out: Path):
     "Write checkpoint-N of `trainer` under `out` and keep two; every process gives its part, the first one writes."
     from safetensors.torch import save_file
 
-    final = out / f"checkpoint-{trainer.state.global_step}"
-    part = out / f"{final.name}.partial"
     weights, (tensors, plain) = whole_weights(trainer.model), trainer_state(trainer)
 
-    def write():
-        shutil.rmtree(part, ignore_errors=True)
+    def write(part):
         save_weights(trainer.model, part, weights=weights)
         save_file(tensors, part / _STATE[0])
         write_json(plain, part / _STATE[1])
         trainer.state.save_to_json(str(part / _STATE[2]))
 
-    def name_it():
-        shutil.rmtree(final, ignore_errors=True)
-        part.rename(final)
+    def keep():
+        write_folder(out / f"checkpoint-{trainer.state.global_step}", write)
         for old in checkpoints(out)[:-2]:
             shutil.rmtree(old)
         forget_best(out, trainer.state.best_global_step)
 
-    at_first(write)
-    if trainer.is_deepspeed_enabled:
-        adapter = hasattr(trainer.model, "peft_config")
-        trainer.model_wrapped.save_checkpoint(str(part), exclude_frozen_parameters=adapter)
-    at_first(name_it)
+    at_first(keep)
 
 # %% ../../nbs/60_train/04_save.ipynb #5d0ac003
 def checkpoints(out: Path) -> list[Path]:
     "Finished checkpoint folders, oldest first."
-    found = {p.name.removeprefix("checkpoint-"): p for p in out.glob("checkpoint-*")}
-    return [found[n] for n in sorted((n for n in found if n.isdigit()), key=int)]
+    return sorted(out.glob("checkpoint-*[0-9]"), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    "The step that a checkpoint's name states."
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def _is_whole(folder):
@@ -282,7 +254,7 @@ def kept_checkpoint(out: Path, then: str = "") -> str:
     last = last_checkpoint(out)
     if last is None:
         return "No checkpoint was written yet."
-    return f"The checkpoint of step {last.name.split('-')[1]} is kept{then}."
+    return f"The checkpoint of step {step_of(last)} is kept{then}."
 
 # %% ../../nbs/60_train/04_save.ipynb #885eb14a
 def best_folder(out: Path, step: int) -> Path:
@@ -360,36 +332,26 @@ def keep_merged(base: Path, settings: Train) -> bool:
     return parameter_count(base) < MERGED if settings.merged is None else settings.merged
 
 
-def write_merged(
-    base: Path,
-    adapter: Path,  # folders
-    *,
-    folder: Path,  # where the merged model goes
-    name: str = "",  # the base as the report names it
-) -> Path:
-    "The base with the adapter's changes in its weights, as a model of its own."
+def write_merged(base: Path, adapter: Path, *, folder: Path, name: str = "") -> Path:
+    "Write the base, `name` in the report, with the adapter's changes in its weights as a model of its own; its folder."
     model = load_model(base, device="cpu")
     model.name_or_path = model.config._name_or_path = name or base.name
     write_folder(folder, merge_into(model, adapter).save_pretrained, base=base, copied=MODEL_FILES)
     return folder
 
 # %% ../../nbs/60_train/04_save.ipynb #6bf51d85
-def merge_adapter(
-    base: Path,  # folder of the base model
-    adapter: Path,  # folder of the adapter
-    *,
-    folder: Path,  # where the merged model goes
-    name: str,  # the base as the report names it
-    rows: list,  # tokenized rows to compare on
-    settings: Train,  # of the training: an adapter that learned on 4 bits is compared on them
-) -> dict:  # see `moved`
-    "Write the merged model, and measure what merging and rounding changed."
+def _learned_on(base, settings, *, dtype=None):
+    "The base as the adapter knew it: in 4 bits after QLoRA."
+    return load_4bit(base, settings)[0] if settings.method == "qlora" else load_model(base, dtype)
+
+
+def merge_adapter(base: Path, adapter: Path, *, folder: Path, name: str, rows: list, settings: Train) -> dict:
+    "What `write_merged` writes, and what merging and rounding changed on tokenized `rows`: see `moved`."
     import torch
     from peft import PeftModel
 
-    check_adapter(adapter, name)
-    pad, in_4_bits = load_tokenizer(base).pad_token_id, settings.method == "qlora"
-    learned_on = load_4bit(base, settings, where=device())[0] if in_4_bits else load_model(base, torch.float32)
+    pad = load_tokenizer(base).pad_token_id
+    learned_on = _learned_on(base, settings, dtype=torch.float32)
     before = supervised_choices(PeftModel.from_pretrained(learned_on, adapter), rows, pad=pad)
     del learned_on
     merged = load_model(write_merged(base, adapter, folder=folder, name=name))
@@ -402,20 +364,13 @@ FORMS = dict(adapter="the adapter, on the base it learned on", nf4="the merged w
 
 
 class FormEngine(TransformersEngine):
-    "A trained student in another form than the merged one."
+    "A trained student in another form than the merged one: one of `FORMS`."
 
-    def __init__(
-        self,
-        form: str,  # 'adapter' or 'nf4'
-        fit,  # `TrainedStudent`
-        *,
-        student: Student,
-    ):
+    def __init__(self, form: str, fit, *, student: Student):  # fit: its `TrainedStudent`
         super().__init__(str(fit.path), student.batch_size)
         self.form, self.student, self.alone = form, student, Path(fit.path).parent / "adapter"
         own = (self.weights,)
         if form == "adapter":
-            check_adapter(self.alone, student.model)
             own = (self.weights, model_fingerprint(self.alone), student.train.method)
         self.weights = fingerprint(form, *own)
 
@@ -431,19 +386,15 @@ class FormEngine(TransformersEngine):
             merged = self.folder
             if self.adapter:
                 merged = write_merged(self.folder, self.adapter, folder=Path(d) / "model")
-            return load_4bit(merged, self.student.train, where=device())[0]
+            return load_4bit(merged, self.student.train)[0]
 
     def _adapted(self):
         from peft import PeftModel
 
-        base, train = resolve_model(self.student.model), self.student.train
-        model = load_4bit(base, train, where=device())[0] if train.method == "qlora" else load_model(base)
-        return PeftModel.from_pretrained(model, self.alone)
+        base = _learned_on(resolve_model(self.student.model), self.student.train)
+        return PeftModel.from_pretrained(base, self.alone)
 
 
-def forms_of(
-    fit,  # `TrainedStudent`
-    student: Student,
-) -> list[str]:
-    "The other forms that were asked for and exist."
+def forms_of(fit, student: Student) -> list[str]:
+    "The other forms that were asked for and that a `TrainedStudent` has."
     return [f for f in student.compare if f != "adapter" or (Path(fit.path).parent / "adapter").is_dir()]

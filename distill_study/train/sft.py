@@ -10,16 +10,15 @@ import contextlib
 import gc
 import json
 import math
-import os
 import resource
 import shutil
-import time
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from ..config import StudyError, Train, fingerprint
+from ..models.local import own_context
 from distill_study.models.weights import (
     device,
     load_tokenizer,
@@ -67,9 +66,7 @@ class TrainedStudent:
     stopped: bool = False  # whether patience ended it early
     processes: int = 1  # that trained it together, in its last start
     merge: dict | None = None  # what merging and rounding changed, see `save.moved`; None where nothing was
-    energy: dict | None = (
-        None  # joules of GPUs in training steps, over all starts, by kind of device; None where not known
-    )
+    energy: dict | None = None  # kind of device → joules in training steps, over all starts; None where not known
     versions: dict | None = None  # of the libraries that trained it; None in older records
     path: Path | None = field(default=None, compare=False)  # folder of the trained model
 
@@ -156,9 +153,9 @@ def fit_student(
 
     # Tokenizer and rows
     tokenizer = load_tokenizer(base)
-    context, stops = batching.model_limits(base, tokenizer)
+    stops = batching.turn_ends(base, tokenizer)
     tokenized = batching.tokenize_rows(rows, tokenizer, stops=stops)
-    kept, dropped, limit = batching.fit_length(tokenized, settings, context=context)
+    kept, dropped, limit = batching.fit_length(tokenized, settings, context=own_context(base))
     held = [r for r in batching.tokenize_rows(validation or [], tokenizer, stops=stops) if len(r["input_ids"]) <= limit]
     batching.known_tokens(kept, base, name=model)
     if dict(gold=score is None, loss=not held).get(settings.choose):
@@ -190,7 +187,7 @@ def _train(job, key):
         torch.manual_seed(job.seed + 1009 * rank)
 
     # Train
-    trainer.spent = _Spent(last)
+    trainer.spent = save.Spent(last)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     record = _what_was_trained(job) | _what_happened(trainer) | dict(fingerprint=key, starts=starts)
     chosen = _take_best(trainer) if job.settings.choose != "last" else None
@@ -219,12 +216,8 @@ def _mark(out):
 
 def is_finished(out: Path, key: str) -> bool:
     "Does `out` hold the run with this fingerprint, finished?"
-    if _mark(out).get("fingerprint") != key or not (out / "fit.json").is_file():
-        return False
-    if (out / "model" / "config.json").is_file():
-        return True
-    found = TrainedStudent.load(out)  # a merge that was noted has left a model
-    return found.method != "full" and found.merge is None and (out / "adapter" / "adapter_config.json").is_file()
+    there = any((trained_folder(out) / name).is_file() for name in ("config.json", "adapter_config.json"))
+    return there and _mark(out).get("fingerprint") == key and (out / "fit.json").is_file()
 
 
 def _claim(out, key):
@@ -235,7 +228,7 @@ def _claim(out, key):
         if mark["fingerprint"] != key:
             raise StudyError(_say("another_run", out=out))
         last = save.last_checkpoint(out)
-        mark["starts"].append(int(last.name.split("-")[1]) if last else 0)
+        mark["starts"].append(save.step_of(last) if last else 0)
         write_json(mark, out / "run.json")
     return last, tuple(mark["starts"])
 
@@ -414,42 +407,13 @@ class _Watcher:
 # %% ../../nbs/60_train/03_sft.ipynb #d4d36be7
 def _take_best(trainer):
     "Put the best weights back into the model; the step they are of, or None where they are its own."
-    from safetensors.torch import load_file
-
     best, out = trainer.state.best_global_step, trainer.job.out
-    if best in (None, trainer.state.global_step):
-        return best
-    save.need_best(out, best)
-    weights = {}
-    for p in save.best_folder(out, best).glob("*.safetensors"):
-        weights |= load_file(p)
-    if hasattr(trainer.model, "peft_config"):
-        from peft import set_peft_model_state_dict
-
-        set_peft_model_state_dict(trainer.model, weights)
-    else:
-        trainer.model.load_state_dict(weights, strict=False)  # tied weights are there once
+    if best not in (None, trainer.state.global_step):
+        save.need_best(out, best)
+        trainer._load_from_checkpoint(str(save.best_folder(out, best)))
     return best
 
 # %% ../../nbs/60_train/03_sft.ipynb #140d908c
-class _Spent:
-    "Seconds and joules in training steps, those of earlier starts included."
-
-    def __init__(self, checkpoint):
-        self.seconds_before, self.joules_before = save.spent_before(checkpoint)
-        self.began, self.joules_then = time.perf_counter(), methods.gpu_joules()
-
-    def seconds(self):
-        return self.seconds_before + time.perf_counter() - self.began
-
-    def joules(self):
-        "Of this process's GPU; None where they are not known of every start."
-        now = methods.gpu_joules()
-        if None in (self.joules_before, self.joules_then, now):
-            return None
-        return self.joules_before + now - self.joules_then
-
-
 def _peak():
     "Most memory used so far, in bytes."
     import torch
@@ -461,9 +425,8 @@ def _peak():
 
 def _versions(settings):
     "Versions of the libraries that train with these settings."
-    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
     some = dict(peft=settings.method != "full", bitsandbytes=settings.method == "qlora", liger_kernel=settings.liger)
-    used = [name for name, on in (some | dict(deepspeed=deepspeed)).items() if on]
+    used = [name for name, on in some.items() if on]
     return {name: version(name) for name in ("torch", "transformers", "trl", "accelerate", *used)}
 
 # %% ../../nbs/60_train/03_sft.ipynb #5d0ad006
@@ -489,7 +452,7 @@ def _what_was_trained(job):
 def _what_happened(trainer):
     "The part of the record that the training itself gives; asked of every process."
     state, log = trainer.state, trainer.state.log_history
-    sizes = {p: getattr(p, "ds_numel", p.numel()) for p in trainer.model.parameters()}  # DeepSpeed holds it elsewhere
+    sizes = {p: p.numel() for p in trainer.model.parameters()}
     seconds, epochs = trainer.spent.seconds(), round(state.epoch, 4)
     tokens = sum(len(r["input_ids"]) for r in trainer.job.rows)
     return dict(
@@ -501,7 +464,7 @@ def _what_happened(trainer):
         stopped=state.global_step < state.max_steps,
         seconds=seconds,
         tokens_per_second=tokens * epochs / seconds,
-        energy=methods.added_up(save.gathered(trainer.spent.joules())),
+        energy=trainer.spent.energy(),
         peak_memory=max(save.gathered(_peak())),
         dtype=trainer.dtype,
         trainable=sum(n for p, n in sizes.items() if p.requires_grad),
@@ -517,12 +480,8 @@ def _save_result(trainer, weights):
     trainer.optimizer = trainer.lr_scheduler = None  # its memory is needed for the merge
     if job.settings.method == "full":
         return _save_whole(trainer, weights)
-    save.write_folder(
-        job.out / "adapter",
-        partial(save.save_weights, trainer.model, weights=weights),
-        base=job.base,
-        copied=save.TOKENIZER_FILES,
-    )
+    write = partial(save.save_weights, trainer.model, weights=weights)
+    save.write_folder(job.out / "adapter", write, base=job.base, copied=save.TOKENIZER_FILES)
     trainer.model = trainer.model_wrapped = None
     gc.collect()
     if save.keep_merged(job.base, job.settings):
