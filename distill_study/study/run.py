@@ -171,7 +171,8 @@ def label_inputs(c: Combination, splits, *, store: Store) -> dict:
         check_templates(c)
     options = dict(say=lambda line: say(f"  teacher, {line}"), reasks=c.teacher.reasks)
     with asking(c.teacher, store, splits=splits, split="train", stated=c.curate.stated) as ask:
-        for s, split in product(strategies_of(c), ("train", "test")):
+        asked = ("train", "test") if any(ARMS[a].model == "teacher" for a in c.arms) else ("train",)
+        for s, split in product(strategies_of(c), asked):
             ask.engine.check(requests_of(c.teacher, getattr(splits, split), prompt=s, splits=splits, split=split))
         labels = {s: ask(splits.train, s, what=f"teacher, {s}", **options) for s in strategies_of(c)}
     for strategy, answers in labels.items():
