@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import byte_tokenizer
 
-from distill_study.config import Sampling, StudyError
+from distill_study.config import Asked, Sampling, StudyError
 from distill_study.models.engine import (
     ENGINES,
     Engine,
@@ -29,7 +29,8 @@ from distill_study.models.engine import (
     open_engine,
     read_recorded,
 )
-from distill_study.models.local import TransformersEngine, finish
+from distill_study.models.local import TransformersEngine, finish, render
+from distill_study.models.weights import load_tokenizer
 from distill_study.store.log import Store
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -741,3 +742,38 @@ def test_engines_that_cannot_be_opened(spec, why):
 
 def test_engines_are_listed():
     assert all(issubclass(engine_class(name), Engine) and engine_class(name).name == name for name in ENGINES)
+
+
+def test_log_probabilities_are_those_of_one_pass_over_prompt_and_answer(tmp_path):
+    "Also of rows that leave the batch early, of drawn tokens (before the temperature), and with a stop string."
+    import torch
+
+    engine = TransformersEngine("zoo/student-s", 8)
+    plain = complete(engine, questions(), store=Store(tmp_path))
+    asked = [replace(q, sampling=q.sampling.model_copy(update=dict(logprobs=3))) for q in questions()]
+    drawn = [ask(q.messages[0]["content"], q.id, logprobs=1, temperature=1.5) for q in questions(4)]
+    stopping = [ask("2 + 3 = ?", "s", logprobs=2, stop=("=",), max_tokens=40)]
+    got = complete(engine, [*asked, *drawn, *stopping], store=Store(tmp_path))
+    assert [r.text for r in got[:12]] == [r.text for r in plain] and "logprobs" not in plain[0].info
+    assert not {r.key for r in got} & {r.key for r in plain}
+    tokenizer, model = load_tokenizer(engine.folder), engine.load()
+    for q, r in zip([*asked, *drawn, *stopping], got):
+        steps = r.info["logprobs"]
+        [prompt] = render(tokenizer, [q], spec="")
+        answer = tokenizer("".join(t for t, _, _ in steps), add_special_tokens=False).input_ids
+        assert len(steps) == r.completion_tokens == len(answer)
+        whole = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)[len(prompt) - 1 : -1]
+        expected = whole.gather(1, torch.tensor(answer)[:, None])[:, 0].tolist()
+        assert [p for _, p, _ in steps] == pytest.approx(expected, abs=2e-3)
+        assert all(len(top) == q.sampling.logprobs for _, _, top in steps)
+        assert all(max(top.values()) == pytest.approx(max(w.tolist()), abs=2e-3) for (*_, top), w in zip(steps, whole))
+    assert all(p == max(top.values()) for r in got[:12] for _, p, top in r.info["logprobs"])  # greedy
+    assert any(p < max(top.values()) for r in got[12:16] for _, p, top in r.info["logprobs"])  # drawn
+
+
+@pytest.mark.parametrize("engine", ["recorded:x", "rules:world"])
+def test_an_engine_without_log_probabilities_refuses_them(engine):
+    with pytest.raises(StudyError, match="does not tell how likely its tokens were; leave logprobs out"):
+        Asked.parse(dict(engine=engine, sampling=dict(logprobs=5)), "teacher")
+    with pytest.raises(StudyError, match="logprobs"):
+        Sampling.parse(dict(logprobs=21), "sampling")

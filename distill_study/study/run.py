@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..analyse import graders, pitfalls as hazards, results
-from ..analyse.stats import mean_interval
+from ..analyse.stats import mean_interval, separation
 from ..analyse.transfer import Learner, learners, pairs
 from distill_study.config import (
     ARMS,
@@ -612,6 +612,7 @@ def labels_table(run) -> Table:
     score = Column("score", on_train.head, on_train.unit, "interval", on_train.digits, on_train.scale)
     each = "per conversation" if run.data.task == "conversation" else "per answer"
     votes = Column("agreement", "Agreement", f"of {c.teacher.sampling.n} samples, %", kind="percent")
+    sure = Column("confidence", "Confidence", "AUROC of right against wrong", "interval", 2, 1)
     columns = (
         Column("strategy", "Strategy", kind="text"),
         Column("n", "Inputs", digits=0),
@@ -623,9 +624,10 @@ def labels_table(run) -> Table:
         Column("asked_again", "Asked again", "requests", digits=0),
         Column("tokens_per_answer", "Tokens", each, digits=1),
         *([votes] if c.teacher.sampling.n > 1 else []),
+        *([sure] if graded and c.teacher.sampling.logprobs else []),
     )
     recorded, others = c.teacher.engine.startswith("recorded:"), _others(run.labels.values())
-    sub = caption("labels", graded=graded, recorded=recorded, others=others)
+    sub = caption("labels", graded=graded, recorded=recorded, others=others, sure=sure in columns)
     return Table("The teacher on the training inputs", columns, tuple(run.labelling.values()), sub)
 
 
@@ -724,6 +726,8 @@ class Numbers:
         "Strategy → what the teacher's answers took, and how good they are."
         c, train = self.combination, self.data.train
         found = {s: usage(a, c.teacher.price) | sampling.summary(a) for s, a in self.labels.items()}
+        for s, a in self.labels.items() if c.teacher.sampling.logprobs and self.metric.graded else ():
+            found[s]["confidence"] = separation([x.logprob for x in a], [x.correct for x in a])
         if self.metric.graded:
             return found
         graded = grade(train, {f"teacher/{s}": a for s, a in self.labels.items()})
