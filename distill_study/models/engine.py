@@ -643,5 +643,5 @@ def open_engine(spec: str, batch_size: int = 64, **options) -> Engine:
 
 def open_teacher(teacher: Asked) -> Engine:
     "The engine of a teacher or a judge, with the settings that only this engine has."
-    options = dict(settings=teacher.own) if teacher.own else {}
+    options = dict(settings=teacher.own) if teacher.own else dict(dtype=teacher.dtype) if teacher.dtype else {}
     return open_engine(teacher.engine, teacher.batch_size, **options)

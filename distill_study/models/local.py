@@ -320,18 +320,32 @@ class TransformersEngine(Engine):
 
     name, weights = "transformers", ""
 
-    def __init__(self, model: str, batch_size: int = 64, *, memory: float | None = None):  # see `cache_room`
+    def __init__(
+        self,
+        model: str,
+        batch_size: int = 64,
+        *,
+        memory: float | None = None,  # see `cache_room`
+        dtype: str | None = None,  # 'float32', …; None: see `number_format`
+    ):
         super().__init__(model, batch_size)
+        self.dtype = dtype
         (self.folder, self.adapter), self.memory, self.loaded = model_parts(model), memory, None
         self.weights = parts_fingerprint(self.folder, self.adapter)
 
     def load(self):
         "The model, loaded once."
         if self.loaded is None:
-            dtype = number_format(parameter_count(self.folder), device())
+            import torch
+
+            given = getattr(torch, self.dtype) if self.dtype else None
+            dtype = given or number_format(parameter_count(self.folder), device())
             model = load_parts(self.folder, self.adapter, dtype=dtype)
             self.loaded = plain_settings(model, load_tokenizer(self.folder))
         return self.loaded
+
+    def asked(self, request) -> dict:
+        return dict(dtype=self.dtype) if self.dtype else {}
 
     def close(self):
         "Let go of the model's memory."

@@ -81,11 +81,13 @@ def ticker(what: str, every: float = 5.0):
 def engine_for(who: Asked, store: Store):
     "The engine of a teacher or a judge; in a replay one that needs no model, where the store knows the weights."
     place = _weights_place(who)
+    own = dict(asked=dict(dtype=who.dtype)) if who.dtype else {}
     if store.replay and (known := store.get_json("weights", place)):
-        return StoredEngine(_spec(who), **known)
+        return StoredEngine(_spec(who), **known | own)
     engine = open_teacher(who)
     if engine.name in ("transformers", "vllm") and not store.replay:
-        _note(store, "weights", place=place, value=dict(weights=engine.weights, asked=engine.asked(None)))
+        asked = {} if own else engine.asked(None)  # a note is of the weights, whatever format they are asked in
+        _note(store, "weights", place=place, value=dict(weights=engine.weights, asked=asked))
     return engine
 
 
@@ -145,7 +147,8 @@ def answering(arm, c: Combination, *, fits: dict) -> Teacher:
     if arm.model == "teacher":
         return c.teacher
     model = c.student.model if arm.model == "student" else fits[arm.name].path
-    return Teacher(engine=f"transformers:{model}", batch_size=c.student.batch_size, sampling=Sampling(stop=arm.stop))
+    how = dict(batch_size=c.student.batch_size, dtype=c.student.dtype, sampling=Sampling(stop=arm.stop))
+    return Teacher(engine=f"transformers:{model}", **how)
 
 
 def _counted(what, answers):
