@@ -145,10 +145,13 @@ def _generation(sampling, tokens):
 
 # %% ../../nbs/30_models/03_local.ipynb #10900012
 class Watch:
-    "Log-probabilities of what `generate` draws and of the `k` likeliest tokens: a logits processor that changes none."
+    "Log-probabilities of the tokens `generate` draws and of the `k` likeliest: a logits processor that changes none."
 
-    def __init__(self, k: int):
-        self.k, self.last, self.steps = k, None, []
+    def __init__(self, k: int | None, rows: list):
+        self.k, self.rows, self.last, self.seen = k, rows, None, []
+        self.processors = [self] if k else []
+        for r in rows:
+            r.steps = []
 
     def __call__(self, ids, scores):
         self.note(ids)
@@ -161,16 +164,16 @@ class Watch:
 
         if self.last is not None:
             top, drawn = self.last.topk(self.k), self.last.gather(1, ids[:, -1:])
-            self.steps.append(torch.cat([drawn, top.values, top.indices.float()], 1))  # an index below 2²⁴ is exact
+            self.seen.append(torch.cat([drawn, top.values, top.indices.float()], 1))  # an index below 2²⁴ is exact
 
-    def take(self, ids, n: int) -> list:
-        "The last `n` steps of every row: lists of the token's log-probability, `k` largest ones, and their ids."
-        import torch
-
-        if len(self.steps) < n:
+    def hand_out(self, ids, here: list, *, new: int):
+        "Give the rows at `here` their `new` steps: each the token's log-probability, the `k` largest, and whose."
+        if len(self.seen) < new:
             self.note(ids)
-        steps, self.last, self.steps = self.steps[:n], None, []
-        return torch.stack(steps, 1).tolist()
+        for numbers in self.seen[:new]:
+            for i, row in zip(here, numbers.tolist()):
+                self.rows[i].steps.append(row)
+        self.last, self.seen = None, []
 
 
 def named(tokens: list, steps: list, *, decode) -> list:
@@ -201,21 +204,17 @@ def write(
         done = ended(ids)
         return done | (4 * done.sum() >= len(done))
 
-    criteria, watch = StoppingCriteriaList([pause]), Watch(sampling.logprobs) if sampling.logprobs else None
-    for r in rows:
-        r.steps = []
+    criteria, watch = StoppingCriteriaList([pause]), Watch(sampling.logprobs, rows)
     out, here, cache = [None] * len(rows), list(range(len(rows))), None  # `here`: which rows are still in the batch
     with torch.random.fork_rng([place] if place.type == "cuda" else []):
         torch.manual_seed(seed)
         while here:
             settings = _generation(sampling, width + limit - ids.shape[1])
             state = dict(attention_mask=mask, past_key_values=cache)
-            state |= dict(logits_processor=[watch]) if watch else {}
-            before = ids.shape[1]
-            got = model.generate(ids, **state, generation_config=settings, stopping_criteria=criteria)
+            how = dict(logits_processor=watch.processors, generation_config=settings, stopping_criteria=criteria)
+            got, before = model.generate(ids, **state, **how), ids.shape[1]
             ids, cache = got.sequences, got.past_key_values
-            for i, steps in zip(here, watch.take(ids, ids.shape[1] - before) if watch else ()):
-                rows[i].steps += steps
+            watch.hand_out(ids, here, new=ids.shape[1] - before)
             done = ended(ids) | (ids.shape[1] == width + limit)
             for i in done.nonzero()[:, 0].tolist():
                 out[here[i]] = ids[i, width:].tolist()
