@@ -2,15 +2,17 @@
 
 import gzip
 import json
+import re
 import zipfile
 from collections import Counter
 
 import pytest
 import yaml
+from conftest import ROOT
 
-from distill_study.config import Data, StudyError, load_recipe
+from distill_study.config import Data, StudyError, load_recipe, parse_recipe
 from distill_study.data.load import load_data
-from distill_study.models.engine import open_teacher
+from distill_study.models.engine import open_teacher, read_recorded
 from distill_study.store.log import Store
 from distill_study.study.run import Run
 from distill_study.tools import logs
@@ -259,7 +261,7 @@ def test_options_are_refused_in_a_sentence(tmp_path):
 def test_an_import_runs(tmp_path, covered, monkeypatch):
     "From a log of a built-in set's questions to the teacher's labels; with and without its test items."
     splits = load_data(Data(name="tiny-math", train=30, test=25))
-    asked = [*splits.train, *(splits.test if covered else ())]
+    asked = [*reversed(splits.train), *(splits.test if covered else ())]
     text = "".join(line(f"Solve it.\n{e.question}", f"The answer is {e.gold}.") for e in asked)
     (tmp_path / "logs").mkdir()
     with gzip.open(tmp_path / "logs" / "a.jsonl.gz", "wt") as f:
@@ -272,6 +274,7 @@ def test_an_import_runs(tmp_path, covered, monkeypatch):
     assert ("teacher/vanilla" in c.arms) == covered and "control/gold" in c.arms
     run = Run.of(c, Store("store"))
     assert [len(run.data.train), len(run.data.test)] == [30, 25]
+    assert [e.id for e in run.data.train] == [e.id for e in splits.train]  # in the order of the data set
     assert all(a.correct for a in run.labels["vanilla"])
     assert open_teacher(c.teacher).spec == "recorded:mine/teacher"
 
@@ -288,3 +291,12 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert out["left"] == dict(unreadable=1) and out["places"] == dict(unreadable=["log.jsonl:3"])
     recipe = yaml.safe_load((tmp_path / "out" / "recipe.yaml").read_text())
     assert recipe["data"][0]["test"] == 1 and not [a for a in recipe["arms"] if a.startswith("control/")]
+
+
+def test_the_recorded_teacher_of_the_guide_can_be_copied(tmp_path):
+    cells = json.loads((ROOT / "nbs" / "index.ipynb").read_text())["cells"]
+    [text] = [t for c in cells if (t := "".join(c["source"])).startswith("### Bring your own recorded teacher")]
+    lines, recipe = (re.search(f"```{kind}\n(.*?)```", text, re.S)[1] for kind in ("json", "yaml"))
+    (tmp_path / "train.jsonl").write_text(lines)
+    assert read_recorded(tmp_path / "train.jsonl")["q2"].thought == "Bees make honey, and B is honey."
+    assert parse_recipe(yaml.safe_load(recipe) | dict(name="mine", students="zoo/student-s")).teachers

@@ -389,6 +389,9 @@ def kept_of(found: list, known: Examples | None, *, task: str, left: list) -> tu
             continue
         seen[i], kept[split][e.id] = answer, (e, answer)
         matched[how] += 1
+    order = {(split, e.id): i for i, (split, e, _) in enumerate(known.all)} if known else {}
+    for split in kept if known else ():  # whatever order the logs are in, the data set is the same
+        kept[split] = dict(sorted(kept[split].items(), key=lambda one: order[split, one[0]]))
     return kept, matched
 
 
