@@ -186,24 +186,17 @@ def test_inspect(read, tmp_path):
 
 
 def test_hostile_files(read, tmp_path, monkeypatch):
-    monkeypatch.setattr(logs, "MOST_LINE", 2000)
     good = dict(messages=[user(), dict(role="assistant", content="6 \ud800")])
     deep = "[" * 900 + "]" * 900
     odd = [dict(messages=[1, 2]), dict(messages="x"), dict(choices=5), dict(input=dict(inputBodyJson=3), output={})]
-    found, left = read("nothing", good, json.dumps(dict(x="y" * 5000)), deep, "", "3", *odd, '{"messages": []}')
-    assert (
-        len(found) == 1
-        and left["too_long"] == 1
-        and left["unreadable"] == 3
-        and left["unknown"] == 4
-        and left["failed"] == 1
-    )
+    found, left = read("nothing", good, json.dumps(dict(x="y" * 50_000)), deep, "", "3", *odd, '{"messages": []}')
+    assert len(found) == 1 and left["unreadable"] == 3 and left["unknown"] == 5 and left["failed"] == 1
     (tmp_path / "latin.jsonl").write_bytes(b'{"messages": "\xff"}\n')
     (tmp_path / "cut.gz").write_bytes(gzip.compress(b"{}\n" * 999)[:-9])
     (tmp_path / "bomb.gz").write_bytes(gzip.compress(b" " * 10**6))
     with zipfile.ZipFile(tmp_path / "bomb.eval", "w", zipfile.ZIP_DEFLATED) as z:
         z.writestr("samples/a.json", b" " * 10**6)
-    monkeypatch.setattr(logs, "MOST_FILE", 10**5)
+    monkeypatch.setattr(logs, "MOST", 10**5)
     files = [tmp_path / name for name in ("latin.jsonl", "cut.gz", "bomb.gz", "bomb.eval")]
     reasons = [[reason for _, _, reason in logs.rows_of(f)] for f in files]
     assert [r[-1] for r in reasons] == ["unreadable", "damaged", "too_large", "too_large"]

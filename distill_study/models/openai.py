@@ -171,13 +171,10 @@ def _logprobs(choice: dict) -> list:
     "Those of an answer's tokens, see `kept_logprobs`; empty where there are none, or none that can be read."
     try:
         steps = choice["logprobs"]["content"]
-        return kept_logprobs([(s["token"], s["logprob"], _likeliest(s)) for s in steps])
+        tops = [{t["token"]: t["logprob"] for t in s.get("top_logprobs") or ()} for s in steps]
+        return kept_logprobs([(s["token"], s["logprob"], top) for s, top in zip(steps, tops)])
     except (KeyError, TypeError, ValueError, AttributeError):
         return []
-
-
-def _likeliest(step):
-    return {t["token"]: t["logprob"] for t in step.get("top_logprobs") or ()}
 
 
 def read_answer(body: str) -> dict:
