@@ -1,14 +1,16 @@
 """Tokens per second of the `transformers` engine against a plain loop: same model, same questions of a real data set,
 same batch size, greedy, and both give their batches to `generate` of transformers. What differs: rows that have ended
 leave the engine's batch, where the loop waits for the last; the engine sorts by length, the longest first, where the
-loop takes the questions as they come; and its time includes the making of its records.
-Needs DISTILL_DATA_DIR (or the hub).
+loop takes the questions as they come; and its time includes the making of its records. The engine runs in both number
+formats, in turn: which one is the default on a machine (`models.local.number_format`) is a choice between speed and
+texts that agree with those of other machines. Needs DISTILL_DATA_DIR (or the hub).
 
     DISTILL_DATA_DIR=... python benchmarks/generating.py
 """
 
 import statistics
 import time
+from functools import partial
 
 import torch
 from _shared import report
@@ -16,10 +18,12 @@ from _shared import report
 from distill_study.config import Data, Sampling
 from distill_study.data.load import load_data
 from distill_study.models.engine import open_engine
-from distill_study.models.weights import SMOLLM, load_model, load_tokenizer, resolve_model
+from distill_study.models.local import number_format, parameter_count
+from distill_study.models.weights import SMOLLM, device, load_model, load_tokenizer, resolve_model
 from distill_study.teach.sampling import requests
 
 BATCH, ITEMS, TOKENS, ROUNDS = 16, 64, 160, 3
+FORMATS = ("bfloat16", "float32")
 
 
 def plain(model, tokenizer, asked):
@@ -38,37 +42,45 @@ def plain(model, tokenizer, asked):
     return time.perf_counter() - start, written
 
 
-def ours(engine, asked):
+def ours(engine, asked, texts):
+    "(seconds, tokens); `texts` gets the answers by position."
     start = time.perf_counter()
-    written = sum(r.completion_tokens for _, r in filter(None, engine.generate(asked)))  # None ends a batch
-    return time.perf_counter() - start, written
+    records = dict(filter(None, engine.generate(asked)))  # None ends a batch
+    seconds = time.perf_counter() - start
+    texts |= {i: r.text for i, r in records.items()}
+    return seconds, sum(r.completion_tokens for r in records.values())
+
+
+def measured(ways, asked) -> dict:
+    "Way → median tokens per second; in turn, after a first round of four questions that warms up."
+    rates = {name: [] for name in ways}
+    for i in range(ROUNDS + 1):
+        for name, go in ways.items():
+            seconds, written = go(asked if i else asked[:4])
+            rates[name] += [written / seconds] if i else []
+    return {name: statistics.median(r) for name, r in rates.items()}
 
 
 if __name__ == "__main__":
     folder = resolve_model(SMOLLM)
-    engine, tokenizer = open_engine(f"transformers:{SMOLLM}", batch_size=BATCH), load_tokenizer(folder)
-    model = load_model(folder, engine.load().dtype)
-    asked = requests(
-        load_data(Data(name="ChilleD/SVAMP", test=ITEMS)).test, "cot", sampling=Sampling(max_tokens=TOKENS)
-    )
-    ways, rates = (
-        {
-            "plain loop, input order": lambda some: plain(model, tokenizer, some),
-            "transformers engine": lambda some: ours(engine, some),
-        },
-        {},
-    )
-    for i in range(ROUNDS + 1):  # in turn; a first round of four warms up
-        for name, go in ways.items():
-            seconds, written = go(asked if i else asked[:4])
-            if i:
-                rates.setdefault(name, []).append(written / seconds)
-    median = {name: statistics.median(r) for name, r in rates.items()}
-    base = median["plain loop, input order"]
+    engines = {f: open_engine(f"transformers:{SMOLLM}", batch_size=BATCH, dtype=f) for f in FORMATS}
+    usual = number_format(parameter_count(folder), device())
+    model, tokenizer = load_model(folder, usual), load_tokenizer(folder)
+    data = load_data(Data(name="ChilleD/SVAMP", test=ITEMS))
+    asked = requests(data.test, "cot", sampling=Sampling(max_tokens=TOKENS))
+    texts = {f: {} for f in FORMATS}
+    ways = {"plain loop, input order": lambda some: plain(model, tokenizer, some)}
+    for f, engine in engines.items():
+        ways[f"transformers engine, {f}"] = partial(ours, engine, texts=texts[f])
+    rates = measured(ways, asked)
+    base = rates["plain loop, input order"]
+    same = sum(texts[FORMATS[0]][i] == texts[FORMATS[1]][i] for i in range(len(asked)))
+    usual = str(usual).removeprefix("torch.")
     report(
         "generating",
         f"Generating: SmolLM2-135M-Instruct, {ITEMS} SVAMP questions with chain of thought, batch {BATCH}, at most"
         f" {TOKENS} tokens",
         ["way", f"tokens/s (median of {ROUNDS})", "ratio"],
-        [[n, f"{r:.0f}", f"{r / base:.2f}"] for n, r in median.items()],
+        [[n, f"{r:.0f}", f"{r / base:.2f}"] for n, r in rates.items()],
+        [f"The loop computes in {usual}, this machine's default. {same} of {len(asked)} texts are the same in both."],
     )

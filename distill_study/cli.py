@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['app', 'store_app', 'grades_app', 'VERSION', 'RecipeFile', 'RecipePath', 'OVERRIDE', 'Override', 'Reports', 'STORE',
            'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Gpus', 'ModelName', 'LENGTH',
-           'Sizes', 'COMPLETIONS', 'READ_AS', 'EACH', 'common', 'init', 'run', 'replay', 'status', 'show', 'memory',
-           'doctor', 'list_', 'read', 'diff', 'reproduce', 'rows', 'students', 'grade_sheet', 'import_', 'list_stored',
-           'ledger', 'verify', 'export', 'prune', 'main']
+           'Sizes', 'COMPLETIONS', 'READ_AS', 'EACH', 'LOGS', 'TASK', 'ASKED', 'common', 'init', 'run', 'replay',
+           'status', 'show', 'memory', 'doctor', 'list_', 'read', 'import_logs', 'diff', 'reproduce', 'rows',
+           'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'export', 'prune', 'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
 import json
@@ -370,6 +370,28 @@ def read(
         return explore.print_readings(list(found))
     for r in found:
         print(json.dumps(r.to_dict()), flush=True)
+
+# %% ../nbs/99_cli.ipynb #10650002
+LOGS = "log files, packed or not, or folders of them"
+TASK = "what was asked: nli, nlu_qa, math, summarization or conversation"
+ASKED = "the data set that was asked: a hub id, a folder or a file; without it, the logged questions are one"
+
+
+@app.command("import")
+def import_logs(
+    files: Annotated[list[Path], typer.Argument(metavar="FILES…", help=LOGS)],
+    *,
+    task: Annotated[str, typer.Option(help=TASK)],
+    out: Annotated[Path, typer.Option(help="a new folder")],
+    form: Annotated[str, typer.Option("--format", help="auto, openai, bedrock, inspect or messages")] = "auto",
+    data: Annotated[str | None, typer.Option(metavar="DATASET", help=ASKED)] = None,
+    as_json: AsJson = False,
+):
+    "Make a recorded teacher, a data set and a recipe of the logs of a teacher that already ran."
+    from distill_study.tools import logs
+
+    done = logs.import_logs(files, out, task=task, form=form, data=data)
+    print(json.dumps(done) if as_json else logs.summary(done))
 
 # %% ../nbs/99_cli.ipynb #d1f30a02
 @app.command()

@@ -114,6 +114,30 @@ def test_what_is_kept_of_an_answer(server, tmp_path):
     assert b.latency > 0 and all(r.valid_key for r in (a, b, c, d))
 
 
+def test_log_probabilities_that_a_server_gives(tmp_path):
+    "They are asked for and kept; one that gives none, or nonsense, has still answered."
+    top = [dict(token="4", logprob=-0.12345, bytes=[52]), dict(token="5", logprob=-9999.0)]
+    given = dict(
+        a=dict(content=[dict(token="4", logprob=-0.12345, top_logprobs=top), dict(token="!", logprob=-1)]),
+        b=None,
+        c=dict(content=[dict(token="4", logprob=None)]),
+        d="odd",
+    )
+
+    def sees(body, headers):
+        text = body["messages"][-1]["content"]
+        choice = dict(message=dict(content=text), finish_reason="stop", logprobs=given[text])
+        return 200, dict(choices=[choice]), {}
+
+    with FaultServer(sees=sees) as server:
+        got = complete(engine(server.url), [ask(x, logprobs=2) for x in "abcd"], store=Store(tmp_path))
+        assert {(b["logprobs"], b["top_logprobs"]) for b in server.bodies} == {(True, 2)}
+        complete(engine(server.url), [ask("a")], store=Store(tmp_path))
+        assert "logprobs" not in server.bodies[-1]
+    assert got[0].info["logprobs"] == [["4", -0.1235, {"4": -0.1235, "5": -9999.0}], ["!", -1.0, {}]]
+    assert not any("logprobs" in r.info for r in got[1:])
+
+
 @pytest.mark.parametrize("fault", [f for f in AGAIN if AGAIN[f] in ("aborted", "empty")])
 def test_what_a_server_cuts_off_is_asked_again_and_never_a_label(server, tmp_path, fault):
     server.script = {"a": [fault], "b": [f"{fault}!"]}

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import byte_tokenizer
 
-from distill_study.config import Sampling, StudyError
+from distill_study.config import Asked, Sampling, Student, StudyError, Teacher
 from distill_study.models.engine import (
     ENGINES,
     Engine,
@@ -29,8 +29,10 @@ from distill_study.models.engine import (
     open_engine,
     read_recorded,
 )
-from distill_study.models.local import TransformersEngine, finish
+from distill_study.models.local import TransformersEngine, finish, render
+from distill_study.models.weights import load_tokenizer
 from distill_study.store.log import Store
+from distill_study.study.run import Run, engine_for, labels_table
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = (
@@ -741,3 +743,74 @@ def test_engines_that_cannot_be_opened(spec, why):
 
 def test_engines_are_listed():
     assert all(issubclass(engine_class(name), Engine) and engine_class(name).name == name for name in ENGINES)
+
+
+def test_log_probabilities_are_those_of_one_pass_over_prompt_and_answer(tmp_path):
+    "Also of rows that leave the batch early, of drawn tokens (before the temperature), and with a stop string."
+    import torch
+
+    engine = TransformersEngine("zoo/student-s", 8)
+    plain = complete(engine, questions(), store=Store(tmp_path))
+    asked = [replace(q, sampling=q.sampling.model_copy(update=dict(logprobs=3))) for q in questions()]
+    drawn = [ask(q.messages[0]["content"], q.id, logprobs=1, temperature=1.5) for q in questions(4)]
+    stopping = [ask("2 + 3 = ?", "s", logprobs=2, stop=("=",), max_tokens=40)]
+    got = complete(engine, [*asked, *drawn, *stopping], store=Store(tmp_path))
+    assert [r.text for r in got[:12]] == [r.text for r in plain] and "logprobs" not in plain[0].info
+    assert not {r.key for r in got} & {r.key for r in plain}
+    tokenizer, model = load_tokenizer(engine.folder), engine.load()
+    for q, r in zip([*asked, *drawn, *stopping], got):
+        steps = r.info["logprobs"]
+        [prompt] = render(tokenizer, [q], spec="")
+        answer = tokenizer("".join(t for t, _, _ in steps), add_special_tokens=False).input_ids
+        assert len(steps) == r.completion_tokens == len(answer)
+        whole = model(torch.tensor([prompt + answer])).logits[0].log_softmax(-1)[len(prompt) - 1 : -1]
+        expected = whole.gather(1, torch.tensor(answer)[:, None])[:, 0].tolist()
+        assert [p for _, p, _ in steps] == pytest.approx(expected, abs=2e-3)
+        assert all(len(top) == q.sampling.logprobs for _, _, top in steps)
+        assert all(max(top.values()) == pytest.approx(max(w.tolist()), abs=2e-3) for (*_, top), w in zip(steps, whole))
+    assert all(p == max(top.values()) for r in got[:12] for _, p, top in r.info["logprobs"])  # greedy
+    assert any(p < max(top.values()) for r in got[12:16] for _, p, top in r.info["logprobs"])  # drawn
+
+
+@pytest.mark.parametrize("engine", ["recorded:x", "rules:world"])
+def test_an_engine_without_log_probabilities_refuses_them(engine):
+    with pytest.raises(StudyError, match="does not tell how likely its tokens were; leave logprobs out"):
+        Asked.parse(dict(engine=engine, sampling=dict(logprobs=5)), "teacher")
+    with pytest.raises(StudyError, match="logprobs"):
+        Sampling.parse(dict(logprobs=21), "sampling")
+
+
+def test_confidence_stands_in_the_labelling_table_where_log_probabilities_are(tmp_path):
+    teacher = dict(engine="transformers:zoo/teacher", strategies=["vanilla"], sampling=dict(logprobs=1))
+    data = dict(name="tiny-math", train=60, test=10)
+    run = Run(teacher, "zoo/student-s", data=data, store=tmp_path, arms=["distilled/vanilla"])
+    found, answers = labels_table(run), list(run.labels["vanilla"])
+    [area] = [r["confidence"] for r in found.rows]
+    right, wrong = ([a.logprob for a in answers if a.correct is kind] for kind in (True, False))
+    pairs = [(x > y) + (x == y) / 2 for x in right for y in wrong]
+    assert area.value == pytest.approx(sum(pairs) / len(pairs)) and area.low < area.value < area.high
+    assert "Confidence" in found.html() and "mean log-probability" in found.sub
+    plain = Run("transformers:zoo/teacher", "zoo/student-s", data=data, store=tmp_path, arms=["distilled/vanilla"])
+    assert "Confidence" not in labels_table(plain).html()
+
+
+def test_a_number_format_that_is_set_has_keys_of_its_own(tmp_path):
+    "Unset, keys and settings are as ever; a replay finds both kinds by the one note of the weights."
+    q, store = ask("1 + 1 = ?"), Store(tmp_path)
+    usual, half = TransformersEngine("zoo/student-s"), open_engine("transformers:zoo/student-s", dtype="bfloat16")
+    assert usual.asked(q) == {} and usual.key(q) != half.key(q) and usual.weights == half.weights
+    formats = [complete(e, [q], store=store)[0].info["dtype"] for e in (usual, half)]
+    assert formats == ["float32", "bfloat16"]
+    for cls in (Teacher, Student):
+        name = dict(engine="transformers:a") if cls is Teacher else dict(model="a")
+        assert (
+            cls(**name).model_dump() == cls(**name, dtype=None).model_dump() and "dtype" not in cls(**name).model_dump()
+        )
+    with pytest.raises(StudyError, match="dtype is for 'transformers:' engines"):
+        Teacher.parse(dict(engine="openai:m", dtype="float32"), "teacher")
+    settings = [Teacher(engine="transformers:zoo/student-s", dtype=d) for d in (None, "bfloat16")]
+    for who in settings:
+        engine_for(who, store)
+    replay = Store(tmp_path, replay=True)
+    kept = [complete(engine_for(who, replay), [q], store=replay)[0] for who in settings]
+    assert [r.info["dtype"] for r in kept] == formats

@@ -25,7 +25,7 @@ CHANGES = {
     ),
     "teacher.sampling": dict(temperature=0.3, top_p=0.9, max_tokens=77, stop=["END"], seed=3, n=5),
     "teacher.vllm": dict(dtype="float16", quantization="gptq", max_model_len=4096, lora="some/adapter"),
-    "student": dict(model="zoo/student-m", compare=["nf4"]),
+    "student": dict(model="zoo/student-m", compare=["nf4"], dtype="float32"),
     "student.train": dict(
         method="qlora",
         r=8,
@@ -99,14 +99,14 @@ CHANGES = {
 }
 # settings that change speed, money, records or where a thing runs, not what is found; or that another test here covers
 LEFT = {
-    "teacher": {"sampling", "batch_size", "endpoint", "vllm", "price", "license", "terms", "engine"},
+    "teacher": {"sampling", "batch_size", "endpoint", "vllm", "price", "license", "terms", "engine", "dtype"},
     "student.train": {"save_steps", "merged", "report_to", "processes", "max_truncated", "eval_steps", "patience"},
     "data": {"task", "license", "terms", "language"},
     "curate": {"turns"},
-    "judge": {"sampling", "batch_size", "endpoint", "vllm", "price", "max_failures", "engine"},
-    "judge.sampling": {"top_p", "stop", "seed"},
+    "judge": {"sampling", "batch_size", "endpoint", "vllm", "price", "max_failures", "engine", "dtype"},
+    "judge.sampling": {"top_p", "stop", "seed", "logprobs"},
     "pitfalls": set(),
-    "teacher.sampling": set(),
+    "teacher.sampling": {"logprobs"},
 }
 
 
@@ -219,3 +219,9 @@ def test_with_data_and_students_it_tells_what_came_of_the_settings():
 def test_a_hostile_name_is_text():
     said = methodology(Combination.parse(changed("data", "name", "<script>alert(1)</script>.jsonl")))
     assert "<script" not in said.html() and "&lt;" in said.html()
+
+
+@pytest.mark.parametrize("who", ["teacher", "judge"])
+def test_a_number_format_is_in_the_section(who):
+    raw = RAW | {who: dict(engine="transformers:some/model")}
+    assert "computed in float32" in section(changed(who, "dtype", "float32", raw)) and "computed in" not in section(raw)

@@ -383,6 +383,21 @@ def test_what_a_record_holds(engine, examples, tmp_path):
     assert 0 < sum(r.info["share"] for r in got) < time.perf_counter() - start
 
 
+def test_log_probabilities_as_in_transformers(engine, server, examples, tmp_path):
+    asked = requests(examples.test[:8], "cot", sampling=Sampling(logprobs=2, max_tokens=32))
+    mine, theirs, served = (
+        complete(e, asked, store=Store(tmp_path)) for e in (engine, TransformersEngine("zoo/teacher"), server)
+    )
+    same = 0
+    for a, b, c in zip(mine, theirs, served):
+        assert len(a.info["logprobs"]) == a.completion_tokens and c.info["logprobs"]
+        if a.text == b.text:
+            same += 1
+            seen = ([p for _, p, _ in r.info["logprobs"]] for r in (a, b))
+            assert next(seen) == pytest.approx(next(seen), abs=0.02)
+    assert same >= 6
+
+
 def test_limits_and_stop_strings_as_in_transformers(engine, examples, tmp_path):
     settings = (
         Sampling(max_tokens=1),

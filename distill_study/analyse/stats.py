@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['BASE', 'CONSTANT', 'BASE_NAMES', 'TRAINED', 'PAIRS', 'PLAIN', 'Interval', 'wilson', 'mcnemar', 'group_codes',
            'shared', 'sign_flip_test', 'paired_p', 'holm', 'resampled', 'percentiles', 'bca', 'mean_interval',
-           'paired_difference', 't_interval', 'interval_difference', 'gap_recovered', 'smallest_detectable',
-           'smallest_difference', 'pairs_of', 'expected', 'paired', 'Comparison', 'compare', 'corrected', 'find_test',
-           'with_constant', 'gap_base', 'Gap', 'reference_teacher', 'gaps']
+           'paired_difference', 'separation', 't_interval', 'interval_difference', 'gap_recovered',
+           'smallest_detectable', 'smallest_difference', 'pairs_of', 'expected', 'paired', 'Comparison', 'compare',
+           'corrected', 'find_test', 'with_constant', 'gap_base', 'Gap', 'reference_teacher', 'gaps']
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #c5cbbaf2
 from dataclasses import asdict, dataclass, replace
@@ -238,6 +238,21 @@ def paired_difference(a, b, *, resamples: int = 2000, seed: int = 0, sources=Non
     same = "are right on exactly the same items" if a.dtype == bool else "score the same on every item"
     reason = f"the two arms {same}" if (a == b).all() else ""
     return Interval(float(d.mean()), low / len(a), high / len(a), len(a), reason)
+
+# %% ../../nbs/70_analyse/01_stats.ipynb #11100002
+def separation(confidence, right) -> Interval:
+    "Area under the ROC curve of a confidence (any scale, None where unknown) against right and wrong, with interval."
+    from scipy.stats import mannwhitneyu
+
+    known = [(c, bool(r)) for c, r in zip(confidence, right) if c is not None and r is not None]
+    yes, no = ([c for c, r in known if r is kind] for kind in (True, False))
+    if not yes or not no:
+        return Interval(None, n=len(known), reason="needs right and wrong answers")
+    a = float(mannwhitneyu(yes, no).statistic) / (len(yes) * len(no))
+    q1, q2 = a / (2 - a), 2 * a * a / (1 + a)
+    spread = a * (1 - a) + (len(yes) - 1) * (q1 - a * a) + (len(no) - 1) * (q2 - a * a)
+    half = 1.96 * (max(spread, 0.0) / (len(yes) * len(no))) ** 0.5
+    return Interval(a, max(0.0, a - half), min(1.0, a + half), len(known))
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #85e0ad38
 def t_interval(values) -> Interval:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ENDINGS', 'RULES_VERSION', 'ENGINES', 'EngineError', 'Request', 'Failure', 'ending', 'no_reply', 'another_model',
-           'portable', 'Engine', 'Completions', 'complete', 'Intake', 'StoredEngine', 'recorded_files', 'Recorded',
-           'read_recorded', 'RecordedEngine', 'fenced', 'unfence', 'summary_rules', 'chat_rules', 'shares',
+           'kept_logprobs', 'portable', 'Engine', 'Completions', 'complete', 'Intake', 'StoredEngine', 'recorded_files',
+           'Recorded', 'read_recorded', 'RecordedEngine', 'fenced', 'unfence', 'summary_rules', 'chat_rules', 'shares',
            'RulesEngine', 'engine_class', 'open_engine', 'open_teacher']
 
 # %% ../../nbs/30_models/02_engine.ipynb #62f1270e
@@ -97,6 +97,15 @@ def another_model(asked: str, served: str | None) -> bool:
     names = (name.rsplit("/", 1)[-1].lower() for name in (asked, served))
     short, long = sorted((re.sub("[-:]latest$", "", name) for name in names), key=len)
     return not re.fullmatch(f"{re.escape(short)}(?:{_VERSION})?", long)
+
+# %% ../../nbs/30_models/02_engine.ipynb #10900002
+def kept_logprobs(steps) -> list:
+    "[[token, log-probability, {token: log-probability}], …] of such triples, as a record keeps them."
+
+    def rounded(p):
+        return round(max(float(p), -9999.0), 4)
+
+    return [[token, rounded(p), {t: rounded(q) for t, q in top.items()}] for token, p, top in steps]
 
 # %% ../../nbs/30_models/02_engine.ipynb #f7eacbf3
 def portable(name: str) -> str:
@@ -634,5 +643,5 @@ def open_engine(spec: str, batch_size: int = 64, **options) -> Engine:
 
 def open_teacher(teacher: Asked) -> Engine:
     "The engine of a teacher or a judge, with the settings that only this engine has."
-    options = dict(settings=teacher.own) if teacher.own else {}
+    options = dict(settings=teacher.own) if teacher.own else dict(dtype=teacher.dtype) if teacher.dtype else {}
     return open_engine(teacher.engine, teacher.batch_size, **options)

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from ..config import Endpoint, fingerprint
-from .engine import Engine, EngineError, Failure, another_model, ending, no_reply
+from .engine import Engine, EngineError, Failure, another_model, ending, kept_logprobs, no_reply
 from .weights import sentence
 from ..utils import no_folders, spellings
 
@@ -167,8 +167,18 @@ def _spoken(message: dict) -> tuple:
     return content, next(filter(None, (_joined(f).strip() for f in fields)), "")
 
 
+def _logprobs(choice: dict) -> list:
+    "Those of an answer's tokens, see `kept_logprobs`; empty where there are none, or none that can be read."
+    try:
+        steps = choice["logprobs"]["content"]
+        tops = [{t["token"]: t["logprob"] for t in s.get("top_logprobs") or ()} for s in steps]
+        return kept_logprobs([(s["token"], s["logprob"], top) for s, top in zip(steps, tops)])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return []
+
+
 def read_answer(body: str) -> dict:
-    """text, thought, finish_reason, prompt_tokens, completion_tokens and served of an answer.
+    """text, thought, finish_reason, logprobs, prompt_tokens, completion_tokens and served of an answer.
 
     Raises `Fault` where it is none. `thought` is reasoning in a field or part of its own.
     """
@@ -188,7 +198,7 @@ def read_answer(body: str) -> dict:
     if reason := no_reply(text or "", end or "stop"):
         seen = json.dumps(error) if error else text or "without content"
         raise Fault(reason, f"finish_reason {end!r}, {seen}", again=reason in ("aborted", "empty"))
-    out = dict(text=text or "", thought=thought, finish_reason=end)
+    out = dict(text=text or "", thought=thought, finish_reason=end, logprobs=_logprobs(choice))
     usage = data.get("usage") if isinstance(data.get("usage"), dict) else {}
     for name in ("prompt_tokens", "completion_tokens"):
         n = usage.get(name)
@@ -276,6 +286,8 @@ class Dialect:
         out[self.limit] = s.max_tokens
         if s.stop:
             out["stop"] = list(s.stop)
+        if s.logprobs:
+            out |= dict(logprobs=True, top_logprobs=s.logprobs)
         if s.temperature > 0:
             out["seed"] = seed
         if request.schema and self.forms[0]:
@@ -573,8 +585,7 @@ class OpenAIEngine(Engine):
         "A record of what `read_answer` read."
         served = self.dialect.listed | answer["served"]
         info = dict(attempts=attempts, share=round(share, 5), served=served)
-        if answer["thought"]:
-            info["thought"] = answer["thought"]
+        info |= {k: answer[k] for k in ("thought", "logprobs") if answer.get(k)}
         if self.dialect.dropped:
             info["left_out"] = sorted(self.dialect.dropped)
         known = {k: answer[k] for k in ("finish_reason", "prompt_tokens", "completion_tokens")}

@@ -28,7 +28,7 @@ from pathlib import Path
 import distill_study
 from ..config import Endpoint, Vllm
 from . import local
-from .engine import ENDINGS, EngineError, portable
+from .engine import ENDINGS, EngineError, kept_logprobs, portable
 from .local import context_length, end_tokens, finish, number_format, own_context, parameter_count
 from .openai import Fault, OpenAIEngine, Server
 from distill_study.models.weights import (
@@ -216,7 +216,9 @@ def read_tokens(body: str) -> dict:
     choice, usage = data["choices"][0], data["usage"]
     if choice["finish_reason"] not in ENDINGS:
         raise Fault("aborted", f"finish_reason {choice['finish_reason']!r}")
-    return dict(tokens=choice["token_ids"], finish_reason=choice["finish_reason"]) | usage
+    seen = choice.get("logprobs") or {}
+    steps = [*zip(*(seen.get(k) or () for k in ("tokens", "token_logprobs", "top_logprobs")))]
+    return dict(tokens=choice["token_ids"], finish_reason=choice["finish_reason"], steps=steps) | usage
 
 # %% ../../nbs/30_models/04_vllm.ipynb #3f07c01b
 class _Asked(Server):
@@ -300,7 +302,7 @@ class VLLMEngine(OpenAIEngine):
             out |= dict(top_p=s.top_p, seed=int(key, 16) >> 1)
         if request.schema:
             out["structured_outputs"] = dict(json=request.schema)
-        return out
+        return out | (dict(logprobs=s.logprobs) if s.logprobs else {})
 
     def answer(self, request, answer: dict, *, seconds: float, share: float, **other):
         "A record of what `read_tokens` read; `finish` settles where the answer ends, as in engine `transformers`."
@@ -308,7 +310,9 @@ class VLLMEngine(OpenAIEngine):
         text, why, n = finish(answer["tokens"], self.ends, stops=request.sampling.stop, decode=decode)
         why = "stop" if answer["finish_reason"] == "stop" else why
         counts = dict(prompt_tokens=answer["prompt_tokens"], completion_tokens=n, latency=round(seconds, 4))
-        return self.record(request, text, finish_reason=why, **counts, info=self.about | dict(share=round(share, 5)))
+        info = self.about | dict(share=round(share, 5))
+        info |= dict(logprobs=kept_logprobs(answer["steps"][:n])) if answer["steps"] else {}
+        return self.record(request, text, finish_reason=why, **counts, info=info)
 
     def generate(self, requests):
         "Yield (position, record) as answers end, None where there is time to store; an interruption ends the server."

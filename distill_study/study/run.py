@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from ..analyse import agreement, findings as sentences, results
 from ..analyse.results import Column, Learner, Table, duration, write_numbers
-from ..analyse.stats import mean_interval
+from ..analyse.stats import mean_interval, separation
 from distill_study.config import (
     ARMS,
     Asked,
@@ -81,11 +81,13 @@ def ticker(what: str, every: float = 5.0):
 def engine_for(who: Asked, store: Store):
     "The engine of a teacher or a judge; in a replay one that needs no model, where the store knows the weights."
     place = _weights_place(who)
+    own = dict(asked=dict(dtype=who.dtype)) if who.dtype else {}
     if store.replay and (known := store.get_json("weights", place)):
-        return StoredEngine(_spec(who), **known)
+        return StoredEngine(_spec(who), **known | own)
     engine = open_teacher(who)
     if engine.name in ("transformers", "vllm") and not store.replay:
-        _note(store, "weights", place=place, value=dict(weights=engine.weights, asked=engine.asked(None)))
+        asked = {} if own else engine.asked(None)  # a note is of the weights, whatever format they are asked in
+        _note(store, "weights", place=place, value=dict(weights=engine.weights, asked=asked))
     return engine
 
 
@@ -145,7 +147,8 @@ def answering(arm, c: Combination, *, fits: dict) -> Teacher:
     if arm.model == "teacher":
         return c.teacher
     model = c.student.model if arm.model == "student" else fits[arm.name].path
-    return Teacher(engine=f"transformers:{model}", batch_size=c.student.batch_size, sampling=Sampling(stop=arm.stop))
+    how = dict(batch_size=c.student.batch_size, dtype=c.student.dtype, sampling=Sampling(stop=arm.stop))
+    return Teacher(engine=f"transformers:{model}", **how)
 
 
 def _counted(what, answers):
@@ -165,7 +168,8 @@ def label_inputs(c: Combination, splits, *, store: Store) -> dict:
         check_templates(c)
     options = dict(say=lambda line: say(f"  teacher, {line}"), reasks=c.teacher.reasks)
     with asking(c.teacher, store, splits=splits, split="train", stated=c.curate.stated) as ask:
-        for s, split in product(strategies_of(c), ("train", "test")):
+        asked = ("train", "test") if any(ARMS[a].model == "teacher" for a in c.arms) else ("train",)
+        for s, split in product(strategies_of(c), asked):
             ask.engine.check(requests_of(c.teacher, getattr(splits, split), prompt=s, splits=splits, split=split))
         labels = {s: ask(splits.train, s, what=f"teacher, {s}", **options) for s in strategies_of(c)}
     for strategy, answers in labels.items():
@@ -605,6 +609,7 @@ def labels_table(run) -> Table:
     score = Column("score", on_train.head, on_train.unit, "interval", on_train.digits, on_train.scale)
     each = "per conversation" if run.data.task == "conversation" else "per answer"
     votes = Column("agreement", "Agreement", f"of {c.teacher.sampling.n} samples, %", kind="percent")
+    sure = Column("confidence", "Confidence", "AUROC of right against wrong", "interval", 2, 1)
     columns = (
         Column("strategy", "Strategy", kind="text"),
         Column("n", "Inputs", digits=0),
@@ -616,9 +621,10 @@ def labels_table(run) -> Table:
         Column("asked_again", "Asked again", "requests", digits=0),
         Column("tokens_per_answer", "Tokens", each, digits=1),
         *([votes] if c.teacher.sampling.n > 1 else []),
+        *([sure] if graded and c.teacher.sampling.logprobs else []),
     )
     recorded, others = c.teacher.engine.startswith("recorded:"), others_line(chain(*run.labels.values()))
-    sub = caption("labels", graded=graded, recorded=recorded, others=others)
+    sub = caption("labels", graded=graded, recorded=recorded, others=others, sure=sure in columns)
     return Table("The teacher on the training inputs", columns, tuple(run.labelling.values()), sub)
 
 
@@ -705,6 +711,8 @@ class Numbers:
         "Strategy → what the teacher's answers took, and how good they are."
         c, train = self.combination, self.data.train
         found = {s: usage(a, c.teacher.price) | sampling.summary(a) for s, a in self.labels.items()}
+        for s, a in self.labels.items() if c.teacher.sampling.logprobs and self.metric.graded else ():
+            found[s]["confidence"] = separation([x.logprob for x in a], [x.correct for x in a])
         if self.metric.graded:
             return found
         graded = grade(train, {f"teacher/{s}": a for s, a in self.labels.items()})
