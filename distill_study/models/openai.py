@@ -597,7 +597,11 @@ class OpenAIEngine(Engine):
 
     def generate(self, requests):
         "Yield (position, record or failure) as they finish, and None four times a second."
+        from distill_study.models.batch import in_batches
+
         requests = list(requests)
-        if requests:
+        if requests and self.settings.batch:
+            yield from in_batches(self, requests)
+        elif requests:
             key = self.secret()
             yield from in_thread(lambda put, full: flood(self, requests, key=key, put=put, full=full))
