@@ -393,7 +393,7 @@ class Batches:
             return self.not_created(part, batch, fault=fault)
         self.notes.add(batch.token, id=batch.id)
         self.open[batch.token], self.tries = batch, 0
-        self.sent.update(part)
+        self.sent.update(part.keys())
         self.tell("sent", batch=batch)
 
     def not_created(self, part, batch, *, fault):
@@ -406,7 +406,7 @@ class Batches:
             self.unsent |= part.keys()
         else:
             self.open[batch.token] = batch  # it may be there
-            self.sent.update(part)
+            self.sent.update(part.keys())
         if not fault.again or self.tries >= self.engine.settings.attempts:
             raise self.error("refused", fault) from None
 

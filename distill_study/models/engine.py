@@ -613,6 +613,7 @@ ENGINES = {  # name → module of this room, and class
     "transformers": ("local", "TransformersEngine"),
     "vllm": ("vllm", "VLLMEngine"),
     "openai": ("openai", "OpenAIEngine"),
+    "anthropic": ("anthropic", "AnthropicEngine"),
     "recorded": ("engine", "RecordedEngine"),
     "rules": ("engine", "RulesEngine"),
 }
