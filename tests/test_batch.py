@@ -1,5 +1,6 @@
 "Batches: nothing is lost or sent twice, whatever becomes of a batch, of the way to it, or of the process."
 
+import importlib.util
 import json
 import os
 import signal
@@ -13,13 +14,17 @@ import pytest
 from batches import BatchServer, Drop
 from conftest import ROOT
 from hypothesis import HealthCheck, given, settings, strategies as st
+from typer.testing import CliRunner
 
-from distill_study.config import Endpoint, Sampling, Teacher
+from distill_study.cli import app
+from distill_study.config import Endpoint, Sampling, StudyError, Teacher, parse_recipe
 from distill_study.models import batch
-from distill_study.models.anthropic import AnthropicEngine
-from distill_study.models.engine import EngineError, Failure, Request, complete, open_engine, open_teacher
+from distill_study.models.anthropic import AnthropicEngine, message_fault
+from distill_study.models.engine import EngineError, Failure, Request, complete, open_teacher
 from distill_study.models.openai import OpenAIEngine
+from distill_study.models.weights import resolve_model
 from distill_study.store.log import Store
+from distill_study.study.resources import pieces
 
 SECRET = "marked-secret-0123456789"
 ENGINES = dict(openai=OpenAIEngine, anthropic=AnthropicEngine)
@@ -365,3 +370,186 @@ def test_any_faults(name, scripts, way, fates, most, looks, tmp_path_factory):
     assert stored(folder) == sorted(script)
     assert Counter(server.executed) == {q: len(s) + 1 for q, s in script.items()}
     assert batch.under_way(folder) == []
+
+
+# ---------------------------------------------------------------- settings and prices
+
+
+def test_what_batches_cost():
+    price = dict(per_million_in=3, per_million_out=15, per_hour=2)
+    for name in ("openai", "anthropic"):
+        t = Teacher.parse(dict(engine=f"{name}:m", endpoint=dict(batch=True), price=price))
+        assert t.tariff.cost(10**6, 10**6, seconds=3600) == 1.5 + 7.5 + 2
+        assert t.model_copy(update=dict(endpoint=None)).tariff.cost(10**6, 0, seconds=0) == 3
+
+
+def test_the_estimate_and_the_plan_know_batches():
+    raw = dict(name="r", students=["zoo/student-s"], data=["tiny-math"], arms=["teacher/vanilla", "student/vanilla"])
+    price = dict(per_million_in=3, per_million_out=15)
+    costs = []
+    for engine_, more in (("openai:m", {}), ("openai:m", dict(batch=True)), ("anthropic:m", dict(batch=True))):
+        teacher = dict(engine=engine_, price=price, endpoint=more)
+        found = [p for p in pieces(parse_recipe(raw | dict(teachers=[teacher]))) if p.who == "teacher"]
+        costs.append(sum(p.cost for p in found))
+    assert costs[0] > 0 and costs[1:] == [costs[0] / 2] * 2
+
+
+@pytest.mark.parametrize(
+    "settings, why",
+    [
+        (
+            dict(engine="transformers:m", endpoint=dict(batch=True)),
+            "endpoint is for 'openai:' and 'anthropic:' engines",
+        ),
+        (dict(engine="vllm:m", endpoint=dict(batch=True)), "leave endpoint out"),
+        (dict(engine="openai:m", endpoint=dict(batch=True, key_env=None)), "wants a key; name its variable"),
+        (dict(engine="anthropic:m", sampling=dict(temperature=1.5)), "Anthropic's models take 0 to 1"),
+        (dict(engine="openai:m", endpoint=dict(batch="perhaps")), "endpoint.batch"),
+    ],
+)
+def test_refused_before_anything_is_sent(settings, why):
+    with pytest.raises(StudyError, match=why):
+        Teacher.parse(settings, "teacher")
+
+
+def test_a_key_or_a_client_that_is_not_there(monkeypatch):
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    teacher = Teacher.parse(dict(engine="anthropic:m", endpoint=dict(batch=True)))
+    with pytest.raises(EngineError, match="environment variable ANTHROPIC_API_KEY, .* is not set"):
+        open_teacher(teacher).ready()
+    monkeypatch.setenv("ANTHROPIC_API_KEY", SECRET)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EngineError, match="Anthropic's own client, which is not installed"):
+        open_teacher(teacher).ready()
+
+
+def test_keys_are_those_of_the_ordinary_way():
+    a, b = (OpenAIEngine("m", settings=Endpoint(batch=b)) for b in (False, True))
+    assert a.key(ask("x")) == b.key(ask("x")) and a.weights == b.weights
+    assert Endpoint().model_dump() == {k: v for k, v in Endpoint(batch=True).model_dump().items() if k != "batch"}
+
+
+def test_status_shows_what_is_under_way(tmp_path, monkeypatch):
+    with Direct(monkeypatch, BatchServer(looks=9, faults=dict(look=[None, Killed()]))) as server:
+        with pytest.raises(Killed):
+            complete(engine(server), questions(3), store=Store(tmp_path / "store"))
+    folder = tmp_path / "reports" / "demo"
+    folder.mkdir(parents=True)
+    about = dict(recipe="demo", stages=[], ended=True, written=time.time(), began=time.time(), left=None)
+    (folder / "status.json").write_text(json.dumps(about))
+    where = ["--reports", str(tmp_path / "reports"), "--store", str(tmp_path / "store")]
+    shown = CliRunner().invoke(app, ["status", "demo", *where])
+    assert "openai:m: batch batch-2, 0 of 3 requests done, sent 20" in shown.output
+
+
+# ---------------------------------------------------------------- Anthropic in the ordinary way
+
+
+def claude(server, **more):
+    how = dict(backoff=0.001, max_backoff=0.01, attempts=3, concurrency=2)
+    return engine(server, "anthropic", batch=False, **how | more)
+
+
+def test_how_anthropic_is_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", SECRET)
+    turns = (dict(role="system", content="Be short."), dict(role="user", content="a"))
+    schema = dict(type="object", properties={}, additionalProperties=False)
+    with BatchServer(key=SECRET) as server:
+        how = dict(key_env="ANTHROPIC_API_KEY", extra_body=dict(thinking=dict(type="adaptive")))
+        request = Request("a", turns, Sampling(max_tokens=9, stop=("END",), temperature=1), schema=schema)
+        (got,) = complete(claude(server, **how), [request], store=Store(tmp_path))
+        body, head = server.bodies[0]
+        assert (got.text, got.prompt_tokens, got.info["served"]) == ("answer\u2028to a", 9, dict(model="m"))
+        assert (head["x-api-key"], head["anthropic-version"], "authorization" in head) == (SECRET, "2023-06-01", False)
+        assert body == dict(
+            model="m",
+            max_tokens=9,
+            messages=[dict(role="user", content="a")],
+            system="Be short.",
+            stop_sequences=["END"],
+            output_config=dict(format=dict(type="json_schema", schema=schema)),
+            thinking=dict(type="adaptive"),
+        )
+        complete(claude(server, key_env="ANTHROPIC_API_KEY"), [ask("b", top_p=0.5)], store=Store(tmp_path))
+        assert {k: server.bodies[1][0].get(k) for k in ("temperature", "top_p", "system", "seed")} == dict(
+            temperature=0, top_p=0.5, system=None, seed=None
+        )
+    assert not any(SECRET in p.read_text() for p in tmp_path.rglob("*.jsonl"))
+
+
+THOUGHT = [dict(type="thinking", thinking="so", signature="x"), dict(type="redacted_thinking", data="y")]
+
+
+@pytest.mark.parametrize(
+    "reply, text, reason, end",
+    [
+        (dict(content=[*THOUGHT, dict(type="text", text="4")]), "4", None, "stop"),
+        (dict(stop_reason="max_tokens"), "answer\u2028to a", None, "length"),
+        (dict(stop_reason="model_context_window_exceeded"), "answer\u2028to a", None, "length"),
+        (dict(stop_reason="stop_sequence"), "answer\u2028to a", None, "stop"),
+        (dict(stop_reason="refusal", content=[]), "", "refusal", None),
+        (dict(stop_reason="refusal", stop_details=dict(explanation="no bio")), "", "refusal", None),
+        (dict(stop_reason="tool_use", content=[dict(type="tool_use", name="f", input={})]), "", "tool_calls", None),
+        (dict(stop_reason="pause_turn"), "", "aborted", None),
+        (dict(content=[]), "", "empty", None),
+        (dict(content=None), "", "empty", None),
+        (529, "", "http_529", None),
+        (500, "", "http_500", None),
+    ],
+)
+def test_what_anthropic_answers(reply, text, reason, end, tmp_path):
+    with BatchServer(dict(a=[reply] * 3)) as server:
+        got, fine = complete(claude(server), [ask("a"), ask("longer")], store=Store(tmp_path), max_failures=1)
+        if reason:
+            assert (got.reason, got.attempts) == (reason, 1 if reason in ("refusal", "tool_calls") else 3)
+        else:
+            assert (got.text, got.finish_reason, got.info.get("thought")) == (text, end, "so" if text == "4" else None)
+        assert fine.text and got.__class__ is not fine.__class__ or not reason
+
+
+def test_overloaded_and_then_not(tmp_path):
+    with BatchServer(dict(a=[529, 429])) as server:
+        (got,) = complete(claude(server), [ask("a")], store=Store(tmp_path))
+        assert (got.text, got.info["attempts"]) == ("answer\u2028to a", 3)
+
+
+def test_errors_that_end_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "not-the-right-key")
+    with BatchServer(key=SECRET) as server:
+        with pytest.raises(
+            EngineError, match="refuses the key in the environment variable ANTHROPIC_API_KEY .401: bad"
+        ):
+            complete(claude(server, key_env="ANTHROPIC_API_KEY"), [ask("a")], store=Store(tmp_path))
+    low = json.dumps(
+        dict(type="error", error=dict(type="invalid_request_error", message="Your credit balance is too low"))
+    )
+    assert message_fault(400, {}, low).final and not message_fault(400, {}, low.replace("credit balance", "x")).final
+    long = dict(type="error", error=dict(type="invalid_request_error", message="prompt is too long: 9 tokens > 8"))
+    assert message_fault(400, {}, json.dumps(long)).reason == "too_long"
+
+
+# ---------------------------------------------------------------- the form of the files, by a program that reads it
+
+
+@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed")
+def test_vllm_runs_our_file(tmp_path, monkeypatch):
+    asked = [ask(f"what is {n} + 1 ?", max_tokens=8) for n in range(3)]
+    eng = OpenAIEngine("zoo-m", settings=Endpoint(base_url="http://nowhere/v1", batch=True, key_env=None))
+    eng.store = Store(tmp_path / "store")
+    provider = batch.OpenAIBatches(eng, None)
+    run = batch.Batches(eng, asked, provider=provider)
+    (tmp_path / "in.jsonl").write_bytes(b"".join(line + b"\n" for _, line in run.lines(run.requests)))
+    args = ["-i", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl", "--model", resolve_model("zoo/student-m")]
+    args += ["--served-model-name", "zoo-m", "--max-model-len", "512", "--enforce-eager"]
+    env = os.environ | dict(VLLM_NO_USAGE_STATS="1", VLLM_CPU_KVCACHE_SPACE="1")
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.run_batch", *map(str, args)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    monkeypatch.setattr(provider, "_chunks", lambda source: [(tmp_path / source).read_bytes()])
+    found = dict(provider.results(batch.State("completed", True, 3, ("out.jsonl",))))
+    assert found.keys() == run.requests.keys()
+    got = [
+        run.record(r, found[key], batch=batch.Batch("t", "", "", [], id="b")) for key, (_, r) in run.requests.items()
+    ]
+    assert all(r.valid_key and r.text and r.prompt_tokens and 0 < r.completion_tokens <= 8 for r in got)

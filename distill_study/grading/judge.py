@@ -385,7 +385,7 @@ def judge(
     related, warnings = related_arms(settings.engine, teacher, student=student)
     hashes = judge_hash(criteria, settings.reason), fingerprint(rubric_hash(task, own))
     items, kin = tuple(examples[i].id for i in at), tuple(a for a in answers if ARMS[a].model in related)
-    used = _usage(asked, settings.price)
+    used = _usage(asked, settings.tariff)
     return Judged(point, pair, warnings, used, *hashes, settings.engine, settings, criteria, items, kin)
 
 # %% ../../nbs/50_grading/02_judge.ipynb #11a45526

@@ -719,7 +719,7 @@ class OpenAIEngine(Engine):
         super().__init__(model, batch_size)
         self.settings = settings or Endpoint()
         self.url, self.dialect = self.settings.base_url or "https://api.openai.com/v1", Dialect(self.settings)
-        self.weights = fingerprint("openai", model, self.settings.revision)  # a server doesn't show its weights
+        self.weights = fingerprint(self.name, model, self.settings.revision)  # a server doesn't show its weights
 
     def asked(self, request) -> dict:
         return dict(extra_body=self.settings.extra_body) if self.settings.extra_body else {}

@@ -722,7 +722,7 @@ class Numbers:
     def labelling(self) -> dict:
         "Strategy → what the teacher's answers took, and how good they are."
         c, train = self.combination, self.data.train
-        found = {s: usage(a, c.teacher.price) | sampling.summary(a) for s, a in self.labels.items()}
+        found = {s: usage(a, c.teacher.tariff) | sampling.summary(a) for s, a in self.labels.items()}
         if self.metric.graded:
             return found
         graded = grade(train, {f"teacher/{s}": a for s, a in self.labels.items()})
@@ -759,7 +759,7 @@ class Numbers:
         "Arm → what its answers took."
         c = self.combination
         return {
-            arm: usage(a, (c.teacher if ARMS[arm].model == "teacher" else c.student).price)
+            arm: usage(a, c.teacher.tariff if ARMS[arm].model == "teacher" else c.student.price)
             for arm, a in self.answers.items()
         }
 
