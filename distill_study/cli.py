@@ -183,14 +183,17 @@ def _run_stages(r, reports, *, store, replay, workers, ray):
 
 
 @app.command()
-def status(recipe: RecipePath, reports: Reports = Path("reports")):
-    "Show how far a run is."
+def status(recipe: RecipePath, reports: Reports = Path("reports"), store: Store = Path("store")):
+    "Show how far a run is, and which batches are under way."
     from rich.console import Console
 
+    from distill_study.models.batch import under_way
     from distill_study.study.schedule import read_status, status_table
 
     found = read_status(reports / _recipe(recipe, None).name)
     Console(highlight=False).print(status_table(found))
+    for line in under_way(store):
+        print(line)
     if found["gone"]:
         say("nothing is heard from this run any more; the same `distill-study run` goes on from here")
 

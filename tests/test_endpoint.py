@@ -309,6 +309,14 @@ def test_inside_a_running_loop(server, tmp_path):
     assert asyncio.run(cell()).new == 5
 
 
+def test_the_proxy_of_the_environment(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/v1"))
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert complete(engine("http://no.such.host/v1"), questions(3), store=Store(tmp_path)).new == 3
+    assert complete(engine(server.url), questions(3, "direct"), store=Store(tmp_path)).new == 3
+    assert "nothing answers" in error(engine("http://127.0.0.1:9/v1"), questions(3, "gone"), store=Store(tmp_path))
+
+
 # ---------------------------------------------------------------- how hard a server is asked
 
 

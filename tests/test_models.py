@@ -138,7 +138,7 @@ def test_a_folder_that_is_no_usable_model(tmp_path):
         check_model(str(tmp_path))
 
 
-@pytest.mark.parametrize("page", ["weights.j2", "engine.j2", "vllm.j2", "openai.j2"])
+@pytest.mark.parametrize("page", ["weights.j2", "engine.j2", "vllm.j2", "openai.j2", "batch.j2"])
 def test_every_sentence_is_one_line_without_gaps(page):
     "Whatever it is filled in with: conditions leave no blanks behind."
     macros = {k: m for k, m in vars(models._macros(page)).items() if callable(m)}

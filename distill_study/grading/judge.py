@@ -372,7 +372,7 @@ def judge(
     related, warnings = related_arms(settings.engine, teacher, student=student)
     hashes = judge_hash(criteria, settings.reason), fingerprint(rubric_hash(task, own))
     items, kin = tuple(examples[i].id for i in at), tuple(a for a in answers if ARMS[a].model in related)
-    used, others = _usage(asked, settings.price)
+    used, others = _usage(asked, settings.tariff)
     warnings += (f"The judge, {settings.engine}: {others}.",) if others else ()
     return Judged(point, pair, warnings, used, *hashes, settings.engine, settings, criteria, items, kin)
 

@@ -69,7 +69,9 @@ class Failure:
 
 # %% ../../nbs/30_models/02_engine.ipynb #17fe79d0
 ENDINGS = dict.fromkeys("stop end_turn stop_sequence eos eos_token eos_found complete completed".split(), "stop")
-ENDINGS |= dict.fromkeys("length max_tokens max_output_tokens max_length model_length".split(), "length")
+ENDINGS |= dict.fromkeys(
+    "length max_tokens max_output_tokens max_length model_length model_context_window_exceeded".split(), "length"
+)
 _REFUSED = dict(content_filter=("filter", "safety", "refus", "prohibited"), tool_calls=("tool", "function"))
 
 
@@ -122,6 +124,7 @@ class Engine:
 
     name = ""  # before the colon of the spec
     redraws = True  # whether a question can be asked again for another answer
+    store = None  # where `complete` stores; what is asked in batches is noted there
 
     def __init__(self, model: str, batch_size: int = 64):  # the spec's part after the colon; requests at once
         self.source, self.model, self.batch_size = model, portable(model), batch_size
@@ -202,7 +205,7 @@ def complete(
     requests = list(requests)
     engine.check(requests)
     intake = Intake(engine, requests, store=store, max_failures=max_failures, stage=stage)
-    intake.progress, intake.first = progress, first
+    intake.progress, intake.first, engine.store = progress, first, store
     intake.look_up()
     if store.replay:
         intake.refuse_missing()
@@ -619,6 +622,7 @@ ENGINES = {  # name → module of this room, and class
     "transformers": ("local", "TransformersEngine"),
     "vllm": ("vllm", "VLLMEngine"),
     "openai": ("openai", "OpenAIEngine"),
+    "anthropic": ("anthropic", "AnthropicEngine"),
     "recorded": ("engine", "RecordedEngine"),
     "rules": ("engine", "RulesEngine"),
 }

@@ -88,8 +88,8 @@ def _reaching(url, folder):
         raise StoreError.of("no_reach", url=url, kind=type(e).__name__, why=why, folder=str(folder)) from None
 
 # %% ../../nbs/25_store/01_remote.ipynb #225d485a
-APPENDED = re.compile(r"(completions|grades)/[^/]+\.jsonl|ledger/failures\.jsonl")
-SHARED = ("completions", "grades", "ledger", "results")
+APPENDED = re.compile(r"(completions|grades|batches)/[^/]+\.jsonl|ledger/failures\.jsonl")
+SHARED = ("completions", "grades", "batches", "ledger", "results")
 SEGMENT = re.compile(r"[0-9]{17}-[0-9a-f]{8}-([0-9]+)\.jsonl")
 
 

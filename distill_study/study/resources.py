@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SHAPES', 'GPUS', 'QUANTIZED', 'CONTEXT', 'NCCL', 'GAPS', 'PROCESS', 'ENTRY', 'KERNELS', 'MOMENTS', 'ENOUGH',
            'METHODS', 'AVERAGES', 'TEMPLATE', 'PLAIN', 'THOUGHT', 'DENSE', 'LONGER', 'MFU', 'PREFILL', 'STREAM', 'PASS',
-           'TOKEN', 'VLLM', 'AT_ONCE', 'STREAMS', 'LOAD', 'START', 'ALL', 'EstimateError', 'Devices', 'parse_gpus',
-           'parse_hardware', 'this_machine', 'model_config', 'Counts', 'count_parameters', 'parameters', 'Estimate',
-           'training_memory', 'Advice', 'recommend', 'table', 'as_dict', 'Lengths', 'lengths', 'answer_seconds',
-           'weight_bytes', 'processes', 'train_seconds', 'Piece', 'pieces', 'Budget', 'length', 'rows_a_pass', 'budget',
-           'lines']
+           'TOKEN', 'VLLM', 'AT_ONCE', 'STREAMS', 'LOAD', 'START', 'BATCH', 'ALL', 'EstimateError', 'Devices',
+           'parse_gpus', 'parse_hardware', 'this_machine', 'model_config', 'Counts', 'count_parameters', 'parameters',
+           'Estimate', 'training_memory', 'Advice', 'recommend', 'table', 'as_dict', 'Lengths', 'lengths',
+           'answer_seconds', 'weight_bytes', 'processes', 'train_seconds', 'Piece', 'pieces', 'Budget', 'length',
+           'rows_a_pass', 'budget', 'lines']
 
 # %% ../../nbs/85_study/03_resources.ipynb #4f630d09
 import copy
@@ -26,7 +26,7 @@ import yaml
 
 import distill_study
 from ..analyse.results import to_plain
-from ..config import ARMS, ConfigError, Recipe, StudyError, Train, nearest
+from ..config import ARMS, OWN, ConfigError, Recipe, StudyError, Train, nearest
 from ..data.load import task_of
 from ..models.weights import device, local_model, resolve_model, sentence
 from .plan import plan
@@ -604,12 +604,15 @@ PREFILL, STREAM = 0.4, 0.6  # assumed: share of the peak in reading prompts, and
 PASS, TOKEN, VLLM = 3e-3, 0.8e-3, 0.3e-3  # assumed, seconds a layer: a training pass; a token, by transformers, by vLLM
 AT_ONCE, STREAMS = 256, 25.0  # answers that vLLM writes together; tokens a second that an endpoint gives one request
 LOAD, START = 1e9, 90.0  # bytes a second from disk; seconds until vLLM is ready
+BATCH = 3600.0  # assumed, seconds that a provider takes for a batch; at most a day
 
 
 def answer_seconds(who, model: str, *, asked: float, into: float, out: float, most: int, hw: Devices) -> float:
     "Seconds for `asked` questions with `into` tokens in all and `out` written ones, `most` of them in one answer."
     each, engine = out / max(asked, 1), getattr(who, "engine", "transformers:").partition(":")[0]
-    if engine == "openai":
+    if OWN.get(engine) == "endpoint" and who.endpoint and who.endpoint.batch:
+        return BATCH
+    if OWN.get(engine) == "endpoint":
         return asked * (1 + each / STREAMS) / min(who.endpoint.concurrency if who.endpoint else 64, max(asked, 1))
     if engine in ("recorded", "rules"):
         return 0.0
@@ -674,8 +677,9 @@ def _asking(work, hw):
     asked, out = n * it.asked, round(n * each)
     into = round(n * (it.into + it.asked * (TEMPLATE + LONGER[work.strategy])))
     seconds = answer_seconds(who, model, asked=asked, into=into, out=out, most=limit, hw=hw) if hw else None
-    paid = 0 if teacher and who.engine.startswith("openai:") else seconds  # an endpoint costs tokens, no hours
-    cost = who.price.cost(into, out, seconds=paid) if who.price else None
+    served = teacher and OWN.get(who.engine.partition(":")[0]) == "endpoint"  # costs tokens, no hours
+    price = who.tariff if teacher else who.price
+    cost = price.cost(into, out, seconds=0 if served else seconds) if price else None
     return Piece(_KINDS[work.kind], work.who, work.what, into, out, seconds, cost)
 
 

@@ -710,7 +710,7 @@ class Numbers:
     def labelling(self) -> dict:
         "Strategy → what the teacher's answers took, and how good they are."
         c, train = self.combination, self.data.train
-        found = {s: usage(a, c.teacher.price) | sampling.summary(a) for s, a in self.labels.items()}
+        found = {s: usage(a, c.teacher.tariff) | sampling.summary(a) for s, a in self.labels.items()}
         for s, a in self.labels.items() if c.teacher.sampling.logprobs and self.metric.graded else ():
             found[s]["confidence"] = separation([x.logprob for x in a], [x.correct for x in a])
         if self.metric.graded:
@@ -749,7 +749,7 @@ class Numbers:
         "Arm → what its answers took."
         c = self.combination
         return {
-            arm: usage(a, (c.teacher if ARMS[arm].model == "teacher" else c.student).price)
+            arm: usage(a, c.teacher.tariff if ARMS[arm].model == "teacher" else c.student.price)
             for arm, a in self.answers.items()
         }
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from ..config import Sampling, StudyError
+from ..config import OWN, Sampling, StudyError
 from ..data.load import LETTERS
 from ..models.engine import Failure, Request, another_model, complete
 from ..store.log import answered_by, request_key
@@ -423,7 +423,7 @@ def parity(
         return []
     found = []
     for other, weights, kinds in answered_by(store, engine.model):
-        behind_a_server = "openai" in (other.partition(":")[0], engine.name)
+        behind_a_server = "endpoint" in (OWN.get(other.partition(":")[0]), OWN.get(engine.name))
         if other == engine.spec or not (weights == engine.weights or behind_a_server):
             continue
         both = []

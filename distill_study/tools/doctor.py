@@ -23,7 +23,7 @@ from importlib import metadata
 from pathlib import Path
 
 import distill_study
-from ..config import ARMS, Combination, Recipe, StudyError, read_table
+from ..config import ARMS, OWN, Combination, Recipe, StudyError, read_table
 from ..data.load import resolved, source_of, task_of
 from ..models.engine import open_teacher
 from ..models.openai import Server
@@ -317,7 +317,7 @@ def check_hub(recipe: Recipe, machine=None, *, api=None, seconds: float = 10.0) 
 # %% ../../nbs/90_tools/04_doctor.ipynb #68f942d7
 def check_endpoints(recipe: Recipe, machine=None, *, seconds: float = 10.0) -> list[Check]:
     "Keys, by name, and servers: whether they answer and have the model."
-    asked = {a.engine: a for a in _asked(recipe) if a.engine.startswith("openai:")}
+    asked = {a.engine: a for a in _asked(recipe) if OWN.get(a.engine.partition(":")[0]) == "endpoint"}
     return [found for a in asked.values() for found in _server(open_teacher(a), seconds)]
 
 
@@ -383,6 +383,12 @@ def check_chat_templates(recipe: Recipe, machine=None) -> list[Check]:
     return list(found.values()) or [line("templates")]
 
 # %% ../../nbs/90_tools/04_doctor.ipynb #e6314cb2
+def _at_once(asked):
+    "A model that is asked without batches: nobody waits a day for a trial."
+    where = asked.endpoint and asked.endpoint.model_copy(update=dict(batch=False))
+    return asked.model_copy(update=dict(endpoint=where))
+
+
 def _small(c: Combination) -> Combination:
     """The combination with one training and one test input, a training of one step and one verdict.
 
@@ -401,9 +407,10 @@ def _small(c: Combination) -> Combination:
             min_rows=n,
             seed=0,
             bootstrap=100,
+            teacher=_at_once(c.teacher),
             student=c.student.model_copy(update=dict(train=c.student.train.model_copy(update=one_step), compare=())),
             curate=c.curate.model_copy(update=dict(near=None, ngram=None, verify=False, hard_items=False)),
-            judge=c.judge and c.judge.model_copy(update=one_verdict),
+            judge=c.judge and _at_once(c.judge).model_copy(update=one_verdict),
         )
     )
 

@@ -1,0 +1,223 @@
+"How fast engine `openai` asks servers with limits, by a clock that only runs while everybody waits."
+
+import asyncio
+import json
+import math
+import os
+import random
+from types import SimpleNamespace
+
+import pytest
+
+from distill_study.config import Endpoint, Sampling
+from distill_study.models import openai as endpoint
+from distill_study.models.engine import Request
+from distill_study.models.openai import OpenAIEngine, Server
+
+DRAWS = int(os.environ.get("DRAWS", 12))  # of each kind
+ANSWER = json.dumps(dict(choices=[dict(message=dict(content="x"), finish_reason="stop")]))
+
+
+class Virtual(asyncio.SelectorEventLoop):
+    "A loop whose clock jumps to the next thing to do."
+
+    clock = 0.0
+
+    def time(self):
+        return self.clock
+
+    def _run_once(self):
+        if not self._ready and self._scheduled:
+            self.clock = max(self.clock, self._scheduled[0]._when)
+        super()._run_once()
+
+
+class Bucket:
+    "Refills at a rate; holds a burst."
+
+    def __init__(self, rate, burst):
+        self.rate, self.burst, self.level, self.at = rate, burst, burst, 0.0
+
+    def allows(self, now, n=1):
+        self.level, self.at = min(self.burst, self.level + (now - self.at) * self.rate), now
+        if self.level < n:
+            return False
+        self.level -= n
+        return True
+
+    def wait(self, now):
+        return 1 / self.rate
+
+    def head(self):
+        spans = f"{(self.burst - self.level) / self.rate * 1000:.3f}ms"
+        parts = dict(limit=f"{self.burst:g}", remaining=f"{int(self.level)}", reset=spans)
+        return {f"x-ratelimit-{k}-requests": v for k, v in parts.items()}
+
+
+class Window:
+    "Allows so many in every window of so many seconds."
+
+    def __init__(self, rate, seconds):
+        self.rate, self.seconds, self.window, self.used = rate, seconds, 0, 0
+
+    def allows(self, now, n=1):
+        if (window := int(now / self.seconds)) != self.window:
+            self.window, self.used = window, 0
+        self.used += n if (allowed := self.used + n <= self.rate * self.seconds) else 0
+        return allowed
+
+    def wait(self, now):
+        return self.seconds - now % self.seconds
+
+
+class Sometimes:
+    "Refuses a share, whatever the rate."
+
+    rate = math.inf
+
+    def __init__(self, share, draw):
+        self.share, self.draw = share, draw
+
+    def allows(self, now, n=1):
+        return self.draw.random() >= self.share
+
+
+class Simulated(Server):
+    "Asks no server but `limiter`."
+
+    async def __aenter__(self):
+        self.answered_at = self.shared_at = endpoint.time.monotonic()
+        return self
+
+    async def __aexit__(self, *exc):
+        pass
+
+    async def send(self, method, path, *, body, heard):
+        sim, loop = self.engine.sim, asyncio.get_running_loop()
+        await asyncio.sleep(0.002 * sim.draw.random())
+        now = loop.time()
+        allowed = sim.limiter.allows(now, sim.costs(body) if sim.costs else 1)
+        head = sim.limiter.head() if sim.heads else {}
+        await asyncio.sleep(sim.draw.uniform(0.9, 1.1) * (sim.latency if allowed else sim.refusal))
+        (sim.answered if allowed else sim.refused).append(loop.time())
+        if not allowed and sim.wait:
+            head |= {"retry-after-ms": f"{1000 * (sim.limiter.wait(now) if sim.wait is True else sim.wait):.0f}"}
+        heard(headers=head)
+        if not allowed:
+            raise self.engine.fault(429, head, "")
+        return ANSWER
+
+
+class Asking(OpenAIEngine):
+    server, probes = Simulated, False
+
+    def body(self, request):
+        return request
+
+    def answer(self, request, answer, **more):
+        return "answered"
+
+
+def asked(
+    limiter, n, monkeypatch, *, latency=0.1, refusal=None, wait=None, heads=False, costs=None, seed=0, **settings
+):
+    """Ask `n` requests: what was answered and refused when, requests a second, and both from 20 s on.
+
+    In 20 s the rate has been searched, measured and set twice, or a window of ten seconds has closed twice.
+    """
+    loop = Virtual()
+    monkeypatch.setattr(endpoint, "time", SimpleNamespace(monotonic=loop.time, time=loop.time))
+    random.seed(seed)
+    engine = Asking("m", settings=Endpoint(**dict(key_env=None, concurrency=64) | settings))
+    engine.sim = sim = SimpleNamespace(limiter=limiter, latency=latency, refusal=refusal or latency, wait=wait)
+    sim.heads, sim.costs, sim.answered, sim.refused, sim.draw = heads, costs, [], [], random.Random(seed)
+    requests = [Request(f"{i}", (dict(role="user", content=""),), Sampling(max_tokens=16)) for i in range(n)]
+    got = []
+    loop.run_until_complete(endpoint.flood(engine, requests, key=None, put=got.append, full=lambda: False))
+    loop.close()
+    assert len(got) == n
+    sim.lasted = max(sim.answered)
+    sim.rate = len(sim.answered) / sim.lasted
+    late, more = (sum(t > 20 for t in times) for times in (sim.refused, sim.answered))
+    sim.late_share = late / max(1, late + more)
+    sim.late_rate = sum(20 < t < sim.lasted - latency - 1 for t in sim.answered) / (sim.lasted - latency - 21)
+    sim.failures = sum(answer != "answered" for _, answer in got)
+    return sim
+
+
+def drawn(seed):
+    "(a draw, settings): latency, refusals that come as late as answers or at once, and requests enough for the rate."
+    draw = random.Random(seed)
+    latency = draw.choice([0.05, 0.1, 0.5, 2.0])
+    refusal = draw.choice([latency, 0.05])
+    return draw, dict(latency=latency, refusal=refusal, seed=seed)
+
+
+def check(sim, rate, *, least, late=0.0):
+    assert sim.failures == 0
+    assert sim.rate >= least * rate, (sim.rate / rate, sim.late_rate / rate, sim.late_share)
+    assert sim.late_rate >= late * rate, (sim.rate / rate, sim.late_rate / rate, sim.late_share)
+    assert sim.late_share <= 0.02, (sim.rate / rate, sim.late_rate / rate, sim.late_share)
+
+
+def at_once(rate, how):
+    return dict(concurrency=int(16 + 2 * rate * how["latency"]))
+
+
+@pytest.mark.parametrize("seed", range(DRAWS))
+def test_a_bucket(seed, monkeypatch):
+    "Leaky (a small burst) or of tokens (a big one); with Retry-After or without."
+    draw, how = drawn(seed)
+    rate = draw.uniform(15, 100)
+    limiter, wait = Bucket(rate, draw.uniform(0.2, 2) * rate), draw.choice([None, 1.0])
+    sim = asked(limiter, int(45 * rate), monkeypatch, wait=wait, **how, **at_once(rate, how))
+    check(sim, rate, least=0.9 if wait else 0.85, late=0.95)
+
+
+@pytest.mark.parametrize("seed", range(DRAWS))
+def test_a_fixed_window(seed, monkeypatch):
+    "Of one to ten seconds, without a header."
+    draw, how = drawn(seed)
+    rate = draw.uniform(20, 100)
+    sim = asked(Window(rate, draw.choice([1, 5, 10])), int(60 * rate), monkeypatch, **how, **at_once(rate, how))
+    check(sim, rate, least=0.75, late=0.8)
+
+
+@pytest.mark.parametrize("seed", range(DRAWS))
+def test_tokens_a_minute(seed, monkeypatch):
+    "What the server counts differs from request to request and is nowhere said."
+    draw, how = drawn(seed)
+    rate, costs = draw.uniform(15, 60), lambda body: draw.uniform(200, 1800)
+    limiter = Bucket(1000 * rate, 1000 * rate * draw.uniform(0.5, 4))
+    sim = asked(limiter, int(45 * rate), monkeypatch, costs=costs, **how, **at_once(rate, how))
+    check(sim, rate, least=0.8, late=0.9)
+
+
+@pytest.mark.parametrize("seed", range(DRAWS))
+def test_settings_that_are_right(seed, monkeypatch):
+    draw, how = drawn(seed)
+    rate = draw.uniform(5, 100)
+    limiter = draw.choice([Bucket(rate, max(2, rate * draw.uniform(0.2, 60))), Window(rate, 60)])
+    how |= at_once(rate, how)
+    sim = asked(limiter, int(40 * rate), monkeypatch, requests_per_minute=60 * rate, **how)
+    check(sim, rate, least=0.95 * 40 / (40 + how["latency"]))
+    assert len(sim.refused) <= 2
+
+
+def test_refusals_that_have_nothing_to_do_with_the_rate(monkeypatch):
+    "64 at once, 0.1 s each: 640 a second; a refused request waits, and another one takes its place."
+    assert asked(Sometimes(0.02, random.Random(1)), 9000, monkeypatch).rate > 0.9 * 640
+    assert asked(Sometimes(0.1, random.Random(1)), 9000, monkeypatch).rate > 0.5 * 640
+
+
+def test_what_headers_say_is_enough(monkeypatch):
+    "A long answer, a refusal at once: the limit is kept by what the last response said."
+    sim = asked(Bucket(20, 100), 1500, monkeypatch, heads=True, latency=2.0, refusal=0.05)
+    check(sim, 20, least=0.95)
+    assert len(sim.refused) < 0.02 * 1500
+
+
+def test_a_window_of_a_minute(monkeypatch):
+    "It is used up in seconds, and all wait until the server says that it is open again."
+    sim = asked(Window(50, 60), 9000, monkeypatch, wait=True)
+    check(sim, 50, least=0.95)
