@@ -32,7 +32,6 @@ from distill_study.models.engine import (
 from distill_study.models.local import TransformersEngine, finish, render
 from distill_study.models.weights import load_tokenizer
 from distill_study.store.log import Store
-from distill_study.study.run import Run, engine_for, labels_table
 
 ROOT = Path(__file__).resolve().parent.parent
 TEMPLATE = (
@@ -781,6 +780,8 @@ def test_an_engine_without_log_probabilities_refuses_them(engine):
 
 
 def test_confidence_stands_in_the_labelling_table_where_log_probabilities_are(tmp_path):
+    from distill_study.study.run import Run, labels_table
+
     teacher = dict(engine="transformers:zoo/teacher", strategies=["vanilla"], sampling=dict(logprobs=1))
     data = dict(name="tiny-math", train=60, test=10)
     run = Run(teacher, "zoo/student-s", data=data, store=tmp_path, arms=["distilled/vanilla"])
@@ -796,6 +797,8 @@ def test_confidence_stands_in_the_labelling_table_where_log_probabilities_are(tm
 
 def test_a_number_format_that_is_set_has_keys_of_its_own(tmp_path):
     "Unset, keys and settings are as ever; a replay finds both kinds by the one note of the weights."
+    from distill_study.study.run import engine_for
+
     q, store = ask("1 + 1 = ?"), Store(tmp_path)
     usual, half = TransformersEngine("zoo/student-s"), open_engine("transformers:zoo/student-s", dtype="bfloat16")
     assert usual.asked(q) == {} and usual.key(q) != half.key(q) and usual.weights == half.weights

@@ -177,12 +177,12 @@ class Watch:
 
 
 def named(tokens: list, steps: list, *, decode) -> list:
-    "(token, log-probability, {token: log-probability}) of tokens and what `Watch` saw, in text."
+    "What `Watch` saw of some tokens, in text, see `kept_logprobs`."
     out = []
     for token, (p, *rest) in zip(tokens, steps):
         k = len(rest) // 2
         out.append((decode([token]), p, {decode([int(t)]): q for q, t in zip(rest[:k], rest[k:])}))
-    return out
+    return kept_logprobs(out)
 
 # %% ../../nbs/30_models/03_local.ipynb #7a1c0202
 def write(
@@ -380,14 +380,12 @@ class TransformersEngine(Engine):
                 room = len(batch) // 2 * batch[0].longest
                 continue  # the lost seconds count as the next batch's
             rows, seconds = rows[len(batch) :], time.perf_counter() - start
-            how = dict(latency=round(seconds, 4), info=about | dict(share=round(seconds / len(batch), 5)))
+            how, share = dict(latency=round(seconds, 4)), round(seconds / len(batch), 5)
             for r, tokens in zip(batch, written):
                 text, reason, n = finish(tokens, ends, stops=r.request.sampling.stop, decode=decode)
                 counts = dict(prompt_tokens=len(r.prompt), completion_tokens=n)
-                seen = (
-                    dict(logprobs=kept_logprobs(named(tokens[:n], r.steps, decode=tokenizer.decode))) if r.steps else {}
-                )
-                own = how | dict(info=how["info"] | seen)
-                yield r.index, self.record(r.request, text, finish_reason=reason, **counts, **own)
+                seen = dict(logprobs=named(tokens[:n], r.steps, decode=tokenizer.decode)) if r.steps else {}
+                counts |= how | dict(info=about | dict(share=share) | seen)
+                yield r.index, self.record(r.request, text, finish_reason=reason, **counts)
             yield None
             start = time.perf_counter()

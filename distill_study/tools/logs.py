@@ -62,8 +62,8 @@ def _places(path):
         data = f.read(MOST + 1)
     if len(data) > MOST:
         raise OSError("too large")
-    first, *_ = lines = data.split(b"\n")
-    one = _parsed(first) is None and _parsed(data) is not None  # an object over many lines
+    lines = data.split(b"\n")
+    one = _parsed(lines[0]) is None and _parsed(data) is not None  # an object over many lines
     yield from [(1, data)] if one else enumerate(lines, 1)
 
 
@@ -71,7 +71,8 @@ def _unwrapped(value, depth=2):
     "The objects in a row."
     inner = value if isinstance(value, list) else None
     if isinstance(value, dict):
-        inner = next((value[k] for k in ("data", "samples", "events") if isinstance(value.get(k), list)), None)
+        kinds = ("data",) if value.get("object") == "list" else ("samples", "events")
+        inner = next((value[k] for k in kinds if isinstance(value.get(k), list)), None)
         event = _parsed(value.get("@message", value.get("message")))
         inner = [event] if isinstance(event, dict) else inner
     return [value] if inner is None or not depth else [r for v in inner for r in _unwrapped(v, depth - 1)]
