@@ -187,7 +187,7 @@ class Mark(NamedTuple):
 class Pace:
     "When the next request may go: within the limits that are set, told, or learnt from refusals."
 
-    start, double, keep = 10.0, 0.3, 0.97  # requests/s to begin with, seconds to double; share of a measured rate
+    start, double, keep = 10.0, 0.3, 0.95  # requests/s to begin with, seconds to double; share of a measured rate
 
     def __init__(self, settings: Endpoint):
         s = self.settings = settings
@@ -221,7 +221,7 @@ class Pace:
         t = now - self.since
         if self.seeks:
             return self.rate * 2 ** min(50, t / self.double)
-        return self.rate * (1 + (t / max(30, 600 / self.rate)) ** 3)
+        return self.rate * (1 + (t / max(30, 450 / self.rate)) ** 3)
 
     def set_rate(self, rate: float, now: float, *, seeks=False):
         "Go on with a rate."
@@ -271,11 +271,13 @@ class Pace:
     def measure(self, here: Mark, now: float):
         "Set the rate to what was let through, where too much was refused."
         n, share, span = self.first.until(here)
-        long, least, most = (0.3, 10, 0.2) if self.seeks else (1.0, 20, max(0.05, 2 * self.unrelated))
+        long, least, most = (0.3, 10, 0.2) if self.seeks else (1.0, 20, max(0.04, 2 * self.unrelated))
         if span < long or n < least:
             return
         if share <= most or n * share < 2:
-            self.first, self.before = here, self.before if share > 0.05 else 0.0
+            self.first = here
+            if share < 0.04:
+                self.before = self.unrelated = 0.0
             return
         rate = self.keep * n * (1 - share) / span
         if self.seeks:
