@@ -183,7 +183,7 @@ def _run_stages(r, reports, *, store, replay, workers, ray):
 
 
 @app.command()
-def status(recipe: RecipePath, reports: Reports = Path("reports"), store: Store = Path("store")):
+def status(recipe: RecipePath, reports: Reports = Path("reports"), *, store: Store = Path("store")):
     "Show how far a run is, and which batches are under way."
     from rich.console import Console
 

@@ -124,7 +124,7 @@ def test_many_requests_are_split(limit, tmp_path, monkeypatch):
         complete(engine(server), questions(20), store=Store(tmp_path))
         assert [len(b["lines"]) for b in server.batches.values()] == [7, 7, 6] if "most" in limit else [4] * 5
         assert all(len(f) <= 900 for f in server.files.values()) or "most" in limit
-    part = batch.parts(((n, b"") for n in range(60_000)), 50_000, 200_000_000)
+    part = batch.parts(((n, b"") for n in range(60_000)), most=50_000, size=200_000_000)
     assert [len(p) for p in part] == [50_000, 10_000]
 
 

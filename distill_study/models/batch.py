@@ -109,7 +109,7 @@ def rows(chunks):
                 if isinstance(row, dict) and isinstance(row.get("custom_id"), str):
                     yield row
 
-
+# %% ../../nbs/30_models/06_batch.ipynb #240d4521
 class OpenAIBatches:
     "OpenAI's batch interface, and that of servers like it. Every method raises a `Fault` where it gets no answer."
 
@@ -294,7 +294,7 @@ def pause(looks: int) -> float:
     return min(300.0, 5 * 1.5 ** min(looks, 20))
 
 
-def parts(lines, most: int, size: int):
+def parts(lines, *, most: int, size: int):
     "(key, line) in mappings of at most `most` lines and about `size` bytes."
     part, total = {}, 0
     for key, line in lines:
@@ -306,7 +306,7 @@ def parts(lines, most: int, size: int):
     if part:
         yield part
 
-
+# %% ../../nbs/30_models/06_batch.ipynb #f04affa8
 class Batches:
     "The batches of one call of `in_batches`."
 
@@ -377,7 +377,7 @@ class Batches:
                         self.tell("found", batch=b)
             self.unsent = set()
             ordered = (key for key in self.requests if key in left)
-            for part in parts(self.lines(ordered), self.provider.most, self.provider.size):
+            for part in parts(self.lines(ordered), most=self.provider.most, size=self.provider.size):
                 self.create(part)
         for key, fault in self.unsendable.items():
             yield from self.take(key, fault)
@@ -493,7 +493,7 @@ class Batches:
         info = {k: v for k, v in known.info.items() if k != "share"} | dict(batch=batch.id)
         return replace(known, latency=None, info=info)
 
-
+# %% ../../nbs/30_models/06_batch.ipynb #ee96b773
 def in_batches(engine, requests: list):
     "Yield (position, record or failure) as batches end, and None to have them stored; see `Engine.generate`."
     provider = PROVIDERS[engine.name](engine, engine.secret())
