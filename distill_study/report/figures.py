@@ -75,11 +75,6 @@ def whiskers(i: Interval, scale=100):
         return None
     return [[scale * max(0, i.value - i.low)], [scale * max(0, i.high - i.value)]]
 
-
-def _alt(what: str, parts) -> str:
-    "A figure in words: what it shows, and each of its parts."
-    return f"{what}: {'; '.join(parts)}."
-
 # %% ../../nbs/80_report/01_figures.ipynb #757d007d
 _MARKERS = dict(teacher="D", student="o", distilled="o", control="s")
 
@@ -120,7 +115,8 @@ def accuracy_alt(results: Results) -> str:
     what = "Accuracy by arm, percent"
     if not results.metric.graded:
         what = f"{results.metric.head} by arm{', times 100,' if results.metric.scale == 100 else ''}"
-    return _alt(f"{what} with 95 % interval", [f"{a} {results.text(results.score(a))}" for a in results.arms])
+    levels = "; ".join(f"{a} {results.text(results.score(a))}" for a in results.arms)
+    return f"{what} with 95 % interval: {levels}."
 
 # %% ../../nbs/80_report/01_figures.ipynb #0644c81c
 _DASHES = ("-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)), (0, (3, 1)), ":", (0, (1, 2)), (0, (2, 2)))
@@ -152,7 +148,7 @@ def loss_alt(losses: dict) -> str:
     "The figure in words."
     curves = {arm: _curve(log)[1] for arm, log in losses.items()}
     parts = [f"{arm} {y[0]:.2f} to {y[-1]:.2f}" if y else f"{arm} not logged" for arm, y in curves.items()]
-    return _alt("Training loss from first to last logged step", parts)
+    return f"Training loss from first to last logged step: {'; '.join(parts)}."
 
 # %% ../../nbs/80_report/01_figures.ipynb #04ee546f
 def png(fig, dpi: int = 150) -> bytes:

@@ -7,8 +7,7 @@ __all__ = ['COPIED', 'ticker', 'engine_for', 'noted_weights', 'weights_of', 'ask
            'curate_arms', 'too_long', 'Held', 'train_arms', 'train_one', 'noted_student', 'answer_arms', 'answer_forms',
            'answer_tests', 'untouched_right', 'answer_pitfalls', 'judge_arms', 'Figure', 'Panel', 'panel', 'caption',
            'note', 'stage', 'Stages', 'Grading', 'data_table', 'labels_table', 'rows_parts', 'training_record',
-           'students_parts', 'results_parts', 'judge_parts', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find',
-           'ask_others']
+           'students_parts', 'results_parts', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
 
 # %% ../../nbs/85_study/01_run.ipynb #dd11f700
 import time
@@ -673,34 +672,18 @@ def students_parts(run) -> list:
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c20
 def results_parts(run) -> list:
     "Every arm with its interval, and what is particular to the family."
-    found, m = run.results, run.metric
+    found, m, labels = run.results, run.metric, []
+    if mixed_up := run.confusions:
+        arms = [found.teacher, "student/vanilla", found.best]
+        labels = [tables.label_table(found, mixed_up), tables.confusion_map(mixed_up, arms)]
     return [
         tables.arm_table(found),
         Figure(figures.accuracy_figure(found), figures.accuracy_alt(found), caption("arms", metric=m)),
         *([] if m.graded else tables.score_tables(found, run.data.task)),
-        *_confusion_parts(run),
+        *labels,
         *([run.difficulty] if run.difficulty else []),
-        *_round_parts(run),
+        *([tables.round_table(run.rounds)] if "teacher/cod" in run.answers else []),
     ]
-
-
-def _confusion_parts(run):
-    "Which labels of an inference task are mixed up."
-    found, arms = run.confusions, [run.results.teacher, "student/vanilla", run.results.best]
-    return [tables.label_table(run.results, found), tables.confusion_map(found, arms)] if found else []
-
-
-def _round_parts(run):
-    "What chain of density adds, round by round."
-    rounds = run.rounds
-    if not rounds:
-        return [note("no_rounds")] if "teacher/cod" in run.answers else []
-    return [tables.round_table(rounds)]
-
-
-def judge_parts(run) -> list:
-    "What the judge says of every arm, and how far it can be trusted."
-    return [agreement.judge_summary(run.judged), *agreement.judge_tables(run.judged)]
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c23
 class Numbers:
@@ -837,7 +820,7 @@ class Sections:
     @property
     def judge(self) -> Panel:
         "What a judge says of every arm, and how far it can be trusted; without a judge, how to have one."
-        return panel(None, lambda: judge_parts(self))
+        return panel(None, lambda: [agreement.judge_summary(self.judged), *agreement.judge_tables(self.judged)])
 
     @cached_property
     def agreement(self) -> Panel:
