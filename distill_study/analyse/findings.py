@@ -633,7 +633,7 @@ def _gap_recovered(results, preferred=None) -> Finding:
     return _finding(1, "gap_recovered", results=results, preferred=preferred, **values)
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #3c981554
-def _of_labels(number: int, results: Results, *, graded: str, dense: str, preferred: dict) -> Finding:
+def _of_labels(number: int, results: Results, *, graded: str, dense: str, preferred: dict | None = None) -> Finding:
     "Question 2 or 3: labels made by the better prompt, or short answers learned from them."
     if results.metric.graded:
         return _finding(number, graded, results=results, preferred=preferred)
