@@ -262,9 +262,7 @@ def table(longest):
     notes = [
         f"The load was {os.getloadavg()[0]:.1f} at the end. A server answers and refuses after 0.1 s; where it has no"
     ]
-    notes += [
-        "limit, its limit is 64 or 512 requests at once. A burst at the beginning counts with the rest, so that more than all of a limit may be had."
-    ]
+    notes += ["limit, its limit is 64 or 512 requests at once. A burst at the beginning counts with the rest."]
     if "CURATOR_PYTHON" not in os.environ:
         notes.append("Curator is left out: CURATOR_PYTHON names no Python that has it.")
     report("endpoint", f"Asking servers with limits, {longest:g} seconds each", header, rows, notes)
