@@ -1,19 +1,19 @@
-"""The `openai` engine against a local server that answers every request after a fixed time, beside a plain
-`asyncio.gather` over the openai client under a semaphore of the same size (as it comes, and with the transport that the
-engine uses), and beside what the server can do at all: a bare loop over raw sockets, and wrk or hey where one of them
-is installed. The engine's time includes its records and their way into the store. Then many rows into one store, and a
-start with half of them stored. The server runs in a process of its own; server, client and load generator share the
-cores.
+"""The `openai` engine, into its store, beside Curator, a plain asyncio client and bare sockets, on servers with limits.
 
-    python benchmarks/endpoint.py [ROWS, 100000 if left out]
+    python benchmarks/endpoint.py [SECONDS that each may ask, 24 if left out]
+    python benchmarks/endpoint.py rows [ROWS, 100000 if left out]
+
+Every way asks from a process of its own, the server answers from another; what a way got is counted at the server, from
+the first request on, so nobody's start-up counts. Curator is measured where CURATOR_PYTHON names a Python that has it:
+
+    python -m venv ENV && ENV/bin/pip install bespokelabs-curator==0.1.31 && export CURATOR_PYTHON=ENV/bin/python
 """
 
 import asyncio
+import importlib.util
 import json
 import os
-import resource
-import shutil
-import statistics
+import random
 import subprocess
 import sys
 import tempfile
@@ -22,35 +22,36 @@ import urllib.request
 from itertools import islice
 from pathlib import Path
 
-from _shared import report
-
-from distill_study.config import Endpoint, Sampling
-from distill_study.models.engine import Request, complete
-from distill_study.models.openai import OpenAIEngine
-from distill_study.store.log import Store
-
-CASES, ROUNDS = (
-    ((64, 0.1, 60), (512, 0.1, 15), (512, 1.0, 30)),
-    3,
-)  # (concurrency, seconds the server takes, requests per connection; gather gets a third of them)
-ANSWER = json.dumps(
-    dict(
-        id="x",
-        object="chat.completion",
-        created=1,
-        model="m",
-        choices=[
-            dict(index=0, message=dict(role="assistant", content="The answer is 42. " * 10), finish_reason="stop")
-        ],
-        usage=dict(prompt_tokens=150, completion_tokens=50, total_tokens=200),
-    )
-).encode()
+CASES = {  # name → server, requests at once, a setting
+    "2 % refused": (dict(share=0.02), 64, None),
+    "100/s, burst 20, Retry-After 1 s": (dict(rate=100, burst=20, wait=1), 64, None),
+    "100/s, burst 20, no header": (dict(rate=100, burst=20), 64, None),
+    "100/s, burst 100, 6000 a minute set": (dict(rate=100, burst=100), 64, 6000),
+    "clean": (dict(), 512, None),
+}
+NAMES = dict(ours="engine openai, into the store", curator="Curator 0.1.31", plain="asyncio and aiohttp, with retries")
+NAMES |= dict(sockets="bare sockets")
+QUESTION = "some words of a question " * 20
 
 
-class Fixed(asyncio.Protocol):
-    "Answers each request after `latency`; counts on `content-length` coming before the body."
+# ---------------------------------------------------------------- the server
 
-    latency, asked, first = 0.1, 0, None
+
+def answer():
+    message = dict(role="assistant", content="The answer is 42. " * 10)
+    usage = dict(prompt_tokens=150, completion_tokens=50, total_tokens=200)
+    choices = [dict(index=0, message=message, finish_reason="stop")]
+    return json.dumps(
+        dict(id="x", object="chat.completion", created=1, model="m", choices=choices, usage=usage)
+    ).encode()
+
+
+class Limited(asyncio.Protocol):
+    "Answers or refuses after 0.1 s; expects `content-length` to come before the body."
+
+    share, rate, burst, wait, latency = 0.0, None, 0, None, 0.1
+    level, at, first, last, answered, refused = 0.0, 0.0, None, None, 0, 0
+    body = answer()
 
     def connection_made(self, transport):
         self.transport, self.data = transport, b""
@@ -58,33 +59,52 @@ class Fixed(asyncio.Protocol):
     def data_received(self, data):
         self.data += data
         head, found, body = self.data.partition(b"\r\n\r\n")
-        if not found:
-            return
-        size = next(
-            (int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")), 0
-        )
-        if len(body) < size:
+        lines = head.lower().split(b"\r\n") if found else ()
+        size = next((int(line[15:]) for line in lines if line.startswith(b"content-length:")), 0)
+        if not found or len(body) < size:
             return
         self.data = body[size:]
-        if head.startswith(b"GET /asked"):
-            self.say(json.dumps([Fixed.asked, Fixed.first]).encode())
-            Fixed.asked, Fixed.first = 0, None
+        if head.startswith(b"GET /seen"):
+            self.say(200, json.dumps([Limited.answered, Limited.refused, Limited.first, Limited.last]).encode())
         elif head.startswith(b"GET"):
-            self.say(b'{"data": [{"id": "m"}]}')
+            self.say(200, b'{"data": [{"id": "m"}]}')
         else:
-            Fixed.asked, Fixed.first = Fixed.asked + 1, Fixed.first or time.monotonic()
-            asyncio.get_running_loop().call_later(Fixed.latency, self.say, ANSWER)
+            Limited.first = Limited.first or time.monotonic()
+            asyncio.get_running_loop().call_later(self.latency, self.end, self.allows())
 
-    def say(self, body):
+    @classmethod
+    def allows(cls):
+        if random.random() < cls.share:
+            return False
+        if not cls.rate:
+            return True
+        now = time.monotonic()
+        cls.level, cls.at = min(cls.burst, cls.level + (now - cls.at) * cls.rate), now
+        allowed = cls.level >= 1
+        cls.level -= allowed
+        return allowed
+
+    def end(self, allowed):
+        Limited.answered, Limited.refused = Limited.answered + allowed, Limited.refused + (not allowed)
+        Limited.last = time.monotonic() if allowed else Limited.last
+        head = b"retry-after: %d\r\n" % self.wait if self.wait and not allowed else b""
+        self.say(200, self.body) if allowed else self.say(429, b'{"error": {"message": "too fast"}}', head)
+
+    def say(self, status, body, head=b""):
         if not self.transport.is_closing():
-            self.transport.write(
-                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+            head = b"HTTP/1.1 %d X\r\ncontent-type: application/json\r\n%scontent-length: %d" % (
+                status,
+                head,
+                len(body),
             )
+            self.transport.write(head + b"\r\n\r\n" + body)
 
 
-async def serve(latency):
-    Fixed.latency = latency
-    server = await asyncio.get_running_loop().create_server(Fixed, "127.0.0.1", 0, backlog=2048)
+async def serve(settings):
+    for name, value in json.loads(settings).items():
+        setattr(Limited, name, value)
+    Limited.level, Limited.at = Limited.burst, time.monotonic()
+    server = await asyncio.get_running_loop().create_server(Limited, "127.0.0.1", 0, backlog=2048)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
@@ -92,13 +112,11 @@ async def serve(latency):
 class Server:
     "That server in a process of its own; gives its port."
 
-    def __init__(self, latency):
-        self.latency = latency
+    def __init__(self, **settings):
+        self.command = [sys.executable, __file__, "serve", json.dumps(settings)]
 
     def __enter__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, "serve", str(self.latency)], stdout=subprocess.PIPE, text=True
-        )
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
         return int(self.process.stdout.readline())
 
     def __exit__(self, *exc):
@@ -106,82 +124,81 @@ class Server:
         self.process.wait()
 
 
-def requests(n, tag=""):
-    return [
-        Request(
-            f"{i}",
-            (
-                dict(role="system", content="Solve the problem. Reply with the final number only."),
-                dict(role="user", content=f"{tag} {i}: " + "some words of a question " * 20),
-            ),
-            Sampling(max_tokens=64),
-        )
-        for i in range(n)
-    ]
+def seen(port):
+    "(answered, refused, when the first came, when the last was answered)."
+    return json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/seen"))
 
 
-def engine(port, concurrency):
-    return OpenAIEngine(
-        "m", settings=Endpoint(base_url=f"http://127.0.0.1:{port}/v1", key_env=None, concurrency=concurrency)
-    )
+# ---------------------------------------------------------------- ways to ask
 
 
-def ours(port, concurrency, asked):
+def requests(n):
+    from distill_study.config import Sampling
+    from distill_study.models.engine import Request
+
+    system = dict(role="system", content="Solve the problem. Reply with the final number only.")
+    asked = [(system, dict(role="user", content=f"{i}: {QUESTION}")) for i in range(n)]
+    return [Request(f"{i}", messages, Sampling(max_tokens=64)) for i, messages in enumerate(asked)]
+
+
+def engine(port, level, limit=None):
+    from distill_study.config import Endpoint
+    from distill_study.models.openai import OpenAIEngine
+
+    here = dict(base_url=f"http://127.0.0.1:{port}/v1", key_env=None, concurrency=level, attempts=20)
+    return OpenAIEngine("m", settings=Endpoint(**here, requests_per_minute=limit))
+
+
+def ours(port, level, limit, n):
+    from distill_study.models.engine import complete
+    from distill_study.store.log import Store
+
     with tempfile.TemporaryDirectory() as folder:
-        assert complete(engine(port, concurrency), asked, store=Store(folder)).new == len(asked)
+        complete(engine(port, level, limit), requests(n), store=Store(folder))
 
 
-def gather(port, concurrency, asked, http):
-    import httpx2
-    import openai
+def curator(port, level, limit, n):
+    tokenizers = Path(importlib.util.find_spec("litellm").origin).parent / "litellm_core_utils/tokenizers"
+    os.environ |= dict(TIKTOKEN_CACHE_DIR=str(tokenizers), TELEMETRY_ENABLED="0", BESPOKE_CURATOR_TRACKER_DISABLED="1")
+    os.environ |= dict(CURATOR_DISABLE_RICH_DISPLAY="1", CURATOR_CACHE_DIR=tempfile.mkdtemp(), HF_HUB_OFFLINE="1")
+    from bespokelabs import curator as library
+
+    limits = dict(max_requests_per_minute=limit or 10**6, max_tokens_per_minute=10**9, max_concurrent_requests=level)
+    here = dict(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=20)
+    llm = library.LLM(model_name="gpt-3.5-turbo", backend="openai", backend_params=here | limits)
+    llm([f"{i}: {QUESTION}" for i in range(n)])
+
+
+def plain(port, level, limit, n):
+    "As OpenAI's cookbook retries: a random wait of one second at first, which doubles up to sixty."
+    import aiohttp
 
     async def go():
-        pool = getattr(openai, http)(
-            limits=httpx2.Limits(max_connections=concurrency, max_keepalive_connections=concurrency), timeout=600
-        )
-        async with openai.AsyncOpenAI(
-            base_url=f"http://127.0.0.1:{port}/v1", api_key="none", http_client=pool
-        ) as client:
-            room = asyncio.Semaphore(concurrency)
+        connector = aiohttp.TCPConnector(limit=level)
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}/", connector=connector) as session:
+            room = asyncio.Semaphore(level)
 
-            async def one(r):
+            async def one(i):
+                body = dict(model="m", messages=[dict(role="user", content=f"{i}: {QUESTION}")], max_tokens=64)
                 async with room:
-                    return (
-                        (
-                            await client.chat.completions.create(
-                                model="m", messages=list(r.messages), temperature=0.0, max_tokens=64
-                            )
-                        )
-                        .choices[0]
-                        .message.content
-                    )
+                    for attempt in range(20):
+                        async with session.post("v1/chat/completions", json=body) as response:
+                            if response.status == 200:
+                                return (await response.json())["choices"][0]["message"]["content"]
+                        await asyncio.sleep(random.uniform(1, min(60, 2**attempt)))
 
-            return await asyncio.gather(*map(one, asked))
+            await asyncio.gather(*map(one, range(n)))
 
-    assert len(asyncio.run(go())) == len(asked)
+    asyncio.run(go())
 
 
-def plain(port, concurrency, asked):
-    gather(port, concurrency, asked, "DefaultAsyncHttpxClient")
-
-
-def aio(port, concurrency, asked):
-    gather(port, concurrency, asked, "DefaultAioHttpClient")
-
-
-def body_of(r):
-    return json.dumps(dict(model="m", messages=[dict(m) for m in r.messages], temperature=0.0, max_tokens=64))
-
-
-def sockets(port, concurrency, asked):
+def sockets(port, level, limit, n):
     "As many bare connections as may be."
-    body = body_of(asked[0]).encode()
-    message, todo = (
-        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body),
-        iter(asked),
-    )
+    body = json.dumps(dict(model="m", messages=[dict(role="user", content=QUESTION)], max_tokens=64)).encode()
+    message = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    todo = iter(range(n))
 
-    async def worker():
+    async def work():
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for _ in todo:
             writer.write(message)
@@ -190,194 +207,123 @@ def sockets(port, concurrency, asked):
         writer.close()
 
     async def go():
-        await asyncio.gather(*(worker() for _ in range(concurrency)))
+        await asyncio.gather(*(work() for _ in range(level)))
 
     asyncio.run(go())
 
 
-LOAD = next(filter(shutil.which, ("wrk", "hey")), None)  # a load generator, where there is one
+# ---------------------------------------------------------------- the measurement
 
 
-def load(port, concurrency, asked):
-    "Requests per second that the load generator gets in 15 seconds."
-    url, body = f"http://127.0.0.1:{port}/v1/chat/completions", body_of(asked[0])
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "request"
-        file.write_text(f"wrk.method = 'POST'\nwrk.body = [=[{body}]=]" if LOAD == "wrk" else body)
-        how = (
-            ["-t1", f"-c{concurrency}", "-d15s", "-s", file]
-            if LOAD == "wrk"
-            else ["-c", f"{concurrency}", "-z", "15s", "-m", "POST", "-D", file]
-        )
-        said = subprocess.run([LOAD, *how, url], check=True, capture_output=True, text=True).stdout
-    return float(said.split("Requests/sec:")[1].split()[0])
+def measured(way, case, longest):
+    "(requests/s, share of the limit, share refused, processor seconds per 1,000, MiB at most)."
+    import psutil
+
+    server, level, limit = CASES[case]
+    python = os.environ["CURATOR_PYTHON"] if way == "curator" else sys.executable
+    n = 100 * int(longest + 10) if "rate" in server else 10_000 if "share" in server else 40_000
+    with Server(**server) as port:
+        command = [python, __file__, "ask", way, *map(str, (port, level, limit or 0, n))]
+        asking = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        began, memory, counts = None, 0, (0, 0, None, None)
+        while asking.poll() is None and (began is None or time.monotonic() < counts[2] + longest):
+            time.sleep(0.1)
+            counts, process = seen(port), psutil.Process(asking.pid)
+            try:
+                busy, memory = sum(process.cpu_times()[:2]), max(memory, process.memory_info().rss)
+            except psutil.Error:
+                break
+            began = busy if began is None and counts[2] else began
+        asking.kill()
+        asking.wait()
+        done, refused, first, last = seen(port)
+    rate = done / (last - first)
+    return (
+        rate,
+        rate / server.get("rate", level / 0.1),
+        refused / (done + refused),
+        (busy - began) / done * 1000,
+        memory / 2**20,
+    )
 
 
-def cpu():
-    u = resource.getrusage(resource.RUSAGE_SELF)
-    return u.ru_utime + u.ru_stime
+def table(longest):
+    from _shared import report
+
+    found = {}
+    for case in CASES:
+        ways = ["ours", "plain", *(["curator"] if "CURATOR_PYTHON" in os.environ else [])]
+        for way in [*ways, *(["sockets"] if case == "clean" else [])]:
+            found[case, way] = measured(way, case, longest)
+            print(case, way, *(f"{x:.3f}" for x in found[case, way]), file=sys.stderr)
+    header = ["server", "way", "requests/s", "of its limit", "refused", "CPU s per 1,000", "MiB at most"]
+    forms = ("{:.0f}", "{:.2f}", "{:.1%}", "{:.2f}", "{:.0f}")
+    rows = [[case, NAMES[way], *(f.format(x) for f, x in zip(forms, v))] for (case, way), v in found.items()]
+    notes = [
+        f"The load was {os.getloadavg()[0]:.1f} at the end. A server answers and refuses after 0.1 s; where it has no"
+    ]
+    notes += ["limit, its limit is 64 or 512 requests at once. A burst at the beginning counts with the rest."]
+    if "CURATOR_PYTHON" not in os.environ:
+        notes.append("Curator is left out: CURATOR_PYTHON names no Python that has it.")
+    report("endpoint", f"Asking servers with limits, {longest:g} seconds each", header, rows, notes)
 
 
-def measure():
-    "Medians of (requests per second, CPU seconds per 1,000 requests) by (way, concurrency, latency), the ways in turn."
-    seen = {}
-    for turn in range(ROUNDS):
-        for level, latency, per in CASES:
-            with Server(latency) as port:
-                for way in (ours, plain, aio, sockets, *([load] if LOAD else [])):
-                    asked = requests(level * per // (3 if way in (plain, aio) else 1), f"{turn} {way.__name__}")
-                    start, busy = time.perf_counter(), cpu()
-                    rate = way(port, level, asked) or len(asked) / (time.perf_counter() - start)
-                    seen.setdefault((way, level, latency), []).append((rate, (cpu() - busy) / len(asked) * 1000))
-                    print(f"{turn + 1}/{ROUNDS}: {level}, {latency} s, {way.__name__}: {rate:.0f}", file=sys.stderr)
-    return {k: tuple(map(statistics.median, zip(*v))) for k, v in seen.items()}
+# ---------------------------------------------------------------- many rows
 
 
-class Timed(Store):
-    "Knows how long appending takes."
+def ask_rows(port, folder, n):
+    "Ask `n` requests; prints as JSON when it began, and (rows, seconds, MiB at most) tenth by tenth."
+    import psutil
 
-    spent = 0.0
+    from distill_study.models.engine import complete
+    from distill_study.store.log import Store
 
-    def add(self, records):
-        start = time.perf_counter()
-        try:
-            return super().add(records)
-        finally:
-            self.spent += time.perf_counter() - start
-
-
-def memory(field):
-    return next(int(line.split()[1]) / 1024 for line in open("/proc/self/status") if line.startswith(field))
-
-
-def rows(port, folder, n):
-    """Ask `n` requests; says as JSON what it took, tenth by tenth.
-
-    (rows done, seconds, seconds of appending, MiB held, MiB at most).
-    """
-    asked, marks, store, begun = requests(n), [], Timed(folder), time.monotonic()
-    held = memory("VmRSS")
+    asked, marks, begun = requests(n), [], time.monotonic()
 
     def progress(done, total):
         if not marks or done >= marks[-1][0] + n / 10 or done == total:
-            marks.append((done, time.monotonic() - begun, store.spent, memory("VmRSS"), memory("VmHWM")))
+            marks.append((done, time.monotonic() - begun, psutil.Process().memory_info().rss / 2**20))
 
-    got = complete(engine(port, 512), asked, store=store, progress=progress)
-    print(json.dumps(dict(begun=begun, marks=marks, held=held, new=got.new, reused=got.reused)))
+    got = complete(engine(port, 512), asked, store=Store(folder), progress=progress)
+    print(json.dumps(dict(begun=begun, marks=marks, new=got.new, reused=got.reused)))
 
 
-def many(n):
-    "What `rows` says of a fresh start, and of one that finds the first half of its file; with it what the server saw."
+def rows(n):
+    from _shared import report
 
-    def child(port, folder):
-        start = time.monotonic()
-        said = json.loads(
-            subprocess.run(
-                [sys.executable, __file__, "rows", str(port), folder, str(n)], check=True, stdout=subprocess.PIPE
-            ).stdout
-        )
-        asked, first = json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/asked"))
-        return said | dict(twice=asked - said["new"], wait=first - said["begun"], whole=first - start)
+    def child(folder):
+        with Server() as port:
+            command = [sys.executable, __file__, "ask_rows", str(port), folder, str(n)]
+            told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+            done, _, first, _ = seen(port)
+        return told | dict(twice=done - told["new"], wait=first - told["begun"])
 
-    with Server(0.1) as port, tempfile.TemporaryDirectory() as folder:
-        fresh = child(port, folder)
+    with tempfile.TemporaryDirectory() as folder:
+        fresh = child(folder)
         (file,) = Path(folder).glob("completions/*.jsonl")
         with open(file, "rb") as f:
             half = b"".join(islice(f, n // 2))
         file.write_bytes(half)
-        return fresh, child(port, folder)
-
-
-def tell_rows(n, fresh, again):
-    "The second table and what it shows, as lines."
-    yield f"{n:,} rows into one store at concurrency 512, the server taking 0.1 s:"
-    yield from (
-        "",
-        "| rows stored | s for these | of it appending, s | MiB held | MiB at most |",
-        "|---|---|---|---|---|",
-    )
-    for (_, t0, a0, *_), (done, t, a, held, top) in zip(fresh["marks"], fresh["marks"][1:]):
-        yield f"| {done:,} | {t - t0:.1f} | {a - a0:.1f} | {held:.0f} | {top:.0f} |"
-    first, last = fresh["marks"][1], fresh["marks"][-1]
-    yield from (
-        "",
-        (
-            f"Before the first request the process holds {fresh['held']:.0f} MiB, the {n:,} requests included; each row"
-            f" adds {(last[3] - first[3]) * 1024 / (last[0] - first[0]):.1f} KiB, its record in memory."
-        ),
-    )
-    yield (
-        f"Start with {again['reused']:,} of {n:,} rows stored: {again['twice']} asked twice, the first new request"
-        f" {again['wait']:.1f} s after `complete` was called ({again['whole']:.1f} s after the process was started); at"
-        f" most {again['marks'][-1][4]:.0f} MiB."
+        again = child(folder)
+    steps = zip(fresh["marks"], fresh["marks"][1:])
+    lines = [[f"{done:,}", f"{t - before:.1f}", f"{memory:.0f}"] for (_, before, _), (done, t, memory) in steps]
+    note = f"Start with {again['reused']:,} of {n:,} rows stored: {again['twice']} asked twice, the first new request"
+    notes = [note + f" {again['wait']:.1f} s after `complete` was called."]
+    report(
+        "endpoint_rows", f"{n:,} rows into one store, 512 at once", ["rows", "s for these", "MiB held"], lines, notes
     )
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["serve"]:
-        sys.exit(asyncio.run(serve(float(sys.argv[2]))))
-    if sys.argv[1:2] == ["rows"]:
-        sys.exit(rows(int(sys.argv[2]), sys.argv[3], int(sys.argv[4])))
-    n, busy = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000, os.getloadavg()[0]
-    with Server(0.1) as port:
-        (
-            ours(port, 8, requests(16)),
-            plain(port, 8, requests(16)),
-            aio(port, 8, requests(16)),
-        )  # imports, outside the measurement
-    seen = measure()
-    names = {
-        ours: "openai engine, into the store",
-        plain: "asyncio.gather over the openai client",
-        aio: "the same, with aiohttp below",
-        sockets: "bare sockets",
-        load: LOAD,
-    }
-
-    def row(way, level, latency):
-        rate, spent = seen[way, level, latency]
-        most = min(
-            level / latency, max(seen[w, level, latency][0] for w in (sockets, load) if (w, level, latency) in seen)
-        )
-        return [
-            level,
-            f"{latency:g}",
-            names[way],
-            f"{rate:.0f}",
-            f"{rate * latency / level:.2f}",
-            f"{rate / most:.2f}",
-            f"{rate / seen[plain, level, latency][0]:.2f}",
-            "" if way is load else f"{spent:.2f}",
-        ]
-
-    report(
-        "endpoint",
-        f"Asking a server that answers after a fixed time, median of {ROUNDS}",
-        [
-            "concurrency",
-            "server's s",
-            "way",
-            "requests/s",
-            "of concurrency / s",
-            "of what the server can do",
-            "of gather",
-            "client CPU s per 1,000",
-        ],
-        [row(*k) for k in sorted(seen, key=lambda k: (k[2], k[1]))],
-        [
-            f"The load was {busy:.1f} before the start. Server and client, or server and load generator, share the"
-            f" {os.cpu_count()} cores. "
-            + (
-                f"What the server can do is the better of bare sockets and {LOAD}."
-                if LOAD
-                else "Neither wrk nor hey is installed: what the server can do is what bare sockets get."
-            ),
-            (
-                f"At {(spent := round(seen[ours, 512, 0.1][1], 2)):.2f} s of processor time per 1,000 requests, most of"
-                f" it the openai client's, the engine's one process asks at most about {1000 / spent:.0f} a second,"
-                " whatever the server could do."
-            ),
-            "",
-            *tell_rows(n, *many(n)),
-        ],
-    )
+    command, *rest = sys.argv[1:] or ["24"]
+    if command == "serve":
+        asyncio.run(serve(*rest))
+    elif command == "ask":
+        port, level, limit, n = map(int, rest[1:])
+        globals()[rest[0]](port, level, limit or None, n)
+    elif command == "ask_rows":
+        ask_rows(rest[0], rest[1], int(rest[2]))
+    elif command == "rows":
+        rows(int(rest[0]) if rest else 100_000)
+    else:
+        table(float(command))

@@ -328,7 +328,7 @@ def test_it_adapts_to_what_the_server_bears(tmp_path):
         assert server.connections <= 40  # they are kept and used again
 
 
-def test_retry_after_holds_everybody_back(tmp_path):
+def test_retry_after_is_waited_for(tmp_path):
     with FaultServer(
         {"q3": ["429 wait"]},
         sees=lambda body, h: (
@@ -357,13 +357,13 @@ def test_a_wait_that_is_too_long_ends_the_run(tmp_path):
 
 @pytest.mark.parametrize("limit", [dict(requests_per_minute=1200), dict(tokens_per_minute=1200 * 16)])
 def test_limits_per_minute(server, tmp_path, limit):
-    "20 a second: the first second's worth at once, the other 15 at 50 ms each."
+    "20 a second, one after the other."
     choices = [dict(message=dict(content="x"), finish_reason="stop")]
     answer = dict(choices=choices, usage=dict(prompt_tokens=0, completion_tokens=16))
     server.sees = lambda body, h: (200, answer, {})
     start = time.monotonic()
     complete(engine(server.url, concurrency=32, **limit), questions(35), store=Store(tmp_path))
-    assert time.monotonic() - start > 0.7
+    assert time.monotonic() - start > 1.5
 
 
 def test_many_requests_take_few_tasks(tmp_path, monkeypatch):
