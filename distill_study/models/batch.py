@@ -127,8 +127,6 @@ class OpenAIBatches:
     @contextlib.contextmanager
     def _asking(self):
         "Turns what the client raises, or stumbles over, into a `Fault`."
-        import httpx2
-
         try:
             yield
         except Exception as e:
@@ -136,7 +134,7 @@ class OpenAIBatches:
             if isinstance(status, int):
                 raise self.engine.fault(status, e.response.headers, e.response.text) from None
             evidence = f"{type(e).__name__}: {e.__cause__ or e}"
-            if isinstance(e, httpx2.HTTPError) or any(c.__name__ == "APIConnectionError" for c in type(e).__mro__):
+            if {"APIConnectionError", "HTTPError"} & {c.__name__ for c in type(e).__mro__}:  # its own, its transport's
                 raise Fault("connection", evidence, again=True) from None
             if isinstance(e, (AttributeError, TypeError, ValueError, LookupError)):
                 raise Fault("invalid_response", evidence, again=True) from None
