@@ -19,9 +19,8 @@ from typer.testing import CliRunner
 from distill_study.cli import app
 from distill_study.config import Endpoint, Sampling, StudyError, Teacher, parse_recipe
 from distill_study.models import batch
-from distill_study.models.anthropic import AnthropicEngine, message_fault
 from distill_study.models.engine import EngineError, Failure, Request, complete, open_teacher
-from distill_study.models.openai import OpenAIEngine
+from distill_study.models.openai import AnthropicEngine, OpenAIEngine, message_fault
 from distill_study.models.weights import resolve_model
 from distill_study.store.log import Store
 from distill_study.study.resources import pieces
@@ -523,9 +522,12 @@ def test_errors_that_end_the_run(tmp_path, monkeypatch):
     low = json.dumps(
         dict(type="error", error=dict(type="invalid_request_error", message="Your credit balance is too low"))
     )
-    assert message_fault(400, {}, low).final and not message_fault(400, {}, low.replace("credit balance", "x")).final
+    assert (
+        message_fault(400, {}, text=low).final
+        and not message_fault(400, {}, text=low.replace("credit balance", "x")).final
+    )
     long = dict(type="error", error=dict(type="invalid_request_error", message="prompt is too long: 9 tokens > 8"))
-    assert message_fault(400, {}, json.dumps(long)).reason == "too_long"
+    assert message_fault(400, {}, text=json.dumps(long)).reason == "too_long"
 
 
 # ---------------------------------------------------------------- the form of the files, by a program that reads it

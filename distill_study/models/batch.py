@@ -127,16 +127,14 @@ class OpenAIBatches:
     @contextlib.contextmanager
     def _asking(self):
         "Turns what the client raises, or stumbles over, into a `Fault`."
-        import httpx2
-
         try:
             yield
         except Exception as e:
             status = getattr(e, "status_code", None)
             if isinstance(status, int):
-                raise self.engine.fault(status, e.response.headers, e.response.text) from None
+                raise self.engine.fault(status, e.response.headers, text=e.response.text) from None
             evidence = f"{type(e).__name__}: {e.__cause__ or e}"
-            if isinstance(e, httpx2.HTTPError) or any(c.__name__ == "APIConnectionError" for c in type(e).__mro__):
+            if {"APIConnectionError", "HTTPError"} & {c.__name__ for c in type(e).__mro__}:  # its own, its transport's
                 raise Fault("connection", evidence, again=True) from None
             if isinstance(e, (AttributeError, TypeError, ValueError, LookupError)):
                 raise Fault("invalid_response", evidence, again=True) from None
@@ -213,7 +211,7 @@ class OpenAIBatches:
         if response and response["status_code"] == 200 and not error:
             return json.dumps(response["body"])
         if response and response["status_code"] != 200:
-            raise self.engine.fault(int(response["status_code"]), {}, json.dumps(response["body"] or error))
+            raise self.engine.fault(int(response["status_code"]), {}, text=json.dumps(response["body"] or error))
         reason = re.sub("^batch_", "", str(error["code"]))
         raise Fault(reason, str(error.get("message")), again=reason != "cancelled")
 
@@ -277,7 +275,7 @@ class AnthropicBatches(OpenAIBatches):
             return json.dumps(result["message"])
         if kind == "errored":
             error = result["error"].get("error", result["error"])
-            raise self.engine.fault(_ERRORS.get(error["type"], 500), {}, json.dumps(result["error"]))
+            raise self.engine.fault(_ERRORS.get(error["type"], 500), {}, text=json.dumps(result["error"]))
         reason = "cancelled" if kind == "canceled" else kind
         raise Fault(reason, f"the request has {reason}", again=kind == "expired")
 

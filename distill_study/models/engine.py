@@ -622,7 +622,7 @@ ENGINES = {  # name → module of this room, and class
     "transformers": ("local", "TransformersEngine"),
     "vllm": ("vllm", "VLLMEngine"),
     "openai": ("openai", "OpenAIEngine"),
-    "anthropic": ("anthropic", "AnthropicEngine"),
+    "anthropic": ("openai", "AnthropicEngine"),
     "recorded": ("engine", "RecordedEngine"),
     "rules": ("engine", "RulesEngine"),
 }

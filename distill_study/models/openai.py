@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['hide', 'clean', 'Fault', 'seconds', 'retry_after', 'told', 'backoff', 'Gate', 'Meter', 'size', 'Mark', 'Pace',
            'read_answer', 'status_fault', 'fault_of', 'Dialect', 'proxy_for', 'Server', 'attempt', 'ask', 'refused',
-           'first_answer', 'flood', 'in_thread', 'OpenAIEngine']
+           'first_answer', 'flood', 'in_thread', 'OpenAIEngine', 'AnthropicDialect', 'read_message', 'message_fault',
+           'AnthropicEngine']
 
 # %% ../../nbs/30_models/05_openai.ipynb #e1baa457
 import asyncio
 import contextlib
 import email.utils
 import http.client
+import importlib.util
 import json
 import math
 import os
@@ -376,7 +378,7 @@ def _read_error(text: str) -> tuple[str, str | None]:
     return message if isinstance(message, str) else json.dumps(message), known.get("code")
 
 
-def status_fault(status: int, headers, text: str) -> Fault:
+def status_fault(status: int, headers, *, text: str) -> Fault:
     "The `Fault` of an error response."
     message, code = _read_error(text)
     evidence = f"{status}: {message or http.client.responses.get(status, 'without a reason')}"
@@ -512,7 +514,7 @@ class Server:
         if heard:
             heard(headers=response.headers)
         if response.status >= 300:
-            raise self.engine.fault(response.status, response.headers, text)
+            raise self.engine.fault(response.status, response.headers, text=text)
         return text
 
     async def rest(self, wait: float):
@@ -782,3 +784,68 @@ class OpenAIEngine(Engine):
         elif requests:
             key = self.secret()
             yield from in_thread(lambda put, full: flood(self, requests, key=key, put=put, full=full))
+
+# %% ../../nbs/30_models/05_openai.ipynb #0d79b0aa
+class AnthropicDialect(Dialect):
+    "How Anthropic wants to be asked."
+
+    def __init__(self, settings: Endpoint):
+        super().__init__(settings)
+        self.limit = self.fixed = "max_tokens"
+        self.forms = ["json_schema", None]
+
+    def body(self, request, model, *, seed):
+        s, turns = request.sampling, [dict(m) for m in request.messages]
+        system = "\n\n".join(m["content"] for m in turns if m["role"] == "system")
+        out = dict(model=model, max_tokens=s.max_tokens, messages=[m for m in turns if m["role"] != "system"])
+        out |= dict(system=system) if system else {}
+        out |= dict(stop_sequences=list(s.stop)) if s.stop else {}
+        out |= dict(temperature=s.temperature) if s.temperature != 1 else {}
+        out |= dict(top_p=s.top_p) if s.top_p != 1 else {}
+        if request.schema and self.forms[0]:
+            out["output_config"] = dict(format=dict(type="json_schema", schema=request.schema))
+        return out | self.extra
+
+# %% ../../nbs/30_models/05_openai.ipynb #978e6a0b
+def read_message(body: str) -> dict:
+    "What `read_answer` reads, of an answer in Anthropic's form; raises `Fault` where it is none."
+    try:
+        data = json.loads(body)
+        choice = dict(message=dict(content=data["content"]), finish_reason=data["stop_reason"])
+        if choice["finish_reason"] == "refusal":
+            details = data.get("stop_details") or {}
+            choice["message"]["refusal"] = details.get("explanation") or "stop_reason 'refusal'"
+        usage, names = data.get("usage") or {}, ("input", "cache_creation_input", "cache_read_input")
+        read = [usage.get(f"{name}_tokens") for name in names]
+        into = sum(n or 0 for n in read) if isinstance(read[0], int) else None
+        counts = dict(prompt_tokens=into, completion_tokens=usage.get("output_tokens"))
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
+        raise Fault("invalid_response", f"no message: {body[:200]}", again=True) from None
+    return read_answer(json.dumps(dict(choices=[choice], usage=counts, model=data.get("model"))))
+
+
+def message_fault(status: int, headers, *, text: str) -> Fault:
+    "The `Fault` of an error response; a used-up balance ends the run."
+    fault = status_fault(status, headers, text=text)
+    fault.final = fault.final or status == 402 or "credit balance" in fault.evidence
+    return fault
+
+# %% ../../nbs/30_models/05_openai.ipynb #24379218
+class AnthropicEngine(OpenAIEngine):
+    "A model of Anthropic's, by its name there, also in batches."
+
+    name, path = "anthropic", "/messages"
+    read, fault = staticmethod(read_message), staticmethod(message_fault)
+
+    def __init__(self, model: str, batch_size: int = 64, *, settings: Endpoint | None = None):
+        settings = settings or Endpoint(key_env="ANTHROPIC_API_KEY")
+        super().__init__(model, batch_size, settings=settings)
+        self.url, self.dialect = settings.base_url or "https://api.anthropic.com/v1", AnthropicDialect(settings)
+
+    def headers(self, key):
+        return {"anthropic-version": "2023-06-01"} | ({"x-api-key": key} if key else {})
+
+    def ready(self):
+        super().ready()
+        if self.settings.batch and importlib.util.find_spec("anthropic") is None:
+            raise EngineError(sentence("no_client", page="batch.j2", spec=self.spec))

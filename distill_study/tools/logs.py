@@ -336,8 +336,7 @@ def examples_of(data: Data) -> dict:
         splits = load_data(data)
         return dict(train=splits.train, test=splits.test)
     rows = {role: _split(data, role) for role in ("train", "test")}
-    how = dict(task=task_of(data), data=data)
-    return {role: to_examples(r, data.name, split=own, **how)[0] for role, (r, own) in rows.items() if r is not None}
+    return {role: to_examples(found, data, split=own)[0] for role, (found, own) in rows.items() if found is not None}
 
 # %% ../../nbs/90_tools/05_logs.ipynb #2a617e61
 _FEWEST = 20  # answered test items that are a test set
@@ -357,7 +356,7 @@ def _logged(x, task, *, taken):
     name = next((i for i in x.ids[:1] if i not in taken), f"logged-{len(taken)}")
     row = dict(messages=x.turns, id=name, choices=[*x.choices] or None, gold=x.gold)
     try:
-        examples, _ = to_examples([row], "log", split="train", task=task)
+        examples, _ = to_examples([row], Data(name="log", task=task), split="train")
     except StudyError:
         examples = []
     if not examples:
