@@ -150,7 +150,6 @@ def test_the_judge_is_in_numbers_and_page(finished):
     assert (
         ">What a judge says</h2>" in page
         and "How far the judge can be trusted" in page
-        and "Mean grades by the judge" in page
     )
 
 
@@ -305,7 +304,6 @@ def test_arms_that_a_recipe_asks_for_one_with_too_few_rows_and_hard_inputs(tmp_p
     assert "explain" in m["provenance"]["prompt_hashes"]
     page = next((tmp_path / "reports/small").glob("*/index.html")).read_text()
     assert "Do the drops fall on hard inputs?" in page
-    assert "Labels before and after the drops" in page
 
 
 def test_a_failing_combination_is_named_and_the_others_go_on(tmp_path):
@@ -396,7 +394,7 @@ def test_a_checkpoint_is_chosen_by_gold(tmp_path):
             and t["stopped"] == (t["steps"] < 12)
         ), arm
     page = next((tmp_path / "reports").rglob("tiny-qa*/index.html")).read_text()
-    assert "Which weights were kept" in page and "Right" in page
+    assert "Weights kept" in page and "Right" in page
     next((tmp_path / "reports").rglob("tiny-qa*/index.html")).unlink()  # or the report would stay as it is
     _, err = run(recipe, tmp_path)
     assert (
