@@ -58,7 +58,7 @@ def test_a_student_that_only_learned_the_form_closed_no_gap():
     first = findings(r).entries[0]
     assert first.verdict.startswith("Can't tell") and "measured from the best constant answer" in first.verdict
     text = " ".join(first.sentences)
-    assert "The best constant answer, contradiction to every item, is right on 33.3 %" in text
+    assert "The best constant answer, “contradiction” to every item, is right on 33.3 %" in text
     assert "closes 37.0 % of the way from student/vanilla to the teacher" in text
     assert "0 is the best constant answer" in gap_table(r).sub
 
@@ -92,7 +92,7 @@ def test_constants_are_named_and_no_number_of_items_is_promised():
     r = study(base=always("contradiction"), short=always("neutral"), plain=right(0.5), gold=always("neutral"))
     assert r.fixed_arms == [BASE, "distilled/cot-answer", "control/gold"]
     text = " ".join(findings(r).entries[0].sentences)
-    assert "student/vanilla answers contradiction to 100.0 % of the items" in text
+    assert "student/vanilla answers “contradiction” to 100.0 % of the items" in text
     assert power(r).value is None
     assert power(study(base=right(0.4), plain=right(0.5))).value is not None
     table = arm_table(r)
