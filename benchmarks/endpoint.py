@@ -228,13 +228,15 @@ def measured(way, case, longest):
         began, memory, counts = None, 0, (0, 0, None, None)
         while asking.poll() is None and (began is None or time.monotonic() < counts[2] + longest):
             time.sleep(0.1)
-            counts, process = seen(port), psutil.Process(asking.pid)
+            counts = seen(port)
             try:
+                process = psutil.Process(asking.pid)
                 busy, memory = sum(process.cpu_times()[:2]), max(memory, process.memory_info().rss)
             except psutil.Error:
                 break
             began = busy if began is None and counts[2] else began
-        asking.kill()
+        if asking.is_running():
+            asking.kill()
         asking.wait()
         done, refused, first, last = seen(port)
     rate = done / (last - first)
