@@ -10,7 +10,7 @@ __all__ = ['INK', 'SOFT', 'LINES', 'COLOURS', 'axes', 'whiskers', 'accuracy_figu
 import math
 
 from ..analyse.results import Results
-from ..analyse.stats import BASE, TRAINED, Interval
+from ..analyse.stats import BASE_NAMES, CONSTANT, TRAINED, Interval
 from ..utils import ReportError, esc, num
 
 # %% ../../nbs/80_report/01_figures.ipynb #4e3b83c7
@@ -89,10 +89,10 @@ def _accuracy_scale(results) -> dict:
 
 
 def accuracy_figure(results: Results):  # a matplotlib Figure
-    "Accuracy, or main score, of every arm with its interval; the band is the gap from untouched student to teacher."
+    "Every arm with its interval; the band is the gap that is measured, the dashed line the best constant answer."
     m = results.metric
     fig, ax = axes(0.3 * len(results.arms) + 1.1)
-    base, top = results.score(BASE).value, results.score(results.teacher).value
+    base, top = results.score(results.gap_base).value, results.score(results.teacher).value
     if base is not None and top is not None:
         ax.axvspan(m.scale * min(base, top), m.scale * max(base, top), color="#0173b2", alpha=0.07, lw=0)
     beside = dict(va="center", transform=ax.get_yaxis_transform())
@@ -116,6 +116,8 @@ def accuracy_alt(results: Results) -> str:
     if not results.metric.graded:
         what = f"{results.metric.head} by arm{', times 100,' if results.metric.scale == 100 else ''}"
     levels = "; ".join(f"{a} {results.text(results.score(a))}" for a in results.arms)
+    if results.constant:
+        levels += f"; {BASE_NAMES[CONSTANT]} {results.text(results.constant.level)}"
     return f"{what} with 95 % interval: {levels}."
 
 # %% ../../nbs/80_report/01_figures.ipynb #0644c81c

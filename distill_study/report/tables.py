@@ -85,6 +85,10 @@ def _by_arm(results, row) -> list:
     ]
 
 
+# what can be wrong with answers → head of its column, which stands where it is wrong with some
+_FAULTS = dict(unparsed="No answer found", off_format="Off the format", truncated="Cut off")
+
+
 def _commonest(common: dict) -> str:
     "An arm's most common answer, with its share of all answers."
     return f"{common['answer']} ({num(common['share'], scale=100)} %)" if common else ""
@@ -94,7 +98,7 @@ def _constant_row(constant) -> dict:
     "The best constant answer, as a row beside the arms."
     common = dict(answer=constant.answer, share=1.0)
     levels = dict(n=constant.level.n, accuracy=constant.level, strict=constant.level)
-    return dict(arm=BASE_NAMES[CONSTANT], common=_commonest(common)) | levels
+    return dict(arm=BASE_NAMES[CONSTANT], common=_commonest(common)) | levels | dict.fromkeys(_FAULTS, 0.0)
 
 
 def arm_table(results: Results) -> Table:
@@ -108,9 +112,7 @@ def arm_table(results: Results) -> Table:
         Column("n", "Items", digits=0),
         Column(results.level, m.head, f"{m.unit}, flexible", "interval", m.digits, m.scale),
         Column("strict", m.head, f"{m.unit}, strict", "interval", m.digits, m.scale),
-        Column("unparsed", "No answer found", "%", "percent"),
-        Column("off_format", "Off the format", "%", "percent"),
-        Column("truncated", "Cut off", "%", "percent"),
+        *(Column(k, head, "%", "percent") for k, head in _FAULTS.items() if any(r.get(k) for r in rows)),
         *([Column("common", "Most common answer", kind="text")] if m.graded else []),
         Column("tokens", "Output tokens", f"per {results.each}"),
     )

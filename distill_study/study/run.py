@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from ..analyse import agreement, findings as sentences, results
 from ..analyse.results import Column, Learner, Table, duration, write_numbers
-from ..analyse.stats import mean_interval, separation
+from ..analyse.stats import BASE_NAMES, mean_interval, separation
 from distill_study.config import (
     ARMS,
     Asked,
@@ -676,9 +676,10 @@ def results_parts(run) -> list:
     if mixed_up := run.confusions:
         arms = [found.teacher, "student/vanilla", found.best]
         labels = [tables.label_table(found, mixed_up), tables.confusion_map(mixed_up, arms)]
+    drawn = caption("arms", metric=m, base_name=BASE_NAMES[found.gap_base], constant=found.constant)
     return [
         tables.arm_table(found),
-        Figure(figures.accuracy_figure(found), figures.accuracy_alt(found), caption("arms", metric=m)),
+        Figure(figures.accuracy_figure(found), figures.accuracy_alt(found), drawn),
         *([] if m.graded else tables.score_tables(found, run.data.task)),
         *labels,
         *([run.difficulty] if run.difficulty else []),

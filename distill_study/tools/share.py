@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 from ..analyse.results import Results, pct, to_plain
-from ..analyse.stats import BASE
+from ..analyse.stats import BASE, BASE_NAMES
 from ..config import ARMS, Combination, Recipe, StudyError, fingerprint, slug
 from ..data.load import known, resolved
 from ..data.world import TINY
@@ -62,7 +62,7 @@ def _cards():
         lstrip_blocks=True,
     )
     env.filters |= dict(plain=to_plain, short=short_name, percent=pct, code=json.dumps, listed=_listed)
-    env.globals |= dict(targets=TARGETS, reasons=REASONS, untouched=BASE)
+    env.globals |= dict(targets=TARGETS, reasons=REASONS, untouched=BASE, base_names=BASE_NAMES)
     return env
 
 
