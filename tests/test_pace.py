@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -12,7 +13,8 @@ import pytest
 from distill_study.config import Endpoint, Sampling
 from distill_study.models import openai as endpoint
 from distill_study.models.engine import Request
-from distill_study.models.openai import OpenAIEngine, Server
+from distill_study.models.openai import OpenAIEngine, Pace, Server
+from distill_study.study.run import ticker
 
 DRAWS = int(os.environ.get("DRAWS", 12))  # of each kind
 ANSWER = json.dumps(dict(choices=[dict(message=dict(content="x"), finish_reason="stop")]))
@@ -221,3 +223,45 @@ def test_a_window_of_a_minute(monkeypatch):
     "It is used up in seconds, and all wait until the server says that it is open again."
     sim = asked(Window(100, 60), 18000, monkeypatch, wait=True)
     check(sim, 100, least=0.95)
+
+
+def test_what_holds_a_run_back():
+    async def holding(change, *, again=False, **limits):
+        pace = Pace(Endpoint(concurrency=7, **limits))
+        await pace.turn(10)
+        change(pace)
+        if again:
+            await pace.turn(10)
+        return pace.holds
+
+    def refuse(pace):
+        for number in range(2, 40):
+            pace.sent = number
+            pace.refused(number, time.monotonic())
+
+    announced = {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "0"}
+    announced["x-ratelimit-reset-requests"] = "30s"
+
+    def announce(pace):
+        pace.heard(1, time.monotonic(), tokens=10, headers=announced)
+
+    found = [
+        asyncio.run(holding(lambda pace: None)),
+        asyncio.run(holding(lambda pace: None, requests_per_minute=6)),
+        asyncio.run(holding(announce)),
+        asyncio.run(holding(refuse, again=True)),
+    ]
+    assert found == [
+        "the server's latency, at concurrency 7",
+        "the limit that is set",
+        "the server's limit",
+        "the server's limit",
+    ]
+
+
+def test_the_line_of_progress_says_so(capfd):
+    progress = ticker("teacher", 0, engine=SimpleNamespace(holds="the server's limit"))
+    for done in (1, 2):
+        progress(done, 9)
+        time.sleep(0.01)
+    assert capfd.readouterr().err.splitlines()[1].endswith("left, held back by the server's limit")

@@ -124,6 +124,7 @@ class Engine:
 
     name = ""  # before the colon of the spec
     redraws = True  # whether a question can be asked again for another answer
+    holds = ""  # what holds the answers back at the moment, where that isn't this machine
     store = None  # where `complete` stores; what is asked in batches is noted there
 
     def __init__(self, model: str, batch_size: int = 64):  # the spec's part after the colon; requests at once

@@ -56,8 +56,10 @@ from ..train.sft import TrainedStudent, run_fingerprint
 from ..utils import say, short_name
 
 # %% ../../nbs/85_study/01_run.ipynb #1ef75182
-def ticker(what: str, every: float = 5.0):
-    "A callback for (done, total, loss) that says at most every `every` seconds how far `what` is and what is left."
+def ticker(what: str, every: float = 5.0, *, engine=None):
+    """A callback for (done, total, loss) that says at most every `every` seconds how far `what` is and what is left.
+
+    With an `engine` also what holds it back."""
     last, began, first = time.monotonic(), None, 0
 
     def progress(done, total, *more):
@@ -72,6 +74,7 @@ def ticker(what: str, every: float = 5.0):
             line += f", loss {more[0]:.3f}"
         if first < done < total:
             line += f", about {duration((now - began) / (done - first) * (total - done))} left"
+            line += f", held back by {engine.holds}" if engine and engine.holds else ""
         say(line)
 
     return progress
@@ -129,7 +132,7 @@ def asking(who: Asked, store: Store, *, splits, split: str, engine=None, stated=
         def ask(examples, prompt, *, what, **more):
             own = dict(sampling=who.sampling, max_failures=who.max_failures, structured=who.structured)
             options = shared | own | more
-            return sample_answers(examples, prompt, engine=engine, progress=ticker(what), **options)
+            return sample_answers(examples, prompt, engine=engine, progress=ticker(what, engine=engine), **options)
 
         ask.engine = engine
         yield ask
@@ -371,9 +374,9 @@ def judge_arms(c: Combination, splits, *, answers: dict, store: Store, best: str
     if c.judge is None:
         return None
     about = dict(settings=c.judge, own=c.rubric, seed=c.seed, teacher=c.teacher.engine, student=c.student.model)
-    about |= dict(store=store, pairs=judged_pairs(c.judge, list(answers), best=best), progress=ticker("judge"))
+    about |= dict(store=store, pairs=judged_pairs(c.judge, list(answers), best=best))
     with closing(engine_for(c.judge, store)) as engine:
-        done = judge(splits.test, answers, engine=engine, **about)
+        done = judge(splits.test, answers, engine=engine, progress=ticker("judge", engine=engine), **about)
     count = done.usage
     failed = f", {count['failed']} failed" if count["failed"] else ""
     say(f"  judge: {count['reused']} verdicts from the store, {count['new']} new{failed}")
