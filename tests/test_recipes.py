@@ -220,3 +220,18 @@ def test_show_prints_the_estimate(monkeypatch, capsys):
     assert code == 0 and "Hours on 1 × L4 24 GB" in out
     code, _, err = show("recipes/demo.yaml", "--gpus", "1xL5")
     assert code == 2 and "L5 is not known" in err
+
+
+def test_half_the_price_in_batches_and_who_has_none():
+    def shown(batch):
+        endpoint = dict(key_env="SOME_KEY_NAME", batch=batch)
+        teacher = dict(engine="openai:m", strategies=["cot"], endpoint=endpoint)
+        teacher["price"] = dict(per_million_in=2000, per_million_out=8000)
+        recipe = dict(name="x", teachers=teacher, students="zoo/student-s")
+        recipe["data"] = dict(name="tiny-math", train=50, test=20)
+        found = budget(parse_recipe(recipe))
+        return found.cost, next(line for line in lines(found) if line.startswith("Money"))
+
+    (whole, line), (half, _) = shown(False), shown(True)
+    assert half == pytest.approx(whole / 2) and whole > 1
+    assert line.endswith("; without a price: student")

@@ -726,9 +726,14 @@ class Budget:
 
     @property
     def cost(self) -> float | None:
-        "Money; None where a part has no price, or nothing has."
-        paid = [p.cost for p in self.pieces if p.seconds != 0]
-        return None if not paid or None in paid else sum(paid)
+        "Money, of what has a price; None where nothing has."
+        paid = [p.cost for p in self.pieces if p.seconds != 0 and p.cost is not None]
+        return sum(paid) if paid else None
+
+    @property
+    def unpriced(self) -> list:
+        "Whose share of the money is not known: the teacher's, the students'."
+        return sorted({p.who for p in self.pieces if p.seconds != 0 and p.cost is None})
 
     @property
     def students(self) -> int:
@@ -795,7 +800,8 @@ def lines(b: Budget, memory: bool = True) -> list[str]:
         parts = f"labels {hours('label'):.1f}, training {hours('train'):.1f}, answers {hours('answer'):.1f}"
         found.append(f"Hours on {b.hardware}: {hours():.1f} ({parts})")
     if b.cost is not None:
-        found.append(f"Money, at the prices of the recipe: {b.cost:,.0f}")
+        without = f"; without a price: {' and '.join(b.unpriced)}" if b.unpriced else ""
+        found.append(f"Money, at the prices of the recipe: {b.cost:,.{0 if b.cost >= 1 else 2}f}{without}")
     most = f"of which {b.students} trained students take the most; `distill-study store prune` removes them"
     found.append(f"Disk: {size(b.disk)}, {most}")
     for e in b.memory() if memory and b.hardware else ():
