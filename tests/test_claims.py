@@ -86,7 +86,7 @@ def test_a_test_that_is_turned_around_turns_the_verdict(notebook):
 
 
 def test_a_control_that_learned_nothing_leaves_claims_about_labels_untested(tmp_path):
-    about_labels = {"better labels help more", "reasoning is internalised", "as good as in writing"}
+    about_labels = {"labels help", "better labels help more", "reasoning is internalised", "as good as in writing"}
 
     def verdicts(outcome):
         def gold(m):
