@@ -33,7 +33,7 @@ test: $(VENV)/.stamp-dev $(if $(SMOLLM),$(VENV)/.stamp-smollm) $(if $(VLLM),$(VE
 	@$(TEST_ENV) python .ci/unchanged.py "ruff format --quiet" nbdev_export nbdev_clean
 	@$(TEST_ENV) ruff check --quiet
 	@$(TEST_ENV) nbdev_test --n_workers 0 --do_print --timing
-	@$(TEST_ENV) OMP_NUM_THREADS=1 python -m pytest -n $$(python -c 'import os; print(os.cpu_count() + 1)') --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	@$(TEST_ENV) OMP_NUM_THREADS=1 python -m pytest -n $$($(BIN)/python -c 'import os; print(os.cpu_count() + 1)') --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.stamp-dev ## what every commit should pass, in under three minutes: format, export, rules, notebooks of the core, unit tests
 	@$(TEST_ENV) python .ci/unchanged.py "ruff format --quiet" nbdev_export nbdev_clean

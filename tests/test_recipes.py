@@ -232,6 +232,7 @@ def test_half_the_price_in_batches_and_who_has_none():
         found = budget(parse_recipe(recipe))
         return found.cost, next(line for line in lines(found) if line.startswith("Money"))
 
-    (whole, line), (half, _) = shown(False), shown(True)
+    (whole, line), (half, other) = shown(False), shown(True)
     assert half == pytest.approx(whole / 2) and whole > 1
     assert line.endswith("; without a price: student")
+    assert other.endswith("; without a price: student; batches at half the price")

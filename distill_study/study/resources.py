@@ -801,6 +801,7 @@ def lines(b: Budget, memory: bool = True) -> list[str]:
         found.append(f"Hours on {b.hardware}: {hours():.1f} ({parts})")
     if b.cost is not None:
         without = f"; without a price: {' and '.join(b.unpriced)}" if b.unpriced else ""
+        without += "; batches at half the price" if any(t.tariff != t.price for t in b.recipe.teachers) else ""
         found.append(f"Money, at the prices of the recipe: {b.cost:,.{0 if b.cost >= 1 else 2}f}{without}")
     most = f"of which {b.students} trained students take the most; `distill-study store prune` removes them"
     found.append(f"Disk: {size(b.disk)}, {most}")

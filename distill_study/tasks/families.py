@@ -317,7 +317,7 @@ class Math(Task):
         first, every = _bare_lines(text, lambda t: self.exact(t, choices))
         if every:
             return first if len(every) == 1 and first else reading.last_number(text)
-        return reading.math_in_prose(text)
+        return None if reading.RE.refusal.search(text) else reading.math_in_prose(text)
 
     def gold(self, value, choices=None):
         text = reading.normal(str(value)).strip()
@@ -368,7 +368,11 @@ class NluQa(Task):
         return _bare_lines(reading.unlatex(text), one)
 
     def read(self, text, choices):
-        return reading.read_letter(text, choices) if len(self._bare(text, choices)[1]) < 2 else None
+        if len(self._bare(text, choices)[1]) > 1:
+            return None
+        later = reading.RE.retracted.search(text)
+        revised = later and reading.chosen_letter(text[later.end() :], choices)
+        return revised or reading.read_letter(text, choices)
 
     def search(self, text, choices):
         first, every = self._bare(text, choices)
@@ -376,7 +380,8 @@ class NluQa(Task):
             return only(every)
         if chosen := reading.chosen_letter(text, choices):
             return chosen
-        lines = [line for line in text.splitlines() if line.strip()] or [""]
+        lines = [reading.without_rejected(line, choices) for line in text.splitlines()]
+        lines = [line for line in lines if line.strip()] or [""]
         begins = re.match(r"\W*[A-J]\W*(?:[.):]|$)", lines[0])
         return begins and reading.read_letter(lines[0], choices) or reading.read_letter(lines[-1], choices)
 

@@ -7,7 +7,8 @@ __all__ = ['RE', 'READER_VERSION', 'LONGEST', 'MOST_STATEMENTS', 'MOST_MATH', 'L
            'pattern', 'normal', 'unfenced', 'clipped', 'split_reasoning', 'own_turn', 'beyond', 'cut_run_on',
            'Statement', 'boxes', 'statements', 'canonical', 'number', 'arithmetic', 'number_in', 'last_number',
            'regions', 'expression', 'phrase', 'quantity', 'math_value', 'stated_math', 'math_in_prose', 'only',
-           'unlatex', 'read_letter', 'chosen_letter', 'read_label', 'bare_text', 'from_json', 'rounds', 'json_fields']
+           'unlatex', 'read_letter', 'without_rejected', 'chosen_letter', 'read_label', 'bare_text', 'from_json',
+           'rounds', 'json_fields']
 
 # %% ../../nbs/10_tasks/01_reading.ipynb #7661131f
 import ast
@@ -544,7 +545,9 @@ def _by_letter(m, line, *, choices):
     if not own or len(own.split()) > 8:
         return name  # no text, or a sentence of its own
     exact = _is_choice(own, choices)
-    return exact or (name if RE.sentence.search(own) else _named(own, choices))
+    if exact:
+        return name if exact == name else None  # 'A) milk', where A is honey
+    return name if RE.sentence.search(own) else _named(own, choices)
 
 
 def read_letter(text: str, choices: tuple[str, ...]) -> str | None:
@@ -562,6 +565,18 @@ def read_letter(text: str, choices: tuple[str, ...]) -> str | None:
     return only(names) if names else _named(line, choices)
 
 # %% ../../nbs/10_tasks/01_reading.ipynb #18db69ee
+def without_rejected(line: str, choices: tuple[str, ...]) -> str:
+    "`line` without its sentences that only say what is not the answer."
+    denying = [c for c in choices if RE.rejecting.search(c)]
+
+    def rejects(sentence):
+        for choice in denying:
+            sentence = sentence.replace(choice, " ")
+        return RE.rejecting.search(sentence) and not RE.turning.search(sentence)
+
+    return " ".join(s for s in re.split(r"(?<=[.!?;])\s+", line) if not rejects(s))
+
+
 def chosen_letter(text: str, choices: tuple[str, ...]) -> str | None:
     "The letter that prose without a statement chooses last."
     found = sorted((m.start(), m[1]) for pattern in (RE.praised, RE.chosen) for m in pattern.finditer(text))

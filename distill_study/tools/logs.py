@@ -19,11 +19,11 @@ from pathlib import Path
 from statistics import median
 
 from ..analyse.results import sentence
-from ..config import DEFAULT_ARMS, Data, StudyError, nearest, read_table, slug
+from ..config import DEFAULT_ARMS, Combination, Data, StudyError, nearest, read_table, slug
 from ..data.load import _split, load_data, task_of, to_examples
 from ..data.world import TINY
 from ..models.engine import ending, no_reply
-from ..tasks.families import TASKS, user_turn
+from ..tasks.families import TASKS, arms_of, user_turn
 from ..utils import write_text
 
 # %% ../../nbs/90_tools/05_logs.ipynb #4d788600
@@ -406,7 +406,8 @@ def _written(kept, out, *, own, task, student):
     place, strategy = str(out) if out.is_absolute() else f"./{out}", "cot" if graded and words > 12 else "vanilla"
     filled = dict(name=slug(out.resolve().name) or "logs", out=place, task=task, strategy=strategy, student=student)
     filled |= dict(test=None if own else max(1, min(200, len(splits["train"]) // 5)))
-    filled |= dict(arms=[a for a in DEFAULT_ARMS if not a.startswith(lost)] if lost else [])
+    arms = [a for a in DEFAULT_ARMS if a in arms_of(task) and not a.startswith(lost)]
+    filled |= dict(arms=arms if lost else [])
     write_text(sentence("logs", "recipe", **filled) + "\n", out / "recipe.yaml")
     return splits
 
@@ -449,4 +450,5 @@ def summary(done: dict) -> str:
     reasons = read_table("templates/logs.yaml")
     known, more = ("folder", "matched", "splits", "gold"), dict(formats=", ".join(FORMATS))
     table = [(n, reasons[k].format(**more), done["places"][k]) for k, n in done["left"].items()]
-    return sentence("logs", "imported", **{k: done[k] for k in known}, table=sorted(table, reverse=True))
+    fewest = Combination.model_fields["min_rows"].default
+    return sentence("logs", "imported", **{k: done[k] for k in known}, table=sorted(table, reverse=True), fewest=fewest)
