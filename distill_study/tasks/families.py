@@ -383,6 +383,8 @@ class NluQa(Task):
         lines = [reading.without_rejected(line, choices) for line in text.splitlines()]
         lines = [line for line in lines if line.strip()] or [""]
         begins = re.match(r"\W*[A-J]\W*(?:[.):]|$)", lines[0])
+        if len({m[1] for line in lines if (m := re.match(r"\W*([A-J])[.):]\s", line))}) > 1:
+            return None  # the choices, listed once more
         return begins and reading.read_letter(lines[0], choices) or reading.read_letter(lines[-1], choices)
 
     def outside(self, text):
