@@ -203,17 +203,21 @@ Gpus = Annotated[str | None, typer.Option(metavar="NxGPU", help="estimate hours 
 
 @app.command()
 def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
-    "Show what a recipe would run, without running it, and about what it would take."
+    "Show what a recipe would run, about what it would take, and what keeps it from running here."
     from distill_study.data.load import task_of
     from distill_study.study import resources as estimate
     from distill_study.study.plan import how_much, plan, work_of
+    from distill_study.study.schedule import problems
     from distill_study.train.rows import check_templates
 
     r = _recipe(recipe, p)
     for d in r.data:
         task_of(d)
-    about, stages = estimate.lines(estimate.budget(r, gpus), memory=False), plan(r)
     print(f"{r.name}: {r.description}")
+    if wrong := problems(r):
+        print("\nThis can't run as it is:", *wrong, sep="\n  ")
+        raise typer.Exit(1)
+    about, stages = estimate.lines(estimate.budget(r, gpus), memory=False), plan(r)
     for report in (s for s in stages if s.kind == "report"):
         print(f"\n{report.combination.name}")
         for work in work_of(stages, report):
