@@ -314,7 +314,7 @@ class Store:
             raise StoreError.of("other_stage", path=str(folder), manifest=MANIFEST)
         for file, checksum in manifest.get("files", {}).items():
             if _crc_now(folder / file) != checksum:
-                raise StoreError.of("damaged_stage", path=str(folder), file=file)
+                raise StoreError.of("stage_file_damaged", path=str(folder), file=file)
         return folder
 
     @contextlib.contextmanager
