@@ -20,6 +20,7 @@ from distill_study.data.world import items
 from distill_study.grading.truth import METRICS, _lines, distinct, grade, known_entities, main_metric, rouge
 from distill_study.models.engine import Engine, EngineError, Failure
 from distill_study.report.figures import accuracy_alt, accuracy_figure, png
+from distill_study.report.grid import sections
 from distill_study.report.render import check_page, entry, index_page, metrics, provenance
 from distill_study.report.tables import (
     arm_table,
@@ -490,14 +491,14 @@ def test_metrics_and_index_carry_the_measure(tmp_path, dense):
         and m["arms"]["teacher/cod"]["scores"]["density"]["low"]
         and set(m["also"]) == {"rouge1", "rouge2", "density", "grounded"}
     )
-    right = to_plain(metrics(r := analyse(made_up_grades(), resamples=100), made, found=findings(r)))
     page = index_page(
-        "demo", "", entries=[entry(m, "a/index.html"), entry(right, "b/index.html")], path=tmp_path / "i.html"
-    ).read_text(encoding="utf-8")
-    assert check_page(page) == [] and page.count("by ROUGE-Lsum") == 1 and "measure named with the combination" in page
-    assert "measure named" not in index_page(
-        "demo", "", entries=[entry(right, "b/index.html")], path=tmp_path / "j.html"
-    ).read_text(encoding="utf-8")
+        "demo",
+        "",
+        entries=[entry(m, "a/index.html")],
+        path=tmp_path / "i.html",
+        sections=sections([m | dict(serving={})]),
+    )
+    assert check_page(text := page.read_text(encoding="utf-8")) == [] and "ROUGE-Lsum, F1 × 100" in text
 
 
 def test_cases_of_scores_show_both_and_escape(dense):

