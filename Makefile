@@ -20,7 +20,7 @@ SPECS := setup.py settings.ini pyproject.toml constraints.txt
 # Tests look nothing up on the hub and draw no windows.
 TEST_ENV := env HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MPLBACKEND=Agg PATH="$(CURDIR)/$(BIN):$$PATH"
 
-.PHONY: help demo test check lab smollm vllm bench bench-gpu examples screenshot readme prepare constraints locks clean distclean
+.PHONY: help demo test check lab smollm vllm bench bench-gpu examples screenshot readme guide site prepare constraints locks clean distclean
 
 help: ## show the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## /\1\t/p' Makefile | expand -t 14
@@ -70,6 +70,13 @@ readme: $(VENV)/.stamp-dev ## run nbs/index.ipynb and render README.md from it
 	@cd nbs && ../$(BIN)/exec_nb index.ipynb --dest index.ipynb --exc_stop
 	@$(BIN)/nbdev_clean --fname nbs/index.ipynb
 	@$(BIN)/python .ci/readme.py > README.md.partial && mv README.md.partial README.md
+
+guide: $(VENV)/.stamp-dev ## run the chapters of nbs/guide/, so that they show what their cells print
+	@$(TEST_ENV) python .ci/guide.py
+	@$(BIN)/nbdev_clean --fname nbs/guide
+
+site: $(VENV)/.stamp-run ## build site/: README, guide and example reports as static pages
+	@$(BIN)/python .ci/site.py
 
 prepare: $(VENV)/.stamp-dev ## format, export and clean the notebooks, render the README
 	@$(BIN)/ruff format --quiet

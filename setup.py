@@ -29,14 +29,15 @@ def data_files():
 
 
 class BuildWithStudy(build_py):
-    "Study notebooks and recipes stand beside the package in a checkout; a wheel has them inside."
+    "Study notebooks, the guide and recipes stand beside the package in a checkout; a wheel has them inside."
 
     def run(self):
         super().run()
         if self.editable_mode:
             return
         built = Path(self.build_lib) / cfg["lib_path"]
-        for source, target in ((root / "nbs/study", built / "study/notebooks"), (root / "recipes", built / "recipes")):
+        inside = {"nbs/study": "study/notebooks", "nbs/guide": "guide", "recipes": "recipes"}
+        for source, target in ((root / beside, built / place) for beside, place in inside.items()):
             target.mkdir(parents=True, exist_ok=True)
             for path in (*source.glob("*.ipynb"), *source.glob("*.yaml")):
                 shutil.copy(path, target / path.name)

@@ -5,21 +5,23 @@
 # %% auto #0
 __all__ = ['app', 'store_app', 'grades_app', 'VERSION', 'RecipeFile', 'RecipePath', 'OVERRIDE', 'Override', 'Reports', 'STORE',
            'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Gpus', 'Columns', 'SOURCE',
-           'ModelName', 'LENGTH', 'Sizes', 'COMPLETIONS', 'READ_AS', 'EACH', 'LOGS', 'TASK', 'ASKED', 'common', 'init',
-           'run', 'replay', 'status', 'show', 'data', 'memory', 'doctor', 'list_', 'read', 'import_logs', 'diff',
-           'reproduce', 'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'export',
-           'prune', 'main']
+           'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER', 'COMPLETIONS', 'READ_AS', 'EACH', 'LOGS', 'TASK',
+           'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'data', 'memory', 'doctor', 'list_',
+           'chapters', 'heading', 'relink', 'write_page', 'guide', 'read', 'import_logs', 'diff', 'reproduce', 'rows',
+           'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'export', 'prune', 'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
 import json
+import re
 import sys
 from collections import Counter
 from pathlib import Path
+from posixpath import normpath
 from typing import Annotated
 
 import typer
 
-from .utils import plural, say, size
+from .utils import plural, say, size, write_text
 
 # %% ../nbs/99_cli.ipynb #0b25da7e
 app = typer.Typer(
@@ -400,6 +402,73 @@ def list_(what: Annotated[str | None, typer.Argument(help="recipes, tasks, data,
         raise ConfigError(f"list {what!r}: unknown.{nearest(what, sections)}")
     for name in [what] if what else sections:
         print(name, *(f"  {key:<32} {text}".rstrip() for key, text in sections[name]), "", sep="\n")
+
+# %% ../nbs/99_cli.ipynb #2ab9d3dd
+CHAPTERS = "recipes own_data students judging reports library reliability gpu_vm build_zoo contributing".split()
+CHAPTER = typer.Argument(metavar="CHAPTER", help="print where its page is")
+
+
+def chapters() -> dict[str, Path]:
+    "Name → notebook of the guide's chapters, in the order in which they are read."
+    here = Path(__file__).parent
+    found = {p.stem: p for f in (here.parent / "nbs/guide", here / "guide") for p in sorted(f.glob("*.ipynb"))}
+    return dict(sorted(found.items(), key=lambda c: CHAPTERS.index(c[0]) if c[0] in CHAPTERS else len(CHAPTERS)))
+
+
+def heading(notebook: Path) -> tuple[str, str]:
+    "Title and subtitle of a notebook: its first heading and the quote below it."
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    title, _, rest = next("".join(c["source"]) for c in cells if c["cell_type"] == "markdown").partition("\n\n> ")
+    return title.removeprefix("# "), rest.partition("\n")[0]
+
+
+def relink(page: str, folder: str, *, links) -> str:
+    "A page whose links, relative to a `folder` of the repository, lead to other pages or to the repository's address."
+    from distill_study._modidx import d
+
+    def address(found):
+        path, mark, anchor = found[2].partition("#")
+        page, path = f"{Path(path).stem}.html", normpath(f"{folder}/{path}")
+        if path != f"nbs/guide/{Path(path).stem}.ipynb" or page not in links:
+            page = f"{d['settings']['git_url']}/blob/main/{path}"
+        return f'{found[1]}="{page}{mark}{anchor}"'
+
+    return re.sub(r'\b(href|src)="(?!https?:|#|data:)([^"]+)"', address, page)
+
+
+def write_page(notebook: Path, page: Path, *, links: dict[str, str]) -> Path:
+    "Write a notebook with its outputs as a page; `links`: address → name of the pages that it links to at its head."
+    import nbformat
+    from nbconvert import HTMLExporter
+
+    nb, folder = nbformat.read(notebook, as_version=4), "nbs/guide" if notebook.parent.name == "guide" else "nbs"
+    nb.metadata["language_info"] = {"name": "python"}  # nbdev_clean takes it out of the notebook
+    about = dict(title=heading(notebook)[0], links=links, address=page.name, notebook=f"{folder}/{notebook.name}")
+    shown = dict(exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True)
+    looks = dict(template_name="guide", extra_template_basedirs=[str(Path(__file__).parent / "templates")])
+    body = HTMLExporter(**looks, **shown).from_notebook_node(nb, dict(page=about))[0]
+    head, mark, body = body.partition("<main")
+    return write_text(head + mark + relink(body, folder, links=links), page)
+
+
+@app.command()
+def guide(
+    chapter: Annotated[str | None, CHAPTER] = None,
+    *,
+    out: Annotated[Path, typer.Option(help="gets a page for each chapter")] = Path("reports/guide"),
+):
+    "List the chapters of the guide, or write them as pages and print where CHAPTER is."
+    from distill_study.config import ConfigError, nearest
+
+    found = chapters()
+    if chapter is None:
+        return print(*(f"{name:<14}{heading(path)[1]}" for name, path in found.items()), sep="\n")
+    if chapter not in found:
+        raise ConfigError(f"guide {chapter!r}: no such chapter.{nearest(chapter, found)}")
+    links = {f"{name}.html": heading(path)[0] for name, path in found.items()}
+    for name, path in found.items():
+        write_page(path, out / f"{name}.html", links=links)
+    print(out / f"{chapter}.html")
 
 # %% ../nbs/99_cli.ipynb #5ead0002
 COMPLETIONS = "a line each: id, completion and, where known, gold, choices, prompt; or the same in a .jsonl.gz"

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-STUDY = [p for p in NOTEBOOKS if p.parent.name == "study"]
+STUDY, GUIDE = ([p for p in NOTEBOOKS if p.parent.name == name] for name in ("study", "guide"))
 PACKAGE = ROOT / "distill_study"
 MODULES = sorted(".".join(p.relative_to(PACKAGE).with_suffix("").parts) for p in PACKAGE.rglob("[a-z]*.py"))
 
@@ -179,11 +179,12 @@ def wheel(tmp_path_factory):
     return next(out.glob("*.whl"))
 
 
-def test_wheel_has_every_file_of_the_package_with_study_notebooks_and_recipes(wheel):
+def test_wheel_has_every_file_of_the_package_with_notebooks_and_recipes(wheel):
     archive = zipfile.ZipFile(wheel)
     names = set(archive.namelist())
     want = {str(f.relative_to(ROOT)) for f in repository_files() if f.is_relative_to(PACKAGE)}
     want |= {f"distill_study/study/notebooks/{p.name}" for p in STUDY}
+    want |= {f"distill_study/guide/{p.name}" for p in GUIDE}
     want |= {f"distill_study/recipes/{p.name}" for p in (ROOT / "recipes").glob("*.yaml")}
     assert want <= names, f"not in the wheel: {sorted(want - names)}"
     points = archive.read(next(n for n in names if n.endswith("entry_points.txt"))).decode().replace(" ", "")
@@ -235,6 +236,8 @@ def test_the_wheel_runs_the_study_outside_the_checkout(wheel, tmp_path):
     arms = "arms=teacher/cot,student/cot,distilled/cot-rationale"
     study("run", "demo", *(x for s in (*small, arms) for x in ("-p", s)))
     assert len(list((here / "reports/demo").glob("*/index.html"))) == 2
+    assert len(study("guide").strip().splitlines()) == len(GUIDE)
+    assert (here / study("guide", "recipes").strip()).is_file()
     study("init", "mine")
     own = yaml.safe_load((here / "mine/study.yaml").read_text(encoding="utf-8"))
     own |= dict(
