@@ -811,11 +811,24 @@ def sources_count(results: Results) -> int:
 
 
 def _ends(r: Results, lead, *, levels) -> list:
-    "(level, text) where an arm is worst, and the same where it is best, by a `difficulty_table`; empty without one."
+    "(level, text) where an arm is worst, and the same where it is best, by a `difficulty_table`; empty where none is."
     row = next((row for row in levels.rows if row["arm"] == lead and "missing" not in row), {}) if levels else {}
-    known = sorted(((k, i.value) for k, i in row.items() if k != "arm" and i.value is not None), key=lambda x: x[1])
+    known = [(k, i) for k, i in row.items() if k != "arm" and i.low is not None]
+    if not known:
+        return []
+    (worst, low), (best, high) = (pick(known, key=lambda x: x[1].value) for pick in (min, max))
     unit, digits = (" %", 0) if r.metric.graded else ("", r.metric.digits)
-    return [(k, num(x, digits, scale=r.metric.scale) + unit) for k, x in (known[0], known[-1])] if known[1:] else []
+    shown = [(k, num(i.value, digits, scale=r.metric.scale) + unit) for k, i in ((worst, low), (best, high))]
+    return shown if low.high < high.low else []  # intervals that overlap tell no difference
+
+
+def _missed(r: Results, lead, *, answered) -> tuple:
+    "(label, recall) that an arm finds less than half as often as it is right; empty where there is none."
+    recalls = [
+        (answered.counts[i, i] / n, x) for i, (x, n) in enumerate(zip(answered.labels, answered.counts.sum(1))) if n
+    ]
+    recall, label = min(recalls)
+    return (label, recall) if recall < r.score(lead).value / 2 else ()
 
 
 def headline(
@@ -848,7 +861,7 @@ def headline(
         judge=_reversed(r, _preferred(wins)).get((BASE, lead)),
         ends=_ends(r, lead, levels=levels),
         never=[x for x, n in zip(answered.labels, answered.counts.sum(0)) if not n] if answered else [],
-        fixed=lead in r.fixed_arms,
+        missed=_missed(r, lead, answered=answered) if answered else (),
         sources=sources_count(r),
         n=max((r.arms[a]["n"] for a in r.ran), default=0),
     )

@@ -103,7 +103,7 @@ def _draw_arm(ax, y, *, i: Interval, look: dict, metric, far: float, dark: bool)
     right = x + ends[1][0] < 0.85 * far
     at, side = (x + ends[1][0], "left") if right else (x - ends[0][0], "right")
     value = num(i.value, metric.digits, scale=metric.scale) + (" %" if metric.graded else "")
-    away = dict(xytext=(5 if right else -5, 0), textcoords="offset points", va="center", ha=side)
+    away = dict(xytext=(7 if right else -7, 0), textcoords="offset points", va="center", ha=side)
     ax.annotate(value, (at, y), fontsize=9.5, color=ink(INK, dark), **away)
 
 

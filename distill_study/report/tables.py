@@ -446,7 +446,7 @@ def cases(
     found = [e for e in both if a.at[e.id, metric.key] < b.at[e.id, metric.key]]
 
     def answer(rows, e):
-        return dict(text=_cut(rows.at[e.id, "text"]) or "(empty)", answer=_read(rows.loc[e.id], metric))
+        return dict(text=_cut(rows.at[e.id, "text"], 400) or "(empty)", answer=_read(rows.loc[e.id], metric))
 
     rows = tuple(_shown(e) | dict(wrong=answer(a, e), right=answer(b, e)) for e in found[:k])
     return Cases(wrong, right, len(found), len(both), rows, measure=name)
@@ -454,8 +454,10 @@ def cases(
 # %% ../../nbs/80_report/00_tables.ipynb #f1a50002
 def _short(text, head: int = 150, tail: int = 90) -> str:
     "The beginning and the end of a text: a reply ends with its answer, a question with what it asks."
-    text = str(text or "").strip()
-    return text if len(text) <= head + tail + 20 else f"{text[:head].rstrip()} … {text[-tail:].lstrip()}"
+    text = re.sub(r"\n(?=[A-J]\. )", "  ", str(text or "").strip())  # choices in one line
+    if len(text) <= head + tail + 20:
+        return text
+    return f"{text[:head].rpartition(' ')[0] or text[:head]} … {text[-tail:].partition(' ')[2] or text[-tail:]}"
 
 
 @dataclass(frozen=True, repr=False)

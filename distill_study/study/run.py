@@ -687,9 +687,8 @@ def students_parts(run) -> list:
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c20
 def results_parts(run) -> list:
-    "Every arm with its interval, by how hard the items are, and by label."
-    labels = [tables.label_table(run.results, run.confusions)] if run.confusions else []
-    return [tables.arm_table(run.results), *([run.difficulty] if run.difficulty else []), *labels]
+    "Every arm with its interval, and by how hard the items are."
+    return [tables.arm_table(run.results), *([run.difficulty] if run.difficulty else [])]
 
 
 def measures_parts(run) -> list:
@@ -698,7 +697,7 @@ def measures_parts(run) -> list:
     arms = [found.teacher, "student/vanilla", found.best]
     return [
         *([] if run.metric.graded else tables.score_tables(found, run.data.task)),
-        *([tables.confusion_map(mixed_up, arms)] if mixed_up else []),
+        *([tables.label_table(found, mixed_up), tables.confusion_map(mixed_up, arms)] if mixed_up else []),
         *([tables.round_table(run.rounds)] if "teacher/cod" in run.answers else []),
     ]
 
@@ -832,9 +831,10 @@ class Sections:
     def cases(self) -> Panel:
         "Single test items that one arm gets right and another wrong, in the order of the test set."
         best, answers = self.results.best or next(iter(self.students), None), self.answers
+        shown = dict(k=2 if self.metric.graded else 1, metric=self.metric)
         arms = [(best, "student/vanilla"), (best, self.results.teacher)]
         found = [
-            tables.cases(self.graded, self.data.test, wrong=wrong, right=right, k=2, metric=self.metric)
+            tables.cases(self.graded, self.data.test, wrong=wrong, right=right, **shown)
             for wrong, right in arms
             if wrong in answers and right in answers
         ]
