@@ -7,10 +7,11 @@ __all__ = ['COPIED', 'ticker', 'engine_for', 'noted_weights', 'weights_of', 'ask
            'check_questions', 'label_inputs', 'curate_arms', 'too_long', 'Held', 'train_arms', 'train_one',
            'noted_student', 'answer_arms', 'answer_forms', 'answer_tests', 'untouched_right', 'answer_pitfalls',
            'judge_arms', 'Figure', 'Panel', 'panel', 'caption', 'note', 'stage', 'Stages', 'Grading', 'data_table',
-           'labels_table', 'rows_parts', 'training_record', 'students_parts', 'results_parts', 'Numbers', 'Sections',
-           'Conclusions', 'Run', 'find', 'ask_others']
+           'labels_table', 'rows_parts', 'training_record', 'students_parts', 'results_parts', 'measures_parts',
+           'model_size', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
 
 # %% ../../nbs/85_study/01_run.ipynb #dd11f700
+import math
 import time
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -21,7 +22,7 @@ from typing import NamedTuple
 
 from ..analyse import agreement, findings as sentences, results
 from ..analyse.results import Column, Learner, Table, duration, write_numbers
-from ..analyse.stats import BASE_NAMES, mean_interval, separation
+from ..analyse.stats import mean_interval, separation
 from distill_study.config import (
     ARMS,
     Asked,
@@ -41,11 +42,21 @@ from ..grading.judge import judge
 from ..grading.people import grades_of
 from ..grading.truth import grade, grader_hash, known_entities, main_metric, need_ner
 from ..models.engine import StoredEngine, open_teacher, portable
-from ..models.weights import model_fingerprint, resolve_model
+from ..models.weights import local_model, model_fingerprint, resolve_model, tensor_shapes
 from ..report import figures, render, tables
 from ..store.log import Store, drops_of
 from .plan import LOOKUPS, judged_pairs, learners, lookups, pairs, pitfall_arms, questions_again
-from ..tasks.families import NLI, TASKS, arms_of, form_hash, prompt_hash, rubric, rubric_hash, unfinished
+from distill_study.tasks.families import (
+    NLI,
+    TASKS,
+    arms_of,
+    form_hash,
+    prompt_hash,
+    rubric,
+    rubric_hash,
+    unfinished,
+    wording,
+)
 from ..teach import sampling
 from ..teach.curate import Drop, curate, enough, hardness, overlaps
 from ..teach.sampling import others_line, requests, sample_answers, usage
@@ -675,25 +686,33 @@ def students_parts(run) -> list:
     return [
         tables.training_table(run.training, run.few, arms=arms_of(run.data.task)),
         Figure(figures.loss_figure(losses), figures.loss_alt(losses), caption("losses")),
+        *([tables.form_table(run.forms, run.metric)] if run.forms else []),
         *(HTML(render_row(run.students[a].first_row, f"{a}, row")) for a in kinds.values()),
     ]
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c20
 def results_parts(run) -> list:
-    "Every arm with its interval, and what is particular to the family."
-    found, m, labels = run.results, run.metric, []
-    if mixed_up := run.confusions:
-        arms = [found.teacher, "student/vanilla", found.best]
-        labels = [tables.label_table(found, mixed_up), tables.confusion_map(mixed_up, arms)]
-    drawn = caption("arms", metric=m, base_name=BASE_NAMES[found.gap_base], constant=found.constant)
+    "Every arm with its interval, and by how hard the items are."
+    return [tables.arm_table(run.results), *([run.difficulty] if run.difficulty else [])]
+
+
+def measures_parts(run) -> list:
+    "What is particular to the family: every measure of texts, labels that are mixed up, rounds of a chain of density."
+    found, mixed_up = run.results, run.confusions
+    arms = [found.teacher, "student/vanilla", found.best]
     return [
-        tables.arm_table(found),
-        Figure(figures.accuracy_figure(found), figures.accuracy_alt(found), drawn),
-        *([] if m.graded else tables.score_tables(found, run.data.task)),
-        *labels,
-        *([run.difficulty] if run.difficulty else []),
+        *([] if run.metric.graded else tables.score_tables(found, run.data.task)),
+        *([tables.label_table(found, mixed_up), tables.confusion_map(mixed_up, arms)] if mixed_up else []),
         *([tables.round_table(run.rounds)] if "teacher/cod" in run.answers else []),
     ]
+
+
+def model_size(model: str, store: Store) -> float | None:
+    "How many parameters a model has, by its weights where they are here or were, else by its name; None where unknown."
+    place, folder = fingerprint("size", portable(model)), None if store.replay else local_model(model)
+    if folder:
+        _note(store, "sizes", place=place, value=sum(math.prod(shape) for _, shape in tensor_shapes(folder).values()))
+    return store.get_json("sizes", place) or tables.size_in(model)
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c23
 class Numbers:
@@ -788,10 +807,18 @@ class Sections:
         return sentences.methodology(self.combination, self.data, fits=self.students)
 
     @property
-    def gaps(self) -> Panel:
-        "The share of the distance between untouched student and teacher that training closed."
-        forms = [tables.form_table(self.forms, self.metric)] if self.forms else []
-        return panel(None, lambda: [*forms, tables.gap_table(self.results)])
+    def prompts(self):
+        "The words in which teacher and students were asked."
+        words = {
+            s: wording(self.data.task, s, words=self.combination.data.words) for s in strategies_of(self.combination)
+        }
+        asked = {f"Asked {sentences.WAYS[s].partition(' (')[0]} ({s})": text for s, text in words.items()}
+        return sentences.Methodology(asked)
+
+    @property
+    def measures(self) -> Panel:
+        "What is particular to the family."
+        return panel(None, lambda: measures_parts(self))
 
     @property
     def tests(self) -> Panel:
@@ -809,9 +836,10 @@ class Sections:
     def cases(self) -> Panel:
         "Single test items that one arm gets right and another wrong, in the order of the test set."
         best, answers = self.results.best or next(iter(self.students), None), self.answers
-        arms = [("student/vanilla", best), (best, "student/vanilla"), (self.results.teacher, best)]
+        shown = dict(k=2 if self.metric.graded else 1, metric=self.metric)
+        arms = [(best, "student/vanilla"), (best, self.results.teacher)]
         found = [
-            tables.cases(self.graded, self.data.test, wrong=wrong, right=right, k=2, metric=self.metric)
+            tables.cases(self.graded, self.data.test, wrong=wrong, right=right, **shown)
             for wrong, right in arms
             if wrong in answers and right in answers
         ]
@@ -824,13 +852,15 @@ class Sections:
 
     @cached_property
     def opinions(self):
-        "What people say of every arm, and how far they agree."
-        return agreement.human_scores(self.people, self._rubric, **self._draws)
+        "What people say of every arm, and how far they agree; shows nothing where nobody graded."
+        found = agreement.human_scores(self.people, self._rubric, **self._draws)
+        return panel(found, lambda: [found] if found.grades or found.left_out else [])
 
     @property
     def judge(self) -> Panel:
-        "What a judge says of every arm, and how far it can be trusted; without a judge, how to have one."
-        return panel(None, lambda: [agreement.judge_summary(self.judged), *agreement.judge_tables(self.judged)])
+        "What a judge says of every arm, and how far it can be trusted; nothing without a judge."
+        told = [agreement.judge_summary(self.judged)] if self.judged else []
+        return panel(None, lambda: [*told, *agreement.judge_tables(self.judged)])
 
     @cached_property
     def agreement(self) -> Panel:
@@ -844,7 +874,7 @@ class Sections:
             resamples=min(c.bootstrap, 1000),
             seed=c.seed,
         )
-        return panel(list(found), lambda: found or [note("no_agreement")])
+        return panel(list(found), lambda: found)
 
     @property
     def _rubric(self):
@@ -880,10 +910,31 @@ class Conclusions:
         wins = self.judged.wins if self.judged else ()
         return sentences.findings(self.results, self.labelling, wins=wins, **options)
 
+    @cached_property
+    def headline(self):
+        "What this combination found, in a sentence or two, and what to mind."
+        wins = self.judged.wins if self.judged else ()
+        return sentences.headline(self.results, wins=wins, levels=self.difficulty, labels=self.confusions)
+
+    @cached_property
+    def sizes(self) -> dict:
+        "How many parameters teacher and student have; None where that is not known."
+        c = self.combination
+        asked = dict(teacher=c.teacher.engine.partition(":")[2], student=c.student.model)
+        return {role: model_size(model, self.store) for role, model in asked.items()}
+
     @property
     def summary(self):
-        "The main figures: teacher, untouched student, best distilled student, gap recovered."
-        return sentences.Summary(self.results, self.findings)
+        "What a reader with one minute sees: the finding, its figure, one item, the questions in a line each."
+        c, r, top, story = self.combination, self.results, self.headline, None
+        if top.lead:
+            learned = tables.learned_steps(r, top.lead, splits=self.data, labels=self.labels, rows=self.rows)
+            story = tables.story(r, self.data.test, after=top.lead, better=top.kind == "gain", learned=learned)
+        below = caption("arms", metric=r.metric, constant=r.constant)
+        picture = figures.picture(lambda dark: figures.accuracy_figure(r, dark), figures.accuracy_alt(r), below)
+        models = tuple(short_name(portable(m)) for m in (c.teacher.engine.partition(":")[2], c.student.model))
+        shown = (tuple(self.sizes.values()), top, picture, self.findings)
+        return tables.FirstScreen(short_name(c.data.name), models, *shown, story)
 
     @cached_property
     def provenance(self):
@@ -935,6 +986,8 @@ class Conclusions:
             data=data_table(self.data, self.metric).to_dict(),
             left_out=self.data.left_out,
             unfinished=unfinished(self.graded),
+            headline=self.headline,
+            sizes=self.sizes,
             missing=self.absent | self.untrained,
             labels=self.confusions,
             rules=self.pitfalls.rules,
