@@ -19,7 +19,7 @@ from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
-from .engine import EngineError, Failure, another_model
+from .engine import EngineError, Failure
 from .openai import Fault, clean, hide
 from .weights import sentence
 from ..store.log import Ledger
@@ -483,10 +483,7 @@ class Batches:
     def record(self, request, text, *, batch):
         "The record of an answer; raises `Fault` where it is none."
         engine = self.engine
-        answer = engine.read(hide(text, self.provider.key))
-        served = answer["served"].get("model")
-        if engine.settings.strict_model and another_model(engine.source, served):
-            raise Fault("another_model", f"{served!r} answered")
+        answer = engine.understood(hide(text, self.provider.key))
         known = engine.answer(request, answer, attempts=self.sent[engine.key(request)], seconds=0.0, share=0.0)
         info = {k: v for k, v in known.info.items() if k != "share"} | dict(batch=batch.id)
         return replace(known, latency=None, info=info)
