@@ -642,7 +642,7 @@ def test_a_split_without_a_file_is_looked_for_in_all(tmp_path):
     "text, why",
     [
         ('{"id": "a", "completion": "x"}\n{"id": "a", "completion": "y"}\n', "line 2: id 'a' is there already"),
-        ("", "no recorded completions"),
+        ("", "has no rows"),
         ("\n", "line 1: not JSON"),
         ('{"id": "a", "completion": "x"}\n\n{"id": "b", "completion": "y"}\n', "line 2: not JSON"),
         ('{"id": "a", "text": "x"}', "line 1: completion = None is not text; its columns: id, text"),
@@ -650,14 +650,14 @@ def test_a_split_without_a_file_is_looked_for_in_all(tmp_path):
         ('{"id": "a", "completion": 3}', "completion = 3 is not text"),
         ('{"id": true, "completion": "x"}', "id = True is not"),
         ('{"id": null, "completion": "x"}', "id = None"),
-        ("[1]", "not a JSON object"),
+        ("[1]", "line 1: expected an object, got list"),
         ("{'id': 1}", "not JSON"),
         ("[" * 100_000, "not JSON"),
     ],
 )
 def test_malformed_rows_name_file_and_line(tmp_path, text, why):
     (tmp_path / "r.jsonl").write_text(text)
-    with pytest.raises(EngineError) as e:
+    with pytest.raises(StudyError) as e:
         open_engine(f"recorded:{tmp_path / 'r.jsonl'}")
     assert why in str(e.value) and "r.jsonl" in str(e.value)
 
@@ -668,7 +668,7 @@ def test_odd_but_readable_rows(tmp_path):
     )
     assert {id: row.text for id, row in read_recorded(tmp_path / "r.jsonl").items()} == {"1": "a\u2028b ?", "2": ""}
     (tmp_path / "r.jsonl").write_bytes(b'{"id": 1, "completion": "\xff"}\n')
-    with pytest.raises(EngineError, match="line 1: not JSON in UTF-8"):
+    with pytest.raises(StudyError, match="it is not UTF-8"):
         read_recorded(tmp_path / "r.jsonl")
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..config import Asked, Sampling, StudyError, fingerprint, nearest
+from ..data.load import local_folder, read_jsonl
 from ..data.world import DAYS, HOUSES, NAMES, PETS, entities
 from .weights import sentence
 from ..store.log import Record, Store, request_key
@@ -366,16 +367,15 @@ class StoredEngine(Engine):
 # %% ../../nbs/30_models/02_engine.ipynb #fd4a5a6b
 def recorded_files(name: str) -> list[Path]:
     "The files of a recorded teacher: one .jsonl file, or those of a folder, here or under DISTILL_DATA_DIR."
-    base = os.environ.get("DISTILL_DATA_DIR")
-    base = Path(base).expanduser() if base else None
-    for place in (Path(name).expanduser(), *([base / Path(name).name] if base else ())):
-        if place.is_file():
-            return [place]
-        if place.is_dir() and (files := sorted(place.glob("*.jsonl"))):
-            return files
+    own = Path(name).expanduser()
+    if own.is_file():
+        return [own]
+    folder = own if own.is_dir() else local_folder(name)
+    if folder and (files := sorted(folder.glob("*.jsonl"))):
+        return files
     hint = " DISTILL_DATA_DIR is not set to a folder that could hold it."
-    if base:
-        hint = nearest(Path(name).name, [p.name for p in base.glob("*") if p.is_dir()])
+    if base := os.environ.get("DISTILL_DATA_DIR"):
+        hint = nearest(own.name, [p.name for p in Path(base).glob("*") if p.is_dir()])
     raise EngineError(f"recorded:{name}: no such .jsonl file, and no folder of that name with .jsonl files.{hint}")
 
 
@@ -386,46 +386,22 @@ class Recorded(NamedTuple):
     end: str | None = None  # its `ending`
     thought: str = ""  # reasoning in a field of its own
 
-
-def _recorded_row(line):
-    "(id, `Recorded`) of one line; raises ValueError that says what is wrong."
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise ValueError("not JSON in UTF-8") from None
-    if not isinstance(row, dict):
-        raise ValueError("not a JSON object")
-    for column, kinds, wanted in (("id", (str, int), "text or a whole number"), ("completion", (str,), "text")):
-        if type(row.get(column)) not in kinds:
-            raise ValueError(f"{column} = {row.get(column)!r:.80} is not {wanted}; its columns: {', '.join(row)[:200]}")
-    texts = (
-        row["completion"],
-        *(t for c in ("reasoning_content", "reasoning") if isinstance(t := row.get(c), str)),
-        "",
-    )
-    text, thought, *_ = (t.encode("utf-8", "replace").decode("utf-8") for t in texts)  # a lone surrogate becomes '?'
-    return str(row["id"]), Recorded(text, ending(row.get("finish_reason")), thought)
-
 # %% ../../nbs/30_models/02_engine.ipynb #082b8397
 def read_recorded(path: Path) -> dict[str, Recorded]:
-    "Id → completion of a .jsonl file; raises `EngineError` that names file and line."
-    rows = {}
-    try:
-        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as e:
-        raise EngineError(f"{path}: can't be read ({e.strerror}).") from None
-    form = "A recorded completion is a JSON object with 'id' and 'completion'."
-    for n, line in enumerate(data.removesuffix(b"\n").split(b"\n") if data else (), 1):
-        try:
-            key, row = _recorded_row(line)
-        except ValueError as e:
-            raise EngineError(f"{path}, line {n}: {e}. {form}") from None
-        if key in rows:
-            raise EngineError(f"{path}, line {n}: id {key!r:.80} is there already. Ids must be unique within a file.")
-        rows[key] = row
-    if not rows:
-        raise EngineError(f"{path}: no recorded completions in it.")
-    return rows
+    "Id → completion of a .jsonl file; raises a `StudyError` that names file and line."
+    found, wanted = {}, (("id", (str, int), "text or a whole number"), ("completion", (str,), "text"))
+    for n, row in enumerate(read_jsonl(path), 1):
+        for column, kinds, kind in wanted:
+            if type(value := row.get(column)) not in kinds:
+                columns = ", ".join(row)[:200]
+                raise EngineError(f"{path}, line {n}: {column} = {value!r:.80} is not {kind}; its columns: {columns}.")
+        id, thought = str(row["id"]), (row.get(c) for c in ("reasoning_content", "reasoning"))
+        if id in found:
+            raise EngineError(f"{path}, line {n}: id {id!r:.80} is there already. Ids must be unique within a file.")
+        texts = (row["completion"], next((t for t in thought if isinstance(t, str)), ""))
+        text, thought = (t.encode("utf-8", "replace").decode() for t in texts)  # a lone surrogate becomes '?'
+        found[id] = Recorded(text, ending(row.get("finish_reason")), thought)
+    return found
 
 # %% ../../nbs/30_models/02_engine.ipynb #3af56a57
 class RecordedEngine(Engine):

@@ -96,15 +96,6 @@ class Answers:
         return tuple(sorted({a.dtype for a in self.answers if a.dtype}))
 
 # %% ../../nbs/40_teach/01_sampling.ipynb #c5732641
-def _parsed(example, strategy, *, record, structured, stated):
-    "What a completion says, as JSON or as it was written. Where it thought apart, a bare answer is a stated one."
-    how = dict(choices=example.choices, words=example.meta.get("words"), prompt=example.turns[-1]["content"])
-    parsed = TASKS[example.task].parse(record.text, strategy, **how, stated=stated, form=structured)
-    if thought := parsed.thought or record.info.get("thought", ""):
-        parsed = replace(parsed, thought=thought, stated=parsed.stated or parsed.rule == "whole")
-    return parsed
-
-
 def answer_of(record, id: str = "", *, parsed: Parsed | None = None, correct=None) -> Answer:
     "The `Answer` that a record, or a `Failure`, is; `correct` is whether it is right."
     parsed = parsed or Parsed(None, None)
@@ -128,10 +119,13 @@ def answer_of(record, id: str = "", *, parsed: Parsed | None = None, correct=Non
 
 
 def _read(example, strategy, *, record, structured=False, stated=()):
-    "The `Answer` to an example that a record, or a `Failure`, is."
+    "The `Answer` that a record, or a `Failure`, is. Where it thought apart, a bare answer is a stated one."
     parsed, correct, task = None, None, TASKS[example.task]
     if not isinstance(record, Failure):
-        parsed = _parsed(example, strategy, record=record, structured=structured, stated=stated)
+        how = dict(choices=example.choices, words=example.meta.get("words"), prompt=example.turns[-1]["content"])
+        parsed = task.parse(record.text, strategy, **how, stated=stated, form=structured)
+        if thought := parsed.thought or record.info.get("thought", ""):
+            parsed = replace(parsed, thought=thought, stated=parsed.stated or parsed.rule == "whole")
     if task.graded and example.gold is not None:
         correct = task.correct(parsed and parsed.answer, example.gold)
     return answer_of(record, example.id, parsed=parsed, correct=correct)
@@ -199,31 +193,27 @@ class _Asking:
     strategy: str
     engine: object
     store: object
-    stage: str  # as the ledger names it
     structured: bool
+    stated: tuple
     max_failures: float
     reasks: int
-    stated: tuple
-    progress: Callable | None
     say: Callable | None
 
     def read(self, request, record):
         how = dict(structured=self.structured, stated=self.stated)
         return _read(self.by_id[request.id], self.strategy, record=record, **how)
 
-    def ask(self, asked, stage="", *, progress=None, first=True):
-        "(answers, completions from the store, new ones) of some requests."
+    def ask(self, asked, stage, *, progress, first):
+        "(answers, completions from the store, new ones) of some requests; `stage`: as the ledger names them."
 
         def show(request, record):
             self.say(in_one_line(self.read(request, record)))
 
-        how = dict(
-            max_failures=self.max_failures, stage=stage or self.stage, first=show if self.say and first else None
-        )
+        how = dict(max_failures=self.max_failures, stage=stage, first=show if self.say and first else None)
         done = complete(self.engine, asked, store=self.store, progress=progress, **how)
         answers, reused, new = list(map(self.read, asked, done)), done.reused, done.new
         for k in range(1, self.reasks + 1 if self.engine.redraws else 1):
-            more = self._ask_again(answers, asked, k=k, stage=how["stage"])
+            more = self._ask_again(answers, asked, k=k, stage=stage)
             reused, new = reused + more.reused, new + more.new
         return answers, reused, new
 
@@ -276,15 +266,12 @@ def sample_answers(
 ) -> Answers:
     "Ask every example, `sampling.n` times, and read the answers. A failed request counts as answered wrong."
     asked = requests(examples, strategy, sampling=sampling, max_tokens=max_tokens, split=split, structured=structured)
-    stage = f"{split}, {strategy}" if split else strategy
-    structured = structured and asked[0].schema is not None
-    how = dict(
-        structured=structured, max_failures=max_failures, reasks=reasks, stated=stated, progress=progress, say=say
-    )
-    asking = _Asking({e.id: e for e in examples}, strategy, engine=engine, store=store, stage=stage, **how)
+    stage, structured = f"{split}, {strategy}" if split else strategy, structured and asked[0].schema is not None
+    how = dict(structured=structured, stated=stated, max_failures=max_failures, reasks=reasks, say=say)
+    asking = _Asking({e.id: e for e in examples}, strategy, engine=engine, store=store, **how)
     if examples[0].task == "conversation":
-        return _converse(asking, asked, examples=examples)
-    answers, reused, new = asking.ask(asked, progress=progress)
+        return _converse(asking, asked, examples=examples, stage=stage, progress=progress)
+    answers, reused, new = asking.ask(asked, stage, progress=progress, first=True)
     if sampling.n > 1:
         votes = [tuple(answers[i : i + sampling.n]) for i in range(0, len(answers), sampling.n)]
         answers = [elect(v) for v in votes]
@@ -302,7 +289,7 @@ def elect(votes: tuple) -> Answer:
     return replace(best, votes=votes, agreement=n / len(votes))
 
 # %% ../../nbs/40_teach/01_sampling.ipynb #8f77d2b6
-def _converse(asking, first, *, examples) -> Answers:
+def _converse(asking, first, *, examples, stage, progress) -> Answers:
     "The conversations of some examples, wave by wave; `first` are the requests of their first turns."
     engine = asking.engine
     turns = [sum(t["role"] == "user" for t in e.turns) for e in examples]
@@ -315,27 +302,18 @@ def _converse(asking, first, *, examples) -> Answers:
     parts, reused, new, done = [[] for _ in examples], 0, 0, 0
     for k in range(max(turns)):
         alive = [i for i, n in enumerate(turns) if n > k and all(a.parsed.answer is not None for a in parts[i])]
-        asked = [_next_turn(first[i], examples[i], strategy=asking.strategy, parts=parts[i]) for i in alive]
+        said = [tuple(a.parsed.answer for a in parts[i]) for i in alive]
+        messages = [tuple(examples[i].ask(asking.strategy, replies)) for i, replies in zip(alive, said)]
+        asked = [replace(first[i], messages=m, goes_on=k > 0) for i, m in zip(alive, messages)]
         if not asked:
             break
-        progress = _continued(asking.progress, done, total=sum(turns))
-        answers, old, more = asking.ask(asked, f"{asking.stage}, turn {k + 1}", progress=progress, first=k == 0)
+        show = progress and (lambda n, _, before=done: progress(before + n, sum(turns)))
+        answers, old, more = asking.ask(asked, f"{stage}, turn {k + 1}", progress=show, first=k == 0)
         for i, a in zip(alive, answers):
             parts[i].append(a)
         reused, new, done = reused + old, new + more, done + len(asked)
     whole = [_whole(n, tuple(answered)) for n, answered in zip(turns, parts)]
     return Answers(asking.strategy, whole, reused, new)
-
-
-def _continued(progress, before, *, total):
-    "Progress of one wave as progress of all waves."
-    return progress and (lambda n, _: progress(before + n, total))
-
-
-def _next_turn(request, example, *, strategy, parts):
-    "The request for the turn after those that are answered in `parts`."
-    messages = example.ask(strategy, tuple(a.parsed.answer for a in parts))
-    return replace(request, messages=tuple(messages), goes_on=bool(parts))
 
 
 def _whole(n, parts):
@@ -428,32 +406,21 @@ def parity(
             continue
         both = []
         for e, a, request in zip(examples, answers, asked):
-            theirs = _answer_of(other, weights, request=request, kinds=kinds, model=engine.model, store=store)
+            question = dict(messages=request.messages, sampling=request.settings, sample=request.sample)
+            keys = [request_key(engine.model, weights, **question, asked=kind) for kind in kinds]
+            theirs = next(filter(None, (store.get(other, weights, key=key) for key in keys)), None)
             own = a.parts[0] if a.parts else a  # of a conversation its first turn: what follows depends on it
             if theirs and not own.failure:
                 both.append((own, _read(e, answers.strategy, record=theirs, stated=stated)))
         if both:
-            found.append(dict(engine=other, n=len(both)) | _agreement(both))
+            graded = both[0][0].correct is not None
+            shares = dict(
+                identical=mean(a.text == b.text for a, b in both),
+                accuracy=mean(a.correct for a, _ in both) if graded else None,
+                other=mean(b.correct for _, b in both) if graded else None,
+            )
+            found.append(dict(engine=other, n=len(both)) | shares)
     return found
-
-
-def _answer_of(engine, weights, *, request, kinds, model, store):
-    "What another engine answered to a request, whatever else its answer depended on; None where nothing."
-    question = dict(messages=request.messages, sampling=request.settings, sample=request.sample)
-    for kind in kinds:
-        record = store.get(engine, weights, key=request_key(model, weights, **question, asked=kind))
-        if record:
-            return record
-
-
-def _agreement(both):
-    "The share of identical texts, and either side's accuracy, of pairs of answers."
-    graded = both[0][0].correct is not None
-    return dict(
-        identical=mean(a.text == b.text for a, b in both),
-        accuracy=mean(a.correct for a, _ in both) if graded else None,
-        other=mean(b.correct for _, b in both) if graded else None,
-    )
 
 
 def parity_line(p: dict) -> str:
