@@ -181,7 +181,6 @@ class OpenAIBatches:
             return State(b.status, over, done, files, self._fault(b))
 
     def _fault(self, b):
-        "What became of the requests of a batch that have no result."
         if b.status in ("expired", "cancelled"):
             return Fault(b.status, f"the batch is {b.status}", again=b.status == "expired")
         if b.status != "failed":

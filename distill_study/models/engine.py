@@ -157,10 +157,6 @@ class Engine:
     def ready(self):
         "Raise `EngineError` where nothing can be answered on this machine."
 
-    def outgrown(self, requests) -> dict:
-        "Position → tokens of those that leave the model no room for an answer."
-        return {}
-
     def close(self):
         "Give back memory and processes."
 
@@ -176,6 +172,11 @@ class Engine:
         "A record of `text` as the answer to `request`; `more` are further fields, see `Record`."
         who = dict(key=self.key(request), engine=self.spec, model=self.model, weights=self.weights)
         return Record(**who, **self._identity(request), text=text, finish_reason=finish_reason, **more)
+
+    def outgrown(self, request, tokens: int) -> Record:
+        "The record of a further turn of a conversation that fills the model's context: it is empty, and cut off."
+        counts = dict(prompt_tokens=tokens, completion_tokens=0)
+        return self.record(request, "", finish_reason="length", **counts, info=dict(share=0.0))
 
 # %% ../../nbs/30_models/02_engine.ipynb #4d4c0558
 class Completions(list):
@@ -217,7 +218,7 @@ def complete(
         with store.asking(engine.spec, engine.weights, keys=intake.asked):
             intake.look_up()  # another process may have asked them meanwhile
             intake.tell()
-            intake.ask(intake.without_outgrown(intake.missing))
+            intake.ask(intake.missing)
     out = Completions(intake.found[k] for k in intake.keys)
     out.reused, out.new = intake.reused, intake.answered
     return out
@@ -338,17 +339,6 @@ class Intake:
         answered = sum(isinstance(r, Record) for r in self.found.values()) + len(self.records)
         counts = dict(failed=failed, total=total, reasons=reasons, allowed=self.max_failures, answered=answered)
         raise EngineError(_say("too_many_failures", spec=self.engine.spec, **counts))
-
-    def without_outgrown(self, requests: list) -> list:
-        "The requests without the conversations that have outgrown the context: their next turn is empty, and cut off."
-        going_on = [r for r in requests if r.goes_on]
-        tokens = self.engine.outgrown(going_on) if going_on else {}
-        for i, n in tokens.items():
-            how = dict(finish_reason="length", prompt_tokens=n, completion_tokens=0, info=dict(share=0.0))
-            self.take(going_on, (i, self.engine.record(going_on[i], "", **how)))
-        self.flush()
-        ended = {id(going_on[i]) for i in tokens}
-        return [r for r in requests if id(r) not in ended]
 
 # %% ../../nbs/30_models/02_engine.ipynb #1a07e0a2
 class StoredEngine(Engine):
@@ -477,7 +467,6 @@ def _share(found):
 
 
 def _repeated(words):
-    "Share of runs of four words that came before."
     runs = list(zip(*(words[i:] for i in range(4))))
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
@@ -518,7 +507,6 @@ def chat_rules(facts: str, reference: list, *, replies: list) -> dict:
 
 # %% ../../nbs/30_models/02_engine.ipynb #40c415e1
 def _turns(text, n):
-    "The replies in a conversation's answer text, which numbers them where there are several."
     if n < 2:
         return [text.strip()]
     found = {int(m[1]): m[2].strip() for m in re.finditer(r"^(\d+)\. ?(.*?)(?=\n\d+\. ?|\Z)", text, re.M | re.S)}

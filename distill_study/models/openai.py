@@ -334,7 +334,6 @@ _LONG = re.compile(
 
 
 def _read_error(text: str) -> tuple[str, str | None]:
-    "(what the body of an error response says, its code)."
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
@@ -594,9 +593,11 @@ async def first_answer(server: Server, first):
     return answer
 
 # %% ../../nbs/30_models/05_openai.ipynb #426b4e3c
-async def flood(engine, requests: list, *, key: str | None, put, full):
-    "Ask the longest prompt, then all others; `put` takes (position, answer), `full` says if too many of them wait."
-    left = list(range(len(requests)))
+async def flood(engine, requests: list, *, key: str | None, put, full, ended=()):
+    """Ask the longest prompt, then all others but those at the positions `ended`.
+
+    `put` takes (position, answer), `full` says if too many of them wait."""
+    left = [i for i in range(len(requests)) if i not in ended]
     async with engine.server(engine, key) as server:
         if engine.probes:
             longest = max(left, key=lambda i: size(requests[i]))
@@ -620,41 +621,32 @@ async def flood(engine, requests: list, *, key: str | None, put, full):
             raise e.exceptions[0] from None
 
 # %% ../../nbs/30_models/05_openai.ipynb #277fa88c
-def _come(box, end):
-    "What comes through a queue until its end, and None where nothing has come for a quarter of a second."
-    while True:
-        if box.empty():
-            time.sleep(0.01)  # woken for every single answer, the two threads would hinder each other
-        try:
-            item = box.get(timeout=0.25)
-        except queue.Empty:
-            item = None
-        if item is end:
-            return
-        yield item
-
-
 def in_thread(start, *, most: int = 4096):
     """Yield what the coroutine of `start(put, full)` puts out in a thread of its own, and None when to store.
 
     It may be `most` items ahead. When the generator is ended by an error, it hands out what has come before that.
     """
-    box, end, loop = queue.SimpleQueue(), object(), asyncio.new_event_loop()
+    box, loop, quiet = queue.SimpleQueue(), asyncio.new_event_loop(), 0
     task = loop.create_task(start(box.put, lambda: box.qsize() > most))
-    task.add_done_callback(lambda _: box.put(end))
     thread = threading.Thread(target=loop.run_until_complete, args=(asyncio.wait([task]),), daemon=True)
     thread.start()
     try:
-        yield from _come(box, end)
-    except GeneratorExit:
-        raise
-    except BaseException:
+        while thread.is_alive() or not box.empty():
+            if not box.empty():
+                yield box.get()
+                quiet = 0
+                continue
+            time.sleep(0.01)  # woken for every single answer, the two threads would hinder each other
+            quiet += 1
+            if quiet % 25 == 0:
+                yield None
+    except BaseException as e:
         loop.call_soon_threadsafe(task.cancel)
-        yield from iter(box.get, end)
+        thread.join(10)
+        while not (isinstance(e, GeneratorExit) or box.empty()):
+            yield box.get()
         raise
     finally:
-        if not task.done():
-            loop.call_soon_threadsafe(task.cancel)
         thread.join(10)
         loop.close()
     task.result()  # or its error
@@ -724,8 +716,8 @@ class OpenAIEngine(Engine):
         known = {k: answer[k] for k in ("finish_reason", "prompt_tokens", "completion_tokens")}
         return self.record(request, answer["text"], **known, latency=round(seconds, 4), info=info)
 
-    def generate(self, requests):
-        "Yield (position, record or failure) as they finish, and None four times a second."
+    def generate(self, requests, ended=()):
+        "Yield (position, record or failure) as they finish, and None four times a second; not of those `ended`."
         from distill_study.models.batch import in_batches
 
         requests = list(requests)
@@ -733,7 +725,7 @@ class OpenAIEngine(Engine):
             yield from in_batches(self, requests)
         elif requests:
             key = self.secret()
-            yield from in_thread(lambda put, full: flood(self, requests, key=key, put=put, full=full))
+            yield from in_thread(lambda put, full: flood(self, requests, key=key, put=put, full=full, ended=ended))
 
 # %% ../../nbs/30_models/05_openai.ipynb #0d79b0aa
 class AnthropicDialect(Dialect):

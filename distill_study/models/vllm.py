@@ -29,7 +29,7 @@ import distill_study
 from ..config import Endpoint, Vllm
 from . import local
 from .engine import ENDINGS, EngineError, kept_logprobs, portable
-from .local import context_length, end_tokens, finish, number_format, own_context, parameter_count
+from .local import context_length, end_tokens, finish, number_format, parameter_count
 from .openai import Fault, OpenAIEngine, Server
 from distill_study.models.weights import (
     adapter_folder,
@@ -265,10 +265,6 @@ class VLLMEngine(OpenAIEngine):
         if importlib.util.find_spec("vllm") is None:
             raise EngineError(_say("not_installed", spec=self.spec))
 
-    def outgrown(self, requests):
-        most = min(own_context(self.folder), self.options.max_model_len or 2**31)
-        return local.outgrown(self.tokenizer, requests, spec=self.spec, most=most)
-
     def start(self):
         "Start the server where there is none, and wait for it."
         if self.running:
@@ -319,13 +315,17 @@ class VLLMEngine(OpenAIEngine):
         requests = list(requests)
         prompts = local.render(self.tokenizer, requests, spec=self.spec)
         self.context = context_length(self.folder, requests, prompts=prompts, spec=self.spec)
-        longest = max((len(p) + r.sampling.max_tokens for p, r in zip(prompts, requests)), default=0)
-        if (most := self.options.max_model_len) and most < min(longest, self.context):
+        most = self.options.max_model_len or self.context
+        ended = local.outgrown(self, requests, prompts=prompts, most=min(most, self.context))
+        yield from ended.items()
+        left = [(p, r) for i, (p, r) in enumerate(zip(prompts, requests)) if i not in ended]
+        longest = max((len(p) + r.sampling.max_tokens for p, r in left), default=0)
+        if most < min(longest, self.context):
             raise EngineError(_say("requests_too_long", spec=self.spec, most=most, tokens=min(longest, self.context)))
         self.prompts = dict(zip(map(self.key, requests), prompts))
         try:
             self.start()
-            yield from super().generate(requests)
+            yield from super().generate(requests, ended)
         except BaseException:
             self.close()
             raise

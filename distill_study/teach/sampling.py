@@ -229,13 +229,11 @@ class _Asking:
 
 
 def _unusable(answer, strategy):
-    "Whether nothing can be read, or nothing is stated after reasoning."
     nothing_stated = strategy != "vanilla" and not answer.parsed.stated
     return not answer.failure and (answer.parsed.answer is None or nothing_stated)
 
 
 def _redrawn(request, k):
-    "The request for another draw, at a temperature if it had none."
     warmer = request.sampling.model_copy(update=dict(temperature=request.sampling.temperature or 0.7))
     return replace(request, sample=request.sample + k * request.sampling.n, sampling=warmer)
 
@@ -336,7 +334,6 @@ def _whole(n, parts):
 
 
 def _total(answers, name):
-    "The sum of a field; None where an answer doesn't know it."
     values = [getattr(a, name) for a in answers]
     return sum(values) if values and None not in values else None
 

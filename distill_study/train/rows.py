@@ -40,17 +40,14 @@ class TrainingDataError(StudyError):
 _say = partial(sentence, page="../train/rows.j2")
 
 
-def _is_row(row):
-    "Is it a text id with messages, the last of which is the assistant's?"
-    match row:
-        case {"id": str(), "messages": [_, *_, {"role": "assistant"}] as messages}:
-            return all(isinstance(m, dict) and isinstance(m.get("content"), str) and "role" in m for m in messages)
-    return False
-
-
 def _target(row):
     "The assistant's text that a row teaches; refuses a row of another form."
-    if not _is_row(row):
+    match row:
+        case {"id": str(), "messages": [_, *_, {"role": "assistant"}] as messages}:
+            right = all(isinstance(m, dict) and isinstance(m.get("content"), str) and "role" in m for m in messages)
+        case _:
+            right = False
+    if not right:
         raise TrainingDataError(_say("form", row=row.get("id") if isinstance(row, dict) else row))
     target = row["messages"][-1]["content"]
     if not target.strip():
@@ -84,7 +81,6 @@ def _rendered(row, tokenizer):
 
 
 def _prompt_and_completion(row, tokenizer):
-    "Token ids of the two parts of a row."
     prompt, whole = _rendered(row, tokenizer)
     before = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
     both = list(tokenizer(whole, add_special_tokens=False)["input_ids"])
@@ -112,7 +108,6 @@ def _up_to_end_of_turn(row, completion, *, tokenizer, stops):
 
 # %% ../../nbs/60_train/01_rows.ipynb #5d0aa002
 def _tokenize(row, tokenizer, *, stops):
-    "Ids and labels of one row."
     _target(row)
     ids, labels, ends = [], [], [len(row["messages"])]
     if row.get("turns") == "all":
@@ -296,7 +291,6 @@ class GroupedOrder:
 
 # %% ../../nbs/60_train/01_rows.ipynb #2f1b9d1f
 def _tensor(rows, fill):
-    "Lists of unequal length as one tensor, filled up on the right."
     import torch
 
     longest = max(map(len, rows))

@@ -175,7 +175,7 @@ def _train(job, key):
     # Where does this start begin?
     last, starts = save.at_first(lambda: _claim(job.out, key))
     if last:
-        save.need_best(job.out, save.best_step_of(last))
+        save.need_best(last)
 
     # Model and trainer
     trainer = _build(job)
@@ -201,7 +201,7 @@ def _train(job, key):
     record["peak_memory"] = max(record["peak_memory"], _peak())
     done = TrainedStudent(**record, chosen=chosen, merge=merge, processes=processes, path=trained_folder(job.out))
     done.save(job.out)
-    for folder in (*job.out.glob("checkpoint-*"), *job.out.glob("best-*")):
+    for folder in job.out.glob("checkpoint-*"):
         shutil.rmtree(folder, ignore_errors=True)
     return done
 
@@ -298,7 +298,6 @@ class _StudentTrainer:
 
 # %% ../../nbs/60_train/03_sft.ipynb #cb8913f5
 def _build(job):
-    "Model and trainer, ready to train."
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl import SFTTrainer
@@ -342,7 +341,6 @@ def _batches(job, model):
 
 
 def _accumulation(settings, rows):
-    "Batches an optimizer step: as set, or as many as make about `tokens_per_step`."
     if not settings.tokens_per_step:
         return settings.gradient_accumulation
     tokens = sum(len(r["input_ids"]) for r in rows) / len(rows)
@@ -350,7 +348,7 @@ def _accumulation(settings, rows):
 
 # %% ../../nbs/60_train/03_sft.ipynb #21e5765c
 class _Watcher:
-    "Keeps the loss of every step, and what the validation says, in the trainer's state; keeps the best weights."
+    "Keeps the loss of every step, and what the validation says, in the trainer's state."
 
     def __init__(self, trainer):
         self.trainer, self.job, self.settings = trainer, trainer.job, trainer.job.settings
@@ -371,7 +369,7 @@ class _Watcher:
         self._stop_if_stale()
 
     def _look(self):
-        "Loss and score on the validation rows; the weights are kept where they are the best so far."
+        "Loss and score on the validation rows; a checkpoint is written where they are the best so far."
         state = self.trainer.state
         if any(h["step"] == state.global_step and "loss" not in h for h in state.log_history):
             return  # before it was killed
@@ -383,9 +381,7 @@ class _Watcher:
             value = -found["validation"]
         if value is not None and (state.best_metric is None or value > state.best_metric):
             state.best_metric, state.best_global_step = value, state.global_step
-            best = save.best_folder(self.job.out, state.global_step)
-            save.write_folder(best, partial(save.save_weights, self.trainer.model))
-            save.forget_best(self.job.out, state.global_step)
+            self.trainer.control.should_save = True
 
     def _measured(self):
         trainer, found = self.trainer, {}
@@ -406,16 +402,13 @@ class _Watcher:
 
 # %% ../../nbs/60_train/03_sft.ipynb #d4d36be7
 def _take_best(trainer):
-    "Put the best weights back into the model; the step they are of, or None where they are its own."
-    best, out = trainer.state.best_global_step, trainer.job.out
+    best = trainer.state.best_global_step
     if best not in (None, trainer.state.global_step):
-        save.need_best(out, best)
-        trainer._load_from_checkpoint(str(save.best_folder(out, best)))
+        trainer._load_from_checkpoint(str(trainer.job.out / f"checkpoint-{best}"))
     return best
 
 # %% ../../nbs/60_train/03_sft.ipynb #140d908c
 def _peak():
-    "Most memory used so far, in bytes."
     import torch
 
     if device() == "cuda":
@@ -424,7 +417,6 @@ def _peak():
 
 
 def _versions(settings):
-    "Versions of the libraries that train with these settings."
     some = dict(peft=settings.method != "full", bitsandbytes=settings.method == "qlora", liger_kernel=settings.liger)
     used = [name for name, on in some.items() if on]
     return {name: version(name) for name in ("torch", "transformers", "trl", "accelerate", *used)}
