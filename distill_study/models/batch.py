@@ -13,7 +13,7 @@ import re
 import time
 import uuid
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import takewhile
@@ -467,7 +467,8 @@ class Batches:
         position, request = self.requests[key]
         if isinstance(found, str):
             try:
-                found = self.record(request, found, batch=batch)
+                answer = self.engine.understood(hide(found, self.provider.key))
+                found = self.engine.answer(request, answer, attempts=self.sent[key], batch=batch.id)
             except Fault as fault:
                 found = fault
         if isinstance(found, Fault):
@@ -478,14 +479,6 @@ class Batches:
         self.waiting.discard(key)
         self.again.pop(key, None)
         yield position, found
-
-    def record(self, request, text, *, batch):
-        "The record of an answer; raises `Fault` where it is none."
-        engine = self.engine
-        answer = engine.understood(hide(text, self.provider.key))
-        known = engine.answer(request, answer, attempts=self.sent[engine.key(request)], seconds=0.0, share=0.0)
-        info = {k: v for k, v in known.info.items() if k != "share"} | dict(batch=batch.id)
-        return replace(known, latency=None, info=info)
 
 # %% ../../nbs/30_models/06_batch.ipynb #ee96b773
 def in_batches(engine, requests: list):

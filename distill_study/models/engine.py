@@ -207,8 +207,8 @@ def complete(
     "A record for every request, from the store or newly made, or a failure."
     requests = list(requests)
     engine.check(requests)
-    intake = Intake(engine, requests, store=store, max_failures=max_failures, stage=stage)
-    intake.progress, intake.first, engine.store = progress, first, store
+    about = dict(max_failures=max_failures, stage=stage, progress=progress, first=first)
+    intake, engine.store = Intake(engine, requests, store=store, **about), store
     intake.look_up()
     if store.replay:
         intake.refuse_missing()
@@ -227,10 +227,9 @@ def complete(
 class Intake:
     "What is known about the requests of one call of `complete`, and what waits to be stored."
 
-    progress = first = None  # see `complete`
-
-    def __init__(self, engine: Engine, requests: list, *, store: Store, max_failures: float, stage: str):
+    def __init__(self, engine: Engine, requests: list, *, store: Store, max_failures, stage, progress, first):
         self.engine, self.store, self.max_failures, self.stage = engine, store, max_failures, stage
+        self.progress, self.first = progress, first
         self.keys = [engine.key(r) for r in requests]
         self.asked = {}  # key → requests that agree in everything
         for key, request in zip(self.keys, requests):

@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['hide', 'clean', 'Fault', 'seconds', 'retry_after', 'header_limits', 'backoff', 'Meter', 'size', 'Mark', 'Pace',
-           'read_answer', 'status_fault', 'fault_of', 'Dialect', 'proxy_for', 'Server', 'attempt', 'ask', 'refused',
-           'first_answer', 'flood', 'in_thread', 'OpenAIEngine', 'AnthropicDialect', 'read_message', 'message_fault',
-           'AnthropicEngine']
+           'read_answer', 'status_fault', 'fault_of', 'Dialect', 'Server', 'attempt', 'ask', 'refused', 'first_answer',
+           'flood', 'in_thread', 'OpenAIEngine', 'AnthropicDialect', 'read_message', 'message_fault', 'AnthropicEngine']
 
 # %% ../../nbs/30_models/05_openai.ipynb #e1baa457
 import asyncio
@@ -149,10 +148,8 @@ class Pace:
     def __init__(self, settings: Endpoint):
         s = self.settings = settings
         self.ours = [Meter(n and n / 60) for n in (s.requests_per_minute, s.tokens_per_minute)]
-        self.announced, self.heard_at = (
-            [Meter(), Meter()],
-            0,
-        )  # what headers say; number of the last request they are from
+        self.announced = [Meter(), Meter()]  # what headers say
+        self.heard_at = 0  # number of the last request they are from
         self.theirs, self.lock, self.sent, self.refusals = Meter(), asyncio.Lock(), 0, 0
         self.last = Mark(0, -math.inf, 0)  # when the rate was set
         self.first = self.row = self.closed = None  # where counts begin, see above
@@ -233,8 +230,7 @@ class Pace:
         self.closed, self.closings = self.closed if self.closings else here, self.closings + 1
         self.last, self.first, self.row, self.probe = here, None, None, self.sent + 1
         s = self.settings
-        longest = min(s.max_backoff, s.backoff * 2 ** min(self.closings - 1, 30))
-        wait = random.uniform(longest / 2, longest) if wait is None else wait
+        wait = backoff(self.closings, s.backoff, most=s.max_backoff) if wait is None else wait
         self.theirs.at = max(self.theirs.at, now + wait)
 
     def measure(self, here: Mark, now: float):
@@ -433,12 +429,6 @@ class Dialect:
         return bool(new)
 
 # %% ../../nbs/30_models/05_openai.ipynb #a8d7a770
-def proxy_for(url: str) -> str | None:
-    "The proxy that the environment names for an address."
-    parts = urlsplit(url)
-    return None if urllib.request.proxy_bypass(parts.netloc) else urllib.request.getproxies().get(parts.scheme)
-
-
 class Server:
     "The server of an `OpenAIEngine`, asked with the secret `key`, and what was learnt about it."
 
@@ -453,12 +443,13 @@ class Server:
     async def __aenter__(self):
         import aiohttp
 
-        s, engine = self.settings, self.engine
+        s, engine, at = self.settings, self.engine, urlsplit(self.engine.url)
+        direct = engine.socket or urllib.request.proxy_bypass(at.netloc)
         how = dict(limit=s.concurrency, keepalive_timeout=4)
         wait = aiohttp.ClientTimeout(total=min(s.timeout, s.total_timeout), sock_connect=min(10, s.timeout))
         self.client = aiohttp.ClientSession(
             connector=aiohttp.UnixConnector(engine.socket, **how) if engine.socket else aiohttp.TCPConnector(**how),
-            proxy=None if engine.socket else proxy_for(engine.url),
+            proxy=None if direct else urllib.request.getproxies().get(at.scheme),
             headers={"content-type": "application/json"} | engine.headers(self.key),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=wait,
@@ -548,8 +539,8 @@ async def ask(server: Server, request):
             fault = f  # errors are raised outside: their traceback is not to show what the server said
         else:
             before, server.shared_at = server.shared_at, time.monotonic()
-            share = server.shared_at - before
-            return server.engine.answer(request, answer, attempts=n, seconds=seconds, share=share)
+            spent = dict(seconds=round(seconds, 4), share=round(server.shared_at - before, 5))
+            return server.engine.answer(request, answer, attempts=n, **spent)
         server.unreachable(fault)
         begun = begun or fault.sent  # what it waited for its turn before doesn't count
         wait = backoff(n, s.backoff, most=s.max_backoff) if fault.wait is None else fault.wait
@@ -706,15 +697,14 @@ class OpenAIEngine(Engine):
             raise Fault("another_model", f"{served!r} answered")
         return answer
 
-    def answer(self, request, answer: dict, *, attempts: int, seconds: float, share: float):
-        "A record of what `read_answer` read."
-        served = self.dialect.listed | answer["served"]
-        info = dict(attempts=attempts, share=round(share, 5), served=served)
+    def answer(self, request, answer: dict, *, attempts: int, seconds: float | None = None, **more):
+        "A record of what `read_answer` read; `more`: further `info`."
+        info = dict(attempts=attempts) | more | dict(served=self.dialect.listed | answer["served"])
         info |= {k: answer[k] for k in ("thought", "logprobs") if answer.get(k)}
         if self.dialect.dropped:
             info["left_out"] = sorted(self.dialect.dropped)
         known = {k: answer[k] for k in ("finish_reason", "prompt_tokens", "completion_tokens")}
-        return self.record(request, answer["text"], **known, latency=round(seconds, 4), info=info)
+        return self.record(request, answer["text"], **known, latency=seconds, info=info)
 
     def generate(self, requests, ended=()):
         "Yield (position, record or failure) as they finish, and None four times a second; not of those `ended`."

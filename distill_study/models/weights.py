@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ZOO', 'SMOLLM', 'TODAY', 'sentence', 'ModelError', 'zoo_names', 'local_model', 'resolve_model', 'template_text',
            'check_model', 'smollm_wheel', 'model_fingerprint', 'adapter_base', 'adapter_folder', 'model_parts',
-           'parts_fingerprint', 'is_here', 'device', 'load_tokenizer', 'render_turns', 'too_big', 'load_model',
-           'merge_into', 'load_parts']
+           'parts_fingerprint', 'is_here', 'device', 'load_tokenizer', 'turn_ends', 'render_turns', 'too_big',
+           'load_model', 'merge_into', 'load_parts']
 
 # %% ../../nbs/30_models/01_weights.ipynb #2b5c4eff
 import hashlib
@@ -285,6 +285,13 @@ def load_tokenizer(folder: Path, quick: bool = False):  # quick: without torch, 
     if tok.pad_token is None:
         tok.pad_token = tok.eos_token
     return tok
+
+
+def turn_ends(folder: Path, tokenizer) -> set:
+    "Ids that end a turn, by a model's own files and its tokenizer; neither torch nor the model is loaded."
+    settings = next(f for name in ("generation_config", "config") if (f := folder / f"{name}.json").is_file())
+    ends = json.loads(settings.read_text(encoding="utf-8")).get("eos_token_id")
+    return {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
 
 
 def render_turns(tokenizer, messages, *, ask: bool) -> str:

@@ -9,7 +9,6 @@ __all__ = ['GREEDY', 'Answer', 'Answers', 'answer_of', 'others_line', 'in_one_li
 # %% ../../nbs/40_teach/01_sampling.ipynb #21c0e1a3
 import math
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import mean
 
@@ -185,47 +184,31 @@ def requests(
     return out
 
 # %% ../../nbs/40_teach/01_sampling.ipynb #36bf5b86
-@dataclass(frozen=True)
-class _Asking:
-    "How the requests of one list of examples are asked, and their answers read."
+def _asking(examples, strategy, *, engine, store, structured, stated, max_failures, reasks, say):
+    "A function that asks requests of these examples: (answers, completions from the store, new ones)."
+    by_id = {e.id: e for e in examples}
 
-    by_id: dict  # id → example
-    strategy: str
-    engine: object
-    store: object
-    structured: bool
-    stated: tuple
-    max_failures: float
-    reasks: int
-    say: Callable | None
+    def read(request, record):
+        return _read(by_id[request.id], strategy, record=record, structured=structured, stated=stated)
 
-    def read(self, request, record):
-        how = dict(structured=self.structured, stated=self.stated)
-        return _read(self.by_id[request.id], self.strategy, record=record, **how)
+    def show(request, record):
+        say(in_one_line(read(request, record)))
 
-    def ask(self, asked, stage, *, progress, first):
-        "(answers, completions from the store, new ones) of some requests; `stage`: as the ledger names them."
-
-        def show(request, record):
-            self.say(in_one_line(self.read(request, record)))
-
-        how = dict(max_failures=self.max_failures, stage=stage, first=show if self.say and first else None)
-        done = complete(self.engine, asked, store=self.store, progress=progress, **how)
-        answers, reused, new = list(map(self.read, asked, done)), done.reused, done.new
-        for k in range(1, self.reasks + 1 if self.engine.redraws else 1):
-            more = self._ask_again(answers, asked, k=k, stage=stage)
+    def ask(asked, stage, *, progress, first=True):
+        how = dict(max_failures=max_failures, stage=stage, progress=progress, first=show if say and first else None)
+        done = complete(engine, asked, store=store, **how)
+        answers, reused, new = list(map(read, asked, done)), done.reused, done.new
+        for k in range(1, reasks + 1 if engine.redraws else 1):
+            at = [i for i, a in enumerate(answers) if _unusable(a, strategy)]
+            again, more = ask_again(engine, asked, at=at, k=k, store=store, stage=stage)
+            for (i, request), record in zip(again.items(), more):
+                if not isinstance(record, Failure):
+                    before = (*answers[i].unread, replace(answers[i], unread=()))
+                    answers[i] = replace(read(request, record), unread=before)
             reused, new = reused + more.reused, new + more.new
         return answers, reused, new
 
-    def _ask_again(self, answers, asked, *, k, stage):
-        "Ask what can't be used once more, and put what comes into `answers`."
-        at = [i for i, a in enumerate(answers) if _unusable(a, self.strategy)]
-        again, done = ask_again(self.engine, asked, at=at, k=k, store=self.store, stage=stage)
-        for (i, request), record in zip(again.items(), done):
-            if not isinstance(record, Failure):
-                before = (*answers[i].unread, replace(answers[i], unread=()))
-                answers[i] = replace(self.read(request, record), unread=before)
-        return done
+    return ask
 
 
 def _unusable(answer, strategy):
@@ -266,10 +249,11 @@ def sample_answers(
     asked = requests(examples, strategy, sampling=sampling, max_tokens=max_tokens, split=split, structured=structured)
     stage, structured = f"{split}, {strategy}" if split else strategy, structured and asked[0].schema is not None
     how = dict(structured=structured, stated=stated, max_failures=max_failures, reasks=reasks, say=say)
-    asking = _Asking({e.id: e for e in examples}, strategy, engine=engine, store=store, **how)
+    ask = _asking(examples, strategy, engine=engine, store=store, **how)
     if examples[0].task == "conversation":
-        return _converse(asking, asked, examples=examples, stage=stage, progress=progress)
-    answers, reused, new = asking.ask(asked, stage, progress=progress, first=True)
+        about = dict(examples=examples, strategy=strategy, engine=engine, stage=stage, progress=progress)
+        return _converse(ask, asked, **about)
+    answers, reused, new = ask(asked, stage, progress=progress)
     if sampling.n > 1:
         votes = [tuple(answers[i : i + sampling.n]) for i in range(0, len(answers), sampling.n)]
         answers = [elect(v) for v in votes]
@@ -287,9 +271,8 @@ def elect(votes: tuple) -> Answer:
     return replace(best, votes=votes, agreement=n / len(votes))
 
 # %% ../../nbs/40_teach/01_sampling.ipynb #8f77d2b6
-def _converse(asking, first, *, examples, stage, progress) -> Answers:
+def _converse(ask, first, *, examples, strategy, engine, stage, progress) -> Answers:
     "The conversations of some examples, wave by wave; `first` are the requests of their first turns."
-    engine = asking.engine
     turns = [sum(t["role"] == "user" for t in e.turns) for e in examples]
     if engine.name == "recorded" and max(turns) > 1:
         raise StudyError(
@@ -301,17 +284,17 @@ def _converse(asking, first, *, examples, stage, progress) -> Answers:
     for k in range(max(turns)):
         alive = [i for i, n in enumerate(turns) if n > k and all(a.parsed.answer is not None for a in parts[i])]
         said = [tuple(a.parsed.answer for a in parts[i]) for i in alive]
-        messages = [tuple(examples[i].ask(asking.strategy, replies)) for i, replies in zip(alive, said)]
+        messages = [tuple(examples[i].ask(strategy, replies)) for i, replies in zip(alive, said)]
         asked = [replace(first[i], messages=m, goes_on=k > 0) for i, m in zip(alive, messages)]
         if not asked:
             break
         show = progress and (lambda n, _, before=done: progress(before + n, sum(turns)))
-        answers, old, more = asking.ask(asked, f"{stage}, turn {k + 1}", progress=show, first=k == 0)
+        answers, old, more = ask(asked, f"{stage}, turn {k + 1}", progress=show, first=k == 0)
         for i, a in zip(alive, answers):
             parts[i].append(a)
         reused, new, done = reused + old, new + more, done + len(asked)
     whole = [_whole(n, tuple(answered)) for n, answered in zip(turns, parts)]
-    return Answers(asking.strategy, whole, reused, new)
+    return Answers(strategy, whole, reused, new)
 
 
 def _whole(n, parts):

@@ -131,13 +131,6 @@ def _start(path, processes, *, cpu, folder):
     with open(folder / "log", "wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, **how)
 
-
-def _messages(folder, read):
-    file = folder / _MESSAGES
-    raw = file.read_bytes()[read:] if file.exists() else b""
-    whole = raw[: raw.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()], read + len(whole)
-
 # %% ../../nbs/60_train/05_launch.ipynb #8590079e
 _ENDED = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: -(\d+)|died with <Signals\.(\w+)")
 
@@ -165,11 +158,13 @@ def _explain(errors, log, *, processes, out, step):
 # %% ../../nbs/60_train/05_launch.ipynb #5d0ae002
 def _followed(p, folder, *, progress):
     "Wait for the launcher, passing on what the processes send; their errors, and the last step."
-    read, step, errors = 0, 0, []
+    file, read, step, errors = folder / _MESSAGES, 0, 0, []
     while True:
         ended = p.poll() is not None  # looked at first: what was sent until then is read once more
-        messages, read = _messages(folder, read)
-        for m in messages:
+        raw = file.read_bytes()[read:] if file.exists() else b""
+        whole = raw[: raw.rfind(b"\n") + 1]
+        read += len(whole)
+        for m in map(json.loads, whole.splitlines()):
             if "error" in m:
                 errors.append(m)
             elif "step" in m:

@@ -346,15 +346,19 @@ class FormEngine(TransformersEngine):
     def __init__(self, form: str, fit, *, student: Student):  # fit: its `TrainedStudent`
         super().__init__(str(fit.path), student.batch_size)
         self.form, self.student, self.alone = form, student, Path(fit.path).parent / "adapter"
-        own = (self.weights,)
-        if form == "adapter":
-            own = (self.weights, model_fingerprint(self.alone), student.train.method)
-        self.weights = fingerprint(form, *own)
+        own = (model_fingerprint(self.alone), student.train.method) if form == "adapter" else ()
+        self.weights = fingerprint(form, self.weights, *own)
 
     def load(self):
         "The model, loaded once."
         if self.loaded is None:
-            model = self._adapted() if self.form == "adapter" else self._in_4_bits()
+            if self.form == "adapter":
+                from peft import PeftModel
+
+                base = _learned_on(resolve_model(self.student.model), self.student.train)
+                model = PeftModel.from_pretrained(base, self.alone)
+            else:
+                model = self._in_4_bits()
             self.loaded = plain_settings(model.eval(), load_tokenizer(self.folder))
         return self.loaded
 
@@ -364,12 +368,6 @@ class FormEngine(TransformersEngine):
             if self.adapter:
                 merged = write_merged(self.folder, self.adapter, folder=Path(d) / "model")
             return load_4bit(merged, self.student.train)[0]
-
-    def _adapted(self):
-        from peft import PeftModel
-
-        base = _learned_on(resolve_model(self.student.model), self.student.train)
-        return PeftModel.from_pretrained(base, self.alone)
 
 
 def forms_of(fit, student: Student) -> list[str]:

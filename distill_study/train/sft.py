@@ -189,7 +189,7 @@ def _train(job, key):
     # Train
     trainer.spent = save.Spent(last)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    record = _what_was_trained(job) | _what_happened(trainer) | dict(fingerprint=key, starts=starts)
+    record = _record(trainer) | dict(fingerprint=key, starts=starts)
     chosen = _take_best(trainer) if job.settings.choose != "last" else None
     weights = save.whole_weights(trainer.model)
     save.part_ways()
@@ -373,7 +373,12 @@ class _Watcher:
         state = self.trainer.state
         if any(h["step"] == state.global_step and "loss" not in h for h in state.log_history):
             return  # before it was killed
-        found = self._measured()
+        found = {}
+        if self.job.held:
+            how = dict(pad=self.trainer.processing_class.pad_token_id, batch_size=self.trainer.args.train_batch_size)
+            found["validation"] = methods.mean_loss(self.trainer.model, self.job.held, **how)
+        if self.job.score and self.settings.choose == "gold":
+            found["gold"] = self.job.score(self.trainer.model)
         if found:
             state.log_history.append(dict(step=state.global_step, **found))
         value = found.get("gold")
@@ -382,15 +387,6 @@ class _Watcher:
         if value is not None and (state.best_metric is None or value > state.best_metric):
             state.best_metric, state.best_global_step = value, state.global_step
             self.trainer.control.should_save = True
-
-    def _measured(self):
-        trainer, found = self.trainer, {}
-        if self.job.held:
-            how = dict(pad=trainer.processing_class.pad_token_id, batch_size=trainer.args.train_batch_size)
-            found["validation"] = methods.mean_loss(trainer.model, self.job.held, **how)
-        if self.job.score and self.settings.choose == "gold":
-            found["gold"] = self.job.score(trainer.model)
-        return found
 
     def _stop_if_stale(self):
         "End the run where the last `patience` looks found nothing better."
@@ -422,36 +418,27 @@ def _versions(settings):
     return {name: version(name) for name in ("torch", "transformers", "trl", "accelerate", *used)}
 
 # %% ../../nbs/60_train/03_sft.ipynb #5d0ad006
-def _what_was_trained(job):
-    "The part of the record that is known before the first step."
-    settings, rows = job.settings, job.rows
-    return dict(
-        model=job.name,
-        method=settings.method,
-        seed=job.seed,
-        rows=len(rows),
-        dropped_long=tuple(job.dropped),
-        tokens=sum(len(r["input_ids"]) for r in rows),
-        supervised_tokens=sum(label != -100 for r in rows for label in r["labels"]),
-        max_length=job.limit,
-        first_row=batching.seen_row(rows[0], job.tokenizer),
-        validation_rows=len(job.held),
-        versions=_versions(settings),
-        device=device(),
-    )
-
-
-def _what_happened(trainer):
-    "The part of the record that the training itself gives; asked of every process."
-    state, log = trainer.state, trainer.state.log_history
+def _record(trainer):
+    "What is known of a training once it has ended, but for what saving adds; asked of every process."
+    job, state, log = trainer.job, trainer.state, trainer.state.log_history
     sizes = {p: p.numel() for p in trainer.model.parameters()}
     seconds, epochs = trainer.spent.seconds(), round(state.epoch, 4)
-    tokens = sum(len(r["input_ids"]) for r in trainer.job.rows)
+    tokens = sum(len(r["input_ids"]) for r in job.rows)
     return dict(
+        model=job.name,
+        method=job.settings.method,
+        seed=job.seed,
+        rows=len(job.rows),
+        dropped_long=tuple(job.dropped),
+        tokens=tokens,
+        supervised_tokens=sum(label != -100 for r in job.rows for label in r["labels"]),
+        max_length=job.limit,
+        first_row=batching.seen_row(job.rows[0], job.tokenizer),
         epochs=epochs,
         steps=state.global_step,
         history=tuple((h["step"], h["loss"]) for h in log if "loss" in h and "epoch" not in h),
         validation=tuple((h["step"], h["validation"]) for h in log if "validation" in h),
+        validation_rows=len(job.held),
         looks=tuple((h["step"], h["gold"]) for h in log if "gold" in h),
         stopped=state.global_step < state.max_steps,
         seconds=seconds,
@@ -459,10 +446,12 @@ def _what_happened(trainer):
         energy=trainer.spent.energy(),
         peak_memory=max(save.gathered(_peak())),
         dtype=trainer.dtype,
+        device=device(),
         trainable=sum(n for p, n in sizes.items() if p.requires_grad),
         parameters=sum(sizes.values()),
         learning_rate=trainer.args.learning_rate,
-        packs=len(trainer.train_dataset) if trainer.job.settings.packing else 0,
+        packs=len(trainer.train_dataset) if job.settings.packing else 0,
+        versions=_versions(job.settings),
     )
 
 # %% ../../nbs/60_train/03_sft.ipynb #43128f38
