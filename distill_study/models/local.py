@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Row', 'in_order', 'next_batch', 'end_tokens', 'plain_settings', 'stopped', 'finish', 'padded', 'Watch', 'named',
            'write', 'write_if_it_fits', 'parameter_count', 'number_format', 'token_bytes', 'cache_room', 'render',
-           'own_context', 'outgrown', 'context_length', 'TransformersEngine']
+           'own_context', 'within_context', 'TransformersEngine']
 
 # %% ../../nbs/30_models/03_local.ipynb #604ac0a9
 import functools
@@ -299,21 +299,19 @@ def own_context(folder: Path) -> int:
     return getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None) or 2**31
 
 
-def outgrown(engine, requests, *, prompts, most: int) -> dict:
-    "Position → record of the conversations whose next turn has no room in `most` tokens, see `Engine.outgrown`."
-    pairs = enumerate(zip(requests, prompts))
-    return {i: engine.outgrown(r, len(p)) for i, (r, p) in pairs if r.goes_on and len(p) >= most}
+def within_context(engine, requests, *, prompts, most: int = 2**31) -> tuple[int, dict]:
+    """(The model's context in tokens, position → record of the turns that have no room there or in `most` tokens).
 
-
-def context_length(folder: Path, requests, *, prompts, spec: str) -> int:
-    "The model's context in tokens; refuses prompts that leave no room for an answer, unless a conversation ends there."
-    context = own_context(folder)
-    too_long = [(len(p), r.id) for p, r in zip(prompts, requests) if len(p) >= context and not r.goes_on]
+    Any other prompt that leaves no room for an answer is refused."""
+    context = own_context(engine.folder)
+    room, pairs = min(most, context), [*zip(requests, prompts)]
+    ended = {i: engine.outgrown(r, len(p)) for i, (r, p) in enumerate(pairs) if r.goes_on and len(p) >= room}
+    too_long = [(len(p), r.id) for r, p in pairs if len(p) >= context and not r.goes_on]
     if too_long:
         tokens, item = max(too_long)
         counts = dict(count=len(too_long), total=len(requests), context=context, item=item, tokens=tokens)
-        raise EngineError(_say("prompts_too_long", spec=spec, **counts))
-    return context
+        raise EngineError(_say("prompts_too_long", spec=engine.spec, **counts))
+    return context, ended
 
 # %% ../../nbs/30_models/03_local.ipynb #30dad1cd
 class TransformersEngine(Engine):
@@ -352,8 +350,7 @@ class TransformersEngine(Engine):
 
         requests, tokenizer = list(requests), load_tokenizer(self.folder)
         prompts = render(tokenizer, requests, spec=self.spec)
-        context = context_length(self.folder, requests, prompts=prompts, spec=self.spec)
-        ended = outgrown(self, requests, prompts=prompts, most=context)
+        context, ended = within_context(self, requests, prompts=prompts)
         yield from ended.items()
         limits = [min(r.sampling.max_tokens, context - len(p)) for r, p in zip(requests, prompts)]
         rows = in_order(Row(*x) for x in zip(range(len(requests)), requests, prompts, limits) if x[0] not in ended)

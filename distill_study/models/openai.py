@@ -102,7 +102,8 @@ def header_limits(headers, kind: str) -> list | None:
 
 def backoff(failed: int, base: float, *, most: float) -> float:
     "A wait in seconds after `failed` attempts (1 or more): at most `base` after the first, doubling up to `most`."
-    return random.uniform(0, min(most, base * 2 ** min(failed - 1, 30)))
+    longest = min(most, base * 2 ** min(failed - 1, 30))
+    return random.uniform(longest / 2, longest)
 
 # %% ../../nbs/30_models/05_openai.ipynb #55556829
 class Meter:

@@ -29,7 +29,7 @@ import distill_study
 from ..config import Endpoint, Vllm
 from . import local
 from .engine import ENDINGS, EngineError, kept_logprobs, portable
-from .local import context_length, finish, number_format, parameter_count
+from .local import finish, number_format, parameter_count
 from .openai import Fault, OpenAIEngine, Server
 from distill_study.models.weights import (
     adapter_folder,
@@ -306,9 +306,8 @@ class VLLMEngine(OpenAIEngine):
         "Yield (position, record) as answers end, None where there is time to store; an interruption ends the server."
         requests = list(requests)
         prompts = local.render(self.tokenizer, requests, spec=self.spec)
-        self.context = context_length(self.folder, requests, prompts=prompts, spec=self.spec)
-        most = self.options.max_model_len or self.context
-        ended = local.outgrown(self, requests, prompts=prompts, most=min(most, self.context))
+        most = self.options.max_model_len or 2**31
+        self.context, ended = local.within_context(self, requests, prompts=prompts, most=most)
         yield from ended.items()
         left = [(p, r) for i, (p, r) in enumerate(zip(prompts, requests)) if i not in ended]
         longest = max((len(p) + r.sampling.max_tokens for p, r in left), default=0)

@@ -48,14 +48,10 @@ class Grams:
                 ids.append(hashes[w])
             starts.append(len(ids))
         self.ids, self.starts = np.array(ids, dtype=np.uint64), np.array(starts, dtype=np.int64)
+        self.lengths = np.diff(self.starts)  # words of each text
 
     def __len__(self):
-        return len(self.starts) - 1
-
-    @property
-    def lengths(self) -> np.ndarray:
-        "Words of each text."
-        return np.diff(self.starts)
+        return len(self.lengths)
 
     def windows(self, n: int) -> tuple:
         "Every n-gram: (its hash, the number of its text, where it starts in the array)."
