@@ -102,8 +102,7 @@ def header_limits(headers, kind: str) -> list | None:
 
 def backoff(failed: int, base: float, *, most: float) -> float:
     "A wait in seconds after `failed` attempts (1 or more): at most `base` after the first, doubling up to `most`."
-    longest = min(most, base * 2 ** min(failed - 1, 30))
-    return random.uniform(longest / 2, longest)
+    return random.uniform(0, min(most, base * 2 ** min(failed - 1, 30)))
 
 # %% ../../nbs/30_models/05_openai.ipynb #55556829
 class Meter:
@@ -231,7 +230,8 @@ class Pace:
         self.closed, self.closings = self.closed if self.closings else here, self.closings + 1
         self.last, self.first, self.row, self.probe = here, None, None, self.sent + 1
         s = self.settings
-        wait = backoff(self.closings, s.backoff, most=s.max_backoff) if wait is None else wait
+        longest = min(s.max_backoff, s.backoff * 2 ** min(self.closings - 1, 30))
+        wait = random.uniform(longest / 2, longest) if wait is None else wait
         self.theirs.at = max(self.theirs.at, now + wait)
 
     def measure(self, here: Mark, now: float):
