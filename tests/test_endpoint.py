@@ -253,7 +253,7 @@ def until(p, n):
 
 
 def test_killed_and_interrupted(tmp_path):
-    with FaultServer({f"q{i}": ["429", "close"] for i in range(0, 120, 9)}, delay=0.2) as server:
+    with FaultServer({f"q{i}": ["429", "close"] for i in range(0, 120, 9)}, delay=0.4) as server:
         for stop, n in ((signal.SIGKILL, 15), (signal.SIGINT, 45)):
             before, _ = set(stored(tmp_path)) if (tmp_path / "completions").is_dir() else set(), server.asked.clear()
             p = client(server.url, tmp_path, 120)

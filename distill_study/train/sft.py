@@ -26,6 +26,7 @@ from distill_study.models.weights import (
     resolve_model,
     sentence,
     template_text,
+    turn_ends,
 )
 from . import methods, rows as batching, save
 from .save import TrainingFailed
@@ -153,7 +154,7 @@ def fit_student(
 
     # Tokenizer and rows
     tokenizer = load_tokenizer(base)
-    stops = batching.turn_ends(base, tokenizer)
+    stops = turn_ends(base, tokenizer)
     tokenized = batching.tokenize_rows(rows, tokenizer, stops=stops)
     kept, dropped, limit = batching.fit_length(tokenized, settings, context=own_context(base))
     held = [r for r in batching.tokenize_rows(validation or [], tokenizer, stops=stops) if len(r["input_ids"]) <= limit]
