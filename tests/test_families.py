@@ -129,8 +129,12 @@ def test_a_failed_turn_ends_its_conversation_and_is_asked_again_next_time(tmp_pa
 
 def test_a_conversation_that_outgrows_the_context_ends_and_the_others_go_on(tmp_path):
     class Short(Parrot):
-        def outgrown(self, requests):
-            return {i: 99 for i, r in enumerate(requests) if r.id == "c1" and len(r.messages) > 4}
+        def generate(self, requests):
+            long = {i: r for i, r in enumerate(requests) if r.id == "c1" and len(r.messages) > 4}
+            yield from ((i, self.outgrown(r, 99)) for i, r in long.items())
+            left = [i for i in range(len(requests)) if i not in long]
+            for i, (_, answer) in zip(left, super().generate([requests[i] for i in left])):
+                yield i, answer
 
     ex, engine = [talk(f"c{i}", 4) for i in range(3)], Short()
     got = sample_answers(ex, "vanilla", engine=engine, store=Store(tmp_path), split="test", reasks=2)

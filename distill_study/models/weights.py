@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ZOO', 'SMOLLM', 'TODAY', 'sentence', 'ModelError', 'zoo_names', 'local_model', 'resolve_model', 'template_text',
-           'check_model', 'smollm_wheel', 'model_fingerprint', 'adapter_base', 'tensor_shapes', 'adapter_folder',
-           'model_parts', 'parts_fingerprint', 'is_here', 'device', 'load_config', 'load_tokenizer', 'render_turns',
+           'check_model', 'smollm_wheel', 'model_fingerprint', 'adapter_base', 'adapter_folder', 'model_parts',
+           'parts_fingerprint', 'is_here', 'device', 'load_config', 'load_tokenizer', 'turn_ends', 'render_turns',
            'too_big', 'load_model', 'merge_into', 'load_parts']
 
 # %% ../../nbs/30_models/01_weights.ipynb #2b5c4eff
@@ -55,7 +55,6 @@ def zoo_names() -> list[str]:
 
 
 def _places(name):
-    "Folders that a name can mean."
     return Path(os.path.expanduser(name)), Path(os.environ.get("DISTILL_MODEL_DIR", ".")) / Path(name).name
 
 
@@ -63,9 +62,10 @@ def _is_model(folder):
     return (folder / "config.json").is_file()
 
 
-def _is_adapter(folder):
-    "Whether a folder holds an adapter and no whole model."
-    return (folder / "adapter_config.json").is_file() and not _is_model(folder)
+def _adapter_alone(name):
+    "The folder with an adapter and no whole model that a name can mean, or None."
+    found = (f for f in _places(name) if (f / "adapter_config.json").is_file() and not _is_model(f))
+    return next(found, None)
 
 
 def local_model(name: str) -> Path | None:
@@ -88,11 +88,11 @@ def resolve_model(name: str) -> Path:
     zoo = [f"zoo/{z}" for z in zoo_names()]
     if name.startswith("zoo/"):
         raise ModelError(sentence("not_in_zoo", name=name, hint=nearest(name, zoo)))
-    folder = next(filter(_is_adapter, _places(name)), None)
+    folder = _adapter_alone(name)
     if folder is None and (name.count("/") != 1 or Path(name).is_dir()):
         raise ModelError(sentence("no_such_model", name=name, zoo=zoo))
     folder = folder or _download(name)
-    if _is_adapter(folder):
+    if not _is_model(folder) and (folder / "adapter_config.json").is_file():
         raise ModelError(sentence("adapter_alone", name=name, base=adapter_base(folder)))
     return folder
 
@@ -250,19 +250,8 @@ def adapter_base(adapter: Path) -> str:
         raise ModelError(sentence("unreadable_adapter", folder=str(adapter), error=e)) from None
     return named if isinstance(named, str) else ""
 
-
-def tensor_shapes(folder: Path) -> dict:
-    "Tensor name → (number format, shape), from the headers of a folder's safetensors files."
-    out = {}
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        with open(path, "rb") as f:
-            header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-        out |= {k: (t["dtype"], t["shape"]) for k, t in header.items() if k != "__metadata__"}
-    return out
-
 # %% ../../nbs/30_models/01_weights.ipynb #7ae8b6d3
 def _last_part(name):
-    "The last part of a model's name; of a snapshot in the hub's cache, the repository's."
     hub = re.search(r"models--.+?--([^/]+)/snapshots/", name)
     return (hub[1] if hub else Path(name).name).lower()
 
@@ -288,7 +277,7 @@ def adapter_folder(name: str, base: str) -> Path:
 
 def model_parts(name: str) -> tuple[Path, Path | None]:
     "(folder of the whole model, folder of the adapter on it or None) of a model, or of an adapter's folder."
-    adapter = next(filter(_is_adapter, _places(name)), None)
+    adapter = _adapter_alone(name)
     if adapter is None or local_model(name):
         return resolve_model(name), None
     base = adapter_base(adapter)
@@ -306,7 +295,7 @@ def parts_fingerprint(folder: Path, adapter: Path | None) -> str:
 
 def is_here(name: str) -> bool:
     "Whether a model, or what an adapter's folder is for, is on this machine; nothing is looked up elsewhere."
-    adapter = next(filter(_is_adapter, _places(name)), None)
+    adapter = _adapter_alone(name)
     bases = [adapter_base(adapter), str(adapter / adapter_base(adapter))] if adapter else []
     return any(map(local_model, (name, *bases)))
 
@@ -340,6 +329,13 @@ def load_tokenizer(folder: Path, quick: bool = False):  # quick: without torch, 
     if tok.pad_token is None:
         tok.pad_token = tok.eos_token
     return tok
+
+
+def turn_ends(folder: Path, tokenizer) -> set:
+    "Ids that end a turn, by a model's own files and its tokenizer; neither torch nor the model is loaded."
+    settings = next(f for name in ("generation_config", "config") if (f := folder / f"{name}.json").is_file())
+    ends = json.loads(settings.read_text(encoding="utf-8")).get("eos_token_id")
+    return {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
 
 
 def render_turns(tokenizer, messages, *, ask: bool) -> str:
