@@ -23,7 +23,7 @@ import distill_study
 from ..analyse.results import duration, write_numbers
 from ..config import DEFAULT_ARMS, Combination, Recipe, StudyError, Train, nearest, slug, to_yaml
 from ..data.load import has_truth, load_data, resolved
-from ..grading.judge import point_prompt, point_schema
+from ..grading.judge import judge_prompt, judge_schema
 from ..grading.truth import known_entities, need_ner
 from ..models.engine import Request, open_teacher
 from ..models.weights import check_model, device
@@ -301,9 +301,9 @@ def _check_judge(c, splits, *, store):
     if engine.name in ("transformers", "vllm"):
         check_model(engine.source)
     if engine.name == "rules":
-        prompt = point_prompt(criteria, item_parts(e), text="")
+        prompt = judge_prompt("point", criteria, item=item_parts(e), answers=[""])
         sampling = c.judge.sampling.model_copy(update=dict(max_tokens=1))
-        engine.check([Request(e.id, prompt, sampling, schema=point_schema(criteria))])
+        engine.check([Request(e.id, prompt, sampling, schema=judge_schema("point", criteria))])
     else:
         _check_ready(engine, store=store)
 
