@@ -39,6 +39,7 @@ function wrong(sheet, kept) {
 
 function render({ model, el }) {
   const sheet = model.get("sheet"), { items, criteria } = sheet;
+  for (const c of criteria) c.grades = Array.from({ length: c.scale[1] - c.scale[0] + 1 }, (_, i) => c.scale[0] + i);
   let state = { at: 0, grades: {}, notes: {} }, at = 0, marked = 0, past = [], helping = false, own = false;
 
   // --- the frame

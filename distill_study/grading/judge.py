@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['JUDGE_VERSION', 'TOO_LONG', 'POINT_COLUMNS', 'PAIR_COLUMNS', 'render', 'judge_prompt', 'judge_schema', 'judge_hash',
-           'read_grades', 'read_winner', 'ask_judge', 'model_families', 'related_arms', 'Judged', 'draw', 'limit',
-           'calls', 'judge', 'verdicts']
+           'read_grades', 'read_winner', 'ask_judge', 'model_families', 'related_arms', 'Judged', 'draw', 'judge',
+           'verdicts']
 
 # %% ../../nbs/50_grading/02_judge.ipynb #445077cb
 import json
@@ -92,35 +92,29 @@ def _objects(text, cut=False):
     mended = from_json(text[text.find("{") :].split("\n```")[0])
     return [d for d in (mended if isinstance(mended, list) else [mended]) if isinstance(d, dict)]
 
-
-def _flat(obj, names):
-    "The fields of an object, and of the first object in it that has some of `names`, in lower case."
-    inner = next((v for v in obj.values() if isinstance(v, dict) and set(v) & set(names)), {})
-    return {str(k).strip().lower(): v for k, v in (obj | inner).items()}
-
 # %% ../../nbs/50_grading/02_judge.ipynb #291ce072
-def _from_lines(text, name):
-    "What stands behind a field's name on lines of its own, in a set."
-    line = rf"^[\W_]*{re.escape(name)}[\W_]*[:=][\s*_\"'`]*(-?\w+)(?: ?(?:/|out of) ?\d+)?[\W_]*$"
-    return {m[1] for m in re.finditer(line, text[:MOST], re.M | re.I)}
-
-
 def _fields(text, names, *, cut):
     "(fields of the object that has some of `names`, why there is none)."
     if not text.strip():
         return None, "empty"
-    flat = [_flat(obj, names) for obj in _objects(text, cut)]
-    found = [own for f in flat if (own := {n: f[n] for n in names if n in f})]
+    found = []
+    for obj in _objects(text, cut):  # its own fields, and those of the first object in it that has some of the names
+        inner = next((v for v in obj.values() if isinstance(v, dict) and set(v) & set(names)), {})
+        flat = {str(k).strip().lower(): v for k, v in (obj | inner).items()}
+        found += [own] if (own := {n: flat[n] for n in names if n in flat}) else []
     if any(own != found[0] for own in found):
         return None, "more than one verdict"
     if found or cut:
         return (found[0], "") if found else (None, "cut off")
-    lines = {n: values for n in names if (values := _from_lines(text, n))}
-    if any(len(values) > 1 for values in lines.values()):
-        return None, "more than one verdict"
-    if not lines:
-        return None, "no verdict in it"
-    return {n: values.pop() for n, values in lines.items()}, ""
+    lines = {}
+    for name in names:  # what stands behind a field's name on a line of its own
+        line = rf"^[\W_]*{re.escape(name)}[\W_]*[:=][\s*_\"'`]*(-?\w+)(?: ?(?:/|out of) ?\d+)?[\W_]*$"
+        values = {m[1] for m in re.finditer(line, text[:MOST], re.M | re.I)}
+        if len(values) > 1:
+            return None, "more than one verdict"
+        if values:
+            lines[name] = values.pop()
+    return (lines, "") if lines else (None, "no verdict in it")
 
 # %% ../../nbs/50_grading/02_judge.ipynb #4553cffd
 _YES_NO = dict(yes=1, no=0, true=1, false=0)
@@ -188,11 +182,6 @@ def _unread(verdict):
     "How much of a verdict is missing."
     return sum(value is None for value, _ in verdict.values())
 
-
-def _worth_asking_again(verdict):
-    lost = any(why == TOO_LONG or why.startswith("no verdict came") for _, why in verdict.values())
-    return _unread(verdict) and not lost
-
 # %% ../../nbs/50_grading/02_judge.ipynb #0771a92b
 def ask_judge(kind: str, jobs: list, *, criteria: tuple, settings: Judge, engine, store, progress=None):
     """(verdict, its record or `Failure`) of each job of a kind, 'point' or 'pair'; and all records, for `_usage`.
@@ -203,7 +192,8 @@ def ask_judge(kind: str, jobs: list, *, criteria: tuple, settings: Judge, engine
         return [], dict(records={}, new=0)
     sampling, schema = settings.sampling, judge_schema(kind, criteria, reason=settings.reason)
     if not sampling.max_tokens:
-        sampling = sampling.model_copy(update=dict(max_tokens=limit(criteria, settings.reason)))
+        tokens = (160 if settings.reason else 16) + 16 * len(criteria)  # that a verdict may take
+        sampling = sampling.model_copy(update=dict(max_tokens=tokens))
     # goes_on: what doesn't fit into the judge's context is a missing verdict, and no end of the run
     requests = [Request(e.id, messages, sampling, "test", k, schema, goes_on=True) for e, k, messages in jobs]
     stage, how = f"judge, {kind}", dict(store=store, max_failures=settings.max_failures, progress=progress)
@@ -211,7 +201,10 @@ def ask_judge(kind: str, jobs: list, *, criteria: tuple, settings: Judge, engine
     verdicts = [(_read(kind, r, criteria=criteria), r) for r in done]
     records, new = {engine.key(q): r for q, r in zip(requests, done)}, done.new
     for k in range(1, settings.reasks + 1 if engine.redraws else 1):
-        at = [i for i, (v, _) in enumerate(verdicts) if _worth_asking_again(v)]
+        whys = ({why for value, why in v.values() if value is None} for v, _ in verdicts)
+        at = [
+            i for i, why in enumerate(whys) if why and not any(w.startswith((TOO_LONG, "no verdict came")) for w in why)
+        ]
         again, done = ask_again(engine, requests, at=at, k=k, store=store, stage=stage)
         new += done.new
         for (i, request), record in zip(again.items(), done):
@@ -231,16 +224,10 @@ def _usage(asked, price):
     return usage(every, price) | dict(new=new, reused=len(every) - new - failed, failed=failed), others
 
 # %% ../../nbs/50_grading/02_judge.ipynb #d4d49596
-_ROOTS = (
-    "llama qwen mistral mixtral ministral gemma gemini phi gpt claude deepseek smollm palm falcon olmo granite "
-    "nemotron command zoo"
-).split()
-
-
 def model_families(engine: str) -> set:
     "Roots of the name of a model, or of 'engine:model': what models of one family share."
     name = re.sub(r"^[a-z]+:", "", engine.lower())
-    known = {r for r in _ROOTS if re.search(rf"(?<![a-z]){r}", name)}
+    known = {r for r in texts("judge")["families"].split() if re.search(rf"(?<![a-z]){r}", name)}
     return known or {re.match(r"[^\W\d_]*", name.rstrip("/").split("/")[-1])[0] or name}
 
 
@@ -280,17 +267,6 @@ def draw(examples: list, items: int | None, *, seed: int) -> list[int]:
     "Positions of the items that are judged: all, or so many drawn by the seed, in their order."
     n = len(examples)
     return sorted(random.Random(f"judge/{seed}").sample(range(n), min(items or n, n)))
-
-
-def limit(criteria: tuple, reason: bool = True) -> int:
-    "New tokens that a verdict may take, where the settings leave it open."
-    return (160 if reason else 16) + 16 * len(criteria)
-
-
-def calls(settings: Judge, items: int, *, arms: int, pairs: int) -> int:
-    "How many requests that is, at most, before any is asked again."
-    n = min(items, settings.items or items) * settings.sampling.n
-    return n * (arms * settings.pointwise + 2 * pairs * settings.pairwise)
 
 # %% ../../nbs/50_grading/02_judge.ipynb #5d353cd5
 def _point_rows(ask, answers, *, arms, criteria, settings):
@@ -376,19 +352,16 @@ def _frame(rows, columns):
     return pd.DataFrame([*rows], columns=columns).astype({c: float for c in ("grade", "tokens") if c in columns})
 
 # %% ../../nbs/50_grading/02_judge.ipynb #3aee4f53
-def _majority(winners):
-    "What most of the readable verdicts of one order say; between equal numbers a tie; None without any."
-    most = multimode(winners)
-    return most[0] if len(most) == 1 else "tie" if most else None
-
-
 def _folded(rows):
-    "(winner, flipped, same, why) of all rows on one pair and item."
-    orders = ([r.winner for r in rows if r.first == first and isinstance(r.winner, str)] for first in "ab")
-    one, two = map(_majority, orders)
-    if one is None or two is None:
+    "(winner, flipped, same, why) of all rows on one pair and item; in each order most of the readable verdicts count."
+    sides = []
+    for first in "ab":
+        most = multimode(r.winner for r in rows if r.first == first and isinstance(r.winner, str))
+        sides.append(most[0] if len(most) == 1 else "tie" if most else None)
+    if None in sides:
         return None, False, False, next((r.why for r in rows if not isinstance(r.winner, str)), "")
-    return one if one == two else "tie", one != two, all(r.why == "same answer" for r in rows), ""
+    flipped = sides[0] != sides[1]
+    return "tie" if flipped else sides[0], flipped, all(r.why == "same answer" for r in rows), ""
 
 
 def verdicts(pairwise):

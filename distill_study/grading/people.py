@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHEET_FORMAT', 'GRADE_COLUMNS', 'Drawn', 'text_key', 'strata', 'systematic_sample', 'draw_answers', 'gold_text',
-           'wrong_text', 'draw_checks', 'passed', 'assign_raters', 'draw_sheets', 'practice', 'load_key',
-           'latest_grades', 'GradesFile', 'read_grades', 'faults', 'import_grades', 'grades_of', 'attention',
-           'inert_json', 'legible', 'grading_page']
+           'wrong_text', 'draw_checks', 'passed', 'draw_sheets', 'practice', 'load_key', 'latest_grades', 'GradesFile',
+           'read_grades', 'faults', 'import_grades', 'grades_of', 'attention', 'inert_json', 'legible', 'grading_page']
 
 # %% ../../nbs/50_grading/03_people.ipynb #9ce60d35
 import base64
@@ -138,15 +137,6 @@ def passed(check: str, grades: dict, *, criteria) -> bool:
 SHEET_FORMAT = 1
 
 
-def assign_raters(drawn: list, raters: int, *, overlap: float, rng) -> list[list[int]]:
-    "Positions for each rater: arms spread evenly over raters, and over the share `overlap` that all of them get."
-    order = sorted(range(len(drawn)), key=lambda i: (drawn[i].arms, rng.random()))
-    k = round(overlap * len(drawn))
-    common = systematic_sample(k, order, start=rng.random()) if k else []
-    rest = [i for i in order if i not in set(common)]
-    return [sorted([*common, *rest[r::raters]]) for r in range(raters)]
-
-# %% ../../nbs/50_grading/03_people.ipynb #4ebb240a
 def draw_sheets(c: Combination, examples, *, answers: dict, n=50, raters=3, overlap=0.3, checks=0, seed=0) -> tuple:
     "(key, rater → sheet) of about n answers and some checks; `StudyError` on settings that no sheet can have."
     how = dict(n=n, raters=raters, overlap=overlap, checks=checks, seed=seed)
@@ -158,7 +148,11 @@ def draw_sheets(c: Combination, examples, *, answers: dict, n=50, raters=3, over
     keys = {d: text_key(by_id[d.id], d.text) for d in (*drawn, *tests)}
     rng = random.Random(fingerprint("sheets", seed))
     names = dict(zip(rng.sample([*keys], len(keys)), (f"q{i:03d}" for i in range(1, len(keys) + 1))))
-    shares = assign_raters(drawn, raters, overlap=overlap, rng=rng)
+    order = sorted(range(len(drawn)), key=lambda i: (drawn[i].arms, rng.random()))
+    k = round(overlap * len(drawn))  # that all raters get; arms are spread evenly over these, and over raters
+    common = systematic_sample(k, order, start=rng.random()) if k else []
+    rest = [i for i in order if i not in set(common)]
+    shares = [sorted([*common, *rest[r::raters]]) for r in range(raters)]
     shares = {f"r{r}": [*(drawn[i] for i in mine), *tests] for r, mine in enumerate(shares, 1)}
     shares = {r: rng.sample(mine, len(mine)) for r, mine in shares.items() if mine}
     task, content = examples[0].task, [[text, d.arms, d.check] for d, text in keys.items()]
@@ -174,19 +168,9 @@ def draw_sheets(c: Combination, examples, *, answers: dict, n=50, raters=3, over
 # %% ../../nbs/50_grading/03_people.ipynb #62a7750a
 def _sheet(key, rater, *, items):
     "What a rater gets: items and answers, and the questions about them; items are (name, parts, answer)."
-    head = dict(format=SHEET_FORMAT, kind="sheet", sheet=key["sheet"], rater=rater, rubric=key["rubric"])
-    questions = [
-        dict(
-            name=c["name"],
-            question=c["question"],
-            grades=list(range(c["scale"][0], c["scale"][1] + 1)),
-            anchors={str(k): v for k, v in c["anchors"].items()},
-        )
-        for c in key["criteria"]
-    ]
-    parts = {name: [dict(heading=h, text=t) for h, t in parts] for name, parts, _ in items}
-    asked = [dict(item=name, parts=parts[name], answer=text) for name, _, text in items]
-    return head | dict(task=key["task"], criteria=questions, items=asked)
+    own = {k: key[k] for k in ("sheet", "rubric", "task", "criteria")}
+    asked = [dict(item=i, parts=[dict(heading=h, text=t) for h, t in parts], answer=a) for i, parts, a in items]
+    return dict(format=SHEET_FORMAT, kind="sheet", rater=rater) | own | dict(items=asked)
 
 
 def practice(examples, k: int = 6, *, seed: int = 0) -> dict:
