@@ -17,7 +17,7 @@ from bs4 import BeautifulSoup
 from conftest import ROOT
 from hypothesis import given, settings, strategies as st
 
-from distill_study.analyse.results import write_numbers
+from distill_study.analyse.results import sentence, write_numbers
 from distill_study.analyse.stats import Interval
 from distill_study.config import load_recipe
 from distill_study.grading.truth import METRICS
@@ -363,18 +363,26 @@ GOLD = dict(control_gold=dict(base="higher", constant="higher"))
 @pytest.mark.parametrize(
     "verdicts, says, not_says",
     [
-        (dict(distilled_cot_rationale=WON), "reasoning are significantly better than before in the one", "No training"),
+        (
+            dict(distilled_cot_rationale=WON),
+            "student trained on the teacher's reasoning is significantly better",
+            "none",
+        ),
         (
             GOLD | dict(distilled_cot_rationale=WON, distilled_vanilla=LOST),
-            "trained on plain answers, not in the one combination tested",
+            "trained on plain answers, it is worse",
             "not testable",
         ),
         (
             GOLD | dict(distilled_cot_rationale=NONE, distilled_vanilla=LOST, distilled_cot_answer=NONE),
-            "No training makes students significantly better",
+            "Trained on the teacher's plain answers (significantly worse), reasoned answers or reasoning, the student",
             "recover",
         ),
-        (dict(distilled_cot_rationale=WON | dict(asked="can't tell")), "No training makes", "recover"),
+        (
+            dict(distilled_cot_rationale=WON | dict(asked="can't tell")),
+            "Trained on the teacher's reasoning, the student is not significantly better",
+            "recover",
+        ),
         (
             dict(distilled_cot_rationale=WON),
             "plain answers and reasoned answers teach anything is not testable",
@@ -391,11 +399,48 @@ def test_the_finding_is_what_the_tests_say(verdicts, says, not_says):
         assert any(line.startswith("Asking alone explains a gain on tiny-math (student-s)") for line in limits)
 
 
+def part(arm, n, better, **more):
+    "What `grid.tally` counts of one kind of labels."
+    return dict(arm=f"distilled/{arm}", n=n, better=better, low=0.3, high=0.7, judged=0, worse=0) | more
+
+
+@pytest.mark.parametrize(
+    "tally, says",
+    [
+        (
+            [
+                part("cot-rationale", 2, 2, judged=1),
+                part("vanilla", 3, 1, low=0.5, high=0.5),
+                part("cod", 4, 0, worse=2),
+            ],
+            "Students trained on the teacher's reasoning are significantly better than before in both combinations and "
+            "recover 30 to 70 % of the gap to the teacher, though a judge prefers the untouched student in 1 of them; "
+            "trained on plain answers, in 1 of 3 (50 %); trained on dense summaries, in none of 4 and significantly "
+            "worse in 2.",
+        ),
+        (
+            [part("vanilla", 5, 0, worse=1), part("cod", 2, 0), part("cot-answer", 0, 0)],
+            "No student is significantly better after training on plain answers (0 of 5 combinations, 1 worse) or "
+            "dense summaries (0 of 2); whether reasoned answers teach anything is not testable here.",
+        ),
+        (
+            [part("cod", 1, 1, low=None, high=None, judged=1)],
+            "The student trained on the teacher's dense summaries is significantly better than before, though a judge "
+            "prefers the untouched student there.",
+        ),
+    ],
+    ids=["some", "none", "one"],
+)
+def test_the_finding_in_other_words(tally, says):
+    assert sentence("grid", "finding", tally=tally) == says
+
+
 def test_the_finding_of_the_examples():
     first, *limits = in_short(list(READ.values()))
     assert "in 5 of 6 combinations" in first and "22 to 99.5 %" in first
     assert "though a judge prefers the untouched student in both" in first
-    assert any("tiny-summ" in line and "judge reverses" in line for line in limits)
+    judged = "on tiny-summ: it prefers the untouched student in 65.5 to 95.0 % of comparisons."
+    assert f"The judge reverses the finding {judged}" in limits
     assert in_short([]) == [] and in_short(list(READ.values()), 2)[-1] == "2 combinations failed."
 
 
@@ -411,7 +456,7 @@ def test_seeds_that_disagree_are_said():
     pages = [outcomes(MATH, distilled_cot_rationale=v) for v in (WON, NONE)]
     pages[1]["provenance"]["settings"]["seed"] = 1
     first, *limits = in_short(pages)
-    assert "No training" in first and any("seeds disagree on tiny-math" in x for x in limits), limits
+    assert "is not significantly better" in first and any("seeds disagree on tiny-math" in x for x in limits), limits
     assert "2 training seeds" in limits[0]
 
 
@@ -528,7 +573,7 @@ def test_costs_of_a_large_grid():
     front = [rows[k - 1].name for k in pareto(rows, "tokens")]
     assert len(rows) > 25 and sorted(x.text for x in chart.find_all(class_="named")) == sorted(front)
     assert all(name in chart.find(role="img")["aria-label"] for name in front)
-    assert len(chart.select(".field .mark")) == len(rows)
+    assert len(chart.select(".field .dot")) == len(rows)
 
 
 def test_a_single_combination_has_a_page(tmp_path):
@@ -619,7 +664,7 @@ def test_a_narrow_screen_does_not_scroll_sideways_and_marks_stand_out(tmp_path):
                 """() => {
                   const shade = (e, what) => getComputedStyle(e)[what];
                   const body = shade(document.body, "backgroundColor");
-                  return [...document.querySelectorAll(".strip .mark:not(.constant)")].map((e) =>
+                  return [...document.querySelectorAll(".strip .dot:not(.constant)")].map((e) =>
                     [shade(e, e.matches(".student-vanilla, .student-cot") ? "borderTopColor" : "backgroundColor"), body,
                      e.getBoundingClientRect().left, e.getBoundingClientRect().right]);
                 }"""

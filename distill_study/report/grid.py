@@ -183,16 +183,16 @@ def cells(
     several = len({names_of(m)[1] for m in pages}) > 1
     return {key: _cell(key, ms, teachers=teachers[key], several=several) for key, ms in found.items()}
 
-# %% ../../nbs/80_report/04_grid.ipynb #df3aca60
+# %% ../../nbs/80_report/04_grid.ipynb #84c9375c
 def tally(grid: dict) -> list[dict]:
-    "For each kind of labels, best first: combinations tested, those with a better student, and their gaps."
+    "For each kind of labels, best first: combinations tested, those with a better or worse student, and gaps."
     found = []
     for arm in DISTILLED:
         own = [c for c in grid.values() if c.arm == arm and c.outcome]
         better = [c for c in own if c.outcome == "better"]
         gaps = [c.gap.value for c in better if c.gap.value is not None]
-        untestable = sum(c.outcome == "untestable" for c in own)
-        counts = dict(n=len(own) - untestable, better=len(better), untestable=untestable)
+        worse, untestable = (sum(c.outcome == k for c in own) for k in ("worse", "untestable"))
+        counts = dict(n=len(own) - untestable, better=len(better), worse=worse)
         if own:
             ends = dict(low=min(gaps, default=None), high=max(gaps, default=None))
             found.append(dict(arm=arm, judged=sum(c.judge is not None for c in better)) | ends | counts)
