@@ -1,5 +1,4 @@
-"""Takes the README's picture: title, findings and main figure of a committed example report, as a browser shows them.
-What lies between them on the page is left out.
+"""Takes the README's picture: the first screen of a committed example report, as a browser shows it.
 
 Usage: python .ci/screenshot.py [REPORT.html] [PICTURE.png]
 """
@@ -14,8 +13,7 @@ PICTURE = ROOT / "reports/examples/report.png"
 WIDTH, MOST = 1280, 300_000  # pixels; bytes
 # hides the rest; gives how far down the page goes
 SHOWN = """const main = document.querySelector("main");
-const figure = document.querySelector("figure img[alt^='Accuracy by arm']")?.closest("figure");
-for (const e of main.children) if (!e.matches(".summary") && !(figure && e.contains(figure))) e.style.display = "none";
+for (const e of main.children) if (!e.matches(".first")) e.style.display = "none";
 window.scrollY + Math.max(...[...main.children].map(e => e.getBoundingClientRect().bottom))"""
 
 

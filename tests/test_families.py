@@ -11,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from made_up import first_screen, made_up_grades, made_up_scores
 from rouge_score.rouge_scorer import RougeScorer
 
-from distill_study.analyse.findings import findings
+from distill_study.analyse.findings import findings, headline
 from distill_study.analyse.results import analyse, confusions, round_scores, to_plain
 from distill_study.analyse.stats import holm
 from distill_study.config import ARMS, Curate, Sampling, StudyError, arms_under, combination_from
@@ -247,7 +247,7 @@ def test_without_references_there_is_no_overlap(tmp_path):
     r = analyse(g, resamples=100, metric=METRICS["distinct2"], arms=CHAT)
     assert (
         "Not available without references: ROUGE-L overlap" in score_tables(r, "conversation")[0].note
-        and "how varied" in arm_table(r).note
+        and "how varied" in headline(r).caveats
     )
 
 
@@ -412,7 +412,7 @@ def test_a_right_or_wrong_family_says_what_it_said():
     r = analyse(made_up_grades(), resamples=200)
     f = findings(r)
     text = " ".join(x.html() for x in (arm_table(r), tests_of(r), cost_table(r), f, first_screen(r, f)))
-    for word in ("Accuracy", "Wilson", "McNemar", "right more often", "Teacher is right"):
+    for word in ("Accuracy", "Wilson", "McNemar", "right more often", "trained on reasoned answers"):
         assert word in text, word
     assert (
         not re.search(r"\bcod\b", text)

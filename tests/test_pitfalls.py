@@ -231,7 +231,7 @@ def test_length_that_is_rated_is_seen_and_the_order_adjusted():
 @pytest.mark.parametrize("change", [dict(words=20.0), dict(words=np.nan)])
 def test_length_without_variation_says_so(change):
     assert (
-        "Can't be told"
+        "Not estimable"
         in length(analyse(made_up_scores(n=40).assign(**change), resamples=300, metric=METRICS["rougeLsum"])).sentence
     )
 

@@ -19,13 +19,14 @@ from distill_study.analyse.findings import QUESTIONS, findings
 from distill_study.analyse.results import Column, Table, analyse, to_plain, write_numbers
 from distill_study.analyse.stats import PLAIN
 from distill_study.config import ARMS, DEFAULT_ARMS, combination_from
-from distill_study.report.figures import accuracy_alt, accuracy_figure, loss_alt, loss_figure, png, show
+from distill_study.report.figures import accuracy_alt, accuracy_figure, picture, png
 from distill_study.report.render import check_page, entry, index_page, metrics, provenance, render, scrub, templates
 from distill_study.report.tables import (
     arm_table,
     attrition_table,
     cases,
     cost_table,
+    story,
     test_table as tests_of,
     training_table,
 )
@@ -130,7 +131,6 @@ def page_of(tmp_path, cells, **kw):
 
 def whole(results, made):
     found = findings(results, {"cot": dict(output_tokens=900)}, training=TRAINING)
-    losses = {"distilled/vanilla": TRAINING["distilled/vanilla"]["losses"]}
     return [
         new_markdown_cell("# Title\n\n> Sub."),
         new_code_cell("p = 1", metadata=dict(tags=["injected-parameters"])),
@@ -151,7 +151,6 @@ def whole(results, made):
             outputs=[
                 shown(accuracy_figure(results), accuracy_alt(results), "A <b>caption</b>"),
                 shown(accuracy_figure(results), 'alt "quoted" <x>'),
-                shown(loss_figure(losses), loss_alt(losses)),
             ],
         ),
         new_markdown_cell("## Cases"),
@@ -182,12 +181,7 @@ def test_whole_page_is_inert_and_self_contained(tmp_path, results, made):
 def test_every_figure_has_its_alt_text(tmp_path, results, made):
     page = page_of(tmp_path, whole(results, made))
     alts = [i.get("alt") for i in BeautifulSoup(page, "html.parser").find_all("img")]
-    assert (
-        len(alts) == 3
-        and alts[0].startswith("Accuracy by arm")
-        and alts[1] == 'alt "quoted" <x>'
-        and alts[2].startswith("Training loss")
-    )
+    assert len(alts) == 2 and alts[0].startswith("Accuracy by arm") and alts[1] == 'alt "quoted" <x>'
     assert "A &lt;b&gt;caption&lt;/b&gt;" in page
 
 
@@ -428,7 +422,7 @@ def test_cases_of_missing_arms_and_missing_text():
 
 def test_verdicts_follow_the_tests():
     better = findings(analyse(made_up(400), resamples=200))
-    assert better.entries[1].verdict.startswith("Yes: trained on reasoned answers 6")
+    assert better.entries[1].verdict.startswith("Yes: trained on reasoned answers 56.2 %, on plain ones 37.5 %.")
     assert better.entries[2].verdict.startswith("Yes")
     worse = findings(analyse(made_up(400, arms=SKILL | {"distilled/cot-answer": 0.1}), resamples=200))
     assert worse.entries[1].verdict.startswith("No") and worse.entries[2].verdict.startswith("No")
@@ -579,15 +573,22 @@ def test_labels_do_not_overlap(results):
     assert all(0 <= b.x0 and b.x1 <= fig.bbox.width for b in boxes)
 
 
-def test_show_needs_an_alt_text(results):
+def test_a_picture_needs_an_alt_text_and_has_one_for_dark_pages(results):
     with pytest.raises(ReportError, match="alt is empty"):
-        show(accuracy_figure(results), "")
+        picture(lambda dark: accuracy_figure(results, dark), "")
+    html = picture(lambda dark: accuracy_figure(results, dark), '"<x>"', caption="A <b>caption</b>")
+    assert check_page(f"<h1>x</h1>{html}") == [] and "(prefers-color-scheme: dark)" in html
+    assert "&lt;x&gt;" in html and "&lt;b&gt;" in html
 
 
-def test_logs_without_losses_draw():
-    assert "not logged" in loss_alt({"control/gold": []}) and png(
-        loss_figure({"control/gold": [], "distilled/vanilla": [dict(step=1, loss=1.0)]})
-    )
+def test_the_item_of_the_first_screen_is_inert_and_the_first_that_shows_the_finding(results):
+    told = story(results, examples(), after="distilled/cot-rationale", better=True)
+    first = next(i for i in range(60) if SKILL["student/vanilla"] <= np.random.default_rng(0).random(60)[i] < 0.8)
+    assert told.steps[0][1].startswith(ATTACKS[first % len(ATTACKS)][:20].strip())
+    assert [mark for *_, mark in told.steps[1:]] == [False, True]
+    assert check_page("<h1>x</h1>" + told.html()) == []
+    lost = story(results, examples(), after="distilled/cot-rationale", better=False)
+    assert lost.steps[-1][-1] is False and "is wrong" in lost.shown
 
 
 # --- the page of a recipe

@@ -16,7 +16,6 @@ from distill_study.report.tables import (
     attrition_table,
     cases,
     cost_table,
-    example_table,
     form_table,
     hardness_table,
     input_text,
@@ -46,7 +45,8 @@ def scored():
 
 
 def test_a_value_with_line_breaks_stays_in_its_sentence():
-    assert sentences("tables.txt.j2", "examples", k="2\n  or 3") == ["The first 2 or 3 examples of each split"]
+    words = sentences("tables.txt.j2", "rounds", n="2\n  or 3")
+    assert words[1] == "n = 2 or 3 chains with all four rounds; means with 95 % bootstrap intervals."
 
 
 def test_a_part_of_a_page_is_inert():
@@ -182,7 +182,6 @@ def test_all_turns_of_a_conversation_are_shown():
     turns = tuple(dict(role="user", content=text) for text in ("Hello?", "And now?"))
     talk = SimpleNamespace(id="q0", messages=(), gold=None, turns=turns, meta=dict(reference=("Hi.", "Soon.")))
     assert [input_text(talk), reference_text(talk)] == ["1. Hello?\n2. And now?", "1. Hi.\n2. Soon."]
-    assert len(example_table(dict(train=[talk] * 3, test=[talk]), graded=False).rows) == 3
 
 
 def test_tables_of_nothing_say_so():

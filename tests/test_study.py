@@ -148,7 +148,7 @@ def test_the_judge_is_in_numbers_and_page(finished):
         and {x["key"] for x in m["judge"]["measures"]} >= {"kappa", "swap", "position", "length", "self"}
     )
     page = (finished[0] / "reports/small/tiny-qa--teacher--student-s/index.html").read_text()
-    assert ">What a judge says</h2>" in page and "How far the judge can be trusted" in page
+    assert ">What the judge says</h2>" in page and "How far the judge can be trusted" in page
 
 
 def test_the_ledger_names_what_the_attrition_counts(tmp_path):

@@ -386,7 +386,7 @@ def length(
     arms = [a for a in results.arms if (rows["arm"] == a).any()]
     fit = _length_model(rows, arms, measures=["words", *also])
     if fit is None:
-        return _line("length", unfit="Can't be told: too few texts, or all of one length.")
+        return _line("length", unfit="Not estimable: too few texts, or all of one length.")
     low, high = fit.conf_int()[len(arms)]
     slope = Interval(float(fit.params[len(arms)]), float(low), float(high), len(rows))
     raw = rows.groupby("arm", observed=True)["rating"].mean().to_dict()

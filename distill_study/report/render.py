@@ -186,7 +186,7 @@ def _noise(data):
 
 def _clean_data(out):
     "What an output shows, or None."
-    if _WIDGET in out["data"] or out.get("metadata", {}).get("report") == "caption":
+    if _WIDGET in out["data"]:
         return None
     data = {k: v for k, v in out["data"].items() if k in _KINDS}
     for kind in data.keys() - {"image/png"}:

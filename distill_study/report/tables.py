@@ -6,7 +6,7 @@
 __all__ = ['ARM', 'HeatMap', 'arm_table', 'score_tables', 'test_table', 'label_table', 'confusion_map', 'round_table',
            'training_table', 'cost_table', 'attrition_table', 'hardness_table', 'Cases', 'numbered', 'input_text',
            'reference_text', 'cases', 'Story', 'story', 'learned_steps', 'size_text', 'size_in', 'FirstScreen',
-           'example_table', 'form_table', 'score_map', 'change_map']
+           'form_table', 'score_map', 'change_map']
 
 # %% ../../nbs/80_report/00_tables.ipynb #614c1fa4
 import re
@@ -260,6 +260,7 @@ _TRAINING = (
     Column("supervised_tokens", "Supervised tokens", digits=0),
     Column("supervised_share", "Share of all", "%", "percent"),
     Column("truncated_rows", "Rows too long", digits=0),
+    Column("first_loss", "First loss", digits=3),
     Column("last_loss", "Last loss", digits=3),
     Column("tokens_per_second", "Tokens", "per second", digits=0),
     Column("peak", "Peak memory", "MiB", digits=0),
@@ -452,7 +453,7 @@ def cases(
     return Cases(wrong, right, len(found), len(both), rows, measure=name)
 
 # %% ../../nbs/80_report/00_tables.ipynb #f1a50002
-def _short(text, head: int = 150, tail: int = 90) -> str:
+def _short(text, *, head: int = 150, tail: int = 90) -> str:
     "The beginning and the end of a text: a reply ends with its answer, a question with what it asks."
     text = re.sub(r"\n(?=[A-J]\. )", "  ", str(text or "").strip())  # choices in one line
     if len(text) <= head + tail + 20:
@@ -555,25 +556,6 @@ class FirstScreen(Displayable):
     def html(self) -> str:
         "The part of the page above all sections."
         return html_part("first", self)
-
-    def to_dict(self):
-        return dict(title=self.title, sizes=dict(zip(("teacher", "student"), self.sizes)), **self.headline.to_dict())
-
-# %% ../../nbs/80_report/00_tables.ipynb #f67e021c
-def example_table(
-    splits: dict,  # split -> examples
-    graded: bool = True,  # whether answers are right or wrong
-    *,
-    k: int = 2,  # how many of each split
-) -> Table:
-    "The first examples of each split, with their gold answer or reference."
-    columns = (
-        Column("split", "Split", kind="text"),
-        Column("question", "Question" if graded else "Input", kind="text"),
-        Column("gold", "Gold" if graded else "Reference", kind="text"),
-    )
-    rows = [dict(split=split) | _shown(e) for split, examples in splits.items() for e in examples[:k]]
-    return _table("examples", columns, rows=rows, k=k)
 
 # %% ../../nbs/80_report/00_tables.ipynb #c73e809c
 def form_table(

@@ -6,7 +6,7 @@
 __all__ = ['COPIED', 'ticker', 'engine_for', 'noted_weights', 'weights_of', 'asking', 'requests_of', 'answering',
            'check_questions', 'label_inputs', 'curate_arms', 'too_long', 'Held', 'train_arms', 'train_one',
            'noted_student', 'answer_arms', 'answer_forms', 'answer_tests', 'untouched_right', 'answer_pitfalls',
-           'judge_arms', 'Figure', 'Panel', 'panel', 'caption', 'note', 'stage', 'Stages', 'Grading', 'data_table',
+           'judge_arms', 'Panel', 'panel', 'caption', 'note', 'stage', 'Stages', 'Grading', 'data_table',
            'labels_table', 'rows_parts', 'training_record', 'students_parts', 'results_parts', 'measures_parts',
            'model_size', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
 
@@ -400,17 +400,6 @@ def judge_arms(c: Combination, splits, *, answers: dict, store: Store, best: str
     return done
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c12
-class Figure(NamedTuple):
-    "A figure, what it shows in words, and the line below it."
-
-    figure: object  # of matplotlib
-    alt: str
-    caption: str
-
-    def _ipython_display_(self):
-        figures.show(self.figure, self.alt, caption=self.caption)
-
-
 class Panel:
     "Tables and figures, shown one below the other; `parts` gives them when they are needed."
 
@@ -677,15 +666,13 @@ def training_record(fit: TrainedStudent, price=None) -> dict:
 
 
 def students_parts(run) -> list:
-    "What every training did, its loss, and the first training row of each kind as the student sees it."
+    "What every training did, and the first training row of each kind as the student sees it."
     from IPython.display import HTML
 
-    losses = {arm: t["losses"] for arm, t in run.training.items()}
     teacher_last = sorted(run.students, key=lambda a: a != "control/gold")  # the last of a kind is shown
     kinds = {(ARMS[a].prompt, ARMS[a].target): a for a in teacher_last}
     return [
         tables.training_table(run.training, run.few, arms=arms_of(run.data.task)),
-        Figure(figures.loss_figure(losses), figures.loss_alt(losses), caption("losses")),
         *([tables.form_table(run.forms, run.metric)] if run.forms else []),
         *(HTML(render_row(run.students[a].first_row, f"{a}, row")) for a in kinds.values()),
     ]
@@ -794,12 +781,6 @@ class Numbers:
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c24
 class Sections:
     "The sections of a report, in the order in which a reader asks."
-
-    @cached_property
-    def examples(self) -> Table:
-        "A few examples of every split."
-        splits = {s: getattr(self.data, s) for s in ("train", "validation", "test")}
-        return tables.example_table(splits, self.metric.graded)
 
     @cached_property
     def method(self):
@@ -931,7 +912,7 @@ class Conclusions:
             learned = tables.learned_steps(r, top.lead, splits=self.data, labels=self.labels, rows=self.rows)
             story = tables.story(r, self.data.test, after=top.lead, better=top.kind == "gain", learned=learned)
         below = caption("arms", metric=r.metric, constant=r.constant)
-        picture = figures.picture(lambda dark: figures.accuracy_figure(r, dark), figures.accuracy_alt(r), below)
+        picture = figures.picture(lambda dark: figures.accuracy_figure(r, dark), figures.accuracy_alt(r), caption=below)
         models = tuple(short_name(portable(m)) for m in (c.teacher.engine.partition(":")[2], c.student.model))
         shown = (tuple(self.sizes.values()), top, picture, self.findings)
         return tables.FirstScreen(short_name(c.data.name), models, *shown, story)
