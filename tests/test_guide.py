@@ -44,7 +44,7 @@ def fences(text, language):
 
 
 def test_the_readme_is_short():
-    assert len(README.split()) <= 1000
+    assert len([w for w in README.split() if re.search(r"\w", w)]) <= 1000  # bars of tables are no words
 
 
 def test_the_readme_begins_with_what_a_reviewer_looks_for():
