@@ -22,7 +22,6 @@ from typing import Annotated
 import typer
 
 import distill_study
-
 from .utils import plural, say, size, write_text
 
 # %% ../nbs/99_cli.ipynb #0b25da7e
