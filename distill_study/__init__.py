@@ -3,7 +3,12 @@
 The names below are loaded when they are first used, so that `import distill_study` costs nothing.
 """
 
+import os
 from importlib import import_module
+
+# Nothing calls home: no usage statistics of the hub's client, trl, vLLM or Ray, unless somebody has asked for them.
+for _variable, _off in {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}.items():
+    os.environ.setdefault(_variable, _off)
 
 __version__ = "0.1.0"
 

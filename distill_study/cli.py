@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['app', 'store_app', 'grades_app', 'VERSION', 'RecipeFile', 'RecipePath', 'OVERRIDE', 'Override', 'Reports', 'STORE',
-           'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Gpus', 'ModelName', 'LENGTH',
-           'Sizes', 'CHAPTERS', 'CHAPTER', 'COMPLETIONS', 'READ_AS', 'EACH', 'LOGS', 'TASK', 'ASKED', 'common', 'init',
-           'run', 'replay', 'status', 'show', 'memory', 'doctor', 'list_', 'chapters', 'heading', 'relink',
-           'write_page', 'guide', 'read', 'import_logs', 'diff', 'reproduce', 'rows', 'students', 'grade_sheet',
-           'import_', 'list_stored', 'ledger', 'verify', 'export', 'prune', 'main']
+           'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Gpus', 'Columns', 'SOURCE',
+           'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER', 'COMPLETIONS', 'READ_AS', 'EACH', 'LOGS', 'TASK',
+           'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'data', 'memory', 'doctor', 'list_',
+           'chapters', 'heading', 'relink', 'write_page', 'guide', 'read', 'import_logs', 'diff', 'reproduce', 'rows',
+           'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'export', 'prune', 'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
 import json
@@ -207,17 +207,21 @@ Gpus = Annotated[str | None, typer.Option(metavar="NxGPU", help="estimate hours 
 
 @app.command()
 def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
-    "Show what a recipe would run, without running it, and about what it would take."
+    "Show what a recipe would run, about what it would take, and what keeps it from running here."
     from distill_study.data.load import task_of
     from distill_study.study import resources as estimate
     from distill_study.study.plan import how_much, plan, work_of
+    from distill_study.study.schedule import problems
     from distill_study.train.rows import check_templates
 
     r = _recipe(recipe, p)
     for d in r.data:
         task_of(d)
-    about, stages = estimate.lines(estimate.budget(r, gpus), memory=False), plan(r)
     print(f"{r.name}: {r.description}")
+    if wrong := problems(r):
+        print("\nThis can't run as it is:", *wrong, sep="\n  ")
+        raise typer.Exit(1)
+    about, stages = estimate.lines(estimate.budget(r, gpus), memory=False), plan(r)
     for report in (s for s in stages if s.kind == "report"):
         print(f"\n{report.combination.name}")
         for work in work_of(stages, report):
@@ -228,6 +232,52 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
     for name, n in transfer.items():
         print(f"\n{name}: also asked of {plural(n, 'student')} that learned from other data")
     print("\nAll of it, estimated:", *about, sep="\n  ")
+
+# %% ../nbs/99_cli.ipynb #7138481d
+Columns = typer.Option("--column", metavar="EXPECTED=NAME", help="e.g. premise=sentence1; repeatable")
+SOURCE = "a file (.jsonl, .json, .csv, .tsv, .parquet, also .gz), a folder, a built-in set or a hub id"
+
+
+@app.command()
+def data(
+    name: Annotated[str, typer.Argument(metavar="DATA", help=SOURCE)],
+    *,
+    task: Annotated[
+        str | None, typer.Option(help="of unknown data: nli, nlu_qa, math, summarization, conversation")
+    ] = None,
+    column: Annotated[list[str] | None, Columns] = None,
+    test: Annotated[
+        int | None, typer.Option(help="rows to hold out where there is no test split; of a file a fifth")
+    ] = None,
+):
+    "Show how a data set is read: counts, what is left out and why, three examples, and its line of a recipe."
+    from distill_study.config import Data
+    from distill_study.data.load import is_file, load_data
+
+    pairs = [c.partition("=") for c in column or ()]
+    asked = dict(name=name, columns={expected: own for expected, _, own in pairs}) | (dict(task=task) if task else {})
+    whole = load_data(Data.parse(asked | dict(test=1 if is_file(name) and test is None else test), "data"))
+    n, held = len(whole.train) + len(whole.test), test or len(whole.test)
+    if is_file(name) and test is None:
+        held = max(1, n // 5)
+    _print_data(whole, asked | dict(task=whole.task, train=n - held, test=held))
+
+
+def _print_data(splits, settings):
+    "What was read, and the settings that read it, as a recipe has them."
+    rows = [*splits.train, *splits.test]
+    left = ", ".join(f"{n} {reason}" for reason, n in splits.left_out.items())
+    print(f"{splits.name}: {splits.task}, {plural(len(rows), 'row')} read" + (f"; left out: {left}" if left else ""))
+    gold = Counter(e.gold for e in rows if e.gold is not None)
+    common = ", ".join(f"{answer[:30]!r} {n} times" for answer, n in gold.most_common(4))
+    print(
+        f"{gold.total()} with gold"
+        + (f", most often {common}" if gold else ": nothing to grade by, and no arm control/gold")
+    )
+    for e in rows[:3]:
+        print(f"\n{e.id}, gold: {e.gold!r}", *(f"  {m['role']}: {m['content']}" for m in e.messages), sep="\n")
+    line = ", ".join(f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in settings.items() if v)
+    print(f"\ndata:\n  - {{{line}}}")
 
 # %% ../nbs/99_cli.ipynb #4c651068
 ModelName = typer.Argument(metavar="MODEL", help="hub id, local folder or built-in model; only its config.json is read")

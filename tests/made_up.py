@@ -3,10 +3,12 @@
 import numpy as np
 import pandas as pd
 
+from distill_study.analyse.findings import headline
 from distill_study.analyse.results import Learner
 from distill_study.config import Combination, Data, Student, Teacher
 from distill_study.data.load import load_data
 from distill_study.grading.truth import FAMILY
+from distill_study.report.tables import FirstScreen
 from distill_study.tasks.families import Parsed
 from distill_study.teach.sampling import Answer, Answers
 
@@ -128,3 +130,8 @@ def made_up_transfer(
 
     students = dict.fromkeys(who for who, _ in right if "--" in who[0])
     return [learner(who) for who in students], {k: answers(k[1], at) for k, at in right.items()}, splits
+
+
+def first_screen(results, found) -> FirstScreen:
+    "The top of a page about made-up results and the `Findings` of them, without its figure and its item."
+    return FirstScreen("tiny-math", ("teacher", "student-s"), (2.2e6, 0.36e6), headline(results), "", found)

@@ -551,7 +551,8 @@ def test_vllm_runs_our_file(tmp_path, monkeypatch):
     monkeypatch.setattr(provider, "_chunks", lambda source: [(tmp_path / source).read_bytes()])
     found = dict(provider.results(batch.State("completed", True, 3, ("out.jsonl",))))
     assert found.keys() == run.requests.keys()
-    got = [
-        run.record(r, found[key], batch=batch.Batch("t", "", "", [], id="b")) for key, (_, r) in run.requests.items()
-    ]
-    assert all(r.valid_key and r.text and r.prompt_tokens and 0 < r.completion_tokens <= 8 for r in got)
+    sent = batch.Batch("t", "", "", [], id="b")
+    got = [record for key in run.requests for _, record in run.take(key, found[key], batch=sent)]
+    assert len(got) == 3 and all(
+        r.valid_key and r.text and r.prompt_tokens and 0 < r.completion_tokens <= 8 for r in got
+    )

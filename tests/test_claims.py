@@ -9,6 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from bs4 import BeautifulSoup
 from conftest import ROOT
 from hypothesis import given, settings, strategies as st
 
@@ -35,7 +36,8 @@ def run(reports, out=""):
 
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory):
-    return run(TINY, tmp_path_factory.mktemp("claims") / "claims.html")
+    folder = shutil.copytree(TINY, tmp_path_factory.mktemp("claims") / "tiny")
+    return run(folder, folder / "claims.html")
 
 
 def changed(folder, change):
@@ -113,7 +115,8 @@ def test_reports_without_the_arms_say_nothing(tmp_path):
 
     found = changed(tmp_path, nothing)
     assert {r["verdict"] for r in found.overview(found.evidence).rows} == {"not asked"}
-    head, _ = found.parts(*found.evidence[0])
+    assert found.in_short(found.evidence) == "Of 8 claims, 8 are not asked."
+    head, *_ = found.parts(*found.evidence[0])
     assert "No report has these arms" in head.data
 
 
@@ -130,6 +133,59 @@ def test_a_folder_without_reports_is_named(tmp_path):
     shutil.copy(TINY / "index.html", tmp_path)
     with pytest.raises(ExploreError, match="no metrics.json"):
         run(tmp_path)
+
+
+def test_each_claim_says_what_would_have_contradicted_it(notebook):
+    page = BeautifulSoup(open(notebook.out, encoding="utf-8").read(), "html.parser")
+    lines = [p.text for p in page.find_all("p") if p.text.startswith("This would have been contradicted if, in ")]
+    assert lines == [notebook.contradicted(claim) for claim, _ in notebook.evidence]
+    for (claim, _), line in zip(notebook.evidence, lines):
+        assert ("in every report" in line) == claim.some and any(
+            x in line for x in ("0.05", "\u22125 points", "above 0")
+        )
+
+
+def judged(folder, rate, p):
+    "Claims on a report whose judge prefers the student of the better labels to the untouched one by this rate."
+
+    def change(m):
+        for t in m["tests"]:
+            if t["b"] == "distilled/cot-answer" and t["a"] in (BASE, "distilled/vanilla"):
+                t |= dict(
+                    verdict="higher", p_holm=0.001, difference=t["difference"] | dict(value=0.2, low=0.1, high=0.3)
+                )
+            if t["b"] == "control/gold":
+                t["verdict"] = "higher"
+        m["constant"] = dict(tests=[])
+        win = dict(m["judge"]["wins"][0], a=BASE, b="distilled/cot-answer", p_holm=p)
+        m["judge"]["wins"] = [win | dict(rate=win["rate"] | dict(value=rate))]
+
+    folder.mkdir()
+    return changed(folder, change)
+
+
+def test_a_judge_that_reverses_stands_beside_the_verdict(tmp_path):
+    against, open_, same = (
+        judged(tmp_path / str(i), *x) for i, x in enumerate(((0.1, 0.001), (0.1, 0.3), (0.9, 0.001)))
+    )
+    name = "better labels help more"
+    for found, n in ((against, 1), (open_, 0), (same, 0)):
+        claim, rows = next((c, r) for c, r in found.evidence if c.name == name)
+        head, table, *_ = found.parts(claim, rows)
+        assert found.verdict(rows) == "supported" and found.disagreeing(rows) == n
+        assert ("but the judge disagrees in 1" in head.data) == bool(n)
+        assert ("prefers untouched in 90.0 %" in table.html()) == bool(n)
+        counts = next(r["count"] for r in found.overview(found.evidence).rows if r["name"].lower() == name)
+        assert ("the judge disagrees in 1" in counts) == bool(n)
+        assert ("the judge says the opposite" in found.in_short(found.evidence)) == bool(n)
+
+
+def test_the_page_links_back_to_the_recipe_and_to_reports_below_it(notebook, tmp_path):
+    page = BeautifulSoup(open(notebook.out, encoding="utf-8").read(), "html.parser")
+    links = [a["href"] for a in page.find_all("a")]
+    assert "index.html" in links and sum(x.endswith("/index.html") for x in links) == len(notebook.found.reports)
+    alone = notebook.write_page(tmp_path / "alone.html").read_text()
+    assert 'href="index.html"' not in alone and check_page(alone) == []
 
 
 rows = st.lists(st.sampled_from(["supports", "contradicts", "open"]), min_size=1, max_size=9)

@@ -16,6 +16,7 @@ import pytest
 from conftest import byte_tokenizer
 
 from distill_study.config import Asked, Sampling, Student, StudyError, Teacher
+from distill_study.models import local
 from distill_study.models.engine import (
     ENGINES,
     Engine,
@@ -136,8 +137,9 @@ def test_greedy_is_what_generate_writes_alone(folder, alone, tmp_path, batch_siz
     assert all(r.valid_key and r.latency > 0 and r.info["dtype"] == "float32" for r in got)
 
 
-def test_little_memory_makes_small_batches_and_the_same_answers(folder, alone, tmp_path):
-    assert outcomes(complete(TransformersEngine(folder, 64, memory=1e-9), questions(), store=Store(tmp_path))) == alone
+def test_little_memory_makes_small_batches_and_the_same_answers(folder, alone, tmp_path, monkeypatch):
+    monkeypatch.setattr(local, "cache_room", lambda model: 0)
+    assert outcomes(complete(TransformersEngine(folder, 64), questions(), store=Store(tmp_path))) == alone
 
 
 def test_a_sliding_window(tmp_path):
@@ -372,9 +374,10 @@ def test_interrupted_in_a_batch_keeps_those_before(folder, alone, tmp_path):
     assert (rest.reused, rest.new, outcomes(rest)) == (10, 2, alone)
 
 
-def test_every_batch_is_stored_before_the_next(folder, tmp_path):
+def test_every_batch_is_stored_before_the_next(folder, tmp_path, monkeypatch):
     "Small ones too, so that a kill costs one batch at most."
-    e, seen = TransformersEngine(folder, 64, memory=1e-4), []
+    monkeypatch.setattr(local, "cache_room", lambda model: int(1e-4 * 2**30 / local.token_bytes(model.config, 4)))
+    e, seen = TransformersEngine(folder, 64), []
     generate = e.load().generate
 
     def counting(ids, **kw):
@@ -541,8 +544,9 @@ def test_none_stores_what_has_come(tmp_path):
 
 def test_a_conversation_that_has_outgrown_the_context_ends(tmp_path):
     class Short(Counting):
-        def outgrown(self, requests):
-            return {i: 99 for i, r in enumerate(requests) if len(r.messages) > 1}
+        def generate(self, requests):
+            for i, r in enumerate(requests):
+                yield i, self.outgrown(r, 99) if r.goes_on else self.record(r, "a", finish_reason="stop")
 
     turns = (dict(role="user", content="a"), dict(role="assistant", content="b"), dict(role="user", content="c"))
     later = replace(ask("a", "later"), messages=turns, goes_on=True)
@@ -642,7 +646,7 @@ def test_a_split_without_a_file_is_looked_for_in_all(tmp_path):
     "text, why",
     [
         ('{"id": "a", "completion": "x"}\n{"id": "a", "completion": "y"}\n', "line 2: id 'a' is there already"),
-        ("", "no recorded completions"),
+        ("", "has no rows"),
         ("\n", "line 1: not JSON"),
         ('{"id": "a", "completion": "x"}\n\n{"id": "b", "completion": "y"}\n', "line 2: not JSON"),
         ('{"id": "a", "text": "x"}', "line 1: completion = None is not text; its columns: id, text"),
@@ -650,14 +654,14 @@ def test_a_split_without_a_file_is_looked_for_in_all(tmp_path):
         ('{"id": "a", "completion": 3}', "completion = 3 is not text"),
         ('{"id": true, "completion": "x"}', "id = True is not"),
         ('{"id": null, "completion": "x"}', "id = None"),
-        ("[1]", "not a JSON object"),
+        ("[1]", "line 1: expected an object, got list"),
         ("{'id': 1}", "not JSON"),
         ("[" * 100_000, "not JSON"),
     ],
 )
 def test_malformed_rows_name_file_and_line(tmp_path, text, why):
     (tmp_path / "r.jsonl").write_text(text)
-    with pytest.raises(EngineError) as e:
+    with pytest.raises(StudyError) as e:
         open_engine(f"recorded:{tmp_path / 'r.jsonl'}")
     assert why in str(e.value) and "r.jsonl" in str(e.value)
 
@@ -668,7 +672,7 @@ def test_odd_but_readable_rows(tmp_path):
     )
     assert {id: row.text for id, row in read_recorded(tmp_path / "r.jsonl").items()} == {"1": "a\u2028b ?", "2": ""}
     (tmp_path / "r.jsonl").write_bytes(b'{"id": 1, "completion": "\xff"}\n')
-    with pytest.raises(EngineError, match="line 1: not JSON in UTF-8"):
+    with pytest.raises(StudyError, match="it is not UTF-8"):
         read_recorded(tmp_path / "r.jsonl")
 
 

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
-from made_up import made_up_grades, made_up_scores
+from made_up import first_screen, made_up_grades, made_up_scores
 from rouge_score.rouge_scorer import RougeScorer
 
-from distill_study.analyse.findings import Summary, findings
+from distill_study.analyse.findings import findings
 from distill_study.analyse.results import analyse, confusions, round_scores, to_plain
 from distill_study.analyse.stats import holm
 from distill_study.config import ARMS, Curate, Sampling, StudyError, arms_under, combination_from
@@ -20,13 +20,13 @@ from distill_study.data.world import items
 from distill_study.grading.truth import METRICS, _lines, distinct, grade, known_entities, main_metric, rouge
 from distill_study.models.engine import Engine, EngineError, Failure
 from distill_study.report.figures import accuracy_alt, accuracy_figure, png
+from distill_study.report.grid import sections
 from distill_study.report.render import check_page, entry, index_page, metrics, provenance
 from distill_study.report.tables import (
     arm_table,
     cases,
     confusion_map,
     cost_table,
-    gap_table,
     label_table,
     round_table,
     score_tables,
@@ -129,8 +129,12 @@ def test_a_failed_turn_ends_its_conversation_and_is_asked_again_next_time(tmp_pa
 
 def test_a_conversation_that_outgrows_the_context_ends_and_the_others_go_on(tmp_path):
     class Short(Parrot):
-        def outgrown(self, requests):
-            return {i: 99 for i, r in enumerate(requests) if r.id == "c1" and len(r.messages) > 4}
+        def generate(self, requests):
+            long = {i: r for i, r in enumerate(requests) if r.id == "c1" and len(r.messages) > 4}
+            yield from ((i, self.outgrown(r, 99)) for i, r in long.items())
+            left = [i for i in range(len(requests)) if i not in long]
+            for i, (_, answer) in zip(left, super().generate([requests[i] for i in left])):
+                yield i, answer
 
     ex, engine = [talk(f"c{i}", 4) for i in range(3)], Short()
     got = sample_answers(ex, "vanilla", engine=engine, store=Store(tmp_path), split="test", reasks=2)
@@ -382,12 +386,11 @@ def every(r, task="summarization"):
     return f, [
         arm_table(r),
         *score_tables(r, task),
-        gap_table(r),
         tests_of(r),
         *(tests_of(r, key=k) for k in r.also),
         cost_table(r, {}, training={}),
         f,
-        Summary(r, f),
+        first_screen(r, f),
     ]
 
 
@@ -400,7 +403,7 @@ def test_nobody_is_right_in_a_scored_family(dense):
         "ROUGE-Lsum" in text
         and "permutation" in text
         and "bootstrap" in text
-        and check_page("<h1>x</h1><h2>y</h2>" + text) == []
+        and check_page("<h1>x</h1><h2>y</h2>" + text.replace("h1>", "h2>")) == []
     )
     assert ATTACK not in text
 
@@ -408,7 +411,7 @@ def test_nobody_is_right_in_a_scored_family(dense):
 def test_a_right_or_wrong_family_says_what_it_said():
     r = analyse(made_up_grades(), resamples=200)
     f = findings(r)
-    text = " ".join(x.html() for x in (arm_table(r), gap_table(r), tests_of(r), cost_table(r), f, Summary(r, f)))
+    text = " ".join(x.html() for x in (arm_table(r), tests_of(r), cost_table(r), f, first_screen(r, f)))
     for word in ("Accuracy", "Wilson", "McNemar", "right more often", "Teacher is right"):
         assert word in text, word
     assert (
@@ -436,11 +439,14 @@ def test_hardly_anything_ran(arms, n):
         metric=METRICS["rougeLsum"],
     )
     f, shown = every(r)
-    assert check_page("<h1>x</h1><h2>y</h2>" + "".join(x.html() for x in shown)) == [] and len(f.entries) == 5
+    assert (
+        check_page("<h1>x</h1><h2>y</h2>" + "".join(x.html() for x in shown).replace("h1>", "h2>")) == []
+        and len(f.entries) == 5
+    )
     png(accuracy_figure(r))
     json.dumps(to_plain(list(shown)), allow_nan=False)
     if n < 3:
-        assert f.entries[0].verdict.startswith(("Undefined", "Can't tell", "Not available"))
+        assert f.entries[0].verdict.startswith(("Undefined", "None shown", "Not available"))
 
 
 def test_scores_that_are_not_known_stay_unknown():
@@ -490,14 +496,14 @@ def test_metrics_and_index_carry_the_measure(tmp_path, dense):
         and m["arms"]["teacher/cod"]["scores"]["density"]["low"]
         and set(m["also"]) == {"rouge1", "rouge2", "density", "grounded"}
     )
-    right = to_plain(metrics(r := analyse(made_up_grades(), resamples=100), made, found=findings(r)))
     page = index_page(
-        "demo", "", entries=[entry(m, "a/index.html"), entry(right, "b/index.html")], path=tmp_path / "i.html"
-    ).read_text(encoding="utf-8")
-    assert check_page(page) == [] and page.count("by ROUGE-Lsum") == 1 and "measure named with the combination" in page
-    assert "measure named" not in index_page(
-        "demo", "", entries=[entry(right, "b/index.html")], path=tmp_path / "j.html"
-    ).read_text(encoding="utf-8")
+        "demo",
+        "",
+        entries=[entry(m, "a/index.html")],
+        path=tmp_path / "i.html",
+        sections=sections([m | dict(serving={})]),
+    )
+    assert check_page(text := page.read_text(encoding="utf-8")) == [] and "ROUGE-Lsum, F1 × 100" in text
 
 
 def test_cases_of_scores_show_both_and_escape(dense):

@@ -344,8 +344,12 @@ def test_failed_requests_are_missing_and_in_the_ledger(five, tmp_path):
 
 def test_what_does_not_fit_the_judge_is_missing(five, tmp_path):
     class Small(Says):
-        def outgrown(self, requests):
-            return {i: 9999 for i, r in enumerate(requests) if "Answer A" in r.messages[1]["content"]}
+        def generate(self, requests):
+            long = {i: r for i, r in enumerate(requests) if "Answer A" in r.messages[1]["content"]}
+            yield from ((i, self.outgrown(r, 9999)) for i, r in long.items())
+            left = [i for i in range(len(requests)) if i not in long]
+            for i, (_, answer) in zip(left, super().generate([requests[i] for i in left])):
+                yield i, answer
 
     engine = Small(point_or_pair(dict(correct=1), "A"))
     done = ask(five, engine, Store(tmp_path))

@@ -338,7 +338,7 @@ def fsdp(tmp_path, monkeypatch):
     config = tmp_path / "fsdp.yaml"
     config.write_text(shipped()["fsdp"].read_text() + "\nuse_cpu: true\n")
     monkeypatch.setattr(module, "_ENTRY", [str(tmp_path / "entry.py")])
-    monkeypatch.setattr(module, "_unfit", lambda *_: None)
+    monkeypatch.setattr(module, "_unfit", lambda *_: {})
     return lambda s: s.model_copy(update=dict(launch=str(config), processes=2))
 
 

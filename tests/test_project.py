@@ -191,16 +191,38 @@ def test_wheel_has_every_file_of_the_package_with_notebooks_and_recipes(wheel):
     assert "distill-study=distill_study.cli:main" in points
 
 
+# Every process of a run notes whom it looks up or connects to, this machine aside.
+WATCH = """
+import os, sys
+
+def note(event, args):
+    if event in ("socket.connect", "socket.getaddrinfo"):
+        where = args[1] if event == "socket.connect" else args[0]
+        host = where[0] if isinstance(where, tuple) else where
+        if isinstance(where, tuple | str) and host not in (None, "", "localhost", "127.0.0.1", "::1"):
+            if isinstance(where, tuple) or event == "socket.getaddrinfo":
+                with open(os.environ["CALLS"], "a") as f:
+                    print(event, where, file=f)
+
+sys.addaudithook(note)
+"""
+
+
 def test_the_wheel_runs_the_study_outside_the_checkout(wheel, tmp_path):
-    "Installed without the checkout, in a folder elsewhere: a recipe that comes along by its name, and one's own."
+    "Installed without the checkout, in a folder elsewhere: a recipe by its name, and one's own; nothing calls home."
     site, here = tmp_path / "site", tmp_path / "here"
     here.mkdir()
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile", "--target", site, wheel]
     subprocess.run(pip, check=True, capture_output=True)
 
+    (site / "sitecustomize.py").write_text(WATCH, encoding="utf-8")
+    calls = tmp_path / "calls"
+    calls.touch()
+
     def study(*options):
         command = [sys.executable, "-m", "distill_study", *options]
-        env = os.environ | {"PYTHONPATH": str(site)}
+        env = os.environ | {"PYTHONPATH": str(site), "CALLS": str(calls)}
+        env.pop("HF_HUB_OFFLINE", None)  # or nobody could have called
         done = subprocess.run(command, cwd=here, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout + done.stderr
@@ -224,6 +246,10 @@ def test_the_wheel_runs_the_study_outside_the_checkout(wheel, tmp_path):
     (here / "my.yaml").write_text(yaml.safe_dump(own), encoding="utf-8")
     study("run", "my.yaml")
     assert (here / "reports/my/index.html").is_file()
+    assert calls.read_text(encoding="utf-8") == ""
+    look = [sys.executable, "-c", "import socket; socket.getaddrinfo('example.invalid', 80)"]
+    subprocess.run(look, env=os.environ | {"PYTHONPATH": str(site), "CALLS": str(calls)}, capture_output=True)
+    assert "example.invalid" in calls.read_text(encoding="utf-8")  # the watch does see calls
 
 
 # --- requirements

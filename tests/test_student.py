@@ -897,7 +897,7 @@ def test_the_best_weights_are_kept(base, tmp_path):
         and len(done.validation) == 4
         and done.steps == 20
     )
-    assert same_weights(done.path, plain.path) and not list((tmp_path / "a").glob("best*")) and plain.chosen is None
+    assert same_weights(done.path, plain.path) and not list((tmp_path / "a").glob("check*")) and plain.chosen is None
 
 
 def test_patience_ends_a_run_and_a_kill_changes_nothing(base, tmp_path):
@@ -918,10 +918,10 @@ def test_patience_ends_a_run_and_a_kill_changes_nothing(base, tmp_path):
     seen = []
     with pytest.raises(KeyboardInterrupt):
         fit_student(rows(), str(base), settings=settings, out=tmp_path / "b", seed=0, score=scored, progress=stop)
-    seen = [1]  # goes on from step 3: the look at 4 is taken again
+    seen = [1, 1]  # goes on from step 4, the best until then
     b = fit_student(rows(), str(base), settings=settings, out=tmp_path / "b", seed=0, score=scored)
     assert (
-        b.starts == (0, 3)
+        b.starts == (0, 4)
         and (b.steps, b.chosen, b.looks) == (a.steps, a.chosen, a.looks)
         and same_weights(a.path, b.path)
     )
@@ -948,12 +948,9 @@ def interrupted(base, out, scores):
 
 
 def test_a_kill_leaves_the_best_weights_that_the_state_names(base, tmp_path):
-    "Better weights were written after the last checkpoint; going on from it finds nothing better than step 2."
-    settings = interrupted(base, tmp_path / "a", [0.5, 0.9])
-    assert (
-        sorted(p.name for p in (tmp_path / "a").glob("best*")) == ["best-2", "best-4"]
-        and last_checkpoint(tmp_path / "a").name == "checkpoint-3"
-    )
+    "Going on from the last checkpoint finds nothing better than step 2, which is kept beside the last two."
+    settings = interrupted(base, tmp_path / "a", [0.5, 0.1])
+    assert last_checkpoint(tmp_path / "a").name == "checkpoint-3"
     done = fit_student(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0, score=lambda model: 0.1)
     plain = fit_student(
         rows(),
@@ -962,12 +959,7 @@ def test_a_kill_leaves_the_best_weights_that_the_state_names(base, tmp_path):
         out=tmp_path / "b",
         seed=0,
     )
-    assert (
-        done.chosen == 2
-        and done.starts == (0, 3)
-        and same_weights(done.path, plain.path)
-        and not list((tmp_path / "a").glob("best*"))
-    )
+    assert done.chosen == 2 and done.starts == (0, 3) and same_weights(done.path, plain.path)
 
 
 def test_weights_that_are_best_no_more_are_dropped(base, tmp_path):
@@ -980,15 +972,15 @@ def test_weights_that_are_best_no_more_are_dropped(base, tmp_path):
         out=tmp_path / "a",
         seed=0,
         score=lambda model: next(values),
-        progress=lambda *_: there.append([p.name for p in (tmp_path / "a").glob("best*")]),
+        progress=lambda *_: there.append(sorted(p.name for p in (tmp_path / "a").glob("check*"))),
     )
-    assert max(map(len, there)) == 1 and there[-1] == ["best-8"]
+    assert max(map(len, there)) == 2 and there[-1] == ["checkpoint-6", "checkpoint-8"]
 
 
 def test_best_weights_that_are_gone(base, tmp_path):
     settings = interrupted(base, tmp_path / "a", [0.5, 0.1])
-    shutil.rmtree(tmp_path / "a" / "best-2")
-    with pytest.raises(StudyError, match="best-2: gone or empty.*delete .*a to train anew"):
+    shutil.rmtree(tmp_path / "a" / "checkpoint-2")
+    with pytest.raises(StudyError, match="checkpoint-2: gone or empty.*delete .*a to train anew"):
         fit_student(rows(), str(base), settings=settings, out=tmp_path / "a", seed=0, score=lambda model: 0.1)
     assert last_checkpoint(tmp_path / "a").name == "checkpoint-3"
 

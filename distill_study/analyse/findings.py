@@ -6,8 +6,8 @@
 __all__ = ['BLIND', 'NAMES', 'MARGIN', 'QUESTIONS', 'DENSE', 'WAYS', 'Reworded', 'reworded', 'blinded', 'chance', 'Pitfall',
            'Lines', 'swapped', 'extraction', 'rule_table', 'statements', 'overlapped', 'overlap', 'noise', 'validation',
            'multiple', 'power', 'length', 'wording', 'decoding', 'easy', 'pitfalls', 'by_first_number',
-           'difficulty_table', 'Finding', 'Findings', 'findings', 'Summary', 'Methodology', 'methodology', 'Sentences',
-           'conclusions']
+           'difficulty_table', 'Finding', 'Findings', 'plain_words', 'outcome', 'findings', 'Headline', 'sources_count',
+           'headline', 'Methodology', 'methodology', 'Sentences', 'conclusions']
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #5b6bef15
 import math
@@ -37,6 +37,7 @@ from distill_study.analyse.stats import (
     BASE,
     BASE_NAMES,
     CONSTANT,
+    TRAINED,
     Interval,
     find_test,
     paired_difference,
@@ -45,10 +46,11 @@ from distill_study.analyse.stats import (
     smallest_difference,
     wilson,
 )
-from ..config import ARMS, Combination, strategies_of, unavailable
+from ..config import ARMS, Combination, read_table, strategies_of, unavailable
 from ..data.load import Example, has_truth, resolved, task_of
-from ..grading.truth import METRICS, main_metric
+from ..grading.truth import FAMILY, METRICS, main_metric
 from ..tasks.families import PROMPT_VERSION, RULES, TARGETS, TASKS, prompt_hash, rubric
+from ..utils import num
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #81a73857
 @dataclass(frozen=True)
@@ -594,6 +596,24 @@ class Findings(Displayable):
     def to_dict(self):
         return list(self.entries)
 
+# %% ../../nbs/70_analyse/04_findings.ipynb #66ed7eec
+_LABELLED = tuple(a for a in TRAINED if a not in ("control/right", "control/wrong"))  # the others are about noise
+
+
+def plain_words(results: Results, kind: str = "names") -> dict:
+    "Arm → what it is called in plain words, or, of `kind` learned, what it was trained on."
+    words = read_table("templates/plain.yaml")
+    family = next((f for f, keys in FAMILY.items() if results.metric.key in keys), "")
+    return words[kind] | words.get(family, {}).get(kind, {})
+
+
+def outcome(results: Results, arm: str) -> str:
+    "What training brought an arm: gain, form (no more than a constant answer), none, loss; empty where unknown."
+    verdict = results.test(BASE, arm).verdict
+    if verdict == "higher" and results.constant and results.test(CONSTANT, arm).verdict != "higher":
+        return "form"
+    return {"higher": "gain", "can't tell": "none", "lower": "loss"}.get(verdict, "")
+
 # %% ../../nbs/70_analyse/04_findings.ipynb #82b3b1f1
 def _finding(
     number: int, part: str, *, results: Results, question: str = "", preferred: dict | None = None, **values
@@ -612,6 +632,8 @@ def _finding(
         smallest_detectable=smallest_detectable,
         smallest_difference=smallest_difference,
         inf=math.inf,
+        names=plain_words(results),
+        brought={a: outcome(results, a) for a in results.ran if ARMS[a].model == "trained"},
     )
     verdict, *lines = sentences("findings.txt.j2", part, **values)
     return Finding(number, question or QUESTIONS[number], verdict, tuple(lines))
@@ -678,7 +700,12 @@ def _cost(results, labelling, *, training, serving) -> Finding:
     )
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #991fe74f
-_VARIED = dict(grader="grader", wording="prompt wording", decoding="way of decoding", seeds="seed")
+_VARIED = dict(  # what another run could vary → how a recipe asks for it
+    grader=("grader", "judge: {engine: …}"),
+    wording=("prompt wording", "pitfalls: {wordings: 2}"),
+    decoding=("way of decoding", "pitfalls: {samples: 3}"),
+    seeds=("seed", "seeds: [0, 1, 2]"),
+)
 
 
 def _by_measure(results) -> dict:
@@ -691,7 +718,7 @@ def _by_measure(results) -> dict:
     return found
 
 
-def _would_change(results, pitfalls) -> Finding:
+def _would_change(results, pitfalls, *, preferred) -> Finding:
     "Strict against flexible extraction, other measures, what the pitfalls say, and what is not checked."
     varied = {"wording", "decoding", "noise", "easy"}
     lines = [x for x in pitfalls.entries if x.measured and x.key in varied] if pitfalls else []
@@ -703,10 +730,27 @@ def _would_change(results, pitfalls) -> Finding:
         made=sum(t.p is not None for t in results.tests),
         by_measure=_by_measure(results),
         measured=[x for x in lines if x.value is not None],
-        unchecked=[name for key, name in _VARIED.items() if pitfalls is None or key not in pitfalls],
+        unchecked={name: how for key, (name, how) in _VARIED.items() if pitfalls is None or key not in pitfalls},
+        preferred=preferred,
+        against=len(_reversed(results, preferred)),
     )
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #95d3e109
+def _preferred(wins) -> dict:
+    "Pairs of arms → what a judge clearly prefers."
+    return {(w["a"], w["b"]): w for w in wins if w["p_holm"] is not None and w["p_holm"] <= 0.05}
+
+
+def _reversed(r: Results, preferred: dict) -> dict:
+    "What of it is against the result of a test."
+    way = {"higher": True, "lower": False}
+    return {
+        k: w
+        for k, w in preferred.items()
+        if way.get(r.test(*k).verdict, w["rate"].value > 0.5) != (w["rate"].value > 0.5)
+    }
+
+
 def findings(
     results: Results,
     labelling: dict | None = None,  # strategy -> output_tokens ...
@@ -717,34 +761,112 @@ def findings(
     wins: list = (),  # a judge's preferences, as of `agreement.win_rows`
 ) -> Findings:
     "What this combination says about the five questions of the study."
-    preferred = {(w["a"], w["b"]): w for w in wins if w["p_holm"] is not None and w["p_holm"] <= 0.05}
+    preferred = _preferred(wins)
     return Findings(
         (
             _gap_recovered(results, preferred),
             _of_labels(2, results, graded="reasoned_labels", dense="dense_labels", preferred=preferred),
             _of_labels(3, results, graded="internalised", dense="dense_at_once", preferred=preferred),
             _cost(results, labelling, training=training, serving=serving),
-            _would_change(results, pitfalls),
+            _would_change(results, pitfalls, preferred=preferred),
         )
     )
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #66ed7ee8
-@dataclass(frozen=True, repr=False)
-class Summary(Displayable):
-    "Teacher, untouched student, best distilled student and gap recovered, and the short answers: the top of the page."
+def _no_gap(r: Results) -> bool:
+    "Whether the teacher is not significantly better than what gaps are measured from."
+    gaps = [g.recovered for g in r.gaps if g.teacher == r.teacher and g.recovered.n]
+    return bool(gaps) and all(g.value is None for g in gaps)
 
-    results: Results
-    findings: Findings
 
-    def html(self) -> str:
-        "Tiles, then a verdict per question."
-        r, score = self.results, Interval(None, reason="no distilled arm ran")
-        gap = r.gap(r.best) if r.best else score
-        score = r.score(r.best) if r.best else score
-        return html_part("summary", r, score, gap, METRICS["correct"], self.findings.entries)
+def _kind(r: Results, by: dict) -> str:
+    "Which sentence is the finding; `by`: outcome → arms."
+    if not any(by.values()):
+        return "nothing"
+    if by["gain"]:
+        return "gain"
+    if not (by["none"] or by["form"]):
+        return "loss"
+    if _no_gap(r):
+        return "no_teacher"
+    return "no_constant" if r.constant and r.test(CONSTANT, BASE).verdict != "higher" else "none"
 
-    def to_dict(self):
-        return self.findings.to_dict()
+
+@dataclass(frozen=True)
+class Headline:
+    "The finding in a sentence or two, its caveats in a line, and what it is about."
+
+    sentence: str
+    caveats: str
+    kind: str  # gain, loss, none, no_constant, no_teacher, nothing
+    lead: str | None  # the arm that it is about
+
+# %% ../../nbs/70_analyse/04_findings.ipynb #66ed7ee9
+def sources_count(results: Results) -> int:
+    "From how many sources the items come, where some share one; 0 where none do."
+    if "source" not in results.graded:
+        return 0
+    of = results.graded.drop_duplicates("id")["source"]
+    return of.nunique() if shared(of) else 0
+
+
+def _ends(r: Results, lead, *, levels) -> list:
+    "(level, text) where an arm is worst, and the same where it is best, by a `difficulty_table`; empty where none is."
+    row = next((row for row in levels.rows if row["arm"] == lead and "missing" not in row), {}) if levels else {}
+    known = [(k, i) for k, i in row.items() if k != "arm" and i.low is not None]
+    if not known:
+        return []
+    (worst, low), (best, high) = (pick(known, key=lambda x: x[1].value) for pick in (min, max))
+    unit, digits = (" %", 0) if r.metric.graded else ("", r.metric.digits)
+    shown = [(k, num(i.value, digits, scale=r.metric.scale) + unit) for k, i in ((worst, low), (best, high))]
+    return shown if low.high < high.low else []  # intervals that overlap tell no difference
+
+
+def _missed(r: Results, lead, *, answered) -> tuple:
+    "(label, recall) that an arm finds less than half as often as it is right; empty where there is none."
+    recalls = [
+        (answered.counts[i, i] / n, x) for i, (x, n) in enumerate(zip(answered.labels, answered.counts.sum(1))) if n
+    ]
+    recall, label = min(recalls)
+    return (label, recall) if recall < r.score(lead).value / 2 else ()
+
+
+def headline(
+    results: Results,
+    *,
+    wins: list = (),  # a judge's preferences, as of `agreement.win_rows`
+    levels: Table | None = None,  # of `difficulty_table`
+    labels: dict | None = None,  # arm → `Confusion`
+) -> Headline:
+    "What a combination found, true in every outcome."
+    r, trained = results, [a for a in results.ran if a in _LABELLED]
+    trained.sort(key=lambda a: (a.startswith("control/"), -(r.score(a).value or 0)))
+    by = {k: [a for a in trained if outcome(r, a) == k] for k in ("gain", "form", "none", "loss")}
+    best = max(trained, key=lambda a: r.score(a).value or 0, default=None)
+    lead = next(iter(by["gain"]), best)
+    answered = labels[lead] if lead in (labels or {}) else None
+    about = dict(
+        r=r,
+        m=r.metric,
+        kind=_kind(r, by),
+        by=by,
+        lead=lead,
+        trained=trained,
+        base=BASE,
+        constant=CONSTANT,
+        names=plain_words(r),
+        learned=plain_words(r, "learned"),
+        by_asking=_gained_by_asking(r),
+        no_gap=_no_gap(r),
+        judge=_reversed(r, _preferred(wins)).get((BASE, lead)),
+        ends=_ends(r, lead, levels=levels),
+        never=[x for x, n in zip(answered.labels, answered.counts.sum(0)) if not n] if answered else [],
+        missed=_missed(r, lead, answered=answered) if answered else (),
+        sources=sources_count(r),
+        n=max((r.arms[a]["n"] for a in r.ran), default=0),
+    )
+    lines = [" ".join(sentences("headline.txt.j2", part, **about)) for part in ("finding", "caveats")]
+    return Headline(*lines, about["kind"], lead)
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #3c333f18
 WAYS = dict(

@@ -194,7 +194,7 @@ def _read(kind, record, *, criteria):
     if isinstance(record, Failure):
         return dict.fromkeys(names, (None, f"no verdict came: {record.reason}"))
     cut = record.finish_reason == "length"
-    if cut and record.completion_tokens == 0:  # see `engine.without_outgrown`
+    if cut and record.completion_tokens == 0:  # see `Engine.outgrown`
         return dict.fromkeys(names, (None, TOO_LONG))
     return dict(winner=read_winner(record.text, cut)) if kind == "pair" else read_grades(record.text, criteria, cut=cut)
 

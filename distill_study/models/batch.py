@@ -13,13 +13,13 @@ import re
 import time
 import uuid
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
-from .engine import EngineError, Failure, another_model
+from .engine import EngineError, Failure
 from .openai import Fault, clean, hide
 from .weights import sentence
 from ..store.log import Ledger
@@ -181,7 +181,6 @@ class OpenAIBatches:
             return State(b.status, over, done, files, self._fault(b))
 
     def _fault(self, b):
-        "What became of the requests of a batch that have no result."
         if b.status in ("expired", "cancelled"):
             return Fault(b.status, f"the batch is {b.status}", again=b.status == "expired")
         if b.status != "failed":
@@ -468,7 +467,8 @@ class Batches:
         position, request = self.requests[key]
         if isinstance(found, str):
             try:
-                found = self.record(request, found, batch=batch)
+                answer = self.engine.understood(hide(found, self.provider.key))
+                found = self.engine.answer(request, answer, attempts=self.sent[key], batch=batch.id)
             except Fault as fault:
                 found = fault
         if isinstance(found, Fault):
@@ -479,17 +479,6 @@ class Batches:
         self.waiting.discard(key)
         self.again.pop(key, None)
         yield position, found
-
-    def record(self, request, text, *, batch):
-        "The record of an answer; raises `Fault` where it is none."
-        engine = self.engine
-        answer = engine.read(hide(text, self.provider.key))
-        served = answer["served"].get("model")
-        if engine.settings.strict_model and another_model(engine.source, served):
-            raise Fault("another_model", f"{served!r} answered")
-        known = engine.answer(request, answer, attempts=self.sent[engine.key(request)], seconds=0.0, share=0.0)
-        info = {k: v for k, v in known.info.items() if k != "share"} | dict(batch=batch.id)
-        return replace(known, latency=None, info=info)
 
 # %% ../../nbs/30_models/06_batch.ipynb #ee96b773
 def in_batches(engine, requests: list):

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..config import Asked, Sampling, StudyError, fingerprint, nearest
+from ..data.load import local_folder, read_jsonl
 from ..data.world import DAYS, HOUSES, NAMES, PETS, entities
 from .weights import sentence
 from ..store.log import Record, Store, request_key
@@ -156,10 +157,6 @@ class Engine:
     def ready(self):
         "Raise `EngineError` where nothing can be answered on this machine."
 
-    def outgrown(self, requests) -> dict:
-        "Position → tokens of those that leave the model no room for an answer."
-        return {}
-
     def close(self):
         "Give back memory and processes."
 
@@ -175,6 +172,11 @@ class Engine:
         "A record of `text` as the answer to `request`; `more` are further fields, see `Record`."
         who = dict(key=self.key(request), engine=self.spec, model=self.model, weights=self.weights)
         return Record(**who, **self._identity(request), text=text, finish_reason=finish_reason, **more)
+
+    def outgrown(self, request, tokens: int) -> Record:
+        "The record of a further turn of a conversation that fills the model's context: it is empty, and cut off."
+        counts = dict(prompt_tokens=tokens, completion_tokens=0)
+        return self.record(request, "", finish_reason="length", **counts, info=dict(share=0.0))
 
 # %% ../../nbs/30_models/02_engine.ipynb #4d4c0558
 class Completions(list):
@@ -205,8 +207,8 @@ def complete(
     "A record for every request, from the store or newly made, or a failure."
     requests = list(requests)
     engine.check(requests)
-    intake = Intake(engine, requests, store=store, max_failures=max_failures, stage=stage)
-    intake.progress, intake.first, engine.store = progress, first, store
+    about = dict(max_failures=max_failures, stage=stage, progress=progress, first=first)
+    intake, engine.store = Intake(engine, requests, store=store, **about), store
     intake.look_up()
     if store.replay:
         intake.refuse_missing()
@@ -216,7 +218,7 @@ def complete(
         with store.asking(engine.spec, engine.weights, keys=intake.asked):
             intake.look_up()  # another process may have asked them meanwhile
             intake.tell()
-            intake.ask(intake.without_outgrown(intake.missing))
+            intake.ask(intake.missing)
     out = Completions(intake.found[k] for k in intake.keys)
     out.reused, out.new = intake.reused, intake.answered
     return out
@@ -225,10 +227,9 @@ def complete(
 class Intake:
     "What is known about the requests of one call of `complete`, and what waits to be stored."
 
-    progress = first = None  # see `complete`
-
-    def __init__(self, engine: Engine, requests: list, *, store: Store, max_failures: float, stage: str):
+    def __init__(self, engine: Engine, requests: list, *, store: Store, max_failures, stage, progress, first):
         self.engine, self.store, self.max_failures, self.stage = engine, store, max_failures, stage
+        self.progress, self.first = progress, first
         self.keys = [engine.key(r) for r in requests]
         self.asked = {}  # key → requests that agree in everything
         for key, request in zip(self.keys, requests):
@@ -338,17 +339,6 @@ class Intake:
         counts = dict(failed=failed, total=total, reasons=reasons, allowed=self.max_failures, answered=answered)
         raise EngineError(_say("too_many_failures", spec=self.engine.spec, **counts))
 
-    def without_outgrown(self, requests: list) -> list:
-        "The requests without the conversations that have outgrown the context: their next turn is empty, and cut off."
-        going_on = [r for r in requests if r.goes_on]
-        tokens = self.engine.outgrown(going_on) if going_on else {}
-        for i, n in tokens.items():
-            how = dict(finish_reason="length", prompt_tokens=n, completion_tokens=0, info=dict(share=0.0))
-            self.take(going_on, (i, self.engine.record(going_on[i], "", **how)))
-        self.flush()
-        ended = {id(going_on[i]) for i in tokens}
-        return [r for r in requests if id(r) not in ended]
-
 # %% ../../nbs/30_models/02_engine.ipynb #1a07e0a2
 class StoredEngine(Engine):
     "Stands for an engine whose model is not here: finds its completions in the store, and makes none."
@@ -366,16 +356,15 @@ class StoredEngine(Engine):
 # %% ../../nbs/30_models/02_engine.ipynb #fd4a5a6b
 def recorded_files(name: str) -> list[Path]:
     "The files of a recorded teacher: one .jsonl file, or those of a folder, here or under DISTILL_DATA_DIR."
-    base = os.environ.get("DISTILL_DATA_DIR")
-    base = Path(base).expanduser() if base else None
-    for place in (Path(name).expanduser(), *([base / Path(name).name] if base else ())):
-        if place.is_file():
-            return [place]
-        if place.is_dir() and (files := sorted(place.glob("*.jsonl"))):
-            return files
+    own = Path(name).expanduser()
+    if own.is_file():
+        return [own]
+    folder = own if own.is_dir() else local_folder(name)
+    if folder and (files := sorted(folder.glob("*.jsonl"))):
+        return files
     hint = " DISTILL_DATA_DIR is not set to a folder that could hold it."
-    if base:
-        hint = nearest(Path(name).name, [p.name for p in base.glob("*") if p.is_dir()])
+    if base := os.environ.get("DISTILL_DATA_DIR"):
+        hint = nearest(own.name, [p.name for p in Path(base).glob("*") if p.is_dir()])
     raise EngineError(f"recorded:{name}: no such .jsonl file, and no folder of that name with .jsonl files.{hint}")
 
 
@@ -386,46 +375,22 @@ class Recorded(NamedTuple):
     end: str | None = None  # its `ending`
     thought: str = ""  # reasoning in a field of its own
 
-
-def _recorded_row(line):
-    "(id, `Recorded`) of one line; raises ValueError that says what is wrong."
-    try:
-        row = json.loads(line.decode("utf-8"))
-    except (ValueError, RecursionError):
-        raise ValueError("not JSON in UTF-8") from None
-    if not isinstance(row, dict):
-        raise ValueError("not a JSON object")
-    for column, kinds, wanted in (("id", (str, int), "text or a whole number"), ("completion", (str,), "text")):
-        if type(row.get(column)) not in kinds:
-            raise ValueError(f"{column} = {row.get(column)!r:.80} is not {wanted}; its columns: {', '.join(row)[:200]}")
-    texts = (
-        row["completion"],
-        *(t for c in ("reasoning_content", "reasoning") if isinstance(t := row.get(c), str)),
-        "",
-    )
-    text, thought, *_ = (t.encode("utf-8", "replace").decode("utf-8") for t in texts)  # a lone surrogate becomes '?'
-    return str(row["id"]), Recorded(text, ending(row.get("finish_reason")), thought)
-
 # %% ../../nbs/30_models/02_engine.ipynb #082b8397
 def read_recorded(path: Path) -> dict[str, Recorded]:
-    "Id → completion of a .jsonl file; raises `EngineError` that names file and line."
-    rows = {}
-    try:
-        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as e:
-        raise EngineError(f"{path}: can't be read ({e.strerror}).") from None
-    form = "A recorded completion is a JSON object with 'id' and 'completion'."
-    for n, line in enumerate(data.removesuffix(b"\n").split(b"\n") if data else (), 1):
-        try:
-            key, row = _recorded_row(line)
-        except ValueError as e:
-            raise EngineError(f"{path}, line {n}: {e}. {form}") from None
-        if key in rows:
-            raise EngineError(f"{path}, line {n}: id {key!r:.80} is there already. Ids must be unique within a file.")
-        rows[key] = row
-    if not rows:
-        raise EngineError(f"{path}: no recorded completions in it.")
-    return rows
+    "Id → completion of a .jsonl file; raises a `StudyError` that names file and line."
+    found, wanted = {}, (("id", (str, int), "text or a whole number"), ("completion", (str,), "text"))
+    for n, row in enumerate(read_jsonl(path), 1):
+        for column, kinds, kind in wanted:
+            if type(value := row.get(column)) not in kinds:
+                columns = ", ".join(row)[:200]
+                raise EngineError(f"{path}, line {n}: {column} = {value!r:.80} is not {kind}; its columns: {columns}.")
+        id, thought = str(row["id"]), (row.get(c) for c in ("reasoning_content", "reasoning"))
+        if id in found:
+            raise EngineError(f"{path}, line {n}: id {id!r:.80} is there already. Ids must be unique within a file.")
+        texts = (row["completion"], next((t for t in thought if isinstance(t, str)), ""))
+        text, thought = (t.encode("utf-8", "replace").decode() for t in texts)  # a lone surrogate becomes '?'
+        found[id] = Recorded(text, ending(row.get("finish_reason")), thought)
+    return found
 
 # %% ../../nbs/30_models/02_engine.ipynb #3af56a57
 class RecordedEngine(Engine):
@@ -501,7 +466,6 @@ def _share(found):
 
 
 def _repeated(words):
-    "Share of runs of four words that came before."
     runs = list(zip(*(words[i:] for i in range(4))))
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
@@ -542,7 +506,6 @@ def chat_rules(facts: str, reference: list, *, replies: list) -> dict:
 
 # %% ../../nbs/30_models/02_engine.ipynb #40c415e1
 def _turns(text, n):
-    "The replies in a conversation's answer text, which numbers them where there are several."
     if n < 2:
         return [text.strip()]
     found = {int(m[1]): m[2].strip() for m in re.finditer(r"^(\d+)\. ?(.*?)(?=\n\d+\. ?|\Z)", text, re.M | re.S)}

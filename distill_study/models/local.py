@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Row', 'in_order', 'next_batch', 'end_tokens', 'plain_settings', 'stopped', 'finish', 'padded', 'Watch', 'named',
            'write', 'write_if_it_fits', 'parameter_count', 'number_format', 'token_bytes', 'cache_room', 'render',
-           'own_context', 'outgrown', 'context_length', 'TransformersEngine']
+           'own_context', 'within_context', 'TransformersEngine']
 
 # %% ../../nbs/30_models/03_local.ipynb #604ac0a9
 import functools
@@ -26,7 +26,6 @@ from distill_study.models.weights import (
     parts_fingerprint,
     render_turns,
     sentence,
-    tensor_shapes,
 )
 from ..utils import say
 
@@ -135,7 +134,6 @@ def _ending(model, width, *, stops, decode):
 
 
 def _generation(sampling, tokens):
-    "The library's settings for up to `tokens` more."
     from transformers import GenerationConfig
 
     how = dict(do_sample=False)
@@ -244,7 +242,13 @@ def write_if_it_fits(model, rows, *, spec: str, **how) -> list[list[int]] | None
 # %% ../../nbs/30_models/03_local.ipynb #8d690c36
 def parameter_count(folder: Path) -> int:
     "Parameters in a folder's safetensors files, read from their headers alone; 0 where there are none."
-    return sum(math.prod(shape) for _, shape in tensor_shapes(folder).values())
+    from safetensors import safe_open
+
+    total = 0
+    for path in Path(folder).glob("*.safetensors"):
+        with safe_open(path, "np") as f:
+            total += sum(math.prod(f.get_slice(name).get_shape()) for name in f.keys())
+    return total
 
 
 def number_format(parameters: int, where: str):
@@ -268,14 +272,11 @@ def token_bytes(config, itemsize: int) -> int:
     return 2 * c.num_hidden_layers * heads * size * itemsize
 
 
-def cache_room(model, memory: float | None = None) -> int:
-    "Tokens that fit into `memory` GiB of cache; None takes 1 GiB on the CPU, half of what is free on a GPU."
+def cache_room(model) -> int:
+    "Tokens that fit into a cache of 1 GiB on the CPU, or half of what is free on a GPU."
     import torch
 
-    if memory:
-        free = memory * 2**30
-    else:
-        free = torch.cuda.mem_get_info()[0] / 2 if model.device.type == "cuda" else 2**30
+    free = torch.cuda.mem_get_info()[0] / 2 if model.device.type == "cuda" else 2**30
     return int(free / token_bytes(model.config, model.dtype.itemsize))
 
 # %% ../../nbs/30_models/03_local.ipynb #21bfc657
@@ -298,20 +299,19 @@ def own_context(folder: Path) -> int:
     return getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None) or 2**31
 
 
-def outgrown(tokenizer, requests, *, spec: str, most: int) -> dict:
-    "Position → tokens of the requests that leave no room for an answer in `most` tokens."
-    return {i: len(p) for i, p in enumerate(render(tokenizer, requests, spec=spec)) if len(p) >= most}
+def within_context(engine, requests, *, prompts, most: int = 2**31) -> tuple[int, dict]:
+    """(The model's context in tokens, position → record of the turns that have no room there or in `most` tokens).
 
-
-def context_length(folder: Path, requests, *, prompts, spec: str) -> int:
-    "The model's context in tokens; refuses prompts, as `render` gives them, that leave no room for an answer."
-    context = own_context(folder)
-    too_long = [(len(p), r.id) for p, r in zip(prompts, requests) if len(p) >= context]
+    Any other prompt that leaves no room for an answer is refused."""
+    context = own_context(engine.folder)
+    room, pairs = min(most, context), [*zip(requests, prompts)]
+    ended = {i: engine.outgrown(r, len(p)) for i, (r, p) in enumerate(pairs) if r.goes_on and len(p) >= room}
+    too_long = [(len(p), r.id) for r, p in pairs if len(p) >= context and not r.goes_on]
     if too_long:
         tokens, item = max(too_long)
         counts = dict(count=len(too_long), total=len(requests), context=context, item=item, tokens=tokens)
-        raise EngineError(_say("prompts_too_long", spec=spec, **counts))
-    return context
+        raise EngineError(_say("prompts_too_long", spec=engine.spec, **counts))
+    return context, ended
 
 # %% ../../nbs/30_models/03_local.ipynb #30dad1cd
 class TransformersEngine(Engine):
@@ -319,17 +319,10 @@ class TransformersEngine(Engine):
 
     name, weights = "transformers", ""
 
-    def __init__(
-        self,
-        model: str,
-        batch_size: int = 64,
-        *,
-        memory: float | None = None,  # see `cache_room`
-        dtype: str | None = None,  # 'float32', …; None: see `number_format`
-    ):
+    def __init__(self, model: str, batch_size: int = 64, *, dtype: str | None = None):  # None: see `number_format`
         super().__init__(model, batch_size)
-        self.dtype = dtype
-        (self.folder, self.adapter), self.memory, self.loaded = model_parts(model), memory, None
+        self.dtype, self.loaded = dtype, None
+        self.folder, self.adapter = model_parts(model)
         self.weights = parts_fingerprint(self.folder, self.adapter)
 
     def load(self):
@@ -350,27 +343,22 @@ class TransformersEngine(Engine):
         "Let go of the model's memory."
         self.loaded = None
 
-    def outgrown(self, requests):
-        return outgrown(load_tokenizer(self.folder), requests, spec=self.spec, most=own_context(self.folder))
-
-    def rows(self, requests, tokenizer) -> list:
-        "The requests as `write` takes them, in order."
-        prompts = render(tokenizer, requests, spec=self.spec)
-        context = context_length(self.folder, requests, prompts=prompts, spec=self.spec)
-        limits = [min(r.sampling.max_tokens, context - len(p)) for r, p in zip(requests, prompts)]
-        return in_order(Row(*row) for row in zip(range(len(requests)), requests, prompts, limits))
-
     def generate(self, requests):
         "Yield (position, record), and None after each batch."
         import torch
         import transformers
 
         requests, tokenizer = list(requests), load_tokenizer(self.folder)
-        rows, model = self.rows(requests, tokenizer), self.load()
+        prompts = render(tokenizer, requests, spec=self.spec)
+        context, ended = within_context(self, requests, prompts=prompts)
+        yield from ended.items()
+        limits = [min(r.sampling.max_tokens, context - len(p)) for r, p in zip(requests, prompts)]
+        rows = in_order(Row(*x) for x in zip(range(len(requests)), requests, prompts, limits) if x[0] not in ended)
+        model = self.load()
         decode = functools.partial(tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         about = dict(device=model.device.type, dtype=str(model.dtype).removeprefix("torch."))
         about |= dict(torch=torch.__version__, transformers=transformers.__version__)
-        ends, room = end_tokens(model.generation_config, tokenizer), cache_room(model, self.memory)
+        ends, room = end_tokens(model.generation_config, tokenizer), cache_room(model)
         start = time.perf_counter()
         while rows:
             batch = next_batch(rows, self.batch_size, room=room)

@@ -29,7 +29,7 @@ import distill_study
 from ..config import Endpoint, Vllm
 from . import local
 from .engine import ENDINGS, EngineError, kept_logprobs, portable
-from .local import context_length, end_tokens, finish, number_format, own_context, parameter_count
+from .local import finish, number_format, parameter_count
 from .openai import Fault, OpenAIEngine, Server
 from distill_study.models.weights import (
     adapter_folder,
@@ -39,6 +39,7 @@ from distill_study.models.weights import (
     parts_fingerprint,
     resolve_model,
     sentence,
+    turn_ends,
 )
 
 # %% ../../nbs/30_models/04_vllm.ipynb #3f07c005
@@ -53,14 +54,6 @@ def _cpu_cache(folder, context):
     free = int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024
     full = 128 * context * local.token_bytes(AutoConfig.from_pretrained(folder), 4)
     return max(2**30, min(full, free // 4))
-
-
-def _adapter_arguments(adapter):
-    rank = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-    if rank > RANKS[-1]:
-        raise EngineError(_say("rank_too_high", rank=rank, most=RANKS[-1]))
-    fits = next(r for r in RANKS if r >= rank)
-    return dict(enable_lora=True, max_lora_rank=fits, lora_modules=f"adapter={adapter}")
 
 
 def _dtype(folder, settings, *, device):
@@ -85,7 +78,13 @@ def arguments(folder: Path, settings: Vllm, *, context: int, adapter: Path | Non
     args.setdefault("enforce_eager", device == "cpu")
     if device == "cpu":
         args["kv_cache_memory_bytes"] = _cpu_cache(folder, args.get("max_model_len", context))
-    return args | (_adapter_arguments(adapter) if adapter else {})
+    if adapter:
+        rank = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+        if rank > RANKS[-1]:
+            raise EngineError(_say("rank_too_high", rank=rank, most=RANKS[-1]))
+        fits = next(r for r in RANKS if r >= rank)
+        args |= dict(enable_lora=True, max_lora_rank=fits, lora_modules=f"adapter={adapter}")
+    return args
 
 
 def flags(args: dict) -> list[str]:
@@ -249,14 +248,7 @@ class VLLMEngine(OpenAIEngine):
 
     @functools.cached_property
     def ends(self) -> set:
-        "Ids that end an answer, see `end_tokens`, without loading the model."
-        from transformers import AutoConfig, GenerationConfig
-
-        try:
-            settings = GenerationConfig.from_pretrained(self.folder)
-        except OSError:
-            settings = GenerationConfig.from_model_config(AutoConfig.from_pretrained(self.folder))
-        return end_tokens(settings, self.tokenizer)
+        return turn_ends(self.folder, self.tokenizer)
 
     def asked(self, request) -> dict:
         return {k: v for k in ("dtype", "quantization") if (v := getattr(self.options, k))}
@@ -264,10 +256,6 @@ class VLLMEngine(OpenAIEngine):
     def ready(self):
         if importlib.util.find_spec("vllm") is None:
             raise EngineError(_say("not_installed", spec=self.spec))
-
-    def outgrown(self, requests):
-        most = min(own_context(self.folder), self.options.max_model_len or 2**31)
-        return local.outgrown(self.tokenizer, requests, spec=self.spec, most=most)
 
     def start(self):
         "Start the server where there is none, and wait for it."
@@ -309,8 +297,8 @@ class VLLMEngine(OpenAIEngine):
         decode = functools.partial(self.tokenizer.decode, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         text, why, n = finish(answer["tokens"], self.ends, stops=request.sampling.stop, decode=decode)
         why = "stop" if answer["finish_reason"] == "stop" else why
-        counts = dict(prompt_tokens=answer["prompt_tokens"], completion_tokens=n, latency=round(seconds, 4))
-        info = self.about | dict(share=round(share, 5))
+        counts = dict(prompt_tokens=answer["prompt_tokens"], completion_tokens=n, latency=seconds)
+        info = self.about | dict(share=share)
         info |= dict(logprobs=kept_logprobs(answer["steps"][:n])) if answer["steps"] else {}
         return self.record(request, text, finish_reason=why, **counts, info=info)
 
@@ -318,14 +306,17 @@ class VLLMEngine(OpenAIEngine):
         "Yield (position, record) as answers end, None where there is time to store; an interruption ends the server."
         requests = list(requests)
         prompts = local.render(self.tokenizer, requests, spec=self.spec)
-        self.context = context_length(self.folder, requests, prompts=prompts, spec=self.spec)
-        longest = max((len(p) + r.sampling.max_tokens for p, r in zip(prompts, requests)), default=0)
-        if (most := self.options.max_model_len) and most < min(longest, self.context):
+        most = self.options.max_model_len or 2**31
+        self.context, ended = local.within_context(self, requests, prompts=prompts, most=most)
+        yield from ended.items()
+        left = [(p, r) for i, (p, r) in enumerate(zip(prompts, requests)) if i not in ended]
+        longest = max((len(p) + r.sampling.max_tokens for p, r in left), default=0)
+        if most < min(longest, self.context):
             raise EngineError(_say("requests_too_long", spec=self.spec, most=most, tokens=min(longest, self.context)))
         self.prompts = dict(zip(map(self.key, requests), prompts))
         try:
             self.start()
-            yield from super().generate(requests)
+            yield from super().generate(requests, ended)
         except BaseException:
             self.close()
             raise

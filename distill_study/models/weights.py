@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ZOO', 'SMOLLM', 'TODAY', 'sentence', 'ModelError', 'zoo_names', 'local_model', 'resolve_model', 'template_text',
-           'check_model', 'smollm_wheel', 'model_fingerprint', 'adapter_base', 'tensor_shapes', 'adapter_folder',
-           'model_parts', 'parts_fingerprint', 'is_here', 'device', 'load_tokenizer', 'render_turns', 'too_big',
-           'load_model', 'merge_into', 'load_parts']
+           'check_model', 'smollm_wheel', 'model_fingerprint', 'adapter_base', 'adapter_folder', 'model_parts',
+           'parts_fingerprint', 'is_here', 'device', 'load_config', 'load_tokenizer', 'turn_ends', 'render_turns',
+           'too_big', 'load_model', 'merge_into', 'load_parts']
 
 # %% ../../nbs/30_models/01_weights.ipynb #2b5c4eff
 import hashlib
@@ -55,7 +55,6 @@ def zoo_names() -> list[str]:
 
 
 def _places(name):
-    "Folders that a name can mean."
     return Path(os.path.expanduser(name)), Path(os.environ.get("DISTILL_MODEL_DIR", ".")) / Path(name).name
 
 
@@ -63,9 +62,10 @@ def _is_model(folder):
     return (folder / "config.json").is_file()
 
 
-def _is_adapter(folder):
-    "Whether a folder holds an adapter and no whole model."
-    return (folder / "adapter_config.json").is_file() and not _is_model(folder)
+def _adapter_alone(name):
+    "The folder with an adapter and no whole model that a name can mean, or None."
+    found = (f for f in _places(name) if (f / "adapter_config.json").is_file() and not _is_model(f))
+    return next(found, None)
 
 
 def local_model(name: str) -> Path | None:
@@ -88,11 +88,11 @@ def resolve_model(name: str) -> Path:
     zoo = [f"zoo/{z}" for z in zoo_names()]
     if name.startswith("zoo/"):
         raise ModelError(sentence("not_in_zoo", name=name, hint=nearest(name, zoo)))
-    folder = next(filter(_is_adapter, _places(name)), None)
+    folder = _adapter_alone(name)
     if folder is None and (name.count("/") != 1 or Path(name).is_dir()):
         raise ModelError(sentence("no_such_model", name=name, zoo=zoo))
     folder = folder or _download(name)
-    if _is_adapter(folder):
+    if not _is_model(folder) and (folder / "adapter_config.json").is_file():
         raise ModelError(sentence("adapter_alone", name=name, base=adapter_base(folder)))
     return folder
 
@@ -131,14 +131,51 @@ def template_text(folder: Path) -> str:
     return str(known.get("chat_template") or "")
 
 
-def check_model(name: str, adapters: bool = False) -> Path:
-    "Folder of a model, or also of an adapter's base, that has a chat template and safetensors; nothing is loaded."
+def check_model(name: str, adapters: bool = False, *, numbers: bool = False) -> Path:
+    "Folder of a model, or also of an adapter's base, whose files can be read; `numbers`: and whose weights are finite."
     folder = model_parts(name)[0] if adapters else resolve_model(name)
+    _check_config(folder, name=name)
     if not template_text(folder):
         raise ModelError(sentence("no_template", name=name))
     if not any(folder.glob("*.safetensors")):
         raise ModelError(sentence("no_safetensors", name=name))
+    try:
+        load_tokenizer(folder, quick=True)
+    except StudyError:
+        raise
+    except Exception as e:  # whatever a damaged file makes a tokenizer raise
+        raise ModelError(sentence("damaged", name=name, what="its tokenizer", why=e)) from None
+    for path in folder.glob("*.safetensors"):
+        _check_weights(path, path.stat().st_mtime_ns, name=name, numbers=numbers)
     return folder
+
+
+def _check_config(folder, *, name):
+    "Refuse a config.json that can't be read, or that brings an architecture as code of its own."
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = config.get("model_type")
+    except (OSError, ValueError, AttributeError) as e:
+        raise ModelError(sentence("damaged", name=name, what="its config.json", why=e)) from None
+    if kind not in CONFIG_MAPPING_NAMES:
+        raise ModelError(sentence("unknown_kind", name=name, kind=kind, code=bool(config.get("auto_map"))))
+
+
+@lru_cache(maxsize=512)
+def _check_weights(path, changed, *, name, numbers):
+    "Refuse a safetensors file that is cut off, or that holds NaN or infinity."
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as f:
+            names = f.keys() if numbers else ()
+            odd = next((key for key in names if not f.get_tensor(key).float().isfinite().all()), None)
+    except SafetensorError as e:
+        raise ModelError(sentence("damaged", name=name, what=path.name, why=e)) from None
+    if odd:
+        raise ModelError(sentence("not_finite", name=name, tensor=odd))
 
 # %% ../../nbs/30_models/01_weights.ipynb #f8f1bd1f
 def smollm_wheel() -> Path | None:
@@ -213,19 +250,8 @@ def adapter_base(adapter: Path) -> str:
         raise ModelError(sentence("unreadable_adapter", folder=str(adapter), error=e)) from None
     return named if isinstance(named, str) else ""
 
-
-def tensor_shapes(folder: Path) -> dict:
-    "Tensor name → (number format, shape), from the headers of a folder's safetensors files."
-    out = {}
-    for path in sorted(Path(folder).glob("*.safetensors")):
-        with open(path, "rb") as f:
-            header = json.loads(f.read(int.from_bytes(f.read(8), "little")))
-        out |= {k: (t["dtype"], t["shape"]) for k, t in header.items() if k != "__metadata__"}
-    return out
-
 # %% ../../nbs/30_models/01_weights.ipynb #7ae8b6d3
 def _last_part(name):
-    "The last part of a model's name; of a snapshot in the hub's cache, the repository's."
     hub = re.search(r"models--.+?--([^/]+)/snapshots/", name)
     return (hub[1] if hub else Path(name).name).lower()
 
@@ -251,7 +277,7 @@ def adapter_folder(name: str, base: str) -> Path:
 
 def model_parts(name: str) -> tuple[Path, Path | None]:
     "(folder of the whole model, folder of the adapter on it or None) of a model, or of an adapter's folder."
-    adapter = next(filter(_is_adapter, _places(name)), None)
+    adapter = _adapter_alone(name)
     if adapter is None or local_model(name):
         return resolve_model(name), None
     base = adapter_base(adapter)
@@ -269,7 +295,7 @@ def parts_fingerprint(folder: Path, adapter: Path | None) -> str:
 
 def is_here(name: str) -> bool:
     "Whether a model, or what an adapter's folder is for, is on this machine; nothing is looked up elsewhere."
-    adapter = next(filter(_is_adapter, _places(name)), None)
+    adapter = _adapter_alone(name)
     bases = [adapter_base(adapter), str(adapter / adapter_base(adapter))] if adapter else []
     return any(map(local_model, (name, *bases)))
 
@@ -285,17 +311,31 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def load_config(folder: Path | str):
+    "transformers' configuration of a model's folder or hub id; code that comes with it is never run."
+    from transformers import AutoConfig
+
+    return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
 def load_tokenizer(folder: Path, quick: bool = False):  # quick: without torch, where its files allow that
     "The tokenizer of a model's folder, padding on the left; raises `ModelError` without a chat template."
     import transformers
 
     kind = "PreTrainedTokenizerFast" if quick and (folder / "tokenizer.json").is_file() else "AutoTokenizer"
-    tok = getattr(transformers, kind).from_pretrained(folder, padding_side="left")
+    tok = getattr(transformers, kind).from_pretrained(folder, padding_side="left", trust_remote_code=False)
     if not tok.chat_template:
         raise ModelError(sentence("no_template", name=Path(folder).name))
     if tok.pad_token is None:
         tok.pad_token = tok.eos_token
     return tok
+
+
+def turn_ends(folder: Path, tokenizer) -> set:
+    "Ids that end a turn, by a model's own files and its tokenizer; neither torch nor the model is loaded."
+    settings = next(f for name in ("generation_config", "config") if (f := folder / f"{name}.json").is_file())
+    ends = json.loads(settings.read_text(encoding="utf-8")).get("eos_token_id")
+    return {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
 
 
 def render_turns(tokenizer, messages, *, ask: bool) -> str:
@@ -346,7 +386,8 @@ def load_model(folder: Path, dtype=None, *, device: str | None = None, **more):
 
     logging.disable_progress_bar()  # a bar per model would bury the lines that say how far a study is
     try:
-        how = dict(dtype=dtype or "auto", use_safetensors=True, device_map=_placed(device, folder, dtype=dtype)) | more
+        how = dict(dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False)
+        how |= dict(device_map=_placed(device, folder, dtype=dtype)) | more
         model = AutoModelForCausalLM.from_pretrained(folder, **how)
     except (OSError, ValueError, KeyError) as e:
         raise ModelError(f"model {Path(folder).name!r}: could not be loaded: {str(e).splitlines()[0]}") from None

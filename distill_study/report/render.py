@@ -209,38 +209,61 @@ def _clean_output(out, keep):
     return out if out["data"] else None
 
 # %% ../../nbs/80_report/03_render.ipynb #29f1f14f
-def _fold(cells, source, *, name):
-    "Append code to the fold that the page ends with, or begin another one."
+def _folds(code):
+    "A cell for the parameters and one for all other code; `code` are (whether these are parameters, source)."
     from nbformat.v4 import new_code_cell
 
-    if not source.strip():
-        return
-    if cells and cells[-1].metadata.get("fold") == name:
-        cells[-1].source += "\n\n" + source
-    else:
-        cells.append(new_code_cell(source, metadata=dict(fold=name)))
+    parts = {
+        name: "\n\n".join(s for own, s in code if own == (name == "Parameters")) for name in ("Parameters", "Code")
+    }
+    return [new_code_cell(source, metadata=dict(fold=name)) for name, source in parts.items() if source]
+
+
+def _folded(section):
+    "A section whose heading opens it."
+    head, last = section[0], section[-1]
+    title, _, head.source = head.source.partition("\n")
+    head.metadata["opens"], last.metadata["closes"] = title.removeprefix("## ").strip(), True
+    return section
 
 
 def _arrange(nb):
-    "Put cells in page order; gives the HTML of the cells tagged `summary` and `provenance`, which stand elsewhere."
-    cells, special = [], dict(summary="", provenance="")
+    """Put cells in page order: sections without a result are left out, folded ones and the code come last.
+
+    Gives the HTML of the cells tagged `summary` and `provenance`, which stand elsewhere."""
+    sections, code, special = [([], [])], [], dict(summary="", provenance="")  # a section: (its cells, their outputs)
     for cell in nb.cells:
         tags = cell.metadata.get("tags", [])
+        if cell.cell_type == "markdown" and cell.source.startswith("## "):
+            sections.append(([], []))
+        cells, shown = sections[-1]
         if cell.cell_type == "markdown":
             cells.append(cell)
         if cell.cell_type != "code":
             continue
         outputs = [o for o in (_clean_output(o, "keep-output" in tags) for o in cell.outputs) if o]
-        for tag in special.keys() & set(tags):
+        lifted = special.keys() & set(tags)
+        for tag in lifted:
             special[tag] += "".join(o["data"]["text/html"] for o in outputs if "text/html" in o.get("data", {}))
             outputs = []
         source, cell.outputs = scrub(cell.source), outputs
+        if not lifted:
+            shown.append(bool(outputs))
         if outputs:
             cell.metadata["transient"] = dict(remove_source=True)
             cells.append(cell)
-        _fold(cells, source, name="Parameters" if {"parameters", "injected-parameters"} & set(tags) else "Code")
-    nb.cells = cells
+        if source.strip():
+            code.append((bool({"parameters", "injected-parameters"} & set(tags)), source))
+    kept = [cells for cells, shown in sections if cells and (any(shown) or not shown or not _headed(cells))]
+    folded = [cells for cells in kept if "folded" in cells[0].metadata.get("tags", [])]
+    nb.cells = [c for cells in kept if cells not in folded for c in cells]
+    nb.cells += [c for cells in folded for c in _folded(cells)] + _folds(code)
     return special
+
+
+def _headed(cells):
+    "Whether a section has a heading of its own: what stands before the first one is always kept."
+    return cells[0].cell_type == "markdown" and cells[0].source.startswith("## ")
 
 
 def _take_title(nb):
@@ -321,7 +344,7 @@ def _contents(page):
 
     body = re.sub(r"<h2[^>]*>(.*?)</h2>", named, body, flags=re.S)
     contents = html_of("contents", links=links) if len(links) > 1 else ""
-    return head.replace("<!--toc-->", contents) + mark + body
+    return (head + mark + body).replace("<!--toc-->", contents, 1)
 
 # %% ../../nbs/80_report/03_render.ipynb #f55ab036
 FILES = ("metrics.json", "metrics.csv")  # beside a page, linked from it where they are

@@ -18,6 +18,7 @@ import warnings
 import zlib
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from ..config import fingerprint, slug, wording
@@ -245,6 +246,20 @@ def _stage_name(name, fp):
     return f"{name}-{fp}"
 
 
+def _crc_now(path):
+    "The checksum of a file, computed once for as long as it isn't written to; None without the file."
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return _crc_since(path, about.st_mtime_ns, size=about.st_size)
+
+
+@lru_cache(maxsize=4096)
+def _crc_since(path, changed, *, size):
+    return crc_of(path)
+
+
 def finish(part: Path, done: Path, *, manifest: dict):
     "Make the folder `part` the finished stage, with a manifest of checksums; where `done` exists, that one is kept."
     files = [p for p in sorted(part.rglob("*")) if p.is_file() and p.name != MANIFEST]
@@ -297,6 +312,9 @@ class Store:
         manifest = read_json(folder / MANIFEST, remedy=remedy)
         if manifest.get("fp") != fp:
             raise StoreError.of("other_stage", path=str(folder), manifest=MANIFEST)
+        for file, checksum in manifest.get("files", {}).items():
+            if _crc_now(folder / file) != checksum:
+                raise StoreError.of("stage_file_damaged", path=str(folder), file=file)
         return folder
 
     @contextlib.contextmanager
@@ -324,9 +342,9 @@ class Store:
 
     def put_json(self, name: str, fp: str, *, obj):
         "Keep a small result."
-        path = self.root / "results" / f"{_stage_name(name, fp)}.json"
+        path, obj = self.root / "results" / f"{_stage_name(name, fp)}.json", json.loads(json.dumps(obj))
         with guard(path):
-            write_json(dict(name=name, fp=fp, created=now(), value=obj), path)
+            write_json(dict(name=name, fp=fp, created=now(), sum=fingerprint(obj), value=obj), path)
         self.mirror.send_result(f"results/{path.name}")
 
     def get_json(self, name: str, fp: str):

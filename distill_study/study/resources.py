@@ -28,7 +28,7 @@ import distill_study
 from ..analyse.results import to_plain
 from ..config import ARMS, OWN, ConfigError, Recipe, StudyError, Train, nearest
 from ..data.load import task_of
-from ..models.weights import device, local_model, resolve_model, sentence
+from ..models.weights import device, load_config, local_model, resolve_model, sentence
 from .plan import plan
 from ..tasks.families import TASKS
 from ..train.methods import attention, lora_config, use_bf16
@@ -107,7 +107,7 @@ def model_config(name: str):
     if not folder and (name.count("/") != 1 or name.startswith("zoo/") or Path(name).is_dir()):
         folder = resolve_model(name)
     try:
-        return AutoConfig.from_pretrained(folder or name).get_text_config()
+        return load_config(folder or name).get_text_config()
     except (OSError, ValueError) as e:
         raise EstimateError(_say("config", name=name, why=str(e).splitlines()[0])) from None
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['WAITING', 'RUNNING', 'DONE', 'FAILED', 'TRIES', 'notebook_path', 'shipped_recipes', 'recipe_path', 'execute',
-           'Outcome', 'parameters', 'run_combination', 'run_generalization', 'behind', 'check', 'write_index',
-           'render_index', 'Job', 'Board', 'run_recipe', 'status_table', 'live', 'read_status']
+           'Outcome', 'parameters', 'run_combination', 'run_generalization', 'behind', 'check', 'problems',
+           'write_index', 'render_index', 'Job', 'Board', 'run_recipe', 'status_table', 'live', 'read_status']
 
 # %% ../../nbs/85_study/04_schedule.ipynb #598f7d77
 import contextlib
@@ -21,22 +21,23 @@ from pathlib import Path
 
 import distill_study
 from ..analyse.results import duration, write_numbers
-from ..config import DEFAULT_ARMS, Combination, Recipe, StudyError, Train, nearest, slug, to_yaml
-from ..data.load import has_truth, load_data, resolved
+from ..config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, Train, nearest, slug, to_yaml
+from ..data.load import has_truth, load_data, resolved, source_of
 from ..grading.judge import point_prompt, point_schema
 from ..grading.truth import known_entities, need_ner
 from ..models.engine import Request, open_teacher
-from ..models.weights import check_model, device
+from ..models.weights import check_model, device, is_here
 from ..report import render
 from ..report.grid import in_short, sections
 from ..report.render import scrub
 from ..store.log import Store
 from ..store.remote import url_of
 from . import plan as planner
+from .run import check_questions
 from ..tasks.families import TASKS, item_parts, rubric
 from ..train.launch import check_launch
 from ..train.methods import check_choice, refuse
-from ..utils import read_json, stage_lock, write_json
+from ..utils import plural, read_json, stage_lock, write_json
 
 # %% ../../nbs/85_study/04_schedule.ipynb #65c815df
 def _shipped(inside: str, beside: str, *, ending: str) -> dict[str, Path]:
@@ -233,8 +234,7 @@ def run_generalization(
 
 def behind(recipe: Recipe, folder: Path) -> list[tuple[str, str]]:
     "(address, what it is) of the page about other data sets, or of the notebook in which it failed."
-    page = "What the students do on the data sets that they did not learn from: transfer and forgetting"
-    failed = "The page about students on other data sets failed: its executed notebook"
+    page, failed = "Students on other data sets", "Students on other data sets: failed, its executed notebook"
     pages = {"generalization.html": page, "generalization.ipynb": failed}
     return [(name, what) for name, what in pages.items() if planner.wanted(recipe) and (folder / name).exists()][:1]
 
@@ -245,17 +245,38 @@ def check(recipe: Recipe, reports: Path, *, store: Path, replay: bool = False):
         render.writable(folder, "Choose another folder with --reports or --store.")
     render.check_folders(recipe, reports)
     render.check_names(notebook_path(), parameters(recipe.combinations()[0], store, out=reports))
-    kept, data = Store(store), None
+    data = None
     for c in recipe.combinations():
         if c.data != data:
             data, splits = c.data, load_data(c.data)  # data set by data set
         _check_data(c, splits)
         if not replay:
-            _check_models(resolved(c, splits.task), splits, store=kept)
+            _check_models(resolved(c, splits.task), splits)
+            _check_machine(resolved(c, splits.task), store=Store(store))
+
+
+def problems(recipe: Recipe) -> list[str]:
+    "Why a recipe can't run, as far as that is known without a network, a server or a GPU."
+    found, data = [], None
+    for c in recipe.combinations():
+        try:
+            if source_of(c.data.name) != "hub":
+                if c.data != data:
+                    splits, data = load_data(c.data), c.data
+                _check_data(c, splits)
+                _check_models(resolved(c, splits.task), splits, here=True)
+        except StudyError as e:
+            found.append(str(e))
+    return list(dict.fromkeys(found))
 
 
 def _check_data(c, splits):
     "Refuse data that the arms can't be graded on, or can't learn from."
+    if len(splits.train) < c.min_rows and any(ARMS[a].model == "trained" for a in c.arms):
+        raise StudyError(
+            f"data {c.data.name!r}: {plural(len(splits.train), 'training input')}, and min_rows = {c.min_rows}: no arm "
+            "could be trained. Ask for more training inputs (data.train), or lower min_rows."
+        )
     graded, arms = TASKS[splits.task].graded, resolved(c, splits.task).arms
     if splits.task == "summarization" and known_entities(splits.test) is None:
         need_ner()
@@ -273,20 +294,34 @@ def _check_data(c, splits):
         )
 
 
-def _check_models(c, splits, *, store):
-    "Refuse models that are not there, and what this machine can't train or ask."
+def _check_models(c, splits, *, here=False):
+    "Refuse models that are not there or damaged, or that don't fit the data; `here`: only models on this machine."
     from distill_study.train.rows import check_templates
 
-    if c.judge:
-        _check_judge(c, splits, store=store)
-    teacher, train = open_teacher(c.teacher), c.student.train
-    if teacher.name in ("transformers", "vllm"):
-        check_model(teacher.source, adapters=teacher.name == "transformers")
-    _check_ready(teacher, store=store)
-    check_model(c.student.model)
+    for asked in filter(None, (c.teacher, c.judge)):
+        engine, source = asked.engine.split(":", 1)
+        if engine in ("transformers", "vllm") and not (here and not is_here(source)):
+            check_model(source, adapters=asked is c.teacher and engine == "transformers")
+    if c.judge and c.judge.engine.startswith("rules:"):
+        _check_rules(c, splits)
+    if c.teacher.engine.startswith("recorded:"):
+        check_questions(c, splits, engine=open_teacher(c.teacher))
+    check_choice(c, splits)
+    if here and not is_here(c.student.model):
+        return
+    check_model(c.student.model, numbers=True)
     asked = [e.ask("vanilla") for e in (*splits.train, *splits.test)]
     check_templates(c, tuple(sorted({tuple(m["role"] for m in messages) for messages in asked})))
-    check_choice(c, splits)
+
+
+def _check_machine(c, *, store):
+    "Refuse what this machine can't train, and who can't be asked from it."
+    train = c.student.train
+    for asked in filter(None, (c.teacher, c.judge)):
+        engine = open_teacher(asked)
+        never = not any((store.root / "completions").glob(f"{slug(engine.spec)[-120:].strip('-.')}-*.jsonl"))
+        if never:  # a key that is not set, vLLM that is not installed
+            engine.ready()
     if train.method == "qlora" or train.attention or train.liger or train.report_to:
         refuse(train, device())
     if train.launch:
@@ -295,23 +330,12 @@ def _check_models(c, splits, *, store):
         refuse(Train(method="qlora"), "")
 
 # %% ../../nbs/85_study/04_schedule.ipynb #d9a9639c
-def _check_judge(c, splits, *, store):
-    "Refuse a judge that is not there, or that has no rule for the family."
-    engine, criteria, e = open_teacher(c.judge), rubric(splits.task, c.rubric), splits.test[0]
-    if engine.name in ("transformers", "vllm"):
-        check_model(engine.source)
-    if engine.name == "rules":
-        prompt = point_prompt(criteria, item_parts(e), text="")
-        sampling = c.judge.sampling.model_copy(update=dict(max_tokens=1))
-        engine.check([Request(e.id, prompt, sampling, schema=point_schema(criteria))])
-    else:
-        _check_ready(engine, store=store)
-
-
-def _check_ready(engine, *, store):
-    "Refuse an engine that was never asked and can't be: a key that is not set, vLLM that is not installed."
-    if not any((store.root / "completions").glob(f"{slug(engine.spec)[-120:].strip('-.')}-*.jsonl")):
-        engine.ready()
+def _check_rules(c, splits):
+    "Refuse rules that know nothing of the family."
+    criteria, e = rubric(splits.task, c.rubric), splits.test[0]
+    sampling = c.judge.sampling.model_copy(update=dict(max_tokens=1))
+    request = Request(e.id, point_prompt(criteria, item_parts(e), text=""), sampling, schema=point_schema(criteria))
+    open_teacher(c.judge).check([request])
 
 # %% ../../nbs/85_study/04_schedule.ipynb #6da3a8db
 def write_index(recipe: Recipe, outcomes: list[Outcome], *, folder: Path):
@@ -342,17 +366,18 @@ def render_index(folder: Path, whole: bool = True) -> Path:
         numbers = json.loads(path.read_text("utf-8")) if row["state"] == "ok" and path.is_file() else None
         status = "ok" if numbers or row["state"] == "waiting" else "failed"
         if numbers:
-            pages.append(numbers)
+            pages.append(numbers | dict(href=f"{name}/index.html"))
         names = ("combination.ipynb", "metrics.json", "metrics.csv")
         notebook, *files = (f"{name}/{n}" if (folder / name / n).is_file() else "" for n in names)
         options = dict(title=name, error=row.get("error") or "", notebook=notebook, files=tuple(filter(None, files)))
         entries.append(render.entry(numbers, f"{name}/index.html" if numbers else "", status=status, **options))
+    claims = [("claims.html", "Claims of the paper")] if (folder / "claims.html").is_file() else []
     return render.index_page(
         grid["name"],
         grid["description"],
         entries=entries,
         path=folder / "index.html",
-        behind=grid.get("behind", ()),
+        behind=[*grid.get("behind", ()), *claims],
         short=in_short(pages, sum(e["status"] == "failed" for e in entries)) if whole else (),
         sections=sections(pages) if whole else (),
     )

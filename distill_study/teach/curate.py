@@ -35,10 +35,6 @@ def words(text: str) -> list[str]:
 _MIX = 0x9E3779B97F4A7C15
 
 
-def _word_hash(word):
-    return int.from_bytes(blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
-
-
 class Grams:
     "The n-grams of many texts, as numbers."
 
@@ -47,18 +43,15 @@ class Grams:
         for text in texts:
             for w in words(text):
                 if w not in hashes:
-                    hashes[w] = _word_hash(w)
+                    digest = blake2b(w.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+                    hashes[w] = int.from_bytes(digest, "little")
                 ids.append(hashes[w])
             starts.append(len(ids))
         self.ids, self.starts = np.array(ids, dtype=np.uint64), np.array(starts, dtype=np.int64)
+        self.lengths = np.diff(self.starts)  # words of each text
 
     def __len__(self):
-        return len(self.starts) - 1
-
-    @property
-    def lengths(self) -> np.ndarray:
-        "Words of each text."
-        return np.diff(self.starts)
+        return len(self.lengths)
 
     def windows(self, n: int) -> tuple:
         "Every n-gram: (its hash, the number of its text, where it starts in the array)."
@@ -110,7 +103,6 @@ def jaccard(a, b) -> float:
 
 # %% ../../nbs/40_teach/02_curate.ipynb #8112ba06
 def _sketches(sets, num_perm):
-    "A MinHash of each set."
     from datasketch import MinHash
 
     hashes = ((s >> np.uint64(32)).tolist() for s in sets)
@@ -181,12 +173,6 @@ def _covered(shared, n):
     size = -shared.groupby(pair)["at"].diff(-1)  # an n-gram adds the words up to the next one
     return size.fillna(n).clip(upper=n).groupby(pair).sum()
 
-
-def _equal_to(whole, train, *, lengths):
-    "(number of a training text, what `whole` has for the hash of all its words) of those that have exactly such words."
-    same_length = np.flatnonzero((train.lengths > 0) & np.isin(train.lengths, lengths)).tolist()
-    return [(i, whole[w]) for i in same_length if (w := train.whole(i)) in whole]
-
 # %% ../../nbs/40_teach/02_curate.ipynb #4ca77c5e
 def contaminated(
     texts: list,  # training inputs
@@ -209,8 +195,8 @@ def contaminated(
     for start in range(0, len(texts), chunk):
         train = Grams(texts[start : start + chunk])
         gram, of, _ = train.windows(n)
-        equal = _equal_to(whole, train, lengths=test.lengths[short])
-        found |= {start + i: (j, 1.0) for i, j in equal}
+        alike = np.flatnonzero((train.lengths > 0) & np.isin(train.lengths, test.lengths[short])).tolist()
+        found |= {start + i: (whole[w], 1.0) for i in alike if (w := train.whole(i)) in whole}
         part = _covered(pd.DataFrame(dict(gram=gram, text=of)).merge(known, on="gram"), n).div(total, level="test")
         part = part[part > share]
         found |= {start + i: (j, part[i, j]) for i, j in part.groupby("text").idxmax()}
@@ -351,37 +337,22 @@ def _answer_fault(answer, arm):
     if arm.target not in ("answer", None) and not answer.parsed.rationale:
         return "no reasoning", end
 
-
-def _too_many_words(example, text):
-    limit = example.meta.get("words") if example.task == "summarization" else None
-    n = len(text.split())
-    if limit and n > limit:
-        return "too many words", f"{n} words, at most {limit}"
-
-
-def _untrue(example, answer):
-    if example.gold is None:
-        return "no gold", ""
-    if answer.correct is False:
-        return "disagrees with gold", f"{answer.parsed.answer}, gold {example.gold}"
-
-
-def _split_vote(votes, label, *, share):
-    n, agree = len(votes), sum(v.parsed.answer == label and not v.truncated for v in votes)
-    if n and agree / n < share:
-        return "too little agreement", f"{agree} of {n} samples say {label}"
-
 # %% ../../nbs/40_teach/02_curate.ipynb #b9531719
 def _fault(example, arm, *, answer, votes, label, settings):
-    "What is wrong with the label of an input."
     if arm.labels == "gold":
         return None if example.gold is not None or example.meta.get("reference") else ("no gold", "")
-    return (
-        _answer_fault(answer, arm)
-        or _too_many_words(example, label)
-        or (_untrue(example, answer) if settings.verify else None)
-        or _split_vote(votes, label, share=settings.agreement)
-    )
+    if fault := _answer_fault(answer, arm):
+        return fault
+    limit = example.meta.get("words") if example.task == "summarization" else None
+    if limit and (n := len(label.split())) > limit:
+        return "too many words", f"{n} words, at most {limit}"
+    if settings.verify and example.gold is None:
+        return "no gold", ""
+    if settings.verify and answer.correct is False:
+        return "disagrees with gold", f"{answer.parsed.answer}, gold {example.gold}"
+    n, agree = len(votes), sum(v.parsed.answer == label and not v.truncated for v in votes)
+    if n and agree / n < settings.agreement:
+        return "too little agreement", f"{agree} of {n} samples say {label}"
 
 
 def _overlap_fault(example, i, *, found, seen):
@@ -399,21 +370,16 @@ def _overlap_fault(example, i, *, found, seen):
 # %% ../../nbs/40_teach/02_curate.ipynb #6f7e873c
 def _rows(arm, example, *, label, answer, turns):
     "The training rows of one input: one, or two where the reasoning is a task of its own."
-    if example.task == "conversation":
-        return [_conversation_row(arm, example, answer=answer, turns=turns)]
+    if example.task == "conversation":  # as far as its assistant's turns go
+        replies = tuple(example.meta["reference"] if arm.labels == "gold" else answer.turns)
+        messages = example.ask(arm.prompt, replies)
+        row = dict(id=example.id, messages=messages[:-1] if messages[-1]["role"] == "user" else messages)
+        return [row | dict(turns="all") if turns == "all" else row]
     why, asked = answer.parsed.rationale if answer else "", example.ask(arm.prompt)
     if arm.target == "mixed":
         return [dict(id=example.id, messages=m) for m in both(example.task, asked, answer=label, rationale=why)]
     text = f"{label}\n{why}" if arm.target == "rationale-after" else target(arm.prompt, label, rationale=why)
     return [dict(id=example.id, messages=[*asked, dict(role="assistant", content=text)])]
-
-
-def _conversation_row(arm, example, *, answer, turns):
-    "A whole conversation, as far as its assistant's turns go; `turns` says on which of them the loss falls."
-    replies = tuple(example.meta["reference"] if arm.labels == "gold" else answer.turns)
-    messages = example.ask(arm.prompt, replies)
-    row = dict(id=example.id, messages=messages[:-1] if messages[-1]["role"] == "user" else messages)
-    return row | dict(turns="all") if turns == "all" else row
 
 # %% ../../nbs/40_teach/02_curate.ipynb #597e569d
 def _of_one_kind(rows, drops, *, kind, right):
@@ -430,12 +396,6 @@ def _of_one_kind(rows, drops, *, kind, right):
     return [r for r in rows if r["id"] in kept], [*drops, *gone]
 
 
-def _fitting(rows, drops, *, long):
-    "(rows, drops) once the inputs in `long` (id → how long) are dropped."
-    gone = dict.fromkeys(r["id"] for r in rows if r["id"] in long)
-    return [r for r in rows if r["id"] not in gone], [*drops, *(Drop(id, "too long", long[id]) for id in gone)]
-
-
 def _balance(examples, labels, *, kept):
     "How many inputs have which label, before and after all drops; nothing where any text can be one."
     if not examples or examples[0].task not in ("nli", "nlu_qa"):
@@ -445,11 +405,6 @@ def _balance(examples, labels, *, kept):
     return {when: {label: n[label] for label in order} for when, n in (("before", before), ("after", after))}
 
 # %% ../../nbs/40_teach/02_curate.ipynb #e768d44b
-def _first_right(answer):
-    "The first sample that is right and whole; the elected one where none is."
-    return next((a for a in answer.votes if a.correct and not a.truncated), answer)
-
-
 def _with_reasoning(answer, arm, *, which):
     "(the answer with the reasoning that is taught, whether it came from a block or field of its own)."
     read = answer.parsed
@@ -475,14 +430,13 @@ def curate(
     found = found or overlaps(examples, dict(test=test), settings=settings)
     seen, rows, drops, labels, hidden = {}, [], [], {}, set()
     for i, (example, elected) in enumerate(zip(examples, answers or [None] * len(examples), strict=True)):
-        answer = _first_right(elected) if settings.verify and elected else elected
-        if answer:
+        votes = elected.votes if elected else ()
+        right = (a for a in votes if settings.verify and a.correct and not a.truncated)
+        if answer := next(right, elected):
             answer, apart = _with_reasoning(answer, arm, which=settings.reasoning)
             hidden |= {example.id} if apart else set()
         label = labels[example.id] = example.gold if arm.labels == "gold" else answer.parsed.answer
-        fault = _fault(
-            example, arm, answer=answer, votes=elected.votes if elected else (), label=label, settings=settings
-        )
+        fault = _fault(example, arm, answer=answer, votes=votes, label=label, settings=settings)
         fault = fault or _overlap_fault(example, i, found=found, seen=seen)
         if fault:
             drops.append(Drop(example.id, *fault))
@@ -490,7 +444,9 @@ def curate(
         seen[example.key] = seen[found.first.get(i, (i,))[0]] = example.id
         rows += _rows(arm, example, label=label, answer=answer, turns=settings.turns)
     if too_long and rows:
-        rows, drops = _fitting(rows, drops, long=too_long(rows))
+        long = too_long(rows)
+        drops += [Drop(id, "too long", long[id]) for id in dict.fromkeys(r["id"] for r in rows) if id in long]
+        rows = [r for r in rows if r["id"] not in long]
     if arm.only:
         rows, drops = _of_one_kind(rows, drops, kind=arm.only, right={a.id: a.correct for a in answers})
     done = Curated(arm.name, rows, drops)

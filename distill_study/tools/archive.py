@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config import nearest, wording
+from ..config import fingerprint, nearest, wording
 from ..store.log import MANIFEST, Ledger, Record, from_line
 from ..store.remote import mirror_of, working_copy
 from ..utils import StoreError, crc_of, locked, stage_lock
@@ -171,6 +171,16 @@ def _bad_stage(folder):
             yield Problem(path, None, wording("file_damaged"))
 
 
+def _bad_result(path):
+    "The problem of a small result, if it has one; those of before have no sum."
+    try:
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        whole = path.stem == f"{kept['name']}-{kept['fp']}" and kept.get("sum") in (None, fingerprint(kept["value"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        whole = False
+    return [] if whole else [Problem(path, None, wording("result_damaged"))]
+
+
 def check_store(root: str | Path) -> list[Problem]:
     "Everything in the store in `root` that is not as it was written."
     root = open_root(root)
@@ -180,6 +190,7 @@ def check_store(root: str | Path) -> list[Problem]:
             Ledger(path).entries()
         except StoreError as e:
             found.append(Problem(path, None, wording(f"bad_{kind}", why=e)))
+    found += [problem for path in sorted((root / "results").glob("*.json")) for problem in _bad_result(path)]
     stages = (p for p in _stages(root) if not p.name.endswith(".partial"))
     return found + [problem for folder in stages for problem in _bad_stage(folder)]
 

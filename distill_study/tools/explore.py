@@ -325,7 +325,7 @@ def browse(
 ) -> ItemsFrame:
     "Every test item and training input of a report, to filter, search and page through."
     report = found.report(name or found.reports[0].name)
-    return ItemsFrame(report.name, items_page(report.metrics, found.built(report.name), limit=50_000_000))
+    return ItemsFrame(report.name, items_page(report.metrics, found.built(report.name)))
 
 # %% ../../nbs/90_tools/01_explore.ipynb #4ead1202
 @dataclass(frozen=True)

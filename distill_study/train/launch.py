@@ -49,25 +49,18 @@ def read_config(name: str):
         raise ConfigError(_say("unreadable", launch=name, why=str(e).splitlines()[0])) from None
 
 # %% ../../nbs/60_train/05_launch.ipynb #e2e08d87
-def _first(reasons):
-    "The name of the first that holds."
-    return next((name for name, holds in reasons.items() if holds), None)
-
-
-def _unfit(found, settings):
-    "Why a configuration can't be started here, or doesn't go with the settings, as a macro's name; None where it can."
+def _unfit(found, settings) -> dict:
+    "Macro's name → whether a configuration can't be started, or doesn't go with the settings, for that reason."
     kind, fsdp = found.distributed_type.value, found.fsdp_config or {}
     sharded = kind == "FSDP"
-    return _first(
-        dict(
-            multi_cpu=kind == "MULTI_CPU",
-            unsupported=not sharded and kind != "MULTI_GPU",
-            several_machines=(found.num_machines or 1) > 1,
-            sharded_cpu=sharded and found.use_cpu,
-            fsdp1=sharded and int(fsdp.get("fsdp_version", 1)) != 2,
-            four_bits=sharded and settings.method == "qlora",
-            twice=settings.gradient_checkpointing and fsdp.get("fsdp_activation_checkpointing"),
-        )
+    return dict(
+        multi_cpu=kind == "MULTI_CPU",
+        unsupported=not sharded and kind != "MULTI_GPU",
+        several_machines=(found.num_machines or 1) > 1,
+        sharded_cpu=sharded and found.use_cpu,
+        fsdp1=sharded and int(fsdp.get("fsdp_version", 1)) != 2,
+        four_bits=sharded and settings.method == "qlora",
+        twice=settings.gradient_checkpointing and fsdp.get("fsdp_activation_checkpointing"),
     )
 
 # %% ../../nbs/60_train/05_launch.ipynb #5d0ae001
@@ -75,27 +68,26 @@ def check_launch(settings: Train) -> tuple[Path, int, bool]:
     "(Configuration, number of processes, whether on the CPU) of a launch; refuses, starting nothing, what can't work."
     path, found = read_config(settings.launch)
     gpus, on_cpu = _gpus(), bool(found.use_cpu)
-    if why := _unfit(found, settings) or _first(dict(no_gpu=not on_cpu and not gpus)):
-        raise ConfigError(_say(why, launch=settings.launch, kind=found.distributed_type.value))
     n = settings.processes or (found.num_processes if on_cpu else gpus)
     rows = settings.batch_size * settings.gradient_accumulation
-    if why := _first(dict(few_gpus=not on_cpu and n > gpus, few_rows=n > rows)):
-        raise ConfigError(_say(why, n=n, launch=settings.launch, gpus=gpus, rows=rows))
+    reasons = _unfit(found, settings) | dict(no_gpu=not on_cpu and not gpus)
+    reasons |= dict(few_gpus=not on_cpu and n > gpus, few_rows=n > rows)
+    if why := next((name for name, holds in reasons.items() if holds), None):
+        about = dict(kind=found.distributed_type.value, n=n, gpus=gpus, rows=rows)
+        raise ConfigError(_say(why, launch=settings.launch, **about))
     return path, n, on_cpu
 
 
 def _gpus():
-    "How many GPUs torch sees."
     import torch
 
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return torch.cuda.device_count()
 
 # %% ../../nbs/60_train/05_launch.ipynb #2f8ce96d
 _MESSAGES = "messages.jsonl"
 
 
 def _send(folder, **what):
-    "Tell the starting process something."
     line = json.dumps(dict(rank=int(os.environ.get("RANK", 0)), **what))
     with open(folder / _MESSAGES, "ab", buffering=0) as f:
         f.write(f"{line}\n".encode())  # in one piece
@@ -139,14 +131,6 @@ def _start(path, processes, *, cpu, folder):
     with open(folder / "log", "wb") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, **how)
 
-
-def _messages(folder, read):
-    "What the processes sent since the last `read` bytes, and how far that goes."
-    file = folder / _MESSAGES
-    raw = file.read_bytes()[read:] if file.exists() else b""
-    whole = raw[: raw.rfind(b"\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()], read + len(whole)
-
 # %% ../../nbs/60_train/05_launch.ipynb #8590079e
 _ENDED = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: -(\d+)|died with <Signals\.(\w+)")
 
@@ -174,11 +158,13 @@ def _explain(errors, log, *, processes, out, step):
 # %% ../../nbs/60_train/05_launch.ipynb #5d0ae002
 def _followed(p, folder, *, progress):
     "Wait for the launcher, passing on what the processes send; their errors, and the last step."
-    read, step, errors = 0, 0, []
+    file, read, step, errors = folder / _MESSAGES, 0, 0, []
     while True:
         ended = p.poll() is not None  # looked at first: what was sent until then is read once more
-        messages, read = _messages(folder, read)
-        for m in messages:
+        raw = file.read_bytes()[read:] if file.exists() else b""
+        whole = raw[: raw.rfind(b"\n") + 1]
+        read += len(whole)
+        for m in map(json.loads, whole.splitlines()):
             if "error" in m:
                 errors.append(m)
             elif "step" in m:

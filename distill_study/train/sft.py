@@ -26,6 +26,7 @@ from distill_study.models.weights import (
     resolve_model,
     sentence,
     template_text,
+    turn_ends,
 )
 from . import methods, rows as batching, save
 from .save import TrainingFailed
@@ -153,7 +154,7 @@ def fit_student(
 
     # Tokenizer and rows
     tokenizer = load_tokenizer(base)
-    stops = batching.turn_ends(base, tokenizer)
+    stops = turn_ends(base, tokenizer)
     tokenized = batching.tokenize_rows(rows, tokenizer, stops=stops)
     kept, dropped, limit = batching.fit_length(tokenized, settings, context=own_context(base))
     held = [r for r in batching.tokenize_rows(validation or [], tokenizer, stops=stops) if len(r["input_ids"]) <= limit]
@@ -175,7 +176,7 @@ def _train(job, key):
     # Where does this start begin?
     last, starts = save.at_first(lambda: _claim(job.out, key))
     if last:
-        save.need_best(job.out, save.best_step_of(last))
+        save.need_best(last)
 
     # Model and trainer
     trainer = _build(job)
@@ -189,7 +190,7 @@ def _train(job, key):
     # Train
     trainer.spent = save.Spent(last)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
-    record = _what_was_trained(job) | _what_happened(trainer) | dict(fingerprint=key, starts=starts)
+    record = _record(trainer) | dict(fingerprint=key, starts=starts)
     chosen = _take_best(trainer) if job.settings.choose != "last" else None
     weights = save.whole_weights(trainer.model)
     save.part_ways()
@@ -201,7 +202,7 @@ def _train(job, key):
     record["peak_memory"] = max(record["peak_memory"], _peak())
     done = TrainedStudent(**record, chosen=chosen, merge=merge, processes=processes, path=trained_folder(job.out))
     done.save(job.out)
-    for folder in (*job.out.glob("checkpoint-*"), *job.out.glob("best-*")):
+    for folder in job.out.glob("checkpoint-*"):
         shutil.rmtree(folder, ignore_errors=True)
     return done
 
@@ -298,7 +299,6 @@ class _StudentTrainer:
 
 # %% ../../nbs/60_train/03_sft.ipynb #cb8913f5
 def _build(job):
-    "Model and trainer, ready to train."
     from datasets import Dataset
     from transformers import PrinterCallback
     from trl import SFTTrainer
@@ -342,7 +342,6 @@ def _batches(job, model):
 
 
 def _accumulation(settings, rows):
-    "Batches an optimizer step: as set, or as many as make about `tokens_per_step`."
     if not settings.tokens_per_step:
         return settings.gradient_accumulation
     tokens = sum(len(r["input_ids"]) for r in rows) / len(rows)
@@ -350,7 +349,7 @@ def _accumulation(settings, rows):
 
 # %% ../../nbs/60_train/03_sft.ipynb #21e5765c
 class _Watcher:
-    "Keeps the loss of every step, and what the validation says, in the trainer's state; keeps the best weights."
+    "Keeps the loss of every step, and what the validation says, in the trainer's state."
 
     def __init__(self, trainer):
         self.trainer, self.job, self.settings = trainer, trainer.job, trainer.job.settings
@@ -371,11 +370,16 @@ class _Watcher:
         self._stop_if_stale()
 
     def _look(self):
-        "Loss and score on the validation rows; the weights are kept where they are the best so far."
+        "Loss and score on the validation rows; a checkpoint is written where they are the best so far."
         state = self.trainer.state
         if any(h["step"] == state.global_step and "loss" not in h for h in state.log_history):
             return  # before it was killed
-        found = self._measured()
+        found = {}
+        if self.job.held:
+            how = dict(pad=self.trainer.processing_class.pad_token_id, batch_size=self.trainer.args.train_batch_size)
+            found["validation"] = methods.mean_loss(self.trainer.model, self.job.held, **how)
+        if self.job.score and self.settings.choose == "gold":
+            found["gold"] = self.job.score(self.trainer.model)
         if found:
             state.log_history.append(dict(step=state.global_step, **found))
         value = found.get("gold")
@@ -383,18 +387,7 @@ class _Watcher:
             value = -found["validation"]
         if value is not None and (state.best_metric is None or value > state.best_metric):
             state.best_metric, state.best_global_step = value, state.global_step
-            best = save.best_folder(self.job.out, state.global_step)
-            save.write_folder(best, partial(save.save_weights, self.trainer.model))
-            save.forget_best(self.job.out, state.global_step)
-
-    def _measured(self):
-        trainer, found = self.trainer, {}
-        if self.job.held:
-            how = dict(pad=trainer.processing_class.pad_token_id, batch_size=trainer.args.train_batch_size)
-            found["validation"] = methods.mean_loss(trainer.model, self.job.held, **how)
-        if self.job.score and self.settings.choose == "gold":
-            found["gold"] = self.job.score(trainer.model)
-        return found
+            self.trainer.control.should_save = True
 
     def _stop_if_stale(self):
         "End the run where the last `patience` looks found nothing better."
@@ -406,16 +399,13 @@ class _Watcher:
 
 # %% ../../nbs/60_train/03_sft.ipynb #d4d36be7
 def _take_best(trainer):
-    "Put the best weights back into the model; the step they are of, or None where they are its own."
-    best, out = trainer.state.best_global_step, trainer.job.out
+    best = trainer.state.best_global_step
     if best not in (None, trainer.state.global_step):
-        save.need_best(out, best)
-        trainer._load_from_checkpoint(str(save.best_folder(out, best)))
+        trainer._load_from_checkpoint(str(trainer.job.out / f"checkpoint-{best}"))
     return best
 
 # %% ../../nbs/60_train/03_sft.ipynb #140d908c
 def _peak():
-    "Most memory used so far, in bytes."
     import torch
 
     if device() == "cuda":
@@ -424,42 +414,32 @@ def _peak():
 
 
 def _versions(settings):
-    "Versions of the libraries that train with these settings."
     some = dict(peft=settings.method != "full", bitsandbytes=settings.method == "qlora", liger_kernel=settings.liger)
     used = [name for name, on in some.items() if on]
     return {name: version(name) for name in ("torch", "transformers", "trl", "accelerate", *used)}
 
 # %% ../../nbs/60_train/03_sft.ipynb #5d0ad006
-def _what_was_trained(job):
-    "The part of the record that is known before the first step."
-    settings, rows = job.settings, job.rows
-    return dict(
-        model=job.name,
-        method=settings.method,
-        seed=job.seed,
-        rows=len(rows),
-        dropped_long=tuple(job.dropped),
-        tokens=sum(len(r["input_ids"]) for r in rows),
-        supervised_tokens=sum(label != -100 for r in rows for label in r["labels"]),
-        max_length=job.limit,
-        first_row=batching.seen_row(rows[0], job.tokenizer),
-        validation_rows=len(job.held),
-        versions=_versions(settings),
-        device=device(),
-    )
-
-
-def _what_happened(trainer):
-    "The part of the record that the training itself gives; asked of every process."
-    state, log = trainer.state, trainer.state.log_history
+def _record(trainer):
+    "What is known of a training once it has ended, but for what saving adds; asked of every process."
+    job, state, log = trainer.job, trainer.state, trainer.state.log_history
     sizes = {p: p.numel() for p in trainer.model.parameters()}
     seconds, epochs = trainer.spent.seconds(), round(state.epoch, 4)
-    tokens = sum(len(r["input_ids"]) for r in trainer.job.rows)
+    tokens = sum(len(r["input_ids"]) for r in job.rows)
     return dict(
+        model=job.name,
+        method=job.settings.method,
+        seed=job.seed,
+        rows=len(job.rows),
+        dropped_long=tuple(job.dropped),
+        tokens=tokens,
+        supervised_tokens=sum(label != -100 for r in job.rows for label in r["labels"]),
+        max_length=job.limit,
+        first_row=batching.seen_row(job.rows[0], job.tokenizer),
         epochs=epochs,
         steps=state.global_step,
         history=tuple((h["step"], h["loss"]) for h in log if "loss" in h and "epoch" not in h),
         validation=tuple((h["step"], h["validation"]) for h in log if "validation" in h),
+        validation_rows=len(job.held),
         looks=tuple((h["step"], h["gold"]) for h in log if "gold" in h),
         stopped=state.global_step < state.max_steps,
         seconds=seconds,
@@ -467,10 +447,12 @@ def _what_happened(trainer):
         energy=trainer.spent.energy(),
         peak_memory=max(save.gathered(_peak())),
         dtype=trainer.dtype,
+        device=device(),
         trainable=sum(n for p, n in sizes.items() if p.requires_grad),
         parameters=sum(sizes.values()),
         learning_rate=trainer.args.learning_rate,
-        packs=len(trainer.train_dataset) if trainer.job.settings.packing else 0,
+        packs=len(trainer.train_dataset) if job.settings.packing else 0,
+        versions=_versions(job.settings),
     )
 
 # %% ../../nbs/60_train/03_sft.ipynb #43128f38

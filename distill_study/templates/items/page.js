@@ -1,125 +1,204 @@
-// Everything shown is text of a data set or a model: it reaches the page through `append` alone, never as HTML.
-const data = JSON.parse(document.getElementById("data").textContent);
-const said = (t) => t ? t.map((i) => data.texts[i]).join("\n") : null;     // what is empty is left out of the data
-const el = (tag, props, ...parts) => { const e = Object.assign(document.createElement(tag), props); e.append(...parts.flat().filter((p) => p !== null && p !== undefined)); return e; };
-const box = (t, label) => { const e = el("pre", { tabIndex: 0 }, said(t) || "nothing"); e.setAttribute("role", "group"); e.setAttribute("aria-label", label); if (!said(t)) e.classList.add("none"); return e; };
-const folded = (name, ...parts) => el("details", {}, el("summary", {}, name), ...parts);
-const badge = (text, kind) => el("span", { className: `badge ${kind}` }, text);
-const number = (v) => (v * data.scale).toFixed(data.digits).replace("-", "\u2212");
+// --- the list, the keyboard, and what happens when
+const byId = (id) => document.getElementById(id);
+const list = byId("list"), rows = byId("rows"), heads = byId("heads"), detail = byId("detail"), status = document.querySelector(".count");
+const rowHeight = 3 * parseFloat(getComputedStyle(document.documentElement).fontSize);
+let f = {}, found = [], now = -1, latest = 0;   // filters, items that fit, the place among them, the number of the last change
 
-// --- what can be chosen
-const SPLITS = { test: "Test items", train: "Training inputs" };
-const grade = (item, arm) => item.arms.find((x) => x.arm === arm)?.value;
-const level = data.graded
-  ? [["any outcome", () => true], ["{a} wrong, {b} right", (x, y) => !x && y], ["{a} right, {b} wrong", (x, y) => x && !y], ["both wrong", (x, y) => !x && !y], ["both right", (x, y) => x && y]]
-  : [["any outcome", () => true], ["{a} lower, {b} higher", (x, y) => x < y], ["{a} higher, {b} lower", (x, y) => x > y], ["the same", (x, y) => x === y]];
-const fates = ["any outcome", "kept", "dropped", ...Object.keys(data.reasons)];
-const fate = (x, which) => which === "any outcome" || (which === "kept" ? x.kept : which === "dropped" ? !x.kept : x.reason === which);
-const words = (item) => item.words ??= [item.id, ...[item.question, item.gold, ...item.arms.flatMap((x) => [x.text, x.answer, x.row]), ...(item.samples ?? []).flatMap((s) => s.texts ?? [])].map((t) => t ? said(t) : "")].join("\n").toLowerCase();
+const picked = (arm) => (f.split === "test" ? arm === f.a || arm === f.b : arm === f.arm) ? "picked" : "";
 
-let split = "test", found = [], now = -1;
-const pick = (id, name, options) => { const s = el("select", { id }, options.map((o) => el("option", { value: o, textContent: o }))); return [el("label", { htmlFor: id }, name), s]; };
-const [splitLabel, splitPick] = pick("split", "Show", []);
-for (const [k, v] of Object.entries(SPLITS)) splitPick.append(el("option", { value: k, textContent: v }));
-const [aLabel, aPick] = pick("a", "First arm", data.arms), [bLabel, bPick] = pick("b", "Second arm", data.arms);
-const [armLabel, armPick] = pick("arm", "Trained arm", Object.keys(data.trained)), [outLabel, outPick] = pick("outcome", "Outcome", []);
-const [hardLabel, hardPick] = pick("hard", "Difficulty", ["any", ...data.levels]);
-const search = el("input", { id: "search", type: "search", autocomplete: "off" }), searchLabel = el("label", { htmlFor: "search" }, "Text");
-const field = (...parts) => el("div", { className: "field" }, ...parts);
-const fields = { test: [field(aLabel, aPick), field(bLabel, bPick)], train: [field(armLabel, armPick)], hard: field(hardLabel, hardPick) };
-const count = el("p", { className: "count" }), list = el("ol", { className: "list" }), detail = el("article", { tabIndex: -1 });
-const back = el("button", { type: "button", textContent: "Previous" }), next = el("button", { type: "button", textContent: "Next" });
-count.setAttribute("role", "status");
-const nav = el("nav", {}, list);
-nav.setAttribute("aria-label", "Items that fit");
-const form = el("div", { className: "filters" }, field(splitLabel, splitPick), ...fields.test, ...fields.train, field(outLabel, outPick), fields.hard, field(searchLabel, search));
-form.setAttribute("role", "search");
-document.getElementById("items").append(form, el("div", { className: "turn" }, back, next, count), el("div", { className: "both" }, nav, detail));
-if (data.arms.includes(data.base)) aPick.value = data.base;
-for (const p of [bPick, armPick]) if ([...p.options].some((o) => o.value === data.best)) p.value = data.best;
+function cell(i, arm) {
+  const v = gradeOf(i, arm);
+  if (!data.graded) return el("span", { className: `cell ${picked(arm)}` }, v === null ? "\u2013" : (v * data.scale).toFixed(0));
+  return el("span", { className: `cell ${v ? "ok" : "bad"} ${picked(arm)}`, title: `${arm}: ${answerOf("test", i, arm) ?? "none found"}` }, v ? "\u2713" : "\u2717");
+}
+
+function fate(i, arm) {
+  const kept = data.train.arms[arm].kept[i];
+  return el("span", { className: `cell ${kept ? "ok" : "bad"} ${picked(arm)}`, title: `${arm}: ${kept ? "kept" : "dropped"}` }, kept ? "\u2713" : "\u2717");
+}
+
+// What a screen reader says of a row: ticks and crosses in words.
+function spoken(i) {
+  const { split } = f, names = split === "test" ? arms.filter((arm) => data.graded && !gradeOf(i, arm)) : trained.filter((arm) => !data.train.arms[arm].kept[i]);
+  const outcome = names.length ? `. ${split === "test" ? "Wrong" : "Dropped"}: ${names.join(", ")}` : "";
+  return `${data[split].id[i]}, ${levelOf(split, i) ?? ""} ${data[split].head[i]}${outcome}`;
+}
+
+function row(place) {
+  const i = found[place], { split } = f, about = [levelOf(split, i), goldOf(split, i) && data.graded ? `gold ${goldOf(split, i)}` : null, data[split].head[i]].filter(Boolean).join(" \u00b7 ");
+  const cells = split === "test" ? arms.map((arm) => cell(i, arm)) : trained.map((arm) => fate(i, arm));
+  const e = el("a", { className: "row", id: `row-${place}`, href: address(f, data[split].id[i]), tabIndex: -1, onclick: (event) => { if (!event.ctrlKey && !event.metaKey && !event.shiftKey) { event.preventDefault(); turn(place); } } },
+    el("span", { className: "about" }, el("b", { className: "id" }, data[split].id[i]), el("span", { className: "head" }, about)), el("span", { className: "cells" }, cells));
+  for (const [k, v] of Object.entries({ role: "option", "aria-selected": place === now, "aria-setsize": found.length, "aria-posinset": place + 1, "aria-label": spoken(i) })) e.setAttribute(k, v);
+  e.style.top = `${place * rowHeight}px`;
+  return e;
+}
+
+// Only the rows in sight are in the page.
+function drawRows() {
+  const first = Math.max(0, Math.floor(list.scrollTop / rowHeight) - 5), last = Math.min(found.length, Math.ceil((list.scrollTop + list.clientHeight) / rowHeight) + 5);
+  rows.replaceChildren(...Array.from({ length: Math.max(0, last - first) }, (_, k) => row(first + k)));
+  if (now >= first && now < last) list.setAttribute("aria-activedescendant", `row-${now}`);
+  else list.removeAttribute("aria-activedescendant");
+}
+
+function drawHeads() {
+  const test = f.split === "test";
+  const level = (arm) => test ? mean(found.map((i) => gradeOf(i, arm))) : mean(found.map((i) => data.train.arms[arm].kept[i]));
+  const shown = (v) => v === null ? "\u2013" : (v * (test ? data.scale : 100)).toFixed(0);
+  const head = (arm) => el("span", { className: `cell ${picked(arm)}` }, el("span", { className: "name" }, arm), shown(level(arm)));
+  const what = test ? `${data.measure}${data.graded ? ", %" : ""}` : "kept, %";
+  heads.replaceChildren(el("span", { className: "about" }, what), el("span", { className: "cells" }, (test ? arms : trained).map(head)));
+}
+
+const PAIR = data.graded ? { "both-right": "both right", "a-only": "only A right", "b-only": "only B right", "both-wrong": "both wrong" } : { "a-only": "A higher", "b-only": "B higher", "both-right": "the same" };
+
+// How the pair comes out among the items that fit but for the outcome: each a step to these items.
+function drawPair(near) {
+  const pair = byId("pair"), keys = Object.keys(PAIR);
+  pair.hidden = f.split !== "test" || f.a === f.b;
+  if (pair.hidden) return;
+  const chip = (key) => el("button", { type: "button", title: outcomeName(key, f), onclick: () => change({ outcome: f.outcome === key ? "" : key }) }, `${PAIR[key]}: `, el("b", {}, near.filter((i) => OUTCOMES[key][1](gradeOf(i, f.a), gradeOf(i, f.b), i, f)).length));
+  const chips = keys.map((key) => [key, chip(key)]);
+  for (const [key, e] of chips) e.setAttribute("aria-pressed", f.outcome === key);
+  pair.replaceChildren(...chips.map(([, e]) => e));
+}
+
+const drawTables = () => byId("tables").replaceChildren(...(byId("breakdown").open ? f.split === "test" ? testTables(found, f) : trainTables(found, f) : []));
 
 // --- one item
-const judged = (x) => (x.said ?? []).map(([who, what, v]) => el("li", {}, `${who}, ${what}: ${v}`));
-const outcome = (x) => data.graded
-  ? [badge(x.value ? "right" : "wrong", x.value ? "ok" : "failed"), x.strict === x.value ? null : badge(`strictly ${x.strict ? "right" : "wrong"}`, "open")]
-  : [badge(x.value === undefined ? "undefined" : `${data.measure} ${number(x.value)}`, "open")];
-const answerOf = (x) => el("section", { className: "answer" },
-  el("h3", {}, x.arm, " ", ...outcome(x)), box(x.text, `What ${x.arm} wrote`),
-  el("p", { className: "read" }, "Read as: ", said(x.answer) ?? "no answer found"), x.marks ? el("p", { className: "read" }, x.marks.join("; ")) : null, x.said ? el("ul", {}, judged(x)) : null,
-  folded("How it was asked", box(x.prompt, "Prompt")), x.samples ? folded(`All ${x.samples.length} that it wrote`, ...x.samples.map((s, i) => box(s, `Number ${i + 1}`))) : null,
-  x.arm in data.trained ? el("p", { className: "read" }, el("button", { type: "button", className: "link", onclick: () => { split = splitPick.value = "train"; armPick.value = x.arm; refilter(true); } }, "What it learned from")) : null);
-const rowOf = (x) => el("section", { className: "answer" },
-  el("h3", {}, x.arm, " ", badge(x.kept ? "kept" : `dropped: ${x.reason}`, x.kept ? "ok" : "failed")), x.kept ? null : el("p", { className: "read" }, data.reasons[x.reason] ?? "", said(x.evidence) ? ` (${said(x.evidence)})` : ""),
-  el("p", { className: "read" }, `Label, ${data.trained[x.arm]}: `, said(x.answer) ?? "none", x.right === undefined ? "" : x.right ? ", which is the gold answer" : ", which is not the gold answer"),
-  x.kept ? folded("Training row", box(x.row, "Training row")) : null);
-const head = (item) => [el("h2", { id: "chosen" }, item.id, item.hard ? ` (difficulty: ${item.hard})` : ""), el("h3", {}, split === "test" ? "Input" : "Training input"), box(item.question, "Input"), el("h3", {}, data.graded ? "Gold answer" : "Reference"), item.gold ? box(item.gold, "Gold answer or reference") : el("p", { className: "read" }, "There is none.")];
-function show(item) {
-  if (!item) return detail.replaceChildren(el("p", { className: "note" }, "No item fits."));
-  const parts = head(item);
-  if (split === "test") {
-    parts.push(el("h2", {}, "Answers"), ...item.arms.map(answerOf));
-    if (item.pairs) parts.push(el("h2", {}, "Compared by the judge"), el("ul", {}, item.pairs.map((p) => el("li", {}, p))));
-  } else {
-    parts.push(el("h2", {}, "What the teacher wrote"), ...(item.samples ?? []).flatMap((s) => [el("h3", {}, `Asked under ${s.strategy}`), ...(s.texts ?? [[]]).map((t, i) => box(t, `Sample ${i + 1} under ${s.strategy}`))]), item.samples ? null : el("p", { className: "note" }, "Nothing: no arm learns from its answers."));
-    parts.push(el("h2", {}, "What became of it"), ...item.arms.map(rowOf));
-  }
-  detail.replaceChildren(...parts.filter((p) => p));
-  detail.setAttribute("aria-labelledby", "chosen");
+async function show(place) {
+  const run = ++latest, parts = place < 0 ? [el("p", { className: "note" }, found.length ? "" : "No item fits.")] : await itemParts(found[place], f);
+  if (run !== latest) return;
+  detail.replaceChildren(...parts.flat(3).filter((p) => p));
+  if (place >= 0) detail.setAttribute("aria-labelledby", "chosen");
+  highlight();
+  byId("items").setAttribute("aria-busy", "false");
 }
 
-// --- from choices to items, and from an address to an item
-const place = (item) => `#${split}/${encodeURIComponent(item.id)}`;
-function turn(i, write = true) {
-  now = i;
-  show(found[i]);
-  for (const [k, a] of [...list.querySelectorAll("a")].entries()) { if (k === i) { a.setAttribute("aria-current", "true"); a.scrollIntoView?.({ block: "nearest" }); } else a.removeAttribute("aria-current"); }
-  back.disabled = i <= 0; next.disabled = i < 0 || i >= found.length - 1;
-  count.textContent = `${found.length ? i + 1 : 0} of ${found.length} that fit, ${data.items[split].length} in all`;
-  if (write && found[i]) history.replaceState(null, "", place(found[i]));
+// Marks what was searched for, without a change of the page's elements.
+function highlight() {
+  if (!globalThis.Highlight) return;
+  const needle = (f.text ?? "").trim().toLowerCase(), ranges = [], walker = document.createTreeWalker(detail, NodeFilter.SHOW_TEXT);
+  while (needle && walker.nextNode()) {
+    const text = walker.currentNode.data.toLowerCase();
+    for (let at = text.indexOf(needle); at >= 0; at = text.indexOf(needle, at + needle.length)) {
+      const range = new Range();
+      range.setStart(walker.currentNode, at);
+      range.setEnd(walker.currentNode, at + needle.length);
+      ranges.push(range);
+    }
+  }
+  CSS.highlights.set("found", new Highlight(...ranges));
 }
-function outcomes() {
-  const names = split === "test" ? level.map(([n]) => n.replace("{a}", aPick.value).replace("{b}", bPick.value)) : fates, k = outPick.selectedIndex;
-  outPick.replaceChildren(...names.map((o) => el("option", { value: o, textContent: o })));
-  outPick.selectedIndex = Math.min(Math.max(k, 0), names.length - 1);
+
+function count() {
+  status.textContent = `${now + 1} of ${found.length} that fit, ${sizeOf(f.split)} in all`;
+  byId("back").disabled = now <= 0;
+  byId("next").disabled = now < 0 || now >= found.length - 1;
 }
-function refilter(anew = false) {
-  for (const f of fields.test) f.hidden = split !== "test";
-  for (const f of fields.train) f.hidden = split !== "train";
-  fields.hard.hidden = split !== "test" || !data.levels.length;
-  outcomes();
-  if (anew) outPick.selectedIndex = 0;
-  const test = level[outPick.selectedIndex]?.[1], text = search.value.trim().toLowerCase(), a = aPick.value, b = bPick.value;
-  found = data.items[split].filter((item) => {
-    if (split === "test") {
-      const x = grade(item, a), y = grade(item, b);
-      if (outPick.selectedIndex > 0 && (x === undefined || y === undefined || !test(x, y))) return false;
-      if (hardPick.value !== "any" && item.hard !== hardPick.value) return false;
-    } else { const x = item.arms.find((r) => r.arm === armPick.value); if (outPick.selectedIndex > 0 && !(x && fate(x, outPick.value))) return false; }
-    return !text || words(item).includes(text);
-  });
-  list.replaceChildren(...found.map((item) => el("li", {}, el("a", { href: place(item) }, item.id, el("span", {}, ` ${(said(item.question) ?? "").slice(0, 70)}`)))));
-  turn(found.length ? 0 : -1);
+
+function inSight() {
+  const top = now * rowHeight, free = list.clientHeight - heads.offsetHeight;
+  rows.style.height = `${found.length * rowHeight}px`;
+  if (now >= 0) list.scrollTop = Math.min(top, Math.max(list.scrollTop, top + rowHeight - free));
 }
-function go() {
-  const m = /^#(test|train)\/(.+)$/.exec(location.hash);
-  let id = null;
-  try { id = m && decodeURIComponent(m[2]); } catch { /* an address that somebody cut off */ }
-  const item = id === null ? undefined : data.items[m[1]].find((x) => x.id === id);
-  if (!item) { if (m) count.textContent = "No item of this page has that address."; return false; }
-  if (split !== m[1] || !found.includes(item)) { split = splitPick.value = m[1]; search.value = ""; hardPick.value = "any"; refilter(true); }
-  turn(found.indexOf(item), false);
-  return true;
+
+function turn(to, write = true) {
+  now = to;
+  count();
+  inSight();
+  drawRows();
+  if (write) history.replaceState(null, "", address(f, now < 0 ? null : data[f.split].id[found[now]]));
+  return show(now);
 }
-splitPick.onchange = () => { split = splitPick.value; refilter(true); };
-for (const p of [aPick, bPick, armPick, outPick, hardPick]) p.onchange = () => refilter();
-search.oninput = () => refilter();
-back.onclick = () => turn(now - 1); next.onclick = () => turn(now + 1);
-list.onkeydown = (event) => {
-  const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-  if (!step || !found[now + step]) return;
-  event.preventDefault(); turn(now + step); list.querySelectorAll("a")[now].focus();
+
+// --- from filters to items
+async function refilter(id = null, hashed = id !== null) {
+  const run = ++latest;
+  f = chosen();
+  const without = fitting({ ...f, outcome: "" });
+  let near = without;
+  if (f.text.trim()) {
+    near = await searched(without, f, (done) => { if (run === latest && done < 1) status.textContent = `searching, ${(100 * done).toFixed(0)} %`; return run === latest; });
+    if (near === null || run !== latest) return false;
+  }
+  const fits = new Set(f.outcome ? fitting(f) : near);
+  found = near.filter((i) => fits.has(i));
+  byId("clear").disabled = address(f, null) === `#${f.split}`;
+  drawHeads();
+  drawPair(near);
+  drawTables();
+  const at = id === null ? Math.min(0, found.length - 1) : found.indexOf(data[f.split].id.indexOf(id));
+  list.scrollTop = 0;
+  await turn(at, started && !hashed);
+  return id === null || at >= 0;
+}
+
+// With other arms, or in another order, the item that is open stays open.
+async function stay(name) {
+  const id = now >= 0 && ["a", "b", "arm", "order"].includes(name) ? data[f.split].id[found[now]] : null;
+  if (!await refilter(id, false) && id !== null) await refilter();
+}
+
+// Filters that a button sets; of other filters nothing changes.
+function change(filters) {
+  for (const [k, v] of Object.entries(filters)) control(k).value = v;
+  setOutcomes();
+  if ("outcome" in filters) control("outcome").value = filters.outcome;
+  if (moreAreSet()) byId("more").open = true;
+  return "a" in filters ? stay("a") : refilter();
+}
+
+// An address names exactly one item: filters that don't let it through are left, and no other item stands in for one that isn't here.
+async function go() {
+  const at = parsed(location.hash);
+  if (!at) return location.hash ? undefined : refilter();
+  setFilters(at.split, at.filters);
+  if (at.id === null) return refilter();
+  if (await refilter(at.id)) return;
+  setFilters(at.split);
+  if (await refilter(at.id)) return;
+  detail.replaceChildren(el("p", { className: "note" }, `No item of this page has the id ${at.id}.`));
+}
+
+// --- what people do
+const toList = () => list.focus({ preventScroll: true });
+const step = (by) => { if (found[now + by] !== undefined) turn(now + by); };
+
+form.onsubmit = (event) => { event.preventDefault(); toList(); };
+form.oninput = (event) => {
+  if (event.target.name === "split") setFilters(control("split").value);
+  if (["a", "b"].includes(event.target.name)) setOutcomes();
+  stay(event.target.name);
 };
-addEventListener("hashchange", () => { if (go()) detail.focus(); });
-const start = location.hash;
-refilter();
-if (start) { history.replaceState(null, "", start); go(); }
+byId("back").onclick = () => step(-1);
+byId("next").onclick = () => step(1);
+byId("clear").onclick = () => { setFilters(f.split); refilter(); };
+byId("breakdown").ontoggle = drawTables;
+list.onscroll = drawRows;
+addEventListener("resize", drawRows);
+addEventListener("hashchange", async () => { await go(); detail.focus(); });
+
+list.onkeydown = (event) => {
+  const page = Math.max(1, Math.floor(list.clientHeight / rowHeight) - 2), last = found.length - 1;
+  const to = { ArrowDown: now + 1, ArrowUp: now - 1, PageDown: Math.min(last, now + page), PageUp: Math.max(0, now - page), Home: 0, End: last }[event.key];
+  if (event.key === "Enter") { event.preventDefault(); detail.focus(); }
+  if (to === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  if (found[to] !== undefined) turn(to);
+};
+
+document.onkeydown = (event) => {
+  if (event.key === "Escape" && event.target.closest("article, form, #breakdown")) { event.preventDefault(); return toList(); }
+  if (!byId("keys").checked || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select")) return;
+  if (event.key === "j") step(1);
+  if (event.key === "k") step(-1);
+  if (event.key === "/") { event.preventDefault(); control("text").focus(); }
+};
+
+let started = false;
+setUp();
+byId("items").hidden = false;
+await go();
+started = true;

@@ -1,0 +1,309 @@
+"What can't be used is refused before any work, in a sentence that names it: settings, YAML, data, models, the store."
+
+import json
+import math
+import shutil
+from typing import get_args
+
+import pytest
+
+from distill_study.config import ConfigError, Data, Endpoint, Recipe, Settings, load_recipe, parse_recipe
+from distill_study.data.load import DataError, load_data
+from distill_study.models.weights import ZOO, ModelError, check_model
+from distill_study.store.log import Store, StoreError
+from distill_study.study.schedule import problems
+from distill_study.tools.archive import check_store
+
+RAW = dict(
+    name="bad",
+    teachers=[dict(engine="openai:m", endpoint=dict(base_url="http://localhost:1/v1"), sampling={}, price={})],
+    students=[dict(model="zoo/student-s", train={}, price={})],
+    data=[dict(name="tiny-math", train=20, test=8)],
+    judge=dict(engine="openai:j", endpoint={}),
+    curate={},
+    pitfalls={},
+    rubric=[dict(name="clear", question="Is it clear?", scale=[1, 5])],
+)
+
+
+def kinds(annotation):
+    "The classes inside an annotation, however deep."
+    parts = get_args(annotation)
+    return {annotation} if not parts else set().union(*(kinds(p) for p in parts if p is not Ellipsis))
+
+
+def places(cls=Recipe, raw=RAW, path=()):
+    "(the settings' class, where they stand in a raw recipe) of everything that a recipe may hold."
+    yield cls, path
+    for name, field in cls.model_fields.items():
+        inner = next((k for k in kinds(field.annotation) if isinstance(k, type) and issubclass(k, Settings)), None)
+        value = raw.get(name)
+        if inner and value is not None:
+            many = isinstance(value, list)
+            yield from places(inner, value[0] if many else value, (*path, name, *([0] if many else [])))
+
+
+def changed(path, name, value):
+    "`RAW` with one setting replaced."
+    raw = json.loads(json.dumps(RAW))
+    at = raw
+    for step in path:
+        at = at[step]
+    at[name] = value
+    return raw
+
+
+def nonsense(field):
+    "Values that can't be meant, by a field's type."
+    found = kinds(field.annotation)
+    yield (
+        [{"no": 1}]
+        if dict in {getattr(k, "__origin__", k) for k in found} or "dict" in str(field.annotation)
+        else {"no_such_setting": 1}
+    )
+    if {int, float} & found and str not in found:
+        yield from (math.inf, math.nan, 1e30, "many")
+        if bool not in found:
+            yield [True] if "tuple" in str(field.annotation) else "yes"
+    if int in found and bool not in found and "tuple" not in str(field.annotation):
+        yield from (True, 2.5, -7)
+
+
+CASES = [
+    (path, name, value)
+    for cls, path in places()
+    for name, field in cls.model_fields.items()
+    for value in nonsense(field)
+    if not (name in ("rubric", "teachers", "students", "data") and not path)
+]
+
+
+@pytest.mark.parametrize("path, name, value", CASES, ids=lambda v: str(v)[:40])
+def test_every_setting_refuses_what_it_cannot_mean(path, name, value):
+    with pytest.raises(ConfigError) as e:
+        parse_recipe(changed(path, name, value))
+    assert name in str(e.value) and str(e.value).endswith((".", "?"))
+
+
+@pytest.mark.parametrize("cls, path", list(places()), ids=lambda v: str(v)[:40])
+def test_a_misspelled_setting_names_the_one_that_was_meant(cls, path):
+    name = max(cls.model_fields, key=len)
+    with pytest.raises(ConfigError, match=f"unknown setting. Did you mean '{name}'"):
+        parse_recipe(changed(path, name[:-1] + "x", 1))
+
+
+def test_there_are_hundreds_of_bad_settings():
+    assert len(CASES) > 300
+
+
+HEAD = "teachers: ['transformers:zoo/teacher']\nstudents: [zoo/student-s]\n"
+BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+    f"{c}: &{c} [{','.join(['*' + chr(ord(c) - 1)] * 9)}]\n" for c in "bcdefghij"
+)
+
+
+@pytest.mark.parametrize(
+    "text, why",
+    [
+        (HEAD + "data: [{name: tiny-math, test: 8, test: 2}]", "'test' is there twice, line 3"),
+        (HEAD + "data: [{name: tiny-math, train: 025}]", "025 is written like a number of another base"),
+        (HEAD + "data: [tiny-math]\nseeds: [true]", "seeds.0 = True"),
+        (HEAD + "data: [tiny-math]\nseeds: [4294967296]", "less than 4294967296"),
+        (HEAD + "data: [tiny-math]\narms: [control/gold, control/gold]", "name every arm once"),
+        (HEAD + "data: [tiny-math]\ndata: [tiny-qa]", "'data' is there twice"),
+        ("a: &a [*a]", "an anchor that holds itself"),
+        ("a: " + "[" * 5000, "nested too deep"),
+        (BOMB, "its aliases stand for too much"),
+    ],
+)
+def test_yaml_without_surprises(tmp_path, text, why):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(ConfigError) as e:
+        load_recipe(tmp_path / "r.yaml")
+    assert why in str(e.value)
+
+
+def test_anchors_serve_a_recipe(tmp_path):
+    (tmp_path / "r.yaml").write_text(
+        HEAD.replace("[zoo/student-s]", "[{model: zoo/student-s, train: &t {r: 8}}, {model: zoo/student-m, train: *t}]")
+        + "data: [{name: tiny-math, labels: {yes: entailment, no: neutral}}]"
+    )
+    recipe = load_recipe(tmp_path / "r.yaml")
+    assert [s.train.r for s in recipe.students] == [8, 8]
+    assert recipe.data[0].labels == {"yes": "entailment", "no": "neutral"}
+
+
+@pytest.mark.parametrize(
+    "body", [{"api_key": "k"}, {"a": {"X-Auth-Token": "k"}}, {"h": [{"Authorization": "k"}]}, {"apiKey": "k"}]
+)
+def test_a_key_in_extra_body_is_refused(body):
+    with pytest.raises(ConfigError, match="looks like a key.*key_env"):
+        Endpoint.parse(dict(extra_body=body))
+
+
+def test_what_only_sounds_like_a_key_is_no_key():
+    Endpoint.parse(dict(extra_body={"skip_special_tokens": True, "stop_token_ids": [1], "chat_template_kwargs": {}}))
+
+
+# --- data
+
+
+def rows_file(folder, name, rows):
+    (folder / name).write_text("\n".join(map(json.dumps, rows)))
+    return str(folder / name)
+
+
+PAIRS = [("A man walks.", "A person moves.", "entailment"), ("A dog sits.", "A cat sits.", "contradiction")] * 10
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".json", ".parquet", ".csv.gz", ".jsonl.gz"])
+def test_a_file_of_rows_is_read_by_its_path(tmp_path, ending):
+    import gzip
+
+    import pandas as pd
+
+    table = pd.DataFrame(PAIRS, columns=["premise", "hypothesis", "label"])
+    path = tmp_path / f"pairs{ending}"
+    kind, write = ending.removesuffix(".gz"), gzip.open if ending.endswith(".gz") else open
+    if kind == ".parquet":
+        table.to_parquet(path)
+    else:
+        texts = {
+            ".csv": table.to_csv(index=False),
+            ".tsv": table.to_csv(index=False, sep="\t"),
+            ".json": table.to_json(orient="records"),
+            ".jsonl": table.to_json(orient="records", lines=True),
+        }
+        with write(path, "wt", encoding="utf-8") as f:
+            f.write(texts[kind])
+    splits = load_data(Data(name=str(path), task="nli", test=4))
+    assert len(splits.train) + len(splits.test) == 20 and splits.source == "local"
+    assert {e.gold for e in splits.train} == {"entailment", "contradiction"}
+
+
+def test_labels_of_a_parquet_file_are_those_it_names(tmp_path):
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    text = Value("string")
+    features = Features(premise=text, hypothesis=text, label=ClassLabel(names=["contradiction", "entailment"]))
+    rows = [dict(premise=f"p{i}", hypothesis="h", label=i % 2) for i in range(20)]
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "own.parquet")
+    splits = load_data(Data(name=str(tmp_path / "own.parquet"), task="nli", labels={}, test=4))
+    even = next(e for e in splits.train if "p0" in e.question or "p2" in e.question)
+    assert even.gold == "contradiction"
+
+
+def test_rows_as_trl_takes_them(tmp_path):
+    turn = [{"role": "user", "content": "1 + 1?"}]
+    rows = [dict(prompt=turn, completion=[{"role": "assistant", "content": "2"}])] + [
+        dict(prompt=f"{i} + 1?", completion=str(i + 1)) for i in range(9)
+    ]
+    splits = load_data(Data(name=rows_file(tmp_path, "trl.jsonl", rows), task="math", test=3))
+    assert {e.question: e.gold for e in (*splits.train, *splits.test)}["7 + 1?"] == "8"
+
+
+def test_a_choice_by_its_number_counts_from_zero(tmp_path):
+    rows = [dict(question=f"q{i}", choices=["red", "blue", "green"], answer=i % 3) for i in range(12)]
+    splits = load_data(Data(name=rows_file(tmp_path, "mc.jsonl", rows), task="nlu_qa", test=3))
+    found = {e.question.split("\n")[0]: e.gold for e in (*splits.train, *splits.test)}
+    assert (found["q0"], found["q4"]) == ("A", "B")
+
+
+@pytest.mark.parametrize(
+    "row, columns, why",
+    [
+        (dict(question="q", choices=["a", "b"], answer=2), {}, "a choice's number counts from 0, here to 1"),
+        (dict(question="q", choices="honey", answer="A"), {}, "'choices' must be a list"),
+        (dict(question="q", choices=["a", "b"], answer="A"), dict(quesion="question"), "Did you mean 'question'"),
+    ],
+)
+def test_choices_that_cannot_be_meant(tmp_path, row, columns, why):
+    name = rows_file(tmp_path, "mc.jsonl", [row] * 4)
+    with pytest.raises(DataError) as e:
+        load_data(Data(name=name, task="nlu_qa", test=1, columns=columns))
+    assert why in str(e.value)
+
+
+# --- models, and what a recipe holds together
+
+
+def damaged(folder, what):
+    "A copy of a built-in student with one thing wrong."
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(ZOO / "student-s", folder)
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    if what == "weights cut off":
+        weights.write_bytes(weights.read_bytes()[:-1000])
+    elif what == "tokenizer cut off":
+        tokenizer = folder / "tokenizer.json"
+        tokenizer.write_bytes(tokenizer.read_bytes()[:500])
+    elif what == "no tokenizer":
+        (folder / "tokenizer.json").unlink()
+    elif what == "config cut off":
+        config.write_text(config.read_text()[:40])
+    elif what == "NaN":
+        tensors = load_file(weights)
+        next(iter(tensors.values())).view(-1)[0] = math.nan
+        save_file(tensors, weights, metadata=dict(format="pt"))
+    elif what == "code of its own":
+        (folder / "evil.py").write_text("raise SystemExit('it ran')")
+        own = json.loads(config.read_text()) | dict(model_type="evil", auto_map=dict(AutoConfig="evil.Config"))
+        config.write_text(json.dumps(own))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "what, why",
+    [
+        ("weights cut off", "model.safetensors can't be read"),
+        ("tokenizer cut off", "its tokenizer can't be read"),
+        ("no tokenizer", "its tokenizer can't be read"),
+        ("config cut off", "its config.json can't be read"),
+        ("NaN", "holds NaN or infinity"),
+        ("code of its own", "which is never run here"),
+    ],
+)
+def test_a_damaged_model_is_refused_by_name(tmp_path, what, why):
+    folder = damaged(tmp_path / "student", what)
+    with pytest.raises(ModelError) as e:
+        check_model(str(folder), numbers=True)
+    assert why in str(e.value) and "student" in str(e.value)
+    raw = dict(name="r", teachers=["transformers:zoo/teacher"], students=[str(folder)])
+    assert why in problems(parse_recipe(raw | dict(data=[dict(name="tiny-math", train=20, test=4)])))[0]
+
+
+def test_a_recipe_that_cannot_run_is_known_before_the_teacher_is_asked(tmp_path):
+    raw = dict(name="r", teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], min_rows=50)
+    (few,) = problems(parse_recipe(raw | dict(data=[dict(name="tiny-math", train=20, test=4)])))
+    assert "20 training inputs, and min_rows = 50" in few
+    questions = [dict(id=str(i), question=f"{i} + 1?", answer=str(i + 1)) for i in range(40)]
+    record = rows_file(tmp_path, "record.jsonl", [dict(id=f"a{i}", completion=str(i)) for i in range(40)])
+    own = rows_file(tmp_path, "own.jsonl", questions)
+    raw |= dict(teachers=[f"recorded:{record}"], min_rows=2, data=[dict(name=own, task="math", train=20, test=4)])
+    (others,) = problems(parse_recipe(raw))
+    assert "20 of 20 ids have no recorded completion" in others and "first 'a0'" in others
+
+
+# --- what is kept
+
+
+def test_a_damaged_stage_is_named_when_it_is_opened(tmp_path):
+    store = Store(tmp_path)
+    with store.new_stage("student", "a1") as part:
+        (part / "model.safetensors").write_bytes(bytes(1000))
+    file = store.stage("student", "a1") / "model.safetensors"
+    file.write_bytes(bytes(500) + b"\x01" + bytes(499))
+    with pytest.raises(StoreError, match=r"model.safetensors is damaged or missing. Delete the folder"):
+        Store(tmp_path).stage("student", "a1")
+
+
+@pytest.mark.parametrize("damage", ["cut off", "a digit"])
+def test_a_damaged_result_is_found(tmp_path, damage):
+    Store(tmp_path).put_json("judged", "a1", obj={10: 1.5, 9: "x"})
+    (file,) = (tmp_path / "results").glob("*.json")
+    assert check_store(tmp_path) == []
+    text = file.read_text()
+    file.write_text(text[:-20] if damage == "cut off" else text.replace("1.5", "1.6"))
+    (problem,) = check_store(tmp_path)
+    assert problem.path == file and "damaged" in str(problem)
