@@ -64,6 +64,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
     unread: ClassVar[frozenset] = frozenset()  # settings that change no result, so no fingerprint either
 
+    def conflict(self) -> str | None:
+        "Why these settings don't go together; None where they do."
+
+    @model_validator(mode="after")
+    def _go_together(self):
+        if why := self.conflict():
+            raise ValueError(why)
+        return self
+
     @classmethod
     def parse(cls, data: Any, where: str = "") -> "Settings":
         "Build from a mapping that belongs to `where`; raises `ConfigError` that names field, value and remedy."
@@ -135,11 +144,9 @@ class Sampling(Settings):
     # keep the log-probability of every token of an answer, and of so many that were likeliest in its place
     logprobs: Count | None = Field(None, le=20, exclude_if=lambda v: v is None)
 
-    @model_validator(mode="after")
-    def _drawn(self):
+    def conflict(self):
         if self.n > 1 and not self.temperature:
-            raise ValueError(wording("greedy_samples", n=self.n))
-        return self
+            return wording("greedy_samples", n=self.n)
 
 # %% ../nbs/00_config.ipynb #eb979f67
 _SECRETS = set("key apikey token secret authorization auth password bearer credential credentials".split())
@@ -186,11 +193,9 @@ class Endpoint(Settings):
     def _one_spelling(cls, v):
         return (v or "").rstrip("/") or None
 
-    @model_validator(mode="after")
-    def _batches(self):
+    def conflict(self):
         if self.batch and not (self.base_url or self.key_env):
-            raise ValueError(wording("batch_key"))
-        return self
+            return wording("batch_key")
 
     @field_validator("extra_body")
     @classmethod
@@ -281,21 +286,19 @@ class Asked(Settings):
             return data
         return data | dict(endpoint=dict(key_env="ANTHROPIC_API_KEY") | where)
 
-    @model_validator(mode="after")
-    def _fits(self):
+    def conflict(self):
         if self.sampling.n > 1 and self.engine.startswith("recorded:"):
-            raise ValueError(wording("recorded_samples", n=self.sampling.n))
+            return wording("recorded_samples", n=self.sampling.n)
         if self.sampling.logprobs and self.engine.partition(":")[0] not in GIVE_LOGPROBS:
-            raise ValueError(wording("no_logprobs", engine=self.engine, able=", ".join(GIVE_LOGPROBS)))
+            return wording("no_logprobs", engine=self.engine, able=", ".join(GIVE_LOGPROBS))
         name = self.engine.partition(":")[0]
         if name == "anthropic" and self.sampling.temperature > 1:
-            raise ValueError(wording("warm", temperature=self.sampling.temperature))
+            return wording("warm", temperature=self.sampling.temperature)
         owners = {field: [e for e in OWN if OWN[e] == field] for field in OWN.values()}
         for field, engines in (owners | {"dtype": ["transformers"]}).items():
             if getattr(self, field) and name not in engines:
                 engines = " and ".join(f"'{e}:'" for e in engines)
-                raise ValueError(wording("other_engine", field=field, engines=engines, own=self.engine))
-        return self
+                return wording("other_engine", field=field, engines=engines, own=self.engine)
 
 # %% ../nbs/00_config.ipynb #1c4761e8
 class Teacher(Asked):
@@ -306,11 +309,10 @@ class Teacher(Asked):
     license: License | None = None  # of its answers, by the hub's name, e.g. 'llama3.1'; for the card of the rows
     terms: str | None = None  # what its provider asks of whoever uses its answers, in a sentence
 
-    @model_validator(mode="after")
-    def _form_fits(self):
+    def conflict(self):
         if self.structured and self.engine.startswith("recorded:"):
-            raise ValueError("structured: recorded answers are what they are; leave structured out")
-        return self
+            return "structured: recorded answers are what they are; leave structured out"
+        return super().conflict()
 
 # %% ../nbs/00_config.ipynb #b366319d
 class Train(Settings):
@@ -351,17 +353,15 @@ class Train(Settings):
     launch: str | None = None  # in several processes: 'ddp', 'fsdp', 'cpu2', or a configuration of accelerate
     processes: Count | None = None  # how many; None: as many as there are GPUs
 
-    @model_validator(mode="after")
-    def _goes_together(self):
+    def conflict(self):
         adapters = [f for f in ("dora", "rslora") if getattr(self, f)] + ["merged"] * (self.merged is not None)
         if self.method == "full" and adapters:
-            raise ValueError(wording("no_adapter", setting=adapters[0]))
+            return wording("no_adapter", setting=adapters[0])
         looks = [f for f in ("eval_steps", "patience") if getattr(self, f)]
         if self.choose == "last" and looks:
-            raise ValueError(wording("no_choice", setting=looks[0]))
+            return wording("no_choice", setting=looks[0])
         if self.choose != "last" and self.launch:
-            raise ValueError(wording("choice_in_processes", choose=self.choose))
-        return self
+            return wording("choice_in_processes", choose=self.choose)
 
 # %% ../nbs/00_config.ipynb #7b9c485e
 class Student(Settings):
@@ -400,20 +400,6 @@ class Data(Settings):
 VISIBLE = "visible, else hidden"
 
 
-def _pattern_fault(pattern):
-    "Why a regular expression can't be one of `Curate.stated`; empty where it can."
-    if len(pattern) > 200:
-        return f"it has {len(pattern)} characters, at most 200 are read"
-    try:
-        groups = re.compile(pattern).groups
-        re.compile(f"(?:{pattern})|x", re.I | re.M)
-    except (re.error, OverflowError, RecursionError) as e:
-        return f"it is no regular expression ({e})"
-    if groups:
-        return "groups are written (?:…)"
-    return "it matches an empty text" if re.search(pattern, "") else ""
-
-
 class Curate(Settings):
     "Which of the teacher's answers become training rows, and how the answers of all arms are read."
 
@@ -436,7 +422,14 @@ class Curate(Settings):
     @classmethod
     def _patterns(cls, v):
         for p in v:
-            if why := _pattern_fault(p):
+            try:
+                groups = re.compile(p).groups
+                re.compile(f"(?:{p})|x", re.I | re.M)
+                why = "groups are written (?:…)" if groups else "it matches an empty text" if re.search(p, "") else ""
+                why = f"it has {len(p)} characters, at most 200 are read" if len(p) > 200 else why
+            except (re.error, OverflowError, RecursionError) as e:
+                why = f"it is no regular expression ({e})"
+            if why:
                 raise ValueError(wording("pattern", pattern=p[:80], why=why))
         return v
 
@@ -490,24 +483,17 @@ class Judge(Asked):
     reason: bool = True  # ask for a short reason before the verdict; without one a verdict takes a tenth of the tokens
     items: Count | None = None  # at most so many test items, the same for all arms; None takes all
     arms: ArmNames = ()  # the arms whose answers are graded one by one; empty takes all that ran
-    pairs: tuple[
-        tuple[ArmName, ArmName], ...
-    ] = ()  # arms to compare; empty: the best distilled one with student and teacher
+    # arms to compare; empty: the best distilled one with student and teacher
+    pairs: tuple[tuple[ArmName, ArmName], ...] = ()
 
-    @model_validator(mode="after")
-    def _can_judge(self):
+    def conflict(self):
         if self.engine.startswith("recorded:"):
-            raise ValueError(wording("recorded_judge"))
+            return wording("recorded_judge")
         if not (self.pointwise or self.pairwise):
-            raise ValueError(wording("idle_judge"))
-        return self
-
-    @field_validator("pairs")
-    @classmethod
-    def _two_arms(cls, v):
-        if twice := next((a for a, b in v if a == b), None):
-            raise ValueError(f"{twice!r} against itself; name two arms")
-        return v
+            return wording("idle_judge")
+        if twice := next((a for a, b in self.pairs if a == b), None):
+            return f"pairs: {twice!r} against itself; name two arms"
+        return super().conflict()
 
 # %% ../nbs/00_config.ipynb #3bbda162
 class Criterion(Settings):
@@ -518,14 +504,12 @@ class Criterion(Settings):
     scale: tuple[int, int]  # lowest and highest grade, e.g. [1, 5]
     anchors: dict[int, str] = {}  # what some grades mean, e.g. {1: contradicts the source, 5: all of it stands there}
 
-    @model_validator(mode="after")
-    def _grades(self):
+    def conflict(self):
         low, high = self.scale
         if not 1 <= high - low <= 10:
-            raise ValueError(wording("scale", scale=list(self.scale)))
+            return wording("scale", scale=list(self.scale))
         if off := [k for k in self.anchors if not low <= k <= high]:
-            raise ValueError(f"anchors: {off[0]} is not on the scale {list(self.scale)}")
-        return self
+            return f"anchors: {off[0]} is not on the scale {list(self.scale)}"
 
     @property
     def grades(self) -> range:
@@ -619,12 +603,10 @@ class Recipe(Settings):
     judge: Judge | None = None
     generalization: bool | Literal["family"] = False  # ask its students the other data sets' test items, too
 
-    @model_validator(mode="after")
-    def _votes(self):
+    def conflict(self):
         once = next((t.engine for t in self.teachers if t.sampling.n == 1), None)
         if self.curate.agreement and once:
-            raise ValueError(wording("lone_answer", agreement=self.curate.agreement, engine=once))
-        return self
+            return wording("lone_answer", agreement=self.curate.agreement, engine=once)
 
     def combinations(self) -> list[Combination]:
         "The cells of the grid, data set by data set; `ConfigError` where two have one name."
@@ -648,28 +630,22 @@ def _merge(base, top):
     return out
 
 
-def _spread(raw, key, *, short, defaults):
-    "Bring the entries of list `key`, in place, to mapping form, with `defaults` under each one's own settings."
-    if key not in raw:
-        return
-    entries = raw[key] if isinstance(raw[key], list) else [raw[key]]
-    entries = [{short: e} if isinstance(e, str) else e for e in entries]
-    raw[key] = [_merge(defaults, e) if isinstance(e, dict) else e for e in entries]
-
-
 def parse_recipe(
     raw: dict,  # the mapping a recipe file holds
     overrides: dict | None = None,  # {"train.epochs": "2"}: dotted names, applied to every entry of a list
 ) -> Recipe:
     "A checked recipe; `train` and `sampling` at the top are spread over students and teachers."
     raw = json.loads(json.dumps(raw, default=str))
-    train, sampling = raw.pop("train", None) or {}, raw.pop("sampling", None) or {}
+    shared = {part: raw.pop(part, None) for part in ("train", "sampling")}
     whole = {k: v for k, v in (overrides or {}).items() if "." not in k}  # first, then what is in their entries
     for key, value in whole.items():
         _override(raw, key, value=value)
-    _spread(raw, "teachers", short="engine", defaults=dict(sampling=sampling) if sampling else {})
-    _spread(raw, "students", short="model", defaults=dict(train=train) if train else {})
-    _spread(raw, "data", short="name", defaults={})
+    for key, short, part in (("teachers", "engine", "sampling"), ("students", "model", "train"), ("data", "name", "")):
+        if key in raw:
+            entries = raw[key] if isinstance(raw[key], list) else [raw[key]]
+            entries = [{short: e} if isinstance(e, str) else e for e in entries]
+            under = {part: shared[part]} if shared.get(part) else {}  # an entry's own settings lie on top
+            raw[key] = [_merge(under, e) if isinstance(e, dict) else e for e in entries]
     if isinstance(raw.get("judge"), str):
         raw["judge"] = dict(engine=raw["judge"])
     for key, value in (overrides or {}).items():
@@ -736,9 +712,11 @@ _LISTS = ("teachers", "students", "data", "arms", "seeds")  # written with comma
 def _override(raw, key, *, value):
     "Set dotted `key` in the raw recipe, in every entry of a list; text is read as YAML, then typed by the field."
     value = _from_yaml(value, f"-p {key}") if isinstance(value, str) else value
-    head, *rest = key.split(".")
-    if not rest:
-        raw[head] = _as_list(value, f"-p {key}") if head in _LISTS else value
+    head, *path = key.split(".")
+    if not path and head in _LISTS and isinstance(value, str):
+        value = [_from_yaml(v, f"-p {key}") for v in value.split(",")]
+    if not path:
+        raw[head] = [value] if head in _LISTS and isinstance(value, int) else value
         return
     place = (_PLACES | _PARTS).get(head)
     if place is None:
@@ -748,27 +726,15 @@ def _override(raw, key, *, value):
     entries = raw.get(place, []) if place in _LISTS else [raw.setdefault(place, {})]
     engines = tuple(f"{e}:" for e, field in OWN.items() if field == head)  # the only ones that have such settings
     for entry in entries:
-        if not engines or str(entry.get("engine")).startswith(engines):
-            _set(entry, [head, *rest] if head in _PARTS else rest, key=key, value=value)
-
-
-def _set(entry, path, *, key, value):
-    "Set what `path` leads to in nested mappings, which are made where there are none."
-    *path, last = path
-    for part in path:
-        if entry.get(part) is None:
-            entry[part] = {}
-        entry = entry[part]
-        if not isinstance(entry, dict):
-            raise ConfigError.of("no_settings", key=key, part=part, value=entry)
-    entry[last] = value
-
-
-def _as_list(value, where):
-    "A list as the command line writes it: with commas, or one number."
-    if isinstance(value, str):
-        return [_from_yaml(v, where) for v in value.split(",")]
-    return [value] if isinstance(value, int) else value
+        if engines and not str(entry.get("engine")).startswith(engines):
+            continue
+        *parents, last = [head, *path] if head in _PARTS else path
+        for part in parents:
+            entry[part] = {} if entry.get(part) is None else entry[part]
+            entry = entry[part]
+            if not isinstance(entry, dict):
+                raise ConfigError.of("no_settings", key=key, part=part, value=entry)
+        entry[last] = value
 
 # %% ../nbs/00_config.ipynb #2af396a9
 def load_recipe(path: str | Path, overrides: dict | None = None) -> Recipe:

@@ -1,5 +1,8 @@
 "Grades that nobody gave: drawn by rule, to try results, tables, figures, sentences and pages on."
 
+import json
+import re
+
 import numpy as np
 import pandas as pd
 
@@ -135,3 +138,17 @@ def made_up_transfer(
 def first_screen(results, found) -> FirstScreen:
     "The top of a page about made-up results and the `Findings` of them, without its figure and its item."
     return FirstScreen("tiny-math", ("teacher", "student-s"), (2.2e6, 0.36e6), headline(results), "", found)
+
+
+def sheet_of(page):
+    "The sheet in a grading page."
+    text = page.read_text(encoding="utf-8")
+    return json.loads(re.search(r'(?s)<script type="application/json" id="sheet">(.*?)</script>', text)[1])
+
+
+def saved_grades(sheet, grade, notes=None):
+    "The text of the file that a page saves whose rater gives every answer this grade by every criterion."
+    head = dict(format=1, kind="grades") | {k: sheet[k] for k in ("sheet", "rater", "rubric")}
+    names = [c["name"] for c in sheet["criteria"]]
+    grades = {x["item"]: dict.fromkeys(names, grade) for x in sheet["items"]}
+    return json.dumps(head | dict(grades=grades, notes=notes or {}))

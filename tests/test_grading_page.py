@@ -1,18 +1,18 @@
-"The grading page and the widget in a real browser: by keyboard and mouse, reloaded, saved, imported; nothing runs."
+"The grading page in a real browser, alone and in a notebook: graded, reloaded, saved, imported; nothing runs."
 
 import json
 import re
-import time
 from pathlib import Path
 
 import pytest
 from browser import HOOK, WAIT, chromium, jupyterlab, run_notebook, wait_until
 from conftest import ROOT
+from made_up import saved_grades
 
 from distill_study.analyse.agreement import human_scores
 from distill_study.config import Data, combination_from
 from distill_study.data.load import load_data
-from distill_study.grading.people import draw_sheets, grades_file, grades_of, grading_page, import_grades, latest_grades
+from distill_study.grading.people import draw_sheets, grades_of, grading_page, import_grades, latest_grades
 from distill_study.report.render import check_page
 from distill_study.store.log import Store
 from distill_study.tasks.families import Parsed, rubric
@@ -384,11 +384,7 @@ def test_nothing_in_an_answer_runs_on_the_page(browser, evil):
 
 def test_nothing_in_an_answer_or_note_runs_in_a_report(browser, evil, tmp_path):
     notes = {x["item"]: t for x, t in zip(evil.sheet["items"], EVIL) if len(t) < 1000}
-    (tmp_path / "g.json").write_text(
-        json.dumps(
-            grades_file(evil.sheet, dict(grades={x["item"]: dict(correct=0) for x in evil.sheet["items"]}, notes=notes))
-        )
-    )
+    (tmp_path / "g.json").write_text(saved_grades(evil.sheet, 0, notes=notes))
     import_grades(evil.store, [tmp_path / "g.json"])
     human = grades_of(evil.c, evil.splits, answers=evil.answers, store=evil.store)
     assert len(human) == 12
@@ -458,52 +454,45 @@ def test_narrow_and_with_contrast(opened, tmp_path, scheme):
     assert ratio >= 4.5, f"contrast {ratio:.2f}"
 
 
-# --- the widget
+# --- in a notebook
 
 
-def test_the_widget_in_jupyterlab(browser, tmp_path):
-    "The study notebook grades a sheet, and its file is what the button of the page saves."
-    pytest.importorskip("anywidget")
+def test_the_page_in_jupyterlab(browser, tmp_path):
+    "The study notebook shows a page, keeps what is graded, and saves the file that any other page saves."
     s = Sheet(tmp_path, n=3, texts=EVIL[:3])
-    (tmp_path / "sheet-r1.json").write_text(json.dumps(s.sheet))
     nb = json.loads((ROOT / "nbs/study/human_grading.ipynb").read_text())
     cell = next(c for c in nb["cells"] if "parameters" in c["metadata"].get("tags", []))
-    cell["source"] = ['sheet, folder = "sheet-r1.json", ""']
+    cell["source"] = ['page = "grade-r1.html"']
     (tmp_path / "grading.ipynb").write_text(json.dumps(nb))
     with jupyterlab(tmp_path) as url:
         page = browser.new_page(viewport=dict(width=1300, height=1000))
         page.set_default_timeout(WAIT)
         page.add_init_script(HOOK)
-        run_notebook(page, url, "grading.ipynb", ".grader .where")
+        run_notebook(page, url, "grading.ipynb", "iframe[title='Grading page']")
         cells = page.locator(".jp-Notebook .jp-Cell").count()
-        page.locator(".grader .item").click()
-        told = "text => document.querySelector('.grader .where').textContent.endsWith(text)"
+        inside = page.frame_locator("iframe[title='Grading page']")
+        where = inside.locator(".where")
+        inside.locator(".item").click()
         for i, key in enumerate("10"):
             page.keyboard.press(key)
-            wait_until(page, told, arg=f"{i + 2} of 3, {i + 1} graded")
-        page.locator(".grader label", has_text="yes, however").click()
-        wait_until(page, told, arg="3 of 3, 3 graded")
-        assert page.evaluate("document.querySelectorAll('.grader .words *').length") == 0
-        assert page.evaluate("window.ran") == []
-        assert page.title() != "ran"
+            inside.get_by_text(f"{i + 2} of 3, {i + 1} graded").wait_for()
+        inside.locator("label", has_text="yes, however").click()
+        inside.get_by_text("3 of 3, 3 graded").wait_for()
+        assert inside.locator(".words *").count() == 0
+        assert page.evaluate("window.ran") == [] and page.title() != "ran"
         assert page.locator(".jp-Notebook .jp-Cell").count() == cells, "the keys are the grader's, not JupyterLab's"
-        file = tmp_path / "grades-r1.json"
-        end = time.monotonic() + 20
-        while time.monotonic() < end and not (file.exists() and len(json.loads(file.read_text())["grades"]) == 3):
-            time.sleep(0.1)
         with page.expect_download() as got:
-            page.locator(".grader").get_by_role("button", name="Save grades").click()
-        assert json.loads(Path(got.value.path()).read_text()) == json.loads(file.read_text())
-        assert list(s.imported(file).values()) == [dict(correct=1), dict(correct=0), dict(correct=1)]
-        # the page is closed and opened again: the grades are still there
-        run_notebook(page, url, "grading.ipynb", ".grader .where")
-        wait_until(page, told, arg="3 graded")
+            inside.get_by_role("button", name="Save grades").click()
+        got.value.save_as(tmp_path / "back.json")
+        assert list(s.imported(tmp_path / "back.json").values()) == [dict(correct=1), dict(correct=0), dict(correct=1)]
+        # the notebook is closed and opened again: the grades are still there
+        run_notebook(page, url, "grading.ipynb", "iframe[title='Grading page']")
+        where.filter(has_text="3 graded").wait_for()
         page.close()
 
 
 def test_the_notebook_runs_untouched(tmp_path):
     papermill = pytest.importorskip("papermill")
-    pytest.importorskip("anywidget")
     done = papermill.execute_notebook(
         ROOT / "nbs/study/human_grading.ipynb",
         tmp_path / "done.ipynb",
@@ -511,4 +500,4 @@ def test_the_notebook_runs_untouched(tmp_path):
         progress_bar=False,
         cwd=tmp_path,
     )
-    assert "0 of 6 answers graded, 0 notes" in str([c.get("outputs") for c in done.cells])
+    assert "Grading sheet, rater r1" in str([c.get("outputs") for c in done.cells])

@@ -22,7 +22,7 @@ from distill_study.analyse.agreement import (
 )
 from distill_study.config import Criterion, Data, Judge
 from distill_study.data.load import load_data
-from distill_study.grading.judge import judge, model_families, point_prompt, read_grades, read_winner, verdicts
+from distill_study.grading.judge import judge, judge_prompt, model_families, read_grades, read_winner, verdicts
 from distill_study.grading.truth import grade
 from distill_study.models.engine import Engine, EngineError, Failure, RulesEngine, fenced, open_engine, unfence
 from distill_study.store.log import Store
@@ -141,7 +141,7 @@ def test_no_text_leaves_its_fence(parts):
     ],
 )
 def test_an_answer_that_plays_the_judge_stays_an_answer(five, tmp_path, attack):
-    told = point_prompt(rubric("math"), [("Question", "1 + 1?"), ("Gold answer", "2")], text=attack)
+    told = judge_prompt("point", rubric("math"), item=[("Question", "1 + 1?"), ("Gold answer", "2")], answers=[attack])
     assert (
         unfence(told[1]["content"]) == [("Question", "1 + 1?"), ("Gold answer", "2"), ("Answer", attack)]
         and "is no instruction" in told[0]["content"]

@@ -8,6 +8,7 @@ from collections import Counter
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from made_up import saved_grades, sheet_of
 from pydantic import ValidationError
 
 from distill_study.analyse.agreement import human_scores
@@ -22,14 +23,12 @@ from distill_study.grading.people import (
     draw_answers,
     draw_sheets,
     faults,
-    grades_file,
     grades_of,
     grading_page,
     import_grades,
     latest_grades,
     legible,
     load_key,
-    load_sheet,
     passed,
     practice,
     strata,
@@ -655,9 +654,7 @@ def test_from_sheets_to_grades_by_commands(run, call, tmp_path):
     code, said, err = call("grade-sheet", recipe, "--n", 8, "--raters", 2, "--checks", 2, "--out", out, *store)
     assert code == 0, err
     folder = out / "tiny-qa--teacher--student-s"
-    assert {p.name for p in folder.iterdir()} == {
-        f"{what}-{r}.{end}" for r in ("r1", "r2") for what, end in (("grade", "html"), ("sheet", "json"))
-    }
+    assert {p.name for p in folder.iterdir()} == {f"grade-{r}.html" for r in ("r1", "r2")}
     assert all(str(folder / f"grade-{r}.html") in said for r in ("r1", "r2"))
     handed = "".join(p.read_text() for p in folder.iterdir())
     assert not re.search(r"(teacher|student)/vanilla|student-s|zoo/|\"arms\"", handed), (
@@ -671,11 +668,8 @@ def test_from_sheets_to_grades_by_commands(run, call, tmp_path):
     assert code == 2 and "another sheet, which people may be grading" in err
     backs = []
     for r in ("r1", "r2"):
-        sheet = load_sheet(folder / f"sheet-{r}.json")
         backs.append(tmp_path / f"grades-{r}.json")
-        backs[-1].write_text(
-            json.dumps(grades_file(sheet, dict(grades={x["item"]: dict(correct=1) for x in sheet["items"]})))
-        )
+        backs[-1].write_text(saved_grades(sheet_of(folder / f"grade-{r}.html"), 1))
     raw = json.loads(backs[0].read_text())
     first = next(iter(raw["grades"]))
     (tmp_path / "part.json").write_text(
@@ -724,4 +718,4 @@ def test_every_combination_has_its_own_sheet(run, call, tmp_path):
         "--store",
         run / "store",
     )
-    assert code == 0 and len({load_sheet(p)["sheet"] for p in (tmp_path / "two").glob("*/sheet-r1.json")}) == 2, err
+    assert code == 0 and len({sheet_of(p)["sheet"] for p in (tmp_path / "two").glob("*/grade-r1.html")}) == 2, err

@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from made_up import saved_grades, sheet_of
 from typer.testing import CliRunner
 
 from distill_study.cli import app, main
 from distill_study.config import load_recipe
-from distill_study.grading.people import grades_file, import_grades, load_sheet
+from distill_study.grading.people import import_grades
 from distill_study.store.log import Store
 from distill_study.tools.share import write_sheets
 
@@ -215,11 +216,8 @@ def graded_by_hand(recipe, folder):
     "Sheets for two raters, drawn from the store alone; both say yes to everything. The last of the sheets."
     r = load_recipe(recipe)
     for page, rater, _ in write_sheets(r, folder / "sheets", store=folder / "store", n=12, raters=2, checks=2):
-        sheet = load_sheet(page.with_name(f"sheet-{rater}.json"))
-        back = page.with_name(f"grades-{rater}.json")
-        back.write_text(
-            json.dumps(grades_file(sheet, dict(grades={x["item"]: dict(correct=1) for x in sheet["items"]})))
-        )
+        sheet, back = sheet_of(page), page.with_name(f"grades-{rater}.json")
+        back.write_text(saved_grades(sheet, 1))
         assert import_grades(Store(folder / "store"), [back], recipe=r)[0]["items"] == len(sheet["items"])
     return sheet
 

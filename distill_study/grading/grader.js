@@ -1,5 +1,5 @@
-// The grader: one answer at a time, one group of grades for each criterion. The grading page and the notebook widget both run this file.
-// `model` is what anywidget hands over: get, set, save_changes, on. `sheet` is read, `state` ({at, grades, notes}) is kept, `says` is shown at the start.
+// The grader: one answer at a time, one group of grades for each criterion. 
+// `model` is what `page.js` hands over: get, set, save_changes, on. `sheet` is read, `state` ({at, grades, notes}) is kept, `says` is shown at the start.
 // Items and answers are other people's text: they are put in by textContent and nowhere else.
 
 const KEYS = "1234567890-";
@@ -38,17 +38,17 @@ function wrong(sheet, kept) {
 }
 
 function render({ model, el }) {
-  const sheet = model.get("sheet"), { items, criteria } = sheet, whole = model.get("whole") === true;
+  const sheet = model.get("sheet"), { items, criteria } = sheet;
+  for (const c of criteria) c.grades = Array.from({ length: c.scale[1] - c.scale[0] + 1 }, (_, i) => c.scale[0] + i);
   let state = { at: 0, grades: {}, notes: {} }, at = 0, marked = 0, past = [], helping = false, own = false;
 
   // --- the frame
   const root = make("div", { className: "grader", tabIndex: -1 });
-  root.setAttribute("data-lm-suppress-shortcuts", "true");                 // JupyterLab: these keys are ours
   const where = make("p", { className: "where" }), bar = make("progress", { max: Math.max(items.length, 1), value: 0 });
   bar.setAttribute("aria-label", "Answers graded");
   const live = make("p", { className: "live", role: "status" });
   live.setAttribute("aria-live", "polite");
-  const head = make(whole ? "h1" : "h2", { className: "title", textContent: `Grading sheet, rater ${sheet.rater}` });
+  const head = make("h1", { className: "title", textContent: `Grading sheet, rater ${sheet.rater}` });
   const title = make("h2", { className: "item", tabIndex: -1 }), shown = make("div", { className: "shown" }), asked = make("div", { className: "asked" });
   const note = make("textarea", { rows: 2, id: `note-${sheet.sheet}` }), noted = make("label", { htmlFor: note.id, textContent: "Note (optional)" });
   const button = (text, act, label) => {
@@ -82,7 +82,7 @@ function render({ model, el }) {
     model.save_changes();
     progress();
   }
-  function adopt() {      // graded elsewhere: in another tab, or another view of the widget
+  function adopt() {      // graded elsewhere: in another tab
     const kept = model.get("state");
     if (own || wrong(sheet, kept)) return;
     state = { at, grades: kept.grades, notes: kept.notes ?? {} };
@@ -255,8 +255,7 @@ function render({ model, el }) {
     event.stopPropagation();
     act();
   }
-  const ears = whole ? document : root;
-  ears.addEventListener("keydown", onkey);
+  document.addEventListener("keydown", onkey);
   model.on("change:state", adopt);
 
   // --- start with what was kept
@@ -269,11 +268,8 @@ function render({ model, el }) {
       at = Number.isInteger(kept.at) && kept.at >= 0 && kept.at < items.length ? kept.at : Math.max(items.findIndex((x) => !complete(x)), 0);
     }
   }
-  show(whole);
+  show(true);
   const news = model.get("says");
   if (news) say(news);
   else if (Object.keys(state.grades).length) say(`${count()} of ${items.length} answers were graded before.`);
-  return () => { ears.removeEventListener("keydown", onkey); model.off("change:state", adopt); };
 }
-
-export default { render };

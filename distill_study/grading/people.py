@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['SHEET_FORMAT', 'GRADE_COLUMNS', 'Drawn', 'text_key', 'strata', 'systematic_sample', 'draw_answers', 'gold_text',
-           'wrong_text', 'draw_checks', 'passed', 'assign_raters', 'draw_sheets', 'practice', 'load_key', 'all_keys',
-           'latest_grades', 'GradesFile', 'read_grades', 'faults', 'import_grades', 'grades_of', 'attention',
-           'inert_json', 'legible', 'grading_page', 'load_sheet', 'grades_file', 'kept_grades', 'grader']
+           'wrong_text', 'draw_checks', 'passed', 'draw_sheets', 'practice', 'load_key', 'latest_grades', 'GradesFile',
+           'read_grades', 'faults', 'import_grades', 'grades_of', 'attention', 'inert_json', 'legible', 'grading_page']
 
 # %% ../../nbs/50_grading/03_people.ipynb #9ce60d35
 import base64
@@ -28,7 +27,7 @@ from .judge import render
 from .truth import grade, main_metric, texts
 from ..store.log import Ledger
 from ..tasks.families import TASKS, answer_text, item_parts, rubric, rubric_hash
-from ..utils import HIDDEN, guard, write_text
+from ..utils import HIDDEN, guard
 
 # %% ../../nbs/50_grading/03_people.ipynb #0fc9d458
 def _error(name, **values):
@@ -138,15 +137,6 @@ def passed(check: str, grades: dict, *, criteria) -> bool:
 SHEET_FORMAT = 1
 
 
-def assign_raters(drawn: list, raters: int, *, overlap: float, rng) -> list[list[int]]:
-    "Positions for each rater: arms spread evenly over raters, and over the share `overlap` that all of them get."
-    order = sorted(range(len(drawn)), key=lambda i: (drawn[i].arms, rng.random()))
-    k = round(overlap * len(drawn))
-    common = systematic_sample(k, order, start=rng.random()) if k else []
-    rest = [i for i in order if i not in set(common)]
-    return [sorted([*common, *rest[r::raters]]) for r in range(raters)]
-
-# %% ../../nbs/50_grading/03_people.ipynb #4ebb240a
 def draw_sheets(c: Combination, examples, *, answers: dict, n=50, raters=3, overlap=0.3, checks=0, seed=0) -> tuple:
     "(key, rater → sheet) of about n answers and some checks; `StudyError` on settings that no sheet can have."
     how = dict(n=n, raters=raters, overlap=overlap, checks=checks, seed=seed)
@@ -158,7 +148,11 @@ def draw_sheets(c: Combination, examples, *, answers: dict, n=50, raters=3, over
     keys = {d: text_key(by_id[d.id], d.text) for d in (*drawn, *tests)}
     rng = random.Random(fingerprint("sheets", seed))
     names = dict(zip(rng.sample([*keys], len(keys)), (f"q{i:03d}" for i in range(1, len(keys) + 1))))
-    shares = assign_raters(drawn, raters, overlap=overlap, rng=rng)
+    order = sorted(range(len(drawn)), key=lambda i: (drawn[i].arms, rng.random()))
+    k = round(overlap * len(drawn))  # that all raters get; arms are spread evenly over these, and over raters
+    common = systematic_sample(k, order, start=rng.random()) if k else []
+    rest = [i for i in order if i not in set(common)]
+    shares = [sorted([*common, *rest[r::raters]]) for r in range(raters)]
     shares = {f"r{r}": [*(drawn[i] for i in mine), *tests] for r, mine in enumerate(shares, 1)}
     shares = {r: rng.sample(mine, len(mine)) for r, mine in shares.items() if mine}
     task, content = examples[0].task, [[text, d.arms, d.check] for d, text in keys.items()]
@@ -172,18 +166,11 @@ def draw_sheets(c: Combination, examples, *, answers: dict, n=50, raters=3, over
     return key, {r: _sheet(key, r, items=[items[d] for d in mine]) for r, mine in shares.items()}
 
 # %% ../../nbs/50_grading/03_people.ipynb #62a7750a
-def _question(criterion):
-    low, high = criterion["scale"]
-    grades, anchors = list(range(low, high + 1)), {str(k): v for k, v in criterion["anchors"].items()}
-    return dict(name=criterion["name"], question=criterion["question"], grades=grades, anchors=anchors)
-
-
 def _sheet(key, rater, *, items):
     "What a rater gets: items and answers, and the questions about them; items are (name, parts, answer)."
-    head = dict(format=SHEET_FORMAT, kind="sheet", sheet=key["sheet"], rater=rater)
-    questions = dict(rubric=key["rubric"], task=key["task"], criteria=[_question(x) for x in key["criteria"]])
-    parts = {name: [dict(heading=h, text=t) for h, t in parts] for name, parts, _ in items}
-    return head | questions | dict(items=[dict(item=name, parts=parts[name], answer=text) for name, _, text in items])
+    own = {k: key[k] for k in ("sheet", "rubric", "task", "criteria")}
+    asked = [dict(item=i, parts=[dict(heading=h, text=t) for h, t in parts], answer=a) for i, parts, a in items]
+    return dict(format=SHEET_FORMAT, kind="sheet", rater=rater) | own | dict(items=asked)
 
 
 def practice(examples, k: int = 6, *, seed: int = 0) -> dict:
@@ -200,20 +187,9 @@ def load_key(store, sheet: str) -> dict | None:
     return store.get_json("sheet", sheet) if re.fullmatch("[0-9a-f]{16}", sheet) else None
 
 
-def all_keys(store) -> list[dict]:
-    "The keys of all sheets that were drawn."
-    paths = sorted((store.root / "results").glob("sheet-*.json"))
-    return [store.get_json("sheet", p.stem.removeprefix("sheet-")) for p in paths]
-
-
-def _ledger(store, sheet):
-    "The file with the grades of a sheet."
-    return Ledger(store.root / "grades" / f"{sheet}.jsonl")
-
-
 def latest_grades(store, sheet: str) -> dict:
     "Rater → the entry that came last from them: grades and notes."
-    return {e["rater"]: e for e in _ledger(store, sheet).entries()}
+    return {e["rater"]: e for e in Ledger(store.root / "grades" / f"{sheet}.jsonl").entries()}
 
 # %% ../../nbs/50_grading/03_people.ipynb #06b82bfb
 class GradesFile(BaseModel):
@@ -229,24 +205,17 @@ class GradesFile(BaseModel):
     notes: dict[str, Annotated[str, Field(max_length=20_000)]] = {}
 
 
-def _read_json(path, name):
-    "What a file holds; the `StudyError` of this name where that is no JSON."
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as e:
-        why = e.strerror if isinstance(e, OSError) else f"damaged: {e}"
-        raise _error(name, path=path, why=why[:100]) from None
-
-
 def read_grades(path: str | Path) -> GradesFile:
     "A file of grades; `StudyError` where it is none."
-    raw = _read_json(path, "no_grades")
     try:
-        return GradesFile.model_validate(raw)
+        return GradesFile.model_validate_json(Path(path).read_text(encoding="utf-8-sig"))
     except ValidationError as e:
         first = e.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the whole"
-        raise _error("no_grades", path=path, why=f"{where[:60]}: {first['msg']}") from None
+        where = ".".join(map(str, first["loc"]))[:60] or "the whole"
+        why = f"damaged: {first['msg']}" if first["type"] == "json_invalid" else f"{where}: {first['msg']}"
+    except (OSError, UnicodeDecodeError) as e:
+        why = e.strerror if isinstance(e, OSError) else f"damaged: {e}"
+    raise _error("no_grades", path=path, why=why)
 
 # %% ../../nbs/50_grading/03_people.ipynb #ebdbf231
 def _fault(name, names=(), **values):
@@ -274,8 +243,12 @@ def faults(file: GradesFile, key: dict, *, partial: bool = False) -> list[str]:
     return [_fault(name, names, n=len(mine)) for name, names in wrong.items() if names]
 
 # %% ../../nbs/50_grading/03_people.ipynb #a22942c4
-def _key_of(store, path, *, file, combinations):
-    "The key of a file's sheet; refuses one of another store or recipe, or graded by questions that have changed since."
+def _checked(store, path, *, combinations, partial, replace):
+    """(key, entry for the ledger, whether it stands there already) of a file of grades, or `StudyError`.
+
+    Refused is a file of another store or recipe, and one graded by questions that have changed since.
+    """
+    file = read_grades(path)
     key = load_key(store, file.sheet)
     if key is None:
         raise _error("unknown_sheet", path=path, sheet=file.sheet[:40])
@@ -284,13 +257,6 @@ def _key_of(store, path, *, file, combinations):
         raise _error("other_recipe", path=path, combination=name)
     if combinations is not None and combinations[name] != key["rubric"]:
         raise _error("other_questions", path=path, rubric=key["rubric"], combination=name, now=combinations[name])
-    return key
-
-
-def _checked(store, path, *, combinations, partial, replace):
-    "(key, entry for the ledger, whether it stands there already) of a file of grades, or `StudyError`."
-    file = read_grades(path)
-    key = _key_of(store, path, file=file, combinations=combinations)
     entry = file.model_dump(include={"sheet", "rater", "rubric"})
     entry["grades"] = {i: x for i, x in file.grades.items() if x}
     entry["notes"] = {i: t for i, t in file.notes.items() if t.strip()}
@@ -318,7 +284,7 @@ def import_grades(store, paths, *, recipe: Recipe | None = None, partial=False, 
     done = []
     for (sheet, rater), (_, key, entry, same) in checked.items():
         if not same:
-            _ledger(store, sheet).append([entry])
+            Ledger(store.root / "grades" / f"{sheet}.jsonl").append([entry])
         who = dict(combination=key["combination"], sheet=sheet, rater=rater)
         done.append(who | dict(items=len(entry["grades"]), of=len(key["raters"][rater]), new=not same))
     store.mirror.sync()
@@ -328,32 +294,25 @@ def import_grades(store, paths, *, recipe: Recipe | None = None, partial=False, 
 GRADE_COLUMNS = ["arm", "id", "criterion", "rater", "grade", "note", "check", "text"]
 
 
-def _rows(key, rater, *, entry, given):
-    "Rows of `GRADE_COLUMNS`, and how many grades are of texts that no longer are `given`: (arm, id) → text."
-    rows, left = [], 0
-    for item, grades in entry["grades"].items():
-        x, note = key["items"][item], entry["notes"].get(item, "")
-        arms = [a for a in x["arms"] if given.get((a, x["id"])) == x["text"]]
-        left += len(grades) * (len(x["arms"]) - len(arms))
-        for arm in [f"check/{x['check']}"] if x["check"] else arms:
-            rows += [(arm, x["id"], k, rater, float(g), note, bool(x["check"]), x["text"]) for k, g in grades.items()]
-    return rows, left
-
-
 def grades_of(c: Combination, splits, *, answers: dict, store):
     "DataFrame with `GRADE_COLUMNS`, a row per arm, item, criterion and rater; `check` marks attention checks."
     import pandas as pd
 
     asked, by_id = rubric_hash(splits.task, c.rubric), {e.id: e for e in splits.test}
     given = {(arm, a.id): text_key(by_id[a.id], answer_text(a)) for arm, found in answers.items() for a in found}
-    keys = [k for k in all_keys(store) if k["combination"] == c.name and k["rubric"] == asked]
-    ledgers = [(k, book) for k in keys if (book := latest_grades(store, k["sheet"]))]
+    names = (p.stem.removeprefix("sheet-") for p in sorted((store.root / "results").glob("sheet-*.json")))
+    keys = [k for k in (load_key(store, name) for name in names) if k["combination"] == c.name and k["rubric"] == asked]
+    books = [(k, book) for k in keys if (book := latest_grades(store, k["sheet"]))]
+    entries = [(key, rater, entry) for key, book in books for rater, entry in book.items()]
     rows, left = [], 0
-    for key, book in ledgers:
-        for rater, entry in book.items():
-            who = rater if len(ledgers) == 1 else f"{rater}@{key['sheet'][:6]}"  # r1 of two sheets may be two people
-            more, gone = _rows(key, who, entry=entry, given=given)
-            rows, left = rows + more, left + gone
+    for key, rater, entry in entries:
+        who = rater if len(books) == 1 else f"{rater}@{key['sheet'][:6]}"  # r1 of two sheets may be two people
+        for item, grades in entry["grades"].items():
+            x, note = key["items"][item], entry["notes"].get(item, "")
+            arms = [a for a in x["arms"] if given.get((a, x["id"])) == x["text"]]
+            left += len(grades) * (len(x["arms"]) - len(arms))
+            for arm in [f"check/{x['check']}"] if x["check"] else arms:
+                rows += [(arm, x["id"], k, who, float(g), note, bool(x["check"]), x["text"]) for k, g in grades.items()]
     table = pd.DataFrame(rows, columns=GRADE_COLUMNS).astype(dict(grade=float, check=bool))
     table.attrs["left_out"] = left
     return table
@@ -398,60 +357,4 @@ def grading_page(sheet: dict) -> str:
     hashes = dict(script_hash=_csp_hash(script), style_hash=_csp_hash(style))
     own = dict(script=script, style=style, title=f"Grading sheet, rater {sheet['rater']}") | hashes
     own["sheet"] = inert_json(legible(sheet))
-    return re.sub(r"\{\{(\w+)\}\}", lambda m: own[m[1]], _asset("page.html"))
-
-# %% ../../nbs/50_grading/03_people.ipynb #f3622fb0
-def load_sheet(path: str | Path) -> dict:
-    "A sheet-<rater>.json, or `StudyError`."
-    sheet = _read_json(path, "no_sheet")
-    if not isinstance(sheet, dict) or (sheet.get("kind"), sheet.get("format")) != ("sheet", SHEET_FORMAT):
-        raise _error("no_sheet", path=path, why=f"not a sheet of format {SHEET_FORMAT}")
-    return sheet
-
-
-def grades_file(sheet: dict, state: dict) -> dict:
-    "What a rater sends back, of what the page or the widget keeps: at, grades, notes."
-    own = {k: sheet[k] for k in ("sheet", "rater", "rubric")}
-    grades = {i: g for i, g in state.get("grades", {}).items() if g}
-    return dict(format=SHEET_FORMAT, kind="grades") | own | dict(grades=grades, notes=state.get("notes", {}))
-
-
-def kept_grades(sheet: dict, path: str | Path) -> dict:
-    "The state that a file of grades of this sheet stands for; nothing where there is no such file."
-    if not Path(path).exists():
-        return {}
-    file = read_grades(path)
-    if file.sheet != sheet["sheet"]:
-        raise _error("other_sheet", path=path)
-    criteria = [dict(name=c["name"], scale=(c["grades"][0], c["grades"][-1])) for c in sheet["criteria"]]
-    raters = {sheet["rater"]: [x["item"] for x in sheet["items"]]}
-    if wrong := faults(file, dict(rubric=sheet["rubric"], raters=raters, criteria=criteria), partial=True):
-        raise _error("cannot_open", path=path, faults=wrong)
-    return file.model_dump(include={"grades", "notes"})
-
-# %% ../../nbs/50_grading/03_people.ipynb #bae55e93
-def grader(sheet: str | Path | dict, folder: str | Path = ""):
-    "A widget to grade a sheet, or its file, in; grades-<rater>.json is kept in `folder`, or else beside the sheet."
-    try:
-        import anywidget
-    except ImportError:
-        raise _error("no_widget") from None
-    from traitlets import Bool, Dict, Unicode
-
-    class Grader(anywidget.AnyWidget):
-        "The grader in a notebook."
-
-        _esm, _css = _asset("grader.js"), _asset("grader.css")
-        sheet, state = Dict().tag(sync=True), Dict().tag(sync=True)
-        whole, says = Bool(False).tag(sync=True), Unicode("").tag(sync=True)
-
-    folder = Path(folder or (Path(sheet).parent if not isinstance(sheet, dict) else "."))
-    sheet = sheet if isinstance(sheet, dict) else load_sheet(sheet)
-    path = folder / f"grades-{sheet['rater']}.json"
-    widget = Grader(sheet=legible(sheet), state=kept_grades(sheet, path))
-
-    def keep(change):
-        write_text(json.dumps(grades_file(sheet, change["new"]), indent=1) + "\n", path)
-
-    widget.observe(keep, "state")
-    return widget
+    return render(_asset("page.html"), **own)

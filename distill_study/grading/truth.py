@@ -82,10 +82,7 @@ _FOUND: dict = {}  # text → its entities by spaCy
 def need_ner() -> None:
     "Raise `StudyError` where spaCy or its English model is missing; looks without loading."
     if find_spec("spacy") is None or not any(map(find_spec, _MODELS)):
-        raise StudyError(
-            "named entities: spaCy with its English model is not installed, and this data set doesn't name its "
-            "entities itself. Install it: pip install 'distill-study[ner]' && python -m spacy download en_core_web_sm"
-        )
+        raise StudyError.of("no_ner")
 
 
 @lru_cache(1)
@@ -163,12 +160,10 @@ def copied(summary: list, source: list, *, n: int) -> float | None:
 
 def fragments(summary: list, source: list) -> list[int]:
     "Lengths of the extractive fragments of a summary, both as lists of words."
-    places, lengths, i = {}, [], 0
-    for at, word in enumerate(source):
-        places.setdefault(word, []).append(at)
+    lengths, i = [], 0
     while i < len(summary):
         longest = 0
-        for j in places.get(summary[i], ()):
+        for j in (at for at, word in enumerate(source) if word == summary[i]):
             n = 1
             while i + n < len(summary) and j + n < len(source) and summary[i + n] == source[j + n]:
                 n += 1
@@ -186,26 +181,19 @@ def supported(text: str, source: str, *, known=None) -> float | None:
     return sum(f" {e} " in has for e in named) / len(named) if named else None
 
 # %% ../../nbs/50_grading/01_truth.ipynb #ce57519f
-class _Words:
-    "The tokenizer of ROUGE for every script."
-
-    def __init__(self):
-        from rouge_score.tokenizers import DefaultTokenizer
-
-        self.english = DefaultTokenizer(use_stemmer=True)
-
-    def tokenize(self, text):
-        if text.isascii():
-            return self.english.tokenize(text)
-        found = re.findall(rf"[{_ALONE}]|{_WORD}", normalize("NFKC", text).lower().replace("_", " "))
-        return [t for w in found for t in (self.english.tokenize(w) if w.isascii() else [w])]
-
-
 @lru_cache(1)
 def _scorer():
-    from rouge_score import rouge_scorer
+    "The scorer of ROUGE, with a tokenizer for every script."
+    from rouge_score import rouge_scorer, tokenizers
 
-    return rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], tokenizer=_Words())
+    class Words(tokenizers.DefaultTokenizer):
+        def tokenize(self, text):
+            if text.isascii():
+                return super().tokenize(text)
+            found = re.findall(rf"[{_ALONE}]|{_WORD}", normalize("NFKC", text).lower().replace("_", " "))
+            return [t for w in found for t in (self.tokenize(w) if w.isascii() else [w])]
+
+    return rouge_scorer.RougeScorer(["rouge1", "rouge2", "rougeL", "rougeLsum"], tokenizer=Words(use_stemmer=True))
 
 
 def _lines(text):

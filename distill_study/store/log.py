@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import get_type_hints
 
 from ..config import fingerprint, slug, wording
 from .remote import mirror_of, working_copy
@@ -72,7 +73,7 @@ class Record:
     finish_reason: str | None  # 'stop', 'length', or None where it is not known
     prompt_tokens: int | None = None
     completion_tokens: int | None = None  # tokens the model wrote, the one that ended it included, padding not
-    latency: float | None = None  # seconds that the batch it was answered in took
+    latency: int | float | None = None  # seconds that the batch it was answered in took
     created: str = field(default_factory=now)
     asked: dict = field(default_factory=dict)  # what else the answer depends on; part of the key
     info: dict = field(default_factory=dict)  # how it was made: device, number format, versions; not part of the key
@@ -114,12 +115,7 @@ def unseal(line: bytes) -> dict:
     return row
 
 # %% ../../nbs/25_store/02_log.ipynb #6f600ab3
-_KINDS = (
-    dict.fromkeys(("key", "engine", "model", "weights", "text", "created"), str)
-    | dict.fromkeys(("sampling", "asked", "info"), dict)
-    | dict.fromkeys(("prompt_tokens", "completion_tokens"), int | None)
-    | dict(sample=int, finish_reason=str | None, latency=int | float | None)
-)
+_KINDS = get_type_hints(Record)
 
 
 def from_line(line: bytes) -> Record:

@@ -11,7 +11,6 @@ __all__ = ['COPIED', 'ticker', 'engine_for', 'noted_weights', 'weights_of', 'ask
            'model_size', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
 
 # %% ../../nbs/85_study/01_run.ipynb #dd11f700
-import math
 import time
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -42,7 +41,8 @@ from ..grading.judge import judge
 from ..grading.people import grades_of
 from ..grading.truth import grade, grader_hash, known_entities, main_metric, need_ner
 from ..models.engine import StoredEngine, open_teacher, portable
-from ..models.weights import local_model, model_fingerprint, resolve_model, tensor_shapes
+from ..models.local import parameter_count
+from ..models.weights import local_model, model_fingerprint, resolve_model
 from ..report import figures, render, tables
 from ..store.log import Store, drops_of
 from .plan import LOOKUPS, judged_pairs, learners, lookups, pairs, pitfall_arms, questions_again
@@ -711,7 +711,7 @@ def model_size(model: str, store: Store) -> float | None:
     "How many parameters a model has, by its weights where they are here or were, else by its name; None where unknown."
     place, folder = fingerprint("size", portable(model)), None if store.replay else local_model(model)
     if folder:
-        _note(store, "sizes", place=place, value=sum(math.prod(shape) for _, shape in tensor_shapes(folder).values()))
+        _note(store, "sizes", place=place, value=parameter_count(folder))
     return store.get_json("sizes", place) or tables.size_in(model)
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c23

@@ -23,7 +23,7 @@ import distill_study
 from ..analyse.results import duration, write_numbers
 from ..config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, Train, nearest, slug, to_yaml
 from ..data.load import has_truth, load_data, resolved, source_of
-from ..grading.judge import point_prompt, point_schema
+from ..grading.judge import judge_prompt, judge_schema
 from ..grading.truth import known_entities, need_ner
 from ..models.engine import Request, open_teacher
 from ..models.weights import check_model, device, is_here
@@ -333,8 +333,9 @@ def _check_machine(c, *, store):
 def _check_rules(c, splits):
     "Refuse rules that know nothing of the family."
     criteria, e = rubric(splits.task, c.rubric), splits.test[0]
+    prompt = judge_prompt("point", criteria, item=item_parts(e), answers=[""])
     sampling = c.judge.sampling.model_copy(update=dict(max_tokens=1))
-    request = Request(e.id, point_prompt(criteria, item_parts(e), text=""), sampling, schema=point_schema(criteria))
+    request = Request(e.id, prompt, sampling, schema=judge_schema("point", criteria))
     open_teacher(c.judge).check([request])
 
 # %% ../../nbs/85_study/04_schedule.ipynb #6da3a8db

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['RULES', 'TASKS', 'PROMPT_VERSION', 'SYSTEM', 'EXPLAIN', 'PARAPHRASES', 'TARGETS', 'RUBRIC_VERSION', 'RUBRICS',
-           'Parsed', 'Checker', 'same_math', 'unfinished', 'Task', 'Found', 'Reader', 'Math', 'NluQa', 'Nli',
-           'Summarization', 'Conversation', 'arms_of', 'wording', 'prompt_hash', 'ask', 'user_turn', 'nli_turn',
-           'target', 'both', 'schema', 'as_json', 'form_hash', 'rubric', 'rubric_hash', 'item_parts', 'answer_text']
+           'Parsed', 'Checker', 'same_math', 'unfinished', 'Found', 'Task', 'Math', 'NluQa', 'Nli', 'Summarization',
+           'Conversation', 'arms_of', 'wording', 'prompt_hash', 'ask', 'user_turn', 'nli_turn', 'target', 'both',
+           'schema', 'as_json', 'form_hash', 'rubric', 'rubric_hash', 'item_parts', 'answer_text']
 
 # %% ../../nbs/10_tasks/02_families.ipynb #231823af
 import atexit
 import json
-import os
 import re
 import subprocess
 import sys
@@ -78,22 +77,16 @@ class Checker:
         self.worker, self.lock = None, threading.Lock()
         atexit.register(self.stop)
 
-    def _begin(self):
-        "Start the worker, in a session of its own, with this package on its path."
-        home = str(Path(distill_study.__file__).resolve().parent.parent)
-        path = os.pathsep.join(filter(None, (home, os.environ.get("PYTHONPATH"))))
-        command = [sys.executable, "-c", "from distill_study.tasks.families import _serve; _serve()"]
-        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        how = dict(env=os.environ | dict(PYTHONPATH=path), start_new_session=True)
-        self.worker = subprocess.Popen(command, **pipes, **how)
-
     def same(self, gold: str, answer: str) -> bool | None:
         "Whether the two are equal; None where that could not be found out in time."
         with self.lock:
             line = ""
             try:
-                if self.worker is None:
-                    self._begin()
+                if self.worker is None:  # in a session of its own, with this package on its path
+                    home = str(Path(distill_study.__file__).resolve().parent.parent)
+                    code = f"import sys; sys.path[:0] = {[home]}; import distill_study.tasks.families as f; f._serve()"
+                    pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+                    self.worker = subprocess.Popen([sys.executable, "-c", code], start_new_session=True, **pipes)
                 print(json.dumps([gold, answer, self.seconds]), file=self.worker.stdin, flush=True)
                 line = self.worker.stdout.readline()
             except OSError:  # it has ended
@@ -129,25 +122,29 @@ def unfinished(graded) -> int:
     return sum(pair in _UNFINISHED for pair in zip(graded["gold"], graded["answer"]))
 
 # %% ../../nbs/10_tasks/02_families.ipynb #7fad0fbc
+@dataclass(frozen=True)
+class Found:
+    "What was found in a reply."
+
+    answer: str | None
+    rule: str = ""  # a key of `RULES`
+    start: int = 0  # where the statement begins: before it stands the reasoning
+    text: str = ""  # what was read
+    differs: bool = False  # statements differ
+
+
 class Task:
-    "A task family: reads completions and grades answers. Subclasses say how an answer looks."
+    """A task family: reads completions and grades answers.
+
+    A family that is right or wrong says how an answer looks by three methods of (text, choices), each with a canonical
+    answer or None: `exact` where the text is nothing but one, `read` of a short text that states one, and, as the last
+    resort, `search` of prose.
+    """
 
     name: str
     strategies = ("vanilla", "cot")  # the ways it can be asked
     graded = True  # answers are right or wrong by gold
     max_tokens = {"vanilla": 64, "cot": 256}  # room for a student that answers a plain question in prose
-
-    def exact(self, text, choices):
-        "The canonical answer if `text` is nothing but one."
-        raise NotImplementedError
-
-    def read(self, text, choices):
-        "The canonical answer stated in a short text."
-        raise NotImplementedError
-
-    def search(self, text, choices):
-        "Last resort: an answer anywhere in prose."
-        raise NotImplementedError
 
     def gold(self, value, choices=None):
         "The canonical form of what a data set gives as gold; None where it can't be read."
@@ -176,21 +173,25 @@ class Task:
         own, after = reading.own_turn(reply)
         how = dict(choices=choices, words=words, prompt=prompt, stated=stated, form=form)
         found = self.read_turn(own, strategy, ended=not after.strip(), **how)
-        return replace(found, thought=thought, ignored=found.ignored + reading.beyond(after))
+        more = after if reading.RE.special.sub("", after).strip() else ""  # more than the tokens that end a turn
+        return replace(found, thought=thought, ignored=found.ignored + more)
 
     def read_turn(self, own, strategy, *, ended, choices, prompt, stated, form, words=None):
         "What the model's own turn says; it is in the asked-for format only if nothing follows what `ended` it."
-        read = Reader(self, choices=choices, own=tuple(stated))
+        how = dict(choices=choices, own=tuple(stated))
         if form or own.startswith(("{", "[", "```", "~~~")):
             fields = reading.json_fields(own, strategy)
             if fields:
-                return self._from_fields(fields, read, form=form)
-        text = reading.normal(own)
-        plain = reading.clipped(text)
-        clean, more = reading.cut_run_on(
-            plain, prompt, answered=lambda t, apart: read.answers(t, apart or strategy == "vanilla")
-        )
-        found = read(clean)
+                return self._from_fields(fields, form=form, **how)
+        text, most = reading.normal(own), reading.LONGEST
+        plain = text if len(text) <= 2 * most else text[:most] + text[-most:]
+
+        def answered(before, apart):  # by a statement; under the plain prompt, or before an empty line, in prose too
+            searched = apart or strategy == "vanilla" or statements(before, how["own"])
+            return searched and self.find(before, **how).answer is not None
+
+        clean, more = reading.cut_run_on(plain, prompt, answered=answered)
+        found = self.find(clean, **how)
         strict = self._strict(text, strategy, choices=choices) if ended and not more else None
         start = found.start + (len(own) - len(plain) if found.start > len(plain) // 2 else 0)
         return Parsed(
@@ -204,14 +205,14 @@ class Task:
             differs=found.differs,
         )
 
-    def _from_fields(self, fields, read, *, form):
+    def _from_fields(self, fields, *, form, choices, own):
         "What an answer in JSON is read as."
         rationale, text, kept = fields
         plain = reading.normal(text or "").strip()
-        exact = self.exact(plain, read.choices)
-        answer = read(plain).answer if statements(plain, read.own) else exact
+        exact = self.exact(plain, choices)
+        answer = self.find(plain, choices=choices, own=own).answer if statements(plain, own) else exact
         if answer is None and plain:
-            answer = self.read(plain, read.choices)
+            answer = self.read(plain, choices)
         strict, outside = exact if form and kept else None, self.outside(plain) if answer is None else None
         rule = "" if answer is None else "json"
         return Parsed(answer, strict, rationale, stated=answer is not None, outside=outside, rule=rule)
@@ -223,57 +224,34 @@ class Task:
         m = re.search(r"(?:^|\n)Answer: (.+)$", own)
         return self.exact(m[1], choices) if m else None
 
-# %% ../../nbs/10_tasks/02_families.ipynb #696c6828
-@dataclass(frozen=True)
-class Found:
-    "What a reader found in a reply."
-
-    answer: str | None
-    rule: str = ""  # a key of `RULES`
-    start: int = 0  # where the statement begins: before it stands the reasoning
-    text: str = ""  # what was read
-    differs: bool = False  # statements differ
-
-
-@dataclass(frozen=True)
-class Reader:
-    "Reads replies to one question as a person would."
-
-    task: Task
-    choices: tuple | None = None
-    own: tuple = ()  # regular expressions of statements, of a recipe
-
-    def answers(self, text, searched) -> bool:
-        "Whether there is an answer in a text: one that is stated, or, where prose is `searched` too, any."
-        return (bool(statements(text, self.own)) or searched) and self(text).answer is not None
-
-    def __call__(self, text) -> Found:
-        every = statements(text, self.own)
+    def find(self, text, *, choices, own) -> Found:
+        "The answer in a reply, read as a person would; `own` are a recipe's regular expressions of statements."
+        every = statements(text, own)
         if every:
-            return self._stated([s for s in every if not s.asked])
+            return self._last_stated([s for s in every if not s.asked], choices)
         bare = reading.unfenced(text)
-        if (answer := self.task.exact(bare, self.choices)) is not None:
+        if (answer := self.exact(bare, choices)) is not None:
             return Found(answer, "whole", text=bare)
-        return Found(self.task.search(bare, self.choices), "prose", text=bare)
+        return Found(self.search(bare, choices), "prose", text=bare)
 
-    def _stated(self, every) -> Found:
+    def _last_stated(self, every, choices):
         "The last statement that is not taken back; unread where it can't be read."
         gone, last, values = set(), None, set()
         for s in reversed(every):
             content = reading.unfenced(s.content)
-            answer = self._instead(content) if s.denied else self.task.read(content, self.choices)
+            answer = self._instead(content, choices) if s.denied else self.read(content, choices)
             if s.denied and answer is None:
-                gone.add(self.task.read(content, self.choices))
+                gone.add(self.read(content, choices))
             elif answer is None or answer not in gone:
                 last = last or Found(answer, "stated", s.start, content)
                 values |= {answer} - {None}
         return replace(last, differs=len(values) > 1) if last else Found(None, "stated")
 
-    def _instead(self, content):
+    def _instead(self, content, choices):
         "What is stated instead of what is denied: 'not 15, but 12', 'not A. It is B'."
-        answer = self.task.read(f"not{'' if content.startswith(',') else ' '}{content}", self.choices)
+        answer = self.read(f"not{'' if content.startswith(',') else ' '}{content}", choices)
         rest = re.match(r"[^.;,\n]*\w[^.;,\n]*[.;,]\s+(?=\S)", content)
-        return self.task.read(content[rest.end() :], self.choices) if answer is None and rest else answer
+        return self.read(content[rest.end() :], choices) if answer is None and rest else answer
 
 # %% ../../nbs/10_tasks/02_families.ipynb #49aca58b
 def _bare_lines(text, exact):
@@ -288,12 +266,6 @@ def _exactly(text):
         return Fraction(text)
     except (ValueError, ZeroDivisionError):
         return None
-
-
-def _half_a_unit(text):
-    "Half a unit of the last digit of a decimal; 0 of any other number."
-    digits = re.fullmatch(r"-?\d*\.(\d+)", text)
-    return Fraction(1, 2 * 10 ** len(digits[1])) if digits else 0
 
 
 def _compact(text):
@@ -321,7 +293,13 @@ class Math(Task):
 
     def gold(self, value, choices=None):
         text = reading.normal(str(value)).strip()
-        inner = self._inner(text)
+        inner, found = text, reading.regions(text)
+        if "\\boxed" in text:
+            inner = reading.boxes(text[text.index("\\boxed") :])
+        elif found:  # what delimiters enclose; several joined by commas
+            between = (text[a[1] : b[0]] for a, b in zip(found, found[1:]))
+            joined = all(re.fullmatch(r"\W*(?:and|or)?\W*", b) for b in between)
+            inner = ", ".join(x for _, _, x in found) if joined else found[-1][2]
         easy = reading.arithmetic(inner)
         plain = reading.number(easy)
         if plain is not None:
@@ -330,16 +308,6 @@ class Math(Task):
         if (plain := reading.quantity(easy)) is not None:
             return plain
         return None if re.fullmatch(r"[A-Za-z ]+", text) else reading.expression(inner)
-
-    def _inner(self, text):
-        "What a box, or mathematical delimiters, enclose; several joined by commas."
-        if "\\boxed" in text:
-            return reading.boxes(text[text.index("\\boxed") :])
-        if not (found := reading.regions(text)):
-            return text
-        between = (text[a[1] : b[0]] for a, b in zip(found, found[1:]))
-        joined = all(re.fullmatch(r"\W*(?:and|or)?\W*", b) for b in between)
-        return ", ".join(inner for _, _, inner in found) if joined else found[-1][2]
 
     def correct(self, answer, gold):
         if answer is None:
@@ -350,7 +318,8 @@ class Math(Task):
         if value == right or right.denominator == 1:
             return value == right
         significant = len(re.sub(r"\D", "", answer).strip("0")) >= 4
-        return abs(value - right) <= max(_half_a_unit(gold), _half_a_unit(answer) if significant else 0)
+        rounded = [re.fullmatch(r"-?\d*\.(\d+)", text) for text in ([gold, answer] if significant else [gold])]
+        return abs(value - right) <= max([Fraction(1, 2 * 10 ** len(m[1])) for m in rounded if m], default=0)
 
 # %% ../../nbs/10_tasks/02_families.ipynb #52d6ed14
 class NluQa(Task):
@@ -433,15 +402,11 @@ class Summarization(Task):
             fits = ended and answer == own and len(own.split()) <= limit
             return _scored(answer, answer if fits else None, stated=answer is not None)
         *earlier, answer = reading.rounds(own) or (None,)
-        strict = answer if ended and self._four_lines(own, limit) else None
+        lines = own.splitlines()
+        fits = [line.startswith(f"{i}. ") and 0 < len(line[3:].split()) <= limit for i, line in enumerate(lines, 1)]
+        strict = answer if ended and len(lines) == 4 and all(fits) else None  # four numbered lines, as asked for
         rationale = "\n".join(f"{i}. {r}" for i, r in enumerate(earlier, 1))
         return _scored(answer, strict, rationale=rationale, stated=len(earlier) > 2, rounds=tuple(earlier))
-
-    def _four_lines(self, own, limit):
-        "Whether a chain of density is what was asked for: four numbered lines within the limit."
-        lines = own.splitlines()
-        fits = (line.startswith(f"{i}. ") and 0 < len(line[3:].split()) <= limit for i, line in enumerate(lines, 1))
-        return len(lines) == 4 and all(fits)
 
 # %% ../../nbs/10_tasks/02_families.ipynb #6cc75352
 class Conversation(Task):
@@ -598,13 +563,6 @@ def _chat_parts(example):
     return parts + [(f"Reference reply {i}", text) for i, text in enumerate(references, 1)]
 
 
-def _gold(example):
-    "The gold answer; of multiple choice with the text of the choice."
-    at = LETTERS.find(example.gold) if example.choices else -1
-    known = 0 <= at < len(example.choices or ())
-    return f"{example.gold}) {example.choices[at]}" if known else example.gold
-
-
 def item_parts(example) -> list[tuple[str, str]]:
     "(heading, text) of all that a grader needs to know of an item: what was asked, and what is right."
     if example.task == "conversation":
@@ -614,7 +572,9 @@ def item_parts(example) -> list[tuple[str, str]]:
     parts = [("Before", earlier)] if example.turns[:-1] else []
     parts.append(("Text" if summary else "Question", example.question))
     if example.gold is not None:
-        parts.append(("Reference summary" if summary else "Gold answer", _gold(example)))
+        at = LETTERS.find(example.gold) if example.choices else -1
+        choice = f") {example.choices[at]}" if 0 <= at < len(example.choices or ()) else ""
+        parts.append(("Reference summary" if summary else "Gold answer", example.gold + choice))
     return parts
 
 

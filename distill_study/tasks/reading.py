@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['RE', 'READER_VERSION', 'LONGEST', 'MOST_STATEMENTS', 'MOST_MATH', 'LETTERS', 'NLI', 'WORDS', 'FIELDS', 'MOST',
-           'pattern', 'normal', 'unfenced', 'clipped', 'split_reasoning', 'own_turn', 'beyond', 'cut_run_on',
-           'Statement', 'boxes', 'statements', 'canonical', 'number', 'arithmetic', 'number_in', 'last_number',
-           'regions', 'expression', 'phrase', 'quantity', 'math_value', 'stated_math', 'math_in_prose', 'only',
-           'unlatex', 'read_letter', 'without_rejected', 'chosen_letter', 'read_label', 'bare_text', 'from_json',
-           'rounds', 'json_fields']
+           'pattern', 'normal', 'unfenced', 'split_reasoning', 'own_turn', 'cut_run_on', 'Statement', 'boxes',
+           'statements', 'canonical', 'number', 'arithmetic', 'number_in', 'last_number', 'regions', 'expression',
+           'phrase', 'quantity', 'math_value', 'stated_math', 'math_in_prose', 'only', 'unlatex', 'read_letter',
+           'without_rejected', 'chosen_letter', 'read_label', 'bare_text', 'from_json', 'rounds', 'json_fields']
 
 # %% ../../nbs/10_tasks/01_reading.ipynb #7661131f
 import ast
@@ -46,20 +45,16 @@ RE = SimpleNamespace(
 READER_VERSION = 2  # goes into fingerprints: other readings make other labels
 LONGEST = 10_000  # characters that are read at each end of a reply
 _FOLD = {i: i - 0xFEE0 for i in range(0xFF01, 0xFF5F)}  # full-width forms
-_FOLD |= dict.fromkeys([0xA0, 0x2009, 0x200A, 0x202F, 0x3000], " ")
-_FOLD |= dict.fromkeys([0x2212, 0xFE63, 0x2010, 0x2011], "-") | dict.fromkeys([0x2044, 0x2215], "/")
-_FOLD |= {0x066B: ".", 0x066C: ",", 0x2018: "'", 0x2019: "'", 0x201C: '"', 0x201D: '"'}
-
-
-def _digit(c):
-    "A character, or the ASCII digit that it stands for in another script."
-    d = None if c.isascii() or c in "¹²³" else unicodedata.decimal(c, None)
-    return c if d is None else str(d)
+_FOLD |= {ord(c): plain for plain, others in _PATTERNS["folded"].items() for c in others}
 
 
 def normal(text: str) -> str:
     "`text`, character by character, with the digits of every script, full-width letters and odd spaces as in ASCII."
-    return text if text.isascii() else "".join(map(_digit, text.translate(_FOLD)))
+    if text.isascii():
+        return text
+    text = text.translate(_FOLD)
+    digits = {c: unicodedata.decimal(c, None) for c in set(text) if not (c.isascii() or c in "¹²³")}
+    return text.translate({ord(c): str(d) for c, d in digits.items() if d is not None})
 
 
 def unfenced(text: str) -> str:
@@ -68,23 +63,13 @@ def unfenced(text: str) -> str:
         text = re.sub(r"^[ \t]*(?:```|~~~)[\w-]*[ \t]*$\n?", "", text, flags=re.M)
     return text.strip()
 
-
-def clipped(text: str) -> str:
-    "`text`, or both of its ends where it is very long."
-    return text if len(text) <= 2 * LONGEST else text[:LONGEST] + text[-LONGEST:]
-
 # %% ../../nbs/10_tasks/01_reading.ipynb #6b01c2f5
-def _channels(text):
-    "(reasoning, reply) of a completion in channels; without a final one it was cut off."
-    found = RE.channel.findall(text)
-    thought = [body.strip() for name, body in found if name != "final"]
-    return "\n".join(thought), "\n".join(body for name, body in found if name == "final")
-
-
 def split_reasoning(text: str) -> tuple[str, str]:
     "(what the model thought in blocks of their own, its reply); an unclosed block leaves no reply."
-    if "<|channel|>" in text:
-        return _channels(text)
+    if "<|channel|>" in text:  # without a final one it was cut off
+        found = RE.channel.findall(text)
+        thought = [body.strip() for name, body in found if name != "final"]
+        return "\n".join(thought), "\n".join(body for name, body in found if name == "final")
     if m := RE.bare_channel.match(text):
         return (m[1] or m[3] or "").strip(), m[2] or ""
     thought, reply, at, inside = [], [], 0, False
@@ -108,11 +93,6 @@ def own_turn(text: str) -> tuple[str, str]:
     text = text[opening.end() :] if opening else text
     end = RE.special.search(text)
     return (text[: end.start()].strip(), text[end.start() :]) if end else (text.strip(), "")
-
-
-def beyond(after: str) -> str:
-    "What follows the end of a turn, where that is more than the tokens that end one."
-    return after if RE.special.sub("", after).strip() else ""
 
 # %% ../../nbs/10_tasks/01_reading.ipynb #c67b11ca
 _MOST_HEADERS = 20
@@ -167,21 +147,19 @@ def _statement(own):
     return re.compile("|".join([*(f"(?:{p})" for p in own), pattern("stated")]), re.I | re.M)
 
 # %% ../../nbs/10_tasks/01_reading.ipynb #c189e525
-def _closing(text, at):
-    "Where the brace closes that stands right before `at`, or the text was cut off."
-    depth = 1
-    for m in re.compile("[{}]").finditer(text, at):
-        depth += 1 if m.group() == "{" else -1
-        if not depth:
-            return m.start()
-    return len(text)
+_BRACE = re.compile("[{}]")
 
 
 def boxes(text: str) -> str | None:
     "What stands in the boxes that follow each other in a text, separated by commas; None without a box."
     found, at = [], 0
     while (m := RE.box.search(text, at)) and (not found or RE.between_boxes.fullmatch(text, at, m.start())):
-        end = _closing(text, m.end())
+        depth, end = 1, len(text)  # it may have been cut off
+        for brace in _BRACE.finditer(text, m.end()):
+            depth += 1 if brace.group() == "{" else -1
+            if not depth:
+                end = brace.start()
+                break
         found.append(text[m.end() : end].strip())
         at = end + 1
     return ", ".join(found) if found else None
@@ -212,7 +190,6 @@ def statements(text: str, own: tuple = ()) -> list[Statement]:
     return found
 
 # %% ../../nbs/10_tasks/01_reading.ipynb #e82eedcb
-_SIGNS = {ast.USub: operator.neg, ast.UAdd: operator.pos}
 _MOST_DIGITS, _MOST_PLACES = 120, 30
 _EXACT = Context(prec=2 * _MOST_DIGITS, traps=[Inexact])
 
@@ -226,24 +203,18 @@ def _power(base, exponent):
     return base ** int(exponent)
 
 
-_OPS = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.Pow: _power,
-}
+_OPS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
+_OPS |= {ast.Pow: _power, ast.USub: operator.neg, ast.UAdd: operator.pos}
 
 
 def _value(node):
     "Exact value of a tree of + - * / ** and numbers; anything else is a ValueError."
     if isinstance(node, ast.Constant) and type(node.value) in (int, float):
         return Fraction(repr(node.value))
-    if isinstance(node, ast.UnaryOp) and type(node.op) in _SIGNS:
-        return _SIGNS[type(node.op)](_value(node.operand))
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPS:
-        return _OPS[type(node.op)](_value(node.left), _value(node.right))
-    raise ValueError("not plain arithmetic")
+    if not isinstance(node, ast.UnaryOp | ast.BinOp) or type(node.op) not in _OPS:
+        raise ValueError("not plain arithmetic")
+    operands = [node.operand] if isinstance(node, ast.UnaryOp) else [node.left, node.right]
+    return _OPS[type(node.op)](*map(_value, operands))
 
 
 def canonical(value: Fraction) -> str | None:
@@ -325,26 +296,16 @@ def _candidates(text):
     return found
 
 
-def _without_powers(text):
-    "`text` with units as words: the 2 of m² is no number."
-    return RE.power_of_unit.sub(r"\1", text)
-
-
-def _main_clause(text):
-    "A phrase without what is denied, what introduces it, what explains it, and what an equation begins with."
-    text = _without_powers(RE.adverb.sub("", _joined(normal(text))))
-    text = RE.denied_number.sub(" ", text)
-    head = RE.because.split(text, maxsplit=1)[0]
-    text = head if re.search(r"\d", head) else text
-    before, _, result = text.rpartition("=")
-    text = result if re.search(r"\d", result) else before
-    exact, _, near = text.partition("≈")
-    return exact if re.search(r"\d", exact) else near or exact
-
-
 def number_in(text: str) -> str | None:
     "The one number that a phrase names; None where there is none, or where it leaves a choice."
-    text = _main_clause(text)
+    text = RE.power_of_unit.sub(r"\1", RE.adverb.sub("", _joined(normal(text))))
+    text = RE.denied_number.sub(" ", text)
+    head = RE.because.split(text, maxsplit=1)[0]  # without what explains it
+    text = head if re.search(r"\d", head) else text
+    before, _, result = text.rpartition("=")  # and what an equation begins with
+    text = result if re.search(r"\d", result) else before
+    exact, _, near = text.partition("≈")
+    text = exact if re.search(r"\d", exact) else near or exact
     found = _candidates(text)
     if len({value for _, _, value in found}) < 2:
         return found[0][2] if found else None
@@ -382,14 +343,6 @@ def expression(text: str) -> str | None:
         return None  # it was cut off
     return text if known and len(text) <= MOST_MATH and re.search(r"[\w∞π]", text) else None
 
-
-def _result(text):
-    "The last side of a chain of equal things that begins with a name or a number; another equation is itself meant."
-    *names, last = re.split(r"(?<![<>!=])=(?!=)", text)
-    named = r"\W*(?:[a-zA-Z](?:_\{?\w+\}?|')?|\\(?:text|mathrm)\{[^{}]*\}|[^a-zA-Z]*)\W*"
-    lone = not re.search(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+(?:\{[a-zA-Z ]*\})?", "", last))
-    return last.strip() if lone and "," not in text and all(re.fullmatch(named, n) for n in names) else text
-
 # %% ../../nbs/10_tasks/01_reading.ipynb #6a4acef1
 def phrase(text: str) -> str:
     "The first sentence of what is stated, without asides, emphasis and codes of currencies."
@@ -423,8 +376,11 @@ def math_value(text: str, region: bool = False) -> str | None:
     if region:
         if re.fullmatch(r"\s*[A-Za-z]{1,20}\s*", easy):
             return easy.strip()
-        found = _result(text)
-        return math_value(found) if found != text else expression(text)
+        *names, last = re.split(r"(?<![<>!=])=(?!=)", text)  # of a chain of equal things the last, unless it is meant
+        named = r"\W*(?:[a-zA-Z](?:_\{?\w+\}?|')?|\\(?:text|mathrm)\{[^{}]*\}|[^a-zA-Z]*)\W*"
+        lone = not re.search(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+(?:\{[a-zA-Z ]*\})?", "", last))
+        chain = lone and "," not in text and all(re.fullmatch(named, n) for n in names)
+        return math_value(last.strip()) if chain and last.strip() != text else expression(text)
     mathematical = re.search(r"\\|[,;:=<>^()\[\]{}+*/±-]", text) and re.search(r"[\d\\∞]|[a-z]\s*[-+*/^=<>]", text)
     return mathematical and expression(text) or number_in(easy)
 
@@ -456,7 +412,7 @@ def math_in_prose(text: str) -> str | None:
         return None
     if len(sentences) == 1 and (value := math_value(phrase(sentences[0]))) is not None:
         return value
-    last = _without_powers(arithmetic(sentences[-1]))
+    last = RE.power_of_unit.sub(r"\1", arithmetic(sentences[-1]))  # the 2 of m² is no number
     if (value := number_in(last)) is not None:
         return value
     numbers = list(re.finditer(r"\d[\d.,]*", last))
@@ -601,20 +557,15 @@ def _labels(text):
     return found
 
 
-def _bare_label(piece):
-    "The label that a line or sentence consists of, or None."
-    m = RE.label.search(piece)
-    return m.lastgroup if m and not re.search(r"\w|\?", piece[: m.start()] + piece[m.end() :]) else None
-
-
 def read_label(text: str, whole: bool = False) -> str | None:
     "The one nli label that a statement names, or a `whole` completion, of which the last line counts first."
     text = unlatex(normal(text)).replace("_", " ")
     text = text[-4 * MOST_MATH :] if whole else text[: 4 * MOST_MATH]
     text = re.sub(r"\b(vs)\.", r"\1", text, flags=re.I)
     pieces = [p for p in re.split(r"[.!]+(?:\s|$)|\n+", text) if re.search(r"\w", p)]
-    if bare := set(map(_bare_label, pieces)) - {None}:
-        return only(bare)
+    found = [(m, p) for p in pieces if (m := RE.label.search(p))]
+    if bare := {m.lastgroup for m, p in found if not re.search(r"\w|\?", p[: m.start()] + p[m.end() :])}:
+        return only(bare)  # a line or sentence is nothing but a label
     if not pieces:
         return None
     for part in (text.strip().splitlines()[-1] if whole else pieces[0], text):
@@ -658,17 +609,13 @@ def from_json(text: str):
         return None
 
 # %% ../../nbs/10_tasks/01_reading.ipynb #fc2c0ef8
-def _last_text(entry):
-    "A text, or the last text among the values of an object; empty where there is none."
-    values = list(entry.values()) if isinstance(entry, dict) else [entry]
-    return next((v for v in reversed(values) if isinstance(v, str)), "").strip()
-
-
 def _listed(value):
     "The summaries in a JSON list or object; the last text of each entry that is an object itself."
     if isinstance(value, dict):
         value = next((v for v in value.values() if isinstance(v, list)), list(value.values()))
-    return tuple(filter(None, map(_last_text, value)))
+    entries = (list(e.values()) if isinstance(e, dict) else [e] for e in value)
+    last = (next((v for v in reversed(entry) if isinstance(v, str)), "").strip() for entry in entries)
+    return tuple(filter(None, last))
 
 
 def _numbered(lines):
@@ -705,23 +652,8 @@ def rounds(text: str) -> tuple[str, ...]:
 
 # %% ../../nbs/10_tasks/01_reading.ipynb #e4ba30ac
 FIELDS = {"vanilla": ("answer",), "cot": ("reasoning", "answer")}
-_OTHER_NAMES = {
-    "answer": ("final_answer", "final answer", "answer_choice", "choice", "label", "result"),
-    "reasoning": ("reason", "rationale", "explanation", "thought", "thoughts", "chain_of_thought"),
-}
+_OTHER_NAMES = _PATTERNS["other_names"]
 MOST = 20_000  # characters that are read of a JSON answer
-
-
-def _object(text):
-    "(the first object in `text`, whether it is nothing else); None where there is none."
-    try:
-        data, exact = json.loads(text), True
-    except (ValueError, RecursionError):
-        start = text.find("{")
-        data, exact = from_json(text[start:MOST].split("\n```")[0] if start >= 0 else ""), False
-    if isinstance(data, list):
-        data, exact = next((d for d in data if isinstance(d, dict)), None), False
-    return (data, exact) if isinstance(data, dict) and data else (None, False)
 
 
 def _field_text(value):
@@ -735,8 +667,16 @@ def _field_text(value):
 
 def json_fields(text: str, strategy: str) -> tuple[str, str | None, bool] | None:
     "(reasoning, answer, whether the form was kept) of a reply that is JSON; None where it has none of the fields."
-    data, exact = _object(text)
-    found = {str(k).strip().lower(): v for k, v in (data or {}).items()}
+    try:
+        data, exact = json.loads(text), True
+    except (ValueError, RecursionError):
+        start = text.find("{")
+        data, exact = from_json(text[start:MOST].split("\n```")[0] if start >= 0 else ""), False
+    if isinstance(data, list):  # its first object
+        data, exact = next((d for d in data if isinstance(d, dict)), None), False
+    if not isinstance(data, dict) or not data:
+        return None
+    found = {str(k).strip().lower(): v for k, v in data.items()}
     for name, others in _OTHER_NAMES.items():
         other = next((o for o in others if o in found), None)
         if name not in found and other:

@@ -22,7 +22,7 @@ from ..analyse.stats import BASE, BASE_NAMES
 from ..config import ARMS, Combination, Recipe, StudyError, fingerprint, slug
 from ..data.load import known, resolved
 from ..data.world import TINY
-from ..grading.people import draw_sheets, grading_page, load_sheet
+from ..grading.people import draw_sheets, grading_page
 from ..models.engine import EngineError
 from ..models.weights import SMOLLM, is_here, local_model, model_fingerprint, resolve_model
 from ..report.render import templates
@@ -528,7 +528,7 @@ def write_sheets(
     checks: int = 0,  # items with known answers
     seed: int = 0,
 ) -> list[tuple]:  # (page, rater, items)
-    "Draw the sheets of every combination, keep their keys, write a page and a sheet for each rater."
+    "Draw the sheets of every combination, keep their keys, write a page for each rater."
     store, out = Store(store, replay=True), Path(out).expanduser()
     drawing = dict(n=n, raters=raters, overlap=overlap, checks=checks, seed=seed)
     drawn = []
@@ -536,13 +536,14 @@ def write_sheets(
         key, sheets = draw_sheets(run.combination, run.data.test, answers=run.answers, **drawing)
         drawn.append((out / run.combination.name, key, sheets))
     for folder, key, _ in drawn:
-        other = next((p for p in sorted(folder.glob("sheet-*.json")) if load_sheet(p)["sheet"] != key["sheet"]), None)
-        if other:
+        pages = sorted(folder.glob("grade-*.html"))
+        if other := next(
+            (p for p in pages if key["sheet"] not in p.read_text(encoding="utf-8", errors="replace")), None
+        ):
             raise StudyError(f"{other}: another sheet, which people may be grading. Name another folder with --out.")
     pages = []
     for folder, key, sheets in drawn:
         store.put_json("sheet", key["sheet"], obj=key)
         for rater, sheet in sheets.items():
-            write_text(json.dumps(sheet, indent=1) + "\n", folder / f"sheet-{rater}.json")
             pages.append((write_text(grading_page(sheet), folder / f"grade-{rater}.html"), rater, len(sheet["items"])))
     return pages
