@@ -21,6 +21,7 @@ from typing import Annotated
 
 import typer
 
+import distill_study
 from .utils import plural, say, size, write_text
 
 # %% ../nbs/99_cli.ipynb #0b25da7e
@@ -410,7 +411,7 @@ CHAPTER = typer.Argument(metavar="CHAPTER", help="print where its page is")
 
 def chapters() -> dict[str, Path]:
     "Name → notebook of the guide's chapters, in the order in which they are read."
-    here = Path(__file__).parent
+    here = Path(distill_study.__file__).parent
     found = {p.stem: p for f in (here.parent / "nbs/guide", here / "guide") for p in sorted(f.glob("*.ipynb"))}
     return dict(sorted(found.items(), key=lambda c: CHAPTERS.index(c[0]) if c[0] in CHAPTERS else len(CHAPTERS)))
 
@@ -445,7 +446,9 @@ def write_page(notebook: Path, page: Path, *, links: dict[str, str]) -> Path:
     nb.metadata["language_info"] = {"name": "python"}  # nbdev_clean takes it out of the notebook
     about = dict(title=heading(notebook)[0], links=links, address=page.name, notebook=f"{folder}/{notebook.name}")
     shown = dict(exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True)
-    looks = dict(template_name="guide", extra_template_basedirs=[str(Path(__file__).parent / "templates")])
+    looks = dict(
+        template_name="guide", extra_template_basedirs=[str(Path(distill_study.__file__).parent / "templates")]
+    )
     body = HTMLExporter(**looks, **shown).from_notebook_node(nb, dict(page=about))[0]
     head, mark, body = body.partition("<main")
     return write_text(head + mark + relink(body, folder, links=links), page)

@@ -44,7 +44,7 @@ def fences(text, language):
 
 
 def test_the_readme_is_short():
-    assert len(README.split()) <= 1000
+    assert len([w for w in README.split() if re.search(r"\w", w)]) <= 1000  # bars of tables are no words
 
 
 def test_the_readme_begins_with_what_a_reviewer_looks_for():
@@ -76,13 +76,12 @@ def test_the_readmes_own_data_works_as_it_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DISTILL_DATA_DIR", raising=False)
     section = README.partition("## Your own data")[2].partition("\n## ")[0]
-    header, example = re.search(r"pairs/train\.csv +(\S+)\n +(.+)", section).groups()
+    header, example = re.search(r"pairs\.csv +(\S+)\n +(.+)", section).groups()
     answer = json.loads(re.search(r"answers\.jsonl +(\{.*\})", section)[1])
     assert len(header.split(",")) == len(next(csv.reader([example])))
     labels = ("entailment", "neutral", "contradiction")
     rows = [f"p{i},Ann owns {i} dogs.,Ann has {i} pets.,{labels[i % 3]}" for i in range(60)]
-    (tmp_path / "pairs").mkdir()
-    (tmp_path / "pairs/train.csv").write_text("\n".join([header, *rows]))
+    (tmp_path / "pairs.csv").write_text("\n".join([header, *rows]))
     (tmp_path / "answers.jsonl").write_text("\n".join(json.dumps(answer | dict(id=f"p{i}")) for i in range(60)))
     (tmp_path / "my_study.yaml").write_text(next(f for f in fences(section, "yaml") if "recorded:" in f))
     c = load_recipe(tmp_path / "my_study.yaml").combinations()[0]
