@@ -135,6 +135,18 @@ def test_a_table_is_kept_in_one_piece_where_a_page_holds_it(opened):
 # --- size
 
 
+@pytest.mark.parametrize("path", sorted(TINY.glob("*--student-*/index.html")), ids=lambda p: p.parent.name)
+def test_what_is_unfolded_of_a_report_is_read_in_minutes(opened, path):
+    page = opened(path)
+    words = len(page.locator("body").inner_text().split())
+    tables = page.evaluate("[...document.querySelectorAll('table')].filter((e) => e.checkVisibility()).length")
+    figure = page.locator(".first figure img").bounding_box()
+    page.emulate_media(media="print")
+    pages, _ = text_of(page.pdf(format="A4"))
+    assert words <= 1500 and tables <= 8 and pages <= 6
+    assert figure["y"] + figure["height"] <= 900, "the figure is not on the first screen"
+
+
 @pytest.mark.parametrize("folder", sorted(p for p in TINY.iterdir() if p.is_dir()), ids=lambda p: p.name)
 def test_a_combinations_report_is_at_most_600_kilobytes(folder):
     assert (folder / "index.html").stat().st_size <= 600_000
