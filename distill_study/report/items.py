@@ -160,8 +160,7 @@ def item_records(
     for v in pairs[pairs["id"].isin(at)].itertuples():
         records[v.id]["pairs"].append([v.a, v.b, v.winner, bool(v.flipped), v.why])
     rows = rows[rows["id"].isin(at)]
-    for own in zip(*(rows[k].tolist() for k in rows)):
-        x = dict(zip(rows, own))
+    for x in (dict(zip(rows, own)) for own in zip(*(rows[k].tolist() for k in rows))):
         e, arm, a = at[x["id"]], x["arm"], answered[x["arm"], x["id"]]
         key = e.id, arm if e.task == "conversation" else ARMS[arm].prompt
         if key not in asked:
