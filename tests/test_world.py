@@ -47,9 +47,12 @@ def test_no_text_is_in_two_splits(name):
 
 @pytest.mark.parametrize("name", TINY)
 def test_levels_and_strategies_are_ones_that_can_be_asked(name):
-    tiny = TINY[name]
+    tiny, drawn = TINY[name], Counter(i.meta["level"] for i in items(name, "test", n=600))
+    assert set(drawn) == set(tiny.levels) and min(drawn.values()) >= 0.7 * 600 / len(tiny.levels)
     for level in tiny.levels:
-        assert tiny.make(random.Random(0), level).question
+        (item,) = items(name, "test", n=1, levels=(level,))
+        kind = {"math": "steps", "summarization": "asides"}.get(tiny.task, "hops")
+        assert item.meta["level"] == level == item.meta.get(kind, len(item.meta.get("turns", ())))
     for s in tiny.strategies:
         assert ask(tiny.task, s, turns=[user_turn("x")], words=9)[0]["role"] == "system"
 
