@@ -97,7 +97,7 @@ def _facts(rng, drawn, *, links, more, tell=fact):
 
 
 def qa_item(rng: random.Random, hops: int, *, more: int = 0) -> Item:
-    "One multiple-choice question that takes `hops` facts of its context to answer, 1 to 3; with 0, one chain alone is told."
+    "One multiple-choice question that takes `hops` facts to answer, 1 to 3; with 0, of one chain only."
     drawn = chains(rng)
     asked, links = rng.choice(drawn), _path(rng, hops or 1)
     end = links[-1] + 1
@@ -119,7 +119,7 @@ def loose_fact(link: int, chain: tuple) -> str:
 
 
 def nli_item(rng: random.Random, hops: int, *, more: int = 0) -> Item:
-    "A premise and a hypothesis between whose two ends stand `hops` facts, 1 to 3; with 0, one, and one chain alone is told."
+    "A premise and a hypothesis between whose ends stand `hops` facts, 1 to 3; with 0, one, of the only chain."
     drawn, label = chains(rng), rng.choice(LABELS)
     asked, links = drawn[0], _path(rng, hops or 1)
     weak = asked if label == "neutral" else rng.choice(drawn[1:])
