@@ -28,7 +28,7 @@ class Item(NamedTuple):
     choices: tuple[str, ...] | None  # texts of A, B, C, D
     rationale: str  # the worked solution, or the chain of density, numbered line by line
     answer: str  # '28', 'B', 'neutral', the reference summary or the last reply
-    meta: dict  # difficulty, and what only some families have
+    meta: dict  # difficulty, `level` where `items` drew it, and what only some families have
 
 # %% ../../nbs/20_data/01_world.ipynb #98c1b498
 def count_event(rng: random.Random, n: int) -> tuple[str, int, str, int]:
@@ -97,11 +97,11 @@ def _facts(rng, drawn, *, links, more, tell=fact):
 
 
 def qa_item(rng: random.Random, hops: int, *, more: int = 0) -> Item:
-    "One multiple-choice question that takes `hops` facts of its context to answer, 1 to 3."
+    "One multiple-choice question that takes `hops` facts to answer, 1 to 3; with 0, of one chain only."
     drawn = chains(rng)
-    asked, links = rng.choice(drawn), _path(rng, hops)
+    asked, links = rng.choice(drawn), _path(rng, hops or 1)
     end = links[-1] + 1
-    facts = _facts(rng, drawn, links=links, more=more)
+    facts = _facts(rng, drawn if hops else [asked], links=links, more=more if hops else 1)
     choices = [chain[end] for chain in drawn]
     rng.shuffle(choices)
     letter = "ABCD"[choices.index(asked[end])]
@@ -119,9 +119,9 @@ def loose_fact(link: int, chain: tuple) -> str:
 
 
 def nli_item(rng: random.Random, hops: int, *, more: int = 0) -> Item:
-    "A premise and a hypothesis between whose two ends stand `hops` facts, 1 to 3."
+    "A premise and a hypothesis between whose ends stand `hops` facts, 1 to 3; with 0, one, of the only chain."
     drawn, label = chains(rng), rng.choice(LABELS)
-    asked, links = drawn[0], _path(rng, hops)
+    asked, links = drawn[0], _path(rng, hops or 1)
     weak = asked if label == "neutral" else rng.choice(drawn[1:])
     at = rng.choice(links[1:] or links)  # never the first fact where there are several: it would show at a glance
     ends = {"entailment": drawn[:1], "contradiction": drawn[1:], "neutral": drawn}[label]
@@ -130,7 +130,7 @@ def nli_item(rng: random.Random, hops: int, *, more: int = 0) -> Item:
     def tell(link, chain):
         return (loose_fact if (link, chain) == (at, weak) else fact)(link, chain)
 
-    premise = _facts(rng, drawn, links=links, more=more, tell=tell)
+    premise = _facts(rng, drawn if hops else [asked], links=links, more=more if hops else 1, tell=tell)
     walk = " ".join(tell(link, asked) for link in links if label != "neutral" or link <= at)
     verdict = {"entailment": f"{end}? Yes.", "contradiction": f"{end}? No.", "neutral": "Not told."}[label]
     hypothesis = _STATEMENTS[links].format(asked[links[0]], end)
@@ -191,7 +191,7 @@ def chat_item(rng: random.Random, turns: int, *, more: int = 0) -> Item:
 
 # %% ../../nbs/20_data/01_world.ipynb #fc1766bf
 class TinySet(NamedTuple):
-    "A built-in data set: its family, its generator and the difficulties the study asks for."
+    "A built-in data set: its family, its generator and the levels of difficulty the study asks for."
 
     task: str
     make: Callable
@@ -200,11 +200,11 @@ class TinySet(NamedTuple):
 
 
 TINY = {
-    "tiny-math": TinySet("math", math_item, (3, 4, 5, 6)),
-    "tiny-qa": TinySet("nlu_qa", qa_item, (2, 3)),
-    "tiny-nli": TinySet("nli", nli_item, (2, 3)),
+    "tiny-math": TinySet("math", math_item, (1, 2, 4, 6)),
+    "tiny-qa": TinySet("nlu_qa", qa_item, (0, 1, 2, 3)),
+    "tiny-nli": TinySet("nli", nli_item, (0, 1, 2, 3)),
     "tiny-summ": TinySet("summarization", summ_item, (4, 5, 6, 7), ("vanilla", "cod")),
-    "tiny-chat": TinySet("conversation", chat_item, (2, 3), ("vanilla",)),
+    "tiny-chat": TinySet("conversation", chat_item, (1, 2, 3), ("vanilla",)),
 }
 _SPLIT_OF_BUCKET = ["test", "validation", "train", "train"] + ["zoo"] * 12
 
@@ -220,14 +220,15 @@ def items(
     *,
     n: int,  # how many
     seed: int = 0,
-    levels: tuple = None,  # difficulties to draw from; None takes the study's
+    levels: tuple | None = None,  # to draw from, alike often; None takes the study's
 ) -> list[Item]:
-    "The first `n` different items of a split, always the same for the same arguments."
+    "The first `n` different items of a split, with their `level`, always the same for the same arguments."
     tiny, rng = TINY[name], random.Random(f"{name}/{split}/{seed}")
     seen, out = set(), []
     while len(out) < n:
-        item = tiny.make(rng, rng.choice(levels or tiny.levels))
+        level = rng.choice(levels or tiny.levels)
+        item = tiny.make(rng, level)
         if item.question not in seen and split_of(item.question) == split:
             seen.add(item.question)
-            out.append(item)
+            out.append(item._replace(meta=item.meta | dict(level=level)))
     return out
