@@ -419,11 +419,11 @@ def test_accuracy_by_difficulty():
     hard = {e.id: e.difficulty for e in items}
     g = made_up_grades(200, TWO)
     g["id"] = [items[int(i[1:])].id for i in g["id"]]
-    g["correct"] = [hard[i] == "2 steps" for i in g["id"]]
+    g["correct"] = [hard[i] == "level 2" for i in g["id"]]
     rows = {r["arm"]: r for r in difficulty_table(analyse(g, resamples=300), items).rows}
     assert (
-        rows["student/vanilla"]["2 steps"].value == 1
-        and rows["student/vanilla"]["4 steps"].value == 0
+        rows["student/vanilla"]["level 2"].value == 1
+        and rows["student/vanilla"]["level 4"].value == 0
         and "did not" not in str(rows["student/vanilla"])
     )
 

@@ -69,12 +69,11 @@ class Example:
 
     @property
     def difficulty(self) -> str | None:
-        "What the data set says (`data.columns`), else '4 steps', '2 hops' or '3 turns'; None where nobody says."
+        "What the data set says (`data.columns`), else 'level 2' or '3 turns'; None where nobody says."
         if self.meta.get("difficulty"):
             return self.meta["difficulty"]
-        for kind in ("steps", "hops", "asides"):
-            if kind in self.meta:
-                return f"{self.meta[kind]} {kind}"
+        if "level" in self.meta:
+            return f"level {self.meta['level']}"
         n = sum(t["role"] == "user" for t in self.turns) if self.task == "conversation" else 0
         return plural(n, "turn") if n else None
 
