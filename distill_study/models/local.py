@@ -20,6 +20,7 @@ from ..config import fingerprint
 from .engine import Engine, EngineError, Request, kept_logprobs
 from distill_study.models.weights import (
     device,
+    load_config,
     load_parts,
     load_tokenizer,
     model_parts,
@@ -294,9 +295,7 @@ def render(tokenizer, requests, *, spec: str) -> list[list[int]]:
 
 def own_context(folder: Path) -> int:
     "Tokens that a model can look back on, by its configuration; 2³¹ where it names no limit."
-    from transformers import AutoConfig
-
-    return getattr(AutoConfig.from_pretrained(folder).get_text_config(), "max_position_embeddings", None) or 2**31
+    return getattr(load_config(folder).get_text_config(), "max_position_embeddings", None) or 2**31
 
 
 def within_context(engine, requests, *, prompts, most: int = 2**31) -> tuple[int, dict]:

@@ -35,6 +35,7 @@ from distill_study.models.weights import (
     adapter_folder,
     check_model,
     device,
+    load_config,
     load_tokenizer,
     parts_fingerprint,
     resolve_model,
@@ -49,10 +50,8 @@ _say = functools.partial(sentence, page="vllm.j2")
 
 def _cpu_cache(folder, context):
     "Bytes for the cache on the CPU: what the server's 128 answers at once can fill; a quarter of what is free at most."
-    from transformers import AutoConfig
-
     free = int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024
-    full = 128 * context * local.token_bytes(AutoConfig.from_pretrained(folder), 4)
+    full = 128 * context * local.token_bytes(load_config(folder), 4)
     return max(2**30, min(full, free // 4))
 
 

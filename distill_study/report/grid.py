@@ -265,21 +265,21 @@ def _kind(arm) -> str:
     return "teacher" if arm.startswith("teacher") else arm.replace("/", "-")
 
 
-def _mark(kind, i, measure, *, name):
+def _mark(kind, i, *, measure, name):
     "A mark of a chart: its class, and what it is."
     text = f"{name} {i.text(measure.scale, measure.digits)}"
     return dict(kind=(kind := _kind(kind)), i=i, name="teacher" if kind == "teacher" else name, text=text)
 
 
-def _marks(grid, m, measure) -> list:
+def _marks(grid, m, *, measure) -> list:
     "What stands in a row of the dot plot, by name and from the top; what was not measured is left out."
     data, teacher, student = names_of(m)
     constant = _interval((m.get("constant") or {}).get("level"))
-    found = [_mark("constant", constant, measure, name=sentence("grid", "named", arm="constant"))]
+    found = [_mark("constant", constant, measure=measure, name=sentence("grid", "named", arm="constant"))]
     arms = [(m["teacher"], teacher, ""), (BASE, "", student), ("student/cot", "", student)]
     for arm, *who in arms + [(a, teacher, student) for a in DISTILLED]:
         if c := grid.get((data, *who, arm)):
-            found.append(_mark(arm, c.score, measure, name=sentence("grid", "named", arm=arm)))
+            found.append(_mark(arm, c.score, measure=measure, name=sentence("grid", "named", arm=arm)))
     return [x for x in found if x["i"].value is not None]
 
 
@@ -318,7 +318,7 @@ def panels(
         panel = found.setdefault(data, dict(data=data, measure=measure, n=n, rows=[]))
         links = [(x.get("href", ""), x["provenance"]["settings"]["seed"]) for x in own]
         name = student + (f" taught by {teacher}" if len(teachers) > 1 else "")
-        marks, gaps = _marks(grid, m, measure), _gap_rows(grid, m)
+        marks, gaps = _marks(grid, m, measure=measure), _gap_rows(grid, m)
         row = dict(name=name, size=_size(m, "student"), links=links, marks=marks, gaps=gaps)
         panel["rows"].append(row | dict(judge=any(g["cell"].judge is not None for g in gaps)))
     for p in found.values():

@@ -17,7 +17,7 @@ from pathlib import Path
 from ..config import Arm, Combination, Sampling, StudyError, Train, fingerprint
 from ..grading.truth import grader_hash
 from ..models.local import TransformersEngine, number_format, plain_settings
-from ..models.weights import device, load_model, load_tokenizer, sentence
+from ..models.weights import device, load_config, load_model, load_tokenizer, sentence
 from ..store.log import Store
 from ..tasks.families import TASKS, prompt_hash
 from ..teach.curate import curate
@@ -146,7 +146,7 @@ def load_base(base: Path, settings: Train, *, where: str, held: str | None = Non
 def load_4bit(base: Path, settings: Train):
     "The model in NF4 with double quantization, as in arXiv 2305.14314; gives what `load_base` gives."
     import torch
-    from transformers import AutoConfig, BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig
 
     bf16 = settings.bf16 is not False and device() == "cuda"
     numbers = torch.bfloat16 if bf16 else torch.float32
@@ -159,7 +159,7 @@ def load_4bit(base: Path, settings: Train):
     for m in model.modules():
         if hasattr(m, "support_avx512bf16_for_cpu"):
             m.support_avx512bf16_for_cpu = False
-    return model, AutoConfig.from_pretrained(base).dtype or torch.bfloat16, bf16
+    return model, load_config(base).dtype or torch.bfloat16, bf16
 
 # %% ../../nbs/60_train/02_methods.ipynb #a650acd9
 def target_loss(model, inputs: dict, *, count=None):

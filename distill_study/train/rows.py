@@ -19,6 +19,7 @@ from distill_study.models.weights import (
     TODAY,
     ModelError,
     is_here,
+    load_config,
     load_tokenizer,
     local_model,
     model_parts,
@@ -169,9 +170,7 @@ def long_rows(rows: list, model: str, *, settings: Train) -> dict:
 # %% ../../nbs/60_train/01_rows.ipynb #5d0aa006
 def known_tokens(rows: list, base, *, name: str):
     "Refuse a tokenizer that makes tokens which the weights don't know; raises `TrainingDataError`."
-    from transformers import AutoConfig
-
-    most, size = max(max(r["input_ids"]) for r in rows), AutoConfig.from_pretrained(base).get_text_config().vocab_size
+    most, size = max(max(r["input_ids"]) for r in rows), load_config(base).get_text_config().vocab_size
     if most >= size:
         raise TrainingDataError(_say("other_tokenizer", model=name, token=most, size=size))
 
