@@ -575,6 +575,12 @@ class Splits:
 
         return {s: fingerprint([parts(e) for e in getattr(self, s)]) for s in ("train", "validation", "test")}
 
+    @property
+    def leaks(self) -> list[tuple[str, str]]:
+        "(train id, test id) of inputs that stand in both."
+        test = {e.key: e.id for e in self.test}
+        return [(e.id, test[e.key]) for e in self.train if e.key in test]
+
 
 def _draw(examples, n, *, seed, what):
     "(`n` of `examples`, the rest), both in their own order."

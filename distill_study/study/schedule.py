@@ -98,7 +98,10 @@ def _run_cell(shell, source):
 
     shell.error = None
     with capture_output(stderr=False) as captured:
-        shell.run_cell(source)
+        result = shell.run_cell(source)
+    failed = result.error_before_exec or result.error_in_exec
+    if failed and not shell.error:  # the traceback could not be written
+        shell.error = dict(ename=type(failed).__name__, evalue=str(failed), traceback=[])
     outputs = [new_output("stream", name="stdout", text=captured.stdout)] if captured.stdout else []
     for shown in captured.outputs:
         outputs.append(new_output("display_data", data=shown.data, metadata=shown.metadata or {}))
