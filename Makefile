@@ -61,7 +61,6 @@ examples: $(VENV)/.stamp-run ## refresh reports/examples/tiny/ from the built-in
 	@cd reports/tiny && find . \( -name '*.html' -o -name metrics.json -o -name metrics.csv -o -name grid.json -o -name generalization.json -o -name params.yaml \) -exec cp --parents {} ../examples/tiny \;
 	@$(BIN)/papermill --no-progress-bar nbs/study/claims.ipynb /dev/null -p reports reports/examples/tiny -p out reports/examples/tiny/claims.html
 	@$(BIN)/python -c "from pathlib import Path; from distill_study.study.schedule import render_index; render_index(Path('reports/examples/tiny'))"
-	@$(BIN)/python .ci/items.py reports/examples/tiny
 	@echo reports/examples/tiny/index.html
 
 screenshot: $(VENV)/.stamp-dev ## take the README's picture of an example report

@@ -248,10 +248,10 @@ def test_a_scored_family_shows_its_measure(summ):
 
 def test_items_beyond_the_most_are_left_out_and_the_page_says_so(math, monkeypatch):
     assert "at most" not in items_page(*math)
-    monkeypatch.setattr(items_module, "MOST", 9)
+    monkeypatch.setattr(items_module, "MOST", 6)
     page = items_page(*math)
-    assert {k: len(v) for k, v in data_of(page)[1].items()} == dict(test=8, train=9)
-    assert "at most 9 items of a kind, the first ones of 8 test items and 10 training inputs" in page
+    assert {k: len(v) for k, v in data_of(page)[1].items()} == dict(test=6, train=6)
+    assert "at most 6 items of a kind, the first ones of 8 test items and 10 training inputs" in page
 
 
 @settings(max_examples=25, deadline=None)
@@ -514,6 +514,11 @@ def test_answers_beside_each_other_show_where_they_part(opened, math):
     cards = page.locator(".answer.chosen")
     assert cards.locator("h3").all_inner_texts()[0].startswith(f"A: {TOP}")
     assert "The first 3 words are those of" in cards.first.inner_text()
+    page.locator("#breakdown summary").click()
+    page.get_by_role("button", name="Where does the text of A depart").click()
+    far = page.locator("#tables table").filter(has_text="first departs").locator("tbody tr")
+    quarters = {q: int(n) for q, n, *_ in (r.locator("th, td").all_inner_texts() for r in far.all())}
+    assert sum(quarters.values()) == 8 and quarters["in the second quarter"] == 1
     assert page.locator(".answer.first h3").inner_text().startswith(f"A: {TOP}"), "the first arm that differs from B"
 
 

@@ -14,7 +14,6 @@ import zlib
 from pathlib import Path
 
 from ..analyse.results import html_of, templates
-from ..analyse.stats import BASE
 from ..config import ARMS
 from ..grading.judge import verdicts
 from ..grading.truth import METRICS, Metric
@@ -40,11 +39,6 @@ def _asked(e, arm, *, answer):
     return e.ask(ARMS[arm].prompt, answer.turns) if e.task == "conversation" else e.ask(ARMS[arm].prompt)
 
 
-def _answered(run):
-    "Arm and item \u2192 what the arm answered."
-    return {(arm, a.id): a for arm, answers in run.answers.items() for a in answers}
-
-
 def _graded(run):
     "DataFrame with a row per test item and arm: its grades, with a judge's and people's beside them."
     rows, means = run.graded, dict(index=["arm", "id"], columns="criterion", values="grade", aggfunc="mean")
@@ -61,7 +55,7 @@ def item_table(
     about: dict | None = None,  # columns in front: which report the rows are of
 ):
     "DataFrame with a row per test item and arm: prompt, completion, how it was read and how it was graded."
-    at, answered = {e.id: e for e in run.data.test}, _answered(run)
+    at, answered = {e.id: e for e in run.data.test}, {(arm, a.id): a for arm in run.answers for a in run.answers[arm]}
     rows = _graded(run).rename(columns=dict(text="completion"))
     keys = list(zip(rows["arm"], rows["id"]))
     rows = rows.assign(
@@ -84,14 +78,14 @@ def verdict_table(run, about: dict | None = None):
     return _about(verdicts(run.verdicts.pairwise), about)
 
 
-def _inputs(run):
+def _inputs(run, inputs):
     "(arm, training input, label or None, drop or None, chat messages of each row) for every trained arm and input."
     for arm, curated in run.rows.items():
         taught, drops = {}, {d.id: d for d in curated.drops}
         for row in curated.rows:
             taught.setdefault(row["id"], []).append(row["messages"])
         labels = {a.id: a for a in run.labels.get(ARMS[arm].labels) or ()}
-        for e in run.data.train:
+        for e in inputs:
             yield arm, e, labels.get(e.id), drops.get(e.id), taught.get(e.id, ())
 
 
@@ -100,7 +94,7 @@ def input_table(run, about: dict | None = None):
     import pandas as pd
 
     rows = []
-    for arm, e, a, drop, taught in _inputs(run):
+    for arm, e, a, drop, taught in _inputs(run, run.data.train):
         row = dict(arm=arm, id=e.id, question=input_text(e), gold=reference_text(e))
         row |= dict(samples=[x.text for x in a.asked], label=a.parsed.answer, right=a.correct) if a else {}
         row |= {} if a else dict(samples=[], label=e.gold, right=None)
@@ -157,13 +151,16 @@ def item_records(
     shared: dict,  # first messages of prompts \u2192 their numbers, filled here
 ) -> list[dict]:
     "A record per test item: what was asked, and every arm's answer with its prompt and grades."
-    rows, answered, asked = _graded(run), _answered(run), {}
+    rows, asked = _graded(run), {}
+    answered = {(arm, a.id): a for arm in run.answers for a in run.answers[arm]}
     graders = [k for k in rows if str(k).startswith(("judge_", "people_"))]
     at = {e.id: e for e in run.data.test[:MOST]}
     records = {i: _item(e) | dict(arms=[], pairs=[]) for i, e in at.items()}
-    for v in verdict_table(run).itertuples():
+    pairs = verdict_table(run)
+    for v in pairs[pairs["id"].isin(at)].itertuples():
         records[v.id]["pairs"].append([v.a, v.b, v.winner, bool(v.flipped), v.why])
-    for x in rows[rows["id"].isin(at)].to_dict("records"):
+    rows = rows[rows["id"].isin(at)]
+    for x in (dict(zip(rows, own)) for own in zip(*(rows[k].tolist() for k in rows))):
         e, arm, a = at[x["id"]], x["arm"], answered[x["arm"], x["id"]]
         key = e.id, arm if e.task == "conversation" else ARMS[arm].prompt
         if key not in asked:
@@ -179,9 +176,7 @@ def item_records(
 def input_records(run, *, shared: dict) -> list[dict]:
     "A record per training input: the teacher's samples under each strategy, and what became of it for every arm."
     records = {e.id: _item(e) | dict(samples={}, arms=[]) for e in run.data.train[:MOST]}
-    for arm, e, a, drop, taught in _inputs(run):
-        if e.id not in records:
-            continue
+    for arm, e, a, drop, taught in _inputs(run, run.data.train[:MOST]):
         if a:
             records[e.id]["samples"].setdefault(ARMS[arm].labels, [_legible(x.text) for x in a.asked])
         outcome = dict(kept=drop is None, answer=_legible(a.parsed.answer if a else e.gold))
@@ -194,10 +189,7 @@ def input_records(run, *, shared: dict) -> list[dict]:
 # %% ../../nbs/80_report/05_items.ipynb #b570b0e9
 CHUNK = 500_000  # characters of JSON that are opened at once
 _SHOWN = 80  # characters of a text in the index
-
-
-def _json(value) -> str:
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+_json = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
 
 def _deflated(text: str) -> str:
@@ -229,36 +221,30 @@ def item_index(
 ) -> dict:
     "A column for each fact that the page lists or filters by, and for each arm the columns of its answers."
 
-    def short(text):
-        return " ".join(text[:_SHOWN].split())
-
     def column(own, key):
         found = [x.get(key) for x in own]
         if key in ("hard", "gold", "answer", "reason"):
-            return [None if t is None else values.setdefault(short(t), len(values)) for t in found]
+            return [None if t is None else values.setdefault(t[:_SHOWN], len(values)) for t in found]
         return [None if x is None else round(x, 6) for x in found]
 
     index = {k: column(records, k) for k in ("hard", "gold")} | dict(arms={})
-    index |= dict(id=[r["id"] for r in records], head=[short(r["question"]) for r in records])
+    index |= dict(id=[r["id"] for r in records], head=[r["question"][:_SHOWN] for r in records])
     for own in zip(*(r["arms"] for r in records)):
         index["arms"][own[0]["arm"]] = {k: column(own, k) for k in facts}
     return index
 
 # %% ../../nbs/80_report/05_items.ipynb #79694e54
+_OWN = dict(script="items/data.js items/find.js items/read.js items/page.js", style="report/style.css items/page.css")
 _FACTS = dict(test=("answer", "value", "tokens", "marks"), train=("answer", "right", "kept", "reason"))
 
 
 def _page(**values):
     "The page around these data, with a policy that lets nothing but its own script and style do anything."
 
-    def read(*files):
-        return "".join((templates() / file).read_text(encoding="utf-8") for file in files)
-
     def allowed(text):
         return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
-    script = read(*(f"items/{part}.js" for part in ("data", "find", "read", "page")))
-    own = dict(script=script, style=read("report/style.css", "items/page.css"))
+    own = {k: "".join((templates() / f).read_text(encoding="utf-8") for f in _OWN[k].split()) for k in _OWN}
     return html_of("items/page", **values, **own, **{f"{k}_hash": allowed(text) for k, text in own.items()})
 
 
@@ -268,18 +254,15 @@ def items_page(
 ) -> str:
     "The self-contained page of a combination's items."
     metric, shared, values, packed = METRICS[numbers["metric"]["key"]], {}, {}, {}
-    data = dict(graded=metric.graded, measure=metric.name, scale=metric.scale, digits=metric.digits, base=BASE)
-    data |= dict(best=numbers.get("best"), teacher=numbers.get("teacher"))
+    data = dict(graded=metric.graded, measure=metric.name, scale=metric.scale, digits=metric.digits, reasons=REASONS)
+    data |= {key: numbers.get(key) for key in ("best", "teacher", "base")}
     data |= dict(trained={a: ARMS[a].labels for a in ARMS if a in run.rows})
     kinds = dict(test=item_records(run, metric, shared=shared), train=input_records(run, shared=shared))
     for kind, records in kinds.items():
         packed[kind], starts, kinds[kind] = chunks(records)
         data[kind] = item_index(kinds[kind], _FACTS[kind], values=values) | dict(starts=starts)
-    met = {x["reason"] for r in kinds["train"] for x in r["arms"] if "reason" in x}
-    data |= dict(reasons={k: REASONS.get(k, "the request failed") for k in sorted(met)})
     index = _deflated(scrub(_json(data | dict(values=list(values), prompts=list(shared)))))
-    number = dict(test=len(run.data.test), train=len(run.data.train), most=MOST)
-    return _page(name=numbers["provenance"]["combination"], number=number, index=index, packed=packed)
+    return _page(name=numbers["provenance"]["combination"], data=run.data, most=MOST, index=index, packed=packed)
 
 
 def write_items(

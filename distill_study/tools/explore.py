@@ -315,8 +315,7 @@ class ItemsFrame(Displayable):
     page: str  # HTML
 
     def html(self) -> str:
-        page = self.page.replace("<head>", '<head><base href="about:srcdoc">', 1)
-        return html_of("frame", name=self.name, page=page)
+        return html_of("frame", name=self.name, page=self.page)
 
 
 def browse(

@@ -56,4 +56,5 @@ const arms = Object.keys(data.test.arms), trained = Object.keys(data.trained);
 const sizeOf = (split) => data[split].id.length;
 const everything = (split) => [...data[split].id.keys()];
 const levels = [...new Set([...data.test.hard, ...data.train.hard])].filter((n) => n !== null).map(valueOf).sort(new Intl.Collator("en", { numeric: true }).compare);
+const reasons = [...new Set(trained.flatMap((arm) => data.train.arms[arm].reason))].filter((n) => n !== null).map(valueOf);
 const odd = MARKS.map((text, k) => [text, k]).filter(([, k]) => arms.some((arm) => data.test.arms[arm].marks.some((bits) => bits & (1 << k))));

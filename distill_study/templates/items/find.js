@@ -26,7 +26,7 @@ const SCORED = {
 };
 const OUTCOMES = data.graded ? GRADED : SCORED;
 const FATES = { "": "any outcome", kept: "kept", dropped: "dropped", right: "label is the gold answer", wrong: "label is not the gold answer" };
-for (const reason of Object.keys(data.reasons)) FATES[`dropped: ${reason}`] = `dropped: ${reason}`;
+for (const reason of reasons) FATES[`dropped: ${reason}`] = `dropped: ${reason}`;
 
 const ORDERS = { "": ["of the data set", null], long: ["longest answer of A first", (i, f) => -tokensOf(i, f.a)], short: ["shortest answer of A first", (i, f) => tokensOf(i, f.a)] };
 if (!data.graded) Object.assign(ORDERS, {
