@@ -686,16 +686,13 @@ def assess_judge(judged: Judged, graded, *, key: str = "correct", **bootstrap) -
     return JudgeAssessment(judged, grade_rows(judged, **bootstrap), win_rows(judged, **bootstrap), found)
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #0b6f6e4d
-def judge_summary(assessed: JudgeAssessment | None):
-    "What stands above a judge's numbers, as HTML: what to mind, and who judged what; or that nobody did."
+def judge_summary(assessed: JudgeAssessment):
+    "What stands above a judge's numbers, as HTML: what to mind, and who judged what."
     from IPython.display import HTML
 
-    text = texts("graders")
-    if assessed is None:
-        return HTML(text["not_asked"])
     j = assessed.judged
     bold = [w for w in (assessed.weak, *j.warnings) if w]
-    return HTML(_said(text["asked"], bold=bold, engine=j.engine, s=j.settings, n=len(j.items), u=j.usage))
+    return HTML(_said(texts("graders")["asked"], bold=bold, engine=j.engine, s=j.settings, n=len(j.items), u=j.usage))
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #ece311e6
 def judge_grade_table(assessed: JudgeAssessment) -> Table:
