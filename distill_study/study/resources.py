@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SHAPES', 'GPUS', 'WORKING', 'QUANTIZED', 'CONTEXT', 'NCCL', 'GAPS', 'PROCESS', 'ENTRY', 'KERNELS', 'MOMENTS',
            'ENOUGH', 'METHODS', 'AVERAGES', 'TEMPLATE', 'PLAIN', 'THOUGHT', 'DENSE', 'LONGER', 'MFU', 'PREFILL',
-           'STREAM', 'PASS', 'TOKEN', 'VLLM', 'AT_ONCE', 'STREAMS', 'LOAD', 'START', 'BATCH', 'ALL', 'EstimateError',
-           'Devices', 'parse_gpus', 'parse_hardware', 'this_machine', 'model_config', 'Counts', 'count_parameters',
-           'parameters', 'Estimate', 'training_memory', 'Advice', 'recommend', 'table', 'as_dict', 'Lengths', 'lengths',
+           'STREAM', 'PASS', 'TOKEN', 'VLLM', 'AT_ONCE', 'STREAMS', 'LOAD', 'START', 'BATCH', 'ALL', 'Devices',
+           'parse_gpus', 'parse_hardware', 'this_machine', 'model_config', 'Counts', 'count_parameters', 'parameters',
+           'Estimate', 'training_memory', 'Advice', 'recommend', 'table', 'as_dict', 'Lengths', 'lengths',
            'answer_seconds', 'weight_bytes', 'processes', 'train_seconds', 'Piece', 'pieces', 'Budget', 'length',
-           'rows_a_pass', 'budget', 'lines']
+           'rows_a_pass', 'student_memory', 'budget', 'lines']
 
 # %% ../../nbs/85_study/03_resources.ipynb #4f630d09
 import json
@@ -24,7 +24,7 @@ from typing import NamedTuple
 import yaml
 
 import distill_study
-from ..analyse.results import to_plain
+from ..analyse.results import sentences, to_plain
 from ..config import ARMS, OWN, ConfigError, Recipe, StudyError, Train, nearest
 from ..data.load import task_of
 from ..models.weights import device, load_config, local_model, resolve_model, sentence
@@ -34,10 +34,6 @@ from ..train.methods import attention, lora_config, use_bf16
 from ..utils import size
 
 # %% ../../nbs/85_study/03_resources.ipynb #e7a10001
-class EstimateError(StudyError):
-    "An estimate that can't be made; names field, value and remedy."
-
-
 _say = partial(sentence, page="../train/estimate.j2")
 _TABLES = yaml.safe_load((Path(distill_study.__file__).parent / "templates" / "resources.yaml").read_text("utf-8"))
 
@@ -64,10 +60,10 @@ GPUS = {name: Devices(name=name, **sheet) for name, sheet in _TABLES["gpus"].ite
 
 # %% ../../nbs/85_study/03_resources.ipynb #921d7757
 def parse_gpus(spec: str) -> Devices:
-    "GPUs as the command line names them, how many of which size, e.g. '1x80GB'; raises `EstimateError`."
+    "GPUs as the command line names them, how many of which size, e.g. '1x80GB'; raises `StudyError`."
     m = re.fullmatch(r"([1-9]\d*)[x×](\d+(?:\.\d+)?)GB?", spec.replace(" ", ""), re.I)
     if not m:
-        raise EstimateError(_say("gpus", spec=spec))
+        raise StudyError(_say("gpus", spec=spec))
     return Devices(int(m[1]), float(m[2]))
 
 
@@ -108,7 +104,7 @@ def model_config(name: str):
     try:
         return load_config(folder or name).get_text_config()
     except (OSError, ValueError) as e:
-        raise EstimateError(_say("config", name=name, why=str(e).splitlines()[0])) from None
+        raise StudyError(_say("config", name=name, why=str(e).splitlines()[0])) from None
 
 
 def _empty(cfg, settings):
@@ -123,7 +119,7 @@ def _empty(cfg, settings):
             model = AutoModelForCausalLM.from_config(cfg, dtype=torch.bfloat16)
     except ValueError as e:
         why = str(e).splitlines()[0][:120]
-        raise EstimateError(_say("no_language_model", kind=cfg.model_type, why=why)) from None
+        raise StudyError(_say("no_language_model", kind=cfg.model_type, why=why)) from None
     model.tie_weights()  # which skipping the initialization has skipped
     if settings.method == "full":
         return model
@@ -131,7 +127,7 @@ def _empty(cfg, settings):
         return get_peft_model(model, lora_config(settings), low_cpu_mem_usage=True)
     except ValueError as e:
         why = str(e).splitlines()[0]
-        raise EstimateError(_say("target_modules", modules=settings.target_modules, why=why)) from None
+        raise StudyError(_say("target_modules", modules=settings.target_modules, why=why)) from None
 
 # %% ../../nbs/85_study/03_resources.ipynb #e9b1bcf8
 @dataclass(frozen=True)
@@ -296,11 +292,11 @@ def training_memory(
     sharded: bool = False,  # over all devices, by FSDP; otherwise each has all of it
     supervised: float = 1.0,  # share of the tokens that are: the CPU's loss has logits of no others
 ) -> Estimate:
-    "Memory that training needs on each device; raises `EstimateError`. Sources: see above, and arXiv 2406.02290."
+    "Memory that training needs on each device; raises `StudyError`. Sources: see above, and arXiv 2406.02290."
     cfg, devices = model_config(model) if isinstance(model, str) else model, devices or this_machine()
     context = getattr(cfg, "max_position_embeddings", None) or math.inf
     if not 2 <= length <= context:
-        raise EstimateError(_say("length", n=length, most=context))
+        raise StudyError(_say("length", n=length, most=context))
     counts, parted = count_parameters(cfg, settings), devices.count if sharded else 1
     base = counts.total if settings.method == "full" else counts.total - counts.trainable
     # As training decides it on a CPU; a GPU is taken to have bf16.
@@ -364,7 +360,7 @@ def recommend(model, settings: Train | None = None, *, length: int = 1024, devic
     "The cheapest of the methods and switches that fits, its batch in smaller passes where that is enough."
     settings, devices = settings or Train(), devices or this_machine()
     if unknown := set(methods) - set(METHODS):
-        raise EstimateError(_say("method", name=min(unknown), known=METHODS))
+        raise StudyError(_say("method", name=min(unknown), known=METHODS))
     rungs = _rungs(devices, methods, checkpointing=settings.gradient_checkpointing)
 
     def at(rung, batch):
@@ -588,16 +584,7 @@ class Budget:
 
     def memory(self) -> list[Estimate]:
         "Of every student's training, at the longest row that its settings allow."
-        return [
-            training_memory(
-                s.model,
-                rows_a_pass(s.train, self.hardware),
-                length=length(s),
-                devices=self.hardware if s.train.launch else replace(self.hardware, count=1),
-                sharded=s.train.launch == "fsdp",
-            )
-            for s in self.recipe.students
-        ]
+        return [student_memory(s, self.hardware) for s in self.recipe.students]
 
 # %% ../../nbs/85_study/03_resources.ipynb #118a8f55
 def length(student) -> int:
@@ -610,6 +597,14 @@ def rows_a_pass(t: Train, hw: Devices) -> Train:
     "The settings of one process: batches are shared out over processes, as many at once as divide them."
     n = processes(t, hw)
     return t.model_copy(update=dict(batch_size=-(-t.batch_size * math.gcd(t.gradient_accumulation, n) // n)))
+
+
+def student_memory(student, hw: Devices) -> Estimate:
+    "Memory of each of the devices that a student of a recipe is trained on, at the longest row."
+    t = student.train
+    n = processes(t, hw) if hw.kind == "cuda" else 1
+    how = dict(length=length(student), devices=replace(hw, count=n), sharded=n > 1 and t.launch == "fsdp")
+    return training_memory(student.model, rows_a_pass(t, hw) if n > 1 else t, **how)
 
 
 def budget(recipe: Recipe, hardware: str | None = None) -> Budget:
@@ -625,22 +620,5 @@ def _big(n):
 
 def lines(b: Budget, memory: bool = True) -> list[str]:
     "What the estimate says."
-    into, out = map(_big, b.tokens("teacher"))
-    read, wrote = map(_big, b.tokens("student"))
-    trained, hours = _big(b.tokens("student", "train")[0]), b.hours
-    found = [
-        f"Tokens: teacher {into} in, {out} out; {b.students} trainings on {trained}; students {read} in, {wrote} out"
-    ]
-    if b.hardware:
-        parts = f"labels {hours('label'):.1f}, training {hours('train'):.1f}, answers {hours('answer'):.1f}"
-        found.append(f"Hours on {b.hardware}: {hours():.1f} ({parts})")
-    if b.cost is not None:
-        without = f"; without a price: {' and '.join(b.unpriced)}" if b.unpriced else ""
-        without += "; batches at half the price" if any(t.tariff != t.price for t in b.recipe.teachers) else ""
-        found.append(f"Money, at the prices of the recipe: {b.cost:,.{0 if b.cost >= 1 else 2}f}{without}")
-    most = f"of which {b.students} trained students take the most; `distill-study store prune` removes them"
-    found.append(f"Disk: {size(b.disk)}, {most}")
-    for e in b.memory() if memory and b.hardware else ():
-        used = f"{e.total / 1e9:.0f} of {e.devices.gb:g} GB a GPU"
-        found.append(f"Training memory: {used} ({e.name}, rows up to {e.length} tokens)")
-    return found
+    trainings = b.memory() if memory and b.hardware else ()
+    return sentences("estimate.txt.j2", "lines", b=b, big=_big, size=size, trainings=trainings)

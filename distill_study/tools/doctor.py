@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -225,13 +225,9 @@ def check_memory(recipe: Recipe, machine: Machine) -> list[Check]:
 # %% ../../nbs/90_tools/04_doctor.ipynb #90e6ce74
 def _training(s, place):
     "Whether a student's training fits."
-    t = s.train
-    n = resources.processes(t, place) if place.kind == "cuda" else 1
-    settings, devices = resources.rows_a_pass(t, place) if n > 1 else t, replace(place, count=n)
-    shape, length, sharded = s.model, resources.length(s), n > 1 and t.launch != "ddp"
-    e = resources.training_memory(shape, settings, length=length, devices=devices, sharded=sharded)
-    too_large = "training_large" if t.max_length else "training_long"
-    values = dict(model=s.model, method=e.name, need=e.total / 1e9, gb=place.gb, length=length)
+    e = resources.student_memory(s, place)
+    too_large = "training_large" if s.train.max_length else "training_long"
+    values = dict(model=s.model, method=e.name, need=e.total / 1e9, gb=place.gb, length=e.length)
     return line("training_fits" if e.fits else too_large, **values)
 
 

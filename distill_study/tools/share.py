@@ -508,7 +508,7 @@ def write_sheets(
         if other := next(
             (p for p in pages if key["sheet"] not in p.read_text(encoding="utf-8", errors="replace")), None
         ):
-            raise StudyError(f"{other}: another sheet, which people may be grading. Name another folder with --out.")
+            raise StudyError.of("other_sheet", path=other)
     pages = []
     for folder, key, sheets in drawn:
         store.put_json("sheet", key["sheet"], obj=key)
