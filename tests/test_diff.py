@@ -276,7 +276,7 @@ def test_the_same_name_twice_in_one_folder(tmp_path):
     for run in "ab":
         (tmp_path / run / "tiny-qa--teacher--student-s").mkdir(parents=True)
         (tmp_path / run / "tiny-qa--teacher--student-s" / "metrics.json").write_text((QA / "metrics.json").read_text())
-    with pytest.raises(diffs.CompareError, match="no combination in common: a/tiny-qa"):
+    with pytest.raises(diffs.StudyError, match="no combination in common: a/tiny-qa"):
         diff(tmp_path, TINY)
 
 

@@ -6,10 +6,9 @@
 __all__ = ['MIN_HUMAN', 'MAX_UNREADABLE', 'valid_grades', 'aggregate_grades', 'krippendorff_alpha', 'cohen_kappa', 'PPIEstimate',
            'ppi_mean', 'ppi_estimate', 'truth_grades', 'alpha_table', 'kappa_table', 'judge_accuracy_table',
            'ppi_by_arm', 'ppi_tables', 'grader_tables', 'grade_rows', 'length_controlled_win_rate', 'win_rows',
-           'JudgeMeasure', 'unreadable_share', 'pair_habits', 'sample_agreement', 'truth_agreement',
-           'pairwise_accuracy', 'self_preference', 'judge_measures', 'JudgeAssessment', 'assess_judge', 'judge_summary',
-           'judge_grade_table', 'win_rate_table', 'judge_measure_table', 'judge_tables', 'human_score', 'HumanScores',
-           'human_scores']
+           'JudgeMeasure', 'unreadable_share', 'pair_habits', 'truth_agreement', 'pairwise_accuracy', 'self_preference',
+           'judge_measures', 'JudgeAssessment', 'assess_judge', 'judge_summary', 'judge_grade_table', 'win_rate_table',
+           'judge_measure_table', 'judge_tables', 'human_score', 'HumanScores', 'human_scores']
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #67159ac1
 import warnings
@@ -513,17 +512,6 @@ def pair_habits(pairwise) -> dict:
         length=_share(longer, reason="no answer won against one of another length"),
     )
 
-
-def sample_agreement(rows, keys: list, *, column: str, **bootstrap) -> Interval:
-    "Share of pairs of samples with equal readable verdicts; `keys` make one question, `column` holds its verdict."
-    same = {}
-    for key, drawn in rows[rows[column].notna()].groupby(keys, sort=False)[column]:
-        if equal := [x == y for x, y in combinations(drawn, 2)]:
-            same.setdefault(key[keys.index("id")], []).append(sum(equal) / len(equal))
-    if not same:
-        return Interval(None, reason="nothing was asked twice")
-    return mean_interval([sum(v) / len(v) for v in same.values()], **bootstrap)
-
 # %% ../../nbs/70_analyse/02_agreement.ipynb #2e7b31ae
 def _truth(graded, key):
     "(arm, id) → right or wrong, or the score; items without one are left out."
@@ -629,7 +617,6 @@ def _measure(name, interval, *, key):
 def judge_measures(judged: Judged, graded, *, key: str = "correct", **bootstrap) -> list[JudgeMeasure]:
     "Everything that is known of a judge; column `key` of `graded`, one row per arm and item, is the ground truth."
     found, point, pair = {}, judged.pointwise, judged.pairwise
-    several = judged.settings.sampling.n > 1
     by_verdicts, by_grades = pairwise_accuracy(judged, graded, key=key, **bootstrap)
     if len(point):
         found["missing_grades"] = unreadable_share(point, ["arm", "id"])
@@ -637,16 +624,11 @@ def judge_measures(judged: Judged, graded, *, key: str = "correct", **bootstrap)
         if agree.value is not None:
             found |= dict(agreement=agree, kappa=kappa)
         found["grades_side"] = by_grades
-        if several:
-            question = ["arm", "id", "criterion"]
-            found["samples_grades"] = sample_agreement(point, question, column="grade", **bootstrap)
     if len(pair):
-        habits, question = pair_habits(pair), ["a", "b", "id", "first"]
+        habits = pair_habits(pair)
         found["missing_verdicts"] = unreadable_share(pair, ["a", "b", "id"])
         found |= dict(swap=habits["swap"], position=habits["position"], verdicts_side=by_verdicts)
         found["length"] = habits["length"]
-        if several:
-            found["samples_verdicts"] = sample_agreement(pair, question, column="winner", **bootstrap)
         found["self"] = self_preference(judged, graded, key=key, **bootstrap)
     return [_measure(name, interval, key=key) for name, interval in found.items()]
 
@@ -686,16 +668,13 @@ def assess_judge(judged: Judged, graded, *, key: str = "correct", **bootstrap) -
     return JudgeAssessment(judged, grade_rows(judged, **bootstrap), win_rows(judged, **bootstrap), found)
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #0b6f6e4d
-def judge_summary(assessed: JudgeAssessment | None):
-    "What stands above a judge's numbers, as HTML: what to mind, and who judged what; or that nobody did."
+def judge_summary(assessed: JudgeAssessment):
+    "What stands above a judge's numbers, as HTML: what to mind, and who judged what."
     from IPython.display import HTML
 
-    text = texts("graders")
-    if assessed is None:
-        return HTML(text["not_asked"])
     j = assessed.judged
     bold = [w for w in (assessed.weak, *j.warnings) if w]
-    return HTML(_said(text["asked"], bold=bold, engine=j.engine, s=j.settings, n=len(j.items), u=j.usage))
+    return HTML(_said(texts("graders")["asked"], bold=bold, engine=j.engine, s=j.settings, n=len(j.items), u=j.usage))
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #ece311e6
 def judge_grade_table(assessed: JudgeAssessment) -> Table:

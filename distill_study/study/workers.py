@@ -157,10 +157,8 @@ def gpus() -> list[str]:
 def shares(workers: int, devices: list) -> list[dict]:
     "The environment of each worker: its GPUs, and its part of the cores."
     if devices and len(devices) < workers:
-        raise StudyError(
-            f"workers = {workers}: this machine has {plural(len(devices), 'GPU')}, and two workers on one would be out "
-            f"of memory. Ask for {len(devices)} or fewer."
-        )
+        have, n = plural(len(devices), "GPU"), len(devices)
+        raise StudyError.of("workers_gpus", workers=workers, have=have, n=n)
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, len(os.sched_getaffinity(0)) // workers))
     own = [devices[i * len(devices) // workers : (i + 1) * len(devices) // workers] for i in range(workers)]
     return [dict(OMP_NUM_THREADS=threads) | (dict(CUDA_VISIBLE_DEVICES=",".join(x)) if devices else {}) for x in own]
@@ -191,8 +189,7 @@ class Local:
         "Refuse stages that no worker has the GPUs for."
         for s in stages:
             if self.most and (n := gpus_needed(s)) > self.most:
-                have = f"each of {len(self.env)} workers has {self.most}"
-                raise StudyError(f"{s.what}: needs {n} GPUs, and {have}. Ask for fewer workers.")
+                raise StudyError.of("workers_large", what=s.what, n=n, workers=len(self.env), most=self.most)
 
     def submit(self, stage: Stage, **given) -> Future:
         "Start a stage on a free worker; `given` as `work` takes it."
@@ -248,12 +245,12 @@ def _reachable(address):
     "Refuse an address where nobody listens: Ray would try for long."
     host, _, port = address.rpartition(":")
     if address != "auto" and not (host and port.isdigit()):
-        raise StudyError(f"address = {address!r}: expected HOST:PORT of a cluster's head, e.g. 10.0.0.1:6379, or auto.")
+        raise StudyError.of("ray_address", address=address)
     try:
         if address != "auto":
             socket.create_connection((host, int(port)), timeout=10).close()
     except OSError as e:
-        raise StudyError(f"address = {address!r}: nobody answers there ({e}). Start it: `ray start --head`.") from None
+        raise StudyError.of("ray_silent", address=address, why=e) from None
 
 # %% ../../nbs/85_study/05_workers.ipynb #aaa760d6
 def wanted_modules(stages: list) -> dict:
@@ -299,10 +296,7 @@ class Ray:
         try:
             import ray
         except ImportError:
-            raise StudyError(
-                "executor ray: Ray is not installed. `pip install 'distill-study[ray]'` on every machine of the "
-                "cluster, or leave the executor out."
-            ) from None
+            raise StudyError.of("ray_missing") from None
         self.ray, e = ray, ray.exceptions
         self.lost = e.WorkerCrashedError, e.NodeDiedError, e.OwnerDiedError
         self._join(address)
@@ -317,10 +311,8 @@ class Ray:
         try:
             self.ray.init(address=address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
         except (ConnectionError, RuntimeError, ValueError) as e:
-            raise StudyError(
-                f"Ray at {address}: can't be joined ({str(e).strip().splitlines()[0][:300]}). Is the cluster up "
-                "(`ray status`), and of the same Ray and Python version?"
-            ) from None
+            why = str(e).strip().splitlines()[0][:300]
+            raise StudyError.of("ray_refused", address=address, why=why) from None
 
     def _on(self, node):
         "Options of a task that is for one machine."
@@ -338,7 +330,7 @@ class Ray:
             nodes = [self.nodes[self.here]] if home else self.nodes.values()
             if gpus > max(has.get("GPU", 0) for has in nodes):
                 where = "this machine, which writes reports, has not" if home else "no machine of the cluster has them"
-                raise StudyError(f"{s.what}: needs {plural(gpus, 'GPU')}, and {where}. Ask for less.")
+                raise StudyError.of("ray_gpus", what=s.what, n=plural(gpus, "GPU"), where=where)
         ask, given = self.ray.remote(lacking), dict(store=store, version=distill_study.__version__)
         nodes = [node for node, has in self.nodes.items() if has.get("GPU", 0) or not self.gpus]
         options = {node: dict(num_cpus=0, max_retries=0) | self._on(node) for node in nodes}
@@ -353,7 +345,7 @@ class Ray:
         except Exception as e:
             lacks = f"distill-study can't be imported there ({type(e).__name__}). Install the same, for the same Python"
         if lacks:
-            raise StudyError(f"machine {node[:6]} of the Ray cluster (`ray list nodes`): {lacks}.")
+            raise StudyError.of("ray_lacks", node=node[:6], lacks=lacks)
 
     def submit(self, stage: Stage, **given) -> Future:
         "Give a stage to the cluster; `given` as `work` takes it."

@@ -18,7 +18,7 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from ..config import ARMS, OWN, Combination, Recipe, StudyError, read_table
 from ..data.load import resolved, source_of, task_of
 from ..models.engine import open_teacher
 from ..models.openai import Server
-from ..models.weights import SMOLLM, _cached, smollm_wheel
+from ..models.weights import is_here
 from ..store.log import Store
 from ..study import resources
 from ..study.plan import plan
@@ -225,13 +225,9 @@ def check_memory(recipe: Recipe, machine: Machine) -> list[Check]:
 # %% ../../nbs/90_tools/04_doctor.ipynb #90e6ce74
 def _training(s, place):
     "Whether a student's training fits."
-    t = s.train
-    n = resources.processes(t, place) if place.kind == "cuda" else 1
-    settings, devices = resources.rows_a_pass(t, place) if n > 1 else t, replace(place, count=n)
-    shape, length, sharded = s.model, resources.length(s), n > 1 and t.launch != "ddp"
-    e = resources.training_memory(shape, settings, length=length, devices=devices, sharded=sharded)
-    too_large = "training_large" if t.max_length else "training_long"
-    values = dict(model=s.model, method=e.name, need=e.total / 1e9, gb=place.gb, length=length)
+    e = resources.student_memory(s, place)
+    too_large = "training_large" if s.train.max_length else "training_long"
+    values = dict(model=s.model, method=e.name, need=e.total / 1e9, gb=place.gb, length=e.length)
     return line("training_fits" if e.fits else too_large, **values)
 
 
@@ -274,20 +270,11 @@ def within(do, seconds: float):
     return future.result(seconds)
 
 
-def _here(model):
-    "Whether a model is on this machine: in the zoo, a folder, a wheel, or the hub's cache."
-    near = Path(os.environ.get("DISTILL_MODEL_DIR", ".")) / Path(model).name
-    folders = (Path(model).expanduser(), near)
-    if model.startswith("zoo/") or any((f / "config.json").is_file() for f in folders):
-        return True
-    return bool(model == SMOLLM and smollm_wheel()) or _cached(model) is not None
-
-
 def hub_names(recipe: Recipe) -> list[tuple[str, str]]:
     "(kind, name) of the models and data sets that have to come from the hub."
     engines = [a.engine.partition(":") for a in _asked(recipe)]
     models = [s.model for s in recipe.students] + [m for e, _, m in engines if e in ("transformers", "vllm")]
-    far = [("model", m) for m in dict.fromkeys(models) if not _here(m)]
+    far = [("model", m) for m in dict.fromkeys(models) if not is_here(m)]
     return far + [("dataset", d) for d in dict.fromkeys(d.name for d in recipe.data) if source_of(d) == "hub"]
 
 # %% ../../nbs/90_tools/04_doctor.ipynb #135da9e2

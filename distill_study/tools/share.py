@@ -26,14 +26,14 @@ from ..grading.people import draw_sheets, grading_page
 from ..models.engine import EngineError
 from ..models.weights import SMOLLM, is_here, local_model, model_fingerprint, resolve_model
 from ..report.render import templates
-from ..store.log import MANIFEST, Store
+from ..store.log import Store
 from ..study.run import Run, weights_of
 from ..tasks.families import EXPLAIN, TARGETS, TASKS, form_hash, prompt_hash, wording
 from ..teach.curate import REASONS, Curated
 from ..train.rows import check_template
 from ..train.save import write_merged
 from ..train.sft import TrainedStudent
-from ..utils import HIDDEN, crc_of, short_name, write_text
+from ..utils import HIDDEN, short_name, write_text
 
 # %% ../../nbs/90_tools/03_share.ipynb #e11f6463
 def inert(text) -> str:
@@ -195,15 +195,14 @@ def _new_folder(folder, fill) -> Path:
     "Make a folder beside its place, `fill` it, and rename it when it is whole."
     folder = Path(folder).expanduser()
     if folder.exists():
-        raise StudyError(f"{str(folder)!r}: exists already. Name another folder.")
+        raise StudyError.of("folder_exists", folder=str(folder))
     part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
         part.mkdir(parents=True)
         fill(part)
         os.rename(part, folder)
     except OSError as e:
-        remedy = "Choose a folder that is writable and has space"
-        raise StudyError(f"{str(folder)!r}: can't be written ({e.strerror or e}). {remedy}.") from None
+        raise StudyError.of("folder_unwritable", folder=str(folder), why=e.strerror or e) from None
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return folder
@@ -244,25 +243,17 @@ def check_push(
 ) -> str:  # the token
     "Everything that would keep a push from being made, before anything is."
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", owner):
-        raise StudyError(f"push {owner!r}: expected a user or an organization on the hub, e.g. 'my-team'.")
+        raise StudyError.of("push_owner", owner=owner)
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", token_env):
-        raise StudyError(
-            "token_env is the name of an environment variable, in capitals, e.g. 'HF_TOKEN'; "
-            "the token itself never goes onto a command line."
-        )
+        raise StudyError.of("push_token_env")
     for c in map(resolved, recipe.combinations()):
         for arm in (ARMS[a] for a in c.arms if ARMS[a].model == "trained"):
             bare = [part for part, license_ in licenses(c, arm, student=students).items() if license_ is None]
             if bare:
-                raise StudyError(
-                    f"{c.name}, {arm.name}: the recipe names no licence of the {bare[0]}. Set {bare[0]}.license (and "
-                    f"{bare[0]}.terms) to what its owner says, e.g. 'mit'; nothing without one is pushed."
-                )
+                raise StudyError.of("push_license", name=c.name, arm=arm.name, part=bare[0])
     token = os.environ.get(token_env, "").strip()
     if not token:
-        raise StudyError(
-            f"{token_env} is not set: a push needs a token of the hub with write access. Nothing was sent."
-        )
+        raise StudyError.of("push_token", token_env=token_env)
     return token
 
 
@@ -282,10 +273,7 @@ def push_to_hub(
         api.upload_folder(repo_id=repo, folder_path=str(folder), repo_type=kind)
     except Exception as e:
         why = f"{type(e).__name__}: {str(e).replace(token, '…').splitlines()[0][:300]}"
-        raise StudyError(
-            f"push to {repo}: the hub refused ({why}). What was to be pushed is in {str(folder)!r}; "
-            "check the token's rights and the network, and push it from there."
-        ) from None
+        raise StudyError.of("push_refused", repo=repo, why=why, folder=str(folder)) from None
     return url
 
 # %% ../../nbs/90_tools/03_share.ipynb #43ed4539
@@ -428,13 +416,9 @@ def write_student(
     "Weights, tokenizer, settings and card of a student. `StudyError` where it can't be had or written."
     source = t.adapter if adapter else t.fit.path
     if source is None:
-        raise StudyError(
-            f"{t.c.name}, {t.arm.name}: trained whole (method {t.fit.method}), so there is no adapter. "
-            "Leave --adapter out."
-        )
+        raise StudyError.of("no_adapter_there", name=t.c.name, arm=t.arm.name, method=t.fit.method)
 
     def fill(part):
-        _check(source)
         if t.alone and not adapter:
             write_merged(_base(t), source, folder=part, name=t.c.student.model)
         else:
@@ -446,27 +430,12 @@ def write_student(
     return _new_folder(folder, fill)
 
 
-def _check(source):
-    "Compare a folder's files with the checksums that the store noted when they were made."
-    sums = source.parent / MANIFEST
-    noted = json.loads(sums.read_text(encoding="ascii")).get("files", {}) if sums.is_file() else {}
-    files = {source.parent / p: crc for p, crc in noted.items() if Path(p).parent.name == source.name}
-    bad = next((p for p, crc in files.items() if not p.is_file() or crc_of(p) != crc), None)
-    if bad or not source.is_dir():
-        raise StudyError(
-            f"{bad or source}: damaged or missing in the store. `distill-study store verify` lists all that is; "
-            "delete the stage's folder, and `distill-study run` trains this student again."
-        )
-
-
 def _base(t) -> Path:
     "The base model that an adapter was trained on."
     base = resolve_model(t.c.student.model)
     if t.weights and model_fingerprint(base) != t.weights:
-        raise StudyError(
-            f"{t.c.name}, {t.arm.name}: the store has its adapter alone, and {t.c.student.model!r} here has other "
-            f"weights than the adapter was trained on ({t.weights}). Get these, or write the adapter alone (--adapter)."
-        )
+        about = dict(name=t.c.name, arm=t.arm.name, model=t.c.student.model, weights=t.weights)
+        raise StudyError.of("other_base_here", **about)
     return base
 
 
@@ -511,9 +480,8 @@ def write_students(
         for alone in (False, True) if t.adapter and not adapter else (t.adapter is not None,):
             name = f"{t.arm.name}-adapter" if alone else t.arm.name
             todo[Path(out).expanduser() / t.c.name / slug(name)] = t, name, alone
-    there = next((folder for folder in todo if folder.exists()), None)
-    if there:
-        raise StudyError(f"{str(there)!r}: exists already. Name another folder.")
+    if there := next((folder for folder in todo if folder.exists()), None):
+        raise StudyError.of("folder_exists", folder=str(there))
     return [(write_student(folder, t, adapter=alone), t.c, name) for folder, (t, name, alone) in todo.items()]
 
 # %% ../../nbs/90_tools/03_share.ipynb #608563b2
@@ -540,7 +508,7 @@ def write_sheets(
         if other := next(
             (p for p in pages if key["sheet"] not in p.read_text(encoding="utf-8", errors="replace")), None
         ):
-            raise StudyError(f"{other}: another sheet, which people may be grading. Name another folder with --out.")
+            raise StudyError.of("other_sheet", path=other)
     pages = []
     for folder, key, sheets in drawn:
         store.put_json("sheet", key["sheet"], obj=key)
