@@ -302,16 +302,22 @@ def test_arms_that_a_recipe_asks_for_one_with_too_few_rows_and_hard_inputs(tmp_p
 
 
 def test_a_failing_combination_is_named_and_the_others_go_on(tmp_path):
+    twins = tmp_path / "twins"  # one question, again and again: its repetitions are no training rows
+    twins.mkdir()
+    for split, n in (("train", 8), ("test", 4)):
+        question = dict(question="Ann has 2 keys and finds 3 more. How many has she?", answer="5")
+        rows = [question | dict(id=f"{split}{i}") for i in range(n)]
+        (twins / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     recipe = write(
         tmp_path,
-        data=[dict(name="tiny-qa", train=4, test=4), dict(name="tiny-math", train=24, test=4)],
+        data=[dict(name=str(twins), task="math", train=8, test=4), dict(name="tiny-math", train=24, test=4)],
         arms=["teacher/cot", "student/vanilla", "distilled/cot-answer"],
     )
     assert "fewer than min_rows = 5" in run(recipe, tmp_path, code=1)[1]
     pages = tmp_path / "reports/small"
     assert (
-        not (pages / "tiny-qa--teacher--student-s/index.html").exists()
-        and (pages / "tiny-qa--teacher--student-s/combination.ipynb").is_file()
+        not (pages / "twins--teacher--student-s/index.html").exists()
+        and (pages / "twins--teacher--student-s/combination.ipynb").is_file()
     )
     assert (pages / "tiny-math--teacher--student-s/index.html").is_file()
     assert "fewer than min_rows" in (pages / "index.html").read_text()
