@@ -145,7 +145,7 @@ if __name__ == "__main__":
             ],
             list(table(a.rounds)),
             [
-                "`fit_student` on the rows of tiny-qa, as `recipes/tiny.yaml` trains: 3 epochs in batches of 32, a"
+                "`fit_student` on the rows of tiny-qa, in 3 epochs and batches of 32, a"
                 " checkpoint after each. Overhead: all of it that is neither forward and backward passes nor the"
                 " optimizer."
             ],
