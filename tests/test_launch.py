@@ -267,7 +267,7 @@ def test_an_error_inside_is_the_error_it_is_and_ends_all(tmp_path):
         launch(
             rows(),
             MODEL,
-            settings=two(FULL, learning_rate=1e30, schedule="constant", warmup_ratio=0),
+            settings=two(FULL, learning_rate=1e9, schedule="constant", warmup_ratio=0),
             out=tmp_path / "run",
             seed=0,
         )
