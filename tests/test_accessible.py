@@ -152,6 +152,6 @@ def test_what_is_unfolded_of_a_report_is_read_in_minutes(opened, path):
 def test_a_combinations_report_is_at_most_600_kilobytes(folder):
     assert (folder / "index.html").stat().st_size <= 600_000
     items = folder / "items.html"
-    assert not items.exists() or items.stat().st_size <= 250_000
+    assert not items.exists() or items.stat().st_size <= 600_000
     if 'href="items.html"' in (folder / "index.html").read_text(encoding="utf-8"):
         assert items.exists(), "the report links to a page that isn't there"
