@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ZOO', 'SMOLLM', 'TODAY', 'sentence', 'ModelError', 'zoo_names', 'local_model', 'resolve_model', 'template_text',
-           'check_model', 'smollm_wheel', 'model_fingerprint', 'adapter_base', 'adapter_folder', 'model_parts',
-           'parts_fingerprint', 'is_here', 'device', 'load_config', 'load_tokenizer', 'turn_ends', 'render_turns',
-           'too_big', 'load_model', 'merge_into', 'load_parts']
+           'smollm_wheel', 'model_fingerprint', 'adapter_base', 'adapter_folder', 'model_parts', 'parts_fingerprint',
+           'is_here', 'device', 'load_config', 'load_tokenizer', 'turn_ends', 'render_turns', 'too_big', 'check_model',
+           'load_model', 'merge_into', 'load_parts']
 
 # %% ../../nbs/30_models/01_weights.ipynb #2b5c4eff
 import hashlib
@@ -129,53 +129,6 @@ def template_text(folder: Path) -> str:
         return own.read_text(encoding="utf-8")
     known = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
     return str(known.get("chat_template") or "")
-
-
-def check_model(name: str, adapters: bool = False, *, numbers: bool = False) -> Path:
-    "Folder of a model, or also of an adapter's base, whose files can be read; `numbers`: and whose weights are finite."
-    folder = model_parts(name)[0] if adapters else resolve_model(name)
-    _check_config(folder, name=name)
-    if not template_text(folder):
-        raise ModelError(sentence("no_template", name=name))
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(sentence("no_safetensors", name=name))
-    try:
-        load_tokenizer(folder, quick=True)
-    except StudyError:
-        raise
-    except Exception as e:  # whatever a damaged file makes a tokenizer raise
-        raise ModelError(sentence("damaged", name=name, what="its tokenizer", why=e)) from None
-    for path in folder.glob("*.safetensors"):
-        _check_weights(path, path.stat().st_mtime_ns, name=name, numbers=numbers)
-    return folder
-
-
-def _check_config(folder, *, name):
-    "Refuse a config.json that can't be read, or that brings an architecture as code of its own."
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        kind = config.get("model_type")
-    except (OSError, ValueError, AttributeError) as e:
-        raise ModelError(sentence("damaged", name=name, what="its config.json", why=e)) from None
-    if kind not in CONFIG_MAPPING_NAMES:
-        raise ModelError(sentence("unknown_kind", name=name, kind=kind, code=bool(config.get("auto_map"))))
-
-
-@lru_cache(maxsize=512)
-def _check_weights(path, changed, *, name, numbers):
-    "Refuse a safetensors file that is cut off, or that holds NaN or infinity."
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, framework="pt") as f:
-            names = f.keys() if numbers else ()
-            odd = next((key for key in names if not f.get_tensor(key).float().isfinite().all()), None)
-    except SafetensorError as e:
-        raise ModelError(sentence("damaged", name=name, what=path.name, why=e)) from None
-    if odd:
-        raise ModelError(sentence("not_finite", name=name, tensor=odd))
 
 # %% ../../nbs/30_models/01_weights.ipynb #f8f1bd1f
 def smollm_wheel() -> Path | None:
@@ -374,6 +327,53 @@ def _placed(where, folder, *, dtype):
         return None
     alone = int(os.environ.get("WORLD_SIZE", 1)) == 1  # no other process trains on the same GPUs
     return "auto" if alone and too_big(folder, dtype) else where
+
+# %% ../../nbs/30_models/01_weights.ipynb #6fde696e
+def check_model(name: str, adapters: bool = False, *, numbers: bool = False) -> Path:
+    "Folder of a model, or also of an adapter's base, whose files can be read; `numbers`: and whose weights are finite."
+    folder = model_parts(name)[0] if adapters else resolve_model(name)
+    _check_config(folder, name=name)
+    if not template_text(folder):
+        raise ModelError(sentence("no_template", name=name))
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(sentence("no_safetensors", name=name))
+    try:
+        load_tokenizer(folder, quick=True)
+    except StudyError:
+        raise
+    except Exception as e:  # whatever a damaged file makes a tokenizer raise
+        raise ModelError(sentence("damaged", name=name, what="its tokenizer", why=e)) from None
+    for path in folder.glob("*.safetensors"):
+        _check_weights(path, path.stat().st_mtime_ns, name=name, numbers=numbers)
+    return folder
+
+
+def _check_config(folder, *, name):
+    "Refuse a config.json that can't be read, or that brings an architecture as code of its own."
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = config.get("model_type")
+    except (OSError, ValueError, AttributeError) as e:
+        raise ModelError(sentence("damaged", name=name, what="its config.json", why=e)) from None
+    if kind not in CONFIG_MAPPING_NAMES:
+        raise ModelError(sentence("unknown_kind", name=name, kind=kind, code=bool(config.get("auto_map"))))
+
+
+@lru_cache(maxsize=512)
+def _check_weights(path, changed, *, name, numbers):
+    "Refuse a safetensors file that is cut off, or that holds NaN or infinity."
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as f:
+            names = f.keys() if numbers else ()
+            odd = next((key for key in names if not f.get_tensor(key).float().isfinite().all()), None)
+    except SafetensorError as e:
+        raise ModelError(sentence("damaged", name=name, what=path.name, why=e)) from None
+    if odd:
+        raise ModelError(sentence("not_finite", name=name, tensor=odd))
 
 # %% ../../nbs/30_models/01_weights.ipynb #7a1c0006
 def load_model(folder: Path, dtype=None, *, device: str | None = None, **more):
