@@ -172,7 +172,9 @@ class Endpoint(Settings):
     # NAME of the variable that holds the key; None for a server without keys
     key_env: str | None = Field("OPENAI_API_KEY", pattern=r"^([A-Z_][A-Z0-9_]{0,63})?$")
     revision: str | None = None  # tells weights apart that the server serves under one name
-    concurrency: Count = Field(64, le=10_000)  # most requests at once; fewer while the server is overloaded
+    concurrency: int = Field(
+        64, ge=1, le=10_000, strict=True
+    )  # most requests at once; fewer while the server is overloaded
     requests_per_minute: Positive | None = None
     tokens_per_minute: Positive | None = None  # prompt and answer together
     timeout: Positive = 600  # seconds for one attempt
@@ -256,7 +258,7 @@ class Asked(Settings):
     sampling: Sampling = Sampling()
     batch_size: Count = 64
     max_failures: Share = 0.3  # share of the requests that may fail; when more have, the run ends with what it has
-    reasks: Whole = Field(2, le=20)  # how often what can't be read is asked for again, at another seed
+    reasks: int = Field(2, ge=0, le=20, strict=True)  # how often what can't be read is asked for again, at another seed
     dtype: Dtype = UNSET  # number format of a 'transformers:' engine
     # for 'openai:' and 'anthropic:' engines: where the server is and how hard it may be asked
     endpoint: Endpoint | None = None
@@ -408,7 +410,7 @@ class Curate(Settings):
     agreement: Share = 0.0  # share of the samples (teacher.sampling.n) that must agree; 0 asks for none
     near: float | None = Field(0.7, gt=0, le=1)  # similarity from which on an input repeats another; None: equal ones
     shingle: Count = 3  # words in a row that are compared for it
-    permutations: Count = Field(128, ge=32, le=1024)  # of MinHash: more of them miss less, and take longer
+    permutations: int = Field(128, ge=32, le=1024, strict=True)  # of MinHash: more of them miss less, and take longer
     ngram: Count | None = 13  # words in a row that a training input may not share with a test input; None doesn't look
     contained: float = Field(0.5, ge=0, lt=1)  # it goes once those cover more of a test input; 0: any shared n-gram
     given_away: bool = True  # drop inputs in which their own gold answer stands
@@ -520,7 +522,9 @@ class Criterion(Settings):
 class Pitfalls(Settings):
     "Further answers to the test items, asked for to see what the results hang on."
 
-    wordings: Whole = Field(0, le=3)  # other wordings of the plain prompt, see `tasks.families.PARAPHRASES`
+    wordings: int = Field(
+        0, ge=0, le=3, strict=True
+    )  # other wordings of the plain prompt, see `tasks.families.PARAPHRASES`
     samples: Whole = 0  # answers drawn at `temperature`, beside the usual one, under the plain prompt
     temperature: float = Field(0.7, gt=0, le=2)
     blind: bool = False  # ask the untouched student the items without what they are about
@@ -538,7 +542,7 @@ class Combination(Settings):
     min_rows: Count = 20  # fewest training rows an arm may be trained on, counted after all drops
     curate: Curate = Curate()
     pitfalls: Pitfalls = Pitfalls()
-    bootstrap: Count = Field(2000, ge=100, le=1_000_000)  # resamples behind every bootstrap interval
+    bootstrap: int = Field(2000, ge=100, le=1_000_000, strict=True)  # resamples behind every bootstrap interval
     # what judge and people grade; empty takes the family's own, see `tasks.families`
     rubric: tuple[Criterion, ...] = ()
     judge: Judge | None = None  # a model that grades the answers as well, beside the ground truth
@@ -598,7 +602,7 @@ class Recipe(Settings):
     min_rows: Count = 20
     curate: Curate = Curate()
     pitfalls: Pitfalls = Pitfalls()
-    bootstrap: Count = Field(2000, ge=100, le=1_000_000)
+    bootstrap: int = Field(2000, ge=100, le=1_000_000, strict=True)
     rubric: tuple[Criterion, ...] = ()
     judge: Judge | None = None
     generalization: bool | Literal["family"] = False  # ask its students the other data sets' test items, too
@@ -616,8 +620,6 @@ class Recipe(Settings):
             c = Combination(teacher=teacher, student=student, data=data, seed=seed, **shared)
             if c.name in grid:
                 raise ConfigError.of("same_folder", recipe=self.name, folder=c.name)
-            if len(c.name) > 200:
-                raise ConfigError.of("long_folder", recipe=self.name, folder=c.name)
             grid[c.name] = c
         return [*grid.values()]
 

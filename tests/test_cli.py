@@ -245,7 +245,7 @@ def test_a_chat_template_that_drops_the_instruction(refused, call, recipe, tmp_p
     own.write_text(own.read_text().replace("in messages", "in messages if m.role != 'system'", 1))
     path = recipe(**{who: [str(folder) if who == "students" else f"transformers:{folder}"]})
     refused(path, says="deaf': its chat template drops the system turn")
-    assert "drops the system turn" in call("show", path)[2]
+    assert "drops the system turn" in call("show", path)[1]
     assert "problem  template" in call("doctor", path)[1]
     assert not list((tmp_path / "store").glob("completions/*"))
     own.write_text("{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}" + own.read_text())

@@ -337,15 +337,21 @@ def check_model(name: str, adapters: bool = False, *, numbers: bool = False) -> 
         raise ModelError(sentence("no_template", name=name))
     if not any(folder.glob("*.safetensors")):
         raise ModelError(sentence("no_safetensors", name=name))
+    _check_tokenizer(folder, max(p.stat().st_mtime_ns for p in folder.iterdir()), name=name)
+    for path in folder.glob("*.safetensors"):
+        _check_weights(path, path.stat().st_mtime_ns, name=name, numbers=numbers)
+    return folder
+
+
+@lru_cache(maxsize=512)
+def _check_tokenizer(folder, changed, *, name):
+    "Refuse a tokenizer that can't be read."
     try:
         load_tokenizer(folder, quick=True)
     except StudyError:
         raise
     except Exception as e:  # whatever a damaged file makes a tokenizer raise
         raise ModelError(sentence("damaged", name=name, what="its tokenizer", why=e)) from None
-    for path in folder.glob("*.safetensors"):
-        _check_weights(path, path.stat().st_mtime_ns, name=name, numbers=numbers)
-    return folder
 
 
 def _check_config(folder, *, name):
