@@ -38,7 +38,7 @@ def tiny():
 def run(tmp_path_factory):
     "A report and its store, on questions that hold HTML."
     folder = tmp_path_factory.mktemp("run")
-    asked = "{} A farmer has {} apples and buys {} more. How many apples does the farmer have?"
+    asked = "{} Anna has {} keys. On Monday she buys {} more. How many keys does Anna have now?"
     rows = [
         dict(id=f"q{i}", messages=[dict(role="user", content=asked.format(EVIL[i % 4], i, i + 3))], gold=str(2 * i + 3))
         for i in range(24)

@@ -287,9 +287,9 @@ def test_the_command(tmp_path, monkeypatch, capsys):
 
 
 def test_the_recorded_teacher_of_the_guide_can_be_copied(tmp_path):
-    cells = json.loads((ROOT / "nbs" / "index.ipynb").read_text())["cells"]
-    [text] = [t for c in cells if (t := "".join(c["source"])).startswith("### Bring your own recorded teacher")]
-    lines, recipe = (re.search(f"```{kind}\n(.*?)```", text, re.S)[1] for kind in ("json", "yaml"))
-    (tmp_path / "train.jsonl").write_text(lines)
-    assert read_recorded(tmp_path / "train.jsonl")["q2"].thought == "Bees make honey, and B is honey."
-    assert parse_recipe(yaml.safe_load(recipe) | dict(name="mine", students="zoo/student-s")).teachers
+    "The file and the recipe that README shows."
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "answers.jsonl").write_text(re.search(r"^answers.jsonl +(\{.*\})$", readme, re.M)[1])
+    assert read_recorded(tmp_path / "answers.jsonl")["p1"].text.endswith("Answer: entailment")
+    recipe = re.search(r"```yaml\n(.*?)```", readme, re.S)[1]
+    assert parse_recipe(yaml.safe_load(recipe) | dict(name="mine")).teachers[0].engine == "recorded:answers.jsonl"

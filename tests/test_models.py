@@ -132,7 +132,7 @@ def test_vllm_refuses_it_before_it_starts(tmp_path):
 def test_a_folder_that_is_no_usable_model(tmp_path):
     with pytest.raises(ModelError, match="not a hub id 'owner/name'. Built in: zoo/"):
         resolve_model(str(tmp_path))
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     assert resolve_model(str(tmp_path)) == local_model(str(tmp_path)) == tmp_path
     with pytest.raises(ModelError, match="no chat template"):
         check_model(str(tmp_path))

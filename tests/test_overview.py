@@ -327,7 +327,7 @@ def outcomes(m, **verdicts):
 
 
 WON = dict(base="higher", constant="higher", asked="higher")
-MATH = READ["tiny-math--teacher--student-s"]
+MATH = READ["tiny-math--teacher--student-m"]  # answers alone teach nothing there
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ def test_the_finding_is_what_the_tests_say(verdicts, says, not_says):
     if verdicts.get("distilled_vanilla") == LOST:
         assert any("worse than untouched" in line and "tiny-math" in line for line in limits)
     if verdicts["distilled_cot_rationale"].get("asked") == "can't tell":
-        assert any(line.startswith("Asking alone explains a gain on tiny-math (student-s)") for line in limits)
+        assert any(line.startswith("Asking alone explains a gain on tiny-math (student-m)") for line in limits)
 
 
 def part(arm, n, better, **more):
@@ -437,9 +437,10 @@ def test_the_finding_in_other_words(tally, says):
 
 def test_the_finding_of_the_examples():
     first, *limits = in_short(list(READ.values()))
-    assert "in 5 of 6 combinations" in first and "22 to 99.5 %" in first
-    assert "though a judge prefers the untouched student in both" in first
-    judged = "on tiny-summ: it prefers the untouched student in 65.5 to 95.0 % of comparisons."
+    assert "in 5 of 6 combinations" in first and "55 to 99.1 %" in first
+    assert "trained on reasoned answers, in both (6 to 16 %)" in first
+    assert first.endswith("in 1 of 2 (24 %), though a judge prefers the untouched student there.")
+    judged = "on tiny-summ: it prefers the untouched student in 66.5 % of comparisons."
     assert f"The judge reverses the finding {judged}" in limits
     assert in_short([]) == [] and in_short(list(READ.values()), 2)[-1] == "2 combinations failed."
 
@@ -596,6 +597,7 @@ def test_a_grid_without_numbers_has_a_page(failed, tmp_path):
 
 def test_prices_and_sizes_give_costs_their_charts(tmp_path):
     m = varied("tiny-math--teacher--student-m")
+    m["sizes"] = {}
     page = sound(page_of(tmp_path / "without", [m]))
     assert "Money: not measured (enable with prices in the recipe)" in page.text
     assert "Output tokens, per answer" in page.text and "Tokens × parameters, millions" not in page.text
