@@ -22,6 +22,7 @@ from distill_study.cli import app, main
 from distill_study.config import load_recipe
 from distill_study.grading.people import import_grades
 from distill_study.store.log import Store
+from distill_study.study import schedule
 from distill_study.tools.share import write_sheets
 
 ROOT = Path(__file__).parent.parent
@@ -321,6 +322,19 @@ def test_a_failing_combination_is_named_and_the_others_go_on(tmp_path):
     )
     assert (pages / "tiny-math--teacher--student-s/index.html").is_file()
     assert "fewer than min_rows" in (pages / "index.html").read_text()
+
+
+def test_an_error_whose_traceback_cannot_be_written_still_fails_its_notebook(monkeypatch):
+    "As where the source of a template can't be read back: a cell that failed must never count as done."
+    shell = schedule._shell()
+
+    def unwritable(*_, **__):
+        raise SyntaxError("EOF in multi-line statement")
+
+    monkeypatch.setattr(shell.InteractiveTB, "structured_traceback", unwritable)
+    *_, error = schedule._run_cell(shell, "1 / 0")
+    assert error.output_type == "error" and error.ename == shell.error["ename"] == "ZeroDivisionError"
+    assert schedule._run_cell(shell, "1 + 1")[0].output_type == "display_data" and shell.error is None
 
 
 def test_a_missing_key_is_found_before_any_combination_starts(tmp_path):

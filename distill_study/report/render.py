@@ -365,6 +365,7 @@ def render(
     *,
     title: str = "",  # of the page; taken from the notebook's first heading when empty
     footer: str = "",  # HTML built by this module, where no cell is tagged `provenance`
+    back: str = "",  # address of the page that lists this one, relative to it
 ) -> Path:
     "Write an executed notebook as one self-contained page, or refuse with what is wrong with it."
     import nbformat
@@ -377,6 +378,7 @@ def render(
         subtitle=subtitle,
         summary=special["summary"],
         footer=special["provenance"] or footer,
+        back=back,
         files=" ".join(f for f in FILES if (folder / f).is_file()),
     )
     language = nb.metadata.get("language_info", {"name": "python"})
@@ -405,21 +407,11 @@ def entry(
     if metrics is None:
         status, error = "not run" if status == "ok" else status, scrub(error, paths=True)
         return dict(title=title or href, href=href, status=status, error=error, notebook=notebook)
-    measure = METRICS[metrics["metric"]["key"]]
-    level, best, teacher = "accuracy" if measure.graded else "score", metrics["best"], metrics["teacher"]
-
-    def score(arm):
-        return metrics["arms"].get(arm, {}).get(level) if arm else None
-
     settings = metrics["provenance"]["settings"]
-    row = dict(
-        title=title or metrics["provenance"]["combination"],
-        detail=f"{settings['teacher']['engine']}, seed {settings['seed']}",
-        n=max((a["n"] for a in metrics["arms"].values()), default=0) or None,
-        gap=next((g for g in metrics["gaps"] if g["arm"] == best and g["teacher"] == teacher), None),
-    )
-    row |= dict(href=href, status=status, error=scrub(error), notebook=notebook, files=files, measure=measure)
-    return row | dict(teacher=score(teacher), base=score(metrics["base"]), best=score(best), best_arm=best)
+    detail = f"{settings['teacher']['engine']}, seed {settings['seed']}"
+    n = max((a["n"] for a in metrics["arms"].values()), default=0) or None
+    name = title or metrics["provenance"]["combination"]
+    return dict(title=name, detail=detail, n=n, href=href, status=status, notebook=notebook, files=files)
 
 
 def index_page(
@@ -432,10 +424,9 @@ def index_page(
     short: list = (),  # what the page says, in sentences
     sections: list = (),  # (heading, HTML) of `report.grid.sections`
 ) -> Path:
-    "Write the page of a recipe: what its combinations say together, and a row for each with its main figures."
+    "Write the page of a recipe: what its combinations say together, and a line for each."
     values = dict(recipe=recipe, description=description, entries=entries, behind=behind, short=short)
-    values |= dict(sections=sections, scored=any(not e["measure"].graded for e in entries if "measure" in e))
-    values |= dict(git_sha=git_sha(), generated=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    values |= dict(sections=sections, git_sha=git_sha(), generated=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
     page = _contents(html_of("index", **values))
     if wrong := check_page(page):
         raise ReportError(f"{Path(path).name}: not written: {'; '.join(wrong)[:600]}.")

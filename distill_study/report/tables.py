@@ -447,7 +447,7 @@ def cases(
     found = [e for e in both if a.at[e.id, metric.key] < b.at[e.id, metric.key]]
 
     def answer(rows, e):
-        return dict(text=_cut(rows.at[e.id, "text"], 400) or "(empty)", answer=_read(rows.loc[e.id], metric))
+        return dict(text=_cut(rows.at[e.id, "text"], 300) or "(empty)", answer=_read(rows.loc[e.id], metric))
 
     rows = tuple(_shown(e) | dict(wrong=answer(a, e), right=answer(b, e)) for e in found[:k])
     return Cases(wrong, right, len(found), len(both), rows, measure=name)

@@ -174,12 +174,12 @@ def _lock(store, what, *, folder):
     return stage_lock(path, f"the {what} {folder.name}")
 
 
-def _page(name, folder, *, given, keys, title, files):
+def _page(name, folder, *, given, keys, title, files, back=""):
     "Execute a study notebook and make the first of `files` of it; the error in one line, or None."
     error = execute(name, folder, given=given, keys=keys)
     if not error:
         try:
-            render.render(folder / f"{name}.ipynb", folder / files[0], title=title)
+            render.render(folder / f"{name}.ipynb", folder / files[0], title=title, back=back)
         except StudyError as e:
             error = str(e).splitlines()[0][:500]
     for old in files if error else ():  # of an earlier run
@@ -193,6 +193,7 @@ def run_combination(
     *,
     store: Path,
     replay: bool = False,  # from what is in the store alone
+    back: str = "",  # address of the page that lists the report, relative to it
 ) -> Outcome:
     "Execute the study notebook for one combination and render its report; the notebook stays where it failed."
     out.mkdir(parents=True, exist_ok=True)
@@ -206,7 +207,8 @@ def run_combination(
         given = parameters(c, store, out=out, replay=replay)
         title = f"{c.data.name}: {Path(c.teacher.engine.split(':', 1)[1]).name} to {Path(c.student.model).name}"
         files = ("index.html", "items.html", "metrics.json", "metrics.csv", planner.LOOKUPS)
-        error = _page("combination", out, given=given, keys=render.key_names(c), title=title, files=files)
+        page = dict(title=title, files=files, back=back)
+        error = _page("combination", out, given=given, keys=render.key_names(c), **page)
         if made_of and not error:
             planner.keep_report(made_of, out, store=Store(store))
     return Outcome(c, out, time.monotonic() - start, error)

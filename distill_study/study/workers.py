@@ -94,7 +94,8 @@ def _do(stage, reports, *, store, replay):
 
     options = dict(store=working_copy(store), replay=replay)
     if stage.kind == "report":
-        return run_combination(stage.combination, Path(reports) / stage.combination.name, **options).error
+        folder = Path(reports) / stage.combination.name
+        return run_combination(stage.combination, folder, back="../index.html", **options).error
     if stage.kind == "page":
         return run_generalization(stage.recipe, Path(reports), **options)
     return _fill(stage, Store(store))
