@@ -18,11 +18,12 @@ from distill_study.analyse.agreement import (
     pair_habits,
     pairwise_accuracy,
     truth_agreement,
+    verdicts,
     win_rows,
 )
 from distill_study.config import Criterion, Data, Judge
 from distill_study.data.load import load_data
-from distill_study.grading.judge import judge, judge_prompt, model_families, read_grades, read_winner, verdicts
+from distill_study.grading.judge import judge, judge_prompt, model_families, read_grades, read_winner
 from distill_study.grading.truth import grade
 from distill_study.models.engine import Engine, EngineError, Failure, RulesEngine, fenced, open_engine, unfence
 from distill_study.store.log import Store

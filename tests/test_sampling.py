@@ -4,13 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from distill_study.analyse.agreement import parity
 from distill_study.config import Price, Sampling, StudyError
 from distill_study.data.load import Example
 from distill_study.data.world import items
 from distill_study.models.engine import Engine, Failure
 from distill_study.store.log import Store
 from distill_study.tasks.families import Parsed, nli_turn
-from distill_study.teach.sampling import Answer, Answers, elect, parity, requests, sample_answers, summary, usage
+from distill_study.teach.sampling import Answer, Answers, elect, requests, sample_answers, summary, usage
 
 EXAMPLES = [Example(f"e{i}", "math", (dict(role="user", content=f"{i}+2?"),), gold=str(i + 2)) for i in range(3)]
 

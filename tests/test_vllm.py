@@ -16,6 +16,7 @@ import pytest
 from conftest import ROOT
 from test_study import SMALL, numbers, run, write
 
+from distill_study.analyse.agreement import parity, parity_line
 from distill_study.config import Data, Endpoint, Sampling, Vllm
 from distill_study.data.load import load_data
 from distill_study.models import vllm as local_vllm
@@ -25,7 +26,7 @@ from distill_study.models.openai import OpenAIEngine
 from distill_study.models.vllm import LocalServer, VLLMEngine
 from distill_study.models.weights import ModelError, resolve_model
 from distill_study.store.log import Store
-from distill_study.teach.sampling import parity, parity_line, requests, sample_answers, summary
+from distill_study.teach.sampling import requests, sample_answers, summary
 
 
 def ask(text, id=None, sample=0, **sampling):

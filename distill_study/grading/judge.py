@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['JUDGE_VERSION', 'TOO_LONG', 'POINT_COLUMNS', 'PAIR_COLUMNS', 'render', 'judge_prompt', 'judge_schema', 'judge_hash',
-           'read_grades', 'read_winner', 'ask_judge', 'model_families', 'related_arms', 'Judged', 'draw', 'judge',
-           'verdicts']
+           'read_grades', 'read_winner', 'ask_judge', 'model_families', 'related_arms', 'Judged', 'draw', 'judge']
 
 # %% ../../nbs/50_grading/02_judge.ipynb #445077cb
 import json
@@ -14,7 +13,6 @@ import random
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import multimode
 
 from ..config import ARMS, Judge, fingerprint
 from .truth import texts
@@ -350,26 +348,3 @@ def _frame(rows, columns):
     import pandas as pd
 
     return pd.DataFrame([*rows], columns=columns).astype({c: float for c in ("grade", "tokens") if c in columns})
-
-# %% ../../nbs/50_grading/02_judge.ipynb #3aee4f53
-def _folded(rows):
-    "(winner, flipped, same, why) of all rows on one pair and item; in each order most of the readable verdicts count."
-    sides = []
-    for first in "ab":
-        most = multimode(r.winner for r in rows if r.first == first and isinstance(r.winner, str))
-        sides.append(most[0] if len(most) == 1 else "tie" if most else None)
-    if None in sides:
-        return None, False, False, next((r.why for r in rows if not isinstance(r.winner, str)), "")
-    flipped = sides[0] != sides[1]
-    return "tie" if flipped else sides[0], flipped, all(r.why == "same answer" for r in rows), ""
-
-
-def verdicts(pairwise):
-    "One row per pair of arms and item, of both orders and all samples; `same` where nothing was asked."
-    import pandas as pd
-
-    groups = {}
-    for r in pairwise.itertuples():
-        groups.setdefault((r.a, r.b, r.id), []).append(r)
-    rows = [(*key, *_folded(found), found[0].length_a, found[0].length_b) for key, found in groups.items()]
-    return pd.DataFrame(rows, columns=["a", "b", "id", "winner", "flipped", "same", "why", "length_a", "length_b"])

@@ -4,13 +4,10 @@
 
 # %% auto #0
 __all__ = ['SHEET_FORMAT', 'GRADE_COLUMNS', 'Drawn', 'text_key', 'strata', 'systematic_sample', 'draw_answers', 'gold_text',
-           'wrong_text', 'draw_checks', 'passed', 'draw_sheets', 'practice', 'load_key', 'latest_grades', 'GradesFile',
-           'read_grades', 'faults', 'import_grades', 'grades_of', 'attention', 'inert_json', 'legible', 'grading_page']
+           'wrong_text', 'draw_checks', 'draw_sheets', 'practice', 'load_key', 'latest_grades', 'GradesFile',
+           'read_grades', 'faults', 'import_grades', 'grades_of']
 
 # %% ../../nbs/50_grading/03_people.ipynb #9ce60d35
-import base64
-import hashlib
-import json
 import random
 import re
 from bisect import bisect_left
@@ -20,14 +17,13 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-import distill_study
 from ..config import Combination, Recipe, StudyError, fingerprint
 from ..data.load import task_of
 from .judge import render
 from .truth import grade, main_metric, texts
 from ..store.log import Ledger
 from ..tasks.families import TASKS, answer_text, item_parts, rubric, rubric_hash
-from ..utils import HIDDEN, guard
+from ..utils import guard
 
 # %% ../../nbs/50_grading/03_people.ipynb #0fc9d458
 def _error(name, **values):
@@ -126,12 +122,6 @@ def draw_checks(examples, k: int, *, taken=(), seed: int = 0) -> list[Drawn]:
             raise _error("no_wrong_answer", k=k)
         checks.append(Drawn(e.id, text, check="other" if j % 2 else "gold"))
     return checks
-
-
-def passed(check: str, grades: dict, *, criteria) -> bool:
-    "Whether a 'gold' or 'other' check got the grades (criterion → grade) that it should."
-    low = [grades[c.name] < sum(c.scale) / 2 for c in criteria if c.name in grades]
-    return any(low) if check == "other" else not any(low)
 
 # %% ../../nbs/50_grading/03_people.ipynb #cabf9ce6
 SHEET_FORMAT = 1
@@ -316,45 +306,3 @@ def grades_of(c: Combination, splits, *, answers: dict, store):
     table = pd.DataFrame(rows, columns=GRADE_COLUMNS).astype(dict(grade=float, check=bool))
     table.attrs["left_out"] = left
     return table
-
-
-def attention(human, criteria) -> dict:
-    "Rater → (passed, checks): how many attention checks each passed, of `grades_of` and the rubric."
-    found = {r: [] for r in dict.fromkeys(human["rater"])}
-    for (rater, arm, _, _), rows in human[human["check"]].groupby(["rater", "arm", "id", "text"], sort=False):
-        grades = dict(zip(rows["criterion"], rows["grade"]))
-        found[rater].append(passed(arm.removeprefix("check/"), grades, criteria=criteria))
-    return {r: (sum(x), len(x)) for r, x in found.items()}
-
-# %% ../../nbs/50_grading/03_people.ipynb #648b0dd4
-def _asset(name):
-    "A file of the grader, which is package data."
-    return (Path(distill_study.__file__).parent / "grading" / name).read_text(encoding="utf-8")
-
-
-def inert_json(value) -> str:
-    "JSON for inside a script element, ASCII alone, without <, > and &."
-    return re.sub("[<>&]", lambda m: f"\\u{ord(m[0]):04x}", json.dumps(value, separators=(",", ":")))
-
-
-def legible(value):
-    "A sheet, or a part of it, with a mark in the place of characters that show nothing, or turn the text around."
-    if isinstance(value, dict):
-        return {k: legible(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [legible(v) for v in value]
-    return HIDDEN.sub("\ufffd", value.replace("\r\n", "\n")) if isinstance(value, str) else value
-
-
-def _csp_hash(text):
-    "How a content security policy names an inline script or style."
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-def grading_page(sheet: dict) -> str:
-    "The self-contained page of a sheet."
-    script, style = _asset("grader.js") + _asset("page.js"), _asset("page.css") + _asset("grader.css")
-    hashes = dict(script_hash=_csp_hash(script), style_hash=_csp_hash(style))
-    own = dict(script=script, style=style, title=f"Grading sheet, rater {sheet['rater']}") | hashes
-    own["sheet"] = inert_json(legible(sheet))
-    return render(_asset("page.html"), **own)

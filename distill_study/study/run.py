@@ -318,7 +318,7 @@ def answer_arms(c: Combination, splits, *, fits: dict, store) -> tuple[dict, dic
             for arm, who in same:
                 got = ask(splits.test, arm.prompt, what=f"test, {arm.name}")
                 asked = requests_of(who, splits.test, prompt=arm.prompt, splits=splits, split="test")
-                agree = sampling.parity(
+                agree = agreement.parity(
                     splits.test, got, asked=asked, engine=ask.engine, store=store, stated=c.curate.stated
                 )
                 answers[arm.name] = replace(got, parity=tuple(agree))
@@ -939,7 +939,7 @@ class Conclusions:
     def _readers(self):
         "Versions of what reads and grades, and how far engines agree."
         c, task = self.combination, self.data.task
-        agree = {arm: "; ".join(map(sampling.parity_line, a.parity)) for arm, a in self.answers.items() if a.parity}
+        agree = {arm: "; ".join(map(agreement.parity_line, a.parity)) for arm, a in self.answers.items() if a.parity}
         place = fingerprint("templates", c.student.model, *(who.engine for who in (c.teacher, c.judge) if who))
         templates = (self.store.get_json("templates", place) or {}) if self.store.replay else check_templates(c)
         if templates:

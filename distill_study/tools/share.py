@@ -22,9 +22,10 @@ from ..analyse.stats import BASE, BASE_NAMES
 from ..config import ARMS, Combination, Recipe, StudyError, fingerprint, slug
 from ..data.load import known, resolved
 from ..data.world import TINY
-from ..grading.people import draw_sheets, grading_page
+from ..grading.people import draw_sheets
 from ..models.engine import EngineError
 from ..models.weights import SMOLLM, is_here, local_model, model_fingerprint, resolve_model
+from ..report.items import grading_page
 from ..report.render import templates
 from ..store.log import Store
 from ..study.run import Run, weights_of
