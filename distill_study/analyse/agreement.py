@@ -6,12 +6,14 @@
 __all__ = ['MIN_HUMAN', 'MAX_UNREADABLE', 'valid_grades', 'aggregate_grades', 'krippendorff_alpha', 'cohen_kappa', 'PPIEstimate',
            'ppi_mean', 'ppi_estimate', 'truth_grades', 'alpha_table', 'kappa_table', 'judge_accuracy_table',
            'ppi_by_arm', 'ppi_tables', 'grader_tables', 'verdicts', 'grade_rows', 'length_controlled_win_rate',
-           'win_rows', 'JudgeMeasure', 'unreadable_share', 'pair_habits', 'truth_agreement', 'pairwise_accuracy',
-           'self_preference', 'judge_measures', 'JudgeAssessment', 'assess_judge', 'judge_summary', 'judge_grade_table',
-           'win_rate_table', 'judge_measure_table', 'judge_tables', 'passed', 'attention', 'human_score', 'HumanScores',
-           'human_scores', 'parity', 'parity_line']
+           'win_rows', 'JudgeMeasure', 'unreadable_share', 'pair_habits', 'model_families', 'related_models',
+           'with_relatives', 'truth_agreement', 'pairwise_accuracy', 'self_preference', 'judge_measures',
+           'JudgeAssessment', 'assess_judge', 'judge_summary', 'judge_grade_table', 'win_rate_table',
+           'judge_measure_table', 'judge_tables', 'passed', 'attention', 'human_score', 'HumanScores', 'human_scores',
+           'parity', 'parity_line']
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #67159ac1
+import re
 import warnings
 from dataclasses import dataclass, replace
 from itertools import combinations, compress, product
@@ -537,6 +539,32 @@ def pair_habits(pairwise) -> dict:
         position=_share(first, units=units, reason="no verdict prefers an answer"),
         length=_share(longer, reason="no answer won against one of another length"),
     )
+
+# %% ../../nbs/70_analyse/02_agreement.ipynb #d4d49596
+def model_families(engine: str) -> set:
+    "Roots of the name of a model, or of 'engine:model': what models of one family share."
+    name = re.sub(r"^[a-z]+:", "", engine.lower())
+    known = {r for r in texts("judge")["families"].split() if re.search(rf"(?<![a-z]){r}", name)}
+    return known or {re.match(r"[^\W\d_]*", name.rstrip("/").split("/")[-1])[0] or name}
+
+
+def related_models(engine: str, teacher: str = "", *, student: str = "") -> tuple[tuple, tuple]:
+    "(models of `ARMS` that are of the judge's family, sentences on them); all arguments name models."
+    models, sentences, text = (), (), texts("judge")
+    for who, model, own in (("teacher", teacher, ("teacher",)), ("student", student, ("student", "trained"))):
+        common = model_families(engine) & model_families(model) if model else ()
+        if common and not engine.startswith("rules:"):
+            models += own
+            sentences += (render(text["related"], engine=engine, who=who, common=common, bias=text["kin"][who]),)
+    return models, sentences
+
+
+def with_relatives(judged: Judged, *, teacher: str, student: str) -> Judged:
+    "The verdicts, with the arms and a warning where the judge is of the teacher's or the student's family."
+    models, sentences = related_models(judged.engine, teacher, student=student)
+    arms = {*judged.pointwise["arm"], *judged.pairwise["a"], *judged.pairwise["b"]}
+    own = tuple(a for a in ARMS if a in arms and ARMS[a].model in models)
+    return replace(judged, own=own, warnings=(*sentences, *judged.warnings))
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #2e7b31ae
 def _truth(graded, key):

@@ -390,10 +390,11 @@ def judge_arms(c: Combination, splits, *, answers: dict, store: Store, best: str
     "`Judged`: what the judge says of the answers to the test items; None without a judge."
     if c.judge is None:
         return None
-    about = dict(settings=c.judge, own=c.rubric, seed=c.seed, teacher=c.teacher.engine, student=c.student.model)
-    about |= dict(store=store, pairs=judged_pairs(c.judge, list(answers), best=best))
+    about = dict(settings=c.judge, own=c.rubric, seed=c.seed, store=store)
+    about |= dict(pairs=judged_pairs(c.judge, list(answers), best=best))
     with closing(engine_for(c.judge, store)) as engine:
         done = judge(splits.test, answers, engine=engine, progress=ticker("judge", engine=engine), **about)
+    done = agreement.with_relatives(done, teacher=c.teacher.engine, student=c.student.model)
     count = done.usage
     failed = f", {count['failed']} failed" if count["failed"] else ""
     say(f"  judge: {count['reused']} verdicts from the store, {count['new']} new{failed}")
