@@ -216,7 +216,7 @@ def ppi_estimate(y, f, *, rest, kind: str = "grade", w=None, w_rest=None) -> PPI
     return PPIEstimate(human, judge, tuned, lam, n, len(rest))
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #c802b71a
-def _said(text, **values):
+def _one_line(text, **values):
     "A text of the template file with its values, on one line."
     return " ".join(render(text, **values).split())
 
@@ -232,7 +232,7 @@ def _table(name, rows, *, without=(), more=(), level=None, **values) -> Table:
             columns += more
         elif key not in without:
             columns.append(Column(key, **fields | ((level or {}) if fields.get("kind") == "interval" else {})))
-    caption, sub, note = (_said(text.get(part, ""), **values) for part in ("caption", "sub", "note"))
+    caption, sub, note = (_one_line(text.get(part, ""), **values) for part in ("caption", "sub", "note"))
     return Table(caption, tuple(columns), tuple(rows), sub, note)
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #561170fd
@@ -299,11 +299,11 @@ def judge_accuracy_table(judged, truth) -> Table:
     arms = both.get_level_values("arm")
 
     def row(name, at):
-        says, true = judged.loc[at].to_numpy() >= 0.5, truth.loc[at].to_numpy() == 1
-        right = wilson(int((says == true).sum()), len(at))
-        fooled = wilson(int((says & ~true).sum()), int((~true).sum()))
-        harsh = wilson(int((~says & true).sum()), int(true.sum()))
-        shares = dict(truth=float(true.mean()), judge=float(says.mean()))
+        accepted, true = judged.loc[at].to_numpy() >= 0.5, truth.loc[at].to_numpy() == 1
+        right = wilson(int((accepted == true).sum()), len(at))
+        fooled = wilson(int((accepted & ~true).sum()), int((~true).sum()))
+        harsh = wilson(int((~accepted & true).sum()), int(true.sum()))
+        shares = dict(truth=float(true.mean()), judge=float(accepted.mean()))
         return dict(arm=name, n=len(at), right=right, fooled=fooled, harsh=harsh) | shares
 
     rows = [row(arm, both[arms == arm]) for arm in ARMS if (arms == arm).any()]
@@ -664,8 +664,8 @@ def _is_weak(name, interval, *, chance, key):
 def _measure(name, interval, *, key):
     text = texts("graders")["known"][name]
     truth, chance = "the ground truth" if key == "correct" else METRICS[key].name, text.get("chance")
-    weak = _said(text["weak"], value=interval.value) if _is_weak(name, interval, chance=chance, key=key) else ""
-    return JudgeMeasure(name, _said(text["name"], truth=truth), interval, chance, weak)
+    weak = _one_line(text["weak"], value=interval.value) if _is_weak(name, interval, chance=chance, key=key) else ""
+    return JudgeMeasure(name, _one_line(text["name"], truth=truth), interval, chance, weak)
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #a13b36a2
 def judge_measures(judged: Judged, graded, *, key: str = "correct", **bootstrap) -> list[JudgeMeasure]:
@@ -704,7 +704,7 @@ class JudgeAssessment:
     @property
     def weak(self) -> str:
         "What is weak about the judge, in one sentence; empty where nothing is."
-        return _said(texts("graders")["weak"], weak=[m.weak for m in self.measures if m.weak])
+        return _one_line(texts("graders")["weak"], weak=[m.weak for m in self.measures if m.weak])
 
     def to_dict(self) -> dict:
         "What goes into `metrics.json`: no text of an item or an answer."
@@ -728,7 +728,9 @@ def judge_summary(assessed: JudgeAssessment):
 
     j = assessed.judged
     bold = [w for w in (assessed.weak, *j.warnings) if w]
-    return HTML(_said(texts("graders")["asked"], bold=bold, engine=j.engine, s=j.settings, n=len(j.items), u=j.usage))
+    return HTML(
+        _one_line(texts("graders")["asked"], bold=bold, engine=j.engine, s=j.settings, n=len(j.items), u=j.usage)
+    )
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #ece311e6
 def judge_grade_table(assessed: JudgeAssessment) -> Table:
@@ -819,7 +821,7 @@ class HumanScores(Displayable):
 
     def html(self) -> str:
         "A table of the arms, and a line about the raters."
-        table, line = "", _said(texts("graders")["raters"], h=self)
+        table, line = "", _one_line(texts("graders")["raters"], h=self)
         if self.rows:
             more = [_criterion_column(c) for c in self.criteria]
             table = _table("human", self.rows, more=more, criteria=self.criteria, left_out=self.left_out).html()

@@ -278,8 +278,8 @@ def _converse(ask, first, *, examples, strategy, engine, stage, progress) -> Ans
     parts, reused, new, done = [[] for _ in examples], 0, 0, 0
     for k in range(max(turns)):
         alive = [i for i, n in enumerate(turns) if n > k and all(a.parsed.answer is not None for a in parts[i])]
-        said = [tuple(a.parsed.answer for a in parts[i]) for i in alive]
-        messages = [tuple(examples[i].ask(strategy, replies)) for i, replies in zip(alive, said)]
+        before = [tuple(a.parsed.answer for a in parts[i]) for i in alive]
+        messages = [tuple(examples[i].ask(strategy, replies)) for i, replies in zip(alive, before)]
         asked = [replace(first[i], messages=m, goes_on=k > 0) for i, m in zip(alive, messages)]
         if not asked:
             break
