@@ -1,10 +1,9 @@
-"Asking through the store: failures, votes, JSON, further draws, conversations, parity between engines."
+"Asking through the store: failures, votes, JSON, further draws, conversations."
 
 from dataclasses import replace
 
 import pytest
 
-from distill_study.analyse.agreement import parity
 from distill_study.config import Price, Sampling, StudyError
 from distill_study.data.load import Example
 from distill_study.data.world import items
@@ -199,18 +198,3 @@ def test_conversations_are_asked_in_waves(tmp_path):
     assert Store(tmp_path).ledger.entries()[0]["stage"] == "test, vanilla, turn 2"
     more = ask(talker, tmp_path, talks, split="test", max_failures=0.5)
     assert (more.reused, more.new) == (6, 0)  # only what failed is asked
-
-
-# --- parity
-
-
-def test_parity_is_between_other_engines_of_the_same_model(tmp_path):
-    store, answers = Store(tmp_path), {}
-    for name, script in (("echo", four), ("loud", lambda r: "4!" if r.id == "e0" else "4")):
-        answers[name] = sample_answers(EXAMPLES, "vanilla", engine=Scripted(script, name), store=store)
-    how = dict(engine=Scripted(four, "echo"), store=store)
-    (found,) = parity(EXAMPLES, answers["echo"], asked=requests(EXAMPLES, "vanilla"), **how)
-    assert (found["engine"], found["n"], round(found["identical"], 2)) == ("loud:x", 3, 0.67)
-    assert found["accuracy"] == found["other"]
-    drawn = requests(EXAMPLES, "vanilla", sampling=Sampling(temperature=0.7))
-    assert parity(EXAMPLES, answers["echo"], asked=drawn, **how) == []

@@ -16,7 +16,6 @@ import pytest
 from conftest import ROOT
 from test_study import SMALL, numbers, run, write
 
-from distill_study.analyse.agreement import parity, parity_line
 from distill_study.config import Data, Endpoint, Sampling, Vllm
 from distill_study.data.load import load_data
 from distill_study.models import vllm as local_vllm
@@ -468,13 +467,6 @@ def test_a_combination_with_this_teacher(engine, tmp_path):
     arms = numbers(tmp_path)["arms"]
     assert {k for k, a in arms.items() if a["n"] == 12} == {"teacher/cot", "student/cot", "distilled/cot-rationale"}
     assert arms["teacher/cot"]["accuracy"]["value"] > 0.8
-    # now somebody else answers the same: a report then says how far they agree
-    local, store = TransformersEngine("zoo/teacher"), Store(tmp_path / "store")
-    how = dict(max_tokens=splits.max_tokens, split="test")
-    own = sample_answers(splits.test, "cot", engine=local, store=store, **how)
-    (found,) = parity(splits.test, own, asked=requests(splits.test, "cot", **how), engine=local, store=store)
-    same = r"vllm:zoo/teacher gave the same text to 100.0 % of 12 questions, accuracy (\S+) % against \1 % there"
-    assert re.fullmatch(same, parity_line(found))
 
 
 def test_an_adapter_answers_as_the_two_merged_do(adapted, merged, examples, tmp_path):
