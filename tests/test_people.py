@@ -17,25 +17,13 @@ from distill_study.analyse.stats import wilson
 from distill_study.config import ARMS, Criterion, Data, StudyError, combination_from, parse_recipe
 from distill_study.data.load import Example, Splits, load_data
 from distill_study.grading import people
-from distill_study.grading.people import (
-    GradesFile,
-    draw_answers,
-    draw_sheets,
-    faults,
-    grades_of,
-    import_grades,
-    latest_grades,
-    load_key,
-    practice,
-    strata,
-    systematic_sample,
-    text_key,
-)
+from distill_study.grading.people import GradesFile, faults, grades_of, import_grades, latest_grades, load_key, text_key
 from distill_study.report.items import grading_page, legible
 from distill_study.store.log import Store
 from distill_study.tasks.families import Parsed, answer_text, rubric
 from distill_study.teach.sampling import Answer, Answers
 from distill_study.tools.archive import check_store, to_prune
+from distill_study.tools.share import draw_answers, draw_checks, draw_sheets, practice, strata, systematic_sample
 
 QA = load_data(Data(name="tiny-qa", train=2, test=40))
 C = combination_from("transformers:zoo/teacher", "zoo/student-s", data="tiny-qa")
@@ -228,7 +216,7 @@ def test_checks_need_truth():
 def test_equal_gold_everywhere_leaves_no_wrong_answer():
     same = [Example(str(i), "math", (dict(role="user", content=f"{i}?"),), "7") for i in range(4)]
     with pytest.raises(StudyError, match="all test items have the same gold"):
-        people.draw_checks(same, 2)
+        draw_checks(same, 2)
 
 
 @pytest.mark.parametrize("name", ["tiny-math", "tiny-qa", "tiny-nli", "tiny-summ", "tiny-chat"])
