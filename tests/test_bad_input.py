@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from typing import get_args
 
@@ -191,6 +192,49 @@ def test_labels_of_a_parquet_file_are_those_it_names(tmp_path):
     splits = load_data(Data(name=str(tmp_path / "own.parquet"), task="nli", labels={}, test=4))
     even = next(e for e in splits.train if "p0" in e.question or "p2" in e.question)
     assert even.gold == "contradiction"
+
+
+def test_rows_without_ids_are_named_by_their_content(tmp_path):
+    rows = [dict(prompt=f"{i} + 1?", completion=str(i + 1)) for i in range(9)]
+    found = []
+    for order in (rows, rows[::-1]):
+        splits = load_data(Data(name=rows_file(tmp_path, "trl.jsonl", order), task="math", test=3))
+        found.append({e.id: e.gold for e in (*splits.train, *splits.test)})
+    assert found[0] == found[1] and len(found[0]) == 9
+    twice = load_data(Data(name=rows_file(tmp_path, "trl.jsonl", [*rows, rows[0]]), task="math", test=3))
+    assert {e.id for e in (*twice.train, *twice.test)} - found[0].keys() == {next(iter(found[0])) + "#2"}
+
+
+def test_a_folder_of_files_is_read_as_one(tmp_path):
+    for name in ("b.csv", "a.csv"):
+        (tmp_path / name).write_text("question,answer\n" + "".join(f"{name} {i}?,{i}\n" for i in range(5)))
+    splits = load_data(Data(name=str(tmp_path), task="math", test=3))
+    assert len(splits.train) + len(splits.test) == 10 and splits.source == "local"
+    (tmp_path / "test.jsonl").write_text(json.dumps(dict(question="2?", answer="2")))
+    with pytest.raises(DataError, match="no split 'train'"):  # a.csv and b.csv may be anything
+        load_data(Data(name=str(tmp_path), task="math"))
+
+
+@pytest.mark.parametrize(
+    "name, why",
+    [
+        ("pipe.jsonl", "no regular file"),
+        ("device.csv", "no regular file"),
+        ("notes.txt", "ends in none of .jsonl"),
+        ("nul\0.jsonl", "null byte"),
+        ("n" * 5000 + ".csv", "name too long"),
+        ("n" * 5000, "not built in"),
+        ("gone.parquet", "no such file"),
+    ],
+)
+def test_names_that_are_no_file_of_rows(tmp_path, monkeypatch, name, why):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "device.csv").symlink_to("/dev/zero")
+    (tmp_path / "notes.txt").write_text("hello")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as e:
+        load_data(Data(name=name, task="math", test=1))
+    assert why in str(e.value) and len(str(e.value)) < 1000
 
 
 def test_rows_as_trl_takes_them(tmp_path):

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['KNOWN', 'FAMILIES', 'FILES', 'DataError', 'Example', 'has_truth', 'Known', 'known', 'task_of', 'read_jsonl',
-           'is_file', 'read_file', 'local_folder', 'source_of', 'Rows', 'raw_rows', 'label_map', 'to_examples',
+           'is_file', 'stem', 'read_file', 'local_folder', 'source_of', 'Rows', 'raw_rows', 'label_map', 'to_examples',
            'Splits', 'load_data', 'resolved']
 
 # %% ../../nbs/20_data/02_load.ipynb #1ad3b68a
 import csv
+import errno
 import gzip
 import json
 import os
@@ -172,11 +173,18 @@ def _reader(data):
     return k if k and k.task == data.task else FAMILIES.get(data.task)
 
 # %% ../../nbs/20_data/02_load.ipynb #1b8211b1
+def _opened(path, **how):
+    "A file of text, packed or not; devices and pipes, which may never end, are refused."
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise OSError(errno.EINVAL, "it is no regular file")
+    return (gzip.open if path.name.lower().endswith(".gz") else open)(path, "rt", encoding="utf-8-sig", **how)
+
+
 def read_jsonl(path: Path) -> list[dict]:
     "Rows of a JSONL file, or of one in a .gz; raises `DataError` naming the line of the first bad one."
     rows = []
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8-sig") as f:
+        with _opened(path) as f:
             for i, line in enumerate(f, 1):
                 where = f"{path.name}, line {i}"
                 try:
@@ -186,21 +194,33 @@ def read_jsonl(path: Path) -> list[dict]:
                     raise DataError.of("not_json", where=where, why=why) from None
                 if not isinstance(rows[-1], dict):
                     raise DataError.of("not_an_object", where=where, kind=type(rows[-1]).__name__)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as e:
-        kind = "no_file" if isinstance(e, FileNotFoundError) else "unreadable_file"
-        why = getattr(e, "strerror", None) or ("it is not UTF-8" if isinstance(e, UnicodeDecodeError) else "damaged")
-        raise DataError.of(kind, path=str(path), why=why) from None
+    except _UNREADABLE as e:
+        raise _unreadable(path, e) from None
     if not rows:
         raise DataError.of("no_rows", file=path.name)
     return rows
 
 
 FILES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")  # and what gzip makes of them
+_UNREADABLE = (OSError, EOFError, zlib.error, ValueError, csv.Error, RecursionError)
+
+
+def _unreadable(path, e):
+    "The error about a file that can't be read, in words."
+    kind = "no_file" if isinstance(e, FileNotFoundError) else "unreadable_file"
+    why = getattr(e, "strerror", None) or str(e).partition("\n")[0]
+    return DataError.of(kind, path=str(path), why="it is not UTF-8" if isinstance(e, UnicodeDecodeError) else why)
 
 
 def is_file(name: str) -> bool:
     "Whether a data set is named as one file."
     return name.lower().removesuffix(".gz").endswith(FILES)
+
+
+def stem(name: str) -> str:
+    "The last part of a name, without what says that it is a file of rows: `pairs` of `my/pairs.csv.gz`."
+    last = name.rstrip("/").split("/")[-1]
+    return Path(re.sub(r"(?i)\.gz$", "", last)).stem if is_file(last) else last
 
 
 def read_file(path: Path) -> "Rows":
@@ -209,16 +229,12 @@ def read_file(path: Path) -> "Rows":
     if kind == ".jsonl":
         return Rows(read_jsonl(path))
     try:
-        if kind == ".parquet":
-            return _parquet(path)
-        with (gzip.open if path.name.lower().endswith(".gz") else open)(
-            path, "rt", encoding="utf-8-sig", newline=""
-        ) as f:
+        with _opened(path, newline="") as f:
+            if kind == ".parquet":
+                return _parquet(path)
             found = json.load(f) if kind == ".json" else [*csv.DictReader(f, delimiter="\t" if kind == ".tsv" else ",")]
-    except FileNotFoundError:
-        raise DataError.of("no_file", path=str(path)) from None
-    except (OSError, EOFError, zlib.error, ValueError, csv.Error, RecursionError) as e:
-        raise DataError.of("unreadable_file", path=str(path), why=str(e).splitlines()[0]) from None
+    except _UNREADABLE as e:
+        raise _unreadable(path, e) from None
     if not isinstance(found, list) or not all(isinstance(row, dict) and None not in row for row in found):
         raise DataError.of("unreadable_file", path=str(path), why="it holds no list of rows with named columns")
     if not found:
@@ -252,14 +268,26 @@ def local_folder(name: str) -> Path | None:
     copies = [Path(root) / _last_part(name), Path(root) / name.rstrip("/").split("/")[-1]] if root else []
     named_as_path = own.is_absolute() or name.startswith(".")
     candidates = [own, *copies] if named_as_path else [*copies, own]
-    return next((folder for folder in candidates if folder.is_dir()), None)
+    return next((folder for folder in candidates if os.path.isdir(folder)), None)
 
 
 def source_of(name: str) -> str:
     "Where the rows of `name` come from: 'built-in', 'local' or 'hub'."
     if name in TINY:
         return "built-in"
-    return "local" if local_folder(name) or is_file(name) else "hub"
+    return "local" if local_folder(name) or is_file(name) or os.path.lexists(name.replace("\0", "")) else "hub"
+
+
+_ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # files that hold no rows
+_SPLIT = re.compile(r"(train|test|valid|validation|val|dev|eval)([^a-z]|$)", re.I)
+
+
+def _split_files(place, split):
+    "The files of text that hold a split in a folder: of its name, else all are train, if none is named like a split."
+    found = sorted(p for p in place.iterdir() if is_file(p.name) and p.name not in _ABOUT) if place.is_dir() else []
+    texts = [p for p in found if ".parquet" not in p.name.lower()]  # which are left to the `datasets` library
+    all_train = split == "train" and texts == found and not any(_SPLIT.match(p.name) for p in found)
+    return [p for p in texts if stem(p.name) == split] or (found if all_train else [])
 
 # %% ../../nbs/20_data/02_load.ipynb #5e4dbbcf
 class Rows(list):
@@ -271,7 +299,7 @@ class Rows(list):
 
 # %% ../../nbs/20_data/02_load.ipynb #341095ba
 def raw_rows(
-    name: str,  # hub id, local folder or JSONL file
+    name: str,  # hub id, local folder or file
     split: str,  # the set's own name of the split; 'subset/split' and 'one+other' are understood
     *,
     subset: str | None = None,
@@ -287,11 +315,14 @@ def raw_rows(
     if is_file(name):
         return read_file(Path(name).expanduser())
     folder = local_folder(name)
+    if folder is None and source_of(name) == "local":
+        raise DataError.of("unreadable_file", path=name, why=f"it ends in none of {', '.join(FILES)}")
     if folder is None:
         return _library_rows(name, subset, name=name, split=split, most=most, seed=seed)
-    for path in (folder / (subset or ".") / f"{split}.jsonl", folder / f"{split}.jsonl"):
-        if path.is_file():
-            return Rows(read_jsonl(path))
+    for place in (folder / (subset or "."), folder):
+        if files := _split_files(place, split):
+            parts = [read_file(p) for p in files]
+            return Rows(chain.from_iterable(parts), parts[0].names)
     if any(folder.rglob("*.jsonl")):
         return None
     return _library_rows(str(folder), in_split or None, name=name, split=split, most=most, seed=seed)
@@ -299,10 +330,13 @@ def raw_rows(
 
 def _library_rows(where, subset, *, name, split, most, seed):
     "Rows by the `datasets` library, from a folder or the hub; None where there is no such split."
-    from datasets import load_dataset
+    from datasets import load_dataset, load_from_disk
 
+    one = os.path.isfile(os.path.join(where, "state.json"))  # of `Dataset.save_to_disk`
+    if one and split != "train":
+        return None
     try:
-        ds = load_dataset(where, subset, split=split)
+        ds = load_from_disk(where) if one else load_dataset(where, subset, split=split)
     except ValueError as e:
         if "Unknown split" in str(e) or "BuilderConfig" in str(e):
             return None
@@ -532,14 +566,16 @@ def to_examples(
     data = data.model_copy(update=dict(task=task_of(data)))
     labels = label_map(data, getattr(rows, "names", {}))
     words = dict(words=data.words or WORDS) if data.task == "summarization" else {}
-    prefix = f"{_last_part(data.name).removesuffix('.jsonl')}-{split.replace('/', '-').replace('+', '-')}"
+    prefix = f"{stem(data.name).lower()}-{split.replace('/', '-').replace('+', '-')}"
     out, left, ids = [], Counter(), Counter()
     for i, row in enumerate(rows, 1):
         try:
             id, turns, choices, gold, meta = _read_row(row, data, labels=labels)
-            id = f"{prefix}-{i - 1}" if id is None else str(id)
-            ids[id] += 1
-            if ids[id] > 1 and not known(data.name):
+            own = id is not None
+            if not own:  # the rows of a public set have an order, those of a file may be shuffled
+                id = f"{prefix}-{i - 1 if known(data.name) else fingerprint(turns, choices, gold, meta)}"
+            ids[id := str(id)] += 1
+            if own and ids[id] > 1 and not known(data.name):
                 raise DataError.of("double_id", id=id)
         except _LeftOut as e:
             left[str(e)] += 1
