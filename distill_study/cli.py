@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['app', 'store_app', 'grades_app', 'VERSION', 'RecipeFile', 'RecipePath', 'OVERRIDE', 'Override', 'Reports', 'STORE',
-           'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Gpus', 'Columns', 'SOURCE',
-           'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER', 'COMPLETIONS', 'READ_AS', 'EACH', 'LOGS', 'TASK',
-           'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'data', 'memory', 'doctor', 'list_',
-           'chapters', 'heading', 'relink', 'write_page', 'guide', 'read', 'import_logs', 'diff', 'reproduce', 'rows',
-           'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'export', 'prune', 'main']
+           'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Quiet', 'Verbose', 'Strict', 'Gpus',
+           'Columns', 'SOURCE', 'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER', 'COMPLETIONS', 'READ_AS', 'EACH',
+           'LOGS', 'TASK', 'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'data', 'memory', 'doctor',
+           'list_', 'chapters', 'heading', 'relink', 'write_page', 'guide', 'read', 'import_logs', 'diff', 'reproduce',
+           'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'export', 'prune', 'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
+import errno
 import json
 import re
 import sys
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from posixpath import normpath
 from typing import Annotated
@@ -22,13 +24,15 @@ from typing import Annotated
 import typer
 
 import distill_study
-from .utils import plural, say, size, write_text
+from .utils import plural, quietly, say, shown, size, write_text
 
 # %% ../nbs/99_cli.ipynb #0b25da7e
 app = typer.Typer(
     help="A reproducible study of knowledge distillation between language models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings=dict(max_content_width=120),
 )
 store_app = typer.Typer(help="What runs have stored: completions and trained students.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
@@ -99,11 +103,14 @@ PUSH = "upload each folder, in private, to this user or organization on the hub"
 Push = Annotated[str | None, typer.Option(metavar="OWNER", help=PUSH)]
 TokenEnv = Annotated[str, typer.Option(help="NAME of the environment variable with the hub's token")]
 Workers = Annotated[int, typer.Option(help="processes that do stages side by side, each with its share of the GPUs")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only what failed or dropped out, and where it is")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="lines on a terminal, too, not one view of the run")]
+Strict = Annotated[bool, typer.Option("--strict", help="exit with 1 also where an arm of a report dropped out")]
 
 # %% ../nbs/99_cli.ipynb #9a1d0c04
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="gets both files")] = Path(".")):
-    "Write a commented recipe and the study notebook into a folder, and say what to do next."
+    "Write a first recipe and the study notebook into a folder. Every setting has a comment."
     from distill_study.analyse.results import sentence, templates
     from distill_study.config import StudyError
     from distill_study.study.schedule import notebook_path
@@ -129,12 +136,16 @@ def run(
     workers: Workers = 1,
     executor: Annotated[str, typer.Option(help="where stages run: local, or ray for a cluster that is up")] = "local",
     address: Annotated[str, typer.Option(help="HOST:PORT of the Ray cluster's head; auto: of this machine")] = "auto",
+    strict: Strict = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ):
-    "Run a recipe: sample the teacher, train and grade the students, write the reports."
+    "Run a recipe and write its reports. Sample the teacher, train and grade the students; do what is new, no more."
     if executor not in ("local", "ray"):
         raise typer.BadParameter(f"{executor!r}: expected local or ray", param_hint="--executor")
-    ray = address if executor == "ray" else None
-    _run(_recipe(recipe, p), recipe, reports=reports, store=store, workers=workers, ray=ray)
+    how = dict(workers=workers, ray=address if executor == "ray" else None)
+    views = dict(quiet=quiet, verbose=verbose)
+    _run(_recipe(recipe, p), recipe, reports=reports, store=store, how=how, views=views, strict=strict)
 
 
 @app.command()
@@ -145,21 +156,25 @@ def replay(
     reports: Reports = Path("reports"),
     store: KeptStore = Path("store"),
     workers: Workers = 1,
+    strict: Strict = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ):
-    "Write a recipe's reports again from the store alone: no model, server or key is needed."
-    _run(_recipe(recipe, p), recipe, reports=reports, store=store, replay=True, workers=workers)
+    "Write reports again from the store alone. No model, server or key is needed."
+    how, views = dict(workers=workers, replay=True), dict(quiet=quiet, verbose=verbose)
+    _run(_recipe(recipe, p), recipe, reports=reports, store=store, how=how, views=views, strict=strict)
 
 
-def _run(r, file, *, reports, store, replay=False, workers=1, ray=None):
+def _run(r, file, *, reports, store, how, views, strict):
     "Check a recipe, run it, and say where the reports are; exits with 1 where something failed."
     from distill_study.report.render import claim
     from distill_study.study import schedule
     from distill_study.study.plan import wanted
 
-    schedule.check(r, reports, store=store, replay=replay)
+    schedule.check(r, reports, store=store, replay="replay" in how)
     claim(r, file, reports=reports)
     try:
-        outcomes = _run_stages(r, reports, store=store, replay=replay, workers=workers, ray=ray)
+        outcomes = _run_stages(r, reports, store=store, views=views, **how)
     except KeyboardInterrupt:
         say("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
@@ -170,20 +185,20 @@ def _run(r, file, *, reports, store, replay=False, workers=1, ray=None):
     if not paged:
         say("the page about students on other data sets failed; the index names its notebook.")
     print(reports / r.name / "index.html")
-    raise typer.Exit(1 if failed or not paged else 0)
+    dropped = strict and any(o.dropped for o in outcomes)
+    raise typer.Exit(1 if failed or dropped or not paged else 0)
 
 
-def _run_stages(r, reports, *, store, replay, workers, ray):
-    "Run the stages; with several workers on a terminal, a table shows how far they are."
-    from distill_study.study.schedule import live, run_recipe
+def _run_stages(r, reports, *, store, views, workers, ray=None, replay=False):
+    "Run the stages, and show how far they are."
+    from distill_study.study.schedule import run_recipe, watching
     from distill_study.study.workers import Local, Ray
 
     executor = Ray(ray) if ray else Local(workers)
     if ray:
         reports, store = reports.resolve(), store.resolve()
-    with live(workers > 1 or bool(ray)) as look:
-        quiet = (lambda line: None) if look else say
-        return run_recipe(r, reports, store=store, executor=executor, say=quiet, look=look, replay=replay)
+    with watching(**views) as shows:
+        return run_recipe(r, reports, store=store, executor=executor, replay=replay, **shows)
 
 
 @app.command()
@@ -207,7 +222,7 @@ Gpus = Annotated[str | None, typer.Option(metavar="NxGPU", help="estimate hours 
 
 @app.command()
 def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
-    "Show what a recipe would run, about what it would take, and what keeps it from running here."
+    "Show what a recipe would run and what it takes. Exits with 1 where something keeps it from running here."
     from distill_study.data.load import task_of
     from distill_study.study import resources as estimate
     from distill_study.study.plan import how_much, plan, work_of
@@ -217,7 +232,7 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
     r = _recipe(recipe, p)
     for d in r.data:
         task_of(d)
-    print(f"{r.name}: {r.description}")
+    print(shown(f"{r.name}: {r.description}"))
     if wrong := problems(r):
         print("\nThis can't run as it is:", *wrong, sep="\n  ")
         raise typer.Exit(1)
@@ -250,7 +265,7 @@ def data(
         int | None, typer.Option(help="rows to hold out where there is no test split; of a file a fifth")
     ] = None,
 ):
-    "Show how a data set is read: counts, what is left out and why, three examples, and its line of a recipe."
+    "Show how a data set is read. Counts, what is left out and why, three examples, and its line of a recipe."
     from distill_study.config import Data
     from distill_study.data.load import is_file, load_data
 
@@ -267,7 +282,10 @@ def _print_data(splits, settings):
     "What was read, and the settings that read it, as a recipe has them."
     rows = [*splits.train, *splits.test]
     left = ", ".join(f"{n} {reason}" for reason, n in splits.left_out.items())
+    again = len(rows) - len({e.key for e in rows})
     print(f"{splits.name}: {splits.task}, {plural(len(rows), 'row')} read" + (f"; left out: {left}" if left else ""))
+    if again:
+        print(f"{plural(again, 'input is', many='inputs are')} there more than once; training takes each once")
     gold = Counter(e.gold for e in rows if e.gold is not None)
     common = ", ".join(f"{answer[:30]!r} {n} times" for answer, n in gold.most_common(4))
     print(
@@ -275,7 +293,8 @@ def _print_data(splits, settings):
         + (f", most often {common}" if gold else ": nothing to grade by, and no arm control/gold")
     )
     for e in rows[:3]:
-        print(f"\n{e.id}, gold: {e.gold!r}", *(f"  {m['role']}: {m['content']}" for m in e.messages), sep="\n")
+        asked = [f"  {m['role']}: {m['content']}" for m in e.messages]
+        print(shown("\n".join([f"\n{e.id}, gold: {e.gold!r}", *asked])))
     line = ", ".join(f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in settings.items() if v)
     print(f"\ndata:\n  - {{{line}}}")
 
@@ -296,7 +315,7 @@ def memory(
     r: Annotated[int, typer.Option("--r", help="LoRA rank")] = 16,
     as_json: AsJson = False,
 ):
-    "Estimate the memory that training MODEL needs, part by part, and name the cheapest setting that fits."
+    "Estimate the memory that a training needs. Part by part, with the cheapest setting that fits."
     from distill_study.config import Train
     from distill_study.study import resources as memory
 
@@ -346,7 +365,7 @@ def doctor(
     trial: Annotated[bool, typer.Option("--trial", help="also take one row through every stage")] = False,
     as_json: AsJson = False,
 ):
-    "Check this machine for a recipe: packages, GPUs, memory, disk, hub, keys, endpoints."
+    "Check this machine for a recipe. Packages, GPUs, memory, disk, hub, keys, endpoints."
     from distill_study.config import ConfigError
     from distill_study.tools import doctor as d
 
@@ -460,7 +479,7 @@ def guide(
     *,
     out: Annotated[Path, typer.Option(help="gets a page for each chapter")] = Path("reports/guide"),
 ):
-    "List the chapters of the guide, or write them as pages and print where CHAPTER is."
+    "List the chapters of the guide, or write them as pages. Prints where the page of CHAPTER is."
     from distill_study.config import ConfigError, nearest
 
     found = chapters()
@@ -488,7 +507,7 @@ def read(
     structured: Annotated[bool, typer.Option("--structured", help="JSON was asked for")] = False,
     as_json: Annotated[bool, typer.Option("--json", help=EACH)] = False,
 ):
-    "Show what is read of the completions in a file: the answer, how it was found, and whether it is right."
+    "Show what is read of the completions in a file. The answer, how it was found, and whether it is right."
     from distill_study.tools import explore
 
     found = explore.read_completions(file, task, strategy=strategy, structured=structured)
@@ -513,7 +532,7 @@ def import_logs(
     data: Annotated[str | None, typer.Option(metavar="DATASET", help=ASKED)] = None,
     as_json: AsJson = False,
 ):
-    "Make a recorded teacher, a data set and a recipe of the logs of a teacher that already ran."
+    "Make a recorded teacher of logs, with data and recipe. For a teacher that already ran."
     from distill_study.tools import logs
 
     done = logs.import_logs(files, out, task=task, form=form, data=data)
@@ -529,7 +548,7 @@ def diff(
     store_b: Annotated[Path | None, typer.Option(help="the same of REPORT_B; --store if left out")] = None,
     as_json: AsJson = False,
 ):
-    """Say what changed between two reports in settings, versions and numbers, and which changes are beyond noise.
+    """Say what changed between two reports. Settings, versions, numbers, and which changes are beyond noise.
 
     Exit code: 0 none is, 1 some are, 2 they can't be compared."""
     from distill_study.tools import compare
@@ -549,10 +568,11 @@ def reproduce(
     data: Annotated[str | None, typer.Option(help="where the data is on this machine, if it was a local copy")] = None,
     as_json: AsJson = False,
 ):
-    "Make a report again beside the old one and compare. Exit code: 0 reproduced, 1 not, 2 it can't be tried."
+    "Make a report again and compare the two. Exit code: 0 reproduced, 1 not, 2 it can't be tried."
     from distill_study.tools import compare
 
-    found = compare.reproduce(report, store, fresh=fresh, out=out, data=data)
+    with nullcontext() if fresh else quietly():
+        found = compare.reproduce(report, store, fresh=fresh, out=out, data=data)
     print(json.dumps(found.to_dict(), ensure_ascii=False)) if as_json else compare.print_reproduced(found)
     raise typer.Exit(found.code)
 
@@ -567,15 +587,24 @@ def rows(
     push: Push = None,
     token_env: TokenEnv = "HF_TOKEN",
 ):
-    "Write the training rows of every arm, from the store, as data sets with a card."
+    "Write the training rows of every arm as data sets. From the store, with a card."
     from distill_study.tools import share
 
     r = _recipe(recipe, p)
     token = share.check_push(r, push, token_env=token_env) if push else None
-    for folder, c, arm in share.write_recipe(r, out, store=store):
+    with quietly():
+        written = share.write_recipe(r, out, store=store)
+    _hand_over(written, push, token=token, kind="dataset")
+
+
+def _hand_over(written, owner, *, token, kind):
+    "Print the folders that were written, and push them where an owner is named."
+    from distill_study.tools import share
+
+    for folder, c, name in written:
         print(folder)
-        if push:
-            print(share.push_to_hub(folder, share.repo_name(push, c, arm=arm), token=token))
+        if owner:
+            print(share.push_to_hub(folder, share.repo_name(owner, c, arm=name), token=token, kind=kind))
 
 
 @app.command()
@@ -589,15 +618,14 @@ def students(
     push: Push = None,
     token_env: TokenEnv = "HF_TOKEN",
 ):
-    "Write the trained students of every arm, from the store, as models and adapters with a card."
+    "Write the trained students as models and adapters. From the store, each with a card."
     from distill_study.tools import share
 
     r = _recipe(recipe, p)
     token = share.check_push(r, push, token_env=token_env, students=True) if push else None
-    for folder, c, name in share.write_students(r, out, store=store, adapter=adapter):
-        print(folder)
-        if push:
-            print(share.push_to_hub(folder, share.repo_name(push, c, arm=name), token=token, kind="model"))
+    with quietly():
+        written = share.write_students(r, out, store=store, adapter=adapter)
+    _hand_over(written, push, token=token, kind="model")
 
 # %% ../nbs/99_cli.ipynb #951f4e98
 @app.command("grade-sheet")
@@ -615,12 +643,13 @@ def grade_sheet(
     p: Override = None,
     store: KeptStore = Path("store"),
 ):
-    "Draw answers of every arm from the store, blinded and shuffled, and write a page for each rater to grade them in."
+    "Write pages for people to grade answers in. Drawn from the store, blinded and shuffled, a page for each rater."
     from distill_study.tools import share
 
     options = dict(store=store, n=n, raters=raters, overlap=overlap, checks=checks, seed=seed)
-    for page, _, count in share.write_sheets(_recipe(recipe, p), out, **options):
-        print(f"{page}  {count} answers")
+    with quietly():
+        pages = share.write_sheets(_recipe(recipe, p), out, **options)
+    print(*(f"{page}  {count} answers" for page, _, count in pages), sep="\n")
 
 
 @grades_app.command("import")
@@ -723,4 +752,9 @@ def main():
         app()
     except StudyError as e:
         say(f"error: {e}")
+        sys.exit(2)
+    except OSError as e:
+        if e.errno != errno.ENAMETOOLONG:
+            raise
+        say(f"error: {str(e.filename)[:100]}…: a name longer than this file system takes. Choose a shorter one.")
         sys.exit(2)

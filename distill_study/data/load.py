@@ -208,8 +208,10 @@ _UNREADABLE = (OSError, EOFError, zlib.error, ValueError, csv.Error, RecursionEr
 def _unreadable(path, e):
     "The error about a file that can't be read, in words."
     kind = "no_file" if isinstance(e, FileNotFoundError) else "unreadable_file"
-    why = getattr(e, "strerror", None) or str(e).partition("\n")[0]
-    return DataError.of(kind, path=str(path), why="it is not UTF-8" if isinstance(e, UnicodeDecodeError) else why)
+    why = getattr(e, "strerror", None) or "damaged"
+    if isinstance(e, (ValueError, csv.Error)):
+        why = "it is not UTF-8" if isinstance(e, UnicodeDecodeError) else str(e).partition("\n")[0]
+    return DataError.of(kind, path=str(path), why=why)
 
 
 def is_file(name: str) -> bool:
