@@ -415,24 +415,17 @@ def unlike(got, want):
     return got is not None and got != want
 
 
-def damages(n, rng, context, server, folder):
+def damages(n, rng, c, whole):
     "A row of the table: a finished store with one file damaged, verified and replayed."
     from distill_study.tools.archive import check_store
 
-    whole_run(context, server.url, DATA[:1], folder / "one")
-    c, whole, began, found, bad = (
-        recipe_of(server.url, DATA[:1]).combinations()[0],
-        folder / "one/store",
-        time.monotonic(),
-        Counter(),
-        0,
-    )
+    began, found, bad = time.monotonic(), Counter(), 0
     want = replayed(c, whole)
     kinds = [
         k for k in ("completions", "ledger", "results", "stages") if any(p.is_file() for p in whole.glob(f"{k}/**/*"))
     ]
     for _ in range(n):
-        root = folder / "damaged"
+        root = whole.with_name("damaged")
         shutil.copytree(whole, root)
         path = rng.choice(sorted(p for p in root.glob(f"{rng.choice(kinds)}/**/*") if p.is_file()))
         way = spoil(path, rng)
@@ -513,8 +506,11 @@ def measure(a):
         with tempfile.TemporaryDirectory() as d, FaultServer(sees=answers(a.data), delay=0.25) as server:
             if a.kills:
                 told(kills(a.kills, rng("kills"), a.data, context, server, Path(d)))
+            one = Path(d) / ("whole" if a.kills and len(a.data) == 1 else "one")
+            if a.damages and not one.exists():
+                whole_run(context, server.url, a.data[:1], one)
             if a.damages:
-                told(damages(a.damages, rng("damages"), context, server, Path(d)))
+                told(damages(a.damages, rng("damages"), recipe_of(server.url, a.data).combinations()[0], one / "store"))
     return rows
 
 
