@@ -1,4 +1,4 @@
-"A part of benchmarks/faults.py: drawn sequences of faults, kills, damages and bad inputs, none of which may cost anything."
+"A part of benchmarks/faults.py: drawn sequences of faults, kills, damages and bad inputs."
 
 import os
 import subprocess

@@ -37,7 +37,7 @@ from .run import check_questions
 from ..tasks.families import TASKS, item_parts, rubric
 from ..train.launch import check_launch
 from ..train.methods import check_choice, refuse
-from ..utils import plural, read_json, say, shown, stage_lock, write_json
+from ..utils import read_json, say, shown, stage_lock, write_json
 
 # %% ../../nbs/85_study/04_schedule.ipynb #65c815df
 def _shipped(inside: str, beside: str, *, ending: str) -> dict[str, Path]:
@@ -287,25 +287,16 @@ def problems(recipe: Recipe) -> list[str]:
 def _check_data(c, splits):
     "Refuse data that the arms can't be graded on, or can't learn from."
     if len(splits.train) < c.min_rows and any(ARMS[a].model == "trained" for a in c.arms):
-        raise StudyError(
-            f"data {c.data.name!r}: {plural(len(splits.train), 'training input')}, and min_rows = {c.min_rows}: no arm "
-            "could be trained. Ask for more training inputs (data.train), or lower min_rows."
-        )
+        raise StudyError.of("few_rows", name=c.data.name, have=len(splits.train), least=c.min_rows)
     graded, arms = TASKS[splits.task].graded, resolved(c, splits.task).arms
     if splits.task == "summarization" and known_entities(splits.test) is None:
         need_ner()
     blind = next((e.id for e in splits.test if e.gold is None), None)
     if blind is not None and graded:
-        raise StudyError(
-            f"data {c.data.name!r}: test item {blind!r} has no gold answer, and the arms are graded against gold. "
-            "Give the test set gold answers."
-        )
+        raise StudyError.of("test_without_gold", name=c.data.name, item=blind)
     asked_for = graded or c.arms != DEFAULT_ARMS
     if "control/gold" in arms and asked_for and not any(map(has_truth, splits.train)):
-        raise StudyError(
-            f"data {c.data.name!r}: no training example has a gold answer, or a reference, which arm control/gold "
-            "learns from. Leave the arm out of the recipe's arms."
-        )
+        raise StudyError.of("train_without_gold", name=c.data.name)
 
 
 def _check_models(c, splits, *, here=False):
