@@ -329,10 +329,9 @@ def kill_at(context, url, data, folder, *, kind, after):
     for stage, what in events(pipe):
         if stage == kind and what == "began":
             time.sleep(after)
-            hit = process.is_alive()
-            os.kill(process.pid, signal.SIGKILL)
+            process.kill()
             process.join()
-            return hit
+            return process.exitcode == -signal.SIGKILL
     process.join()
     return False
 
