@@ -16,7 +16,9 @@ import json
 import re
 import sys
 from collections import Counter
-from contextlib import nullcontext
+from contextlib import nullcontext, redirect_stderr
+from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from posixpath import normpath
 from typing import Annotated
@@ -24,7 +26,7 @@ from typing import Annotated
 import typer
 
 import distill_study
-from .utils import plural, quietly, say, shown, size, write_text
+from .utils import plural, say, shown, size, write_text
 
 # %% ../nbs/99_cli.ipynb #0b25da7e
 app = typer.Typer(
@@ -40,25 +42,9 @@ grades_app = typer.Typer(help="What people graded.", no_args_is_help=True)
 app.add_typer(grades_app, name="grades")
 
 
-def _recipe_file(given):
-    "The file of a recipe."
-    from distill_study.study.schedule import recipe_path
-
-    return recipe_path(given)
-
-
-def _folder(where):
-    "The folder that a store is worked on in."
-    from distill_study.store.remote import working_copy
-
-    return working_copy(where)
-
-
-def _kept_folder(where):
-    "The folder of a store that is there."
-    from distill_study.tools.archive import open_root
-
-    return open_root(where)
+def _by(module, name):
+    "What reads an option: a function of the package, whose module is imported when the option is given."
+    return lambda given: getattr(import_module(f"distill_study.{module}"), name)(given)
 
 
 def _recipe(path, overrides):
@@ -89,15 +75,18 @@ def common(version: Annotated[bool, VERSION] = False):
 
 # %% ../nbs/99_cli.ipynb #9a1d0c02
 RecipeFile = typer.Argument(
-    metavar="RECIPE", parser=_recipe_file, help="a YAML file, or the name of one that comes along, e.g. demo"
+    metavar="RECIPE",
+    parser=_by("study.schedule", "recipe_path"),
+    help="a YAML file, or the name of one that comes along, e.g. demo",
 )
 RecipePath = Annotated[Path, RecipeFile]
 OVERRIDE = "override a setting, e.g. -p train.epochs=1 -p data.test=50; repeatable"
 Override = Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help=OVERRIDE)]
 Reports = Annotated[Path, typer.Option(help="where reports go")]
 STORE = "where completions and trained students are kept: a folder, or e.g. s3://bucket/store"
-Store = Annotated[Path, typer.Option(parser=_folder, metavar="FOLDER|URL", help=STORE)]
-KeptStore = Annotated[Path, typer.Option(parser=_kept_folder, metavar="FOLDER|URL", help=STORE)]
+_STORE = dict(metavar="FOLDER|URL", help=STORE)
+Store = Annotated[Path, typer.Option(parser=_by("store.remote", "working_copy"), **_STORE)]
+KeptStore = Annotated[Path, typer.Option(parser=_by("tools.archive", "open_root"), **_STORE)]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 PUSH = "upload each folder, in private, to this user or organization on the hub"
 Push = Annotated[str | None, typer.Option(metavar="OWNER", help=PUSH)]
@@ -143,9 +132,8 @@ def run(
     "Run a recipe and write its reports. Sample the teacher, train and grade the students; do what is new, no more."
     if executor not in ("local", "ray"):
         raise typer.BadParameter(f"{executor!r}: expected local or ray", param_hint="--executor")
-    how = dict(workers=workers, ray=address if executor == "ray" else None)
-    views = dict(quiet=quiet, verbose=verbose)
-    _run(_recipe(recipe, p), recipe, reports=reports, store=store, how=how, views=views, strict=strict)
+    how = dict(workers=workers, ray=address if executor == "ray" else None, strict=strict)
+    _run(_recipe(recipe, p), recipe, reports=reports, store=store, views=dict(quiet=quiet, verbose=verbose), **how)
 
 
 @app.command()
@@ -161,20 +149,23 @@ def replay(
     verbose: Verbose = False,
 ):
     "Write reports again from the store alone. No model, server or key is needed."
-    how, views = dict(workers=workers, replay=True), dict(quiet=quiet, verbose=verbose)
-    _run(_recipe(recipe, p), recipe, reports=reports, store=store, how=how, views=views, strict=strict)
+    how = dict(workers=workers, replay=True, strict=strict)
+    _run(_recipe(recipe, p), recipe, reports=reports, store=store, views=dict(quiet=quiet, verbose=verbose), **how)
 
 
-def _run(r, file, *, reports, store, how, views, strict):
+def _run(r, file, *, reports, store, views, strict, workers, ray=None, replay=False):
     "Check a recipe, run it, and say where the reports are; exits with 1 where something failed."
     from distill_study.report.render import claim
     from distill_study.study import schedule
     from distill_study.study.plan import wanted
+    from distill_study.study.workers import Local, Ray
 
-    schedule.check(r, reports, store=store, replay="replay" in how)
+    schedule.check(r, reports, store=store, replay=replay)
     claim(r, file, reports=reports)
+    executor, given = (Ray(ray), (reports.resolve(), store.resolve())) if ray else (Local(workers), (reports, store))
     try:
-        outcomes = _run_stages(r, reports, store=store, views=views, **how)
+        with schedule.watching(**views) as shows:
+            outcomes = schedule.run_recipe(r, given[0], store=given[1], executor=executor, replay=replay, **shows)
     except KeyboardInterrupt:
         say("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
@@ -187,18 +178,6 @@ def _run(r, file, *, reports, store, how, views, strict):
     print(reports / r.name / "index.html")
     dropped = strict and any(o.dropped for o in outcomes)
     raise typer.Exit(1 if failed or dropped or not paged else 0)
-
-
-def _run_stages(r, reports, *, store, views, workers, ray=None, replay=False):
-    "Run the stages, and show how far they are."
-    from distill_study.study.schedule import run_recipe, watching
-    from distill_study.study.workers import Local, Ray
-
-    executor = Ray(ray) if ray else Local(workers)
-    if ray:
-        reports, store = reports.resolve(), store.resolve()
-    with watching(**views) as shows:
-        return run_recipe(r, reports, store=store, executor=executor, replay=replay, **shows)
 
 
 @app.command()
@@ -571,7 +550,7 @@ def reproduce(
     "Make a report again and compare the two. Exit code: 0 reproduced, 1 not, 2 it can't be tried."
     from distill_study.tools import compare
 
-    with nullcontext() if fresh else quietly():
+    with nullcontext() if fresh else redirect_stderr(StringIO()):
         found = compare.reproduce(report, store, fresh=fresh, out=out, data=data)
     print(json.dumps(found.to_dict(), ensure_ascii=False)) if as_json else compare.print_reproduced(found)
     raise typer.Exit(found.code)
@@ -592,7 +571,7 @@ def rows(
 
     r = _recipe(recipe, p)
     token = share.check_push(r, push, token_env=token_env) if push else None
-    with quietly():
+    with redirect_stderr(StringIO()):
         written = share.write_recipe(r, out, store=store)
     _hand_over(written, push, token=token, kind="dataset")
 
@@ -623,7 +602,7 @@ def students(
 
     r = _recipe(recipe, p)
     token = share.check_push(r, push, token_env=token_env, students=True) if push else None
-    with quietly():
+    with redirect_stderr(StringIO()):
         written = share.write_students(r, out, store=store, adapter=adapter)
     _hand_over(written, push, token=token, kind="model")
 
@@ -647,7 +626,7 @@ def grade_sheet(
     from distill_study.tools import share
 
     options = dict(store=store, n=n, raters=raters, overlap=overlap, checks=checks, seed=seed)
-    with quietly():
+    with redirect_stderr(StringIO()):
         pages = share.write_sheets(_recipe(recipe, p), out, **options)
     print(*(f"{page}  {count} answers" for page, _, count in pages), sep="\n")
 

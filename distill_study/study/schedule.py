@@ -456,9 +456,13 @@ class Board:
 
     def outcomes(self) -> list[Outcome]:
         "What became of the combinations that are over, in the order of the recipe."
-        over = [j for j in self.jobs.values() if j.stage.kind == "report" and j.state in (DONE, FAILED)]
-        about = [(j, j.stage.combination) for j in over]
-        return [Outcome(c, self.folder / c.name, j.seconds, j.error, kept=not j.tries) for j, c in about]
+        jobs = [j for j in self.jobs.values() if j.stage.kind == "report" and j.state in (DONE, FAILED)]
+        return [self.outcome(j) for j in jobs]
+
+    def outcome(self, job: Job) -> Outcome:
+        "What became of the combination of a report's job."
+        c = job.stage.combination
+        return Outcome(c, self.folder / c.name, job.seconds, job.error, kept=not job.tries)
 
     def left(self) -> float | None:
         "Seconds that the rest may take, at the pace of the stages of its kind; None before it can be told."
@@ -552,11 +556,7 @@ def _work_off(board, executor, *, given, say, news, look, follow):
                 job = running.pop(future)
                 _close_job(board, job, future=future, lost=executor.lost, say=say, news=news)
                 if job.stage.kind in ("report", "page") and job.state != WAITING:
-                    outcomes = board.outcomes()
-                    write_index(board.recipe, outcomes, folder=board.folder)
-                    for outcome in outcomes if job.stage.kind == "report" else ():
-                        if outcome.combination is job.stage.combination:
-                            _tell_dropped(outcome, news)
+                    write_index(board.recipe, board.outcomes(), folder=board.folder)
             board.write()
             if look:
                 look(board)
@@ -589,9 +589,10 @@ def _close_job(board, job, *, future, lost, say, news):
         job.seconds, job.error = future.result()["seconds"], future.result()["error"]
     job.state = FAILED if job.error else DONE
     if job.error:
-        news(board.say(job, f"failed: {job.error}"))
-    else:
-        say(board.say(job, f"done in {duration(job.seconds)}"))
+        return news(board.say(job, f"failed: {job.error}"))
+    say(board.say(job, f"done in {duration(job.seconds)}"))
+    if job.stage.kind == "report":
+        _tell_dropped(board.outcome(job), news)
 
 # %% ../../nbs/85_study/04_schedule.ipynb #1267883d
 def _keep_unchanged(board, *, store):

@@ -13,8 +13,10 @@ import os
 import re
 import sys
 from collections import Counter
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from io import StringIO
 from pathlib import Path
 
 from ..analyse.results import Column, Displayable, Table, html_of, sentence
@@ -27,7 +29,7 @@ from ..store.log import Store
 from ..study.run import Run
 from ..tasks.families import RULES, TASKS, Parsed
 from .archive import open_root
-from ..utils import plural, quietly
+from ..utils import plural
 
 # %% ../../nbs/90_tools/01_explore.ipynb #2d776cc5
 class ExploreError(StudyError):
@@ -226,7 +228,7 @@ def rebuild(
 ):  # `study.run.Run`, with everything that its items need
     "What one report was made from; `ExploreError` where the store, or the data on this machine, is another one."
     run = Run.of(r.combination(), Store(open_root(store), replay=True))
-    with quietly():
+    with redirect_stderr(StringIO()):
         expected, here = r.hashes.get("test"), run.data.hashes["test"]
         if expected and expected != here:
             raise fault("other_data", r.name, here=here, expected=expected)
