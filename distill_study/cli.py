@@ -205,7 +205,7 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
     from distill_study.data.load import task_of
     from distill_study.study import resources as estimate
     from distill_study.study.plan import how_much, plan, work_of
-    from distill_study.study.schedule import problems
+    from distill_study.study.schedule import problems, without_gold
     from distill_study.train.rows import check_templates
 
     r = _recipe(recipe, p)
@@ -222,6 +222,7 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
             print(f"  {work.kind:<8} {work.what:<75} {how_much(work)}")
         for model, notes in check_templates(report.combination).items():
             print(*(f"  template {model}: {note}" for note in notes.values()), sep="\n")
+    print(*(f"\n{costs}" for costs in without_gold(r)), sep="")
     transfer = Counter(work.data.name for s in stages if s.kind == "transfer" for work in s.work)
     for name, n in transfer.items():
         print(f"\n{name}: also asked of {plural(n, 'student')} that learned from other data")

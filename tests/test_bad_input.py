@@ -12,8 +12,9 @@ from distill_study.config import ConfigError, Data, Endpoint, Recipe, Settings, 
 from distill_study.data.load import DataError, load_data
 from distill_study.models.weights import ZOO, ModelError, check_model
 from distill_study.store.log import Store, StoreError
-from distill_study.study.schedule import problems
+from distill_study.study.schedule import problems, without_gold
 from distill_study.tools.archive import check_store
+from distill_study.utils import say
 
 RAW = dict(
     name="bad",
@@ -342,6 +343,24 @@ def test_a_damaged_stage_is_named_when_it_is_opened(tmp_path):
         store.stage("student", "a1")
 
 
+def test_a_model_file_of_a_wheel_is_the_one_that_is_known(tmp_path, monkeypatch):
+    from distill_study.models import weights
+
+    (tmp_path / "other.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(weights, "smollm_wheel", lambda: tmp_path / "other.gguf")
+    monkeypatch.setenv("DISTILL_CACHE_DIR", str(tmp_path / "cache"))
+    with pytest.raises(ModelError, match="its SHA-256 is another"):
+        weights._from_wheel()
+
+
+def test_what_data_lack_is_told_with_its_cost(tmp_path):
+    texts = [dict(text=f"Tom met Ann on day {i}.") for i in range(12)]
+    raw = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], name="r")
+    data = [dict(name=rows_file(tmp_path, "bare.jsonl", texts), task="summarization", test=4), dict(name="tiny-math")]
+    train, test = without_gold(parse_recipe(raw | dict(data=data)))
+    assert train.startswith("bare: no training input has gold") and "nothing is graded by truth" in test
+
+
 @pytest.mark.parametrize("damage", ["cut off", "a digit"])
 def test_a_damaged_result_is_found(tmp_path, damage):
     Store(tmp_path).put_json("judged", "a1", obj={10: 1.5, 9: "x"})
@@ -351,3 +370,14 @@ def test_a_damaged_result_is_found(tmp_path, damage):
     file.write_text(text[:-20] if damage == "cut off" else text.replace("1.5", "1.6"))
     (problem,) = check_store(tmp_path)
     assert problem.path == file and "damaged" in str(problem)
+    with pytest.raises(StoreError, match="Delete it: the result is then made again"):
+        Store(tmp_path).get_json("judged", "a1")
+
+
+def test_what_cannot_be_seen_is_refused_in_a_recipe_and_escaped_on_the_console(tmp_path, capsys):
+    for odd in (r"\e[31m", r"\u202e", r"\0", r"\u200b"):
+        (tmp_path / "r.yaml").write_text(HEAD + f'description: "a{odd}b"\ndata: [tiny-math]')
+        with pytest.raises(ConfigError, match="which can't be seen; leave it out, line 3"):
+            load_recipe(tmp_path / "r.yaml")
+    say("a\u202eb\x1b[2J\r")
+    assert capsys.readouterr().err == "a\\u202eb\\x1b[2J\\r\n"

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['WAITING', 'RUNNING', 'DONE', 'FAILED', 'TRIES', 'notebook_path', 'shipped_recipes', 'recipe_path', 'execute',
            'Outcome', 'parameters', 'run_combination', 'run_generalization', 'behind', 'check', 'problems',
-           'write_index', 'render_index', 'Job', 'Board', 'run_recipe', 'status_table', 'watching', 'read_status']
+           'without_gold', 'write_index', 'render_index', 'Job', 'Board', 'run_recipe', 'status_table', 'watching',
+           'read_status']
 
 # %% ../../nbs/85_study/04_schedule.ipynb #598f7d77
 import contextlib
@@ -21,7 +22,18 @@ from pathlib import Path
 
 import distill_study
 from ..analyse.results import duration, write_numbers
-from ..config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, Train, nearest, slug, to_yaml
+from distill_study.config import (
+    ARMS,
+    DEFAULT_ARMS,
+    Combination,
+    Recipe,
+    StudyError,
+    Train,
+    nearest,
+    slug,
+    to_yaml,
+    wording,
+)
 from ..data.load import has_truth, load_data, resolved, source_of, stem
 from ..grading.judge import judge_prompt, judge_schema
 from ..grading.truth import known_entities, need_ner
@@ -282,6 +294,17 @@ def problems(recipe: Recipe) -> list[str]:
         except StudyError as e:
             found.append(str(e))
     return list(dict.fromkeys(found))
+
+
+def without_gold(recipe: Recipe) -> list[str]:
+    "What a lack of gold answers costs a recipe, a sentence for each split on this machine that has none."
+    out = []
+    for d in recipe.data:
+        if source_of(d.name) != "hub":
+            splits = load_data(d)
+            bare = [s for s in ("train", "test") if not any(map(has_truth, getattr(splits, s)))]
+            out += [wording(f"bare_{s}", name=stem(d.name)) for s in bare]
+    return out
 
 
 def _check_data(c, splits):
