@@ -673,7 +673,7 @@ def status_table(status: dict, most: int = 12):
     if len(lines) > most:
         lines = [*lines[:most], (f"  and {len(lines) - most} more", "", "")]
     cut = dict(overflow="ellipsis", no_wrap=True)
-    texts = [Text(f"{what}: {line}" if line else what, style=style, **cut) for what, line, style in lines]
+    texts = [Text(shown(f"{what}: {line}" if line else what), style=style, **cut) for what, line, style in lines]
     head = Table.grid(padding=(0, 2))
     head.add_row(
         Text(_headline(status), style="bold"),
