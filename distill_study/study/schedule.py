@@ -22,18 +22,7 @@ from pathlib import Path
 
 import distill_study
 from ..analyse.results import duration, write_numbers
-from distill_study.config import (
-    ARMS,
-    DEFAULT_ARMS,
-    Combination,
-    Recipe,
-    StudyError,
-    Train,
-    nearest,
-    slug,
-    to_yaml,
-    wording,
-)
+from ..config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, Train, nearest, slug, to_yaml
 from ..data.load import has_truth, load_data, resolved, source_of, stem
 from ..grading.judge import judge_prompt, judge_schema
 from ..grading.truth import known_entities, need_ner
@@ -303,7 +292,7 @@ def without_gold(recipe: Recipe) -> list[str]:
         if source_of(d.name) != "hub":
             splits = load_data(d)
             bare = [s for s in ("train", "test") if not any(map(has_truth, getattr(splits, s)))]
-            out += [wording(f"bare_{s}", name=stem(d.name)) for s in bare]
+            out += [str(StudyError.of(f"bare_{s}", name=stem(d.name))) for s in bare]
     return out
 
 
