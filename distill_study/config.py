@@ -7,8 +7,8 @@ __all__ = ['MOST', 'Count', 'Whole', 'Seed', 'Share', 'Positive', 'Amount', 'Str
            'HALF', 'LICENSE', 'License', 'VISIBLE', 'ARMS', 'DEFAULT_ARMS', 'ArmName', 'ArmNames', 'HIDDEN',
            'read_table', 'wording', 'StudyError', 'ConfigError', 'nearest', 'Settings', 'Sampling', 'Endpoint', 'Price',
            'Vllm', 'Asked', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm', 'arms_under', 'Judge', 'Criterion',
-           'Pitfalls', 'Combination', 'slug', 'unavailable', 'strategies_of', 'fingerprint', 'Recipe', 'parse_recipe',
-           'load_recipe', 'combination_from', 'to_yaml']
+           'Pitfalls', 'Combination', 'stem', 'slug', 'unavailable', 'strategies_of', 'fingerprint', 'Recipe',
+           'parse_recipe', 'load_recipe', 'combination_from', 'to_yaml']
 
 # %% ../nbs/00_config.ipynb #84a9eb5e
 import difflib
@@ -551,7 +551,12 @@ class Combination(Settings):
     def name(self) -> str:
         "Folder name of its report."
         parts = (self.data.name, self.teacher.engine.split(":", 1)[1], self.student.model)
-        return slug("--".join(Path(p).name for p in parts) + (f"--seed{self.seed}" if self.seed else ""))
+        return slug("--".join(map(stem, parts)) + (f"--seed{self.seed}" if self.seed else ""))
+
+
+def stem(name: str) -> str:
+    "The last part of a name, without the ending of a file of rows: `pairs` of `my/pairs.csv.gz`."
+    return re.sub(r"(?i)\.(jsonl|json|csv|tsv|parquet)(\.gz)?$", "", name.rstrip("/").split("/")[-1])
 
 
 def slug(text: str) -> str:

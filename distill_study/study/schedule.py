@@ -22,8 +22,19 @@ from pathlib import Path
 
 import distill_study
 from ..analyse.results import duration, write_numbers
-from ..config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, Train, nearest, slug, to_yaml
-from ..data.load import has_truth, load_data, resolved, source_of, stem
+from distill_study.config import (
+    ARMS,
+    DEFAULT_ARMS,
+    Combination,
+    Recipe,
+    StudyError,
+    Train,
+    nearest,
+    slug,
+    stem,
+    to_yaml,
+)
+from ..data.load import has_truth, load_data, resolved, source_of
 from ..grading.judge import judge_prompt, judge_schema
 from ..grading.truth import known_entities, need_ner
 from ..models.engine import Request, open_teacher
