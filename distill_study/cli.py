@@ -144,16 +144,14 @@ def replay(
     reports: Reports = Path("reports"),
     store: KeptStore = Path("store"),
     workers: Workers = 1,
-    strict: Strict = False,
     quiet: Quiet = False,
-    verbose: Verbose = False,
 ):
     "Write reports again from the store alone. No model, server or key is needed."
-    how = dict(workers=workers, replay=True, strict=strict)
-    _run(_recipe(recipe, p), recipe, reports=reports, store=store, views=dict(quiet=quiet, verbose=verbose), **how)
+    views = dict(quiet=quiet)
+    _run(_recipe(recipe, p), recipe, reports=reports, store=store, views=views, workers=workers, replay=True)
 
 
-def _run(r, file, *, reports, store, views, strict, workers, ray=None, replay=False):
+def _run(r, file, *, reports, store, views, workers, strict=False, ray=None, replay=False):
     "Check a recipe, run it, and say where the reports are; exits with 1 where something failed."
     from distill_study.report.render import claim
     from distill_study.study import schedule

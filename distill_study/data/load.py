@@ -121,25 +121,16 @@ class Known:
         if self.task == "math" and isinstance(gold, str):
             gold = gold.split("####")[-1].strip()
         choices = row[self.choices] if self.choices else None
-        if isinstance(choices, str):
-            choices = _listed(choices)
+        if isinstance(choices, str):  # in a file without lists
+            choices = json.loads(choices)
+            if not isinstance(choices, list | dict):
+                raise ValueError("no list")
         if isinstance(choices, dict):  # {label, text}, whose labels may be letters or numbers
             labels, key = [str(label).strip() for label in choices["label"]], str(gold or "").strip()
             choices, gold = choices["text"], LETTERS[labels.index(key)] if key in labels[:10] else key or None
         elif self.lettered:
             choices = [re.sub(r"^\s*\(?[A-J]\s*[).:]\s*", "", c) for c in choices]
         return row.get(self.id), text, tuple(choices) if self.choices else None, gold
-
-
-def _listed(text):
-    "The list of choices that a file without lists holds as JSON."
-    try:
-        choices = json.loads(text)
-    except ValueError:
-        choices = None
-    if not isinstance(choices, list | dict):
-        raise DataError.of("bad_choices")
-    return choices
 
 
 KNOWN = {name: Known(**how) for name, how in read_table("data/known.yaml").items()}
@@ -442,6 +433,8 @@ def _from_columns(row, data, *, labels):
     row = _mapped(row, data, expected=k.columns, others=(k.gold, k.id, k.choices, "source", "difficulty"))
     try:
         id, text, choices, gold = k.read(row)
+    except ValueError:
+        raise DataError.of("bad_choices") from None
     except (KeyError, TypeError, AttributeError, IndexError) as e:
         why = f"{type(e).__name__}: {e}"
         raise DataError.of("bad_columns", columns=", ".join(k.columns), why=why) from None
