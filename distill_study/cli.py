@@ -663,7 +663,7 @@ def _print_entries(entries):
 
 @store_app.command("list")
 def list_stored(store: Store = Path("store")):
-    "What the store holds: completions by engine, the ledger of failures and drops, trained students."
+    "List what the store holds. Completions by engine, the ledger of failures and drops, trained students."
     from distill_study.tools.archive import contents
 
     found = contents(store)
@@ -673,7 +673,7 @@ def list_stored(store: Store = Path("store")):
 
 @store_app.command()
 def ledger(store: Store = Path("store")):
-    "Print every failed request and every dropped input, one JSON object a line: id, reason, evidence."
+    "Print what failed and what was dropped. One JSON object a line: id, reason, evidence."
     from distill_study.tools.archive import ledger_rows
 
     for row in ledger_rows(store):
