@@ -640,7 +640,7 @@ def import_(
     p: Override = None,
     store: KeptStore = Path("store"),
 ):
-    "Check files of grades and merge them into the store: all of them, or none."
+    "Check files of grades and merge them into the store. All of them, or none."
     from distill_study.grading import people
     from distill_study.store.log import Store as Opened
     from distill_study.tools import archive
