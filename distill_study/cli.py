@@ -240,19 +240,21 @@ def data(
     ] = None,
     column: Annotated[list[str] | None, Columns] = None,
     test: Annotated[
-        int | None, typer.Option(help="rows to hold out where there is no test split; of a file a fifth")
+        int | None, typer.Option(help="rows to hold out where there is no test split; a fifth if left out")
     ] = None,
 ):
     "Show how a data set is read. Counts, what is left out and why, three examples, and its line of a recipe."
     from distill_study.config import Data
-    from distill_study.data.load import is_file, load_data
+    from distill_study.data.load import DataError, load_data
 
     pairs = [c.partition("=") for c in column or ()]
     asked = dict(name=name, columns={expected: own for expected, _, own in pairs}) | (dict(task=task) if task else {})
-    whole = load_data(Data.parse(asked | dict(test=1 if is_file(name) and test is None else test), "data"))
-    n, held = len(whole.train) + len(whole.test), test or len(whole.test)
-    if is_file(name) and test is None:
-        held = max(1, n // 5)
+    try:
+        whole = load_data(Data.parse(asked | dict(test=test), "data"))
+    except DataError:  # there may be no test split
+        whole = load_data(Data.parse(asked | dict(test=test or 1), "data"))
+    n, used = len(whole.train) + len(whole.test), whole.used
+    held = test or (max(1, n // 5) if used and used["train"] == used["test"] else len(whole.test))
     _print_data(whole, asked | dict(task=whole.task, train=n - held, test=held))
 
 
