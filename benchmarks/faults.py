@@ -344,8 +344,9 @@ def kills(n, rng, data, context, server, folder):
         place, held = folder / f"killed-{runs}", set()
         place.mkdir()
         server.asked.clear()
-        plan = [k for k in took for _ in range(2)][: n - sum(hits.values())]
-        for kind in plan if n >= len(took) else rng.sample(plan, len(plan)):
+        every = [k for k in took for _ in range(2)]
+        plan = rng.sample(every, min(len(every), n - sum(hits.values())))
+        for kind in sorted(plan, key=[*took].index):  # a stage that is over is not met again
             after = rng.uniform(0.0, took[kind])
             hits[kind] += kill_at(context, server.url, data, place, kind=kind, after=after)
             now = stored(place)
