@@ -674,11 +674,9 @@ def status_table(status: dict, most: int = 12):
         lines = [*lines[:most], (f"  and {len(lines) - most} more", "", "")]
     cut = dict(overflow="ellipsis", no_wrap=True)
     texts = [Text(shown(f"{what}: {line}" if line else what), style=style, **cut) for what, line, style in lines]
+    over = sum(r["state"] in (DONE, FAILED) for r in rows)
     head = Table.grid(padding=(0, 2))
-    head.add_row(
-        Text(_headline(status), style="bold"),
-        ProgressBar(max(1, len(rows)), sum(r["state"] in (DONE, FAILED) for r in rows), width=30),
-    )
+    head.add_row(Text(_headline(status), style="bold"), ProgressBar(max(1, len(rows)), over, width=30))
     return Group(head, table, *texts)
 
 
