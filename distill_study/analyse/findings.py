@@ -555,7 +555,7 @@ def difficulty_table(
         Column(level, level[:1].upper() + level[1:], f"{m.unit}, n = {n}", "interval", m.digits, m.scale)
         for level, n in levels.items()
     ]
-    sub = f"{m.head} (flexible reading) with 95 % intervals, by how hard the data set says its items are."
+    sub = "Levels as the data set states them; flexible reading, 95 % intervals."
     return Table("By difficulty", (Column("arm", "Arm", kind="text"), *columns), tuple(rows), sub)
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #7c65f639
