@@ -446,6 +446,7 @@ class Arm(Settings):
     target: Literal["answer", "rationale", "rationale-after", "mixed"] | None = None  # what it learns to write
     stop: tuple[str, ...] = ()  # where its answers end
     only: Literal["right", "wrong"] | None = None  # it learns from such labels alone, as many as there are of both
+    shuffled: bool = False  # every input has the label of another one: what is left to learn is the form
     extra: bool = False  # only part of a recipe that asks for it
 
 
@@ -458,7 +459,7 @@ def arms_under(strategies) -> tuple[str, ...]:
     sources = (None, "gold", *strategies)
     graded = "cot" in strategies  # a family whose answers are right or wrong
     arms = (a for a in ARMS.values() if a.prompt in strategies and a.labels in sources)
-    return tuple(a.name for a in arms if graded or not a.only)
+    return tuple(a.name for a in arms if graded or not (a.only or a.shuffled))
 
 
 def _known_arm(name):
@@ -546,6 +547,8 @@ class Combination(Settings):
     # what judge and people grade; empty takes the family's own, see `tasks.families`
     rubric: tuple[Criterion, ...] = ()
     judge: Judge | None = None  # a model that grades the answers as well, beside the ground truth
+    # the distilled arm that the finding leads with; None: `analyse.stats.primary_of` names it
+    primary: ArmName | None = Field(None, exclude_if=lambda v: v is None)
 
     @property
     def name(self) -> str:
@@ -605,12 +608,15 @@ class Recipe(Settings):
     bootstrap: int = Field(2000, ge=100, le=1_000_000, strict=True)
     rubric: tuple[Criterion, ...] = ()
     judge: Judge | None = None
+    primary: ArmName | None = Field(None, exclude_if=lambda v: v is None)
     generalization: bool | Literal["family"] = False  # ask its students the other data sets' test items, too
 
     def conflict(self):
         once = next((t.engine for t in self.teachers if t.sampling.n == 1), None)
         if self.curate.agreement and once:
             return wording("lone_answer", agreement=self.curate.agreement, engine=once)
+        if self.primary and (self.primary not in self.arms or not self.primary.startswith("distilled/")):
+            return f"primary: {self.primary!r} is not one of the distilled arms of this recipe"
 
     def combinations(self) -> list[Combination]:
         "The cells of the grid, data set by data set; `ConfigError` where two have one name."

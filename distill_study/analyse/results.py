@@ -19,6 +19,8 @@ from pathlib import Path
 from distill_study.analyse.stats import (
     BASE,
     CONSTANT,
+    DISTILLED,
+    FORM,
     PLAIN,
     Comparison,
     Interval,
@@ -31,7 +33,10 @@ from distill_study.analyse.stats import (
     paired_difference,
     paired_p,
     pairs_of,
+    percentiles,
+    primary_of,
     reference_teacher,
+    resampled,
     shared,
     wilson,
     with_constant,
@@ -127,6 +132,7 @@ class Results:
     metric: Metric = METRICS["correct"]  # what the tests and gaps are about
     also: dict = field(default_factory=dict)  # key of another measure -> the same tests on it
     constant: Constant | None = None  # None where outputs are scored
+    primary: str | None = None  # the distilled arm that a report leads with, see `stats.primary_of`
 
     @property
     def level(self) -> str:
@@ -146,13 +152,7 @@ class Results:
     @property
     def distilled(self) -> list:
         "The distilled arms that ran."
-        return [a for a in self.ran if a.startswith("distilled/")]
-
-    @property
-    def best(self) -> str | None:
-        "The distilled arm with the highest accuracy, or score, on the test items."
-        known = [a for a in self.distilled if self.score(a).value is not None]
-        return max(known, key=lambda a: self.score(a).value, default=None)
+        return [a for a in self.ran if a in DISTILLED]
 
     def __contains__(self, arm):
         return bool(self.arms.get(arm, {}).get("n"))
@@ -164,6 +164,10 @@ class Results:
         record = self.arms.get(arm, {})
         found = record.get("scores", {}).get(key) if key else record.get(self.level)
         return found or Interval(None, reason="no items")
+
+    def sources(self, ids):
+        "What these items were made from, as an array; None where the data set does not say."
+        return sources_of(self.graded.drop_duplicates("id").set_index("id").loc[list(ids)])
 
     def text(self, interval: Interval) -> str:
         "An interval in the unit and digits of the main measure."
@@ -190,8 +194,8 @@ class Results:
 
     @property
     def control_not_above(self) -> tuple:
-        "Of the untouched student and the best constant answer, those that `control/gold` is not significantly above."
-        verdicts = {a: self.test(a, "control/gold").verdict for a in (BASE, CONSTANT)}
+        "Of what knows no more than the form, and the untouched student, all that `control/gold` is not clearly above."
+        verdicts = {a: self.test(a, "control/gold").verdict for a in (BASE, CONSTANT, FORM)}
         return tuple(a for a, verdict in verdicts.items() if verdict in ("can't tell", "lower"))
 
 # %% ../../nbs/70_analyse/03_results.ipynb #81a39d77
@@ -225,6 +229,7 @@ def analyse(
     resamples: int = 2000,  # of every bootstrap
     seed: int = 0,
     metric: Metric = METRICS["correct"],  # what tests and gaps are about, see `truth.main_metric`
+    primary: str | None = None,  # the distilled arm that the recipe names to lead with
     arms: tuple | None = None,  # of the family, see `config.arms_under`; None takes those of its grades
 ) -> Results:
     "Intervals, tests and gaps of every arm; `ReportError` where the grades name an unknown one."
@@ -250,6 +255,7 @@ def analyse(
         metric=metric,
         also=tests,
         constant=_best_constant(every, named, metric=metric, **how) if constant else None,
+        primary=primary_of([a for a in records if records[a]["n"]], primary),
     )
 
 # %% ../../nbs/70_analyse/03_results.ipynb #7766338f
@@ -283,11 +289,13 @@ def _confusion(arm, rows, *, labels, resamples, seed) -> Confusion:
     "What one arm answered, and macro-F1 with its interval."
     import numpy as np
 
-    at, counts = {label: i for i, label in enumerate(labels)}, np.zeros((len(labels), len(labels) + 1), int)
-    np.add.at(counts, ([at[g] for g in rows["gold"]], [at.get(a, len(labels)) for a in rows["answer"]]), 1)
-    rng = np.random.default_rng(seed)
-    draws = rng.multinomial(len(rows), counts.ravel() / len(rows), size=resamples).reshape(-1, *counts.shape)
-    low, high = (float(q) for q in np.quantile(_macro_f1(draws), [0.025, 0.975], method="inverted_cdf"))
+    at, shape = {label: i for i, label in enumerate(labels)}, (len(labels), len(labels) + 1)
+    cells = [at[g] * shape[1] + at.get(a, len(labels)) for g, a in zip(rows["gold"], rows["answer"])]
+    codes, weights = resampled(rows["source"] if "source" in rows else range(len(rows)), resamples, seed=seed)
+    by_source = np.zeros((weights.shape[1], math.prod(shape)))
+    np.add.at(by_source, (codes, cells), 1)
+    counts, drawn = by_source.sum(0).astype(int).reshape(shape), (weights @ by_source).reshape(-1, *shape)
+    low, high = percentiles(_macro_f1(drawn))
     f1 = float(_macro_f1(counts))
     return Confusion(arm, tuple(labels), counts, Interval(f1, min(low, f1), max(high, f1), len(rows)))
 
@@ -338,10 +346,10 @@ def round_scores(
     ]
     if known is None:
         find_entities([text for _, texts in chains for text in texts])
-    rounds = []
+    rounds, sources = [], [example.source for example, _ in chains]
     for k in range(4 if chains else 0):
         rows = pd.DataFrame([_round_measures(e, texts, k=k, known=known) for e, texts in chains]).astype(float)
-        means = {name: mean_interval(rows[name], resamples, seed=seed) for name in rows}
+        means = {name: mean_interval(rows[name], resamples, seed=seed, sources=sources) for name in rows}
         rounds.append(dict(round=k + 1, n=len(chains)) | means)
     return rounds
 
@@ -360,7 +368,7 @@ def form_row(
     "A form of a trained student against the merged model, over the items that both have a score for."
     a, b = (grade(examples, {arm: answers})[metric.key].to_numpy() for answers in (merged, other))
     known = [x == x and y == y for x, y in zip(a, b)]  # a score that is not known is NaN
-    a, b = a[known], b[known]
+    a, b, sources = a[known], b[known], [e.source for e, k in zip(examples, known) if k]
     return dict(
         arm=arm,
         form=form,
@@ -368,8 +376,8 @@ def form_row(
         same=sum(x.text == y.text for x, y in zip(merged, other)) / len(examples),
         merged=float(a.mean()),
         level=float(b.mean()),
-        difference=paired_difference(a, b, resamples=resamples, seed=seed),
-        p=paired_p(a, b),
+        difference=paired_difference(a, b, resamples=resamples, seed=seed, sources=sources),
+        p=paired_p(a, b, sources=sources),
     )
 
 # %% ../../nbs/70_analyse/03_results.ipynb #8ae427da

@@ -26,6 +26,7 @@ COLOURS = {
     "distilled/cot-mixed": "#56b4e9",
     "distilled/cod": "#de8f05",
     "control/gold": "#029e73",
+    "control/format": "#8c564b",
     "control/right": "#7fbf9f",
     "control/wrong": "#b5651d",
 }
