@@ -18,7 +18,7 @@ from conftest import ROOT
 from hypothesis import given, settings, strategies as st
 
 from distill_study.analyse.results import sentence, write_numbers
-from distill_study.analyse.stats import Interval
+from distill_study.analyse.stats import FORM, Interval
 from distill_study.config import load_recipe
 from distill_study.grading.truth import METRICS
 from distill_study.report.grid import (
@@ -342,17 +342,26 @@ MATH = READ["tiny-math--teacher--student-m"]  # answers alone teach nothing ther
     ],
 )
 def test_better_is_better_than_all_that_needs_no_distillation(changes, expected):
-    assert outcome_of(outcomes(MATH, distilled_cot_rationale=WON | changes), "distilled/cot-rationale") == expected
+    assert outcome_of([outcomes(MATH, distilled_cot_rationale=WON | changes)], "distilled/cot-rationale") == expected
 
 
 def test_answers_alone_are_not_testable_where_gold_answers_teach_nothing():
     same, won = dict(base="can't tell"), dict(base="higher", constant="higher")
     for gold, own, expected in ((same, same, "untestable"), (won, same, "same"), (same, won, "better")):
-        assert outcome_of(outcomes(MATH, control_gold=gold, distilled_vanilla=own), "distilled/vanilla") == expected
+        assert outcome_of([outcomes(MATH, control_gold=gold, distilled_vanilla=own)], "distilled/vanilla") == expected
     without = outcomes(MATH, distilled_vanilla=same)
     without["tests"] = [t for t in without["tests"] if t["b"] != "control/gold"]
     without["constant"]["tests"] = [t for t in without["constant"]["tests"] if t["b"] != "control/gold"]
-    assert outcome_of(without, "distilled/vanilla") == "same" and outcome_of(MATH, "control/right") == ""
+    assert outcome_of([without], "distilled/vanilla") == "same" and outcome_of([MATH], "control/right") == ""
+
+
+def test_what_shuffled_answers_teach_as_well_is_the_form():
+    won = dict(base="higher", constant="higher")
+    for verdict, expected in (("can't tell", "form"), ("lower", "form"), ("higher", "better")):
+        m = outcomes(MATH, control_gold=won, distilled_vanilla=won)
+        m["tests"].append(dict(a=FORM, b="distilled/vanilla", verdict=verdict, p_holm=0.01))
+        assert outcome_of([m], "distilled/vanilla") == expected
+        assert any("Shuffled answers teach as much on tiny-math" in x for x in in_short([m])) == (expected == "form")
 
 
 LOST = dict(base="lower")
@@ -453,12 +462,25 @@ def test_nothing_testable_and_nothing_trained_are_said():
     assert in_short([one]) == ["No distilled student was compared with the same student untouched."]
 
 
-def test_seeds_that_disagree_are_said():
-    pages = [outcomes(MATH, distilled_cot_rationale=v) for v in (WON, NONE)]
-    pages[1]["provenance"]["settings"]["seed"] = 1
-    first, *limits = in_short(pages)
-    assert "is not significantly better" in first and any("seeds disagree on tiny-math" in x for x in limits), limits
-    assert "2 training seeds" in limits[0]
+def at_seeds(*differences):
+    "The numbers of one combination at several seeds: how far distilled/cot-rationale is above all that it must beat."
+    pages = [copy.deepcopy(MATH) for _ in differences]
+    for seed, (m, d) in enumerate(zip(pages, differences)):
+        m["provenance"]["settings"]["seed"] = seed
+        for t in m["tests"] + m["constant"]["tests"]:
+            if t["b"] == "distilled/cot-rationale":
+                t |= dict(
+                    difference=dict(value=d, low=d - 0.05, high=d + 0.05, n=500), verdict="can't tell", p_holm=0.1
+                )
+    return pages
+
+
+def test_seeds_are_pooled_in_one_test():
+    for differences, expected in (((0.2, 0.21, 0.22), "better"), ((0.3, -0.2, 0.1), "same"), ((0.2, 0.25), "same")):
+        assert outcome_of(at_seeds(*differences), "distilled/cot-rationale") == expected, differences
+    assert outcome_of(at_seeds(-0.2, -0.21, -0.22), "distilled/cot-rationale") == "worse"
+    first, *limits = in_short(at_seeds(0.3, -0.2, 0.1))
+    assert "is significantly better" not in first and "3 training seeds" in limits[0]
 
 
 @pytest.mark.parametrize("rate, p, expected", [(0.2, 0.01, 0.2), (0.2, 0.2, None), (0.8, 0.01, None)])

@@ -140,7 +140,8 @@ def test_the_extractor_that_hides_a_change_of_order():
     g.loc[g["arm"] == "distilled/vanilla", "correct_strict"] &= np.arange(200) % 2 == 0
     line = extraction(analyse(g, resamples=300))
     assert (
-        line.value.low > 0.15
+        line.value.value > 0.15
+        and line.value.low is None
         and "distilled/vanilla is ahead of student/vanilla no more" in line.sentence
         and "distilled/vanilla loses most" in line.sentence
     )
@@ -260,7 +261,8 @@ def test_a_wording_that_matters_is_found_and_one_that_does_not_is_not():
     hurt[:] = hurt & (np.arange(300) % 2 == 0)
     line = wording(r, {("student/vanilla", 1): column(r, "student/vanilla"), ("distilled/vanilla", 1): hurt})
     assert (
-        line.value.low > 0.2
+        line.value.value > 0.2
+        and line.value.low is None  # the largest of several has none
         and "distilled/vanilla differs most" in line.sentence
         and "changes under 1 of 1" in line.sentence
     )
@@ -269,15 +271,11 @@ def test_a_wording_that_matters_is_found_and_one_that_does_not_is_not():
 def test_draws_are_compared_with_the_usual_answers_item_by_item():
     r = of(TWO, 300)
     line = decoding(r, {(a, k): column(r, a, 0.05, k) for a in TWO for k in range(3)}, temperature=0.7)
-    assert (
-        line.value.n == 300
-        and line.value.low <= line.value.value <= line.value.high
-        and "Over 3 draws" in line.sentence
-    )
+    assert line.value.n == 300 and line.value.low is None and "Over 3 draws" in line.sentence
     worse = decoding(
         r, {("distilled/vanilla", 0): pd.Series(False, column(r, "distilled/vanilla").index)}, temperature=1.0
     )
-    assert worse.value.high < -0.4 and "clear for 1 of 1" in worse.sentence
+    assert worse.value.value < -0.4 and "significant for 1 of 1" in worse.sentence
 
 
 def test_further_answers_to_some_items_alone():

@@ -425,7 +425,7 @@ def decoding(
     for (arm, _), x in by.items():
         draws.setdefault(arm, []).append(x.astype(float))
     usual = {a: _base(results, a, ids=xs[0].index) for a, xs in draws.items()}
-    both = {a: pd.concat([usual[a], sum(xs) / len(xs)], axis=1, keys="ab").dropna() for a, xs in draws.items()}
+    both = {a: pd.concat([usual[a], sum(xs) / len(xs)], axis=1, keys=[*"ab"]).dropna() for a, xs in draws.items()}
     change = {a: float((x["b"] - x["a"]).mean()) if len(x) else 0.0 for a, x in both.items()}
     p = holm([paired_p(x["a"], x["b"], sources=results.sources(x.index)) for x in both.values()])
     arm = max(change, key=lambda a: abs(change[a]))

@@ -41,7 +41,7 @@ from distill_study.analyse.stats import (
     wilson,
     with_constant,
 )
-from ..config import ARMS, Combination, arms_under
+from ..config import ARMS, Combination, arms_under, read_table
 from ..grading.truth import FAMILY, METRICS, Metric, grade, main_metric
 from ..utils import ReportError, esc, no_folders, num, short_name, write_text
 
@@ -616,6 +616,7 @@ def _environment():
         finalize=written,
         undefined=StrictUndefined,
     )
+    env.globals["arm_names"] = read_table("templates/plain.yaml")["names"]  # what arms are called
     env.filters |= dict(num=num, pct=pct, duration=duration, joined=joined, repr=repr)
     env.filters |= dict(prose=lambda text: Markup(prose(text)), by=lambda x, m: num(x, m.digits, scale=m.scale))
     return env

@@ -246,7 +246,7 @@ def paired_difference(a, b, *, resamples: int = 2000, seed: int = 0, sources=Non
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #11100002
 def separation(confidence, right, *, sources=None) -> Interval:
-    "Area under the ROC curve of a confidence (any scale, None where unknown) against right and wrong, by DeLong (1988)."
+    "Area under the ROC curve of a confidence (None where unknown) against right and wrong, by DeLong (1988)."
     from scipy.stats import rankdata
 
     known = np.array([c is not None and r is not None for c, r in zip(confidence, right)])

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['COPIED', 'ticker', 'engine_for', 'noted_weights', 'weights_of', 'asking', 'requests_of', 'answering',
-           'check_questions', 'label_inputs', 'curate_arms', 'too_long', 'Held', 'train_arms', 'train_one',
+           'check_questions', 'label_inputs', 'curate_arms', 'shuffled', 'too_long', 'Held', 'train_arms', 'train_one',
            'noted_student', 'answer_arms', 'answer_forms', 'answer_tests', 'untouched_right', 'answer_pitfalls',
            'judge_arms', 'Panel', 'panel', 'caption', 'note', 'stage', 'Stages', 'Grading', 'data_table',
            'labels_table', 'rows_parts', 'training_record', 'students_parts', 'results_parts', 'measures_parts',
            'model_size', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
 
 # %% ../../nbs/85_study/01_run.ipynb #dd11f700
+import random
 import time
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -202,7 +203,8 @@ def curate_arms(c: Combination, splits, *, labels: dict, store) -> tuple[dict, d
     trained = [a for a in map(ARMS.get, c.arms) if a.model == "trained"]
     missing = {a.name: why for a in trained if (why := unavailable(a, c))}
     if not any(map(has_truth, splits.train)):
-        missing["control/gold"] = "the training examples have no gold answers, or no references"
+        why = "the training examples have no gold answers, or no references"
+        missing |= {a.name: why for a in trained if a.labels == "gold"}
     found = overlaps(splits.train, dict(test=splits.test, validation=splits.validation), settings=c.curate)
     rows = [a for a in trained if a.name not in missing]
     shared = dict(splits=splits, store=store, found=found)
@@ -210,10 +212,18 @@ def curate_arms(c: Combination, splits, *, labels: dict, store) -> tuple[dict, d
     return curated, missing | {arm: done.short for arm, done in curated.items() if done.short}
 
 
+def shuffled(rows: list, seed: int) -> list:
+    "The same rows, each with the last message of another: what is left to learn is the form of an answer."
+    order = random.Random(seed).sample(range(len(rows)), len(rows))
+    return [r | dict(messages=[*r["messages"][:-1], rows[i]["messages"][-1]]) for r, i in zip(rows, order)]
+
+
 def _curate_one(c, arm, *, splits, answers, store, found):
     "The training rows of one arm; `found` are the overlaps with test items."
     limits = dict(settings=c.curate, too_long=lambda rows: too_long(c, rows, store=store))
     done = curate(arm, splits.train, answers=answers, test=splits.test, found=found, **limits)
+    if arm.shuffled:
+        done = replace(done, rows=shuffled(done.rows, c.seed))
     settings = c.teacher, c.data, splits.hashes, c.curate, c.student.model, c.student.train.max_length
     ledger = drops_of(store, f"drops-{slug(arm.name)}", fp=fingerprint("drops", *settings, arm))
     ledger.replace([dict(arm=arm.name, **vars(d)) for d in done.drops])
@@ -386,12 +396,12 @@ def answer_pitfalls(c: Combination, splits, *, fits: dict, store) -> dict:
     return out
 
 # %% ../../nbs/85_study/01_run.ipynb #2d84a970
-def judge_arms(c: Combination, splits, *, answers: dict, store: Store, best: str | None = None):
+def judge_arms(c: Combination, splits, *, answers: dict, store: Store):
     "`Judged`: what the judge says of the answers to the test items; None without a judge."
     if c.judge is None:
         return None
     about = dict(settings=c.judge, own=c.rubric, seed=c.seed, teacher=c.teacher.engine, student=c.student.model)
-    about |= dict(store=store, pairs=judged_pairs(c.judge, list(answers), best=best))
+    about |= dict(store=store, pairs=judged_pairs(c.judge, list(answers), primary=c.primary))
     with closing(engine_for(c.judge, store)) as engine:
         done = judge(splits.test, answers, engine=engine, progress=ticker("judge", engine=engine), **about)
     count = done.usage
@@ -544,7 +554,12 @@ class Grading:
     def results(self):
         "`Results`: every arm with its interval, gaps recovered, paired tests."
         found = results.analyse(
-            self.graded, self.absent, metric=self.metric, arms=arms_of(self.data.task), **self._draws
+            self.graded,
+            self.absent,
+            metric=self.metric,
+            primary=self.combination.primary,
+            arms=arms_of(self.data.task),
+            **self._draws,
         )
         return panel(found, lambda: results_parts(self))
 
@@ -553,9 +568,9 @@ class Grading:
         "`Judged`: grades and preferences as the judge gave them; None where the recipe names no judge."
         if not self.combination.judge:
             return None
-        best = self.results.best
+        answers = self.answers
         say("judge")
-        return judge_arms(self.combination, self.data, answers=self.answers, store=self.store, best=best)
+        return judge_arms(self.combination, self.data, answers=answers, store=self.store)
 
     @stage("judging")
     def judged(self):
@@ -669,7 +684,7 @@ def students_parts(run) -> list:
     "What every training did, and the first training row of each kind as the student sees it."
     from IPython.display import HTML
 
-    teacher_last = sorted(run.students, key=lambda a: a != "control/gold")  # the last of a kind is shown
+    teacher_last = sorted(run.students, key=lambda a: a.startswith("distilled/"))  # the last of a kind is shown
     kinds = {(ARMS[a].prompt, ARMS[a].target): a for a in teacher_last}
     return [
         tables.training_table(run.training, run.few, arms=arms_of(run.data.task)),
@@ -686,10 +701,9 @@ def results_parts(run) -> list:
 def measures_parts(run) -> list:
     "What is particular to the family: every measure of texts, labels that are mixed up, rounds of a chain of density."
     found, mixed_up = run.results, run.confusions
-    arms = [found.teacher, "student/vanilla", found.best]
     return [
         *([] if run.metric.graded else tables.score_tables(found, run.data.task)),
-        *([tables.label_table(found, mixed_up), tables.confusion_map(mixed_up, arms)] if mixed_up else []),
+        *([tables.label_table(found, mixed_up)] if mixed_up else []),
         *([tables.round_table(run.rounds)] if "teacher/cod" in run.answers else []),
     ]
 
@@ -711,14 +725,16 @@ class Numbers:
         c, train = self.combination, self.data.train
         found = {s: usage(a, c.teacher.tariff) | sampling.summary(a) for s, a in self.labels.items()}
         for s, a in self.labels.items() if c.teacher.sampling.logprobs and self.metric.graded else ():
-            found[s]["confidence"] = separation([x.logprob for x in a], [x.correct for x in a])
+            answered = [x.logprob for x in a], [x.correct for x in a]
+            found[s]["confidence"] = separation(*answered, sources=[e.source for e in train])
         if self.metric.graded:
             return found
         graded = grade(train, {f"teacher/{s}": a for s, a in self.labels.items()})
         metric = main_metric(self.data.task, train)
         for s in found:
-            values = graded[graded["arm"] == f"teacher/{s}"][metric.key]
-            found[s] |= dict(score=mean_interval(values, c.bootstrap, seed=c.seed), measure=metric.name)
+            rows = graded[graded["arm"] == f"teacher/{s}"]
+            score = mean_interval(rows[metric.key], c.bootstrap, seed=c.seed, sources=rows["source"])
+            found[s] |= dict(score=score, measure=metric.name)
         return found
 
     @property
@@ -816,9 +832,9 @@ class Sections:
     @cached_property
     def cases(self) -> Panel:
         "Single test items that one arm gets right and another wrong, in the order of the test set."
-        best, answers = self.results.best or next(iter(self.students), None), self.answers
+        lead, answers = self.results.primary or next(iter(self.students), None), self.answers
         shown = dict(k=2 if self.metric.graded else 1, metric=self.metric)
-        arms = [(best, "student/vanilla"), (best, self.results.teacher)]
+        arms = [(lead, "student/vanilla"), (lead, self.results.teacher)]
         found = [
             tables.cases(self.graded, self.data.test, wrong=wrong, right=right, **shown)
             for wrong, right in arms
