@@ -31,10 +31,11 @@ from distill_study.analyse.findings import (
     wording,
 )
 from distill_study.analyse.results import analyse
-from distill_study.config import ARMS, ConfigError, Curate, Data, fingerprint, parse_recipe
+from distill_study.config import ARMS, ConfigError, Curate, Data, arms_under, fingerprint, parse_recipe
 from distill_study.data.load import DataError, Example, load_data
 from distill_study.grading.truth import COLUMNS, GRADER_VERSION, METRICS, grade, grader_hash
 from distill_study.study.plan import how_much, stages_of
+from distill_study.study.run import shuffled
 from distill_study.tasks.families import PARAPHRASES, RULES, TASKS, Parsed
 from distill_study.tasks.reading import READER_VERSION
 from distill_study.teach.curate import Curated, Drop, curate
@@ -552,6 +553,27 @@ def test_the_arms_of_label_noise_are_only_there_when_asked_for():
     assert not {"control/right", "control/wrong"} & set(combination().arms)
     asked = combination(arms=["student/vanilla", "control/right", "control/wrong"])
     assert [s.arm for s in stages_of(asked) if s.kind == "train"] == ["control/right", "control/wrong"]
+
+
+def test_shuffled_labels_are_a_training_of_their_own():
+    assert "control/format" not in combination().arms and "control/format" not in arms_under(("vanilla", "cod"))
+    both = stages_of(combination(arms=["control/gold", "control/format"]))
+    works = [w for s in both for w in s.work if w.kind == "train"]
+    assert len({w.key for w in works}) == 2 and "shuffled gold" in works[1].what
+    rows = [dict(id=i, messages=[dict(role="user", content=f"q{i}"), dict(content=f"a{i}")]) for i in range(30)]
+    mixed = shuffled(rows, 0)
+    assert [r["messages"][0] for r in mixed] == [r["messages"][0] for r in rows] and mixed == shuffled(rows, 0)
+    answers = [r["messages"][1]["content"] for r in mixed]
+    assert (
+        sorted(answers) == sorted(f"a{i}" for i in range(30)) and sum(a == f"a{i}" for i, a in enumerate(answers)) < 5
+    )
+    assert mixed != shuffled(rows, 1)
+
+
+@pytest.mark.parametrize("primary", ["control/gold", "distilled/cod", "student/vanilla"])
+def test_a_report_can_lead_with_no_arm_that_does_not_run(primary):
+    with pytest.raises(ConfigError, match=f"primary: '{primary}' is not one of the distilled arms"):
+        combination(primary=primary, arms=["control/gold", "student/vanilla", "distilled/vanilla"])
 
 
 def test_the_plan_counts_what_is_asked_again():
