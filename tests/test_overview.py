@@ -222,6 +222,9 @@ def test_seeds_widen_an_interval_and_one_seed_leaves_it():
         apart.low < 0.4 and apart.high > 0.7 and mean_over_seeds([i, Interval(0.9, 0.8, 1.0, 100)], 0, high=1).high == 1
     )
     assert mean_over_seeds([]).value is None
+    sleep = (0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0, 2)  # "Student" (1908), as R's t.test gives it
+    alone = mean_over_seeds([Interval(x, n=1) for x in sleep])
+    assert [alone.value, alone.low, alone.high] == pytest.approx([0.75, -0.5297804, 2.0297804])
 
 
 def row(value, tokens, half=0.01):
@@ -476,7 +479,12 @@ def at_seeds(*differences):
 
 
 def test_seeds_are_pooled_in_one_test():
-    for differences, expected in (((0.2, 0.21, 0.22), "better"), ((0.3, -0.2, 0.1), "same"), ((0.2, 0.25), "same")):
+    for differences, expected in (
+        ((0.2, 0.21, 0.22), "better"),
+        ((0.3, -0.2, 0.1), "same"),
+        ((0.05, 0.4), "same"),
+        ((0.2, 0.22), "better"),
+    ):
         assert outcome_of(at_seeds(*differences), "distilled/cot-rationale") == expected, differences
     assert outcome_of(at_seeds(-0.2, -0.21, -0.22), "distilled/cot-rationale") == "worse"
     first, *limits = in_short(at_seeds(0.3, -0.2, 0.1))

@@ -23,7 +23,6 @@ from distill_study.analyse.stats import (
     reference_teacher,
     sign_flip_test,
     smallest_difference,
-    t_interval,
     wilson,
 )
 
@@ -466,19 +465,6 @@ def test_comparisons_and_gaps_take_the_sources_of_a_table():
     assert together.difference.high - together.difference.low > 1.4 * (alone.difference.high - alone.difference.low)
     wide, narrow = (gaps(x)[0].recovered for x in (g.assign(source=[f"s{int(i[1:]) // 5}" for i in g["id"]]), g))
     assert wide.value == narrow.value and wide.high - wide.low > narrow.high - narrow.low
-
-
-def test_the_interval_over_seeds_is_students():
-    sleep = t_interval([0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0, 2])  # "Student" (1908), as R's t.test gives it
-    assert [sleep.value, sleep.low, sleep.high] == pytest.approx([0.75, -0.5297804, 2.0297804]) and sleep.n == 10
-    assert (
-        t_interval([]).value is None
-        and t_interval([None, 0.4]).low is None
-        and "same at every seed" in t_interval([0.5, 0.5]).reason
-    )
-    rng = np.random.default_rng(2)
-    hits = [(i := t_interval(rng.normal(0.5, 0.02, 3))).low <= 0.5 <= i.high for _ in range(1000)]
-    assert 0.93 < np.mean(hits) < 0.97
 
 
 def test_a_family_is_corrected_as_one():

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BASE', 'CONSTANT', 'FORM', 'BASE_NAMES', 'TRAINED', 'DISTILLED', 'PAIRS', 'PLAIN', 'Interval', 'wilson', 'mcnemar',
            'group_codes', 'shared', 'sign_flip_test', 'paired_p', 'holm', 'resampled', 'percentiles', 'bca',
-           'mean_interval', 'paired_difference', 'separation', 't_interval', 'interval_difference', 'gap_recovered',
+           'mean_interval', 'paired_difference', 'separation', 'interval_difference', 'gap_recovered',
            'smallest_difference', 'primary_of', 'pairs_of', 'expected', 'matched', 'Comparison', 'compare', 'corrected',
            'find_test', 'with_constant', 'gap_base', 'Gap', 'reference_teacher', 'gaps']
 
@@ -262,22 +262,6 @@ def separation(confidence, right, *, sources=None) -> Interval:
     sums = _sums(part, np.arange(len(r)) if sources is None else np.asarray(sources, dtype=object)[known])[0]
     half = 1.96 * (len(sums) / max(1, len(sums) - 1) * (sums**2).sum()) ** 0.5
     return Interval(float(a), float(max(0, a - half)), float(min(1, a + half)), len(r))
-
-# %% ../../nbs/70_analyse/01_stats.ipynb #85e0ad38
-def t_interval(values) -> Interval:
-    "Mean over seeds, some of which may be None, with Student's 95 % interval, by scipy."
-    from scipy.stats import t
-
-    values = np.asarray([v for v in values if v is not None], dtype=float)
-    if not len(values):
-        return Interval(None, reason="no seeds")
-    mean, n = float(values.mean()), len(values)
-    if n < 2:
-        return Interval(mean, n=1, reason="one seed has no interval")
-    if not values.std():
-        return Interval(mean, mean, mean, n, "the same at every seed")
-    low, high = t.interval(0.95, n - 1, mean, values.std(ddof=1) / n**0.5)
-    return Interval(mean, float(low), float(high), n)
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #df3a69f1
 def interval_difference(

@@ -14,7 +14,7 @@ from itertools import combinations
 from pathlib import Path
 
 from ..analyse.results import Column, Table, html_of, per_answer, sentence
-from ..analyse.stats import BASE, CONSTANT, DISTILLED, FORM, Interval, holm, interval_difference, t_interval
+from ..analyse.stats import BASE, CONSTANT, DISTILLED, FORM, Interval, holm, interval_difference
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
 from ..utils import num
@@ -70,16 +70,22 @@ def mean_over_seeds(
     *,
     high=math.inf,  # where values end
 ) -> Interval:
-    "The mean of one thing measured after several trainings."
+    "The mean of one thing measured after several trainings, on the same items."
+    from scipy.stats import t
+
     known = [i for i in values if i.value is not None]
     if len(known) < 2:
         return known[0] if known else next(iter(values), Interval(None))
-    mean, t = sum(i.value for i in known) / len(known), t_interval([i.value for i in known])
-    if any(i.low is None for i in known):
-        return Interval(mean, t.low, t.high, known[0].n)
-    below, above = (sum(abs(i.value - getattr(i, side)) for i in known) / len(known) for side in ("low", "high"))
-    low = max(low, mean - math.hypot(below, mean - t.low))
-    return Interval(mean, low, min(high, mean + math.hypot(above, t.high - mean)), known[0].n)
+    n, mean = len(known), sum(i.value for i in known) / len(known)
+    trainings = sum((i.value - mean) ** 2 for i in known) / (n - 1) / n  # the variance that is theirs
+
+    def reach(side):
+        items = 0 if any(i.low is None for i in known) else sum(abs(i.value - getattr(i, side)) for i in known) / n
+        total = (items / t.ppf(0.975, math.inf)) ** 2 + trainings
+        return t.ppf(0.975, (n - 1) * (total / trainings) ** 2 if trainings else math.inf) * total**0.5
+
+    ends = max(low, mean - reach("low")), min(high, mean + reach("high"))
+    return Interval(mean, *map(float, ends), known[0].n)
 
 # %% ../../nbs/80_report/04_grid.ipynb #ba4a2783
 _MISSED = {BASE: "same", CONSTANT: "constant", FORM: "form", "student/cot": "asking"}
