@@ -24,19 +24,18 @@ from distill_study.grading.truth import METRICS
 from distill_study.report.grid import (
     Axis,
     Cell,
-    Ranked,
+    Mean,
     axis_over,
     cells,
     cost_chart,
     in_short,
     mean_of,
     mean_over_seeds,
+    means,
     names_of,
     outcome_of,
     panels,
     pareto,
-    rank_table,
-    ranking,
     reversed_by_judge,
     score_table,
     sections,
@@ -228,7 +227,7 @@ def test_seeds_widen_an_interval_and_one_seed_leaves_it():
 
 
 def row(value, tokens, half=0.01):
-    return Ranked(
+    return Mean(
         (
             Cell(
                 "d",
@@ -242,8 +241,6 @@ def row(value, tokens, half=0.01):
             ),
         ),
         Interval(value, value - half, value + half, 9),
-        Interval(None),
-        0,
     )
 
 
@@ -294,8 +291,8 @@ def test_charts_and_tables_repeat_what_the_reports_say():
         assert marks["teacher"] == m["arms"][m["teacher"]][level]["value"]
         assert marks.get("constant") == ((m["constant"] or {}).get("level") or {}).get("value")
         assert by_arm["", student, "control/gold"][f"on {data}"].value == m["arms"]["control/gold"][level]["value"]
-    rows, sets, lacking = ranking(grid)
-    assert sets == ["tiny-math", "tiny-nli", "tiny-qa"] and not lacking
+    rows, sets = means(grid)
+    assert sets == ["tiny-math", "tiny-nli", "tiny-qa"]
     for r in rows:
         assert r.mean.value == pytest.approx(
             sum(
@@ -304,16 +301,6 @@ def test_charts_and_tables_repeat_what_the_reports_say():
             )
             / 3
         )
-    assert all(r.first <= k <= r.last for k, r in enumerate(rows, 1))
-
-
-def test_arms_that_are_alike_share_all_ranks():
-    m = varied("tiny-math--teacher--student-s")
-    for a in m["arms"].values():
-        a["accuracy"] = dict(value=0.5, low=0.3, high=0.7, n=20)
-    rows, sets, lacking = ranking(cells([m]))
-    assert {(r.first, r.last) for r in rows} == {(1, len(rows))}
-    assert {r["places"] for r in rank_table(rows, sets, lacking=lacking).rows} == {f"1 to {len(rows)}"}
 
 
 # --- the finding
@@ -505,18 +492,14 @@ def test_a_judge_reverses_what_it_significantly_contradicts(rate, p, expected):
     assert shown == (expected is not None) and not reversed_by_judge(m | dict(judge=None), "distilled/cot-rationale")
 
 
-def test_sets_that_most_lack_are_left_out_and_who_lacks_one_is_named():
+def test_a_mean_needs_every_data_set():
     pages = [
         varied("tiny-math--teacher--student-s", data=d, student=s)
-        for d, s in (("a", "x"), ("a", "y"), ("a", "z"), ("b", "x"), ("b", "y"), ("c", "x"))
+        for d, s in (("a", "x"), ("a", "y"), ("a", "z"), ("b", "x"), ("b", "y"))
     ]
-    rows, sets, lacking = ranking(cells(pages))
-    assert (
-        sets == ["a", "b"]
-        and set(map(tuple, lacking.values())) == {("b",)}
-        and all(name.startswith("z, ") for name in lacking)
-    )
-    assert "Not ranked, as they lack data sets" in rank_table(rows, sets, lacking=lacking).note
+    rows, sets = means(cells(pages))
+    assert sets == ["a", "b"] and {r.cells[0].student for r in rows} == {"", "x", "y"}
+    assert "arms that lack one are left out" in cost_chart(rows, sets, key="tokens")
 
 
 # --- the page
@@ -564,7 +547,6 @@ def test_a_large_grid_gives_a_sound_page(big):
     assert [h.text for h in soup.main.find_all("h2")] == [
         "Scores",
         "Gap recovered",
-        "Ranking",
         "Score against cost",
         "All scores",
         "Reports",
@@ -599,7 +581,7 @@ def test_costs_of_a_large_grid():
         for s in "sm"
         for k in range(3)
     ]
-    rows, sets, _ = ranking(cells(pages))
+    rows, sets = means(cells(pages))
     chart = BeautifulSoup(cost_chart(rows, sets, key="tokens"), "html.parser")
     front = [rows[k - 1].name for k in pareto(rows, "tokens")]
     assert len(rows) > 25 and sorted(x.text for x in chart.find_all(class_="named")) == sorted(front)
@@ -609,7 +591,7 @@ def test_costs_of_a_large_grid():
 
 def test_a_single_combination_has_a_page(tmp_path):
     soup = sound(page_of(tmp_path, [READ["tiny-nli--teacher--student-s"]]))
-    assert "tiny-nli alone" in soup.text and "1 combination" in soup.text and len(soup.find_all("table")) == 2
+    assert "tiny-nli alone" in soup.text and "1 combination" in soup.text and len(soup.find_all("table")) == 1
 
 
 @pytest.mark.parametrize(
@@ -629,7 +611,7 @@ def test_prices_and_sizes_give_costs_their_charts(tmp_path):
     m = varied("tiny-math--teacher--student-m")
     m["sizes"] = {}
     page = sound(page_of(tmp_path / "without", [m]))
-    assert "Money: not measured (enable with prices in the recipe)" in page.text
+    assert "Money" not in page.text
     assert "Output tokens, per answer" in page.text and "Tokens × parameters, millions" not in page.text
     for a, u in m["serving"].items():
         u["cost"] = u["n"] * (0.02 if a.startswith("teacher") else 0.001)
@@ -672,10 +654,10 @@ def test_a_page_comes_while_the_grid_runs_and_whole_at_its_end(tmp_path):
     done[1] = Outcome(grid[1], tmp_path / grid[1].name, 5.0, "MemoryError: <no room>")
     write_index(recipe, done[:2], folder=tmp_path)
     page = sound((tmp_path / "index.html").read_text())
-    assert page.text.count("not run") == 8 and "Ranking" not in page.text and "<no room>" in page.text
+    assert page.text.count("not run") == 8 and "Score against cost" not in page.text and "<no room>" in page.text
     write_index(recipe, done, folder=tmp_path)
     page = sound((tmp_path / "index.html").read_text())
-    assert "Ranking" in page.text and "not run" not in page.text and "1 combination failed." in page.text
+    assert "Score against cost" in page.text and "not run" not in page.text and "1 combination failed." in page.text
     assert [r["state"] for r in json.loads((tmp_path / "grid.json").read_text())["combinations"]] == [
         "ok",
         "failed",
