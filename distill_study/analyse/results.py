@@ -478,8 +478,8 @@ def transfer_results(
     splits: dict,  # name of a data set → `data.Splits`
     resamples: int = 2000,
     seed: int = 0,
-) -> tuple[list[TransferResult], dict]:
-    "(a result for every student and data set, (student, arm, data set) → `Interval` of the untouched students)."
+) -> list[TransferResult]:
+    "A result for every student and data set."
     metrics, how = {n: main_metric(s.task, s.test) for n, s in splits.items()}, dict(resamples=resamples, seed=seed)
     grades = {(who, n): grade(splits[n].test, {who[1]: a}).set_index("id") for (who, n), a in said.items()}
     results = [
@@ -489,13 +489,7 @@ def transfer_results(
         if ((f.c.name, f.arm), n) in said and ((f.c.student.model, f.base), n) in said
     ]
     tests = iter(corrected([r.change for r in results if not r.own]))
-    results = [r if r.own else replace(r, change=next(tests)) for r in results]
-    untouched = {
-        (model, arm, short_name(n)): level_interval(of[metrics[n].key], sources_of(of), metric=metrics[n], **how)
-        for ((model, arm), n), of in grades.items()
-        if arm.startswith("student/")
-    }
-    return results, untouched
+    return [r if r.own else replace(r, change=next(tests)) for r in results]
 
 # %% ../../nbs/70_analyse/03_results.ipynb #b631dd14
 def quotient(a, b):

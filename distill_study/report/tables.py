@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ARM', 'HeatMap', 'arm_table', 'score_tables', 'test_table', 'label_table', 'round_table', 'training_table',
            'cost_table', 'attrition_table', 'hardness_table', 'Cases', 'numbered', 'input_text', 'reference_text',
-           'cases', 'Story', 'story', 'learned_steps', 'size_text', 'size_in', 'FirstScreen', 'form_table', 'score_map',
+           'cases', 'Story', 'story', 'learned_steps', 'size_text', 'size_in', 'FirstScreen', 'form_table',
            'change_map']
 
 # %% ../../nbs/80_report/00_tables.ipynb #614c1fa4
@@ -566,66 +566,46 @@ def form_table(
     return _table("forms", columns, rows=shown)
 
 # %% ../../nbs/80_report/00_tables.ipynb #d230e020
-def _transfer_map(caption, results, *, cell, note, sub, above=(), points=False) -> HeatMap:
-    "A row for each student, named by what tells it from the others, and a column for each data set."
-    heads, rows = [], {}
+def _learners(results) -> dict:
+    "Row of a table, named by what tells it from the others → its results."
     teachers, seeds = (len({getattr(r, k) for r in results}) > 1 for k in ("teacher", "seed"))
-    for t, m in {r.test: r.metric for r in results}.items():
-        n = max(r.change.n + r.seen for r in results if r.test == t)
-        heads.append((t, f"n = {n}; {m.head}, {'points' if points and m.graded else m.unit}"))
+    rows = {}
     for r in results:
         who = f"{r.trained_on}, {r.arm.removeprefix('distilled/')}"
         who += f", by {short_name(r.teacher.partition(':')[2])}" if teachers else ""
         who += f", seed {r.seed}" if seeds else ""
-        rows.setdefault(who, dict.fromkeys([t for t, _ in heads], "\u2013"))[r.test] = cell(r)
-    blocks = [("", above), ("Learned from", [(who, [*cells.values()]) for who, cells in rows.items()])]
-    return HeatMap(caption, tuple(heads), tuple(b for b in blocks if b[1]), sub, note)
-
-
-def score_map(
-    results: list[TransferResult],
-    untouched: dict,  # from `transfer_results`
-    *,
-    student: str,  # the model
-) -> HeatMap:
-    "What every student of a model scores on every data set, the untouched one first."
-    mine, above = [r for r in results if r.student == student], []
-    metrics, most = {r.test: r.metric for r in mine}, {}
-    for r in mine:
-        most[r.test] = 1 if r.metric.graded else max(r.score.value or 0, r.base.value or 0, most.get(r.test, 0))
-
-    def cell(score, test):
-        m = metrics[test]
-        return (score, score.text(m.scale, m.digits), (score.value or 0) / (most[test] or 1), "")
-
-    for arm in (a for a in ARMS if any(key[:2] == (student, a) for key in untouched)):
-        known = [untouched.get((student, arm, t)) for t in metrics]
-        cells = [cell(i, t) if i else "\u2013" for i, t in zip(known, metrics)]
-        above.append((f"untouched, {arm.partition('/')[2]} prompt", cells))
-    words = dict(sub="Flexible reading, with 95 % intervals.", note="\u2013: can't be asked, see above.")
-    caption = f"{student} on every data set"
-    return _transfer_map(caption, mine, cell=lambda r: cell(r.score, r.test), above=above, **words)
+        rows.setdefault(who, []).append(r)
+    return rows
 
 
 def change_map(results: list[TransferResult], student: str) -> HeatMap:
     "How far every student of a model is from the untouched one, on the same items under the same prompt."
-    mine, most, seen = [r for r in results if r.student == student], {}, {}
+    mine, most, seen, heads = [r for r in results if r.student == student], {}, {}, {}
     family = max((r.change.family for r in results), default=0)
     for r in mine:
-        least = 0.05 if r.metric.graded else 0  # smaller differences are pale
+        m, least = r.metric, 0.05 if r.metric.graded else 0  # smaller differences are pale
         most[r.test] = max(abs(r.change.difference.value or 0), most.get(r.test, least))
         seen[r.test] = max(r.seen, seen.get(r.test, 0))
+        n = max(x.change.n + x.seen for x in mine if x.test == r.test)
+        heads[r.test] = f"n = {n}; {m.head}, {'points' if m.graded else m.unit}"
     left_out = [f" {t}: items among the training inputs are left out, up to {n}." for t, n in seen.items() if n]
 
     def cell(r):
         if r.own or r.change.difference.value is None:
             return "own data" if r.own else "not available"
+        levels = [num(i.value, r.metric.digits, scale=r.metric.scale) for i in (r.base, r.score)]
+        text = f"{r.difference.removesuffix(')')}; {' → '.join(levels)})"
         mark = "" if r.verdict == "can't tell" else r.change.verdict
-        return r.change.difference, r.difference, r.change.difference.value / (most[r.test] or 1), mark
+        return r.change.difference, text, r.change.difference.value / (most[r.test] or 1), mark
 
-    words = dict(
-        sub="On the same items, with 95 % intervals. ▲ transfer, ▼ forgetting: beyond chance, p at most 0.05 in a "
-        f"paired test, Holm-corrected over the {family} comparisons of this page.",
-        note="Own data: what it learned from, tested in the report of its combination." + "".join(left_out),
+    sub = (
+        "On the same items, with 95 % intervals; untouched → distilled. ▲ transfer, ▼ forgetting: beyond chance, p at "
+        f"most 0.05 in a paired test, Holm-corrected over the {family} comparisons of this page."
     )
-    return _transfer_map(f"{student}: distilled minus untouched", mine, cell=cell, points=True, **words)
+    note = "Own data: what it learned from, tested in the report of its combination. \u2013: can't be asked, see above."
+    rows = [
+        (who, [next((cell(r) for r in own if r.test == t), "\u2013") for t in heads])
+        for who, own in _learners(mine).items()
+    ]
+    blocks = (("Learned from", rows),)
+    return HeatMap(f"{student}: distilled minus untouched", tuple(heads.items()), blocks, sub, note + "".join(left_out))
