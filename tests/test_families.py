@@ -12,7 +12,7 @@ from made_up import first_screen, made_up_grades, made_up_scores
 from rouge_score.rouge_scorer import RougeScorer
 
 from distill_study.analyse.findings import findings, headline
-from distill_study.analyse.results import analyse, confusions, round_scores, to_plain
+from distill_study.analyse.results import analyse, confusions, to_plain
 from distill_study.analyse.stats import holm
 from distill_study.config import ARMS, Curate, Sampling, StudyError, arms_under, combination_from
 from distill_study.data.load import Example, resolved
@@ -22,15 +22,7 @@ from distill_study.models.engine import Engine, EngineError, Failure
 from distill_study.report.figures import accuracy_alt, accuracy_figure, png
 from distill_study.report.grid import sections
 from distill_study.report.render import check_page, entry, index_page, metrics, provenance
-from distill_study.report.tables import (
-    arm_table,
-    cases,
-    cost_table,
-    label_table,
-    round_table,
-    score_tables,
-    test_table as tests_of,
-)
+from distill_study.report.tables import arm_table, cases, cost_table, label_table, score_tables, test_table as tests_of
 from distill_study.store.log import Store
 from distill_study.tasks.families import NLI, TASKS, arms_of
 from distill_study.teach.curate import curate
@@ -291,12 +283,6 @@ def test_summaries_of_the_world_need_no_spacy(monkeypatch):
     )
     d = g.groupby("arm")["density"].mean()
     assert d["teacher/cod"] >= 1.3 * d["teacher/vanilla"] and (g["supported"] == 1).all()
-    rounds = round_scores(
-        ex, answered(ex, "cod", [it.rationale for it in its]), known=known_entities(ex), resamples=200
-    )
-    assert [r["density"].value for r in rounds] == sorted(r["density"].value for r in rounds) and rounds[3][
-        "words"
-    ].value <= rounds[0]["words"].value + 1
 
 
 def test_summaries_elsewhere_are_read_by_spacy():
@@ -575,11 +561,6 @@ def test_labels_are_shown_and_strange_ones_refused():
     assert found["student/vanilla"].counts.tolist() == [[1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]]
     with pytest.raises(ReportError, match="'maybe' is not in"):
         confusions(nli(["maybe"], student__vanilla=["neutral"]), NLI, resamples=100)
-
-
-def test_rounds_of_nothing():
-    assert round_scores([], []) == []
-    assert "No answer has" in round_table([]).html()
 
 
 # --- what a family can have

@@ -20,7 +20,6 @@ from distill_study.report.tables import (
     hardness_table,
     input_text,
     reference_text,
-    round_table,
     score_tables,
     test_table as tests_of,
     training_table,
@@ -45,8 +44,8 @@ def scored():
 
 
 def test_a_value_with_line_breaks_stays_in_its_sentence():
-    words = sentences("tables.txt.j2", "rounds", n="2\n  or 3")
-    assert words[1] == "n = 2 or 3 chains with all four rounds; means with 95 % bootstrap intervals."
+    words = sentences("tables.txt.j2", "cost", items="2\n  or 3", priced=True)
+    assert words[1] == "2 or 3. Tokens of each model's own tokenizer."
 
 
 def test_a_part_of_a_page_is_inert():
@@ -185,7 +184,6 @@ def test_all_turns_of_a_conversation_are_shown():
 
 
 def test_tables_of_nothing_say_so():
-    assert round_table([]).note == "No answer has all four rounds."
     assert form_table([], METRICS["correct"]).note == "No other form was asked for, or none exists."
     one = dict(arm="control/gold", form="nf4", n=9, same=0.5, merged=0.4, level=0.5, difference=Interval(0.1), p=0.3)
     assert form_table([one], METRICS["correct"]).rows[0]["merged"] == 40

@@ -699,12 +699,11 @@ def results_parts(run) -> list:
 
 
 def measures_parts(run) -> list:
-    "What is particular to the family: every measure of texts, labels that are mixed up, rounds of a chain of density."
+    "What is particular to the family: every measure of texts, labels that are mixed up."
     found, mixed_up = run.results, run.confusions
     return [
         *([] if run.metric.graded else tables.score_tables(found, run.data.task)),
         *([tables.label_table(found, mixed_up)] if mixed_up else []),
-        *([tables.round_table(run.rounds)] if "teacher/cod" in run.answers else []),
     ]
 
 
@@ -777,12 +776,6 @@ class Numbers:
     def difficulty(self):
         "Results by how hard the items are, where the data says so."
         return sentences.difficulty_table(self.results, self.data.test)
-
-    @cached_property
-    def rounds(self) -> list:
-        "What the teacher's chain of density adds, round by round."
-        answers = self.answers.get("teacher/cod")
-        return results.round_scores(self.data.test, answers, known=self.known, **self._draws) if answers else []
 
     @cached_property
     def forms(self) -> list:
@@ -974,7 +967,7 @@ class Conclusions:
     def numbers(self) -> dict:
         "Every number of the report, as plain JSON values."
         more = {name: getattr(self, name) for name in "attrition labelling training serving balance hardness".split()}
-        more |= {name: getattr(self, name) for name in "rounds forms method pitfalls difficulty".split()}
+        more |= {name: getattr(self, name) for name in "forms method pitfalls difficulty".split()}
         return render.metrics(
             self.results,
             self.provenance,
