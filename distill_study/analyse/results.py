@@ -29,6 +29,7 @@ from distill_study.analyse.stats import (
     expected,
     find_test,
     gaps,
+    group_codes,
     mean_interval,
     paired_difference,
     paired_p,
@@ -168,6 +169,16 @@ class Results:
     def sources(self, ids):
         "What these items were made from, as an array; None where the data set does not say."
         return sources_of(self.graded.drop_duplicates("id").set_index("id").loc[list(ids)])
+
+    def per_item(self) -> dict:
+        "What every arm and the best constant score on each item, and the items' sources as numbers, in lines of text."
+        ids = list(dict.fromkeys(self.graded["id"]))
+        own = {a: self.graded[self.graded["arm"] == a].set_index("id")[self.metric.key] for a in self.ran}
+        if self.constant:
+            own[CONSTANT] = self.graded.drop_duplicates("id").set_index("id")["gold"] == self.constant.answer
+        values = {a: " ".join(format(x, ".4g") for x in of.reindex(ids).astype(float)) for a, of in own.items()}
+        sources = group_codes(ids if (known := self.sources(ids)) is None else known)
+        return dict(arms=values, sources=" ".join(map(str, sources)))
 
     def text(self, interval: Interval) -> str:
         "An interval in the unit and digits of the main measure."
