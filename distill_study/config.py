@@ -7,8 +7,8 @@ __all__ = ['MOST', 'Count', 'Whole', 'Seed', 'Share', 'Positive', 'Amount', 'Str
            'HALF', 'LICENSE', 'License', 'VISIBLE', 'ARMS', 'DEFAULT_ARMS', 'ArmName', 'ArmNames', 'read_table',
            'wording', 'StudyError', 'ConfigError', 'nearest', 'Settings', 'Sampling', 'Endpoint', 'Price', 'Vllm',
            'Asked', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm', 'arms_under', 'Judge', 'Criterion',
-           'Pitfalls', 'Combination', 'slug', 'unavailable', 'strategies_of', 'fingerprint', 'Recipe', 'parse_recipe',
-           'load_recipe', 'combination_from', 'to_yaml']
+           'Pitfalls', 'Shared', 'Combination', 'slug', 'unavailable', 'strategies_of', 'fingerprint', 'Recipe',
+           'parse_recipe', 'load_recipe', 'combination_from', 'to_yaml']
 
 # %% ../nbs/00_config.ipynb #84a9eb5e
 import difflib
@@ -532,13 +532,9 @@ class Pitfalls(Settings):
     items: Count | None = None  # at most so many test items, the same for all arms; None takes all
 
 # %% ../nbs/00_config.ipynb #cb7c1600
-class Combination(Settings):
-    "Teacher × student × data set × seed: everything one report needs, nothing left open."
+class Shared(Settings):
+    "What the combinations of a recipe have in common."
 
-    teacher: Teacher
-    student: Student
-    data: Data
-    seed: Seed = 0  # seed of training and of every bootstrap
     arms: ArmNames = DEFAULT_ARMS
     min_rows: Count = 20  # fewest training rows an arm may be trained on, counted after all drops
     curate: Curate = Curate()
@@ -549,6 +545,15 @@ class Combination(Settings):
     judge: Judge | None = None  # a model that grades the answers as well, beside the ground truth
     # the distilled arm that the finding leads with; None: `analyse.stats.primary_of` names it
     primary: ArmName | None = Field(None, exclude_if=lambda v: v is None)
+
+
+class Combination(Shared):
+    "Teacher × student × data set × seed: everything one report needs, nothing left open."
+
+    teacher: Teacher
+    student: Student
+    data: Data
+    seed: Seed = 0  # seed of training and of every bootstrap
 
     @property
     def name(self) -> str:
@@ -591,7 +596,7 @@ def fingerprint(
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 # %% ../nbs/00_config.ipynb #25e20087
-class Recipe(Settings):
+class Recipe(Shared):
     "A grid of combinations and the settings they share."
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
@@ -601,14 +606,6 @@ class Recipe(Settings):
     students: tuple[Student, ...] = Field(min_length=1)
     data: tuple[Data, ...] = Field(min_length=1)
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)
-    arms: ArmNames = DEFAULT_ARMS
-    min_rows: Count = 20
-    curate: Curate = Curate()
-    pitfalls: Pitfalls = Pitfalls()
-    bootstrap: int = Field(2000, ge=100, le=1_000_000, strict=True)
-    rubric: tuple[Criterion, ...] = ()
-    judge: Judge | None = None
-    primary: ArmName | None = Field(None, exclude_if=lambda v: v is None)
     generalization: bool | Literal["family"] = False  # ask its students the other data sets' test items, too
 
     def conflict(self):

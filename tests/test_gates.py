@@ -124,6 +124,16 @@ def test_the_arm_that_a_report_leads_with_is_named_before_it_is_seen():
     assert "by the student trained on plain answers; reasoned answers" in findings(named).entries[0].verdict
 
 
+def test_what_arms_score_item_by_item_is_kept_for_other_seeds():
+    r = study(plain=right(0.5))
+    kept = r.per_item()
+    assert (
+        list(kept["arms"]) == ["teacher/cot", BASE, "distilled/vanilla", CONSTANT] and len(kept["sources"].split()) == N
+    )
+    assert [x == "1" for x in kept["arms"]["distilled/vanilla"].split()] == [a == g for a, g in zip(right(0.5), GOLD)]
+    assert kept["arms"][CONSTANT].split().count("1") == N / 3
+
+
 def test_where_gold_teaches_something_the_numbers_decide():
     r = study(plain=right(0.45), short=right(0.6), long=right(0.61), gold=right(0.65))
     assert r.control_not_above == ()

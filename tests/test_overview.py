@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections import Counter
 
+import numpy as np
 import pandas as pd
 import pytest
 from browser import chromium
@@ -26,6 +27,7 @@ from distill_study.report.grid import (
     Cell,
     Mean,
     axis_over,
+    by_item,
     cells,
     cost_chart,
     in_short,
@@ -463,6 +465,21 @@ def at_seeds(*differences):
                     difference=dict(value=d, low=d - 0.05, high=d + 0.05, n=500), verdict="can't tell", p_holm=0.1
                 )
     return pages
+
+
+def test_the_items_of_several_seeds_are_pooled_before_an_interval_is_made():
+    rng, pages = np.random.default_rng(0), at_seeds(0.2, 0.21, 0.22)
+    base, n = rng.random(400) < 0.3, 400
+    for m in pages:
+        taught = base | (rng.random(n) < 0.3)  # each training gets other items right
+        values = {a: " ".join(map(str, x.astype(int))) for a, x in (("student/vanilla", base), ("d", taught))}
+        m["items"] = dict(arms=values, sources=" ".join(map(str, range(n))))
+    one, three = by_item(pages[:1], "student/vanilla", "d"), by_item(pages, "student/vanilla", "d")
+    assert three.high - three.low < one.high - one.low and abs(three.value - 0.21) < 0.05
+    apart = [np.array(m["items"]["arms"]["d"].split(), float).mean() for m in pages]
+    assert by_item(pages, "d").value == pytest.approx(np.mean(apart))
+    del pages[0]["items"]
+    assert by_item(pages, "d") is None
 
 
 def test_seeds_are_pooled_in_one_test():

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['level_interval', 'sources_of', 'level_key', 'Constant', 'Results', 'analyse', 'Confusion', 'confusions', 'form_row',
-           'Learner', 'TransferResult', 'transfer_results', 'quotient', 'per_answer', 'break_even', 'check_attrition',
-           'pct', 'duration', 'prose', 'to_plain', 'write_numbers', 'joined', 'templates', 'html_of', 'html_part',
-           'sentence', 'sentences', 'Displayable', 'Column', 'Table']
+           'Learner', 'TransferResult', 'transfer_results', 'quotient', 'per_answer', 'break_even', 'pct', 'duration',
+           'prose', 'to_plain', 'write_numbers', 'joined', 'templates', 'html_of', 'html_part', 'sentence', 'sentences',
+           'Displayable', 'Column', 'Table']
 
 # %% ../../nbs/70_analyse/03_results.ipynb #409d9462
 import json
@@ -482,20 +482,6 @@ def break_even(
 ) -> float:  # infinite where it never is
     "Answers after which what was made is paid back."
     return math.ceil(made / (before - after) - 1e-9) if before > after else math.inf
-
-# %% ../../nbs/70_analyse/03_results.ipynb #56861528
-def check_attrition(
-    attrition: dict,  # {"cot": {"inputs": 500, "rows": 470, "dropped": {"wrong answer": 25, "cut off": 5}}}
-) -> dict:
-    "The same mapping, if inputs = rows + dropped everywhere; otherwise `ReportError`."
-    for source, a in attrition.items():
-        drops = sum(a["dropped"].values())
-        if a["rows"] + drops != a["inputs"]:
-            raise ReportError(
-                f"attrition of {source!r}: {a['inputs']} inputs, but {a['rows']} rows and {drops} drops "
-                f"make {a['rows'] + drops}. Every drop needs a reason."
-            )
-    return attrition
 
 # %% ../../nbs/70_analyse/03_results.ipynb #5e1d7a02
 def pct(x) -> str:

@@ -72,11 +72,11 @@ def _paired(*arms):
 
 def mcnemar(a, b) -> float | None:
     "Exact two-sided p of two arms being right equally often; whether each item is right under the one and the other."
-    from statsmodels.stats.contingency_tables import mcnemar as test
+    from scipy.stats import binomtest
 
     a, b = (x.astype(bool) for x in _paired(a, b))
-    table = [[int((x & y).sum()) for y in (b, ~b)] for x in (a, ~a)]
-    return min(1.0, float(test(table, exact=True).pvalue)) if len(a) else None
+    up, apart = int((b & ~a).sum()), int((a != b).sum())
+    return (float(binomtest(up, apart).pvalue) if apart else 1.0) if len(a) else None
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #cc800d4d
 def group_codes(keys) -> np.ndarray:
@@ -218,11 +218,7 @@ def mean_interval(values, resamples: int = 2000, *, seed: int = 0, sources=None)
     if (values == values[0]).all():
         same = float(values[0])
         return Interval(same, same, same, n, "the same on every item")
-    if not shared(sources):
-        sums = _bootstrap([values], resamples, seed=seed)[:, 0]
-        low, high = (x / n for x in bca(values.sum(), sums, left_out=-values))
-        return Interval(mean, min(low, mean), max(high, mean), n)
-    total, sizes = _sums(values, sources)
+    total, sizes = _sums(values, sources) if shared(sources) else (values, np.ones(n))
     if len(sizes) < 2:
         return Interval(mean, n=n, reason="all items are of one source, so there is no interval")
     both = _bootstrap([total, sizes], resamples, seed=seed)  # a ratio: sources differ in how many items they have
@@ -235,14 +231,9 @@ def paired_difference(a, b, *, resamples: int = 2000, seed: int = 0, sources=Non
     a, b = _paired(a, b)
     if not len(a):
         return Interval(None, reason="no items")
-    d = b.astype(float) - a
-    if shared(sources):
-        return mean_interval(d, resamples, seed=seed, sources=sources)
-    sums = _bootstrap([a, b], resamples, seed=seed)
-    low, high = bca(d.sum(), (sums[:, 1] - sums[:, 0]).astype(float), left_out=-d)
+    found = mean_interval(b.astype(float) - a, resamples, seed=seed, sources=sources)
     same = "are right on exactly the same items" if a.dtype == bool else "score the same on every item"
-    reason = f"the two arms {same}" if (a == b).all() else ""
-    return Interval(float(d.mean()), low / len(a), high / len(a), len(a), reason)
+    return replace(found, reason=f"the two arms {same}") if (a == b).all() else found
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #11100002
 def separation(confidence, right, *, sources=None) -> Interval:

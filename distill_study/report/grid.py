@@ -87,18 +87,15 @@ def mean_over_seeds(
     known = [i for i in values if i.value is not None]
     if len(known) < 2:
         return known[0] if known else next(iter(values), Interval(None))
-    n, mean = len(known), sum(i.value for i in known) / len(known)
-    trainings = sum((i.value - mean) ** 2 for i in known) / (n - 1) / n  # the variance that is theirs
-    seen = [items] if items else known
-
-    def reach(side):
-        width = (
-            0 if any(i.low is None for i in seen) else sum(abs(i.value - getattr(i, side)) for i in seen) / len(seen)
-        )
-        return math.hypot(width, t.ppf(0.975, n - 1) * trainings**0.5)
-
-    ends = max(low, mean - reach("low")), min(high, mean + reach("high"))
-    return Interval(mean, *map(float, ends), known[0].n)
+    levels, seen = np.array([i.value for i in known]), [items] if items else known
+    n, mean = len(levels), float(levels.mean())
+    trainings = float(t.ppf(0.975, n - 1) * levels.std(ddof=1) / n**0.5)
+    below, above = (
+        sum(abs(i.value - getattr(i, side)) if i.low is not None else 0 for i in seen) / len(seen)
+        for side in ("low", "high")
+    )
+    low, high = max(low, mean - math.hypot(below, trainings)), min(high, mean + math.hypot(above, trainings))
+    return Interval(mean, low, high, known[0].n)
 
 # %% ../../nbs/80_report/04_grid.ipynb #ba4a2783
 _MISSED = {BASE: "same", CONSTANT: "constant", FORM: "form", "student/cot": "asking"}
@@ -382,15 +379,10 @@ def charts(found: list[dict]) -> tuple[str, str]:
     return html_of("chart", **shared, chart="dots"), html_of("chart", **shared, chart="gaps") if gaps else ""
 
 # %% ../../nbs/80_report/04_grid.ipynb #5238e8d7
-def _order(values) -> list:
-    "Each value once, as they come."
-    return list(dict.fromkeys(values))
-
-
 def score_table(grid: dict) -> Table:
     "What every arm scores on every data set."
     rows, columns = {}, [Column("arm", "Model", kind="text")]
-    for data in _order(c.data for c in grid.values()):
+    for data in dict.fromkeys(c.data for c in grid.values()):
         own = [c for c in grid.values() if c.data == data]
         m, n = own[0].measure, max(c.score.n for c in own)
         columns.append(Column(f"on {data}", data, f"{m.head}, {m.unit}, n = {n}", "interval", m.digits, m.scale))
@@ -423,10 +415,6 @@ class Mean:
     def name(self) -> str:
         return self.cells[0].name
 
-    @property
-    def measure(self) -> Metric:
-        return self.cells[0].measure
-
     def cost(self, key) -> float | None:
         "Mean cost over the data sets, where it is known for all."
         values = [getattr(c, key) for c in self.cells]
@@ -441,7 +429,7 @@ def means(
     have, own = {}, [c for c in grid.values() if c.measure.key == key]
     for c in (c for c in own if c.score.value is not None):
         have.setdefault(c.who, {})[c.data] = c
-    sets = _order(c.data for c in own)
+    sets = list(dict.fromkeys(c.data for c in own))
     whole = [tuple(got[d] for d in sets) for got in have.values() if len(got) == len(sets)]
     rows = [Mean(parts, mean_of([c.score for c in parts])) for parts in whole]
     return sorted(rows, key=lambda r: -r.mean.value), sets
@@ -472,7 +460,7 @@ def pareto(
 
 def _per(rows, key):
     "What a cost is counted per."
-    conversation = rows[0].measure.key in FAMILY["conversation"]
+    conversation = rows[0].cells[0].measure.key in FAMILY["conversation"]
     return COSTS[key][1].replace("answer", "conversation") if conversation else COSTS[key][1]
 
 # %% ../../nbs/80_report/04_grid.ipynb #2d9e4c33
@@ -483,7 +471,7 @@ def cost_chart(
     key: str,  # of COSTS, known for all
 ) -> str:
     "The mean against a cost, as HTML."
-    m, front, costs = rows[0].measure, pareto(rows, key), [r.cost(key) for r in rows]
+    m, front, costs = rows[0].cells[0].measure, pareto(rows, key), [r.cost(key) for r in rows]
     name, _, digits = COSTS[key]
     y = Axis((0, 25, 50, 75, 100)) if m.scale == 100 else axis_over([0, *(m.scale * r.mean.value for r in rows)])
     points = []
@@ -512,7 +500,7 @@ def sections(
     if not grid:
         return []
     dots, gaps = charts(panels(pages, grid))
-    measures = _order(c.measure.key for c in grid.values())
+    measures = dict.fromkeys(c.measure.key for c in grid.values())
     over = [p for k in measures if len((p := means(grid, k))[0]) > 1 and (len(p[1]) > 1 or len(measures) == 1)]
     parts = {
         "Scores": [dots],

@@ -18,7 +18,6 @@ from distill_study.analyse.results import (
     Results,
     Table,
     TransferResult,
-    check_attrition,
     html_of,
     html_part,
     per_answer,
@@ -45,7 +44,6 @@ class HeatMap(Displayable):
     blocks: tuple  # (name, [(row's name, cells)]); a cell is (Interval, its text, share of the colour, mark) or words
     sub: str = ""
     note: str = ""
-    first: str = "Student"
 
     def html(self) -> str:
         "A table in its own scroll container."
@@ -197,8 +195,8 @@ def label_table(
     found: dict,  # arm -> `Confusion`, from `confusions`
 ) -> Table:
     "Macro-F1 beside accuracy, and how often every label was answered."
-    first = next(iter(found.values()), None)
-    labels = first.labels if first else ()
+    first = next(iter(found.values()))
+    labels = first.labels
     columns = (
         ARM,
         Column("accuracy", "Accuracy", "%", "interval"),
@@ -214,7 +212,7 @@ def label_table(
         levels = dict(accuracy=record["accuracy"], f1=found[arm].macro_f1, recall=found[arm].worst_recall)
         return levels | of_labels | dict(none=none)
 
-    gold = {label: n / first.counts.sum() for label, n in zip(labels, first.counts.sum(1))} if first else {}
+    gold = {label: n / first.counts.sum() for label, n in zip(labels, first.counts.sum(1))}
     never = {arm: [label for label, n in zip(labels, c.counts.sum(0)) if not n] for arm, c in found.items()}
     never = {arm: unused for arm, unused in never.items() if unused}
     return _table("labels", columns, rows=_by_arm(results, row), results=results, gold=gold, never=never)
@@ -299,11 +297,11 @@ def cost_table(
 
 # %% ../../nbs/80_report/00_tables.ipynb #56861528
 def attrition_table(
-    attrition: dict,  # arm -> inputs, rows, dropped by reason; see `check_attrition`
+    attrition: dict,  # arm -> inputs, rows, dropped by reason
     missing: dict | None = None,  # arm -> why it was not trained
 ) -> Table:
     "Inputs, drops by reason and training rows of each source of labels."
-    reasons = list(dict.fromkeys(k for a in check_attrition(attrition).values() for k in a["dropped"]))
+    reasons = list(dict.fromkeys(k for a in attrition.values() for k in a["dropped"]))
     columns = (
         Column("source", "Labels", kind="text"),
         Column("inputs", "Inputs", digits=0),
@@ -345,7 +343,6 @@ class Cases(Displayable):
     total: int  # how many such items there are
     n: int  # items both arms answered
     rows: tuple  # the ones shown
-    reason: str = ""
     measure: str = ""  # of a scored family: what the one scores lower by
 
     def html(self) -> str:
@@ -407,9 +404,6 @@ def cases(
     "Items that `wrong` got wrong and `right` got right, or on which it scores lower."
     name = "" if metric.graded else metric.name
     a, b = (graded[graded["arm"] == arm].set_index("id") for arm in (wrong, right))
-    absent = [arm for arm, rows in ((wrong, a), (right, b)) if not len(rows)]
-    if absent:
-        return Cases(wrong, right, 0, 0, (), f"{' and '.join(absent)} did not run", name)
     both = [e for e in examples if e.id in a.index and e.id in b.index]
     found = [e for e in both if a.at[e.id, metric.key] < b.at[e.id, metric.key]]
 
