@@ -124,7 +124,7 @@ def test_a_run_without_any_trained_arm(tmp_path):
     found = load_results(copy(tmp_path, change))
     assert len(found.arms) == 8
     assert len(found.curves) == len(found.attrition) == 0
-    assert "Best distilled arm" in found.html()
+    assert "Leading distilled arm" in found.html()
 
 
 # --- bad input

@@ -529,11 +529,6 @@ def test_scrub_knows_the_working_folder():
     assert scrub(f"at {Path.cwd()}/a.py") == "at ./a.py"
 
 
-def test_attrition_must_add_up():
-    with pytest.raises(ReportError, match="inputs, but 20 rows and 4 drops make 24"):
-        attrition_table({"cot": dict(inputs=30, rows=20, dropped={"cut off": 4})})
-
-
 def test_unwritable_target_is_an_error_with_a_remedy(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ReportError, match="Choose a folder"):
