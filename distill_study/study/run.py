@@ -325,14 +325,9 @@ def answer_arms(c: Combination, splits, *, fits: dict, store) -> tuple[dict, dic
     for _, same in groupby(arms, key=lambda pair: repr(pair[1])):
         same = list(same)
         with asking(same[0][1], store, splits=splits, split="test", stated=c.curate.stated) as ask:
-            for arm, who in same:
-                got = ask(splits.test, arm.prompt, what=f"test, {arm.name}")
-                asked = requests_of(who, splits.test, prompt=arm.prompt, splits=splits, split="test")
-                agree = sampling.parity(
-                    splits.test, got, asked=asked, engine=ask.engine, store=store, stated=c.curate.stated
-                )
-                answers[arm.name] = replace(got, parity=tuple(agree))
-                _counted(f"test, {arm.name}", [got])
+            for arm, _ in same:
+                answers[arm.name] = ask(splits.test, arm.prompt, what=f"test, {arm.name}")
+                _counted(f"test, {arm.name}", [answers[arm.name]])
     left_out = [a for a in arms_of(splits.task) if a not in c.arms and not ARMS[a].extra]
     return answers, missing | dict.fromkeys(left_out, "left out of this recipe")
 
@@ -400,10 +395,11 @@ def judge_arms(c: Combination, splits, *, answers: dict, store: Store):
     "`Judged`: what the judge says of the answers to the test items; None without a judge."
     if c.judge is None:
         return None
-    about = dict(settings=c.judge, own=c.rubric, seed=c.seed, teacher=c.teacher.engine, student=c.student.model)
-    about |= dict(store=store, pairs=judged_pairs(c.judge, list(answers), primary=c.primary))
+    about = dict(settings=c.judge, own=c.rubric, seed=c.seed, store=store)
+    about |= dict(pairs=judged_pairs(c.judge, list(answers), primary=c.primary))
     with closing(engine_for(c.judge, store)) as engine:
         done = judge(splits.test, answers, engine=engine, progress=ticker("judge", engine=engine), **about)
+    done = agreement.with_relatives(done, teacher=c.teacher.engine, student=c.student.model)
     count = done.usage
     failed = f", {count['failed']} failed" if count["failed"] else ""
     say(f"  judge: {count['reused']} verdicts from the store, {count['new']} new{failed}")
@@ -948,7 +944,6 @@ class Conclusions:
     def _readers(self):
         "Versions of what reads and grades, and how far engines agree."
         c, task = self.combination, self.data.task
-        agree = {arm: "; ".join(map(sampling.parity_line, a.parity)) for arm, a in self.answers.items() if a.parity}
         place = fingerprint("templates", c.student.model, *(who.engine for who in (c.teacher, c.judge) if who))
         templates = (self.store.get_json("templates", place) or {}) if self.store.replay else check_templates(c)
         if templates:
@@ -959,7 +954,6 @@ class Conclusions:
             grader=grader_hash(task),
             rubric=rubric_hash(task, c.rubric),
             data_source=self.data.source,
-            engine_parity=agree or "not measured: the store has these answers from one engine only",
             json_form=form_hash() if c.teacher.structured else "not asked for",
         )
 

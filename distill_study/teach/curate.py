@@ -313,8 +313,8 @@ def _unread(text):
         return "cut off in its reasoning"
     if cut_run_on(reply)[1]:
         return "another question"
-    said = [s.content for s in statements(reply)] or reply.splitlines()
-    return "undecided" if _SEVERAL.search(re.sub(r"\\[a-z]+", " ", said[-1][:200])) else "unreadable"
+    endings = [s.content for s in statements(reply)] or reply.splitlines()
+    return "undecided" if _SEVERAL.search(re.sub(r"\\[a-z]+", " ", endings[-1][:200])) else "unreadable"
 
 
 def _answer_fault(answer, arm):

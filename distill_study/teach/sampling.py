@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GREEDY', 'Answer', 'Answers', 'answer_of', 'other_models', 'others_line', 'in_one_line', 'requests', 'ask_again',
-           'sample_answers', 'elect', 'summary', 'usage', 'parity', 'parity_line']
+           'sample_answers', 'elect', 'summary', 'usage']
 
 # %% ../../nbs/40_teach/01_sampling.ipynb #21c0e1a3
 import math
@@ -12,10 +12,9 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from ..config import OWN, Sampling, StudyError
+from ..config import Sampling, StudyError
 from ..data.load import LETTERS
 from ..models.engine import Failure, Request, another_model, complete
-from ..store.log import answered_by, request_key
 from ..tasks.families import NLI, TASKS, Parsed, as_json, schema
 
 # %% ../../nbs/40_teach/01_sampling.ipynb #cafa3daf
@@ -71,7 +70,6 @@ class Answers:
     answers: list[Answer]
     reused: int  # completions that were in the store already
     new: int  # completions that were made now
-    parity: tuple = ()  # how far other engines agree, see `parity`
 
     @property
     def failed(self) -> dict:
@@ -279,8 +277,8 @@ def _converse(ask, first, *, examples, strategy, engine, stage, progress) -> Ans
     parts, reused, new, done = [[] for _ in examples], 0, 0, 0
     for k in range(max(turns)):
         alive = [i for i, n in enumerate(turns) if n > k and all(a.parsed.answer is not None for a in parts[i])]
-        said = [tuple(a.parsed.answer for a in parts[i]) for i in alive]
-        messages = [tuple(examples[i].ask(strategy, replies)) for i, replies in zip(alive, said)]
+        before = [tuple(a.parsed.answer for a in parts[i]) for i in alive]
+        messages = [tuple(examples[i].ask(strategy, replies)) for i, replies in zip(alive, before)]
         asked = [replace(first[i], messages=m, goes_on=k > 0) for i, m in zip(alive, messages)]
         if not asked:
             break
@@ -361,47 +359,3 @@ def usage(answers: Answers, price=None) -> dict:
         attempts=sum(a.attempts for a in every),
         cost=price.cost(into, out, seconds=busy) if price else None,
     )
-
-# %% ../../nbs/40_teach/01_sampling.ipynb #5e1d0a06
-def parity(
-    examples: list,
-    answers,  # as given to and by `sample_answers`
-    *,
-    asked: list,  # the `requests` behind the answers
-    engine,
-    store,  # that answered, and where its answers are
-    stated: tuple = (),  # as given to `sample_answers`
-) -> list[dict]:  # engine, n, identical, accuracy, other: both engines' accuracy on those n items
-    "How far other engines in the store that ran the same model agree with these greedy answers."
-    if not asked or asked[0].sampling.temperature or len(asked) != len(examples):
-        return []
-    found = []
-    for other, weights, kinds in answered_by(store, engine.model):
-        behind_a_server = "endpoint" in (OWN.get(other.partition(":")[0]), OWN.get(engine.name))
-        if other == engine.spec or not (weights == engine.weights or behind_a_server):
-            continue
-        both = []
-        for e, a, request in zip(examples, answers, asked):
-            question = dict(messages=request.messages, sampling=request.settings, sample=request.sample)
-            keys = [request_key(engine.model, weights, **question, asked=kind) for kind in kinds]
-            theirs = next(filter(None, (store.get(other, weights, key=key) for key in keys)), None)
-            own = a.parts[0] if a.parts else a  # of a conversation its first turn: what follows depends on it
-            if theirs and not own.failure:
-                both.append((own, _read(e, answers.strategy, record=theirs, stated=stated)))
-        if both:
-            graded = both[0][0].correct is not None
-            shares = dict(
-                identical=mean(a.text == b.text for a, b in both),
-                accuracy=mean(a.correct for a, _ in both) if graded else None,
-                other=mean(b.correct for _, b in both) if graded else None,
-            )
-            found.append(dict(engine=other, n=len(both)) | shares)
-    return found
-
-
-def parity_line(p: dict) -> str:
-    "One finding of `parity` in words."
-    line = f"{p['engine']} gave the same text to {100 * p['identical']:.1f} % of {p['n']} questions"
-    if p["accuracy"] is None:
-        return line
-    return f"{line}, accuracy {100 * p['accuracy']:.1f} % against {100 * p['other']:.1f} % there"
