@@ -178,12 +178,8 @@ def resampled(items, resamples, *, seed):
 
 def _bootstrap(arms, resamples, *, seed):
     "Right answers, or the sum of scores, of each arm in every resample of the shared items: (resamples, arms)."
-    values = np.stack(arms, axis=1)
-    if values.dtype != bool:
-        return np.concatenate([w @ values for w in _item_counts(len(values), resamples, seed=seed)])
-    patterns, counts = np.unique(values, axis=0, return_counts=True)
-    draws = np.random.default_rng(seed).multinomial(counts.sum(), counts / counts.sum(), size=resamples)
-    return draws @ patterns.astype(int)
+    values = np.stack(arms, axis=1).astype(float)
+    return np.concatenate([w @ values for w in _item_counts(len(values), resamples, seed=seed)])
 
 
 def percentiles(x):
@@ -308,7 +304,7 @@ def gap_recovered(
     if reason := _no_gap(t, b, base_name=base_name, how=how, scale=scale, digits=digits):
         return Interval(None, n=len(t), reason=reason)
     arms = [_sums(x, sources)[0] if shared(sources) else x for x in (t, b, d)]
-    sums = _bootstrap(arms, resamples, seed=seed).astype(float)
+    sums = _bootstrap(arms, resamples, seed=seed)
     gap, closed = sums[:, 0] - sums[:, 1], sums[:, 2] - sums[:, 1]
     infinite = np.select([closed > 0, closed < 0], [np.inf, -np.inf], 0)
     ratio = np.where(gap > 0, closed / np.where(gap > 0, gap, 1), infinite)
