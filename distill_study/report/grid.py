@@ -264,7 +264,8 @@ def in_short(
     reverse = [c for c in grid.values() if c.judge is not None]
     where = {k: _where(grid, k) for k in ("asking", "constant", "form", "untestable", "worse")}
     lines = [sentence("grid", "finding", tally=counts)]
-    lines += [sentence("grid", "basis", n=n, seeds=seeds)] if n else []
+    form = any(c.arm == FORM for c in grid.values())
+    lines += [sentence("grid", "basis", n=n, seeds=seeds, form=form)] if n else []
     lines += [sentence("grid", "limit", outcome=k, where=sets) for k, sets in where.items() if sets]
     lines += [sentence("grid", "judged", cells=reverse)] if reverse else []
     return lines + ([sentence("grid", "failed", n=failed)] if failed else [])
