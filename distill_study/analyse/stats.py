@@ -179,6 +179,10 @@ def resampled(items, resamples, *, seed):
 def _bootstrap(arms, resamples, *, seed):
     "Right answers, or the sum of scores, of each arm in every resample of the shared items: (resamples, arms)."
     values = np.stack(arms, axis=1).astype(float)
+    patterns, counts = np.unique(values, axis=0, return_counts=True)
+    if len(patterns) < 50:  # right and wrong answers
+        drawn = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=resamples)
+        return drawn @ patterns
     return np.concatenate([w @ values for w in _item_counts(len(values), resamples, seed=seed)])
 
 

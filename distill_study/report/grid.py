@@ -20,8 +20,9 @@ from distill_study.analyse.stats import (
     CONSTANT,
     DISTILLED,
     FORM,
+    Comparison,
     Interval,
-    holm,
+    corrected,
     interval_difference,
     mean_interval,
 )
@@ -121,12 +122,9 @@ def pooled(pages: list, tests: list) -> dict:
     means = {
         k: mean_over_seeds([_interval(s[k]["difference"]) for s in seeds], items=by_item(pages, *k)) for k in every
     }
-    p = holm([interval_difference(Interval(0, 0, 0), i)[1] for i in means.values()])
-    verdicts = [
-        "can't tell" if x is None or x > 0.05 else "higher" if i.value > 0 else "lower"
-        for x, i in zip(p, means.values())
-    ]
-    return dict(zip(means, verdicts))
+    p = [interval_difference(Interval(0, 0, 0), i)[1] for i in means.values()]
+    made = corrected([Comparison(*k, difference=i, p=x) for (k, i), x in zip(means.items(), p)])
+    return {(t.a, t.b): t.verdict for t in made}
 
 
 def _tests(pages, arm) -> dict:
