@@ -69,7 +69,7 @@ def test_what_answers_took():
     ]
     u = usage(Answers("cot", some, 0, 20), Price(per_million_in=3, per_million_out=15))
     assert (u["prompt_tokens"], u["output_tokens"], u["tokens_per_second"]) == (2000, 200, 20.0)
-    assert (u["latency_median"], u["latency_p95"], u["requests"], u["attempts"]) == (11.0, 19.0, 20, 21)
+    assert (u["requests"], u["attempts"]) == (20, 21)
     recorded = Answers("cot", [Answer("a", "x", Parsed("4", "4"), True, None, None, None, None)], 1, 0)
     assert usage(recorded)["output_tokens"] is None and usage(recorded, Price(per_hour=1))["cost"] is None
 

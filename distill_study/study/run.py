@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['COPIED', 'ticker', 'engine_for', 'noted_weights', 'weights_of', 'asking', 'requests_of', 'answering',
            'check_questions', 'label_inputs', 'curate_arms', 'shuffled', 'too_long', 'Held', 'train_arms', 'train_one',
-           'noted_student', 'answer_arms', 'answer_forms', 'answer_tests', 'untouched_right', 'answer_pitfalls',
-           'judge_arms', 'Panel', 'panel', 'caption', 'note', 'stage', 'Stages', 'Grading', 'data_table',
-           'labels_table', 'rows_parts', 'training_record', 'students_parts', 'results_parts', 'measures_parts',
-           'model_size', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
+           'noted_student', 'answer_arms', 'answer_forms', 'answer_tests', 'untouched_right', 'hardness',
+           'answer_pitfalls', 'judge_arms', 'Panel', 'panel', 'caption', 'note', 'stage', 'Stages', 'Grading',
+           'data_table', 'labels_table', 'rows_parts', 'training_record', 'students_parts', 'results_parts',
+           'measures_parts', 'model_size', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
 
 # %% ../../nbs/85_study/01_run.ipynb #dd11f700
 import random
@@ -59,7 +59,7 @@ from distill_study.tasks.families import (
     wording,
 )
 from ..teach import sampling
-from ..teach.curate import Drop, curate, enough, hardness, overlaps
+from ..teach.curate import Curated, Drop, curate, enough, overlaps
 from ..teach.sampling import others_line, requests, sample_answers, usage
 from ..train.launch import launch
 from ..train.methods import Score, check_choice, validation_rows
@@ -372,6 +372,18 @@ def untouched_right(c: Combination, splits, *, store) -> dict:
     who, what = answering(ARMS["student/vanilla"], c, fits={}), "untouched student, training inputs"
     with asking(who, store, splits=splits, split="train", stated=c.curate.stated) as ask:
         return {a.id: a.correct for a in ask(splits.train, "vanilla", what=what)}
+
+
+def hardness(
+    done: Curated,
+    right: dict,  # id → whether the untouched student's answer to the input is right; None where there is no gold
+) -> dict:  # 'kept', 'dropped' and each reason → (right answers, inputs with gold)
+    "How often the untouched student is right on the inputs that are kept, and on those that are dropped."
+    groups = dict(kept=done.kept, dropped=[d.id for d in done.drops])
+    for d in done.drops:
+        groups.setdefault(d.reason, []).append(d.id)
+    known = {name: [right[id] for id in ids if right.get(id) is not None] for name, ids in groups.items()}
+    return {name: (sum(x), len(x)) for name, x in known.items()}
 
 # %% ../../nbs/85_study/01_run.ipynb #6351b980
 def answer_pitfalls(c: Combination, splits, *, fits: dict, store) -> dict:

@@ -7,7 +7,6 @@ __all__ = ['GREEDY', 'Answer', 'Answers', 'answer_of', 'other_models', 'others_l
            'sample_answers', 'elect', 'summary', 'usage']
 
 # %% ../../nbs/40_teach/01_sampling.ipynb #21c0e1a3
-import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from statistics import mean
@@ -346,15 +345,12 @@ def usage(answers: Answers, price=None) -> dict:
     every = [v for a in answers for v in a.asked]
     got = [a for a in every if not a.failure]
     into, out, busy = (_total(got, k) for k in ("prompt_tokens", "tokens", "seconds"))
-    waits = sorted(a.latency for a in got if a.latency is not None)
     return dict(
         n=sum(not a.failure for a in answers),
         prompt_tokens=into,
         output_tokens=out,
         seconds=busy,
         tokens_per_second=out / busy if out is not None and busy else None,
-        latency_median=waits[len(waits) // 2] if waits else None,
-        latency_p95=waits[min(len(waits) - 1, math.ceil(0.95 * len(waits)) - 1)] if waits else None,
         requests=len(every),
         attempts=sum(a.attempts for a in every),
         cost=price.cost(into, out, seconds=busy) if price else None,
