@@ -7,7 +7,7 @@ import pytest
 from made_up import made_up_grades, made_up_scores
 
 from distill_study.analyse.results import analyse, break_even, html_part, joined, sentences
-from distill_study.analyse.stats import Interval
+from distill_study.analyse.stats import Interval, wilson
 from distill_study.config import arms_under
 from distill_study.grading.truth import METRICS
 from distill_study.report.tables import (
@@ -147,7 +147,7 @@ def test_costs_without_prices(results):
 
 
 def test_groups_without_inputs():
-    hard = hardness_table({"distilled/vanilla": dict(kept=(7, 10), dropped=(0, 0), truncated=(0, 0))})
+    hard = hardness_table({"distilled/vanilla": dict(kept=wilson(7, 10), dropped=wilson(0, 0), truncated=wilson(0, 0))})
     assert [row["right"].value for row in hard.rows] == [0.7, None, None] and "not available" in hard.html()
 
 

@@ -24,7 +24,7 @@ from distill_study.analyse.results import (
     quotient,
     sentences,
 )
-from ..analyse.stats import BASE, BASE_NAMES, CONSTANT, PLAIN, TRAINED, wilson
+from ..analyse.stats import BASE, BASE_NAMES, CONSTANT, PLAIN, TRAINED
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
 from ..tasks.families import unfinished
@@ -317,7 +317,7 @@ def attrition_table(
 
 # %% ../../nbs/80_report/00_tables.ipynb #4b7da9e9
 def hardness_table(
-    hardness: dict,  # arm → {'kept': (right, of), 'dropped': (right, of), ...}, from `curate.hardness`
+    hardness: dict,  # arm → {'kept': `Interval`, 'dropped': ..., ...}, from `run.hardness`
 ) -> Table:
     "How often the untouched student is right on kept and on dropped inputs."
     columns = (
@@ -327,9 +327,7 @@ def hardness_table(
         Column("right", f"{BASE} is right", "%", "interval"),
     )
     rows = [
-        dict(arm=arm, group=group, n=n, right=wilson(k, n))
-        for arm, groups in hardness.items()
-        for group, (k, n) in groups.items()
+        dict(arm=arm, group=group, n=i.n, right=i) for arm, groups in hardness.items() for group, i in groups.items()
     ]
     return _table("hardness", columns, rows=rows)
 

@@ -20,6 +20,8 @@ from itertools import chain, groupby, product
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from ..analyse import agreement, findings as sentences, results
 from ..analyse.results import Column, Learner, Table, duration, write_numbers
 from ..analyse.stats import mean_interval, separation
@@ -40,7 +42,7 @@ from distill_study.config import (
 from ..data.load import has_truth, load_data, resolved
 from ..grading.judge import judge
 from ..grading.people import grades_of
-from ..grading.truth import grade, grader_hash, known_entities, main_metric, need_ner
+from ..grading.truth import METRICS, grade, grader_hash, known_entities, main_metric, need_ner
 from ..models.engine import StoredEngine, open_teacher, portable
 from ..models.local import parameter_count
 from ..models.weights import local_model, model_fingerprint, resolve_model
@@ -377,13 +379,16 @@ def untouched_right(c: Combination, splits, *, store) -> dict:
 def hardness(
     done: Curated,
     right: dict,  # id → whether the untouched student's answer to the input is right; None where there is no gold
-) -> dict:  # 'kept', 'dropped' and each reason → (right answers, inputs with gold)
+    *,
+    sources: dict,  # id → what the input was made from
+) -> dict:  # 'kept', 'dropped' and each reason → `Interval` of the inputs with gold
     "How often the untouched student is right on the inputs that are kept, and on those that are dropped."
     groups = dict(kept=done.kept, dropped=[d.id for d in done.drops])
     for d in done.drops:
         groups.setdefault(d.reason, []).append(d.id)
-    known = {name: [right[id] for id in ids if right.get(id) is not None] for name, ids in groups.items()}
-    return {name: (sum(x), len(x)) for name, x in known.items()}
+    known = {name: [i for i in ids if right.get(i) is not None] for name, ids in groups.items()}
+    values = {name: (np.array([right[i] for i in ids], bool), [sources[i] for i in ids]) for name, ids in known.items()}
+    return {name: results.level_interval(*x, metric=METRICS["correct"]) for name, x in values.items()}
 
 # %% ../../nbs/85_study/01_run.ipynb #6351b980
 def answer_pitfalls(c: Combination, splits, *, fits: dict, store) -> dict:
@@ -756,10 +761,11 @@ class Numbers:
 
     @stage("curation")
     def hardness(self) -> dict:
-        "Trained arm → how many of the kept and of the dropped inputs the untouched student gets right."
+        "Trained arm → how often the untouched student is right on the kept and on the dropped inputs."
         rows = self.rows
         right = untouched_right(self.combination, self.data, store=self.store)
-        return {arm: hardness(done, right) for arm, done in rows.items() if right}
+        sources = {e.id: e.source for e in self.data.train}
+        return {arm: hardness(done, right, sources=sources) for arm, done in rows.items() if right}
 
     @cached_property
     def training(self) -> dict:
