@@ -6,9 +6,10 @@
 __all__ = ['app', 'store_app', 'grades_app', 'VERSION', 'RecipeFile', 'RecipePath', 'OVERRIDE', 'Override', 'Reports', 'STORE',
            'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Quiet', 'Verbose', 'Strict', 'Gpus',
            'Columns', 'SOURCE', 'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER', 'COMPLETIONS', 'READ_AS', 'EACH',
-           'LOGS', 'TASK', 'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'data', 'memory', 'doctor',
-           'list_', 'chapters', 'heading', 'relink', 'write_page', 'guide', 'read', 'import_logs', 'diff', 'reproduce',
-           'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'export', 'prune', 'main']
+           'LOGS', 'TASK', 'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'power', 'data', 'memory',
+           'doctor', 'list_', 'chapters', 'heading', 'relink', 'write_page', 'guide', 'read', 'import_logs', 'diff',
+           'reproduce', 'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'export',
+           'prune', 'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
 import errno
@@ -225,6 +226,14 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
     for name, n in transfer.items():
         print(f"\n{name}: also asked of {plural(n, 'student')} that learned from other data")
     print("\nAll of it, estimated:", *about, sep="\n  ")
+
+# %% ../nbs/99_cli.ipynb #9c0a1d05
+@app.command()
+def power(recipe: RecipePath, p: Override = None):
+    "Say what the test sets of a recipe can show: the smallest differences that its tests would notice."
+    from distill_study.study import resources
+
+    print(*resources.power(_recipe(recipe, p)), sep="\n")
 
 # %% ../nbs/99_cli.ipynb #7138481d
 Columns = typer.Option("--column", metavar="EXPECTED=NAME", help="e.g. premise=sentence1; repeatable")

@@ -7,7 +7,7 @@ __all__ = ['MOST', 'Count', 'Whole', 'Seed', 'Share', 'Positive', 'Amount', 'Str
            'HALF', 'LICENSE', 'License', 'VISIBLE', 'ARMS', 'DEFAULT_ARMS', 'ArmName', 'ArmNames', 'HIDDEN',
            'read_table', 'wording', 'StudyError', 'ConfigError', 'nearest', 'Settings', 'Sampling', 'Endpoint', 'Price',
            'Vllm', 'Asked', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm', 'arms_under', 'Judge', 'Criterion',
-           'Pitfalls', 'Combination', 'stem', 'slug', 'unavailable', 'strategies_of', 'fingerprint', 'Recipe',
+           'Pitfalls', 'Shared', 'Combination', 'stem', 'slug', 'unavailable', 'strategies_of', 'fingerprint', 'Recipe',
            'parse_recipe', 'load_recipe', 'combination_from', 'to_yaml']
 
 # %% ../nbs/00_config.ipynb #84a9eb5e
@@ -446,6 +446,7 @@ class Arm(Settings):
     target: Literal["answer", "rationale", "rationale-after", "mixed"] | None = None  # what it learns to write
     stop: tuple[str, ...] = ()  # where its answers end
     only: Literal["right", "wrong"] | None = None  # it learns from such labels alone, as many as there are of both
+    shuffled: bool = False  # every input has the label of another one: what is left to learn is the form
     extra: bool = False  # only part of a recipe that asks for it
 
 
@@ -458,7 +459,7 @@ def arms_under(strategies) -> tuple[str, ...]:
     sources = (None, "gold", *strategies)
     graded = "cot" in strategies  # a family whose answers are right or wrong
     arms = (a for a in ARMS.values() if a.prompt in strategies and a.labels in sources)
-    return tuple(a.name for a in arms if graded or not a.only)
+    return tuple(a.name for a in arms if graded or not (a.only or a.shuffled))
 
 
 def _known_arm(name):
@@ -531,13 +532,9 @@ class Pitfalls(Settings):
     items: Count | None = None  # at most so many test items, the same for all arms; None takes all
 
 # %% ../nbs/00_config.ipynb #cb7c1600
-class Combination(Settings):
-    "Teacher × student × data set × seed: everything one report needs, nothing left open."
+class Shared(Settings):
+    "What the combinations of a recipe have in common."
 
-    teacher: Teacher
-    student: Student
-    data: Data
-    seed: Seed = 0  # seed of training and of every bootstrap
     arms: ArmNames = DEFAULT_ARMS
     min_rows: Count = 20  # fewest training rows an arm may be trained on, counted after all drops
     curate: Curate = Curate()
@@ -546,6 +543,17 @@ class Combination(Settings):
     # what judge and people grade; empty takes the family's own, see `tasks.families`
     rubric: tuple[Criterion, ...] = ()
     judge: Judge | None = None  # a model that grades the answers as well, beside the ground truth
+    # the distilled arm that the finding leads with; None: `analyse.stats.primary_of` names it
+    primary: ArmName | None = Field(None, exclude_if=lambda v: v is None)
+
+
+class Combination(Shared):
+    "Teacher × student × data set × seed: everything one report needs, nothing left open."
+
+    teacher: Teacher
+    student: Student
+    data: Data
+    seed: Seed = 0  # seed of training and of every bootstrap
 
     @property
     def name(self) -> str:
@@ -593,7 +601,7 @@ def fingerprint(
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 # %% ../nbs/00_config.ipynb #25e20087
-class Recipe(Settings):
+class Recipe(Shared):
     "A grid of combinations and the settings they share."
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
@@ -603,19 +611,14 @@ class Recipe(Settings):
     students: tuple[Student, ...] = Field(min_length=1)
     data: tuple[Data, ...] = Field(min_length=1)
     seeds: tuple[Seed, ...] = Field((0,), min_length=1)
-    arms: ArmNames = DEFAULT_ARMS
-    min_rows: Count = 20
-    curate: Curate = Curate()
-    pitfalls: Pitfalls = Pitfalls()
-    bootstrap: int = Field(2000, ge=100, le=1_000_000, strict=True)
-    rubric: tuple[Criterion, ...] = ()
-    judge: Judge | None = None
     generalization: bool | Literal["family"] = False  # ask its students the other data sets' test items, too
 
     def conflict(self):
         once = next((t.engine for t in self.teachers if t.sampling.n == 1), None)
         if self.curate.agreement and once:
             return wording("lone_answer", agreement=self.curate.agreement, engine=once)
+        if self.primary and (self.primary not in self.arms or not self.primary.startswith("distilled/")):
+            return f"primary: {self.primary!r} is not one of the distilled arms of this recipe"
 
     def combinations(self) -> list[Combination]:
         "The cells of the grid, data set by data set; `ConfigError` where two have one name."

@@ -13,7 +13,7 @@ from bs4 import BeautifulSoup
 from conftest import ROOT
 from hypothesis import given, settings, strategies as st
 
-from distill_study.analyse.stats import BASE, Interval
+from distill_study.analyse.stats import BASE, FORM, Interval
 from distill_study.report.render import check_page
 from distill_study.tools.explore import ExploreError, read_report
 
@@ -207,9 +207,37 @@ def test_the_rule(notebook, vs, some):
         assert turned == dict(supported="contradicted", contradicted="supported", open="open")[got]
 
 
-@given(value=st.floats(0.001, 0.5), spread=st.floats(0.01, 1.0), n=st.integers(10, 2000))
-def test_more_items_are_needed_for_less_of_a_difference(notebook, value, spread, n):
-    def need(v):
-        return notebook.needed(dict(n=n, spread=spread, difference=dict(value=v)))
+@given(value=st.floats(-0.5, 0.5), half=st.floats(0.01, 0.5), n=st.integers(10, 2000), family=st.integers(1, 20))
+def test_the_items_needed_are_for_a_stated_difference_not_for_the_one_that_was_seen(notebook, value, half, n, family):
+    def need(v, half=half, tests=family):
+        return notebook.needed(dict(n=n, family=tests, difference=dict(value=v, low=v - half, high=v + half)))
 
-    assert need(value) <= need(value / 2) and need(value) == need(-value)
+    assert abs(need(value) - need(0.0)) <= 1 and need(0.0) <= need(0.0, tests=family + 1)
+    assert need(0.0) <= need(0.0, half=1.1 * half) and need(0.0, half=0.0) is None
+
+
+def test_what_is_claimed_of_some_data_is_corrected_over_all_reports(notebook):
+    def verdicts(*ps):
+        es = [notebook.Evidence(QA, None, None, Interval(0.1, 0.01, 0.2), "supports", p=p) for p in ps]
+        return [e.verdict for e in notebook.over_all(es)]
+
+    assert verdicts(0.04) == ["supports"] and verdicts(0.04, 0.6) == ["open", "open"]
+    assert verdicts(0.001, 0.6, 0.04) == ["supports", "open", "open"]
+
+
+def test_a_student_that_is_no_better_than_on_shuffled_answers_shows_nothing_of_labels(tmp_path):
+    def verdict(outcome):
+        def change(m):
+            won = dict(verdict="higher", p_holm=0.001, n=300, family=11, difference=dict(value=0.2, low=0.1, high=0.3))
+            m["tests"] = [dict(won, a=BASE, b=b) for b in ("distilled/vanilla", "control/gold")]
+            m["tests"] += [
+                dict(won, a=FORM, b="control/gold"),
+                dict(won, a=FORM, b="distilled/vanilla", verdict=outcome),
+            ]
+            m["constant"] = dict(tests=[])
+
+        (tmp_path / outcome[:3]).mkdir()
+        evidence = {c.name: rows for c, rows in changed(tmp_path / outcome[:3], change).evidence}
+        return evidence["labels help"][0].verdict
+
+    assert (verdict("higher"), verdict("can't tell")) == ("supports", "open")

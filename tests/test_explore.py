@@ -84,7 +84,7 @@ def test_tables_hold_what_the_file_holds(tiny, name):
             level["low"],
             a["strict"]["high"],
         )
-    assert arms.index[arms.best].tolist() == [m["best"]]
+    assert arms.index[arms.primary].tolist() == [m["primary"]]
     for arm, t in m["training"].items():
         curve = own(tiny.curves).query("arm == @arm and curve == 'training loss'")
         assert list(zip(curve.step, curve.value)) == [(e["step"], e["loss"]) for e in t["losses"]]
@@ -119,12 +119,12 @@ def test_one_report_several_and_all(tmp_path):
 
 def test_a_run_without_any_trained_arm(tmp_path):
     def change(m):
-        m.update(training={}, attrition={}, best=None, gaps=[], tests=[], tests_strict=[])
+        m.update(training={}, attrition={}, primary=None, gaps=[], tests=[], tests_strict=[])
 
     found = load_results(copy(tmp_path, change))
     assert len(found.arms) == 8
     assert len(found.curves) == len(found.attrition) == 0
-    assert "Best distilled arm" in found.html()
+    assert "Leading distilled arm" in found.html()
 
 
 # --- bad input

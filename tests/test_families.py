@@ -12,7 +12,7 @@ from made_up import first_screen, made_up_grades, made_up_scores
 from rouge_score.rouge_scorer import RougeScorer
 
 from distill_study.analyse.findings import findings, headline
-from distill_study.analyse.results import analyse, confusions, round_scores, to_plain
+from distill_study.analyse.results import analyse, confusions, to_plain
 from distill_study.analyse.stats import holm
 from distill_study.config import ARMS, Curate, Sampling, StudyError, arms_under, combination_from
 from distill_study.data.load import Example, resolved
@@ -22,16 +22,7 @@ from distill_study.models.engine import Engine, EngineError, Failure
 from distill_study.report.figures import accuracy_alt, accuracy_figure, png
 from distill_study.report.grid import sections
 from distill_study.report.render import check_page, entry, index_page, metrics, provenance
-from distill_study.report.tables import (
-    arm_table,
-    cases,
-    confusion_map,
-    cost_table,
-    label_table,
-    round_table,
-    score_tables,
-    test_table as tests_of,
-)
+from distill_study.report.tables import arm_table, cases, cost_table, label_table, score_tables, test_table as tests_of
 from distill_study.store.log import Store
 from distill_study.tasks.families import NLI, TASKS, arms_of
 from distill_study.teach.curate import curate
@@ -292,12 +283,6 @@ def test_summaries_of_the_world_need_no_spacy(monkeypatch):
     )
     d = g.groupby("arm")["density"].mean()
     assert d["teacher/cod"] >= 1.3 * d["teacher/vanilla"] and (g["supported"] == 1).all()
-    rounds = round_scores(
-        ex, answered(ex, "cod", [it.rationale for it in its]), known=known_entities(ex), resamples=200
-    )
-    assert [r["density"].value for r in rounds] == sorted(r["density"].value for r in rounds) and rounds[3][
-        "words"
-    ].value <= rounds[0]["words"].value + 1
 
 
 def test_summaries_elsewhere_are_read_by_spacy():
@@ -453,7 +438,9 @@ def test_scores_that_are_not_known_stay_unknown():
     g = made_up_scores()
     r = analyse(g.assign(rougeLsum=np.nan, rougeLsum_strict=np.nan), resamples=100, metric=METRICS["rougeLsum"])
     f, shown = every(r)
-    assert r.best is None and "nan" not in "".join(x.html() for x in shown).lower().replace("finance", "")
+    assert r.gap(r.primary).value is None and "nan" not in "".join(x.html() for x in shown).lower().replace(
+        "finance", ""
+    )
     some = g.copy()
     some.loc[some["id"].isin([f"q{i}" for i in range(60)]), ["rougeLsum", "rougeLsum_strict"]] = np.nan
     assert analyse(some, resamples=100, metric=METRICS["rougeLsum"]).test("student/vanilla", "distilled/cod").n == 60
@@ -517,10 +504,6 @@ def test_cases_of_scores_show_both_and_escape(dense):
         and "1. &lt;script&gt;" in c.html()
         and c.to_dict()["measure"] == "ROUGE-Lsum"
     )
-    assert (
-        "did not run"
-        in cases(dense.graded, ex, wrong="control/gold", right="distilled/cod", k=3, metric=METRICS["rougeLsum"]).html()
-    )
 
 
 # --- labels
@@ -571,17 +554,9 @@ def test_labels_are_shown_and_strange_ones_refused():
     assert "Gold labels of the test items: entailment 33.3 %, neutral 66.7 %, contradiction 0.0 %" in t.note and t.rows[
         2
     ]["none"] == pytest.approx(1 / 3)
-    rows = dict(confusion_map(found, ["student/vanilla", None, "teacher/cot"]).blocks[0][1])
-    assert [cell[1] for cell in rows["neutral (2)"]] == ["0", "0", "50", "50"]
-    assert [cell[1] for cell in rows["contradiction (0)"]] == ["0", "0", "0", "0"]
-    assert "<table" in confusion_map({}, []).html()
+    assert found["student/vanilla"].counts.tolist() == [[1, 0, 0, 0], [0, 0, 1, 1], [0, 0, 0, 0]]
     with pytest.raises(ReportError, match="'maybe' is not in"):
         confusions(nli(["maybe"], student__vanilla=["neutral"]), NLI, resamples=100)
-
-
-def test_rounds_of_nothing():
-    assert round_scores([], []) == []
-    assert "No answer has" in round_table([]).html()
 
 
 # --- what a family can have

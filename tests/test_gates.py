@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from made_up import LEVEL, made_up_scores
 
-from distill_study.analyse.findings import findings, headline, power
+from distill_study.analyse.findings import findings, headline, outcome, power
 from distill_study.analyse.results import Table, analyse, confusions
-from distill_study.analyse.stats import BASE, CONSTANT, Interval
+from distill_study.analyse.stats import BASE, CONSTANT, FORM, Interval, primary_of
 from distill_study.config import arms_under
 from distill_study.grading.truth import METRICS
 from distill_study.report.figures import accuracy_figure
@@ -18,6 +18,7 @@ N = 300
 GOLD = [LABELS[i % 3] for i in range(N)]
 RNG = np.random.default_rng(0)
 SHUFFLED = list(RNG.permutation(GOLD))
+COPIED = GOLD[-1:] + GOLD[:-1]  # the label of the item before
 UNREADABLE = [None] * N
 
 
@@ -39,6 +40,7 @@ def graded(**answers):
         short="distilled/cot-answer",
         long="distilled/cot-rationale",
         gold="control/gold",
+        form="control/format",
     )
     fine = dict(format_ok=True, truncated=False, stopped=True, failed=False, tokens=3.0, text="")
     frames = []
@@ -66,7 +68,7 @@ def test_a_student_that_only_learned_the_form_closed_no_gap():
     assert "from the best constant answer (0) to teacher/cot (100)" in arm_table(r).note
 
 
-@pytest.mark.parametrize("gold", [always("neutral"), SHUFFLED, UNREADABLE])
+@pytest.mark.parametrize("gold", [always("neutral"), SHUFFLED, COPIED, UNREADABLE])
 def test_where_gold_teaches_nothing_no_claim_about_labels_is_tested(gold):
     r = study(plain=always("neutral"), short=right(0.6), long=right(0.7), gold=gold)
     assert CONSTANT in r.control_not_above
@@ -79,6 +81,57 @@ def test_where_gold_teaches_nothing_no_claim_about_labels_is_tested(gold):
         "Not testable here, as in question 2: 60.0 % when it answers at once, 70.0 %"
     )
     assert sum("this run can't show what answers teach" in s for s in (*labels.sentences, *internalised.sentences)) == 1
+
+
+@pytest.mark.parametrize("student", [always("neutral"), SHUFFLED, COPIED])
+def test_a_student_that_knows_the_form_alone_gains_nothing(student):
+    r = study(plain=student, short=student, long=student, gold=right(0.7))
+    assert all(outcome(r, a) in ("form", "none") for a in r.distilled) and outcome(r, "control/gold") == "gain"
+    gap, labels, internalised, *_ = findings(r).entries
+    assert gap.verdict.startswith("None") and not labels.verdict.startswith("Yes")
+    assert internalised.verdict.startswith(("Not shown", "No gain shown"))
+    assert headline(r).sentence.startswith("Training on gold answers takes")
+
+
+def test_labels_teach_something_where_they_teach_more_than_shuffled_ones():
+    form = right(0.6)
+    above = study(plain=right(0.6), short=right(0.7), gold=right(0.75), form=form)
+    assert outcome(above, "distilled/cot-answer") == "gain" and outcome(above, "distilled/vanilla") == "form"
+    assert findings(above).entries[1].verdict.startswith("Yes: trained on reasoned answers 70.0 %")
+    assert "Training on the teacher's plain answers brings it no further than shuffled answers (60 %)." in (
+        headline(above).sentence
+    )
+    no_more = study(plain=right(0.4), short=right(0.61), gold=right(0.75), form=form)
+    _, labels, internalised, *_ = findings(no_more).entries
+    assert labels.verdict.startswith(
+        "Not shown, as they teach no more than the form: trained on reasoned answers 61.0 %"
+    )
+    assert internalised.verdict.startswith("Not shown: 61.0 % is no more than knowing the form of an answer brings.")
+    nothing = study(plain=right(0.4), short=right(0.7), gold=right(0.6), form=form)
+    assert nothing.control_not_above == (FORM,)
+    assert "not significantly better than the student trained on shuffled answers" in " ".join(
+        findings(nothing).entries[1].sentences
+    )
+
+
+def test_the_arm_that_a_report_leads_with_is_named_before_it_is_seen():
+    r = study(plain=right(0.5), short=right(0.5), long=right(0.8))
+    assert (r.primary, primary_of(r.ran, "distilled/vanilla")) == ("distilled/cot-answer", "distilled/vanilla")
+    assert (primary_of(["distilled/cot-rationale"]), primary_of([BASE])) == ("distilled/cot-rationale", None)
+    verdict = findings(r).entries[0].verdict
+    assert "by the student trained on reasoned answers; plain answers" in verdict and "best of" not in verdict
+    named = analyse(r.graded, resamples=50, primary="distilled/vanilla")
+    assert "by the student trained on plain answers; reasoned answers" in findings(named).entries[0].verdict
+
+
+def test_what_arms_score_item_by_item_is_kept_for_other_seeds():
+    r = study(plain=right(0.5))
+    kept = r.per_item()
+    assert (
+        list(kept["arms"]) == ["teacher/cot", BASE, "distilled/vanilla", CONSTANT] and len(kept["sources"].split()) == N
+    )
+    assert [x == "1" for x in kept["arms"]["distilled/vanilla"].split()] == [a == g for a, g in zip(right(0.5), GOLD)]
+    assert kept["arms"][CONSTANT].split().count("1") == N / 3
 
 
 def test_where_gold_teaches_something_the_numbers_decide():
@@ -138,13 +191,13 @@ ANSWERS = {  # what teacher, untouched and trained students answer, by outcome â
     ),
     "all labels": (
         dict(base=right(0.4), plain=right(0.5), short=right(0.6), long=right(0.7), gold=right(0.8)),
-        "Training on the teacher's reasoning takes the student from 40 % to 70 %, teacher 90 %. It also gains from the "
-        "teacher's reasoned answers (60 %), the teacher's plain answers (50 %) and gold answers (80 %).",
+        "Training on the teacher's reasoned answers takes the student from 40 % to 60 %, teacher 90 %. It also gains "
+        "from the teacher's plain answers (50 %), the teacher's reasoning (70 %) and gold answers (80 %).",
     ),
     "gold alone": (
         dict(base=right(0.4), plain=right(0.4), short=right(0.4), long=right(0.4), gold=right(0.8)),
-        "Training on gold answers takes the student from 40 % to 80 %, teacher 90 %. Training on the teacher's plain "
-        "answers, its reasoned answers or its reasoning shows no gain.",
+        "Training on gold answers takes the student from 40 % to 80 %, teacher 90 %. Training on the teacher's "
+        "reasoned answers, its plain answers or its reasoning shows no gain.",
     ),
     "some learn the form alone": (
         dict(base=right(0.1), plain=always("neutral"), short=right(0.6), gold=always("neutral")),

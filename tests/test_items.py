@@ -74,7 +74,7 @@ def parts(folder, name, arms, write, train=10, test=8, **more):
         said = judge_arms(c, splits, answers=answers, store=Store(folder / "store"))
     numbers = dict(
         metric=dict(key=main_metric(splits.task, splits.test).key),
-        best=TOP,
+        primary=TOP,
         teacher=TOP,
         provenance=dict(settings=c.model_dump(mode="json"), combination=c.name),
     )

@@ -31,10 +31,11 @@ from distill_study.analyse.findings import (
     wording,
 )
 from distill_study.analyse.results import analyse
-from distill_study.config import ARMS, ConfigError, Curate, Data, fingerprint, parse_recipe
+from distill_study.config import ARMS, ConfigError, Curate, Data, arms_under, fingerprint, parse_recipe
 from distill_study.data.load import DataError, Example, load_data
 from distill_study.grading.truth import COLUMNS, GRADER_VERSION, METRICS, grade, grader_hash
 from distill_study.study.plan import how_much, stages_of
+from distill_study.study.run import shuffled
 from distill_study.tasks.families import PARAPHRASES, RULES, TASKS, Parsed
 from distill_study.tasks.reading import READER_VERSION
 from distill_study.teach.curate import Curated, Drop, curate
@@ -140,7 +141,8 @@ def test_the_extractor_that_hides_a_change_of_order():
     g.loc[g["arm"] == "distilled/vanilla", "correct_strict"] &= np.arange(200) % 2 == 0
     line = extraction(analyse(g, resamples=300))
     assert (
-        line.value.low > 0.15
+        line.value.value > 0.15
+        and line.value.low is None
         and "distilled/vanilla is ahead of student/vanilla no more" in line.sentence
         and "distilled/vanilla loses most" in line.sentence
     )
@@ -260,7 +262,8 @@ def test_a_wording_that_matters_is_found_and_one_that_does_not_is_not():
     hurt[:] = hurt & (np.arange(300) % 2 == 0)
     line = wording(r, {("student/vanilla", 1): column(r, "student/vanilla"), ("distilled/vanilla", 1): hurt})
     assert (
-        line.value.low > 0.2
+        line.value.value > 0.2
+        and line.value.low is None  # the largest of several has none
         and "distilled/vanilla differs most" in line.sentence
         and "changes under 1 of 1" in line.sentence
     )
@@ -269,15 +272,11 @@ def test_a_wording_that_matters_is_found_and_one_that_does_not_is_not():
 def test_draws_are_compared_with_the_usual_answers_item_by_item():
     r = of(TWO, 300)
     line = decoding(r, {(a, k): column(r, a, 0.05, k) for a in TWO for k in range(3)}, temperature=0.7)
-    assert (
-        line.value.n == 300
-        and line.value.low <= line.value.value <= line.value.high
-        and "Over 3 draws" in line.sentence
-    )
+    assert line.value.n == 300 and line.value.low is None and "Over 3 draws" in line.sentence
     worse = decoding(
         r, {("distilled/vanilla", 0): pd.Series(False, column(r, "distilled/vanilla").index)}, temperature=1.0
     )
-    assert worse.value.high < -0.4 and "clear for 1 of 1" in worse.sentence
+    assert worse.value.value < -0.4 and "significant for 1 of 1" in worse.sentence
 
 
 def test_further_answers_to_some_items_alone():
@@ -554,6 +553,27 @@ def test_the_arms_of_label_noise_are_only_there_when_asked_for():
     assert not {"control/right", "control/wrong"} & set(combination().arms)
     asked = combination(arms=["student/vanilla", "control/right", "control/wrong"])
     assert [s.arm for s in stages_of(asked) if s.kind == "train"] == ["control/right", "control/wrong"]
+
+
+def test_shuffled_labels_are_a_training_of_their_own():
+    assert "control/format" not in combination().arms and "control/format" not in arms_under(("vanilla", "cod"))
+    both = stages_of(combination(arms=["control/gold", "control/format"]))
+    works = [w for s in both for w in s.work if w.kind == "train"]
+    assert len({w.key for w in works}) == 2 and "shuffled gold" in works[1].what
+    rows = [dict(id=i, messages=[dict(role="user", content=f"q{i}"), dict(content=f"a{i}")]) for i in range(30)]
+    mixed = shuffled(rows, 0)
+    assert [r["messages"][0] for r in mixed] == [r["messages"][0] for r in rows] and mixed == shuffled(rows, 0)
+    answers = [r["messages"][1]["content"] for r in mixed]
+    assert (
+        sorted(answers) == sorted(f"a{i}" for i in range(30)) and sum(a == f"a{i}" for i, a in enumerate(answers)) < 5
+    )
+    assert mixed != shuffled(rows, 1)
+
+
+@pytest.mark.parametrize("primary", ["control/gold", "distilled/cod", "student/vanilla"])
+def test_a_report_can_lead_with_no_arm_that_does_not_run(primary):
+    with pytest.raises(ConfigError, match=f"primary: '{primary}' is not one of the distilled arms"):
+        combination(primary=primary, arms=["control/gold", "student/vanilla", "distilled/vanilla"])
 
 
 def test_the_plan_counts_what_is_asked_again():

@@ -37,8 +37,8 @@ SIZES = {
     "HuggingFaceH4/ultrachat_200k": (100, 100),
 }
 WHOLE = {
-    a.name for a in ARMS.values() if not a.only
-}  # those that learn from right or wrong labels alone need a teacher that is often wrong
+    a.name for a in ARMS.values() if not a.only and not a.shuffled
+}  # those that learn from right, wrong or shuffled labels are controls of recipes of their own
 name = lambda p: p.stem
 
 

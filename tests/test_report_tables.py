@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from made_up import made_up_grades, made_up_scores
 
-from distill_study.analyse.results import analyse, break_even, check_attrition, html_part, joined, sentences
-from distill_study.analyse.stats import Interval
+from distill_study.analyse.results import analyse, break_even, html_part, joined, sentences
+from distill_study.analyse.stats import Interval, wilson
 from distill_study.config import arms_under
 from distill_study.grading.truth import METRICS
 from distill_study.report.tables import (
@@ -20,12 +20,10 @@ from distill_study.report.tables import (
     hardness_table,
     input_text,
     reference_text,
-    round_table,
     score_tables,
     test_table as tests_of,
     training_table,
 )
-from distill_study.utils import ReportError
 
 MISSING = {"teacher/vanilla": "never asked for a bare answer", "control/gold": "left out of this run"}
 CHAT = {"teacher/vanilla": 0.3, "student/vanilla": 0.2, "distilled/vanilla": 0.28}
@@ -45,8 +43,8 @@ def scored():
 
 
 def test_a_value_with_line_breaks_stays_in_its_sentence():
-    words = sentences("tables.txt.j2", "rounds", n="2\n  or 3")
-    assert words[1] == "n = 2 or 3 chains with all four rounds; means with 95 % bootstrap intervals."
+    words = sentences("tables.txt.j2", "cost", items="2\n  or 3", priced=True)
+    assert words[1] == "2 or 3. Tokens of each model's own tokenizer."
 
 
 def test_a_part_of_a_page_is_inert():
@@ -147,13 +145,11 @@ def test_costs_without_prices(results):
 
 
 def test_groups_without_inputs():
-    hard = hardness_table({"distilled/vanilla": dict(kept=(7, 10), dropped=(0, 0), truncated=(0, 0))})
+    hard = hardness_table({"distilled/vanilla": dict(kept=wilson(7, 10), dropped=wilson(0, 0), truncated=wilson(0, 0))})
     assert [row["right"].value for row in hard.rows] == [0.7, None, None] and "not available" in hard.html()
 
 
-def test_drops_that_do_not_add_up_are_an_error():
-    with pytest.raises(ReportError, match="make 4. Every drop needs a reason"):
-        check_attrition({"cot": dict(inputs=5, rows=3, dropped={"wrong answer": 1})})
+def test_a_source_without_rows_has_its_reason():
     assert attrition_table({}, {"x": "too few"}).rows == (dict(source="x", missing="too few"),)
 
 
@@ -183,7 +179,6 @@ def test_all_turns_of_a_conversation_are_shown():
 
 
 def test_tables_of_nothing_say_so():
-    assert round_table([]).note == "No answer has all four rounds."
     assert form_table([], METRICS["correct"]).note == "No other form was asked for, or none exists."
     one = dict(arm="control/gold", form="nf4", n=9, same=0.5, merged=0.4, level=0.5, difference=Interval(0.1), p=0.3)
     assert form_table([one], METRICS["correct"]).rows[0]["merged"] == 40

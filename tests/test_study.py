@@ -299,8 +299,8 @@ def test_arms_that_a_recipe_asks_for_one_with_too_few_rows_and_hard_inputs(tmp_p
     for arm in trained:
         a, h = m["attrition"][arm], m["hardness"][arm]
         assert a["inputs"] == a["rows"] + sum(a["dropped"].values()) == 24
-        assert h["kept"][1] == a["rows"] == sum(m["balance"][arm]["after"].values())
-        assert h["dropped"][1] == sum(a["dropped"].values())
+        assert h["kept"]["n"] == a["rows"] == sum(m["balance"][arm]["after"].values())
+        assert h["dropped"]["n"] == sum(a["dropped"].values())
     assert "untouched student, training inputs: 24 of 24" in err
     assert "explain" in m["provenance"]["prompt_hashes"]
     page = next((tmp_path / "reports/small").glob("*/index.html")).read_text()

@@ -15,7 +15,7 @@ from distill_study.analyse.stats import wilson
 from distill_study.config import ARMS, ConfigError, Data, StudyError, parse_recipe
 from distill_study.data.load import load_data
 from distill_study.report.render import check_page
-from distill_study.report.tables import change_map, score_map
+from distill_study.report.tables import change_map
 from distill_study.store.log import Store
 from distill_study.study import plan as planner, schedule, schedule as grid
 from distill_study.study.plan import pairs, plan, unread
@@ -127,18 +127,17 @@ def test_the_matrix_is_what_one_gets_by_hand(qa, math, qa_qa, qa_math, math_qa, 
         (MATH, "tiny-math"): math_math,
     }
     found, said, splits = made_up_transfer(right, 12)
-    cells, untouched = transfer_results(found, said, splits=splits, resamples=100)
+    cells = transfer_results(found, said, splits=splits, resamples=100)
     at = {(c.trained_on, c.test): c for c in cells}
     assert len(at) == 4 and {k for k, c in at.items() if c.own} == {("tiny-qa",) * 2, ("tiny-math",) * 2}
     for (who, test), said in right.items():
         if who == BASE:
-            assert untouched[*BASE, test] == wilson(sum(said), 12)
             continue
         c = at[who[0].partition("--")[0], test]
         assert (
             (c.change.difference.value, c.change.p) == pytest.approx(by_hand(right[BASE, test], said))
             and c.score == wilson(sum(said), 12)
-            and c.base == untouched[*BASE, test]
+            and c.base == wilson(sum(right[BASE, test]), 12)
         )
         assert (c.unread, c.base_unread) == pytest.approx(
             (1 - sum(said) / 12, 1 - sum(right[BASE, test]) / 12)
@@ -166,7 +165,7 @@ def test_items_that_were_trained_on_are_no_test():
     }
     found, said, splits = made_up_transfer(right, 8)
     splits["tiny-math"] = replace(splits["tiny-math"], train=[*splits["tiny-math"].train, *splits["tiny-qa"].test[6:]])
-    c = next(c for c in transfer_results(found, said, splits=splits, resamples=100)[0] if not c.own)
+    c = next(c for c in transfer_results(found, said, splits=splits, resamples=100) if not c.own)
     assert (c.seen, c.change.n, c.score.value, c.change.difference.value, c.verdict) == (2, 6, 1, 0, "can't tell")
     assert "left out, up to 2" in change_map([c], "zoo/student-s").note
 
@@ -180,9 +179,9 @@ def test_scores_that_are_not_right_or_wrong():
         (chat, "tiny-summ"): [True] * 5 + [False],
     }
     found, said, splits = made_up_transfer(right, 6)
-    cells, untouched = transfer_results(found, said, splits=splits, resamples=100)
+    cells = transfer_results(found, said, splits=splits, resamples=100)
     far = next(c for c in cells if c.test == "tiny-summ")
-    assert far.metric.key == "rougeLsum" and untouched["zoo/student-s", "student/vanilla", "tiny-summ"].value == 1
+    assert far.metric.key == "rougeLsum" and far.base.value == 1
     assert (
         far.change.difference.value == pytest.approx(-1 / 6)
         and far.verdict == "can't tell"
@@ -200,16 +199,12 @@ def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
         (MATH, "tiny-math"): [True] * 9,
     }
     found, said, splits = made_up_transfer(right, 9)
-    cells, untouched = transfer_results(found, said, splits=splits, resamples=100)
+    cells = transfer_results(found, said, splits=splits, resamples=100)
     rows = dict(change_map(cells, "zoo/student-s").blocks[0][1])
     assert rows["tiny-math, vanilla"] == ["–", "own data"]
     assert rows["tiny-qa, vanilla"][0] == "own data" and rows["tiny-qa, vanilla"][1][2:] == (-1, "lower")
     evil = [replace(c, trained_on="<script>alert(1)</script>") for c in cells]
-    for table in (
-        change_map(evil, "zoo/student-s"),
-        score_map(evil, untouched, student="zoo/student-s"),
-        conclusions(evil, [], left={"<img src=x>": "<b>"}),
-    ):
+    for table in (change_map(evil, "zoo/student-s"), conclusions(evil, [], left={"<img src=x>": "<b>"})):
         assert "<script" not in table.html() and "<img" not in table.html()
     assert conclusions([], [], left={}).lines[0].endswith("run the recipe first.")
 
@@ -217,7 +212,7 @@ def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
 def test_unreadable_answers_and_little_to_forget_are_told():
     right = {(BASE, "tiny-qa"): [True] * 9, (QA, "tiny-qa"): [True] * 9, (BASE, "tiny-math"): [True] * 9}
     found, said, splits = made_up_transfer(right | {(QA, "tiny-math"): [False] * 9}, 9)
-    results = transfer_results(found, said, splits=splits, resamples=100)[0]
+    results = transfer_results(found, said, splits=splits, resamples=100)
     lost = next(r for r in results if not r.own)
     told = conclusions([replace(lost, base=wilson(1, 20))], [], left={}).lines
     assert "unreadable in 1 of 1 pair: the student" in told[2]
@@ -232,7 +227,7 @@ def test_several_seeds_are_told_apart():
         (QA, "tiny-math"): [False] * 9,
     }
     found, said, splits = made_up_transfer(right, 9)
-    cells = transfer_results(found, said, splits=splits, resamples=100)[0]
+    cells = transfer_results(found, said, splits=splits, resamples=100)
     both = cells + [
         replace(
             c,

@@ -259,7 +259,7 @@ def items_page(
     "The self-contained page of a combination's items."
     metric, shared, values, packed = METRICS[numbers["metric"]["key"]], {}, {}, {}
     data = dict(graded=metric.graded, measure=metric.name, scale=metric.scale, digits=metric.digits, reasons=REASONS)
-    data |= {key: numbers.get(key) for key in ("best", "teacher", "base")}
+    data |= {key: numbers.get(key) for key in ("primary", "teacher", "base")}
     data |= dict(trained={a: ARMS[a].labels for a in ARMS if a in run.rows})
     kinds = dict(test=item_records(run, metric, shared=shared), train=input_records(run, shared=shared))
     for kind, records in kinds.items():

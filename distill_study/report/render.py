@@ -134,7 +134,7 @@ def metrics(
 ) -> dict:
     "Every number of the report as plain JSON values."
     numbers = {k: getattr(results, k) for k in ("metric", "also", "arms", "constant", "teacher")}
-    numbers |= dict(base=BASE, best=results.best)
+    numbers |= dict(base=BASE, primary=results.primary, items=results.per_item())
     numbers |= {k: getattr(results, k) for k in ("gaps", "gaps_strict", "tests", "tests_strict")}
     numbers |= dict(attrition=attrition or {}, labelling=labelling or {}, training=training or {}, findings=found)
     numbers |= dict(shown=[dict(kind=type(s).__name__, data=s) for s in shown])

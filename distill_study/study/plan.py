@@ -16,6 +16,7 @@ from pathlib import Path
 
 import distill_study
 from ..analyse.findings import blinded, reworded
+from ..analyse.stats import primary_of
 from ..config import ARMS, Combination, Data, Recipe, fingerprint, strategies_of, unavailable
 from ..data.load import load_data, resolved, task_of
 from ..grading.judge import draw
@@ -233,7 +234,7 @@ def _identity(c, arm):
 def _train_work(stage):
     "A training, and the test inputs, also in the other forms that are compared."
     c, a = stage.combination, ARMS[stage.arm]
-    labels, train = f"{a.only} {a.labels}" if a.only else a.labels, c.student.train
+    labels, train = " ".join([a.only or "", "shuffled" if a.shuffled else "", a.labels]).strip(), c.student.train
     what = f"{c.student.model} on {labels} {a.target}s ({train.method}, epochs: {train.epochs:g})"
     shared = dict(who="student", combination=c, data=c.data, identity=_identity(c, a.name), arm=a.name)
     yield Work("train", what, split="train", **shared)
@@ -296,14 +297,14 @@ def judged_pairs(
     who,  # `config.Judge`
     ran,  # arms that have answers
     *,
-    best: str | None = None,  # the best distilled arm
+    primary: str | None = None,  # the distilled arm that the recipe names to lead with
 ) -> list[tuple[str, str]]:
-    "The pairs of arms a judge compares: the recipe's, or the best distilled arm with untouched student and teacher."
+    "The pairs of arms a judge compares: the recipe's, or the leading distilled arm with untouched student and teacher."
     if who.pairs:
         return [p for p in who.pairs if set(p) <= set(ran)]
-    best = best or next((a for a in ran if a.startswith("distilled/")), None)
+    lead = primary_of(ran, primary)
     teacher = next((t for t in ("teacher/cot", "teacher/cod", "teacher/vanilla") if t in ran), None)
-    return [(a, best) for a in ("student/vanilla", teacher) if best and a in ran]
+    return [(a, lead) for a in ("student/vanilla", teacher) if lead and a in ran]
 
 # %% ../../nbs/85_study/02_plan.ipynb #4154c0f4
 def how_much(work: Work) -> str:

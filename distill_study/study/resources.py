@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['SHAPES', 'GPUS', 'WORKING', 'QUANTIZED', 'CONTEXT', 'NCCL', 'GAPS', 'PROCESS', 'ENTRY', 'KERNELS', 'MOMENTS',
            'ENOUGH', 'METHODS', 'AVERAGES', 'TEMPLATE', 'PLAIN', 'THOUGHT', 'DENSE', 'LONGER', 'MFU', 'PREFILL',
-           'STREAM', 'PASS', 'TOKEN', 'VLLM', 'AT_ONCE', 'STREAMS', 'LOAD', 'START', 'BATCH', 'ALL', 'Devices',
-           'parse_gpus', 'parse_hardware', 'this_machine', 'model_config', 'Counts', 'count_parameters', 'parameters',
-           'Estimate', 'training_memory', 'Advice', 'recommend', 'table', 'as_dict', 'Lengths', 'lengths',
+           'STREAM', 'PASS', 'TOKEN', 'VLLM', 'AT_ONCE', 'STREAMS', 'LOAD', 'START', 'BATCH', 'ALL', 'SPREADS',
+           'Devices', 'parse_gpus', 'parse_hardware', 'this_machine', 'model_config', 'Counts', 'count_parameters',
+           'parameters', 'Estimate', 'training_memory', 'Advice', 'recommend', 'table', 'as_dict', 'Lengths', 'lengths',
            'answer_seconds', 'weight_bytes', 'processes', 'train_seconds', 'Piece', 'pieces', 'Budget', 'length',
-           'rows_a_pass', 'student_memory', 'budget', 'lines']
+           'rows_a_pass', 'student_memory', 'budget', 'lines', 'power']
 
 # %% ../../nbs/85_study/03_resources.ipynb #4f630d09
 import json
@@ -25,11 +25,12 @@ import yaml
 
 import distill_study
 from ..analyse.results import sentences, to_plain
-from ..config import ARMS, OWN, ConfigError, Recipe, StudyError, Train, nearest
-from ..data.load import task_of
+from ..analyse.stats import pairs_of, smallest_difference
+from ..config import ARMS, OWN, ConfigError, Recipe, StudyError, Train, nearest, unavailable
+from ..data.load import load_data, resolved, task_of
 from ..models.weights import device, load_config, local_model, resolve_model, sentence
 from .plan import plan
-from ..tasks.families import TASKS
+from ..tasks.families import TASKS, arms_of
 from ..train.methods import attention, lora_config, use_bf16
 from ..utils import size
 
@@ -622,3 +623,22 @@ def lines(b: Budget, memory: bool = True) -> list[str]:
     "What the estimate says."
     trainings = b.memory() if memory and b.hardware else ()
     return sentences("estimate.txt.j2", "lines", b=b, big=_big, size=size, trainings=trainings)
+
+# %% ../../nbs/85_study/03_resources.ipynb #9c0a1d02
+SPREADS = {True: (0.1**0.5, 0.3**0.5, 0.5**0.5), False: (0.05, 0.1, 0.2)}  # of a difference; of accuracies, of scores
+
+
+def power(recipe: Recipe) -> list[str]:
+    "A line for each test set: the smallest true differences that its tests would notice, before anything runs."
+    sets = []
+    for c in {c.data.name: resolved(c) for c in recipe.combinations()}.values():
+        splits = load_data(c.data)
+        graded, n = TASKS[splits.task].graded, len({e.source for e in splits.test})
+        ran = [a for a in arms_of(splits.task) if a in c.arms and unavailable(ARMS[a], c) is None]
+        tests = len(pairs_of(ran)) * (2 if "distilled/cod" in ran else 1)  # of the score, and of supported density
+        least = [100 * smallest_difference(s / n**0.5, tests=max(1, tests)) for s in SPREADS[graded]]
+        need = math.ceil(n * (least[1] / 5) ** 2)
+        sets.append(
+            dict(name=splits.name, test_items=len(splits.test), n=n, tests=tests, graded=graded, least=least, need=need)
+        )
+    return sentences("estimate.txt.j2", "power", sets=sets)

@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['COPIED', 'ticker', 'engine_for', 'noted_weights', 'weights_of', 'asking', 'requests_of', 'answering',
-           'check_questions', 'label_inputs', 'curate_arms', 'too_long', 'Held', 'train_arms', 'train_one',
+           'check_questions', 'label_inputs', 'curate_arms', 'shuffled', 'too_long', 'Held', 'train_arms', 'train_one',
            'noted_student', 'answer_arms', 'answer_forms', 'answer_tests', 'untouched_right', 'hardness',
            'answer_pitfalls', 'judge_arms', 'Panel', 'panel', 'caption', 'note', 'stage', 'Stages', 'Grading',
            'data_table', 'labels_table', 'rows_parts', 'training_record', 'students_parts', 'results_parts',
            'measures_parts', 'model_size', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
 
 # %% ../../nbs/85_study/01_run.ipynb #dd11f700
+import random
 import time
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -18,6 +19,8 @@ from functools import cache, cached_property, wraps
 from itertools import chain, groupby, product
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np
 
 from ..analyse import agreement, findings as sentences, results
 from ..analyse.results import Column, Learner, Table, duration, write_numbers
@@ -39,7 +42,7 @@ from distill_study.config import (
 from ..data.load import has_truth, load_data, resolved
 from ..grading.judge import judge
 from ..grading.people import grades_of
-from ..grading.truth import grade, grader_hash, known_entities, main_metric, need_ner
+from ..grading.truth import METRICS, grade, grader_hash, known_entities, main_metric, need_ner
 from ..models.engine import StoredEngine, open_teacher, portable
 from ..models.local import parameter_count
 from ..models.weights import local_model, model_fingerprint, resolve_model
@@ -202,7 +205,8 @@ def curate_arms(c: Combination, splits, *, labels: dict, store) -> tuple[dict, d
     trained = [a for a in map(ARMS.get, c.arms) if a.model == "trained"]
     missing = {a.name: why for a in trained if (why := unavailable(a, c))}
     if not any(map(has_truth, splits.train)):
-        missing["control/gold"] = "the training examples have no gold answers, or no references"
+        why = "the training examples have no gold answers, or no references"
+        missing |= {a.name: why for a in trained if a.labels == "gold"}
     found = overlaps(splits.train, dict(test=splits.test, validation=splits.validation), settings=c.curate)
     rows = [a for a in trained if a.name not in missing]
     shared = dict(splits=splits, store=store, found=found)
@@ -210,10 +214,18 @@ def curate_arms(c: Combination, splits, *, labels: dict, store) -> tuple[dict, d
     return curated, missing | {arm: done.short for arm, done in curated.items() if done.short}
 
 
+def shuffled(rows: list, seed: int) -> list:
+    "The same rows, each with the last message of another: what is left to learn is the form of an answer."
+    order = random.Random(seed).sample(range(len(rows)), len(rows))
+    return [r | dict(messages=[*r["messages"][:-1], rows[i]["messages"][-1]]) for r, i in zip(rows, order)]
+
+
 def _curate_one(c, arm, *, splits, answers, store, found):
     "The training rows of one arm; `found` are the overlaps with test items."
     limits = dict(settings=c.curate, too_long=lambda rows: too_long(c, rows, store=store))
     done = curate(arm, splits.train, answers=answers, test=splits.test, found=found, **limits)
+    if arm.shuffled:
+        done = replace(done, rows=shuffled(done.rows, c.seed))
     settings = c.teacher, c.data, splits.hashes, c.curate, c.student.model, c.student.train.max_length
     ledger = drops_of(store, f"drops-{slug(arm.name)}", fp=fingerprint("drops", *settings, arm))
     ledger.replace([dict(arm=arm.name, **vars(d)) for d in done.drops])
@@ -367,13 +379,16 @@ def untouched_right(c: Combination, splits, *, store) -> dict:
 def hardness(
     done: Curated,
     right: dict,  # id → whether the untouched student's answer to the input is right; None where there is no gold
-) -> dict:  # 'kept', 'dropped' and each reason → (right answers, inputs with gold)
+    *,
+    sources: dict,  # id → what the input was made from
+) -> dict:  # 'kept', 'dropped' and each reason → `Interval` of the inputs with gold
     "How often the untouched student is right on the inputs that are kept, and on those that are dropped."
     groups = dict(kept=done.kept, dropped=[d.id for d in done.drops])
     for d in done.drops:
         groups.setdefault(d.reason, []).append(d.id)
-    known = {name: [right[id] for id in ids if right.get(id) is not None] for name, ids in groups.items()}
-    return {name: (sum(x), len(x)) for name, x in known.items()}
+    known = {name: [i for i in ids if right.get(i) is not None] for name, ids in groups.items()}
+    values = {name: (np.array([right[i] for i in ids], bool), [sources[i] for i in ids]) for name, ids in known.items()}
+    return {name: results.level_interval(*x, metric=METRICS["correct"]) for name, x in values.items()}
 
 # %% ../../nbs/85_study/01_run.ipynb #6351b980
 def answer_pitfalls(c: Combination, splits, *, fits: dict, store) -> dict:
@@ -393,12 +408,12 @@ def answer_pitfalls(c: Combination, splits, *, fits: dict, store) -> dict:
     return out
 
 # %% ../../nbs/85_study/01_run.ipynb #2d84a970
-def judge_arms(c: Combination, splits, *, answers: dict, store: Store, best: str | None = None):
+def judge_arms(c: Combination, splits, *, answers: dict, store: Store):
     "`Judged`: what the judge says of the answers to the test items; None without a judge."
     if c.judge is None:
         return None
     about = dict(settings=c.judge, own=c.rubric, seed=c.seed, store=store)
-    about |= dict(pairs=judged_pairs(c.judge, list(answers), best=best))
+    about |= dict(pairs=judged_pairs(c.judge, list(answers), primary=c.primary))
     with closing(engine_for(c.judge, store)) as engine:
         done = judge(splits.test, answers, engine=engine, progress=ticker("judge", engine=engine), **about)
     done = agreement.with_relatives(done, teacher=c.teacher.engine, student=c.student.model)
@@ -552,7 +567,12 @@ class Grading:
     def results(self):
         "`Results`: every arm with its interval, gaps recovered, paired tests."
         found = results.analyse(
-            self.graded, self.absent, metric=self.metric, arms=arms_of(self.data.task), **self._draws
+            self.graded,
+            self.absent,
+            metric=self.metric,
+            primary=self.combination.primary,
+            arms=arms_of(self.data.task),
+            **self._draws,
         )
         return panel(found, lambda: results_parts(self))
 
@@ -561,9 +581,9 @@ class Grading:
         "`Judged`: grades and preferences as the judge gave them; None where the recipe names no judge."
         if not self.combination.judge:
             return None
-        best = self.results.best
+        answers = self.answers
         say("judge")
-        return judge_arms(self.combination, self.data, answers=self.answers, store=self.store, best=best)
+        return judge_arms(self.combination, self.data, answers=answers, store=self.store)
 
     @stage("judging")
     def judged(self):
@@ -677,7 +697,7 @@ def students_parts(run) -> list:
     "What every training did, and the first training row of each kind as the student sees it."
     from IPython.display import HTML
 
-    teacher_last = sorted(run.students, key=lambda a: a != "control/gold")  # the last of a kind is shown
+    teacher_last = sorted(run.students, key=lambda a: a.startswith("distilled/"))  # the last of a kind is shown
     kinds = {(ARMS[a].prompt, ARMS[a].target): a for a in teacher_last}
     return [
         tables.training_table(run.training, run.few, arms=arms_of(run.data.task)),
@@ -692,13 +712,11 @@ def results_parts(run) -> list:
 
 
 def measures_parts(run) -> list:
-    "What is particular to the family: every measure of texts, labels that are mixed up, rounds of a chain of density."
+    "What is particular to the family: every measure of texts, labels that are mixed up."
     found, mixed_up = run.results, run.confusions
-    arms = [found.teacher, "student/vanilla", found.best]
     return [
         *([] if run.metric.graded else tables.score_tables(found, run.data.task)),
-        *([tables.label_table(found, mixed_up), tables.confusion_map(mixed_up, arms)] if mixed_up else []),
-        *([tables.round_table(run.rounds)] if "teacher/cod" in run.answers else []),
+        *([tables.label_table(found, mixed_up)] if mixed_up else []),
     ]
 
 
@@ -719,14 +737,16 @@ class Numbers:
         c, train = self.combination, self.data.train
         found = {s: usage(a, c.teacher.tariff) | sampling.summary(a) for s, a in self.labels.items()}
         for s, a in self.labels.items() if c.teacher.sampling.logprobs and self.metric.graded else ():
-            found[s]["confidence"] = separation([x.logprob for x in a], [x.correct for x in a])
+            answered = [x.logprob for x in a], [x.correct for x in a]
+            found[s]["confidence"] = separation(*answered, sources=[e.source for e in train])
         if self.metric.graded:
             return found
         graded = grade(train, {f"teacher/{s}": a for s, a in self.labels.items()})
         metric = main_metric(self.data.task, train)
         for s in found:
-            values = graded[graded["arm"] == f"teacher/{s}"][metric.key]
-            found[s] |= dict(score=mean_interval(values, c.bootstrap, seed=c.seed), measure=metric.name)
+            rows = graded[graded["arm"] == f"teacher/{s}"]
+            score = mean_interval(rows[metric.key], c.bootstrap, seed=c.seed, sources=rows["source"])
+            found[s] |= dict(score=score, measure=metric.name)
         return found
 
     @property
@@ -741,10 +761,11 @@ class Numbers:
 
     @stage("curation")
     def hardness(self) -> dict:
-        "Trained arm → how many of the kept and of the dropped inputs the untouched student gets right."
+        "Trained arm → how often the untouched student is right on the kept and on the dropped inputs."
         rows = self.rows
         right = untouched_right(self.combination, self.data, store=self.store)
-        return {arm: hardness(done, right) for arm, done in rows.items() if right}
+        sources = {e.id: e.source for e in self.data.train}
+        return {arm: hardness(done, right, sources=sources) for arm, done in rows.items() if right}
 
     @cached_property
     def training(self) -> dict:
@@ -769,12 +790,6 @@ class Numbers:
     def difficulty(self):
         "Results by how hard the items are, where the data says so."
         return sentences.difficulty_table(self.results, self.data.test)
-
-    @cached_property
-    def rounds(self) -> list:
-        "What the teacher's chain of density adds, round by round."
-        answers = self.answers.get("teacher/cod")
-        return results.round_scores(self.data.test, answers, known=self.known, **self._draws) if answers else []
 
     @cached_property
     def forms(self) -> list:
@@ -824,9 +839,9 @@ class Sections:
     @cached_property
     def cases(self) -> Panel:
         "Single test items that one arm gets right and another wrong, in the order of the test set."
-        best, answers = self.results.best or next(iter(self.students), None), self.answers
+        lead, answers = self.results.primary or next(iter(self.students), None), self.answers
         shown = dict(k=2 if self.metric.graded else 1, metric=self.metric)
-        arms = [(best, "student/vanilla"), (best, self.results.teacher)]
+        arms = [(lead, "student/vanilla"), (lead, self.results.teacher)]
         found = [
             tables.cases(self.graded, self.data.test, wrong=wrong, right=right, **shown)
             for wrong, right in arms
@@ -964,7 +979,7 @@ class Conclusions:
     def numbers(self) -> dict:
         "Every number of the report, as plain JSON values."
         more = {name: getattr(self, name) for name in "attrition labelling training serving balance hardness".split()}
-        more |= {name: getattr(self, name) for name in "rounds forms method pitfalls difficulty".split()}
+        more |= {name: getattr(self, name) for name in "forms method pitfalls difficulty".split()}
         return render.metrics(
             self.results,
             self.provenance,

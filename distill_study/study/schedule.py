@@ -388,7 +388,7 @@ def _grid_row(c, outcome):
 
 # %% ../../nbs/85_study/04_schedule.ipynb #a3677d9a
 def render_index(folder: Path, whole: bool = True) -> Path:
-    "Make the page of a recipe from what is in its reports' folder; `whole`: with finding, charts, ranking and costs."
+    "Make the page of a recipe from what is in its reports' folder; `whole`: with finding, charts and costs."
     grid, entries, pages = json.loads((folder / "grid.json").read_text("utf-8")), [], []
     for row in grid["combinations"]:
         name, path = row["name"], folder / row["name"] / "metrics.json"

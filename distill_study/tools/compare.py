@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ..analyse.results import Column, Displayable, Table, duration, html_of, sentence, to_plain
-from ..analyse.stats import Interval, holm, interval_difference, paired, paired_difference, paired_p
+from ..analyse.stats import Interval, holm, interval_difference, matched, paired_difference, paired_p
 from ..config import Combination, ConfigError, StudyError
 from ..data.load import load_data
 from ..grading.truth import METRICS
@@ -131,13 +131,14 @@ def numbers(report: Report) -> dict:
 
 # %% ../../nbs/90_tools/02_compare.ipynb #4d94cacb
 def _same_items(graded, arm, *, column):
-    "The grades of one arm in both reports, matched by item; None where there are none."
+    "([grades of one arm in both reports], sources), matched by item; None where there are none."
     import pandas as pd
 
     if not graded or not column or any(column not in g for g in graded):
         return None
     both = pd.concat([g[g["arm"] == arm].assign(arm=side) for g, side in zip(graded, "ab")])
-    return paired(both, "a", "b", column=column) if both["arm"].nunique() == 2 else None
+    values, sources, _ = matched(both, "ab", column=column)
+    return values and (values, sources)
 
 
 def compare_numbers(
@@ -154,7 +155,11 @@ def compare_numbers(
             continue
         (x, scale, digits, column), y = old[arm, what], new[arm, what][0]
         pair = _same_items(graded, arm, column=column)
-        difference, p = (paired_difference(*pair), paired_p(*pair)) if pair else interval_difference(x, y)
+        if pair:
+            values, how = pair[0], dict(sources=pair[1])
+            difference, p = paired_difference(*values, **how), paired_p(*values, **how)
+        else:
+            difference, p = interval_difference(x, y)
         method = "paired" if pair else "intervals" if p is not None else difference.reason
         found.append(Number(arm, what, x, y, difference, p, method, scale, digits))
     return found

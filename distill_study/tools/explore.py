@@ -177,7 +177,7 @@ def arm_rows(r: Report):
             | {k: a.get(k) for k in of_answers}
             | dict(cost=serving.get("cost"))
             | {f"train_{k}": trained.get(k) for k in ("rows", "steps", "seconds")}
-            | dict(best=arm == m.get("best"), missing=a.get("missing", ""))
+            | dict(primary=arm == m.get("primary"), missing=a.get("missing", ""))
         )
 
 
@@ -294,15 +294,15 @@ def load_results(
 
 # %% ../../nbs/90_tools/01_explore.ipynb #2ca7d892
 def overview(reports: list[Report]) -> Table:
-    "A row per report: its untouched student, its best distilled arm and its teacher."
+    "A row per report: its untouched student, its leading distilled arm and its teacher."
 
     def row(r):
-        arms = dict(base="student/vanilla", best=r.metrics.get("best"), top=r.metrics.get("teacher"))
+        arms = dict(base="student/vanilla", primary=r.metrics.get("primary"), top=r.metrics.get("teacher"))
         written = {key: r.written(arm) for key, arm in arms.items() if arm in r.metrics["arms"]}
         return r.about() | dict(measure=r.metric.name) | dict.fromkeys(arms, "") | written
 
     heads = dict(report="Report", data="Data", student="Student", measure="Measure")
-    heads |= dict(base="Untouched student", best="Best distilled arm", top="Teacher")
+    heads |= dict(base="Untouched student", primary="Leading distilled arm", top="Teacher")
     columns = tuple(Column(key, head, kind="text") for key, head in heads.items())
     return Table("Reports", columns, tuple(map(row, reports)), "95 % intervals.")
 

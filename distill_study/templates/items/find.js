@@ -130,9 +130,9 @@ function known(name, texts) {
 function setUp() {
   const pairs = (list) => list.map((x) => [x, x]), first = (...tried) => tried.find((x) => arms.includes(x)) ?? arms[0];
   options("split", [["test", "Test items"], ["train", "Training inputs"]].filter(([k]) => k === "test" || trained.length), "test");
-  options("a", pairs(arms), first(data.best, data.base));
+  options("a", pairs(arms), first(data.primary, data.base));
   options("b", pairs(arms), first(...[data.teacher, data.base].filter((x) => x !== control("a").value), arms.at(-1)));
-  options("arm", pairs(trained), data.best);
+  options("arm", pairs(trained), data.primary);
   options("level", [["", "any"], ...pairs(levels)], "");
   options("within", Object.entries(WITHIN), "");
   options("odd", [["", "anything"], ...odd.map(([text, k]) => [k, text])], "");
