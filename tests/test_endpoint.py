@@ -369,7 +369,7 @@ def test_limits_per_minute(server, tmp_path, limit):
 def test_many_requests_take_few_tasks(tmp_path, monkeypatch):
     top = 0
 
-    async def quick(server, request):
+    async def quick(server, pending):
         nonlocal top
         top = max(top, len(asyncio.all_tasks()))
         await asyncio.sleep(0)
