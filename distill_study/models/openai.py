@@ -176,14 +176,15 @@ class Pace:
         self.rate, self.seeks, self.since = math.inf, False, 0.0  # requests/s; whether that doubles; since when
         self.before = self.unrelated = 0.0  # share refused before the last cut; share that is refused whatever the rate
         self.closings, self.probe, self.delay = 0, 0, 0.0  # in a row; number of the request that tries; s to a refusal
-        self.latest, self.why = 0, ""  # number of the latest request that was answered; of the last refusal
+        self.shut_at, self.why = 0.0, ""  # when the first of these closings was; what the last refusal was
+        self.latest = 0  # number of the latest request that was answered
 
     @property
     def holds(self) -> str:
         "What holds the requests back now."
         now = time.monotonic()
         if self.closings and self.latest < self.probe:
-            since = datetime.fromtimestamp(time.time() - (now - self.closed.sent))
+            since = datetime.fromtimestamp(time.time() - (now - self.shut_at))
             return _say("closed_since", since=f"{since:%H:%M}", why=self.why, wait=self.theirs.at - now)
         limits = {"the limit that is set": self.ours, "the server's limit": [*self.announced, self.theirs]}
         ends = {name: max(m.at for m in meters) for name, meters in limits.items()}
@@ -253,13 +254,15 @@ class Pace:
 
     def close(self, here: Mark, now: float, *, wait: float | None):
         "Hold all back, and let the next request try."
-        n, share, span = self.closed.until(here) if self.closed else (0, 0, 0)
-        if not self.closings and n * (1 - share) >= 20 and span > 2:
-            rate = n * (1 - share) / span
-            self.set_rate(rate if self.seeks else max(rate, math.sqrt(rate * self.rate_at(here.sent))), now)
-        here = Mark(self.sent, now, self.refusals)
-        self.closed, self.closings = self.closed if self.closings else here, self.closings + 1
-        self.last, self.first, self.row, self.probe = here, None, None, self.sent + 1
+        if not self.closings:
+            self.shut_at, self.closed = now, self.closed or here
+            n, share, span = self.closed.until(here)
+            if n * (1 - share) >= 20 and span > 1.5:
+                rate = n * (1 - share) / span
+                self.set_rate(rate if self.seeks else max(rate, math.sqrt(rate * self.rate_at(here.sent))), now)
+                self.closed = here
+        self.closings, self.probe = self.closings + 1, self.sent + 1
+        self.last, self.first, self.row = Mark(self.sent, now, self.refusals), None, None
         s = self.settings
         longest = min(s.max_backoff, s.backoff * 2 ** min(self.closings - 1, 30))
         wait = random.uniform(longest / 2, longest) if wait is None else wait
@@ -278,7 +281,7 @@ class Pace:
             return
         rate = self.keep * n * (1 - share) / span
         if self.seeks:
-            self.set_rate(max(rate, self.rate_at(self.first.sent)), now)
+            self.set_rate(max(rate, min(n / span, self.rate_at(self.first.sent))), now)
             return
         self.unrelated = min(share, self.before) if share > 0.7 * self.before else 0.0
         self.before = share
