@@ -199,7 +199,7 @@ def complete(
     requests,  # `Request`s
     *,
     store: Store,
-    progress=None,  # called with (requests finished, requests in all)
+    progress=None,  # called with (requests answered, requests in all), also while nothing comes
     max_failures: float = 0.3,  # share of the requests that may fail; when more have, an `EngineError` ends the run
     stage: str = "",  # what the answers are for, as the ledger has it
     first=None,  # called with (request, record) of the first completion that is made now
@@ -256,13 +256,12 @@ class Intake:
         for e in self.store.ledger.entries() if open_keys else ():
             if e.get("key") in open_keys and needs <= e.keys() and isinstance(e["reason"], str):
                 self.found[e["key"]] = Failure(e["reason"], e["evidence"], e["attempts"])
-        self.done = sum(len(self.asked[k]) for k in self.found)
         if missing := self.missing:
             counts = dict(missing=len(missing), total=len(self.asked), first=missing[0].id)
             raise EngineError(_say("not_in_store", spec=self.engine.spec, **counts))
 
     def tell(self):
-        "Report how many of the requests are finished."
+        "Report how many of the requests are answered."
         if self.progress:
             self.progress(self.done, len(self.keys))
 
@@ -300,6 +299,8 @@ class Intake:
             self.answered += 1
             if self.first and self.answered == 1:
                 self.first(request, found)
+        if not found and not self.records:
+            self.tell()
         if not found or time.monotonic() - self.stored_at > 0.25 or len(self.records) >= self.engine.batch_size:
             self.flush()
         return bool(found)
@@ -308,23 +309,19 @@ class Intake:
         key = self.engine.key(request)
         self.found[key] = failure
         self.reasons[failure.reason] += 1
-        self.done += len(self.asked[key])
         for r in self.asked[key]:
             where = dict(id=r.id, stage=self.stage, engine=self.engine.spec, split=r.split, sample=r.sample, key=key)
             self.entries.append(where | vars(failure))
 
     def flush(self):
         "Store what has come since the last time."
-        records, entries = self.records, self.entries
-        if not records and not entries:
+        if not self.records and not self.entries:
             return
-        self.records, self.entries, self.stored_at = [], [], time.monotonic()
-        try:
-            self.store.add(records)
-        except BaseException:  # interrupted: the last flush tries again
-            self.records = records + self.records
-            raise
+        self.stored_at = time.monotonic()
+        self.store.add(self.records)  # where this is interrupted, the last flush tries again
+        entries, self.entries = self.entries, []
         self.store.ledger.append(entries)
+        records, self.records = self.records, []
         for r in records:
             self.found[r.key] = self.store.get(r.engine, r.weights, key=r.key)  # the first counts, whoever wrote it
             self.done += len(self.asked[r.key])

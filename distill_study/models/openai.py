@@ -32,16 +32,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from ..config import Endpoint, fingerprint
-from distill_study.models.engine import (
-    Engine,
-    EngineError,
-    Failure,
-    Request,
-    another_model,
-    ending,
-    kept_logprobs,
-    no_reply,
-)
+from .engine import Engine, EngineError, Failure, another_model, ending, kept_logprobs, no_reply
 from .weights import sentence
 from ..utils import HIDDEN, no_folders, spellings
 
@@ -103,19 +94,11 @@ def retry_after(headers) -> float | None:
             return max(0.0, value * unit)
 
 
-def _names(kind):
-    "Header names of (limit, what is left of it, time until it is whole again), as OpenAI and Anthropic write them."
-    parts = ("limit", "remaining", "reset")
-    return [f"x-ratelimit-{part}-{kind}" for part in parts], [f"anthropic-ratelimit-{kind}-{part}" for part in parts]
-
-
-_LIMITS = {kind: _names(kind) for kind in ("requests", "tokens")}
-
-
 def header_limits(headers, kind: str) -> list | None:
     "(limit, what is left of it, seconds until it is whole again) of 'requests' or 'tokens', where a response says so."
-    for names in _LIMITS[kind]:
-        if names[0] in headers:
+    for before, after in (("x-ratelimit-", f"-{kind}"), (f"anthropic-ratelimit-{kind}-", "")):
+        if f"{before}limit{after}" in headers:
+            names = [f"{before}{part}{after}" for part in ("limit", "remaining", "reset")]
             values = [seconds(headers.get(name, "")) for name in names]
             return None if None in values else values
 
@@ -163,7 +146,7 @@ class Mark(NamedTuple):
 class Pace:
     "When the next request may go: within the limits that are set, announced, or learnt from refusals."
 
-    start, double, keep = 10.0, 0.3, 0.95  # requests/s to begin with, seconds to double; share of a measured rate
+    keep, start, double = 0.95, 10.0, 0.3  # share of a measured rate; requests/s a search begins with, s to double it
 
     def __init__(self, settings: Endpoint):
         s = self.settings = settings
@@ -173,7 +156,7 @@ class Pace:
         self.theirs, self.lock, self.sent, self.refusals = Meter(), asyncio.Lock(), 0, 0
         self.last = Mark(0, -math.inf, 0)  # when the rate was set
         self.first = self.row = self.closed = None  # where counts begin, see above
-        self.rate, self.seeks, self.since = math.inf, False, 0.0  # requests/s; whether that doubles; since when
+        self.rate, self.since, self.seeks = math.inf, 0.0, False  # requests/s; since when; whether it doubles
         self.before = self.unrelated = 0.0  # share refused before the last cut; share that is refused whatever the rate
         self.closings, self.probe, self.delay = 0, 0, 0.0  # in a row; number of the request that tries; s to a refusal
         self.shut_at, self.why = 0.0, ""  # when the first of these closings was; what the last refusal was
@@ -212,19 +195,14 @@ class Pace:
 
     def rate_at(self, now: float) -> float:
         "Requests a second."
-        t = now - self.since
         if self.seeks:
-            return self.rate * 2 ** min(50, t / self.double)
-        return self.rate * (1 + (t / max(30, 450 / self.rate)) ** 3)
+            return self.rate * 2 ** min(50, (now - self.since) / self.double)
+        return self.rate * (1 + ((now - self.since) / max(30, 450 / self.rate)) ** 3)
 
     def set_rate(self, rate: float, now: float, *, seeks=False):
         "Go on with a rate."
-        self.rate, self.seeks, self.since = rate, seeks, now
+        self.rate, self.since, self.seeks = rate, now, seeks
         self.last, self.first, self.row = Mark(self.sent, now, self.refusals), None, None
-
-    def answered(self, number: int):
-        "Note that a request was answered."
-        self.latest = max(self.latest, number)
 
     def refused(self, number: int, sent: float, *, wait: float | None = None, why: str = ""):
         "Note that a request was refused; `wait`: what the server asks for, in seconds."
@@ -236,21 +214,18 @@ class Pace:
         if not self.first and number - self.last.number > 30:
             self.before = self.unrelated = 0.0
         self.first, self.row = self.first or here, self.row or here
-        if not self.is_closed(here):
+        if self.is_closed(here):
+            self.close(here, now, wait=wait)
+        else:
             self.closings = 0 if number > self.probe else self.closings
             self.measure(here, now)
-        elif self.rate == math.inf:
-            self.set_rate(self.start, now, seeks=True)
-        else:
-            self.close(here, now, wait=wait)
 
     def is_closed(self, here: Mark) -> bool:
         "Whether nothing is let through any more, or, of a burst, only a small part."
         n, share, span = self.row.until(here)
-        least, long, most = (16, 0, 0.5) if self.rate == math.inf else (5, 0.15, 0.8)
-        over = n >= least and span >= long
+        over = n >= 5 and span >= 0.15
         self.row = None if over else self.row
-        return here.number == self.probe or over and share >= most
+        return here.number == self.probe or over and share >= 0.8
 
     def close(self, here: Mark, now: float, *, wait: float | None):
         "Hold all back, and let the next request try."
@@ -259,8 +234,10 @@ class Pace:
             n, share, span = self.closed.until(here)
             if n * (1 - share) >= 20 and span > 1.5:
                 rate = n * (1 - share) / span
-                self.set_rate(rate if self.seeks else max(rate, math.sqrt(rate * self.rate_at(here.sent))), now)
+                self.set_rate(max(rate, math.sqrt(rate * min(n / span, self.rate_at(here.sent)))), now)
                 self.closed = here
+            elif self.rate == math.inf:
+                self.set_rate(self.start, now, seeks=True)
         self.closings, self.probe = self.closings + 1, self.sent + 1
         self.last, self.first, self.row = Mark(self.sent, now, self.refusals), None, None
         s = self.settings
@@ -279,13 +256,10 @@ class Pace:
             if share < 0.04:
                 self.before = self.unrelated = 0.0
             return
-        rate = self.keep * n * (1 - share) / span
-        if self.seeks:
-            self.set_rate(max(rate, min(n / span, self.rate_at(self.first.sent))), now)
-            return
-        self.unrelated = min(share, self.before) if share > 0.7 * self.before else 0.0
-        self.before = share
-        self.set_rate(rate, now)
+        if not self.seeks and self.rate < math.inf:
+            self.unrelated = min(share, self.before) if share > 0.7 * self.before else 0.0
+            self.before = share
+        self.set_rate(self.keep * n * (1 - share) / span, now, seeks=self.rate == math.inf)
 
     def heard(self, number: int, sent: float, *, tokens: int, headers):
         "Note what the response to a request says of limits."
@@ -405,7 +379,7 @@ def fault_of(e: Exception) -> Fault:
     raise e
 
 # %% ../../nbs/30_models/05_openai.ipynb #de15fd8d
-_OTHER = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
+_LIMITS = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
 _FORMS = {"response_format", "json_schema", "json_object", "structured_outputs", "guided_json"}
 _OPTIONAL = {"seed", "top_p", "top_k", "min_p", "repetition_penalty"}
 _NEUTRAL = dict(top_k=-1, min_p=0.0, repetition_penalty=1.0)
@@ -454,7 +428,7 @@ class Dialect:
             return False
         named = set(re.findall(r"\w+", failure.evidence))
         if self.limit in named and not self.fixed:
-            self.limit = self.fixed = _OTHER[self.limit]
+            self.limit = self.fixed = _LIMITS[self.limit]
             return True
         if named & _FORMS and self.forms[0]:
             self.dropped.add(self.forms.pop(0))
@@ -563,7 +537,7 @@ async def attempt(server: Server, request) -> tuple[dict, float]:
             pace.refused(*turn, wait=fault.wait, why=clean(fault, limit=100))
         raise fault from None
     server.reached, server.answered_at = True, time.monotonic()
-    pace.answered(number)
+    pace.latest = max(pace.latest, number)
     if answer["prompt_tokens"] is not None and answer["completion_tokens"] is not None:
         pace.ours[1].back(guess - answer["prompt_tokens"] - answer["completion_tokens"])
     return answer, server.answered_at - sent
@@ -574,7 +548,7 @@ class Pending:
     "A request that is to be asked."
 
     position: int  # among all
-    request: Request
+    request: object
     attempts: int = 0
     begun: float | None = None  # when the first attempt went out: what it waited for its turn before doesn't count
     due: float = -math.inf  # when it may be asked again
@@ -606,7 +580,7 @@ async def ask(server: Server, pending: Pending):
     return Failure(fault.reason, fault.evidence, n)
 
 # %% ../../nbs/30_models/05_openai.ipynb #74f1748d
-def refused(server: Server, fault: Failure, *, first: Request) -> EngineError | None:
+def refused(server: Server, fault: Failure, *, first) -> EngineError | None:
     "Why no request can succeed if the first one failed like this; None where others may."
     model, evidence, names = server.engine.source, fault.evidence, server.names
     if fault.reason == "too_long":
@@ -622,7 +596,7 @@ def refused(server: Server, fault: Failure, *, first: Request) -> EngineError | 
         return server.error("first_refused", evidence=evidence, item=first.id)
 
 
-async def settled(server: Server, request: Request):
+async def settled(server: Server, request):
     "The record or `Failure` that asking a request comes to."
     pending = Pending(0, request)
     while not (answer := await ask(server, pending)):
@@ -630,7 +604,7 @@ async def settled(server: Server, request: Request):
     return answer
 
 
-async def first_answer(server: Server, first: Request):
+async def first_answer(server: Server, first):
     "The answer to the request to begin with; finds out how to ask, and raises where no request can succeed."
     dialect = server.engine.dialect
     if server.settings.list_models:
@@ -726,7 +700,8 @@ def in_thread(start, *, most: int = 4096):
 class OpenAIEngine(Engine):
     "A model behind a server that speaks the OpenAI protocol (vLLM, Azure, …); MODEL is the server's name for it."
 
-    name, weights, server = "openai", "", Server
+    name, weights, server, speaks = "openai", "", Server, Dialect
+    home, key_env = "https://api.openai.com/v1", "OPENAI_API_KEY"  # where settings say nothing else
     path, socket = "/chat/completions", None  # where questions go; a socket's file, where the server has no address
     probes = True  # how to ask is tried out with the first request
     pace = None  # that of the latest `Server`
@@ -734,8 +709,8 @@ class OpenAIEngine(Engine):
 
     def __init__(self, model: str, batch_size: int = 64, *, settings: Endpoint | None = None):
         super().__init__(model, batch_size)
-        self.settings = settings or Endpoint()
-        self.url, self.dialect = self.settings.base_url or "https://api.openai.com/v1", Dialect(self.settings)
+        self.settings = settings or Endpoint(key_env=self.key_env)
+        self.url, self.dialect = self.settings.base_url or self.home, self.speaks(self.settings)
         self.weights = fingerprint(self.name, model, self.settings.revision)  # a server doesn't show its weights
 
     def asked(self, request) -> dict:
@@ -847,13 +822,9 @@ def message_fault(status: int, headers, *, text: str) -> Fault:
 class AnthropicEngine(OpenAIEngine):
     "A model of Anthropic's, by its name there, also in batches."
 
-    name, path = "anthropic", "/messages"
+    name, path, speaks = "anthropic", "/messages", AnthropicDialect
+    home, key_env = "https://api.anthropic.com/v1", "ANTHROPIC_API_KEY"
     read, fault = staticmethod(read_message), staticmethod(message_fault)
-
-    def __init__(self, model: str, batch_size: int = 64, *, settings: Endpoint | None = None):
-        settings = settings or Endpoint(key_env="ANTHROPIC_API_KEY")
-        super().__init__(model, batch_size, settings=settings)
-        self.url, self.dialect = settings.base_url or "https://api.anthropic.com/v1", AnthropicDialect(settings)
 
     def headers(self, key):
         return {"anthropic-version": "2023-06-01"} | ({"x-api-key": key} if key else {})
