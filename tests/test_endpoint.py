@@ -3,12 +3,14 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 import traceback
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -544,6 +546,52 @@ def test_what_the_key_depends_on():
         )
         == 4
     )
+
+
+# ---------------------------------------------------------------- a server that sends elsewhere, or too much
+
+
+@pytest.mark.parametrize("listing", [True, False])
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_is_refused(tmp_path, monkeypatch, code, listing):
+    monkeypatch.setenv("TEST_KEY", SECRET)
+    with FaultServer() as other:
+        elsewhere = code, {}, {"location": f"{other.url}/chat/completions?{SECRET}"}
+        with FaultServer(sees=lambda body, h: elsewhere, lists=elsewhere) as server:
+            e = engine(server.url, key_env="TEST_KEY", list_models=listing)
+            message = error(e, questions(), store=Store(tmp_path))
+        assert f"({code} to http://127.0.0.1:{other.port}/v1/chat/completions?***)" in message
+        assert "endpoint.redirects: true" in message
+        assert other.connections == 0
+
+
+def test_a_redirect_is_followed_where_the_recipe_allows_it(tmp_path):
+    with FaultServer() as other:
+        elsewhere = 307, {}, {"location": f"{other.url}/chat/completions"}
+        with FaultServer(sees=lambda body, h: elsewhere) as server:
+            got = complete(engine(server.url, redirects=True), questions(), store=Store(tmp_path))
+        assert got.new == 12 == len(other.asked)
+
+
+def resident():
+    "MiB that this process has taken at most."
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_response_has_a_limit(tmp_path, packed):
+    "Also one that unpacks to 600 MB."
+    head, body = {}, b" " * (endpoint.LARGEST + 1)
+    if packed:
+        pack = zlib.compressobj(1, wbits=31)
+        body = b"".join(pack.compress(bytes(10**6)) for _ in range(600)) + pack.flush()
+        head = {"content-encoding": "gzip"}
+    before = resident()
+    with FaultServer(sees=lambda b, h: (200, body, head) if b["messages"][-1]["content"] == "q3" else None) as server:
+        got = complete(engine(server.url), questions(), store=Store(tmp_path), max_failures=0.5)
+    failure = Failure("too_large", "the response is larger than 32 MB, the most that is read")
+    assert got.failures == {3: failure}
+    assert resident() - before < 150
 
 
 # ---------------------------------------------------------------- secrets
