@@ -324,7 +324,11 @@ def test_the_proxy_of_the_environment(server, tmp_path, monkeypatch):
 
 def test_it_adapts_to_what_the_server_bears(tmp_path):
     with FaultServer(most=4, delay=0.01) as server:
-        got = complete(engine(server.url, concurrency=32, attempts=12), questions(200), store=Store(tmp_path))
+        got = complete(
+            engine(server.url, concurrency=32, attempts=12, backoff=0.5, max_backoff=2),
+            questions(200),
+            store=Store(tmp_path),
+        )
         refused = len(server.asked) - 200
         assert not got.failures and refused < 200 and server.top <= 32
         assert server.connections <= 40  # they are kept and used again

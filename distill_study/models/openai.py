@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'hide', 'clean', 'Fault', 'seconds', 'retry_after', 'header_limits', 'backoff', 'Meter', 'size', 'Mark',
-           'Pace', 'read_answer', 'status_fault', 'fault_of', 'Dialect', 'read_body', 'Server', 'attempt', 'Pending',
+           'Pace', 'read_answer', 'status_fault', 'fault_of', 'Dialect', 'read_body', 'Server', 'Pending', 'attempt',
            'ask', 'refused', 'settled', 'first_answer', 'flood', 'seldom_collected', 'in_thread', 'OpenAIEngine',
            'AnthropicDialect', 'read_message', 'message_fault', 'AnthropicEngine']
 
@@ -25,7 +25,7 @@ import re
 import threading
 import time
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import NamedTuple
@@ -66,7 +66,6 @@ class Fault(Exception):
     overload: bool = False  # the server has too much to do
     wait: float | None = None  # seconds it asks to wait
     final: bool = False  # no other request can succeed either
-    sent: float = field(default=0.0, compare=False)  # when the attempt went out
 
     def __str__(self):
         return f"{self.reason}: {clean(self.evidence)}"
@@ -117,12 +116,8 @@ class Meter:
         self.rate, self.at = rate or math.inf, -math.inf  # when the next may go
 
     def take(self, n: float, now: float):
-        "Count `n` that go now."
+        "Count `n` that go now; below zero, give back what was counted and not used."
         self.at = max(self.at, now - self.late) + n / self.rate
-
-    def back(self, n: float):
-        "Give back what was not used (or, below zero, take what was used besides)."
-        self.at -= n / self.rate
 
 
 def size(request) -> int:
@@ -169,11 +164,10 @@ class Pace:
         if self.closings and self.latest < self.probe:
             since = datetime.fromtimestamp(time.time() - (now - self.shut_at))
             return _say("closed_since", since=f"{since:%H:%M}", why=self.why, wait=self.theirs.at - now)
-        limits = {"the limit that is set": self.ours, "the server's limit": [*self.announced, self.theirs]}
-        ends = {name: max(m.at for m in meters) for name, meters in limits.items()}
-        name = max(ends, key=ends.get)
-        waits = ends[name] > now - Meter.late / 2
-        return name if waits else f"the server's latency, at concurrency {self.settings.concurrency}"
+        ours, theirs = (max(m.at for m in meters) for meters in (self.ours, (*self.announced, self.theirs)))
+        if max(ours, theirs) <= now - Meter.late / 2:
+            return f"the server's latency, at concurrency {self.settings.concurrency}"
+        return "the limit that is set" if ours >= theirs else "the server's limit"
 
     async def turn(self, tokens: int) -> tuple[int, float]:
         "Wait for the turn of a request of so many tokens: (its number, when it goes)."
@@ -248,15 +242,16 @@ class Pace:
     def measure(self, here: Mark, now: float):
         "Set the rate to what was let through, where too much was refused."
         n, share, span = self.first.until(here)
-        long, least, most = (0.3, 10, 0.2) if self.seeks else (1.0, 20, max(0.04, 2 * self.unrelated))
-        if span < long or n < least:
+        guess = self.seeks or self.rate == math.inf
+        steep = guess and span >= 0.3 and n >= 10 and share > 0.2
+        if not steep and (span < 1 or n < 20):
             return
-        if share <= most or n * share < 2:
+        if share <= max(0.04, 2 * self.unrelated) or n * share < 2:
             self.first = here
             if share < 0.04:
                 self.before = self.unrelated = 0.0
             return
-        if not self.seeks and self.rate < math.inf:
+        if not guess:
             self.unrelated = min(share, self.before) if share > 0.7 * self.before else 0.0
             self.before = share
         self.set_rate(self.keep * n * (1 - share) / span, now, seeks=self.rate == math.inf)
@@ -332,9 +327,8 @@ def read_answer(body: str) -> dict:
 # %% ../../nbs/30_models/05_openai.ipynb #90e2d1dd
 _BUSY, _AGAIN = {429, 502, 503, 504, 529}, {408, 409, 425, 429}
 _LONG = re.compile(
-    r"context.length|context.window|maximum (?:model |input )?length|max_model_len|prompt is too long"
-    r"|too many tokens|reduce the length",
-    re.I,
+    r"(?i)context.length|context.window|maximum (?:model |input )?length|max_model_len|prompt is too long"
+    r"|too many tokens|reduce the length"
 )
 
 
@@ -522,27 +516,6 @@ class Server:
             raise self.error("redirected" if fault.reason == "redirect" else "closed", evidence=evidence)
 
 # %% ../../nbs/30_models/05_openai.ipynb #5c6773a5
-async def attempt(server: Server, request) -> tuple[dict, float]:
-    "Ask once, when it is this request's turn: (answer, seconds); raises `Fault`, which the pace knows of."
-    engine, pace = server.engine, server.pace
-    guess = size(request) // 4 + request.sampling.max_tokens  # four characters a token
-    turn = number, sent = await pace.turn(guess)
-    try:
-        heard = partial(pace.heard, *turn, tokens=guess)
-        answer = engine.understood(await server.send("POST", engine.path, body=engine.body(request), heard=heard))
-    except Exception as e:
-        fault = fault_of(e)
-        fault.evidence, fault.sent = clean(fault.evidence, server.key), sent
-        if fault.overload:
-            pace.refused(*turn, wait=fault.wait, why=clean(fault, limit=100))
-        raise fault from None
-    server.reached, server.answered_at = True, time.monotonic()
-    pace.latest = max(pace.latest, number)
-    if answer["prompt_tokens"] is not None and answer["completion_tokens"] is not None:
-        pace.ours[1].back(guess - answer["prompt_tokens"] - answer["completion_tokens"])
-    return answer, server.answered_at - sent
-
-# %% ../../nbs/30_models/05_openai.ipynb #a206861b
 @dataclass
 class Pending:
     "A request that is to be asked."
@@ -554,20 +527,40 @@ class Pending:
     due: float = -math.inf  # when it may be asked again
 
 
+async def attempt(server: Server, pending: Pending) -> tuple[dict, float]:
+    "Ask once, when it is this request's turn: (answer, seconds); raises `Fault`, which the pace knows of."
+    engine, pace, request = server.engine, server.pace, pending.request
+    guess = size(request) // 4 + request.sampling.max_tokens  # four characters a token
+    turn = number, sent = await pace.turn(guess)
+    pending.attempts, pending.begun = pending.attempts + 1, pending.begun or sent
+    try:
+        heard = partial(pace.heard, *turn, tokens=guess)
+        answer = engine.understood(await server.send("POST", engine.path, body=engine.body(request), heard=heard))
+    except Exception as e:
+        fault = fault_of(e)
+        fault.evidence = clean(fault.evidence, server.key)
+        if fault.overload:
+            pace.refused(*turn, wait=fault.wait, why=clean(fault, limit=100))
+        raise fault from None
+    server.reached, server.answered_at = True, time.monotonic()
+    pace.latest = max(pace.latest, number)
+    if answer["prompt_tokens"] is not None and answer["completion_tokens"] is not None:
+        pace.ours[1].take(answer["prompt_tokens"] + answer["completion_tokens"] - guess, server.answered_at)
+    return answer, server.answered_at - sent
+
+# %% ../../nbs/30_models/05_openai.ipynb #a206861b
 async def ask(server: Server, pending: Pending):
     "The record of an answer, the `Failure` when there is a reason to give up, or None: ask again when it is due."
-    s, request = server.settings, pending.request
-    pending.attempts = n = pending.attempts + 1
+    s, n = server.settings, pending.attempts + 1
     try:
-        answer, seconds = await attempt(server, request)
+        answer, seconds = await attempt(server, pending)
     except Fault as f:
         fault = f  # errors are raised outside: their traceback is not to show what the server said
     else:
         before, server.shared_at = server.shared_at, time.monotonic()
         spent = dict(seconds=round(seconds, 4), share=round(server.shared_at - before, 5))
-        return server.engine.answer(request, answer, attempts=n, **spent)
+        return server.engine.answer(pending.request, answer, attempts=n, **spent)
     server.unreachable(fault)
-    pending.begun = pending.begun or fault.sent
     wait = backoff(n, s.backoff, most=s.max_backoff) if fault.wait is None else fault.wait
     if wait > s.total_timeout:
         raise server.error("wait_too_long", evidence=fault.evidence, wait=wait, most=s.total_timeout)
@@ -671,20 +664,17 @@ def in_thread(start, *, most: int = 4096):
 
     It may be `most` items ahead. When the generator is ended by an error, it hands out what has come before that.
     """
-    box, loop, quiet = queue.SimpleQueue(), asyncio.new_event_loop(), 0
+    box, loop = queue.SimpleQueue(), asyncio.new_event_loop()
     task = loop.create_task(start(box.put, lambda: box.qsize() > most))
     thread = threading.Thread(target=loop.run_until_complete, args=(asyncio.wait([task]),), daemon=True)
     thread.start()
     try:
         while thread.is_alive() or not box.empty():
-            if not box.empty():
-                yield box.get()
-                quiet = 0
-                continue
-            time.sleep(0.01)  # woken for every single answer, the two threads would hinder each other
-            quiet += 1
-            if quiet % 25 == 0:
-                yield None
+            for _ in range(25):
+                if not box.empty():
+                    break
+                time.sleep(0.01)  # woken for every single answer, the two threads would hinder each other
+            yield None if box.empty() else box.get()
     except BaseException as e:
         loop.call_soon_threadsafe(task.cancel)
         thread.join(10)
