@@ -174,7 +174,7 @@ def test_a_bucket(seed, monkeypatch):
     rate = draw.uniform(15, 100)
     limiter, wait = Bucket(rate, draw.uniform(0.2, 2) * rate), draw.choice([None, 1.0])
     sim = asked(limiter, int(45 * rate), monkeypatch, wait=wait, **how, **at_once(rate, how))
-    check(sim, rate, least=0.9 if wait else 0.85, late=0.95, most=0.022)
+    check(sim, rate, least=0.85, late=0.95, most=0.025)
 
 
 @pytest.mark.parametrize("seed", range(DRAWS))
@@ -183,7 +183,7 @@ def test_a_fixed_window(seed, monkeypatch):
     draw, how = drawn(seed)
     rate = draw.uniform(20, 100)
     sim = asked(Window(rate, draw.choice([1, 5, 10])), int(60 * rate), monkeypatch, **how, **at_once(rate, how))
-    check(sim, rate, least=0.75, late=0.8, most=0.03)
+    check(sim, rate, least=0.72, late=0.67, most=0.065)
 
 
 @pytest.mark.parametrize("seed", range(DRAWS))
@@ -193,7 +193,19 @@ def test_tokens_a_minute(seed, monkeypatch):
     rate, costs = draw.uniform(15, 60), lambda body: draw.uniform(200, 1800)
     limiter = Bucket(1000 * rate, 1000 * rate * draw.uniform(0.5, 4))
     sim = asked(limiter, int(45 * rate), monkeypatch, costs=costs, **how, **at_once(rate, how))
-    check(sim, rate, least=0.6, late=0.7, most=0.03)
+    check(sim, rate, least=0.9, late=0.9, most=0.033)
+
+
+@pytest.mark.parametrize("seed", range(DRAWS))
+def test_any_other_limiter(seed, monkeypatch):
+    "From 5 to 150 a second: a bucket that holds up to 20 s of that, or a window; with the exact wait or without."
+    draw, how = drawn(seed + 1000)
+    rate = draw.choice([draw.uniform(5, 20), draw.uniform(20, 150)])
+    bucket = draw.random() < 0.5
+    limiter = Bucket(rate, draw.choice([0.2, 2, 20]) * rate) if bucket else Window(rate, draw.choice([1, 2, 5, 10]))
+    how |= at_once(rate, how) | dict(wait=draw.choice([None, 1.0, True] if bucket else [None, True]))
+    sim = asked(limiter, int(60 * rate), monkeypatch, **how)
+    check(sim, rate, least=0.7, late=0.65, most=0.08 if bucket else 0.15)
 
 
 @pytest.mark.parametrize("seed", range(DRAWS))

@@ -561,7 +561,9 @@ async def ask(server: Server, pending: Pending):
         spent = dict(seconds=round(seconds, 4), share=round(server.shared_at - before, 5))
         return server.engine.answer(pending.request, answer, attempts=n, **spent)
     server.unreachable(fault)
-    wait = backoff(n, s.backoff, most=s.max_backoff) if fault.wait is None else fault.wait
+    wait = fault.wait
+    if wait is None or n > 1:  # what a server asks for may be too short when others wait as well
+        wait = max(wait or 0.0, backoff(n, s.backoff, most=s.max_backoff))
     if wait > s.total_timeout:
         raise server.error("wait_too_long", evidence=fault.evidence, wait=wait, most=s.total_timeout)
     pending.due = time.monotonic() + wait
