@@ -299,7 +299,7 @@ class Intake:
             self.answered += 1
             if self.first and self.answered == 1:
                 self.first(request, found)
-        if not found and not self.records:
+        if not found and not self.records and self.done < len(self.keys):
             self.tell()
         if not found or time.monotonic() - self.stored_at > 0.25 or len(self.records) >= self.engine.batch_size:
             self.flush()

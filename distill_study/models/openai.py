@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LARGEST', 'hide', 'clean', 'Fault', 'seconds', 'retry_after', 'header_limits', 'backoff', 'Meter', 'size', 'Mark',
            'Pace', 'read_answer', 'status_fault', 'fault_of', 'Dialect', 'read_body', 'Server', 'Pending', 'attempt',
-           'ask', 'refused', 'settled', 'first_answer', 'flood', 'seldom_collected', 'in_thread', 'OpenAIEngine',
-           'AnthropicDialect', 'read_message', 'message_fault', 'AnthropicEngine']
+           'ask', 'refused', 'first_answer', 'flood', 'in_thread', 'OpenAIEngine', 'AnthropicDialect', 'read_message',
+           'message_fault', 'AnthropicEngine']
 
 # %% ../../nbs/30_models/05_openai.ipynb #e1baa457
 import asyncio
@@ -391,8 +391,8 @@ class Dialect:
 
     def learn(self, listed: dict | None):
         "Note what is worth keeping of what the server lists about the model."
-        known = {k: (listed or {}).get(k) for k in ("owned_by", "max_model_len")}
-        self.listed = {k: v for k, v in known.items() if isinstance(v, (str, int))}
+        known = {k: v for k, v in (listed or {}).items() if isinstance(v, (str, int))}
+        self.listed = {k: known[k] for k in ("owned_by", "max_model_len") if k in known}
 
     def body(self, request, model: str, *, seed: int) -> dict:
         "What is sent; `model` is the server's name for it."
@@ -591,22 +591,18 @@ def refused(server: Server, fault: Failure, *, first) -> EngineError | None:
         return server.error("first_refused", evidence=evidence, item=first.id)
 
 
-async def settled(server: Server, request):
-    "The record or `Failure` that asking a request comes to."
-    pending = Pending(0, request)
-    while not (answer := await ask(server, pending)):
-        await asyncio.sleep(pending.due - time.monotonic())
-    return answer
-
-
 async def first_answer(server: Server, first):
     "The answer to the request to begin with; finds out how to ask, and raises where no request can succeed."
-    dialect = server.engine.dialect
+    dialect, pending = server.engine.dialect, Pending(0, first)
     if server.settings.list_models:
         await server.list_models()
     dialect.learn((server.names or {}).get(server.engine.source))
-    while isinstance(answer := await settled(server, first), Failure) and dialect.adapt(answer):
-        pass
+    answer = None
+    while not answer:
+        if not (answer := await ask(server, pending)):
+            await asyncio.sleep(pending.due - time.monotonic())
+        elif isinstance(answer, Failure) and dialect.adapt(answer):
+            answer, pending = None, Pending(0, first)
     if isinstance(answer, Failure) and (error := refused(server, answer, first=first)):
         raise error
     return answer
@@ -650,17 +646,6 @@ async def flood(engine, requests: list, *, key: str | None, put, full, ended=())
             raise e.exceptions[0] from None
 
 # %% ../../nbs/30_models/05_openai.ipynb #277fa88c
-@contextlib.contextmanager
-def seldom_collected():
-    "Meanwhile Python seldom looks for garbage: looking through so many questions and answers, it would find none."
-    before = gc.get_threshold()
-    gc.set_threshold(20_000, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
-
-
 def in_thread(start, *, most: int = 4096):
     """Yield what the coroutine of `start(put, full)` puts out in a thread of its own, and None when to store.
 
@@ -669,11 +654,13 @@ def in_thread(start, *, most: int = 4096):
     box, loop = queue.SimpleQueue(), asyncio.new_event_loop()
     task = loop.create_task(start(box.put, lambda: box.qsize() > most))
     thread = threading.Thread(target=loop.run_until_complete, args=(asyncio.wait([task]),), daemon=True)
+    often = gc.get_threshold()
+    gc.set_threshold(20_000, *often[1:])  # looking through all the questions and answers, it finds no garbage
     thread.start()
     try:
         while thread.is_alive() or not box.empty():
             for _ in range(25):
-                if not box.empty():
+                if not (box.empty() and thread.is_alive()):
                     break
                 time.sleep(0.01)  # woken for every single answer, the two threads would hinder each other
             yield None if box.empty() else box.get()
@@ -686,6 +673,7 @@ def in_thread(start, *, most: int = 4096):
     finally:
         thread.join(10)
         loop.close()
+        gc.set_threshold(*often)
     task.result()  # or its error
 
 # %% ../../nbs/30_models/05_openai.ipynb #4e516466
@@ -762,8 +750,7 @@ class OpenAIEngine(Engine):
             yield from in_batches(self, requests)
         elif requests:
             key = self.secret()
-            with seldom_collected():
-                yield from in_thread(lambda put, full: flood(self, requests, key=key, put=put, full=full, ended=ended))
+            yield from in_thread(lambda put, full: flood(self, requests, key=key, put=put, full=full, ended=ended))
 
 # %% ../../nbs/30_models/05_openai.ipynb #0d79b0aa
 class AnthropicDialect(Dialect):
