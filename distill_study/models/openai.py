@@ -208,11 +208,13 @@ class Pace:
         if not self.first and number - self.last.number > 30:
             self.before = self.unrelated = 0.0
         self.first, self.row = self.first or here, self.row or here
-        if self.is_closed(here):
-            self.close(here, now, wait=wait)
-        else:
+        if not self.is_closed(here):
             self.closings = 0 if number > self.probe else self.closings
             self.measure(here, now)
+        elif self.rate == math.inf:
+            self.set_rate(self.start, now, seeks=True)
+        else:
+            self.close(here, now, wait=wait)
 
     def is_closed(self, here: Mark) -> bool:
         "Whether nothing is let through any more, or, of a burst, only a small part."
@@ -230,8 +232,6 @@ class Pace:
                 rate = n * (1 - share) / span
                 self.set_rate(max(rate, math.sqrt(rate * min(n / span, self.rate_at(here.sent)))), now)
                 self.closed = here
-            elif self.rate == math.inf:
-                self.set_rate(self.start, now, seeks=True)
         self.closings, self.probe = self.closings + 1, self.sent + 1
         self.last, self.first, self.row = Mark(self.sent, now, self.refusals), None, None
         s = self.settings
@@ -246,7 +246,7 @@ class Pace:
         steep = guess and span >= 0.3 and n >= 10 and share > 0.2
         if not steep and (span < 1 or n < 20):
             return
-        if share <= max(0.04, 2 * self.unrelated) or n * share < 2:
+        if share <= max(0.2 if self.seeks else 0.04, 2 * self.unrelated) or n * share < 2:
             self.first = here
             if share < 0.04:
                 self.before = self.unrelated = 0.0
@@ -254,7 +254,10 @@ class Pace:
         if not guess:
             self.unrelated = min(share, self.before) if share > 0.7 * self.before else 0.0
             self.before = share
-        self.set_rate(self.keep * n * (1 - share) / span, now, seeks=self.rate == math.inf)
+        rate = self.keep * n * (1 - share) / span
+        if self.seeks:
+            rate = max(rate, self.rate_at(self.first.sent))
+        self.set_rate(rate, now, seeks=self.rate == math.inf)
 
     def heard(self, number: int, sent: float, *, tokens: int, headers):
         "Note what the response to a request says of limits."
