@@ -9,8 +9,9 @@ from hypothesis import given, settings, strategies as st
 from distill_study.config import ARMS, DEFAULT_ARMS, ConfigError, Curate, parse_recipe
 from distill_study.data.load import Example
 from distill_study.models.engine import Failure
+from distill_study.study.run import hardness
 from distill_study.tasks.families import EXPLAIN, SYSTEM, TASKS, Parsed
-from distill_study.teach.curate import REASONS, Overlaps, curate, hardness, overlaps
+from distill_study.teach.curate import REASONS, Overlaps, curate, overlaps
 from distill_study.teach.sampling import Answer, Answers, elect
 
 TRAINED = [a for a, arm in ARMS.items() if arm.model == "trained" and (arm.labels or "") in ("vanilla", "cot", "gold")]

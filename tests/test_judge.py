@@ -15,14 +15,17 @@ from distill_study.analyse.agreement import (
     judge_summary,
     judge_tables,
     length_controlled_win_rate,
+    model_families,
     pair_habits,
     pairwise_accuracy,
     truth_agreement,
+    verdicts,
     win_rows,
+    with_relatives,
 )
 from distill_study.config import Criterion, Data, Judge
 from distill_study.data.load import load_data
-from distill_study.grading.judge import judge, judge_prompt, model_families, read_grades, read_winner, verdicts
+from distill_study.grading.judge import judge, judge_prompt, read_grades, read_winner
 from distill_study.grading.truth import grade
 from distill_study.models.engine import Engine, EngineError, Failure, RulesEngine, fenced, open_engine, unfence
 from distill_study.store.log import Store
@@ -695,9 +698,8 @@ def test_a_judge_of_the_teachers_family_is_said_not_refused(five, tmp_path):
         engine=Says(point_or_pair(dict(correct=1), "A")),
         store=Store(tmp_path),
         pairs=PAIRS,
-        teacher="transformers:zoo/teacher",
-        student="HuggingFaceTB/SmolLM2-135M",
     )
+    done = with_relatives(done, teacher="transformers:zoo/teacher", student="HuggingFaceTB/SmolLM2-135M")
     assert (
         done.own == (T,)
         and len(done.warnings) == 1
@@ -713,14 +715,7 @@ def test_a_model_that_was_never_trained_to_judge_gives_missing_verdicts(five, tm
     who = Judge(engine="transformers:zoo/teacher", items=2, reasks=1, sampling=dict(max_tokens=24), pairwise=False)
     engine = open_engine(who.engine)
     try:
-        done = judge(
-            five.examples,
-            {A: five.answers[A]},
-            settings=who,
-            engine=engine,
-            store=Store(tmp_path),
-            teacher="transformers:zoo/teacher",
-        )
+        done = judge(five.examples, {A: five.answers[A]}, settings=who, engine=engine, store=Store(tmp_path))
     finally:
         engine.close()
     assert (

@@ -11,34 +11,19 @@ from hypothesis import given, settings, strategies as st
 from made_up import saved_grades, sheet_of
 from pydantic import ValidationError
 
-from distill_study.analyse.agreement import human_scores
+from distill_study.analyse.agreement import attention, human_scores, passed
 from distill_study.analyse.results import to_plain
 from distill_study.analyse.stats import wilson
 from distill_study.config import ARMS, Criterion, Data, StudyError, combination_from, parse_recipe
 from distill_study.data.load import Example, Splits, load_data
 from distill_study.grading import people
-from distill_study.grading.people import (
-    GradesFile,
-    attention,
-    draw_answers,
-    draw_sheets,
-    faults,
-    grades_of,
-    grading_page,
-    import_grades,
-    latest_grades,
-    legible,
-    load_key,
-    passed,
-    practice,
-    strata,
-    systematic_sample,
-    text_key,
-)
+from distill_study.grading.people import GradesFile, faults, grades_of, import_grades, latest_grades, load_key, text_key
+from distill_study.report.items import grading_page, legible
 from distill_study.store.log import Store
 from distill_study.tasks.families import Parsed, answer_text, rubric
 from distill_study.teach.sampling import Answer, Answers
 from distill_study.tools.archive import check_store, to_prune
+from distill_study.tools.share import draw_answers, draw_checks, draw_sheets, practice, strata, systematic_sample
 
 QA = load_data(Data(name="tiny-qa", train=2, test=40))
 C = combination_from("transformers:zoo/teacher", "zoo/student-s", data="tiny-qa")
@@ -231,7 +216,7 @@ def test_checks_need_truth():
 def test_equal_gold_everywhere_leaves_no_wrong_answer():
     same = [Example(str(i), "math", (dict(role="user", content=f"{i}?"),), "7") for i in range(4)]
     with pytest.raises(StudyError, match="all test items have the same gold"):
-        people.draw_checks(same, 2)
+        draw_checks(same, 2)
 
 
 @pytest.mark.parametrize("name", ["tiny-math", "tiny-qa", "tiny-nli", "tiny-summ", "tiny-chat"])
@@ -266,16 +251,16 @@ def test_no_text_leaves_its_place_in_the_page(asked, answer):
         criteria=[],
         items=[dict(item="q001", parts=[dict(heading="Question", text=asked)], answer=answer)],
     )
-    page = grading_page(sheet)
-    before, _, rest = page.partition('<script type="application/json" id="sheet">')
-    inside, _, after = rest.partition("</script>")
-    assert before + after == EMPTY, "nothing of it stands anywhere else"
+    inside, around = around_the_sheet(grading_page(sheet))
+    assert around == around_the_sheet(grading_page(dict(rater="r1", items=[])))[1], "nothing of it stands anywhere else"
     assert inside.isascii() and not set("<>&") & set(inside) and json.loads(inside) == legible(sheet)
 
 
-EMPTY = "".join(
-    grading_page(dict(rater="r1", items=[])).partition('<script type="application/json" id="sheet">')[::2]
-).replace('{"rater":"r1","items":[]}</script>', "")
+def around_the_sheet(page):
+    "(the JSON in a page, all the rest of the page)."
+    before, _, rest = page.partition('<script type="application/json" id="sheet">')
+    inside, _, after = rest.partition("</script>")
+    return inside, before + after
 
 
 # --- what comes back

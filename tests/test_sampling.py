@@ -1,4 +1,4 @@
-"Asking through the store: failures, votes, JSON, further draws, conversations, parity between engines."
+"Asking through the store: failures, votes, JSON, further draws, conversations."
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from distill_study.data.world import items
 from distill_study.models.engine import Engine, Failure
 from distill_study.store.log import Store
 from distill_study.tasks.families import Parsed, nli_turn
-from distill_study.teach.sampling import Answer, Answers, elect, parity, requests, sample_answers, summary, usage
+from distill_study.teach.sampling import Answer, Answers, elect, requests, sample_answers, summary, usage
 
 EXAMPLES = [Example(f"e{i}", "math", (dict(role="user", content=f"{i}+2?"),), gold=str(i + 2)) for i in range(3)]
 
@@ -69,7 +69,7 @@ def test_what_answers_took():
     ]
     u = usage(Answers("cot", some, 0, 20), Price(per_million_in=3, per_million_out=15))
     assert (u["prompt_tokens"], u["output_tokens"], u["tokens_per_second"]) == (2000, 200, 20.0)
-    assert (u["latency_median"], u["latency_p95"], u["requests"], u["attempts"]) == (11.0, 19.0, 20, 21)
+    assert (u["requests"], u["attempts"]) == (20, 21)
     recorded = Answers("cot", [Answer("a", "x", Parsed("4", "4"), True, None, None, None, None)], 1, 0)
     assert usage(recorded)["output_tokens"] is None and usage(recorded, Price(per_hour=1))["cost"] is None
 
@@ -198,18 +198,3 @@ def test_conversations_are_asked_in_waves(tmp_path):
     assert Store(tmp_path).ledger.entries()[0]["stage"] == "test, vanilla, turn 2"
     more = ask(talker, tmp_path, talks, split="test", max_failures=0.5)
     assert (more.reused, more.new) == (6, 0)  # only what failed is asked
-
-
-# --- parity
-
-
-def test_parity_is_between_other_engines_of_the_same_model(tmp_path):
-    store, answers = Store(tmp_path), {}
-    for name, script in (("echo", four), ("loud", lambda r: "4!" if r.id == "e0" else "4")):
-        answers[name] = sample_answers(EXAMPLES, "vanilla", engine=Scripted(script, name), store=store)
-    how = dict(engine=Scripted(four, "echo"), store=store)
-    (found,) = parity(EXAMPLES, answers["echo"], asked=requests(EXAMPLES, "vanilla"), **how)
-    assert (found["engine"], found["n"], round(found["identical"], 2)) == ("loud:x", 3, 0.67)
-    assert found["accuracy"] == found["other"]
-    drawn = requests(EXAMPLES, "vanilla", sampling=Sampling(temperature=0.7))
-    assert parity(EXAMPLES, answers["echo"], asked=drawn, **how) == []

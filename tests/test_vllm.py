@@ -25,7 +25,7 @@ from distill_study.models.openai import OpenAIEngine
 from distill_study.models.vllm import LocalServer, VLLMEngine
 from distill_study.models.weights import ModelError, resolve_model
 from distill_study.store.log import Store
-from distill_study.teach.sampling import parity, parity_line, requests, sample_answers, summary
+from distill_study.teach.sampling import requests, sample_answers, summary
 
 
 def ask(text, id=None, sample=0, **sampling):
@@ -467,13 +467,6 @@ def test_a_combination_with_this_teacher(engine, tmp_path):
     arms = numbers(tmp_path)["arms"]
     assert {k for k, a in arms.items() if a["n"] == 12} == {"teacher/cot", "student/cot", "distilled/cot-rationale"}
     assert arms["teacher/cot"]["accuracy"]["value"] > 0.8
-    # now somebody else answers the same: a report then says how far they agree
-    local, store = TransformersEngine("zoo/teacher"), Store(tmp_path / "store")
-    how = dict(max_tokens=splits.max_tokens, split="test")
-    own = sample_answers(splits.test, "cot", engine=local, store=store, **how)
-    (found,) = parity(splits.test, own, asked=requests(splits.test, "cot", **how), engine=local, store=store)
-    same = r"vllm:zoo/teacher gave the same text to 100.0 % of 12 questions, accuracy (\S+) % against \1 % there"
-    assert re.fullmatch(same, parity_line(found))
 
 
 def test_an_adapter_answers_as_the_two_merged_do(adapted, merged, examples, tmp_path):

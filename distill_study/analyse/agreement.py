@@ -5,23 +5,25 @@
 # %% auto #0
 __all__ = ['MIN_HUMAN', 'MAX_UNREADABLE', 'valid_grades', 'aggregate_grades', 'krippendorff_alpha', 'cohen_kappa', 'PPIEstimate',
            'ppi_mean', 'ppi_estimate', 'truth_grades', 'alpha_table', 'kappa_table', 'judge_accuracy_table',
-           'ppi_by_arm', 'ppi_tables', 'grader_tables', 'grade_rows', 'length_controlled_win_rate', 'win_rows',
-           'JudgeMeasure', 'unreadable_share', 'pair_habits', 'truth_agreement', 'pairwise_accuracy', 'self_preference',
-           'judge_measures', 'JudgeAssessment', 'assess_judge', 'judge_summary', 'judge_grade_table', 'win_rate_table',
-           'judge_measure_table', 'judge_tables', 'human_score', 'HumanScores', 'human_scores']
+           'ppi_by_arm', 'ppi_tables', 'grader_tables', 'verdicts', 'grade_rows', 'length_controlled_win_rate',
+           'win_rows', 'JudgeMeasure', 'unreadable_share', 'pair_habits', 'model_families', 'related_models',
+           'with_relatives', 'truth_agreement', 'pairwise_accuracy', 'self_preference', 'judge_measures',
+           'JudgeAssessment', 'assess_judge', 'judge_summary', 'judge_grade_table', 'win_rate_table',
+           'judge_measure_table', 'judge_tables', 'passed', 'attention', 'human_score', 'HumanScores', 'human_scores']
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #67159ac1
+import re
 import warnings
 from dataclasses import dataclass, replace
 from itertools import combinations, compress, product
+from statistics import multimode
 
 import numpy as np
 
 from .results import Column, Displayable, Interval, Table
 from .stats import holm, mean_interval, paired_difference, pairs_of, percentiles, resampled, wilson
 from ..config import ARMS
-from ..grading.judge import Judged, render, verdicts
-from ..grading.people import attention
+from ..grading.judge import Judged, render
 from ..grading.truth import METRICS, texts
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #3fb39144
@@ -211,7 +213,7 @@ def ppi_estimate(y, f, *, rest, kind: str = "grade", w=None, w_rest=None) -> PPI
     return PPIEstimate(human, judge, tuned, lam, n, len(rest))
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #c802b71a
-def _said(text, **values):
+def _one_line(text, **values):
     "A text of the template file with its values, on one line."
     return " ".join(render(text, **values).split())
 
@@ -227,7 +229,7 @@ def _table(name, rows, *, without=(), more=(), level=None, **values) -> Table:
             columns += more
         elif key not in without:
             columns.append(Column(key, **fields | ((level or {}) if fields.get("kind") == "interval" else {})))
-    caption, sub, note = (_said(text.get(part, ""), **values) for part in ("caption", "sub", "note"))
+    caption, sub, note = (_one_line(text.get(part, ""), **values) for part in ("caption", "sub", "note"))
     return Table(caption, tuple(columns), tuple(rows), sub, note)
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #561170fd
@@ -294,11 +296,11 @@ def judge_accuracy_table(judged, truth) -> Table:
     arms = both.get_level_values("arm")
 
     def row(name, at):
-        says, true = judged.loc[at].to_numpy() >= 0.5, truth.loc[at].to_numpy() == 1
-        right = wilson(int((says == true).sum()), len(at))
-        fooled = wilson(int((says & ~true).sum()), int((~true).sum()))
-        harsh = wilson(int((~says & true).sum()), int(true.sum()))
-        shares = dict(truth=float(true.mean()), judge=float(says.mean()))
+        accepted, true = judged.loc[at].to_numpy() >= 0.5, truth.loc[at].to_numpy() == 1
+        right = wilson(int((accepted == true).sum()), len(at))
+        fooled = wilson(int((accepted & ~true).sum()), int((~true).sum()))
+        harsh = wilson(int((~accepted & true).sum()), int(true.sum()))
+        shares = dict(truth=float(true.mean()), judge=float(accepted.mean()))
         return dict(arm=name, n=len(at), right=right, fooled=fooled, harsh=harsh) | shares
 
     rows = [row(arm, both[arms == arm]) for arm in ARMS if (arms == arm).any()]
@@ -397,6 +399,29 @@ def grader_tables(graded, judge=None, *, people=None, criteria, **bootstrap) -> 
         found = ppi_by_arm(means["people"], means["judge"], scales=scales, truth=truth)
         tables += ppi_tables(found, scales)
     return tables
+
+# %% ../../nbs/70_analyse/02_agreement.ipynb #3aee4f53
+def _folded(rows):
+    "(winner, flipped, same, why) of all rows on one pair and item; in each order most of the readable verdicts count."
+    sides = []
+    for first in "ab":
+        most = multimode(r.winner for r in rows if r.first == first and isinstance(r.winner, str))
+        sides.append(most[0] if len(most) == 1 else "tie" if most else None)
+    if None in sides:
+        return None, False, False, next((r.why for r in rows if not isinstance(r.winner, str)), "")
+    flipped = sides[0] != sides[1]
+    return "tie" if flipped else sides[0], flipped, all(r.why == "same answer" for r in rows), ""
+
+
+def verdicts(pairwise):
+    "One row per pair of arms and item, of both orders and all samples; `same` where nothing was asked."
+    import pandas as pd
+
+    groups = {}
+    for r in pairwise.itertuples():
+        groups.setdefault((r.a, r.b, r.id), []).append(r)
+    rows = [(*key, *_folded(found), found[0].length_a, found[0].length_b) for key, found in groups.items()]
+    return pd.DataFrame(rows, columns=["a", "b", "id", "winner", "flipped", "same", "why", "length_a", "length_b"])
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #7c911a64
 def _by_item(ids, values) -> list[float]:
@@ -512,6 +537,32 @@ def pair_habits(pairwise) -> dict:
         length=_share(longer, reason="no answer won against one of another length"),
     )
 
+# %% ../../nbs/70_analyse/02_agreement.ipynb #d4d49596
+def model_families(engine: str) -> set:
+    "Roots of the name of a model, or of 'engine:model': what models of one family share."
+    name = re.sub(r"^[a-z]+:", "", engine.lower())
+    known = {r for r in texts("judge")["families"].split() if re.search(rf"(?<![a-z]){r}", name)}
+    return known or {re.match(r"[^\W\d_]*", name.rstrip("/").split("/")[-1])[0] or name}
+
+
+def related_models(engine: str, teacher: str = "", *, student: str = "") -> tuple[tuple, tuple]:
+    "(models of `ARMS` that are of the judge's family, sentences on them); all arguments name models."
+    models, sentences, text = (), (), texts("judge")
+    for who, model, own in (("teacher", teacher, ("teacher",)), ("student", student, ("student", "trained"))):
+        common = model_families(engine) & model_families(model) if model else ()
+        if common and not engine.startswith("rules:"):
+            models += own
+            sentences += (render(text["related"], engine=engine, who=who, common=common, bias=text["kin"][who]),)
+    return models, sentences
+
+
+def with_relatives(judged: Judged, *, teacher: str, student: str) -> Judged:
+    "The verdicts, with the arms and a warning where the judge is of the teacher's or the student's family."
+    models, sentences = related_models(judged.engine, teacher, student=student)
+    arms = {*judged.pointwise["arm"], *judged.pairwise["a"], *judged.pairwise["b"]}
+    own = tuple(a for a in ARMS if a in arms and ARMS[a].model in models)
+    return replace(judged, own=own, warnings=(*sentences, *judged.warnings))
+
 # %% ../../nbs/70_analyse/02_agreement.ipynb #2e7b31ae
 def _truth(graded, key):
     "(arm, id) → right or wrong, or the score; items without one are left out."
@@ -610,8 +661,8 @@ def _is_weak(name, interval, *, chance, key):
 def _measure(name, interval, *, key):
     text = texts("graders")["known"][name]
     truth, chance = "the ground truth" if key == "correct" else METRICS[key].name, text.get("chance")
-    weak = _said(text["weak"], value=interval.value) if _is_weak(name, interval, chance=chance, key=key) else ""
-    return JudgeMeasure(name, _said(text["name"], truth=truth), interval, chance, weak)
+    weak = _one_line(text["weak"], value=interval.value) if _is_weak(name, interval, chance=chance, key=key) else ""
+    return JudgeMeasure(name, _one_line(text["name"], truth=truth), interval, chance, weak)
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #a13b36a2
 def judge_measures(judged: Judged, graded, *, key: str = "correct", **bootstrap) -> list[JudgeMeasure]:
@@ -650,7 +701,7 @@ class JudgeAssessment:
     @property
     def weak(self) -> str:
         "What is weak about the judge, in one sentence; empty where nothing is."
-        return _said(texts("graders")["weak"], weak=[m.weak for m in self.measures if m.weak])
+        return _one_line(texts("graders")["weak"], weak=[m.weak for m in self.measures if m.weak])
 
     def to_dict(self) -> dict:
         "What goes into `metrics.json`: no text of an item or an answer."
@@ -674,7 +725,9 @@ def judge_summary(assessed: JudgeAssessment):
 
     j = assessed.judged
     bold = [w for w in (assessed.weak, *j.warnings) if w]
-    return HTML(_said(texts("graders")["asked"], bold=bold, engine=j.engine, s=j.settings, n=len(j.items), u=j.usage))
+    return HTML(
+        _one_line(texts("graders")["asked"], bold=bold, engine=j.engine, s=j.settings, n=len(j.items), u=j.usage)
+    )
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #ece311e6
 def judge_grade_table(assessed: JudgeAssessment) -> Table:
@@ -720,6 +773,21 @@ def judge_tables(assessed: JudgeAssessment | None) -> list[Table]:
     tables = (judge_grade_table, win_rate_table, judge_measure_table)
     return [t for t in (make(assessed) for make in tables) if t.rows] if assessed else []
 
+# %% ../../nbs/70_analyse/02_agreement.ipynb #74fc911c
+def passed(check: str, grades: dict, *, criteria) -> bool:
+    "Whether a 'gold' or 'other' check got the grades (criterion → grade) that it should."
+    low = [grades[c.name] < sum(c.scale) / 2 for c in criteria if c.name in grades]
+    return any(low) if check == "other" else not any(low)
+
+
+def attention(human, criteria) -> dict:
+    "Rater → (passed, checks): how many attention checks each passed, of `grades_of` and the rubric."
+    found = {r: [] for r in dict.fromkeys(human["rater"])}
+    for (rater, arm, _, _), rows in human[human["check"]].groupby(["rater", "arm", "id", "text"], sort=False):
+        grades = dict(zip(rows["criterion"], rows["grade"]))
+        found[rater].append(passed(arm.removeprefix("check/"), grades, criteria=criteria))
+    return {r: (sum(x), len(x)) for r, x in found.items()}
+
 # %% ../../nbs/70_analyse/02_agreement.ipynb #792d07b0
 def human_score(grades, criterion, **bootstrap) -> Interval:
     "What people gave an arm on average, item by item; of a question with two answers the share of the better one."
@@ -750,7 +818,7 @@ class HumanScores(Displayable):
 
     def html(self) -> str:
         "A table of the arms, and a line about the raters."
-        table, line = "", _said(texts("graders")["raters"], h=self)
+        table, line = "", _one_line(texts("graders")["raters"], h=self)
         if self.rows:
             more = [_criterion_column(c) for c in self.criteria]
             table = _table("human", self.rows, more=more, criteria=self.criteria, left_out=self.left_out).html()

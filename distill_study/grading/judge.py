@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['JUDGE_VERSION', 'TOO_LONG', 'POINT_COLUMNS', 'PAIR_COLUMNS', 'render', 'judge_prompt', 'judge_schema', 'judge_hash',
-           'read_grades', 'read_winner', 'ask_judge', 'model_families', 'related_arms', 'Judged', 'draw', 'judge',
-           'verdicts']
+           'read_grades', 'read_winner', 'ask_judge', 'Judged', 'draw', 'judge']
 
 # %% ../../nbs/50_grading/02_judge.ipynb #445077cb
 import json
@@ -14,7 +13,6 @@ import random
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-from statistics import multimode
 
 from ..config import ARMS, Judge, fingerprint
 from .truth import texts
@@ -223,24 +221,6 @@ def _usage(asked, price):
     others = others_line(every)
     return usage(every, price) | dict(new=new, reused=len(every) - new - failed, failed=failed), others
 
-# %% ../../nbs/50_grading/02_judge.ipynb #d4d49596
-def model_families(engine: str) -> set:
-    "Roots of the name of a model, or of 'engine:model': what models of one family share."
-    name = re.sub(r"^[a-z]+:", "", engine.lower())
-    known = {r for r in texts("judge")["families"].split() if re.search(rf"(?<![a-z]){r}", name)}
-    return known or {re.match(r"[^\W\d_]*", name.rstrip("/").split("/")[-1])[0] or name}
-
-
-def related_arms(engine: str, teacher: str = "", *, student: str = "") -> tuple[tuple, tuple]:
-    "(models of `ARMS` that are of the judge's family, sentences on them); all arguments name models."
-    models, sentences, text = (), (), texts("judge")
-    for who, model, own in (("teacher", teacher, ("teacher",)), ("student", student, ("student", "trained"))):
-        common = model_families(engine) & model_families(model) if model else ()
-        if common and not engine.startswith("rules:"):
-            models += own
-            sentences += (render(text["related"], engine=engine, who=who, common=common, bias=text["kin"][who]),)
-    return models, sentences
-
 # %% ../../nbs/50_grading/02_judge.ipynb #6ee71f03
 POINT_COLUMNS = ["arm", "id", "criterion", "sample", "grade", "why", "tokens"]
 PAIR_COLUMNS = ["a", "b", "id", "sample", "first", "winner", "why", "tokens", "length_a", "length_b"]
@@ -260,7 +240,7 @@ class Judged:
     settings: Judge
     criteria: tuple
     items: tuple  # ids of the test items that were judged
-    own: tuple = ()  # arms of the judge's own family
+    own: tuple = ()  # arms of the judge's own family, see `analyse.agreement.with_relatives`
 
 
 def draw(examples: list, items: int | None, *, seed: int) -> list[int]:
@@ -315,14 +295,12 @@ def _pair_rows(ask, answers, *, pairs, criteria, settings):
         yield a, b, e.id, k, first, winner, why, getattr(record, "completion_tokens", None), *lengths
 
 # %% ../../nbs/50_grading/02_judge.ipynb #335880b4
-def judge(
-    examples, answers, *, settings, engine, store, pairs=(), own=(), seed=0, teacher="", student="", progress=None
-) -> Judged:
+def judge(examples, answers, *, settings, engine, store, pairs=(), own=(), seed=0, progress=None) -> Judged:
     """Ask a judge about the arms' answers and read its verdicts; `EngineError` where too many requests fail.
 
     `answers` are an arm's `sampling.Answers` to the test `examples`, by name; `settings` are `config.Judge`; `pairs`
-    are the (a, b) that are compared, `own` a recipe's own criteria; `seed` draws the items; `teacher` ('engine:model')
-    and `student` (a model) tell their family; `progress` is called with (done, total).
+    are the (a, b) that are compared, `own` a recipe's own criteria; `seed` draws the items; `progress` is called with
+    (done, total).
     """
     task, asked = examples[0].task, []
     criteria, at = rubric(task, own), draw(examples, settings.items, seed=seed)
@@ -338,38 +316,14 @@ def judge(
     pairs = [p for p in pairs if set(p) <= set(answers)]
     point = _frame(_point_rows(ask, picked, arms=arms, **how) if settings.pointwise else (), POINT_COLUMNS)
     pair = _frame(_pair_rows(ask, picked, pairs=pairs, **how) if settings.pairwise else (), PAIR_COLUMNS)
-    related, warnings = related_arms(settings.engine, teacher, student=student)
     hashes = judge_hash(criteria, settings.reason), fingerprint(rubric_hash(task, own))
-    items, kin = tuple(examples[i].id for i in at), tuple(a for a in answers if ARMS[a].model in related)
     used, others = _usage(asked, settings.tariff)
-    warnings += (f"The judge, {settings.engine}: {others}.",) if others else ()
-    return Judged(point, pair, warnings, used, *hashes, settings.engine, settings, criteria, items, kin)
+    warnings = (f"The judge, {settings.engine}: {others}.",) if others else ()
+    items = tuple(examples[i].id for i in at)
+    return Judged(point, pair, warnings, used, *hashes, settings.engine, settings, criteria, items)
 
 # %% ../../nbs/50_grading/02_judge.ipynb #11a45526
 def _frame(rows, columns):
     import pandas as pd
 
     return pd.DataFrame([*rows], columns=columns).astype({c: float for c in ("grade", "tokens") if c in columns})
-
-# %% ../../nbs/50_grading/02_judge.ipynb #3aee4f53
-def _folded(rows):
-    "(winner, flipped, same, why) of all rows on one pair and item; in each order most of the readable verdicts count."
-    sides = []
-    for first in "ab":
-        most = multimode(r.winner for r in rows if r.first == first and isinstance(r.winner, str))
-        sides.append(most[0] if len(most) == 1 else "tie" if most else None)
-    if None in sides:
-        return None, False, False, next((r.why for r in rows if not isinstance(r.winner, str)), "")
-    flipped = sides[0] != sides[1]
-    return "tie" if flipped else sides[0], flipped, all(r.why == "same answer" for r in rows), ""
-
-
-def verdicts(pairwise):
-    "One row per pair of arms and item, of both orders and all samples; `same` where nothing was asked."
-    import pandas as pd
-
-    groups = {}
-    for r in pairwise.itertuples():
-        groups.setdefault((r.a, r.b, r.id), []).append(r)
-    rows = [(*key, *_folded(found), found[0].length_a, found[0].length_b) for key, found in groups.items()]
-    return pd.DataFrame(rows, columns=["a", "b", "id", "winner", "flipped", "same", "why", "length_a", "length_b"])

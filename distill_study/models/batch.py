@@ -92,7 +92,7 @@ class State:
     "How far a batch is."
 
     status: str  # in the provider's words
-    over: bool
+    ended: bool
     done: int  # requests
     sources: tuple = ()  # where results are: ids of files, or of the batch
     fault: Fault | None = None  # what became of requests without a result
@@ -175,10 +175,10 @@ class OpenAIBatches:
         with self._asking():
             b = self.client.batches.retrieve(id)
             counts = b.request_counts
-            over = b.status in ("completed", "failed", "expired", "cancelled")
+            ended = b.status in ("completed", "failed", "expired", "cancelled")
             files = tuple(filter(None, (b.output_file_id, b.error_file_id)))
             done = counts.completed + counts.failed if counts else 0
-            return State(b.status, over, done, files, self._fault(b))
+            return State(b.status, ended, done, files, self._fault(b))
 
     def _fault(self, b):
         if b.status in ("expired", "cancelled"):
@@ -258,11 +258,11 @@ class AnthropicBatches(OpenAIBatches):
     def state(self, id):
         with self._asking():
             b = self.client.messages.batches.retrieve(id)
-            n, over = b.request_counts, b.processing_status == "ended"
+            n, ended = b.request_counts, b.processing_status == "ended"
             done = n.succeeded + n.errored + n.canceled + n.expired
-            gone = over and not b.results_url
+            gone = ended and not b.results_url
             fault = Fault("expired", "its results are no longer kept", again=True) if gone else None
-            return State(b.processing_status, over, done, (id,) if over and not gone else (), fault)
+            return State(b.processing_status, ended, done, (id,) if ended and not gone else (), fault)
 
     def _chunks(self, source):
         with self._asking(), self.client.messages.batches.with_streaming_response.results(source) as response:
@@ -413,11 +413,11 @@ class Batches:
             if batch.id is None:
                 return self.settle(batch)
             state = self.provider.state(batch.id)
-            if state.over or state.done != batch.done:
+            if state.ended or state.done != batch.done:
                 batch.done = state.done
                 self.notes.add(batch.token, send=False, done=batch.done)
                 self.tell("progress", batch=batch, status=state.status)
-            if state.over:
+            if state.ended:
                 yield from self.read(batch, state)
             self.misses = 0
         except Fault as fault:

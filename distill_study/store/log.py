@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'MANIFEST', 'request_key', 'now', 'Record', 'seal', 'unseal', 'from_line', 'whole_lines', 'Log', 'Ledger',
-           'finish', 'Store', 'drops_of', 'answered_by']
+           'finish', 'Store', 'drops_of']
 
 # %% ../../nbs/25_store/02_log.ipynb #078c2030
 import contextlib
@@ -281,7 +281,7 @@ class Store:
     ):
         self.root, self.replay = working_copy(root), replay
         self.logs, self.ledger = {}, Ledger(self.root / "ledger" / "failures.jsonl")
-        self.looked = dict(keys={}, files=set(), models=set())  # looked up, found or not
+        self.looked = dict(keys={}, files=set())  # looked up, found or not
         with guard(root):
             for sub in ("completions", "ledger", "stages", "results", "locks"):
                 (self.root / sub).mkdir(parents=True, exist_ok=True)
@@ -390,22 +390,3 @@ class Store:
 def drops_of(store: Store, name: str, *, fp: str) -> Ledger:
     "The file of the ledger with the drops of one arm; `fp` is of what was curated."
     return Ledger(store.root / "ledger" / f"{_stage_name(name, fp)}.jsonl")
-
-
-def answered_by(store: Store, model: str) -> list[tuple[str, str, list]]:
-    "(engine, weights, the different `asked` of its answers) of every engine that has answered as a model of this name."
-    out = []
-    store.looked["models"].add(model)
-    for path in sorted((store.root / "completions").glob("*.jsonl")):
-        with open(path, "rb") as f:
-            line = f.readline()
-        try:
-            first = from_line(line)
-        except ValueError:
-            continue
-        if first.model == model:
-            store.get(first.engine, first.weights, key=first.key)
-            records = store.log(first.engine, first.weights).index.values()
-            different = {json.dumps(r.asked, sort_keys=True): r.asked for r in records}
-            out.append((first.engine, first.weights, list(different.values())))
-    return out

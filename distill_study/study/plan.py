@@ -22,7 +22,7 @@ from ..grading.judge import draw
 from ..models.engine import open_teacher
 from ..models.weights import model_fingerprint, resolve_model
 from ..report.render import git_sha
-from ..store.log import Store, answered_by, seal
+from ..store.log import Store, seal
 from ..tasks.families import PARAPHRASES, TASKS
 from ..utils import crc_of, plural
 
@@ -368,7 +368,6 @@ def lookups(store: Store) -> dict:
     return dict(
         keys=[[engine, weights, sorted(keys)] for (engine, weights), keys in sorted(looked["keys"].items())],
         files=sorted(looked["files"]),
-        models=sorted(looked["models"]),
         failed=store.ledger.added,
     )
 
@@ -382,11 +381,7 @@ def store_state(store: Store, seen: dict) -> str:
     patterns = ("results/sheet-*.json", "grades/*.jsonl")
     graded = {str(p.relative_to(store.root)) for of in patterns for p in store.root.glob(of)}
     files = sorted({*seen["files"], *graded})
-    return fingerprint(
-        total.hexdigest(),
-        [[f, crc_of(p) if (p := store.root / f).is_file() else None] for f in files],
-        [answered_by(store, m) for m in seen["models"]],
-    )
+    return fingerprint(total.hexdigest(), [[f, crc_of(p) if (p := store.root / f).is_file() else None] for f in files])
 
 # %% ../../nbs/85_study/02_plan.ipynb #feb09c7a
 LOOKUPS = ".lookups.json"  # in the report's folder, from the notebook to the process that started it

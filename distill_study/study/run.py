@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['COPIED', 'ticker', 'engine_for', 'noted_weights', 'weights_of', 'asking', 'requests_of', 'answering',
            'check_questions', 'label_inputs', 'curate_arms', 'too_long', 'Held', 'train_arms', 'train_one',
-           'noted_student', 'answer_arms', 'answer_forms', 'answer_tests', 'untouched_right', 'answer_pitfalls',
-           'judge_arms', 'Panel', 'panel', 'caption', 'note', 'stage', 'Stages', 'Grading', 'data_table',
-           'labels_table', 'rows_parts', 'training_record', 'students_parts', 'results_parts', 'measures_parts',
-           'model_size', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
+           'noted_student', 'answer_arms', 'answer_forms', 'answer_tests', 'untouched_right', 'hardness',
+           'answer_pitfalls', 'judge_arms', 'Panel', 'panel', 'caption', 'note', 'stage', 'Stages', 'Grading',
+           'data_table', 'labels_table', 'rows_parts', 'training_record', 'students_parts', 'results_parts',
+           'measures_parts', 'model_size', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
 
 # %% ../../nbs/85_study/01_run.ipynb #dd11f700
 import time
@@ -58,7 +58,7 @@ from distill_study.tasks.families import (
     wording,
 )
 from ..teach import sampling
-from ..teach.curate import Drop, curate, enough, hardness, overlaps
+from ..teach.curate import Curated, Drop, curate, enough, overlaps
 from ..teach.sampling import others_line, requests, sample_answers, usage
 from ..train.launch import launch
 from ..train.methods import Score, check_choice, validation_rows
@@ -316,14 +316,9 @@ def answer_arms(c: Combination, splits, *, fits: dict, store) -> tuple[dict, dic
     for _, same in groupby(arms, key=lambda pair: repr(pair[1])):
         same = list(same)
         with asking(same[0][1], store, splits=splits, split="test", stated=c.curate.stated) as ask:
-            for arm, who in same:
-                got = ask(splits.test, arm.prompt, what=f"test, {arm.name}")
-                asked = requests_of(who, splits.test, prompt=arm.prompt, splits=splits, split="test")
-                agree = sampling.parity(
-                    splits.test, got, asked=asked, engine=ask.engine, store=store, stated=c.curate.stated
-                )
-                answers[arm.name] = replace(got, parity=tuple(agree))
-                _counted(f"test, {arm.name}", [got])
+            for arm, _ in same:
+                answers[arm.name] = ask(splits.test, arm.prompt, what=f"test, {arm.name}")
+                _counted(f"test, {arm.name}", [answers[arm.name]])
     left_out = [a for a in arms_of(splits.task) if a not in c.arms and not ARMS[a].extra]
     return answers, missing | dict.fromkeys(left_out, "left out of this recipe")
 
@@ -369,6 +364,18 @@ def untouched_right(c: Combination, splits, *, store) -> dict:
     with asking(who, store, splits=splits, split="train", stated=c.curate.stated) as ask:
         return {a.id: a.correct for a in ask(splits.train, "vanilla", what=what)}
 
+
+def hardness(
+    done: Curated,
+    right: dict,  # id → whether the untouched student's answer to the input is right; None where there is no gold
+) -> dict:  # 'kept', 'dropped' and each reason → (right answers, inputs with gold)
+    "How often the untouched student is right on the inputs that are kept, and on those that are dropped."
+    groups = dict(kept=done.kept, dropped=[d.id for d in done.drops])
+    for d in done.drops:
+        groups.setdefault(d.reason, []).append(d.id)
+    known = {name: [right[id] for id in ids if right.get(id) is not None] for name, ids in groups.items()}
+    return {name: (sum(x), len(x)) for name, x in known.items()}
+
 # %% ../../nbs/85_study/01_run.ipynb #6351b980
 def answer_pitfalls(c: Combination, splits, *, fits: dict, store) -> dict:
     "(kind, arm, k) → (examples, `Answers`); kind is wording, sample or blind."
@@ -391,10 +398,11 @@ def judge_arms(c: Combination, splits, *, answers: dict, store: Store, best: str
     "`Judged`: what the judge says of the answers to the test items; None without a judge."
     if c.judge is None:
         return None
-    about = dict(settings=c.judge, own=c.rubric, seed=c.seed, teacher=c.teacher.engine, student=c.student.model)
-    about |= dict(store=store, pairs=judged_pairs(c.judge, list(answers), best=best))
+    about = dict(settings=c.judge, own=c.rubric, seed=c.seed, store=store)
+    about |= dict(pairs=judged_pairs(c.judge, list(answers), best=best))
     with closing(engine_for(c.judge, store)) as engine:
         done = judge(splits.test, answers, engine=engine, progress=ticker("judge", engine=engine), **about)
+    done = agreement.with_relatives(done, teacher=c.teacher.engine, student=c.student.model)
     count = done.usage
     failed = f", {count['failed']} failed" if count["failed"] else ""
     say(f"  judge: {count['reused']} verdicts from the store, {count['new']} new{failed}")
@@ -940,7 +948,6 @@ class Conclusions:
     def _readers(self):
         "Versions of what reads and grades, and how far engines agree."
         c, task = self.combination, self.data.task
-        agree = {arm: "; ".join(map(sampling.parity_line, a.parity)) for arm, a in self.answers.items() if a.parity}
         place = fingerprint("templates", c.student.model, *(who.engine for who in (c.teacher, c.judge) if who))
         templates = (self.store.get_json("templates", place) or {}) if self.store.replay else check_templates(c)
         if templates:
@@ -951,7 +958,6 @@ class Conclusions:
             grader=grader_hash(task),
             rubric=rubric_hash(task, c.rubric),
             data_source=self.data.source,
-            engine_parity=agree or "not measured: the store has these answers from one engine only",
             json_form=form_hash() if c.teacher.structured else "not asked for",
         )
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REASONS', 'words', 'Grams', 'shingles', 'jaccard', 'near_repeats', 'text_of', 'facts_of', 'contaminated',
-           'gives_away', 'Overlaps', 'overlaps', 'Drop', 'Curated', 'curate', 'enough', 'hardness']
+           'gives_away', 'Overlaps', 'overlaps', 'Drop', 'Curated', 'curate', 'enough']
 
 # %% ../../nbs/40_teach/02_curate.ipynb #32f4d958
 import re
@@ -313,8 +313,8 @@ def _unread(text):
         return "cut off in its reasoning"
     if cut_run_on(reply)[1]:
         return "another question"
-    said = [s.content for s in statements(reply)] or reply.splitlines()
-    return "undecided" if _SEVERAL.search(re.sub(r"\\[a-z]+", " ", said[-1][:200])) else "unreadable"
+    endings = [s.content for s in statements(reply)] or reply.splitlines()
+    return "undecided" if _SEVERAL.search(re.sub(r"\\[a-z]+", " ", endings[-1][:200])) else "unreadable"
 
 
 def _answer_fault(answer, arm):
@@ -462,15 +462,3 @@ def enough(done: Curated, min_rows: int) -> Curated:
     left = f"{n} training {'row is' if n == 1 else 'rows are'} left of {inputs} inputs"
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "nothing dropped"
     return replace(done, short=f"{left}, fewer than min_rows = {min_rows} ({reasons})")
-
-
-def hardness(
-    done: Curated,
-    right: dict,  # id → whether the untouched student's answer to the input is right; None where there is no gold
-) -> dict:  # 'kept', 'dropped' and each reason → (right answers, inputs with gold)
-    "How often the untouched student is right on the inputs that are kept, and on those that are dropped."
-    groups = dict(kept=done.kept, dropped=[d.id for d in done.drops])
-    for d in done.drops:
-        groups.setdefault(d.reason, []).append(d.id)
-    known = {name: [right[id] for id in ids if right.get(id) is not None] for name, ids in groups.items()}
-    return {name: (sum(x), len(x)) for name, x in known.items()}

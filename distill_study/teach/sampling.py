@@ -4,18 +4,16 @@
 
 # %% auto #0
 __all__ = ['GREEDY', 'Answer', 'Answers', 'answer_of', 'other_models', 'others_line', 'in_one_line', 'requests', 'ask_again',
-           'sample_answers', 'elect', 'summary', 'usage', 'parity', 'parity_line']
+           'sample_answers', 'elect', 'summary', 'usage']
 
 # %% ../../nbs/40_teach/01_sampling.ipynb #21c0e1a3
-import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from ..config import OWN, Sampling, StudyError
+from ..config import Sampling, StudyError
 from ..data.load import LETTERS
 from ..models.engine import Failure, Request, another_model, complete
-from ..store.log import answered_by, request_key
 from ..tasks.families import NLI, TASKS, Parsed, as_json, schema
 
 # %% ../../nbs/40_teach/01_sampling.ipynb #cafa3daf
@@ -71,7 +69,6 @@ class Answers:
     answers: list[Answer]
     reused: int  # completions that were in the store already
     new: int  # completions that were made now
-    parity: tuple = ()  # how far other engines agree, see `parity`
 
     @property
     def failed(self) -> dict:
@@ -279,8 +276,8 @@ def _converse(ask, first, *, examples, strategy, engine, stage, progress) -> Ans
     parts, reused, new, done = [[] for _ in examples], 0, 0, 0
     for k in range(max(turns)):
         alive = [i for i, n in enumerate(turns) if n > k and all(a.parsed.answer is not None for a in parts[i])]
-        said = [tuple(a.parsed.answer for a in parts[i]) for i in alive]
-        messages = [tuple(examples[i].ask(strategy, replies)) for i, replies in zip(alive, said)]
+        before = [tuple(a.parsed.answer for a in parts[i]) for i in alive]
+        messages = [tuple(examples[i].ask(strategy, replies)) for i, replies in zip(alive, before)]
         asked = [replace(first[i], messages=m, goes_on=k > 0) for i, m in zip(alive, messages)]
         if not asked:
             break
@@ -348,60 +345,13 @@ def usage(answers: Answers, price=None) -> dict:
     every = [v for a in answers for v in a.asked]
     got = [a for a in every if not a.failure]
     into, out, busy = (_total(got, k) for k in ("prompt_tokens", "tokens", "seconds"))
-    waits = sorted(a.latency for a in got if a.latency is not None)
     return dict(
         n=sum(not a.failure for a in answers),
         prompt_tokens=into,
         output_tokens=out,
         seconds=busy,
         tokens_per_second=out / busy if out is not None and busy else None,
-        latency_median=waits[len(waits) // 2] if waits else None,
-        latency_p95=waits[min(len(waits) - 1, math.ceil(0.95 * len(waits)) - 1)] if waits else None,
         requests=len(every),
         attempts=sum(a.attempts for a in every),
         cost=price.cost(into, out, seconds=busy) if price else None,
     )
-
-# %% ../../nbs/40_teach/01_sampling.ipynb #5e1d0a06
-def parity(
-    examples: list,
-    answers,  # as given to and by `sample_answers`
-    *,
-    asked: list,  # the `requests` behind the answers
-    engine,
-    store,  # that answered, and where its answers are
-    stated: tuple = (),  # as given to `sample_answers`
-) -> list[dict]:  # engine, n, identical, accuracy, other: both engines' accuracy on those n items
-    "How far other engines in the store that ran the same model agree with these greedy answers."
-    if not asked or asked[0].sampling.temperature or len(asked) != len(examples):
-        return []
-    found = []
-    for other, weights, kinds in answered_by(store, engine.model):
-        behind_a_server = "endpoint" in (OWN.get(other.partition(":")[0]), OWN.get(engine.name))
-        if other == engine.spec or not (weights == engine.weights or behind_a_server):
-            continue
-        both = []
-        for e, a, request in zip(examples, answers, asked):
-            question = dict(messages=request.messages, sampling=request.settings, sample=request.sample)
-            keys = [request_key(engine.model, weights, **question, asked=kind) for kind in kinds]
-            theirs = next(filter(None, (store.get(other, weights, key=key) for key in keys)), None)
-            own = a.parts[0] if a.parts else a  # of a conversation its first turn: what follows depends on it
-            if theirs and not own.failure:
-                both.append((own, _read(e, answers.strategy, record=theirs, stated=stated)))
-        if both:
-            graded = both[0][0].correct is not None
-            shares = dict(
-                identical=mean(a.text == b.text for a, b in both),
-                accuracy=mean(a.correct for a, _ in both) if graded else None,
-                other=mean(b.correct for _, b in both) if graded else None,
-            )
-            found.append(dict(engine=other, n=len(both)) | shares)
-    return found
-
-
-def parity_line(p: dict) -> str:
-    "One finding of `parity` in words."
-    line = f"{p['engine']} gave the same text to {100 * p['identical']:.1f} % of {p['n']} questions"
-    if p["accuracy"] is None:
-        return line
-    return f"{line}, accuracy {100 * p['accuracy']:.1f} % against {100 * p['other']:.1f} % there"

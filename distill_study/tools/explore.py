@@ -175,7 +175,7 @@ def arm_rows(r: Report):
             | _spread("strict", a.get("strict"))
             | _spread("gap", gaps.get(arm))
             | {k: a.get(k) for k in of_answers}
-            | dict(cost=serving.get("cost"), latency=serving.get("latency_median"))
+            | dict(cost=serving.get("cost"))
             | {f"train_{k}": trained.get(k) for k in ("rows", "steps", "seconds")}
             | dict(best=arm == m.get("best"), missing=a.get("missing", ""))
         )

@@ -6,13 +6,17 @@
 __all__ = ['OURS', 'CATEGORIES', 'LORA_SETTINGS', 'inert', 'write_card', 'licenses', 'license_field', 'language_of', 'titled',
            'rows_header', 'prompts_of', 'origin', 'card', 'write_rows', 'write_recipe', 'repo_name', 'check_push',
            'push_to_hub', 'StudentRecord', 'hub_id', 'eval_results', 'student_header', 'loading', 'training',
-           'student_card', 'write_student', 'student_records', 'recipe_students', 'write_students', 'write_sheets']
+           'student_card', 'write_student', 'student_records', 'recipe_students', 'write_students', 'Drawn', 'strata',
+           'systematic_sample', 'draw_answers', 'gold_text', 'wrong_text', 'draw_checks', 'draw_sheets', 'practice',
+           'write_sheets']
 
 # %% ../../nbs/90_tools/03_share.ipynb #6ce71490
 import json
 import os
+import random
 import re
 import shutil
+from bisect import bisect_left
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -22,13 +26,26 @@ from ..analyse.stats import BASE, BASE_NAMES
 from ..config import ARMS, Combination, Recipe, StudyError, fingerprint, slug
 from ..data.load import known, resolved
 from ..data.world import TINY
-from ..grading.people import draw_sheets, grading_page
+from ..grading.people import SHEET_FORMAT, sheet_error, text_key
+from ..grading.truth import grade, main_metric
 from ..models.engine import EngineError
 from ..models.weights import SMOLLM, is_here, local_model, model_fingerprint, resolve_model
+from ..report.items import grading_page
 from ..report.render import templates
 from ..store.log import Store
 from ..study.run import Run, weights_of
-from ..tasks.families import EXPLAIN, TARGETS, TASKS, form_hash, prompt_hash, wording
+from distill_study.tasks.families import (
+    EXPLAIN,
+    TARGETS,
+    TASKS,
+    answer_text,
+    form_hash,
+    item_parts,
+    prompt_hash,
+    rubric,
+    rubric_hash,
+    wording,
+)
 from ..teach.curate import REASONS, Curated
 from ..train.rows import check_template
 from ..train.save import write_merged
@@ -483,6 +500,140 @@ def write_students(
     if there := next((folder for folder in todo if folder.exists()), None):
         raise StudyError.of("folder_exists", folder=str(there))
     return [(write_student(folder, t, adapter=alone), t.c, name) for folder, (t, name, alone) in todo.items()]
+
+# %% ../../nbs/90_tools/03_share.ipynb #0fc9d458
+@dataclass(frozen=True)
+class Drawn:
+    "A text to be graded: the answer of one or several arms to an item, or an attention check."
+
+    id: str  # of the example
+    text: str
+    arms: tuple = ()  # for which it was drawn
+    check: str = ""  # 'gold' or 'other'
+
+
+def strata(examples, answers: dict) -> dict:
+    "Arm → a label for each item that its draw is spread over: right, wrong; low, middle, high; unknown."
+    import numpy as np
+
+    if TASKS[examples[0].task].graded:
+        names = {None: "unknown", True: "right", False: "wrong"}
+        return {arm: [names[a.correct] for a in found] for arm, found in answers.items()}
+    table, key = grade(examples, answers), main_metric(examples[0].task, examples).key
+    scores = table[key].astype(float)
+    ends = np.nanquantile(scores, [1 / 3, 2 / 3]) if scores.notna().any() else (0, 0)
+
+    def third(x):
+        return "unknown" if x != x else ("low", "middle", "high")[int(x > ends[0]) + int(x > ends[1])]
+
+    return {arm: [third(x) for x in scores[table["arm"] == arm]] for arm in answers}
+
+# %% ../../nbs/90_tools/03_share.ipynb #9deb04c0
+def systematic_sample(n: int, ordered: list, *, start: float) -> list:
+    "`n` of a list, in which neighbours are alike, at equal distances from a random `start` between 0 and 1."
+    at = int(start * 2**32)  # whole numbers: a rounding error could draw one twice
+    return [ordered[(at + k * 2**32) * len(ordered) // (n * 2**32)] for k in range(n)]
+
+
+def draw_answers(examples, answers: dict, *, n: int, seed: int = 0) -> list[Drawn]:
+    "At most `n` different texts, as many answers of one arm as of another; `StudyError` where n is too small."
+    if n < len(answers):
+        raise sheet_error("too_few", n=n, arms=len(answers))
+    rng = random.Random(fingerprint("draw", seed))
+    rank, start, arms = [rng.random() for _ in examples], rng.random(), rng.sample(sorted(answers), len(answers))
+    kinds, own = strata(examples, answers), {arm: [answer_text(a) for a in x] for arm, x in answers.items()}
+    order = {arm: sorted(range(len(examples)), key=lambda i: (kinds[arm][i], rank[i])) for arm in arms}
+
+    def drawn(m):
+        "(item, text) → arms, of `m` answers in all."
+        found = {}
+        for j, arm in enumerate(arms):
+            for i in systematic_sample(m // len(arms) + (j < m % len(arms)), order[arm], start=start):
+                found.setdefault((i, own[arm][i]), []).append(arm)
+        return found
+
+    every = len(arms) * len(examples)
+    fewer = range(every, min(n, every), -1)  # the first of these whose texts are not too many
+    m = every - bisect_left(fewer, -n, key=lambda m: -len(drawn(m)))
+    return [Drawn(examples[i].id, text, tuple(sorted(by))) for (i, text), by in sorted(drawn(m).items())]
+
+# %% ../../nbs/90_tools/03_share.ipynb #b489fcb3
+def gold_text(example) -> str | None:
+    "The gold answer or the reference as an arm would write it; None where there is none."
+    if example.task != "conversation":
+        return None if example.gold is None else item_parts(example)[-1][1]
+    turns = example.meta.get("reference") or (None,)
+    return turns[0] if len(turns) == 1 else "\n".join(f"{i}. {t}" for i, t in enumerate(turns, 1))
+
+
+def wrong_text(example, others, *, rng) -> str | None:
+    "An answer that is none to this item: another choice, or what is right for another item."
+    if example.choices:
+        choices = zip("ABCDEFGHIJ", example.choices)
+        return rng.choice([f"{letter}) {text}" for letter, text in choices if letter != example.gold])
+    task, mine = TASKS[example.task], gold_text(example)
+    others = [e for e in others if gold_text(e) not in (None, "", mine)]
+    apart = [gold_text(e) for e in others if not (task.graded and task.correct(e.gold, example.gold))]
+    return rng.choice(apart) if apart else None
+
+
+def draw_checks(examples, k: int, *, taken=(), seed: int = 0) -> list[Drawn]:
+    "`k` attention checks, in turns a good and a bad answer; items whose ids are `taken` by the sheet come last."
+    rng, having = random.Random(fingerprint("checks", seed)), [e for e in examples if gold_text(e) is not None]
+    if k > len(having):
+        raise sheet_error("too_many_checks", k=k, n=len(having))
+    checks = []
+    for j, e in enumerate(sorted(rng.sample(having, len(having)), key=lambda e: e.id in taken)[:k]):
+        text = wrong_text(e, having, rng=rng) if j % 2 else gold_text(e)
+        if text is None:
+            raise sheet_error("no_wrong_answer", k=k)
+        checks.append(Drawn(e.id, text, check="other" if j % 2 else "gold"))
+    return checks
+
+# %% ../../nbs/90_tools/03_share.ipynb #cabf9ce6
+def draw_sheets(c: Combination, examples, *, answers: dict, n=50, raters=3, overlap=0.3, checks=0, seed=0) -> tuple:
+    "(key, rater → sheet) of about n answers and some checks; `StudyError` on settings that no sheet can have."
+    how = dict(n=n, raters=raters, overlap=overlap, checks=checks, seed=seed)
+    possible = dict(raters=1 <= raters <= 99, overlap=0 <= overlap <= 1, checks=checks >= 0)
+    if not all(possible.values()):
+        raise sheet_error(next(name for name, fine in possible.items() if not fine), **how)
+    drawn, by_id = draw_answers(examples, answers, n=n, seed=seed), {e.id: e for e in examples}
+    tests = draw_checks(examples, checks, taken={d.id for d in drawn}, seed=seed) if checks else []
+    keys = {d: text_key(by_id[d.id], d.text) for d in (*drawn, *tests)}
+    rng = random.Random(fingerprint("sheets", seed))
+    names = dict(zip(rng.sample([*keys], len(keys)), (f"q{i:03d}" for i in range(1, len(keys) + 1))))
+    order = sorted(range(len(drawn)), key=lambda i: (drawn[i].arms, rng.random()))
+    k = round(overlap * len(drawn))  # that all raters get; arms are spread evenly over these, and over raters
+    common = systematic_sample(k, order, start=rng.random()) if k else []
+    rest = [i for i in order if i not in set(common)]
+    shares = [sorted([*common, *rest[r::raters]]) for r in range(raters)]
+    shares = {f"r{r}": [*(drawn[i] for i in mine), *tests] for r, mine in enumerate(shares, 1)}
+    shares = {r: rng.sample(mine, len(mine)) for r, mine in shares.items() if mine}
+    task, content = examples[0].task, [[text, d.arms, d.check] for d, text in keys.items()]
+    asked = rubric_hash(task, c.rubric)
+    sheet = fingerprint("sheet", SHEET_FORMAT, c.name, asked, *how.values(), content)
+    key = dict(format=SHEET_FORMAT, sheet=sheet, combination=c.name, task=task, rubric=asked, settings=how)
+    key["criteria"] = [x.model_dump(mode="json") for x in rubric(task, c.rubric)]
+    key["items"] = {names[d]: dict(id=d.id, arms=list(d.arms), check=d.check, text=text) for d, text in keys.items()}
+    key["raters"] = {r: [names[d] for d in mine] for r, mine in shares.items()}
+    items = {d: (names[d], item_parts(by_id[d.id]), d.text) for d in keys}
+    return key, {r: _sheet(key, r, items=[items[d] for d in mine]) for r, mine in shares.items()}
+
+# %% ../../nbs/90_tools/03_share.ipynb #62a7750a
+def _sheet(key, rater, *, items):
+    "What a rater gets: items and answers, and the questions about them; items are (name, parts, answer)."
+    own = {k: key[k] for k in ("sheet", "rubric", "task", "criteria")}
+    asked = [dict(item=i, parts=[dict(heading=h, text=t) for h, t in parts], answer=a) for i, parts, a in items]
+    return dict(format=SHEET_FORMAT, kind="sheet", rater=rater) | own | dict(items=asked)
+
+
+def practice(examples, k: int = 6, *, seed: int = 0) -> dict:
+    "A sheet to try grading with: attention checks alone. It has no key, so nothing of it is imported."
+    task, by_id = examples[0].task, {e.id: e for e in examples}
+    drawn, asked = draw_checks(examples, k, seed=seed), rubric_hash(task)
+    sheet = fingerprint("practice", asked, seed, [[d.id, d.text] for d in drawn])
+    key = dict(sheet=sheet, rubric=asked, task=task, criteria=[x.model_dump(mode="json") for x in rubric(task)])
+    return _sheet(key, "r1", items=[(f"q{i:03d}", item_parts(by_id[d.id]), d.text) for i, d in enumerate(drawn, 1)])
 
 # %% ../../nbs/90_tools/03_share.ipynb #608563b2
 def write_sheets(

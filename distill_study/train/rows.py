@@ -178,14 +178,14 @@ def known_tokens(rows: list, base, *, name: str):
 _SAYS = dict(system="Rule 7.", user="Why 8?", assistant="So 9.")
 
 
-def _talk(roles, **says):
-    return [dict(role=r, content=(_SAYS | says)[r]) for r in roles]
+def _talk(roles, **contents):
+    return [dict(role=r, content=(_SAYS | contents)[r]) for r in roles]
 
 
-def _written(tokenizer, *roles, **says):
+def _written(tokenizer, *roles, **contents):
     "What a template makes of a made-up exchange, the assistant's turn opened unless it is the last; or its error."
     try:
-        return render_turns(tokenizer, _talk(roles, **says), ask=roles[-1] != "assistant")
+        return render_turns(tokenizer, _talk(roles, **contents), ask=roles[-1] != "assistant")
     except Exception as e:
         return e
 
