@@ -193,7 +193,7 @@ class Completions(list):
     def __repr__(self):
         return f"{len(self)} completions: {self.reused} from the store, {self.new} new, {len(self.failures)} failed"
 
-# %% ../../nbs/30_models/02_engine.ipynb #a8ce8c04
+
 def complete(
     engine: Engine,
     requests,  # `Request`s
@@ -372,7 +372,7 @@ class Recorded(NamedTuple):
     end: str | None = None  # its `ending`
     thought: str = ""  # reasoning in a field of its own
 
-# %% ../../nbs/30_models/02_engine.ipynb #082b8397
+
 def read_recorded(path: Path) -> dict[str, Recorded]:
     "Id → completion of a .jsonl file; raises a `StudyError` that names file and line."
     found, wanted = {}, (("id", (str, int), "text or a whole number"), ("completion", (str,), "text"))

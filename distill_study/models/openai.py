@@ -551,7 +551,7 @@ async def attempt(server: Server, pending: Pending) -> tuple[dict, float]:
         pace.ours[1].take(answer["prompt_tokens"] + answer["completion_tokens"] - guess, server.answered_at)
     return answer, server.answered_at - sent
 
-# %% ../../nbs/30_models/05_openai.ipynb #a206861b
+
 async def ask(server: Server, pending: Pending):
     "The record of an answer, the `Failure` when there is a reason to give up, or None: ask again when it is due."
     s, n = server.settings, pending.attempts + 1
