@@ -424,6 +424,7 @@ def status(number, message, **more):
     [
         (401, "bad key", {}, r"refuses the key in the environment variable TEST_KEY \(401: bad key\)"),
         (429, "quota", dict(code="insufficient_quota"), r"won't answer any more \(429: quota\)"),
+        (402, "Insufficient Balance", {}, r"won't answer any more \(402: Insufficient Balance\)"),
         (
             400,
             "temperature must be 1",

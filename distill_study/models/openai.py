@@ -6,7 +6,7 @@
 __all__ = ['LARGEST', 'hide', 'clean', 'Fault', 'seconds', 'retry_after', 'header_limits', 'backoff', 'Meter', 'size', 'Mark',
            'Pace', 'read_answer', 'status_fault', 'fault_of', 'Dialect', 'read_body', 'Server', 'Pending', 'attempt',
            'ask', 'refused', 'first_answer', 'flood', 'in_thread', 'OpenAIEngine', 'AnthropicDialect', 'read_message',
-           'message_fault', 'AnthropicEngine']
+           'AnthropicEngine']
 
 # %% ../../nbs/30_models/05_openai.ipynb #e1baa457
 import asyncio
@@ -205,8 +205,6 @@ class Pace:
             return
         now, here = time.monotonic(), Mark(number, sent, self.refusals)
         self.delay = now - sent
-        if not self.first and number - self.last.number > 30:
-            self.before = self.unrelated = 0.0
         self.first, self.row = self.first or here, self.row or here
         if not self.is_closed(here):
             self.closings = 0 if number > self.probe else self.closings
@@ -354,7 +352,7 @@ def status_fault(status: int, headers, *, text: str) -> Fault:
         return Fault("too_long", evidence)
     if code == "content_filter":
         return Fault("content_filter", evidence)
-    if status == 401 or code == "insufficient_quota":
+    if status in (401, 402) or code == "insufficient_quota" or "credit balance" in evidence:
         return Fault(f"http_{status}", evidence, final=True)
     if status not in _AGAIN and status < 500:
         return Fault(f"http_{status}", evidence)
@@ -793,20 +791,13 @@ def read_message(body: str) -> dict:
         raise Fault("invalid_response", f"no message: {body[:200]}", again=True) from None
     return read_answer(json.dumps(dict(choices=[choice], usage=counts, model=data.get("model"))))
 
-
-def message_fault(status: int, headers, *, text: str) -> Fault:
-    "The `Fault` of an error response; a used-up balance ends the run."
-    fault = status_fault(status, headers, text=text)
-    fault.final = fault.final or status == 402 or "credit balance" in fault.evidence
-    return fault
-
 # %% ../../nbs/30_models/05_openai.ipynb #24379218
 class AnthropicEngine(OpenAIEngine):
     "A model of Anthropic's, by its name there, also in batches."
 
     name, path, speaks = "anthropic", "/messages", AnthropicDialect
     home, key_env = "https://api.anthropic.com/v1", "ANTHROPIC_API_KEY"
-    read, fault = staticmethod(read_message), staticmethod(message_fault)
+    read = staticmethod(read_message)
 
     def headers(self, key):
         return {"anthropic-version": "2023-06-01"} | ({"x-api-key": key} if key else {})
