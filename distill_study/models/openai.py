@@ -205,6 +205,8 @@ class Pace:
             return
         now, here = time.monotonic(), Mark(number, sent, self.refusals)
         self.delay = now - sent
+        if not self.first and number - self.last.number > 30:
+            self.before = self.unrelated = 0.0
         self.first, self.row = self.first or here, self.row or here
         if not self.is_closed(here):
             self.closings = 0 if number > self.probe else self.closings
