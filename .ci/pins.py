@@ -8,8 +8,14 @@ Usage: REPORT='pip install --dry-run --ignore-installed --quiet --report -'
 
 import json
 import re
+import subprocess
 import sys
+import tempfile
+import tomllib
 from pathlib import Path
+
+from packaging import tags
+from packaging.utils import parse_wheel_filename
 
 OURS = {"distill-study", "pip"}
 CUDA = re.compile(r"^(nvidia|cuda|triton)\b")  # what only torch's CUDA build asks for
@@ -20,10 +26,15 @@ HEADER = """\
 # Packages that only torch's CUDA build asks for are kept when a CPU build is resolved.
 """
 LOCK = """\
-# All that `pip install {what}` brings, at exact versions: pip install --no-deps -r locks/{name}.txt -e .
-# Made by `make locks`, for Linux and Python 3.11.
-# Without hashes: a version has a file for each platform, and torch one for each device.
+# All that `pip install {what}` brings, at exact versions, with the hashes of the files that fit Linux and Python 3.11:
+# pip install --no-deps --require-hashes -r locks/{name}.txt && pip install --no-deps -e .
+# Made by `make locks`.
 """
+LINUX = [
+    f"{kind}_{arch}"
+    for arch in ("x86_64", "aarch64")
+    for kind in (*(f"manylinux_2_{n}" for n in range(40)), "manylinux2014", "manylinux2010", "manylinux1", "linux")
+]
 
 
 def canonical(name):
@@ -81,6 +92,33 @@ def lock(
     ]
 
 
+def builds(report):
+    "Name → hash of what was resolved to a build for one device, as torch for the CPU: an index may have another."
+    found = {canonical(i["metadata"]["name"]): i for i in report["install"] if "+" in i["metadata"]["version"]}
+    return {name: i["download_info"]["archive_info"]["hashes"]["sha256"] for name, i in found.items()}
+
+
+def digests(package):
+    "The hashes of the files of a package, as a pylock.toml lists them, that fit; of its source where no wheel does."
+    fit = {*tags.cpython_tags((3, 11), platforms=LINUX), *tags.compatible_tags((3, 11), "cp311", LINUX)}
+    wheels = [w for w in package.get("wheels", ()) if fit & parse_wheel_filename(w["url"].rsplit("/", 1)[-1])[3]]
+    return sorted(w["hashes"]["sha256"] for w in wheels or [package["sdist"]])
+
+
+def hashed(lines, own):  # lines of a lock file  # of `builds`
+    "The lines with the hashes that the index has for them; uv knows them without fetching a file."
+    with tempfile.TemporaryDirectory() as d:
+        asked, found = Path(d) / "asked.txt", Path(d) / "pylock.toml"
+        asked.write_text("\n".join(lines))
+        uv = [str(Path(sys.executable).with_name("uv")), "pip", "compile", "--no-config", "--quiet", "--no-deps"]
+        how = ["--python-version", "3.11", "--format", "pylock.toml", "--output-file", str(found)]
+        subprocess.run([*uv, *how, str(asked)], check=True)
+        packages = {p["name"]: p for p in tomllib.loads(found.read_text())["packages"]}
+    names = [line.split("==")[0] for line in lines]
+    found = [[own[name]] if name in own else digests(packages[name]) for name in names]
+    return [" \\\n    --hash=sha256:".join([line, *hashes]) for line, hashes in zip(lines, found)]
+
+
 def write(path, header, lines):
     path.parent.mkdir(exist_ok=True)
     path.write_text(header + "\n".join(lines) + "\n", encoding="utf-8")
@@ -96,8 +134,6 @@ if __name__ == "__main__":
     for name, _, extras in (n.partition("=") for n in names):
         extras = (extras or name).replace("run", "").split(",")
         what = f"'.[{','.join(filter(None, extras))}]'" if any(extras) else "."
-        write(
-            Path(path) / f"{name}.txt",
-            LOCK.format(what=what, name=name),
-            lock(report, extras, old if "gpu" in extras else ()),
-        )
+        gpu = "gpu" in extras
+        lines = hashed(lock(report, extras, old if gpu else ()), {} if gpu else builds(report))
+        write(Path(path) / f"{name}.txt", LOCK.format(what=what, name=name), lines)

@@ -4,17 +4,21 @@
 
 # %% auto #0
 __all__ = ['app', 'store_app', 'grades_app', 'VERSION', 'RecipeFile', 'RecipePath', 'OVERRIDE', 'Override', 'Reports', 'STORE',
-           'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Gpus', 'Columns', 'SOURCE',
-           'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER', 'COMPLETIONS', 'READ_AS', 'EACH', 'LOGS', 'TASK',
-           'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'data', 'memory', 'doctor', 'list_',
-           'chapters', 'heading', 'relink', 'write_page', 'guide', 'read', 'import_logs', 'diff', 'reproduce', 'rows',
-           'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'export', 'prune', 'main']
+           'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Quiet', 'Verbose', 'Strict', 'Gpus',
+           'Columns', 'SOURCE', 'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER', 'COMPLETIONS', 'READ_AS', 'EACH',
+           'LOGS', 'TASK', 'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'data', 'memory', 'doctor',
+           'list_', 'chapters', 'heading', 'relink', 'write_page', 'guide', 'read', 'import_logs', 'diff', 'reproduce',
+           'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'export', 'prune', 'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
+import errno
 import json
 import re
 import sys
 from collections import Counter
+from contextlib import nullcontext, redirect_stderr
+from importlib import import_module
+from io import StringIO
 from pathlib import Path
 from posixpath import normpath
 from typing import Annotated
@@ -22,13 +26,15 @@ from typing import Annotated
 import typer
 
 import distill_study
-from .utils import plural, say, size, write_text
+from .utils import plural, say, shown, size, write_text
 
 # %% ../nbs/99_cli.ipynb #0b25da7e
 app = typer.Typer(
     help="A reproducible study of knowledge distillation between language models.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings=dict(max_content_width=120),
 )
 store_app = typer.Typer(help="What runs have stored: completions and trained students.", no_args_is_help=True)
 app.add_typer(store_app, name="store")
@@ -36,25 +42,9 @@ grades_app = typer.Typer(help="What people graded.", no_args_is_help=True)
 app.add_typer(grades_app, name="grades")
 
 
-def _recipe_file(given):
-    "The file of a recipe."
-    from distill_study.study.schedule import recipe_path
-
-    return recipe_path(given)
-
-
-def _folder(where):
-    "The folder that a store is worked on in."
-    from distill_study.store.remote import working_copy
-
-    return working_copy(where)
-
-
-def _kept_folder(where):
-    "The folder of a store that is there."
-    from distill_study.tools.archive import open_root
-
-    return open_root(where)
+def _by(module, name):
+    "What reads an option: a function of the package, whose module is imported when the option is given."
+    return lambda given: getattr(import_module(f"distill_study.{module}"), name)(given)
 
 
 def _recipe(path, overrides):
@@ -85,25 +75,31 @@ def common(version: Annotated[bool, VERSION] = False):
 
 # %% ../nbs/99_cli.ipynb #9a1d0c02
 RecipeFile = typer.Argument(
-    metavar="RECIPE", parser=_recipe_file, help="a YAML file, or the name of one that comes along, e.g. demo"
+    metavar="RECIPE",
+    parser=_by("study.schedule", "recipe_path"),
+    help="a YAML file, or the name of one that comes along, e.g. demo",
 )
 RecipePath = Annotated[Path, RecipeFile]
 OVERRIDE = "override a setting, e.g. -p train.epochs=1 -p data.test=50; repeatable"
 Override = Annotated[list[str] | None, typer.Option("-p", metavar="KEY=VALUE", help=OVERRIDE)]
 Reports = Annotated[Path, typer.Option(help="where reports go")]
 STORE = "where completions and trained students are kept: a folder, or e.g. s3://bucket/store"
-Store = Annotated[Path, typer.Option(parser=_folder, metavar="FOLDER|URL", help=STORE)]
-KeptStore = Annotated[Path, typer.Option(parser=_kept_folder, metavar="FOLDER|URL", help=STORE)]
+_STORE = dict(metavar="FOLDER|URL", help=STORE)
+Store = Annotated[Path, typer.Option(parser=_by("store.remote", "working_copy"), **_STORE)]
+KeptStore = Annotated[Path, typer.Option(parser=_by("tools.archive", "open_root"), **_STORE)]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
 PUSH = "upload each folder, in private, to this user or organization on the hub"
 Push = Annotated[str | None, typer.Option(metavar="OWNER", help=PUSH)]
 TokenEnv = Annotated[str, typer.Option(help="NAME of the environment variable with the hub's token")]
 Workers = Annotated[int, typer.Option(help="processes that do stages side by side, each with its share of the GPUs")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only what failed or dropped out, and where it is")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="lines on a terminal, too, not one view of the run")]
+Strict = Annotated[bool, typer.Option("--strict", help="exit with 1 also where an arm of a report dropped out")]
 
 # %% ../nbs/99_cli.ipynb #9a1d0c04
 @app.command()
 def init(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="gets both files")] = Path(".")):
-    "Write a commented recipe and the study notebook into a folder, and say what to do next."
+    "Write a first recipe and the study notebook into a folder. Every setting has a comment."
     from distill_study.analyse.results import sentence, templates
     from distill_study.config import StudyError
     from distill_study.study.schedule import notebook_path
@@ -129,12 +125,15 @@ def run(
     workers: Workers = 1,
     executor: Annotated[str, typer.Option(help="where stages run: local, or ray for a cluster that is up")] = "local",
     address: Annotated[str, typer.Option(help="HOST:PORT of the Ray cluster's head; auto: of this machine")] = "auto",
+    strict: Strict = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ):
-    "Run a recipe: sample the teacher, train and grade the students, write the reports."
+    "Run a recipe and write its reports. Sample the teacher, train and grade the students; do what is new, no more."
     if executor not in ("local", "ray"):
         raise typer.BadParameter(f"{executor!r}: expected local or ray", param_hint="--executor")
-    ray = address if executor == "ray" else None
-    _run(_recipe(recipe, p), recipe, reports=reports, store=store, workers=workers, ray=ray)
+    how = dict(workers=workers, ray=address if executor == "ray" else None, strict=strict)
+    _run(_recipe(recipe, p), recipe, reports=reports, store=store, views=dict(quiet=quiet, verbose=verbose), **how)
 
 
 @app.command()
@@ -145,21 +144,26 @@ def replay(
     reports: Reports = Path("reports"),
     store: KeptStore = Path("store"),
     workers: Workers = 1,
+    quiet: Quiet = False,
 ):
-    "Write a recipe's reports again from the store alone: no model, server or key is needed."
-    _run(_recipe(recipe, p), recipe, reports=reports, store=store, replay=True, workers=workers)
+    "Write reports again from the store alone. No model, server or key is needed."
+    views = dict(quiet=quiet)
+    _run(_recipe(recipe, p), recipe, reports=reports, store=store, views=views, workers=workers, replay=True)
 
 
-def _run(r, file, *, reports, store, replay=False, workers=1, ray=None):
+def _run(r, file, *, reports, store, views, workers, strict=False, ray=None, replay=False):
     "Check a recipe, run it, and say where the reports are; exits with 1 where something failed."
     from distill_study.report.render import claim
     from distill_study.study import schedule
     from distill_study.study.plan import wanted
+    from distill_study.study.workers import Local, Ray
 
     schedule.check(r, reports, store=store, replay=replay)
     claim(r, file, reports=reports)
+    executor, given = (Ray(ray), (reports.resolve(), store.resolve())) if ray else (Local(workers), (reports, store))
     try:
-        outcomes = _run_stages(r, reports, store=store, replay=replay, workers=workers, ray=ray)
+        with schedule.watching(**views) as shows:
+            outcomes = schedule.run_recipe(r, given[0], store=given[1], executor=executor, replay=replay, **shows)
     except KeyboardInterrupt:
         say("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
@@ -170,20 +174,8 @@ def _run(r, file, *, reports, store, replay=False, workers=1, ray=None):
     if not paged:
         say("the page about students on other data sets failed; the index names its notebook.")
     print(reports / r.name / "index.html")
-    raise typer.Exit(1 if failed or not paged else 0)
-
-
-def _run_stages(r, reports, *, store, replay, workers, ray):
-    "Run the stages; with several workers on a terminal, a table shows how far they are."
-    from distill_study.study.schedule import live, run_recipe
-    from distill_study.study.workers import Local, Ray
-
-    executor = Ray(ray) if ray else Local(workers)
-    if ray:
-        reports, store = reports.resolve(), store.resolve()
-    with live(workers > 1 or bool(ray)) as look:
-        quiet = (lambda line: None) if look else say
-        return run_recipe(r, reports, store=store, executor=executor, say=quiet, look=look, replay=replay)
+    dropped = strict and any(o.dropped for o in outcomes)
+    raise typer.Exit(1 if failed or dropped or not paged else 0)
 
 
 @app.command()
@@ -207,17 +199,17 @@ Gpus = Annotated[str | None, typer.Option(metavar="NxGPU", help="estimate hours 
 
 @app.command()
 def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
-    "Show what a recipe would run, about what it would take, and what keeps it from running here."
+    "Show what a recipe would run and what it takes. Exits with 1 where something keeps it from running here."
     from distill_study.data.load import task_of
     from distill_study.study import resources as estimate
     from distill_study.study.plan import how_much, plan, work_of
-    from distill_study.study.schedule import problems
+    from distill_study.study.schedule import problems, without_gold
     from distill_study.train.rows import check_templates
 
     r = _recipe(recipe, p)
     for d in r.data:
         task_of(d)
-    print(f"{r.name}: {r.description}")
+    print(shown(f"{r.name}: {r.description}"))
     if wrong := problems(r):
         print("\nThis can't run as it is:", *wrong, sep="\n  ")
         raise typer.Exit(1)
@@ -228,6 +220,7 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
             print(f"  {work.kind:<8} {work.what:<75} {how_much(work)}")
         for model, notes in check_templates(report.combination).items():
             print(*(f"  template {model}: {note}" for note in notes.values()), sep="\n")
+    print(*(f"\n{costs}" for costs in without_gold(r)), sep="")
     transfer = Counter(work.data.name for s in stages if s.kind == "transfer" for work in s.work)
     for name, n in transfer.items():
         print(f"\n{name}: also asked of {plural(n, 'student')} that learned from other data")
@@ -247,19 +240,21 @@ def data(
     ] = None,
     column: Annotated[list[str] | None, Columns] = None,
     test: Annotated[
-        int | None, typer.Option(help="rows to hold out where there is no test split; of a file a fifth")
+        int | None, typer.Option(help="rows to hold out where there is no test split; a fifth if left out")
     ] = None,
 ):
-    "Show how a data set is read: counts, what is left out and why, three examples, and its line of a recipe."
+    "Show how a data set is read. Counts, what is left out and why, three examples, and its line of a recipe."
     from distill_study.config import Data
-    from distill_study.data.load import is_file, load_data
+    from distill_study.data.load import DataError, load_data
 
     pairs = [c.partition("=") for c in column or ()]
     asked = dict(name=name, columns={expected: own for expected, _, own in pairs}) | (dict(task=task) if task else {})
-    whole = load_data(Data.parse(asked | dict(test=1 if is_file(name) and test is None else test), "data"))
-    n, held = len(whole.train) + len(whole.test), test or len(whole.test)
-    if is_file(name) and test is None:
-        held = max(1, n // 5)
+    try:
+        whole = load_data(Data.parse(asked | dict(test=test), "data"))
+    except DataError:  # there may be no test split
+        whole = load_data(Data.parse(asked | dict(test=test or 1), "data"))
+    n, used = len(whole.train) + len(whole.test), whole.used
+    held = test or (max(1, n // 5) if used and used["train"] == used["test"] else len(whole.test))
     _print_data(whole, asked | dict(task=whole.task, train=n - held, test=held))
 
 
@@ -267,7 +262,10 @@ def _print_data(splits, settings):
     "What was read, and the settings that read it, as a recipe has them."
     rows = [*splits.train, *splits.test]
     left = ", ".join(f"{n} {reason}" for reason, n in splits.left_out.items())
+    again = len(rows) - len({e.key for e in rows})
     print(f"{splits.name}: {splits.task}, {plural(len(rows), 'row')} read" + (f"; left out: {left}" if left else ""))
+    if again:
+        print(f"{plural(again, 'input is', many='inputs are')} there more than once; training takes each once")
     gold = Counter(e.gold for e in rows if e.gold is not None)
     common = ", ".join(f"{answer[:30]!r} {n} times" for answer, n in gold.most_common(4))
     print(
@@ -275,7 +273,8 @@ def _print_data(splits, settings):
         + (f", most often {common}" if gold else ": nothing to grade by, and no arm control/gold")
     )
     for e in rows[:3]:
-        print(f"\n{e.id}, gold: {e.gold!r}", *(f"  {m['role']}: {m['content']}" for m in e.messages), sep="\n")
+        asked = [f"  {m['role']}: {m['content']}" for m in e.messages]
+        print(shown("\n".join([f"\n{e.id}, gold: {e.gold!r}", *asked])))
     line = ", ".join(f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in settings.items() if v)
     print(f"\ndata:\n  - {{{line}}}")
 
@@ -296,7 +295,7 @@ def memory(
     r: Annotated[int, typer.Option("--r", help="LoRA rank")] = 16,
     as_json: AsJson = False,
 ):
-    "Estimate the memory that training MODEL needs, part by part, and name the cheapest setting that fits."
+    "Estimate the memory that a training needs. Part by part, with the cheapest setting that fits."
     from distill_study.config import Train
     from distill_study.study import resources as memory
 
@@ -346,7 +345,7 @@ def doctor(
     trial: Annotated[bool, typer.Option("--trial", help="also take one row through every stage")] = False,
     as_json: AsJson = False,
 ):
-    "Check this machine for a recipe: packages, GPUs, memory, disk, hub, keys, endpoints."
+    "Check this machine for a recipe. Packages, GPUs, memory, disk, hub, keys, endpoints."
     from distill_study.config import ConfigError
     from distill_study.tools import doctor as d
 
@@ -460,7 +459,7 @@ def guide(
     *,
     out: Annotated[Path, typer.Option(help="gets a page for each chapter")] = Path("reports/guide"),
 ):
-    "List the chapters of the guide, or write them as pages and print where CHAPTER is."
+    "List the chapters of the guide, or write them as pages. Prints where the page of CHAPTER is."
     from distill_study.config import ConfigError, nearest
 
     found = chapters()
@@ -488,7 +487,7 @@ def read(
     structured: Annotated[bool, typer.Option("--structured", help="JSON was asked for")] = False,
     as_json: Annotated[bool, typer.Option("--json", help=EACH)] = False,
 ):
-    "Show what is read of the completions in a file: the answer, how it was found, and whether it is right."
+    "Show what is read of the completions in a file. The answer, how it was found, and whether it is right."
     from distill_study.tools import explore
 
     found = explore.read_completions(file, task, strategy=strategy, structured=structured)
@@ -513,7 +512,7 @@ def import_logs(
     data: Annotated[str | None, typer.Option(metavar="DATASET", help=ASKED)] = None,
     as_json: AsJson = False,
 ):
-    "Make a recorded teacher, a data set and a recipe of the logs of a teacher that already ran."
+    "Make a recorded teacher of logs, with data and recipe. For a teacher that already ran."
     from distill_study.tools import logs
 
     done = logs.import_logs(files, out, task=task, form=form, data=data)
@@ -529,7 +528,7 @@ def diff(
     store_b: Annotated[Path | None, typer.Option(help="the same of REPORT_B; --store if left out")] = None,
     as_json: AsJson = False,
 ):
-    """Say what changed between two reports in settings, versions and numbers, and which changes are beyond noise.
+    """Say what changed between two reports. Settings, versions, numbers, and which changes are beyond noise.
 
     Exit code: 0 none is, 1 some are, 2 they can't be compared."""
     from distill_study.tools import compare
@@ -549,10 +548,11 @@ def reproduce(
     data: Annotated[str | None, typer.Option(help="where the data is on this machine, if it was a local copy")] = None,
     as_json: AsJson = False,
 ):
-    "Make a report again beside the old one and compare. Exit code: 0 reproduced, 1 not, 2 it can't be tried."
+    "Make a report again and compare the two. Exit code: 0 reproduced, 1 not, 2 it can't be tried."
     from distill_study.tools import compare
 
-    found = compare.reproduce(report, store, fresh=fresh, out=out, data=data)
+    with nullcontext() if fresh else redirect_stderr(StringIO()):
+        found = compare.reproduce(report, store, fresh=fresh, out=out, data=data)
     print(json.dumps(found.to_dict(), ensure_ascii=False)) if as_json else compare.print_reproduced(found)
     raise typer.Exit(found.code)
 
@@ -567,15 +567,24 @@ def rows(
     push: Push = None,
     token_env: TokenEnv = "HF_TOKEN",
 ):
-    "Write the training rows of every arm, from the store, as data sets with a card."
+    "Write the training rows of every arm as data sets. From the store, with a card."
     from distill_study.tools import share
 
     r = _recipe(recipe, p)
     token = share.check_push(r, push, token_env=token_env) if push else None
-    for folder, c, arm in share.write_recipe(r, out, store=store):
+    with redirect_stderr(StringIO()):
+        written = share.write_recipe(r, out, store=store)
+    _hand_over(written, push, token=token, kind="dataset")
+
+
+def _hand_over(written, owner, *, token, kind):
+    "Print the folders that were written, and push them where an owner is named."
+    from distill_study.tools import share
+
+    for folder, c, name in written:
         print(folder)
-        if push:
-            print(share.push_to_hub(folder, share.repo_name(push, c, arm=arm), token=token))
+        if owner:
+            print(share.push_to_hub(folder, share.repo_name(owner, c, arm=name), token=token, kind=kind))
 
 
 @app.command()
@@ -589,15 +598,14 @@ def students(
     push: Push = None,
     token_env: TokenEnv = "HF_TOKEN",
 ):
-    "Write the trained students of every arm, from the store, as models and adapters with a card."
+    "Write the trained students as models and adapters. From the store, each with a card."
     from distill_study.tools import share
 
     r = _recipe(recipe, p)
     token = share.check_push(r, push, token_env=token_env, students=True) if push else None
-    for folder, c, name in share.write_students(r, out, store=store, adapter=adapter):
-        print(folder)
-        if push:
-            print(share.push_to_hub(folder, share.repo_name(push, c, arm=name), token=token, kind="model"))
+    with redirect_stderr(StringIO()):
+        written = share.write_students(r, out, store=store, adapter=adapter)
+    _hand_over(written, push, token=token, kind="model")
 
 # %% ../nbs/99_cli.ipynb #951f4e98
 @app.command("grade-sheet")
@@ -615,12 +623,13 @@ def grade_sheet(
     p: Override = None,
     store: KeptStore = Path("store"),
 ):
-    "Draw answers of every arm from the store, blinded and shuffled, and write a page for each rater to grade them in."
+    "Write pages for people to grade answers in. Drawn from the store, blinded and shuffled, a page for each rater."
     from distill_study.tools import share
 
     options = dict(store=store, n=n, raters=raters, overlap=overlap, checks=checks, seed=seed)
-    for page, _, count in share.write_sheets(_recipe(recipe, p), out, **options):
-        print(f"{page}  {count} answers")
+    with redirect_stderr(StringIO()):
+        pages = share.write_sheets(_recipe(recipe, p), out, **options)
+    print(*(f"{page}  {count} answers" for page, _, count in pages), sep="\n")
 
 
 @grades_app.command("import")
@@ -633,7 +642,7 @@ def import_(
     p: Override = None,
     store: KeptStore = Path("store"),
 ):
-    "Check files of grades and merge them into the store: all of them, or none."
+    "Check files of grades and merge them into the store. All of them, or none."
     from distill_study.grading import people
     from distill_study.store.log import Store as Opened
     from distill_study.tools import archive
@@ -656,7 +665,7 @@ def _print_entries(entries):
 
 @store_app.command("list")
 def list_stored(store: Store = Path("store")):
-    "What the store holds: completions by engine, the ledger of failures and drops, trained students."
+    "List what the store holds. Completions by engine, the ledger of failures and drops, trained students."
     from distill_study.tools.archive import contents
 
     found = contents(store)
@@ -666,7 +675,7 @@ def list_stored(store: Store = Path("store")):
 
 @store_app.command()
 def ledger(store: Store = Path("store")):
-    "Print every failed request and every dropped input, one JSON object a line: id, reason, evidence."
+    "Print what failed and what was dropped. One JSON object a line: id, reason, evidence."
     from distill_study.tools.archive import ledger_rows
 
     for row in ledger_rows(store):
@@ -723,4 +732,9 @@ def main():
         app()
     except StudyError as e:
         say(f"error: {e}")
+        sys.exit(2)
+    except OSError as e:
+        if e.errno != errno.ENAMETOOLONG:
+            raise
+        say(f"error: {str(e.filename)[:100]}…: a name longer than this file system takes. Choose a shorter one.")
         sys.exit(2)

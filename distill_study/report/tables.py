@@ -268,33 +268,25 @@ _TRAINING = (
 )
 
 
-def _training_row(arm, trained: dict, *, devices) -> dict:
-    "What is known of one training, memory in MiB and energy in kJ."
-    peak, energy = trained.get("peak_memory"), trained.get("energy") or {}
-    joules = {f"{d}_kj": energy.get(d) and energy[d] / 1000 for d in devices}
-    return dict(trained, arm=arm, peak=peak / 2**20 if peak else None, **joules)
-
-
 def training_table(
-    training: dict,  # arm -> rows, steps, supervised_tokens, truncated_rows, last_loss, seconds, energy, merge ...
+    training: dict,  # arm -> rows, steps, supervised_tokens, truncated_rows, last_loss, seconds, merge ...
     missing: dict | None = None,  # arm -> why it was not trained
     *,
     arms=PLAIN,  # of the family
 ) -> Table:
     "What every trained arm learned from, and how long it took."
     missing, rows = missing or {}, []
-    devices = sorted({d for t in training.values() for d in t.get("energy") or {}}, reverse=True)  # that count it
     chosen = [a for a, t in training.items() if t.get("chosen") is not None]
     kept = [Column("chosen", "Weights kept", "of step", digits=0)] if chosen else []
     for arm in (a for a in arms if a in TRAINED):
         if arm in training:
-            rows.append(_training_row(arm, training[arm], devices=devices))
+            peak = training[arm].get("peak_memory")
+            rows.append(training[arm] | dict(arm=arm, peak=peak and peak / 2**20))
         elif arm in missing or not ARMS[arm].extra:
             rows.append(dict(arm=arm, missing=missing.get(arm, "not part of this run")))
-    energy = [Column(f"{d}_kj", f"Energy, {d.upper()}", "kJ", digits=2) for d in devices]
     merges = {a: t["merge"] for a, t in training.items() if (t.get("merge") or {}).get("tokens")}
     changed = {a: merge for a, merge in merges.items() if merge["same_choice"] < 0.95}
-    return _table("training", (*_TRAINING, *kept, *energy), rows=rows, energy=energy, changed=changed, chosen=chosen)
+    return _table("training", (*_TRAINING, *kept), rows=rows, changed=changed, chosen=chosen)
 
 # %% ../../nbs/80_report/00_tables.ipynb #b631dd14
 def cost_table(

@@ -349,7 +349,11 @@ class Store:
         self.looked["files"].add(f"results/{path.name}")
         if not path.exists():
             return None
-        return read_json(path, "value", remedy="Delete it: the result is then made again")["value"]
+        remedy = "Delete it: the result is then made again"
+        kept = read_json(path, "value", remedy=remedy)
+        if kept.get("sum", own := fingerprint(kept["value"])) != own:
+            raise StoreError.of("damaged_file", path=str(path), why="its checksum does not fit", remedy=remedy)
+        return kept["value"]
 
     def log(self, engine: str, weights: str) -> Log:
         "The file that holds the completions of 'engine:model' with weights of this fingerprint."

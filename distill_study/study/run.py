@@ -657,7 +657,7 @@ def rows_parts(run) -> list:
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c18
 COPIED = (
     "rows steps supervised_tokens supervised_share tokens tokens_per_second parameters trainable max_length "
-    "peak_memory energy seconds learning_rate packs chosen stopped merge"
+    "peak_memory seconds learning_rate packs chosen stopped merge"
 ).split()  # of a `TrainedStudent`, into a report as they are
 
 

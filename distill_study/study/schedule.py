@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['WAITING', 'RUNNING', 'DONE', 'FAILED', 'TRIES', 'notebook_path', 'shipped_recipes', 'recipe_path', 'execute',
            'Outcome', 'parameters', 'run_combination', 'run_generalization', 'behind', 'check', 'problems',
-           'write_index', 'render_index', 'Job', 'Board', 'run_recipe', 'status_table', 'live', 'read_status']
+           'without_gold', 'write_index', 'render_index', 'Job', 'Board', 'run_recipe', 'status_table', 'watching',
+           'read_status']
 
 # %% ../../nbs/85_study/04_schedule.ipynb #598f7d77
 import contextlib
@@ -21,7 +22,18 @@ from pathlib import Path
 
 import distill_study
 from ..analyse.results import duration, write_numbers
-from ..config import ARMS, DEFAULT_ARMS, Combination, Recipe, StudyError, Train, nearest, slug, to_yaml
+from distill_study.config import (
+    ARMS,
+    DEFAULT_ARMS,
+    Combination,
+    Recipe,
+    StudyError,
+    Train,
+    nearest,
+    slug,
+    stem,
+    to_yaml,
+)
 from ..data.load import has_truth, load_data, resolved, source_of
 from ..grading.judge import judge_prompt, judge_schema
 from ..grading.truth import known_entities, need_ner
@@ -37,7 +49,7 @@ from .run import check_questions
 from ..tasks.families import TASKS, item_parts, rubric
 from ..train.launch import check_launch
 from ..train.methods import check_choice, refuse
-from ..utils import plural, read_json, stage_lock, write_json
+from ..utils import read_json, say, shown, stage_lock, write_json
 
 # %% ../../nbs/85_study/04_schedule.ipynb #65c815df
 def _shipped(inside: str, beside: str, *, ending: str) -> dict[str, Path]:
@@ -103,8 +115,8 @@ def _run_cell(shell, source):
     if failed and not shell.error:  # the traceback could not be written
         shell.error = dict(ename=type(failed).__name__, evalue=str(failed), traceback=[])
     outputs = [new_output("stream", name="stdout", text=captured.stdout)] if captured.stdout else []
-    for shown in captured.outputs:
-        outputs.append(new_output("display_data", data=shown.data, metadata=shown.metadata or {}))
+    for display in captured.outputs:
+        outputs.append(new_output("display_data", data=display.data, metadata=display.metadata or {}))
     return outputs + ([new_output("error", **shell.error)] if shell.error else [])
 
 
@@ -161,6 +173,15 @@ class Outcome:
     error: str | None = None
     kept: bool = False  # nothing has changed since the report was made, so it stays
 
+    @property
+    def dropped(self) -> dict:
+        "Arm of the combination that the report has no answers of → why."
+        path = self.folder / "metrics.json"
+        if self.error or not path.is_file():
+            return {}
+        arms, asked = json.loads(path.read_text("utf-8"))["arms"], resolved(self.combination).arms
+        return {arm: x["missing"] for arm, x in arms.items() if arm in asked and x.get("missing")}
+
 
 def parameters(c: Combination, store: Path, *, out: Path, replay: bool = False) -> dict:
     "What papermill puts into the notebook's parameters cell."
@@ -205,7 +226,7 @@ def run_combination(
         (out / planner.LOOKUPS).unlink(missing_ok=True)
         (out / "params.yaml").write_text(to_yaml(render.shareable(c)), encoding="utf-8")
         given = parameters(c, store, out=out, replay=replay)
-        title = f"{c.data.name}: {Path(c.teacher.engine.split(':', 1)[1]).name} to {Path(c.student.model).name}"
+        title = f"{stem(c.data.name)}: {stem(c.teacher.engine.split(':', 1)[1])} to {stem(c.student.model)}"
         files = ("index.html", "items.html", "metrics.json", "metrics.csv", planner.LOOKUPS)
         page = dict(title=title, files=files, back=back)
         error = _page("combination", out, given=given, keys=render.key_names(c), **page)
@@ -275,28 +296,30 @@ def problems(recipe: Recipe) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def without_gold(recipe: Recipe) -> list[str]:
+    "What a lack of gold answers costs a recipe, a sentence for each split on this machine that has none."
+    out = []
+    for d in recipe.data:
+        if source_of(d.name) != "hub":
+            splits = load_data(d)
+            bare = [s for s in ("train", "test") if not any(map(has_truth, getattr(splits, s)))]
+            out += [str(StudyError.of(f"bare_{s}", name=stem(d.name))) for s in bare]
+    return out
+
+
 def _check_data(c, splits):
     "Refuse data that the arms can't be graded on, or can't learn from."
     if len(splits.train) < c.min_rows and any(ARMS[a].model == "trained" for a in c.arms):
-        raise StudyError(
-            f"data {c.data.name!r}: {plural(len(splits.train), 'training input')}, and min_rows = {c.min_rows}: no arm "
-            "could be trained. Ask for more training inputs (data.train), or lower min_rows."
-        )
+        raise StudyError.of("few_rows", name=c.data.name, have=len(splits.train), least=c.min_rows)
     graded, arms = TASKS[splits.task].graded, resolved(c, splits.task).arms
     if splits.task == "summarization" and known_entities(splits.test) is None:
         need_ner()
     blind = next((e.id for e in splits.test if e.gold is None), None)
     if blind is not None and graded:
-        raise StudyError(
-            f"data {c.data.name!r}: test item {blind!r} has no gold answer, and the arms are graded against gold. "
-            "Give the test set gold answers."
-        )
+        raise StudyError.of("test_without_gold", name=c.data.name, item=blind)
     asked_for = graded or c.arms != DEFAULT_ARMS
     if "control/gold" in arms and asked_for and not any(map(has_truth, splits.train)):
-        raise StudyError(
-            f"data {c.data.name!r}: no training example has a gold answer, or a reference, which arm control/gold "
-            "learns from. Leave the arm out of the recipe's arms."
-        )
+        raise StudyError.of("train_without_gold", name=c.data.name)
 
 
 def _check_models(c, splits, *, here=False):
@@ -360,7 +383,7 @@ def _grid_row(c, outcome):
     error = outcome and outcome.error
     state = "waiting" if outcome is None else "ok" if error is None else "failed"
     place = c.data.name, c.teacher.engine.split(":", 1)[1], c.student.model
-    short = dict(zip(("data", "teacher", "student"), (Path(name).name for name in place)))
+    short = dict(zip(("data", "teacher", "student"), map(stem, place)))
     return dict(name=c.name, state=state, error=error and scrub(error), **short)
 
 # %% ../../nbs/85_study/04_schedule.ipynb #a3677d9a
@@ -456,9 +479,13 @@ class Board:
 
     def outcomes(self) -> list[Outcome]:
         "What became of the combinations that are over, in the order of the recipe."
-        over = [j for j in self.jobs.values() if j.stage.kind == "report" and j.state in (DONE, FAILED)]
-        about = [(j, j.stage.combination) for j in over]
-        return [Outcome(c, self.folder / c.name, j.seconds, j.error, kept=not j.tries) for j, c in about]
+        jobs = [j for j in self.jobs.values() if j.stage.kind == "report" and j.state in (DONE, FAILED)]
+        return [self.outcome(j) for j in jobs]
+
+    def outcome(self, job: Job) -> Outcome:
+        "What became of the combination of a report's job."
+        c = job.stage.combination
+        return Outcome(c, self.folder / c.name, job.seconds, job.error, kept=not job.tries)
 
     def left(self) -> float | None:
         "Seconds that the rest may take, at the pace of the stages of its kind; None before it can be told."
@@ -507,6 +534,7 @@ def run_recipe(
     store: str | Path = "store",
     executor=None,  # `workers.Local` or `workers.Ray`; None: one worker of this machine
     say=print,  # called with a line of progress
+    news=None,  # called with a line that nobody should miss: what failed, or dropped out; None: `say`
     look=None,  # called with the `Board`, again and again
     replay: bool = False,  # from what is in the store alone
 ) -> list[Outcome]:
@@ -525,11 +553,14 @@ def run_recipe(
         say(f"{len(kept)} of {len(recipe.combinations())} reports stay: nothing has changed since they were made")
         write_index(recipe, kept, folder=folder)
     follow = getattr(executor, "alone", False) and not look
-    _work_off(board, executor, given=given | dict(replay=replay), say=say, look=look, follow=follow)
+    views = dict(say=say, news=news or say, look=look)
+    _work_off(board, executor, given=given | dict(replay=replay), follow=follow, **views)
+    for outcome in kept:
+        _tell_dropped(outcome, news or say)
     return board.outcomes()
 
 
-def _work_off(board, executor, *, given, say, look, follow):
+def _work_off(board, executor, *, given, say, news, look, follow):
     "Start every job as soon as it can, until all are over."
     running = {}
     try:
@@ -546,7 +577,7 @@ def _work_off(board, executor, *, given, say, look, follow):
                     say(line)
             for future in finished:
                 job = running.pop(future)
-                _close_job(board, job, future=future, lost=executor.lost, say=say)
+                _close_job(board, job, future=future, lost=executor.lost, say=say, news=news)
                 if job.stage.kind in ("report", "page") and job.state != WAITING:
                     write_index(board.recipe, board.outcomes(), folder=board.folder)
             board.write()
@@ -562,12 +593,17 @@ def _work_off(board, executor, *, given, say, look, follow):
     executor.close()
 
 
-def _close_job(board, job, *, future, lost, say):
+def _tell_dropped(outcome, news):
+    for arm, why in outcome.dropped.items():
+        news(f"{outcome.combination.name}: {arm} dropped out: {why}")
+
+
+def _close_job(board, job, *, future, lost, say, news):
     "Note what became of a job."
     error = future.exception()
     if isinstance(error, lost) and job.tries < TRIES:
         job.state = WAITING
-        return say(board.say(job, "its worker was lost; it is done again"))
+        return news(board.say(job, "its worker was lost; it is done again"))
     if isinstance(error, lost):
         job.error = f"its worker was lost {job.tries} times"
     elif error:
@@ -575,7 +611,11 @@ def _close_job(board, job, *, future, lost, say):
     else:
         job.seconds, job.error = future.result()["seconds"], future.result()["error"]
     job.state = FAILED if job.error else DONE
-    say(board.say(job, f"failed: {job.error}" if job.error else f"done in {duration(job.seconds)}"))
+    if job.error:
+        return news(board.say(job, f"failed: {job.error}"))
+    say(board.say(job, f"done in {duration(job.seconds)}"))
+    if job.stage.kind == "report":
+        _tell_dropped(board.outcome(job), news)
 
 # %% ../../nbs/85_study/04_schedule.ipynb #1267883d
 def _keep_unchanged(board, *, store):
@@ -617,6 +657,7 @@ def _holds(stage, folder, *, store, known):
 def status_table(status: dict, most: int = 12):
     "What a status file says, as something that rich prints; at most `most` lines about single stages."
     from rich.console import Group
+    from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
 
@@ -632,8 +673,11 @@ def status_table(status: dict, most: int = 12):
     if len(lines) > most:
         lines = [*lines[:most], (f"  and {len(lines) - most} more", "", "")]
     cut = dict(overflow="ellipsis", no_wrap=True)
-    texts = [Text(f"{what}: {line}" if line else what, style=style, **cut) for what, line, style in lines]
-    return Group(Text(_headline(status), style="bold"), table, *texts)
+    texts = [Text(shown(f"{what}: {line}" if line else what), style=style, **cut) for what, line, style in lines]
+    over = sum(r["state"] in (DONE, FAILED) for r in rows)
+    head = Table.grid(padding=(0, 2))
+    head.add_row(Text(_headline(status), style="bold"), ProgressBar(max(1, len(rows)), over, width=30))
+    return Group(head, table, *texts)
 
 
 def _headline(status):
@@ -646,20 +690,24 @@ def _headline(status):
 
 
 @contextlib.contextmanager
-def live(wanted: bool = True):
-    "A view for `run_recipe`'s `look` where it is wanted and stderr is a terminal; None elsewhere."
-    if not wanted or not sys.stderr.isatty():
-        yield None
+def watching(quiet: bool = False, verbose: bool = False):
+    "The views of `run_recipe`: one that is drawn anew on a terminal, lines elsewhere and if `verbose`, or news alone."
+    if quiet or verbose or not sys.stderr.isatty():
+        yield dict(say=(lambda line: None) if quiet else say, news=say)
         return
     from rich.console import Console
     from rich.live import Live
 
-    with Live(console=Console(stderr=True), refresh_per_second=4, transient=True) as view:
-        yield lambda board: view.update(status_table(board.status()))
+    console = Console(stderr=True, highlight=False, markup=False)
+    with Live(console=console, refresh_per_second=4, transient=True) as view:
+        draw = dict(look=lambda board: view.update(status_table(board.status())))
+        yield dict(say=lambda line: None, news=lambda line: console.print(shown(line))) | draw
 
 
 def read_status(folder: Path) -> dict:
     "The status of a run, from its reports' folder; `gone` where its process is no longer there."
     path, remedy = Path(folder) / "status.json", "`distill-study run RECIPE` writes it while it runs"
+    if not path.is_file():
+        raise StudyError(f"{path}: not there, so nothing has run yet. {remedy}.")
     status = read_json(path, "recipe", "stages", "ended", "written", remedy=remedy)
     return status | dict(gone=not status["ended"] and time.time() - status["written"] > 30)

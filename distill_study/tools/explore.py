@@ -228,7 +228,7 @@ def rebuild(
 ):  # `study.run.Run`, with everything that its items need
     "What one report was made from; `ExploreError` where the store, or the data on this machine, is another one."
     run = Run.of(r.combination(), Store(open_root(store), replay=True))
-    with redirect_stderr(StringIO()):  # a replay reports its progress
+    with redirect_stderr(StringIO()):
         expected, here = r.hashes.get("test"), run.data.hashes["test"]
         if expected and expected != here:
             raise fault("other_data", r.name, here=here, expected=expected)

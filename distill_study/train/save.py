@@ -27,7 +27,6 @@ from distill_study.models.weights import (
     resolve_model,
     sentence,
 )
-from . import methods
 from .methods import load_4bit
 from .rows import padded, ranks
 from ..utils import write_json
@@ -112,7 +111,6 @@ def trainer_state(trainer) -> tuple[dict, dict]:  # tensors, plain values
         state={k: v for k, v in state.items() if k not in tensors},
         schedule=trainer.lr_scheduler.state_dict(),
         seconds=trainer.spent.seconds(),
-        energy=trainer.spent.energy() or {},
     )
     random = {"rng.cpu": torch.random.get_rng_state()}
     if torch.cuda.is_available():
@@ -163,22 +161,14 @@ def _read_state(checkpoint):
 
 
 class Spent:
-    "Seconds and joules of GPUs in training steps, those of the starts before this one included."
+    "Seconds in training steps, those of the starts before this one included."
 
     def __init__(self, checkpoint: Path | None):
-        before = _read_json(checkpoint / _STATE[1]) if checkpoint else dict(seconds=0.0, energy=dict(gpu=0.0))
-        self.seconds_before, self.joules_before = before["seconds"], before.get("energy", {}).get("gpu")
-        self.began, self.joules_then = time.perf_counter(), methods.gpu_joules()
+        self.before = _read_json(checkpoint / _STATE[1])["seconds"] if checkpoint else 0.0
+        self.began = time.perf_counter()
 
     def seconds(self) -> float:
-        return self.seconds_before + time.perf_counter() - self.began
-
-    def energy(self) -> dict[str, float] | None:
-        "Kind of device → joules, of all processes; None where they are not known of every process and start."
-        now = methods.gpu_joules()
-        own = None if None in (self.joules_then, now) else now - self.joules_then
-        joules = [self.joules_before, *gathered(own)]
-        return None if None in joules else dict(gpu=sum(joules))
+        return self.before + time.perf_counter() - self.began
 
 
 def save_weights(model, folder, *, weights=None):

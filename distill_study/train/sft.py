@@ -67,7 +67,6 @@ class TrainedStudent:
     stopped: bool = False  # whether patience ended it early
     processes: int = 1  # that trained it together, in its last start
     merge: dict | None = None  # what merging and rounding changed, see `save.moved`; None where nothing was
-    energy: dict | None = None  # kind of device → joules in training steps, over all starts; None where not known
     versions: dict | None = None  # of the libraries that trained it; None in older records
     path: Path | None = field(default=None, compare=False)  # folder of the trained model
 
@@ -444,7 +443,6 @@ def _record(trainer):
         stopped=state.global_step < state.max_steps,
         seconds=seconds,
         tokens_per_second=tokens * epochs / seconds,
-        energy=trainer.spent.energy(),
         peak_memory=max(save.gathered(_peak())),
         dtype=trainer.dtype,
         device=device(),
