@@ -20,7 +20,7 @@ def machine():
     return f"{cpu}, {os.cpu_count()} cores" + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
 
 
-def report(name, title, header, rows, notes=(), folder=None):
+def report(name, title, header, rows, notes=(), folder=None, command=None):
     "Print a table as markdown and keep it as NAME.md, in results/ or another folder."
     lines = [
         f"# {title}",
@@ -29,7 +29,7 @@ def report(name, title, header, rows, notes=(), folder=None):
             f"{machine()}; Python {platform.python_version()}, torch {version('torch')}, transformers"
             f" {version('transformers')}, trl {version('trl')}; {date.today()}."
         ),
-        f"Made by `python benchmarks/{name}.py`.",
+        f"Made by `python benchmarks/{command or f'{name}.py'}`.",
         "",
         "| " + " | ".join(header) + " |",
         "|" + "---|" * len(header),

@@ -311,9 +311,9 @@ def rows(n):
     lines = [[f"{done:,}", f"{t - before:.1f}", f"{memory:.0f}"] for (_, before, _), (done, t, memory) in steps]
     note = f"Start with {again['reused']:,} of {n:,} rows stored: {again['twice']} asked twice, the first new request"
     notes = [note + f" {again['wait']:.1f} s after `complete` was called."]
-    report(
-        "endpoint_rows", f"{n:,} rows into one store, 512 at once", ["rows", "s for these", "MiB held"], lines, notes
-    )
+    header = ["rows", "s for these", "MiB held"]
+    title = f"{n:,} rows into one store, 512 at once"
+    report("endpoint_rows", title, header, lines, notes, command=f"endpoint.py rows {n}")
 
 
 if __name__ == "__main__":

@@ -186,6 +186,7 @@ class Endpoint(Settings):
     # an answer in whose place another model's comes is a failure
     strict_model: bool = Field(False, exclude_if=lambda v: not v)
     list_models: bool = True  # ask for the names the server has before the first request
+    redirects: bool = Field(False, exclude_if=lambda v: not v)  # follow them, to other hosts too
     # through the provider's batch interface: tokens cost half, and answers come within a day
     batch: bool = Field(False, exclude_if=lambda v: not v)
     extra_body: dict[str, Any] = {}  # anything else the server understands, e.g. {'chat_template_kwargs': {…}}

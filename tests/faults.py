@@ -63,9 +63,12 @@ def expected(script, attempts):
 class FaultServer:
     "Answers `answer to QUESTION`, once the question's script is played. A fault that ends in '!' is played for ever."
 
-    def __init__(self, script=None, *, delay=0.0, models=("m",), most=None, sees=None, drop_at=None, named="m-0613"):
+    def __init__(
+        self, script=None, *, delay=0.0, models=("m",), most=None, sees=None, drop_at=None, named="m-0613", lists=None
+    ):
         self.script = {q: list(s) for q, s in (script or {}).items()}
         self.delay, self.models, self.most, self.named = delay, models, most, named
+        self.lists = lists  # (status, body, headers) in place of the list of models
         self.sees = sees  # called with (body, headers) of every request; may return (status, body, headers)
         self.asked, self.times, self.bodies, self.connections, self.busy, self.top = [], [], [], 0, 0, 0
         # (requests, seconds): after so many, drop every connection and refuse new ones for so long; None is for ever
@@ -124,6 +127,8 @@ class FaultServer:
         writer.transport.abort()
 
     def _list(self, head):
+        if self.lists:
+            return self.lists
         if self.models is None or not head.startswith("GET /v1/models "):
             return 404, dict(detail="Not Found"), {}
         models = self.models if isinstance(self.models, dict) else dict.fromkeys(self.models, {})

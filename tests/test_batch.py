@@ -20,7 +20,7 @@ from distill_study.cli import app
 from distill_study.config import Endpoint, Sampling, StudyError, Teacher, parse_recipe
 from distill_study.models import batch
 from distill_study.models.engine import EngineError, Failure, Request, complete, open_teacher
-from distill_study.models.openai import AnthropicEngine, OpenAIEngine, message_fault
+from distill_study.models.openai import AnthropicEngine, OpenAIEngine, status_fault
 from distill_study.models.weights import resolve_model
 from distill_study.store.log import Store
 from distill_study.study.resources import pieces
@@ -523,11 +523,11 @@ def test_errors_that_end_the_run(tmp_path, monkeypatch):
         dict(type="error", error=dict(type="invalid_request_error", message="Your credit balance is too low"))
     )
     assert (
-        message_fault(400, {}, text=low).final
-        and not message_fault(400, {}, text=low.replace("credit balance", "x")).final
+        status_fault(400, {}, text=low).final
+        and not status_fault(400, {}, text=low.replace("credit balance", "x")).final
     )
     long = dict(type="error", error=dict(type="invalid_request_error", message="prompt is too long: 9 tokens > 8"))
-    assert message_fault(400, {}, text=json.dumps(long)).reason == "too_long"
+    assert status_fault(400, {}, text=json.dumps(long)).reason == "too_long"
 
 
 # ---------------------------------------------------------------- the form of the files, by a program that reads it

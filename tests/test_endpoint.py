@@ -3,12 +3,14 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
 import traceback
+import zlib
 from collections import Counter
 from pathlib import Path
 
@@ -322,7 +324,11 @@ def test_the_proxy_of_the_environment(server, tmp_path, monkeypatch):
 
 def test_it_adapts_to_what_the_server_bears(tmp_path):
     with FaultServer(most=4, delay=0.01) as server:
-        got = complete(engine(server.url, concurrency=32, attempts=12), questions(200), store=Store(tmp_path))
+        got = complete(
+            engine(server.url, concurrency=32, attempts=12, backoff=0.5, max_backoff=2),
+            questions(200),
+            store=Store(tmp_path),
+        )
         refused = len(server.asked) - 200
         assert not got.failures and refused < 200 and server.top <= 32
         assert server.connections <= 40  # they are kept and used again
@@ -369,7 +375,7 @@ def test_limits_per_minute(server, tmp_path, limit):
 def test_many_requests_take_few_tasks(tmp_path, monkeypatch):
     top = 0
 
-    async def quick(server, request):
+    async def quick(server, pending):
         nonlocal top
         top = max(top, len(asyncio.all_tasks()))
         await asyncio.sleep(0)
@@ -418,6 +424,7 @@ def status(number, message, **more):
     [
         (401, "bad key", {}, r"refuses the key in the environment variable TEST_KEY \(401: bad key\)"),
         (429, "quota", dict(code="insufficient_quota"), r"won't answer any more \(429: quota\)"),
+        (402, "Insufficient Balance", {}, r"won't answer any more \(402: Insufficient Balance\)"),
         (
             400,
             "temperature must be 1",
@@ -544,6 +551,52 @@ def test_what_the_key_depends_on():
         )
         == 4
     )
+
+
+# ---------------------------------------------------------------- a server that sends elsewhere, or too much
+
+
+@pytest.mark.parametrize("listing", [True, False])
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_is_refused(tmp_path, monkeypatch, code, listing):
+    monkeypatch.setenv("TEST_KEY", SECRET)
+    with FaultServer() as other:
+        elsewhere = code, {}, {"location": f"{other.url}/chat/completions?{SECRET}"}
+        with FaultServer(sees=lambda body, h: elsewhere, lists=elsewhere) as server:
+            e = engine(server.url, key_env="TEST_KEY", list_models=listing)
+            message = error(e, questions(), store=Store(tmp_path))
+        assert f"({code} to http://127.0.0.1:{other.port}/v1/chat/completions?***)" in message
+        assert "endpoint.redirects: true" in message
+        assert other.connections == 0
+
+
+def test_a_redirect_is_followed_where_the_recipe_allows_it(tmp_path):
+    with FaultServer() as other:
+        elsewhere = 307, {}, {"location": f"{other.url}/chat/completions"}
+        with FaultServer(sees=lambda body, h: elsewhere) as server:
+            got = complete(engine(server.url, redirects=True), questions(), store=Store(tmp_path))
+        assert got.new == 12 == len(other.asked)
+
+
+def resident():
+    "MiB that this process has taken at most."
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_response_has_a_limit(tmp_path, packed):
+    "Also one that unpacks to 600 MB."
+    head, body = {}, b" " * (endpoint.LARGEST + 1)
+    if packed:
+        pack = zlib.compressobj(1, wbits=31)
+        body = b"".join(pack.compress(bytes(10**6)) for _ in range(600)) + pack.flush()
+        head = {"content-encoding": "gzip"}
+    before = resident()
+    with FaultServer(sees=lambda b, h: (200, body, head) if b["messages"][-1]["content"] == "q3" else None) as server:
+        got = complete(engine(server.url), questions(), store=Store(tmp_path), max_failures=0.5)
+    failure = Failure("too_large", "the response is larger than 32 MB, the most that is read")
+    assert got.failures == {3: failure}
+    assert resident() - before < 150
 
 
 # ---------------------------------------------------------------- secrets

@@ -475,6 +475,21 @@ def test_order_duplicates_and_counts(tmp_path):
     assert (again.reused, again.new, len(e.seen)) == (7, 0, 4)
 
 
+def test_progress_is_told_while_nothing_comes_and_failures_are_none(tmp_path):
+    class Slow(Counting):
+        def generate(self, requests):
+            yield None
+            yield 0, Failure("timeout")
+            yield None
+            yield 1, self.record(requests[1], "b", finish_reason="stop")
+
+    reported = []
+    about = dict(progress=lambda *x: reported.append(x), max_failures=0.5)
+    complete(Slow(), [ask("a"), ask("b")], store=Store(tmp_path), **about)
+    assert reported[:2] == [(0, 2), (0, 2)]
+    assert reported[-1] == (1, 2)
+
+
 def test_interrupted_keeps_what_was_finished(tmp_path):
     requests = [ask(f"{i}") for i in range(7)]
     with pytest.raises(KeyboardInterrupt):

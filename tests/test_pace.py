@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import re
 import time
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from distill_study.config import Endpoint, Sampling
 from distill_study.models import openai as endpoint
 from distill_study.models.engine import Request
 from distill_study.models.openai import OpenAIEngine, Pace, Server
-from distill_study.study.run import ticker
+from distill_study.study import run
 
 DRAWS = int(os.environ.get("DRAWS", 12))  # of each kind
 ANSWER = json.dumps(dict(choices=[dict(message=dict(content="x"), finish_reason="stop")]))
@@ -173,7 +174,7 @@ def test_a_bucket(seed, monkeypatch):
     rate = draw.uniform(15, 100)
     limiter, wait = Bucket(rate, draw.uniform(0.2, 2) * rate), draw.choice([None, 1.0])
     sim = asked(limiter, int(45 * rate), monkeypatch, wait=wait, **how, **at_once(rate, how))
-    check(sim, rate, least=0.9 if wait else 0.85, late=0.95, most=0.022)
+    check(sim, rate, least=0.82, late=0.95, most=0.025)
 
 
 @pytest.mark.parametrize("seed", range(DRAWS))
@@ -182,7 +183,7 @@ def test_a_fixed_window(seed, monkeypatch):
     draw, how = drawn(seed)
     rate = draw.uniform(20, 100)
     sim = asked(Window(rate, draw.choice([1, 5, 10])), int(60 * rate), monkeypatch, **how, **at_once(rate, how))
-    check(sim, rate, least=0.75, late=0.8, most=0.03)
+    check(sim, rate, least=0.72, late=0.67, most=0.065)
 
 
 @pytest.mark.parametrize("seed", range(DRAWS))
@@ -192,7 +193,19 @@ def test_tokens_a_minute(seed, monkeypatch):
     rate, costs = draw.uniform(15, 60), lambda body: draw.uniform(200, 1800)
     limiter = Bucket(1000 * rate, 1000 * rate * draw.uniform(0.5, 4))
     sim = asked(limiter, int(45 * rate), monkeypatch, costs=costs, **how, **at_once(rate, how))
-    check(sim, rate, least=0.6, late=0.7, most=0.03)
+    check(sim, rate, least=0.9, late=0.9, most=0.033)
+
+
+@pytest.mark.parametrize("seed", range(DRAWS))
+def test_any_other_limiter(seed, monkeypatch):
+    "From 5 to 150 a second: a bucket that holds up to 20 s of that, or a window; with the exact wait or without."
+    draw, how = drawn(seed + 1000)
+    rate = draw.choice([draw.uniform(5, 20), draw.uniform(20, 150)])
+    bucket = draw.random() < 0.5
+    limiter = Bucket(rate, draw.choice([0.2, 2, 20]) * rate) if bucket else Window(rate, draw.choice([1, 2, 5, 10]))
+    how |= at_once(rate, how) | dict(wait=draw.choice([None, 1.0, True] if bucket else [None, True]))
+    sim = asked(limiter, int(60 * rate), monkeypatch, **how)
+    check(sim, rate, least=0.7, late=0.65, most=0.08 if bucket else 0.15)
 
 
 @pytest.mark.parametrize("seed", range(DRAWS))
@@ -216,7 +229,7 @@ def test_what_headers_say_is_enough(monkeypatch):
     "A long answer, a refusal at once: the limit is kept by what the last response said."
     sim = asked(Bucket(20, 100), 1500, monkeypatch, heads=True, latency=2.0, refusal=0.05)
     check(sim, 20, least=0.95)
-    assert len(sim.refused) < 0.02 * 1500
+    assert len(sim.refused) < 0.06 * 1500
 
 
 def test_a_window_of_a_minute(monkeypatch):
@@ -230,14 +243,19 @@ def test_what_holds_a_run_back():
         pace = Pace(Endpoint(concurrency=7, **limits))
         await pace.turn(10)
         change(pace)
-        if again:
+        for _ in range(5 * again):  # a tenth of a second may be caught up
             await pace.turn(10)
         return pace.holds
 
-    def refuse(pace):
-        for number in range(2, 40):
+    def refuse(pace, every=5):
+        start = time.monotonic()
+        for number in range(2, 100):
             pace.sent = number
-            pace.refused(number, time.monotonic())
+            if number % every == 0:
+                pace.refused(number, start + number / 50, wait=30, why="http_503: busy")
+
+    def shut(pace):
+        refuse(pace, every=1)
 
     announced = {"x-ratelimit-limit-requests": "60", "x-ratelimit-remaining-requests": "0"}
     announced["x-ratelimit-reset-requests"] = "30s"
@@ -245,6 +263,8 @@ def test_what_holds_a_run_back():
     def announce(pace):
         pace.heard(1, time.monotonic(), tokens=10, headers=announced)
 
+    line = r"the server, which lets nothing through since \d\d:\d\d \(http_503: busy\);\s+next try in (29|30) s"
+    assert re.fullmatch(line, asyncio.run(holding(shut)))
     found = [
         asyncio.run(holding(lambda pace: None)),
         asyncio.run(holding(lambda pace: None, requests_per_minute=6)),
@@ -259,9 +279,18 @@ def test_what_holds_a_run_back():
     ]
 
 
-def test_the_line_of_progress_says_so(capfd):
-    progress = ticker("teacher", 0, engine=SimpleNamespace(holds="the server's limit"))
-    for done in (1, 2):
-        progress(done, 9)
-        time.sleep(0.01)
-    assert capfd.readouterr().err.splitlines()[1].endswith("left, held back by the server's limit")
+def test_the_line_of_progress_says_so(capfd, monkeypatch):
+    "Also while nothing comes; what is left is told as soon as that means something."
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(run, "time", clock)
+    progress = run.ticker("teacher", 0, engine=SimpleNamespace(holds="the server's limit"))
+    for clock.now, done in ((0, 100), (4, 130), (8, 110), (9, 140), (10, 140)):
+        progress(done, 900)
+    held = ", held back by the server's limit"
+    assert [line.removeprefix("  teacher: ").removesuffix(held) for line in capfd.readouterr().err.splitlines()] == [
+        "100 of 900",
+        "130 of 900",
+        "110 of 900",
+        "140 of 900, about 2 min 51 s left",
+        "140 of 900, about 3 min 10 s left",
+    ]

@@ -72,9 +72,9 @@ from ..utils import say, short_name
 
 # %% ../../nbs/85_study/01_run.ipynb #1ef75182
 def ticker(what: str, every: float = 5.0, *, engine=None):
-    """A callback for (done, total, loss) that says at most every `every` seconds how far `what` is and what is left.
+    """A callback for (done, total, loss) that says at most every `every` seconds how far `what` is.
 
-    With an `engine` also what holds it back."""
+    Also what is left, as soon as that can be told, and what holds the `engine` back."""
     last, began, first = time.monotonic(), None, 0
 
     def progress(done, total, *more):
@@ -87,9 +87,10 @@ def ticker(what: str, every: float = 5.0, *, engine=None):
         last, line = now, f"  {what}: {done} of {total}"
         if more and more[0] is not None:
             line += f", loss {more[0]:.3f}"
-        if first < done < total:
+        if done < total and done - first >= min(20, total / 10) and now - began >= 5:
             line += f", about {duration((now - began) / (done - first) * (total - done))} left"
-            line += f", held back by {engine.holds}" if engine and engine.holds else ""
+        if done < total and engine and engine.holds:
+            line += f", held back by {engine.holds}"
         say(line)
 
     return progress
