@@ -206,7 +206,7 @@ def row(what, drawn, bad, bar, began, found):
 
 def recipe_of(url, data):
     "The smallest recipe with every stage."
-    from distill_study.config import parse_recipe
+    from distill_study.study.plan import parse_recipe
 
     endpoint = dict(base_url=url, key_env=None, concurrency=4, attempts=3, backoff=0.01)
     return parse_recipe(
@@ -462,7 +462,8 @@ def bad_recipes():
 
 def inputs(n, rng, folder):
     "A row of the table: recipes with one mistake."
-    from distill_study.config import ConfigError, load_recipe
+    from distill_study.config import ConfigError
+    from distill_study.study.plan import load_recipe
 
     every = [*bad_recipes()]
     chosen, began, found, slowest = every if n >= 300 else rng.sample(every, n), time.monotonic(), Counter(), 0.0

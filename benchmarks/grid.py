@@ -109,8 +109,8 @@ def one_report(folder):
     """
     import nbformat
 
-    from distill_study.config import parse_recipe
     from distill_study.report.render import render
+    from distill_study.study.plan import parse_recipe
     from distill_study.study.schedule import run_combination
 
     c, out = parse_recipe(dict(name="grid12") | GRID).combinations()[0], []
@@ -139,8 +139,7 @@ def one_report(folder):
 
 def plans():
     "Rows of (what, stages, seconds) of planning 1,000 combinations: median of 5."
-    from distill_study.config import parse_recipe
-    from distill_study.study.plan import plan
+    from distill_study.study.plan import parse_recipe, plan
 
     tiny = GRID | dict(
         data=[dict(name=n, train=64, test=24) for n in ("tiny-qa", "tiny-nli", "tiny-math", "tiny-summ", "tiny-chat")],

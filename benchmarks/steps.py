@@ -42,10 +42,11 @@ def one(model, arm):
     import torch
     from trl import SFTTrainer
 
-    from distill_study.config import ARMS, load_recipe
+    from distill_study.config import ARMS
     from distill_study.data.load import load_data
     from distill_study.models.local import TransformersEngine
     from distill_study.store.log import Store
+    from distill_study.study.plan import load_recipe
     from distill_study.teach.curate import curate
     from distill_study.teach.sampling import sample_answers
     from distill_study.train import save, sft as student

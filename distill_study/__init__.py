@@ -14,8 +14,8 @@ __version__ = "0.1.0"
 
 # what a user needs → the module that it lives in
 _HOME = {
-    "Recipe": "config",
-    "load_recipe": "config",
+    "Recipe": "study.plan",
+    "load_recipe": "study.plan",
     "Run": "study.run",
     "run_recipe": "study.schedule",
     "load_data": "data.load",

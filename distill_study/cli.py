@@ -50,7 +50,8 @@ def _by(module, name):
 
 def _recipe(path, overrides):
     "The recipe with its overrides, checked."
-    from distill_study.config import ConfigError, load_recipe
+    from distill_study.config import ConfigError
+    from distill_study.study.plan import load_recipe
 
     pairs = [o.partition("=") for o in overrides or []]
     for key, equals, _ in pairs:
@@ -372,7 +373,8 @@ def doctor(
 # %% ../nbs/99_cli.ipynb #8034c957
 def _recipes():
     "Recipes of the folder `recipes`, by path, or those that come along, by name."
-    from distill_study.config import StudyError, load_recipe
+    from distill_study.config import StudyError
+    from distill_study.study.plan import load_recipe
     from distill_study.study.schedule import shipped_recipes
 
     own = {str(path): path for path in sorted(Path("recipes").glob("*.yaml"))}

@@ -5,8 +5,9 @@ from io import StringIO
 from pathlib import Path
 
 from distill_study.analyse.results import write_numbers
-from distill_study.config import Combination, to_yaml
+from distill_study.config import Combination
 from distill_study.store.log import Store
+from distill_study.study.plan import to_yaml
 from distill_study.study.run import Run
 
 SMALL = dict(

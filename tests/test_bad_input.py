@@ -8,10 +8,11 @@ from typing import get_args
 
 import pytest
 
-from distill_study.config import ConfigError, Data, Endpoint, Recipe, Settings, load_recipe, parse_recipe
+from distill_study.config import ConfigError, Data, Endpoint, Settings
 from distill_study.data.load import DataError, load_data
 from distill_study.models.weights import ZOO, ModelError, check_model
 from distill_study.store.log import Store, StoreError
+from distill_study.study.plan import Recipe, load_recipe, parse_recipe
 from distill_study.study.schedule import problems, without_gold
 from distill_study.tools.archive import check_store
 from distill_study.utils import say

@@ -17,12 +17,13 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from typer.testing import CliRunner
 
 from distill_study.cli import app
-from distill_study.config import Endpoint, Sampling, StudyError, Teacher, parse_recipe
+from distill_study.config import Endpoint, Sampling, StudyError, Teacher
 from distill_study.models import batch
 from distill_study.models.engine import EngineError, Failure, Request, complete, open_teacher
 from distill_study.models.openai import AnthropicEngine, OpenAIEngine, status_fault
 from distill_study.models.weights import resolve_model
 from distill_study.store.log import Store
+from distill_study.study.plan import parse_recipe
 from distill_study.study.resources import pieces
 
 SECRET = "marked-secret-0123456789"

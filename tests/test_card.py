@@ -9,9 +9,10 @@ import pytest
 import yaml
 from hypothesis import given, settings, strategies as st
 
-from distill_study.config import ARMS, Combination, Data, Student, StudyError, Teacher, parse_recipe
+from distill_study.config import ARMS, Combination, Data, Student, StudyError, Teacher
 from distill_study.data.load import load_data
 from distill_study.store.log import Store
+from distill_study.study.plan import parse_recipe
 from distill_study.study.run import curate_arms, label_inputs
 from distill_study.teach.curate import Curated, Drop
 from distill_study.tools import share as card

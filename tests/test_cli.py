@@ -17,9 +17,10 @@ import pytest
 import yaml
 
 from distill_study.cli import main
-from distill_study.config import Data, StudyError, parse_recipe
+from distill_study.config import Data, StudyError
 from distill_study.data.load import load_data
 from distill_study.report.render import check_names, claim
+from distill_study.study.plan import parse_recipe
 
 ROOT = Path(__file__).parent.parent
 GOOD = dict(
@@ -267,8 +268,8 @@ def test_a_chat_template_that_drops_the_instruction(refused, call, recipe, tmp_p
 def test_a_teacher_in_a_folder_of_ones_own(recipe, tmp_path):
     import shutil
 
-    from distill_study.config import load_recipe
     from distill_study.models.weights import resolve_model
+    from distill_study.study.plan import load_recipe
     from distill_study.study.schedule import check
 
     shutil.copytree(resolve_model("zoo/teacher"), tmp_path / "far" / "away" / "mine")

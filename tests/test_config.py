@@ -15,11 +15,9 @@ from distill_study.config import (
     Teacher,
     Train,
     arms_under,
-    combination_from,
     fingerprint,
-    load_recipe,
-    parse_recipe,
 )
+from distill_study.study.plan import combination_from, load_recipe, parse_recipe
 
 RAW = dict(
     name="demo", teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], data=["tiny-math", "tiny-qa"]

@@ -6,9 +6,10 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study.config import ARMS, DEFAULT_ARMS, ConfigError, Curate, parse_recipe
+from distill_study.config import ARMS, DEFAULT_ARMS, ConfigError, Curate
 from distill_study.data.load import Example
 from distill_study.models.engine import Failure
+from distill_study.study.plan import parse_recipe
 from distill_study.study.run import hardness
 from distill_study.tasks.families import EXPLAIN, SYSTEM, TASKS, Parsed
 from distill_study.teach.curate import REASONS, Overlaps, curate, overlaps

@@ -6,8 +6,9 @@ import re
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from distill_study.config import Data, to_yaml
+from distill_study.config import Data
 from distill_study.data.load import FAMILIES, KNOWN, DataError, known, load_data, task_of, to_examples
+from distill_study.study.plan import to_yaml
 from distill_study.tasks.families import NLI, TASKS
 
 ORDERS = (

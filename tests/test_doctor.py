@@ -12,7 +12,7 @@ from faults import FaultServer
 from hypothesis import given, settings, strategies as st
 
 from distill_study.cli import main
-from distill_study.config import load_recipe, parse_recipe
+from distill_study.study.plan import load_recipe, parse_recipe
 from distill_study.study.resources import GPUS, budget
 from distill_study.tools import doctor as d
 

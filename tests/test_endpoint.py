@@ -19,12 +19,13 @@ from conftest import ROOT
 from faults import AGAIN, FINAL, FINE, FaultServer, expected
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-from distill_study.config import Endpoint, Sampling, StudyError, parse_recipe
+from distill_study.config import Endpoint, Sampling, StudyError
 from distill_study.data.load import Example
 from distill_study.models import openai as endpoint
 from distill_study.models.engine import EngineError, Failure, Request, another_model, complete
 from distill_study.models.openai import OpenAIEngine
 from distill_study.store.log import Store
+from distill_study.study.plan import parse_recipe
 from distill_study.teach.sampling import other_models, sample_answers, summary
 
 QUICK = dict(key_env=None, concurrency=4, attempts=3, timeout=20, total_timeout=60, backoff=0.002, max_backoff=0.02)

@@ -14,7 +14,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from distill_study.analyse.findings import findings, headline
 from distill_study.analyse.results import analyse, confusions, to_plain
 from distill_study.analyse.stats import holm
-from distill_study.config import ARMS, Curate, Sampling, StudyError, arms_under, combination_from
+from distill_study.config import ARMS, Curate, Sampling, StudyError, arms_under
 from distill_study.data.load import Example, resolved
 from distill_study.data.world import items
 from distill_study.grading.truth import METRICS, _lines, distinct, grade, known_entities, main_metric, rouge
@@ -24,6 +24,7 @@ from distill_study.report.grid import sections
 from distill_study.report.render import check_page, entry, index_page, metrics, provenance
 from distill_study.report.tables import arm_table, cases, cost_table, label_table, score_tables, test_table as tests_of
 from distill_study.store.log import Store
+from distill_study.study.plan import combination_from
 from distill_study.tasks.families import NLI, TASKS, arms_of
 from distill_study.teach.curate import curate
 from distill_study.teach.sampling import Answer, Answers, sample_answers, summary as counts, usage

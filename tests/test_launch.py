@@ -383,8 +383,8 @@ def test_lora_with_fsdp_is_that_of_one_process(fsdp, tmp_path):
 
 
 def test_a_recipe_starts_it_and_lora_is_that_of_one_process(tmp_path):
-    from distill_study.config import parse_recipe
     from distill_study.store.log import Store
+    from distill_study.study.plan import parse_recipe
     from distill_study.study.run import train_one
 
     train = LORA.model_dump(mode="json", exclude_unset=True) | dict(launch="cpu2")

@@ -10,10 +10,11 @@ import pytest
 import yaml
 from conftest import ROOT
 
-from distill_study.config import Data, StudyError, load_recipe, parse_recipe
+from distill_study.config import Data, StudyError
 from distill_study.data.load import load_data
 from distill_study.models.engine import open_teacher, read_recorded
 from distill_study.store.log import Store
+from distill_study.study.plan import load_recipe, parse_recipe
 from distill_study.study.run import Run
 from distill_study.tools import logs
 

@@ -7,8 +7,9 @@ import pytest
 from conftest import ROOT
 
 from distill_study.analyse.findings import methodology
-from distill_study.config import ARMS, Combination, Curate, Data, Judge, Pitfalls, Sampling, Teacher, Train, load_recipe
+from distill_study.config import ARMS, Combination, Curate, Data, Judge, Pitfalls, Sampling, Teacher, Train
 from distill_study.data.load import load_data
+from distill_study.study.plan import load_recipe
 
 RAW = dict(
     teacher=dict(engine="vllm:some/teacher", sampling=dict(temperature=0.7), vllm=dict(quantization="fp8")),

@@ -20,7 +20,6 @@ from hypothesis import given, settings, strategies as st
 
 from distill_study.analyse.results import sentence, write_numbers
 from distill_study.analyse.stats import FORM, Interval
-from distill_study.config import load_recipe
 from distill_study.grading.truth import METRICS
 from distill_study.report.grid import (
     Axis,
@@ -43,6 +42,7 @@ from distill_study.report.grid import (
     sections,
 )
 from distill_study.report.render import HEADS, check_page, inert_cell, metric_rows, write_csv
+from distill_study.study.plan import load_recipe
 from distill_study.study.schedule import Outcome, render_index, write_index
 from distill_study.utils import ReportError
 

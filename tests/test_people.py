@@ -14,12 +14,13 @@ from pydantic import ValidationError
 from distill_study.analyse.agreement import attention, human_scores, passed
 from distill_study.analyse.results import to_plain
 from distill_study.analyse.stats import wilson
-from distill_study.config import ARMS, Criterion, Data, StudyError, combination_from, parse_recipe
+from distill_study.config import ARMS, Criterion, Data, StudyError
 from distill_study.data.load import Example, Splits, load_data
 from distill_study.grading import people
 from distill_study.grading.people import GradesFile, faults, grades_of, import_grades, latest_grades, load_key, text_key
 from distill_study.report.items import grading_page, legible
 from distill_study.store.log import Store
+from distill_study.study.plan import combination_from, parse_recipe
 from distill_study.tasks.families import Parsed, answer_text, rubric
 from distill_study.teach.sampling import Answer, Answers
 from distill_study.tools.archive import check_store, to_prune
@@ -603,8 +604,8 @@ def test_grades_left_out_are_told():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     "A recipe whose arms have answered, in a store."
-    from distill_study.config import load_recipe
     from distill_study.data.load import resolved
+    from distill_study.study.plan import load_recipe
     from distill_study.study.run import answer_arms, label_inputs
 
     folder = tmp_path_factory.mktemp("run")

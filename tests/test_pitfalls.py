@@ -31,10 +31,10 @@ from distill_study.analyse.findings import (
     wording,
 )
 from distill_study.analyse.results import analyse
-from distill_study.config import ARMS, ConfigError, Curate, Data, arms_under, fingerprint, parse_recipe
+from distill_study.config import ARMS, ConfigError, Curate, Data, arms_under, fingerprint
 from distill_study.data.load import DataError, Example, load_data
 from distill_study.grading.truth import COLUMNS, GRADER_VERSION, METRICS, grade, grader_hash
-from distill_study.study.plan import how_much, stages_of
+from distill_study.study.plan import how_much, parse_recipe, stages_of
 from distill_study.study.run import shuffled
 from distill_study.tasks.families import PARAPHRASES, RULES, TASKS, Parsed
 from distill_study.tasks.reading import READER_VERSION

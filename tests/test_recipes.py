@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distill_study.config import ARMS, ConfigError, load_recipe, parse_recipe, strategies_of
+from distill_study.config import ARMS, ConfigError, strategies_of
 from distill_study.data.load import resolved, task_of
+from distill_study.study.plan import load_recipe, parse_recipe
 from distill_study.study.resources import (
     GPUS,
     SHAPES,

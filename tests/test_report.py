@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from distill_study.analyse.findings import QUESTIONS, findings
 from distill_study.analyse.results import Column, Table, analyse, to_plain, write_numbers
 from distill_study.analyse.stats import PLAIN
-from distill_study.config import ARMS, DEFAULT_ARMS, combination_from
+from distill_study.config import ARMS, DEFAULT_ARMS
 from distill_study.report.figures import accuracy_alt, accuracy_figure, picture, png
 from distill_study.report.render import check_page, entry, index_page, metrics, provenance, render, scrub, templates
 from distill_study.report.tables import (
@@ -30,6 +30,7 @@ from distill_study.report.tables import (
     test_table as tests_of,
     training_table,
 )
+from distill_study.study.plan import combination_from
 from distill_study.utils import ReportError, esc
 
 ATTACKS = [

@@ -11,9 +11,10 @@ from faults import FaultServer
 from typer.testing import CliRunner
 
 from distill_study.cli import app
-from distill_study.config import Combination, load_recipe
+from distill_study.config import Combination
 from distill_study.report.render import shareable
 from distill_study.store.log import Store
+from distill_study.study.plan import load_recipe
 from distill_study.study.schedule import FAILED, Board
 
 KEY = "marked/secret+0123456789"

@@ -18,10 +18,11 @@ from conftest import ROOT
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from hypothesis import given, settings, strategies as st
 
-from distill_study.config import ARMS, Data, Student, StudyError, Teacher, parse_recipe
+from distill_study.config import ARMS, Data, Student, StudyError, Teacher
 from distill_study.data.load import load_data
 from distill_study.store.log import Store
 from distill_study.study import run as study
+from distill_study.study.plan import parse_recipe
 from distill_study.study.run import answer_arms, curate_arms, label_inputs, train_arms
 from distill_study.teach.curate import Curated
 from distill_study.tools import share as students

@@ -12,13 +12,13 @@ from distill_study import cli
 from distill_study.analyse.findings import conclusions
 from distill_study.analyse.results import transfer_results
 from distill_study.analyse.stats import wilson
-from distill_study.config import ARMS, ConfigError, Data, StudyError, parse_recipe
+from distill_study.config import ARMS, ConfigError, Data, StudyError
 from distill_study.data.load import load_data
 from distill_study.report.render import check_page
 from distill_study.report.tables import change_map
 from distill_study.store.log import Store
 from distill_study.study import plan as planner, schedule, schedule as grid
-from distill_study.study.plan import pairs, plan, unread
+from distill_study.study.plan import pairs, parse_recipe, plan, unread
 from distill_study.study.resources import pieces
 from distill_study.study.run import ask_others, find
 from distill_study.study.workers import run_stage

@@ -18,7 +18,8 @@ from test_study import ROOT, run, untimed
 from typer.testing import CliRunner
 
 from distill_study.cli import app
-from distill_study.config import StudyError, load_recipe
+from distill_study.config import StudyError
+from distill_study.study.plan import load_recipe
 from distill_study.utils import stage_lock
 
 PAIR = dict(

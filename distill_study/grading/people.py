@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ..config import Combination, Recipe, StudyError, fingerprint
+from ..config import Combination, StudyError, fingerprint
 from ..data.load import task_of
 from .judge import render
 from .truth import texts
@@ -122,7 +122,7 @@ def _checked(store, path, *, combinations, partial, replace):
     return key, entry, same
 
 # %% ../../nbs/50_grading/03_people.ipynb #b7979e9d
-def import_grades(store, paths, *, recipe: Recipe | None = None, partial=False, replace=False) -> list[dict]:
+def import_grades(store, paths, *, recipe=None, partial=False, replace=False) -> list[dict]:
     "Check files of grades and merge them into the store, all or none; a row per file: sheet, rater, items, of, new."
     combinations = recipe and {c.name: rubric_hash(task_of(c.data), c.rubric) for c in recipe.combinations()}
     checked = {}

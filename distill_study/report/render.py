@@ -26,7 +26,7 @@ from pathlib import Path
 from ..analyse.findings import Findings
 from ..analyse.results import Displayable, Results, duration, html_of, templates, to_plain
 from ..analyse.stats import BASE
-from ..config import ARMS, Combination, Recipe, StudyError, fingerprint, unavailable
+from ..config import ARMS, Combination, StudyError, fingerprint, unavailable
 from ..grading.truth import METRICS
 from ..models.engine import portable
 from ..utils import HIDDEN, ReportError, no_folders, short_name, spellings, write_text
@@ -613,7 +613,7 @@ def writable(folder: Path, remedy: str):
 _IN_THE_WAY = "Mend its permissions, remove what is in the way, or choose another folder with --reports."
 
 
-def check_folders(recipe: Recipe, reports: Path):
+def check_folders(recipe, reports: Path):
     "Refuse a recipe of which nothing can run, names that no folder can have, and folders that can't be written."
     from distill_study.data.load import resolved
 
@@ -636,7 +636,7 @@ def check_folders(recipe: Recipe, reports: Path):
                 writable(place, _IN_THE_WAY)
 
 
-def claim(recipe: Recipe, file: Path, *, reports: Path):
+def claim(recipe, file: Path, *, reports: Path):
     "Note which recipe's reports these are; refuse the folder of another recipe that has the same name."
     note = reports / recipe.name / ".recipe.json"
     mine = dict(file=fingerprint(os.path.relpath(Path(file).resolve(), reports.resolve())), recipe=fingerprint(recipe))

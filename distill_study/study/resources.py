@@ -26,10 +26,10 @@ import yaml
 import distill_study
 from ..analyse.results import sentences, to_plain
 from ..analyse.stats import pairs_of, smallest_difference
-from ..config import ARMS, OWN, ConfigError, Recipe, StudyError, Train, nearest, unavailable
+from ..config import ARMS, OWN, ConfigError, StudyError, Train, nearest, unavailable
 from ..data.load import load_data, resolved, task_of
 from ..models.weights import device, load_config, local_model, resolve_model, sentence
-from .plan import plan
+from .plan import Recipe, plan
 from ..tasks.families import TASKS, arms_of
 from ..train.methods import attention, lora_config, use_bf16
 from ..utils import size

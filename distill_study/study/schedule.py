@@ -22,18 +22,7 @@ from pathlib import Path
 
 import distill_study
 from ..analyse.results import duration, write_numbers
-from distill_study.config import (
-    ARMS,
-    DEFAULT_ARMS,
-    Combination,
-    Recipe,
-    StudyError,
-    Train,
-    nearest,
-    slug,
-    stem,
-    to_yaml,
-)
+from ..config import ARMS, DEFAULT_ARMS, Combination, StudyError, Train, nearest, slug, stem
 from ..data.load import has_truth, load_data, resolved, source_of
 from ..grading.judge import judge_prompt, judge_schema
 from ..grading.truth import known_entities, need_ner
@@ -45,10 +34,11 @@ from ..report.render import scrub
 from ..store.log import Store
 from ..store.remote import url_of
 from . import plan as planner
-from .run import check_questions
+from .plan import Recipe, to_yaml
+from .run import check_choice, check_questions
 from ..tasks.families import TASKS, item_parts, rubric
 from ..train.launch import check_launch
-from ..train.methods import check_choice, refuse
+from ..train.methods import refuse
 from ..utils import read_json, say, shown, stage_lock, write_json
 
 # %% ../../nbs/85_study/04_schedule.ipynb #65c815df

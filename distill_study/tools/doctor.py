@@ -23,14 +23,14 @@ from importlib import metadata
 from pathlib import Path
 
 import distill_study
-from ..config import ARMS, OWN, Combination, Recipe, StudyError, read_table
+from ..config import ARMS, OWN, Combination, StudyError, read_table
 from ..data.load import resolved, source_of, task_of
 from ..models.engine import open_teacher
 from ..models.openai import Server
 from ..models.weights import is_here
 from ..store.log import Store
 from ..study import resources
-from ..study.plan import plan
+from ..study.plan import Recipe, plan
 from ..study.run import Run
 from ..study.workers import wanted_modules
 from ..train.launch import check_launch

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from ..analyse.results import Results, pct, to_plain
 from ..analyse.stats import BASE, BASE_NAMES
-from ..config import ARMS, Combination, Recipe, StudyError, fingerprint, slug
+from ..config import ARMS, Combination, StudyError, fingerprint, slug
 from ..data.load import known, resolved
 from ..data.world import TINY
 from ..grading.people import SHEET_FORMAT, sheet_error, text_key
@@ -33,6 +33,7 @@ from ..models.weights import SMOLLM, is_here, local_model, model_fingerprint, re
 from ..report.items import grading_page
 from ..report.render import templates
 from ..store.log import Store
+from ..study.plan import Recipe
 from ..study.run import Run, weights_of
 from distill_study.tasks.families import (
     EXPLAIN,
