@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import httpx2
 import pytest
@@ -70,6 +71,15 @@ def test_answers_in_any_order(name, tmp_path, capsys):
         plain = engine(server, name, batch=False)  # the same questions in the ordinary way, and the other way round
         assert complete(plain, questions(5), store=Store(tmp_path)).reused == 5
     assert batch.under_way(tmp_path) == []
+
+
+@both
+@pytest.mark.parametrize("allowed", [False, True])
+def test_redirects_are_followed_where_the_recipe_allows_it(name, allowed):
+    asked = engine(SimpleNamespace(url="http://127.0.0.1:9/v1"), name, redirects=allowed)
+    provider = batch.PROVIDERS[name](asked, "key")
+    with provider.client:
+        assert provider.client._client.follow_redirects is allowed
 
 
 @both

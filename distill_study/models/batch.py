@@ -122,7 +122,8 @@ class OpenAIBatches:
     def _client(self, **how):
         import openai
 
-        return openai.OpenAI(base_url=self.url, **how)
+        http = dict(http_client=openai.DefaultHttpxClient(follow_redirects=self.engine.settings.redirects))
+        return openai.OpenAI(base_url=self.url, **http | how)
 
     @contextlib.contextmanager
     def _asking(self):
@@ -228,7 +229,8 @@ class AnthropicBatches(OpenAIBatches):
     def _client(self, **how):
         import anthropic
 
-        return anthropic.Anthropic(base_url=self.url.removesuffix("/v1"), **how)
+        http = dict(http_client=anthropic.DefaultHttpxClient(follow_redirects=self.engine.settings.redirects))
+        return anthropic.Anthropic(base_url=self.url.removesuffix("/v1"), **http | how)
 
     def line(self, key, request):
         row = dict(custom_id=key, params=self.engine.body(request))
