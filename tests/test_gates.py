@@ -116,10 +116,10 @@ def test_labels_teach_something_where_they_teach_more_than_shuffled_ones():
 
 def test_the_arm_that_a_report_leads_with_is_named_before_it_is_seen():
     r = study(plain=right(0.5), short=right(0.5), long=right(0.8))
-    assert (r.primary, primary_of(r.ran, "distilled/vanilla")) == ("distilled/cot-answer", "distilled/vanilla")
-    assert (primary_of(["distilled/cot-rationale"]), primary_of([BASE])) == ("distilled/cot-rationale", None)
+    assert (r.primary, primary_of(r.ran, "distilled/vanilla")) == ("distilled/cot-rationale", "distilled/vanilla")
+    assert (primary_of(["distilled/cot-answer"]), primary_of([BASE])) == ("distilled/cot-answer", None)
     verdict = findings(r).entries[0].verdict
-    assert "by the student trained on reasoned answers; plain answers" in verdict and "best of" not in verdict
+    assert "by the student trained on reasoning; plain answers" in verdict and "best of" not in verdict
     named = analyse(r.graded, resamples=50, primary="distilled/vanilla")
     assert "by the student trained on plain answers; reasoned answers" in findings(named).entries[0].verdict
 
@@ -191,13 +191,13 @@ ANSWERS = {  # what teacher, untouched and trained students answer, by outcome â
     ),
     "all labels": (
         dict(base=right(0.4), plain=right(0.5), short=right(0.6), long=right(0.7), gold=right(0.8)),
-        "Training on the teacher's reasoned answers takes the student from 40 % to 60 %, teacher 90 %. It also gains "
-        "from the teacher's plain answers (50 %), the teacher's reasoning (70 %) and gold answers (80 %).",
+        "Training on the teacher's reasoning takes the student from 40 % to 70 %, teacher 90 %. It also gains from "
+        "the teacher's plain answers (50 %), the teacher's reasoned answers (60 %) and gold answers (80 %).",
     ),
     "gold alone": (
         dict(base=right(0.4), plain=right(0.4), short=right(0.4), long=right(0.4), gold=right(0.8)),
         "Training on gold answers takes the student from 40 % to 80 %, teacher 90 %. Training on the teacher's "
-        "reasoned answers, its plain answers or its reasoning shows no gain.",
+        "reasoning, its plain answers or its reasoned answers shows no gain.",
     ),
     "some learn the form alone": (
         dict(base=right(0.1), plain=always("neutral"), short=right(0.6), gold=always("neutral")),

@@ -354,7 +354,7 @@ PLAIN = arms_under(("vanilla", "cot"))  # the arms of families whose answers are
 
 def primary_of(arms, named: str | None = None) -> str | None:
     "The distilled arm that a report leads with, named before anything ran: by the recipe, or by this order."
-    order = (named, "distilled/cot-answer", "distilled/cod", *DISTILLED)
+    order = (named, "distilled/cot-rationale", "distilled/cot-answer", "distilled/cod", *DISTILLED)
     return next((a for a in order if a in arms), None)
 
 
