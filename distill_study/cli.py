@@ -231,7 +231,7 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
 # %% ../nbs/99_cli.ipynb #9c0a1d05
 @app.command()
 def power(recipe: RecipePath, p: Override = None):
-    "Say what the test sets of a recipe can show: the smallest differences that its tests would notice."
+    "Say what the test sets of a recipe can show. The smallest differences that its tests would notice."
     from distill_study.study import resources
 
     print(*resources.power(_recipe(recipe, p)), sep="\n")

@@ -95,7 +95,7 @@ def test_the_page_speaks_of_its_own_family(name, reports):
     assert (
         ("per conversation" in text) == (FAMILY[name] == "conversation")
         and ("Macro-F1" in text) == (FAMILY[name] == "nli")
-        and ("Chain of density" in text) == (FAMILY[name] == "summarization")
+        and ("Supported density" in text) == (FAMILY[name] == "summarization")
     )
     assert (
         not re.search(r"\bnan\b|\bNone\b(?! of)|\.\.(?!\.)(?<!\.\.\.)\s", text)

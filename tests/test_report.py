@@ -455,7 +455,7 @@ def test_what_prompting_alone_gives_is_said_beside_the_gap():
 def test_the_verdict_gives_the_gap_of_every_arm_and_picks_none(results):
     verdict = findings(results).entries[0].verdict
     shares = [results.gap(a).text() for a in ("distilled/vanilla", "distilled/cot-rationale")]
-    assert "by the student trained on reasoned answers; plain answers" in verdict and all(s in verdict for s in shares)
+    assert "by the student trained on reasoning; plain answers" in verdict and all(s in verdict for s in shares)
     arms = ("teacher/cot", "student/vanilla", "distilled/cot-answer")
     alone = analyse(made_up(arms={a: SKILL[a] for a in arms}), resamples=100)
     assert ";" not in findings(alone).entries[0].verdict
@@ -620,6 +620,6 @@ def test_templates_name_no_outside_address():
     for path in templates().rglob("*"):
         if path.is_file() and path.suffix != ".yaml":  # those are texts, no pages
             assert not re.search(
-                r"https?://|@import|url\(" + ("" if path.parent.name == "items" else "|<script"),
+                r"https?://|@import|url\(" + ("" if path.parent.name in ("items", "people") else "|<script"),
                 path.read_text(encoding="utf-8"),
-            ), path.name  # the page of items has the one script
+            ), path.name  # the pages of items and of grading sheets have the one script

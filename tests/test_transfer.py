@@ -372,7 +372,7 @@ def test_a_page_that_fails_is_told_by_the_command(monkeypatch, tmp_path):
     monkeypatch.setattr(schedule, "run_recipe", lambda *args, **kw: outcomes)
     monkeypatch.setattr(cli, "say", printed.append)
     with pytest.raises(cli.typer.Exit) as e:
-        cli._run(recipe, tmp_path / "two.yaml", reports=tmp_path, store=tmp_path)
+        cli._run(recipe, tmp_path / "two.yaml", reports=tmp_path, store=tmp_path, views={}, workers=1)
     assert e.value.exit_code == 1 and "the page about students on other data sets failed" in printed[-1]
 
 
