@@ -454,7 +454,7 @@ def test_what_prompting_alone_gives_is_said_beside_the_gap():
 
 def test_the_verdict_gives_the_gap_of_every_arm_and_picks_none(results):
     verdict = findings(results).entries[0].verdict
-    shares = [results.gap(a).text() for a in ("distilled/vanilla", "distilled/cot-rationale")]
+    shares = [results.gap(a).text() for a in ("distilled/vanilla", "distilled/cot-answer")]
     assert "by the student trained on reasoning; plain answers" in verdict and all(s in verdict for s in shares)
     arms = ("teacher/cot", "student/vanilla", "distilled/cot-answer")
     alone = analyse(made_up(arms={a: SKILL[a] for a in arms}), resamples=100)
