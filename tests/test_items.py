@@ -527,7 +527,7 @@ def test_from_an_answer_to_what_the_arm_learned_from(opened, math):
     answers = b.answers | {LEARNS: b.answers[TOP]}
     b = changed(b, answers=answers, graded=grade(b.data.test, answers))
     page = opened(r, b)
-    page.get_by_role("link", name="What it learned from").click()
+    page.get_by_role("link", name="All its training inputs").click()
     wait_until(page, "document.getElementById('split').value === 'train'")
     assert page.locator("#arm").input_value() == LEARNS
     page.locator("#outcome").select_option("kept")

@@ -707,7 +707,8 @@ def _would_change(results, pitfalls, *, preferred) -> Finding:
         measured=[x for x in lines if x.value is not None],
         unchecked={name: how for key, (name, how) in _VARIED.items() if pitfalls is None or key not in pitfalls},
         preferred=preferred,
-        against=len(_reversed(results, preferred)),
+        agreed=sum(w["rate"].value > 0.5 for k, w in preferred.items() if results.test(*k).verdict == "higher")
+        + sum(w["rate"].value < 0.5 for k, w in preferred.items() if results.test(*k).verdict == "lower"),
     )
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #95d3e109

@@ -62,7 +62,7 @@ function fitting(f) {
   return by ? found.sort((i, j) => by(i, f) - by(j, f)) : found;
 }
 
-const WITHIN = { "": "anything", input: "the input", a: "the answer of A", b: "the answer of B" };
+const WITHIN = { "": "input or any answer", input: "the input", a: "the answer of A", b: "the answer of B" };
 
 function textsOf(r, f) {
   if (f.within === "input") return [r.question];

@@ -27,7 +27,7 @@ function spoken(i) {
 function row(place) {
   const i = found[place], { split } = f, about = [levelOf(split, i), goldOf(split, i) && data.graded ? `gold ${goldOf(split, i)}` : null, data[split].head[i]].filter(Boolean).join(" \u00b7 ");
   const cells = split === "test" ? arms.map((arm) => cell(i, arm)) : trained.map((arm) => fate(i, arm));
-  const e = el("a", { className: "row", id: `row-${place}`, href: address(f, data[split].id[i]), tabIndex: -1, onclick: (event) => { if (!event.ctrlKey && !event.metaKey && !event.shiftKey) { event.preventDefault(); turn(place); } } },
+  const e = el("a", { className: "row", id: `row-${place}`, href: address(f, data[split].id[i]), tabIndex: -1, onclick: (event) => { if (!event.ctrlKey && !event.metaKey && !event.shiftKey) { event.preventDefault(); turn(place); toList(); } } },
     el("span", { className: "about" }, el("b", { className: "id" }, data[split].id[i]), el("span", { className: "head" }, about)), el("span", { className: "cells" }, cells));
   for (const [k, v] of Object.entries({ role: "option", "aria-selected": place === now, "aria-setsize": found.length, "aria-posinset": place + 1, "aria-label": spoken(i) })) e.setAttribute(k, v);
   e.style.top = `${place * rowHeight}px`;
@@ -190,7 +190,8 @@ list.onkeydown = (event) => {
 };
 
 document.onkeydown = (event) => {
-  if (event.key === "Escape" && event.target.closest("article, form, #breakdown")) { event.preventDefault(); return toList(); }
+  if (event.key === "Escape") { event.preventDefault(); return toList(); }
+  if (event.key === "Enter" && event.target === document.body) { event.preventDefault(); return detail.focus(); }
   if (!byId("keys").checked || event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, select")) return;
   if (event.key === "j") step(1);
   if (event.key === "k") step(-1);

@@ -61,7 +61,7 @@ function answerCard(i, x, { f, by, first }) {
     x.graded ? el("ul", {}, x.graded.map(([who, what, v]) => el("li", {}, `${who}, ${what}: ${v}`))) : null,
     folded("How it was asked", box("Prompt", promptOf(x.prompt, by.question))),
     x.samples ? folded(`All ${x.samples.length} that it wrote`, x.samples.map((s, n) => box(`Number ${n + 1}`, s))) : null,
-    arm in data.trained ? read(el("a", { href: address({ ...atFirst, split: "train", arm, outcome: "" }, null) }, "What it learned from")) : null);
+    arm in data.trained ? read(el("a", { href: address({ ...atFirst, split: "train", arm, outcome: "" }, null) }, "All its training inputs")) : null);
 }
 
 const labelled = (arm) => data.trained[arm] === "gold" ? "gold" : `by the teacher under ${data.trained[arm]}`;

@@ -1,0 +1,35 @@
+"Everything that a report can say of its findings is printed by .ci/sentences.py, and reads as English."
+
+import re
+import sys
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / ".ci"))
+import sentences
+
+ODD = re.compile(
+    r"  | [,.;:?!](?!\d)|\.\.|,,|\(\)|{{|}}|\bNone\b(?! of| shown|:)|\bnan\b|\binf\b|\bTrue\b|\bFalse\b|\ba [aeio]\w*"
+)
+
+
+STARTS = re.compile(r"[A-Z0-9“−]|(?:teacher|student|distilled|control)/")  # a capital, a number, or an arm
+
+
+@pytest.fixture(scope="module")
+def spoken():
+    return sentences.spoken()
+
+
+def test_every_sentence_of_the_templates_is_printed(spoken, monkeypatch):
+    monkeypatch.setattr(sentences, "spoken", lambda: spoken)
+    assert all(len(sentences.fragments(t)) > 30 for t in sentences.TEMPLATES)
+    assert sentences.unspoken() == {t: [] for t in sentences.TEMPLATES}
+
+
+def test_they_are_whole_sentences(spoken):
+    lines = {line for own in spoken.values() for line in own if line}
+    assert len(lines) > 200
+    broken = [x for x in lines if ODD.search(x) or not STARTS.match(x) or x[-1] not in ".?!"]
+    assert not broken
