@@ -433,6 +433,13 @@ def test_keys(opened, math):
     wait_for_item(page, ids[1])
     page.keyboard.press("k")
     wait_for_item(page, ids[0])
+    page.keyboard.press("Enter")  # wherever the focus is
+    assert page.evaluate("document.activeElement.id") == "detail"
+    page.locator("#row-1").click()
+    assert page.evaluate("document.activeElement.id") == "list"
+    page.get_by_role("button", name="Previous").click()
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement.id") == "list"
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "text"
     page.keyboard.type("j")
