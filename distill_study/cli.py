@@ -27,7 +27,7 @@ from typing import Annotated
 import typer
 
 import distill_study
-from .utils import plural, say, shown, size, write_text
+from .utils import for_terminal, plural, say, size, write_text
 
 # %% ../nbs/99_cli.ipynb #0b25da7e
 app = typer.Typer(
@@ -211,7 +211,7 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
     r = _recipe(recipe, p)
     for d in r.data:
         task_of(d)
-    print(shown(f"{r.name}: {r.description}"))
+    print(for_terminal(f"{r.name}: {r.description}"))
     if wrong := problems(r):
         print("\nThis can't run as it is:", *wrong, sep="\n  ")
         raise typer.Exit(1)
@@ -284,7 +284,7 @@ def _print_data(splits, settings):
     )
     for e in rows[:3]:
         asked = [f"  {m['role']}: {m['content']}" for m in e.messages]
-        print(shown("\n".join([f"\n{e.id}, gold: {e.gold!r}", *asked])))
+        print(for_terminal("\n".join([f"\n{e.id}, gold: {e.gold!r}", *asked])))
     line = ", ".join(f"{k}: {json.dumps(v, ensure_ascii=False)}" for k, v in settings.items() if v)
     print(f"\ndata:\n  - {{{line}}}")
 

@@ -484,7 +484,7 @@ class Judge(Asked):
     reason: bool = True  # ask for a short reason before the verdict; without one a verdict takes a tenth of the tokens
     items: Count | None = None  # at most so many test items, the same for all arms; None takes all
     arms: ArmNames = ()  # the arms whose answers are graded one by one; empty takes all that ran
-    # arms to compare; empty: the best distilled one with student and teacher
+    # arms to compare; empty: the distilled one that the report leads with, with student and teacher
     pairs: tuple[tuple[ArmName, ArmName], ...] = ()
 
     def conflict(self):

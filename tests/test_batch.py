@@ -6,8 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import httpx2
@@ -75,11 +78,38 @@ def test_answers_in_any_order(name, tmp_path, capsys):
 
 @both
 @pytest.mark.parametrize("allowed", [False, True])
-def test_redirects_are_followed_where_the_recipe_allows_it(name, allowed):
-    asked = engine(SimpleNamespace(url="http://127.0.0.1:9/v1"), name, redirects=allowed)
-    provider = batch.PROVIDERS[name](asked, "key")
-    with provider.client:
-        assert provider.client._client.follow_redirects is allowed
+def test_redirects_are_followed_where_the_recipe_allows_it(name, allowed, tmp_path):
+    with BatchServer() as there, elsewhere(there) as server:
+        asked = engine(server, name, redirects=allowed)
+        if allowed:
+            assert complete(asked, questions(2), store=Store(tmp_path)).new == 2
+        else:
+            with pytest.raises(EngineError, match="307"):
+                complete(asked, questions(2), store=Store(tmp_path))
+        assert sorted(there.executed) == (["q0", "q1"] if allowed else [])
+
+
+@contextmanager
+def elsewhere(there):
+    "A server that sends every call to another one."
+
+    class Redirect(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.send_response(307)
+            self.send_header("location", there.url.removesuffix("/v1") + self.path)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        do_POST = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Redirect) as httpd:
+        threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
+        yield SimpleNamespace(url=f"http://127.0.0.1:{httpd.server_port}/v1")
+        httpd.shutdown()
 
 
 @both

@@ -725,9 +725,8 @@ def judge_summary(assessed: JudgeAssessment):
 
     j = assessed.judged
     bold = [w for w in (assessed.weak, *j.warnings) if w]
-    return HTML(
-        _one_line(texts("graders")["asked"], bold=bold, engine=j.engine, s=j.settings, n=len(j.items), u=j.usage)
-    )
+    text = texts("graders")["asked"]
+    return HTML(_one_line(text, bold=bold, engine=j.engine, s=j.settings, n=len(j.items), u=j.usage))
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #ece311e6
 def judge_grade_table(assessed: JudgeAssessment) -> Table:
@@ -751,7 +750,7 @@ def judge_grade_table(assessed: JudgeAssessment) -> Table:
 def win_rate_table(assessed: JudgeAssessment) -> Table:
     "Every pair of arms, compared by the judge."
     wins, j = assessed.wins, assessed.judged
-    values = dict(n=len(j.items), chosen=j.settings.pairs, missing=_missing_reasons(j.pairwise, "winner"))
+    values = dict(n=len(j.items), missing=_missing_reasons(j.pairwise, "winner"))
     return _table("wins", [r | dict(arm=r["b"], against=r["a"]) for r in wins], wins=wins, **values)
 
 

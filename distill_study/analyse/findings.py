@@ -707,8 +707,7 @@ def _would_change(results, pitfalls, *, preferred) -> Finding:
         measured=[x for x in lines if x.value is not None],
         unchecked={name: how for key, (name, how) in _VARIED.items() if pitfalls is None or key not in pitfalls},
         preferred=preferred,
-        agreed=sum(w["rate"].value > 0.5 for k, w in preferred.items() if results.test(*k).verdict == "higher")
-        + sum(w["rate"].value < 0.5 for k, w in preferred.items() if results.test(*k).verdict == "lower"),
+        agreed=sum(results.test(*k).verdict == _way(w) for k, w in preferred.items()),
     )
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #95d3e109
@@ -717,14 +716,15 @@ def _preferred(wins) -> dict:
     return {(w["a"], w["b"]): w for w in wins if w["p_holm"] is not None and w["p_holm"] <= 0.05}
 
 
+def _way(win) -> str:
+    "The verdict of a test that says the same as a judge's preference."
+    return "higher" if win["rate"].value > 0.5 else "lower"
+
+
 def _reversed(r: Results, preferred: dict) -> dict:
     "What of it is against the result of a test."
-    way = {"higher": True, "lower": False}
-    return {
-        k: w
-        for k, w in preferred.items()
-        if way.get(r.test(*k).verdict, w["rate"].value > 0.5) != (w["rate"].value > 0.5)
-    }
+    decided = ("higher", "lower")
+    return {k: w for k, w in preferred.items() if r.test(*k).verdict in decided and r.test(*k).verdict != _way(w)}
 
 
 def findings(

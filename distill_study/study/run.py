@@ -46,7 +46,7 @@ from ..grading.people import grades_of
 from ..grading.truth import METRICS, grade, grader_hash, known_entities, main_metric, need_ner
 from ..models.engine import StoredEngine, open_teacher, portable
 from ..models.local import TransformersEngine, parameter_count, plain_settings
-from ..models.weights import load_tokenizer, local_model, model_fingerprint, resolve_model, sentence
+from ..models.weights import load_tokenizer, local_model, model_fingerprint, resolve_model
 from ..report import figures, render, tables
 from ..store.log import Store, drops_of
 from distill_study.study.plan import (
@@ -202,10 +202,11 @@ def check_choice(c: Combination, splits):
     if how == "last":
         return
     if how == "gold" and not TASKS[splits.task].graded:
-        raise StudyError(sentence("not_graded", page="../train/methods.j2", task=splits.task))
+        raise StudyError.of("choose_ungraded", task=splits.task)
     n = len(with_gold(splits) if how == "gold" else splits.validation)
     if n < FEWEST:
-        raise StudyError(sentence("too_few", page="../train/methods.j2", how=how, n=n, fewest=FEWEST))
+        having = " with a gold answer" if how == "gold" else ""
+        raise StudyError.of("choose_few", how=how, n=n, having=having, fewest=FEWEST)
 
 # %% ../../nbs/85_study/01_run.ipynb #b4437ea6
 @dataclass(frozen=True)
@@ -295,7 +296,7 @@ def curate_arms(c: Combination, splits, *, labels: dict, store) -> tuple[dict, d
 
 
 def shuffled(rows: list, seed: int) -> list:
-    "The same rows, each with the last message of another: what is left to learn is the form of an answer."
+    "The same rows with their last messages shuffled among them: what is left to learn is the form of an answer."
     order = random.Random(seed).sample(range(len(rows)), len(rows))
     return [r | dict(messages=[*r["messages"][:-1], rows[i]["messages"][-1]]) for r, i in zip(rows, order)]
 

@@ -39,7 +39,7 @@ from .run import check_choice, check_questions
 from ..tasks.families import TASKS, item_parts, rubric
 from ..train.launch import check_launch
 from ..train.methods import refuse
-from ..utils import read_json, say, shown, stage_lock, write_json
+from ..utils import for_terminal, read_json, say, stage_lock, write_json
 
 # %% ../../nbs/85_study/04_schedule.ipynb #65c815df
 def _shipped(inside: str, beside: str, *, ending: str) -> dict[str, Path]:
@@ -663,7 +663,7 @@ def status_table(status: dict, most: int = 12):
     if len(lines) > most:
         lines = [*lines[:most], (f"  and {len(lines) - most} more", "", "")]
     cut = dict(overflow="ellipsis", no_wrap=True)
-    texts = [Text(shown(f"{what}: {line}" if line else what), style=style, **cut) for what, line, style in lines]
+    texts = [Text(for_terminal(f"{what}: {line}" if line else what), style=style, **cut) for what, line, style in lines]
     over = sum(r["state"] in (DONE, FAILED) for r in rows)
     head = Table.grid(padding=(0, 2))
     head.add_row(Text(_headline(status), style="bold"), ProgressBar(max(1, len(rows)), over, width=30))
@@ -691,7 +691,7 @@ def watching(quiet: bool = False, verbose: bool = False):
     console = Console(stderr=True, highlight=False, markup=False)
     with Live(console=console, refresh_per_second=4, transient=True) as view:
         draw = dict(look=lambda board: view.update(status_table(board.status())))
-        yield dict(say=lambda line: None, news=lambda line: console.print(shown(line))) | draw
+        yield dict(say=lambda line: None, news=lambda line: console.print(for_terminal(line))) | draw
 
 
 def read_status(folder: Path) -> dict:
