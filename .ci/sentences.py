@@ -67,7 +67,9 @@ def outcomes() -> dict:
     more = dict(levels=Table("", (), (dict(arm="distilled/vanilla") | ends,)))
     more["labels"] = confusions(base.graded, t.LABELS, resamples=50)
     found["a judge that says the opposite"] = base, dict(wins=[win]) | more, dict(wins=[win])
-    missed = t.study(base=t.right(0.2), plain=[x if i % 9 or x != "neutral" else x for i, x in enumerate(t.right(0.8))])
+    missed = t.study(
+        base=t.right(0.2), plain=["entailment" if x == "neutral" and i % 4 else x for i, x in enumerate(t.right(0.9))]
+    )
     found["labels it misses"] = missed, dict(labels=confusions(missed.graded, t.LABELS, resamples=50)), {}
     costs = {"teacher/cot": 0.6, "distilled/vanilla": 0.1, BASE: 0.1}
     for name, own in (("it pays back", 0.1), ("it never pays back", 0.9)):

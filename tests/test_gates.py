@@ -358,8 +358,8 @@ def test_caveats_say_where_it_fails_what_is_never_answered_and_what_a_judge_pref
         "The judge says the opposite: it prefers the untouched student, 94 to 4 of 98 comparisons."
     )
     assert found.caveats == (
-        "300 test items, one training run per student (seed 0). Trained on the teacher's plain answers it is right on "
-        "80 % of the “easy” items and 10 % of the “hard” items. It never answers entailment."
+        "300 test items, one training run per student (seed 0). Trained on the teacher's plain answers, the student is "
+        "right on 80 % of the “easy” items and 10 % of the “hard” items. The trained student never answers entailment."
     )
     balanced = headline(r, levels=Table("", (), (dict(arm="distilled/vanilla", easy=ends["easy"], hard=ends["easy"]),)))
     assert "items and" not in balanced.caveats

@@ -100,9 +100,9 @@ def _draw_arm(ax, y, *, i: Interval, look: dict, metric, far: float, dark: bool)
 
 
 def accuracy_figure(results: Results, dark: bool = False):  # a matplotlib Figure
-    "Every arm under its plain name, with its interval; the dashed line is the best constant answer."
+    "Every arm that ran under its plain name, with its interval; the dashed line is the best constant answer."
     m, names, constant = results.metric, plain_words(results), results.constant
-    arms = [*results.arms, *([CONSTANT] if constant else [])]
+    arms = [*(a for a in results.arms if a in results.ran), *([CONSTANT] if constant else [])]
     fig, ax = axes(0.4 * len(arms) + 0.6, 4.8, dark=dark)
     scale, soft = _scale(results), ink(SOFT, dark)
     for y, arm in enumerate(arms):
