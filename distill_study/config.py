@@ -552,12 +552,21 @@ class Combination(Shared):
     student: Student
     data: Data
     seed: Seed = 0  # seed of training and of every bootstrap
+    # which value of each axis of its recipe the settings above have, e.g. {data.train: 400}
+    axes: dict[str, Any] = Field({}, exclude_if=lambda v: not v)
+
+    @property
+    def point(self) -> str:
+        "Its place on the axes of its recipe, e.g. 'train 400, r 16'."
+        values = (v if isinstance(v, str) else json.dumps(v) for v in self.axes.values())
+        return ", ".join(f"{key.rpartition('.')[2]} {v}" for key, v in zip(self.axes, values))
 
     @property
     def name(self) -> str:
         "Folder name of its report."
         parts = (self.data.name, self.teacher.engine.split(":", 1)[1], self.student.model)
-        return slug("--".join(map(stem, parts)) + (f"--seed{self.seed}" if self.seed else ""))
+        place = [self.point.replace(", ", "--")] if self.axes else []
+        return slug("--".join([*map(stem, parts), *place]) + (f"--seed{self.seed}" if self.seed else ""))
 
 
 def stem(name: str) -> str:
