@@ -108,7 +108,8 @@ def _explain(cls, error, *, where):
         elif kind == "missing":
             lines.append(f"{path}: missing; this setting has no default.")
         else:
-            value = "" if name in _UNSHOWN else f" = {err['input']!r}"
+            whole = kind == "value_error" and isinstance(err["input"], dict)  # settings that don't go together
+            value = "" if whole or name in _UNSHOWN else f" = {err['input']!r}"
             text = err["msg"].removeprefix("Value error, ").rstrip(".")
             if kind == "string_pattern_mismatch":
                 text = read_table("templates/errors.yaml").get(f"form_{name}", text)

@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['GAP_ENDS', 'COSTS', 'Cell', 'names_of', 'mean_over_seeds', 'by_item', 'pooled', 'outcome_of', 'reversed_by_judge',
-           'cells', 'tally', 'in_short', 'Axis', 'axis_over', 'panels', 'charts', 'score_table', 'mean_of', 'Mean',
-           'means', 'pareto', 'cost_chart', 'sections']
+           'cells', 'leading', 'tally', 'in_short', 'Axis', 'axis_over', 'panels', 'charts', 'score_table', 'mean_of',
+           'Mean', 'means', 'pareto', 'cost_chart', 'Curve', 'curves', 'reach', 'Passing', 'passings', 'curve_figure',
+           'curve_alt', 'curve_parts', 'axis_tables', 'sections']
 
 # %% ../../nbs/80_report/04_grid.ipynb #53be64e3
+import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +23,18 @@ from distill_study.analyse.stats import (
     CONSTANT,
     DISTILLED,
     FORM,
+    TRAINED,
     Comparison,
     Interval,
     corrected,
     interval_difference,
     mean_interval,
+    percentiles,
+    resampled,
 )
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
+from .figures import COLOURS, LINES, SOFT, axes, ink, picture
 from ..utils import num
 
 # %% ../../nbs/80_report/04_grid.ipynb #aa052327
@@ -223,6 +230,25 @@ def cells(
     several = len({names_of(m)[1] for m in pages}) > 1
     return {key: _cell(key, ms, teachers=teachers[key], several=several) for key, ms in found.items()}
 
+# %% ../../nbs/80_report/04_grid.ipynb #a5e5a002
+def _axes_of(m) -> dict:
+    "Where a combination stands on the axes of its recipe."
+    return m["provenance"]["settings"].get("axes", {})
+
+
+def _inputs(m) -> int:
+    "How many training inputs a combination has."
+    return next(d["n"] for d in m["data"] if d["split"] == "train")
+
+
+def leading(pages: list) -> tuple[list, dict]:  # (pages, {axis: value})
+    "The pages that an overview is of, and their values of all axes that have several."
+    if not any(map(_axes_of, pages)):
+        return pages, {}
+    point = _axes_of(max(pages, key=_inputs))  # the first of the largest
+    varied = {k: v for k, v in point.items() if any(_axes_of(m).get(k) != v for m in pages)}
+    return [m for m in pages if _axes_of(m) == point], varied
+
 # %% ../../nbs/80_report/04_grid.ipynb #84c9375c
 def tally(grid: dict) -> list[dict]:
     "For each kind of labels, best first: combinations tested, those with a better or worse student, and gaps."
@@ -256,12 +282,14 @@ def in_short(
     "The finding in one sentence, then what limits it, each in one."
     if not pages:
         return []
-    grid = cells(pages)
+    own, point = leading(pages)
+    grid = cells(own)
     counts, seeds = tally(grid), sorted({c.seeds for c in grid.values() if c.outcome})
     n = sorted({c.score.n for c in grid.values() if c.outcome and c.score.n})
     reverse = [c for c in grid.values() if c.judge is not None]
     where = {k: _where(grid, k) for k in ("asking", "constant", "form", "untestable", "worse")}
     lines = [sentence("grid", "finding", tally=counts)]
+    lines += [sentence("grid", "leading", point=point)] if point else []
     form = any(c.arm == FORM for c in grid.values())
     lines += [sentence("grid", "basis", n=n, seeds=seeds, form=form)] if n else []
     lines += [sentence("grid", "limit", outcome=k, where=sets) for k, sets in where.items() if sets]
@@ -484,6 +512,219 @@ def cost_chart(
     }
     return html_of("chart", chart="cost", points=points, **axes, **texts)
 
+# %% ../../nbs/80_report/04_grid.ipynb #a5e5a005
+@dataclass(frozen=True)
+class Curve:
+    "What one student scores on one data set, by how many inputs it learned from."
+
+    data: str
+    name: str  # the student; who taught it where several do; its place on other axes
+    measure: Metric
+    sizes: tuple  # training inputs, the fewest first
+    pages: tuple  # for each size those of all seeds
+
+    @cached_property
+    def grids(self) -> list[dict]:
+        "The cells at each size."
+        return [cells(list(own)) for own in self.pages]
+
+    def score(self, arm: str, k: int = -1) -> Interval:
+        "What an arm scores at the k-th size."
+        return next((c.score for c in self.grids[k].values() if c.arm == arm), Interval(None))
+
+    @property
+    def arms(self) -> list[str]:
+        "The trained arms that have a score at some size."
+        return [a for a in TRAINED if any(self.score(a, k).value is not None for k in range(len(self.sizes)))]
+
+
+def curves(pages: list) -> list[Curve]:
+    "A curve for each student of each teacher on each data set, and each point on other axes; of two sizes at least."
+    groups, several = {}, len({names_of(m)[1] for m in pages}) > 1
+    for m in pages:
+        others = {k: v for k, v in _axes_of(m).items() if k != "data.train"}
+        place = "".join(f", {k} = {json.dumps(v)}" for k, v in others.items())
+        groups.setdefault((*names_of(m), place), {}).setdefault(_inputs(m), []).append(m)
+    found = []
+    for (data, teacher, student, place), own in groups.items():
+        name = student + (f" taught by {teacher}" if several else "") + place
+        sizes = tuple(sorted(own))
+        measure = METRICS[own[sizes[0]][0]["metric"]["key"]]
+        found += [Curve(data, name, measure, sizes, tuple(tuple(own[n]) for n in sizes))] * (len(sizes) > 1)
+    return found
+
+# %% ../../nbs/80_report/04_grid.ipynb #a5e5a007
+def reach(
+    sizes,
+    levels: np.ndarray,  # (curves, sizes)
+    *,
+    goal,  # a level, or one for each curve
+) -> np.ndarray:  # one for each curve
+    "The training inputs with which a curve is first at its goal, between sizes by their logarithm; inf where never."
+    logs, goal, rows = np.log(sizes), np.broadcast_to(goal, len(levels)), np.arange(len(levels))
+    above = levels >= goal[:, None]
+    first = above.argmax(axis=1)
+    before = np.maximum(first - 1, 0)
+    start, rise = levels[rows, before], levels[rows, first] - levels[rows, before]
+    share = np.where(rise > 0, (goal - start) / np.where(rise > 0, rise, 1), 1)
+    found = np.exp(logs[before] + share * (logs[first] - logs[before])).round(6)
+    return np.where(above.any(axis=1), found, np.inf)
+
+
+def _mean_draws(pages, arm, *, codes, counts, rng):
+    "An arm's mean in each resample of the items, and of the trainings where there are several."
+    pages = pages if ARMS[arm].model == "trained" else pages[:1]
+    values = np.array([m["items"]["arms"][arm].split() for m in pages], dtype=float)
+    known = ~np.isnan(values)
+    sums, n = (np.array([np.bincount(codes, row) for row in x]) for x in (np.where(known, values, 0), known))
+    means, k = (counts @ sums.T) / (counts @ n.T), len(pages)
+    mean = means.mean(axis=1)
+    if k == 1:
+        return mean
+    times = rng.multinomial(k, np.full(k, 1 / k), size=len(means))
+    return mean + (k / (k - 1)) ** 0.5 * ((means * times).mean(axis=1) - mean)
+
+
+@dataclass(frozen=True)
+class Passing:
+    "With how many training inputs an arm is as good as another is with the most, or as one that was not trained."
+
+    curve: Curve
+    arm: str
+    other: str
+    at: Interval  # training inputs; inf: with more than there are
+
+    def inputs(self, n: float) -> str:
+        "So many training inputs, to two digits."
+        fewest, *_, most = self.curve.sizes
+        if n <= fewest or n > most:
+            return f"{fewest:,} or fewer" if n <= fewest else f"more than {most:,}"
+        return num(float(f"{n:.2g}"), 0)
+
+    @property
+    def between(self) -> str:
+        "The interval in words."
+        low, high = map(self.inputs, (self.at.low, self.at.high))
+        return low if low == high else f"{low} to {high}"
+
+
+def passings(curve: Curve, resamples: int = 1000, *, seed: int = 0) -> list[Passing]:
+    "Of each pair of arms that can be compared so: one that learned, and one below it or the teacher's plain answers."
+    last = list(curve.pages[-1])
+    there = [a for a in curve.arms if all(a in m.get("items", {}).get("arms", ()) for own in curve.pages for m in own)]
+    learned = [a for a in there if outcome_of(last, a) == "better"]
+    pairs = [(a, b) for a in learned for b in learned if curve.score(a).value > curve.score(b).value]
+    teacher = "teacher/vanilla"
+    pairs = [(a, teacher) for a in learned if curve.score(teacher).value is not None] + pairs
+    if not pairs:
+        return []
+    codes, counts = resampled(last[0]["items"]["sources"].split(), resamples, seed=seed)
+    rng, found = np.random.default_rng(seed), []
+    how = dict(codes=codes, counts=counts, rng=rng)
+    drawn = {a: np.stack([_mean_draws(own, a, **how) for own in curve.pages], axis=1) for a in learned}
+    drawn[teacher] = _mean_draws(last, teacher, **how)[:, None] if (learned[0], teacher) in pairs else None
+    for a, b in pairs:
+        means = np.array([[curve.score(a, k).value for k in range(len(curve.sizes))]])
+        low, high = percentiles(reach(curve.sizes, drawn[a], goal=drawn[b][:, -1]))
+        value = float(reach(curve.sizes, means, goal=curve.score(b).value)[0])
+        found.append(Passing(curve, a, b, Interval(value, min(low, value), max(high, value), curve.score(a).n)))
+    return found
+
+# %% ../../nbs/80_report/04_grid.ipynb #a5e5a00a
+_MARKERS = dict(zip(TRAINED, "o^sDvPXd*<>"))
+
+
+def _apart(wanted: list, gap: float) -> list:
+    "Heights at least so far apart, close to those that are wanted, which rise."
+    for _ in range(50):
+        for i, (a, b) in enumerate(zip(wanted, wanted[1:])):
+            if (lacking := gap - (b - a)) > 1e-9:
+                wanted[i : i + 2] = [a - lacking / 2, b + lacking / 2]
+    return wanted
+
+
+def _flat(curve: Curve) -> dict:
+    "Name → level of what is not trained: the teacher, the untouched student, the best constant answer."
+    arms = [a for a in ARMS if ARMS[a].model != "trained"]
+    found = {a: curve.score(a) for a in arms} | {
+        CONSTANT: _interval((curve.pages[-1][0].get("constant") or {}).get("level"))
+    }
+    return {sentence("grid", "level", arm=a): (a, i) for a, i in found.items() if i.value is not None}
+
+
+def _draw_curve(ax, scores: dict, *, place: float, scale, **look):
+    "One arm's scores by training inputs, beside those of other arms; its height at the right end."
+    known = {n: i for n, i in scores.items() if i.value is not None}
+    x, y = [n * 1.03**place for n in known], scale * np.array([i.value for i in known.values()])
+    ends = scale * np.array([(i.value, i.value) if i.low is None else (i.low, i.high) for i in known.values()])
+    ax.errorbar(x, y, yerr=abs(ends.T - y), ms=5, lw=1.6, elinewidth=1.2, capsize=2, zorder=3, **look)
+    return y[-1]
+
+
+def curve_figure(curve: Curve, dark: bool = False):  # a matplotlib Figure
+    "A student's curves over the training inputs, with their intervals, beside the levels of what is not trained."
+    (fig, ax), m, ends = axes(3.4, 5.0, dark=dark), curve.measure, []
+    for place, arm in enumerate(curve.arms, -len(curve.arms) // 2):
+        look = dict(place=place, color=ink(COLOURS[arm], dark), marker=_MARKERS[arm])
+        scores = {n: curve.score(arm, k) for k, n in enumerate(curve.sizes)}
+        y = _draw_curve(ax, scores, scale=m.scale, **look)
+        ends.append((y, sentence("grid", "learned", arm=arm), look["color"]))
+    for name, (arm, i) in _flat(curve).items():
+        colour = ink(COLOURS.get(arm, SOFT), dark)
+        ax.axhline(m.scale * i.value, color=colour, lw=1, ls=":" if arm == CONSTANT else "--", zorder=1)
+        ends.append((m.scale * i.value, name, colour))
+    ends.sort()
+    top = ends[-1][0] * 1.06
+    for (_, name, colour), y in zip(ends, _apart([y for y, *_ in ends], 0.062 * top)):
+        ax.text(1.03, y, name, transform=ax.get_yaxis_transform(), color=colour, fontsize=9, va="center")
+    ax.set(xscale="log", ylim=(0, top), xlabel="training inputs", ylabel=f"{m.head}, {m.unit}")
+    ax.set_xticks(curve.sizes, [f"{n:,}" for n in curve.sizes])
+    ax.minorticks_off()
+    ax.grid(axis="y", color=ink(LINES, dark), lw=0.7)
+    ax.set_facecolor("none")
+    return fig
+
+
+def curve_alt(curve: Curve) -> str:
+    "The figure in words."
+    m = curve.measure
+    lines = [
+        (a, [(n, curve.score(a, k).text(m.scale, m.digits)) for k, n in enumerate(curve.sizes)]) for a in curve.arms
+    ]
+    flat = {name: i.text(m.scale, m.digits) for name, (_, i) in _flat(curve).items()}
+    return sentence("grid", "curve_alt", curve=curve, lines=lines, flat=flat)
+
+
+def curve_parts(found: list[Curve]) -> list[str]:
+    "The figures of curves, and what is read off them, as HTML."
+    figures = [
+        dict(curve=c, n=c.score(c.arms[0]).n, figure=picture(lambda dark, c=c: curve_figure(c, dark), curve_alt(c)))
+        for c in found
+        if c.arms
+    ]
+    remarks = [sentence("grid", "passing", p=p, several=len(found) > 1) for c in found for p in passings(c)]
+    return [html_of("chart", chart="curves", figures=figures, remarks=remarks)] if figures else []
+
+# %% ../../nbs/80_report/04_grid.ipynb #a5e5a00d
+def axis_tables(pages: list, key: str) -> list[Table]:
+    "What every arm scores at each value of an axis, a table for each data set."
+    point, found = _axes_of(leading(pages)[0][0]), []
+    own = [m for m in pages if {**_axes_of(m), key: None} == {**point, key: None}]
+    for data in dict.fromkeys(names_of(m)[0] for m in own):
+        at_value = {}
+        for m in (m for m in own if names_of(m)[0] == data):
+            at_value.setdefault(json.dumps(_axes_of(m)[key]), []).append(m)
+        grids, rows = {value: cells(ms) for value, ms in at_value.items()}, {}
+        m = METRICS[next(iter(at_value.values()))[0]["metric"]["key"]]
+        for value, grid in grids.items():
+            for c in (c for c in grid.values() if c.score.value is not None):
+                rows.setdefault(c.who, dict.fromkeys(at_value, "") | dict(arm=c.name))[value] = c.score
+        heads = [Column(v, f"{key.rpartition('.')[2]} = {v}", m.unit, "interval", m.digits, m.scale) for v in at_value]
+        ordered = sorted(rows.items(), key=lambda row: list(ARMS).index(row[0][2]))
+        caption = f"{data}: {m.head.lower()} by {key}"
+        found.append(Table(caption, (Column("arm", "Model", kind="text"), *heads), tuple(row for _, row in ordered)))
+    return found
+
 # %% ../../nbs/80_report/04_grid.ipynb #e5874989
 def _costs(rows, sets) -> list:
     "Charts of the costs that are known for all; of tokens where the sizes of models are not."
@@ -494,17 +735,20 @@ def _costs(rows, sets) -> list:
 def sections(
     pages: list,  # numbers of combinations, `href`: the address of their report
 ) -> list[tuple]:  # (heading, HTML)
-    "Charts, costs and the table of all scores, each under its heading."
-    grid = cells(pages)
-    if not grid:
+    "Charts, costs and the tables of all scores, each under its heading; of several points on axes, at the leading one."
+    if not pages:
         return []
-    dots, gaps = charts(panels(pages, grid))
+    own, point = leading(pages)
+    grid, varied = cells(own), {key: axis_tables(pages, key) for key in point}
+    dots, gaps = charts(panels(own, grid))
     measures = dict.fromkeys(c.measure.key for c in grid.values())
     over = [p for k in measures if len((p := means(grid, k))[0]) > 1 and (len(p[1]) > 1 or len(measures) == 1)]
     parts = {
         "Scores": [dots],
+        "Learning curves": curve_parts(curves(pages)) if "data.train" in point else [],
+        "Settings": [t.html() for key, tables in varied.items() if key != "data.train" for t in tables],
         "Gap recovered": [gaps] if gaps else [],
         "Score against cost": [x for p in over for x in _costs(*p)],
-        "All scores": [score_table(grid).html()],
+        "All scores": [t.html() for t in (score_table(grid), *varied.get("data.train", ()))],
     }
     return [(k, html_of("section", parts=part, fold=k == "All scores")) for k, part in parts.items() if part]

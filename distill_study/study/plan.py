@@ -524,7 +524,8 @@ def _train_work(stage):
     "A training, and the test inputs, also in the other forms that are compared."
     c, a = stage.combination, ARMS[stage.arm]
     labels, train = " ".join([a.only or "", "shuffled" if a.shuffled else "", a.labels]).strip(), c.student.train
-    what = f"{c.student.model} on {labels} {a.target}s ({train.method}, epochs: {train.epochs:g})"
+    length = f"steps: {train.steps}" if train.steps else f"epochs: {train.epochs:g}"
+    what = f"{c.student.model} on {labels} {a.target}s ({train.method}, {length})"
     shared = dict(who="student", combination=c, data=c.data, identity=_identity(c, a.name), arm=a.name)
     yield Work("train", what, split="train", **shared)
     yield Work("answer", a.name, strategy=a.prompt, times=1 + len(c.student.compare), **shared)

@@ -18,6 +18,7 @@ from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import distill_study
@@ -217,6 +218,7 @@ def run_combination(
         (out / "params.yaml").write_text(to_yaml(render.shareable(c)), encoding="utf-8")
         given = parameters(c, store, out=out, replay=replay)
         title = f"{stem(c.data.name)}: {stem(c.teacher.engine.split(':', 1)[1])} to {stem(c.student.model)}"
+        title += f", {c.point}" if c.axes else ""
         files = ("index.html", "items.html", "metrics.json", "metrics.csv", planner.LOOKUPS)
         page = dict(title=title, files=files, back=back)
         error = _page("combination", out, given=given, keys=render.key_names(c), **page)
@@ -261,29 +263,36 @@ def check(recipe: Recipe, reports: Path, *, store: Path, replay: bool = False):
         render.writable(folder, "Choose another folder with --reports or --store.")
     render.check_folders(recipe, reports)
     render.check_names(notebook_path(), parameters(recipe.combinations()[0], store, out=reports))
-    data = None
-    for c in recipe.combinations():
-        if c.data != data:
-            data, splits = c.data, load_data(c.data)  # data set by data set
+    for c, splits, orders in _with_data(recipe.combinations()):
         _check_data(c, splits)
         if not replay:
-            _check_models(resolved(c, splits.task), splits)
+            _check_models(resolved(c, splits.task), splits, orders=orders)
             _check_machine(resolved(c, splits.task), store=Store(store))
 
 
 def problems(recipe: Recipe) -> list[str]:
     "Why a recipe can't run, as far as that is known without a network, a server or a GPU."
-    found, data = [], None
-    for c in recipe.combinations():
+    found, here = [], [c for c in recipe.combinations() if source_of(c.data.name) != "hub"]
+    for _, same in groupby(here, key=lambda c: c.data):
         try:
-            if source_of(c.data.name) != "hub":
-                if c.data != data:
-                    splits, data = load_data(c.data), c.data
-                _check_data(c, splits)
-                _check_models(resolved(c, splits.task), splits, here=True)
-        except StudyError as e:
+            for c, splits, orders in _with_data(same):
+                try:
+                    _check_data(c, splits)
+                    _check_models(resolved(c, splits.task), splits, orders=orders, here=True)
+                except StudyError as e:
+                    found.append(str(e))
+        except StudyError as e:  # of the data itself
             found.append(str(e))
     return list(dict.fromkeys(found))
+
+
+def _with_data(combinations):
+    "Each combination with its examples and the orders of turns they ask in; data that several share, loaded once."
+    for data, same in groupby(combinations, key=lambda c: c.data):
+        splits = load_data(data)
+        asked = (e.ask("vanilla") for e in (*splits.train, *splits.test))
+        orders = tuple(sorted({tuple(m["role"] for m in messages) for messages in asked}))
+        yield from ((c, splits, orders) for c in same)
 
 
 def without_gold(recipe: Recipe) -> list[str]:
@@ -312,7 +321,7 @@ def _check_data(c, splits):
         raise StudyError.of("train_without_gold", name=c.data.name)
 
 
-def _check_models(c, splits, *, here=False):
+def _check_models(c, splits, *, orders, here=False):
     "Refuse models that are not there or damaged, or that don't fit the data; `here`: only models on this machine."
     from distill_study.train.rows import check_templates
 
@@ -328,8 +337,7 @@ def _check_models(c, splits, *, here=False):
     if here and not is_here(c.student.model):
         return
     check_model(c.student.model, numbers=True)
-    asked = [e.ask("vanilla") for e in (*splits.train, *splits.test)]
-    check_templates(c, tuple(sorted({tuple(m["role"] for m in messages) for messages in asked})))
+    check_templates(c, orders)
 
 
 def _check_machine(c, *, store):
