@@ -406,18 +406,26 @@ def charts(found: list[dict]) -> tuple[str, str]:
     return html_of("chart", **shared, chart="dots"), html_of("chart", **shared, chart="gaps") if gaps else ""
 
 # %% ../../nbs/80_report/04_grid.ipynb #5238e8d7
+def _scores(columns: dict) -> tuple:
+    "The columns and rows of a table: a row for each arm, below each `Column` the scores of its cells."
+    rows, every = {}, [c for own in columns.values() for c in own]
+    for c in sorted(every, key=lambda c: list(ARMS).index(c.arm)):
+        rows.setdefault(c.who, dict.fromkeys((k.key for k in columns), "") | dict(arm=c.name))
+    for column, own in columns.items():
+        for c in own:
+            rows[c.who][column.key] = c.score
+    return (Column("arm", "Model", kind="text"), *columns), tuple(rows.values())
+
+
 def score_table(grid: dict) -> Table:
     "What every arm scores on every data set."
-    rows, columns = {}, [Column("arm", "Model", kind="text")]
+    columns = {}
     for data in dict.fromkeys(c.data for c in grid.values()):
         own = [c for c in grid.values() if c.data == data]
         m, n = own[0].measure, max(c.score.n for c in own)
-        columns.append(Column(f"on {data}", data, f"{m.head}, {m.unit}, n = {n}", "interval", m.digits, m.scale))
-    for c in sorted(grid.values(), key=lambda c: list(ARMS).index(c.arm)):
-        row = rows.setdefault(c.who, dict.fromkeys((k.key for k in columns), "") | dict(arm=c.name))
-        row[f"on {c.data}"] = c.score
+        columns[Column(f"on {data}", data, f"{m.head}, {m.unit}, n = {n}", "interval", m.digits, m.scale)] = own
     n_seeds = max(c.seeds for c in grid.values())
-    return Table("Scores", tuple(columns), tuple(rows.values()), sentence("grid", "score_sub", n_seeds=n_seeds))
+    return Table("Scores", *_scores(columns), sentence("grid", "score_sub", n_seeds=n_seeds))
 
 # %% ../../nbs/80_report/04_grid.ipynb #7e7e6d53
 def mean_of(parts) -> Interval:
@@ -646,9 +654,8 @@ def _apart(wanted: list, gap: float) -> list:
 def _flat(curve: Curve) -> dict:
     "Name → level of what is not trained: the teacher, the untouched student, the best constant answer."
     arms = [a for a in ARMS if ARMS[a].model != "trained"]
-    found = {a: curve.score(a) for a in arms} | {
-        CONSTANT: _interval((curve.pages[-1][0].get("constant") or {}).get("level"))
-    }
+    constant = curve.pages[-1][0].get("constant") or {}
+    found = {a: curve.score(a) for a in arms} | {CONSTANT: _interval(constant.get("level"))}
     return {sentence("grid", "level", arm=a): (a, i) for a, i in found.items() if i.value is not None}
 
 
@@ -687,43 +694,31 @@ def curve_figure(curve: Curve, dark: bool = False):  # a matplotlib Figure
 
 def curve_alt(curve: Curve) -> str:
     "The figure in words."
-    m = curve.measure
-    lines = [
-        (a, [(n, curve.score(a, k).text(m.scale, m.digits)) for k, n in enumerate(curve.sizes)]) for a in curve.arms
-    ]
-    flat = {name: i.text(m.scale, m.digits) for name, (_, i) in _flat(curve).items()}
-    return sentence("grid", "curve_alt", curve=curve, lines=lines, flat=flat)
+    return sentence("grid", "curve_alt", curve=curve, m=curve.measure, flat=_flat(curve))
 
 
 def curve_parts(found: list[Curve]) -> list[str]:
     "The figures of curves, and what is read off them, as HTML."
-    figures = [
-        dict(curve=c, n=c.score(c.arms[0]).n, figure=picture(lambda dark, c=c: curve_figure(c, dark), curve_alt(c)))
-        for c in found
-        if c.arms
-    ]
+    figures = [(c, picture(lambda dark, c=c: curve_figure(c, dark), curve_alt(c))) for c in found if c.arms]
     remarks = [sentence("grid", "passing", p=p, several=len(found) > 1) for c in found for p in passings(c)]
     return [html_of("chart", chart="curves", figures=figures, remarks=remarks)] if figures else []
 
 # %% ../../nbs/80_report/04_grid.ipynb #a5e5a00d
 def axis_tables(pages: list, key: str) -> list[Table]:
     "What every arm scores at each value of an axis, a table for each data set."
-    point, found = _axes_of(leading(pages)[0][0]), []
-    own = [m for m in pages if {**_axes_of(m), key: None} == {**point, key: None}]
-    for data in dict.fromkeys(names_of(m)[0] for m in own):
-        at_value = {}
-        for m in (m for m in own if names_of(m)[0] == data):
-            at_value.setdefault(json.dumps(_axes_of(m)[key]), []).append(m)
-        grids, rows = {value: cells(ms) for value, ms in at_value.items()}, {}
-        m = METRICS[next(iter(at_value.values()))[0]["metric"]["key"]]
-        for value, grid in grids.items():
-            for c in (c for c in grid.values() if c.score.value is not None):
-                rows.setdefault(c.who, dict.fromkeys(at_value, "") | dict(arm=c.name))[value] = c.score
-        heads = [Column(v, f"{key.rpartition('.')[2]} = {v}", m.unit, "interval", m.digits, m.scale) for v in at_value]
-        ordered = sorted(rows.items(), key=lambda row: list(ARMS).index(row[0][2]))
-        caption = f"{data}: {m.head.lower()} by {key}"
-        found.append(Table(caption, (Column("arm", "Model", kind="text"), *heads), tuple(row for _, row in ordered)))
-    return found
+    point, found = _axes_of(leading(pages)[0][0]), {}
+    for m in pages:
+        place = _axes_of(m)
+        if place | {key: None} == point | {key: None}:
+            found.setdefault(names_of(m)[0], {}).setdefault(json.dumps(place[key]), []).append(m)
+    tables = []
+    for data, at in found.items():
+        m, columns = METRICS[next(iter(at.values()))[0]["metric"]["key"]], {}
+        for value, own in at.items():
+            head = Column(value, f"{key.rpartition('.')[2]} = {value}", m.unit, "interval", m.digits, m.scale)
+            columns[head] = [c for c in cells(own).values() if c.score.value is not None]
+        tables.append(Table(f"{data}: {m.head.lower()} by {key}", *_scores(columns)))
+    return tables
 
 # %% ../../nbs/80_report/04_grid.ipynb #e5874989
 def _costs(rows, sets) -> list:

@@ -74,7 +74,7 @@ class Recipe(Shared):
             return f"primary: {self.primary!r} is not one of the distilled arms of this recipe"
 
     def combinations(self) -> list[Combination]:
-        "The cells of the grid, data set by data set; `ConfigError` where two have one name, or the same settings."
+        "The cells of the grid, data set by data set; `ConfigError` where two have one name."
         return [*_grid(self.model_dump_json())]
 
     def at(self, point: dict) -> "Recipe":
@@ -88,31 +88,22 @@ class Recipe(Shared):
             at = ", ".join(f"{key} = {value!r}" for key, value in point.items())
             raise ConfigError.of("axis_point", at=at, why=str(e).splitlines()[0]) from None
 
-    def cells(self, point: dict):
-        "The combinations at one point, each with its places in teachers, students, data sets and seeds."
-        axes = (self.teachers, self.students, self.data, self.seeds)
-        shared = {k: getattr(self, k) for k in Recipe.model_fields.keys() & Shared.model_fields.keys()}
-        for places in product(*(range(len(axis)) for axis in axes)):
-            teacher, student, data, seed = (axis[i] for i, axis in zip(places, axes))
-            yield places, Combination(teacher=teacher, student=student, data=data, seed=seed, axes=point, **shared)
-
 
 @lru_cache(maxsize=8)
 def _grid(text):
-    "The combinations of a recipe that is given as JSON: data set by data set, then as its values were named."
-    recipe, found, names, same, sets = Recipe.model_validate_json(text), [], set(), {}, {}
-    points = [dict(zip(recipe.axes, values)) for values in product(*recipe.axes.values())]
-    for i, point in enumerate(points):
-        for (teacher, student, data, seed), c in (recipe.at(point) if point else recipe).cells(point):
-            if c.name in names:
-                raise ConfigError.of("same_folder", recipe=recipe.name, folder=c.name)
-            known = same.setdefault(c.model_dump_json(exclude={"axes"}), c)
-            if known is not c:
-                raise ConfigError.of("same_settings", recipe=recipe.name, one=known.name, other=c.name)
-            names.add(c.name)
-            place = sets.setdefault(c.data.model_dump_json(), len(sets))
-            found.append(((data, place, teacher, student, i, seed), c))
-    return tuple(c for _, c in sorted(found, key=lambda pair: pair[0]))
+    "The combinations of a recipe that is given as JSON; those of the same data stand together."
+    recipe = Recipe.model_validate_json(text)
+    axes = (dict(zip(recipe.axes, values)) for values in product(*recipe.axes.values()))
+    points = [(point, recipe.at(point) if point else recipe) for point in axes]
+    places = [range(len(several)) for several in (recipe.data, recipe.teachers, recipe.students)]
+    grid, sets = {}, {}
+    for data, teacher, student, (point, r), seed in product(*places, points, recipe.seeds):
+        parts = dict(data=r.data[data], teacher=r.teachers[teacher], student=r.students[student], seed=seed)
+        c = Combination(**parts, axes=point, **{k: getattr(r, k) for k in Shared.model_fields})
+        if c.name in grid:
+            raise ConfigError.of("same_folder", recipe=recipe.name, folder=c.name)
+        grid[c.name] = c
+    return tuple(sorted(grid.values(), key=lambda c: sets.setdefault(c.data.model_dump_json(), len(sets))))
 
 # %% ../../nbs/85_study/02_plan.ipynb #5233a7fb
 def _merge(base, top):
@@ -130,8 +121,8 @@ def parse_recipe(
     "A checked recipe; `train` and `sampling` at the top are spread over students and teachers."
     raw = json.loads(json.dumps(raw, default=str))
     overrides = {k: _from_yaml(v, f"-p {k}") if isinstance(v, str) else v for k, v in (overrides or {}).items()}
-    if isinstance(raw.get("axes"), dict):  # an override fixes what the recipe varies
-        raw["axes"] = {k: v for k, v in raw["axes"].items() if k not in overrides}
+    if isinstance(raw.get("axes"), dict):
+        raw["axes"] = {k: v for k, v in raw["axes"].items() if k not in overrides}  # which fix what it varies
     shared = {part: raw.pop(part, None) for part in ("train", "sampling")}
     whole = {k: v for k, v in overrides.items() if "." not in k}  # first, then what is in their entries
     for key, value in whole.items():
