@@ -170,9 +170,8 @@ class Endpoint(Settings):
     # NAME of the variable that holds the key; None for a server without keys
     key_env: str | None = Field("OPENAI_API_KEY", pattern=r"^([A-Z_][A-Z0-9_]{0,63})?$")
     revision: str | None = None  # tells weights apart that the server serves under one name
-    concurrency: int = Field(
-        64, ge=1, le=10_000, strict=True
-    )  # most requests at once; fewer while the server is overloaded
+    # most requests at once; fewer while the server is overloaded
+    concurrency: int = Field(64, ge=1, le=10_000, strict=True)
     requests_per_minute: Positive | None = None
     tokens_per_minute: Positive | None = None  # prompt and answer together
     timeout: Positive = 600  # seconds for one attempt
@@ -522,9 +521,8 @@ class Criterion(Settings):
 class Pitfalls(Settings):
     "Further answers to the test items, asked for to see what the results hang on."
 
-    wordings: int = Field(
-        0, ge=0, le=3, strict=True
-    )  # other wordings of the plain prompt, see `tasks.families.PARAPHRASES`
+    # other wordings of the plain prompt, see `tasks.families.PARAPHRASES`
+    wordings: int = Field(0, ge=0, le=3, strict=True)
     samples: Whole = 0  # answers drawn at `temperature`, beside the usual one, under the plain prompt
     temperature: float = Field(0.7, gt=0, le=2)
     blind: bool = False  # ask the untouched student the items without what they are about
@@ -566,8 +564,8 @@ class Combination(Shared):
     def name(self) -> str:
         "Folder name of its report."
         parts = (self.data.name, self.teacher.engine.split(":", 1)[1], self.student.model)
-        place = [self.point.replace(", ", "--")] if self.axes else []
-        return slug("--".join([*map(stem, parts), *place]) + (f"--seed{self.seed}" if self.seed else ""))
+        more = (self.point.replace(", ", "--"), f"seed{self.seed}" if self.seed else "")
+        return slug("--".join(filter(None, (*map(stem, parts), *more))))
 
 
 def stem(name: str) -> str:

@@ -210,15 +210,20 @@ def grown(levels, teacher=80, **more):
 
 def test_a_curve_meets_a_level_between_two_sizes_by_the_logarithm():
     levels = np.array([[0.1, 0.3, 0.5], [0.3, 0.2, 0.1], [0.1, 0.1, 0.1], [0.0, 0.25, 0.2]])
-    assert reach((100, 400, 1600), levels, goal=0.2).tolist() == [200, 100, math.inf, pytest.approx(303.143, abs=1e-3)]
-    assert reach((100, 400), np.array([[0.2, 0.2]] * 2), goal=np.array([0.2, 0.3])).tolist() == [100, math.inf]
+    assert reach((100, 400, 1600), levels, goal=0.2).tolist() == [
+        pytest.approx(200),
+        0,
+        math.inf,
+        pytest.approx(303.143, abs=1e-3),
+    ]
+    assert reach((100, 400), np.array([[0.2, 0.2]] * 2), goal=np.array([0.2, 0.3])).tolist() == [0, math.inf]
 
 
 @pytest.mark.parametrize(
     "levels, at, says",
     [
         ((40, 120, 160), 200, "as good as the teacher answering at once (40.0 %) with 200 training inputs"),
-        ((100, 120, 160), 100, "with 100 or fewer training inputs (95 % interval 100 or fewer)"),
+        ((100, 120, 160), 0, "with 100 or fewer training inputs (95 % interval 100 or fewer)"),
         ((20, 30, 40), math.inf, "does not reach the teacher answering at once (40.0 %) with 1,600 training inputs"),
     ],
 )
@@ -245,7 +250,7 @@ def test_the_interval_of_a_size_holds_the_truth_in_most_studies_and_narrows_with
             )
             at = next(p.at for p in found if p.other == "teacher/vanilla" and p.arm == "distilled/cot-rationale")
             hits += at.low <= 200 <= at.high
-            widths.setdefault(n, []).append(math.log(min(at.high, 3200) / at.low))
+            widths.setdefault(n, []).append(math.log(min(at.high, 3200) / max(at.low, 50)))
     assert hits >= 34 and np.mean(widths[1600]) < np.mean(widths[100]) / 2
 
 

@@ -336,8 +336,7 @@ def _library_rows(where, subset, *, name, split, most, seed):
         hint = "" if name in KNOWN else nearest(name, [*TINY, *KNOWN])
         why = type(e).__name__
         raise DataError.of("not_found", name=name, built_in=", ".join(TINY), why=why, hint=hint) from None
-    thinned = bool(most) and len(ds) > _MOST
-    if thinned:
+    if thinned := bool(most) and len(ds) > _MOST:
         ds = ds.select(_order(len(ds), seed)[:most])
     return Rows(ds.to_list(), _names_of(ds.features), drawn=thinned)
 
@@ -618,8 +617,7 @@ def _draw(examples, n, *, seed, what):
         return examples, []
     if n > len(examples):
         raise DataError.of("too_few", what=what, n=n, rows=len(examples), lacking=n - len(examples))
-    every = range(len(examples))
-    at = set((every if seed is None else _order(len(every), seed))[:n])
+    at = set(range(n) if seed is None else _order(len(examples), seed)[:n])
     return [e for i, e in enumerate(examples) if i in at], [e for i, e in enumerate(examples) if i not in at]
 
 # %% ../../nbs/20_data/02_load.ipynb #aecd9553

@@ -568,14 +568,14 @@ def reach(
     *,
     goal,  # a level, or one for each curve
 ) -> np.ndarray:  # one for each curve
-    "The training inputs with which a curve is first at its goal, between sizes by their logarithm; inf where never."
+    "The training inputs with which a curve is first at its goal: 0 if with the fewest, inf if never; between, by logs."
     logs, goal, rows = np.log(sizes), np.broadcast_to(goal, len(levels)), np.arange(len(levels))
     above = levels >= goal[:, None]
     first = above.argmax(axis=1)
     before = np.maximum(first - 1, 0)
     start, rise = levels[rows, before], levels[rows, first] - levels[rows, before]
     share = np.where(rise > 0, (goal - start) / np.where(rise > 0, rise, 1), 1)
-    found = np.exp(logs[before] + share * (logs[first] - logs[before])).round(6)
+    found = np.where(first > 0, np.exp(logs[before] + share * (logs[first] - logs[before])), 0)
     return np.where(above.any(axis=1), found, np.inf)
 
 
@@ -600,20 +600,7 @@ class Passing:
     curve: Curve
     arm: str
     other: str
-    at: Interval  # training inputs; inf: with more than there are
-
-    def inputs(self, n: float) -> str:
-        "So many training inputs, to two digits."
-        fewest, *_, most = self.curve.sizes
-        if n <= fewest or n > most:
-            return f"{fewest:,} or fewer" if n <= fewest else f"more than {most:,}"
-        return num(float(f"{n:.2g}"), 0)
-
-    @property
-    def between(self) -> str:
-        "The interval in words."
-        low, high = map(self.inputs, (self.at.low, self.at.high))
-        return low if low == high else f"{low} to {high}"
+    at: Interval  # training inputs, to two digits; 0: with the fewest already; inf: with more than there are
 
 
 def passings(curve: Curve, resamples: int = 1000, *, seed: int = 0) -> list[Passing]:
@@ -634,8 +621,9 @@ def passings(curve: Curve, resamples: int = 1000, *, seed: int = 0) -> list[Pass
     for a, b in pairs:
         means = np.array([[curve.score(a, k).value for k in range(len(curve.sizes))]])
         low, high = percentiles(reach(curve.sizes, drawn[a], goal=drawn[b][:, -1]))
-        value = float(reach(curve.sizes, means, goal=curve.score(b).value)[0])
-        found.append(Passing(curve, a, b, Interval(value, min(low, value), max(high, value), curve.score(a).n)))
+        value = reach(curve.sizes, means, goal=curve.score(b).value)[0]
+        at = (float(f"{x:.2g}") for x in (value, min(low, value), max(high, value)))
+        found.append(Passing(curve, a, b, Interval(*at, curve.score(a).n)))
     return found
 
 # %% ../../nbs/80_report/04_grid.ipynb #a5e5a00a
