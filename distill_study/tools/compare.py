@@ -25,7 +25,7 @@ from ..report.render import versions
 from ..study import schedule
 from .archive import open_root
 from .explore import Report, find_reports, read_report, rebuild
-from ..utils import HIDDEN, say
+from ..utils import for_terminal, print_table, say
 
 # %% ../../nbs/90_tools/02_compare.ipynb #c95b314b
 _NOT_THERE = "not there"
@@ -141,13 +141,8 @@ def _same_items(graded, arm, *, column):
     return values and (values, sources)
 
 
-def compare_numbers(
-    a: Report,
-    b: Report,
-    *,
-    graded: tuple | None = None,  # DataFrames of both reports' items; None where a store is missing
-) -> list[Number]:
-    "Every number that both have; not corrected yet."
+def compare_numbers(a: Report, b: Report, *, graded: tuple | None = None) -> list[Number]:
+    "Every number that both have, not corrected yet; paired where `graded` has DataFrames of both reports' items."
     old, new, found = numbers(a), numbers(b), []
     judges = [[(r.metrics.get("judge") or {}).get(k) for k in ("engine", "rubric_hash", "prompt_hash")] for r in (a, b)]
     for arm, what in (k for k in old if k in new):
@@ -199,13 +194,8 @@ def _grades(a, b, *, stores):
         return None, f"No paired test: {e}"
 
 
-def compare_reports(
-    a: Report,
-    b: Report,
-    *,
-    stores: tuple = (None, None),  # of both runs
-) -> Pair:
-    "What changed; numbers are not corrected yet."
+def compare_reports(a: Report, b: Report, *, stores: tuple = (None, None)) -> Pair:
+    "What changed; numbers are not corrected yet, and paired where there are the `stores` of both runs."
     if why := refusal(a, b):
         return Pair(b.name, [], [], [], [], [], [], why)
     graded, note = _grades(a, b, stores=stores)
@@ -265,14 +255,11 @@ def _matched(first, second):
     return [(a[k], b[k]) for k in a if k in b], [k for k in a if k not in b], [k for k in b if k not in a]
 
 
-def diff(
-    a: str | Path,  # folder of a report, or of a recipe's reports
-    b: str | Path,  # another one, usually the later
-    *,
-    store_a=None,  # folder that the first run wrote to, for paired tests
-    store_b=None,  # that of the second; None takes the first's
-) -> Diff:
-    "Compare two reports, or all combinations that two recipes' reports share."
+def diff(a: str | Path, b: str | Path, *, store_a=None, store_b=None) -> Diff:
+    """Compare two reports, or all combinations that two recipes' reports share, each by its folder.
+
+    The stores that the runs wrote to are for paired tests; without `store_b` both are in the first.
+    """
     pairs, *only = _matched(find_reports(a), find_reports(b))
     if not pairs:
         raise StudyError(sentence("compare", "nothing_in_common", a=str(a), b=str(b), first=only[0], second=only[1]))
@@ -288,7 +275,7 @@ _NUMBER = tuple(Column(key, head, kind="text") for key, head in (_HEADS | dict(v
 def _value(v):
     "A setting or a count in a table."
     text = v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)
-    return HIDDEN.sub("\ufffd", text if len(text) <= 60 else f"{text[:57]}\u2026")
+    return text if len(text) <= 60 else f"{text[:57]}\u2026"
 
 
 def _changes_table(p: Pair):
@@ -333,35 +320,18 @@ def _missing(x):
     return [f"only in the {side}: {'; '.join(gone)}." for side, gone in sides if gone]
 
 
-def print_diff(
-    d: Diff,
-    console=None,  # a rich Console
-):
+def print_diff(d: Diff):
     "The tables in the terminal, without any markup or control character of what was read."
-    import sys
-
-    from rich.console import Console
-    from rich.table import Table as Drawn
-    from rich.text import Text
-
-    def plain(text):
-        return Text(HIDDEN.sub("\ufffd", str(text)))
-
-    console = console or Console(width=None if sys.stdout.isatty() else 170, highlight=False)
-    for t in [*tables(d), d.verdict()]:
-        drawn = plain(t)
+    for t in tables(d):
         if isinstance(t, Table):
-            drawn = Drawn(title=plain(t.caption), title_justify="left", caption=plain(t.note), caption_justify="left")
-            for c in t.columns:
-                drawn.add_column(c.head, overflow="fold")
-            for row in t.rows:
-                drawn.add_row(*(plain(row[c.key]) for c in t.columns))
-        console.print(drawn)
+            rows = [[row[c.key] for c in t.columns] for row in t.rows]
+            print_table([c.head for c in t.columns], rows, title=t.caption, note=t.note, width=170)
+        else:
+            print(for_terminal(t))
+    print(for_terminal(d.verdict()))
 
 # %% ../../nbs/90_tools/02_compare.ipynb #d89f6565
-def report_of(
-    path: str | Path,  # folder of a report, or a file in it
-) -> Report:
+def report_of(path: str | Path) -> Report:
     "The one report that a folder, its page or its metrics.json stands for."
     path = Path(path).expanduser()
     found = find_reports(path.parent if path.is_file() else path)
@@ -387,13 +357,8 @@ def _release(version, name):
     return ".".join((version or "").split("+")[0].split(".")[: 2 if name == "python" else None])
 
 
-def may_vary(
-    report: Report,
-    c: Combination,
-    *,
-    device: str,  # of this machine, see `models.weights.device`
-) -> str:
-    "Why a run from nothing need not come to the same numbers, digit by digit; empty where it must."
+def may_vary(report: Report, c: Combination, *, device: str) -> str:
+    "Why a run from nothing on this `device` need not come to the same numbers, digit by digit; empty where it must."
     made = report.metrics["provenance"]
     engines = [who.engine.partition(":")[0] for who in (c.teacher, c.judge) if who]
     if elsewhere := [engine for engine in engines if engine not in _HERE]:
@@ -475,7 +440,7 @@ def print_reproduced(r: Reproduced):
     "The tables of the difference, and the verdict."
     if r.diff:
         print_diff(r.diff)
-    print(HIDDEN.sub("\ufffd", r.verdict()))
+    print(for_terminal(r.verdict()))
 
 # %% ../../nbs/90_tools/02_compare.ipynb #aecad345
 def reproduce(
