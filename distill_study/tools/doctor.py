@@ -484,13 +484,11 @@ CHECKS = dict(
 )
 
 
-def examine(
-    recipe: Recipe | None = None,
-    machine: Machine | None = None,  # None is this one
-    *,
-    try_it: bool = False,  # one row through every stage, where nothing stands in the way
-) -> list[Check]:
-    "Everything that is found; a check that can't be made is a line, too."
+def examine(recipe: Recipe | None = None, machine: Machine | None = None, *, try_it: bool = False) -> list[Check]:
+    """Everything that is found on this machine, or on `machine`; a check that can't be made is a line, too.
+
+    With `try_it`, one row goes through every stage where nothing stands in the way.
+    """
     machine = machine or look()
     packages, found = check_packages(recipe, machine), []
     for name, check in CHECKS.items():
