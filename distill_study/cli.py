@@ -8,8 +8,8 @@ __all__ = ['app', 'store_app', 'grades_app', 'VERSION', 'RecipeFile', 'RecipePat
            'Columns', 'SOURCE', 'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER', 'COMPLETIONS', 'READ_AS', 'EACH',
            'LOGS', 'TASK', 'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'power', 'data', 'memory',
            'doctor', 'list_', 'chapters', 'heading', 'relink', 'write_page', 'guide', 'read', 'import_logs', 'diff',
-           'reproduce', 'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'export',
-           'prune', 'main']
+           'reproduce', 'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'prune',
+           'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
 import errno
@@ -27,7 +27,7 @@ from typing import Annotated
 import typer
 
 import distill_study
-from .utils import for_terminal, plural, say, size, write_text
+from .utils import for_terminal, plural, print_table, say, size, write_text
 
 # %% ../nbs/99_cli.ipynb #0b25da7e
 app = typer.Typer(
@@ -320,29 +320,20 @@ def memory(
 
 def _advice(advice, devices):
     "The parts as a table, the recommended setting in bold, and its lines of a recipe."
-    from rich.console import Console
-    from rich.table import Table
-
     from distill_study.study.resources import MOMENTS, table
 
     head, rows, best = table(advice)
     e = advice.chosen or advice.tried[-1]
     size = f"{e.counts.total / 1e6:,.0f} M parameters with adapters, rows of {e.length} tokens"
-    t = Table(title=f"{advice.model}, {size}, on {devices}: GB for each device", title_justify="left")
-    for i, name in enumerate(head):
-        t.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
-    for i, row in enumerate(rows):
-        t.add_row(*row, style="bold" if i == best else None)
-    wide = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
-    wide.print(t)
+    title = f"{advice.model}, {size}, on {devices}: GB for each device"
+    print_table(head, rows, title=title, numbers=True, bold=best)
     if not advice.chosen:
         return say(advice.hint)
     passes = plural(e.settings.gradient_accumulation, "pass", many="passes")
     steps = f"{e.settings.batch_size} rows a pass, {passes} a step"
-    wide.print(f"Recommended: {e.name}, {steps}; most memory at {MOMENTS[e.moment]}.", markup=False)
+    print(f"Recommended: {e.name}, {steps}; most memory at {MOMENTS[e.moment]}.")
     if devices.kind == "cpu":
-        hint = "With MALLOC_MMAP_THRESHOLD_=131072 in the environment; glibc's malloc holds back more by default."
-        wide.print(hint, markup=False)
+        print("With MALLOC_MMAP_THRESHOLD_=131072 in the environment; glibc's malloc holds back more by default.")
     print(advice.recipe, end="")
 
 # %% ../nbs/99_cli.ipynb #b0d3f683
@@ -656,9 +647,7 @@ def import_(
     "Check files of grades and merge them into the store. All of them, or none."
     from distill_study.grading import people
     from distill_study.store.log import Store as Opened
-    from distill_study.tools import archive
 
-    archive.open_root(store)
     for d in people.import_grades(Opened(store), files, recipe=_recipe(recipe, p), partial=partial, replace=replace):
         before = "" if d["new"] else ", imported before"
         rater = f"{d['combination']}, sheet {d['sheet']}, rater {d['rater']}"
@@ -703,14 +692,6 @@ def verify(store: Store = Path("store")):
     summary = f"{lost} damaged, {len(problems) - lost} that a run mends by itself"
     print(*problems, summary if problems else "everything is as it was written", sep="\n")
     raise typer.Exit(1 if lost else 0)
-
-
-@store_app.command()
-def export(out: Annotated[Path, typer.Argument(help="a .jsonl file")], store: Store = Path("store")):
-    "Write completions where other tools can read them."
-    from distill_study.tools import archive
-
-    print(f"{archive.export(store, out)} completions in {out}")
 
 # %% ../nbs/99_cli.ipynb #b7c07343
 @store_app.command()
