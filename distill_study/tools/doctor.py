@@ -360,11 +360,8 @@ def check_chat_templates(recipe: Recipe, machine=None) -> list[Check]:
     found = {}
     for c in recipe.combinations():
         try:
-            found |= {
-                (m, n): line("template", model=m, note=n)
-                for m, notes in check_templates(c).items()
-                for n in notes.values()
-            }
+            for model, notes in check_templates(c).items():
+                found |= {(model, note): line("template", model=model, note=note) for note in notes.values()}
         except StudyError as e:
             found[str(e)] = line("template_refused", error=e)
     return list(found.values()) or [line("templates")]
