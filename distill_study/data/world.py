@@ -214,19 +214,12 @@ def split_of(question: str) -> str:
     return _SPLIT_OF_BUCKET[hashlib.sha256(question.encode()).digest()[0] % 16]
 
 
-def items(
-    name: str,  # in `TINY`
-    split: str,  # 'train', 'validation', 'test' or 'zoo'
-    *,
-    n: int,  # how many
-    seed: int = 0,
-    levels: tuple | None = None,  # to draw from, alike often; None takes the study's
-) -> list[Item]:
+def items(name: str, split: str, *, n: int, seed: int = 0) -> list[Item]:
     "The first `n` different items of a split, with their `level`, always the same for the same arguments."
     tiny, rng = TINY[name], random.Random(f"{name}/{split}/{seed}")
     seen, out = set(), []
     while len(out) < n:
-        level = rng.choice(levels or tiny.levels)
+        level = rng.choice(tiny.levels)
         item = tiny.make(rng, level)
         if item.question not in seen and split_of(item.question) == split:
             seen.add(item.question)
