@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['app', 'store_app', 'grades_app', 'VERSION', 'RecipeFile', 'RecipePath', 'OVERRIDE', 'Override', 'Reports', 'STORE',
            'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Quiet', 'Verbose', 'Strict', 'Gpus',
-           'Columns', 'SOURCE', 'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER', 'COMPLETIONS', 'READ_AS', 'EACH',
-           'LOGS', 'TASK', 'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'power', 'data', 'memory',
-           'doctor', 'list_', 'chapters', 'heading', 'relink', 'write_page', 'guide', 'read', 'import_logs', 'diff',
-           'reproduce', 'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'prune',
-           'main']
+           'Columns', 'SOURCE', 'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER', 'COMPLETIONS', 'TASK', 'EACH',
+           'LOGS', 'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'power', 'data', 'memory', 'doctor',
+           'list_', 'chapters', 'heading', 'relink', 'write_page', 'guide', 'read', 'import_logs', 'diff', 'reproduce',
+           'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'prune', 'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
 import errno
@@ -278,10 +277,8 @@ def _print_data(splits, settings):
         print(f"{plural(again, 'input is', many='inputs are')} there more than once; training takes each once")
     gold = Counter(e.gold for e in rows if e.gold is not None)
     common = ", ".join(f"{answer[:30]!r} {n} times" for answer, n in gold.most_common(4))
-    print(
-        f"{gold.total()} with gold"
-        + (f", most often {common}" if gold else ": nothing to grade by, and no arm control/gold")
-    )
+    about = f", most often {common}" if gold else ": nothing to grade by, and no arm control/gold"
+    print(f"{gold.total()} with gold{about}")
     for e in rows[:3]:
         asked = [f"  {m['role']}: {m['content']}" for m in e.messages]
         print(for_terminal("\n".join([f"\n{e.id}, gold: {e.gold!r}", *asked])))
@@ -443,13 +440,13 @@ def write_page(notebook: Path, page: Path, *, links: dict[str, str]) -> Path:
     import nbformat
     from nbconvert import HTMLExporter
 
+    from distill_study.analyse.results import templates
+
     nb, folder = nbformat.read(notebook, as_version=4), "nbs/guide" if notebook.parent.name == "guide" else "nbs"
     nb.metadata["language_info"] = {"name": "python"}  # nbdev_clean takes it out of the notebook
     about = dict(title=heading(notebook)[0], links=links, address=page.name, notebook=f"{folder}/{notebook.name}")
     shown = dict(exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True)
-    looks = dict(
-        template_name="guide", extra_template_basedirs=[str(Path(distill_study.__file__).parent / "templates")]
-    )
+    looks = dict(template_name="guide", extra_template_basedirs=[str(templates())])
     body = HTMLExporter(**looks, **shown).from_notebook_node(nb, dict(page=about))[0]
     head, mark, body = body.partition("<main")
     return write_text(head + mark + relink(body, folder, links=links), page)
@@ -476,7 +473,7 @@ def guide(
 
 # %% ../nbs/99_cli.ipynb #5ead0002
 COMPLETIONS = "a line each: id, completion and, where known, gold, choices, prompt; or the same in a .jsonl.gz"
-READ_AS = "what the completions answer: nli, nlu_qa, math, summarization or conversation"
+TASK = "what was asked: nli, nlu_qa, math, summarization or conversation"
 EACH = "print one JSON object a line and nothing else: id, answer, correct, rule, reasoning, ignored"
 
 
@@ -484,7 +481,7 @@ EACH = "print one JSON object a line and nothing else: id, answer, correct, rule
 def read(
     file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help=COMPLETIONS)],
     *,
-    task: Annotated[str, typer.Option(help=READ_AS)],
+    task: Annotated[str, typer.Option(help=TASK)],
     strategy: Annotated[str, typer.Option(help="how they were asked for: vanilla, cot or cod")] = "vanilla",
     structured: Annotated[bool, typer.Option("--structured", help="JSON was asked for")] = False,
     as_json: Annotated[bool, typer.Option("--json", help=EACH)] = False,
@@ -500,7 +497,6 @@ def read(
 
 # %% ../nbs/99_cli.ipynb #10650002
 LOGS = "log files, packed or not, or folders of them"
-TASK = "what was asked: nli, nlu_qa, math, summarization or conversation"
 ASKED = "the data set that was asked: a hub id, a folder or a file; without it, the logged questions are one"
 
 
@@ -570,22 +566,22 @@ def rows(
     token_env: TokenEnv = "HF_TOKEN",
 ):
     "Write the training rows of every arm as data sets. From the store, with a card."
+    from distill_study.tools.share import write_recipe
+
+    _hand_over(_recipe(recipe, p), lambda r: write_recipe(r, out, store=store), owner=push, token_env=token_env)
+
+
+def _hand_over(r, write, *, owner, token_env, students=False):
+    "Write folders and print them, and push them where an owner is named, which is checked before anything is written."
     from distill_study.tools import share
 
-    r = _recipe(recipe, p)
-    token = share.check_push(r, push, token_env=token_env) if push else None
+    token = share.check_push(r, owner, token_env=token_env, students=students) if owner else None
     with redirect_stderr(StringIO()):
-        written = share.write_recipe(r, out, store=store)
-    _hand_over(written, push, token=token, kind="dataset")
-
-
-def _hand_over(written, owner, *, token, kind):
-    "Print the folders that were written, and push them where an owner is named."
-    from distill_study.tools import share
-
+        written = write(r)
     for folder, c, name in written:
         print(folder)
         if owner:
+            kind = "model" if students else "dataset"
             print(share.push_to_hub(folder, share.repo_name(owner, c, arm=name), token=token, kind=kind))
 
 
@@ -601,13 +597,12 @@ def students(
     token_env: TokenEnv = "HF_TOKEN",
 ):
     "Write the trained students as models and adapters. From the store, each with a card."
-    from distill_study.tools import share
+    from distill_study.tools.share import write_students
 
-    r = _recipe(recipe, p)
-    token = share.check_push(r, push, token_env=token_env, students=True) if push else None
-    with redirect_stderr(StringIO()):
-        written = share.write_students(r, out, store=store, adapter=adapter)
-    _hand_over(written, push, token=token, kind="model")
+    def write(r):
+        return write_students(r, out, store=store, adapter=adapter)
+
+    _hand_over(_recipe(recipe, p), write, owner=push, token_env=token_env, students=True)
 
 # %% ../nbs/99_cli.ipynb #951f4e98
 @app.command("grade-sheet")

@@ -169,10 +169,7 @@ def summ_item(rng: random.Random, asides: int, *, more: int = 0) -> Item:
     for aside in _asides(rng, asides, names=names[count:], houses=houses[count:], thing=things[-1], number=numbers[-1]):
         sentences.insert(rng.randint(0, len(sentences)), aside)
     article, (d, p, _, _, t, h) = " ".join(sentences), events[0]
-    plain = (
-        f"The text tells what {p} does with some {t} in {h} on {d} and what {names[1]} and other people do on the days "
-        "after that."
-    )
+    plain = _SAYS["plain"].format(p=p, t=t, h=h, d=d, other=names[1])
     gold = " ".join(f"{d}: {p} {v} {n} {t} in {h}." for d, p, v, n, t, h in events[:3])
     work = "\n".join(f"{i}. {r}" for i, r in enumerate(_rounds(events), 1))
     meta = dict(asides=asides, words=SUMMARY_WORDS, entities=frozenset(entities(article)), plain=plain)
