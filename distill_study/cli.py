@@ -26,6 +26,7 @@ from typing import Annotated
 import typer
 
 import distill_study
+from .config import ConfigError, Data, StudyError, Train, nearest
 from .utils import for_terminal, plural, print_table, say, size, write_text
 
 # %% ../nbs/99_cli.ipynb #0b25da7e
@@ -49,7 +50,6 @@ def _by(module, name):
 
 def _recipe(path, overrides):
     "The recipe with its overrides, checked."
-    from distill_study.config import ConfigError
     from distill_study.study.plan import load_recipe
 
     pairs = [o.partition("=") for o in overrides or []]
@@ -61,9 +61,7 @@ def _recipe(path, overrides):
 
 def _version(wanted: bool):
     if wanted:
-        from distill_study import __version__
-
-        print(f"distill-study {__version__}")
+        print(f"distill-study {distill_study.__version__}")
         raise typer.Exit
 
 
@@ -102,7 +100,6 @@ Strict = Annotated[bool, typer.Option("--strict", help="exit with 1 also where a
 def init(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="gets both files")] = Path(".")):
     "Write a first recipe and the study notebook into a folder. Every setting has a comment."
     from distill_study.analyse.results import sentence, templates
-    from distill_study.config import StudyError
     from distill_study.study.schedule import notebook_path
 
     sources = {folder / "study.yaml": templates() / "recipe.yaml", folder / "combination.ipynb": notebook_path()}
@@ -253,7 +250,6 @@ def data(
     ] = None,
 ):
     "Show how a data set is read. Counts, what is left out and why, three examples, and its line of a recipe."
-    from distill_study.config import Data
     from distill_study.data.load import DataError, load_data
 
     pairs = [c.partition("=") for c in column or ()]
@@ -303,7 +299,6 @@ def memory(
     as_json: AsJson = False,
 ):
     "Estimate the memory that a training needs. Part by part, with the cheapest setting that fits."
-    from distill_study.config import Train
     from distill_study.study import resources as memory
 
     devices = memory.parse_gpus(gpus) if gpus is not None else memory.this_machine()
@@ -344,7 +339,6 @@ def doctor(
     as_json: AsJson = False,
 ):
     "Check this machine for a recipe. Packages, GPUs, memory, disk, hub, keys, endpoints."
-    from distill_study.config import ConfigError
     from distill_study.tools import doctor as d
 
     if recipe is None and (trial or p):
@@ -361,7 +355,6 @@ def doctor(
 # %% ../nbs/99_cli.ipynb #8034c957
 def _recipes():
     "Recipes of the folder `recipes`, by path, or those that come along, by name."
-    from distill_study.config import StudyError
     from distill_study.study.plan import load_recipe
     from distill_study.study.schedule import shipped_recipes
 
@@ -389,7 +382,6 @@ def _first_lines(described):
 @app.command("list")
 def list_(what: Annotated[str | None, typer.Argument(help="recipes, tasks, data, engines or models")] = None):
     "List recipes, tasks, data sets, engines and built-in models."
-    from distill_study.config import ConfigError, nearest
     from distill_study.models.engine import ENGINES, engine_class
     from distill_study.models.weights import zoo_names
     from distill_study.tasks.families import TASKS
@@ -410,8 +402,8 @@ CHAPTER = typer.Argument(metavar="CHAPTER", help="print where its page is")
 def chapters() -> dict[str, Path]:
     "Name → notebook of the guide's chapters, in the order in which they are read."
     here = Path(distill_study.__file__).parent
-    found = {p.stem: p for f in (here.parent / "nbs/guide", here / "guide") for p in sorted(f.glob("*.ipynb"))}
-    return dict(sorted(found.items(), key=lambda c: CHAPTERS.index(c[0]) if c[0] in CHAPTERS else len(CHAPTERS)))
+    folder = next(f for f in (here / "guide", here.parent / "nbs/guide") if f.is_dir())
+    return {name: folder / f"{name}.ipynb" for name in CHAPTERS}
 
 
 def heading(notebook: Path) -> tuple[str, str]:
@@ -459,8 +451,6 @@ def guide(
     out: Annotated[Path, typer.Option(help="gets a page for each chapter")] = Path("reports/guide"),
 ):
     "List the chapters of the guide, or write them as pages. Prints where the page of CHAPTER is."
-    from distill_study.config import ConfigError, nearest
-
     found = chapters()
     if chapter is None:
         return print(*(f"{name:<14}{heading(path)[1]}" for name, path in found.items()), sep="\n")
@@ -713,8 +703,6 @@ def prune(
 # %% ../nbs/99_cli.ipynb #b7c07341
 def main():
     "Entry point: turns mistakes a user can mend into one message."
-    from distill_study.config import StudyError
-
     try:
         app()
     except StudyError as e:

@@ -18,6 +18,7 @@ import re
 import sys
 import zlib
 from pathlib import Path
+from urllib.parse import quote
 
 from .config import StudyError
 
@@ -225,8 +226,6 @@ def esc(text) -> str:
 # %% ../nbs/01_utils.ipynb #d4f3dfb1
 def spellings(secret: str) -> list[str]:  # longest first
     "The ways in which a server or a log may write a key."
-    from urllib.parse import quote
-
     written = json.dumps(secret)[1:-1]
     slashed = written.replace("/", "\\/")
     forms = {secret, quote(secret), quote(secret, safe=""), written, slashed, repr(secret)[1:-1]}

@@ -280,13 +280,10 @@ def _value(v):
 
 def _changes_table(p: Pair):
     "What differs in a pair but its numbers; a sentence where nothing does."
-    rows = tuple(
-        dict(kind=kind, what=c.what, a=_value(c.a), b=_value(c.b))
-        for kind in ("settings", "versions", "counts")
-        for c in getattr(p, kind)
-    )
-    if not rows:
+    changed = [(kind, c) for kind in ("settings", "versions", "counts") for c in getattr(p, kind)]
+    if not changed:
         return f"{p.name}: same settings, versions and counts."
+    rows = tuple(dict(kind=kind, what=c.what, a=_value(c.a), b=_value(c.b)) for kind, c in changed)
     return Table(f"{p.name}: what differs", (Column("kind", "Kind", kind="text"), *_NUMBER[1:4]), rows)
 
 
