@@ -588,7 +588,10 @@ def practice(examples, k: int = 6, *, seed: int = 0) -> dict:
 
 # %% ../../nbs/90_tools/03_share.ipynb #608563b2
 def write_sheets(recipe: Recipe, out: str | Path, *, store: str | Path, **how) -> list[tuple]:
-    "Draw the sheets of every combination, keep their keys, write a page for each rater: (page, rater, items) of each."
+    """Draw the sheets of every combination, keep their keys, write a page for each rater: (page, rater, items) of each.
+
+    `how` holds settings of `draw_sheets`.
+    """
     store, out, drawn = Store(store, replay=True), Path(out).expanduser(), {}
     for run in (Run.of(c, store) for c in recipe.combinations()):
         drawn[out / run.combination.name] = draw_sheets(run.combination, run.data.test, answers=run.answers, **how)
