@@ -10,7 +10,6 @@ from hypothesis import given, settings, strategies as st
 from distill_study.data.world import (
     DAYS,
     HOUSES,
-    LABELS,
     NAMES,
     PETS,
     SUMMARY_WORDS,
@@ -23,6 +22,7 @@ from distill_study.data.world import (
     summ_item,
 )
 from distill_study.tasks.families import ask, nli_turn, user_turn
+from distill_study.tasks.reading import NLI
 
 SEEDS = st.integers(0, 10**9)
 VERBS = dict(trusts=0, owns=1, guards=2)
@@ -154,7 +154,7 @@ def test_worked_solution_of_nli_walks_over_told_facts(seed, hops):
 
 def test_labels_are_balanced():
     count = Counter(i.answer for i in items("tiny-nli", "train", n=1500))
-    assert set(count) == set(LABELS) and all(abs(n - 500) < 90 for n in count.values())  # five standard deviations
+    assert set(count) == set(NLI) and all(abs(n - 500) < 90 for n in count.values())  # five standard deviations
 
 
 def test_every_premise_has_one_loose_fact_whatever_the_label():
@@ -163,7 +163,7 @@ def test_every_premise_has_one_loose_fact_whatever_the_label():
 
 
 def test_how_often_the_end_of_a_hypothesis_stands_in_the_premise_tells_nothing():
-    count = {label: Counter() for label in LABELS}
+    count = {label: Counter() for label in NLI}
     for i in of_levels("tiny-nli", 2):
         count[i.answer][halves(i)[0].count(halves(i)[1].split()[-1].rstrip("."))] += 1
     assert {frozenset(c) for c in count.values()} == {frozenset({1})}  # once under every label: as the end of a fact

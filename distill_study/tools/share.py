@@ -519,7 +519,7 @@ def gold_text(example) -> str | None:
 def wrong_text(example, others, *, rng) -> str | None:
     "An answer that is none to this item: another choice, or what is right for another item."
     if example.choices:
-        choices = zip("ABCDEFGHIJ", example.choices)
+        choices = zip(families.LETTERS, example.choices)
         return rng.choice([f"{letter}) {text}" for letter, text in choices if letter != example.gold])
     task, mine = families.TASKS[example.task], gold_text(example)
     others = [e for e in others if gold_text(e) not in (None, "", mine)]
