@@ -224,7 +224,7 @@ def test_a_curve_meets_a_level_between_two_sizes_by_the_logarithm():
     [
         ((40, 120, 160), 200, "as good as the teacher answering at once (40.0 %) with 200 training inputs"),
         ((100, 120, 160), 0, "with 100 or fewer training inputs (95 % interval 100 or fewer)"),
-        ((20, 30, 40), math.inf, "does not reach the teacher answering at once (40.0 %) with 1,600 training inputs"),
+        ((20, 30, 40), math.inf, "is not as good as the teacher answering at once (40.0 %) with 1,600 training inputs"),
     ],
 )
 def test_the_size_from_which_a_curve_is_as_good_as_the_teacher(levels, at, says):

@@ -604,20 +604,20 @@ class Passing:
 
 
 def passings(curve: Curve, resamples: int = 1000, *, seed: int = 0) -> list[Passing]:
-    "Of each pair of arms that can be compared so: one that learned, and one below it or the teacher's plain answers."
-    last = list(curve.pages[-1])
-    there = [a for a in curve.arms if all(a in m.get("items", {}).get("arms", ()) for own in curve.pages for m in own)]
-    learned = [a for a in there if outcome_of(last, a) == "better"]
-    pairs = [(a, b) for a in learned for b in learned if curve.score(a).value > curve.score(b).value]
-    teacher = "teacher/vanilla"
-    pairs = [(a, teacher) for a in learned if curve.score(teacher).value is not None] + pairs
+    "Of arms that learned: against the teacher's plain answers, against asking alone, and against one another."
+    last, plain = list(curve.pages[-1]), "teacher/vanilla"
+    there = [a for a in ARMS if all(a in m.get("items", {}).get("arms", ()) for own in curve.pages for m in own)]
+    learned = [a for a in there if a in TRAINED and outcome_of(last, a) == "better"]
+    asked = [b for b in (plain, "student/cot") if b in there]
+    pairs = [(a, b) for a in learned for b in asked if b in (plain, f"student/{ARMS[a].prompt}")]
+    pairs += [(a, b) for a in learned for b in learned if curve.score(a).value > curve.score(b).value]
     if not pairs:
         return []
     codes, counts = resampled(last[0]["items"]["sources"].split(), resamples, seed=seed)
     rng, found = np.random.default_rng(seed), []
     how = dict(codes=codes, counts=counts, rng=rng)
-    drawn = {a: np.stack([_mean_draws(own, a, **how) for own in curve.pages], axis=1) for a in learned}
-    drawn[teacher] = _mean_draws(last, teacher, **how)[:, None] if (learned[0], teacher) in pairs else None
+    arms = dict.fromkeys(sum(pairs, ()))
+    drawn = {a: np.stack([_mean_draws(own, a, **how) for own in curve.pages], axis=1) for a in arms}
     for a, b in pairs:
         means = np.array([[curve.score(a, k).value for k in range(len(curve.sizes))]])
         low, high = percentiles(reach(curve.sizes, drawn[a], goal=drawn[b][:, -1]))
