@@ -667,7 +667,7 @@ def curve_figure(curve: Curve, dark: bool = False):  # a matplotlib Figure
     for name, (arm, i) in _flat(curve).items():
         colour = ink(COLOURS.get(arm, SOFT), dark)
         ax.axhline(m.scale * i.value, color=colour, lw=1, ls=":" if arm == CONSTANT else "--", zorder=1)
-        ends.append((m.scale * i.value, name, colour))
+        ends.append((m.scale * i.value, name, ink(SOFT, dark)))
     ends.sort()
     top = ends[-1][0] * 1.06
     for (_, name, colour), y in zip(ends, _apart([y for y, *_ in ends], 0.062 * top)):
