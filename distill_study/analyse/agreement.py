@@ -6,10 +6,10 @@
 __all__ = ['MIN_HUMAN', 'MAX_UNREADABLE', 'valid_grades', 'aggregate_grades', 'krippendorff_alpha', 'cohen_kappa', 'PPIEstimate',
            'ppi_mean', 'ppi_estimate', 'truth_grades', 'alpha_table', 'kappa_table', 'judge_accuracy_table',
            'ppi_by_arm', 'ppi_tables', 'grader_tables', 'verdicts', 'grade_rows', 'length_controlled_win_rate',
-           'win_rows', 'JudgeMeasure', 'unreadable_share', 'pair_habits', 'model_families', 'related_models',
-           'with_relatives', 'truth_agreement', 'pairwise_accuracy', 'self_preference', 'judge_measures',
-           'JudgeAssessment', 'assess_judge', 'judge_summary', 'judge_grade_table', 'win_rate_table',
-           'judge_measure_table', 'judge_tables', 'passed', 'attention', 'human_score', 'HumanScores', 'human_scores']
+           'win_rows', 'JudgeMeasure', 'unreadable_share', 'pair_habits', 'model_families', 'with_relatives',
+           'truth_agreement', 'pairwise_accuracy', 'self_preference', 'judge_measures', 'JudgeAssessment',
+           'assess_judge', 'judge_summary', 'judge_grade_table', 'win_rate_table', 'judge_measure_table',
+           'judge_tables', 'passed', 'attention', 'human_score', 'HumanScores', 'human_scores']
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #67159ac1
 import re
@@ -545,20 +545,14 @@ def model_families(engine: str) -> set:
     return known or {re.match(r"[^\W\d_]*", name.rstrip("/").split("/")[-1])[0] or name}
 
 
-def related_models(engine: str, teacher: str = "", *, student: str = "") -> tuple[tuple, tuple]:
-    "(models of `ARMS` that are of the judge's family, sentences on them); all arguments name models."
-    models, sentences, text = (), (), texts("judge")
+def with_relatives(judged: Judged, *, teacher: str, student: str) -> Judged:
+    "The verdicts, with the arms and a warning where the judge is of the teacher's or the student's family."
+    engine, models, sentences, text = judged.engine, (), (), texts("judge")
     for who, model, own in (("teacher", teacher, ("teacher",)), ("student", student, ("student", "trained"))):
-        common = model_families(engine) & model_families(model) if model else ()
+        common = model_families(engine) & model_families(model)
         if common and not engine.startswith("rules:"):
             models += own
             sentences += (render(text["related"], engine=engine, who=who, common=common, bias=text["kin"][who]),)
-    return models, sentences
-
-
-def with_relatives(judged: Judged, *, teacher: str, student: str) -> Judged:
-    "The verdicts, with the arms and a warning where the judge is of the teacher's or the student's family."
-    models, sentences = related_models(judged.engine, teacher, student=student)
     arms = {*judged.pointwise["arm"], *judged.pairwise["a"], *judged.pairwise["b"]}
     own = tuple(a for a in ARMS if a in arms and ARMS[a].model in models)
     return replace(judged, own=own, warnings=(*sentences, *judged.warnings))
@@ -780,12 +774,12 @@ def passed(check: str, grades: dict, *, criteria) -> bool:
 
 
 def attention(human, criteria) -> dict:
-    "Rater → (passed, checks): how many attention checks each passed, of `grades_of` and the rubric."
+    "Rater → {'passed', 'n'}: how many of the n attention checks each passed, of `grades_of` and the rubric."
     found = {r: [] for r in dict.fromkeys(human["rater"])}
     for (rater, arm, _, _), rows in human[human["check"]].groupby(["rater", "arm", "id", "text"], sort=False):
         grades = dict(zip(rows["criterion"], rows["grade"]))
         found[rater].append(passed(arm.removeprefix("check/"), grades, criteria=criteria))
-    return {r: (sum(x), len(x)) for r, x in found.items()}
+    return {r: dict(passed=sum(x), n=len(x)) for r, x in found.items()}
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #792d07b0
 def human_score(grades, criterion, **bootstrap) -> Interval:
@@ -811,7 +805,7 @@ class HumanScores(Displayable):
 
     rows: tuple  # arm, n (items), raters, and an `Interval` by name of each criterion
     criteria: tuple  # `config.Criterion`
-    checks: dict  # rater → (passed, attention checks)
+    checks: dict  # of `attention`
     left_out: int = 0  # grades of texts that no arm gives any more
     grades: int = 0
 
@@ -822,10 +816,6 @@ class HumanScores(Displayable):
             more = [_criterion_column(c) for c in self.criteria]
             table = _table("human", self.rows, more=more, criteria=self.criteria, left_out=self.left_out).html()
         return table + f'<p class="note">{line}</p>'
-
-    def to_dict(self) -> dict:
-        checks = {rater: dict(passed=k, n=n) for rater, (k, n) in self.checks.items()}
-        return dict(rows=self.rows, criteria=self.criteria, checks=checks, left_out=self.left_out, grades=self.grades)
 
 
 def human_scores(human, criteria, **bootstrap) -> HumanScores:

@@ -72,14 +72,11 @@ def stopped(text: str, stops) -> bool:
     return any(s in text for s in stops)
 
 
-def finish(
-    tokens,  # written; padded after their end
-    ends: set,  # ids that end an answer
-    *,
-    stops,  # strings that do
-    decode,  # token ids → text
-) -> tuple:  # text, why it ended ('stop' or 'length'), how many tokens were written until then
-    "What of `tokens` is the answer."
+def finish(tokens, ends: set, *, stops, decode) -> tuple[str, str, int]:
+    """(Text of an answer, why it ended: 'stop' or 'length', how many tokens were written until then).
+
+    `tokens` are padded after their end; `ends` are ids that end an answer, `stops` strings that do.
+    """
     n = next((i for i, t in enumerate(tokens) if t in ends), None)
     body = tokens[:n]
     text = decode(body)
@@ -169,14 +166,12 @@ def named(tokens: list, steps: list, *, decode) -> list:
     return kept_logprobs(out)
 
 # %% ../../nbs/30_models/03_local.ipynb #7a1c0202
-def write(
-    model,  # with `plain_settings`
-    rows,  # of one kind, the longest first
-    *,
-    decode,  # token ids → text
-    seed: int = 0,  # of what is drawn
-) -> list[list[int]]:  # tokens of every row, padded after their end
-    "Let the model answer a batch; rows that have ended leave it whenever they are a quarter of it."
+def write(model, rows: list, *, decode, seed: int = 0) -> list[list[int]]:
+    """Tokens of every row's answer, padded after their end; `seed`: of what is drawn.
+
+    `model` has `plain_settings`; `rows` are of one kind, the longest first; those that have ended leave the batch
+    whenever they are a quarter of it.
+    """
     import torch
     from transformers import StoppingCriteriaList
 

@@ -331,8 +331,8 @@ def _held_out(c, arms, *, splits, store):
 def train_one(c: Combination, arm: str, *, rows: list, store, held: Held | None = None) -> TrainedStudent:
     "One trained student; an interrupted training goes on from its last checkpoint."
     held, train = held or Held(), c.student.train
-    looked = list(held.rows)
-    chosen_by = [looked, held.score and held.score.key] if train.choose != "last" else []
+    how = dict(settings=train, seed=c.seed, validation=list(held.rows), score=held.score)
+    chosen_by = [how["validation"], held.score and held.score.key] if train.choose != "last" else []
     by_rows = fingerprint("trained", rows, portable(c.student.model), train, c.seed, *chosen_by)
     if store.replay:
         if kept := _kept_student(store, "trained", place=by_rows):
@@ -340,15 +340,14 @@ def train_one(c: Combination, arm: str, *, rows: list, store, held: Held | None 
         raise StudyError(
             f"{arm}: the trained student is not in the store. A replay trains nothing: `distill-study run` does."
         )
-    key = run_fingerprint(rows, c.student.model, settings=train, seed=c.seed, validation=looked, score=held.score)
+    key = run_fingerprint(rows, c.student.model, **how)
     if store.stage("student", key) is not None:
         say(f"  {arm}: trained student from the store")
     else:
         say(f"  training {arm} on {len(rows)} rows")
         with store.new_stage("student", key, info=dict(arm=arm, model=c.student.model)) as folder:
             if folder is not None:
-                options = dict(settings=train, out=folder, seed=c.seed, validation=looked, score=held.score)
-                launch(rows, c.student.model, progress=ticker(f"training {arm}"), **options)
+                launch(rows, c.student.model, out=folder, progress=ticker(f"training {arm}"), **how)
     _note(store, "trained", place=by_rows, value=key)
     _note(store, "taught", place=_settings_place(c, arm), value=key)
     return _kept_student(store, "trained", place=by_rows)
@@ -1093,15 +1092,12 @@ def find(recipe: plan.Recipe, store: Store, *, skip=()) -> tuple[list[Learner], 
     return found, left_out
 
 
-def ask_others(
-    recipe: plan.Recipe,
-    found: list[Learner],
-    *,
-    splits: dict,  # name of a data set → `Splits`
-    store: Store,
-) -> tuple[dict, dict]:
-    """((who, data set) → `Answers`, who is left out → why): every student is asked its own and all other test items \
-    that it can be asked, and the untouched ones the same. Who is (combination, arm), or (student, arm) untouched."""
+def ask_others(recipe: plan.Recipe, found: list[Learner], *, splits: dict, store: Store) -> tuple[dict, dict]:
+    """((who, data set) → `Answers`, who is left out → why); `splits` by the name of their data set.
+
+    Every student is asked its own and all other test items that it can be asked, and the untouched ones the same.
+    Who is (combination, arm), or (student, arm) untouched.
+    """
     readable = {(p.c.name, p.arm, p.data.name) for p in plan.pairs(recipe) if not p.why}
     asked, out, left_out = {}, {}, {}
     for f in found:

@@ -170,11 +170,7 @@ class Local:
 
     lost = (BrokenProcessPool,)
 
-    def __init__(
-        self,
-        workers: int,
-        devices: list | None = None,  # names of GPUs; None finds them
-    ):
+    def __init__(self, workers: int, devices: list | None = None):  # names of GPUs; None finds them
         if workers < 1:
             raise StudyError(f"workers = {workers}: at least one does the work.")
         devices = gpus() if devices is None else devices
@@ -259,11 +255,8 @@ def wanted_modules(stages: list) -> dict:
     every = [s.combination for s in stages]
     engines = {who.engine.partition(":")[0] for c in every for who in (c.teacher, c.judge) if who}
     trains, forms = [c.student.train for c in every], {f for c in every for f in c.student.compare}
-    need = dict(
-        vllm=("vllm", "vllm" in engines),
-        bitsandbytes=("gpu", "nf4" in forms or any(t.method == "qlora" for t in trains)),
-    )
-    return {module: extra for module, (extra, needed) in need.items() if needed}
+    quantized = "nf4" in forms or any(t.method == "qlora" for t in trains)
+    return (dict(vllm="vllm") if "vllm" in engines else {}) | (dict(bitsandbytes="gpu") if quantized else {})
 
 
 def lacking(
@@ -290,10 +283,7 @@ def lacking(
 class Ray:
     "The machines of a Ray cluster that runs already."
 
-    def __init__(
-        self,
-        address: str = "auto",  # HOST:PORT of its head, or 'auto' for the one of this machine
-    ):
+    def __init__(self, address: str = "auto"):  # HOST:PORT of its head; 'auto': the one of this machine
         try:
             import ray
         except ImportError:
