@@ -23,10 +23,9 @@ from typing import NamedTuple
 
 import yaml
 
-import distill_study
 from ..analyse.results import sentences, to_plain
 from ..analyse.stats import pairs_of, smallest_difference
-from ..config import ARMS, OWN, ConfigError, StudyError, Train, nearest, unavailable
+from ..config import ARMS, OWN, ConfigError, StudyError, Train, nearest, read_table, unavailable
 from ..data.load import load_data, resolved, task_of
 from ..models.weights import device, load_config, local_model, resolve_model, sentence
 from .plan import Recipe, plan
@@ -36,7 +35,7 @@ from ..utils import size
 
 # %% ../../nbs/85_study/03_resources.ipynb #e7a10001
 _say = partial(sentence, page="../train/estimate.j2")
-_TABLES = yaml.safe_load((Path(distill_study.__file__).parent / "templates" / "resources.yaml").read_text("utf-8"))
+_TABLES = read_table("templates/resources.yaml")
 
 
 @dataclass(frozen=True)
@@ -245,11 +244,6 @@ class Estimate:
     def total(self) -> int:
         "All parts."
         return sum(self.parts.values())
-
-    @property
-    def training(self) -> int:
-        "What the run's tensors need: all but what the process has, or loses, beside them."
-        return self.total - self.parts["process"]
 
     @property
     def fits(self) -> bool:

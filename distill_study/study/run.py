@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FEWEST', 'ticker', 'engine_for', 'noted_weights', 'weights_of', 'asking', 'answering', 'with_gold', 'check_choice',
-           'Score', 'validation_rows', 'check_questions', 'label_inputs', 'curate_arms', 'shuffled', 'too_long', 'Held',
+           'Score', 'validation_rows', 'check_questions', 'label_inputs', 'curate_arms', 'shuffled', 'too_long',
            'train_arms', 'train_one', 'noted_student', 'answer_arms', 'answer_forms', 'answer_tests', 'untouched_right',
            'hardness', 'answer_pitfalls', 'judge_arms', 'Panel', 'panel', 'note', 'stage', 'Stages', 'Grading',
            'data_table', 'labels_table', 'rows_parts', 'training_record', 'students_parts', 'model_size', 'Numbers',
@@ -19,26 +19,14 @@ from dataclasses import dataclass, replace
 from functools import cache, cached_property, wraps
 from itertools import chain, groupby, product
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
+from .. import config
 from ..analyse import agreement, findings as sentences, results
 from ..analyse.results import Column, Learner, Table, duration, write_numbers
 from ..analyse.stats import mean_interval, separation
-from distill_study.config import (
-    ARMS,
-    Arm,
-    Asked,
-    Combination,
-    Sampling,
-    StudyError,
-    Teacher,
-    fingerprint,
-    slug,
-    strategies_of,
-    unavailable,
-)
+from ..config import ARMS, Arm, Asked, Combination, StudyError, Teacher, fingerprint, strategies_of
 from ..data.load import has_truth, load_data, resolved
 from ..grading.judge import judge
 from ..grading.people import grades_of
@@ -148,7 +136,7 @@ def answering(arm, c: Combination, *, fits: dict) -> Teacher:
     if arm.model == "teacher":
         return c.teacher
     model = c.student.model if arm.model == "student" else fits[arm.name].path
-    how = dict(batch_size=c.student.batch_size, dtype=c.student.dtype, sampling=Sampling(stop=arm.stop))
+    how = dict(batch_size=c.student.batch_size, dtype=c.student.dtype, sampling=config.Sampling(stop=arm.stop))
     return Teacher(engine=f"transformers:{model}", **how)
 
 
@@ -213,7 +201,7 @@ class Score:
                 self.arm.prompt,
                 engine=engine,
                 store=Store(Path(d)),
-                sampling=Sampling(stop=self.arm.stop),
+                sampling=config.Sampling(stop=self.arm.stop),
                 max_tokens=self.splits.max_tokens,
                 split="validation",
                 stated=self.c.curate.stated,
@@ -258,7 +246,7 @@ def curate_arms(c: Combination, splits, *, labels: dict, store) -> tuple[dict, d
     "(arm → `Curated`, arm → why there are no rows) of the trained arms; every drop goes into the ledger."
     c = resolved(c, splits.task)
     trained = [a for a in map(ARMS.get, c.arms) if a.model == "trained"]
-    missing = {a.name: why for a in trained if (why := unavailable(a, c))}
+    missing = {a.name: why for a in trained if (why := config.unavailable(a, c))}
     if not any(map(has_truth, splits.train)):
         why = "the training examples have no gold answers, or no references"
         missing |= {a.name: why for a in trained if a.labels == "gold"}
@@ -282,7 +270,7 @@ def _curate_one(c, arm, *, splits, answers, store, found):
     if arm.shuffled:
         done = replace(done, rows=shuffled(done.rows, c.seed))
     settings = c.teacher, c.data, splits.hashes, c.curate, c.student.model, c.student.train.max_length
-    ledger = drops_of(store, f"drops-{slug(arm.name)}", fp=fingerprint("drops", *settings, arm))
+    ledger = drops_of(store, f"drops-{config.slug(arm.name)}", fp=fingerprint("drops", *settings, arm))
     ledger.replace([dict(arm=arm.name, **vars(d)) for d in done.drops])
     drops = [Drop(e["id"], e["reason"], e["evidence"]) for e in ledger.entries()]
     return enough(replace(done, drops=drops), c.min_rows)
@@ -301,22 +289,15 @@ def too_long(c: Combination, rows: list, *, store) -> dict:
     return known
 
 # %% ../../nbs/85_study/01_run.ipynb #c1b192b8
-class Held(NamedTuple):
-    "What the checkpoints of a training are chosen by; nothing: the last weights are kept."
-
-    rows: list = ()  # whose loss is looked at
-    score: Score | None = None  # gold answers that are asked for
-
-
 def train_arms(c: Combination, curated: dict, *, store, splits=None) -> dict:
     "Arm → `TrainedStudent`, trained now or found in the store; an arm with too few rows is left out."
     rows = {arm: done.rows for arm, done in curated.items() if not done.short}
     held = _held_out(c, rows, splits=splits, store=store) if c.student.train.choose != "last" else {}
-    return {arm: train_one(c, arm, rows=rows[arm], store=store, held=held.get(arm)) for arm in rows}
+    return {arm: train_one(c, arm, rows=rows[arm], store=store, **held.get(arm, {})) for arm in rows}
 
 
 def _held_out(c, arms, *, splits, store):
-    "Arm → what its checkpoints are chosen by."
+    "Arm → what its checkpoints are chosen by, as `train_one` takes it."
     c = resolved(c, splits.task)
     wanted = [s for s in strategies_of(c) if any(ARMS[a].labels == s for a in arms)]
     answers = {}
@@ -325,14 +306,17 @@ def _held_out(c, arms, *, splits, store):
             answers = {s: ask(splits.validation, s, what=f"teacher, {s}, validation") for s in wanted}
     rows = {a: validation_rows(ARMS[a], c, splits=splits, answers=answers.get(ARMS[a].labels)) for a in arms}
     gold = c.student.train.choose == "gold"
-    return {a: Held(rows[a], Score(c, ARMS[a], splits) if gold else None) for a in arms}
+    return {a: dict(validation=rows[a], score=Score(c, ARMS[a], splits) if gold else None) for a in arms}
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c07
-def train_one(c: Combination, arm: str, *, rows: list, store, held: Held | None = None) -> TrainedStudent:
-    "One trained student; an interrupted training goes on from its last checkpoint."
-    held, train = held or Held(), c.student.train
-    how = dict(settings=train, seed=c.seed, validation=list(held.rows), score=held.score)
-    chosen_by = [how["validation"], held.score and held.score.key] if train.choose != "last" else []
+def train_one(c: Combination, arm: str, *, rows: list, store, validation=(), score=None) -> TrainedStudent:
+    """One trained student; an interrupted training goes on from its last checkpoint.
+
+    Its checkpoint is chosen by the loss of the `validation` rows, or by a `Score`; without them the last one is kept.
+    """
+    train, looked = c.student.train, list(validation)
+    how = dict(settings=train, seed=c.seed, validation=looked, score=score)
+    chosen_by = [looked, score and score.key] if train.choose != "last" else []
     by_rows = fingerprint("trained", rows, portable(c.student.model), train, c.seed, *chosen_by)
     if store.replay:
         if kept := _kept_student(store, "trained", place=by_rows):
@@ -390,7 +374,7 @@ def answer_arms(c: Combination, splits, *, fits: dict, store) -> tuple[dict, dic
 
 def _no_answers(arm, c, *, fits):
     "Why an arm has no answers, or None."
-    if why := unavailable(arm, c):
+    if why := config.unavailable(arm, c):
         return why
     return "not trained" if arm.model == "trained" and arm.name not in fits else None
 
