@@ -258,8 +258,7 @@ def separation(confidence, right, *, sources=None) -> Interval:
 def interval_difference(a: Interval, b: Interval) -> tuple[Interval, float | None]:
     """(b minus a, its p, below 0.05 where the difference excludes 0) of two independent estimates.
 
-    They are known by their 95 % intervals alone; where one has none, the difference has no interval and no p.
-    """
+    They are known by their 95 % intervals alone; where one has none, the difference has no interval and no p."""
     from scipy.stats import norm
 
     if a.value is None or b.value is None:
@@ -294,8 +293,7 @@ def gap_recovered(
 ) -> Interval:
     """Share (1 is all) of the gap between `base` and `teacher` that training closed; all are right or wrong, or scored.
 
-    Where there is no gap, why: a difference × `scale`, with so many `digits`. `bootstrap`: resamples and seed.
-    """
+    Where there is no gap, why: a difference × `scale`, with so many `digits`. `bootstrap`: resamples and seed."""
     t, b, d = _paired(teacher, base, distilled)
     if not len(t):
         return Interval(None, reason="no items")

@@ -184,8 +184,7 @@ def _unread(verdict):
 def ask_judge(kind: str, jobs: list, *, criteria: tuple, settings: Judge, engine, store, progress=None):
     """(verdict, its record or `Failure`) of each job of a kind, 'point' or 'pair'; and all records, for `_usage`.
 
-    A job is (example, number of the sample, texts of the answers).
-    """
+    A job is (example, number of the sample, texts of the answers)."""
     if not jobs:
         return [], dict(records={}, new=0)
     sampling, schema = settings.sampling, judge_schema(kind, criteria, reason=settings.reason)
@@ -293,8 +292,7 @@ def judge(examples, answers, *, settings, engine, store, pairs=(), own=(), seed=
 
     `answers` are an arm's `sampling.Answers` to the test `examples`, by name; `settings` are `config.Judge`; `pairs`
     are the (a, b) that are compared, `own` a recipe's own criteria; `seed` draws the items; `progress` is called with
-    (done, total).
-    """
+    (done, total)."""
     task, asked = examples[0].task, []
     criteria, at = rubric(task, own), draw(examples, settings.items, seed=seed)
     arms = [a for a in sorted(answers, key=list(ARMS).index) if not settings.arms or a in settings.arms]

@@ -302,8 +302,7 @@ def _scored(answered, examples):
 def grade(examples: list, answers: dict):
     """DataFrame with `COLUMNS`: every arm's `sampling.Answers` to the test `examples` against their gold.
 
-    Where the family isn't right or wrong, answers are scored, see `FAMILY`.
-    """
+    Where the family isn't right or wrong, answers are scored, see `FAMILY`."""
     import pandas as pd
 
     arms = sorted(answers, key=list(ARMS).index)

@@ -75,8 +75,7 @@ def stopped(text: str, stops) -> bool:
 def finish(tokens, ends: set, *, stops, decode) -> tuple[str, str, int]:
     """(Text of an answer, why it ended: 'stop' or 'length', how many tokens were written until then).
 
-    `tokens` are padded after their end; `ends` are ids that end an answer, `stops` strings that do.
-    """
+    `tokens` are padded after their end; `ends` are ids that end an answer, `stops` strings that do."""
     n = next((i for i, t in enumerate(tokens) if t in ends), None)
     body = tokens[:n]
     text = decode(body)
@@ -170,8 +169,7 @@ def write(model, rows: list, *, decode, seed: int = 0) -> list[list[int]]:
     """Tokens of every row's answer, padded after their end; `seed`: of what is drawn.
 
     `model` has `plain_settings`; `rows` are of one kind, the longest first; those that have ended leave the batch
-    whenever they are a quarter of it.
-    """
+    whenever they are a quarter of it."""
     import torch
     from transformers import StoppingCriteriaList
 
@@ -307,13 +305,16 @@ class TransformersEngine(Engine):
     def load(self):
         "The model, loaded once."
         if self.loaded is None:
-            import torch
-
-            given = getattr(torch, self.dtype) if self.dtype else None
-            dtype = given or number_format(parameter_count(self.folder), weights.device())
-            model = weights.load_parts(self.folder, self.adapter, dtype=dtype)
-            self.loaded = plain_settings(model, self.folder)
+            self.loaded = plain_settings(self.read().eval(), self.folder)
         return self.loaded
+
+    def read(self):
+        "The model from the disk, in the number format that it is to answer in."
+        import torch
+
+        own = getattr(torch, self.dtype) if self.dtype else None
+        dtype = own or number_format(parameter_count(self.folder), weights.device())
+        return weights.load_parts(self.folder, self.adapter, dtype=dtype)
 
     def asked(self, request) -> dict:
         return dict(dtype=self.dtype) if self.dtype else {}

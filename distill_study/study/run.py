@@ -360,7 +360,8 @@ def noted_student(c: Combination, arm: str, *, store) -> TrainedStudent | None:
 def answer_arms(c: Combination, splits, *, fits: dict, store) -> tuple[dict, dict]:
     "(arm → `Answers` to the test inputs, arm → why there are none); `fits` are the trained students, by arm."
     c, answers = resolved(c, splits.task), {}
-    missing = {a: why for a in c.arms if (why := _no_answers(ARMS[a], c, fits=fits))}
+    untrained = {a: "not trained" for a in c.arms if ARMS[a].model == "trained" and a not in fits}
+    missing = {a: why for a in c.arms if (why := config.unavailable(ARMS[a], c) or untrained.get(a))}
     arms = [(ARMS[a], answering(ARMS[a], c, fits=fits)) for a in c.arms if a not in missing]
     for _, same in groupby(arms, key=lambda pair: repr(pair[1])):
         same = list(same)
@@ -370,13 +371,6 @@ def answer_arms(c: Combination, splits, *, fits: dict, store) -> tuple[dict, dic
                 _counted(f"test, {arm.name}", [answers[arm.name]])
     left_out = [a for a in families.arms_of(splits.task) if a not in c.arms and not ARMS[a].extra]
     return answers, missing | dict.fromkeys(left_out, "left out of this recipe")
-
-
-def _no_answers(arm, c, *, fits):
-    "Why an arm has no answers, or None."
-    if why := config.unavailable(arm, c):
-        return why
-    return "not trained" if arm.model == "trained" and arm.name not in fits else None
 
 
 def answer_forms(c: Combination, splits, *, fits: dict, store) -> dict:
@@ -414,13 +408,10 @@ def untouched_right(c: Combination, splits, *, store) -> dict:
         return {a.id: a.correct for a in ask(splits.train, "vanilla", what=what)}
 
 
-def hardness(
-    done: Curated,
-    right: dict,  # id → whether the untouched student's answer to the input is right; None where there is no gold
-    *,
-    sources: dict,  # id → what the input was made from
-) -> dict:  # 'kept', 'dropped' and each reason → `Interval` of the inputs with gold
-    "How often the untouched student is right on the inputs that are kept, and on those that are dropped."
+def hardness(done: Curated, right: dict, *, sources: dict) -> dict:
+    """'kept', 'dropped' and each reason → how often the untouched student is right: an `Interval`, of inputs with gold.
+
+    `right`: id → whether its answer is right, None without gold; `sources`: id → what the input was made from."""
     groups = dict(kept=done.kept, dropped=[d.id for d in done.drops])
     for d in done.drops:
         groups.setdefault(d.reason, []).append(d.id)
@@ -1080,8 +1071,7 @@ def ask_others(recipe: plan.Recipe, found: list[Learner], *, splits: dict, store
     """((who, data set) → `Answers`, who is left out → why); `splits` by the name of their data set.
 
     Every student is asked its own and all other test items that it can be asked, and the untouched ones the same.
-    Who is (combination, arm), or (student, arm) untouched.
-    """
+    Who is (combination, arm), or (student, arm) untouched."""
     readable = {(p.c.name, p.arm, p.data.name) for p in plan.pairs(recipe) if not p.why}
     asked, out, left_out = {}, {}, {}
     for f in found:

@@ -111,13 +111,12 @@ def _tokenize(row, tokenizer, *, stops):
     return dict(id=row["id"], input_ids=ids, labels=labels)
 
 
-def tokenize_rows(
-    rows: list,  # mappings with `id` and `messages`, the last message being the target; see also `turns`
-    tokenizer,  # with a chat template
-    *,
-    stops=None,  # ids that end a turn; None takes the tokenizer's end-of-sequence token
-) -> list[dict]:  # {"id", "input_ids", "labels"}, labels -100 outside the target
-    "Tokens as the student will see them, supervised on the target and the end of turn; refuses rows by name."
+def tokenize_rows(rows: list, tokenizer, *, stops=None) -> list[dict]:
+    """{"id", "input_ids", "labels"} of each row as the student will see it; refuses rows by name.
+
+    Rows are mappings with `id` and `messages`, the last being the target; labels are -100 outside of it and its end
+    of turn, one of the ids `stops`, by default the tokenizer's end of sequence. See also `turns`.
+    """
     stops = set(stops or {tokenizer.eos_token_id})
     return [_tokenize(row, tokenizer, stops=stops) for row in rows]
 

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from ..config import Student, StudyError, Train, fingerprint
-from ..models.local import TransformersEngine, parameter_count, plain_settings
+from ..models.local import TransformersEngine, parameter_count
 from ..models.weights import load_model, merge_into, model_fingerprint, resolve_model, sentence
 from .methods import load_4bit
 from .rows import padded, ranks
@@ -325,20 +325,13 @@ class FormEngine(TransformersEngine):
         own = (model_fingerprint(self.alone), student.train.method) if form == "adapter" else ()
         self.weights = fingerprint(form, self.weights, *own)
 
-    def load(self):
-        "The model, loaded once."
-        if self.loaded is None:
-            if self.form == "adapter":
-                from peft import PeftModel
+    def read(self):
+        "The student in its form."
+        if self.form == "adapter":
+            from peft import PeftModel
 
-                base = _learned_on(resolve_model(self.student.model), self.student.train)
-                model = PeftModel.from_pretrained(base, self.alone)
-            else:
-                model = self._in_4_bits()
-            self.loaded = plain_settings(model.eval(), self.folder)
-        return self.loaded
-
-    def _in_4_bits(self):
+            base = _learned_on(resolve_model(self.student.model), self.student.train)
+            return PeftModel.from_pretrained(base, self.alone)
         with tempfile.TemporaryDirectory() as d:  # 4 bits are made of what lies in a folder
             merged = self.folder
             if self.adapter:
