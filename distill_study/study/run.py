@@ -321,9 +321,7 @@ def train_one(c: Combination, arm: str, *, rows: list, store, validation=(), sco
     if store.replay:
         if kept := _kept_student(store, "trained", place=by_rows):
             return kept
-        raise StudyError(
-            f"{arm}: the trained student is not in the store. A replay trains nothing: `distill-study run` does."
-        )
+        raise StudyError.of("student_gone", arm=arm)
     key = run_fingerprint(rows, c.student.model, **how)
     if store.stage("student", key) is not None:
         say(f"  {arm}: trained student from the store")
@@ -538,10 +536,7 @@ class Stages:
     def _curated(self) -> tuple[dict, dict]:
         found, missing = curate_arms(self.combination, self.data, labels=self.labels, store=self.store)
         if found and all(done.short for done in found.values()):
-            raise StudyError(
-                "; ".join(f"{arm}: {done.short}" for arm, done in found.items()) + ". Ask for more training examples, "
-                "lower min_rows, or look at what the teacher wrote (`distill-study store export`)."
-            )
+            raise StudyError.of("no_arm", why="; ".join(f"{arm}: {done.short}" for arm, done in found.items()))
         return found, missing
 
     @cached_property
