@@ -536,7 +536,7 @@ class Stages:
     def _curated(self) -> tuple[dict, dict]:
         found, missing = curate_arms(self.combination, self.data, labels=self.labels, store=self.store)
         if found and all(done.short for done in found.values()):
-            raise StudyError.of("no_arm", why="; ".join(f"{arm}: {done.short}" for arm, done in found.items()))
+            raise StudyError.of("no_student", why="; ".join(f"{arm}: {done.short}" for arm, done in found.items()))
         return found, missing
 
     @cached_property
