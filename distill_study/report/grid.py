@@ -82,14 +82,10 @@ def _interval(i):
     return Interval(i.get("value"), **{k: i[k] for k in ("low", "high", "n", "reason") if i.get(k) is not None})
 
 
-def mean_over_seeds(
-    values,  # Intervals, one per seed
-    low=-math.inf,
-    *,
-    high=math.inf,  # where values end
-    items: Interval | None = None,  # of the items' means over the seeds, where they are at hand
-) -> Interval:
-    "The mean of one thing measured after several trainings, on the same items."
+def mean_over_seeds(values, low=-math.inf, *, high=math.inf, items: Interval | None = None) -> Interval:
+    """The mean of one thing measured after several trainings, on the same items; `values` are Intervals, one per seed.
+
+    `low` and `high`: where values end; `items`: of the items' means over the seeds, where they are at hand."""
     from scipy.stats import t
 
     known = [i for i in values if i.value is not None]
@@ -210,10 +206,10 @@ def _cell(key, pages, *, teachers, several):
     )
 
 # %% ../../nbs/80_report/04_grid.ipynb #87c5a80c
-def cells(
-    pages: list,  # what `report.metrics` made of several combinations
-) -> dict:  # (data, teacher, student, arm) → Cell
-    "What every arm scored on every data set. What no teacher, or no student, had a part in is there once."
+def cells(pages: list) -> dict:
+    """(data, teacher, student, arm) → Cell: what every arm scored on every data set.
+
+    What no teacher, or no student, had a part in is there once. `pages` are the numbers of combinations."""
     answered, lacking, teachers = {}, {}, {}
     for m in pages:
         data, teacher, student = names_of(m)
@@ -275,11 +271,8 @@ def _where(grid, outcome) -> list[str]:
     return [d if len(s) == len(every[d]) > 1 else f"{d} ({', '.join(s)})" for d, s in of.items()]
 
 
-def in_short(
-    pages: list,  # numbers of combinations
-    failed: int = 0,  # combinations without
-) -> list[str]:
-    "The finding in one sentence, then what limits it, each in one."
+def in_short(pages: list, failed: int = 0) -> list[str]:
+    "The finding of combinations in one sentence, then what limits it, each in one; `failed` more have no numbers."
     if not pages:
         return []
     own, point = leading(pages)
@@ -373,10 +366,7 @@ def _gap_rows(grid, m) -> list[dict]:
     return rows
 
 
-def panels(
-    pages: list,  # numbers of combinations
-    grid: dict,  # from `cells`
-) -> list[dict]:
+def panels(pages: list, grid: dict) -> list[dict]:
     "A panel for each data set, with a row for each student of each teacher: what `chart.html.j2` draws."
     found, groups, teachers = {}, {}, {names_of(m)[1] for m in pages}
     for m in pages:
@@ -456,10 +446,7 @@ class Mean:
         return None if None in values else sum(values) / len(values)
 
 
-def means(
-    grid: dict,  # from `cells`
-    key: str = "correct",  # of the measure
-) -> tuple[list, list]:  # ([Mean], data sets)
+def means(grid: dict, key: str = "correct") -> tuple[list, list]:  # ([Mean], data sets)
     "Every arm that has all data sets of this measure, by its mean over them, best first."
     have, own = {}, [c for c in grid.values() if c.measure.key == key]
     for c in (c for c in own if c.score.value is not None):
@@ -477,11 +464,10 @@ COSTS = {
 }
 
 
-def pareto(
-    rows: list,  # from `means`
-    key: str,  # of COSTS
-) -> list:  # their places; empty where the cost is not known for all
-    "Who is on the front of the mean against the mean cost: nobody else answers at least as well for no more."
+def pareto(rows: list, key: str) -> list:
+    """Places of those on the front of the mean against a cost; none where it is not known for all.
+
+    Nobody else answers at least as well for no more."""
     costs = [r.cost(key) for r in rows]
     if None in costs or len(rows) < 2:
         return []
@@ -499,13 +485,8 @@ def _per(rows, key):
     return COSTS[key][1].replace("answer", "conversation") if conversation else COSTS[key][1]
 
 # %% ../../nbs/80_report/04_grid.ipynb #2d9e4c33
-def cost_chart(
-    rows: list,  # from `means`
-    sets: list,
-    *,
-    key: str,  # of COSTS, known for all
-) -> str:
-    "The mean against a cost, as HTML."
+def cost_chart(rows: list, sets: list, *, key: str) -> str:
+    "The mean of `means` against a cost of `COSTS` that is known for all, as HTML."
     m, front, costs = rows[0].cells[0].measure, pareto(rows, key), [r.cost(key) for r in rows]
     name, _, digits = COSTS[key]
     y = Axis((0, 25, 50, 75, 100)) if m.scale == 100 else axis_over([0, *(m.scale * r.mean.value for r in rows)])
@@ -562,13 +543,10 @@ def curves(pages: list) -> list[Curve]:
     return found
 
 # %% ../../nbs/80_report/04_grid.ipynb #a5e5a007
-def reach(
-    sizes,
-    levels: np.ndarray,  # (curves, sizes)
-    *,
-    goal,  # a level, or one for each curve
-) -> np.ndarray:  # one for each curve
-    "The training inputs with which a curve is first at its goal: 0 if with the fewest, inf if never; between, by logs."
+def reach(sizes, levels: np.ndarray, *, goal) -> np.ndarray:
+    """The training inputs with which each of `levels` (curves, sizes) is first at its goal, or at the one goal of all.
+
+    0: with the fewest already; inf: never. Between two sizes a curve is straight over their logarithm."""
     logs, goal, rows = np.log(sizes), np.broadcast_to(goal, len(levels)), np.arange(len(levels))
     above = levels >= goal[:, None]
     first = above.argmax(axis=1)
@@ -715,9 +693,7 @@ def _costs(rows, sets) -> list:
     return [cost_chart(rows, sets, key=k) for k in known if not (k == "tokens" and "work" in known)]
 
 
-def sections(
-    pages: list,  # numbers of combinations, `href`: the address of their report
-) -> list[tuple]:  # (heading, HTML)
+def sections(pages: list) -> list[tuple]:  # (heading, HTML)
     "Charts, costs and the tables of all scores, each under its heading; of several points on axes, at the leading one."
     if not pages:
         return []

@@ -304,14 +304,10 @@ class Pair:
     why: str = ""  # why it is not asked them
 
 
-def unread(
-    arm,  # `config.Arm`
-    own: str,  # family of the data set that it learned from
-    *,
-    task: str,  # of the one whose test items it may be asked
-    which=True,  # `Recipe.generalization`
-) -> str:
-    "Why a student's answers to another data set could not be read, or an empty string."
+def unread(arm, own: str, *, task: str, which=True) -> str:
+    """Why a student's answers to another data set could not be read, or an empty string.
+
+    `own` is the family that it learned from, `task` that of the other data set, `which` is `Recipe.generalization`."""
     if arm.prompt not in TASKS[task].strategies:
         return f"task {task} has no {arm.prompt} prompt, which {arm.name} answers under"
     if arm.stop and not TASKS[task].graded:
@@ -577,12 +573,7 @@ def questions_again(c: Combination, arm, *, test: list) -> list[tuple]:
     return asked
 
 
-def judged_pairs(
-    who,  # `config.Judge`
-    ran,  # arms that have answers
-    *,
-    primary: str | None = None,  # the distilled arm that the recipe names to lead with
-) -> list[tuple[str, str]]:
+def judged_pairs(who, ran, *, primary: str | None = None) -> list[tuple[str, str]]:
     "The pairs of arms a judge compares: the recipe's, or the leading distilled arm with untouched student and teacher."
     if who.pairs:
         return [p for p in who.pairs if set(p) <= set(ran)]
@@ -607,9 +598,7 @@ def work_of(stages: list[Stage], report: Stage) -> list[Work]:
 
 # %% ../../nbs/85_study/02_plan.ipynb #289bc1b6
 @lru_cache(maxsize=4)
-def program(
-    notebook: Path | None,  # that is executed
-) -> str:
+def program(notebook: Path | None) -> str:
     "Fingerprint of everything that runs: this package, the notebook, the commit, the installed packages."
     from importlib.metadata import distributions
 
@@ -633,14 +622,10 @@ def _data_fingerprint(data):
     return fingerprint(json.dumps(vars(load_data(data)), sort_keys=True, default=plain))
 
 
-def ingredients(
-    c: Combination,
-    notebook: Path | None,  # that is executed, if any
-    *,
-    known: dict | None = None,  # data sets that were looked at already, for many combinations at once
-    settings=None,  # those that matter, where not all do
-) -> str:
-    "Fingerprint of what a combination's report, or a stage of it, is made of, the store left aside."
+def ingredients(c: Combination, notebook: Path | None, *, known: dict | None = None, settings=None) -> str:
+    """Fingerprint of what a combination's report, or a stage of it, is made of, the store left aside.
+
+    `known` keeps data sets that were looked at, `settings` are those that matter, where not all do."""
     known, name = {} if known is None else known, fingerprint(c.data)
     if name not in known:
         known[name] = _data_fingerprint(c.data)
@@ -681,16 +666,10 @@ def place_of(where: str | Path) -> str:
     return fingerprint(str(where.resolve())) if isinstance(where, Path) else where
 
 
-def keep_receipt(
-    kind: str,  # report, stage or page
-    where: str | Path,  # key of a stage, or folder
-    *,
-    made_of: str,  # of `ingredients`, taken before the work began
-    store: Store,
-    seen: dict,  # of `lookups`
-    files=(),  # that were written into the folder
-):
-    "Note what a result came from; not where a request got no answer: that is asked again at the next start."
+def keep_receipt(kind: str, where: str | Path, *, made_of: str, store: Store, seen: dict, files=()):
+    """Note what a report, stage or page came from; not where a request got no answer: the next start asks it again.
+
+    `made_of`: of `ingredients`, taken before the work began; `seen`: of `lookups`; `files` lie in folder `where`."""
     if not seen["failed"]:
         crcs = {str(p.relative_to(where)): crc_of(p) for p in files}
         receipt = dict(made_of=made_of, seen=seen, said=store_state(store, seen), files=crcs)

@@ -199,15 +199,10 @@ def _page(name, folder, *, given, keys, title, files, back=""):
     return error
 
 
-def run_combination(
-    c: Combination,
-    out: Path,  # the report's folder
-    *,
-    store: Path,
-    replay: bool = False,  # from what is in the store alone
-    back: str = "",  # address of the page that lists the report, relative to it
-) -> Outcome:
-    "Execute the study notebook for one combination and render its report; the notebook stays where it failed."
+def run_combination(c: Combination, out: Path, *, store: Path, replay: bool = False, back: str = "") -> Outcome:
+    """Execute the study notebook for one combination and render its report; the notebook stays where it failed.
+
+    `replay`: from the store alone; `back` is the address of the page that lists the report, relative to it."""
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     with _lock(store, "report", folder=out):
