@@ -104,7 +104,7 @@ def spoken() -> dict[str, list[str]]:
     found = {}
     for name, (results, first, rest) in outcomes().items():
         top = headline(results, **first)
-        lines = [top.sentence, top.caveats]
+        lines = [top.sentence, top.more, top.caveats]
         for entry in findings(results, **rest).entries:
             lines += [f"{entry.question} {entry.verdict}", *entry.sentences]
         found[name] = lines

@@ -770,9 +770,10 @@ def _kind(r: Results, by: dict) -> str:
 
 @dataclass(frozen=True)
 class Headline:
-    "The finding in a sentence or two, its caveats in a line, and what it is about."
+    "The finding in a sentence, what else came out in one or two, the caveats in a line, and what it is about."
 
     sentence: str
+    more: str
     caveats: str
     kind: str  # gain, loss, none, no_constant, no_teacher, nothing
     lead: str | None  # the arm that it is about
@@ -842,8 +843,8 @@ def headline(
         sources=sources_count(r),
         n=max((r.arms[a]["n"] for a in r.ran), default=0),
     )
-    lines = [" ".join(sentences("headline.txt.j2", part, **about)) for part in ("finding", "caveats")]
-    return Headline(*lines, about["kind"], lead)
+    (first, *more), caveats = (sentences("headline.txt.j2", part, **about) for part in ("finding", "caveats"))
+    return Headline(first, " ".join(more), " ".join(caveats), about["kind"], lead)
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #3c333f18
 WAYS = dict(

@@ -90,7 +90,7 @@ def _draw_arm(ax, y, *, i: Interval, look: dict, metric, far: float, dark: bool)
     x = metric.scale * i.value
     ends = [[metric.scale * max(0, d)] for d in ((i.value - i.low, i.high - i.value) if i.low is not None else (0, 0))]
     ax.errorbar(
-        x, y, xerr=ends, ms=6, mew=1.6, elinewidth=2, capsize=2.5, capthick=1.4, zorder=3, clip_on=False, **look
+        x, y, xerr=ends, ms=4, mew=1, elinewidth=1.5, capsize=4.5, capthick=1.2, zorder=3, clip_on=False, **look
     )
     right = x + ends[1][0] < 0.85 * far
     at, side = (x + ends[1][0], "left") if right else (x - ends[0][0], "right")
