@@ -155,19 +155,6 @@ def test_an_extractor_that_changes_nothing():
     assert line.value.value == 0 and "No arm loses anything" in line.sentence and "stays the same" in line.sentence
 
 
-def test_a_judge_is_compared_on_the_items_that_it_graded():
-    r = of(TWO, 120)
-    rows = [(a, i, float(i < n)) for a, n in (("student/vanilla", 100), ("distilled/vanilla", 10)) for i in range(120)]
-    judge = pd.DataFrame([dict(arm=a, id=f"q{i}", criterion="correct", grade=g) for a, i, g in rows])
-    assert (
-        "changes by the judge: distilled/vanilla is ahead of student/vanilla no more" in extraction(r, judge).sentence
-    )
-    agrees = r.graded[r.graded["id"].isin([f"q{i}" for i in range(40)])]
-    agrees = agrees.assign(criterion="correct", grade=agrees["correct"].astype(float))
-    said = "By the judge, every arm has the same accuracy on the 40 items that it graded."
-    assert extraction(r, agrees).sentence.endswith(said)
-
-
 def test_right_labels_that_teach_more_than_wrong_ones():
     r = of({"student/vanilla": 0.3, "control/right": 0.7, "control/wrong": 0.4})
     assert noise(r).value.low > 0 and noise(r).sentence.startswith("Right labels teach more.")

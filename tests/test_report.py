@@ -446,10 +446,7 @@ def test_the_gap_is_that_to_the_teachers_better_prompt():
 
 def test_what_prompting_alone_gives_is_said_beside_the_gap():
     asked = findings(analyse(made_up(400, arms=SKILL | {"student/cot": 0.6}), resamples=200)).entries[0]
-    assert (
-        "Asking the untouched student to reason, without any training, already gives" in asked.verdict
-        and "student/cot, right on" in asked.sentences[1]
-    )
+    assert "Asking the untouched student to reason, without any training, already gives" in asked.verdict
     assert "without any training" not in findings(analyse(made_up(400), resamples=200)).html()  # it gains nothing there
 
 

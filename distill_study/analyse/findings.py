@@ -190,25 +190,8 @@ def _changes(a: dict, b: dict) -> dict:
     return dict(n=len([x for x in a if x in b]), pairs=swapped(a, b))
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #ca758cf1
-def _by_judge(graded, judge) -> dict:
-    "The arm whose accuracy a judge changes most, by how much, and the order of the arms, on the items that it graded."
-    right = judge[judge["criterion"] == "correct"].groupby(["arm", "id"], observed=True)["grade"].mean()
-    both = graded.merge(right.dropna().rename("judge").reset_index(), on=["arm", "id"])
-    if not len(both):
-        return {}
-    by_arm = both.groupby("arm", observed=True)
-    means = by_arm[["judge", "correct"]].mean().astype(float)
-    off = means["judge"] - means["correct"]
-    arm, changes = off.abs().idxmax(), _changes(means["correct"].to_dict(), means["judge"].to_dict())
-    return dict(arm=arm, off=off[arm], n=by_arm["id"].count().max(), changes=changes)
-
-
-def extraction(
-    results,  # `results.Results`
-    judge=None,  # arm, id, criterion, grade; None: no judge
-) -> Pitfall:
-    "Strict against flexible reading, and against a judge."
-    m = results.metric
+def extraction(results) -> Pitfall:
+    "Strict against flexible reading."
     flexible = {a: results.arms[a][results.level].value for a in results.ran}
     strict = {a: results.arms[a]["strict"].value for a in results.ran}
     loss = {a: x - strict[a] for a, x in flexible.items() if x is not None}
@@ -224,7 +207,6 @@ def extraction(
         losers=sum(x > 0 for x in loss.values()),
         n=len(loss),
         changes=_changes(flexible, strict),
-        judge=_by_judge(results.graded, judge) if judge is not None and m.graded else {},
     )
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #57a70002
@@ -488,7 +470,7 @@ def pitfalls(
         by[kind][arm, k] = x
     blind, asked = next(iter(by["blind"].values()), None), {e.id: e for e in examples}
     lines = (
-        extraction(results, judge),
+        extraction(results),
         statements(answers or {}),
         wording(results, by["wording"]),
         decoding(results, by["sample"], temperature=settings.temperature if settings else 0.7),
@@ -667,9 +649,6 @@ def _cost(results, labelling, *, training, serving) -> Finding:
         "cost",
         results=results,
         relative={a: x for a, x in ratios.items() if a.startswith("distilled/")},
-        per_output={a: x for a, x in ratios.items() if a != results.teacher},
-        label_tokens=_known({s: x.get("output_tokens") for s, x in labelling.items()}),
-        seconds=_known({a: t.get("seconds") for a, t in training.items()}),
         each_costs=each,
         paybacks=_paybacks(results, each, labelling=labelling, training=training),
     )
