@@ -397,14 +397,14 @@ def test_hardly_anything_ran(arms):
     for x in (arm_table(r), tests_of(r), cost_table(r), f, first_screen(r, f)):
         assert check_page("<h1>x</h1><h2>y</h2>" + x.html().replace("h1>", "h2>")) == []
     png(accuracy_figure(r))
-    assert all(x.verdict and x.sentences for x in f.entries)
+    assert all(x.verdict and (x.sentences or x.number == 4) for x in f.entries)
 
 
 def test_unknown_tokens_and_truncation_stay_unknown():
     r = analyse(made_up().assign(tokens=np.nan, truncated=None, stopped=None), resamples=100)
     assert r.arms["teacher/cot"]["tokens"] is None and r.arms["teacher/cot"]["truncated"] is None
     f = findings(r)
-    assert "not available" in " ".join(f.entries[3].sentences) and "nan" not in (
+    assert "not available" in cost_table(r).html() and "nan" not in (
         arm_table(r).html() + cost_table(r).html() + f.html()
     ).lower().replace("finance", "")
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLIND', 'NAMES', 'LARGEST', 'MARGIN', 'QUESTIONS', 'DENSE', 'WAYS', 'Reworded', 'reworded', 'blinded', 'chance',
-           'Pitfall', 'Lines', 'swapped', 'extraction', 'rule_table', 'statements', 'overlapped', 'overlap', 'noise',
-           'validation', 'multiple', 'power', 'length', 'wording', 'decoding', 'easy', 'pitfalls', 'by_first_number',
+           'Pitfall', 'Lines', 'swapped', 'extraction', 'rule_table', 'overlapped', 'overlap', 'noise', 'validation',
+           'multiple', 'power', 'length', 'wording', 'decoding', 'easy', 'pitfalls', 'by_first_number',
            'difficulty_table', 'Finding', 'Findings', 'plain_words', 'outcome', 'findings', 'Headline', 'sources_count',
            'headline', 'Methodology', 'methodology', 'Sentences', 'conclusions']
 
@@ -25,7 +25,6 @@ from distill_study.analyse.results import (
     Table,
     TransferResult,
     break_even,
-    html_part,
     level_interval,
     per_answer,
     quotient,
@@ -98,7 +97,6 @@ def chance(examples) -> float:
 # %% ../../nbs/70_analyse/04_findings.ipynb #4b1ebea7
 NAMES = dict(
     extraction="Answer extraction",
-    statements="Statements that differ",
     wording="Prompt wording",
     decoding="Decoding",
     seeds="Training seeds",
@@ -123,7 +121,6 @@ class Pitfall:
     value: Interval | None = None  # None: not measured, or nothing to measure
     number: str = "\u2013"  # the value with its interval
     measured: bool = True
-    examples: tuple = ()  # what a model wrote: for the page alone
 
     def to_dict(self):
         return dict(key=self.key, name=self.name, measured=self.measured, value=self.value, sentence=self.sentence)
@@ -170,8 +167,7 @@ class Lines(Displayable):
         "A table with a row for each pitfall: its name, its number and what that says."
         heads = dict(name="Pitfall", number="Number", sentence="What it says")
         columns = tuple(Column(key, head, kind="text") for key, head in heads.items())
-        rows = tuple(vars(p) | dict(sentence=" ".join((p.sentence, *p.examples))) for p in self.entries)
-        table = Table("Pitfalls, measured", columns, rows, "With 95 % intervals.").html()
+        table = Table("Pitfalls, measured", columns, tuple(map(vars, self.entries)), "With 95 % intervals.").html()
         return table + (self.rules.html() if self.rules else "")
 
     def to_dict(self):
@@ -236,20 +232,6 @@ def rule_table(answers: dict) -> Table:  # arm, or other answers → `sampling.A
     return Table(
         "How answers were found", columns, rows, "Answers to test items, and the teacher's to training inputs."
     )
-
-
-def statements(answers: dict) -> Pitfall:  # as for `rule_table`
-    "Replies that state several answers that differ, of which the last one counts."
-    replies = {arm: found for arm, x in answers.items() if (found := _replies(x))}
-    if not replies:
-        return _not_measured("statements")
-    differ = {arm: [a for a in of if a.parsed.differs] for arm, of in replies.items()}
-    worst = max(differ, key=lambda arm: len(differ[arm]) / len(replies[arm]))
-    total, n = (sum(map(len, of.values())) for of in (differ, replies))
-    share = Interval(len(differ[worst]) / len(replies[worst]), n=len(replies[worst]), reason=LARGEST)
-    line = _line("statements", value=share, unit=" %", signed=False, worst=worst, total=total, n=n)
-    ends = ((a, re.sub(r"\s+", " ", a.parsed.rationale)[-160:]) for a in differ[worst][:3])
-    return replace(line, examples=tuple(f"{a.id}: «…{end}», read as {a.parsed.answer}." for a, end in ends))
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #1e12481b
 def overlapped(curated: dict) -> set:
@@ -471,7 +453,6 @@ def pitfalls(
     blind, asked = next(iter(by["blind"].values()), None), {e.id: e for e in examples}
     lines = (
         extraction(results),
-        statements(answers or {}),
         wording(results, by["wording"]),
         decoding(results, by["sample"], temperature=settings.temperature if settings else 0.7),
         _not_measured("seeds", seed=results.seed),  # others are other combinations
@@ -548,9 +529,7 @@ class Findings(Displayable):
 
     entries: tuple
 
-    def html(self) -> str:
-        "Question, verdict, sentences."
-        return html_part("findings", self.entries)
+    part = "findings"
 
     def to_dict(self):
         return list(self.entries)
@@ -870,8 +849,7 @@ class Methodology(Displayable):
 
     parts: dict
 
-    def html(self) -> str:
-        return html_part("methodology", self.parts)
+    part = "methodology"
 
     def to_dict(self) -> dict:
         return self.parts
@@ -913,9 +891,7 @@ class Sentences(Displayable):
 
     lines: tuple
 
-    def html(self) -> str:
-        "A list of the sentences, as inert text."
-        return html_part("listed", self.lines)
+    part = "listed"
 
     def to_dict(self):
         return list(self.lines)

@@ -20,7 +20,6 @@ from distill_study.analyse.results import (
     Table,
     TransferResult,
     html_of,
-    html_part,
     per_answer,
     quotient,
     sentences,
@@ -39,11 +38,11 @@ ARM = Column("arm", "Arm", kind="text")
 
 @dataclass(frozen=True, repr=False)
 class HeatMap(Displayable):
-    "Numbers in coloured cells, in blocks of rows."
+    "Numbers in coloured cells."
 
     caption: str
     heads: tuple  # (name, second line) of each column
-    blocks: tuple  # (name, [(row's name, cells)]); a cell is (Interval, its text, share of the colour, mark) or words
+    rows: tuple  # (name, cells); a cell is (Interval, its text, share of the colour, mark) or words
     sub: str = ""
     note: str = ""
 
@@ -337,9 +336,7 @@ class Cases(Displayable):
     rows: tuple  # the ones shown
     measure: str = ""  # of a scored family: what the one scores lower by
 
-    def html(self) -> str:
-        "Questions, gold answers and both completions, as inert text."
-        return html_part("cases", self)
+    part = "cases"
 
     def to_dict(self):
         "Counts only: the rows may be other people's data."
@@ -421,9 +418,7 @@ class Story(Displayable):
     steps: tuple  # (what it is, text, mark: True, False, a score or nothing)
     shown: str = ""  # which test item it is
 
-    def html(self) -> str:
-        "The steps below each other, as inert text."
-        return html_part("story", self)
+    part = "story"
 
 
 _LAST_SUM, _TOTAL = re.compile(r"[\d.,()\s+*/×÷$€£−-]*$"), re.compile(r"\s*([$€£−-]*\d[\d.,]*)")
@@ -531,9 +526,7 @@ class FirstScreen(Displayable):
         "The questions that apply."
         return [f for f in self.findings.entries if not f.verdict.startswith("Does not apply")]
 
-    def html(self) -> str:
-        "The part of the page above all sections."
-        return html_part("first", self)
+    part = "first"
 
 # %% ../../nbs/80_report/00_tables.ipynb #c73e809c
 def form_table(
@@ -596,9 +589,8 @@ def change_map(results: list[TransferResult], student: str) -> HeatMap:
         f"most 0.05 in a paired test, Holm-corrected over the {family} comparisons of this page."
     )
     note = "Own data: what it learned from, tested in the report of its combination. \u2013: can't be asked, see above."
-    rows = [
+    rows = tuple(
         (who, [next((cell(r) for r in own if r.test == t), "\u2013") for t in heads])
         for who, own in _learners(mine).items()
-    ]
-    blocks = (("Learned from", rows),)
-    return HeatMap(f"{student}: distilled minus untouched", tuple(heads.items()), blocks, sub, note + "".join(left_out))
+    )
+    return HeatMap(f"{student}: distilled minus untouched", tuple(heads.items()), rows, sub, note + "".join(left_out))
