@@ -60,7 +60,7 @@ def test_a_part_of_a_page_is_inert():
 def test_what_was_cut_off_or_failed_is_said_under_the_table(results):
     graded = results.graded
     cut = graded.assign(truncated=graded["arm"] == "student/vanilla")
-    assert "or the end of the model's context: student/vanilla (100.0 %)." in arm_table(analyse(cut, resamples=100)).note
+    assert "model's context: student/vanilla (100.0 %)." in arm_table(analyse(cut, resamples=100)).note
     lost = graded.assign(failed=(graded["arm"] == "teacher/cot") & graded["id"].isin(["q3", "q5"]))
     assert "count as wrong: 2 of 120 of teacher/cot." in arm_table(analyse(lost, resamples=100)).note
     note = arm_table(results).note
