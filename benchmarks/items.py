@@ -5,6 +5,7 @@ until a browser shows its first rows, and what a step on it takes then.
 """
 
 import argparse
+import os
 import random
 import statistics
 import sys
@@ -124,7 +125,10 @@ def main():
     note = (
         "Made-up answers of tiny-math, 2 to 120 characters long. Processor seconds of making the page, wall clock of "
     )
-    note += f"the rest, in headless Chromium; medians of {asked.rounds}."
+    note += (
+        f"the rest, in headless Chromium; medians of {asked.rounds}. The machine had other work as well: load average "
+    )
+    note += f"{os.getloadavg()[0]:.1f}."
     report("items", title, ["what", "measured", "at most"], rows, [note])
 
 

@@ -119,10 +119,16 @@ function setOutcomes() {
   document.querySelector("label[for=answer]").textContent = test ? "Answer of A" : "Label";
 }
 
-function known(name, texts) {
-  const often = [...Map.groupBy(texts.filter((t) => t !== null), (t) => t)].sort((x, y) => y[1].length - x[1].length);
-  document.getElementById(`${name}-known`).replaceChildren(...often.slice(0, 200).map(([value]) => el("option", { value })));
+function known(name, numbers) {
+  const often = [...Map.groupBy(numbers.filter((n) => n !== null), (n) => n)].sort((x, y) => y[1].length - x[1].length);
+  document.getElementById(`${name}-known`).replaceChildren(...often.slice(0, 200).map(([n]) => el("option", { value: valueOf(n) })));
 }
+
+// What is proposed for texts to type, as soon as somebody looks for them.
+document.getElementById("more").addEventListener("toggle", () => {
+  known("gold", data.test.gold);
+  known("answer", arms.flatMap((arm) => data.test.arms[arm].answer));
+}, { once: true });
 
 function setUp() {
   const pairs = (list) => list.map((x) => [x, x]), first = (...tried) => tried.find((x) => arms.includes(x)) ?? arms[0];
@@ -135,8 +141,6 @@ function setUp() {
   options("odd", [["", "anything"], ...odd.map(([text, k]) => [k, text])], "");
   options("order", Object.entries(ORDERS).map(([k, [name]]) => [k, name]), "");
   setOutcomes();
-  known("gold", data.test.gold.map(valueOf));
-  known("answer", arms.flatMap((arm) => data.test.arms[arm].answer.map(valueOf)));
   atFirst = { outcome: "", ...chosen() };
 }
 

@@ -128,7 +128,8 @@ async function refilter(id = null, hashed = id !== null) {
   byId("clear").disabled = address(f, null) === `#${f.split}`;
   drawHeads();
   drawPair(near);
-  drawTables();
+  if (started) drawTables();
+  else setTimeout(drawTables);   // after the first rows
   const at = id === null ? Math.min(0, found.length - 1) : found.indexOf(data[f.split].id.indexOf(id));
   list.scrollTop = 0;
   await turn(at, started && !hashed);
