@@ -597,7 +597,7 @@ class Stages:
         if found and all(done.short for done in found.values()):
             raise StudyError(
                 "; ".join(f"{arm}: {done.short}" for arm, done in found.items()) + ". Ask for more training examples, "
-                "lower min_rows, or look at what the teacher wrote (`distill-study store export`)."
+                "lower min_rows, or look at what was dropped, and why (`distill-study store ledger`)."
             )
         return found, missing
 
