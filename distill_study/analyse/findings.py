@@ -95,19 +95,8 @@ def chance(examples) -> float:
     return max(max(gold.count(g) for g in set(gold)) / len(gold), float(guess))
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #4b1ebea7
-NAMES = dict(
-    extraction="Answer extraction",
-    wording="Prompt wording",
-    decoding="Decoding",
-    seeds="Training seeds",
-    overlap="Train–test overlap",
-    noise="Label noise",
-    easy="Easy items",
-    length="Length",
-    validation="Validation by the teacher's labels",
-    multiple="Multiple comparisons",
-    power="Power",
-)
+_WORDS = read_table("templates/plain.yaml")
+NAMES = _WORDS["pitfalls"]
 LARGEST = "the largest of several"  # has no interval: one would be that of a number chosen beforehand
 
 
@@ -500,17 +489,7 @@ def difficulty_table(
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #7c65f639
 MARGIN = 0.05  # as good as: at most 5 points below
-QUESTIONS = {
-    1: "How much of the teacher–student gap does distillation close?",
-    2: "Do labels made by reasoning teach more than labels made by answering at once?",
-    3: "Can the student give the answer alone after learning from reasoned answers?",
-    4: "What does it cost?",
-    5: "Which of these conclusions would change with another way of grading?",
-}
-DENSE = {
-    2: "Do labels made by a chain of density teach more than labels made by summarizing at once?",
-    3: "Can the student write the dense summary at once after learning from the last round of the chain?",
-}
+QUESTIONS, DENSE = _WORDS["questions"], _WORDS["dense"]  # number → question; those that summaries ask instead
 
 
 @dataclass(frozen=True)
@@ -540,9 +519,8 @@ _LABELLED = tuple(a for a in TRAINED if not ARMS[a].only and not ARMS[a].shuffle
 
 def plain_words(results: Results, kind: str = "names") -> dict:
     "Arm → what it is called in plain words, or, of `kind` learned, what it was trained on."
-    words = read_table("templates/plain.yaml")
     family = next((f for f, keys in FAMILY.items() if results.metric.key in keys), "")
-    return words[kind] | words.get(family, {}).get(kind, {})
+    return _WORDS[kind] | _WORDS.get(family, {}).get(kind, {})
 
 
 def outcome(results: Results, arm: str) -> str:
@@ -805,11 +783,7 @@ def headline(
     return Headline(first, " ".join(more), " ".join(caveats), about["kind"], lead)
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #3c333f18
-WAYS = dict(
-    vanilla="plainly (vanilla)",
-    cot="to reason first (chain of thought, cot)",
-    cod="to summarize in ever denser rounds (chain of density, cod)",
-)
+WAYS = _WORDS["ways"]  # strategy → how a teacher is asked by it
 
 
 def _changed(settings) -> str:

@@ -9,27 +9,12 @@ __all__ = ['INK', 'SOFT', 'LINES', 'COLOURS', 'ink', 'axes', 'accuracy_figure', 
 from ..analyse.findings import plain_words
 from ..analyse.results import Results, html_of
 from ..analyse.stats import BASE_NAMES, CONSTANT, Interval
+from ..config import read_table
 from ..utils import ReportError, num
 
 # %% ../../nbs/80_report/01_figures.ipynb #4e3b83c7
 INK, SOFT, LINES = "#22262b", "#6b737c", "#e3e5e8"
-COLOURS = {
-    "teacher/vanilla": "#6b737c",
-    "teacher/cot": "#22262b",
-    "teacher/cod": "#22262b",
-    "student/vanilla": "#949494",
-    "student/cot": "#949494",
-    "distilled/vanilla": "#0173b2",
-    "distilled/cot-answer": "#d55e00",
-    "distilled/cot-rationale": "#a8518a",
-    "distilled/cot-after": "#ca9161",
-    "distilled/cot-mixed": "#56b4e9",
-    "distilled/cod": "#de8f05",
-    "control/gold": "#029e73",
-    "control/format": "#8c564b",
-    "control/right": "#7fbf9f",
-    "control/wrong": "#b5651d",
-}
+COLOURS = read_table("templates/plain.yaml")["colours"]  # arm → colour
 _STYLE = {
     "font.size": 9.5,
     "axes.labelsize": 9.5,
