@@ -114,11 +114,10 @@ def _merge(base, top):
     return out
 
 
-def parse_recipe(
-    raw: dict,  # the mapping a recipe file holds
-    overrides: dict | None = None,  # {"train.epochs": "2"}: dotted names, applied to every entry of a list
-) -> Recipe:
-    "A checked recipe; `train` and `sampling` at the top are spread over students and teachers."
+def parse_recipe(raw: dict, overrides: dict | None = None) -> Recipe:
+    """A checked recipe; `train` and `sampling` at the top are spread over students and teachers.
+
+    `overrides`, e.g. {"train.epochs": "2"}, have dotted names and are applied to every entry of a list."""
     raw = json.loads(json.dumps(raw, default=str))
     overrides = {k: _from_yaml(v, f"-p {k}") if isinstance(v, str) else v for k, v in (overrides or {}).items()}
     if isinstance(raw.get("axes"), dict):
@@ -275,15 +274,10 @@ def load_recipe(path: str | Path, overrides: dict | None = None) -> Recipe:
         raise ConfigError(f"{path}: {e}") from None
 
 # %% ../../nbs/85_study/02_plan.ipynb #6ddbc40a
-def combination_from(
-    teacher: str | dict,  # 'engine:model' or a mapping of `Teacher`
-    student: str | dict,  # a model or a mapping of `Student`
-    *,
-    data: str | dict,  # a data set or a mapping of `Data`
-    seed: int = 0,
-    options: dict | None = None,  # any other setting of a combination, dotted: {"train.epochs": 1}
-) -> Combination:
-    "One checked combination from a notebook's parameters."
+def combination_from(teacher, student, *, data, seed: int = 0, options: dict | None = None) -> Combination:
+    """One checked combination from a notebook's parameters: names, or mappings of `Teacher`, `Student` and `Data`.
+
+    `options` are any other settings of a combination, dotted, e.g. {"train.epochs": 1}."""
     raw = dict(name="notebook", teachers=[teacher], students=[student], data=[data], seeds=[seed])
     point = {k: [value] for k, value in (options or {}).get("axes", {}).items()}
     return parse_recipe(raw, (options or {}) | dict(axes=point)).combinations()[0]

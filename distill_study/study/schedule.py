@@ -222,13 +222,7 @@ def run_combination(c: Combination, out: Path, *, store: Path, replay: bool = Fa
     return Outcome(c, out, time.monotonic() - start, error)
 
 # %% ../../nbs/85_study/04_schedule.ipynb #9be1a7d3
-def run_generalization(
-    recipe: Recipe,
-    folder: Path,  # of the recipe's reports
-    *,
-    store: Path,
-    replay: bool = False,  # from what is in the store alone
-) -> str | None:  # the error, in one line
+def run_generalization(recipe: Recipe, folder: Path, *, store: Path, replay: bool = False) -> str | None:
     "Execute the notebook about students on other data sets, and render its page; failed combinations are left out."
     names = [c.name for c in recipe.combinations()]
     with _lock(store, "generalization", folder=folder):
