@@ -113,7 +113,7 @@ def test_damage_under_an_open_log_is_named(indexed):
 
 
 def test_keys_of_one_hash_are_told_apart(indexed, monkeypatch):
-    monkeypatch.setattr(log_module, "_hash", lambda key: 7)
+    monkeypatch.setattr(log_module, "key_hash", lambda key: 7)
     indexed.with_suffix(".index").unlink()
     assert texts(indexed) == RIGHT
     again = seal(vars(record(3, "later")))
