@@ -18,9 +18,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from types import NoneType
 
 from ..config import fingerprint, nearest, wording
-from ..store.log import MANIFEST, Ledger, Record, from_line, key_hash
+from ..store.log import MANIFEST, Ledger, Record, from_line, key_hash, unseal
 from ..store.remote import mirror_of, working_copy
 from ..utils import StoreError, crc_of, locked, stage_lock
 
@@ -50,8 +51,8 @@ def _stages(root):
     return [p for p in sorted((root / "stages").iterdir()) if p.is_dir()]
 
 
-def read_lines(path: Path, start: int = 0, *, end: int | None = None) -> Iterator[tuple[int, Record | Exception, bool]]:
-    """Number, record or what is wrong with it, and whether it is the file's last, of every line of completions.
+def read_lines(path: Path, start: int = 0, *, end: int | None = None, read=from_line) -> Iterator[tuple]:
+    """(number, what `read` makes of it or what is wrong with it, whether it is the file's last) of every line.
 
     With byte offsets `start` and `end`, of those between them: the first is number 1.
     """
@@ -59,7 +60,7 @@ def read_lines(path: Path, start: int = 0, *, end: int | None = None) -> Iterato
         f.seek(start)
         for n, line in enumerate(f, 1):
             try:
-                found = from_line(line)
+                found = read(line)
             except (ValueError, StoreError) as e:
                 found = e
             yield n, found, not f.peek(1)
@@ -68,12 +69,8 @@ def read_lines(path: Path, start: int = 0, *, end: int | None = None) -> Iterato
                 return
 
 
-def _look(look, path, start, end):
-    return look(read_lines(path, start, end=end))
-
-
 def in_parts(path: Path, look) -> list:
-    "What `look` makes of `read_lines` of a file's parts, in their order; a process each where the file is large."
+    "What `look(path, start, end)` gives for the parts of a file, in their order; a process each where it is large."
     with locked(path) as fd, os.fdopen(os.dup(fd), "rb") as f:
         size = os.fstat(fd).st_size
         borders, parts = [0], min(os.cpu_count() or 1, size // LARGE)
@@ -81,11 +78,11 @@ def in_parts(path: Path, look) -> list:
             f.seek(size * i // parts)
             f.readline()  # parts end where a line does
             borders += [f.tell()] if borders[-1] < f.tell() < size else []
-        args = zip(*((look, path, *ends) for ends in pairwise([*borders, size])))
+        args = zip(*((path, *ends) for ends in pairwise([*borders, size])))
         if len(borders) == 1:
-            return list(map(_look, *args))
+            return list(map(look, *args))
         with ProcessPoolExecutor(len(borders), multiprocessing.get_context("spawn")) as pool:
-            return list(pool.map(_look, *args))
+            return list(pool.map(look, *args))
 
 # %% ../../nbs/90_tools/00_archive.ipynb #06a00008
 @dataclass(frozen=True)
@@ -103,13 +100,20 @@ class Entry:
     info: str = ""  # what the stage is of
 
 # %% ../../nbs/90_tools/00_archive.ipynb #06a0d9aa
-def _tally(lines):
-    "(completions, tokens read, tokens written, when the latest was made, engine) of lines."
+_COUNTED = dict(engine=str, created=str, prompt_tokens=(int, NoneType), completion_tokens=(int, NoneType))
+
+
+def _tally(path, start, end):
+    "(completions, tokens read, tokens written, when the latest was made, engine) of a part of a file."
     n, read, written, engine, latest = 0, 0, 0, "", ""
-    for _, r, _ in lines:
-        if isinstance(r, Record):
-            n, read, written = n + 1, read + (r.prompt_tokens or 0), written + (r.completion_tokens or 0)
-            engine, latest = r.engine, max(latest, r.created)
+    for _, row, _ in read_lines(path, start, end=end, read=unseal):
+        if isinstance(row, dict) and all(isinstance(row.get(k), kind) for k, kind in _COUNTED.items()):
+            n, read, written = (
+                n + 1,
+                read + (row.get("prompt_tokens") or 0),
+                written + (row.get("completion_tokens") or 0),
+            )
+            engine, latest = row["engine"], max(latest, row["created"])
     return n, read, written, latest, engine
 
 
@@ -182,10 +186,10 @@ class Problem:
         return f"{self.path}{f', line {self.line}' if self.line else ''}: {self.text}"
 
 # %% ../../nbs/90_tools/00_archive.ipynb #06a0b9aa
-def _checked(lines):
-    "(a hash of each line's key, 0 where it is damaged; (line, what is wrong with it, whether it is lost))."
+def _checked(path, start, end):
+    "(a hash of each line's key, 0 where it is damaged; (line, what is wrong with it, whether it is lost)) of a part."
     keys, bad = array("Q"), []
-    for n, r, last in lines:
+    for n, r, last in read_lines(path, start, end=end):
         keys.append(key_hash(r.key) if isinstance(r, Record) else 0)
         if not isinstance(r, Record):
             torn = last and isinstance(r, ValueError)
