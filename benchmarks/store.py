@@ -123,8 +123,8 @@ def main(n):
         rows, index = compare(d, path)
     notes = [
         f"{n:,} records, {size / 2**20:,.0f} MiB; the index {index / 2**20:.0f} MiB. A fresh Python for each line;",
-        "what it imports is in its memory, not in its seconds. Lookups in processor time. Where the machine is busy with",
-        "other work, a second process gains nothing by the clock; on one with two idle cores it halves the processors' time.",
+        "what it imports is in its memory, not in its seconds. Lookups in processor time. Where a machine is busy with",
+        "other work, a second process gains nothing by the clock; with two idle cores it halves the processors' time.",
     ]
     title = f"A store of {n:,} records"
     report("store", title, ["", "index", "all in memory, one process"], rows, notes)
