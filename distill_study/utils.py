@@ -150,12 +150,12 @@ def sync_tree(folder: Path):
         sync(where)
 
 
-def replace_file(data: str | bytes, path: Path):
-    "Write `data` beside `path`, text as UTF-8, flush it to the disk, and rename it."
+def replace_file(data: str | list, path: Path):
+    "Write a text, as UTF-8, or parts in bytes beside `path`, flush it to the disk, and rename it."
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with open(part, "wb") as f:
-            f.write(data.encode("utf-8") if isinstance(data, str) else data)
+            f.writelines([data.encode("utf-8")] if isinstance(data, str) else data)
             f.flush()
             os.fsync(f.fileno())
         os.replace(part, path)

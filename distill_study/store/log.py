@@ -153,7 +153,7 @@ def lines_of(fd: int, read, *, path: Path, start: int = 0, before: int = 0) -> I
             yield line, found
 
 # %% ../../nbs/25_store/02_log.ipynb #1dd77ced
-HELD = 4 << 20  # bytes of a log whose records are kept in memory until the index takes them over
+HELD = 2 << 20  # bytes of a log whose records are kept in memory until the index takes them over
 
 
 def key_hash(key: str) -> int:
@@ -189,7 +189,9 @@ class Index:
         if self.table is not None:
             hashes, places = (np.concatenate(both) for both in zip(self.table, (hashes, places)))
         order = np.argsort(hashes, kind="stable")  # of one hash, the first line stays the first
-        self.table, self.more = np.stack([hashes[order], places[order]]).astype("<u8", copy=False), array("Q")
+        table = np.empty((2, len(order)), "<u8")
+        table[0], table[1] = hashes[order], places[order]
+        self.table, self.more = table, array("Q")
 
     def find(self, key: str) -> list[int]:
         "Where lines begin that may hold a key, the first one first."
@@ -206,7 +208,7 @@ class Index:
         if self.more:
             self._sort()
         about = dict(size=self.size, lines=self.lines, crc=self.crc, table=zlib.crc32(self.table))
-        replace_file(seal(about) + self.table.tobytes(), path)
+        replace_file([seal(about), self.table], path)
 
     @classmethod
     def load(cls, path: Path, fd: int) -> "Index":
@@ -351,7 +353,7 @@ class Ledger:
         if [{k: v for k, v in e.items() if k != "time"} for e in self.entries()] == list(entries):
             return
         with guard(self.path):
-            replace_file(b"".join(seal(dict(time=now(), **e)) for e in entries), self.path)
+            replace_file([seal(dict(time=now(), **e)) for e in entries], self.path)
 
     def entries(self) -> list[dict]:
         "All that was written down, oldest first."

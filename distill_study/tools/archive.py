@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, repeat
 from pathlib import Path
 from types import NoneType
 
@@ -51,11 +51,12 @@ def _stages(root):
     return [p for p in sorted((root / "stages").iterdir()) if p.is_dir()]
 
 
-def read_lines(path: Path, start: int = 0, *, end: int | None = None, read=from_line) -> Iterator[tuple]:
+def read_lines(path: Path, part: tuple = (0, None), *, read=from_line) -> Iterator[tuple]:
     """(number, what `read` makes of it or what is wrong with it, whether it is the file's last) of every line.
 
-    With byte offsets `start` and `end`, of those between them: the first is number 1.
+    With a `part`, (first byte, byte after the last), of the lines in it: the first is number 1.
     """
+    start, end = part
     with locked(path) as fd, os.fdopen(os.dup(fd), "rb") as f:
         f.seek(start)
         for n, line in enumerate(f, 1):
@@ -70,7 +71,7 @@ def read_lines(path: Path, start: int = 0, *, end: int | None = None, read=from_
 
 
 def in_parts(path: Path, look) -> list:
-    "What `look(path, start, end)` gives for the parts of a file, in their order; a process each where it is large."
+    "What `look(path, part)` gives for the parts of a file, in their order; a process each where it is large."
     with locked(path) as fd, os.fdopen(os.dup(fd), "rb") as f:
         size = os.fstat(fd).st_size
         borders, parts = [0], min(os.cpu_count() or 1, size // LARGE)
@@ -78,11 +79,10 @@ def in_parts(path: Path, look) -> list:
             f.seek(size * i // parts)
             f.readline()  # parts end where a line does
             borders += [f.tell()] if borders[-1] < f.tell() < size else []
-        args = zip(*((path, *ends) for ends in pairwise([*borders, size])))
         if len(borders) == 1:
-            return list(map(look, *args))
+            return [look(path, (0, size))]
         with ProcessPoolExecutor(len(borders), multiprocessing.get_context("spawn")) as pool:
-            return list(pool.map(look, *args))
+            return list(pool.map(look, repeat(path), pairwise([*borders, size])))
 
 # %% ../../nbs/90_tools/00_archive.ipynb #06a00008
 @dataclass(frozen=True)
@@ -103,10 +103,10 @@ class Entry:
 _COUNTED = dict(engine=str, created=str, prompt_tokens=(int, NoneType), completion_tokens=(int, NoneType))
 
 
-def _tally(path, start, end):
+def _tally(path, part):
     "(completions, tokens read, tokens written, when the latest was made, engine) of a part of a file."
     n, read, written, engine, latest = 0, 0, 0, "", ""
-    for _, row, _ in read_lines(path, start, end=end, read=unseal):
+    for _, row, _ in read_lines(path, part, read=unseal):
         if isinstance(row, dict) and all(isinstance(row.get(k), kind) for k, kind in _COUNTED.items()):
             n, read, written = (
                 n + 1,
@@ -186,10 +186,10 @@ class Problem:
         return f"{self.path}{f', line {self.line}' if self.line else ''}: {self.text}"
 
 # %% ../../nbs/90_tools/00_archive.ipynb #06a0b9aa
-def _checked(path, start, end):
+def _checked(path, part):
     "(a hash of each line's key, 0 where it is damaged; (line, what is wrong with it, whether it is lost)) of a part."
     keys, bad = array("Q"), []
-    for n, r, last in read_lines(path, start, end=end):
+    for n, r, last in read_lines(path, part):
         keys.append(key_hash(r.key) if isinstance(r, Record) else 0)
         if not isinstance(r, Record):
             torn = last and isinstance(r, ValueError)

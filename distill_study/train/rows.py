@@ -83,7 +83,7 @@ def _tokens(texts, tokenizer):
     return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
 
 
-def _prompt_and_completion(prompt, whole, *, ids, tokenizer):
+def _prompt_and_completion(prompt, whole, *, tokenizer, ids):
     before, both = list(ids[prompt]), list(ids[whole])
     if both[: len(before)] == before:
         return before, both[len(before) :]
