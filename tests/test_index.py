@@ -3,6 +3,7 @@
 import os
 import random
 import subprocess
+import zlib
 
 import pytest
 from test_store import ENGINE, WEIGHTS, file_of, python, record
@@ -92,9 +93,11 @@ def test_an_index_that_lies_costs_one_reading_of_the_log(indexed):
         index = Index.load(indexed.with_suffix(".index"), f.fileno())
     index.table = index.table.copy()
     index.table[1] += 3
-    index.save(indexed.with_suffix(".index"))
+    about = dict(size=index.size, lines=index.lines, crc=index.crc, table=zlib.crc32(index.table))
+    lie = seal(about) + index.table.tobytes()
+    indexed.with_suffix(".index").write_bytes(lie)
     assert texts(indexed) == RIGHT
-    index.save(indexed.with_suffix(".index"))
+    indexed.with_suffix(".index").write_bytes(lie)
     assert Store(indexed.parent.parent).add([record(0, "again"), record(99)]) == 1  # seen under the lock of an append
 
 

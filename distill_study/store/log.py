@@ -204,11 +204,12 @@ class Index:
         return self.table[1, first:end].tolist()
 
     def save(self, path: Path):
-        "Write the index to a file in one step."
+        "Write what was taken over to a file in one step; without room or leave to, go on without."
         if self.more:
             self._sort()
-        about = dict(size=self.size, lines=self.lines, crc=self.crc, table=zlib.crc32(self.table))
-        replace_file([seal(about), self.table], path)
+            about = dict(size=self.size, lines=self.lines, crc=self.crc, table=zlib.crc32(self.table))
+            with contextlib.suppress(OSError):
+                replace_file([seal(about), self.table], path)
 
     @classmethod
     def load(cls, path: Path, fd: int) -> "Index":
@@ -229,7 +230,8 @@ class Log:
     "An append-only file of records, looked up by key. The first record of a key counts."
 
     def __init__(self, path: Path):  # a .jsonl file; it need not exist
-        self.path, self.trusts = path, True  # whether an index on the disk is believed
+        self.path, self.beside = path, path.with_suffix(".index")
+        self.trusts = True  # whether the index on the disk is believed
         self._start_over(Index())
 
     def _start_over(self, index):
@@ -239,22 +241,22 @@ class Log:
 
     def _read(self, fd):
         "Read what was appended since the last look; `offset` is then where the whole lines end."
-        size, torn, taken = os.fstat(fd).st_size, "", False
+        size, torn = os.fstat(fd).st_size, ""
         if size < self.offset:
             self._start_over(Index())  # someone shortened it
         if self.trusts and not self.offset and size > HELD:
-            self._start_over(Index.load(self.path.with_suffix(".index"), fd))
+            self._start_over(Index.load(self.beside, fd))
         try:
             for line, record in lines_of(fd, from_line, path=self.path, start=self.offset, before=self.lines):
                 if isinstance(record, ValueError):
                     torn = wording("torn_completion", path=str(self.path), line=self.lines + 1, why=record)
                     break
                 self._keep(line, record)
-                taken |= self._hand_over()
+                self._hand_over()
         except BaseException:
             self._start_over(Index())  # half of what a log holds is not known
             raise
-        self._save(taken)
+        self.index.save(self.beside)
         if torn:
             warnings.warn(torn, stacklevel=3)
 
@@ -264,18 +266,11 @@ class Log:
         self.offset, self.lines, self.crc = self.offset + len(line), self.lines + 1, crc  # what is left out is read
 
     def _hand_over(self):
-        "Let the index take over what is kept, if that is much; whether it did."
-        if much := self.offset - self.index.size > HELD:
+        "Let the index take over what is kept, if that is much."
+        if self.offset - self.index.size > HELD:
             places = {key: at for key, (at, _) in self.recent.items()}
             self.index.take(places, size=self.offset, lines=self.lines, crc=self.crc)
             self.recent = {}
-        return much
-
-    def _save(self, taken):
-        "Write the index beside the log, where it has taken something over; without room or leave to, go on without."
-        if taken:
-            with contextlib.suppress(OSError):
-                self.index.save(self.path.with_suffix(".index"))
 
     def refresh(self):
         "See what other processes have appended."
@@ -321,7 +316,8 @@ class Log:
                 write_all(fd, b"".join(lines))
                 for line, r in zip(lines, new.values()):
                     self._keep(line, r)
-                self._save(self._hand_over())
+                self._hand_over()
+                self.index.save(self.beside)
         return len(new)
 
 # %% ../../nbs/25_store/02_log.ipynb #b05a2b1b
