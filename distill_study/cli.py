@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['app', 'store_app', 'grades_app', 'VERSION', 'RecipeFile', 'RecipePath', 'OVERRIDE', 'Override', 'Reports', 'STORE',
            'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Quiet', 'Verbose', 'Wait', 'Strict',
-           'Gpus', 'Columns', 'SOURCE', 'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER', 'COMPLETIONS', 'READ_AS',
-           'EACH', 'LOGS', 'TASK', 'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'power', 'data',
-           'memory', 'doctor', 'list_', 'chapters', 'heading', 'relink', 'write_page', 'guide', 'read', 'import_logs',
-           'diff', 'reproduce', 'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify',
-           'export', 'prune', 'main']
+           'Gpus', 'Columns', 'SOURCE', 'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER', 'COMPLETIONS', 'TASK',
+           'EACH', 'LOGS', 'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'power', 'data', 'memory',
+           'doctor', 'list_', 'chapters', 'heading', 'relink', 'write_page', 'guide', 'read', 'import_logs', 'diff',
+           'reproduce', 'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'prune',
+           'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
 import errno
@@ -28,7 +28,8 @@ from typing import Annotated
 import typer
 
 import distill_study
-from .utils import for_terminal, plural, say, size, write_text
+from .config import ConfigError, Data, StudyError, Train, nearest
+from .utils import for_terminal, plural, print_table, say, size, write_text
 
 # %% ../nbs/99_cli.ipynb #0b25da7e
 app = typer.Typer(
@@ -51,7 +52,6 @@ def _by(module, name):
 
 def _recipe(path, overrides):
     "The recipe with its overrides, checked."
-    from distill_study.config import ConfigError
     from distill_study.study.plan import load_recipe
 
     pairs = [o.partition("=") for o in overrides or []]
@@ -63,9 +63,7 @@ def _recipe(path, overrides):
 
 def _version(wanted: bool):
     if wanted:
-        from distill_study import __version__
-
-        print(f"distill-study {__version__}")
+        print(f"distill-study {distill_study.__version__}")
         raise typer.Exit
 
 
@@ -105,7 +103,6 @@ Strict = Annotated[bool, typer.Option("--strict", help="exit with 1 also where a
 def init(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="gets both files")] = Path(".")):
     "Write a first recipe and the study notebook into a folder. Every setting has a comment."
     from distill_study.analyse.results import sentence, templates
-    from distill_study.config import StudyError
     from distill_study.study.schedule import notebook_path
 
     sources = {folder / "study.yaml": templates() / "recipe.yaml", folder / "combination.ipynb": notebook_path()}
@@ -263,7 +260,6 @@ def data(
     ] = None,
 ):
     "Show how a data set is read. Counts, what is left out and why, three examples, and its line of a recipe."
-    from distill_study.config import Data
     from distill_study.data.load import DataError, load_data
 
     pairs = [c.partition("=") for c in column or ()]
@@ -287,10 +283,8 @@ def _print_data(splits, settings):
         print(f"{plural(again, 'input is', many='inputs are')} there more than once; training takes each once")
     gold = Counter(e.gold for e in rows if e.gold is not None)
     common = ", ".join(f"{answer[:30]!r} {n} times" for answer, n in gold.most_common(4))
-    print(
-        f"{gold.total()} with gold"
-        + (f", most often {common}" if gold else ": nothing to grade by, and no arm control/gold")
-    )
+    about = f", most often {common}" if gold else ": nothing to grade by, and no arm control/gold"
+    print(f"{gold.total()} with gold{about}")
     for e in rows[:3]:
         asked = [f"  {m['role']}: {m['content']}" for m in e.messages]
         print(for_terminal("\n".join([f"\n{e.id}, gold: {e.gold!r}", *asked])))
@@ -315,7 +309,6 @@ def memory(
     as_json: AsJson = False,
 ):
     "Estimate the memory that a training needs. Part by part, with the cheapest setting that fits."
-    from distill_study.config import Train
     from distill_study.study import resources as memory
 
     devices = memory.parse_gpus(gpus) if gpus is not None else memory.this_machine()
@@ -329,29 +322,20 @@ def memory(
 
 def _advice(advice, devices):
     "The parts as a table, the recommended setting in bold, and its lines of a recipe."
-    from rich.console import Console
-    from rich.table import Table
-
     from distill_study.study.resources import MOMENTS, table
 
     head, rows, best = table(advice)
     e = advice.chosen or advice.tried[-1]
     size = f"{e.counts.total / 1e6:,.0f} M parameters with adapters, rows of {e.length} tokens"
-    t = Table(title=f"{advice.model}, {size}, on {devices}: GB for each device", title_justify="left")
-    for i, name in enumerate(head):
-        t.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
-    for i, row in enumerate(rows):
-        t.add_row(*row, style="bold" if i == best else None)
-    wide = Console(width=None if sys.stdout.isatty() else 150, highlight=False)
-    wide.print(t)
+    title = f"{advice.model}, {size}, on {devices}: GB for each device"
+    print_table(head, rows, title=title, numbers=True, bold=best)
     if not advice.chosen:
         return say(advice.hint)
     passes = plural(e.settings.gradient_accumulation, "pass", many="passes")
     steps = f"{e.settings.batch_size} rows a pass, {passes} a step"
-    wide.print(f"Recommended: {e.name}, {steps}; most memory at {MOMENTS[e.moment]}.", markup=False)
+    print(f"Recommended: {e.name}, {steps}; most memory at {MOMENTS[e.moment]}.")
     if devices.kind == "cpu":
-        hint = "With MALLOC_MMAP_THRESHOLD_=131072 in the environment; glibc's malloc holds back more by default."
-        wide.print(hint, markup=False)
+        print("With MALLOC_MMAP_THRESHOLD_=131072 in the environment; glibc's malloc holds back more by default.")
     print(advice.recipe, end="")
 
 # %% ../nbs/99_cli.ipynb #b0d3f683
@@ -365,7 +349,6 @@ def doctor(
     as_json: AsJson = False,
 ):
     "Check this machine for a recipe. Packages, GPUs, memory, disk, hub, keys, endpoints."
-    from distill_study.config import ConfigError
     from distill_study.tools import doctor as d
 
     if recipe is None and (trial or p):
@@ -382,7 +365,6 @@ def doctor(
 # %% ../nbs/99_cli.ipynb #8034c957
 def _recipes():
     "Recipes of the folder `recipes`, by path, or those that come along, by name."
-    from distill_study.config import StudyError
     from distill_study.study.plan import load_recipe
     from distill_study.study.schedule import shipped_recipes
 
@@ -410,7 +392,6 @@ def _first_lines(described):
 @app.command("list")
 def list_(what: Annotated[str | None, typer.Argument(help="recipes, tasks, data, engines or models")] = None):
     "List recipes, tasks, data sets, engines and built-in models."
-    from distill_study.config import ConfigError, nearest
     from distill_study.models.engine import ENGINES, engine_class
     from distill_study.models.weights import zoo_names
     from distill_study.tasks.families import TASKS
@@ -431,8 +412,8 @@ CHAPTER = typer.Argument(metavar="CHAPTER", help="print where its page is")
 def chapters() -> dict[str, Path]:
     "Name → notebook of the guide's chapters, in the order in which they are read."
     here = Path(distill_study.__file__).parent
-    found = {p.stem: p for f in (here.parent / "nbs/guide", here / "guide") for p in sorted(f.glob("*.ipynb"))}
-    return dict(sorted(found.items(), key=lambda c: CHAPTERS.index(c[0]) if c[0] in CHAPTERS else len(CHAPTERS)))
+    folder = next(f for f in (here / "guide", here.parent / "nbs/guide") if f.is_dir())
+    return {name: folder / f"{name}.ipynb" for name in CHAPTERS}
 
 
 def heading(notebook: Path) -> tuple[str, str]:
@@ -461,13 +442,13 @@ def write_page(notebook: Path, page: Path, *, links: dict[str, str]) -> Path:
     import nbformat
     from nbconvert import HTMLExporter
 
+    from distill_study.analyse.results import templates
+
     nb, folder = nbformat.read(notebook, as_version=4), "nbs/guide" if notebook.parent.name == "guide" else "nbs"
     nb.metadata["language_info"] = {"name": "python"}  # nbdev_clean takes it out of the notebook
     about = dict(title=heading(notebook)[0], links=links, address=page.name, notebook=f"{folder}/{notebook.name}")
     shown = dict(exclude_input_prompt=True, exclude_output_prompt=True, exclude_anchor_links=True)
-    looks = dict(
-        template_name="guide", extra_template_basedirs=[str(Path(distill_study.__file__).parent / "templates")]
-    )
+    looks = dict(template_name="guide", extra_template_basedirs=[str(templates())])
     body = HTMLExporter(**looks, **shown).from_notebook_node(nb, dict(page=about))[0]
     head, mark, body = body.partition("<main")
     return write_text(head + mark + relink(body, folder, links=links), page)
@@ -480,8 +461,6 @@ def guide(
     out: Annotated[Path, typer.Option(help="gets a page for each chapter")] = Path("reports/guide"),
 ):
     "List the chapters of the guide, or write them as pages. Prints where the page of CHAPTER is."
-    from distill_study.config import ConfigError, nearest
-
     found = chapters()
     if chapter is None:
         return print(*(f"{name:<14}{heading(path)[1]}" for name, path in found.items()), sep="\n")
@@ -494,7 +473,7 @@ def guide(
 
 # %% ../nbs/99_cli.ipynb #5ead0002
 COMPLETIONS = "a line each: id, completion and, where known, gold, choices, prompt; or the same in a .jsonl.gz"
-READ_AS = "what the completions answer: nli, nlu_qa, math, summarization or conversation"
+TASK = "what was asked: nli, nlu_qa, math, summarization or conversation"
 EACH = "print one JSON object a line and nothing else: id, answer, correct, rule, reasoning, ignored"
 
 
@@ -502,7 +481,7 @@ EACH = "print one JSON object a line and nothing else: id, answer, correct, rule
 def read(
     file: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help=COMPLETIONS)],
     *,
-    task: Annotated[str, typer.Option(help=READ_AS)],
+    task: Annotated[str, typer.Option(help=TASK)],
     strategy: Annotated[str, typer.Option(help="how they were asked for: vanilla, cot or cod")] = "vanilla",
     structured: Annotated[bool, typer.Option("--structured", help="JSON was asked for")] = False,
     as_json: Annotated[bool, typer.Option("--json", help=EACH)] = False,
@@ -518,7 +497,6 @@ def read(
 
 # %% ../nbs/99_cli.ipynb #10650002
 LOGS = "log files, packed or not, or folders of them"
-TASK = "what was asked: nli, nlu_qa, math, summarization or conversation"
 ASKED = "the data set that was asked: a hub id, a folder or a file; without it, the logged questions are one"
 
 
@@ -588,22 +566,22 @@ def rows(
     token_env: TokenEnv = "HF_TOKEN",
 ):
     "Write the training rows of every arm as data sets. From the store, with a card."
+    from distill_study.tools.share import write_recipe
+
+    _hand_over(_recipe(recipe, p), lambda r: write_recipe(r, out, store=store), owner=push, token_env=token_env)
+
+
+def _hand_over(r, write, *, owner, token_env, students=False):
+    "Write folders and print them, and push them where an owner is named, which is checked before anything is written."
     from distill_study.tools import share
 
-    r = _recipe(recipe, p)
-    token = share.check_push(r, push, token_env=token_env) if push else None
+    token = share.check_push(r, owner, token_env=token_env, students=students) if owner else None
     with redirect_stderr(StringIO()):
-        written = share.write_recipe(r, out, store=store)
-    _hand_over(written, push, token=token, kind="dataset")
-
-
-def _hand_over(written, owner, *, token, kind):
-    "Print the folders that were written, and push them where an owner is named."
-    from distill_study.tools import share
-
+        written = write(r)
     for folder, c, name in written:
         print(folder)
         if owner:
+            kind = "model" if students else "dataset"
             print(share.push_to_hub(folder, share.repo_name(owner, c, arm=name), token=token, kind=kind))
 
 
@@ -619,13 +597,12 @@ def students(
     token_env: TokenEnv = "HF_TOKEN",
 ):
     "Write the trained students as models and adapters. From the store, each with a card."
-    from distill_study.tools import share
+    from distill_study.tools.share import write_students
 
-    r = _recipe(recipe, p)
-    token = share.check_push(r, push, token_env=token_env, students=True) if push else None
-    with redirect_stderr(StringIO()):
-        written = share.write_students(r, out, store=store, adapter=adapter)
-    _hand_over(written, push, token=token, kind="model")
+    def write(r):
+        return write_students(r, out, store=store, adapter=adapter)
+
+    _hand_over(_recipe(recipe, p), write, owner=push, token_env=token_env, students=True)
 
 # %% ../nbs/99_cli.ipynb #951f4e98
 @app.command("grade-sheet")
@@ -665,9 +642,7 @@ def import_(
     "Check files of grades and merge them into the store. All of them, or none."
     from distill_study.grading import people
     from distill_study.store.log import Store as Opened
-    from distill_study.tools import archive
 
-    archive.open_root(store)
     for d in people.import_grades(Opened(store), files, recipe=_recipe(recipe, p), partial=partial, replace=replace):
         before = "" if d["new"] else ", imported before"
         rater = f"{d['combination']}, sheet {d['sheet']}, rater {d['rater']}"
@@ -713,14 +688,6 @@ def verify(store: Store = Path("store")):
     print(*problems, summary if problems else "everything is as it was written", sep="\n")
     raise typer.Exit(1 if lost else 0)
 
-
-@store_app.command()
-def export(out: Annotated[Path, typer.Argument(help="a .jsonl file")], store: Store = Path("store")):
-    "Write completions where other tools can read them."
-    from distill_study.tools import archive
-
-    print(f"{archive.export(store, out)} completions in {out}")
-
 # %% ../nbs/99_cli.ipynb #b7c07343
 @store_app.command()
 def prune(
@@ -746,8 +713,6 @@ def prune(
 # %% ../nbs/99_cli.ipynb #b7c07341
 def main():
     "Entry point: turns mistakes a user can mend into one message."
-    from distill_study.config import StudyError
-
     try:
         app()
     except StudyError as e:

@@ -1,6 +1,5 @@
 "Stores that are looked into from outside: while others write, after damage, under names that nothing has."
 
-import json
 import subprocess
 import sys
 
@@ -11,8 +10,7 @@ from typer.testing import CliRunner
 from distill_study.cli import app
 from distill_study.store.log import Store, seal
 from distill_study.tools import archive
-from distill_study.tools.archive import Problem, check_store, contents, export, export_rows, prune, to_prune
-from distill_study.utils import StoreError
+from distill_study.tools.archive import Problem, check_store, contents, prune, to_prune
 
 
 def call(*args):
@@ -79,29 +77,6 @@ def test_a_stage_is_verified_file_by_file(tmp_path):
     (store.stage("student", "cc33") / "stage.json").write_text("{")
     found = [p.text.removesuffix(" Delete the folder: the stage is then made again.") for p in check_store(tmp_path)]
     assert found == ["missing.", "its checksum does not fit.", "no readable stage.json (JSONDecodeError)."]
-
-
-def test_an_export_is_whole_and_never_overwrites(tmp_path):
-    fill(tmp_path / "store")
-    out = tmp_path / "a" / "rows.jsonl"
-    assert call("export", out, "--store", tmp_path / "store").output.startswith("5 completions")
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [r["messages"][0]["content"] for r in rows] == [f"question {i}" for i in range(5)] and all(
-        r["messages"][-1] == dict(role="assistant", content="4") for r in rows
-    )
-    with pytest.raises(StoreError, match="exists already"):
-        export(tmp_path / "store", out)
-    path = file_of(tmp_path / "store")
-    path.write_bytes(path.read_bytes().replace(b"question 2", b"question 7"))
-    with pytest.raises(StoreError, match="line 3: damaged"):
-        export(tmp_path / "store", tmp_path / "b.jsonl")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "store"]  # nothing half-written is left
-
-
-def test_a_torn_last_line_is_not_exported(tmp_path):
-    path = fill(tmp_path)
-    path.write_bytes(path.read_bytes()[:-10])
-    assert len(list(export_rows(tmp_path))) == 4
 
 
 def test_pruning_shows_before_it_removes(tmp_path):

@@ -1,6 +1,5 @@
 "What changed between two reports: nothing in itself, what was changed and nothing else; other items are refused."
 
-import io
 import json
 from copy import deepcopy
 from pathlib import Path
@@ -10,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
-from rich.console import Console
 from typer.testing import CliRunner
 
 from distill_study.analyse.stats import Interval, interval_difference, wilson
@@ -378,15 +376,14 @@ def test_changes_are_those_and_no_others(a, b):
 # --- what is shown
 
 
-def test_text_of_a_report_does_nothing_in_terminal_and_page(written):
+def test_text_of_a_report_does_nothing_in_terminal_and_page(written, capsys):
     folder = written(lambda m: (setting("data.name", ATTACK)(m), m["provenance"]["versions"].update({ATTACK: ATTACK})))
     found = diff(QA, folder)
     page = found.html()
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
-    console = Console(width=150, record=True, file=io.StringIO())
-    print_diff(found, console)
-    text = console.export_text()
+    print_diff(found)
+    text = capsys.readouterr().out
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "[bold]red" in text.replace("\n", "")

@@ -251,17 +251,6 @@ def test_steps_are_told_and_a_finished_run_starts_nothing(full, monkeypatch):
     assert launch(rows(), MODEL, settings=two(FULL), out=out, seed=0, validation=rows(5)) == full.two
 
 
-def test_a_killed_process_is_explained(tmp_path):
-    def kill(step, total, loss):
-        if step == 3:
-            workers()[1].kill()
-
-    killed = r"process 1 of 2 was ended from outside \(SIGKILL\).*The checkpoint of step [24] is kept.*lower"
-    with pytest.raises(TrainingFailed, match=killed):
-        launch(rows(), MODEL, settings=two(FULL), out=tmp_path / "run", seed=0, progress=kill)
-    assert not workers() and last_checkpoint(tmp_path / "run").name in ("checkpoint-2", "checkpoint-4")
-
-
 def test_an_error_inside_is_the_error_it_is_and_ends_all(tmp_path):
     with pytest.raises(TrainingFailed, match="^training stopped at step .* Lower train.learning_rate"):
         launch(
@@ -342,19 +331,16 @@ def fsdp(tmp_path, monkeypatch):
     return lambda s: s.model_copy(update=dict(launch=str(config), processes=2))
 
 
-class Stop(Exception):
-    pass
-
-
-def test_full_fine_tuning_with_fsdp_is_that_of_one_process_also_from_a_checkpoint(full, fsdp, tmp_path):
+def test_a_killed_process_is_explained_and_sharded_training_goes_on_as_in_one_process(full, fsdp, tmp_path):
     "Weights and an optimizer of which each process holds a part are saved whole and given out again."
 
-    def stop(step, total, loss):
+    def kill(step, total, loss):
         if step == 5:
-            raise Stop
+            workers()[1].kill()
 
-    with pytest.raises(Stop):
-        launch(rows(), MODEL, settings=fsdp(FULL), out=tmp_path / "run", seed=0, validation=rows(5), progress=stop)
+    killed = r"process 1 of 2 was ended from outside \(SIGKILL\).*The checkpoint of step 4 is kept.*lower"
+    with pytest.raises(TrainingFailed, match=killed):
+        launch(rows(), MODEL, settings=fsdp(FULL), out=tmp_path / "run", seed=0, validation=rows(5), progress=kill)
     assert not workers() and (tmp_path / "entry.py.sharded").exists()
     assert last_checkpoint(tmp_path / "run").name == "checkpoint-4" and not list((tmp_path / "run").rglob("*.pt"))
     done = launch(rows(), MODEL, settings=fsdp(FULL), out=tmp_path / "run", seed=0, validation=rows(5))

@@ -5,12 +5,14 @@ smallest.
 import contextlib
 import io
 import json
+import multiprocessing
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from typer.testing import CliRunner
 from distill_study.cli import app, main
 from distill_study.grading.people import import_grades
 from distill_study.store.log import Store
-from distill_study.study import schedule
+from distill_study.study import schedule, workers
 from distill_study.study.plan import load_recipe
 from distill_study.tools.share import write_sheets
 
@@ -60,6 +62,28 @@ def start(recipe, folder, command="run", **env):
     )
 
 
+class Kept(ProcessPoolExecutor):
+    "A worker that the next run in this process finds as it is, with everything imported."
+
+    def shutdown(self, wait=True, *, cancel_futures=False):
+        if cancel_futures and not wait:  # it was killed in the middle of its work
+            KEPT.clear()
+            super().shutdown(wait=False, cancel_futures=True)
+
+
+KEPT = {}  # what a worker was started with → the worker
+
+
+def kept_worker(executor, i):
+    "In the place of `Local._pool`: workers take their environment from the process that starts them."
+    env = os.environ | executor.env[i]
+    key = json.dumps([i, {k: v for k, v in env.items() if k != "PYTEST_CURRENT_TEST"}], sort_keys=True)
+    if key not in KEPT or KEPT[key]._broken:
+        start = os.getpid(), executor.env[i]
+        KEPT[key] = Kept(1, multiprocessing.get_context("spawn"), workers._settle, start)
+    return KEPT[key]
+
+
 def run(recipe, folder, command="run", *, code=0, **env):
     "(what it printed, its progress) of a run that ends with `code`, in this process, which has imported everything."
     out, err = io.StringIO(), io.StringIO()
@@ -71,6 +95,7 @@ def run(recipe, folder, command="run", *, code=0, **env):
         pytest.MonkeyPatch.context() as m,
     ):
         m.setattr(sys, "argv", ["distill-study", command, str(recipe), *options])
+        m.setattr(workers.Local, "_pool", kept_worker)
         for key, value in (env | {"PYTHONPATH": str(ROOT)}).items():
             m.setenv(key, value)
         with pytest.raises(SystemExit) as e:

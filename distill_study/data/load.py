@@ -465,13 +465,12 @@ def _turns_of(row, data):
         columns = FAMILIES[data.task].columns if data.task in FAMILIES else ["messages"]
         values = dict(columns=", ".join(columns), first=columns[0], there=", ".join(map(str, row)))
         raise DataError.of("no_messages", **values)
-    turns = row["messages"]
-    roles = ("system", "user", "assistant")
-    if (
-        not isinstance(turns, list)
-        or not turns
-        or not all(isinstance(t, dict) and t.get("role") in roles and isinstance(t.get("content"), str) for t in turns)
-    ):
+    turns, roles = row["messages"], ("system", "user", "assistant")
+
+    def fair(turn):
+        return isinstance(turn, dict) and turn.get("role") in roles and isinstance(turn.get("content"), str)
+
+    if not isinstance(turns, list) or not turns or not all(map(fair, turns)):
         raise DataError.of("bad_messages")
     try:
         return [dict(role=t["role"], content=_text(t["content"], "a turn")) for t in turns]
@@ -537,13 +536,8 @@ def _read_row(row, data, *, labels):
     return found
 
 # %% ../../nbs/20_data/02_load.ipynb #2802040e
-def to_examples(
-    rows: list[dict],
-    data: Data,  # name, for ids and messages; task, columns, labels, words
-    *,
-    split: str,
-) -> tuple[list[Example], dict]:  # examples, and reason → how many rows were left out for it
-    "Examples of one split; raises `DataError` at the first row that its owner should mend."
+def to_examples(rows: list[dict], data: Data, *, split: str) -> tuple[list[Example], dict]:
+    "(examples of one split, reason → rows left out for it); `DataError` at the first row that its owner should mend."
     data = data.model_copy(update=dict(task=task_of(data)))
     labels = label_map(data, getattr(rows, "names", {}))
     words = dict(words=data.words or WORDS) if data.task == "summarization" else {}

@@ -147,7 +147,7 @@ class Task:
     max_tokens = {"vanilla": 64, "cot": 256}  # room for a student that answers a plain question in prose
 
     def gold(self, value, choices=None):
-        "The canonical form of what a data set gives as gold; None where it can't be read."
+        "The canonical form of what a data set gives as gold, of a graded family; None where it can't be read."
         return self.exact(reading.normal(str(value)).strip(), choices)
 
     def outside(self, text):
@@ -388,9 +388,6 @@ class Summarization(Task):
     name, strategies, graded = "summarization", ("vanilla", "cod"), False
     max_tokens = {"vanilla": 256, "cod": 1024}
 
-    def gold(self, value, choices=None):
-        return value.strip() or None if isinstance(value, str) else None
-
     def limits(self, words=None):
         n = words or WORDS  # three tokens a word: other languages need more than English
         return {"vanilla": max(64, 3 * n + 16), "cod": max(256, 12 * n + 64)}
@@ -415,9 +412,6 @@ class Conversation(Task):
     name, strategies, graded = "conversation", ("vanilla",), False
     max_tokens = {"vanilla": 512}
 
-    def gold(self, value, choices=None):
-        return None
-
     def read_turn(self, own, strategy, *, ended, **_):
         turn, *more = reading.RE.next_speaker.split(reading.RE.speaker.sub("", own), maxsplit=1)
         answer = turn.strip() or None
@@ -439,36 +433,27 @@ SYSTEM = {(task, strategy): text for task, own in _PROMPTS["system"].items() for
 EXPLAIN, PARAPHRASES, TARGETS = (_PROMPTS[name] for name in ("explain", "paraphrases", "targets"))
 
 # %% ../../nbs/10_tasks/02_families.ipynb #2c7aede8
-def wording(
-    task: str,
-    strategy: str,  # 'vanilla', 'cot' or 'cod'
-    *,
-    words: int | None = None,  # most words of a summary
-    paraphrase: int = 0,  # 0 is the study's own wording; 1, 2, … are `PARAPHRASES`, of the plain prompt only
-) -> str:
-    "The system prompt."
+def wording(task: str, strategy: str, *, words: int | None = None, paraphrase: int = 0) -> str:
+    """The system prompt, which names the most `words` of a summary.
+
+    `paraphrase` 0 is the study's own wording; 1, 2, … are `PARAPHRASES`, of the plain prompt only.
+    """
     if paraphrase and strategy != "vanilla":
         raise ValueError(f"only the plain prompt has paraphrases, not {strategy!r}")
     text = PARAPHRASES[task][paraphrase - 1] if paraphrase else SYSTEM[task, strategy]
     return text.replace("{words}", str(words or WORDS))
 
 
-def prompt_hash(task: str, strategy: str, *, paraphrase: int = 0) -> str:
+def prompt_hash(task: str, strategy: str) -> str:
     "Hash of the wording and its version; strategy 'explain' is that of `EXPLAIN`."
-    explain = strategy == "explain"
-    text = EXPLAIN[task] if explain else wording(task, strategy, words="{words}", paraphrase=paraphrase)
-    return fingerprint(PROMPT_VERSION, text)
+    return fingerprint(PROMPT_VERSION, EXPLAIN[task] if strategy == "explain" else SYSTEM[task, strategy])
 
 # %% ../../nbs/10_tasks/02_families.ipynb #8d5d5277
-def ask(
-    task: str,
-    strategy: str,  # 'vanilla', 'cot' or 'cod'
-    *,
-    turns: list,  # the user's turns and earlier assistant turns; a data set's own system turn may lead
-    words: int | None = None,  # most words of a summary
-    paraphrase: int = 0,  # of the plain prompt, see `wording`
-) -> list[dict]:
-    "Chat messages: the system prompt of the strategy, then the turns."
+def ask(task: str, strategy: str, *, turns: list, words: int | None = None, paraphrase: int = 0) -> list[dict]:
+    """Chat messages: the system prompt of the strategy, see `wording`, then the turns.
+
+    Those are the user's and earlier assistant turns; a data set's own system turn may lead.
+    """
     system = wording(task, strategy, words=words, paraphrase=paraphrase)
     if turns[0]["role"] == "system":
         own, *turns = turns
@@ -488,13 +473,11 @@ def nli_turn(premise: str, hypothesis: str) -> dict:
     return dict(role="user", content=f"Premise: {premise}\nHypothesis: {hypothesis}")
 
 # %% ../../nbs/10_tasks/02_families.ipynb #cd8f290a
-def target(
-    strategy: str,  # the prompt the student is asked under
-    answer: str,  # canonical answer, summary or reply
-    *,
-    rationale: str = "",  # reasoning, or the earlier rounds of a chain of density, one a line
-) -> str:
-    "The assistant's turn in the format that the strategy's prompt asks for."
+def target(strategy: str, answer: str, *, rationale: str = "") -> str:
+    """The assistant's turn in the format that the strategy's prompt asks for.
+
+    `rationale` is reasoning, or the earlier rounds of a chain of density, one a line.
+    """
     if strategy == "cod":
         return f"{rationale}\n4. {answer}"
     return answer if strategy == "vanilla" else f"{rationale}\nAnswer: {answer}"

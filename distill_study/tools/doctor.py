@@ -360,11 +360,8 @@ def check_chat_templates(recipe: Recipe, machine=None) -> list[Check]:
     found = {}
     for c in recipe.combinations():
         try:
-            found |= {
-                (m, n): line("template", model=m, note=n)
-                for m, notes in check_templates(c).items()
-                for n in notes.values()
-            }
+            for model, notes in check_templates(c).items():
+                found |= {(model, note): line("template", model=model, note=note) for note in notes.values()}
         except StudyError as e:
             found[str(e)] = line("template_refused", error=e)
     return list(found.values()) or [line("templates")]
@@ -484,13 +481,11 @@ CHECKS = dict(
 )
 
 
-def examine(
-    recipe: Recipe | None = None,
-    machine: Machine | None = None,  # None is this one
-    *,
-    try_it: bool = False,  # one row through every stage, where nothing stands in the way
-) -> list[Check]:
-    "Everything that is found; a check that can't be made is a line, too."
+def examine(recipe: Recipe | None = None, machine: Machine | None = None, *, try_it: bool = False) -> list[Check]:
+    """Everything that is found on this machine, or on `machine`; a check that can't be made is a line, too.
+
+    With `try_it`, one row goes through every stage where nothing stands in the way.
+    """
     machine = machine or look()
     packages, found = check_packages(recipe, machine), []
     for name, check in CHECKS.items():

@@ -11,8 +11,8 @@ __all__ = ['FORMAT', 'ExploreError', 'fault', 'Report', 'read_report', 'find_rep
 import json
 import os
 import re
-import sys
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,7 +29,7 @@ from ..store.log import Store
 from ..study.run import Run
 from ..tasks.families import RULES, TASKS, Parsed
 from .archive import open_root
-from ..utils import plural
+from ..utils import plural, print_table
 
 # %% ../../nbs/90_tools/01_explore.ipynb #2d776cc5
 class ExploreError(StudyError):
@@ -91,10 +91,8 @@ class Report:
         return Combination.parse(raw, str(path))
 
 # %% ../../nbs/90_tools/01_explore.ipynb #2851f86c
-def read_report(
-    folder: str | Path,  # of one combination, or its metrics.json
-) -> Report:
-    "The numbers of one report. `ExploreError` says what is wrong with a file that can't be read."
+def read_report(folder: str | Path) -> Report:
+    "The numbers of one report, by its folder or metrics.json; `ExploreError` says what is wrong with them."
     path = Path(folder).expanduser()
     path = path if path.name == "metrics.json" else path / "metrics.json"
     report = Report(path.parent, _read(path), path.parent.resolve().name)
@@ -127,10 +125,8 @@ def _read(path) -> dict:
     return found
 
 # %% ../../nbs/90_tools/01_explore.ipynb #008b3112
-def find_reports(
-    *paths,  # folders of reports, of recipes with a folder for each combination, or of several recipes
-) -> list[Report]:
-    "Every report in these folders, under names that tell them apart."
+def find_reports(*paths) -> list[Report]:
+    "Every report in these folders, of reports, of a recipe or of several recipes, under names that tell them apart."
     folders = list(dict.fromkeys(p.resolve().parent for path in paths for p in _below(Path(path).expanduser())))
     names = [f.name for f in folders]
     if len(set(names)) < len(names):
@@ -222,11 +218,8 @@ def as_table(reports: list[Report], rows):
     return pd.DataFrame(found)
 
 # %% ../../nbs/90_tools/01_explore.ipynb #94cee374
-def rebuild(
-    r: Report,
-    store,  # folder that the run wrote completions and students to
-):  # `study.run.Run`, with everything that its items need
-    "What one report was made from; `ExploreError` where the store, or the data on this machine, is another one."
+def rebuild(r: Report, store: str | Path) -> Run:
+    "All that a report's items were made from, replayed; `ExploreError` where store, or data here, is another one."
     run = Run.of(r.combination(), Store(open_root(store), replay=True))
     with redirect_stderr(StringIO()):
         expected, here = r.hashes.get("test"), run.data.hashes["test"]
@@ -318,11 +311,8 @@ class ItemsFrame(Displayable):
         return html_of("frame", name=self.name, page=self.page)
 
 
-def browse(
-    found: Explored,  # from `load_results`, with a store
-    name: str = "",  # of a report; the first where left out
-) -> ItemsFrame:
-    "Every test item and training input of a report, to filter, search and page through."
+def browse(found: Explored, name: str = "") -> ItemsFrame:
+    "Every item of the report of this name, or of the first, to filter, search and page through; needs a store."
     report = found.report(name or found.reports[0].name)
     return ItemsFrame(report.name, items_page(report.metrics, found.built(report.name)))
 
@@ -364,15 +354,11 @@ def _fields_of(row, where, *, family):
     return row["id"], row["completion"], row.get("gold"), dict(choices=own, prompt=prompt or "")
 
 
-def read_completions(
-    path: str
-    | Path,  # .jsonl or .jsonl.gz: lines with `id`, `completion` and, where known, `gold`, `choices`, `prompt`
-    task: str,  # a key of `TASKS`
-    *,
-    strategy: str,
-    structured: bool = False,  # JSON was asked for
-):  # yields `Reading`s
-    "What is read of each completion; `StudyError` where a line or an option can't be used, before the first one."
+def read_completions(path: str | Path, task: str, *, strategy: str, structured: bool = False) -> Iterator[Reading]:
+    """What is read of each line of a .jsonl or .jsonl.gz: `id`, `completion`, where known `gold`, `choices`, `prompt`.
+
+    Where JSON was asked for, they are `structured`. `StudyError` for a line or an option of no use comes first of all.
+    """
     path, family = Path(path).expanduser(), TASKS.get(task)
     if family is None:
         raise ExploreError(f"--task {task}: unknown.{nearest(task, TASKS)}")
@@ -422,16 +408,10 @@ def tally(readings: list) -> str:
 
 def print_readings(readings: list):
     "A table of readings on the terminal, and their tally."
-    from rich.console import Console
-    from rich.table import Table as Shown
-
-    marks, shown = {True: "✓", False: "✗", None: "–"}, Shown()
-    for head in ("id", "answer", "", "rule", "reasoning", "ignored"):
-        shown.add_column(head, overflow="fold")
+    marks, rows = {True: "✓", False: "✗", None: "–"}, []
     for r in readings:
         p, d = r.parsed, r.to_dict()
         about = visible(str(r.id), 30), visible(p.answer or "–", 40), marks[r.correct], p.rule or "not read"
-        shown.add_row(*about, visible(d["reasoning"], tail=True), visible(p.ignored, 40))
-    wide = Console(width=None if sys.stdout.isatty() else 150, highlight=False, markup=False, emoji=False)
-    wide.print(shown)
-    wide.print(tally(readings))
+        rows.append((*about, visible(d["reasoning"], tail=True), visible(p.ignored, 40)))
+    print_table(["id", "answer", "", "rule", "reasoning", "ignored"], rows)
+    print(tally(readings))

@@ -430,9 +430,8 @@ def import_logs(
     known = Examples(examples_of(settings)) if data else None
     found = exchanges([p for p in paths if p.is_file()], form, left=left)
     kept, matched = kept_of(found, known, task=task, left=left)
-    places = {reason: [where for r, where in left if r == reason][:3] for reason, _ in left}
     done = dict(folder=str(out), matched=dict(matched), splits={}, gold={}, left=Counter(r for r, _ in left))
-    done["places"] = places
+    done["places"] = {reason: [where for r, where in left if r == reason][:3] for reason in done["left"]}
     if not kept["train"]:
         raise StudyError(sentence("logs", "nothing", table=summary(done), test=len(kept["test"])))
     own = [e for split, e, _ in known.all if split == "test" and e.gold is not None] if known else []

@@ -20,11 +20,12 @@ from bisect import bisect_left
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 from ..analyse.results import Results, pct, to_plain
 from ..analyse.stats import BASE, BASE_NAMES
-from ..config import ARMS, Combination, StudyError, fingerprint, slug
-from ..data.load import known, resolved
+from ..config import ARMS, Arm, Combination, StudyError, fingerprint, slug
+from ..data.load import Splits, known, resolved
 from ..data.world import TINY
 from ..grading.people import SHEET_FORMAT, sheet_error, text_key
 from ..grading.truth import grade, main_metric
@@ -35,18 +36,7 @@ from ..report.render import templates
 from ..store.log import Store
 from ..study.plan import Recipe
 from ..study.run import Run, weights_of
-from distill_study.tasks.families import (
-    EXPLAIN,
-    TARGETS,
-    TASKS,
-    answer_text,
-    form_hash,
-    item_parts,
-    prompt_hash,
-    rubric,
-    rubric_hash,
-    wording,
-)
+from ..tasks import families
 from ..teach.curate import REASONS, Curated
 from ..train.rows import check_template
 from ..train.save import write_merged
@@ -80,7 +70,7 @@ def _cards():
         lstrip_blocks=True,
     )
     env.filters |= dict(plain=to_plain, short=short_name, percent=pct, code=json.dumps, listed=_listed)
-    env.globals |= dict(targets=TARGETS, reasons=REASONS, untouched=BASE, base_names=BASE_NAMES)
+    env.globals |= dict(targets=families.TARGETS, reasons=REASONS, untouched=BASE, base_names=BASE_NAMES)
     return env
 
 
@@ -93,13 +83,11 @@ def write_card(template: str, **facts) -> str:
 OURS = "apache-2.0"  # built-in data and models
 
 
-def licenses(
-    c: Combination,
-    arm,  # `config.Arm`
-    *,
-    student: bool = False,  # also of the model that learned from them
-) -> dict:  # 'student', 'data', 'teacher', those that it is made of → licence, None where nobody has named it
-    "The licences under which the rows of an arm stand."
+def licenses(c: Combination, arm: Arm, *, student: bool = False) -> dict:
+    """The licences under which the rows of an arm stand, or the `student` that learned from them.
+
+    'student', 'data', 'teacher', those that it is made of → licence, None where nobody has named it.
+    """
     parts = dict(
         student=c.student.model.startswith("zoo/") or c.student.model == SMOLLM,
         data=c.data.name in TINY,
@@ -131,7 +119,7 @@ def titled(c: Combination) -> str:
     return f"{short_name(c.data.name)} by {short_name(c.teacher.engine.partition(':')[2])}"
 
 
-def rows_header(c: Combination, arm, *, n: int, task: str) -> str:
+def rows_header(c: Combination, arm: Arm, *, n: int, task: str) -> str:
     "The YAML header of `n` rows."
     from huggingface_hub import DatasetCardData
 
@@ -150,7 +138,7 @@ def rows_header(c: Combination, arm, *, n: int, task: str) -> str:
     ).to_yaml()
 
 # %% ../../nbs/90_tools/03_share.ipynb #d8e3acce
-def prompts_of(arm, task: str, *, splits) -> list[dict]:
+def prompts_of(arm: Arm, task: str, *, splits: Splits) -> list[dict]:
     "The prompts behind the rows of an arm, that of its own answers first: whose, strategy, text, hash."
     words = next((e.meta["words"] for e in splits.train if e.meta.get("words")), None)
     asked = [("the rows", arm.prompt)]
@@ -160,40 +148,29 @@ def prompts_of(arm, task: str, *, splits) -> list[dict]:
         asked.append(("the teacher", arm.labels))
 
     def text(strategy):
-        return EXPLAIN[task] if strategy == "explain" else wording(task, strategy, words=words)
+        return families.EXPLAIN[task] if strategy == "explain" else families.wording(task, strategy, words=words)
 
-    return [dict(of=who, strategy=s, text=text(s), hash=prompt_hash(task, s)) for who, s in asked]
+    return [dict(of=who, strategy=s, text=text(s), hash=families.prompt_hash(task, s)) for who, s in asked]
 
 
-def origin(c: Combination, splits, *, done: Curated, **more) -> dict:
+def origin(c: Combination, splits: Splits, *, done: Curated, **more) -> dict:
     "The facts of `origin.md.j2`: where an arm's rows come from, and what became of the inputs."
     arm, sampling = ARMS[done.arm], c.teacher.sampling.model_dump(exclude_none=True)
     text = _listed({k: v for k, v in sampling.items() if v != ()})
-    text += f"; answers as JSON, form {form_hash()}" if c.teacher.structured else ""
+    text += f"; answers as JSON, form {families.form_hash()}" if c.teacher.structured else ""
     prompts = prompts_of(arm, splits.task, splits=splits)
     return dict(c=c, arm=arm, splits=splits, done=done, prompts=prompts, sampling=text, **more)
 
 
-def card(
-    c: Combination,
-    splits,  # `data.Splits`
-    *,
-    done: Curated,
-) -> str:  # README.md
-    "The card of an arm's rows."
+def card(c: Combination, splits: Splits, *, done: Curated) -> str:
+    "The card of an arm's rows, README.md."
     arm = ARMS[done.arm]
     header = rows_header(c, arm, n=len(done.rows), task=splits.task)
     more = dict(named=licenses(c, arm), use="these rows", level="##")
     return write_card("rows", header=header, title=titled(c), **origin(c, splits, done=done, **more))
 
 # %% ../../nbs/90_tools/03_share.ipynb #d24e04f5
-def write_rows(
-    folder: str | Path,  # a new one
-    c: Combination,
-    *,
-    splits,  # `data.Splits`
-    done: Curated,
-) -> Path:
+def write_rows(folder: str | Path, c: Combination, *, splits: Splits, done: Curated) -> Path:
     "Rows and card in a folder that `datasets.load_dataset` reads; `StudyError` where it exists or can't be written."
     import pandas as pd
 
@@ -226,13 +203,8 @@ def _new_folder(folder, fill) -> Path:
     return folder
 
 
-def write_recipe(
-    recipe: Recipe,
-    out: str | Path,  # gets a folder for each combination, with one for each arm
-    *,
-    store: str | Path,  # where runs have stored the teacher's answers
-) -> list[tuple]:  # (folder, combination, arm's name)
-    "Write the rows of every combination and trained arm."
+def write_recipe(recipe: Recipe, out: str | Path, *, store: str | Path) -> list[tuple]:
+    "Write the rows of every combination and trained arm from the store: (folder, combination, arm's name) of each."
     written, out = [], Path(out).expanduser()
     for c in recipe.combinations():
         run = Run.of(c, Store(store, replay=True))
@@ -252,14 +224,11 @@ def repo_name(owner: str, c: Combination, *, arm: str) -> str:
     return f"{owner}/{name}"
 
 
-def check_push(
-    recipe: Recipe,
-    owner: str,  # user or organization
-    *,
-    token_env: str = "HF_TOKEN",  # NAME of the environment variable that holds a token with write access
-    students: bool = False,  # are pushed, not rows: their base models need a licence, too
-) -> str:  # the token
-    "Everything that would keep a push from being made, before anything is."
+def check_push(recipe: Recipe, owner: str, *, token_env: str = "HF_TOKEN", students: bool = False) -> str:
+    """The token for a push to a user or organization, which the environment variable `token_env` holds.
+
+    `StudyError` names what would keep the push from being made; `students` need a licence of their base models, too.
+    """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", owner):
         raise StudyError.of("push_owner", owner=owner)
     if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", token_env):
@@ -275,13 +244,7 @@ def check_push(
     return token
 
 
-def push_to_hub(
-    folder: str | Path,
-    repo: str,
-    *,
-    token: str,
-    kind: str = "dataset",  # or 'model'
-) -> str:
+def push_to_hub(folder: str | Path, repo: str, *, token: str, kind: Literal["dataset", "model"]) -> str:
     "Upload a folder into a private repository of the hub; returns its address. `StudyError` names what the hub said."
     from huggingface_hub import HfApi
 
@@ -300,7 +263,7 @@ class StudentRecord:
     "A trained student, and all that its card is written from."
 
     c: Combination
-    splits: object  # `data.Splits`
+    splits: Splits
     rows: Curated  # what it was trained on
     fit: TrainedStudent
     weights: str | None = None  # fingerprint of the base model's files
@@ -355,11 +318,8 @@ def eval_results(t: StudentRecord) -> list | None:  # of `huggingface_hub.EvalRe
     return [EvalResult(**where, metric_name=k, metric_value=value) for k, value in known.items()]
 
 
-def student_header(
-    t: StudentRecord,
-    adapter: bool = False,  # of the adapter alone
-) -> str:  # YAML
-    "Base model, data set, licences and results."
+def student_header(t: StudentRecord, adapter: bool = False) -> str:
+    "YAML of a student, or of its adapter alone: base model, data set, licences and results."
     from huggingface_hub import ModelCardData
 
     base, data, results = hub_id(t.c.student.model), hub_id(t.c.data.name), eval_results(t)
@@ -384,7 +344,7 @@ def loading(t: StudentRecord, adapter: bool = False) -> dict:
     folder = local_model(model) if t.alone else t.fit.path
     path = folder and folder / "generation_config.json"
     own = json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
-    max_tokens = (t.splits.max_tokens or TASKS[t.splits.task].max_tokens)[t.arm.prompt]
+    max_tokens = (t.splits.max_tokens or families.TASKS[t.splits.task].max_tokens)[t.arm.prompt]
     neutral = dict(repetition_penalty=1.0, no_repeat_ngram_size=0)
     options = dict(do_sample=False, max_new_tokens=max_tokens)
     options |= {k: v for k, v in neutral.items() if own.get(k, v) != v}
@@ -415,23 +375,15 @@ def training(t: StudentRecord) -> dict:
     return dict(run=shown._repr_markdown_(), settings={k: v for k, v in settings.items() if k not in left_out})
 
 
-def student_card(
-    t: StudentRecord,
-    adapter: bool = False,  # of the adapter alone
-) -> str:  # README.md
-    "The card of a trained student."
+def student_card(t: StudentRecord, adapter: bool = False) -> str:
+    "The card of a trained student, or of its adapter alone, README.md."
     facts = origin(t.c, t.splits, done=t.rows, level="###", named=licenses(t.c, t.arm, student=True), use="this model")
     header = student_header(t, adapter)
     return write_card("student", header=header, t=t, **facts, **loading(t, adapter), **training(t))
 
 # %% ../../nbs/90_tools/03_share.ipynb #d14dd729
-def write_student(
-    folder: str | Path,  # a new one
-    t: StudentRecord,
-    *,
-    adapter: bool = False,  # the adapter alone
-) -> Path:
-    "Weights, tokenizer, settings and card of a student. `StudyError` where it can't be had or written."
+def write_student(folder: str | Path, t: StudentRecord, *, adapter: bool = False) -> Path:
+    "Weights, tokenizer, settings and card of a student or its adapter. `StudyError` where it can't be had or written."
     source = t.adapter if adapter else t.fit.path
     if source is None:
         raise StudyError.of("no_adapter_there", name=t.c.name, arm=t.arm.name, method=t.fit.method)
@@ -485,14 +437,11 @@ def recipe_students(recipe: Recipe, store: Store) -> list[StudentRecord]:
     return [t for c in recipe.combinations() for t in student_records(Run.of(c, store))]
 
 
-def write_students(
-    recipe: Recipe,
-    out: str | Path,  # gets a folder for each combination, with one for each arm
-    *,
-    store: str | Path,  # where runs have stored answers and students
-    adapter: bool = False,  # only the adapter of each student that has one
-) -> list[tuple]:  # (folder, combination, name of the arm, or of the arm and '-adapter')
-    "Write the students of every combination and trained arm, an adapter beside the merged model."
+def write_students(recipe: Recipe, out: str | Path, *, store: str | Path, adapter: bool = False) -> list[tuple]:
+    """Write the students of every combination and trained arm, an adapter beside the merged model or alone.
+
+    (folder, combination, name of the arm, for an adapter with '-adapter' at its end) of each.
+    """
     todo = {}
     for t in recipe_students(recipe, Store(store, replay=True)):
         for alone in (False, True) if t.adapter and not adapter else (t.adapter is not None,):
@@ -517,7 +466,7 @@ def strata(examples, answers: dict) -> dict:
     "Arm → a label for each item that its draw is spread over: right, wrong; low, middle, high; unknown."
     import numpy as np
 
-    if TASKS[examples[0].task].graded:
+    if families.TASKS[examples[0].task].graded:
         names = {None: "unknown", True: "right", False: "wrong"}
         return {arm: [names[a.correct] for a in found] for arm, found in answers.items()}
     table, key = grade(examples, answers), main_metric(examples[0].task, examples).key
@@ -542,7 +491,7 @@ def draw_answers(examples, answers: dict, *, n: int, seed: int = 0) -> list[Draw
         raise sheet_error("too_few", n=n, arms=len(answers))
     rng = random.Random(fingerprint("draw", seed))
     rank, start, arms = [rng.random() for _ in examples], rng.random(), rng.sample(sorted(answers), len(answers))
-    kinds, own = strata(examples, answers), {arm: [answer_text(a) for a in x] for arm, x in answers.items()}
+    kinds, own = strata(examples, answers), {arm: [*map(families.answer_text, x)] for arm, x in answers.items()}
     order = {arm: sorted(range(len(examples)), key=lambda i: (kinds[arm][i], rank[i])) for arm in arms}
 
     def drawn(m):
@@ -562,7 +511,7 @@ def draw_answers(examples, answers: dict, *, n: int, seed: int = 0) -> list[Draw
 def gold_text(example) -> str | None:
     "The gold answer or the reference as an arm would write it; None where there is none."
     if example.task != "conversation":
-        return None if example.gold is None else item_parts(example)[-1][1]
+        return None if example.gold is None else families.item_parts(example)[-1][1]
     turns = example.meta.get("reference") or (None,)
     return turns[0] if len(turns) == 1 else "\n".join(f"{i}. {t}" for i, t in enumerate(turns, 1))
 
@@ -570,9 +519,9 @@ def gold_text(example) -> str | None:
 def wrong_text(example, others, *, rng) -> str | None:
     "An answer that is none to this item: another choice, or what is right for another item."
     if example.choices:
-        choices = zip("ABCDEFGHIJ", example.choices)
+        choices = zip(families.LETTERS, example.choices)
         return rng.choice([f"{letter}) {text}" for letter, text in choices if letter != example.gold])
-    task, mine = TASKS[example.task], gold_text(example)
+    task, mine = families.TASKS[example.task], gold_text(example)
     others = [e for e in others if gold_text(e) not in (None, "", mine)]
     apart = [gold_text(e) for e in others if not (task.graded and task.correct(e.gold, example.gold))]
     return rng.choice(apart) if apart else None
@@ -611,13 +560,13 @@ def draw_sheets(c: Combination, examples, *, answers: dict, n=50, raters=3, over
     shares = {f"r{r}": [*(drawn[i] for i in mine), *tests] for r, mine in enumerate(shares, 1)}
     shares = {r: rng.sample(mine, len(mine)) for r, mine in shares.items() if mine}
     task, content = examples[0].task, [[text, d.arms, d.check] for d, text in keys.items()]
-    asked = rubric_hash(task, c.rubric)
+    asked = families.rubric_hash(task, c.rubric)
     sheet = fingerprint("sheet", SHEET_FORMAT, c.name, asked, *how.values(), content)
     key = dict(format=SHEET_FORMAT, sheet=sheet, combination=c.name, task=task, rubric=asked, settings=how)
-    key["criteria"] = [x.model_dump(mode="json") for x in rubric(task, c.rubric)]
+    key["criteria"] = [x.model_dump(mode="json") for x in families.rubric(task, c.rubric)]
     key["items"] = {names[d]: dict(id=d.id, arms=list(d.arms), check=d.check, text=text) for d, text in keys.items()}
     key["raters"] = {r: [names[d] for d in mine] for r, mine in shares.items()}
-    items = {d: (names[d], item_parts(by_id[d.id]), d.text) for d in keys}
+    items = {d: (names[d], families.item_parts(by_id[d.id]), d.text) for d in keys}
     return key, {r: _sheet(key, r, items=[items[d] for d in mine]) for r, mine in shares.items()}
 
 # %% ../../nbs/90_tools/03_share.ipynb #62a7750a
@@ -631,38 +580,27 @@ def _sheet(key, rater, *, items):
 def practice(examples, k: int = 6, *, seed: int = 0) -> dict:
     "A sheet to try grading with: attention checks alone. It has no key, so nothing of it is imported."
     task, by_id = examples[0].task, {e.id: e for e in examples}
-    drawn, asked = draw_checks(examples, k, seed=seed), rubric_hash(task)
+    drawn, asked = draw_checks(examples, k, seed=seed), families.rubric_hash(task)
     sheet = fingerprint("practice", asked, seed, [[d.id, d.text] for d in drawn])
-    key = dict(sheet=sheet, rubric=asked, task=task, criteria=[x.model_dump(mode="json") for x in rubric(task)])
-    return _sheet(key, "r1", items=[(f"q{i:03d}", item_parts(by_id[d.id]), d.text) for i, d in enumerate(drawn, 1)])
+    criteria = [x.model_dump(mode="json") for x in families.rubric(task)]
+    items = [(f"q{i:03d}", families.item_parts(by_id[d.id]), d.text) for i, d in enumerate(drawn, 1)]
+    return _sheet(dict(sheet=sheet, rubric=asked, task=task, criteria=criteria), "r1", items=items)
 
 # %% ../../nbs/90_tools/03_share.ipynb #608563b2
-def write_sheets(
-    recipe: Recipe,
-    out: str | Path,  # gets a folder for each combination
-    *,
-    store: str | Path,  # where runs have stored answers and students
-    n: int = 50,  # answers of each arm
-    raters: int = 3,
-    overlap: float = 0.3,  # share of the sheet that all raters get
-    checks: int = 0,  # items with known answers
-    seed: int = 0,
-) -> list[tuple]:  # (page, rater, items)
-    "Draw the sheets of every combination, keep their keys, write a page for each rater."
-    store, out = Store(store, replay=True), Path(out).expanduser()
-    drawing = dict(n=n, raters=raters, overlap=overlap, checks=checks, seed=seed)
-    drawn = []
+def write_sheets(recipe: Recipe, out: str | Path, *, store: str | Path, **how) -> list[tuple]:
+    """Draw the sheets of every combination, keep their keys, write a page for each rater: (page, rater, items) of each.
+
+    `how` holds settings of `draw_sheets`.
+    """
+    store, out, drawn = Store(store, replay=True), Path(out).expanduser(), {}
     for run in (Run.of(c, store) for c in recipe.combinations()):
-        key, sheets = draw_sheets(run.combination, run.data.test, answers=run.answers, **drawing)
-        drawn.append((out / run.combination.name, key, sheets))
-    for folder, key, _ in drawn:
-        pages = sorted(folder.glob("grade-*.html"))
-        if other := next(
-            (p for p in pages if key["sheet"] not in p.read_text(encoding="utf-8", errors="replace")), None
-        ):
-            raise StudyError.of("other_sheet", path=other)
+        drawn[out / run.combination.name] = draw_sheets(run.combination, run.data.test, answers=run.answers, **how)
+    for folder, (key, _) in drawn.items():
+        for page in sorted(folder.glob("grade-*.html")):
+            if key["sheet"] not in page.read_text(encoding="utf-8", errors="replace"):
+                raise StudyError.of("other_sheet", path=page)
     pages = []
-    for folder, key, sheets in drawn:
+    for folder, (key, sheets) in drawn.items():
         store.put_json("sheet", key["sheet"], obj=key)
         for rater, sheet in sheets.items():
             pages.append((write_text(grading_page(sheet), folder / f"grade-{rater}.html"), rater, len(sheet["items"])))
