@@ -42,16 +42,11 @@ from distill_study.utils import (
 )
 
 # %% ../../nbs/25_store/02_log.ipynb #ee880f7c
-def request_key(
-    model: str,  # name of the model
-    weights: str,  # fingerprint of its weights
-    *,
-    messages,  # chat messages
-    sampling: dict,  # sampling settings, max_tokens resolved
-    sample: int = 0,  # number of the sample, where one request is answered several times
-    asked: dict | None = None,  # anything else the answer depends on
-) -> str:
-    "Fingerprint of one question to one model."
+def request_key(model: str, weights: str, *, messages, sampling: dict, sample=0, asked: dict | None = None) -> str:
+    """Fingerprint of one question, chat `messages`, to one model with weights of a fingerprint.
+
+    `sampling` has max_tokens resolved; `sample` is the sample's number; `asked` is what else the answer depends on.
+    """
     return fingerprint(model, weights, [dict(m) for m in messages], sampling, sample, *([asked] if asked else []))
 
 
@@ -401,11 +396,10 @@ def finish(part: Path, done: Path, *, manifest: dict):
 class Store:
     "Completions, the ledger, finished stages and small results, in one folder."
 
-    def __init__(
-        self,
-        root: str | Path,  # a folder, created if need be, or a URL; see `store.remote`
-        replay: bool = False,  # nothing new may be made; a URL that can't be reached is only mentioned
-    ):
+    def __init__(self, root: str | Path, replay: bool = False):
+        """`root`: a folder, created if need be, or a URL, see `store.remote`.
+
+        In a `replay` nothing new may be made, and a URL that can't be reached is only mentioned."""
         self.root, self.replay = working_copy(root), replay
         self.logs, self.ledger = {}, Ledger(self.root / "ledger" / "failures.jsonl")
         self.looked = dict(keys={}, files=set())  # looked up, found or not
@@ -441,14 +435,10 @@ class Store:
         return folder
 
     @contextlib.contextmanager
-    def new_stage(
-        self,
-        name: str,
-        fp: str,  # see `stage`
-        *,
-        info: dict | None = None,  # goes into the manifest; may be filled while the stage is made
-    ):
-        "Working folder of a stage, with what an interrupted run left in it; None where somebody has finished it."
+    def new_stage(self, name: str, fp: str, *, info: dict | None = None):
+        """Working folder of a `stage`, with what an interrupted run left in it; None where somebody has finished it.
+
+        `info` goes into the manifest and may be filled while the stage is made."""
         done = self.root / "stages" / _stage_name(name, fp)
         part = done.with_name(f"{done.name}.partial")
         with stage_lock(self.root / "locks" / f"{done.name}.lock", f"stage {done.name}"):

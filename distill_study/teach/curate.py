@@ -96,13 +96,10 @@ def _rare(h, n, *, limit=0.01, least=10):
     return count[inverse] <= max(least, limit * n)
 
 
-def shingles(
-    texts,  # or `Grams`, here and below
-    k: int = 3,  # words in a row
-    *,
-    others=(),  # texts that these will be compared with: what is frame is decided over all
-) -> list:  # one sorted array of hashes per text, of `texts` and then of `others`
-    "The set of k-grams of each text, without those of the frame. A text of fewer than k words is one gram."
+def shingles(texts, k: int = 3, *, others=()) -> list:
+    """The k-grams of each text and then of each of the `others`, without those of the frame of all: sorted hashes.
+
+    A text of fewer than k words is one gram."""
     g = Grams.of(texts) + Grams.of(others)
     h, of, _ = g.windows(k)
     short = np.flatnonzero((g.lengths > 0) & (g.lengths < k))
@@ -159,17 +156,13 @@ def _same_facts(a, b):
     return all(x is None or y is None or x == y for x, y in zip(a or (), b or ()))
 
 
-def near_repeats(
-    texts,  # a list, or `Grams`
-    others=None,  # texts they may repeat; None: earlier ones of their own
-    *,
-    threshold: float = 0.7,  # Jaccard similarity from which on a text repeats another
-    k: int = 3,  # words in a row that are compared
-    num_perm: int = 128,  # permutations of MinHash: more find more, and take longer
-    facts: list | None = None,  # what sets like texts apart, one tuple per text; see `facts_of`
-    other_facts: list | None = None,
-) -> dict:  # number of a text → (number of the first one that it repeats, similarity)
-    "Texts that nearly repeat another one. Within one list the first of a group stays, and the others repeat it."
+def near_repeats(texts, others=None, *, threshold=0.7, k=3, num_perm=128, facts=None, other_facts=None) -> dict:
+    """Number of a text → (number of the first one that it nearly repeats, their Jaccard similarity).
+
+    Both are lists or `Grams`; without `others` a text may repeat earlier ones of its own: the first of a group stays.
+    From the similarity `threshold` on, of `k` words in a row; more permutations of MinHash (`num_perm`) find more, and
+    take longer. Facts, one tuple a text, set like texts apart, see `facts_of`.
+    """
     sets, n = shingles(texts, k, others=others or ()), len(texts)
     facts = [*(facts or [None] * n), *(other_facts or [None] * (len(sets) - n))]
     found, members, buckets = {}, {}, _buckets(sets, threshold, num_perm=num_perm)  # members: bucket → its texts
@@ -211,15 +204,12 @@ def _covered(shared, n):
     return size.fillna(n).clip(upper=n).groupby(pair).sum()
 
 # %% ../../nbs/40_teach/02_curate.ipynb #4ca77c5e
-def contaminated(
-    texts,  # training inputs, a list or `Grams`
-    tests,  # test inputs
-    *,
-    n: int = 13,  # words in a row
-    share: float = 0.5,  # of a test input that must be covered for a training input to go; 0: any shared n-gram
-    chunk: int = 2000,  # training inputs at once
-) -> dict:  # number of a training input → (number of the test input, share of it that is covered)
-    "Training inputs that hold a test input, or a good part of one."
+def contaminated(texts, tests, *, n: int = 13, share: float = 0.5, chunk: int = 2000) -> dict:
+    """Number of a training input → (number of the test input that it holds a good part of, share that is covered).
+
+    Both are lists or `Grams`. Parts are `n` words in a row or more, and cover more than `share` of the test input; with
+    0, any shared n-gram counts. `chunk` training inputs are compared at once.
+    """
     import pandas as pd
 
     texts, test = Grams.of(texts), Grams.of(tests)
@@ -263,13 +253,10 @@ class Overlaps:
     first: dict = field(default_factory=dict)  # place → (place of the first input of its group, similarity)
 
 
-def overlaps(
-    train: list,  # `data.Example`s
-    held: dict,  # what is held out: {'test': examples, 'validation': examples}
-    *,
-    settings,  # `config.Curate`
-) -> Overlaps:
-    "Repeats within training and of what is held out, contamination of the test set, answers that stand in the prompt."
+def overlaps(train: list, held: dict, *, settings: Curate) -> Overlaps:
+    """Repeats within training and of what is held out, contamination of the test set, answers that stand in the prompt.
+
+    `train`: `data.Example`s; `held`: {'test': examples, 'validation': examples}."""
     leaks, first, texts = {}, {}, Grams(map(text_of, train))
     tests = {split: Grams(map(text_of, examples)) for split, examples in held.items()}
 
@@ -450,17 +437,13 @@ def _with_reasoning(answer, arm, *, which):
     return replace(answer, parsed=replace(read, rationale=taught)), taught != read.rationale
 
 
-def curate(
-    arm,  # a trained `config.Arm`
-    examples: list,  # the training examples
-    *,
-    answers,  # the teacher's `Answers` to them, or None for an arm that learns from gold
-    test: list,  # the test examples: nothing of theirs may be trained on
-    settings: Curate | None = None,  # None takes the defaults of `config.Curate`
-    too_long=None,  # rows → mapping from the ids of those that are too long for the student to how long they are
-    found=None,  # `Overlaps` of the examples; None looks them up
-) -> Curated:
-    "Training rows of one arm, and what was dropped and why."
+def curate(arm, examples: list, *, answers, test: list, settings=None, too_long=None, found=None) -> Curated:
+    """Training rows of one trained `config.Arm`, and what was dropped and why.
+
+    `answers`: the teacher's `Answers` to the training examples, None for an arm that learns from gold; `test`: examples
+    of which nothing may be trained on; `settings`: a `config.Curate`, by default as it comes; `too_long`: rows → {id:
+    how long} of those that are too long for the student; `found`: `Overlaps` of the examples, else looked up.
+    """
     settings = settings or Curate()
     found = found or overlaps(examples, dict(test=test), settings=settings)
     seen, rows, drops, labels, hidden = {}, [], [], {}, set()
