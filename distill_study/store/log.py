@@ -247,7 +247,6 @@ class Log:
                     torn = wording("torn_completion", path=str(self.path), line=self.lines + 1, why=record)
                     break
                 self._keep(line, record)
-                self._hand_over()
         except BaseException:
             self._start_over(Index())  # half of what a log holds is not known
             raise
@@ -256,12 +255,10 @@ class Log:
             warnings.warn(torn, stacklevel=3)
 
     def _keep(self, line, record):
+        "Note a record that was read or written; let the index take over what is kept, if that is much."
         self.recent.setdefault(record.key, (self.offset, record))
         crc = zlib.crc32(line, self.crc)
         self.offset, self.lines, self.crc = self.offset + len(line), self.lines + 1, crc  # what is left out is read
-
-    def _hand_over(self):
-        "Let the index take over what is kept, if that is much."
         if self.offset - self.index.size > HELD:
             places = {key: at for key, (at, _) in self.recent.items()}
             self.index.take(places, size=self.offset, lines=self.lines, crc=self.crc)
@@ -311,7 +308,6 @@ class Log:
                 write_all(fd, b"".join(lines))
                 for line, r in zip(lines, new.values()):
                     self._keep(line, r)
-                self._hand_over()
                 self.index.save(self.beside)
         return len(new)
 
