@@ -94,6 +94,7 @@ def outcomes() -> dict:
     varied = Lines((Pitfall("wording", "Other wordings", "", Interval(0.1, 0.0, 0.2), "10 points"),), graders=True)
     agreed = dict(win, a_wins=4, b_wins=94, rate=Interval(94 / 98))
     found["another grader"] = base, {}, dict(wins=[agreed], pitfalls=varied)
+    found["two preferences"] = base, {}, dict(wins=[agreed, dict(agreed, a="teacher/cot")], pitfalls=varied)
     return found
 
 
@@ -104,7 +105,7 @@ def spoken() -> dict[str, list[str]]:
     found = {}
     for name, (results, first, rest) in outcomes().items():
         top = headline(results, **first)
-        lines = [top.sentence, top.caveats]
+        lines = [top.sentence, top.more, top.caveats]
         for entry in findings(results, **rest).entries:
             lines += [f"{entry.question} {entry.verdict}", *entry.sentences]
         found[name] = lines

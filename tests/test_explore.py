@@ -375,7 +375,7 @@ def test_items_in_jupyterlab(seen, run, tmp_path):
         frame.get_by_label("Arm B", exact=True).select_option(BEST)
         count(8, 8, at=4)
         for (best, teacher), n in came_out.items():
-            apart = f"teacher/cot {teacher}, {BEST} {best}"
+            apart = f"A {teacher}, B {best}"
             frame.get_by_label("Outcome", exact=True).select_option(f"both {best}" if best == teacher else apart)
             count(n, 8)
         frame.get_by_label("Outcome", exact=True).select_option("any outcome")

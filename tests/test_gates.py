@@ -98,8 +98,9 @@ def test_labels_teach_something_where_they_teach_more_than_shuffled_ones():
     above = study(plain=right(0.6), short=right(0.7), gold=right(0.75), form=form)
     assert outcome(above, "distilled/cot-answer") == "gain" and outcome(above, "distilled/vanilla") == "form"
     assert findings(above).entries[1].verdict.startswith("Yes: trained on reasoned answers 70.0 %")
-    assert "Training on the teacher's plain answers brings it no further than shuffled answers (60 %)." in (
-        headline(above).sentence
+    assert (
+        "Training on the teacher's plain answers takes it no further than shuffled answers (60 %)."
+        in headline(above).more
     )
     no_more = study(plain=right(0.4), short=right(0.61), gold=right(0.75), form=form)
     _, labels, internalised, *_ = findings(no_more).entries
@@ -191,8 +192,8 @@ ANSWERS = {  # what teacher, untouched and trained students answer, by outcome �
     ),
     "all labels": (
         dict(base=right(0.4), plain=right(0.5), short=right(0.6), long=right(0.7), gold=right(0.8)),
-        "Training on the teacher's reasoning takes the student from 40 % to 70 %, teacher 90 %. It also gains from "
-        "the teacher's plain answers (50 %), the teacher's reasoned answers (60 %) and gold answers (80 %).",
+        "Training on the teacher's reasoning takes the student from 40 % to 70 %, teacher 90 %. Training on the "
+        "teacher's plain answers (50 %), the teacher's reasoned answers (60 %) or gold answers (80 %) helps as well.",
     ),
     "gold alone": (
         dict(base=right(0.4), plain=right(0.4), short=right(0.4), long=right(0.4), gold=right(0.8)),
@@ -202,7 +203,7 @@ ANSWERS = {  # what teacher, untouched and trained students answer, by outcome �
     "some learn the form alone": (
         dict(base=right(0.1), plain=always("neutral"), short=right(0.6), gold=always("neutral")),
         "Training on the teacher's reasoned answers takes the student from 10 % to 60 %, teacher 90 %, always "
-        "answering “contradiction” 33 %. Training on the teacher's plain answers or gold answers brings it no further "
+        "answering “contradiction” 33 %. Training on the teacher's plain answers or gold answers takes it no further "
         "than always answering “contradiction” (33 %).",
     ),
     "one gets worse": (
@@ -270,8 +271,8 @@ CHAT = {"teacher/vanilla": 0.3, "student/vanilla": 0.2}
 SCORES = {  # family, level of each arm → the finding
     "dense summaries": (
         ("summarization", LEVEL),
-        "Training on the teacher's dense summaries takes the student's ROUGE-Lsum from 18.6 to 29.8, teacher 34.6. It "
-        "also gains from the teacher's plain summaries (26.6).",
+        "Training on the teacher's dense summaries takes the student's ROUGE-Lsum from 18.6 to 29.8, teacher 34.6. "
+        "Training on the teacher's plain summaries (26.6) helps as well.",
     ),
     "no better summaries": (
         ("summarization", LEVEL | {"distilled/cod": 0.18, "distilled/vanilla": 0.18}),
@@ -295,6 +296,11 @@ SCORES = {  # family, level of each arm → the finding
 }
 
 
+def whole(found):
+    "A headline's finding and what else came out, as one text."
+    return f"{found.sentence} {found.more}".strip()
+
+
 def scored(task, level):
     key, strategies = dict(summarization=("rougeLsum", ("vanilla", "cod")), conversation=("overlap", ("vanilla",)))[
         task
@@ -305,16 +311,16 @@ def scored(task, level):
 @pytest.mark.parametrize("answers, sentence", ANSWERS.values(), ids=ANSWERS)
 def test_the_finding_of_a_family_that_is_graded(answers, sentence):
     found = headline(study(**answers))
-    print(f"{found.sentence}\n  {found.caveats}")
-    assert found.sentence == sentence
+    print(f"{found.sentence}\n  {found.more}\n  {found.caveats}")
+    assert whole(found) == sentence and ". " not in found.sentence
     assert found.caveats.startswith("300 test items, one training run per student (seed 0).")
 
 
 @pytest.mark.parametrize("of, sentence", SCORES.values(), ids=SCORES)
 def test_the_finding_of_a_family_that_is_scored(of, sentence):
     found = headline(scored(*of))
-    print(f"{found.sentence}\n  {found.caveats}")
-    assert found.sentence == sentence and ("words shared" in found.caveats)
+    print(f"{found.sentence}\n  {found.more}\n  {found.caveats}")
+    assert whole(found) == sentence and ". " not in found.sentence and ("words shared" in found.caveats)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +350,7 @@ def test_the_finding_where_nothing_can_be_graded():
 def test_what_asking_alone_brings_is_part_of_the_finding():
     asked = graded(teacher=right(0.9), base=right(0.2), long=right(0.8))
     cot = graded(base=right(0.6)).assign(arm="student/cot")
-    found = headline(analyse(pd.concat([asked, cot]), resamples=200)).sentence
+    found = headline(analyse(pd.concat([asked, cot]), resamples=200)).more
     assert found.endswith("Asking the untouched student to reason first, without training, already gives 60 %.")
 
 
@@ -354,7 +360,7 @@ def test_caveats_say_where_it_fails_what_is_never_answered_and_what_a_judge_pref
     levels = Table("", (), (dict(arm="distilled/vanilla") | ends,))
     win = dict(a=BASE, b="distilled/vanilla", n=98, a_wins=94, b_wins=4, rate=Interval(4 / 98), p_holm=0.001)
     found = headline(r, wins=[win], levels=levels, labels=confusions(r.graded, LABELS, resamples=50))
-    assert found.sentence.endswith(
+    assert found.more.endswith(
         "The judge says the opposite: it prefers the untouched student, 94 to 4 of 98 comparisons."
     )
     assert found.caveats == (

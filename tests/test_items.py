@@ -352,9 +352,9 @@ def test_filters_by_outcome_and_difficulty(opened, math):
     assert shown(page) == list(right.index)
     assert (page.locator("#a").input_value(), page.locator("#b").input_value()) == (TOP, BASE)
     for label_, hit in (
-        (f"{TOP} wrong", ~right[TOP]),
-        (f"{TOP} right, {BASE} wrong", ~right[BASE] & right[TOP]),
-        (f"{TOP} wrong, {BASE} right", right[BASE] & ~right[TOP]),
+        ("A wrong", ~right[TOP]),
+        ("A right, B wrong", ~right[BASE] & right[TOP]),
+        ("A wrong, B right", right[BASE] & ~right[TOP]),
         ("both right", right[BASE] & right[TOP]),
         ("both wrong", ~right[BASE] & ~right[TOP]),
         ("every arm wrong", ~right.any(axis=1)),
@@ -383,7 +383,6 @@ def test_counts_of_the_pair_and_of_every_arm(opened, math):
         assert chip.get_attribute("aria-pressed") == "true" and len(shown(page)) == n
         chip.click()
         assert len(shown(page)) == 8
-    page.locator("#breakdown summary").click()
     wait_until(page, "document.querySelector('#tables tbody') !== null")
     for line in page.locator("#tables table").first.locator("tbody tr").all():
         arm, n, of, *_ = line.locator("th, td").all_inner_texts()
@@ -423,6 +422,27 @@ def test_search_through_all_texts_or_one_arms(opened, math):
     wait_for_count(page, "0 of 0 that fit")
     assert page.locator("article").inner_text() == "No item fits."
     assert page.get_by_role("button", name="Next").is_disabled()
+
+
+def test_the_item_whose_id_is_searched_for_comes_first(opened, math):
+    r, b = math
+    e, other, graded = b.data.test[3], b.data.test[0].id, b.graded.copy()
+    graded.loc[graded.id == other, "text"] = f"as in {e.id}"
+    page = opened(r, changed(b, graded=graded))
+    page.locator("#text").fill(e.id.upper())
+    wait_for_count(page, "1 of 2 that fit")
+    assert shown(page) == [e.id, other]
+
+
+def test_the_breakdown_is_open_where_there_is_room(opened, math):
+    page = opened(*math)
+    assert page.locator("#breakdown").get_attribute("open") is not None
+    heights = page.evaluate("['#tables', '#list'].map((s) => document.querySelector(s).getBoundingClientRect().top)")
+    assert heights[0] < heights[1] < 900, "the list is not on the first screen"
+    page.set_viewport_size(dict(width=400, height=900))
+    page.reload()
+    page.locator("#items[aria-busy=false]").wait_for()
+    assert page.locator("#breakdown").get_attribute("open") is None
 
 
 def test_keys(opened, math):
@@ -521,7 +541,6 @@ def test_answers_beside_each_other_show_where_they_part(opened, math):
     cards = page.locator(".answer.chosen")
     assert cards.locator("h3").all_inner_texts()[0].startswith(f"A: {TOP}")
     assert "The first 3 words are those of" in cards.first.inner_text()
-    page.locator("#breakdown summary").click()
     page.get_by_role("button", name="Where does the text of A depart").click()
     far = page.locator("#tables table").filter(has_text="first departs").locator("tbody tr")
     quarters = {q: int(n) for q, n, *_ in (r.locator("th, td").all_inner_texts() for r in far.all())}
@@ -591,7 +610,7 @@ def test_a_scored_familys_outcomes(opened, summ):
     a, c = BASE, "teacher/vanilla"
     page.locator("#a").select_option(a)
     page.locator("#b").select_option(c)
-    page.locator("#outcome").select_option(f"{a} lower, {c} higher")
+    page.locator("#outcome").select_option("A lower, B higher")
     assert shown(page) == list(value.index[value[a] < value[c]])
     page.locator("#outcome").select_option("any outcome")
     page.locator("#more summary").click()

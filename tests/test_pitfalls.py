@@ -7,7 +7,6 @@ from hypothesis import given, settings, strategies as st
 from made_up import made_up_grades, made_up_scores
 
 from distill_study.analyse.findings import (
-    Lines,
     Pitfall,
     blinded,
     chance,
@@ -25,7 +24,6 @@ from distill_study.analyse.findings import (
     power,
     reworded,
     rule_table,
-    statements,
     swapped,
     validation,
     wording,
@@ -43,7 +41,6 @@ from distill_study.teach.sampling import Answer, Answers, sample_answers
 
 KEYS = [
     "extraction",
-    "statements",
     "wording",
     "decoding",
     "seeds",
@@ -153,19 +150,6 @@ def test_an_extractor_that_changes_nothing():
     g["correct_strict"] = g["correct"]
     line = extraction(analyse(g, resamples=300))
     assert line.value.value == 0 and "No arm loses anything" in line.sentence and "stays the same" in line.sentence
-
-
-def test_a_judge_is_compared_on_the_items_that_it_graded():
-    r = of(TWO, 120)
-    rows = [(a, i, float(i < n)) for a, n in (("student/vanilla", 100), ("distilled/vanilla", 10)) for i in range(120)]
-    judge = pd.DataFrame([dict(arm=a, id=f"q{i}", criterion="correct", grade=g) for a, i, g in rows])
-    assert (
-        "changes by the judge: distilled/vanilla is ahead of student/vanilla no more" in extraction(r, judge).sentence
-    )
-    agrees = r.graded[r.graded["id"].isin([f"q{i}" for i in range(40)])]
-    agrees = agrees.assign(criterion="correct", grade=agrees["correct"].astype(float))
-    said = "By the judge, every arm has the same accuracy on the 40 items that it graded."
-    assert extraction(r, agrees).sentence.endswith(said)
 
 
 def test_right_labels_that_teach_more_than_wrong_ones():
@@ -324,23 +308,6 @@ def test_the_turns_of_a_conversation_are_counted_one_by_one():
     assert (row["n"], row["exact"], row["whole"], row["ignored"]) == (2, 1, 1, 1)
 
 
-def test_statements_that_differ_are_counted_and_shown_on_the_page_alone():
-    wavering = [f"<b>Answer: {i}.</b> No. Answer: {i + 1}" for i in range(5)]
-    line = statements({"student/vanilla": read_as("Answer: 1"), "teacher/cot": read_as(*wavering, "Answer: 3")})
-    assert line.value.value == pytest.approx(5 / 6)
-    assert "Of 7 answers, labels included, 5 state several" in line.sentence
-    assert "teacher/cot" in line.sentence
-    assert [x.partition(":")[0] for x in line.examples] == ["q0", "q1", "q2"]
-    assert "<b>" not in str(line.to_dict())
-    page = Lines((line,)).html()
-    assert "&lt;b&gt;Answer: 0." in page
-    assert "<b>" not in page
-
-
-def test_where_nothing_is_said_twice_that_is_said():
-    assert statements({"teacher/cot": read_as("7", "")}).sentence == "No answer states several that differ (2 read)."
-
-
 @pytest.mark.parametrize(
     "graded, metric",
     [
@@ -364,7 +331,6 @@ def test_hardly_anything_to_measure(graded, metric):
 def test_what_was_not_asked_for_says_how_to_ask():
     lines = pitfalls(of(TWO))
     assert [p.key for p in lines.entries if not p.measured] == [
-        "statements",
         "wording",
         "decoding",
         "seeds",

@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from dataclasses import make_dataclass
+from dataclasses import make_dataclass, replace
 from pathlib import Path
 
 import nbformat
@@ -27,6 +27,7 @@ from distill_study.report.tables import (
     cases,
     cost_table,
     story,
+    sums_hold,
     test_table as tests_of,
     training_table,
 )
@@ -396,14 +397,14 @@ def test_hardly_anything_ran(arms):
     for x in (arm_table(r), tests_of(r), cost_table(r), f, first_screen(r, f)):
         assert check_page("<h1>x</h1><h2>y</h2>" + x.html().replace("h1>", "h2>")) == []
     png(accuracy_figure(r))
-    assert all(x.verdict and x.sentences for x in f.entries)
+    assert all(x.verdict and (x.sentences or x.number == 4) for x in f.entries)
 
 
 def test_unknown_tokens_and_truncation_stay_unknown():
     r = analyse(made_up().assign(tokens=np.nan, truncated=None, stopped=None), resamples=100)
     assert r.arms["teacher/cot"]["tokens"] is None and r.arms["teacher/cot"]["truncated"] is None
     f = findings(r)
-    assert "not available" in " ".join(f.entries[3].sentences) and "nan" not in (
+    assert "not available" in cost_table(r).html() and "nan" not in (
         arm_table(r).html() + cost_table(r).html() + f.html()
     ).lower().replace("finance", "")
 
@@ -445,10 +446,7 @@ def test_the_gap_is_that_to_the_teachers_better_prompt():
 
 def test_what_prompting_alone_gives_is_said_beside_the_gap():
     asked = findings(analyse(made_up(400, arms=SKILL | {"student/cot": 0.6}), resamples=200)).entries[0]
-    assert (
-        "Asking the untouched student to reason, without any training, already gives" in asked.verdict
-        and "student/cot, right on" in asked.sentences[1]
-    )
+    assert "Asking the untouched student to reason, without any training, already gives" in asked.verdict
     assert "without any training" not in findings(analyse(made_up(400), resamples=200)).html()  # it gains nothing there
 
 
@@ -581,8 +579,42 @@ def test_the_item_of_the_first_screen_is_inert_and_the_first_that_shows_the_find
     assert told.steps[0][1].startswith(ATTACKS[first % len(ATTACKS)][:20].strip())
     assert [mark for *_, mark in told.steps[1:]] == [False, True]
     assert check_page("<h1>x</h1>" + told.html()) == []
-    lost = story(results, examples(), after="distilled/cot-rationale", better=False)
-    assert lost.steps[-1][-1] is False and "is wrong" in lost.shown
+    won, lost = (int(x) for x in re.findall(r": (\d+)", told.shown)[:2])
+    assert lost == 0 and told.shown.endswith(f"Shown: the first of the {won}.")
+    worse = analyse(made_up(arms=SKILL | {"distilled/cot-rationale": 0.1}), resamples=100)
+    told = story(worse, examples(), after="distilled/cot-rationale", better=False)
+    assert [mark for *_, mark in told.steps[1:]] == [True, False] and ": 0 of 60 items; wrong where" in told.shown
+
+
+def test_a_right_answer_by_false_sums_is_not_what_a_report_shows(results):
+    wrote = results.graded.copy()
+    trained = wrote["arm"] == "distilled/cot-rationale"
+    ids = list(dict.fromkeys(wrote["id"]))
+    wrote.loc[trained, "text"] = ["4 + 5 = 8. 8 + 3 = 12. Answer: 12"] * len(ids)
+    told = story(replace(results, graded=wrote), examples(), after="distilled/cot-rationale", better=True)
+    assert "(0 with every sum in the reasoning right)" in told.shown
+    sound = trained & (wrote["id"] == ids[-1])
+    wrote.loc[sound, "text"] = "4 + 5 = 9. 9 + 3 = 12. Answer: 12"
+    wrote.loc[trained & (wrote["id"] == ids[-1]), "correct"] = True
+    wrote.loc[(wrote["arm"] == "student/vanilla") & (wrote["id"] == ids[-1]), "correct"] = False
+    told = story(replace(results, graded=wrote), examples(), after="distilled/cot-rationale", better=True)
+    assert told.steps[-1][1].startswith("4 + 5 = 9") and told.shown.endswith("Shown: the first of the 1.")
+
+
+@pytest.mark.parametrize(
+    "text, holds",
+    [
+        ("Monday: 45 - 9 = 36. Tuesday: 36 * 2 = 72.\nAnswer: 72", True),
+        ("Monday: 45 - 9 = 34. Tuesday: 34 + 2 = 36.", False),
+        ("He pays $3.50 × 2 = $7.00, and 10 ÷ 3 = 3.33.", True),
+        ("1,200 + 300 = 1,500 = 1500", True),
+        ("half of 10 = 5; x = 5; 50% of 20 = 10; = 3; 3 = ", None),
+        ("", None),
+        ("9" * 5000 + "+1=2", False),
+    ],
+)
+def test_sums_that_a_text_writes_out(text, holds):
+    assert sums_hold(text) is holds
 
 
 # --- the page of a recipe

@@ -48,7 +48,9 @@ def test_a_value_with_line_breaks_stays_in_its_sentence():
 
 
 def test_a_part_of_a_page_is_inert():
-    assert html_part("listed", ["<b>", "p = 0.01"]).endswith("<li>&lt;b&gt;</li><li>p\u00a0=\u00a00.01</li></ul>")
+    assert html_part("listed", SimpleNamespace(lines=["<b>", "p = 0.01"])).endswith(
+        "<li>&lt;b&gt;</li><li>p\u00a0=\u00a00.01</li></ul>"
+    )
     assert [joined([]), joined("a"), joined("abc")] == ["", "a", "a, b and c"]
 
 
@@ -58,7 +60,7 @@ def test_a_part_of_a_page_is_inert():
 def test_what_was_cut_off_or_failed_is_said_under_the_table(results):
     graded = results.graded
     cut = graded.assign(truncated=graded["arm"] == "student/vanilla")
-    assert "answers of student/vanilla (100.0 %) were cut off" in arm_table(analyse(cut, resamples=100)).note
+    assert "model's context: student/vanilla (100.0 %)." in arm_table(analyse(cut, resamples=100)).note
     lost = graded.assign(failed=(graded["arm"] == "teacher/cot") & graded["id"].isin(["q3", "q5"]))
     assert "count as wrong: 2 of 120 of teacher/cot." in arm_table(analyse(lost, resamples=100)).note
     note = arm_table(results).note

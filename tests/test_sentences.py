@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT / ".ci"))
 import sentences
 
 ODD = re.compile(
-    r"  | [,.;:?!](?!\d)|\.\.|,,|\(\)|{{|}}|\bNone\b(?! of| shown|:)|\bnan\b|\binf\b|\bTrue\b|\bFalse\b|\ba [aeio]\w*"
+    r"  | [,.;:?!](?!\d)|\.\.|,,|\(\)|{{|}}|\bNone\b(?! of| shown| by)|\bnan\b|\binf\b|\bTrue\b|\bFalse\b|\ba [aeio]\w*"
 )
 
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLIND', 'NAMES', 'LARGEST', 'MARGIN', 'QUESTIONS', 'DENSE', 'WAYS', 'Reworded', 'reworded', 'blinded', 'chance',
-           'Pitfall', 'Lines', 'swapped', 'extraction', 'rule_table', 'statements', 'overlapped', 'overlap', 'noise',
-           'validation', 'multiple', 'power', 'length', 'wording', 'decoding', 'easy', 'pitfalls', 'by_first_number',
+           'Pitfall', 'Lines', 'swapped', 'extraction', 'rule_table', 'overlapped', 'overlap', 'noise', 'validation',
+           'multiple', 'power', 'length', 'wording', 'decoding', 'easy', 'pitfalls', 'by_first_number',
            'difficulty_table', 'Finding', 'Findings', 'plain_words', 'outcome', 'findings', 'Headline', 'sources_count',
            'headline', 'Methodology', 'methodology', 'Sentences', 'conclusions']
 
@@ -25,7 +25,6 @@ from distill_study.analyse.results import (
     Table,
     TransferResult,
     break_even,
-    html_part,
     level_interval,
     per_answer,
     quotient,
@@ -96,20 +95,8 @@ def chance(examples) -> float:
     return max(max(gold.count(g) for g in set(gold)) / len(gold), float(guess))
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #4b1ebea7
-NAMES = dict(
-    extraction="Answer extraction",
-    statements="Statements that differ",
-    wording="Prompt wording",
-    decoding="Decoding",
-    seeds="Training seeds",
-    overlap="Train–test overlap",
-    noise="Label noise",
-    easy="Easy items",
-    length="Length",
-    validation="Validation by the teacher's labels",
-    multiple="Multiple comparisons",
-    power="Power",
-)
+_WORDS = read_table("templates/plain.yaml")
+NAMES = _WORDS["pitfalls"]
 LARGEST = "the largest of several"  # has no interval: one would be that of a number chosen beforehand
 
 
@@ -123,7 +110,6 @@ class Pitfall:
     value: Interval | None = None  # None: not measured, or nothing to measure
     number: str = "\u2013"  # the value with its interval
     measured: bool = True
-    examples: tuple = ()  # what a model wrote: for the page alone
 
     def to_dict(self):
         return dict(key=self.key, name=self.name, measured=self.measured, value=self.value, sentence=self.sentence)
@@ -170,8 +156,7 @@ class Lines(Displayable):
         "A table with a row for each pitfall: its name, its number and what that says."
         heads = dict(name="Pitfall", number="Number", sentence="What it says")
         columns = tuple(Column(key, head, kind="text") for key, head in heads.items())
-        rows = tuple(vars(p) | dict(sentence=" ".join((p.sentence, *p.examples))) for p in self.entries)
-        table = Table("Pitfalls, measured", columns, rows, "With 95 % intervals.").html()
+        table = Table("Pitfalls, measured", columns, tuple(map(vars, self.entries)), "With 95 % intervals.").html()
         return table + (self.rules.html() if self.rules else "")
 
     def to_dict(self):
@@ -190,25 +175,8 @@ def _changes(a: dict, b: dict) -> dict:
     return dict(n=len([x for x in a if x in b]), pairs=swapped(a, b))
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #ca758cf1
-def _by_judge(graded, judge) -> dict:
-    "The arm whose accuracy a judge changes most, by how much, and the order of the arms, on the items that it graded."
-    right = judge[judge["criterion"] == "correct"].groupby(["arm", "id"], observed=True)["grade"].mean()
-    both = graded.merge(right.dropna().rename("judge").reset_index(), on=["arm", "id"])
-    if not len(both):
-        return {}
-    by_arm = both.groupby("arm", observed=True)
-    means = by_arm[["judge", "correct"]].mean().astype(float)
-    off = means["judge"] - means["correct"]
-    arm, changes = off.abs().idxmax(), _changes(means["correct"].to_dict(), means["judge"].to_dict())
-    return dict(arm=arm, off=off[arm], n=by_arm["id"].count().max(), changes=changes)
-
-
-def extraction(
-    results,  # `results.Results`
-    judge=None,  # arm, id, criterion, grade; None: no judge
-) -> Pitfall:
-    "Strict against flexible reading, and against a judge."
-    m = results.metric
+def extraction(results) -> Pitfall:
+    "Strict against flexible reading."
     flexible = {a: results.arms[a][results.level].value for a in results.ran}
     strict = {a: results.arms[a]["strict"].value for a in results.ran}
     loss = {a: x - strict[a] for a, x in flexible.items() if x is not None}
@@ -224,7 +192,6 @@ def extraction(
         losers=sum(x > 0 for x in loss.values()),
         n=len(loss),
         changes=_changes(flexible, strict),
-        judge=_by_judge(results.graded, judge) if judge is not None and m.graded else {},
     )
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #57a70002
@@ -254,20 +221,6 @@ def rule_table(answers: dict) -> Table:  # arm, or other answers → `sampling.A
     return Table(
         "How answers were found", columns, rows, "Answers to test items, and the teacher's to training inputs."
     )
-
-
-def statements(answers: dict) -> Pitfall:  # as for `rule_table`
-    "Replies that state several answers that differ, of which the last one counts."
-    replies = {arm: found for arm, x in answers.items() if (found := _replies(x))}
-    if not replies:
-        return _not_measured("statements")
-    differ = {arm: [a for a in of if a.parsed.differs] for arm, of in replies.items()}
-    worst = max(differ, key=lambda arm: len(differ[arm]) / len(replies[arm]))
-    total, n = (sum(map(len, of.values())) for of in (differ, replies))
-    share = Interval(len(differ[worst]) / len(replies[worst]), n=len(replies[worst]), reason=LARGEST)
-    line = _line("statements", value=share, unit=" %", signed=False, worst=worst, total=total, n=n)
-    ends = ((a, re.sub(r"\s+", " ", a.parsed.rationale)[-160:]) for a in differ[worst][:3])
-    return replace(line, examples=tuple(f"{a.id}: «…{end}», read as {a.parsed.answer}." for a, end in ends))
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #1e12481b
 def overlapped(curated: dict) -> set:
@@ -488,8 +441,7 @@ def pitfalls(
         by[kind][arm, k] = x
     blind, asked = next(iter(by["blind"].values()), None), {e.id: e for e in examples}
     lines = (
-        extraction(results, judge),
-        statements(answers or {}),
+        extraction(results),
         wording(results, by["wording"]),
         decoding(results, by["sample"], temperature=settings.temperature if settings else 0.7),
         _not_measured("seeds", seed=results.seed),  # others are other combinations
@@ -537,17 +489,7 @@ def difficulty_table(
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #7c65f639
 MARGIN = 0.05  # as good as: at most 5 points below
-QUESTIONS = {
-    1: "How much of the teacher–student gap does distillation close?",
-    2: "Do labels made by reasoning teach more than labels made by answering at once?",
-    3: "Can the student give the answer alone after learning from reasoned answers?",
-    4: "What does it cost?",
-    5: "Which of these conclusions would change with another way of grading?",
-}
-DENSE = {
-    2: "Do labels made by a chain of density teach more than labels made by summarizing at once?",
-    3: "Can the student write the dense summary at once after learning from the last round of the chain?",
-}
+QUESTIONS, DENSE = _WORDS["questions"], _WORDS["dense"]  # number → question; those that summaries ask instead
 
 
 @dataclass(frozen=True)
@@ -566,9 +508,7 @@ class Findings(Displayable):
 
     entries: tuple
 
-    def html(self) -> str:
-        "Question, verdict, sentences."
-        return html_part("findings", self.entries)
+    part = "findings"
 
     def to_dict(self):
         return list(self.entries)
@@ -579,9 +519,8 @@ _LABELLED = tuple(a for a in TRAINED if not ARMS[a].only and not ARMS[a].shuffle
 
 def plain_words(results: Results, kind: str = "names") -> dict:
     "Arm → what it is called in plain words, or, of `kind` learned, what it was trained on."
-    words = read_table("templates/plain.yaml")
     family = next((f for f, keys in FAMILY.items() if results.metric.key in keys), "")
-    return words[kind] | words.get(family, {}).get(kind, {})
+    return _WORDS[kind] | _WORDS.get(family, {}).get(kind, {})
 
 
 def outcome(results: Results, arm: str) -> str:
@@ -667,9 +606,6 @@ def _cost(results, labelling, *, training, serving) -> Finding:
         "cost",
         results=results,
         relative={a: x for a, x in ratios.items() if a.startswith("distilled/")},
-        per_output={a: x for a, x in ratios.items() if a != results.teacher},
-        label_tokens=_known({s: x.get("output_tokens") for s, x in labelling.items()}),
-        seconds=_known({a: t.get("seconds") for a, t in training.items()}),
         each_costs=each,
         paybacks=_paybacks(results, each, labelling=labelling, training=training),
     )
@@ -770,9 +706,10 @@ def _kind(r: Results, by: dict) -> str:
 
 @dataclass(frozen=True)
 class Headline:
-    "The finding in a sentence or two, its caveats in a line, and what it is about."
+    "The finding in a sentence, what else came out in one or two, the caveats in a line, and what it is about."
 
     sentence: str
+    more: str
     caveats: str
     kind: str  # gain, loss, none, no_constant, no_teacher, nothing
     lead: str | None  # the arm that it is about
@@ -842,15 +779,11 @@ def headline(
         sources=sources_count(r),
         n=max((r.arms[a]["n"] for a in r.ran), default=0),
     )
-    lines = [" ".join(sentences("headline.txt.j2", part, **about)) for part in ("finding", "caveats")]
-    return Headline(*lines, about["kind"], lead)
+    (first, *more), caveats = (sentences("headline.txt.j2", part, **about) for part in ("finding", "caveats"))
+    return Headline(first, " ".join(more), " ".join(caveats), about["kind"], lead)
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #3c333f18
-WAYS = dict(
-    vanilla="plainly (vanilla)",
-    cot="to reason first (chain of thought, cot)",
-    cod="to summarize in ever denser rounds (chain of density, cod)",
-)
+WAYS = _WORDS["ways"]  # strategy → how a teacher is asked by it
 
 
 def _changed(settings) -> str:
@@ -890,8 +823,7 @@ class Methodology(Displayable):
 
     parts: dict
 
-    def html(self) -> str:
-        return html_part("methodology", self.parts)
+    part = "methodology"
 
     def to_dict(self) -> dict:
         return self.parts
@@ -933,9 +865,7 @@ class Sentences(Displayable):
 
     lines: tuple
 
-    def html(self) -> str:
-        "A list of the sentences, as inert text."
-        return html_part("listed", self.lines)
+    part = "listed"
 
     def to_dict(self):
         return list(self.lines)

@@ -127,7 +127,6 @@ class Results:
     tests: list  # Comparison, flexible extraction
     tests_strict: list  # the same with strict extraction
     gaps: list  # Gap
-    gaps_strict: list
     teacher: str  # the teacher arm that gaps are measured against
     seed: int
     metric: Metric = METRICS["correct"]  # what the tests and gaps are about
@@ -253,14 +252,12 @@ def analyse(
     tests = _all_tests(graded, arms, metric=metric, **how)
     constant = metric.graded and "gold" in graded and graded["gold"].notna().any()
     every = with_constant(graded) if constant else graded
-    written = dict(arms=arms, scale=metric.scale, digits=metric.digits)
     return Results(
         graded,
         records,
         tests=tests.pop(metric.key),
         tests_strict=tests.pop(f"{metric.key}_strict"),
-        gaps=gaps(every, resamples, seed=seed, column=metric.key, **written),
-        gaps_strict=gaps(every, resamples, seed=seed, column=f"{metric.key}_strict", **written),
+        gaps=gaps(every, resamples, seed=seed, column=metric.key, arms=arms, scale=metric.scale, digits=metric.digits),
         teacher=reference_teacher(graded),
         seed=seed,
         metric=metric,
@@ -579,12 +576,9 @@ def html_of(template: str, **values) -> str:
     return _environment().get_template(f"{template}.html.j2").render(values)
 
 
-def html_part(
-    part: str,  # a macro of `templates/parts.html.j2`
-    *values,  # its arguments
-) -> str:
-    "A piece of a page."
-    return str(getattr(_environment().get_template("parts.html.j2").module, part)(*values))
+def html_part(part: str, value) -> str:
+    "A piece of a page, by a macro of `templates/parts.html.j2`."
+    return str(getattr(_environment().get_template("parts.html.j2").module, part)(value))
 
 
 def sentence(template: str, macro: str, **values) -> str:
@@ -605,6 +599,12 @@ def sentences(
 # %% ../../nbs/70_analyse/03_results.ipynb #09c0d53c
 class Displayable:
     "Something that shows itself in Jupyter and in a report by its `html`, and has plain values: its `to_dict`."
+
+    part = ""  # the macro of `templates/parts.html.j2` that writes it
+
+    def html(self) -> str:
+        "A piece of a page, all text in it inert."
+        return html_part(self.part, self)
 
     def _repr_html_(self):
         return self.html()

@@ -9,27 +9,12 @@ __all__ = ['INK', 'SOFT', 'LINES', 'COLOURS', 'ink', 'axes', 'accuracy_figure', 
 from ..analyse.findings import plain_words
 from ..analyse.results import Results, html_of
 from ..analyse.stats import BASE_NAMES, CONSTANT, Interval
+from ..config import read_table
 from ..utils import ReportError, num
 
 # %% ../../nbs/80_report/01_figures.ipynb #4e3b83c7
 INK, SOFT, LINES = "#22262b", "#6b737c", "#e3e5e8"
-COLOURS = {
-    "teacher/vanilla": "#6b737c",
-    "teacher/cot": "#22262b",
-    "teacher/cod": "#22262b",
-    "student/vanilla": "#949494",
-    "student/cot": "#949494",
-    "distilled/vanilla": "#0173b2",
-    "distilled/cot-answer": "#d55e00",
-    "distilled/cot-rationale": "#a8518a",
-    "distilled/cot-after": "#ca9161",
-    "distilled/cot-mixed": "#56b4e9",
-    "distilled/cod": "#de8f05",
-    "control/gold": "#029e73",
-    "control/format": "#8c564b",
-    "control/right": "#7fbf9f",
-    "control/wrong": "#b5651d",
-}
+COLOURS = read_table("templates/plain.yaml")["colours"]  # arm → colour
 _STYLE = {
     "font.size": 9.5,
     "axes.labelsize": 9.5,
@@ -90,7 +75,7 @@ def _draw_arm(ax, y, *, i: Interval, look: dict, metric, far: float, dark: bool)
     x = metric.scale * i.value
     ends = [[metric.scale * max(0, d)] for d in ((i.value - i.low, i.high - i.value) if i.low is not None else (0, 0))]
     ax.errorbar(
-        x, y, xerr=ends, ms=6, mew=1.6, elinewidth=2, capsize=2.5, capthick=1.4, zorder=3, clip_on=False, **look
+        x, y, xerr=ends, ms=4, mew=1, elinewidth=1.5, capsize=4.5, capthick=1.2, zorder=3, clip_on=False, **look
     )
     right = x + ends[1][0] < 0.85 * far
     at, side = (x + ends[1][0], "left") if right else (x - ends[0][0], "right")

@@ -113,12 +113,11 @@ def _known(v):
 
 def legible(value):
     "A text, or all texts in a value, with a mark in the place of characters that show nothing, or turn text around."
+    if isinstance(value, str):
+        return HIDDEN.sub("\ufffd", value.replace("\r\n", "\n"))
     if isinstance(value, dict):
         return {k: legible(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [legible(v) for v in value]
-    value = _known(value)
-    return HIDDEN.sub("\ufffd", value.replace("\r\n", "\n")) if isinstance(value, str) else value
+    return [legible(v) for v in value] if isinstance(value, list) else _known(value)
 
 
 def _filled(**record):
@@ -164,7 +163,8 @@ def item_records(
     for v in pairs[pairs["id"].isin(at)].itertuples():
         records[v.id]["pairs"].append([v.a, v.b, v.winner, bool(v.flipped), v.why])
     rows = rows[rows["id"].isin(at)]
-    for x in (dict(zip(rows, own)) for own in zip(*(rows[k].tolist() for k in rows))):
+    columns = {k: rows[k].tolist() for k in rows}
+    for x in (dict(zip(columns, own)) for own in zip(*columns.values())):
         e, arm, a = at[x["id"]], x["arm"], answered[x["arm"], x["id"]]
         key = e.id, arm if e.task == "conversation" else ARMS[arm].prompt
         if key not in asked:
@@ -210,9 +210,10 @@ def chunks(records: list[dict]) -> tuple[list[str], list[int], list[dict]]:
         taken.append(record)
         size += len(record)
         if size > CHUNK or i == len(records) - 1:
-            text = scrub(f"[{','.join(taken)}]")
-            packed.append(_deflated(text))
-            scrubbed += json.loads(text)
+            text = f"[{','.join(taken)}]"
+            clean = scrub(text)
+            packed.append(_deflated(clean))
+            scrubbed += records[starts[-1] : i + 1] if clean == text else json.loads(clean)
             taken, size = [], 0
     return packed, starts, scrubbed
 

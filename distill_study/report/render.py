@@ -135,7 +135,7 @@ def metrics(
     "Every number of the report as plain JSON values."
     numbers = {k: getattr(results, k) for k in ("metric", "also", "arms", "constant", "teacher")}
     numbers |= dict(base=BASE, primary=results.primary, items=results.per_item())
-    numbers |= {k: getattr(results, k) for k in ("gaps", "gaps_strict", "tests", "tests_strict")}
+    numbers |= {k: getattr(results, k) for k in ("gaps", "tests", "tests_strict")}
     numbers |= dict(attrition=attrition or {}, labelling=labelling or {}, training=training or {}, findings=found)
     numbers |= dict(shown=[dict(kind=type(s).__name__, data=s) for s in shown])
     return to_plain(dict(format=1, **numbers, **more, provenance=made))
@@ -469,9 +469,8 @@ def _answer_rows(m, arm, *, measure):
 def _comparison_rows(m, measure):
     "Gaps and paired tests, as extracted and strict."
     points = "points" if measure.scale == 100 else measure.unit
-    for kind, suffix in (("gaps", ""), ("gaps_strict", ", strict")):
-        for g in m.get(kind) or ():
-            yield _row(g["arm"], f"gap recovered{suffix}", i=g, unit="%", scale=100, against=g["teacher"])
+    for g in m.get("gaps") or ():
+        yield _row(g["arm"], "gap recovered", i=g, unit="%", scale=100, against=g["teacher"])
     for kind, suffix in (("tests", ""), ("tests_strict", ", strict")):
         for t in m.get(kind) or ():
             own = dict(against=t["a"], p=t.get("p"), p_holm=t.get("p_holm"), reason=t.get("reason") or "")

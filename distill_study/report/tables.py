@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['ARM', 'HeatMap', 'arm_table', 'score_tables', 'test_table', 'label_table', 'training_table', 'cost_table',
            'attrition_table', 'hardness_table', 'Cases', 'numbered', 'input_text', 'reference_text', 'cases', 'Story',
-           'story', 'learned_steps', 'size_text', 'size_in', 'FirstScreen', 'form_table', 'change_map']
+           'sums_hold', 'story', 'learned_steps', 'size_text', 'size_in', 'FirstScreen', 'form_table', 'change_map']
 
 # %% ../../nbs/80_report/00_tables.ipynb #614c1fa4
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 from ..analyse.findings import Findings, Headline, plain_words, sources_count
 from distill_study.analyse.results import (
@@ -19,7 +20,6 @@ from distill_study.analyse.results import (
     Table,
     TransferResult,
     html_of,
-    html_part,
     per_answer,
     quotient,
     sentences,
@@ -28,6 +28,7 @@ from ..analyse.stats import BASE, BASE_NAMES, CONSTANT, PLAIN, TRAINED
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
 from ..tasks.families import unfinished
+from ..tasks.reading import number
 from ..train.save import FORMS
 from ..utils import num, short_name
 
@@ -37,11 +38,11 @@ ARM = Column("arm", "Arm", kind="text")
 
 @dataclass(frozen=True, repr=False)
 class HeatMap(Displayable):
-    "Numbers in coloured cells, in blocks of rows."
+    "Numbers in coloured cells."
 
     caption: str
     heads: tuple  # (name, second line) of each column
-    blocks: tuple  # (name, [(row's name, cells)]); a cell is (Interval, its text, share of the colour, mark) or words
+    rows: tuple  # (name, cells); a cell is (Interval, its text, share of the colour, mark) or words
     sub: str = ""
     note: str = ""
 
@@ -335,9 +336,7 @@ class Cases(Displayable):
     rows: tuple  # the ones shown
     measure: str = ""  # of a scored family: what the one scores lower by
 
-    def html(self) -> str:
-        "Questions, gold answers and both completions, as inert text."
-        return html_part("cases", self)
+    part = "cases"
 
     def to_dict(self):
         "Counts only: the rows may be other people's data."
@@ -398,7 +397,7 @@ def cases(
     found = [e for e in both if a.at[e.id, metric.key] < b.at[e.id, metric.key]]
 
     def answer(rows, e):
-        return dict(text=_cut(rows.at[e.id, "text"], 300) or "(empty)", answer=_read(rows.loc[e.id], metric))
+        return dict(text=_cut(rows.at[e.id, "text"], 200) or "(empty)", answer=_read(rows.loc[e.id], metric))
 
     rows = tuple(_shown(e) | dict(wrong=answer(a, e), right=answer(b, e)) for e in found[:k])
     return Cases(wrong, right, len(found), len(both), rows, measure=name)
@@ -419,17 +418,36 @@ class Story(Displayable):
     steps: tuple  # (what it is, text, mark: True, False, a score or nothing)
     shown: str = ""  # which test item it is
 
-    def html(self) -> str:
-        "The steps below each other, as inert text."
-        return html_part("story", self)
+    part = "story"
 
 
-def _pick(a, b, *, better: bool, graded: bool) -> tuple:
-    "(ids that come into question, why) of the grades of two arms: won items, or lost ones, or any."
-    won, lost = a.index[a < b], b.index[b == 0] if graded else b.index[b < a]
-    if better and len(won):
-        return won, "is right where the untouched student is wrong" if graded else "scores higher"
-    return (lost, "is wrong" if graded else "scores lower") if len(lost) else (b.index, "answers")
+_LAST_SUM, _TOTAL = re.compile(r"[\d.,()\s+*/×÷$€£−-]*$"), re.compile(r"\s*([$€£−-]*\d[\d.,]*)")
+
+
+def _rounded(value, written):
+    "Whether a canonical number is what a decimal says, as exactly as that is written."
+    places = len(written.partition(".")[2])
+    return abs(Fraction(value) - Fraction(written)) <= Fraction(places > 0, 2 * 10**places)
+
+
+def sums_hold(text: str) -> bool | None:
+    "Whether every sum that a text writes out, as in `3 * 4 = 12`, is right; None where it writes out none."
+    parts, known = text.split("="), []
+    for left, right in zip(parts, parts[1:]):
+        sum_, total = _LAST_SUM.search(left[-80:]), _TOTAL.match(right)
+        if total and re.search(r"\d\s*[+*/×÷−-]", sum_[0]) and not left[-80:][: sum_.start()].endswith("of"):
+            value, written = number(sum_[0]), number(total[1].rstrip(".,"))
+            known += [] if None in (value, written) else [_rounded(value, written)]
+    return all(known) if known else None
+
+
+def _pick(a, b, *, texts, better: bool) -> tuple:
+    "(ids that come into question, how many there are of which kind) of the grades of two arms and what `b` wrote."
+    won, lost = a.index[a < b], b.index[b < a]
+    sums = [sums_hold(texts[i]) for i in won]
+    sound = None if all(x is None for x in sums) else [i for i, x in zip(won, sums) if x]
+    ids = (sound or won) if better and len(won) else lost if len(lost) else b.index
+    return list(ids), dict(won=len(won), lost=len(lost), sound=None if sound is None else len(sound), n=len(b))
 
 
 def story(
@@ -440,19 +458,23 @@ def story(
     better: bool,  # show an item that it wins, not one that it loses
     learned: tuple = (),  # steps before the test item
 ) -> Story:
-    "One test item as the untouched and a trained student answer it, the first in test order that comes into question."
+    """One test item as the untouched and a trained student answer it, the first in test order that comes into question.
+
+    An item that training wins is one whose reasoning holds, as far as that can be seen: by the sums written out."""
     m, names = results.metric, plain_words(results)
     rows = {arm: results.graded[results.graded["arm"] == arm].set_index("id") for arm in (BASE, after)}
     arms = [arm for arm in rows if len(rows[arm])]
     a, b = (rows[arm][m.key].astype(float) for arm in (arms[0], after))
-    ids, why = _pick(a.reindex(b.index), b, better=better, graded=m.graded)
+    texts = rows[after]["text"].fillna("").astype(str)
+    ids, counts = _pick(a.reindex(b.index), b, texts=texts, better=better)
     example = next(e for e in examples if e.id in set(ids))
     steps = [*learned, ("Test item", _short(input_text(example)), f"right answer: {example.gold}" if m.graded else "")]
     for arm in arms:
         row = rows[arm].loc[example.id]
         mark = bool(row["correct"]) if m.graded else f"{m.name} {num(row[m.key], m.digits, scale=m.scale)}"
         steps.append((names[arm], _short(row["text"]) or "(no answer)", mark))
-    return Story(tuple(steps), f"The first of {len(ids)} test items (of {len(b)}) on which the trained student {why}.")
+    shown = sentences("tables.txt.j2", "shown", graded=m.graded, of=len(ids), both=len(arms) > 1, **counts)
+    return Story(tuple(steps), " ".join(shown))
 
 
 def learned_steps(results: Results, arm: str, *, splits, labels: dict, rows: dict) -> tuple:
@@ -504,9 +526,7 @@ class FirstScreen(Displayable):
         "The questions that apply."
         return [f for f in self.findings.entries if not f.verdict.startswith("Does not apply")]
 
-    def html(self) -> str:
-        "The part of the page above all sections."
-        return html_part("first", self)
+    part = "first"
 
 # %% ../../nbs/80_report/00_tables.ipynb #c73e809c
 def form_table(
@@ -569,9 +589,8 @@ def change_map(results: list[TransferResult], student: str) -> HeatMap:
         f"most 0.05 in a paired test, Holm-corrected over the {family} comparisons of this page."
     )
     note = "Own data: what it learned from, tested in the report of its combination. \u2013: can't be asked, see above."
-    rows = [
+    rows = tuple(
         (who, [next((cell(r) for r in own if r.test == t), "\u2013") for t in heads])
         for who, own in _learners(mine).items()
-    ]
-    blocks = (("Learned from", rows),)
-    return HeatMap(f"{student}: distilled minus untouched", tuple(heads.items()), blocks, sub, note + "".join(left_out))
+    )
+    return HeatMap(f"{student}: distilled minus untouched", tuple(heads.items()), rows, sub, note + "".join(left_out))

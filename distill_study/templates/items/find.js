@@ -7,21 +7,21 @@ const same = (x, y) => (x ?? "").toLowerCase() === y.trim().toLowerCase();
 // What can come of an item in two arms: key → [name, test of (value in A, value in B, item)].
 const GRADED = {
   "": ["any outcome", () => true],
-  "a-wrong": ["{a} wrong", (x) => x === 0],
-  "a-right": ["{a} right", (x) => x === 1],
-  "b-only": ["{a} wrong, {b} right", (x, y) => x === 0 && y === 1],
-  "a-only": ["{a} right, {b} wrong", (x, y) => x === 1 && y === 0],
+  "a-wrong": ["A wrong", (x) => x === 0],
+  "a-right": ["A right", (x) => x === 1],
+  "b-only": ["A wrong, B right", (x, y) => x === 0 && y === 1],
+  "a-only": ["A right, B wrong", (x, y) => x === 1 && y === 0],
   "both-wrong": ["both wrong", (x, y) => x === 0 && y === 0],
   "both-right": ["both right", (x, y) => x === 1 && y === 1],
-  "differ": ["{a} and {b} answer differently", (x, y, i, f) => answerOf("test", i, f.a) !== answerOf("test", i, f.b)],
+  "differ": ["A and B differ", (x, y, i, f) => answerOf("test", i, f.a) !== answerOf("test", i, f.b)],
   "all-wrong": ["every arm wrong", (x, y, i) => arms.every((arm) => gradeOf(i, arm) === 0)],
   "all-right": ["every arm right", (x, y, i) => arms.every((arm) => gradeOf(i, arm) === 1)],
 };
 const both = (x, y) => x !== null && y !== null;
 const SCORED = {
   "": ["any outcome", () => true],
-  "b-only": ["{a} lower, {b} higher", (x, y) => both(x, y) && x < y],
-  "a-only": ["{a} higher, {b} lower", (x, y) => both(x, y) && x > y],
+  "b-only": ["A lower, B higher", (x, y) => both(x, y) && x < y],
+  "a-only": ["A higher, B lower", (x, y) => both(x, y) && x > y],
   "both-right": ["the same", (x, y) => both(x, y) && x === y],
 };
 const OUTCOMES = data.graded ? GRADED : SCORED;
@@ -33,10 +33,6 @@ if (!data.graded) Object.assign(ORDERS, {
   low: ["lowest A first", (i, f) => gradeOf(i, f.a) ?? Infinity],
   behind: ["A furthest behind B first", (i, f) => (gradeOf(i, f.a) ?? Infinity) - gradeOf(i, f.b)],
 });
-
-function outcomeName(key, f) {
-  return OUTCOMES[key][0].replace("{a}", f.a).replace("{b}", f.b);
-}
 
 function fitsTest(i, f) {
   const tokens = tokensOf(i, f.a);
@@ -62,7 +58,7 @@ function fitting(f) {
   return by ? found.sort((i, j) => by(i, f) - by(j, f)) : found;
 }
 
-const WITHIN = { "": "input or any answer", input: "the input", a: "the answer of A", b: "the answer of B" };
+const WITHIN = { "": "input, answers", input: "the input", a: "the answer of A", b: "the answer of B" };
 
 function textsOf(r, f) {
   if (f.within === "input") return [r.question];
@@ -71,7 +67,7 @@ function textsOf(r, f) {
   return f.within ? wrote : [r.id, r.question, r.gold, ...wrote, ...Object.values(r.samples ?? {}).flat()];
 }
 
-// Those of the items that have the text, from one chunk after the other; `go` is asked between chunks and may end it.
+// Those of the items that have the text, from one chunk after the other, first one whose id it is; `go` is asked between chunks and may end it.
 async function searched(found, f, go) {
   const needle = f.text.trim().toLowerCase(), hits = new Set(), places = Map.groupBy(found, (i) => chunkOf(f.split, i));
   let done = 0;
@@ -80,7 +76,8 @@ async function searched(found, f, go) {
     for (const i of some) if (textsOf(records[i - start], f).some((t) => t?.toLowerCase().includes(needle))) hits.add(i);
     if (!go(++done / places.size)) return null;
   }
-  return found.filter((i) => hits.has(i));
+  const named = f.within ? [] : found.filter((i) => same(data[f.split].id[i], f.text));
+  return [...new Set([...named, ...found.filter((i) => hits.has(i))])];
 }
 
 // --- from filters to an address, and back
@@ -110,10 +107,10 @@ function options(name, pairs, value) {
   if (select.selectedIndex < 0) select.selectedIndex = 0;
 }
 
-// Names of outcomes hang on the arms, and which there are on what is shown.
+// Which outcomes there are hangs on what is shown.
 function setOutcomes() {
   const f = chosen(), test = f.split === "test";
-  options("outcome", test ? Object.keys(OUTCOMES).map((k) => [k, outcomeName(k, f)]) : Object.entries(FATES), f.outcome ?? "");
+  options("outcome", test ? Object.entries(OUTCOMES).map(([k, [name]]) => [k, name]) : Object.entries(FATES), f.outcome ?? "");
   for (const part of document.querySelectorAll("[data-of]")) part.hidden = part.dataset.of !== f.split;
   const own = test ? data.graded : true;
   for (const name of ["gold", "answer"]) control(name).closest(".field").hidden = !own;
@@ -122,10 +119,16 @@ function setOutcomes() {
   document.querySelector("label[for=answer]").textContent = test ? "Answer of A" : "Label";
 }
 
-function known(name, texts) {
-  const often = [...Map.groupBy(texts.filter((t) => t !== null), (t) => t)].sort((x, y) => y[1].length - x[1].length);
-  document.getElementById(`${name}-known`).replaceChildren(...often.slice(0, 200).map(([value]) => el("option", { value })));
+function known(name, numbers) {
+  const often = [...Map.groupBy(numbers.filter((n) => n !== null), (n) => n)].sort((x, y) => y[1].length - x[1].length);
+  document.getElementById(`${name}-known`).replaceChildren(...often.slice(0, 200).map(([n]) => el("option", { value: valueOf(n) })));
 }
+
+// What is proposed for texts to type, as soon as somebody looks for them.
+document.getElementById("more").addEventListener("toggle", () => {
+  known("gold", data.test.gold);
+  known("answer", arms.flatMap((arm) => data.test.arms[arm].answer));
+}, { once: true });
 
 function setUp() {
   const pairs = (list) => list.map((x) => [x, x]), first = (...tried) => tried.find((x) => arms.includes(x)) ?? arms[0];
@@ -138,8 +141,6 @@ function setUp() {
   options("odd", [["", "anything"], ...odd.map(([text, k]) => [k, text])], "");
   options("order", Object.entries(ORDERS).map(([k, [name]]) => [k, name]), "");
   setOutcomes();
-  known("gold", data.test.gold.map(valueOf));
-  known("answer", arms.flatMap((arm) => data.test.arms[arm].answer.map(valueOf)));
   atFirst = { outcome: "", ...chosen() };
 }
 

@@ -58,7 +58,7 @@ function drawPair(near) {
   const pair = byId("pair"), keys = Object.keys(PAIR);
   pair.hidden = f.split !== "test" || f.a === f.b;
   if (pair.hidden) return;
-  const chip = (key) => el("button", { type: "button", title: outcomeName(key, f), onclick: () => change({ outcome: f.outcome === key ? "" : key }) }, `${PAIR[key]}: `, el("b", {}, near.filter((i) => OUTCOMES[key][1](gradeOf(i, f.a), gradeOf(i, f.b), i, f)).length));
+  const chip = (key) => el("button", { type: "button", onclick: () => change({ outcome: f.outcome === key ? "" : key }) }, `${PAIR[key]}: `, el("b", {}, near.filter((i) => OUTCOMES[key][1](gradeOf(i, f.a), gradeOf(i, f.b), i, f)).length));
   const chips = keys.map((key) => [key, chip(key)]);
   for (const [key, e] of chips) e.setAttribute("aria-pressed", f.outcome === key);
   pair.replaceChildren(...chips.map(([, e]) => e));
@@ -128,7 +128,8 @@ async function refilter(id = null, hashed = id !== null) {
   byId("clear").disabled = address(f, null) === `#${f.split}`;
   drawHeads();
   drawPair(near);
-  drawTables();
+  if (started) drawTables();
+  else setTimeout(drawTables);   // after the first rows
   const at = id === null ? Math.min(0, found.length - 1) : found.indexOf(data[f.split].id.indexOf(id));
   list.scrollTop = 0;
   await turn(at, started && !hashed);
@@ -144,8 +145,6 @@ async function stay(name) {
 // Filters that a button sets; of other filters nothing changes.
 function change(filters) {
   for (const [k, v] of Object.entries(filters)) control(k).value = v;
-  setOutcomes();
-  if ("outcome" in filters) control("outcome").value = filters.outcome;
   if (moreAreSet()) byId("more").open = true;
   return "a" in filters ? stay("a") : refilter();
 }
@@ -169,12 +168,12 @@ const step = (by) => { if (found[now + by] !== undefined) turn(now + by); };
 form.onsubmit = (event) => { event.preventDefault(); toList(); };
 form.oninput = (event) => {
   if (event.target.name === "split") setFilters(control("split").value);
-  if (["a", "b"].includes(event.target.name)) setOutcomes();
   stay(event.target.name);
 };
 byId("back").onclick = () => step(-1);
 byId("next").onclick = () => step(1);
 byId("clear").onclick = () => { setFilters(f.split); refilter(); };
+byId("breakdown").open = matchMedia("(min-width: 75rem)").matches;
 byId("breakdown").ontoggle = drawTables;
 list.onscroll = drawRows;
 addEventListener("resize", drawRows);
