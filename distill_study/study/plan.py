@@ -77,6 +77,11 @@ class Recipe(Shared):
         "The cells of the grid, data set by data set; `ConfigError` where two have one name."
         return [*_grid(self.model_dump_json())]
 
+    @property
+    def trained(self) -> list[Student]:
+        "Every student with its training settings, each once; axes may vary both."
+        return list(dict.fromkeys(c.student for c in self.combinations()))
+
     def at(self, point: dict) -> "Recipe":
         "The recipe with the settings of a point on its axes, e.g. {data.train: 400}, which it then has no more of."
         raw = self.model_dump(mode="json", exclude={"axes"})
