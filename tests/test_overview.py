@@ -371,18 +371,23 @@ GOLD = dict(control_gold=dict(base="higher", constant="higher"))
         ),
         (
             GOLD | dict(distilled_cot_rationale=WON, distilled_vanilla=LOST),
-            "trained on plain answers, it is worse",
+            "trained on plain answers, it is significantly worse than before",
             "not testable",
         ),
         (
             GOLD | dict(distilled_cot_rationale=NONE, distilled_vanilla=LOST, distilled_cot_answer=NONE),
-            "Trained on the teacher's plain answers (significantly worse), reasoned answers or reasoning, the student",
+            "Trained on the teacher's plain answers, the student is significantly worse than before; trained on",
             "recover",
         ),
         (
             dict(distilled_cot_rationale=WON | dict(asked="can't tell")),
-            "Trained on the teacher's reasoning, the student is not significantly better",
+            "reasoning, the student is not significantly better than the untouched student asked to reason",
             "recover",
+        ),
+        (
+            GOLD | dict(distilled_cot_rationale=WON, distilled_vanilla=dict(base="higher", constant="can't tell")),
+            "trained on plain answers, it is not significantly better than the best constant answer",
+            "none",
         ),
         (
             dict(distilled_cot_rationale=WON),

@@ -257,6 +257,7 @@ def tally(grid: dict) -> list[dict]:
         counts = dict(n=len(own) - untestable, better=len(better), worse=worse)
         if own:
             ends = dict(low=min(gaps, default=None), high=max(gaps, default=None))
+            counts["outcome"] = next((c.outcome for c in own if c.outcome != "untestable"), None)
             found.append(dict(arm=arm, judged=sum(c.judge is not None for c in better)) | ends | counts)
     return sorted(found, key=lambda t: -t["better"] / (t["n"] + 1))
 
