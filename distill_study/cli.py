@@ -640,10 +640,10 @@ def import_(
     store: KeptStore = Path("store"),
 ):
     "Check files of grades and merge them into the store. All of them, or none."
-    from distill_study.grading import people
     from distill_study.store.log import Store as Opened
+    from distill_study.tools import share
 
-    for d in people.import_grades(Opened(store), files, recipe=_recipe(recipe, p), partial=partial, replace=replace):
+    for d in share.import_grades(Opened(store), files, recipe=_recipe(recipe, p), partial=partial, replace=replace):
         before = "" if d["new"] else ", imported before"
         rater = f"{d['combination']}, sheet {d['sheet']}, rater {d['rater']}"
         print(f"{rater}: {d['items']} of {d['of']} answers{before}")

@@ -21,11 +21,10 @@ from made_up import saved_grades, sheet_of
 from typer.testing import CliRunner
 
 from distill_study.cli import app, main
-from distill_study.grading.people import import_grades
 from distill_study.store.log import Store
 from distill_study.study import schedule, workers
 from distill_study.study.plan import load_recipe
-from distill_study.tools.share import write_sheets
+from distill_study.tools.share import import_grades, write_sheets
 
 ROOT = Path(__file__).parent.parent
 SMALL = dict(
