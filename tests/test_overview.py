@@ -653,17 +653,19 @@ def test_other_pages_of_the_folder_are_linked_at_the_top(tmp_path):
     assert nav.find("a", href="claims.html").text == "Claims of the paper"
 
 
-def test_the_committed_page_is_made_from_its_folder(tmp_path):
-    for p in TINY.iterdir():
+@pytest.mark.parametrize("recipe", [TINY, TINY.with_name("curve")], ids=lambda folder: folder.name)
+def test_the_committed_page_is_made_from_its_folder(recipe, tmp_path):
+    for p in recipe.iterdir():
         (shutil.copytree if p.is_dir() else shutil.copy)(p, tmp_path / p.name)
 
     def plain(page):
         "Without its time, its pictures and white space."
         return re.sub(r'<p>Written .*?</p>|src="data:[^"]*"|\s+', "", page.replace("&#39;", "&#x27;"))
 
-    committed = (TINY / "index.html").read_text()
+    committed = (recipe / "index.html").read_text()
     assert plain(render_index(tmp_path).read_text()) == plain(committed) and len(committed) < 600_000
-    for name in READ:
+    assert ("Learning curves" in committed) == (recipe != TINY)
+    for name in (p.parent.name for p in recipe.glob("*/metrics.json")):
         assert all(f'href="{name}/{f}"' in committed for f in ("index.html", "metrics.json", "metrics.csv"))
 
 
