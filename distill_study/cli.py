@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['app', 'store_app', 'grades_app', 'VERSION', 'RecipeFile', 'RecipePath', 'OVERRIDE', 'Override', 'Reports', 'STORE',
-           'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Quiet', 'Verbose', 'Wait', 'Strict',
-           'Gpus', 'Columns', 'SOURCE', 'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER', 'COMPLETIONS', 'TASK',
-           'EACH', 'LOGS', 'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'power', 'data', 'memory',
-           'doctor', 'list_', 'chapters', 'heading', 'relink', 'write_page', 'guide', 'read', 'import_logs', 'diff',
-           'reproduce', 'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'prune',
-           'main']
+           'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Quiet', 'Verbose', 'PATIENCE',
+           'Wait', 'Strict', 'Gpus', 'Columns', 'SOURCE', 'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER',
+           'COMPLETIONS', 'TASK', 'EACH', 'LOGS', 'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'power',
+           'data', 'memory', 'doctor', 'list_', 'chapters', 'heading', 'relink', 'write_page', 'guide', 'read',
+           'import_logs', 'diff', 'reproduce', 'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger',
+           'verify', 'prune', 'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
 import errno
@@ -95,7 +95,10 @@ TokenEnv = Annotated[str, typer.Option(help="NAME of the environment variable wi
 Workers = Annotated[int, typer.Option(help="processes that do stages side by side, each with its share of the GPUs")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only what failed or dropped out, and where it is")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="lines on a terminal, too, not one view of the run")]
-Wait = Annotated[str, typer.Option(help="for how long a server that is away is tried again", envvar="DISTILL_WAIT")]
+PATIENCE = (
+    "for how long each stage tries a server that is away, e.g. 90s or 2h; else half an hour, once it has answered"
+)
+Wait = Annotated[str, typer.Option(metavar="TIME", help=PATIENCE, envvar="DISTILL_WAIT")]
 Strict = Annotated[bool, typer.Option("--strict", help="exit with 1 also where an arm of a report dropped out")]
 
 # %% ../nbs/99_cli.ipynb #9a1d0c04

@@ -475,7 +475,9 @@ def _turns_of(row, data):
         row = dict(messages=_as_turns(row["prompt"], "user") + _as_turns(row["completion"], "assistant"))
     if "messages" not in row:
         columns = FAMILIES[data.task].columns if data.task in FAMILIES else ["messages"]
-        values = dict(columns=", ".join(columns), first=columns[0], there=", ".join(map(str, row)))
+        first = next((c for c in columns if c not in row), columns[0])
+        wanted = " or ".join(dict.fromkeys(map(repr, (first, "messages"))))
+        values = dict(columns=", ".join(columns), first=first, wanted=wanted, there=", ".join(map(str, row)))
         raise DataError.of("no_messages", **values)
     turns, roles = row["messages"], ("system", "user", "assistant")
 
