@@ -366,6 +366,24 @@ def test_an_error_whose_traceback_cannot_be_written_still_fails_its_notebook(mon
     assert schedule._run_cell(shell, "1 + 1")[0].output_type == "display_data" and shell.error is None
 
 
+def test_a_process_that_executed_a_notebook_is_what_it_was_and_starts_others(tmp_path):
+    import nbformat
+    import papermill
+
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("import sys; sys.modules['__main__'] is None")]
+    )
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    for _ in range(2):
+        before = sys.modules["__main__"]
+        how = dict(engine_name=schedule._engine_here(), kernel_name="python3", progress_bar=False)
+        done = papermill.execute_notebook(tmp_path / "a.ipynb", tmp_path / "b.ipynb", **how)
+        assert done.cells[0].outputs[0]["data"]["text/plain"] == "False"
+        assert sys.modules["__main__"] is before
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(len, "abc").result() == 3
+
+
 def test_a_missing_key_is_found_before_any_combination_starts(tmp_path):
     "Unless it has answered before: then the store may have everything."
     teacher = dict(engine="openai:m", endpoint=dict(base_url="http://127.0.0.1:9/v1", key_env="NO_SUCH_KEY"))

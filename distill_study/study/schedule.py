@@ -71,6 +71,16 @@ def recipe_path(given: str | Path) -> Path:
     return shipped[name]
 
 # %% ../../nbs/85_study/04_schedule.ipynb #5e1d0c03
+@contextlib.contextmanager
+def _main_module():
+    "Within, a shell may take the place of the module `__main__`, without which this process can't start others."
+    main = sys.modules["__main__"]
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 @cache
 def _shell():
     "The shell of this process that executes notebooks; the error that ends a cell is kept in `error`."
@@ -91,7 +101,8 @@ def _shell():
             kind, value, lines = about
             self.error = dict(ename=kind.__name__, evalue=str(value), traceback=list(lines))
 
-    return NotebookShell.instance(config=Config(HistoryManager=dict(enabled=False)))
+    with _main_module():
+        return NotebookShell.instance(config=Config(HistoryManager=dict(enabled=False)))
 
 
 def _run_cell(shell, source):
@@ -122,15 +133,17 @@ def _engine_here() -> str:
             shell = _shell()
             shell.reset(new_session=False)
             shell.error = None  # of the notebook before
-            for index, cell in enumerate(nb_man.nb.cells):
-                nb_man.cell_start(cell, index)
-                if cell.cell_type == "code":
-                    cell.outputs = _run_cell(shell, cell.source)
-                if shell.error:
-                    nb_man.cell_exception(cell, index)
-                nb_man.cell_complete(cell, index)
-                if shell.error:
-                    break
+            with _main_module():
+                sys.modules["__main__"] = shell.user_module
+                for index, cell in enumerate(nb_man.nb.cells):
+                    nb_man.cell_start(cell, index)
+                    if cell.cell_type == "code":
+                        cell.outputs = _run_cell(shell, cell.source)
+                    if shell.error:
+                        nb_man.cell_exception(cell, index)
+                    nb_man.cell_complete(cell, index)
+                    if shell.error:
+                        break
             shell.reset(new_session=False)  # a run holds all its answers
 
     papermill_engines.register("here", Here)
