@@ -293,7 +293,8 @@ def test_a_server_that_stays_away(tmp_path):
         message = error(
             engine(server.url, total_timeout=1.0, backoff=0.05, max_backoff=0.2), questions(400), store=Store(tmp_path)
         )
-        assert "has answered nothing for" in message and "endpoint.total_timeout (connection: " in message
+        assert "has answered nothing for" in message  # a busy machine may have no time to refuse
+        assert re.search(r"endpoint\.total_timeout \((connection|timeout): ", message)
         assert 0 < len(stored(tmp_path)) == len(set(stored(tmp_path))) < 400
 
 
