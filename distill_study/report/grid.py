@@ -537,10 +537,12 @@ def curves(pages: list) -> list[Curve]:
         groups.setdefault((*names_of(m), place), {}).setdefault(_inputs(m), []).append(m)
     found = []
     for (data, teacher, student, place), own in groups.items():
+        if len(own) < 2:
+            continue
         name = student + (f" taught by {teacher}" if several else "") + place
         sizes = tuple(sorted(own))
         measure = METRICS[own[sizes[0]][0]["metric"]["key"]]
-        found += [Curve(data, name, measure, sizes, tuple(tuple(own[n]) for n in sizes))] * (len(sizes) > 1)
+        found.append(Curve(data, name, measure, sizes, tuple(tuple(own[n]) for n in sizes)))
     return found
 
 # %% ../../nbs/80_report/04_grid.ipynb #a5e5a007
@@ -629,9 +631,9 @@ def _flat(curve: Curve) -> dict:
 def _draw_curve(ax, scores: dict, *, place: float, scale, **look):
     "One arm's scores by training inputs, beside those of other arms; its height at the right end."
     known = {n: i for n, i in scores.items() if i.value is not None}
-    x, y = [n * 1.03**place for n in known], scale * np.array([i.value for i in known.values()])
+    x, y = [n * 1.015**place for n in known], scale * np.array([i.value for i in known.values()])
     ends = scale * np.array([(i.value, i.value) if i.low is None else (i.low, i.high) for i in known.values()])
-    ax.errorbar(x, y, yerr=abs(ends.T - y), ms=5, lw=1.6, elinewidth=1.2, capsize=2, zorder=3, **look)
+    ax.errorbar(x, y, yerr=abs(ends.T - y), ms=5, lw=1.6, elinewidth=1.2, capsize=2, zorder=3, clip_on=False, **look)
     return y[-1]
 
 

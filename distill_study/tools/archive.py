@@ -78,7 +78,8 @@ def in_parts(path: Path, look) -> list:
         for i in range(1, parts):
             f.seek(size * i // parts)
             f.readline()  # parts end where a line does
-            borders += [f.tell()] if borders[-1] < f.tell() < size else []
+            if borders[-1] < f.tell() < size:
+                borders.append(f.tell())
         if len(borders) == 1:
             return [look(path, (0, size))]
         with ProcessPoolExecutor(len(borders), multiprocessing.get_context("spawn")) as pool:
