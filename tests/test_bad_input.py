@@ -13,7 +13,7 @@ from distill_study.data.load import DataError, load_data
 from distill_study.models.weights import ZOO, ModelError, check_model
 from distill_study.store.log import Store, StoreError
 from distill_study.study.plan import Recipe, load_recipe, parse_recipe
-from distill_study.study.schedule import problems, without_gold
+from distill_study.study.schedule import lacking_data, problems
 from distill_study.tools.archive import check_store
 from distill_study.utils import say
 
@@ -116,6 +116,8 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         (HEAD + "data: [tiny-math]\ndata: [tiny-qa]", "'data' is there twice"),
         ("a: &a [*a]", "an anchor that holds itself"),
         ("a: " + "[" * 5000, "nested too deep"),
+        (HEAD + "data: [tiny-math]\nx: " + "{a: " * 120 + "1" + "}" * 120, "nested too deep"),
+        (HEAD + "data: [tiny-math]\ndescription: a\0b", "special characters are not allowed"),
         (BOMB, "its aliases stand for too much"),
     ],
 )
@@ -124,6 +126,23 @@ def test_yaml_without_surprises(tmp_path, text, why):
     with pytest.raises(ConfigError) as e:
         load_recipe(tmp_path / "r.yaml")
     assert why in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "raw, overrides, why",
+    [
+        ({}, {"endpoint.timeout": "3"}, "no teacher of this recipe has one"),
+        (dict(teachers=[5]), {"teacher.reasks": "3"}, "teachers.0 = 5"),
+        (dict(axes=5), {"axes.train.r": "3,4", "curate.near": "0"}, "curate.near = 0"),
+        ({}, {"train": "5"}, "students.0.train = 5"),
+    ],
+)
+def test_overrides_of_what_is_not_there(raw, overrides, why):
+    whole = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], data=["tiny-math"], name="r") | raw
+    with pytest.raises(ConfigError) as e:
+        parse_recipe(whole, overrides)
+    assert why in str(e.value)
+    assert parse_recipe(RAW, {"train": "{epochs: 2}"}).students[0].train.epochs == 2
 
 
 def test_anchors_serve_a_recipe(tmp_path):
@@ -323,6 +342,15 @@ def test_a_recipe_that_cannot_run_is_known_before_the_teacher_is_asked(tmp_path)
     raw = dict(name="r", teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], min_rows=50)
     (few,) = problems(parse_recipe(raw | dict(data=[dict(name="tiny-math", train=20, test=4)])))
     assert "20 training inputs, and min_rows = 50" in few
+    alike = rows_file(tmp_path, "alike.jsonl", [dict(question="How many is 1 + 1?", answer="2")] * 40)
+    data = [dict(name=alike, task="math", train=30, test=4)]
+    (few,) = problems(parse_recipe(raw | dict(data=data, min_rows=20)))
+    assert "of 30 training inputs at most 0 can become rows" in few
+    for engine, why in (("foo:m", "engine 'foo' in 'foo:m': unknown"), ("rules:world", "rules")):
+        found = problems(
+            parse_recipe(raw | dict(teachers=[engine], min_rows=2, data=[dict(name="tiny-math", train=20)]))
+        )
+        assert why in found[0]
     questions = [dict(id=str(i), question=f"{i} + 1?", answer=str(i + 1)) for i in range(40)]
     record = rows_file(tmp_path, "record.jsonl", [dict(id=f"a{i}", completion=str(i)) for i in range(40)])
     own = rows_file(tmp_path, "own.jsonl", questions)
@@ -358,7 +386,8 @@ def test_what_data_lack_is_told_with_its_cost(tmp_path):
     texts = [dict(text=f"Tom met Ann on day {i}.") for i in range(12)]
     raw = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], name="r")
     data = [dict(name=rows_file(tmp_path, "bare.jsonl", texts), task="summarization", test=4), dict(name="tiny-math")]
-    train, test = without_gold(parse_recipe(raw | dict(data=data)))
+    train, test, alike = lacking_data(parse_recipe(raw | dict(data=data)))
+    assert alike.startswith("tiny-math: at most ") and "of its 1,000 training inputs become rows" in alike
     assert train.startswith("bare: no training input has gold") and "nothing is graded by truth" in test
 
 

@@ -607,12 +607,13 @@ class Splits:
         return [(e.id, test[e.key]) for e in self.train if e.key in test]
 
 
-def _draw(examples, n, *, seed, what):
+def _draw(examples, n, *, seed, what, held=0, left=None):
     "(`n` of `examples`, the rest), both in their own order; fewer are part of more. No `seed`: the first `n`."
     if n is None:
         return examples, []
     if n > len(examples):
-        raise DataError.of("too_few", what=what, n=n, rows=len(examples), lacking=n - len(examples))
+        about = dict(apart=f" beside the {held:,} that are held out" if held else "", left=_reasons(left or {}))
+        raise DataError.of("too_few", what=what, n=n, rows=len(examples), lacking=n - len(examples), **about)
     at = set(range(n) if seed is None else _order(len(examples), seed)[:n])
     return [e for i, e in enumerate(examples) if i in at], [e for i, e in enumerate(examples) if i not in at]
 
@@ -683,8 +684,9 @@ def load_data(data: Data) -> Splits:
         test, left_test = _usable(rows, data, split=own_test)
         test, _ = _draw(test, data.test, seed=None if rows.drawn else data.seed, what="data.test")
         left = dict(Counter(left) + Counter(left_test))
-    validation, train = _draw(train, data.validation or 0, seed=seed, what="data.validation")
-    drawn, _ = _draw(train, data.train, seed=seed, what="data.train")
+    held = len(test) if own_test == own else 0
+    validation, train = _draw(train, data.validation or 0, seed=seed, what="data.validation", held=held, left=left)
+    drawn, _ = _draw(train, data.train, seed=seed, what="data.train", held=held + len(validation), left=left)
     limits, used = TASKS[task].limits(data.words), dict(train=own, test=own_test)
     return Splits(data.name, task, source_of(data.name), drawn, validation, test, left, limits, used)
 
