@@ -267,6 +267,87 @@ def test_rows_as_trl_takes_them(tmp_path):
     assert {e.question: e.gold for e in (*splits.train, *splits.test)}["7 + 1?"] == "8"
 
 
+TABLE = "premise,hypothesis,label\n" + "".join(",".join(pair) + "\n" for pair in PAIRS)
+SUMS = [dict(question=f"{i} + 1?", answer=str(i + 1)) for i in range(9)]
+COLUMNS = {key: [row[key] for row in SUMS] for key in SUMS[0]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TABLE.replace(",", ";"),
+        "\ufeff" + TABLE.replace(",", ";").replace("\n", "\r\n"),
+        TABLE.replace(",", "\t"),
+        TABLE.replace(",", "|"),
+        TABLE.replace("premise,", " premise , "[:-1]).replace("\n", "\n\n"),
+        TABLE.replace("\n", ",,\n"),
+        TABLE + f"{'long ' * 40_000},short,neutral\n",
+    ],
+    ids="semicolons excel tabs bars spaces trailing long".split(),
+)
+def test_tables_as_programs_export_them(tmp_path, text):
+    (tmp_path / "pairs.csv").write_text(text, encoding="utf-8")
+    splits = load_data(Data(name=str(tmp_path / "pairs.csv"), task="nli", test=4))
+    assert len(splits.train) + len(splits.test) >= 20 and "\nHypothesis: A" in splits.test[0].question
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("columns.json", json.dumps(COLUMNS)),
+        ("pandas.json", json.dumps({key: dict(enumerate(values)) for key, values in COLUMNS.items()})),
+        ("lines.json", "\n".join(map(json.dumps, SUMS)) + "\n\n"),
+        ("blank.jsonl", "\r\n\r\n".join(map(json.dumps, SUMS)) + "\n \n"),
+        ("train-00000-of-00001.jsonl", "\n".join(map(json.dumps, SUMS))),
+    ],
+)
+def test_json_as_programs_export_it(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    (tmp_path / "._hidden.jsonl").write_text("what a Mac leaves")
+    for place in (tmp_path / name, tmp_path):
+        splits = load_data(Data(name=str(place), task="math", test=3))
+        assert {e.question: e.gold for e in (*splits.train, *splits.test)}["4 + 1?"] == "5"
+
+
+@pytest.mark.parametrize(
+    "name, text, why",
+    [
+        ("twice.csv", TABLE.replace("hypothesis", "premise"), "two columns are called 'premise'"),
+        ("more.csv", TABLE + "a,b,neutral,d\n", "line 22 has 4 values, and there are 3 columns"),
+        ("open.csv", TABLE + '"a,b,neutral\nc,d,neutral\n', "unexpected end of data"),
+        ("latin.csv", TABLE.replace("man", "Mann, das hei\xdft"), "not in UTF-8; save it so"),
+        ("digits.jsonl", '{"question": "a", "answer": ' + "9" * 5000 + "}", "thousands of digits"),
+        ("list.jsonl", json.dumps(SUMS), "named .json"),
+        ("https://host/pairs.csv", "", "has to be fetched first"),
+        ("none/readme.md", "hello", "nothing can be read in this folder"),
+    ],
+)
+def test_files_of_rows_that_cannot_be_meant(tmp_path, name, text, why):
+    path = tmp_path / name
+    if "://" not in name:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="latin-1")
+    place = name if "://" in name else str(path.parent if path.suffix == ".md" else path)
+    with pytest.raises(DataError) as e:
+        load_data(Data(name=place, task="nli", test=1))
+    assert why in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("setting", [dict(columns={"a": "b"}), dict(labels={0: "x"}), dict(splits={"test": "dev"})])
+def test_a_built_in_set_has_settings_of_its_own(setting):
+    for more in (setting, dict(task="nli")):
+        with pytest.raises(DataError, match="'tiny-math' is built in and has its own. Leave it out"):
+            load_data(Data(name="tiny-math", train=4, test=2, **more))
+
+
+@pytest.mark.parametrize("gold", ["blue", " BLUE ", "B", "b", "(B)", "B.", 1, 1.0, "1"])
+@pytest.mark.parametrize("choices", [["red", "blue"], {"A": "red", "B": "blue"}])
+def test_the_right_choice_is_a_letter_a_text_or_a_number(tmp_path, gold, choices):
+    rows = [dict(question=f"q{i}", choices=choices, answer=gold) for i in range(6)]
+    splits = load_data(Data(name=rows_file(tmp_path, "mc.jsonl", rows), task="nlu_qa", test=2))
+    assert {e.gold for e in splits.train} == {"B"} and splits.train[0].choices == ("red", "blue")
+
+
 def test_a_choice_by_its_number_counts_from_zero(tmp_path):
     rows = [dict(question=f"q{i}", choices=["red", "blue", "green"], answer=i % 3) for i in range(12)]
     splits = load_data(Data(name=rows_file(tmp_path, "mc.jsonl", rows), task="nlu_qa", test=3))
@@ -278,6 +359,9 @@ def test_a_choice_by_its_number_counts_from_zero(tmp_path):
     "row, columns, why",
     [
         (dict(question="q", choices=["a", "b"], answer=2), {}, "a choice's number counts from 0, here to 1"),
+        (dict(question="q", choices=["1", "2", "0"], answer="1"), {}, "the text of choice A, and, counted from 0, the"),
+        (dict(question="q", choices=["a", "b"], answer="c"), {}, "neither a letter from A to B nor one of the choices"),
+        (dict(question="q", choices=["a", "b"], answer=["a"]), {}, "the gold answer is list"),
         (dict(question="q", choices="honey", answer="A"), {}, "'choices' must be a list"),
         (dict(question="q", choices=["a", "b"], answer="A"), dict(quesion="question"), "Did you mean 'question'"),
     ],
