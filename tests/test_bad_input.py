@@ -111,6 +111,9 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         (HEAD + "data: [{name: tiny-math, test: 8, test: 2}]", "'test' is there twice, line 3"),
         (HEAD + "data: [{name: tiny-math, train: 025}]", "025 is written like a number of another base"),
         (HEAD + "data: [tiny-math]\nseeds: [true]", "seeds.0 = True"),
+        (HEAD + "data: [tiny-math]\nseeds: 3", "seeds = 3: expected a list"),
+        (HEAD + "data: [tiny-math]\ncurate: 3", "curate = 3: expected a mapping of settings"),
+        (HEAD + "data: []", "data = []: the list is empty; name at least one"),
         (HEAD + "data: [tiny-math]\nseeds: [4294967296]", "less than 4294967296"),
         (HEAD + "data: [tiny-math]\narms: [control/gold, control/gold]", "name every arm once"),
         (HEAD + "data: [tiny-math]\ndata: [tiny-qa]", "'data' is there twice"),
@@ -430,6 +433,9 @@ def test_a_recipe_that_cannot_run_is_known_before_the_teacher_is_asked(tmp_path)
     data = [dict(name=alike, task="math", train=30, test=4)]
     (few,) = problems(parse_recipe(raw | dict(data=data, min_rows=20)))
     assert "of 30 training inputs at most 0 can become rows" in few
+    other = dict(model="zoo/student-s", train=dict(target_modules=["q_prog"]))
+    found = problems(parse_recipe(raw | dict(students=[other], min_rows=2, data=[dict(name="tiny-math", train=20)])))
+    assert "q_prog" in found[0]
     for engine, why in (("foo:m", "engine 'foo' in 'foo:m': unknown"), ("rules:world", "rules")):
         found = problems(
             parse_recipe(raw | dict(teachers=[engine], min_rows=2, data=[dict(name="tiny-math", train=20)]))

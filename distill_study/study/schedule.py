@@ -36,6 +36,7 @@ from ..store.log import Store
 from ..store.remote import mirror_of, url_of
 from . import plan as planner
 from .plan import Recipe, to_yaml
+from .resources import count_parameters, model_config
 from .run import check_choice, check_questions
 from .workers import first_line
 from ..tasks.families import TASKS, item_parts, rubric
@@ -363,6 +364,8 @@ def _check_models(c, splits, *, orders, here=False):
     if here and not is_here(c.student.model):
         return
     check_model(c.student.model, numbers=True)
+    if c.student.train.target_modules != Train().target_modules and c.student.train.method != "full":
+        count_parameters(model_config(c.student.model), c.student.train)  # refuses modules that it doesn't have
     check_templates(c, orders)
 
 
