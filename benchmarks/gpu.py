@@ -167,7 +167,7 @@ def run(case):
         tokens_per_second=tokens / seconds,
         flops_per_second=work / seconds,
         peak=max(peaks),
-        estimated=guess.training if cuda else guess.total,
+        estimated=guess.total - guess.parts["process"] if cuda else guess.total,
         dtype=done.dtype,
         parameters=done.parameters,
         trainable=done.trainable,

@@ -170,7 +170,7 @@ def compare(case, found, cuda):
         devices=this_machine() if cuda else Devices(1, 24, "cpu"),
         supervised=found["supervised"],
     )
-    return e, e.training / found["peak"] - 1
+    return e, (e.total - e.parts["process"]) / found["peak"] - 1
 
 
 def main():
@@ -204,7 +204,7 @@ def main():
                     e.name,
                     f"{batch} × {found['length']}",
                     found["dtype"],
-                    mb(e.training),
+                    mb(e.total - e.parts["process"]),
                     mb(found["peak"]),
                     f"{d:+.1%}",
                     *([] if cuda else [mb(found["baseline"]), mb(usual["peak"]) if usual else ""]),

@@ -49,7 +49,7 @@ def one(model, arm):
     from distill_study.study.plan import load_recipe
     from distill_study.teach.curate import curate
     from distill_study.teach.sampling import sample_answers
-    from distill_study.train import save, sft as student
+    from distill_study.train import rows as batching, save, sft as student
 
     took, spent = Counter(imports=time.perf_counter() - began), Counter()
     c = next(
@@ -58,7 +58,7 @@ def one(model, arm):
         if (c.data.name, c.student.model) == ("tiny-qa", model)
     )
     for part, owner, name in (
-        ("tokenizing", student, "tokenize_rows"),
+        ("tokenizing", batching, "tokenize_rows"),
         ("model and trainer", student, "_build"),
         ("forward and backward", SFTTrainer, "training_step"),
         ("optimizer", torch.optim.AdamW, "step"),

@@ -474,7 +474,7 @@ def test_round_trip(study):
     assert {(r.arm, r.id, r.rater) for r in own.itertuples()} == want and len(own) == len(want)
     assert all(r.grade == (r.rater == "r1") for r in own.itertuples())
     assert set(human[human["note"] != ""]["note"]) == {"unsure <b>"}
-    assert attention(human, rubric("nlu_qa")) == dict(r1=(1, 2), r2=(1, 2))
+    assert attention(human, rubric("nlu_qa")) == dict(r1=dict(passed=1, n=2), r2=dict(passed=1, n=2))
     assert human.attrs["left_out"] == 0
 
 
@@ -584,7 +584,7 @@ def test_what_nobody_graded_is_not_available():
         and row["consistency"].value is None
         and "not available" in found.html()
     )
-    assert found.checks == dict(r1=(0, 1))
+    assert found.checks == dict(r1=dict(passed=0, n=1))
     assert "1 grade by 1 rater. Attention checks passed: r1: 0 of 1." in found.html()
     assert json.loads(json.dumps(to_plain(found)))["rows"][0]["fluency"]["value"] == 4
 

@@ -6,10 +6,10 @@
 __all__ = ['MIN_HUMAN', 'MAX_UNREADABLE', 'valid_grades', 'aggregate_grades', 'krippendorff_alpha', 'cohen_kappa', 'PPIEstimate',
            'ppi_mean', 'ppi_estimate', 'truth_grades', 'alpha_table', 'kappa_table', 'judge_accuracy_table',
            'ppi_by_arm', 'ppi_tables', 'grader_tables', 'verdicts', 'grade_rows', 'length_controlled_win_rate',
-           'win_rows', 'JudgeMeasure', 'unreadable_share', 'pair_habits', 'model_families', 'related_models',
-           'with_relatives', 'truth_agreement', 'pairwise_accuracy', 'self_preference', 'judge_measures',
-           'JudgeAssessment', 'assess_judge', 'judge_summary', 'judge_grade_table', 'win_rate_table',
-           'judge_measure_table', 'judge_tables', 'passed', 'attention', 'human_score', 'HumanScores', 'human_scores']
+           'win_rows', 'JudgeMeasure', 'unreadable_share', 'pair_habits', 'model_families', 'with_relatives',
+           'truth_agreement', 'pairwise_accuracy', 'self_preference', 'judge_measures', 'JudgeAssessment',
+           'assess_judge', 'judge_summary', 'judge_grade_table', 'win_rate_table', 'judge_measure_table',
+           'judge_tables', 'passed', 'attention', 'human_score', 'HumanScores', 'human_scores']
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #67159ac1
 import re
@@ -54,8 +54,7 @@ def krippendorff_alpha(grades, level: str, *, items, resamples: int = 1000, seed
     """Krippendorff's alpha; its n counts the answers with two grades or more.
 
     `grades` has a row per answer and a column per rater, NaN where one did not grade; `level` is 'nominal', 'ordinal'
-    or 'interval'; `items` are those of the answers: answers to one item are drawn together.
-    """
+    or 'interval'; `items` are those of the answers: answers to one item are drawn together."""
     import krippendorff
 
     grades = np.asarray(grades, dtype=float)
@@ -93,8 +92,7 @@ def cohen_kappa(a, b, *, values, items, weighted: bool = False, resamples: int =
     """Cohen's kappa of two graders' grades of the same answers, by statsmodels; its n counts answers.
 
     `values` are the grades there are, in order; answers to one of `items` are drawn together; `weighted` counts a
-    disagreement by the square of its distance on the scale.
-    """
+    disagreement by the square of its distance on the scale."""
     from statsmodels.stats.inter_rater import cohens_kappa
 
     n, k = len(a), len(values)
@@ -156,8 +154,7 @@ def ppi_mean(y, f, *, rest, lam: float | None = None, w=None, w_rest=None) -> tu
     """(the prediction-powered mean, its standard error, λ).
 
     `y` and `f` are people's and the judge's grades of the same answers, `rest` the judge's of those that people did
-    not grade; `lam` None takes the best λ; `w` and `w_rest` are weights, where the answers are no plain sample.
-    """
+    not grade; `lam` None takes the best λ; `w` and `w_rest` are weights, where the answers are no plain sample."""
     y, f, rest = (np.asarray(x, dtype=float) for x in (y, f, rest))
     w, w_rest = (np.ones(len(x)) if v is None else np.asarray(v, dtype=float) for x, v in ((f, w), (rest, w_rest)))
     if not len(rest):
@@ -233,12 +230,6 @@ def _table(name, rows, *, without=(), more=(), level=None, **values) -> Table:
     return Table(caption, tuple(columns), tuple(rows), sub, note)
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #561170fd
-def _scales(criteria, frames):
-    "Criterion → its grades in order, of the criteria that somebody has graded."
-    graded = {name for frame in frames for name in frame["criterion"]}
-    return {c.name: tuple(map(float, c.grades)) for c in criteria if c.name in graded}
-
-
 def truth_grades(graded):
     "Right or wrong by ground truth as grades of criterion `correct`; None where the family isn't right or wrong."
     if "correct" not in graded:
@@ -339,8 +330,7 @@ def ppi_by_arm(people, judged, *, scales: dict, truth=None) -> dict:
 
     `people` and `judged` are grades as `aggregate_grades` makes them; people's are weighted by the `truth` (of
     `truth_grades`), where there is one. Returns (criterion, arm) → `PPIEstimate`, and (criterion, reference, arm) →
-    that of a difference.
-    """
+    that of a difference."""
     right = {} if truth is None else {arm: x.droplevel([0, 2]).to_dict() for arm, x in truth.groupby(level="arm")}
     found = {}
     for name, scale in scales.items():
@@ -380,11 +370,12 @@ def grader_tables(graded, judge=None, *, people=None, criteria, **bootstrap) -> 
     """Everything that can be said of how far graders agree; an empty list where only ground truth graded.
 
     `graded` is the table of `truth.grade`; `judge` has a grade a row (arm, id, criterion, sample, grade), and so has
-    `people` (arm, id, criterion, rater, grade, check); `criteria` are what both were asked.
-    """
+    `people` (arm, id, criterion, rater, grade, check); `criteria` are what both were asked."""
     frames = {k: valid_grades(f) for k, f in dict(judge=judge, people=people).items() if f is not None}
     frames = {k: f for k, f in frames.items() if len(f)}
-    scales, truth, tables = _scales(criteria, frames.values()), truth_grades(graded), []
+    asked = {name for frame in frames.values() for name in frame["criterion"]}
+    scales = {c.name: tuple(map(float, c.grades)) for c in criteria if c.name in asked}
+    truth, tables = truth_grades(graded), []
     graders = {k: aggregate_grades(f, "median") for k, f in frames.items()}
     if truth is not None and scales.get("correct") == (0, 1):
         graders["truth"] = truth
@@ -545,20 +536,14 @@ def model_families(engine: str) -> set:
     return known or {re.match(r"[^\W\d_]*", name.rstrip("/").split("/")[-1])[0] or name}
 
 
-def related_models(engine: str, teacher: str = "", *, student: str = "") -> tuple[tuple, tuple]:
-    "(models of `ARMS` that are of the judge's family, sentences on them); all arguments name models."
-    models, sentences, text = (), (), texts("judge")
+def with_relatives(judged: Judged, *, teacher: str, student: str) -> Judged:
+    "The verdicts, with the arms and a warning where the judge is of the teacher's or the student's family."
+    engine, models, sentences, text = judged.engine, (), (), texts("judge")
     for who, model, own in (("teacher", teacher, ("teacher",)), ("student", student, ("student", "trained"))):
-        common = model_families(engine) & model_families(model) if model else ()
+        common = model_families(engine) & model_families(model)
         if common and not engine.startswith("rules:"):
             models += own
             sentences += (render(text["related"], engine=engine, who=who, common=common, bias=text["kin"][who]),)
-    return models, sentences
-
-
-def with_relatives(judged: Judged, *, teacher: str, student: str) -> Judged:
-    "The verdicts, with the arms and a warning where the judge is of the teacher's or the student's family."
-    models, sentences = related_models(judged.engine, teacher, student=student)
     arms = {*judged.pointwise["arm"], *judged.pairwise["a"], *judged.pairwise["b"]}
     own = tuple(a for a in ARMS if a in arms and ARMS[a].model in models)
     return replace(judged, own=own, warnings=(*sentences, *judged.warnings))
@@ -708,8 +693,8 @@ class JudgeAssessment:
         j = self.judged
         asked = ("engine", "settings", "prompt_hash", "rubric_hash", "criteria", "own", "warnings", "usage")
         found = dict(items=len(j.items), weak=self.weak, grades=self.grades, wins=self.wins, measures=self.measures)
-        missing = _missing_reasons(j.pointwise, "grade"), _missing_reasons(j.pairwise, "winner")
-        found["why_missing"] = dict(zip(("grades", "verdicts"), missing))
+        grades, verdicts = _missing_reasons(j.pointwise, "grade"), _missing_reasons(j.pairwise, "winner")
+        found["why_missing"] = dict(grades=grades, verdicts=verdicts)
         return {name: getattr(j, name) for name in asked} | found
 
 
@@ -780,12 +765,12 @@ def passed(check: str, grades: dict, *, criteria) -> bool:
 
 
 def attention(human, criteria) -> dict:
-    "Rater → (passed, checks): how many attention checks each passed, of `grades_of` and the rubric."
+    "Rater → {'passed', 'n'}: how many of the n attention checks each passed, of `grades_of` and the rubric."
     found = {r: [] for r in dict.fromkeys(human["rater"])}
     for (rater, arm, _, _), rows in human[human["check"]].groupby(["rater", "arm", "id", "text"], sort=False):
         grades = dict(zip(rows["criterion"], rows["grade"]))
         found[rater].append(passed(arm.removeprefix("check/"), grades, criteria=criteria))
-    return {r: (sum(x), len(x)) for r, x in found.items()}
+    return {r: dict(passed=sum(x), n=len(x)) for r, x in found.items()}
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #792d07b0
 def human_score(grades, criterion, **bootstrap) -> Interval:
@@ -811,7 +796,7 @@ class HumanScores(Displayable):
 
     rows: tuple  # arm, n (items), raters, and an `Interval` by name of each criterion
     criteria: tuple  # `config.Criterion`
-    checks: dict  # rater → (passed, attention checks)
+    checks: dict  # of `attention`
     left_out: int = 0  # grades of texts that no arm gives any more
     grades: int = 0
 
@@ -822,10 +807,6 @@ class HumanScores(Displayable):
             more = [_criterion_column(c) for c in self.criteria]
             table = _table("human", self.rows, more=more, criteria=self.criteria, left_out=self.left_out).html()
         return table + f'<p class="note">{line}</p>'
-
-    def to_dict(self) -> dict:
-        checks = {rater: dict(passed=k, n=n) for rater, (k, n) in self.checks.items()}
-        return dict(rows=self.rows, criteria=self.criteria, checks=checks, left_out=self.left_out, grades=self.grades)
 
 
 def human_scores(human, criteria, **bootstrap) -> HumanScores:

@@ -176,7 +176,7 @@ def resampled(items, resamples, *, seed):
     return codes, np.concatenate([*_item_counts(codes.max() + 1, resamples, seed=seed)])
 
 
-def _bootstrap(arms, resamples, *, seed):
+def _bootstrap(arms, resamples=2000, *, seed=0):
     "Right answers, or the sum of scores, of each arm in every resample of the shared items: (resamples, arms)."
     values = np.stack(arms, axis=1).astype(float)
     patterns, counts = np.unique(values, axis=0, return_counts=True)
@@ -226,12 +226,12 @@ def mean_interval(values, resamples: int = 2000, *, seed: int = 0, sources=None)
     return Interval(mean, min(low, mean), max(high, mean), n)
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #bcd66cc5
-def paired_difference(a, b, *, resamples: int = 2000, seed: int = 0, sources=None) -> Interval:
-    "Accuracy, or mean score, of b minus that of the reference a on the same items, with a BCa interval."
+def paired_difference(a, b, **how) -> Interval:
+    "Accuracy, or mean score, of b minus that of the reference a on the same items; `how` as of `mean_interval`."
     a, b = _paired(a, b)
     if not len(a):
         return Interval(None, reason="no items")
-    found = mean_interval(b.astype(float) - a, resamples, seed=seed, sources=sources)
+    found = mean_interval(b.astype(float) - a, **how)
     same = "are right on exactly the same items" if a.dtype == bool else "score the same on every item"
     return replace(found, reason=f"the two arms {same}") if (a == b).all() else found
 
@@ -255,10 +255,10 @@ def separation(confidence, right, *, sources=None) -> Interval:
     return Interval(float(a), float(max(0, a - half)), float(min(1, a + half)), len(r))
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #df3a69f1
-def interval_difference(
-    a: Interval, b: Interval
-) -> tuple[Interval, float | None]:  # (b minus a, its p); without an interval and p where one of them has none
-    "Difference of two independent estimates from their 95 % intervals alone, and a p below 0.05 where it excludes 0."
+def interval_difference(a: Interval, b: Interval) -> tuple[Interval, float | None]:
+    """(b minus a, its p, below 0.05 where the difference excludes 0) of two independent estimates.
+
+    They are known by their 95 % intervals alone; where one has none, the difference has no interval and no p."""
     from scipy.stats import norm
 
     if a.value is None or b.value is None:
@@ -289,26 +289,19 @@ def _no_gap(teacher, base, *, base_name, how, scale, digits):
 
 
 def gap_recovered(
-    teacher,  # right or wrong, or a score, per item
-    base,  # the same of what the gap is measured from
-    *,
-    distilled,
-    base_name: str = "the untouched student",
-    resamples: int = 2000,
-    seed: int = 0,
-    scale: float = 100,
-    digits: int = 1,
-    sources=None,
+    teacher, base, *, distilled, base_name="the untouched student", scale=100, digits=1, sources=None, **bootstrap
 ) -> Interval:
-    "Share (1 is all) of the gap that training closed; where there is no gap, why: a difference × scale, with digits."
+    """Share (1 is all) of the gap between `base` and `teacher` that training closed; all are right or wrong, or scored.
+
+    Where there is no gap, why: a difference × `scale`, with so many `digits`. `bootstrap`: resamples and seed."""
     t, b, d = _paired(teacher, base, distilled)
     if not len(t):
         return Interval(None, reason="no items")
-    how = dict(resamples=resamples, seed=seed, sources=sources)
+    how = dict(sources=sources, **bootstrap)
     if reason := _no_gap(t, b, base_name=base_name, how=how, scale=scale, digits=digits):
         return Interval(None, n=len(t), reason=reason)
     arms = [_sums(x, sources)[0] if shared(sources) else x for x in (t, b, d)]
-    sums = _bootstrap(arms, resamples, seed=seed)
+    sums = _bootstrap(arms, **bootstrap)
     gap, closed = sums[:, 0] - sums[:, 1], sums[:, 2] - sums[:, 1]
     infinite = np.select([closed > 0, closed < 0], [np.inf, -np.inf], 0)
     ratio = np.where(gap > 0, closed / np.where(gap > 0, gap, 1), infinite)
@@ -488,7 +481,6 @@ def reference_teacher(graded) -> str:
 
 def gaps(graded, resamples: int = 2000, *, column: str = "correct", arms=PLAIN, **how) -> list[Gap]:
     "Gap recovered by every trained arm, against the reference teacher and then the other one; `how` as it is written."
-
     base = gap_base(graded, column=column)
 
     def recovered(teacher, arm):

@@ -184,16 +184,18 @@ def _unread(verdict):
 def ask_judge(kind: str, jobs: list, *, criteria: tuple, settings: Judge, engine, store, progress=None):
     """(verdict, its record or `Failure`) of each job of a kind, 'point' or 'pair'; and all records, for `_usage`.
 
-    A job is (example, number of the sample, chat messages).
-    """
+    A job is (example, number of the sample, texts of the answers)."""
     if not jobs:
         return [], dict(records={}, new=0)
     sampling, schema = settings.sampling, judge_schema(kind, criteria, reason=settings.reason)
     if not sampling.max_tokens:
         tokens = (160 if settings.reason else 16) + 16 * len(criteria)  # that a verdict may take
         sampling = sampling.model_copy(update=dict(max_tokens=tokens))
-    # goes_on: what doesn't fit into the judge's context is a missing verdict, and no end of the run
-    requests = [Request(e.id, messages, sampling, "test", k, schema, goes_on=True) for e, k, messages in jobs]
+    requests = []
+    for e, k, shown in jobs:
+        messages = judge_prompt(kind, criteria, item=item_parts(e), answers=shown, reason=settings.reason)
+        # goes_on: what doesn't fit into the judge's context is a missing verdict, and no end of the run
+        requests.append(Request(e.id, messages, sampling, "test", k, schema, goes_on=True))
     stage, how = f"judge, {kind}", dict(store=store, max_failures=settings.max_failures, progress=progress)
     done = complete(engine, requests, stage=stage, **how)
     verdicts = [(_read(kind, r, criteria=criteria), r) for r in done]
@@ -249,15 +251,10 @@ def draw(examples: list, items: int | None, *, seed: int) -> list[int]:
     return sorted(random.Random(f"judge/{seed}").sample(range(n), min(items or n, n)))
 
 # %% ../../nbs/50_grading/02_judge.ipynb #5d353cd5
-def _point_rows(ask, answers, *, arms, criteria, settings):
-    "Rows of `POINT_COLUMNS`; `ask` makes verdicts of a list of (example, sample, messages)."
-    jobs = [(arm, e, k, a) for arm in arms for e, a in answers[arm] for k in range(settings.sampling.n)]
-
-    def prompt(e, a):
-        text = answer_text(a)
-        return judge_prompt("point", criteria, item=item_parts(e), answers=[text], reason=settings.reason)
-
-    verdicts = iter(ask("point", [(e, k, prompt(e, a)) for _, e, k, a in jobs if not a.failure]))
+def _point_rows(ask, answers, *, arms, criteria, samples):
+    "Rows of `POINT_COLUMNS`; `ask` makes verdicts of a list of (example, sample, texts)."
+    jobs = [(arm, e, k, a) for arm in arms for e, a in answers[arm] for k in range(samples)]
+    verdicts = iter(ask("point", [(e, k, [answer_text(a)]) for _, e, k, a in jobs if not a.failure]))
     nothing = {c.name: (None, "no answer to grade") for c in criteria}, None
     for arm, e, k, a in jobs:
         grades, record = nothing if a.failure else next(verdicts)
@@ -272,18 +269,13 @@ def _settled(x, y):
     return "same answer" if answer_text(x) == answer_text(y) else ""
 
 
-def _pair_rows(ask, answers, *, pairs, criteria, settings):
+def _pair_rows(ask, answers, *, pairs, samples):
     "Rows of `PAIR_COLUMNS`; every pair in both orders."
-    orders = [(first, k) for first in "ab" for k in range(settings.sampling.n)]
+    orders = [(first, k) for first in "ab" for k in range(samples)]
     both = [(a, b, e, x, y) for a, b in pairs for (e, x), (_, y) in zip(answers[a], answers[b])]
     jobs = [(a, b, e, k, first, x, y) for a, b, e, x, y in both for first, k in orders]
-
-    def prompt(e, first, *, x, y):
-        both = [answer_text(a) for a in ((x, y) if first == "a" else (y, x))]
-        return judge_prompt("pair", criteria, item=item_parts(e), answers=both, reason=settings.reason)
-
-    asked = [(e, k, prompt(e, first, x=x, y=y)) for _, _, e, k, first, x, y in jobs if not _settled(x, y)]
-    verdicts = iter(ask("pair", asked))
+    shown = [(e, k, (x, y) if first == "a" else (y, x)) for _, _, e, k, first, x, y in jobs if not _settled(x, y)]
+    verdicts = iter(ask("pair", [(e, k, [*map(answer_text, two)]) for e, k, two in shown]))
     for a, b, e, k, first, x, y in jobs:
         why, record = _settled(x, y), None
         winner = "tie" if why == "same answer" else None
@@ -300,27 +292,27 @@ def judge(examples, answers, *, settings, engine, store, pairs=(), own=(), seed=
 
     `answers` are an arm's `sampling.Answers` to the test `examples`, by name; `settings` are `config.Judge`; `pairs`
     are the (a, b) that are compared, `own` a recipe's own criteria; `seed` draws the items; `progress` is called with
-    (done, total).
-    """
+    (done, total)."""
     task, asked = examples[0].task, []
     criteria, at = rubric(task, own), draw(examples, settings.items, seed=seed)
     arms = [a for a in sorted(answers, key=list(ARMS).index) if not settings.arms or a in settings.arms]
     picked = {arm: [(examples[i], list(found)[i]) for i in at] for arm, found in answers.items()}
-    how = dict(criteria=criteria, settings=settings)
+    n, how = settings.sampling.n, dict(settings=settings, engine=engine, store=store, progress=progress)
 
     def ask(kind, jobs):
-        verdicts, used = ask_judge(kind, jobs, **how, engine=engine, store=store, progress=progress)
+        verdicts, used = ask_judge(kind, jobs, criteria=criteria, **how)
         asked.append(used)
         return verdicts
 
     pairs = [p for p in pairs if set(p) <= set(answers)]
-    point = _frame(_point_rows(ask, picked, arms=arms, **how) if settings.pointwise else (), POINT_COLUMNS)
-    pair = _frame(_pair_rows(ask, picked, pairs=pairs, **how) if settings.pairwise else (), PAIR_COLUMNS)
+    point = _point_rows(ask, picked, arms=arms, criteria=criteria, samples=n) if settings.pointwise else ()
+    pair = _pair_rows(ask, picked, pairs=pairs, samples=n) if settings.pairwise else ()
+    frames = _frame(point, POINT_COLUMNS), _frame(pair, PAIR_COLUMNS)
     hashes = judge_hash(criteria, settings.reason), fingerprint(rubric_hash(task, own))
     used, others = _usage(asked, settings.tariff)
     warnings = (f"The judge, {settings.engine}: {others}.",) if others else ()
     items = tuple(examples[i].id for i in at)
-    return Judged(point, pair, warnings, used, *hashes, settings.engine, settings, criteria, items)
+    return Judged(*frames, warnings, used, *hashes, settings.engine, settings, criteria, items)
 
 # %% ../../nbs/50_grading/02_judge.ipynb #11a45526
 def _frame(rows, columns):

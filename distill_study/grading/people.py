@@ -99,8 +99,7 @@ def faults(file: GradesFile, key: dict, *, partial: bool = False) -> list[str]:
 def _checked(store, path, *, combinations, partial, replace):
     """(key, entry for the ledger, whether it stands there already) of a file of grades, or `StudyError`.
 
-    Refused is a file of another store or recipe, and one graded by questions that have changed since.
-    """
+    Refused is a file of another store or recipe, and one graded by questions that have changed since."""
     file = read_grades(path)
     key = load_key(store, file.sheet)
     if key is None:

@@ -299,11 +299,10 @@ def _scored(answered, examples):
     return pd.DataFrame(rows).astype(dict.fromkeys((*FAMILY[task], f"{main}_strict"), float))
 
 
-def grade(
-    examples: list,  # test examples with gold
-    answers: dict,  # arm → `sampling.Answers` to them
-):  # pandas DataFrame with `COLUMNS`
-    "Grade every arm's answers against gold, or score them where the family isn't right or wrong."
+def grade(examples: list, answers: dict):
+    """DataFrame with `COLUMNS`: every arm's `sampling.Answers` to the test `examples` against their gold.
+
+    Where the family isn't right or wrong, answers are scored, see `FAMILY`."""
     import pandas as pd
 
     arms = sorted(answers, key=list(ARMS).index)

@@ -27,31 +27,20 @@ from pathlib import Path
 
 import distill_study
 from ..config import Endpoint, Vllm
-from . import local
+from . import local, weights
 from .engine import ENDINGS, EngineError, kept_logprobs, portable
 from .local import finish, number_format, parameter_count
 from .openai import Fault, OpenAIEngine, Server
-from distill_study.models.weights import (
-    adapter_folder,
-    check_model,
-    device,
-    load_config,
-    load_tokenizer,
-    parts_fingerprint,
-    resolve_model,
-    sentence,
-    turn_ends,
-)
 
 # %% ../../nbs/30_models/04_vllm.ipynb #3f07c005
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)  # of LoRA adapters, that vLLM has room for
-_say = functools.partial(sentence, page="vllm.j2")
+_say = functools.partial(weights.sentence, page="vllm.j2")
 
 
 def _cpu_cache(folder, context):
     "Bytes for the cache on the CPU: what the server's 128 answers at once can fill; a quarter of what is free at most."
     free = int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1]) * 1024
-    full = 128 * context * local.token_bytes(load_config(folder), 4)
+    full = 128 * context * local.token_bytes(weights.load_config(folder), 4)
     return max(2**30, min(full, free // 4))
 
 
@@ -236,18 +225,18 @@ class VLLMEngine(OpenAIEngine):
 
     def __init__(self, model: str, batch_size: int = 64, *, settings: Vllm | None = None):
         super().__init__(model, batch_size, settings=ENDPOINT)
-        self.options, self.folder = settings or Vllm(), resolve_model(model)
+        self.options, self.folder = settings or Vllm(), weights.resolve_model(model)
         self.running = None
-        self.adapter = adapter_folder(self.options.lora, model) if self.options.lora else None
-        self.weights = parts_fingerprint(self.folder, self.adapter)
+        self.adapter = weights.adapter_folder(self.options.lora, model) if self.options.lora else None
+        self.weights = weights.parts_fingerprint(self.folder, self.adapter)
 
     @functools.cached_property
     def tokenizer(self):
-        return load_tokenizer(self.folder)
+        return weights.load_tokenizer(self.folder)
 
     @functools.cached_property
     def ends(self) -> set:
-        return turn_ends(self.folder, self.tokenizer)
+        return weights.turn_ends(self.folder, self.tokenizer)
 
     def asked(self, request) -> dict:
         return {k: v for k in ("dtype", "quantization") if (v := getattr(self.options, k))}
@@ -261,13 +250,13 @@ class VLLMEngine(OpenAIEngine):
         if self.running:
             return
         self.ready()
-        check_model(self.source)
-        args = arguments(self.folder, self.options, context=self.context, adapter=self.adapter, device=device())
+        weights.check_model(self.source)
+        args = arguments(self.folder, self.options, context=self.context, adapter=self.adapter, device=weights.device())
         self.running = LocalServer(self.spec, args)
         self.running.wait()
         self.socket = str(self.running.socket)
         packages = [d for d in importlib.metadata.distributions() if d.name in PACKAGES]
-        self.about = dict(device=device(), dtype=args["dtype"])
+        self.about = dict(device=weights.device(), dtype=args["dtype"])
         self.about |= {d.name.removesuffix("-cpu"): d.version for d in packages}
         if self.adapter:
             self.about["lora"] = portable(self.options.lora)

@@ -8,8 +8,8 @@ __all__ = ['SHAPES', 'GPUS', 'WORKING', 'QUANTIZED', 'CONTEXT', 'NCCL', 'GAPS', 
            'STREAM', 'PASS', 'TOKEN', 'VLLM', 'AT_ONCE', 'STREAMS', 'LOAD', 'START', 'BATCH', 'ALL', 'SPREADS',
            'Devices', 'parse_gpus', 'parse_hardware', 'this_machine', 'model_config', 'Counts', 'count_parameters',
            'parameters', 'Estimate', 'training_memory', 'Advice', 'recommend', 'table', 'as_dict', 'Lengths', 'lengths',
-           'answer_seconds', 'weight_bytes', 'processes', 'train_seconds', 'Piece', 'pieces', 'Budget', 'length',
-           'rows_a_pass', 'student_memory', 'budget', 'lines', 'power']
+           'answer_seconds', 'weight_bytes', 'processes', 'train_seconds', 'Piece', 'pieces', 'Budget', 'rows_a_pass',
+           'student_memory', 'budget', 'lines', 'power']
 
 # %% ../../nbs/85_study/03_resources.ipynb #4f630d09
 import json
@@ -23,10 +23,9 @@ from typing import NamedTuple
 
 import yaml
 
-import distill_study
 from ..analyse.results import sentences, to_plain
 from ..analyse.stats import pairs_of, smallest_difference
-from ..config import ARMS, OWN, ConfigError, StudyError, Train, nearest, unavailable
+from ..config import ARMS, OWN, ConfigError, StudyError, Train, nearest, read_table, unavailable
 from ..data.load import load_data, resolved, task_of
 from ..models.weights import device, load_config, local_model, resolve_model, sentence
 from .plan import Recipe, plan
@@ -36,7 +35,7 @@ from ..utils import size
 
 # %% ../../nbs/85_study/03_resources.ipynb #e7a10001
 _say = partial(sentence, page="../train/estimate.j2")
-_TABLES = yaml.safe_load((Path(distill_study.__file__).parent / "templates" / "resources.yaml").read_text("utf-8"))
+_TABLES = read_table("templates/resources.yaml")
 
 
 @dataclass(frozen=True)
@@ -247,11 +246,6 @@ class Estimate:
         return sum(self.parts.values())
 
     @property
-    def training(self) -> int:
-        "What the run's tensors need: all but what the process has, or loses, beside them."
-        return self.total - self.parts["process"]
-
-    @property
     def fits(self) -> bool:
         "Whether a device has that much."
         return self.total <= self.devices.gb * 1e9
@@ -284,16 +278,12 @@ def _parts(settings, counts, *, devices, parted, low, activations, gradients, la
     return {part: int(n) for part, n in found.items()}
 
 # %% ../../nbs/85_study/03_resources.ipynb #7f0c0003
-def training_memory(
-    model,  # hub id, local folder, zoo model, or what `model_config` gives
-    settings: Train,  # batch_size is per device
-    *,
-    length: int,  # tokens of the longest row, which its batch is padded to
-    devices: Devices | None = None,  # None is this machine
-    sharded: bool = False,  # over all devices, by FSDP; otherwise each has all of it
-    supervised: float = 1.0,  # share of the tokens that are: the CPU's loss has logits of no others
-) -> Estimate:
-    "Memory that training needs on each device; raises `StudyError`. Sources: see above, and arXiv 2406.02290."
+def training_memory(model, settings: Train, *, length: int, devices=None, sharded=False, supervised=1.0) -> Estimate:
+    """Memory that training needs on each device; raises `StudyError`. Sources: see above, and arXiv 2406.02290.
+
+    `model`: hub id, local folder, zoo model, or what `model_config` gives; `length`: tokens of the longest row, which
+    its batch is padded to, a batch for each of the `devices` (None: this machine), over which the model is `sharded`
+    by FSDP or held by each; `supervised`: share of the tokens that are (the CPU's loss has logits of no others)."""
     cfg, devices = model_config(model) if isinstance(model, str) else model, devices or this_machine()
     context = getattr(cfg, "max_position_embeddings", None) or math.inf
     if not 2 <= length <= context:
@@ -588,12 +578,6 @@ class Budget:
         return [student_memory(s, self.hardware) for s in self.recipe.students]
 
 # %% ../../nbs/85_study/03_resources.ipynb #118a8f55
-def length(student) -> int:
-    "Tokens of the longest row."
-    context = getattr(model_config(student.model), "max_position_embeddings", None)
-    return student.train.max_length or min(1024, context or 1024)
-
-
 def rows_a_pass(t: Train, hw: Devices) -> Train:
     "The settings of one process: batches are shared out over processes, as many at once as divide them."
     n = processes(t, hw)
@@ -602,9 +586,10 @@ def rows_a_pass(t: Train, hw: Devices) -> Train:
 
 def student_memory(student, hw: Devices) -> Estimate:
     "Memory of each of the devices that a student of a recipe is trained on, at the longest row."
-    t = student.train
+    t, context = student.train, getattr(model_config(student.model), "max_position_embeddings", None) or 1024
     n = processes(t, hw) if hw.kind == "cuda" else 1
-    how = dict(length=length(student), devices=replace(hw, count=n), sharded=n > 1 and t.launch == "fsdp")
+    longest = t.max_length or min(1024, context)
+    how = dict(length=longest, devices=replace(hw, count=n), sharded=n > 1 and t.launch == "fsdp")
     return training_memory(student.model, rows_a_pass(t, hw) if n > 1 else t, **how)
 
 

@@ -101,15 +101,11 @@ def _do(stage, reports, *, store, replay):
     return _fill(stage, Store(store))
 
 
-def work(
-    stage: Stage,
-    *,
-    reports: str,  # folder of the recipe's reports
-    store: str,  # folder or URL
-    log: str,  # file for what it prints
-    replay: bool = False,  # from what is in the store alone
-) -> dict:  # seconds, and error: None or one line
-    "Do a stage in this process."
+def work(stage: Stage, *, reports: str, store: str, log: str, replay: bool = False) -> dict:
+    """Do a stage in this process; gives its seconds, and its error: None or one line.
+
+    `reports`: folder of the recipe's reports; `store`: folder or URL; `log`: file for what the stage prints;
+    `replay`: from what is in the store alone."""
     began, log = time.monotonic(), Path(log)
     log.parent.mkdir(parents=True, exist_ok=True)
     with _into(log):
@@ -170,11 +166,7 @@ class Local:
 
     lost = (BrokenProcessPool,)
 
-    def __init__(
-        self,
-        workers: int,
-        devices: list | None = None,  # names of GPUs; None finds them
-    ):
+    def __init__(self, workers: int, devices: list | None = None):  # names of GPUs; None finds them
         if workers < 1:
             raise StudyError(f"workers = {workers}: at least one does the work.")
         devices = gpus() if devices is None else devices
@@ -259,20 +251,14 @@ def wanted_modules(stages: list) -> dict:
     every = [s.combination for s in stages]
     engines = {who.engine.partition(":")[0] for c in every for who in (c.teacher, c.judge) if who}
     trains, forms = [c.student.train for c in every], {f for c in every for f in c.student.compare}
-    need = dict(
-        vllm=("vllm", "vllm" in engines),
-        bitsandbytes=("gpu", "nf4" in forms or any(t.method == "qlora" for t in trains)),
-    )
-    return {module: extra for module, (extra, needed) in need.items() if needed}
+    quantized = "nf4" in forms or any(t.method == "qlora" for t in trains)
+    return (dict(vllm="vllm") if "vllm" in engines else {}) | (dict(bitsandbytes="gpu") if quantized else {})
 
 
-def lacking(
-    modules: dict,  # of `wanted_modules`
-    *,
-    store: str,  # folder or URL
-    version: str,  # of this package where the run was started
-) -> str:
-    "What the machine that this runs on lacks, each with its remedy; empty where it has all."
+def lacking(modules: dict, *, store: str, version: str) -> str:
+    """What the machine that this runs on lacks, each with its remedy; empty where it has all.
+
+    `modules`: of `wanted_modules`; `store`: folder or URL; `version`: of this package where the run was started."""
     import importlib.util
 
     here, missing = distill_study.__version__, [m for m in modules if importlib.util.find_spec(m) is None]
@@ -290,10 +276,7 @@ def lacking(
 class Ray:
     "The machines of a Ray cluster that runs already."
 
-    def __init__(
-        self,
-        address: str = "auto",  # HOST:PORT of its head, or 'auto' for the one of this machine
-    ):
+    def __init__(self, address: str = "auto"):  # HOST:PORT of its head; 'auto': the one of this machine
         try:
             import ray
         except ImportError:

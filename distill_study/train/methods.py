@@ -70,9 +70,6 @@ def refuse(settings: Train, where: str, *, has=importlib.util.find_spec):
             raise StudyError(_say("tracker", name=name))
 
 # %% ../../nbs/60_train/02_methods.ipynb #ba972ba6
-_QUIET = dict(max_length=None, dataset_kwargs=dict(skip_prepare_dataset=True), disable_tqdm=True)  # prepares nothing
-
-
 def trl_config(settings: Train, out: Path, *, seed: int, bf16: bool, where: str, rate: float, accumulation: int):
     "`SFTConfig` with our settings, `accumulation` batches a step, and nothing printed or prepared behind our back."
     from trl import SFTConfig
@@ -102,7 +99,9 @@ def trl_config(settings: Train, out: Path, *, seed: int, bf16: bool, where: str,
         logging_steps=1,
         dataloader_pin_memory=where == "cuda",
         ddp_find_unused_parameters=False,
-        **_QUIET,
+        max_length=None,
+        dataset_kwargs=dict(skip_prepare_dataset=True),
+        disable_tqdm=True,
     )
 
 # %% ../../nbs/60_train/02_methods.ipynb #6877354e

@@ -14,21 +14,9 @@ import re
 from functools import lru_cache, partial
 
 from ..config import Combination, StudyError, Train
+from ..models import weights
 from ..models.local import own_context
-from distill_study.models.weights import (
-    TODAY,
-    ModelError,
-    is_here,
-    load_config,
-    load_tokenizer,
-    local_model,
-    model_parts,
-    render_turns,
-    resolve_model,
-    sentence,
-    template_text,
-    turn_ends,
-)
+from ..models.weights import ModelError, sentence
 from ..utils import esc
 
 # %% ../../nbs/60_train/01_rows.ipynb #350eb8d2
@@ -62,7 +50,8 @@ def _rendered(row, tokenizer):
     "Text of the prompt and of the whole conversation; refuses a template under which one doesn't begin the other."
     messages = row["messages"]
     try:
-        prompt, whole = render_turns(tokenizer, messages[:-1], ask=True), render_turns(tokenizer, messages, ask=False)
+        prompt = weights.render_turns(tokenizer, messages[:-1], ask=True)
+        whole = weights.render_turns(tokenizer, messages, ask=False)
     except Exception as e:
         raise TrainingDataError(_say("template_refuses", row=row["id"], why=e)) from None
     block = re.search(_OPEN + "$", prompt)
@@ -122,13 +111,12 @@ def _tokenize(row, tokenizer, *, stops):
     return dict(id=row["id"], input_ids=ids, labels=labels)
 
 
-def tokenize_rows(
-    rows: list,  # mappings with `id` and `messages`, the last message being the target; see also `turns`
-    tokenizer,  # with a chat template
-    *,
-    stops=None,  # ids that end a turn; None takes the tokenizer's end-of-sequence token
-) -> list[dict]:  # {"id", "input_ids", "labels"}, labels -100 outside the target
-    "Tokens as the student will see them, supervised on the target and the end of turn; refuses rows by name."
+def tokenize_rows(rows: list, tokenizer, *, stops=None) -> list[dict]:
+    """{"id", "input_ids", "labels"} of each row as the student will see it; refuses rows by name.
+
+    Rows are mappings with `id` and `messages`, the last being the target; labels are -100 outside of it and its end
+    of turn, one of the ids `stops`, by default the tokenizer's end of sequence. See also `turns`.
+    """
     stops = set(stops or {tokenizer.eos_token_id})
     return [_tokenize(row, tokenizer, stops=stops) for row in rows]
 
@@ -160,9 +148,9 @@ def fit_length(rows: list, settings: Train, *, context: int) -> tuple[list, list
 # %% ../../nbs/60_train/01_rows.ipynb #5d0aa004
 def long_rows(rows: list, model: str, *, settings: Train) -> dict:
     "Id → length, in words, of the rows that `fit_student` would drop as too long; refuses where they are too many."
-    base = resolve_model(model)
-    tokenizer = load_tokenizer(base)
-    tokenized = tokenize_rows(rows, tokenizer, stops=turn_ends(base, tokenizer))
+    base = weights.resolve_model(model)
+    tokenizer = weights.load_tokenizer(base)
+    tokenized = tokenize_rows(rows, tokenizer, stops=weights.turn_ends(base, tokenizer))
     _, dropped, limit = fit_length(tokenized, settings, context=own_context(base))
     lengths = {r["id"]: _length(r) for r in tokenized}
     return {i: f"{lengths[i]} tokens, train.max_length = {limit}" for i in dropped}
@@ -170,7 +158,7 @@ def long_rows(rows: list, model: str, *, settings: Train) -> dict:
 # %% ../../nbs/60_train/01_rows.ipynb #5d0aa006
 def known_tokens(rows: list, base, *, name: str):
     "Refuse a tokenizer that makes tokens which the weights don't know; raises `TrainingDataError`."
-    most, size = max(max(r["input_ids"]) for r in rows), load_config(base).get_text_config().vocab_size
+    most, size = max(max(r["input_ids"]) for r in rows), weights.load_config(base).get_text_config().vocab_size
     if most >= size:
         raise TrainingDataError(_say("other_tokenizer", model=name, token=most, size=size))
 
@@ -185,7 +173,7 @@ def _talk(roles, **contents):
 def _written(tokenizer, *roles, **contents):
     "What a template makes of a made-up exchange, the assistant's turn opened unless it is the last; or its error."
     try:
-        return render_turns(tokenizer, _talk(roles, **contents), ask=roles[-1] != "assistant")
+        return weights.render_turns(tokenizer, _talk(roles, **contents), ask=roles[-1] != "assistant")
     except Exception as e:
         return e
 
@@ -193,7 +181,7 @@ def _written(tokenizer, *roles, **contents):
 @lru_cache(maxsize=64)
 def _tried(folder, name, *, template, taught, orders):
     "Kinds of notes, see `weights.j2`; `template` is what is remembered them by."
-    tok = load_tokenizer(folder, quick=True)
+    tok = weights.load_tokenizer(folder, quick=True)
     for roles in (*orders, ("system", "user")):
         text = _written(tok, *roles)
         if isinstance(text, Exception):
@@ -206,7 +194,7 @@ def _tried(folder, name, *, template, taught, orders):
     if taught:
         row = dict(id=name, messages=_talk(("system", "user", "assistant")))
         try:
-            tokenize_rows([row], tok, stops=turn_ends(folder, tok))
+            tokenize_rows([row], tok, stops=weights.turn_ends(folder, tok))
         except TrainingDataError as e:
             raise ModelError(sentence("not_taught", name=name, why=str(e).split(": ", 1)[1])) from None
     found = dict(
@@ -224,16 +212,16 @@ def check_template(model: str, *, taught: bool = False, orders: tuple = ()) -> d
     """Kind → note on what a model's chat template does otherwise; `ModelError` where a run would come to harm by it.
 
     `taught`: it is a student's; `orders`: roles of prompts, each a tuple, besides system and user."""
-    folder = local_model(model) or model_parts(model)[0]
-    kinds = _tried(folder, model, template=template_text(folder), taught=taught, orders=orders)
-    return {kind: sentence("template_note", kind=kind, today=TODAY.strftime("%d %b %Y")) for kind in kinds}
+    folder = weights.local_model(model) or weights.model_parts(model)[0]
+    kinds = _tried(folder, model, template=weights.template_text(folder), taught=taught, orders=orders)
+    return {kind: sentence("template_note", kind=kind, today=weights.TODAY.strftime("%d %b %Y")) for kind in kinds}
 
 
 def check_templates(c: Combination, orders: tuple = ()) -> dict:
     "Model → notes of `check_template`, of every local model of a combination that is on this machine."
     asked = [(kind, model) for who in (c.teacher, c.judge) if who for kind, _, model in [who.engine.partition(":")]]
-    local = {m: False for kind, m in asked if kind in ("transformers", "vllm") and is_here(m)}
-    local |= {c.student.model: True} if is_here(c.student.model) else {}
+    local = {m: False for kind, m in asked if kind in ("transformers", "vllm") and weights.is_here(m)}
+    local |= {c.student.model: True} if weights.is_here(c.student.model) else {}
     return {m: n for m, taught in local.items() if (n := check_template(m, taught=taught, orders=orders))}
 
 # %% ../../nbs/60_train/01_rows.ipynb #9a14dad0

@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['TOKENIZER_FILES', 'MODEL_FILES', 'MERGED', 'FORMS', 'TrainingFailed', 'gathered', 'at_first', 'part_ways', 'sharded',
            'whole_tensor', 'part_like', 'whole_weights', 'trainer_state', 'restore_optimizer', 'restore_random',
-           'Spent', 'save_weights', 'save_checkpoint', 'checkpoints', 'step_of', 'last_checkpoint', 'kept_checkpoint',
-           'need_best', 'write_folder', 'supervised_choices', 'moved', 'keep_merged', 'write_merged', 'merge_adapter',
-           'FormEngine', 'forms_of']
+           'seconds_before', 'save_weights', 'save_checkpoint', 'checkpoints', 'step_of', 'last_checkpoint',
+           'kept_checkpoint', 'need_best', 'write_folder', 'supervised_choices', 'moved', 'keep_merged', 'write_merged',
+           'merge_adapter', 'FormEngine', 'forms_of']
 
 # %% ../../nbs/60_train/04_save.ipynb #a665fb05
 import json
@@ -18,15 +18,8 @@ import time
 from pathlib import Path
 
 from ..config import Student, StudyError, Train, fingerprint
-from ..models.local import TransformersEngine, parameter_count, plain_settings
-from distill_study.models.weights import (
-    load_model,
-    load_tokenizer,
-    merge_into,
-    model_fingerprint,
-    resolve_model,
-    sentence,
-)
+from ..models.local import TransformersEngine, parameter_count
+from ..models.weights import load_model, merge_into, model_fingerprint, resolve_model, sentence
 from .methods import load_4bit
 from .rows import padded, ranks
 from ..utils import write_json
@@ -110,7 +103,7 @@ def trainer_state(trainer) -> tuple[dict, dict]:  # tensors, plain values
         groups=optimizer["param_groups"],
         state={k: v for k, v in state.items() if k not in tensors},
         schedule=trainer.lr_scheduler.state_dict(),
-        seconds=trainer.spent.seconds(),
+        seconds=time.perf_counter() - trainer.began,
     )
     random = {"rng.cpu": torch.random.get_rng_state()}
     if torch.cuda.is_available():
@@ -160,15 +153,9 @@ def _read_state(checkpoint):
     return load_file(Path(checkpoint) / _STATE[0]), _read_json(Path(checkpoint) / _STATE[1])
 
 
-class Spent:
-    "Seconds in training steps, those of the starts before this one included."
-
-    def __init__(self, checkpoint: Path | None):
-        self.before = _read_json(checkpoint / _STATE[1])["seconds"] if checkpoint else 0.0
-        self.began = time.perf_counter()
-
-    def seconds(self) -> float:
-        return self.before + time.perf_counter() - self.began
+def seconds_before(checkpoint: Path | None) -> float:
+    "Seconds in training steps of all starts until a checkpoint was written."
+    return _read_json(checkpoint / _STATE[1])["seconds"] if checkpoint else 0.0
 
 
 def save_weights(model, folder, *, weights=None):
@@ -266,7 +253,7 @@ def write_folder(folder: Path, save, *, base: Path | None = None, copied: tuple 
     part.rename(folder)
 
 
-def supervised_choices(model, rows: list, *, pad: int) -> tuple[list, list]:
+def supervised_choices(model, rows: list) -> tuple[list, list]:
     "Log-probability and most likely token at every supervised position."
     import torch
 
@@ -274,7 +261,7 @@ def supervised_choices(model, rows: list, *, pad: int) -> tuple[list, list]:
     model.eval()
     with torch.no_grad():
         for r in rows:
-            batch = {k: v.to(model.device) for k, v in padded([r], pad).items()}
+            batch = {k: v.to(model.device) for k, v in padded([r], 0).items()}  # a row alone is not padded
             labels = batch["labels"][0, 1:]
             taught = labels != -100
             logp = model(input_ids=batch["input_ids"]).logits[0, :-1][taught].float().log_softmax(-1)
@@ -317,13 +304,12 @@ def merge_adapter(base: Path, adapter: Path, *, folder: Path, name: str, rows: l
     import torch
     from peft import PeftModel
 
-    pad = load_tokenizer(base).pad_token_id
     learned_on = _learned_on(base, settings, dtype=torch.float32)
-    before = supervised_choices(PeftModel.from_pretrained(learned_on, adapter), rows, pad=pad)
+    before = supervised_choices(PeftModel.from_pretrained(learned_on, adapter), rows)
     del learned_on
     merged = load_model(write_merged(base, adapter, folder=folder, name=name))
     dtype = merged.dtype
-    after = supervised_choices(merged.float(), rows, pad=pad)  # both in 32 bits: what is left is the rounding
+    after = supervised_choices(merged.float(), rows)  # both in 32 bits: what is left is the rounding
     return moved(before, after, dtype=dtype)
 
 # %% ../../nbs/60_train/04_save.ipynb #6989c192
@@ -339,20 +325,13 @@ class FormEngine(TransformersEngine):
         own = (model_fingerprint(self.alone), student.train.method) if form == "adapter" else ()
         self.weights = fingerprint(form, self.weights, *own)
 
-    def load(self):
-        "The model, loaded once."
-        if self.loaded is None:
-            if self.form == "adapter":
-                from peft import PeftModel
+    def read(self):
+        "The student in its form."
+        if self.form == "adapter":
+            from peft import PeftModel
 
-                base = _learned_on(resolve_model(self.student.model), self.student.train)
-                model = PeftModel.from_pretrained(base, self.alone)
-            else:
-                model = self._in_4_bits()
-            self.loaded = plain_settings(model.eval(), load_tokenizer(self.folder))
-        return self.loaded
-
-    def _in_4_bits(self):
+            base = _learned_on(resolve_model(self.student.model), self.student.train)
+            return PeftModel.from_pretrained(base, self.alone)
         with tempfile.TemporaryDirectory() as d:  # 4 bits are made of what lies in a folder
             merged = self.folder
             if self.adapter:

@@ -12,22 +12,15 @@ import json
 import math
 import resource
 import shutil
+import time
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from ..config import StudyError, Train, fingerprint
+from ..models import weights
 from ..models.local import own_context
-from distill_study.models.weights import (
-    device,
-    load_tokenizer,
-    model_fingerprint,
-    resolve_model,
-    sentence,
-    template_text,
-    turn_ends,
-)
 from . import methods, rows as batching, save
 from .save import TrainingFailed
 from ..utils import guard, write_json
@@ -96,7 +89,7 @@ class TrainedStudent:
         return templates.get_template("train/student.md.j2").render(s=self)
 
 # %% ../../nbs/60_train/03_sft.ipynb #d10a89ab
-_say = partial(sentence, page="../train/sft.j2")
+_say = partial(weights.sentence, page="../train/sft.j2")
 
 
 def trained_folder(out: Path) -> Path:
@@ -108,11 +101,11 @@ def trained_folder(out: Path) -> Path:
 
 def run_fingerprint(rows: list, model: str, *, settings: Train, seed: int, validation=None, score=None) -> str:
     "Identity of what `fit_student` would do: all that it takes, the weights, and the versions of what computes."
-    stack = {p: version(p) for p in ("torch", "transformers", "trl", "peft")}
+    base, stack = weights.resolve_model(model), {p: version(p) for p in ("torch", "transformers", "trl", "peft")}
     chosen_by = [score.key] if hasattr(score, "key") else []
-    weights = model_fingerprint(resolve_model(model))
-    chosen_by += ["no empty block"] if "</think>" in template_text(resolve_model(model)) else []  # see `train.rows`
-    return fingerprint("student", rows, settings, weights, seed, validation or [], *chosen_by, stack)
+    chosen_by += ["no empty block"] if "</think>" in weights.template_text(base) else []  # see `train.rows`
+    learned_on = weights.model_fingerprint(base)
+    return fingerprint("student", rows, settings, learned_on, seed, validation or [], *chosen_by, stack)
 
 # %% ../../nbs/60_train/03_sft.ipynb #5d0ad001
 @dataclass
@@ -145,15 +138,15 @@ def fit_student(
     score=None,  # with train.choose = gold: how good a model in training is; more is better
 ) -> TrainedStudent | None:  # of several processes, only the first one gets it
     "Train `model` on `rows`; its weights are under `out`, and what happened is returned and kept in `out`/fit.json."
-    base, out = resolve_model(model), Path(out)
-    methods.refuse(settings, device())
+    base, out = weights.resolve_model(model), Path(out)
+    methods.refuse(settings, weights.device())
     key = run_fingerprint(rows, model, settings=settings, seed=seed, validation=validation, score=score)
     if is_finished(out, key):
         return TrainedStudent.load(out)
 
     # Tokenizer and rows
-    tokenizer = load_tokenizer(base)
-    stops = turn_ends(base, tokenizer)
+    tokenizer = weights.load_tokenizer(base)
+    stops = weights.turn_ends(base, tokenizer)
     tokenized = batching.tokenize_rows(rows, tokenizer, stops=stops)
     kept, dropped, limit = batching.fit_length(tokenized, settings, context=own_context(base))
     held = [r for r in batching.tokenize_rows(validation or [], tokenizer, stops=stops) if len(r["input_ids"]) <= limit]
@@ -187,17 +180,17 @@ def _train(job, key):
         torch.manual_seed(job.seed + 1009 * rank)
 
     # Train
-    trainer.spent = save.Spent(last)
+    trainer.began = time.perf_counter() - save.seconds_before(last)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     record = _record(trainer) | dict(fingerprint=key, starts=starts)
     chosen = _take_best(trainer) if job.settings.choose != "last" else None
-    weights = save.whole_weights(trainer.model)
+    whole = save.whole_weights(trainer.model)
     save.part_ways()
     if rank:
         return None
 
     # Save
-    merge = _save_result(trainer, weights)
+    merge = _save_result(trainer, whole)
     record["peak_memory"] = max(record["peak_memory"], _peak())
     done = TrainedStudent(**record, chosen=chosen, merge=merge, processes=processes, path=trained_folder(job.out))
     done.save(job.out)
@@ -236,7 +229,7 @@ def _claim(out, key):
 class _StudentTrainer:
     "What a student's trainer does otherwise than `SFTTrainer`."
 
-    job, saved, dtype, spent, step_loss, joined = None, None, "", None, 0.0, 1
+    job, saved, dtype, began, step_loss, joined = None, None, "", 0.0, 0.0, 1
 
     def get_train_dataloader(self):
         self._train_batch_size = self.args.train_batch_size * self.joined
@@ -302,7 +295,7 @@ def _build(job):
     from transformers import PrinterCallback
     from trl import SFTTrainer
 
-    settings, where = job.settings, device()
+    settings, where = job.settings, weights.device()
     model, saved, bf16 = methods.load_base(job.base, settings, where=where, held="cpu" if save.sharded() else None)
     if kind := methods.attention(settings, bf16, limit=job.limit, where=where):
         model.set_attn_implementation(kind)
@@ -407,7 +400,7 @@ def _take_best(trainer):
 def _peak():
     import torch
 
-    if device() == "cuda":
+    if weights.device() == "cuda":
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
@@ -422,7 +415,7 @@ def _record(trainer):
     "What is known of a training once it has ended, but for what saving adds; asked of every process."
     job, state, log = trainer.job, trainer.state, trainer.state.log_history
     sizes = {p: p.numel() for p in trainer.model.parameters()}
-    seconds, epochs = trainer.spent.seconds(), round(state.epoch, 4)
+    seconds, epochs = time.perf_counter() - trainer.began, round(state.epoch, 4)
     tokens = sum(len(r["input_ids"]) for r in job.rows)
     return dict(
         model=job.name,
@@ -445,7 +438,7 @@ def _record(trainer):
         tokens_per_second=tokens * epochs / seconds,
         peak_memory=max(save.gathered(_peak())),
         dtype=trainer.dtype,
-        device=device(),
+        device=weights.device(),
         trainable=sum(n for p, n in sizes.items() if p.requires_grad),
         parameters=sum(sizes.values()),
         learning_rate=trainer.args.learning_rate,
@@ -454,13 +447,13 @@ def _record(trainer):
     )
 
 # %% ../../nbs/60_train/03_sft.ipynb #43128f38
-def _save_result(trainer, weights):
-    "Model folder, and adapter folder with LoRA; what merging or rounding changed, where something was."
+def _save_result(trainer, whole):
+    "Model folder, and adapter folder with LoRA; what merging or rounding changed; `whole` of `save.whole_weights`."
     job = trainer.job
     trainer.optimizer = trainer.lr_scheduler = None  # its memory is needed for the merge
     if job.settings.method == "full":
-        return _save_whole(trainer, weights)
-    write = partial(save.save_weights, trainer.model, weights=weights)
+        return _save_whole(trainer, whole)
+    write = partial(save.save_weights, trainer.model, weights=whole)
     save.write_folder(job.out / "adapter", write, base=job.base, copied=save.TOKENIZER_FILES)
     trainer.model = trainer.model_wrapped = None
     gc.collect()
@@ -469,24 +462,23 @@ def _save_result(trainer, weights):
         return save.merge_adapter(job.base, job.out / "adapter", **how)
 
 
-def _save_whole(trainer, weights):
+def _save_whole(trainer, whole):
     "The fully fine-tuned model, rounded to what its base is saved in; what the rounding changed."
     import torch
 
-    job, saved, pad, before = trainer.job, trainer.saved, trainer.processing_class.pad_token_id, None
-    model = trainer.model
-    if weights is None:
+    job, saved, model, before = trainer.job, trainer.saved, trainer.model, None
+    if whole is None:
         model = trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)  # all products in 32 bits
         if saved != torch.float32:
-            before = save.supervised_choices(model, job.rows[:8], pad=pad)
+            before = save.supervised_choices(model, job.rows[:8])
         model = model.to(saved)
     else:
-        weights = {k: v.to(saved) for k, v in weights.items()}
-    write = partial(save.save_weights, model, weights=weights)
+        whole = {k: v.to(saved) for k, v in whole.items()}
+    write = partial(save.save_weights, model, weights=whole)
     save.write_folder(job.out / "model", write, base=job.base, copied=save.MODEL_FILES)
     if before is None:
         return None
-    return save.moved(before, save.supervised_choices(model.float(), job.rows[:8], pad=pad), dtype=saved)
+    return save.moved(before, save.supervised_choices(model.float(), job.rows[:8]), dtype=saved)
 
 # %% ../../nbs/60_train/03_sft.ipynb #28e6b92a
 @contextlib.contextmanager
