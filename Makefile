@@ -55,12 +55,13 @@ bench: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm $(VENV)/.stamp-vllm ## run bench
 bench-gpu: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm ## training on this machine's GPU: speed, utilisation, memory
 	@$(BIN)/python benchmarks/gpu.py
 
-examples: $(VENV)/.stamp-run ## refresh reports/examples/tiny/ from the built-in grid
-	@$(BIN)/distill-study run recipes/tiny.yaml
-	@rm -rf reports/examples/tiny && mkdir -p reports/examples/tiny
-	@cd reports/tiny && find . \( -name '*.html' -o -name metrics.json -o -name metrics.csv -o -name grid.json -o -name generalization.json -o -name params.yaml \) -exec cp --parents {} ../examples/tiny \;
+examples: $(VENV)/.stamp-run ## refresh reports/examples/ from the built-in grid and the built-in curve
+	@for recipe in tiny curve; do \
+		$(BIN)/distill-study run recipes/$$recipe.yaml && rm -rf reports/examples/$$recipe && mkdir -p reports/examples/$$recipe && \
+		(cd reports/$$recipe && find . \( -name '*.html' -o -name metrics.json -o -name metrics.csv -o -name grid.json -o -name generalization.json -o -name params.yaml \) -exec cp --parents {} ../examples/$$recipe \;) || exit 1; \
+	done
 	@$(BIN)/papermill --no-progress-bar nbs/study/claims.ipynb /dev/null -p reports reports/examples/tiny -p out reports/examples/tiny/claims.html
-	@$(BIN)/python -c "from pathlib import Path; from distill_study.study.schedule import render_index; render_index(Path('reports/examples/tiny'))"
+	@$(BIN)/python -c "from pathlib import Path; from distill_study.study.schedule import render_index; [render_index(Path('reports/examples', name)) for name in ('tiny', 'curve')]"
 	@echo reports/examples/tiny/index.html
 
 screenshot: $(VENV)/.stamp-dev ## take the README's picture of an example report

@@ -10,14 +10,17 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine():
-    "Processor, cores and accelerator, without the machine's name."
+    "Processor, cores and accelerator, without the machine's name; and how busy it was, if busier than it has cores."
     try:
         cpu = next(line.split(":", 1)[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
     except (OSError, StopIteration):
         cpu = platform.processor() or platform.machine()
     import torch
 
-    return f"{cpu}, {os.cpu_count()} cores" + (f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else "")
+    load = os.getloadavg()[2]
+    busy = f", busy with other work (load {load:.0f})" if load > 1.5 * os.cpu_count() else ""
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{cpu}, {os.cpu_count()} cores{gpu}{busy}"
 
 
 def report(name, title, header, rows, notes=(), folder=None, command=None):

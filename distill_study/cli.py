@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['app', 'store_app', 'grades_app', 'VERSION', 'RecipeFile', 'RecipePath', 'OVERRIDE', 'Override', 'Reports', 'STORE',
-           'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Quiet', 'Verbose', 'Strict', 'Gpus',
-           'Columns', 'SOURCE', 'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER', 'COMPLETIONS', 'TASK', 'EACH',
-           'LOGS', 'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'power', 'data', 'memory', 'doctor',
-           'list_', 'chapters', 'heading', 'relink', 'write_page', 'guide', 'read', 'import_logs', 'diff', 'reproduce',
-           'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'prune', 'main']
+           'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Quiet', 'Verbose', 'PATIENCE',
+           'Wait', 'Strict', 'Gpus', 'Columns', 'SOURCE', 'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER',
+           'COMPLETIONS', 'TASK', 'EACH', 'LOGS', 'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'power',
+           'data', 'memory', 'doctor', 'list_', 'chapters', 'heading', 'relink', 'write_page', 'guide', 'read',
+           'import_logs', 'diff', 'reproduce', 'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger',
+           'verify', 'prune', 'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
 import errno
 import json
+import os
 import re
 import sys
 from collections import Counter
@@ -93,6 +95,10 @@ TokenEnv = Annotated[str, typer.Option(help="NAME of the environment variable wi
 Workers = Annotated[int, typer.Option(help="processes that do stages side by side, each with its share of the GPUs")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only what failed or dropped out, and where it is")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="lines on a terminal, too, not one view of the run")]
+PATIENCE = (
+    "for how long each stage tries a server that is away, e.g. 90s or 2h; else half an hour, once it has answered"
+)
+Wait = Annotated[str, typer.Option(metavar="TIME", help=PATIENCE, envvar="DISTILL_WAIT")]
 Strict = Annotated[bool, typer.Option("--strict", help="exit with 1 also where an arm of a report dropped out")]
 
 # %% ../nbs/99_cli.ipynb #9a1d0c04
@@ -123,6 +129,7 @@ def run(
     workers: Workers = 1,
     executor: Annotated[str, typer.Option(help="where stages run: local, or ray for a cluster that is up")] = "local",
     address: Annotated[str, typer.Option(help="HOST:PORT of the Ray cluster's head; auto: of this machine")] = "auto",
+    wait: Wait = "",
     strict: Strict = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -130,6 +137,12 @@ def run(
     "Run a recipe and write its reports. Sample the teacher, train and grade the students; do what is new, no more."
     if executor not in ("local", "ray"):
         raise typer.BadParameter(f"{executor!r}: expected local or ray", param_hint="--executor")
+    if wait:
+        from distill_study.models.openai import WAIT, seconds
+
+        if seconds(wait) is None:
+            raise typer.BadParameter(f"{wait!r}: expected a time, e.g. 90s or 2h", param_hint="--wait")
+        os.environ[WAIT] = wait  # for the processes that do stages, too
     how = dict(workers=workers, ray=address if executor == "ray" else None, strict=strict)
     _run(_recipe(recipe, p), recipe, reports=reports, store=store, views=dict(quiet=quiet, verbose=verbose), **how)
 
@@ -630,10 +643,10 @@ def import_(
     store: KeptStore = Path("store"),
 ):
     "Check files of grades and merge them into the store. All of them, or none."
-    from distill_study.grading import people
     from distill_study.store.log import Store as Opened
+    from distill_study.tools import share
 
-    for d in people.import_grades(Opened(store), files, recipe=_recipe(recipe, p), partial=partial, replace=replace):
+    for d in share.import_grades(Opened(store), files, recipe=_recipe(recipe, p), partial=partial, replace=replace):
         before = "" if d["new"] else ", imported before"
         rater = f"{d['combination']}, sheet {d['sheet']}, rater {d['rater']}"
         print(f"{rater}: {d['items']} of {d['of']} answers{before}")

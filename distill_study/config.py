@@ -108,7 +108,8 @@ def _explain(cls, error, *, where):
         elif kind == "missing":
             lines.append(f"{path}: missing; this setting has no default.")
         else:
-            value = "" if name in _UNSHOWN else f" = {err['input']!r}"
+            whole = kind == "value_error" and isinstance(err["input"], dict)  # settings that don't go together
+            value = "" if whole or name in _UNSHOWN else f" = {err['input']!r}"
             text = err["msg"].removeprefix("Value error, ").rstrip(".")
             if kind == "string_pattern_mismatch":
                 text = read_table("templates/errors.yaml").get(f"form_{name}", text)
@@ -169,9 +170,8 @@ class Endpoint(Settings):
     # NAME of the variable that holds the key; None for a server without keys
     key_env: str | None = Field("OPENAI_API_KEY", pattern=r"^([A-Z_][A-Z0-9_]{0,63})?$")
     revision: str | None = None  # tells weights apart that the server serves under one name
-    concurrency: int = Field(
-        64, ge=1, le=10_000, strict=True
-    )  # most requests at once; fewer while the server is overloaded
+    # most requests at once; fewer while the server is overloaded
+    concurrency: int = Field(64, ge=1, le=10_000, strict=True)
     requests_per_minute: Positive | None = None
     tokens_per_minute: Positive | None = None  # prompt and answer together
     timeout: Positive = 600  # seconds for one attempt
@@ -521,9 +521,8 @@ class Criterion(Settings):
 class Pitfalls(Settings):
     "Further answers to the test items, asked for to see what the results hang on."
 
-    wordings: int = Field(
-        0, ge=0, le=3, strict=True
-    )  # other wordings of the plain prompt, see `tasks.families.PARAPHRASES`
+    # other wordings of the plain prompt, see `tasks.families.PARAPHRASES`
+    wordings: int = Field(0, ge=0, le=3, strict=True)
     samples: Whole = 0  # answers drawn at `temperature`, beside the usual one, under the plain prompt
     temperature: float = Field(0.7, gt=0, le=2)
     blind: bool = False  # ask the untouched student the items without what they are about
@@ -552,12 +551,21 @@ class Combination(Shared):
     student: Student
     data: Data
     seed: Seed = 0  # seed of training and of every bootstrap
+    # which value of each axis of its recipe the settings above have, e.g. {data.train: 400}
+    axes: dict[str, Any] = Field({}, exclude_if=lambda v: not v)
+
+    @property
+    def point(self) -> str:
+        "Its place on the axes of its recipe, e.g. 'train 400, r 16'."
+        values = (v if isinstance(v, str) else json.dumps(v) for v in self.axes.values())
+        return ", ".join(f"{key.rpartition('.')[2]} {v}" for key, v in zip(self.axes, values))
 
     @property
     def name(self) -> str:
         "Folder name of its report."
         parts = (self.data.name, self.teacher.engine.split(":", 1)[1], self.student.model)
-        return slug("--".join(map(stem, parts)) + (f"--seed{self.seed}" if self.seed else ""))
+        more = (self.point.replace(", ", "--"), f"seed{self.seed}" if self.seed else "")
+        return slug("--".join(filter(None, (*map(stem, parts), *more))))
 
 
 def stem(name: str) -> str:

@@ -169,12 +169,12 @@ def sync_tree(folder: Path):
         sync(where)
 
 
-def replace_file(text: str, path: Path):
-    "Write `text` beside `path`, flush it to the disk, and rename it."
+def replace_file(data: str | list, path: Path):
+    "Write a text, as UTF-8, or parts in bytes beside `path`, flush it to the disk, and rename it."
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(part, "w", encoding="utf-8", newline="") as f:
-            f.write(text)
+        with open(part, "wb") as f:
+            f.writelines([data.encode("utf-8")] if isinstance(data, str) else data)
             f.flush()
             os.fsync(f.fileno())
         os.replace(part, path)

@@ -4,11 +4,12 @@ import subprocess
 import sys
 
 import pytest
-from test_store import ENGINE, WEIGHTS, fill, python, record
+from test_store import ENGINE, WEIGHTS, file_of, fill, python, record
 from typer.testing import CliRunner
 
 from distill_study.cli import app
-from distill_study.store.log import Store
+from distill_study.store.log import Store, seal
+from distill_study.tools import archive
 from distill_study.tools.archive import Problem, check_store, contents, prune, to_prune
 
 
@@ -35,6 +36,28 @@ def test_damage_is_named_by_line(tmp_path, damage, line, lost, what):
     result = call("verify", "--store", tmp_path)
     assert result.exit_code == int(lost) and f"line {line}" in result.output
     assert path.read_bytes() == before  # looking changes nothing
+
+
+@pytest.mark.parametrize("cores", [2, 3])
+def test_a_large_file_is_looked_at_in_parts(tmp_path, monkeypatch, cores):
+    "In processes that see what one process sees, by the same lines."
+    lines = fill(tmp_path, 12).read_bytes().splitlines(keepends=True)
+    wrong = seal(vars(record(99)) | dict(key=record(98).key))
+    for harmed in (
+        lines,
+        [*lines[:3], b"nonsense\n", *lines[3:], lines[1], wrong, lines[10], b'{"sum":"0'],
+        [],
+        lines[:1],
+    ):
+        file_of(tmp_path).write_bytes(b"".join(harmed))
+        monkeypatch.setattr(archive, "LARGE", 1 << 30)
+        whole = contents(tmp_path), check_store(tmp_path)
+        monkeypatch.setattr(archive, "LARGE", 100)
+        monkeypatch.setattr(archive.os, "cpu_count", lambda: cores)
+        assert (contents(tmp_path), check_store(tmp_path)) == whole
+        assert [(p.line, p.lost) for p in whole[1]] == (
+            [(4, True), (14, False), (15, True), (16, False), (17, False)] if len(harmed) > 12 else []
+        )
 
 
 def test_a_key_that_is_not_of_its_contents(tmp_path):

@@ -177,7 +177,7 @@ def test_a_judge_that_reverses_stands_beside_the_verdict(tmp_path):
         assert ("prefers untouched in 90.0 %" in table.html()) == bool(n)
         counts = next(r["count"] for r in found.overview(found.evidence).rows if r["name"].lower() == name)
         assert ("the judge disagrees in 1" in counts) == bool(n)
-        assert ("the judge says the opposite" in found.in_short(found.evidence)) == bool(n)
+        assert ("the judge contradicts a report in favour" in found.in_short(found.evidence)) == bool(n)
 
 
 def test_the_page_links_back_to_the_recipe_and_to_reports_below_it(notebook, tmp_path):

@@ -207,7 +207,7 @@ def rows(n, **more):
         ("", "has no rows"),
         ('{"messages": 1}\n\n', "line 2: not JSON"),
         ('{"messages": [\n', "line 1: not JSON"),
-        ('{"text": "a"}\n', "no column 'messages'"),
+        ('{"text": "a"}\n', "no column 'question' or 'messages'"),
         ('{"messages": [{"role": "user", "content": ""}]}\n', "no empty text"),
         ("\n".join(json.dumps(r) for r in rows(30, id="a")), "id 'a' is there twice"),
         ("\n".join(json.dumps(r) for r in rows(5)), "data.test = 8: there are only 5 rows"),

@@ -524,7 +524,7 @@ def test_messages_of_another_shape(messages, task, folder):
         ([dict(question="a", choices=[1, 2], answer="A")], "nlu_qa", "'choices' must be a list of 2 to 10 texts"),
         ([dict(question="a", choices=3, answer="A")], "nlu_qa", "don't hold what is expected of them"),
         ([dict(premise="a", hypothesis=dict(a=1), label="neutral")], "nli", "the sentence is dict"),
-        ([dict(other=1)], "math", "no column 'messages', and this is no data set whose columns are known"),
+        ([dict(other=1)], "math", "no column 'question' or 'messages'; there are other"),
         (
             [dict(question="a")],
             "math",

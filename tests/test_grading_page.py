@@ -12,14 +12,14 @@ from made_up import saved_grades
 from distill_study.analyse.agreement import human_scores
 from distill_study.config import Data
 from distill_study.data.load import load_data
-from distill_study.grading.people import grades_of, import_grades, latest_grades
+from distill_study.grading.people import grades_of, latest_grades
 from distill_study.report.items import grading_page
 from distill_study.report.render import check_page
 from distill_study.store.log import Store
 from distill_study.study.plan import combination_from
 from distill_study.tasks.families import Parsed, rubric
 from distill_study.teach.sampling import Answer, Answers
-from distill_study.tools.share import draw_sheets
+from distill_study.tools.share import draw_sheets, import_grades
 
 
 @pytest.fixture(scope="module")

@@ -93,6 +93,45 @@ def test_other_facts_are_other_texts(texts, others, data):
         assert agree(facts[i], more[j])
 
 
+def one_by_one(sets, n, threshold, facts, permutations):
+    "Near repeats of the first n sets as datasketch finds them, a sketch and an entry of its index at a time."
+    from datasketch import MinHash, MinHashLSH
+
+    lsh = MinHashLSH(threshold=min(threshold, 0.9), num_perm=permutations, weights=(0.1, 0.9))
+    hashes = [(s >> np.uint64(32)).tolist() for s in sets]
+    sketches = [*MinHash.generator(hashes, num_perm=permutations, hashfunc=int, scheme="affine32")]
+    own, found = n == len(sets), {}
+    for j in (j for j in range(n, len(sets)) if len(sets[j])):
+        lsh.insert(j, sketches[j])
+    for i in (i for i in range(n) if len(sets[i])):
+        like = [j for j in sorted(lsh.query(sketches[i])) if not facts or facts[i] == facts[j]]
+        close = [(j if own else j - n, s) for j in like if (s := jaccard(sets[i], sets[j])) >= threshold]
+        if close:
+            found[i] = close[0]
+        elif own:
+            lsh.insert(i, sketches[i])
+    return found
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_in_bulk_is_the_same_as_one_by_one(seed):
+    draw = random.Random(seed)
+    words = [f"w{i}" for i in range(draw.choice([400, 1500]))]
+    texts = [" ".join(draw.choices(words, k=draw.randint(0, 30))) for _ in range(300)]
+    for t in draw.choices(texts, k=300):
+        said = t.split() or ["x"]
+        said[draw.randrange(len(said))] = draw.choice(words)
+        texts.append(" ".join(said))
+    how = dict(threshold=draw.choice([0.4, 0.7, 0.95]), k=draw.choice([2, 3]), num_perm=draw.choice([64, 128]))
+    facts = [(i % 3,) for i in range(len(texts))] if seed % 2 else None
+    like = (how["threshold"], facts, how["num_perm"])
+    assert near_repeats(texts, facts=facts, **how) == one_by_one(shingles(texts, how["k"]), len(texts), *like)
+    some, others = texts[:350], texts[350:]
+    found = near_repeats(Grams(some), others, facts=facts and facts[:350], other_facts=facts and facts[350:], **how)
+    assert found == one_by_one(shingles(some, how["k"], others=others), 350, *like)
+    assert found or how["threshold"] > 0.9
+
+
 def plain_contaminated(texts, tests, n, share):
     "As documented, with loops."
     found, count = {}, Counter(tuple(w[p : p + n]) for w in map(words, tests) for p in range(len(w) - n + 1))

@@ -371,18 +371,23 @@ GOLD = dict(control_gold=dict(base="higher", constant="higher"))
         ),
         (
             GOLD | dict(distilled_cot_rationale=WON, distilled_vanilla=LOST),
-            "trained on plain answers, it is worse",
+            "trained on plain answers, it is significantly worse than before",
             "not testable",
         ),
         (
             GOLD | dict(distilled_cot_rationale=NONE, distilled_vanilla=LOST, distilled_cot_answer=NONE),
-            "Trained on the teacher's plain answers (significantly worse), reasoned answers or reasoning, the student",
+            "Trained on the teacher's plain answers, the student is significantly worse than before; trained on",
             "recover",
         ),
         (
             dict(distilled_cot_rationale=WON | dict(asked="can't tell")),
-            "Trained on the teacher's reasoning, the student is not significantly better",
+            "reasoning, the student is not significantly better than the untouched student asked to reason",
             "recover",
+        ),
+        (
+            GOLD | dict(distilled_cot_rationale=WON, distilled_vanilla=dict(base="higher", constant="can't tell")),
+            "trained on plain answers, it is not significantly better than the best constant answer",
+            "none",
         ),
         (
             dict(distilled_cot_rationale=WON),
@@ -648,17 +653,19 @@ def test_other_pages_of_the_folder_are_linked_at_the_top(tmp_path):
     assert nav.find("a", href="claims.html").text == "Claims of the paper"
 
 
-def test_the_committed_page_is_made_from_its_folder(tmp_path):
-    for p in TINY.iterdir():
+@pytest.mark.parametrize("recipe", [TINY, TINY.with_name("curve")], ids=lambda folder: folder.name)
+def test_the_committed_page_is_made_from_its_folder(recipe, tmp_path):
+    for p in recipe.iterdir():
         (shutil.copytree if p.is_dir() else shutil.copy)(p, tmp_path / p.name)
 
     def plain(page):
         "Without its time, its pictures and white space."
         return re.sub(r'<p>Written .*?</p>|src="data:[^"]*"|\s+', "", page.replace("&#39;", "&#x27;"))
 
-    committed = (TINY / "index.html").read_text()
+    committed = (recipe / "index.html").read_text()
     assert plain(render_index(tmp_path).read_text()) == plain(committed) and len(committed) < 600_000
-    for name in READ:
+    assert ("Learning curves" in committed) == (recipe != TINY)
+    for name in (p.parent.name for p in recipe.glob("*/metrics.json")):
         assert all(f'href="{name}/{f}"' in committed for f in ("index.html", "metrics.json", "metrics.csv"))
 
 

@@ -17,14 +17,24 @@ from distill_study.analyse.stats import wilson
 from distill_study.config import ARMS, Criterion, Data, StudyError
 from distill_study.data.load import Example, Splits, load_data
 from distill_study.grading import people
-from distill_study.grading.people import GradesFile, faults, grades_of, import_grades, latest_grades, load_key, text_key
+from distill_study.grading.people import grades_of, latest_grades, load_key, text_key
 from distill_study.report.items import grading_page, legible
 from distill_study.store.log import Store
 from distill_study.study.plan import combination_from, parse_recipe
 from distill_study.tasks.families import Parsed, answer_text, rubric
 from distill_study.teach.sampling import Answer, Answers
 from distill_study.tools.archive import check_store, to_prune
-from distill_study.tools.share import draw_answers, draw_checks, draw_sheets, practice, strata, systematic_sample
+from distill_study.tools.share import (
+    GradesFile,
+    draw_answers,
+    draw_checks,
+    draw_sheets,
+    faults,
+    import_grades,
+    practice,
+    strata,
+    systematic_sample,
+)
 
 QA = load_data(Data(name="tiny-qa", train=2, test=40))
 C = combination_from("transformers:zoo/teacher", "zoo/student-s", data="tiny-qa")

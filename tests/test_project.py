@@ -232,7 +232,7 @@ def test_the_wheel_runs_the_study_outside_the_checkout(wheel, tmp_path):
         **dict(cwd=here, env=os.environ | {"PYTHONPATH": str(site)}, capture_output=True, text=True, check=True),
     )
     assert where.stdout.startswith(str(site))
-    small = ("data.train=16", "data.test=6", "train.epochs=1", "min_rows=2", "bootstrap=100")
+    small = ("data.train=16", "data.test=6", "train.steps=2", "min_rows=2", "bootstrap=100")
     arms = "arms=teacher/cot,student/cot,distilled/cot-rationale"
     study("run", "demo", *(x for s in (*small, arms) for x in ("-p", s)))
     assert len(list((here / "reports/demo").glob("*/index.html"))) == 1

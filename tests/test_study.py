@@ -21,11 +21,10 @@ from made_up import saved_grades, sheet_of
 from typer.testing import CliRunner
 
 from distill_study.cli import app, main
-from distill_study.grading.people import import_grades
 from distill_study.store.log import Store
 from distill_study.study import schedule, workers
 from distill_study.study.plan import load_recipe
-from distill_study.tools.share import write_sheets
+from distill_study.tools.share import import_grades, write_sheets
 
 ROOT = Path(__file__).parent.parent
 SMALL = dict(
@@ -365,6 +364,24 @@ def test_an_error_whose_traceback_cannot_be_written_still_fails_its_notebook(mon
     *_, error = schedule._run_cell(shell, "1 / 0")
     assert error.output_type == "error" and error.ename == shell.error["ename"] == "ZeroDivisionError"
     assert schedule._run_cell(shell, "1 + 1")[0].output_type == "display_data" and shell.error is None
+
+
+def test_a_process_that_executed_a_notebook_is_what_it_was_and_starts_others(tmp_path):
+    import nbformat
+    import papermill
+
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell("import sys; sys.modules['__main__'] is None")]
+    )
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    for _ in range(2):
+        before = sys.modules["__main__"]
+        how = dict(engine_name=schedule._engine_here(), kernel_name="python3", progress_bar=False)
+        done = papermill.execute_notebook(tmp_path / "a.ipynb", tmp_path / "b.ipynb", **how)
+        assert done.cells[0].outputs[0]["data"]["text/plain"] == "False"
+        assert sys.modules["__main__"] is before
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(len, "abc").result() == 3
 
 
 def test_a_missing_key_is_found_before_any_combination_starts(tmp_path):

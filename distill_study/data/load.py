@@ -272,9 +272,9 @@ def _split_files(place, split):
 class Rows(list):
     "Rows of a split; `names` holds, by column, what the numbers in it stand for, where the source says."
 
-    def __init__(self, rows, names=None):
+    def __init__(self, rows, names=None, *, drawn=False):
         super().__init__(rows)
-        self.names = names or {}
+        self.names, self.drawn = names or {}, drawn  # drawn: thinned out, so they stand in a random order already
 
 # %% ../../nbs/20_data/02_load.ipynb #341095ba
 def raw_rows(
@@ -307,6 +307,18 @@ def raw_rows(
     return _library_rows(str(folder), in_split or None, name=name, split=split, most=most, seed=seed)
 
 
+_MOST = 50_000  # rows of a hub split that are read where fewer are asked for
+
+
+def _order(n, seed):
+    "A random order of `n` rows, of which any number can be taken: its start."
+    draw = random.Random(seed)
+    first = dict.fromkeys(draw.sample(range(n), min(n, 1024)))
+    rest = [i for i in range(n) if i not in first]
+    draw.shuffle(rest)
+    return [*first, *rest]
+
+
 def _library_rows(where, subset, *, name, split, most, seed):
     "Rows by the `datasets` library, from a folder or the hub; None where there is no such split."
     from datasets import load_dataset, load_from_disk
@@ -324,9 +336,9 @@ def _library_rows(where, subset, *, name, split, most, seed):
         hint = "" if name in KNOWN else nearest(name, [*TINY, *KNOWN])
         why = type(e).__name__
         raise DataError.of("not_found", name=name, built_in=", ".join(TINY), why=why, hint=hint) from None
-    if most and len(ds) > most:
-        ds = ds.select(sorted(random.Random(seed).sample(range(len(ds)), most)))
-    return Rows(ds.to_list(), _names_of(ds.features))
+    if thinned := bool(most) and len(ds) > _MOST:
+        ds = ds.select(_order(len(ds), seed)[:most])
+    return Rows(ds.to_list(), _names_of(ds.features), drawn=thinned)
 
 # %% ../../nbs/20_data/02_load.ipynb #b8f9e720
 def label_map(
@@ -463,7 +475,9 @@ def _turns_of(row, data):
         row = dict(messages=_as_turns(row["prompt"], "user") + _as_turns(row["completion"], "assistant"))
     if "messages" not in row:
         columns = FAMILIES[data.task].columns if data.task in FAMILIES else ["messages"]
-        values = dict(columns=", ".join(columns), first=columns[0], there=", ".join(map(str, row)))
+        first = next((c for c in columns if c not in row), columns[0])
+        wanted = " or ".join(dict.fromkeys(map(repr, (first, "messages"))))
+        values = dict(columns=", ".join(columns), first=first, wanted=wanted, there=", ".join(map(str, row)))
         raise DataError.of("no_messages", **values)
     turns, roles = row["messages"], ("system", "user", "assistant")
 
@@ -594,12 +608,12 @@ class Splits:
 
 
 def _draw(examples, n, *, seed, what):
-    "(`n` of `examples`, the rest), both in their own order."
+    "(`n` of `examples`, the rest), both in their own order; fewer are part of more. No `seed`: the first `n`."
     if n is None:
         return examples, []
     if n > len(examples):
-        raise DataError.of("too_few", what=what, n=n, rows=len(examples))
-    at = set(random.Random(seed).sample(range(len(examples)), n))
+        raise DataError.of("too_few", what=what, n=n, rows=len(examples), lacking=n - len(examples))
+    at = set(range(n) if seed is None else _order(len(examples), seed)[:n])
     return [e for i, e in enumerate(examples) if i in at], [e for i, e in enumerate(examples) if i not in at]
 
 # %% ../../nbs/20_data/02_load.ipynb #aecd9553
@@ -616,9 +630,6 @@ def _load_tiny(data):
     return Splits(name, task, "built-in", **splits, max_tokens=dict(vanilla=plain, cot=80, cod=160))
 
 # %% ../../nbs/20_data/02_load.ipynb #deaf397e
-_MOST = 50_000  # rows of a hub split that are read where fewer are asked for
-
-
 def _split(data, role):
     "(rows that serve as train or test, the set's own name for them); rows are None where there is no such split."
     k, named, asked = known(data.name), data.splits.get(role), getattr(data, role)
@@ -657,22 +668,23 @@ def load_data(data: Data) -> Splits:
     rows, own = _split(data, "train")
     if rows is None:
         raise DataError.of("no_train_split", name=data.name, split=own)
-    train, left = _usable(rows, data, split=own)
+    seed, (train, left) = None if rows.drawn else data.seed, _usable(rows, data, split=own)
     rows, own_test = _split(data, "test")
     if rows is None and data.test is None:
         raise DataError.of("no_test_split", name=data.name, split=own_test)
     if rows is None:  # test examples are drawn from train
         if data.test >= len(train):
             raise DataError.of("nothing_to_train_on", n=data.test, rows=len(train), left=_reasons(left))
-        (test, train), own_test = _draw(train, data.test, seed=data.seed + 1, what="data.test"), own
+        after = None if seed is None else seed + 1
+        (test, train), own_test = _draw(train, data.test, seed=after, what="data.test"), own
     elif own_test == own:
         raise DataError.of("one_split_for_both", name=data.name, split=own)
     else:
         test, left_test = _usable(rows, data, split=own_test)
-        test, _ = _draw(test, data.test, seed=data.seed, what="data.test")
+        test, _ = _draw(test, data.test, seed=None if rows.drawn else data.seed, what="data.test")
         left = dict(Counter(left) + Counter(left_test))
-    drawn, rest = _draw(train, data.train, seed=data.seed, what="data.train")
-    validation, _ = _draw(rest, data.validation or 0, seed=data.seed, what="data.validation")
+    validation, train = _draw(train, data.validation or 0, seed=seed, what="data.validation")
+    drawn, _ = _draw(train, data.train, seed=seed, what="data.train")
     limits, used = TASKS[task].limits(data.words), dict(train=own, test=own_test)
     return Splits(data.name, task, source_of(data.name), drawn, validation, test, left, limits, used)
 

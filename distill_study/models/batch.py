@@ -459,7 +459,7 @@ class Batches:
             yield from self.take(key, state.fault or NOTHING)
         yield None
         log = self.engine.store.log(self.engine.spec, self.engine.weights)
-        others = {key for key in batch.left - self.requests.keys() if key not in log.index}
+        others = {key for key in batch.left - self.requests.keys() if not log.get(key)}
         what = dict(read=sorted(batch.left - others)) if others else dict(over=state.status)
         self.notes.add(batch.token, **what)
         del self.open[batch.token]

@@ -195,16 +195,14 @@ class Completions(list):
 
 
 def complete(
-    engine: Engine,
-    requests,  # `Request`s
-    *,
-    store: Store,
-    progress=None,  # called with (requests answered, requests in all), also while nothing comes
-    max_failures: float = 0.3,  # share of the requests that may fail; when more have, an `EngineError` ends the run
-    stage: str = "",  # what the answers are for, as the ledger has it
-    first=None,  # called with (request, record) of the first completion that is made now
+    engine: Engine, requests, *, store: Store, progress=None, max_failures=0.3, stage: str = "", first=None
 ) -> Completions:
-    "A record for every request, from the store or newly made, or a failure."
+    """A record for every `Request`, from the store or newly made, or a failure.
+
+    `progress` is called with (requests answered, requests in all), also while nothing comes, `first` with (request,
+    record) of the first completion that is made now. Where more than the share `max_failures` have failed, an
+    `EngineError` ends the run. `stage` says in the ledger what the answers are for.
+    """
     requests = list(requests)
     engine.check(requests)
     about = dict(max_failures=max_failures, stage=stage, progress=progress, first=first)

@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['GAP_ENDS', 'COSTS', 'Cell', 'names_of', 'mean_over_seeds', 'by_item', 'pooled', 'outcome_of', 'reversed_by_judge',
-           'cells', 'tally', 'in_short', 'Axis', 'axis_over', 'panels', 'charts', 'score_table', 'mean_of', 'Mean',
-           'means', 'pareto', 'cost_chart', 'sections']
+           'cells', 'leading', 'tally', 'in_short', 'Axis', 'axis_over', 'panels', 'charts', 'score_table', 'mean_of',
+           'Mean', 'means', 'pareto', 'cost_chart', 'Curve', 'curves', 'reach', 'Passing', 'passings', 'curve_figure',
+           'curve_alt', 'curve_parts', 'axis_tables', 'sections']
 
 # %% ../../nbs/80_report/04_grid.ipynb #53be64e3
+import json
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +23,18 @@ from distill_study.analyse.stats import (
     CONSTANT,
     DISTILLED,
     FORM,
+    TRAINED,
     Comparison,
     Interval,
     corrected,
     interval_difference,
     mean_interval,
+    percentiles,
+    resampled,
 )
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
+from .figures import COLOURS, LINES, SOFT, axes, ink, picture
 from ..utils import num
 
 # %% ../../nbs/80_report/04_grid.ipynb #aa052327
@@ -75,14 +82,10 @@ def _interval(i):
     return Interval(i.get("value"), **{k: i[k] for k in ("low", "high", "n", "reason") if i.get(k) is not None})
 
 
-def mean_over_seeds(
-    values,  # Intervals, one per seed
-    low=-math.inf,
-    *,
-    high=math.inf,  # where values end
-    items: Interval | None = None,  # of the items' means over the seeds, where they are at hand
-) -> Interval:
-    "The mean of one thing measured after several trainings, on the same items."
+def mean_over_seeds(values, low=-math.inf, *, high=math.inf, items: Interval | None = None) -> Interval:
+    """The mean of one thing measured after several trainings, on the same items; `values` are Intervals, one per seed.
+
+    `low` and `high`: where values end; `items`: of the items' means over the seeds, where they are at hand."""
     from scipy.stats import t
 
     known = [i for i in values if i.value is not None]
@@ -203,10 +206,10 @@ def _cell(key, pages, *, teachers, several):
     )
 
 # %% ../../nbs/80_report/04_grid.ipynb #87c5a80c
-def cells(
-    pages: list,  # what `report.metrics` made of several combinations
-) -> dict:  # (data, teacher, student, arm) → Cell
-    "What every arm scored on every data set. What no teacher, or no student, had a part in is there once."
+def cells(pages: list) -> dict:
+    """(data, teacher, student, arm) → Cell: what every arm scored on every data set.
+
+    What no teacher, or no student, had a part in is there once. `pages` are the numbers of combinations."""
     answered, lacking, teachers = {}, {}, {}
     for m in pages:
         data, teacher, student = names_of(m)
@@ -223,6 +226,25 @@ def cells(
     several = len({names_of(m)[1] for m in pages}) > 1
     return {key: _cell(key, ms, teachers=teachers[key], several=several) for key, ms in found.items()}
 
+# %% ../../nbs/80_report/04_grid.ipynb #a5e5a002
+def _axes_of(m) -> dict:
+    "Where a combination stands on the axes of its recipe."
+    return m["provenance"]["settings"].get("axes", {})
+
+
+def _inputs(m) -> int:
+    "How many training inputs a combination has."
+    return next(d["n"] for d in m["data"] if d["split"] == "train")
+
+
+def leading(pages: list) -> tuple[list, dict]:  # (pages, {axis: value})
+    "The pages that an overview is of, and their values of all axes that have several."
+    if not any(map(_axes_of, pages)):
+        return pages, {}
+    point = _axes_of(max(pages, key=_inputs))  # the first of the largest
+    varied = {k: v for k, v in point.items() if any(_axes_of(m).get(k) != v for m in pages)}
+    return [m for m in pages if _axes_of(m) == point], varied
+
 # %% ../../nbs/80_report/04_grid.ipynb #84c9375c
 def tally(grid: dict) -> list[dict]:
     "For each kind of labels, best first: combinations tested, those with a better or worse student, and gaps."
@@ -235,6 +257,7 @@ def tally(grid: dict) -> list[dict]:
         counts = dict(n=len(own) - untestable, better=len(better), worse=worse)
         if own:
             ends = dict(low=min(gaps, default=None), high=max(gaps, default=None))
+            counts["outcome"] = next((c.outcome for c in own if c.outcome != "untestable"), None)
             found.append(dict(arm=arm, judged=sum(c.judge is not None for c in better)) | ends | counts)
     return sorted(found, key=lambda t: -t["better"] / (t["n"] + 1))
 
@@ -249,19 +272,18 @@ def _where(grid, outcome) -> list[str]:
     return [d if len(s) == len(every[d]) > 1 else f"{d} ({', '.join(s)})" for d, s in of.items()]
 
 
-def in_short(
-    pages: list,  # numbers of combinations
-    failed: int = 0,  # combinations without
-) -> list[str]:
-    "The finding in one sentence, then what limits it, each in one."
+def in_short(pages: list, failed: int = 0) -> list[str]:
+    "The finding of combinations in one sentence, then what limits it, each in one; `failed` more have no numbers."
     if not pages:
         return []
-    grid = cells(pages)
+    own, point = leading(pages)
+    grid = cells(own)
     counts, seeds = tally(grid), sorted({c.seeds for c in grid.values() if c.outcome})
     n = sorted({c.score.n for c in grid.values() if c.outcome and c.score.n})
     reverse = [c for c in grid.values() if c.judge is not None]
     where = {k: _where(grid, k) for k in ("asking", "constant", "form", "untestable", "worse")}
     lines = [sentence("grid", "finding", tally=counts)]
+    lines += [sentence("grid", "leading", point=point)] if point else []
     form = any(c.arm == FORM for c in grid.values())
     lines += [sentence("grid", "basis", n=n, seeds=seeds, form=form)] if n else []
     lines += [sentence("grid", "limit", outcome=k, where=sets) for k, sets in where.items() if sets]
@@ -345,10 +367,7 @@ def _gap_rows(grid, m) -> list[dict]:
     return rows
 
 
-def panels(
-    pages: list,  # numbers of combinations
-    grid: dict,  # from `cells`
-) -> list[dict]:
+def panels(pages: list, grid: dict) -> list[dict]:
     "A panel for each data set, with a row for each student of each teacher: what `chart.html.j2` draws."
     found, groups, teachers = {}, {}, {names_of(m)[1] for m in pages}
     for m in pages:
@@ -378,18 +397,26 @@ def charts(found: list[dict]) -> tuple[str, str]:
     return html_of("chart", **shared, chart="dots"), html_of("chart", **shared, chart="gaps") if gaps else ""
 
 # %% ../../nbs/80_report/04_grid.ipynb #5238e8d7
+def _scores(columns: dict) -> tuple:
+    "The columns and rows of a table: a row for each arm, below each `Column` the scores of its cells."
+    rows, every = {}, [c for own in columns.values() for c in own]
+    for c in sorted(every, key=lambda c: list(ARMS).index(c.arm)):
+        rows.setdefault(c.who, dict.fromkeys((k.key for k in columns), "") | dict(arm=c.name))
+    for column, own in columns.items():
+        for c in own:
+            rows[c.who][column.key] = c.score
+    return (Column("arm", "Model", kind="text"), *columns), tuple(rows.values())
+
+
 def score_table(grid: dict) -> Table:
     "What every arm scores on every data set."
-    rows, columns = {}, [Column("arm", "Model", kind="text")]
+    columns = {}
     for data in dict.fromkeys(c.data for c in grid.values()):
         own = [c for c in grid.values() if c.data == data]
         m, n = own[0].measure, max(c.score.n for c in own)
-        columns.append(Column(f"on {data}", data, f"{m.head}, {m.unit}, n = {n}", "interval", m.digits, m.scale))
-    for c in sorted(grid.values(), key=lambda c: list(ARMS).index(c.arm)):
-        row = rows.setdefault(c.who, dict.fromkeys((k.key for k in columns), "") | dict(arm=c.name))
-        row[f"on {c.data}"] = c.score
+        columns[Column(f"on {data}", data, f"{m.head}, {m.unit}, n = {n}", "interval", m.digits, m.scale)] = own
     n_seeds = max(c.seeds for c in grid.values())
-    return Table("Scores", tuple(columns), tuple(rows.values()), sentence("grid", "score_sub", n_seeds=n_seeds))
+    return Table("Scores", *_scores(columns), sentence("grid", "score_sub", n_seeds=n_seeds))
 
 # %% ../../nbs/80_report/04_grid.ipynb #7e7e6d53
 def mean_of(parts) -> Interval:
@@ -420,10 +447,7 @@ class Mean:
         return None if None in values else sum(values) / len(values)
 
 
-def means(
-    grid: dict,  # from `cells`
-    key: str = "correct",  # of the measure
-) -> tuple[list, list]:  # ([Mean], data sets)
+def means(grid: dict, key: str = "correct") -> tuple[list, list]:  # ([Mean], data sets)
     "Every arm that has all data sets of this measure, by its mean over them, best first."
     have, own = {}, [c for c in grid.values() if c.measure.key == key]
     for c in (c for c in own if c.score.value is not None):
@@ -441,11 +465,10 @@ COSTS = {
 }
 
 
-def pareto(
-    rows: list,  # from `means`
-    key: str,  # of COSTS
-) -> list:  # their places; empty where the cost is not known for all
-    "Who is on the front of the mean against the mean cost: nobody else answers at least as well for no more."
+def pareto(rows: list, key: str) -> list:
+    """Places of those on the front of the mean against a cost; none where it is not known for all.
+
+    Nobody else answers at least as well for no more."""
     costs = [r.cost(key) for r in rows]
     if None in costs or len(rows) < 2:
         return []
@@ -463,13 +486,8 @@ def _per(rows, key):
     return COSTS[key][1].replace("answer", "conversation") if conversation else COSTS[key][1]
 
 # %% ../../nbs/80_report/04_grid.ipynb #2d9e4c33
-def cost_chart(
-    rows: list,  # from `means`
-    sets: list,
-    *,
-    key: str,  # of COSTS, known for all
-) -> str:
-    "The mean against a cost, as HTML."
+def cost_chart(rows: list, sets: list, *, key: str) -> str:
+    "The mean of `means` against a cost of `COSTS` that is known for all, as HTML."
     m, front, costs = rows[0].cells[0].measure, pareto(rows, key), [r.cost(key) for r in rows]
     name, _, digits = COSTS[key]
     y = Axis((0, 25, 50, 75, 100)) if m.scale == 100 else axis_over([0, *(m.scale * r.mean.value for r in rows)])
@@ -484,6 +502,193 @@ def cost_chart(
     }
     return html_of("chart", chart="cost", points=points, **axes, **texts)
 
+# %% ../../nbs/80_report/04_grid.ipynb #a5e5a005
+@dataclass(frozen=True)
+class Curve:
+    "What one student scores on one data set, by how many inputs it learned from."
+
+    data: str
+    name: str  # the student; who taught it where several do; its place on other axes
+    measure: Metric
+    sizes: tuple  # training inputs, the fewest first
+    pages: tuple  # for each size those of all seeds
+
+    @cached_property
+    def grids(self) -> list[dict]:
+        "The cells at each size."
+        return [cells(list(own)) for own in self.pages]
+
+    def score(self, arm: str, k: int = -1) -> Interval:
+        "What an arm scores at the k-th size."
+        return next((c.score for c in self.grids[k].values() if c.arm == arm), Interval(None))
+
+    @property
+    def arms(self) -> list[str]:
+        "The trained arms that have a score at some size."
+        return [a for a in TRAINED if any(self.score(a, k).value is not None for k in range(len(self.sizes)))]
+
+
+def curves(pages: list) -> list[Curve]:
+    "A curve for each student of each teacher on each data set, and each point on other axes; of two sizes at least."
+    groups, several = {}, len({names_of(m)[1] for m in pages}) > 1
+    for m in pages:
+        others = {k: v for k, v in _axes_of(m).items() if k != "data.train"}
+        place = "".join(f", {k} = {json.dumps(v)}" for k, v in others.items())
+        groups.setdefault((*names_of(m), place), {}).setdefault(_inputs(m), []).append(m)
+    found = []
+    for (data, teacher, student, place), own in groups.items():
+        if len(own) < 2:
+            continue
+        name = student + (f" taught by {teacher}" if several else "") + place
+        sizes = tuple(sorted(own))
+        measure = METRICS[own[sizes[0]][0]["metric"]["key"]]
+        found.append(Curve(data, name, measure, sizes, tuple(tuple(own[n]) for n in sizes)))
+    return found
+
+# %% ../../nbs/80_report/04_grid.ipynb #a5e5a007
+def reach(sizes, levels: np.ndarray, *, goal) -> np.ndarray:
+    """The training inputs with which each of `levels` (curves, sizes) is first at its goal, or at the one goal of all.
+
+    0: with the fewest already; inf: never. Between two sizes a curve is straight over their logarithm."""
+    logs, goal, rows = np.log(sizes), np.broadcast_to(goal, len(levels)), np.arange(len(levels))
+    above = levels >= goal[:, None]
+    first = above.argmax(axis=1)
+    before = np.maximum(first - 1, 0)
+    start, rise = levels[rows, before], levels[rows, first] - levels[rows, before]
+    share = np.where(rise > 0, (goal - start) / np.where(rise > 0, rise, 1), 1)
+    found = np.where(first > 0, np.exp(logs[before] + share * (logs[first] - logs[before])), 0)
+    return np.where(above.any(axis=1), found, np.inf)
+
+
+def _mean_draws(pages, arm, *, codes, counts, rng):
+    "An arm's mean in each resample of the items, and of the trainings where there are several."
+    pages = pages if ARMS[arm].model == "trained" else pages[:1]
+    values = np.array([m["items"]["arms"][arm].split() for m in pages], dtype=float)
+    known = ~np.isnan(values)
+    sums, n = (np.array([np.bincount(codes, row) for row in x]) for x in (np.where(known, values, 0), known))
+    means, k = (counts @ sums.T) / (counts @ n.T), len(pages)
+    mean = means.mean(axis=1)
+    if k == 1:
+        return mean
+    times = rng.multinomial(k, np.full(k, 1 / k), size=len(means))
+    return mean + (k / (k - 1)) ** 0.5 * ((means * times).mean(axis=1) - mean)
+
+
+@dataclass(frozen=True)
+class Passing:
+    "With how many training inputs an arm is as good as another is with the most, or as one that was not trained."
+
+    curve: Curve
+    arm: str
+    other: str
+    at: Interval  # training inputs, to two digits; 0: with the fewest already; inf: with more than there are
+
+
+def passings(curve: Curve, resamples: int = 1000, *, seed: int = 0) -> list[Passing]:
+    "Of arms that learned: against the teacher's plain answers, against asking alone, and against one another."
+    last, plain = list(curve.pages[-1]), "teacher/vanilla"
+    there = [a for a in ARMS if all(a in m.get("items", {}).get("arms", ()) for own in curve.pages for m in own)]
+    learned = [a for a in there if a in TRAINED and outcome_of(last, a) == "better"]
+    asked = [b for b in (plain, "student/cot") if b in there]
+    pairs = [(a, b) for a in learned for b in asked if b in (plain, f"student/{ARMS[a].prompt}")]
+    pairs += [(a, b) for a in learned for b in learned if curve.score(a).value > curve.score(b).value]
+    if not pairs:
+        return []
+    codes, counts = resampled(last[0]["items"]["sources"].split(), resamples, seed=seed)
+    rng, found = np.random.default_rng(seed), []
+    how = dict(codes=codes, counts=counts, rng=rng)
+    arms = dict.fromkeys(sum(pairs, ()))
+    drawn = {a: np.stack([_mean_draws(own, a, **how) for own in curve.pages], axis=1) for a in arms}
+    for a, b in pairs:
+        means = np.array([[curve.score(a, k).value for k in range(len(curve.sizes))]])
+        low, high = percentiles(reach(curve.sizes, drawn[a], goal=drawn[b][:, -1]))
+        value = reach(curve.sizes, means, goal=curve.score(b).value)[0]
+        at = (float(f"{x:.2g}") for x in (value, min(low, value), max(high, value)))
+        found.append(Passing(curve, a, b, Interval(*at, curve.score(a).n)))
+    return found
+
+# %% ../../nbs/80_report/04_grid.ipynb #a5e5a00a
+_MARKERS = dict(zip(TRAINED, "o^sDvPXd*<>"))
+
+
+def _apart(wanted: list, gap: float) -> list:
+    "Heights at least so far apart, close to those that are wanted, which rise."
+    for _ in range(50):
+        for i, (a, b) in enumerate(zip(wanted, wanted[1:])):
+            if (lacking := gap - (b - a)) > 1e-9:
+                wanted[i : i + 2] = [a - lacking / 2, b + lacking / 2]
+    return wanted
+
+
+def _flat(curve: Curve) -> dict:
+    "Name → level of what is not trained: the teacher, the untouched student, the best constant answer."
+    arms = [a for a in ARMS if ARMS[a].model != "trained"]
+    constant = curve.pages[-1][0].get("constant") or {}
+    found = {a: curve.score(a) for a in arms} | {CONSTANT: _interval(constant.get("level"))}
+    return {sentence("grid", "level", arm=a): (a, i) for a, i in found.items() if i.value is not None}
+
+
+def _draw_curve(ax, scores: dict, *, place: float, scale, **look):
+    "One arm's scores by training inputs, beside those of other arms; its height at the right end."
+    known = {n: i for n, i in scores.items() if i.value is not None}
+    x, y = [n * 1.015**place for n in known], scale * np.array([i.value for i in known.values()])
+    ends = scale * np.array([(i.value, i.value) if i.low is None else (i.low, i.high) for i in known.values()])
+    ax.errorbar(x, y, yerr=abs(ends.T - y), ms=5, lw=1.6, elinewidth=1.2, capsize=2, zorder=3, clip_on=False, **look)
+    return y[-1]
+
+
+def curve_figure(curve: Curve, dark: bool = False):  # a matplotlib Figure
+    "A student's curves over the training inputs, with their intervals, beside the levels of what is not trained."
+    (fig, ax), m, ends = axes(3.4, 5.0, dark=dark), curve.measure, []
+    for place, arm in enumerate(curve.arms, -len(curve.arms) // 2):
+        look = dict(place=place, color=ink(COLOURS[arm], dark), marker=_MARKERS[arm])
+        scores = {n: curve.score(arm, k) for k, n in enumerate(curve.sizes)}
+        y = _draw_curve(ax, scores, scale=m.scale, **look)
+        ends.append((y, sentence("grid", "learned", arm=arm), look["color"]))
+    for name, (arm, i) in _flat(curve).items():
+        colour = ink(COLOURS.get(arm, SOFT), dark)
+        ax.axhline(m.scale * i.value, color=colour, lw=1, ls=":" if arm == CONSTANT else "--", zorder=1)
+        ends.append((m.scale * i.value, name, ink(SOFT, dark)))
+    ends.sort()
+    top = ends[-1][0] * 1.06
+    for (_, name, colour), y in zip(ends, _apart([y for y, *_ in ends], 0.062 * top)):
+        ax.text(1.03, y, name, transform=ax.get_yaxis_transform(), color=colour, fontsize=9, va="center")
+    ax.set(xscale="log", ylim=(0, top), xlabel="training inputs", ylabel=f"{m.head}, {m.unit}")
+    ax.set_xticks(curve.sizes, [f"{n:,}" for n in curve.sizes])
+    ax.minorticks_off()
+    ax.grid(axis="y", color=ink(LINES, dark), lw=0.7)
+    ax.set_facecolor("none")
+    return fig
+
+
+def curve_alt(curve: Curve) -> str:
+    "The figure in words."
+    return sentence("grid", "curve_alt", curve=curve, m=curve.measure, flat=_flat(curve))
+
+
+def curve_parts(found: list[Curve]) -> list[str]:
+    "The figures of curves, and what is read off them, as HTML."
+    figures = [(c, picture(lambda dark, c=c: curve_figure(c, dark), curve_alt(c))) for c in found if c.arms]
+    remarks = [sentence("grid", "passing", p=p, several=len(found) > 1) for c in found for p in passings(c)]
+    return [html_of("chart", chart="curves", figures=figures, remarks=remarks)] if figures else []
+
+# %% ../../nbs/80_report/04_grid.ipynb #a5e5a00d
+def axis_tables(pages: list, key: str) -> list[Table]:
+    "What every arm scores at each value of an axis, a table for each data set."
+    point, found = _axes_of(leading(pages)[0][0]), {}
+    for m in pages:
+        place = _axes_of(m)
+        if place | {key: None} == point | {key: None}:
+            found.setdefault(names_of(m)[0], {}).setdefault(json.dumps(place[key]), []).append(m)
+    tables = []
+    for data, at in found.items():
+        m, columns = METRICS[next(iter(at.values()))[0]["metric"]["key"]], {}
+        for value, own in at.items():
+            head = Column(value, f"{key.rpartition('.')[2]} = {value}", m.unit, "interval", m.digits, m.scale)
+            columns[head] = [c for c in cells(own).values() if c.score.value is not None]
+        tables.append(Table(f"{data}: {m.head.lower()} by {key}", *_scores(columns)))
+    return tables
+
 # %% ../../nbs/80_report/04_grid.ipynb #e5874989
 def _costs(rows, sets) -> list:
     "Charts of the costs that are known for all; of tokens where the sizes of models are not."
@@ -491,20 +696,21 @@ def _costs(rows, sets) -> list:
     return [cost_chart(rows, sets, key=k) for k in known if not (k == "tokens" and "work" in known)]
 
 
-def sections(
-    pages: list,  # numbers of combinations, `href`: the address of their report
-) -> list[tuple]:  # (heading, HTML)
-    "Charts, costs and the table of all scores, each under its heading."
-    grid = cells(pages)
-    if not grid:
+def sections(pages: list) -> list[tuple]:  # (heading, HTML)
+    "Charts, costs and the tables of all scores, each under its heading; of several points on axes, at the leading one."
+    if not pages:
         return []
-    dots, gaps = charts(panels(pages, grid))
+    own, point = leading(pages)
+    grid, varied = cells(own), {key: axis_tables(pages, key) for key in point}
+    dots, gaps = charts(panels(own, grid))
     measures = dict.fromkeys(c.measure.key for c in grid.values())
     over = [p for k in measures if len((p := means(grid, k))[0]) > 1 and (len(p[1]) > 1 or len(measures) == 1)]
     parts = {
         "Scores": [dots],
+        "Learning curves": curve_parts(curves(pages)) if "data.train" in point else [],
+        "Settings": [t.html() for key, tables in varied.items() if key != "data.train" for t in tables],
         "Gap recovered": [gaps] if gaps else [],
         "Score against cost": [x for p in over for x in _costs(*p)],
-        "All scores": [score_table(grid).html()],
+        "All scores": [t.html() for t in (score_table(grid), *varied.get("data.train", ()))],
     }
     return [(k, html_of("section", parts=part, fold=k == "All scores")) for k, part in parts.items() if part]

@@ -437,7 +437,8 @@ def sums_hold(text: str) -> bool | None:
         sum_, total = _LAST_SUM.search(left[-80:]), _TOTAL.match(right)
         if total and re.search(r"\d\s*[+*/×÷−-]", sum_[0]) and not left[-80:][: sum_.start()].endswith("of"):
             value, written = number(sum_[0]), number(total[1].rstrip(".,"))
-            known += [] if None in (value, written) else [_rounded(value, written)]
+            if value is not None and written is not None:
+                known.append(_rounded(value, written))
     return all(known) if known else None
 
 

@@ -567,15 +567,15 @@ class Budget:
         "Bytes: models that are fetched, every trained student in 16 bits, and the checkpoints of one training."
         r = self.recipe
         local = [t.engine for t in r.teachers if t.engine.startswith(("transformers:", "vllm:"))]
-        models = {s.model for s in r.students} | {engine.partition(":")[2] for engine in local}
+        models = {s.model for s in self.recipe.trained} | {engine.partition(":")[2] for engine in local}
         fetched = sum(parameters(m) for m in models if not m.startswith("zoo/"))
         trained = {s.key: s.combination.student.model for s in plan(r) if s.kind == "train"}
-        states = [parameters(s.model) * 12 * 2 for s in r.students if s.train.method == "full"]
+        states = [parameters(s.model) * 12 * 2 for s in self.recipe.trained if s.train.method == "full"]
         return 2 * fetched + 2 * sum(map(parameters, trained.values())) + max(states, default=0)
 
     def memory(self) -> list[Estimate]:
         "Of every student's training, at the longest row that its settings allow."
-        return [student_memory(s, self.hardware) for s in self.recipe.students]
+        return [student_memory(s, self.hardware) for s in self.recipe.trained]
 
 # %% ../../nbs/85_study/03_resources.ipynb #118a8f55
 def rows_a_pass(t: Train, hw: Devices) -> Train:

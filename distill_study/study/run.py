@@ -536,7 +536,10 @@ class Stages:
     def _curated(self) -> tuple[dict, dict]:
         found, missing = curate_arms(self.combination, self.data, labels=self.labels, store=self.store)
         if found and all(done.short for done in found.values()):
-            raise StudyError.of("no_student", why="; ".join(f"{arm}: {done.short}" for arm, done in found.items()))
+            arms = {}
+            for arm, done in found.items():
+                arms.setdefault(done.short, []).append(arm)
+            raise StudyError.of("no_student", why="; ".join(f"{', '.join(own)}: {why}" for why, own in arms.items()))
         return found, missing
 
     @cached_property

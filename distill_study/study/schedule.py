@@ -18,6 +18,7 @@ from collections import Counter
 from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import distill_study
@@ -70,6 +71,16 @@ def recipe_path(given: str | Path) -> Path:
     return shipped[name]
 
 # %% ../../nbs/85_study/04_schedule.ipynb #5e1d0c03
+@contextlib.contextmanager
+def _main_module():
+    "Within, a shell may take the place of the module `__main__`, without which this process can't start others."
+    main = sys.modules["__main__"]
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
 @cache
 def _shell():
     "The shell of this process that executes notebooks; the error that ends a cell is kept in `error`."
@@ -90,7 +101,8 @@ def _shell():
             kind, value, lines = about
             self.error = dict(ename=kind.__name__, evalue=str(value), traceback=list(lines))
 
-    return NotebookShell.instance(config=Config(HistoryManager=dict(enabled=False)))
+    with _main_module():
+        return NotebookShell.instance(config=Config(HistoryManager=dict(enabled=False)))
 
 
 def _run_cell(shell, source):
@@ -121,15 +133,17 @@ def _engine_here() -> str:
             shell = _shell()
             shell.reset(new_session=False)
             shell.error = None  # of the notebook before
-            for index, cell in enumerate(nb_man.nb.cells):
-                nb_man.cell_start(cell, index)
-                if cell.cell_type == "code":
-                    cell.outputs = _run_cell(shell, cell.source)
-                if shell.error:
-                    nb_man.cell_exception(cell, index)
-                nb_man.cell_complete(cell, index)
-                if shell.error:
-                    break
+            with _main_module():
+                sys.modules["__main__"] = shell.user_module
+                for index, cell in enumerate(nb_man.nb.cells):
+                    nb_man.cell_start(cell, index)
+                    if cell.cell_type == "code":
+                        cell.outputs = _run_cell(shell, cell.source)
+                    if shell.error:
+                        nb_man.cell_exception(cell, index)
+                    nb_man.cell_complete(cell, index)
+                    if shell.error:
+                        break
             shell.reset(new_session=False)  # a run holds all its answers
 
     papermill_engines.register("here", Here)
@@ -198,15 +212,10 @@ def _page(name, folder, *, given, keys, title, files, back=""):
     return error
 
 
-def run_combination(
-    c: Combination,
-    out: Path,  # the report's folder
-    *,
-    store: Path,
-    replay: bool = False,  # from what is in the store alone
-    back: str = "",  # address of the page that lists the report, relative to it
-) -> Outcome:
-    "Execute the study notebook for one combination and render its report; the notebook stays where it failed."
+def run_combination(c: Combination, out: Path, *, store: Path, replay: bool = False, back: str = "") -> Outcome:
+    """Execute the study notebook for one combination and render its report; the notebook stays where it failed.
+
+    `replay`: from the store alone; `back` is the address of the page that lists the report, relative to it."""
     out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     with _lock(store, "report", folder=out):
@@ -217,6 +226,7 @@ def run_combination(
         (out / "params.yaml").write_text(to_yaml(render.shareable(c)), encoding="utf-8")
         given = parameters(c, store, out=out, replay=replay)
         title = f"{stem(c.data.name)}: {stem(c.teacher.engine.split(':', 1)[1])} to {stem(c.student.model)}"
+        title += f", {c.point}" if c.axes else ""
         files = ("index.html", "items.html", "metrics.json", "metrics.csv", planner.LOOKUPS)
         page = dict(title=title, files=files, back=back)
         error = _page("combination", out, given=given, keys=render.key_names(c), **page)
@@ -225,13 +235,7 @@ def run_combination(
     return Outcome(c, out, time.monotonic() - start, error)
 
 # %% ../../nbs/85_study/04_schedule.ipynb #9be1a7d3
-def run_generalization(
-    recipe: Recipe,
-    folder: Path,  # of the recipe's reports
-    *,
-    store: Path,
-    replay: bool = False,  # from what is in the store alone
-) -> str | None:  # the error, in one line
+def run_generalization(recipe: Recipe, folder: Path, *, store: Path, replay: bool = False) -> str | None:
     "Execute the notebook about students on other data sets, and render its page; failed combinations are left out."
     names = [c.name for c in recipe.combinations()]
     with _lock(store, "generalization", folder=folder):
@@ -261,29 +265,36 @@ def check(recipe: Recipe, reports: Path, *, store: Path, replay: bool = False):
         render.writable(folder, "Choose another folder with --reports or --store.")
     render.check_folders(recipe, reports)
     render.check_names(notebook_path(), parameters(recipe.combinations()[0], store, out=reports))
-    data = None
-    for c in recipe.combinations():
-        if c.data != data:
-            data, splits = c.data, load_data(c.data)  # data set by data set
+    for c, splits, orders in _with_data(recipe.combinations()):
         _check_data(c, splits)
         if not replay:
-            _check_models(resolved(c, splits.task), splits)
+            _check_models(resolved(c, splits.task), splits, orders=orders)
             _check_machine(resolved(c, splits.task), store=Store(store))
 
 
 def problems(recipe: Recipe) -> list[str]:
     "Why a recipe can't run, as far as that is known without a network, a server or a GPU."
-    found, data = [], None
-    for c in recipe.combinations():
+    found, here = [], [c for c in recipe.combinations() if source_of(c.data.name) != "hub"]
+    for _, same in groupby(here, key=lambda c: c.data):
         try:
-            if source_of(c.data.name) != "hub":
-                if c.data != data:
-                    splits, data = load_data(c.data), c.data
-                _check_data(c, splits)
-                _check_models(resolved(c, splits.task), splits, here=True)
-        except StudyError as e:
+            for c, splits, orders in _with_data(same):
+                try:
+                    _check_data(c, splits)
+                    _check_models(resolved(c, splits.task), splits, orders=orders, here=True)
+                except StudyError as e:
+                    found.append(str(e))
+        except StudyError as e:  # of the data itself
             found.append(str(e))
     return list(dict.fromkeys(found))
+
+
+def _with_data(combinations):
+    "Each combination with its examples and the orders of turns they ask in; data that several share, loaded once."
+    for data, same in groupby(combinations, key=lambda c: c.data):
+        splits = load_data(data)
+        asked = (e.ask("vanilla") for e in (*splits.train, *splits.test))
+        orders = tuple(sorted({tuple(m["role"] for m in messages) for messages in asked}))
+        yield from ((c, splits, orders) for c in same)
 
 
 def without_gold(recipe: Recipe) -> list[str]:
@@ -312,7 +323,7 @@ def _check_data(c, splits):
         raise StudyError.of("train_without_gold", name=c.data.name)
 
 
-def _check_models(c, splits, *, here=False):
+def _check_models(c, splits, *, orders, here=False):
     "Refuse models that are not there or damaged, or that don't fit the data; `here`: only models on this machine."
     from distill_study.train.rows import check_templates
 
@@ -328,8 +339,7 @@ def _check_models(c, splits, *, here=False):
     if here and not is_here(c.student.model):
         return
     check_model(c.student.model, numbers=True)
-    asked = [e.ask("vanilla") for e in (*splits.train, *splits.test)]
-    check_templates(c, tuple(sorted({tuple(m["role"] for m in messages) for messages in asked})))
+    check_templates(c, orders)
 
 
 def _check_machine(c, *, store):

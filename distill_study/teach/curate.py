@@ -9,6 +9,7 @@ __all__ = ['REASONS', 'words', 'Grams', 'shingles', 'jaccard', 'near_repeats', '
 # %% ../../nbs/40_teach/02_curate.ipynb #32f4d958
 import re
 import unicodedata
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -24,7 +25,7 @@ from ..tasks.reading import cut_run_on, split_reasoning, statements
 _NO_SPACES = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, kana, Han
 _SIGN = "(?<!\\*)[-+*/^%=<>\xd7\xf7\u2212](?=[\\s(]*\\d)"  # before a number
 _LETTERS = f"[^\\s\x00-/:-@\\[-`{{-\xbf\xd7\xf7\u2000-\u2bff\u3000-\u303f{_NO_SPACES}]+"
-_WORD = re.compile(f"[{_NO_SPACES}]|{_SIGN}|{_LETTERS}")
+_WORD = re.compile(f"{_LETTERS}|{_SIGN}|[{_NO_SPACES}]")
 
 
 def words(text: str) -> list[str]:
@@ -35,20 +36,39 @@ def words(text: str) -> list[str]:
 _MIX = 0x9E3779B97F4A7C15
 
 
+class _Hashes(dict):
+    def __missing__(self, word):
+        digest = blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        self[word] = int.from_bytes(digest, "little")
+        return self[word]
+
+
 class Grams:
     "The n-grams of many texts, as numbers."
 
-    def __init__(self, texts):
-        hashes, ids, starts = {}, [], [0]
-        for text in texts:
-            for w in words(text):
-                if w not in hashes:
-                    digest = blake2b(w.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-                    hashes[w] = int.from_bytes(digest, "little")
-                ids.append(hashes[w])
-            starts.append(len(ids))
-        self.ids, self.starts = np.array(ids, dtype=np.uint64), np.array(starts, dtype=np.int64)
-        self.lengths = np.diff(self.starts)  # words of each text
+    def __init__(self, texts=(), *, ids=None, lengths=None):  # or the hashes of all their words, and how many each has
+        if ids is None:
+            hashes, found, lengths = _Hashes(), array("Q"), []
+            for text in texts:
+                said = words(text)
+                found.extend(map(hashes.__getitem__, said))
+                lengths.append(len(said))
+            ids = np.array(found, dtype=np.uint64)
+        self.ids, self.lengths = ids, np.array(lengths, dtype=np.int64)
+        self.starts = np.append(0, np.cumsum(self.lengths))
+
+    @classmethod
+    def of(cls, texts) -> "Grams":
+        "Those of texts, unless they are `Grams` already."
+        return texts if isinstance(texts, cls) else cls(texts)
+
+    def __add__(self, other):
+        return Grams(ids=np.append(self.ids, other.ids), lengths=np.append(self.lengths, other.lengths))
+
+    def part(self, start: int, end: int) -> "Grams":
+        "Those of the texts from `start` to before `end`."
+        lengths = self.lengths[start:end]
+        return Grams(ids=self.ids[self.starts[start] :][: lengths.sum()], lengths=lengths)
 
     def __len__(self):
         return len(self.lengths)
@@ -76,24 +96,23 @@ def _rare(h, n, *, limit=0.01, least=10):
     return count[inverse] <= max(least, limit * n)
 
 
-def shingles(
-    texts,
-    k: int = 3,  # words in a row
-    *,
-    others=(),  # texts that these will be compared with: what is frame is decided over all
-) -> list:  # one sorted array of hashes per text, of `texts` and then of `others`
-    "The set of k-grams of each text, without those of the frame. A text of fewer than k words is one gram."
-    g = Grams([*texts, *others])
+def shingles(texts, k: int = 3, *, others=()) -> list:
+    """The k-grams of each text and then of each of the `others`, without those of the frame of all: sorted hashes.
+
+    A text of fewer than k words is one gram."""
+    g = Grams.of(texts) + Grams.of(others)
     h, of, _ = g.windows(k)
     short = np.flatnonzero((g.lengths > 0) & (g.lengths < k))
     whole = np.array([g.whole(i) for i in short.tolist()], dtype=np.uint64)
     h, of = np.concatenate([h, whole]), np.concatenate([of, short])
-    order = np.lexsort((h, of))
+    order = np.lexsort((of, h))
     h, of = h[order], of[order]
     first = np.append(True, (h[1:] != h[:-1]) | (of[1:] != of[:-1]))[: len(h)]
     h, of = h[first], of[first]
     rare = _rare(h, len(g))
-    return np.split(h[rare], np.searchsorted(of[rare], np.arange(1, len(g)))) if len(g) else []
+    h, of = h[rare], of[rare]
+    order = np.argsort(of, kind="stable")
+    return np.split(h[order], np.searchsorted(of[order], np.arange(1, len(g)))) if len(g) else []
 
 
 def jaccard(a, b) -> float:
@@ -102,11 +121,34 @@ def jaccard(a, b) -> float:
     return shared / (len(a) + len(b) - shared) if len(a) or len(b) else 0.0
 
 # %% ../../nbs/40_teach/02_curate.ipynb #8112ba06
-def _sketches(sets, num_perm):
-    from datasketch import MinHash
+def _mixed(h):
+    "The finalizer of MurmurHash3, of 32-bit hashes."
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        h = (h ^ (h >> np.uint32(shift))) * np.uint32(factor)
+    return h ^ (h >> np.uint32(16))
 
-    hashes = ((s >> np.uint64(32)).tolist() for s in sets)
-    return MinHash.generator(hashes, num_perm=num_perm, hashfunc=int, scheme="affine32")
+
+def _buckets(sets, threshold, *, num_perm) -> dict:
+    "Number of a set → numbers of the buckets that it shares with others: the bands of its MinHash."
+    from datasketch import MinHash, MinHashLSH
+
+    full = np.flatnonzero([len(s) for s in sets])
+    if not len(full):
+        return {}
+    # above 0.9, MinHashLSH has no bands to offer
+    lsh = MinHashLSH(threshold=min(threshold, 0.9), num_perm=num_perm, weights=(0.1, 0.9))
+    factors, terms = MinHash(num_perm=num_perm, scheme="affine32").permutations[:, : lsh.b * lsh.r]
+    h = _mixed((np.concatenate([sets[i] for i in full]) >> np.uint64(32)).astype(np.uint32))
+    starts = np.append(0, np.cumsum([len(sets[i]) for i in full]))[:-1]
+    found = {}
+    for band in range(lsh.b):
+        one = np.full(len(full), band, dtype=np.uint64)
+        for j in range(band * lsh.r, (band + 1) * lsh.r):
+            one = one * np.uint64(_MIX) + np.minimum.reduceat(h * factors[j] + terms[j], starts)
+        _, bucket, count = np.unique(one, return_inverse=True, return_counts=True)
+        for at in np.flatnonzero(count[bucket] > 1).tolist():
+            found.setdefault(int(full[at]), []).append((band, int(bucket[at])))
+    return found
 
 
 def _same_facts(a, b):
@@ -114,42 +156,30 @@ def _same_facts(a, b):
     return all(x is None or y is None or x == y for x, y in zip(a or (), b or ()))
 
 
-def near_repeats(
-    texts: list,
-    others: list | None = None,  # texts they may repeat; None: earlier ones of their own
-    *,
-    threshold: float = 0.7,  # Jaccard similarity from which on a text repeats another
-    k: int = 3,  # words in a row that are compared
-    num_perm: int = 128,  # permutations of MinHash: more find more, and take longer
-    facts: list | None = None,  # what sets like texts apart, one tuple per text; see `facts_of`
-    other_facts: list | None = None,
-) -> dict:  # number of a text → (number of the first one that it repeats, similarity)
-    "Texts that nearly repeat another one. Within one list the first of a group stays, and the others repeat it."
-    from datasketch import MinHashLSH
+def near_repeats(texts, others=None, *, threshold=0.7, k=3, num_perm=128, facts=None, other_facts=None) -> dict:
+    """Number of a text → (number of the first one that it nearly repeats, their Jaccard similarity).
 
-    # above 0.9, MinHashLSH has no bands to offer
-    lsh = MinHashLSH(threshold=min(threshold, 0.9), num_perm=num_perm, weights=(0.1, 0.9))
-    sets = shingles(texts, k, others=others or ())
-    facts = facts or [None] * len(texts)
-    if others is None:
-        other_sets, other_facts = sets, facts
-    else:
-        sets, other_sets = sets[: len(texts)], sets[len(texts) :]
-        other_facts = other_facts or [None] * len(other_sets)
-        for j, sketch in enumerate(_sketches(other_sets, num_perm)):
-            if len(other_sets[j]):
-                lsh.insert(j, sketch)
-    found = {}
-    for i, sketch in enumerate(_sketches(sets, num_perm)):
-        if not len(sets[i]):
-            continue
-        like = [j for j in sorted(lsh.query(sketch)) if _same_facts(facts[i], other_facts[j])]
-        close = ((j, s) for j in like if (s := jaccard(sets[i], other_sets[j])) >= threshold)
-        hit = next(close, None)
-        if hit:
-            found[i] = hit
+    Both are lists or `Grams`; without `others` a text may repeat earlier ones of its own: the first of a group stays.
+    From the similarity `threshold` on, of `k` words in a row; more permutations of MinHash (`num_perm`) find more, and
+    take longer. Facts, one tuple a text, set like texts apart, see `facts_of`.
+    """
+    sets, n = shingles(texts, k, others=others or ()), len(texts)
+    facts = [*(facts or [None] * n), *(other_facts or [None] * (len(sets) - n))]
+    found, members, buckets = {}, {}, _buckets(sets, threshold, num_perm=num_perm)  # members: bucket → its texts
+
+    def keep(i):
+        for bucket in buckets[i]:
+            members.setdefault(bucket, []).append(i)
+
+    for j in (j for j in buckets if j >= n):
+        keep(j)
+    for i in (i for i in sorted(buckets) if i < n):
+        like = sorted({j for bucket in buckets[i] for j in members.get(bucket, ()) if _same_facts(facts[i], facts[j])})
+        close = ((j, s) for j in like if (s := jaccard(sets[i], sets[j])) >= threshold)
+        if hit := next(close, None):
+            found[i] = hit if others is None else (hit[0] - n, hit[1])
         elif others is None:
-            lsh.insert(i, sketch)
+            keep(i)
     return found
 
 # %% ../../nbs/40_teach/02_curate.ipynb #7b8fb769
@@ -174,18 +204,15 @@ def _covered(shared, n):
     return size.fillna(n).clip(upper=n).groupby(pair).sum()
 
 # %% ../../nbs/40_teach/02_curate.ipynb #4ca77c5e
-def contaminated(
-    texts: list,  # training inputs
-    tests: list,  # test inputs
-    *,
-    n: int = 13,  # words in a row
-    share: float = 0.5,  # of a test input that must be covered for a training input to go; 0: any shared n-gram
-    chunk: int = 2000,  # training inputs at once
-) -> dict:  # number of a training input → (number of the test input, share of it that is covered)
-    "Training inputs that hold a test input, or a good part of one."
+def contaminated(texts, tests, *, n: int = 13, share: float = 0.5, chunk: int = 2000) -> dict:
+    """Number of a training input → (number of the test input that it holds a good part of, share that is covered).
+
+    Both are lists or `Grams`. Parts are `n` words in a row or more, and cover more than `share` of the test input; with
+    0, any shared n-gram counts. `chunk` training inputs are compared at once.
+    """
     import pandas as pd
 
-    test = Grams(tests)
+    texts, test = Grams.of(texts), Grams.of(tests)
     gram, of, at = test.windows(n)
     known = pd.DataFrame(dict(gram=gram, test=of, at=at))[_rare(gram, len(test))]
     total = _covered(known.assign(text=0), n).droplevel("text")  # words of each test input that can be covered
@@ -193,7 +220,7 @@ def contaminated(
     whole = {test.whole(j): j for j in reversed(short)}  # the first one of its kind
     found = {}
     for start in range(0, len(texts), chunk):
-        train = Grams(texts[start : start + chunk])
+        train = texts.part(start, start + chunk)
         gram, of, _ = train.windows(n)
         alike = np.flatnonzero((train.lengths > 0) & np.isin(train.lengths, test.lengths[short])).tolist()
         found |= {start + i: (whole[w], 1.0) for i in alike if (w := train.whole(i)) in whole}
@@ -226,14 +253,12 @@ class Overlaps:
     first: dict = field(default_factory=dict)  # place → (place of the first input of its group, similarity)
 
 
-def overlaps(
-    train: list,  # `data.Example`s
-    held: dict,  # what is held out: {'test': examples, 'validation': examples}
-    *,
-    settings,  # `config.Curate`
-) -> Overlaps:
-    "Repeats within training and of what is held out, contamination of the test set, answers that stand in the prompt."
-    leaks, first, texts = {}, {}, [text_of(e) for e in train]
+def overlaps(train: list, held: dict, *, settings: Curate) -> Overlaps:
+    """Repeats within training and of what is held out, contamination of the test set, answers that stand in the prompt.
+
+    `train`: `data.Example`s; `held`: {'test': examples, 'validation': examples}."""
+    leaks, first, texts = {}, {}, Grams(map(text_of, train))
+    tests = {split: Grams(map(text_of, examples)) for split, examples in held.items()}
 
     def add(reason, evidence):
         for i, what in evidence.items():
@@ -246,15 +271,12 @@ def overlaps(
         how = dict(threshold=settings.near, k=settings.shingle, num_perm=settings.permutations)
         how["facts"] = [facts_of(e) for e in train]
         for split, examples in ((split, e) for split, e in held.items() if e):
-            near = near_repeats(
-                texts, [text_of(e) for e in examples], **how, other_facts=[facts_of(e) for e in examples]
-            )
+            near = near_repeats(texts, tests[split], **how, other_facts=[facts_of(e) for e in examples])
             evidence = {i: f"{examples[j].id}, similarity {s:.2f}" for i, (j, s) in near.items()}
             add(f"nearly repeats a {split} input", evidence)
         first = near_repeats(texts, **how)
     if settings.ngram:
-        tests = [text_of(e) for e in held["test"]]
-        found = contaminated(texts, tests, n=settings.ngram, share=settings.contained)
+        found = contaminated(texts, tests["test"], n=settings.ngram, share=settings.contained)
         evidence = {i: f"{held['test'][j].id}, {100 * part:.0f} % of its words" for i, (j, part) in found.items()}
         add("shares words with a test input", evidence)
     if settings.given_away:
@@ -415,17 +437,13 @@ def _with_reasoning(answer, arm, *, which):
     return replace(answer, parsed=replace(read, rationale=taught)), taught != read.rationale
 
 
-def curate(
-    arm,  # a trained `config.Arm`
-    examples: list,  # the training examples
-    *,
-    answers,  # the teacher's `Answers` to them, or None for an arm that learns from gold
-    test: list,  # the test examples: nothing of theirs may be trained on
-    settings: Curate | None = None,  # None takes the defaults of `config.Curate`
-    too_long=None,  # rows → mapping from the ids of those that are too long for the student to how long they are
-    found=None,  # `Overlaps` of the examples; None looks them up
-) -> Curated:
-    "Training rows of one arm, and what was dropped and why."
+def curate(arm, examples: list, *, answers, test: list, settings=None, too_long=None, found=None) -> Curated:
+    """Training rows of one trained `config.Arm`, and what was dropped and why.
+
+    `answers`: the teacher's `Answers` to the training examples, None for an arm that learns from gold; `test`: examples
+    of which nothing may be trained on; `settings`: a `config.Curate`, by default as it comes; `too_long`: rows → {id:
+    how long} of those that are too long for the student; `found`: `Overlaps` of the examples, else looked up.
+    """
     settings = settings or Curate()
     found = found or overlaps(examples, dict(test=test), settings=settings)
     seen, rows, drops, labels, hidden = {}, [], [], {}, set()

@@ -147,15 +147,9 @@ _JSON_TOKENS = 32  # room for braces and names of fields
 
 
 def requests(
-    examples: list,  # `data.Example`s of one family
-    strategy: str,
-    *,
-    sampling: Sampling = GREEDY,
-    max_tokens: dict | None = None,  # strategy → new tokens, where `sampling` leaves it open; None takes the task's
-    split: str | None = None,  # 'train' or 'test', for engines that read recorded completions
-    structured: bool = False,  # to be answered as JSON, where answers are right or wrong
+    examples: list, strategy: str, *, sampling=GREEDY, max_tokens=None, split=None, structured=False
 ) -> list[Request]:
-    "One request per example and sample; of a conversation, the first turn."
+    "One request per example and sample; of a conversation, the first turn. Parameters as of `sample_answers`."
     task = TASKS[examples[0].task]
     if sampling.n > 1 and not task.graded:
         what = "summaries" if task.name == "summarization" else "texts"
@@ -226,15 +220,15 @@ def sample_answers(
     examples: list,  # `data.Example`s of one family
     strategy: str,  # 'vanilla', 'cot' or 'cod'
     *,
-    engine,  # from `models.engine.open_engine`
-    store,  # `store.log.Store`: nothing in it is asked again
+    engine,  # from `models.engine.open_engine`; see `complete` for `store`, `progress` and `max_failures`
+    store,
     sampling: Sampling = GREEDY,
     max_tokens: dict | None = None,  # strategy → new tokens, where `sampling` leaves it open; None takes the task's
     split: str | None = None,  # 'train' or 'test', for engines that read recorded completions
-    progress=None,  # called with (done, total)
-    max_failures: float = 0.3,  # share of the requests that may fail, see `complete`
+    progress=None,
+    max_failures: float = 0.3,
     say=None,  # called with a line that shows the first new answer and how it is read
-    structured: bool = False,  # ask for JSON, see `tasks.families`
+    structured: bool = False,  # ask for JSON, where answers are right or wrong, see `tasks.families`
     reasks: int = 0,  # how often an answer that can't be read is asked for again
     stated: tuple = (),  # regular expressions of what an answer is stated with, see `config.Curate`
 ) -> Answers:

@@ -198,7 +198,7 @@ def check_gpus(recipe: Recipe | None, machine: Machine) -> list[Check]:
 
 def _abilities(recipe, cap):
     "What the GPUs' compute capability rules out."
-    found, trains = [], [s.train for s in recipe.students]
+    found, trains = [], [s.train for s in recipe.trained]
     if cap < (8, 0) and any(t.bf16 is not False for t in trains):
         found.append(line("bf16"))
     for name in {t.attention for t in trains if t.attention and "flash" in t.attention}:
@@ -213,7 +213,7 @@ def check_memory(recipe: Recipe, machine: Machine) -> list[Check]:
     cards, found = machine.gpus, []
     gb = min((c.gb for c in cards), default=machine.memory)
     place = resources.Devices(max(1, len(cards)), gb, "cuda" if cards else "cpu")
-    for s in recipe.students:
+    for s in recipe.trained:
         found.append(_training(s, place))
         need = 4 * resources.parameters(s.model) / 1e9  # to merge an adapter, where the GPU can't
         if cards and s.train.method != "full" and need > place.gb:
@@ -273,7 +273,7 @@ def within(do, seconds: float):
 def hub_names(recipe: Recipe) -> list[tuple[str, str]]:
     "(kind, name) of the models and data sets that have to come from the hub."
     engines = [a.engine.partition(":") for a in _asked(recipe)]
-    models = [s.model for s in recipe.students] + [m for e, _, m in engines if e in ("transformers", "vllm")]
+    models = [s.model for s in recipe.trained] + [m for e, _, m in engines if e in ("transformers", "vllm")]
     far = [("model", m) for m in dict.fromkeys(models) if not is_here(m)]
     return far + [("dataset", d) for d in dict.fromkeys(d.name for d in recipe.data) if source_of(d) == "hub"]
 
@@ -339,7 +339,7 @@ def _server(engine, seconds):
 def check_settings(recipe: Recipe, machine: Machine) -> list[Check]:
     "What this machine can't carry out of the training settings, and how training is launched."
     found = []
-    for s in recipe.students:
+    for s in recipe.trained:
         try:
             refuse(s.train, "cuda" if machine.gpus else "cpu", has=machine.has)
             if s.train.launch:

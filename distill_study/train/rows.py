@@ -68,14 +68,16 @@ def _rendered(row, tokenizer):
     return prompt, whole
 
 
-def _prompt_and_completion(row, tokenizer):
-    prompt, whole = _rendered(row, tokenizer)
-    before = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
-    both = list(tokenizer(whole, add_special_tokens=False)["input_ids"])
+def _tokens(texts, tokenizer):
+    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+
+
+def _prompt_and_completion(prompt, whole, *, tokenizer, ids):
+    before, both = list(ids[prompt]), list(ids[whole])
     if both[: len(before)] == before:
         return before, both[len(before) :]
     # A merge spans the border: the prompt keeps the tokens that it has at inference.
-    return before, list(tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"])
+    return before, list(_tokens(whole[len(prompt) :], tokenizer))
 
 # %% ../../nbs/60_train/01_rows.ipynb #bff0fb6f
 def _up_to_end_of_turn(row, completion, *, tokenizer, stops):
@@ -95,14 +97,20 @@ def _up_to_end_of_turn(row, completion, *, tokenizer, stops):
     raise TrainingDataError(_say("not_recovered", row=name, text=text[:60], target=target.strip()[:60]))
 
 # %% ../../nbs/60_train/01_rows.ipynb #5d0aa002
-def _tokenize(row, tokenizer, *, stops):
+def _turns(row, tokenizer):
+    "(the row as it ends with a message that is taught, its prompt and all of it as text) for each such message."
     _target(row)
-    ids, labels, ends = [], [], [len(row["messages"])]
+    ends = [len(row["messages"])]
     if row.get("turns") == "all":
         ends = [i + 1 for i, m in enumerate(row["messages"]) if m["role"] == "assistant"]
-    for end in ends:  # of the messages that are taught
-        turn = row | dict(messages=row["messages"][:end])
-        prompt, completion = _prompt_and_completion(turn, tokenizer)
+    turns = [row | dict(messages=row["messages"][:end]) for end in ends]
+    return [(turn, *_rendered(turn, tokenizer)) for turn in turns]
+
+
+def _tokenize(row, turns, *, known, tokenizer, stops):
+    ids, labels = [], []
+    for turn, *texts in turns:
+        prompt, completion = _prompt_and_completion(*texts, ids=known, tokenizer=tokenizer)
         completion = _up_to_end_of_turn(turn, completion, tokenizer=tokenizer, stops=stops)
         if prompt[: len(ids)] != ids:
             raise TrainingDataError(_say("turns_change", row=row["id"]))
@@ -117,8 +125,13 @@ def tokenize_rows(rows: list, tokenizer, *, stops=None) -> list[dict]:
     Rows are mappings with `id` and `messages`, the last being the target; labels are -100 outside of it and its end
     of turn, one of the ids `stops`, by default the tokenizer's end of sequence. See also `turns`.
     """
-    stops = set(stops or {tokenizer.eos_token_id})
-    return [_tokenize(row, tokenizer, stops=stops) for row in rows]
+    stops, out = set(stops or {tokenizer.eos_token_id}), []
+    for start in range(0, len(rows), 1000):  # so many at once, for that is faster than one by one
+        some = [(row, _turns(row, tokenizer)) for row in rows[start : start + 1000]]
+        texts = list(dict.fromkeys(text for _, turns in some for _, *both in turns for text in both))
+        known = dict(zip(texts, _tokens(texts, tokenizer)))
+        out += [_tokenize(row, turns, known=known, tokenizer=tokenizer, stops=stops) for row, turns in some]
+    return out
 
 # %% ../../nbs/60_train/01_rows.ipynb #f21a952b
 def _length(row):
