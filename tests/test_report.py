@@ -370,9 +370,9 @@ def test_teacher_equal_to_base_leaves_the_gap_undefined():
     r = analyse(g, resamples=100)
     f = findings(r)
     assert (
-        f.entries[0].verdict.startswith("Undefined: the teacher is not distinguishable")
+        f.entries[0].verdict.startswith("Undefined: the teacher is not significantly better")
         and ">undefined<" in arm_table(r).html()
-        and "Undefined: the teacher is not distinguishable" in arm_table(r).note
+        and "Undefined: the teacher is not significantly better" in arm_table(r).note
     )
     assert "helped" not in f.entries[0].verdict
 

@@ -201,8 +201,8 @@ def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
     found, said, splits = made_up_transfer(right, 9)
     cells = transfer_results(found, said, splits=splits, resamples=100)
     rows = dict(change_map(cells, "zoo/student-s").rows)
-    assert rows["tiny-math, vanilla"] == ["–", "own data"]
-    assert rows["tiny-qa, vanilla"][0] == "own data" and rows["tiny-qa, vanilla"][1][2:] == (-1, "lower")
+    assert rows["tiny-math, plain answers"] == ["–", "own data"]
+    assert rows["tiny-qa, plain answers"][0] == "own data" and rows["tiny-qa, plain answers"][1][2:] == (-1, "lower")
     evil = [replace(c, trained_on="<script>alert(1)</script>") for c in cells]
     for table in (change_map(evil, "zoo/student-s"), conclusions(evil, [], left={"<img src=x>": "<b>"})):
         assert "<script" not in table.html() and "<img" not in table.html()
@@ -238,7 +238,7 @@ def test_several_seeds_are_told_apart():
         for c in cells
     ]
     rows = dict(change_map(both, "zoo/student-s").rows)
-    assert list(rows) == ["tiny-qa, vanilla, seed 0", "tiny-qa, vanilla, seed 1"]
+    assert list(rows) == ["tiny-qa, plain answers, seed 0", "tiny-qa, plain answers, seed 1"]
     assert [cells[1][3] for cells in rows.values()] == ["lower", ""]
 
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['level_interval', 'sources_of', 'level_key', 'Constant', 'Results', 'analyse', 'Confusion', 'confusions', 'form_row',
-           'Learner', 'TransferResult', 'transfer_results', 'quotient', 'per_answer', 'break_even', 'pct', 'duration',
-           'prose', 'to_plain', 'write_numbers', 'joined', 'templates', 'html_of', 'html_part', 'sentence', 'sentences',
-           'Displayable', 'Column', 'Table']
+           'Learner', 'place_of', 'TransferResult', 'transfer_results', 'quotient', 'work', 'per_answer', 'break_even',
+           'pct', 'duration', 'prose', 'to_plain', 'write_numbers', 'joined', 'templates', 'html_of', 'html_part',
+           'sentence', 'sentences', 'Displayable', 'Column', 'Table']
 
 # %% ../../nbs/70_analyse/03_results.ipynb #409d9462
 import json
@@ -364,6 +364,17 @@ class Learner:
         return f"student/{ARMS[self.arm].prompt}"
 
 # %% ../../nbs/70_analyse/03_results.ipynb #053c0c5e
+def place_of(axes: dict) -> str:
+    "A place on the axes of a recipe, setting → value, in words."
+
+    def words(key, v):
+        if key == "data.train":
+            return f"{v:,} training inputs" if v else "all training inputs"
+        return f"{key.rpartition('.')[2]} = {v if isinstance(v, str) else json.dumps(v)}"
+
+    return ", ".join(words(*x) for x in axes.items())
+
+
 @dataclass(frozen=True)
 class TransferResult:
     "A distilled student on the test items of one data set, beside the untouched student."
@@ -374,6 +385,7 @@ class TransferResult:
     student: str
     teacher: str
     seed: int
+    place: str  # on the axes of the recipe
     test: str  # the data set whose test items were asked
     own: bool  # it is the one that it learned from
     family: bool  # it is of the same family
@@ -427,6 +439,7 @@ def _result(f: Learner, name: str, *, grades, splits, metric, **how) -> Transfer
         student=f.c.student.model,
         teacher=f.c.teacher.engine,
         seed=f.c.seed,
+        place=place_of(f.c.axes),
         test=short_name(name),
         own=own,
         family=test.task == splits[f.c.data.name].task,
@@ -464,6 +477,12 @@ def transfer_results(
 def quotient(a, b):
     "a / b where both are known."
     return a / b if a is not None and b else None
+
+
+def work(usage: dict, parameters: float | None) -> float | None:
+    "Millions of tokens × parameters for an answer, where both are known."
+    tokens = [usage.get("prompt_tokens"), usage.get("output_tokens")]
+    return parameters * sum(tokens) / usage["n"] / 1e6 if parameters and usage.get("n") and all(tokens) else None
 
 
 def per_answer(usage: dict, n=1):  # as `sampling.usage` gives it

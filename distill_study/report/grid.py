@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..analyse.results import Column, Table, html_of, per_answer, sentence
+from ..analyse.results import Column, Table, html_of, per_answer, place_of, sentence, work
 from distill_study.analyse.stats import (
     BASE,
     CONSTANT,
@@ -177,9 +177,7 @@ def _size(m, model) -> float | None:
 
 def _work(m, arm) -> float | None:
     "Millions of tokens × parameters for an answer, where both are known."
-    u, size = m["serving"].get(arm) or {}, _size(m, "teacher" if ARMS[arm].model == "teacher" else "student")
-    tokens = [u.get("prompt_tokens"), u.get("output_tokens")]
-    return size * sum(tokens) / u["n"] / 1e6 if size and u.get("n") and all(tokens) else None
+    return work(m["serving"].get(arm) or {}, _size(m, "teacher" if ARMS[arm].model == "teacher" else "student"))
 
 
 def _cell(key, pages, *, teachers, several):
@@ -272,6 +270,12 @@ def _where(grid, outcome) -> list[str]:
     return [d if len(s) == len(every[d]) > 1 else f"{d} ({', '.join(s)})" for d, s in of.items()]
 
 
+def _growth(pages, arm) -> list[str]:
+    "What an arm scores with the fewest and with the most training inputs: a sentence for each of the first curves."
+    found = [c for c in curves(pages) if None not in (c.score(arm, 0).value, c.score(arm).value)]
+    return [sentence("grid", "growth", c=c, arm=arm, several=len(found) > 1) for c in found[:3]]
+
+
 def in_short(pages: list, failed: int = 0) -> list[str]:
     "The finding of combinations in one sentence, then what limits it, each in one; `failed` more have no numbers."
     if not pages:
@@ -282,8 +286,9 @@ def in_short(pages: list, failed: int = 0) -> list[str]:
     n = sorted({c.score.n for c in grid.values() if c.outcome and c.score.n})
     reverse = [c for c in grid.values() if c.judge is not None]
     where = {k: _where(grid, k) for k in ("asking", "constant", "form", "untestable", "worse")}
-    lines = [sentence("grid", "finding", tally=counts)]
-    lines += [sentence("grid", "leading", point=point)] if point else []
+    grown = _growth(pages, counts[0]["arm"]) if counts and "data.train" in point else []
+    lines = [" ".join([sentence("grid", "finding", tally=counts), *grown])]
+    lines += [sentence("grid", "leading", point=point, place=place_of(point))] if point else []
     form = any(c.arm == FORM for c in grid.values())
     lines += [sentence("grid", "basis", n=n, seeds=seeds, form=form)] if n else []
     lines += [sentence("grid", "limit", outcome=k, where=sets) for k, sets in where.items() if sets]
@@ -340,7 +345,7 @@ def _marks(grid, m, *, measure) -> list:
     constant = _interval((m.get("constant") or {}).get("level"))
     found = [_mark("constant", constant, measure=measure, name=sentence("grid", "named", arm="constant"))]
     arms = [(m["teacher"], teacher, ""), (BASE, "", student), ("student/cot", "", student)]
-    for arm, *who in arms + [(a, teacher, student) for a in DISTILLED]:
+    for arm, *who in [*arms, *((a, teacher, student) for a in DISTILLED), ("control/gold", "", student)]:
         if c := grid.get((data, *who, arm)):
             found.append(_mark(arm, c.score, measure=measure, name=sentence("grid", "named", arm=arm)))
     return [x for x in found if x["i"].value is not None]
@@ -533,7 +538,7 @@ def curves(pages: list) -> list[Curve]:
     groups, several = {}, len({names_of(m)[1] for m in pages}) > 1
     for m in pages:
         others = {k: v for k, v in _axes_of(m).items() if k != "data.train"}
-        place = "".join(f", {k} = {json.dumps(v)}" for k, v in others.items())
+        place = f", {place_of(others)}" if others else ""
         groups.setdefault((*names_of(m), place), {}).setdefault(_inputs(m), []).append(m)
     found = []
     for (data, teacher, student, place), own in groups.items():
@@ -684,9 +689,10 @@ def axis_tables(pages: list, key: str) -> list[Table]:
     for data, at in found.items():
         m, columns = METRICS[next(iter(at.values()))[0]["metric"]["key"]], {}
         for value, own in at.items():
-            head = Column(value, f"{key.rpartition('.')[2]} = {value}", m.unit, "interval", m.digits, m.scale)
+            head = Column(value, place_of({key: json.loads(value)}), m.unit, "interval", m.digits, m.scale)
             columns[head] = [c for c in cells(own).values() if c.score.value is not None]
-        tables.append(Table(f"{data}: {m.head.lower()} by {key}", *_scores(columns)))
+        by = "training inputs" if key == "data.train" else key
+        tables.append(Table(f"{data}: {m.name} by {by}", *_scores(columns)))
     return tables
 
 # %% ../../nbs/80_report/04_grid.ipynb #e5874989
@@ -706,8 +712,8 @@ def sections(pages: list) -> list[tuple]:  # (heading, HTML)
     measures = dict.fromkeys(c.measure.key for c in grid.values())
     over = [p for k in measures if len((p := means(grid, k))[0]) > 1 and (len(p[1]) > 1 or len(measures) == 1)]
     parts = {
-        "Scores": [dots],
         "Learning curves": curve_parts(curves(pages)) if "data.train" in point else [],
+        "Scores": [dots],
         "Settings": [t.html() for key, tables in varied.items() if key != "data.train" for t in tables],
         "Gap recovered": [gaps] if gaps else [],
         "Score against cost": [x for p in over for x in _costs(*p)],

@@ -24,7 +24,7 @@ import numpy as np
 
 from .. import config
 from ..analyse import agreement, findings as sentences, results
-from ..analyse.results import Column, Learner, Table, duration, write_numbers
+from ..analyse.results import Column, Learner, Table, duration, place_of, write_numbers
 from ..analyse.stats import mean_interval, separation
 from ..config import ARMS, Arm, Asked, Combination, StudyError, Teacher, fingerprint, strategies_of
 from ..data.load import has_truth, load_data, resolved
@@ -918,7 +918,7 @@ class Conclusions:
     @cached_property
     def findings(self):
         "What this combination says about the five questions of the study."
-        options = dict(training=self.training, serving=self.serving, pitfalls=self.pitfalls)
+        options = dict(training=self.training, serving=self.serving, pitfalls=self.pitfalls, sizes=self.sizes)
         wins = self.judged.wins if self.judged else ()
         return sentences.findings(self.results, self.labelling, wins=wins, **options)
 
@@ -926,7 +926,8 @@ class Conclusions:
     def headline(self):
         "What this combination found, in a sentence or two, and what to mind."
         wins = self.judged.wins if self.judged else ()
-        return sentences.headline(self.results, wins=wins, levels=self.difficulty, labels=self.confusions)
+        more = dict(labels=self.confusions, inputs=len(self.data.train))
+        return sentences.headline(self.results, wins=wins, levels=self.difficulty, **more)
 
     @cached_property
     def sizes(self) -> dict:
@@ -946,7 +947,8 @@ class Conclusions:
         picture = figures.picture(lambda dark: figures.accuracy_figure(r, dark), figures.accuracy_alt(r), caption=below)
         models = tuple(short_name(portable(m)) for m in (c.teacher.engine.partition(":")[2], c.student.model))
         shown = (tuple(self.sizes.values()), top, picture, self.findings)
-        return tables.FirstScreen(short_name(c.data.name), models, *shown, story)
+        data = ", ".join(filter(None, (short_name(c.data.name), place_of(c.axes))))
+        return tables.FirstScreen(data, models, *shown, story)
 
     @cached_property
     def provenance(self):
