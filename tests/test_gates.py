@@ -202,9 +202,9 @@ ANSWERS = {  # what teacher, untouched and trained students answer, by outcome �
     ),
     "some learn the form alone": (
         dict(base=right(0.1), plain=always("neutral"), short=right(0.6), gold=always("neutral")),
-        "Training on the teacher's reasoned answers takes the student from 10 % to 60 %, teacher 90 %, always "
-        "answering “contradiction” 33 %. Training on the teacher's plain answers or gold answers takes it no further "
-        "than always answering “contradiction” (33 %).",
+        "Training on the teacher's reasoned answers takes the student from 10 % to 60 %, teacher 90 %, the "
+        "constant answer “contradiction” 33 %. Training on the teacher's plain answers or gold answers takes it no "
+        "further than always answering “contradiction” (33 %).",
     ),
     "one gets worse": (
         dict(base=right(0.5), plain=right(0.2), short=right(0.8)),

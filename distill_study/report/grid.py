@@ -252,7 +252,7 @@ def tally(grid: dict) -> list[dict]:
         better = [c for c in own if c.outcome == "better"]
         gaps = [c.gap.value for c in better if c.gap.value is not None]
         worse, untestable = (sum(c.outcome == k for c in own) for k in ("worse", "untestable"))
-        counts = dict(n=len(own) - untestable, better=len(better), worse=worse)
+        counts = dict(n=len(own) - untestable, untestable=untestable, better=len(better), worse=worse)
         if own:
             ends = dict(low=min(gaps, default=None), high=max(gaps, default=None))
             counts["outcome"] = next((c.outcome for c in own if c.outcome != "untestable"), None)
