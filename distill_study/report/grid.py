@@ -398,6 +398,7 @@ def charts(found: list[dict]) -> tuple[str, str]:
     ends = [100 * x for g in gaps for x in (g.value, g.low, g.high) if x is not None]
     ends = max(GAP_ENDS[0], min([0, *ends])), min(GAP_ENDS[1], max([100, *ends]))
     kinds = {x["kind"]: x["name"] for p in found for r in p["rows"] for x in r["marks"]}
+    kinds = dict(sorted(kinds.items(), key=lambda kind: kind[0].startswith("control")))
     shared = dict(panels=found, kinds=kinds, axis=Axis((0, 25, 50, 75, 100), ends=ends))
     return html_of("chart", **shared, chart="dots"), html_of("chart", **shared, chart="gaps") if gaps else ""
 
