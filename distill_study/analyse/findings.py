@@ -779,6 +779,7 @@ def headline(
         by_asking=_gained_by_asking(r),
         no_gap=_no_gap(r),
         judge=_reversed(r, _preferred(wins)).get((BASE, lead)),
+        win=next((w for b in (lead, r.primary) for w in wins if (w["a"], w["b"]) == (BASE, b)), None),
         ends=_ends(r, lead, levels=levels),
         never=[x for x, n in zip(answered.labels, answered.counts.sum(0)) if not n] if answered else [],
         missed=_missed(r, lead, answered=answered) if answered else (),
