@@ -895,7 +895,6 @@ def conclusions(
         "conclusions",
         off=off,
         of=of,
-        students=len({(r.combination, r.arm) for r in off}),
         any_result=bool(results),
         unreadable=sum(r.unread - r.base_unread > 0.5 for r in of["forgetting"]),
         near=[r for r in off if r.family],

@@ -45,7 +45,7 @@ from ..train.launch import launch
 from ..train.rows import check_templates, long_rows, render_row
 from ..train.save import FormEngine, forms_of
 from ..train.sft import TrainedStudent, run_fingerprint
-from ..utils import say, short_name
+from ..utils import say, short_name, write_text
 
 # %% ../../nbs/85_study/01_run.ipynb #1ef75182
 def ticker(what: str, every: float = 5.0, *, engine=None):
@@ -1010,12 +1010,12 @@ class Conclusions:
 
     def write(self, folder: str | Path):
         "Write `metrics.json`, `metrics.csv` and `items.html`, and for the receipt what was looked up in the store."
-        from distill_study.report.items import write_items
+        from distill_study.report.items import items_page
 
         folder = Path(folder)
         write_numbers(self.numbers, folder / "metrics.json")
         render.write_csv(self.numbers, folder / "metrics.csv")
-        write_items(folder, self.numbers, run=self)
+        write_text(items_page(self.numbers, self), folder / "items.html")
         say("report")
         if not self.store.replay:
             write_numbers(plan.lookups(self.store), folder / plan.LOOKUPS)
