@@ -84,6 +84,7 @@ def outcomes() -> dict:
             money
             | dict(training={"distilled/vanilla": dict(seconds=3.0, cost=1.0)}, sizes=dict(teacher=70e9, student=8e9)),
         )
+    found["nothing pays back"] = t.study(plain=t.right(0.1)), {}, found["it pays back"][2]
     found["no price of labels"] = t.study(plain=t.right(0.8)), {}, dict(serving=serving)
     teacher, summaries = "teacher/cod", t.scored("summarization", t.LEVEL)
     serving = {a: dict(n=5, prompt_tokens=9, cost=c) for a, c in ((teacher, 0.6), ("distilled/cod", 0.1))}

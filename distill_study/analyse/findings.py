@@ -604,6 +604,7 @@ def _cost(results, labelling, *, training, serving, sizes) -> Finding:
         a: work(u, sizes.get("teacher" if ARMS[a].model == "teacher" else "student"))
         for a, u in (serving or {}).items()
     }
+    paid = _paybacks(results, each, labelling=labelling, training=training)
     return _finding(
         4,
         "cost",
@@ -611,7 +612,8 @@ def _cost(results, labelling, *, training, serving, sizes) -> Finding:
         relative={a: x for a, x in ratios.items() if a.startswith("distilled/")},
         work={a: x for a in results.distilled if (x := quotient(done.get(a), done.get(results.teacher)))},
         each_costs=each,
-        paybacks=_paybacks(results, each, labelling=labelling, training=training),
+        priced=bool(paid),
+        paybacks={a: x for a, x in paid.items() if outcome(results, a) == "gain"},
     )
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #991fe74f
