@@ -120,7 +120,7 @@ def changed(place, name, value, raw=RAW):
 
 
 def section(raw):
-    return " ".join(methodology(Combination.parse(raw)).parts.values())
+    return " ".join(methodology(Combination.parse(raw)).text.values())
 
 
 @pytest.mark.parametrize(
@@ -201,13 +201,13 @@ def test_with_data_and_students_it_tells_what_came_of_the_settings():
     splits = load_data(c.data)
     said = methodology(c, splits, fits={"distilled/vanilla": SimpleNamespace(learning_rate=3e-4)})
     assert (
-        "with 30 training inputs and 12 test items" in said.parts["Data"]
-        and "learning rate 0.0003 (by method" in said.parts["Students"]
+        "with 30 training inputs and 12 test items" in said.text["Data"]
+        and "learning rate 0.0003 (by method" in said.text["Students"]
     )
     assert (
-        "distilled/vanilla" in said.parts["Arms"]
-        and "control/gold" not in said.parts["Arms"]
-        and "sign-flip" not in said.parts["Statistics"]
+        "distilled/vanilla" in said.text["Arms"]
+        and "control/gold" not in said.text["Arms"]
+        and "sign-flip" not in said.text["Statistics"]
     )
     nli = load_data(Data(name="tiny-nli", train=30, test=40))
     alike = [e.source for e in nli.test]

@@ -150,7 +150,7 @@ def test_the_matrix_is_what_one_gets_by_hand(qa, math, qa_qa, qa_math, math_qa, 
         assert c.verdict == (
             "can't tell" if c.change.p_holm > 0.05 else "transfer" if c.change.difference.value > 0 else "forgetting"
         )
-    first, two = conclusions(cells, [], left={}).lines[0], at.values()
+    first, two = conclusions(cells, [], left={}).text[0], at.values()
     worse, better = (sum(c.verdict == k for c in two) for k in ("forgetting", "transfer"))
     assert f"worse than untouched in {worse} of " in first
     assert f"significantly better in {better or 'none'} (transfer)" in first
@@ -206,7 +206,7 @@ def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
     evil = [replace(c, trained_on="<script>alert(1)</script>") for c in cells]
     for table in (change_map(evil, "zoo/student-s"), conclusions(evil, [], left={"<img src=x>": "<b>"})):
         assert "<script" not in table.html() and "<img" not in table.html()
-    assert conclusions([], [], left={}).lines[0].endswith("run the recipe first.")
+    assert conclusions([], [], left={}).text[0].endswith("run the recipe first.")
 
 
 def test_unreadable_answers_and_little_to_forget_are_told():
@@ -214,7 +214,7 @@ def test_unreadable_answers_and_little_to_forget_are_told():
     found, said, splits = made_up_transfer(right | {(QA, "tiny-math"): [False] * 9}, 9)
     results = transfer_results(found, said, splits=splits, resamples=100)
     lost = next(r for r in results if not r.own)
-    told = conclusions([replace(lost, base=wilson(1, 20))], [], left={}).lines
+    told = conclusions([replace(lost, base=wilson(1, 20))], [], left={}).text
     assert "unreadable in 1 of 1 pair: the student" in told[2]
     assert told[-1].startswith("Untouched, zoo/student-s is right on only 5.0")
 

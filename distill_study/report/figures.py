@@ -14,31 +14,13 @@ from ..utils import ReportError, num
 
 # %% ../../nbs/80_report/01_figures.ipynb #4e3b83c7
 INK, SOFT, LINES = "#22262b", "#6b737c", "#e3e5e8"
-COLOURS = read_table("templates/plain.yaml")["colours"]  # arm → colour
-_STYLE = {
-    "font.size": 9.5,
-    "axes.labelsize": 9.5,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9.5,
-    "legend.fontsize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "font.family": ["DejaVu Sans"],
-    "axes.linewidth": 0.8,
-}
-_ON_DARK = {
-    INK: "#e6e8ea",
-    SOFT: "#a2abb5",
-    LINES: "#39414b",
-    "#949494": "#b9bfc6",
-    "#0173b2": "#56b4e9",
-    "#a8518a": "#d58fbd",
-}
+_LOOK = read_table("templates/plain.yaml")
+COLOURS = _LOOK["colours"]  # arm → colour
 
 
 def ink(colour: str, dark: bool = False) -> str:
     "A colour as it is drawn on a light or on a dark page."
-    return _ON_DARK.get(colour, colour) if dark else colour
+    return _LOOK["on_dark"].get(colour, colour) if dark else colour
 
 
 def axes(height, width=5.2, *, dark: bool = False):
@@ -49,7 +31,7 @@ def axes(height, width=5.2, *, dark: bool = False):
 
     parts = {"text.color": INK, "axes.labelcolor": INK, "ytick.color": INK, "xtick.color": SOFT, "axes.edgecolor": SOFT}
     coloured = {k: ink(c, dark) for k, c in parts.items()}
-    with rc_context(sns.axes_style("ticks") | _STYLE | coloured):
+    with rc_context(sns.axes_style("ticks") | _LOOK["figure"] | coloured):
         fig = Figure(figsize=(width, height), layout="constrained", facecolor="none" if dark else "white")
         return fig, fig.subplots()
 

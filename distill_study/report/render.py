@@ -126,9 +126,6 @@ def metrics(
     made: Provenance,
     *,
     found: Findings,
-    attrition: dict | None = None,
-    labelling: dict | None = None,
-    training: dict | None = None,
     shown: list | tuple = (),  # `Cases` and other results whose numbers the page shows
     **more,  # any other numbers of the page
 ) -> dict:
@@ -136,9 +133,9 @@ def metrics(
     numbers = {k: getattr(results, k) for k in ("metric", "also", "arms", "constant", "teacher")}
     numbers |= dict(base=BASE, primary=results.primary, items=results.per_item())
     numbers |= {k: getattr(results, k) for k in ("gaps", "tests", "tests_strict")}
-    numbers |= dict(attrition=attrition or {}, labelling=labelling or {}, training=training or {}, findings=found)
-    numbers |= dict(shown=[dict(kind=type(s).__name__, data=s) for s in shown])
-    return to_plain(dict(format=1, **numbers, **more, provenance=made))
+    numbers |= dict(attrition={}, labelling={}, training={}, findings=found)
+    numbers |= dict(shown=[dict(kind=type(s).__name__, data=s) for s in shown]) | more
+    return to_plain(dict(format=1, **numbers, provenance=made))
 
 # %% ../../nbs/80_report/03_render.ipynb #14cd918c
 _SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$")
@@ -350,6 +347,13 @@ def _contents(page):
 FILES = ("metrics.json", "metrics.csv")  # beside a page, linked from it where they are
 
 
+def _write_page(page: str, path: str | Path) -> Path:
+    "Write a self-contained page, or refuse with what is wrong with it."
+    if wrong := check_page(page):
+        raise ReportError.of("page_faults", name=Path(path).name, faults="; ".join(dict.fromkeys(wrong))[:600])
+    return write_text(page, path)
+
+
 def _exported(nb) -> str:
     "A notebook as HTML, by nbconvert and the report's own template."
     from nbconvert import HTMLExporter
@@ -383,14 +387,7 @@ def render(
     )
     language = nb.metadata.get("language_info", {"name": "python"})
     nb.metadata = nbformat.NotebookNode(report={k: scrub(v) for k, v in info.items()}, language_info=language)
-    page = _contents(_exported(nb))
-    if wrong := check_page(page):
-        raise ReportError(
-            f"{Path(html_path).name}: not written, the page is not self-contained: "
-            f"{'; '.join(dict.fromkeys(wrong))[:600]}. Text from a model or a data set must go through `esc`; "
-            "links to outside have no place in a report."
-        )
-    return write_text(page, html_path)
+    return _write_page(_contents(_exported(nb)), html_path)
 
 # %% ../../nbs/80_report/03_render.ipynb #48ccd5a4
 def entry(
@@ -427,10 +424,7 @@ def index_page(
     "Write the page of a recipe: what its combinations say together, and a line for each."
     values = dict(recipe=recipe, description=description, entries=entries, behind=behind, short=short)
     values |= dict(sections=sections, git_sha=git_sha(), generated=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
-    page = _contents(html_of("index", **values))
-    if wrong := check_page(page):
-        raise ReportError(f"{Path(path).name}: not written: {'; '.join(wrong)[:600]}.")
-    return write_text(page, path)
+    return _write_page(_contents(html_of("index", **values)), path)
 
 # %% ../../nbs/80_report/03_render.ipynb #8dbfc9b0
 HEADS = tuple("combination data teacher student seed arm metric against value low high n unit p p_holm reason".split())
@@ -591,11 +585,8 @@ def check_names(
         nodes = list(ast.walk(ast.parse("\n".join(tagged))))
     names = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     if names != set(given) or len(tagged) != 1:
-        raise StudyError(
-            f"{notebook.name}: its parameters cell was changed by hand: {len(tagged)} cells are tagged 'parameters', "
-            f"with the names {', '.join(sorted(names)) or 'none'}. A run fills in {', '.join(given)}, in one cell. "
-            f"Restore the notebook: git checkout nbs/study/{notebook.name}"
-        )
+        found = dict(n=len(tagged), names=", ".join(sorted(names)) or "none")
+        raise StudyError.of("parameters_cell", notebook=notebook.name, given=", ".join(given), **found)
 
 
 def writable(folder: Path, remedy: str):
@@ -619,17 +610,11 @@ def check_folders(recipe, reports: Path):
     folder = reports / recipe.name
     for c in recipe.combinations():
         if len(c.name) > 200:
-            raise StudyError(
-                f"{c.name[:60]}…: {len(c.name)} characters are too many for the name of a folder. "
-                "Give the data set, the teacher or the student a shorter name."
-            )
+            raise StudyError.of("long_name", name=c.name[:60], n=len(c.name))
         ran = resolved(c)
         why = [unavailable(ARMS[a], ran) for a in ran.arms]
         if why and all(why):
-            raise StudyError(
-                f"{c.name}: arms = {', '.join(ran.arms)}: none of them can run: {why[0]}. "
-                "Name other arms, or more of teacher.strategies."
-            )
+            raise StudyError.of("no_arm_runs", name=c.name, arms=", ".join(ran.arms), why=why[0])
         for place in (folder, folder / c.name):
             if place.exists() or place.is_symlink():
                 writable(place, _IN_THE_WAY)
@@ -644,11 +629,7 @@ def claim(recipe, file: Path, *, reports: Path):
     except (OSError, ValueError):
         was = {}
     if was and not any(was.get(k) == v for k, v in mine.items()):
-        raise StudyError(
-            f"{reports / recipe.name}: holds the reports of another recipe file that is called {recipe.name!r} as "
-            "well. Give this one a name of its own (name: …), name another folder with --reports, "
-            f"or remove {note} to write over them."
-        )
+        raise StudyError.of("reports_of_another", folder=reports / recipe.name, name=recipe.name, note=note)
     if was != mine:
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(mine), encoding="utf-8")

@@ -823,7 +823,7 @@ class Sections:
         task, words, strategies = self.data.task, self.combination.data.words, strategies_of(self.combination)
         ways = {s: sentences.WAYS[s].partition(" (")[0] for s in strategies}
         asked = {f"Asked {way} ({s})": families.wording(task, s, words=words) for s, way in ways.items()}
-        return sentences.Methodology(asked)
+        return sentences.Prose(asked, "paragraphs")
 
     @property
     def measures(self) -> Panel:
