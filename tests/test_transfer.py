@@ -110,6 +110,12 @@ def by_hand(a, b):
     return (sum(b) - sum(a)) / len(a), binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
 
 
+def changes(results):
+    "Student → its cells of the map of changes."
+    table = change_map(results, "zoo/student-s")
+    return {row["who"]: [row[c.key] for c in table.columns[1:]] for row in table.rows}
+
+
 rights = st.lists(st.booleans(), min_size=12, max_size=12)
 
 
@@ -187,7 +193,7 @@ def test_scores_that_are_not_right_or_wrong():
         and far.verdict == "can't tell"
         and far.difference.startswith("−16.7")
     )
-    assert change_map(cells, "zoo/student-s").heads[1][1].endswith("ROUGE-Lsum, F1 × 100")
+    assert change_map(cells, "zoo/student-s").columns[2].unit.endswith("ROUGE-Lsum, F1 × 100")
 
 
 def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
@@ -200,7 +206,7 @@ def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
     }
     found, said, splits = made_up_transfer(right, 9)
     cells = transfer_results(found, said, splits=splits, resamples=100)
-    rows = dict(change_map(cells, "zoo/student-s").rows)
+    rows = changes(cells)
     assert rows["tiny-math, vanilla"] == ["–", "own data"]
     assert rows["tiny-qa, vanilla"][0] == "own data" and rows["tiny-qa, vanilla"][1][2:] == (-1, "lower")
     evil = [replace(c, trained_on="<script>alert(1)</script>") for c in cells]
@@ -237,7 +243,7 @@ def test_several_seeds_are_told_apart():
         )
         for c in cells
     ]
-    rows = dict(change_map(both, "zoo/student-s").rows)
+    rows = changes(both)
     assert list(rows) == ["tiny-qa, vanilla, seed 0", "tiny-qa, vanilla, seed 1"]
     assert [cells[1][3] for cells in rows.values()] == ["lower", ""]
 

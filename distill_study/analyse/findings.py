@@ -7,7 +7,7 @@ __all__ = ['BLIND', 'NAMES', 'LARGEST', 'MARGIN', 'QUESTIONS', 'DENSE', 'WAYS', 
            'Pitfall', 'Lines', 'swapped', 'extraction', 'rule_table', 'overlapped', 'overlap', 'noise', 'validation',
            'multiple', 'power', 'length', 'wording', 'decoding', 'easy', 'pitfalls', 'by_first_number',
            'difficulty_table', 'Finding', 'Prose', 'Findings', 'plain_words', 'outcome', 'findings', 'Headline',
-           'sources_count', 'headline', 'methodology', 'conclusions']
+           'headline', 'methodology', 'conclusions']
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #5b6bef15
 import math
@@ -181,17 +181,13 @@ def extraction(results) -> Pitfall:
     )
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #57a70002
-def _replies(answers):
-    "Every reply behind some answers, the turns of a conversation one by one."
-    return [x for a in answers for x in a.parts or (a,)]
-
-
 def rule_table(answers: dict) -> Table:  # arm, or other answers → `sampling.Answers`
-    """How many answers each rule found, how many go on with an invented question, how many state several that differ.
+    """How many replies each rule read, how many go on with an invented question, how many state several that differ.
 
-    Columns of zeros alone are left out; the rows have them all."""
+    Columns of zeros alone are left out; the rows have them all. Each turn of a conversation is a reply."""
 
-    def row(arm, replies):
+    def row(arm, answers):
+        replies = [x for a in answers for x in a.parts or (a,)]
         n = Counter(a.parsed.rule for a in replies)
         ignored, differs = (sum(bool(getattr(a.parsed, k)) for a in replies) for k in ("ignored", "differs"))
         return dict(arm=arm, n=len(replies), ignored=ignored, differs=differs) | {k or "unread": n[k] for k in RULES}
@@ -199,7 +195,7 @@ def rule_table(answers: dict) -> Table:  # arm, or other answers → `sampling.A
     what = {k or "unread": says for k, says in RULES.items()}
     what |= dict(ignored="at an invented question", differs="several statements, the last is read")
     heads = dict(json="JSON", ignored="Cut", differs="Differ")
-    rows = [row(arm, _replies(x)) for arm, x in answers.items()]
+    rows = [row(arm, own) for arm, own in answers.items()]
     found = [k for k in what if any(r[k] for r in rows)]
     columns = [Column(k, heads.get(k, k.capitalize()), what[k], digits=0) for k in found]
     return table_of("rules", rows, more=columns)
@@ -280,11 +276,10 @@ def _length_model(rows, arms, *, measures):
     return sm.OLS(rows["rating"].to_numpy(), x).fit(cov_type="cluster", cov_kwds=dict(groups=groups))
 
 
-def length(
-    results,
-    judge=None,  # arm, id, criterion, grade: what is rated then is their mean
-) -> Pitfall:
-    "Whether the better-rated text is just longer, or denser: rating by arm, length and density, item by item."
+def length(results, judge=None) -> Pitfall:
+    """Whether the better-rated text is just longer, or denser: rating by arm, length and density, item by item.
+
+    `judge`: arm, id, criterion, grade; what is rated then is their mean."""
     m, g = results.metric, results.graded
     if m.graded or "words" not in g:
         return _line("length", unfit="Does not apply: an answer is right or wrong, whatever its length.")
@@ -683,14 +678,6 @@ class Headline:
     lead: str | None  # the arm that it is about
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #66ed7ee9
-def sources_count(results: Results) -> int:
-    "From how many sources the items come, where some share one; 0 where none do."
-    if "source" not in results.graded:
-        return 0
-    of = results.graded.drop_duplicates("id")["source"]
-    return of.nunique() if stats.shared(of) else 0
-
-
 def _ends(r: Results, lead, *, levels) -> list:
     "(level, text) where an arm is worst, and the same where it is best, by a `difficulty_table`; empty where none is."
     row = next((row for row in levels.rows if row["arm"] == lead and "missing" not in row), {}) if levels else {}
@@ -741,7 +728,7 @@ def headline(
         ends=_ends(r, lead, levels=levels),
         never=answered.never if answered else [],
         missed=_missed(r, lead, answered=answered) if answered else (),
-        sources=sources_count(r),
+        sources=r.shared_sources,
         n=max((r.arms[a]["n"] for a in r.ran), default=0),
     )
     (first, *more), caveats = (sentences("headline.txt.j2", part, **about) for part in ("finding", "caveats"))
@@ -800,13 +787,10 @@ def methodology(
     return Prose({heading: " ".join(lines) for heading, lines in parts.items()}, "paragraphs")
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #646134d2
-def conclusions(
-    results: list[TransferResult],
-    unasked: list,  # why a pair of student and data set is not asked, of `study.plan.pairs`
-    *,
-    left: dict,  # who is left out → why
-) -> Prose:
-    "Transfer and forgetting, counted, whichever way they come out."
+def conclusions(results: list[TransferResult], unasked: list, *, left: dict) -> Prose:
+    """Transfer and forgetting, counted, whichever way they come out.
+
+    `unasked`: why a pair of student and data set is not asked, of `study.plan.pairs`; `left`: who is left out → why."""
     off = [r for r in results if not r.own]
     by_size = sorted(off, key=lambda r: -abs(r.change.difference.value or 0) * r.metric.scale)
     of = {k: [r for r in by_size if r.verdict == k] for k in ("transfer", "forgetting", "can't tell")}

@@ -23,14 +23,10 @@ from ..grading.truth import FAMILY, METRICS, Metric, grade, main_metric
 from ..utils import ReportError, esc, no_folders, num, short_name, write_text
 
 # %% ../../nbs/70_analyse/03_results.ipynb #5d080f52
-def level_interval(
-    values,  # right or wrong, or a score, per item
-    sources=None,  # what each item was made from
-    *,
-    metric: Metric,
-    **bootstrap,  # resamples and seed, see `stats.mean_interval`
-) -> Interval:
-    "Accuracy with Wilson's interval; a bootstrap interval for a mean score, and where items share sources."
+def level_interval(values, sources=None, *, metric: Metric, **bootstrap) -> Interval:
+    """Accuracy with Wilson's interval; a bootstrap interval for a mean score, and where items share `sources`.
+
+    `values`: right or wrong, or a score, per item; `bootstrap`: see `stats.mean_interval`."""
     if metric.graded and not stats.shared(sources):
         return stats.wilson(int(values.sum()), len(values))
     return stats.mean_interval(values, sources=sources, **bootstrap)
@@ -137,6 +133,14 @@ class Results:
     def sources(self, ids):
         "What these items were made from, as an array; None where the data set does not say."
         return sources_of(self.graded.drop_duplicates("id").set_index("id").loc[list(ids)])
+
+    @property
+    def shared_sources(self) -> int:
+        "From how many sources the items come, where some share one; 0 where none do."
+        if "source" not in self.graded:
+            return 0
+        of = self.graded.drop_duplicates("id")["source"]
+        return of.nunique() if stats.shared(of) else 0
 
     def per_item(self) -> dict:
         "What every arm and the best constant score on each item, and the items' sources as numbers, in lines of text."
@@ -528,12 +532,8 @@ def sentence(template: str, macro: str, **values) -> str:
     return str(getattr(_environment().get_template(f"{template}.txt.j2").module, macro)(**values))
 
 
-def sentences(
-    template: str,  # file in `templates/text`
-    part: str,  # a macro in it
-    **values,  # what the macro speaks of
-) -> list[str]:
-    "The lines of one part of a text template; empty ones are left out."
+def sentences(template: str, part: str, **values) -> list[str]:
+    "The lines of a macro of a file in `templates/text`, which speaks of the `values`; empty ones are left out."
     module = _environment().get_template(f"text/{template}").make_module(values)
     lines = (line.strip() for line in str(getattr(module, part)()).split("\n"))
     return [line for line in lines if line]
@@ -562,7 +562,7 @@ class Column:
     key: str
     head: str
     unit: str = ""
-    kind: str = "num"  # text, num, percent, interval (share), points (signed difference), seconds, p
+    kind: str = "num"  # text, num, percent, interval (share), points (signed difference), seconds, p, heat (coloured)
     digits: int = 1
     scale: float = 100  # of interval and points: shown is value × scale
 

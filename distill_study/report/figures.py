@@ -7,7 +7,7 @@ __all__ = ['INK', 'SOFT', 'LINES', 'COLOURS', 'ink', 'axes', 'accuracy_figure', 
 
 # %% ../../nbs/80_report/01_figures.ipynb #a6874960
 from ..analyse.findings import plain_words
-from ..analyse.results import Results, html_of
+from ..analyse.results import Results, html_of, sentence
 from ..analyse.stats import BASE_NAMES, CONSTANT, Interval
 from ..config import read_table
 from ..utils import ReportError, num
@@ -92,13 +92,7 @@ def accuracy_figure(results: Results, dark: bool = False):  # a matplotlib Figur
 
 def accuracy_alt(results: Results) -> str:
     "The figure in words."
-    what = "Accuracy by arm, percent"
-    if not results.metric.graded:
-        what = f"{results.metric.head} by arm{', times 100,' if results.metric.scale == 100 else ''}"
-    levels = "; ".join(f"{a} {results.text(results.score(a))}" for a in results.arms)
-    if results.constant:
-        levels += f"; {BASE_NAMES[CONSTANT]} {results.text(results.constant.level)}"
-    return f"{what} with 95 % interval: {levels}."
+    return sentence("study", "figure_alt", r=results, constant=BASE_NAMES[CONSTANT])
 
 # %% ../../nbs/80_report/01_figures.ipynb #04ee546f
 def png(fig, dpi: int = 150) -> bytes:

@@ -121,15 +121,8 @@ def provenance(
     return Provenance(to_plain(made | (extra or {}) | dict(settings=combination)))
 
 # %% ../../nbs/80_report/03_render.ipynb #8f53234b
-def metrics(
-    results: Results,
-    made: Provenance,
-    *,
-    found: Findings,
-    shown: list | tuple = (),  # `Cases` and other results whose numbers the page shows
-    **more,  # any other numbers of the page
-) -> dict:
-    "Every number of the report as plain JSON values."
+def metrics(results: Results, made: Provenance, *, found: Findings, shown: list | tuple = (), **more) -> dict:
+    "Every number of the report as plain JSON values: those of `shown`, e.g. `Cases`, and any `more` that a page has."
     numbers = {k: getattr(results, k) for k in ("metric", "also", "arms", "constant", "teacher")}
     numbers |= dict(base=BASE, primary=results.primary, items=results.per_item())
     numbers |= {k: getattr(results, k) for k in ("gaps", "tests", "tests_strict")}
@@ -482,10 +475,8 @@ def _judge_rows(judge):
         yield _row(w["b"], "judge's win rate", i=w["rate"], unit="%", scale=100, **own)
 
 
-def metric_rows(
-    m: dict,  # what `report.metrics` made
-) -> list[dict]:  # with the keys of HEADS
-    "A row per arm and metric, each with what tells its combination from others."
+def metric_rows(m: dict) -> list[dict]:
+    "A row with the keys of HEADS per arm and metric of what `metrics` gave; each tells its combination from others."
     measure, made = METRICS[m["metric"]["key"]], m["provenance"]
     s = made["settings"]
     about = dict(combination=made["combination"], data=s["data"]["name"], seed=s["seed"])
@@ -506,11 +497,8 @@ def inert_cell(value):
     return f"'{text}" if _FORMULA.match(text) else text
 
 
-def write_csv(
-    m: dict,  # what `report.metrics` made
-    path: str | Path,
-) -> Path:
-    "Write a report's numbers as a table that pandas and spreadsheets open as it is, in one step."
+def write_csv(m: dict, path: str | Path) -> Path:
+    "Write what `metrics` gave as a table that pandas and spreadsheets open as it is, in one step."
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow(HEADS)
@@ -556,11 +544,8 @@ def _cleaned(x, keys, *, paths=False):
     return scrub(x, keys, paths=paths) if isinstance(x, str) else x
 
 
-def clean_notebook(
-    path: Path,  # an executed notebook
-    keys=(),  # names of environment variables that hold keys, beside those whose names say so
-):
-    "Take folders of this machine and keys out of a notebook, in one step; figures stay as they are."
+def clean_notebook(path: Path, keys=()):
+    "Take folders of this machine and keys, as `scrub` does, out of an executed notebook; figures stay as they are."
     nb = json.loads(path.read_text(encoding="utf-8"))
     injected = ["injected-parameters" in cell["metadata"].get("tags", ()) for cell in nb["cells"]]
     nb["cells"] = [_cleaned(cell, keys, paths=paths) for cell, paths in zip(nb["cells"], injected)]
@@ -573,11 +558,8 @@ def key_names(c: Combination) -> list[str]:
     return [who.endpoint.key_env for who in (c.teacher, c.judge) if who and who.endpoint and who.endpoint.key_env]
 
 # %% ../../nbs/80_report/03_render.ipynb #57088296
-def check_names(
-    notebook: Path,  # the study notebook
-    given,  # names of the parameters that a run fills in
-):
-    "Refuse a study notebook whose parameters cell no longer has the names that a run fills in."
+def check_names(notebook: Path, given):
+    "Refuse a study notebook whose parameters cell no longer has the names, those `given`, that a run fills in."
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     tagged = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", ())]
     nodes = []
