@@ -22,7 +22,12 @@ RAW = dict(
 # what is changed, and what else has to be so that it counts
 CHANGES = {
     "teacher": dict(
-        engine="transformers:other/teacher", strategies=["vanilla"], structured=True, reasks=5, max_failures=0.1
+        engine="transformers:other/teacher",
+        strategies=["vanilla"],
+        structured=True,
+        reasks=5,
+        max_failures=0.1,
+        testing=dict(temperature=0.4),
     ),
     "teacher.sampling": dict(temperature=0.3, top_p=0.9, max_tokens=77, stop=["END"], seed=3, n=5),
     "teacher.vllm": dict(dtype="float16", quantization="gptq", max_model_len=4096, lora="some/adapter"),
@@ -77,6 +82,9 @@ CHANGES = {
         contained=0.2,
         given_away=False,
         hard_items=True,
+        keep=3,
+        prefer="shortest",
+        budget=70,
     ),
     "judge": dict(
         engine="vllm:other/judge",
@@ -103,7 +111,7 @@ LEFT = {
     "teacher": {"sampling", "batch_size", "endpoint", "vllm", "price", "license", "terms", "engine", "dtype"},
     "student.train": {"save_steps", "merged", "report_to", "processes", "max_truncated", "eval_steps", "patience"},
     "data": {"task", "license", "terms", "language"},
-    "curate": {"turns"},
+    "curate": {"turns", "select", "embedding"},
     "judge": {"sampling", "batch_size", "endpoint", "vllm", "price", "max_failures", "engine", "dtype"},
     "judge.sampling": {"top_p", "stop", "seed", "logprobs"},
     "pitfalls": set(),
@@ -154,6 +162,10 @@ def test_settings_that_count_only_beside_others():
     base = section(changed("student", "train", train))
     for more in (dict(max_truncated=0.2), dict(eval_steps=7), dict(patience=3)):
         assert section(changed("student", "train", train | more)) != base
+    ways = [dict(), dict(select="llkd"), dict(select="diverse"), dict(select="diverse", embedding="some/encoder")]
+    assert (
+        len({section(changed("curate", "budget", 70, RAW | dict(curate=way | dict(budget=70)))) for way in ways}) == 4
+    )
     talk = changed("data", "task", "conversation")
     assert section(changed("curate", "turns", "last", talk)) != section(talk) and "the assistant is learned" in section(
         talk
