@@ -17,21 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..analyse import stats
 from ..analyse.results import Column, Table, html_of, per_answer, place_of, sentence, work
-from distill_study.analyse.stats import (
-    BASE,
-    CONSTANT,
-    DISTILLED,
-    FORM,
-    TRAINED,
-    Comparison,
-    Interval,
-    corrected,
-    interval_difference,
-    mean_interval,
-    percentiles,
-    resampled,
-)
+from ..analyse.stats import BASE, CONSTANT, DISTILLED, FORM, TRAINED, Comparison, Interval
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
 from .figures import COLOURS, LINES, SOFT, axes, ink, picture
@@ -113,7 +101,7 @@ def by_item(pages: list, *arms: str) -> Interval | None:
     for m in pages:
         per_item = [np.array(m["items"]["arms"][a].split(), dtype=float) for a in arms]
         values.append(per_item[-1] - (per_item[0] if len(arms) > 1 else 0))
-    return mean_interval(np.mean(values, axis=0), sources=pages[0]["items"]["sources"].split())
+    return stats.mean_interval(np.mean(values, axis=0), sources=pages[0]["items"]["sources"].split())
 
 
 def pooled(pages: list, tests: list) -> dict:
@@ -125,8 +113,8 @@ def pooled(pages: list, tests: list) -> dict:
     means = {
         k: mean_over_seeds([_interval(s[k]["difference"]) for s in seeds], items=by_item(pages, *k)) for k in every
     }
-    p = [interval_difference(Interval(0, 0, 0), i)[1] for i in means.values()]
-    made = corrected([Comparison(*k, difference=i, p=x) for (k, i), x in zip(means.items(), p)])
+    p = [stats.interval_difference(Interval(0, 0, 0), i)[1] for i in means.values()]
+    made = stats.corrected([Comparison(*k, difference=i, p=x) for (k, i), x in zip(means.items(), p)])
     return {(t.a, t.b): t.verdict for t in made}
 
 
@@ -600,14 +588,14 @@ def passings(curve: Curve, resamples: int = 1000, *, seed: int = 0) -> list[Pass
     pairs += [(a, b) for a in learned for b in learned if curve.score(a).value > curve.score(b).value]
     if not pairs:
         return []
-    codes, counts = resampled(last[0]["items"]["sources"].split(), resamples, seed=seed)
+    codes, counts = stats.resampled(last[0]["items"]["sources"].split(), resamples, seed=seed)
     rng, found = np.random.default_rng(seed), []
     how = dict(codes=codes, counts=counts, rng=rng)
     arms = dict.fromkeys(sum(pairs, ()))
     drawn = {a: np.stack([_mean_draws(own, a, **how) for own in curve.pages], axis=1) for a in arms}
     for a, b in pairs:
         means = np.array([[curve.score(a, k).value for k in range(len(curve.sizes))]])
-        low, high = percentiles(reach(curve.sizes, drawn[a], goal=drawn[b][:, -1]))
+        low, high = stats.percentiles(reach(curve.sizes, drawn[a], goal=drawn[b][:, -1]))
         value = reach(curve.sizes, means, goal=curve.score(b).value)[0]
         at = (float(f"{x:.2g}") for x in (value, min(low, value), max(high, value)))
         found.append(Passing(curve, a, b, Interval(*at, curve.score(a).n)))
