@@ -17,21 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..analyse.results import Column, Table, html_of, per_answer, sentence
-from distill_study.analyse.stats import (
-    BASE,
-    CONSTANT,
-    DISTILLED,
-    FORM,
-    TRAINED,
-    Comparison,
-    Interval,
-    corrected,
-    interval_difference,
-    mean_interval,
-    percentiles,
-    resampled,
-)
+from ..analyse import stats
+from ..analyse.results import Column, Table, html_of, per_answer, place_of, sentence, work
+from ..analyse.stats import BASE, CONSTANT, DISTILLED, FORM, TRAINED, Comparison, Interval
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
 from .figures import COLOURS, LINES, SOFT, axes, ink, picture
@@ -113,7 +101,7 @@ def by_item(pages: list, *arms: str) -> Interval | None:
     for m in pages:
         per_item = [np.array(m["items"]["arms"][a].split(), dtype=float) for a in arms]
         values.append(per_item[-1] - (per_item[0] if len(arms) > 1 else 0))
-    return mean_interval(np.mean(values, axis=0), sources=pages[0]["items"]["sources"].split())
+    return stats.mean_interval(np.mean(values, axis=0), sources=pages[0]["items"]["sources"].split())
 
 
 def pooled(pages: list, tests: list) -> dict:
@@ -125,8 +113,8 @@ def pooled(pages: list, tests: list) -> dict:
     means = {
         k: mean_over_seeds([_interval(s[k]["difference"]) for s in seeds], items=by_item(pages, *k)) for k in every
     }
-    p = [interval_difference(Interval(0, 0, 0), i)[1] for i in means.values()]
-    made = corrected([Comparison(*k, difference=i, p=x) for (k, i), x in zip(means.items(), p)])
+    p = [stats.interval_difference(Interval(0, 0, 0), i)[1] for i in means.values()]
+    made = stats.corrected([Comparison(*k, difference=i, p=x) for (k, i), x in zip(means.items(), p)])
     return {(t.a, t.b): t.verdict for t in made}
 
 
@@ -177,9 +165,7 @@ def _size(m, model) -> float | None:
 
 def _work(m, arm) -> float | None:
     "Millions of tokens × parameters for an answer, where both are known."
-    u, size = m["serving"].get(arm) or {}, _size(m, "teacher" if ARMS[arm].model == "teacher" else "student")
-    tokens = [u.get("prompt_tokens"), u.get("output_tokens")]
-    return size * sum(tokens) / u["n"] / 1e6 if size and u.get("n") and all(tokens) else None
+    return work(m["serving"].get(arm) or {}, _size(m, "teacher" if ARMS[arm].model == "teacher" else "student"))
 
 
 def _cell(key, pages, *, teachers, several):
@@ -254,7 +240,7 @@ def tally(grid: dict) -> list[dict]:
         better = [c for c in own if c.outcome == "better"]
         gaps = [c.gap.value for c in better if c.gap.value is not None]
         worse, untestable = (sum(c.outcome == k for c in own) for k in ("worse", "untestable"))
-        counts = dict(n=len(own) - untestable, better=len(better), worse=worse)
+        counts = dict(n=len(own) - untestable, untestable=untestable, better=len(better), worse=worse)
         if own:
             ends = dict(low=min(gaps, default=None), high=max(gaps, default=None))
             counts["outcome"] = next((c.outcome for c in own if c.outcome != "untestable"), None)
@@ -272,6 +258,12 @@ def _where(grid, outcome) -> list[str]:
     return [d if len(s) == len(every[d]) > 1 else f"{d} ({', '.join(s)})" for d, s in of.items()]
 
 
+def _growth(pages, arm) -> list[str]:
+    "What an arm scores with the fewest and with the most training inputs: a sentence for each of the first curves."
+    found = [c for c in curves(pages) if None not in (c.score(arm, 0).value, c.score(arm).value)]
+    return [sentence("grid", "growth", c=c, arm=arm, several=len(found) > 1) for c in found[:3]]
+
+
 def in_short(pages: list, failed: int = 0) -> list[str]:
     "The finding of combinations in one sentence, then what limits it, each in one; `failed` more have no numbers."
     if not pages:
@@ -282,8 +274,9 @@ def in_short(pages: list, failed: int = 0) -> list[str]:
     n = sorted({c.score.n for c in grid.values() if c.outcome and c.score.n})
     reverse = [c for c in grid.values() if c.judge is not None]
     where = {k: _where(grid, k) for k in ("asking", "constant", "form", "untestable", "worse")}
-    lines = [sentence("grid", "finding", tally=counts)]
-    lines += [sentence("grid", "leading", point=point)] if point else []
+    grown = _growth(pages, counts[0]["arm"]) if counts and "data.train" in point else []
+    lines = [" ".join([sentence("grid", "finding", tally=counts), *grown])]
+    lines += [sentence("grid", "leading", point=point, place=place_of(point))] if point else []
     form = any(c.arm == FORM for c in grid.values())
     lines += [sentence("grid", "basis", n=n, seeds=seeds, form=form)] if n else []
     lines += [sentence("grid", "limit", outcome=k, where=sets) for k, sets in where.items() if sets]
@@ -340,7 +333,7 @@ def _marks(grid, m, *, measure) -> list:
     constant = _interval((m.get("constant") or {}).get("level"))
     found = [_mark("constant", constant, measure=measure, name=sentence("grid", "named", arm="constant"))]
     arms = [(m["teacher"], teacher, ""), (BASE, "", student), ("student/cot", "", student)]
-    for arm, *who in arms + [(a, teacher, student) for a in DISTILLED]:
+    for arm, *who in [*arms, *((a, teacher, student) for a in DISTILLED), ("control/gold", "", student)]:
         if c := grid.get((data, *who, arm)):
             found.append(_mark(arm, c.score, measure=measure, name=sentence("grid", "named", arm=arm)))
     return [x for x in found if x["i"].value is not None]
@@ -393,6 +386,7 @@ def charts(found: list[dict]) -> tuple[str, str]:
     ends = [100 * x for g in gaps for x in (g.value, g.low, g.high) if x is not None]
     ends = max(GAP_ENDS[0], min([0, *ends])), min(GAP_ENDS[1], max([100, *ends]))
     kinds = {x["kind"]: x["name"] for p in found for r in p["rows"] for x in r["marks"]}
+    kinds = dict(sorted(kinds.items(), key=lambda kind: kind[0].startswith("control")))
     shared = dict(panels=found, kinds=kinds, axis=Axis((0, 25, 50, 75, 100), ends=ends))
     return html_of("chart", **shared, chart="dots"), html_of("chart", **shared, chart="gaps") if gaps else ""
 
@@ -533,7 +527,7 @@ def curves(pages: list) -> list[Curve]:
     groups, several = {}, len({names_of(m)[1] for m in pages}) > 1
     for m in pages:
         others = {k: v for k, v in _axes_of(m).items() if k != "data.train"}
-        place = "".join(f", {k} = {json.dumps(v)}" for k, v in others.items())
+        place = f", {place_of(others)}" if others else ""
         groups.setdefault((*names_of(m), place), {}).setdefault(_inputs(m), []).append(m)
     found = []
     for (data, teacher, student, place), own in groups.items():
@@ -594,14 +588,14 @@ def passings(curve: Curve, resamples: int = 1000, *, seed: int = 0) -> list[Pass
     pairs += [(a, b) for a in learned for b in learned if curve.score(a).value > curve.score(b).value]
     if not pairs:
         return []
-    codes, counts = resampled(last[0]["items"]["sources"].split(), resamples, seed=seed)
+    codes, counts = stats.resampled(last[0]["items"]["sources"].split(), resamples, seed=seed)
     rng, found = np.random.default_rng(seed), []
     how = dict(codes=codes, counts=counts, rng=rng)
     arms = dict.fromkeys(sum(pairs, ()))
     drawn = {a: np.stack([_mean_draws(own, a, **how) for own in curve.pages], axis=1) for a in arms}
     for a, b in pairs:
         means = np.array([[curve.score(a, k).value for k in range(len(curve.sizes))]])
-        low, high = percentiles(reach(curve.sizes, drawn[a], goal=drawn[b][:, -1]))
+        low, high = stats.percentiles(reach(curve.sizes, drawn[a], goal=drawn[b][:, -1]))
         value = reach(curve.sizes, means, goal=curve.score(b).value)[0]
         at = (float(f"{x:.2g}") for x in (value, min(low, value), max(high, value)))
         found.append(Passing(curve, a, b, Interval(*at, curve.score(a).n)))
@@ -684,9 +678,10 @@ def axis_tables(pages: list, key: str) -> list[Table]:
     for data, at in found.items():
         m, columns = METRICS[next(iter(at.values()))[0]["metric"]["key"]], {}
         for value, own in at.items():
-            head = Column(value, f"{key.rpartition('.')[2]} = {value}", m.unit, "interval", m.digits, m.scale)
+            head = Column(value, place_of({key: json.loads(value)}), m.unit, "interval", m.digits, m.scale)
             columns[head] = [c for c in cells(own).values() if c.score.value is not None]
-        tables.append(Table(f"{data}: {m.head.lower()} by {key}", *_scores(columns)))
+        by = "training inputs" if key == "data.train" else key
+        tables.append(Table(f"{data}: {m.name} by {by}", *_scores(columns)))
     return tables
 
 # %% ../../nbs/80_report/04_grid.ipynb #e5874989
@@ -706,8 +701,8 @@ def sections(pages: list) -> list[tuple]:  # (heading, HTML)
     measures = dict.fromkeys(c.measure.key for c in grid.values())
     over = [p for k in measures if len((p := means(grid, k))[0]) > 1 and (len(p[1]) > 1 or len(measures) == 1)]
     parts = {
-        "Scores": [dots],
         "Learning curves": curve_parts(curves(pages)) if "data.train" in point else [],
+        "Scores": [dots],
         "Settings": [t.html() for key, tables in varied.items() if key != "data.train" for t in tables],
         "Gap recovered": [gaps] if gaps else [],
         "Score against cost": [x for p in over for x in _costs(*p)],

@@ -22,7 +22,7 @@ from itertools import groupby
 from pathlib import Path
 
 import distill_study
-from ..analyse.results import duration, write_numbers
+from ..analyse.results import duration, place_of, write_numbers
 from ..config import ARMS, DEFAULT_ARMS, Combination, Curate, StudyError, Train, nearest, slug, stem
 from ..data.load import has_truth, load_data, resolved, source_of
 from ..grading.judge import judge_prompt, judge_schema
@@ -231,7 +231,7 @@ def run_combination(c: Combination, out: Path, *, store: Path, replay: bool = Fa
         (out / "params.yaml").write_text(to_yaml(render.shareable(c)), encoding="utf-8")
         given = parameters(c, store, out=out, replay=replay)
         title = f"{stem(c.data.name)}: {stem(c.teacher.engine.split(':', 1)[1])} to {stem(c.student.model)}"
-        title += f", {c.point}" if c.axes else ""
+        title += f", {place_of(c.axes)}" if c.axes else ""
         page = dict(title=title, files=REPORT, back=back)
         error = _page("combination", out, given=given, keys=render.key_names(c), **page)
         if made_of and not error:
@@ -665,7 +665,7 @@ def _close_job(board, job, *, future, lost, say, news):
     if job.error:
         job.state = WAITING if done.get("again") and job.tries == 1 else FAILED
         return news(board.say(job, f"failed{'' if job.state == FAILED else ' and is tried once more'}: {job.error}"))
-    say(board.say(job, done["note"] or f"done in {duration(job.seconds)}"))
+    say(board.say(job, done.get("note") or f"done in {duration(job.seconds)}"))
     if job.stage.kind == "report":
         _tell_dropped(board.outcome(job), news)
 
