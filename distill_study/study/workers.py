@@ -40,7 +40,8 @@ def run_stage(stage: Stage, store: Store) -> str:
         run.label_inputs(c, splits, store=store)
     if stage.kind == "base" and not c.arms:
         run.untouched_on_train(c, splits, store=store)
-    run.answer_arms(c, splits, fits={}, store=store)
+    else:
+        run.answer_arms(c, splits, fits={}, store=store)
     return ""
 
 
