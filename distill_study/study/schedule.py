@@ -512,7 +512,8 @@ class Board:
             failed = next((n for k in job.stage.needs if (n := self.jobs[k]).state == FAILED), None)
             if failed:
                 job.cause = failed.cause or failed
-                job.state, job.error = FAILED, f"{job.cause.stage.kind} {job.cause.stage.what} failed"
+                job.state = FAILED
+                job.error = f"not started: {job.cause.stage.kind} {job.cause.stage.what} failed"
                 out.append(job)
         return out
 
@@ -636,7 +637,7 @@ def _work_off(board, executor, *, given, say, news, look, follow):
 
 def _stopped(board, job, *, news):
     "Say why a job doesn't start, and take away what an earlier run left in its place."
-    news(board.say(job, f"not started: {job.error}"))
+    news(board.say(job, job.error))
     if job.stage.kind == "report":
         for old in (*REPORT, "combination.ipynb"):
             (board.folder / job.stage.combination.name / old).unlink(missing_ok=True)
