@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['GAP_ENDS', 'COSTS', 'Cell', 'names_of', 'mean_over_seeds', 'by_item', 'pooled', 'outcome_of', 'reversed_by_judge',
-           'cells', 'leading', 'tally', 'in_short', 'Axis', 'axis_over', 'panels', 'charts', 'score_table', 'mean_of',
-           'Mean', 'means', 'pareto', 'cost_chart', 'Curve', 'curves', 'reach', 'Passing', 'passings', 'curve_figure',
-           'curve_alt', 'curve_parts', 'axis_tables', 'sections']
+           'cells', 'size_axis', 'size_of', 'leading', 'tally', 'in_short', 'Axis', 'axis_over', 'panels', 'charts',
+           'score_table', 'mean_of', 'Mean', 'means', 'pareto', 'cost_chart', 'Curve', 'curves', 'reach', 'Passing',
+           'passings', 'curve_figure', 'curve_alt', 'curve_parts', 'axis_tables', 'sections']
 
 # %% ../../nbs/80_report/04_grid.ipynb #53be64e3
 import json
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ..analyse import stats
-from ..analyse.results import Column, Table, html_of, per_answer, place_of, sentence, work
+from ..analyse.results import SIZES, Column, Table, html_of, per_answer, place_of, sentence, work
 from ..analyse.stats import BASE, CONSTANT, DISTILLED, FORM, TRAINED, Comparison, Interval
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
@@ -214,16 +214,21 @@ def _axes_of(m) -> dict:
     return m["provenance"]["settings"].get("axes", {})
 
 
-def _inputs(m) -> int:
-    "How many training inputs a combination has."
-    return next(d["n"] for d in m["data"] if d["split"] == "train")
+def size_axis(axes) -> str | None:
+    "The axis over which there are learning curves; None where there is none."
+    return next((key for key in SIZES if key in axes), None)
+
+
+def size_of(m) -> int:
+    "How many rows a combination trains on where it has a budget of them; else how many training inputs it has."
+    return _axes_of(m).get("curate.budget") or next(d["n"] for d in m["data"] if d["split"] == "train")
 
 
 def leading(pages: list) -> tuple[list, dict]:  # (pages, {axis: value})
     "The pages that an overview is of, and their values of all axes that have several."
     if not any(map(_axes_of, pages)):
         return pages, {}
-    point = _axes_of(max(pages, key=_inputs))  # the first of the largest
+    point = _axes_of(max(pages, key=size_of))  # the first of the largest
     varied = {k: v for k, v in point.items() if any(_axes_of(m).get(k) != v for m in pages)}
     return [m for m in pages if _axes_of(m) == point], varied
 
@@ -270,7 +275,7 @@ def in_short(pages: list, failed: int = 0) -> list[str]:
     n = sorted({c.score.n for c in grid.values() if c.outcome and c.score.n})
     reverse = [c for c in grid.values() if c.judge is not None]
     where = {k: _where(grid, k) for k in ("asking", "constant", "form", "untestable", "worse")}
-    grown = _growth(pages, counts[0]["arm"]) if counts and "data.train" in point else []
+    grown = _growth(pages, counts[0]["arm"]) if counts and size_axis(point) else []
     lines = [" ".join([sentence("grid", "finding", tally=counts), *grown])]
     lines += [sentence("grid", "leading", point=point, place=place_of(point))] if point else []
     form = any(c.arm == FORM for c in grid.values())
@@ -500,7 +505,8 @@ class Curve:
     data: str
     name: str  # the student; who taught it where several do; its place on other axes
     measure: Metric
-    sizes: tuple  # training inputs, the fewest first
+    unit: str  # of its sizes, see `results.SIZES`
+    sizes: tuple  # the fewest first
     pages: tuple  # for each size those of all seeds
 
     @cached_property
@@ -521,10 +527,11 @@ class Curve:
 def curves(pages: list) -> list[Curve]:
     "A curve for each student of each teacher on each data set, and each point on other axes; of two sizes at least."
     groups, several = {}, len({names_of(m)[1] for m in pages}) > 1
+    size = size_axis(leading(pages)[1]) or "data.train"
     for m in pages:
-        others = {k: v for k, v in _axes_of(m).items() if k != "data.train"}
+        others = {k: v for k, v in _axes_of(m).items() if k != size}
         place = f", {place_of(others)}" if others else ""
-        groups.setdefault((*names_of(m), place), {}).setdefault(_inputs(m), []).append(m)
+        groups.setdefault((*names_of(m), place), {}).setdefault(size_of(m), []).append(m)
     found = []
     for (data, teacher, student, place), own in groups.items():
         if len(own) < 2:
@@ -532,7 +539,7 @@ def curves(pages: list) -> list[Curve]:
         name = student + (f" taught by {teacher}" if several else "") + place
         sizes = tuple(sorted(own))
         measure = METRICS[own[sizes[0]][0]["metric"]["key"]]
-        found.append(Curve(data, name, measure, sizes, tuple(tuple(own[n]) for n in sizes)))
+        found.append(Curve(data, name, measure, SIZES[size], sizes, tuple(tuple(own[n]) for n in sizes)))
     return found
 
 # %% ../../nbs/80_report/04_grid.ipynb #a5e5a007
@@ -643,7 +650,7 @@ def curve_figure(curve: Curve, dark: bool = False):  # a matplotlib Figure
     top = ends[-1][0] * 1.06
     for (_, name, colour), y in zip(ends, _apart([y for y, *_ in ends], 0.062 * top)):
         ax.text(1.03, y, name, transform=ax.get_yaxis_transform(), color=colour, fontsize=9, va="center")
-    ax.set(xscale="log", ylim=(0, top), xlabel="training inputs", ylabel=f"{m.head}, {m.unit}")
+    ax.set(xscale="log", ylim=(0, top), xlabel=curve.unit, ylabel=f"{m.head}, {m.unit}")
     ax.set_xticks(curve.sizes, [f"{n:,}" for n in curve.sizes])
     ax.minorticks_off()
     ax.grid(axis="y", color=ink(LINES, dark), lw=0.7)
@@ -665,19 +672,21 @@ def curve_parts(found: list[Curve]) -> list[str]:
 # %% ../../nbs/80_report/04_grid.ipynb #a5e5a00d
 def axis_tables(pages: list, key: str) -> list[Table]:
     "What every arm scores at each value of an axis, a table for each data set."
-    point, found = _axes_of(leading(pages)[0][0]), {}
+    own, point = leading(pages)
+    size = size_axis(point)
+    free, found = {key: None} | ({size: None} if size else {}), {}
     for m in pages:
         place = _axes_of(m)
-        if place | {key: None} == point | {key: None}:
-            found.setdefault(names_of(m)[0], {}).setdefault(json.dumps(place[key]), []).append(m)
+        if place | free == _axes_of(own[0]) | free:
+            at = f", {place_of({size: size_of(m)})}" if size not in (None, key) else ""
+            found.setdefault((names_of(m)[0], at), {}).setdefault(json.dumps(place[key]), []).append(m)
     tables = []
-    for data, at in found.items():
+    for (data, where), at in found.items():
         m, columns = METRICS[next(iter(at.values()))[0]["metric"]["key"]], {}
         for value, own in at.items():
             head = Column(value, place_of({key: json.loads(value)}), m.unit, "interval", m.digits, m.scale)
             columns[head] = [c for c in cells(own).values() if c.score.value is not None]
-        by = "training inputs" if key == "data.train" else key
-        tables.append(Table(f"{data}: {m.name} by {by}", *_scores(columns)))
+        tables.append(Table(f"{data}: {m.name} by {SIZES.get(key, key)}{where}", *_scores(columns)))
     return tables
 
 # %% ../../nbs/80_report/04_grid.ipynb #e5874989
@@ -697,11 +706,11 @@ def sections(pages: list) -> list[tuple]:  # (heading, HTML)
     measures = dict.fromkeys(c.measure.key for c in grid.values())
     over = [p for k in measures if len((p := means(grid, k))[0]) > 1 and (len(p[1]) > 1 or len(measures) == 1)]
     parts = {
-        "Learning curves": curve_parts(curves(pages)) if "data.train" in point else [],
+        "Learning curves": curve_parts(curves(pages)) if size_axis(point) else [],
         "Scores": [dots],
-        "Settings": [t.html() for key, tables in varied.items() if key != "data.train" for t in tables],
+        "Settings": [t.html() for key, tables in varied.items() if key not in SIZES for t in tables],
         "Gap recovered": [gaps] if gaps else [],
         "Score against cost": [x for p in over for x in _costs(*p)],
-        "All scores": [t.html() for t in (score_table(grid), *varied.get("data.train", ()))],
+        "All scores": [t.html() for t in (score_table(grid), *varied.get(size_axis(point), ()))],
     }
     return [(k, html_of("section", parts=part, fold=k == "All scores")) for k, part in parts.items() if part]
