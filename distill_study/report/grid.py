@@ -163,15 +163,11 @@ def _size(m, model) -> float | None:
     return (m.get("sizes") or {}).get(model) or trained.get("parameters")
 
 
-def _work(m, arm) -> float | None:
-    "Millions of tokens × parameters for an answer, where both are known."
-    return work(m["serving"].get(arm) or {}, _size(m, "teacher" if ARMS[arm].model == "teacher" else "student"))
-
-
 def _cell(key, pages, *, teachers, several):
     "One cell of the numbers of its seeds; `teachers` are all that have such an arm, `several`: of the recipe."
     arm, measure = key[3], METRICS[pages[0]["metric"]["key"]]
     trained, last = ARMS[arm].model == "trained", pages[-1]["arms"][arm]
+    model = "teacher" if ARMS[arm].model == "teacher" else "student"
     scores = [_interval(m["arms"][arm].get("accuracy" if measure.graded else "score")) for m in pages]
     ends = dict(low=0, high=1) if measure.scale == 100 else {}
     items = by_item(pages, arm) if len(pages) > 1 and last.get("n") else None
@@ -185,7 +181,7 @@ def _cell(key, pages, *, teachers, several):
         judge=_mean(reversed_by_judge(m, arm) for m in pages) if trained else None,
         seeds=len(pages) if trained else 1,
         tokens=_mean(m["arms"][arm].get("tokens") for m in pages),
-        work=_mean(_work(m, arm) for m in pages),
+        work=_mean(work(m["serving"].get(arm) or {}, _size(m, model)) for m in pages),
         money=_mean(per_answer(u, 1000) for m in pages if (u := m["serving"].get(arm) or {}).get("n")),
         missing="" if last.get("n") else last.get("missing", "no items"),
         several=several,
