@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['MOST', 'Count', 'Whole', 'Seed', 'Share', 'Positive', 'Amount', 'Strategy', 'GIVE_LOGPROBS', 'Dtype', 'UNSET', 'OWN',
-           'HALF', 'LICENSE', 'License', 'VISIBLE', 'ARMS', 'DEFAULT_ARMS', 'ArmName', 'ArmNames', 'read_table',
-           'wording', 'StudyError', 'ConfigError', 'nearest', 'Settings', 'Sampling', 'Endpoint', 'Price', 'Vllm',
-           'Asked', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm', 'arms_under', 'Judge', 'Criterion',
-           'Pitfalls', 'Shared', 'Combination', 'stem', 'slug', 'unavailable', 'strategies_of', 'fingerprint']
+           'HALF', 'LICENSE', 'License', 'VISIBLE', 'FIRST', 'RANDOM', 'ARMS', 'DEFAULT_ARMS', 'ArmName', 'ArmNames',
+           'read_table', 'wording', 'StudyError', 'ConfigError', 'nearest', 'Settings', 'Sampling', 'Endpoint', 'Price',
+           'Vllm', 'Asked', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm', 'arms_under', 'Judge', 'Criterion',
+           'Pitfalls', 'Shared', 'place_on', 'Combination', 'stem', 'slug', 'unavailable', 'strategies_of',
+           'fingerprint']
 
 # %% ../nbs/00_config.ipynb #84a9eb5e
 import difflib
@@ -305,9 +306,17 @@ class Teacher(Asked):
     "Who labels the training inputs."
 
     strategies: tuple[Strategy, ...] = ("vanilla", "cot", "cod")  # those of them that the family has
+    # how it answers test inputs; None: greedily, as students do, whatever `sampling` labels are drawn with
+    testing: Sampling | None = Field(None, exclude_if=lambda v: v is None)
     structured: bool = False  # ask for JSON; a server or vLLM enforces its form, a tolerant reader takes it from any
     license: License | None = None  # of its answers, by the hub's name, e.g. 'llama3.1'; for the card of the rows
     terms: str | None = None  # what its provider asks of whoever uses its answers, in a sentence
+
+    @property
+    def on_test(self) -> "Teacher":
+        "The teacher as it is asked test inputs."
+        greedy = self.sampling.model_copy(update=dict(n=1, temperature=0.0, top_p=1.0))
+        return self.model_copy(update=dict(sampling=self.testing or greedy))
 
     def conflict(self):
         if self.structured and self.engine.startswith("recorded:"):
@@ -397,7 +406,7 @@ class Data(Settings):
     splits: dict[Literal["train", "test"], str] = {}
 
 # %% ../nbs/00_config.ipynb #6fd9cd0e
-VISIBLE = "visible, else hidden"
+VISIBLE, FIRST, RANDOM = "visible, else hidden", "first", "random"
 
 
 class Curate(Settings):
@@ -405,6 +414,13 @@ class Curate(Settings):
 
     turns: Literal["all", "last"] = "all"  # which of the assistant's turns of a conversation the loss falls on
     verify: bool = False  # keep only answers that agree with gold: of several samples the first right one
+    keep: Count = Field(1, exclude_if=lambda v: v == 1)  # most samples of an input that become rows, where they differ
+    prefer: Literal[FIRST, "shortest"] = Field(FIRST, exclude_if=lambda v: v == FIRST)  # which sample comes first
+    budget: Count | None = Field(None, exclude_if=lambda v: v is None)  # rows that an arm may have; None: all there are
+    # the inputs it is spent on: drawn; 'llkd' where the teacher is sure and the student isn't; 'diverse' of every kind
+    select: Literal[RANDOM, "llkd", "diverse"] = Field(RANDOM, exclude_if=lambda v: v == RANDOM)
+    # the model by which 'diverse' tells kinds of inputs apart; None: the untouched student
+    embedding: str | None = Field(None, exclude_if=lambda v: v is None)
     agreement: Share = 0.0  # share of the samples (teacher.sampling.n) that must agree; 0 asks for none
     near: float | None = Field(0.7, gt=0, le=1)  # similarity from which on an input repeats another; None: equal ones
     shingle: Count = 3  # words in a row that are compared for it
@@ -417,6 +433,17 @@ class Curate(Settings):
     reasoning: Literal[VISIBLE, "hidden", "visible"] = Field(VISIBLE, exclude_if=lambda v: v == VISIBLE)
     # regular expressions of what this data's answers are stated with, e.g. 'I pick'
     stated: tuple[str, ...] = Field((), exclude_if=lambda v: not v)
+
+    @property
+    def asks_student(self) -> bool:
+        "Whether the untouched student answers the training inputs, too."
+        return self.hard_items or self.select != RANDOM
+
+    def conflict(self):
+        if self.select != RANDOM and self.budget is None:
+            return f"select: {self.select} chooses rows for a budget; set one, e.g. budget: 400"
+        if self.embedding and self.select != "diverse":
+            return f"embedding: {self.embedding} is of no use without select: diverse"
 
     @field_validator("stated")
     @classmethod
@@ -544,6 +571,15 @@ class Shared(Settings):
     primary: ArmName | None = Field(None, exclude_if=lambda v: v is None)
 
 
+def place_on(axes: dict) -> str:
+    "Values of settings in words, 'train 400, r 16'; a value that is a mapping names its own settings."
+    parts = []
+    for key, value in axes.items():
+        settings = value if isinstance(value, dict) else {key.rpartition(".")[2]: value}
+        parts += [f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in settings.items()]
+    return ", ".join(parts)
+
+
 class Combination(Shared):
     "Teacher × student × data set × seed: everything one report needs, nothing left open."
 
@@ -557,8 +593,7 @@ class Combination(Shared):
     @property
     def point(self) -> str:
         "Its place on the axes of its recipe, e.g. 'train 400, r 16'."
-        values = (v if isinstance(v, str) else json.dumps(v) for v in self.axes.values())
-        return ", ".join(f"{key.rpartition('.')[2]} {v}" for key, v in zip(self.axes, values))
+        return place_on(self.axes)
 
     @property
     def name(self) -> str:

@@ -17,7 +17,8 @@ from distill_study.config import (
     arms_under,
     fingerprint,
 )
-from distill_study.study.plan import combination_from, load_recipe, parse_recipe
+from distill_study.study.plan import combination_from, load_recipe, parse_recipe, stages_of
+from distill_study.study.run import answering
 
 RAW = dict(
     name="demo", teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], data=["tiny-math", "tiny-qa"]
@@ -170,3 +171,14 @@ def test_fingerprints_that_stores_have():
     c = combination_from("openai:m", "zoo/student-s", data="tiny-math", options={"endpoint.base_url": "http://h/v1"})
     assert fingerprint(c) == fingerprint(c.model_dump(mode="json")) == "b6201a2e238ac38f"
     assert fingerprint("\ud800")  # half a character, as broken files have it
+
+
+def test_a_teacher_answers_test_inputs_greedily_whatever_its_labels_are_drawn_with():
+    drawn = dict(n=5, temperature=0.7, top_p=0.9, max_tokens=64)
+    t = Teacher(engine="openai:t", sampling=drawn)
+    assert t.on_test.sampling == Sampling(max_tokens=64) and t.sampling == Sampling(**drawn)
+    assert Teacher(engine="openai:t", sampling=drawn, testing=dict(temperature=0.6)).on_test.sampling.temperature == 0.6
+    c = parse_recipe(RAW, {"sampling.n": "3", "sampling.temperature": "0.7"}).combinations()[0]
+    times = {(w.kind, w.times) for s in stages_of(c) if s.kind == "label" for w in s.work}
+    assert times == {("label", 3), ("answer", 1)}
+    assert answering(ARMS["teacher/vanilla"], c, fits={}).sampling == Sampling()

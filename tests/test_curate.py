@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 
+import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -12,7 +13,17 @@ from distill_study.models.engine import Failure
 from distill_study.study.plan import parse_recipe
 from distill_study.study.run import hardness
 from distill_study.tasks.families import EXPLAIN, SYSTEM, TASKS, Parsed
-from distill_study.teach.curate import REASONS, Overlaps, curate, overlaps
+from distill_study.teach.curate import (
+    REASONS,
+    Overlaps,
+    choose,
+    curate,
+    diverse_order,
+    enough,
+    llkd_order,
+    overlaps,
+    random_order,
+)
 from distill_study.teach.sampling import Answer, Answers, elect
 
 TRAINED = [a for a, arm in ARMS.items() if arm.model == "trained" and (arm.labels or "") in ("vanilla", "cot", "gold")]
@@ -392,3 +403,102 @@ def test_settings_that_can_t_work_are_refused_by_name():
     with pytest.raises(ConfigError, match="curate.nearr.*Did you mean 'near'"):
         parse_recipe(raw | dict(curate=dict(nearr=0.5)))
     assert parse_recipe(raw, {"curate.near": "null", "curate.ngram": "8"}).curate.ngram == 8
+
+
+SAMPLES = ["It is a barn, and red.\nAnswer: A", "A red barn.\nAnswer: A", "a red barn!\nAnswer: A", "Blue.\nAnswer: B"]
+
+
+def rationales(samples=SAMPLES, **settings):
+    "What one input, sampled several times, teaches an arm that learns reasoning."
+    e = example(0, "Where is the cat?")
+    got = curate(
+        ARMS["distilled/cot-rationale"],
+        [e],
+        answers=Answers("cot", [voted(e, samples)], 0, 1),
+        test=[],
+        settings=Curate(**settings),
+    )
+    return [r["messages"][-1]["content"].splitlines()[0] for r in got.rows]
+
+
+def test_several_samples_of_an_input_become_rows_where_they_differ_and_give_its_answer():
+    assert rationales() == rationales(keep=1) == ["It is a barn, and red."]
+    assert rationales(keep=4) == ["It is a barn, and red.", "A red barn."], "the third one says the same"
+    assert rationales(keep=4, verify=True) == ["It is a barn, and red.", "A red barn."]
+    wrong_first = ["Blue.\nAnswer: B", "Attic.\nAnswer: B", *SAMPLES[:1]]
+    assert rationales(wrong_first, keep=4) == ["Blue.", "Attic."]
+    assert rationales(wrong_first, keep=4, verify=True) == ["It is a barn, and red."]
+
+
+def test_the_shortest_reasoning_comes_first_where_it_is_preferred():
+    assert rationales(prefer="shortest") == ["A red barn."]
+    assert rationales(prefer="shortest", keep=2) == ["A red barn.", "It is a barn, and red."]
+    longer = ["It is where I say.\nAnswer: A", "Blue.\nAnswer: B", "It is where I say, really.\nAnswer: A"]
+    assert rationales(longer, prefer="shortest") == ["It is where I say."], "a shorter one of another answer is none"
+
+
+def many(n=40):
+    "Rows of `n` inputs, all of them kept."
+    examples = [example(i, f"Which number is {i}?") for i in range(n)]
+    answers = Answers("cot", [answer(e, "It is so.\nAnswer: A") for e in examples], 0, n)
+    settings = Curate(near=None, ngram=None)
+    return curate(ARMS["distilled/cot-rationale"], examples, answers=answers, test=[], settings=settings)
+
+
+@pytest.mark.parametrize("budget", [1, 7, 39])
+def test_a_budget_is_filled_exactly_in_the_order_of_the_choice_and_every_input_is_accounted_for(budget):
+    done = many()
+    order = random_order(done.kept, seed=3)
+    few = choose(done, order, budget=budget)
+    assert few.kept == sorted([*order][:budget], key=done.kept.index)
+    assert few.attrition == dict(inputs=40, rows=budget, dropped={"over budget": 40 - budget})
+    assert few.chosen.keys() == {*few.kept} and not few.chosen.keys() & {d.id for d in few.drops}
+    assert [*random_order(done.kept, seed=3)] == [*order] != [*random_order(done.kept, seed=4)]
+
+
+def test_too_few_rows_for_a_budget_are_said_to_be_missing():
+    short = enough(many(), 5, budget=100).short
+    assert "60 fewer than curate.budget = 100" in short and not enough(many(), 5, budget=40).short
+    assert "min_rows = 50" in enough(many(), 50, budget=100).short
+
+
+def test_what_the_teacher_is_sure_and_the_student_unsure_of_comes_first():
+    sure, unsure = dict(a=1.0, b=1.0, c=0.25, d=1.0), dict(a=0.0, b=0.5, c=1.0, d=1.0)
+    order = llkd_order([*"abcd"], sure=sure, unsure=unsure, seed=0)
+    assert [*order] == ["d", "b", "c", "a"] and order["c"].startswith("0.250")
+
+
+def test_every_cluster_has_its_turn_before_any_has_its_second():
+    ids, rng = [f"e{i}" for i in range(90)], np.random.default_rng(0)
+    centre = np.repeat(10 * np.eye(3), [70, 15, 5], axis=0)
+    wrong, unsure = {i: k % 5 == 0 for k, i in enumerate(ids)}, {i: k % 2 / 2 for k, i in enumerate(ids)}
+    vectors = centre + rng.normal(size=(90, 3))
+    found = [*diverse_order(ids, vectors, wrong=wrong, unsure=unsure, clusters=3, seed=1)]
+    kind = {i: int(np.argmax(c)) for i, c in zip(ids, centre)}
+    assert [sorted(kind[i] for i in found[k : k + 3]) for k in (0, 3, 12)] == [[0, 1, 2]] * 3
+    assert all(wrong[i] and unsure[i] for i in found[:2]), "of every cluster first what the student gets wrong, unsure"
+
+
+RAW = dict(
+    name="budget",
+    teachers=["transformers:zoo/teacher"],
+    students=["zoo/student-s"],
+    data=[dict(name="tiny-math", train=40, test=6)],
+)
+
+
+@pytest.mark.parametrize(
+    "curate, why",
+    [
+        (dict(select="llkd", budget=20), "sampling.logprobs"),
+        (dict(select="diverse"), "budget"),
+        (dict(budget=100), "60 too few"),
+        (dict(budget=20, embedding="zoo/student-m"), "select: diverse"),
+        (dict(budget=0), "budget"),
+        (dict(keep=0), "keep"),
+        (dict(select="best"), "select"),
+    ],
+)
+def test_a_choice_that_cannot_be_made_is_refused_before_any_work(curate, why):
+    with pytest.raises(ConfigError, match=re.escape(why)):
+        parse_recipe(RAW | dict(curate=curate))

@@ -11,8 +11,16 @@ from hypothesis import given, settings as hypothesis_settings, strategies as st
 from transformers import LlamaConfig
 
 from distill_study.cli import main
-from distill_study.config import StudyError, Train
-from distill_study.study.resources import Devices, count_parameters, parse_gpus, recommend, training_memory
+from distill_study.config import Student, StudyError, Train
+from distill_study.study.resources import (
+    Devices,
+    count_parameters,
+    parameters,
+    parse_gpus,
+    recommend,
+    student_bytes,
+    training_memory,
+)
 
 CHAT = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
@@ -248,3 +256,13 @@ def test_a_model_that_is_no_language_model(tmp_path):
         training_memory(str(tmp_path), Train(), length=64, devices=ONE)
     with pytest.raises(StudyError, match="train.target_modules = 'nothing'"):
         training_memory(CFG, Train(target_modules="nothing"), length=64, devices=ONE)
+
+
+def test_an_adapter_of_a_large_model_takes_no_whole_copy_on_the_disk():
+    model = "meta-llama/Llama-3.1-8B-Instruct"
+    whole, alone = 2 * parameters(model), Student(model=model, train=dict(method="lora", r=16))
+    assert student_bytes(Student(model=model, train=dict(method="full"))) == whole
+    assert student_bytes(alone) == 4 * 41_943_040  # r (in + out) of seven matrices in 32 layers
+    assert student_bytes(alone.model_copy(update=dict(train=Train(merged=True)))) == whole + 4 * 41_943_040
+    small = Student(model="zoo/student-s", train=dict(method="lora"))
+    assert student_bytes(small) > 2 * parameters("zoo/student-s"), "a small one is kept merged, too"

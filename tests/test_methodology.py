@@ -22,7 +22,12 @@ RAW = dict(
 # what is changed, and what else has to be so that it counts
 CHANGES = {
     "teacher": dict(
-        engine="transformers:other/teacher", strategies=["vanilla"], structured=True, reasks=5, max_failures=0.1
+        engine="transformers:other/teacher",
+        strategies=["vanilla"],
+        structured=True,
+        reasks=5,
+        max_failures=0.1,
+        testing=dict(temperature=0.4),
     ),
     "teacher.sampling": dict(temperature=0.3, top_p=0.9, max_tokens=77, stop=["END"], seed=3, n=5),
     "teacher.vllm": dict(dtype="float16", quantization="gptq", max_model_len=4096, lora="some/adapter"),
@@ -77,6 +82,9 @@ CHANGES = {
         contained=0.2,
         given_away=False,
         hard_items=True,
+        keep=3,
+        prefer="shortest",
+        budget=70,
     ),
     "judge": dict(
         engine="vllm:other/judge",
@@ -103,7 +111,7 @@ LEFT = {
     "teacher": {"sampling", "batch_size", "endpoint", "vllm", "price", "license", "terms", "engine", "dtype"},
     "student.train": {"save_steps", "merged", "report_to", "processes", "max_truncated", "eval_steps", "patience"},
     "data": {"task", "license", "terms", "language"},
-    "curate": {"turns"},
+    "curate": {"turns", "select", "embedding"},
     "judge": {"sampling", "batch_size", "endpoint", "vllm", "price", "max_failures", "engine", "dtype"},
     "judge.sampling": {"top_p", "stop", "seed", "logprobs"},
     "pitfalls": set(),
@@ -120,7 +128,7 @@ def changed(place, name, value, raw=RAW):
 
 
 def section(raw):
-    return " ".join(methodology(Combination.parse(raw)).parts.values())
+    return " ".join(methodology(Combination.parse(raw)).text.values())
 
 
 @pytest.mark.parametrize(
@@ -154,6 +162,10 @@ def test_settings_that_count_only_beside_others():
     base = section(changed("student", "train", train))
     for more in (dict(max_truncated=0.2), dict(eval_steps=7), dict(patience=3)):
         assert section(changed("student", "train", train | more)) != base
+    ways = [dict(), dict(select="llkd"), dict(select="diverse"), dict(select="diverse", embedding="some/encoder")]
+    assert (
+        len({section(changed("curate", "budget", 70, RAW | dict(curate=way | dict(budget=70)))) for way in ways}) == 4
+    )
     talk = changed("data", "task", "conversation")
     assert section(changed("curate", "turns", "last", talk)) != section(talk) and "the assistant is learned" in section(
         talk
@@ -201,13 +213,13 @@ def test_with_data_and_students_it_tells_what_came_of_the_settings():
     splits = load_data(c.data)
     said = methodology(c, splits, fits={"distilled/vanilla": SimpleNamespace(learning_rate=3e-4)})
     assert (
-        "with 30 training inputs and 12 test items" in said.parts["Data"]
-        and "learning rate 0.0003 (by method" in said.parts["Students"]
+        "with 30 training inputs and 12 test items" in said.text["Data"]
+        and "learning rate 0.0003 (by method" in said.text["Students"]
     )
     assert (
-        "distilled/vanilla" in said.parts["Arms"]
-        and "control/gold" not in said.parts["Arms"]
-        and "sign-flip" not in said.parts["Statistics"]
+        "distilled/vanilla" in said.text["Arms"]
+        and "control/gold" not in said.text["Arms"]
+        and "sign-flip" not in said.text["Statistics"]
     )
     nli = load_data(Data(name="tiny-nli", train=30, test=40))
     alike = [e.source for e in nli.test]

@@ -43,13 +43,13 @@ def scored():
 
 
 def test_a_value_with_line_breaks_stays_in_its_sentence():
-    words = sentences("tables.txt.j2", "cost", items="2\n  or 3", priced=True)
-    assert words[1] == "2 or 3. Tokens of each model's own tokenizer."
+    words = sentences("tables.txt.j2", "changes", student="student\n  of two lines", family=2, seen={})
+    assert words[0] == "student of two lines: distilled minus untouched"
 
 
 def test_a_part_of_a_page_is_inert():
-    assert html_part("listed", SimpleNamespace(lines=["<b>", "p = 0.01"])).endswith(
-        "<li>&lt;b&gt;</li><li>p\u00a0=\u00a00.01</li></ul>"
+    assert html_part("listed", SimpleNamespace(text=["<b>", "p = 0.01"])).endswith(
+        '<p class="lede">&lt;b&gt;</p><ul><li>p\u00a0=\u00a00.01</li></ul></div>'
     )
     assert [joined([]), joined("a"), joined("abc")] == ["", "a", "a, b and c"]
 

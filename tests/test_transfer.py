@@ -10,7 +10,7 @@ from made_up import made_up_transfer
 
 from distill_study import cli
 from distill_study.analyse.findings import conclusions
-from distill_study.analyse.results import transfer_results
+from distill_study.analyse.results import place_of, transfer_results
 from distill_study.analyse.stats import wilson
 from distill_study.config import ARMS, ConfigError, Data, StudyError
 from distill_study.data.load import load_data
@@ -110,6 +110,12 @@ def by_hand(a, b):
     return (sum(b) - sum(a)) / len(a), binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
 
 
+def changes(results):
+    "Student → its cells of the map of changes."
+    table = change_map(results, "zoo/student-s")
+    return {row["who"]: [row[c.key] for c in table.columns[1:]] for row in table.rows}
+
+
 rights = st.lists(st.booleans(), min_size=12, max_size=12)
 
 
@@ -150,7 +156,7 @@ def test_the_matrix_is_what_one_gets_by_hand(qa, math, qa_qa, qa_math, math_qa, 
         assert c.verdict == (
             "can't tell" if c.change.p_holm > 0.05 else "transfer" if c.change.difference.value > 0 else "forgetting"
         )
-    first, two = conclusions(cells, [], left={}).lines[0], at.values()
+    first, two = conclusions(cells, [], left={}).text[0], at.values()
     worse, better = (sum(c.verdict == k for c in two) for k in ("forgetting", "transfer"))
     assert f"worse than untouched in {worse} of " in first
     assert f"significantly better in {better or 'none'} (transfer)" in first
@@ -187,7 +193,7 @@ def test_scores_that_are_not_right_or_wrong():
         and far.verdict == "can't tell"
         and far.difference.startswith("−16.7")
     )
-    assert change_map(cells, "zoo/student-s").heads[1][1].endswith("ROUGE-Lsum, F1 × 100")
+    assert change_map(cells, "zoo/student-s").columns[2].unit.endswith("ROUGE-Lsum, F1 × 100")
 
 
 def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
@@ -200,13 +206,13 @@ def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
     }
     found, said, splits = made_up_transfer(right, 9)
     cells = transfer_results(found, said, splits=splits, resamples=100)
-    rows = dict(change_map(cells, "zoo/student-s").rows)
-    assert rows["tiny-math, vanilla"] == ["–", "own data"]
-    assert rows["tiny-qa, vanilla"][0] == "own data" and rows["tiny-qa, vanilla"][1][2:] == (-1, "lower")
+    rows = changes(cells)
+    assert rows["tiny-math, plain answers"] == ["–", "own data"]
+    assert rows["tiny-qa, plain answers"][0] == "own data" and rows["tiny-qa, plain answers"][1][2:] == (-1, "lower")
     evil = [replace(c, trained_on="<script>alert(1)</script>") for c in cells]
     for table in (change_map(evil, "zoo/student-s"), conclusions(evil, [], left={"<img src=x>": "<b>"})):
         assert "<script" not in table.html() and "<img" not in table.html()
-    assert conclusions([], [], left={}).lines[0].endswith("run the recipe first.")
+    assert conclusions([], [], left={}).text[0].endswith("run the recipe first.")
 
 
 def test_unreadable_answers_and_little_to_forget_are_told():
@@ -214,7 +220,7 @@ def test_unreadable_answers_and_little_to_forget_are_told():
     found, said, splits = made_up_transfer(right | {(QA, "tiny-math"): [False] * 9}, 9)
     results = transfer_results(found, said, splits=splits, resamples=100)
     lost = next(r for r in results if not r.own)
-    told = conclusions([replace(lost, base=wilson(1, 20))], [], left={}).lines
+    told = conclusions([replace(lost, base=wilson(1, 20))], [], left={}).text
     assert "unreadable in 1 of 1 pair: the student" in told[2]
     assert told[-1].startswith("Untouched, zoo/student-s is right on only 5.0")
 
@@ -237,9 +243,23 @@ def test_several_seeds_are_told_apart():
         )
         for c in cells
     ]
-    rows = dict(change_map(both, "zoo/student-s").rows)
-    assert list(rows) == ["tiny-qa, vanilla, seed 0", "tiny-qa, vanilla, seed 1"]
+    rows = changes(both)
+    assert list(rows) == ["tiny-qa, plain answers, seed 0", "tiny-qa, plain answers, seed 1"]
     assert [cells[1][3] for cells in rows.values()] == ["lower", ""]
+
+
+def test_points_on_an_axis_are_told_apart_in_words():
+    right = {(who, on): [who == BASE] * 9 for who in (BASE, QA) for on in ("tiny-qa", "tiny-math")}
+    found, said, splits = made_up_transfer(right, 9)
+    cells = transfer_results(found, said, splits=splits, resamples=100)
+    few, many = (
+        [replace(c, place=place_of(axes)) for c in cells] for axes in ({"data.train": 200}, {"data.train": 3200})
+    )
+    rows = changes(few + many)
+    assert list(rows) == [f"tiny-qa, plain answers, {n} training inputs" for n in ("200", "3,200")]
+    told = conclusions(few + many, [], left={}).text[1]
+    assert "trained on plain answers of tiny-qa (200 training inputs), on tiny-math" in told
+    assert place_of({"data.train": None, "train.r": 16}) == "all training inputs, r = 16"
 
 
 # --- a run

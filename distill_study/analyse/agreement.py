@@ -20,11 +20,11 @@ from statistics import multimode
 
 import numpy as np
 
-from .results import Column, Displayable, Interval, Table
+from .results import Column, Displayable, Interval, Table, table_of
 from .stats import holm, mean_interval, paired_difference, pairs_of, percentiles, resampled, wilson
 from ..config import ARMS
 from ..grading.judge import Judged, render
-from ..grading.truth import METRICS, texts
+from ..grading.truth import METRICS, Metric, texts
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #3fb39144
 def valid_grades(frame):
@@ -209,26 +209,6 @@ def ppi_estimate(y, f, *, rest, kind: str = "grade", w=None, w_rest=None) -> PPI
     tuned = Interval(value, min(wide.low, value), max(wide.high, value), n)
     return PPIEstimate(human, judge, tuned, lam, n, len(rest))
 
-# %% ../../nbs/70_analyse/02_agreement.ipynb #c802b71a
-def _one_line(text, **values):
-    "A text of the template file with its values, on one line."
-    return " ".join(render(text, **values).split())
-
-
-def _table(name, rows, *, without=(), more=(), level=None, **values) -> Table:
-    """The table of this name in the template file, which takes `values`, but for columns `without` which it can do.
-
-    `more` columns come where the file leaves a place to the code; `level` are further fields of columns of intervals.
-    """
-    text, columns = texts("graders")[name], []
-    for key, fields in text["columns"].items():
-        if fields is None:
-            columns += more
-        elif key not in without:
-            columns.append(Column(key, **fields | ((level or {}) if fields.get("kind") == "interval" else {})))
-    caption, sub, note = (_one_line(text.get(part, ""), **values) for part in ("caption", "sub", "note"))
-    return Table(caption, tuple(columns), tuple(rows), sub, note)
-
 # %% ../../nbs/70_analyse/02_agreement.ipynb #561170fd
 def truth_grades(graded):
     "Right or wrong by ground truth as grades of criterion `correct`; None where the family isn't right or wrong."
@@ -249,7 +229,7 @@ def _common_grades(graders, scales):
 # %% ../../nbs/70_analyse/02_agreement.ipynb #bafe22b5
 def alpha_table(people, scales: dict, **bootstrap) -> Table:
     "How far people agree with each other; `scales`: criterion → its grades in order."
-    rows, unreliable = [], False
+    rows = []
     for name, grades in scales.items():
         own = people[people["criterion"] == name]
         wide = own.pivot_table(index=["arm", "id"], columns="rater", values="grade", observed=True)
@@ -259,9 +239,8 @@ def alpha_table(people, scales: dict, **bootstrap) -> Table:
         if alpha.value is None:
             rows.append(row | dict(missing=alpha.reason))
             continue
-        unreliable = unreliable or alpha.value < 0.667
         rows.append(row | dict(raters=wide.shape[1], n=alpha.n, alpha=alpha, level=level))
-    return _table("alpha", rows, unreliable=unreliable)
+    return table_of("alpha", rows, unreliable=any(row["alpha"].value < 0.667 for row in rows if "alpha" in row))
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #e2774ec6
 def kappa_table(graders: dict, scales: dict, **bootstrap) -> Table:
@@ -277,8 +256,7 @@ def kappa_table(graders: dict, scales: dict, **bootstrap) -> Table:
         weighted = cohen_kappa(x, y, weighted=True, **how) if len(scales[name]) > 2 else ""
         same = float((x == y).mean())
         rows.append(row | dict(n=kappa.n, same=same, kappa=kappa, weighted=weighted, why=kappa.reason))
-    without = [key for key in ("weighted", "why") if not any(row.get(key) for row in rows)]
-    return _table("kappa", rows, without=without, found=rows)
+    return table_of("kappa", rows)
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #35e49e39
 def judge_accuracy_table(judged, truth) -> Table:
@@ -297,7 +275,7 @@ def judge_accuracy_table(judged, truth) -> Table:
     rows = [row(arm, both[arms == arm]) for arm in ARMS if (arms == arm).any()]
     if rows:
         rows.append(row("all", both))
-    return _table("judge_accuracy", rows, found=rows)
+    return table_of("judge_accuracy", rows)
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #1bdb4dc4
 def _strata_weights(kinds, everything):
@@ -354,15 +332,18 @@ def _ppi_row(key, e):
     return row | dict(n=e.n, more=e.rest, human=e.human, judge=e.judge, tuned=e.tuned, lam=e.lam)
 
 
+_MEAN_GRADE = Metric("grade", "mean grade", "Grade", unit="mean grade", scale=1, digits=2)
+
+
 def ppi_tables(found: dict, scales: dict) -> list[Table]:
     "What people would say of every arm and comparison, of `ppi_by_arm`; shares apart from grades on a scale."
     tables = []
     for shares, pairs in product((True, False), (False, True)):
-        level = dict(unit="%", digits=1, scale=100) if shares else dict(unit="mean grade", digits=2, scale=1)
+        level = METRICS["correct"] if shares else _MEAN_GRADE
         keys = [k for k in found if (len(scales[k[0]]) == 2) == shares and (len(k) == 3) == pairs]
         rows, without = [_ppi_row(k, found[k]) for k in keys], () if pairs else ("against",)
         if rows:
-            tables.append(_table("ppi", rows, without=without, level=level, pairs=pairs))
+            tables.append(table_of("ppi", rows, without=without, metric=level, pairs=pairs))
     return tables
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #426ae63c
@@ -643,6 +624,11 @@ def _is_weak(name, interval, *, chance, key):
     return matters and interval.low <= chance
 
 
+def _one_line(text, **values):
+    "A text of the template file with its values, on one line."
+    return " ".join(render(text, **values).split())
+
+
 def _measure(name, interval, *, key):
     text = texts("graders")["known"][name]
     truth, chance = "the ground truth" if key == "correct" else METRICS[key].name, text.get("chance")
@@ -729,14 +715,13 @@ def judge_grade_table(assessed: JudgeAssessment) -> Table:
         return dict(arm=arm, missing=missing) | {f"grade:{r['criterion']}": r["grade"] for r in own}
 
     values = dict(n=len(judged.items), missing=_missing_reasons(judged.pointwise, "grade"))
-    return _table("grades", [row(*x) for x in arms.items()], more=columns.values(), **values)
+    return table_of("grades", [row(*x) for x in arms.items()], more=columns.values(), **values)
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #7ef73a22
 def win_rate_table(assessed: JudgeAssessment) -> Table:
     "Every pair of arms, compared by the judge."
-    wins, j = assessed.wins, assessed.judged
-    values = dict(n=len(j.items), missing=_missing_reasons(j.pairwise, "winner"))
-    return _table("wins", [r | dict(arm=r["b"], against=r["a"]) for r in wins], wins=wins, **values)
+    rows, j = [r | dict(arm=r["b"], against=r["a"]) for r in assessed.wins], assessed.judged
+    return table_of("wins", rows, n=len(j.items), missing=_missing_reasons(j.pairwise, "winner"))
 
 
 def judge_measure_table(assessed: JudgeAssessment) -> Table:
@@ -749,7 +734,7 @@ def judge_measure_table(assessed: JudgeAssessment) -> Table:
         chance = "" if m.chance is None else 100 * m.chance
         return dict(name=name, value=m.value, n=m.value.n, chance=chance, note=m.weak)
 
-    return _table("measures", map(row, assessed.measures))
+    return table_of("measures", map(row, assessed.measures))
 
 
 def judge_tables(assessed: JudgeAssessment | None) -> list[Table]:
@@ -805,7 +790,7 @@ class HumanScores(Displayable):
         table, line = "", _one_line(texts("graders")["raters"], h=self)
         if self.rows:
             more = [_criterion_column(c) for c in self.criteria]
-            table = _table("human", self.rows, more=more, criteria=self.criteria, left_out=self.left_out).html()
+            table = table_of("human", self.rows, more=more, criteria=self.criteria, left_out=self.left_out).html()
         return table + f'<p class="note">{line}</p>'
 
 

@@ -6,8 +6,8 @@
 __all__ = ['BLIND', 'NAMES', 'LARGEST', 'MARGIN', 'QUESTIONS', 'DENSE', 'WAYS', 'Reworded', 'reworded', 'blinded', 'chance',
            'Pitfall', 'Lines', 'swapped', 'extraction', 'rule_table', 'overlapped', 'overlap', 'noise', 'validation',
            'multiple', 'power', 'length', 'wording', 'decoding', 'easy', 'pitfalls', 'by_first_number',
-           'difficulty_table', 'Finding', 'Findings', 'plain_words', 'outcome', 'findings', 'Headline', 'sources_count',
-           'headline', 'Methodology', 'methodology', 'Sentences', 'conclusions']
+           'difficulty_table', 'Finding', 'Prose', 'Findings', 'plain_words', 'outcome', 'findings', 'Headline',
+           'headline', 'methodology', 'conclusions']
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #5b6bef15
 import math
@@ -18,6 +18,7 @@ from itertools import combinations
 
 import numpy as np
 
+from . import stats
 from distill_study.analyse.results import (
     Column,
     Displayable,
@@ -29,23 +30,11 @@ from distill_study.analyse.results import (
     per_answer,
     quotient,
     sentences,
-    sources_of,
+    table_of,
     to_plain,
+    work,
 )
-from distill_study.analyse.stats import (
-    BASE,
-    BASE_NAMES,
-    CONSTANT,
-    FORM,
-    TRAINED,
-    Interval,
-    find_test,
-    holm,
-    interval_difference,
-    paired_p,
-    primary_of,
-    shared,
-)
+from .stats import BASE, BASE_NAMES, CONSTANT, FORM, TRAINED, Interval
 from ..config import ARMS, Combination, read_table, strategies_of, unavailable
 from ..data.load import Example, has_truth, resolved, task_of
 from ..grading.truth import FAMILY, METRICS, main_metric
@@ -154,9 +143,7 @@ class Lines(Displayable):
 
     def html(self) -> str:
         "A table with a row for each pitfall: its name, its number and what that says."
-        heads = dict(name="Pitfall", number="Number", sentence="What it says")
-        columns = tuple(Column(key, head, kind="text") for key, head in heads.items())
-        table = Table("Pitfalls, measured", columns, tuple(map(vars, self.entries)), "With 95 % intervals.").html()
+        table = table_of("pitfalls", map(vars, self.entries)).html()
         return table + (self.rules.html() if self.rules else "")
 
     def to_dict(self):
@@ -177,7 +164,7 @@ def _changes(a: dict, b: dict) -> dict:
 # %% ../../nbs/70_analyse/04_findings.ipynb #ca758cf1
 def extraction(results) -> Pitfall:
     "Strict against flexible reading."
-    flexible = {a: results.arms[a][results.level].value for a in results.ran}
+    flexible = {a: results.score(a).value for a in results.ran}
     strict = {a: results.arms[a]["strict"].value for a in results.ran}
     loss = {a: x - strict[a] for a, x in flexible.items() if x is not None}
     worst = max(loss, key=loss.get, default=None)
@@ -195,18 +182,13 @@ def extraction(results) -> Pitfall:
     )
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #57a70002
-def _replies(answers):
-    "Every reply behind some answers, the turns of a conversation one by one."
-    return [x for a in answers for x in a.parts or (a,)]
-
-
 def rule_table(answers: dict) -> Table:  # arm, or other answers → `sampling.Answers`
-    """How many answers each rule found, how many go on with an invented question, how many state several that differ.
+    """How many replies each rule read, how many go on with an invented question, how many state several that differ.
 
-    Columns of zeros alone are left out; the rows have them all.
-    """
+    Columns of zeros alone are left out; the rows have them all. Each turn of a conversation is a reply."""
 
-    def row(arm, replies):
+    def row(arm, answers):
+        replies = [x for a in answers for x in a.parts or (a,)]
         n = Counter(a.parsed.rule for a in replies)
         ignored, differs = (sum(bool(getattr(a.parsed, k)) for a in replies) for k in ("ignored", "differs"))
         return dict(arm=arm, n=len(replies), ignored=ignored, differs=differs) | {k or "unread": n[k] for k in RULES}
@@ -214,13 +196,10 @@ def rule_table(answers: dict) -> Table:  # arm, or other answers → `sampling.A
     what = {k or "unread": says for k, says in RULES.items()}
     what |= dict(ignored="at an invented question", differs="several statements, the last is read")
     heads = dict(json="JSON", ignored="Cut", differs="Differ")
-    rows = tuple(row(arm, _replies(x)) for arm, x in answers.items())
+    rows = [row(arm, own) for arm, own in answers.items()]
     found = [k for k in what if any(r[k] for r in rows)]
     columns = [Column(k, heads.get(k, k.capitalize()), what[k], digits=0) for k in found]
-    columns = (Column("arm", "Arm", kind="text"), Column("n", "Answers", digits=0), *columns)
-    return Table(
-        "How answers were found", columns, rows, "Answers to test items, and the teacher's to training inputs."
-    )
+    return table_of("rules", rows, more=columns)
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #1e12481b
 def overlapped(curated: dict) -> set:
@@ -229,19 +208,15 @@ def overlapped(curated: dict) -> set:
     return {d.evidence if d.reason == "repeats a test input" else d.evidence.rpartition(", ")[0] for d in found}
 
 
-def overlap(
-    results,
-    curated: dict,  # arm → `curate.Curated`
-) -> Pitfall:
-    "Test items that some training input overlapped with, against the others."
-    arm, ids, m = results.primary or BASE, overlapped(curated), results.metric
-    rows = results.graded[(results.graded["arm"] == arm) & results.graded[m.key].notna()]
+def overlap(results, curated: dict) -> Pitfall:
+    "Test items that some training input overlapped with, against the others; `curated`: arm → `curate.Curated`."
+    arm, ids = results.primary or BASE, overlapped(curated)
+    rows = results.graded[(results.graded["arm"] == arm) & results.graded[results.metric.key].notna()]
     at = rows["id"].isin(ids)
     if at.sum() < 5 or (~at).sum() < 5:
         return _line("overlap", ids=ids, d=None)
-    groups = rows[~at], rows[at]
-    d = interval_difference(*(level_interval(g[m.key], sources_of(g), metric=m, seed=results.seed) for g in groups))[0]
-    return _line("overlap", results, value=d, ids=ids, d=d, arm=arm, clean=len(groups[0]))
+    d = stats.interval_difference(results.level_on(rows[~at]), results.level_on(rows[at]))[0]
+    return _line("overlap", results, value=d, ids=ids, d=d, arm=arm, clean=int((~at).sum()))
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #2a61526b
 def noise(results) -> Pitfall:
@@ -302,11 +277,10 @@ def _length_model(rows, arms, *, measures):
     return sm.OLS(rows["rating"].to_numpy(), x).fit(cov_type="cluster", cov_kwds=dict(groups=groups))
 
 
-def length(
-    results,
-    judge=None,  # arm, id, criterion, grade: what is rated then is their mean
-) -> Pitfall:
-    "Whether the better-rated text is just longer, or denser: rating by arm, length and density, item by item."
+def length(results, judge=None) -> Pitfall:
+    """Whether the better-rated text is just longer, or denser: rating by arm, length and density, item by item.
+
+    `judge`: arm, id, criterion, grade; what is rated then is their mean."""
     m, g = results.metric, results.graded
     if m.graded or "words" not in g:
         return _line("length", unfit="Does not apply: an answer is right or wrong, whatever its length.")
@@ -334,11 +308,8 @@ def _base(results, arm, *, ids):
     return rows.reindex(ids).astype(float)
 
 
-def wording(
-    results,
-    by: dict,  # (arm, wording from 1) → Series of right and wrong, or of scores, by id
-) -> Pitfall:
-    "Other wordings of the plain prompt."
+def wording(results, by: dict) -> Pitfall:
+    "Other wordings of the plain prompt; `by`: (arm, wording from 1) → Series of right and wrong, or of scores, by id."
     import pandas as pd
 
     values = {}
@@ -363,13 +334,8 @@ def wording(
     )
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #31e0a497
-def decoding(
-    results,
-    by: dict,  # (arm, sample) → Series by id
-    *,
-    temperature: float,
-) -> Pitfall:
-    "Sampled answers against the usual ones."
+def decoding(results, by: dict, *, temperature: float) -> Pitfall:
+    "Sampled answers against the usual ones; `by`: (arm, sample) → Series by id."
     import pandas as pd
 
     draws = {}
@@ -380,7 +346,7 @@ def decoding(
     usual = {a: _base(results, a, ids=xs[0].index) for a, xs in draws.items()}
     both = {a: pd.concat([usual[a], sum(xs) / len(xs)], axis=1, keys=[*"ab"]).dropna() for a, xs in draws.items()}
     change = {a: float((x["b"] - x["a"]).mean()) if len(x) else 0.0 for a, x in both.items()}
-    p = holm([paired_p(x["a"], x["b"], sources=results.sources(x.index)) for x in both.values()])
+    p = stats.holm([stats.paired_p(x["a"], x["b"], sources=results.sources(x.index)) for x in both.values()])
     arm = max(change, key=lambda a: abs(change[a]))
     sd = [float(np.std([x.mean() for x in xs], ddof=1)) for xs in draws.values() if len(xs) > 1]
     drawn = {a: float(np.mean([x.mean() for x in xs])) for a, xs in draws.items()}
@@ -399,13 +365,10 @@ def decoding(
     )
 
 
-def easy(
-    results,
-    values=None,  # right and wrong of the untouched student on blind items, by id
-    *,
-    examples: list = (),  # the same items, as they are asked otherwise
-) -> Pitfall:
-    "Items that can be answered without what they are about."
+def easy(results, values=None, *, examples: list = ()) -> Pitfall:
+    """Items that can be answered without what they are about.
+
+    `values`: right and wrong of the untouched student on blind items, by id; `examples`: the same, asked as usual."""
     if values is None or not len(values):
         return _not_measured("easy") if results.metric.graded else _line("easy", share=None)
     how = dict(metric=METRICS["correct"], seed=results.seed)
@@ -462,13 +425,10 @@ def by_first_number(level: str) -> tuple:
     return (float(number[0]) if number else 0, level)
 
 
-def difficulty_table(
-    results,
-    examples: list,  # the test examples
-    *,
-    most: int = 6,  # levels that are shown
-) -> Table | None:  # None where nobody says how hard an item is, or all are alike
-    "Accuracy, or score, of every arm by how hard the items are said to be."
+def difficulty_table(results, examples: list, *, most: int = 6) -> Table | None:
+    """Accuracy, or score, of every arm by how hard the test examples are said to be.
+
+    None where nobody says so, where all are alike, and where there are more than so many levels."""
     of, m = {e.id: e.difficulty for e in examples if e.difficulty}, results.metric
     levels = Counter(sorted(of.values(), key=by_first_number))
     if not 2 <= len(levels) <= most:
@@ -478,14 +438,13 @@ def difficulty_table(
         row = dict(arm=arm) if record["n"] else dict(arm=arm, missing=record["missing"])
         graded = results.graded[results.graded["arm"] == arm]
         for level, part in graded.groupby(graded["id"].map(of)):
-            row[level] = level_interval(part[m.key], sources_of(part), metric=m, seed=results.seed)
+            row[level] = results.level_on(part)
         rows.append(row)
     columns = [
         Column(level, level[:1].upper() + level[1:], f"{m.unit}, n = {n}", "interval", m.digits, m.scale)
         for level, n in levels.items()
     ]
-    sub = "Levels as the data set states them; flexible reading, 95 % intervals."
-    return Table("By difficulty", (Column("arm", "Arm", kind="text"), *columns), tuple(rows), sub)
+    return table_of("difficulty", rows, more=columns)
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #7c65f639
 MARGIN = 0.05  # as good as: at most 5 points below
@@ -500,6 +459,17 @@ class Finding:
     question: str
     verdict: str
     sentences: tuple
+
+
+@dataclass(frozen=True, repr=False)
+class Prose(Displayable):
+    "Sentences in a list, or paragraphs by their headings."
+
+    text: list | dict
+    part: str = "listed"  # or 'paragraphs'
+
+    def to_dict(self):
+        return self.text
 
 
 @dataclass(frozen=True, repr=False)
@@ -544,7 +514,7 @@ def _finding(
         base_names=BASE_NAMES,
         constant=CONSTANT,
         margin=MARGIN,
-        find_test=find_test,
+        find_test=stats.find_test,
         inf=math.inf,
         names=plain_words(results),
         brought={a: outcome(results, a) for a in results.ran if ARMS[a].model == "trained"},
@@ -563,10 +533,8 @@ def _gained_by_asking(results) -> float | None:
 
 def _gap_recovered(results, preferred=None) -> Finding:
     "Gap recovered, by every trained arm."
-    recovered = [g.recovered for g in results.gaps if g.teacher == results.teacher]
-    reasons = [i.reason for i in recovered if i.value is None and i.n]
-    values = dict(undefined_gap=reasons[0] if reasons else "", by_asking=_gained_by_asking(results))
-    return _finding(1, "gap_recovered", results=results, preferred=preferred, **values)
+    by_asking = _gained_by_asking(results)
+    return _finding(1, "gap_recovered", results=results, preferred=preferred, by_asking=by_asking)
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #3c981554
 def _of_labels(number: int, results: Results, *, graded: str, dense: str, preferred: dict | None = None) -> Finding:
@@ -595,35 +563,34 @@ def _known(values: dict) -> dict:
     return {k: x for k, x in values.items() if x is not None}
 
 
-def _cost(results, labelling, *, training, serving) -> Finding:
+def _cost(results, labelling, *, training, serving, sizes) -> Finding:
     "Tokens, seconds and, where there are prices, money."
     labelling, training = labelling or {}, training or {}
     teacher = results.arms[results.teacher].get("tokens")
     ratios = _known({a: quotient(results.arms[a]["tokens"], teacher) for a in results.ran})
     each = _known({a: per_answer(usage) for a, usage in (serving or {}).items()})
+    done = {
+        a: work(u, sizes.get("teacher" if ARMS[a].model == "teacher" else "student"))
+        for a, u in (serving or {}).items()
+    }
+    paid = _paybacks(results, each, labelling=labelling, training=training)
     return _finding(
         4,
         "cost",
         results=results,
         relative={a: x for a, x in ratios.items() if a.startswith("distilled/")},
+        work={a: x for a in results.distilled if (x := quotient(done.get(a), done.get(results.teacher)))},
         each_costs=each,
-        paybacks=_paybacks(results, each, labelling=labelling, training=training),
+        priced=bool(paid),
+        paybacks={a: x for a, x in paid.items() if outcome(results, a) == "gain"},
     )
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #991fe74f
-_VARIED = dict(  # what another run could vary → how a recipe asks for it
-    grader=("grader", "judge: {engine: …}"),
-    wording=("prompt wording", "pitfalls: {wordings: 2}"),
-    decoding=("way of decoding", "pitfalls: {samples: 3}"),
-    seeds=("seed", "seeds: [0, 1, 2]"),
-)
-
-
 def _by_measure(results) -> dict:
     "Another measure -> (pairs of tests that come out differently by it, tests that it has)."
     found = {}
     for key, tests in results.also.items():
-        pairs = [(a, find_test(tests, a.a, b=a.b)) for a in results.tests]
+        pairs = [(a, stats.find_test(tests, a.a, b=a.b)) for a in results.tests]
         other = [(a, b) for a, b in pairs if b.p is not None and a.verdict != b.verdict]
         found[METRICS[key].name] = (other, sum(t.p is not None for t in tests))
     return found
@@ -641,7 +608,9 @@ def _would_change(results, pitfalls, *, preferred) -> Finding:
         made=sum(t.p is not None for t in results.tests),
         by_measure=_by_measure(results),
         measured=[x for x in lines if x.value is not None],
-        unchecked={name: how for key, (name, how) in _VARIED.items() if pitfalls is None or key not in pitfalls},
+        unchecked={
+            name: how for key, (name, how) in _WORDS["varied"].items() if pitfalls is None or key not in pitfalls
+        },
         preferred=preferred,
         agreed=sum(results.test(*k).verdict == _way(w) for k, w in preferred.items()),
     )
@@ -671,6 +640,7 @@ def findings(
     serving: dict | None = None,  # arm -> as `sampling.usage` gives it
     pitfalls=None,  # `Lines`
     wins: list = (),  # a judge's preferences, as of `agreement.win_rows`
+    sizes: dict | None = None,  # parameters of teacher and student, where known
 ) -> Findings:
     "What this combination says about the five questions of the study."
     preferred = _preferred(wins)
@@ -679,7 +649,7 @@ def findings(
             _gap_recovered(results, preferred),
             _of_labels(2, results, graded="reasoned_labels", dense="dense_labels", preferred=preferred),
             _of_labels(3, results, graded="internalised", dense="dense_at_once", preferred=preferred),
-            _cost(results, labelling, training=training, serving=serving),
+            _cost(results, labelling, training=training, serving=serving, sizes=sizes or {}),
             _would_change(results, pitfalls, preferred=preferred),
         )
     )
@@ -715,14 +685,6 @@ class Headline:
     lead: str | None  # the arm that it is about
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #66ed7ee9
-def sources_count(results: Results) -> int:
-    "From how many sources the items come, where some share one; 0 where none do."
-    if "source" not in results.graded:
-        return 0
-    of = results.graded.drop_duplicates("id")["source"]
-    return of.nunique() if shared(of) else 0
-
-
 def _ends(r: Results, lead, *, levels) -> list:
     "(level, text) where an arm is worst, and the same where it is best, by a `difficulty_table`; empty where none is."
     row = next((row for row in levels.rows if row["arm"] == lead and "missing" not in row), {}) if levels else {}
@@ -737,10 +699,7 @@ def _ends(r: Results, lead, *, levels) -> list:
 
 def _missed(r: Results, lead, *, answered) -> tuple:
     "(label, recall) that an arm finds less than half as often as it is right; empty where there is none."
-    recalls = [
-        (answered.counts[i, i] / n, x) for i, (x, n) in enumerate(zip(answered.labels, answered.counts.sum(1))) if n
-    ]
-    recall, label = min(recalls)
+    recall, label = min((recall, label) for label, recall in answered.recalls.items())
     return (label, recall) if recall < r.score(lead).value / 2 else ()
 
 
@@ -750,6 +709,7 @@ def headline(
     wins: list = (),  # a judge's preferences, as of `agreement.win_rows`
     levels: Table | None = None,  # of `difficulty_table`
     labels: dict | None = None,  # arm → `Confusion`
+    inputs: int = 0,  # of training
 ) -> Headline:
     "What a combination found, true in every outcome."
     r, trained = results, [a for a in results.ran if a in _LABELLED]
@@ -773,10 +733,12 @@ def headline(
         by_asking=_gained_by_asking(r),
         no_gap=_no_gap(r),
         judge=_reversed(r, _preferred(wins)).get((BASE, lead)),
+        win=next((w for b in (lead, r.primary) for w in wins if (w["a"], w["b"]) == (BASE, b)), None),
         ends=_ends(r, lead, levels=levels),
-        never=[x for x, n in zip(answered.labels, answered.counts.sum(0)) if not n] if answered else [],
+        never=answered.never if answered else [],
         missed=_missed(r, lead, answered=answered) if answered else (),
-        sources=sources_count(r),
+        sources=r.shared_sources,
+        inputs=inputs,
         n=max((r.arms[a]["n"] for a in r.ran), default=0),
     )
     (first, *more), caveats = (sentences("headline.txt.j2", part, **about) for part in ("finding", "caveats"))
@@ -805,36 +767,12 @@ def _answering(c: Combination, splits, *, fits) -> list:
     return [arm for arm in map(ARMS.get, c.arms) if answers(arm)]
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #866a0fff
-_PARAGRAPHS = {
-    "Data": "data",
-    "Teacher": "teacher",
-    "Training rows": "rows",
-    "Students": "students",
-    "Arms": "arms",
-    "Grading": "grading",
-    "Judge and pitfalls": "judged",
-    "Statistics": "statistics",
-}
-
-
-@dataclass(frozen=True, repr=False)
-class Methodology(Displayable):
-    "Paragraphs of a method section, each under its heading."
-
-    parts: dict
-
-    part = "methodology"
-
-    def to_dict(self) -> dict:
-        return self.parts
-
-
 def methodology(
     c: Combination,
     splits=None,  # `data.Splits`; without them sizes are those that were asked for
     *,
     fits=None,  # arm → `TrainedStudent`; without them a learning rate that the settings leave open has no number
-) -> Methodology:
+) -> Prose:
     "The method section of a combination, from its settings."
     c = resolved(c)
     task = task_of(c.data)
@@ -850,34 +788,19 @@ def methodology(
         ran=_answering(c, splits, fits=fits),
         learned={ARMS[a].labels for a in c.arms if ARMS[a].model == "trained"},
         m=main_metric(task, splits.test) if splits else None,
-        sources=shared([e.source for e in splits.test]) if splits else None,
+        sources=stats.shared([e.source for e in splits.test]) if splits else None,
         criteria=[x.name for x in rubric(task, c.rubric)],
-        primary=primary_of(c.arms, c.primary),
+        primary=stats.primary_of(c.arms, c.primary),
         **dict(base=BASE, ways=WAYS, targets=TARGETS, plain=to_plain, changed=_changed),
     )
-    parts = {heading: sentences("methodology.txt.j2", part, **known) for heading, part in _PARAGRAPHS.items()}
-    return Methodology({heading: " ".join(lines) for heading, lines in parts.items()})
+    parts = {heading: sentences("methodology.txt.j2", part, **known) for heading, part in _WORDS["paragraphs"].items()}
+    return Prose({heading: " ".join(lines) for heading, lines in parts.items()}, "paragraphs")
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #646134d2
-@dataclass(frozen=True, repr=False)
-class Sentences(Displayable):
-    "What the numbers say."
+def conclusions(results: list[TransferResult], unasked: list, *, left: dict) -> Prose:
+    """Transfer and forgetting, counted, whichever way they come out.
 
-    lines: tuple
-
-    part = "listed"
-
-    def to_dict(self):
-        return list(self.lines)
-
-
-def conclusions(
-    results: list[TransferResult],
-    unasked: list,  # why a pair of student and data set is not asked, of `study.plan.pairs`
-    *,
-    left: dict,  # who is left out → why
-) -> Sentences:
-    "Transfer and forgetting, counted, whichever way they come out."
+    `unasked`: why a pair of student and data set is not asked, of `study.plan.pairs`; `left`: who is left out → why."""
     off = [r for r in results if not r.own]
     by_size = sorted(off, key=lambda r: -abs(r.change.difference.value or 0) * r.metric.scale)
     of = {k: [r for r in by_size if r.verdict == k] for k in ("transfer", "forgetting", "can't tell")}
@@ -887,7 +810,6 @@ def conclusions(
         "conclusions",
         off=off,
         of=of,
-        students=len({(r.combination, r.arm) for r in off}),
         any_result=bool(results),
         unreadable=sum(r.unread - r.base_unread > 0.5 for r in of["forgetting"]),
         near=[r for r in off if r.family],
@@ -897,4 +819,4 @@ def conclusions(
         not_asked=Counter(unasked),
         left=left,
     )
-    return Sentences(tuple(lines))
+    return Prose(lines)

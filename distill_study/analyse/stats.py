@@ -6,8 +6,8 @@
 __all__ = ['BASE', 'CONSTANT', 'FORM', 'BASE_NAMES', 'TRAINED', 'DISTILLED', 'PAIRS', 'PLAIN', 'Interval', 'wilson', 'mcnemar',
            'group_codes', 'shared', 'sign_flip_test', 'paired_p', 'holm', 'resampled', 'percentiles', 'bca',
            'mean_interval', 'paired_difference', 'separation', 'interval_difference', 'gap_recovered',
-           'smallest_difference', 'primary_of', 'pairs_of', 'expected', 'matched', 'Comparison', 'compare', 'corrected',
-           'find_test', 'with_constant', 'gap_base', 'Gap', 'reference_teacher', 'gaps']
+           'smallest_difference', 'primary_of', 'pairs_of', 'expected', 'matched', 'Comparison', 'paired_test',
+           'compare', 'corrected', 'find_test', 'with_constant', 'gap_base', 'Gap', 'reference_teacher', 'gaps']
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #c5cbbaf2
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +15,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ..config import ARMS, arms_under
+from ..config import ARMS, arms_under, read_table
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #131756f3
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ def _no_gap(teacher, base, *, base_name, how, scale, digits):
     different = gap.excludes_zero and p <= 0.05
     if different and gap.value > 0:
         return ""
-    worse = "worse than" if different else "not distinguishable from"
+    worse = "worse than" if different else "not significantly better than"
     value, _, ends = gap.text(scale, digits, signed=True).partition(" ")
     size = f"{value}{' points' if scale == 100 else ''}, 95 % interval {ends.strip('()')}, p = {p:.2g}, n = {gap.n}"
     return f"the teacher is {worse} {base_name} ({size})"
@@ -323,11 +323,7 @@ def smallest_difference(error: float, *, tests: int = 1, power: float = 0.8) -> 
 BASE = "student/vanilla"
 CONSTANT = "constant"  # not an arm: the answer that is right most often, given to every item
 FORM = "control/format"  # the same student, trained on the right answers of other items
-BASE_NAMES = {
-    BASE: "the untouched student",
-    CONSTANT: "the best constant answer",
-    FORM: "the student trained on shuffled answers",
-}
+BASE_NAMES = read_table("templates/plain.yaml")["bases"]  # what they are called
 TRAINED = tuple(a for a, arm in ARMS.items() if arm.model == "trained")
 DISTILLED = tuple(a for a in TRAINED if a.startswith("distilled/"))
 PAIRS = (
@@ -414,12 +410,11 @@ class Comparison:
         return asdict(self) | dict(verdict=self.verdict, least=self.least)
 
 
-def _compare_pair(graded, a, *, b, column, bootstrap):
-    "One comparison, not yet corrected."
-    pair, sources, reason = matched(graded, (a, b), column=column)
-    if reason:
-        return Comparison(a, b, reason=reason)
-    x, y = pair
+def paired_test(a: str, b: str, *, values: tuple, sources=None, **bootstrap) -> Comparison:
+    "One comparison, not yet corrected, of the `values` of both on the same items; `bootstrap` as of `mean_interval`."
+    x, y = values
+    if not len(x):
+        return Comparison(a, b, reason="no items in common")
     difference, p = paired_difference(x, y, sources=sources, **bootstrap), paired_p(x, y, sources=sources)
     return Comparison(a, b, len(x), difference, int((x > y).sum()), int((y > x).sum()), p)
 
@@ -428,7 +423,14 @@ def compare(graded, pairs=None, *, column: str = "correct", **bootstrap) -> list
     "The paired test of every (reference, arm), Holm-corrected over all that could be made; of all pairs where None."
     known = {*expected(graded, ARMS), CONSTANT}
     chosen = [(a, b) for a, b in (pairs_of(PLAIN) if pairs is None else pairs) if {a, b} <= known]
-    return corrected([_compare_pair(graded, a, b=b, column=column, bootstrap=bootstrap) for a, b in chosen])
+
+    def test(a, b):
+        values, sources, reason = matched(graded, (a, b), column=column)
+        if reason:
+            return Comparison(a, b, reason=reason)
+        return paired_test(a, b, values=values, sources=sources, **bootstrap)
+
+    return corrected([test(a, b) for a, b in chosen])
 
 
 def corrected(tests: list[Comparison], others: list = ()) -> list[Comparison]:
@@ -479,8 +481,8 @@ def reference_teacher(graded) -> str:
     return next((t for t in ("teacher/cot", "teacher/cod") if t in ran), "teacher/vanilla")
 
 
-def gaps(graded, resamples: int = 2000, *, column: str = "correct", arms=PLAIN, **how) -> list[Gap]:
-    "Gap recovered by every trained arm, against the reference teacher and then the other one; `how` as it is written."
+def gaps(graded, *, column: str = "correct", arms=PLAIN, **how) -> list[Gap]:
+    "Gap recovered by every trained arm, against the reference teacher and then the other; `how`: see `gap_recovered`."
     base = gap_base(graded, column=column)
 
     def recovered(teacher, arm):
@@ -488,8 +490,7 @@ def gaps(graded, resamples: int = 2000, *, column: str = "correct", arms=PLAIN, 
         if reason:
             return Interval(None, reason=reason)
         t, b, d = values
-        more = dict(base_name=BASE_NAMES[base], resamples=resamples, sources=sources)
-        return gap_recovered(t, b, distilled=d, **more, **how)
+        return gap_recovered(t, b, distilled=d, base_name=BASE_NAMES[base], sources=sources, **how)
 
     first = reference_teacher(graded)
     others = [t for t in reversed(arms) if ARMS[t].model == "teacher" and t != first]

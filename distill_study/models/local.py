@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Row', 'in_order', 'next_batch', 'plain_settings', 'stopped', 'finish', 'padded', 'Watch', 'named', 'write',
            'write_if_it_fits', 'parameter_count', 'number_format', 'token_bytes', 'cache_room', 'render', 'own_context',
-           'within_context', 'TransformersEngine']
+           'within_context', 'TransformersEngine', 'embed']
 
 # %% ../../nbs/30_models/03_local.ipynb #604ac0a9
 import functools
@@ -89,14 +89,14 @@ def finish(tokens, ends: set, *, stops, decode) -> tuple[str, str, int]:
     return text, "stop", n + 1
 
 # %% ../../nbs/30_models/03_local.ipynb #42b99e51
-def padded(prompts, device):
-    "(token ids, attention mask) of rows padded on the left, both rows × longest prompt."
+def padded(prompts, device, *, side: str = "left"):
+    "(token ids, attention mask) of rows padded on a side, both rows × longest prompt."
     import torch
     from torch.nn.utils.rnn import pad_sequence
 
     rows = [torch.tensor(p) for p in prompts]
     masks = [torch.ones_like(r) for r in rows]
-    return [pad_sequence(x, batch_first=True, padding_side="left").to(device) for x in (rows, masks)]
+    return [pad_sequence(x, batch_first=True, padding_side=side).to(device) for x in (rows, masks)]
 
 
 def _ending(model, width, *, stops, decode):
@@ -357,3 +357,25 @@ class TransformersEngine(Engine):
                 yield r.index, self.record(r.request, text, finish_reason=reason, **counts)
             yield None
             start = time.perf_counter()
+
+# %% ../../nbs/30_models/03_local.ipynb #c0cf7ae0
+def embed(texts: list[str], model: str, *, batch_size: int = 32):
+    """Mean last hidden state of every text, an array texts × width; what a context has no room for is cut off.
+
+    `model`: any with hidden states, zoo/NAME, a folder or a hub id; `ModelError` where it can't be had."""
+    import numpy as np
+    import torch
+
+    folder = weights.model_parts(model)[0]
+    tokenizer, net = weights.load_tokenizer(folder), weights.load_model(folder, torch.float32, head=False)
+    ids = [x[: own_context(folder)] or [0] for x in tokenizer(texts).input_ids]
+    out, order = [None] * len(ids), sorted(range(len(ids)), key=lambda i: len(ids[i]))
+    for start in range(0, len(order), batch_size):
+        here = order[start : start + batch_size]
+        rows, mask = padded([ids[i] for i in here], net.device, side="right")
+        with torch.inference_mode():
+            states = net(input_ids=rows, attention_mask=mask).last_hidden_state
+        means = (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        for i, vector in zip(here, means.cpu().numpy()):
+            out[i] = vector
+    return np.stack(out)

@@ -388,19 +388,19 @@ def _check_weights(path, changed, *, name, numbers):
         raise ModelError(sentence("not_finite", name=name, tensor=odd))
 
 # %% ../../nbs/30_models/01_weights.ipynb #7a1c0006
-def load_model(folder: Path, dtype=None, *, device: str | None = None, **more):
+def load_model(folder: Path, dtype=None, *, device: str | None = None, head: bool = True, **more):
     """The causal language model of a folder in evaluation mode, from safetensors; `ModelError` where that can't be had.
 
-    Without a torch `dtype` in the one it was saved in, without a `device` on what `device()` names; `more` settings are
-    transformers' own."""
-    from transformers import AutoModelForCausalLM
+    Without a torch `dtype` in the one it was saved in, without a `device` on what `device()` names; without its `head`
+    any model that has hidden states; `more` settings are transformers' own."""
+    from transformers import AutoModel, AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # a bar per model would bury the lines that say how far a study is
     try:
         how = dict(dtype=dtype or "auto", use_safetensors=True, trust_remote_code=False)
         how |= dict(device_map=_placed(device, folder, dtype=dtype)) | more
-        model = AutoModelForCausalLM.from_pretrained(folder, **how)
+        model = (AutoModelForCausalLM if head else AutoModel).from_pretrained(folder, **how)
     except (OSError, ValueError, KeyError) as e:
         raise ModelError(f"model {Path(folder).name!r}: could not be loaded: {str(e).splitlines()[0]}") from None
     return model.eval()

@@ -7,38 +7,20 @@ __all__ = ['INK', 'SOFT', 'LINES', 'COLOURS', 'ink', 'axes', 'accuracy_figure', 
 
 # %% ../../nbs/80_report/01_figures.ipynb #a6874960
 from ..analyse.findings import plain_words
-from ..analyse.results import Results, html_of
+from ..analyse.results import Results, html_of, sentence
 from ..analyse.stats import BASE_NAMES, CONSTANT, Interval
 from ..config import read_table
 from ..utils import ReportError, num
 
 # %% ../../nbs/80_report/01_figures.ipynb #4e3b83c7
 INK, SOFT, LINES = "#22262b", "#6b737c", "#e3e5e8"
-COLOURS = read_table("templates/plain.yaml")["colours"]  # arm → colour
-_STYLE = {
-    "font.size": 9.5,
-    "axes.labelsize": 9.5,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9.5,
-    "legend.fontsize": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "font.family": ["DejaVu Sans"],
-    "axes.linewidth": 0.8,
-}
-_ON_DARK = {
-    INK: "#e6e8ea",
-    SOFT: "#a2abb5",
-    LINES: "#39414b",
-    "#949494": "#b9bfc6",
-    "#0173b2": "#56b4e9",
-    "#a8518a": "#d58fbd",
-}
+_LOOK = read_table("templates/plain.yaml")
+COLOURS = _LOOK["colours"]  # arm → colour
 
 
 def ink(colour: str, dark: bool = False) -> str:
     "A colour as it is drawn on a light or on a dark page."
-    return _ON_DARK.get(colour, colour) if dark else colour
+    return _LOOK["on_dark"].get(colour, colour) if dark else colour
 
 
 def axes(height, width=5.2, *, dark: bool = False):
@@ -49,7 +31,7 @@ def axes(height, width=5.2, *, dark: bool = False):
 
     parts = {"text.color": INK, "axes.labelcolor": INK, "ytick.color": INK, "xtick.color": SOFT, "axes.edgecolor": SOFT}
     coloured = {k: ink(c, dark) for k, c in parts.items()}
-    with rc_context(sns.axes_style("ticks") | _STYLE | coloured):
+    with rc_context(sns.axes_style("ticks") | _LOOK["figure"] | coloured):
         fig = Figure(figsize=(width, height), layout="constrained", facecolor="none" if dark else "white")
         return fig, fig.subplots()
 
@@ -110,13 +92,7 @@ def accuracy_figure(results: Results, dark: bool = False):  # a matplotlib Figur
 
 def accuracy_alt(results: Results) -> str:
     "The figure in words."
-    what = "Accuracy by arm, percent"
-    if not results.metric.graded:
-        what = f"{results.metric.head} by arm{', times 100,' if results.metric.scale == 100 else ''}"
-    levels = "; ".join(f"{a} {results.text(results.score(a))}" for a in results.arms)
-    if results.constant:
-        levels += f"; {BASE_NAMES[CONSTANT]} {results.text(results.constant.level)}"
-    return f"{what} with 95 % interval: {levels}."
+    return sentence("study", "figure_alt", r=results, constant=BASE_NAMES[CONSTANT])
 
 # %% ../../nbs/80_report/01_figures.ipynb #04ee546f
 def png(fig, dpi: int = 150) -> bytes:

@@ -121,24 +121,14 @@ def provenance(
     return Provenance(to_plain(made | (extra or {}) | dict(settings=combination)))
 
 # %% ../../nbs/80_report/03_render.ipynb #8f53234b
-def metrics(
-    results: Results,
-    made: Provenance,
-    *,
-    found: Findings,
-    attrition: dict | None = None,
-    labelling: dict | None = None,
-    training: dict | None = None,
-    shown: list | tuple = (),  # `Cases` and other results whose numbers the page shows
-    **more,  # any other numbers of the page
-) -> dict:
-    "Every number of the report as plain JSON values."
+def metrics(results: Results, made: Provenance, *, found: Findings, shown: list | tuple = (), **more) -> dict:
+    "Every number of the report as plain JSON values: those of `shown`, e.g. `Cases`, and any `more` that a page has."
     numbers = {k: getattr(results, k) for k in ("metric", "also", "arms", "constant", "teacher")}
     numbers |= dict(base=BASE, primary=results.primary, items=results.per_item())
     numbers |= {k: getattr(results, k) for k in ("gaps", "tests", "tests_strict")}
-    numbers |= dict(attrition=attrition or {}, labelling=labelling or {}, training=training or {}, findings=found)
-    numbers |= dict(shown=[dict(kind=type(s).__name__, data=s) for s in shown])
-    return to_plain(dict(format=1, **numbers, **more, provenance=made))
+    numbers |= dict(attrition={}, labelling={}, training={}, findings=found)
+    numbers |= dict(shown=[dict(kind=type(s).__name__, data=s) for s in shown]) | more
+    return to_plain(dict(format=1, **numbers, provenance=made))
 
 # %% ../../nbs/80_report/03_render.ipynb #14cd918c
 _SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$")
@@ -350,6 +340,13 @@ def _contents(page):
 FILES = ("metrics.json", "metrics.csv")  # beside a page, linked from it where they are
 
 
+def _write_page(page: str, path: str | Path) -> Path:
+    "Write a self-contained page, or refuse with what is wrong with it."
+    if wrong := check_page(page):
+        raise ReportError.of("page_faults", name=Path(path).name, faults="; ".join(dict.fromkeys(wrong))[:600])
+    return write_text(page, path)
+
+
 def _exported(nb) -> str:
     "A notebook as HTML, by nbconvert and the report's own template."
     from nbconvert import HTMLExporter
@@ -383,14 +380,7 @@ def render(
     )
     language = nb.metadata.get("language_info", {"name": "python"})
     nb.metadata = nbformat.NotebookNode(report={k: scrub(v) for k, v in info.items()}, language_info=language)
-    page = _contents(_exported(nb))
-    if wrong := check_page(page):
-        raise ReportError(
-            f"{Path(html_path).name}: not written, the page is not self-contained: "
-            f"{'; '.join(dict.fromkeys(wrong))[:600]}. Text from a model or a data set must go through `esc`; "
-            "links to outside have no place in a report."
-        )
-    return write_text(page, html_path)
+    return _write_page(_contents(_exported(nb)), html_path)
 
 # %% ../../nbs/80_report/03_render.ipynb #48ccd5a4
 def entry(
@@ -427,10 +417,7 @@ def index_page(
     "Write the page of a recipe: what its combinations say together, and a line for each."
     values = dict(recipe=recipe, description=description, entries=entries, behind=behind, short=short)
     values |= dict(sections=sections, git_sha=git_sha(), generated=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
-    page = _contents(html_of("index", **values))
-    if wrong := check_page(page):
-        raise ReportError(f"{Path(path).name}: not written: {'; '.join(wrong)[:600]}.")
-    return write_text(page, path)
+    return _write_page(_contents(html_of("index", **values)), path)
 
 # %% ../../nbs/80_report/03_render.ipynb #8dbfc9b0
 HEADS = tuple("combination data teacher student seed arm metric against value low high n unit p p_holm reason".split())
@@ -488,10 +475,8 @@ def _judge_rows(judge):
         yield _row(w["b"], "judge's win rate", i=w["rate"], unit="%", scale=100, **own)
 
 
-def metric_rows(
-    m: dict,  # what `report.metrics` made
-) -> list[dict]:  # with the keys of HEADS
-    "A row per arm and metric, each with what tells its combination from others."
+def metric_rows(m: dict) -> list[dict]:
+    "A row with the keys of HEADS per arm and metric of what `metrics` gave; each tells its combination from others."
     measure, made = METRICS[m["metric"]["key"]], m["provenance"]
     s = made["settings"]
     about = dict(combination=made["combination"], data=s["data"]["name"], seed=s["seed"])
@@ -512,11 +497,8 @@ def inert_cell(value):
     return f"'{text}" if _FORMULA.match(text) else text
 
 
-def write_csv(
-    m: dict,  # what `report.metrics` made
-    path: str | Path,
-) -> Path:
-    "Write a report's numbers as a table that pandas and spreadsheets open as it is, in one step."
+def write_csv(m: dict, path: str | Path) -> Path:
+    "Write what `metrics` gave as a table that pandas and spreadsheets open as it is, in one step."
     out = io.StringIO()
     lines = csv.writer(out, lineterminator="\n")
     lines.writerow(HEADS)
@@ -562,11 +544,8 @@ def _cleaned(x, keys, *, paths=False):
     return scrub(x, keys, paths=paths) if isinstance(x, str) else x
 
 
-def clean_notebook(
-    path: Path,  # an executed notebook
-    keys=(),  # names of environment variables that hold keys, beside those whose names say so
-):
-    "Take folders of this machine and keys out of a notebook, in one step; figures stay as they are."
+def clean_notebook(path: Path, keys=()):
+    "Take folders of this machine and keys, as `scrub` does, out of an executed notebook; figures stay as they are."
     nb = json.loads(path.read_text(encoding="utf-8"))
     injected = ["injected-parameters" in cell["metadata"].get("tags", ()) for cell in nb["cells"]]
     nb["cells"] = [_cleaned(cell, keys, paths=paths) for cell, paths in zip(nb["cells"], injected)]
@@ -579,11 +558,8 @@ def key_names(c: Combination) -> list[str]:
     return [who.endpoint.key_env for who in (c.teacher, c.judge) if who and who.endpoint and who.endpoint.key_env]
 
 # %% ../../nbs/80_report/03_render.ipynb #57088296
-def check_names(
-    notebook: Path,  # the study notebook
-    given,  # names of the parameters that a run fills in
-):
-    "Refuse a study notebook whose parameters cell no longer has the names that a run fills in."
+def check_names(notebook: Path, given):
+    "Refuse a study notebook whose parameters cell no longer has the names, those `given`, that a run fills in."
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     tagged = ["".join(c["source"]) for c in cells if "parameters" in c["metadata"].get("tags", ())]
     nodes = []
@@ -591,11 +567,8 @@ def check_names(
         nodes = list(ast.walk(ast.parse("\n".join(tagged))))
     names = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
     if names != set(given) or len(tagged) != 1:
-        raise StudyError(
-            f"{notebook.name}: its parameters cell was changed by hand: {len(tagged)} cells are tagged 'parameters', "
-            f"with the names {', '.join(sorted(names)) or 'none'}. A run fills in {', '.join(given)}, in one cell. "
-            f"Restore the notebook: git checkout nbs/study/{notebook.name}"
-        )
+        found = dict(n=len(tagged), names=", ".join(sorted(names)) or "none")
+        raise StudyError.of("parameters_cell", notebook=notebook.name, given=", ".join(given), **found)
 
 
 def writable(folder: Path, remedy: str):
@@ -619,17 +592,11 @@ def check_folders(recipe, reports: Path):
     folder = reports / recipe.name
     for c in recipe.combinations():
         if len(c.name) > 200:
-            raise StudyError(
-                f"{c.name[:60]}…: {len(c.name)} characters are too many for the name of a folder. "
-                "Give the data set, the teacher or the student a shorter name."
-            )
+            raise StudyError.of("long_name", name=c.name[:60], n=len(c.name))
         ran = resolved(c)
         why = [unavailable(ARMS[a], ran) for a in ran.arms]
         if why and all(why):
-            raise StudyError(
-                f"{c.name}: arms = {', '.join(ran.arms)}: none of them can run: {why[0]}. "
-                "Name other arms, or more of teacher.strategies."
-            )
+            raise StudyError.of("no_arm_runs", name=c.name, arms=", ".join(ran.arms), why=why[0])
         for place in (folder, folder / c.name):
             if place.exists() or place.is_symlink():
                 writable(place, _IN_THE_WAY)
@@ -644,11 +611,7 @@ def claim(recipe, file: Path, *, reports: Path):
     except (OSError, ValueError):
         was = {}
     if was and not any(was.get(k) == v for k, v in mine.items()):
-        raise StudyError(
-            f"{reports / recipe.name}: holds the reports of another recipe file that is called {recipe.name!r} as "
-            "well. Give this one a name of its own (name: …), name another folder with --reports, "
-            f"or remove {note} to write over them."
-        )
+        raise StudyError.of("reports_of_another", folder=reports / recipe.name, name=recipe.name, note=note)
     if was != mine:
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(json.dumps(mine), encoding="utf-8")

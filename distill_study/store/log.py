@@ -24,22 +24,10 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+from .. import utils
 from ..config import fingerprint, slug, wording
 from .remote import mirror_of, working_copy
-from distill_study.utils import (
-    StoreError,
-    crc_of,
-    guard,
-    locked,
-    read_at,
-    read_json,
-    replace_file,
-    stage_lock,
-    sync,
-    sync_tree,
-    write_all,
-    write_json,
-)
+from ..utils import StoreError
 
 # %% ../../nbs/25_store/02_log.ipynb #ee880f7c
 def request_key(model: str, weights: str, *, messages, sampling: dict, sample=0, asked: dict | None = None) -> str:
@@ -204,7 +192,7 @@ class Index:
             self._sort()
             about = dict(size=self.size, lines=self.lines, crc=self.crc, table=zlib.crc32(self.table))
             with contextlib.suppress(OSError):
-                replace_file([seal(about), self.table], path)
+                utils.replace_file([seal(about), self.table], path)
 
     @classmethod
     def load(cls, path: Path, fd: int) -> "Index":
@@ -267,7 +255,7 @@ class Log:
     def refresh(self):
         "See what other processes have appended."
         if self.path.exists() and self.path.stat().st_size != self.offset:
-            with locked(self.path) as fd:
+            with utils.locked(self.path) as fd:
                 self._read(fd)
 
     def _find(self, key, fd=None):
@@ -295,7 +283,7 @@ class Log:
 
     def append(self, records) -> int:
         "Append records whose key is new in one write, after cutting away a torn last line; how many were new."
-        with locked(self.path, write=True) as fd:
+        with utils.locked(self.path, write=True) as fd:
             self._read(fd)
             if os.fstat(fd).st_size > self.offset:
                 os.ftruncate(fd, self.offset)
@@ -305,7 +293,7 @@ class Log:
                     new.setdefault(r.key, r)
             if new:
                 lines = [seal(vars(r)) for r in new.values()]
-                write_all(fd, b"".join(lines))
+                utils.write_all(fd, b"".join(lines))
                 for line, r in zip(lines, new.values()):
                     self._keep(line, r)
                 self.index.save(self.beside)
@@ -328,25 +316,25 @@ class Ledger:
         lines = b"".join(seal(dict(time=now(), **e)) for e in entries)
         if not lines:
             return
-        with guard(self.path), locked(self.path, write=True) as fd:
+        with utils.guard(self.path), utils.locked(self.path, write=True) as fd:
             size = os.fstat(fd).st_size
-            if size and read_at(fd, 1, offset=size - 1) != b"\n":
+            if size and utils.read_at(fd, 1, offset=size - 1) != b"\n":
                 os.ftruncate(fd, self._read(fd)[1])
-            write_all(fd, lines)
+            utils.write_all(fd, lines)
             self.added += lines.count(b"\n")
 
     def replace(self, entries):
         "Write the file anew, in one step, unless it holds these entries already."
         if [{k: v for k, v in e.items() if k != "time"} for e in self.entries()] == list(entries):
             return
-        with guard(self.path):
-            replace_file([seal(dict(time=now(), **e)) for e in entries], self.path)
+        with utils.guard(self.path):
+            utils.replace_file([seal(dict(time=now(), **e)) for e in entries], self.path)
 
     def entries(self) -> list[dict]:
         "All that was written down, oldest first."
         if not self.path.exists():
             return []
-        with guard(self.path), locked(self.path) as fd:
+        with utils.guard(self.path), utils.locked(self.path) as fd:
             return self._read(fd)[0]
 
 # %% ../../nbs/25_store/02_log.ipynb #141948b4
@@ -371,22 +359,22 @@ def _crc_now(path):
 
 @lru_cache(maxsize=4096)
 def _crc_since(path, changed, *, size):
-    return crc_of(path)
+    return utils.crc_of(path)
 
 
 def finish(part: Path, done: Path, *, manifest: dict):
     "Make the folder `part` the finished stage, with a manifest of checksums; where `done` exists, that one is kept."
     files = [p for p in sorted(part.rglob("*")) if p.is_file() and p.name != MANIFEST]
-    checksums = {str(p.relative_to(part)): crc_of(p) for p in files}
-    write_json(manifest | dict(files=checksums), part / MANIFEST)
-    sync_tree(part)
+    checksums = {str(p.relative_to(part)): utils.crc_of(p) for p in files}
+    utils.write_json(manifest | dict(files=checksums), part / MANIFEST)
+    utils.sync_tree(part)
     try:
         os.rename(part, done)
     except OSError as e:
         if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
             raise
         shutil.rmtree(part)
-    sync(done.parent)
+    utils.sync(done.parent)
 
 # %% ../../nbs/25_store/02_log.ipynb #e0f85b02
 class Store:
@@ -399,10 +387,10 @@ class Store:
         self.root, self.replay = working_copy(root), replay
         self.logs, self.ledger = {}, Ledger(self.root / "ledger" / "failures.jsonl")
         self.looked = dict(keys={}, files=set())  # looked up, found or not
-        with guard(root):
+        with utils.guard(root):
             for sub in ("completions", "ledger", "stages", "results", "locks"):
                 (self.root / sub).mkdir(parents=True, exist_ok=True)
-            with locked(self.root / "locks" / "store.lock", write=True):
+            with utils.locked(self.root / "locks" / "store.lock", write=True):
                 pass  # finds out now that the folder can't be written to
         self.mirror = mirror_of(self.root)
         try:
@@ -422,7 +410,7 @@ class Store:
         if not folder.is_dir() and not self.mirror.fetch_stage(folder.name):
             return None
         remedy = "Delete its folder: the stage is then made again"
-        manifest = read_json(folder / MANIFEST, remedy=remedy)
+        manifest = utils.read_json(folder / MANIFEST, remedy=remedy)
         if manifest.get("fp") != fp:
             raise StoreError.of("other_stage", path=str(folder), manifest=MANIFEST)
         for file, checksum in manifest.get("files", {}).items():
@@ -437,23 +425,23 @@ class Store:
         `info` goes into the manifest and may be filled while the stage is made."""
         done = self.root / "stages" / _stage_name(name, fp)
         part = done.with_name(f"{done.name}.partial")
-        with stage_lock(self.root / "locks" / f"{done.name}.lock", f"stage {done.name}"):
+        with utils.stage_lock(self.root / "locks" / f"{done.name}.lock", f"stage {done.name}"):
             if self.stage(name, fp):
                 yield None
                 return
-            with guard(done):
+            with utils.guard(done):
                 part.mkdir(exist_ok=True)
-            with guard(done, only_full=True):
+            with utils.guard(done, only_full=True):
                 yield part
-            with guard(done):
+            with utils.guard(done):
                 finish(part, done, manifest=dict(name=name, fp=fp, created=now(), info=info or {}))
             self.mirror.sync()
 
     def put_json(self, name: str, fp: str, *, obj):
         "Keep a small result."
         path, obj = self.root / "results" / f"{_stage_name(name, fp)}.json", json.loads(json.dumps(obj))
-        with guard(path):
-            write_json(dict(name=name, fp=fp, created=now(), sum=fingerprint(obj), value=obj), path)
+        with utils.guard(path):
+            utils.write_json(dict(name=name, fp=fp, created=now(), sum=fingerprint(obj), value=obj), path)
         self.mirror.send_result(f"results/{path.name}")
 
     def get_json(self, name: str, fp: str):
@@ -463,7 +451,7 @@ class Store:
         if not path.exists():
             return None
         remedy = "Delete it: the result is then made again"
-        kept = read_json(path, "value", remedy=remedy)
+        kept = utils.read_json(path, "value", remedy=remedy)
         if kept.get("sum", own := fingerprint(kept["value"])) != own:
             raise StoreError.of("damaged_file", path=str(path), why="its checksum does not fit", remedy=remedy)
         return kept["value"]
@@ -479,14 +467,14 @@ class Store:
         "The record of a request by its `request_key`, or None."
         log = self.log(engine, weights)
         self.looked["keys"].setdefault((engine, weights), set()).add(key)
-        with guard(log.path):
+        with utils.guard(log.path):
             return log.get(key)
 
     @contextlib.contextmanager
     def asking(self, engine: str, weights: str, *, keys):
         "Held while these requests are asked, so that a second run of the same waits and then finds the answers."
         lock = self.root / "locks" / f"ask-{fingerprint(engine, weights, sorted(keys))[:3]}.lock"
-        with stage_lock(lock, f"answers of {engine}"), self.mirror.around():
+        with utils.stage_lock(lock, f"answers of {engine}"), self.mirror.around():
             yield
 
     def add(self, records) -> int:
@@ -496,7 +484,7 @@ class Store:
             files.setdefault((r.engine, r.weights), []).append(r)
         for (engine, weights), batch in files.items():
             log = self.log(engine, weights)
-            with guard(log.path):
+            with utils.guard(log.path):
                 new += log.append(batch)
         self.mirror.sync_now_and_then()
         return new

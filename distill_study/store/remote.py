@@ -16,19 +16,9 @@ import uuid
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
+from .. import utils
 from ..config import StudyError, fingerprint, slug
-from distill_study.utils import (
-    StoreError,
-    cache_dir,
-    crc_of,
-    guard,
-    locked,
-    read_at,
-    read_json,
-    sync_tree,
-    write_all,
-    write_json,
-)
+from ..utils import StoreError
 
 # %% ../../nbs/25_store/01_remote.ipynb #04ab6908
 MARK = "mirror.json"
@@ -47,12 +37,12 @@ def working_copy(where: str | Path) -> Path:
     scheme, _, rest = url.partition("://")
     if "@" in rest.split("/", 1)[0] and ":" in rest.split("@", 1)[0]:
         raise StudyError.of("key_in_url", url=f"{scheme}://…@{url.split('@', 1)[1]}")
-    folder = cache_dir() / "stores" / f"{slug(url)[-60:].strip('-.')}-{fingerprint(url)[:8]}"
+    folder = utils.cache_dir() / "stores" / f"{slug(url)[-60:].strip('-.')}-{fingerprint(url)[:8]}"
     if not (folder / MARK).exists():
         file_system(url)
-        with guard(folder):
+        with utils.guard(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            write_json(dict(url=url), folder / MARK)
+            utils.write_json(dict(url=url), folder / MARK)
     return folder
 
 
@@ -61,7 +51,7 @@ def url_of(folder: str | Path) -> str | None:
     path = Path(folder) / MARK
     if not path.exists():
         return None
-    return read_json(path, "url", remedy="Delete the folder: it is made again from the URL")["url"]
+    return utils.read_json(path, "url", remedy="Delete the folder: it is made again from the URL")["url"]
 
 # %% ../../nbs/25_store/01_remote.ipynb #990cc86b
 def file_system(url: str):
@@ -79,7 +69,7 @@ def file_system(url: str):
 def _reaching(url, folder):
     "Turns a complaint of the remote side into a `StoreError` which says that nothing is lost."
     try:
-        with guard(folder, only_full=True):
+        with utils.guard(folder, only_full=True):
             yield
     except StudyError:
         raise
@@ -136,15 +126,15 @@ class Mirror:
         note, path, out = self.notes / f"{file}.json", self.root / file, self.notes / "out" / file
         was = dict(mark=0, seen=[])
         if note.exists():
-            was = read_json(note, "mark", "seen", remedy="Delete it: the lines are exchanged once more")
+            was = utils.read_json(note, "mark", "seen", remedy="Delete it: the lines are exchanged once more")
         fresh, size = sorted(segments - set(was["seen"])), path.stat().st_size if path.exists() else 0
         if fresh or size != was["mark"]:
             for folder in (note.parent, path.parent, out):
                 folder.mkdir(parents=True, exist_ok=True)
             theirs = [self.fs.cat_file(f"{self.at}/{file}/{s}") for s in fresh]
-            with locked(path, write=True) as fd:
+            with utils.locked(path, write=True) as fd:
                 mark, mine = self._merge(fd, was["mark"], theirs=theirs, out=out)
-            write_json(dict(mark=mark, seen=[*was["seen"], *fresh, *mine]), note)
+            utils.write_json(dict(mark=mark, seen=[*was["seen"], *fresh, *mine]), note)
         for waiting in sorted(out.iterdir()) if out.is_dir() else ():
             self.fs.makedirs(f"{self.at}/{file}", exist_ok=True)
             self.fs.put_file(str(waiting), f"{self.at}/{file}/{waiting.name}")
@@ -154,7 +144,7 @@ class Mirror:
         "Put our new lines into `out` and append theirs; gives where the file ends now, and the name of our segment."
         size = os.fstat(fd).st_size
         mark = mark if mark <= size else 0  # pruned meanwhile
-        new = read_at(fd, size - mark, offset=mark)
+        new = utils.read_at(fd, size - mark, offset=mark)
         new = new[: new.rfind(b"\n") + 1]  # a torn last line is of a process that was killed
         if mark + len(new) < size:
             os.ftruncate(fd, mark + len(new))
@@ -162,10 +152,10 @@ class Mirror:
         if new:  # a segment is named by when, by whom, how long
             mine = [f"{datetime.now(UTC):%Y%m%d%H%M%S%f}"[:17] + f"-{uuid.uuid4().hex[:8]}-{len(new)}.jsonl"]
             (out / mine[0]).write_bytes(new)
-        have = set(read_at(fd, mark + len(new), offset=0).splitlines()) if theirs else set()
+        have = set(utils.read_at(fd, mark + len(new), offset=0).splitlines()) if theirs else set()
         add = b"".join(dict.fromkeys(x + b"\n" for data in theirs for x in data.splitlines() if x not in have))
         if add:
-            write_all(fd, add)
+            utils.write_all(fd, add)
         return mark + len(new) + len(add), mine
 
     def _copy_files(self, here, there):
@@ -196,13 +186,13 @@ class Mirror:
             self._fetch(self._list(f"stages/{name}"), Path(d))
             folder = Path(d) / "stages" / name
             try:
-                files = read_json(folder / "stage.json", "files", remedy="Wait until it is written")["files"]
+                files = utils.read_json(folder / "stage.json", "files", remedy="Wait until it is written")["files"]
             except StoreError:
                 return False  # still being written
             for file, checksum in files.items():
-                if not (_inside(file) and (folder / file).is_file() and crc_of(folder / file) == checksum):
+                if not (_inside(file) and (folder / file).is_file() and utils.crc_of(folder / file) == checksum):
                     raise StoreError.of("damaged_stage", url=self.url, stage=name, file=file)
-            sync_tree(folder)
+            utils.sync_tree(folder)
             with contextlib.suppress(OSError):  # another process was first
                 os.rename(folder, self.root / "stages" / name)
             (self.notes / "sent" / name).touch()
@@ -210,7 +200,7 @@ class Mirror:
 
     def sync(self):
         "Send what is new here and fetch what is new there, but for stages, which are fetched when they are wanted."
-        with locked(self.notes / "lock", write=True), _reaching(self.url, self.root):
+        with utils.locked(self.notes / "lock", write=True), _reaching(self.url, self.root):
             there = {name: size for sub in SHARED for name, size in self._list(sub).items()}
             here = {f"{sub}/{p.name}" for sub in SHARED for p in (self.root / sub).glob("*.json*")}
             appended = {name: set() for name in here if APPENDED.fullmatch(name)}  # file → its segments at the URL

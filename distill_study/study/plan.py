@@ -23,24 +23,9 @@ import yaml
 from pydantic import Field
 
 import distill_study
+from .. import config
 from ..analyse.stats import primary_of
-from distill_study.config import (
-    ARMS,
-    OWN,
-    Combination,
-    ConfigError,
-    Data,
-    Seed,
-    Settings,
-    Shared,
-    Student,
-    Teacher,
-    fingerprint,
-    nearest,
-    strategies_of,
-    unavailable,
-    wording,
-)
+from ..config import ARMS, Combination, ConfigError, fingerprint, nearest, wording
 from ..data.load import load_data, resolved, task_of
 from ..grading.judge import draw
 from ..models.engine import open_teacher
@@ -53,16 +38,16 @@ from ..utils import HIDDEN, crc_of, plural
 MOST_COMBINATIONS = 10_000  # of a recipe
 
 
-class Recipe(Shared):
+class Recipe(config.Shared):
     "A grid of combinations and the settings they share."
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
     description: str = ""
     hardware: str | None = None  # the GPUs it is meant for, e.g. '8xH100'; for estimates and `distill-study doctor`
-    teachers: tuple[Teacher, ...] = Field(min_length=1)
-    students: tuple[Student, ...] = Field(min_length=1)
-    data: tuple[Data, ...] = Field(min_length=1)
-    seeds: tuple[Seed, ...] = Field((0,), min_length=1)
+    teachers: tuple[config.Teacher, ...] = Field(min_length=1)
+    students: tuple[config.Student, ...] = Field(min_length=1)
+    data: tuple[config.Data, ...] = Field(min_length=1)
+    seeds: tuple[config.Seed, ...] = Field((0,), min_length=1)
     generalization: bool | Literal["family"] = False  # ask its students the other data sets' test items, too
     axes: dict[str, tuple] = Field({}, exclude_if=lambda v: not v)  # dotted setting → the values that it is tried at
 
@@ -70,6 +55,12 @@ class Recipe(Shared):
         once = next((t.engine for t in self.teachers if t.sampling.n == 1), None)
         if self.curate.agreement and once:
             return wording("lone_answer", agreement=self.curate.agreement, engine=once)
+        if self.curate.select == "llkd" and not all(t.sampling.n > 1 or t.sampling.logprobs for t in self.teachers):
+            return wording("unsure_teacher")
+        for d in self.data:
+            missing = (self.curate.budget or 0) - (d.train or math.inf) * self.curate.keep
+            if missing > 0:
+                return wording("over_budget", budget=self.curate.budget, data=d.name, train=d.train, missing=missing)
         if self.primary and (self.primary not in self.arms or not self.primary.startswith("distilled/")):
             return f"primary: {self.primary!r} is not one of the distilled arms of this recipe"
 
@@ -78,7 +69,7 @@ class Recipe(Shared):
         return [*_grid(self.model_dump_json())]
 
     @property
-    def trained(self) -> list[Student]:
+    def trained(self) -> list[config.Student]:
         "Every student with its training settings, each once; axes may vary both."
         return list(dict.fromkeys(c.student for c in self.combinations()))
 
@@ -87,7 +78,8 @@ class Recipe(Shared):
         raw = self.model_dump(mode="json", exclude={"axes"})
         try:
             for key, value in point.items():
-                _override(raw, key, value=value)
+                own = _merge(raw[key], value) if isinstance(value, dict) and isinstance(raw.get(key), dict) else value
+                _override(raw, key, value=own)
             return Recipe.parse(raw, "recipe")
         except ConfigError as e:
             at = ", ".join(f"{key} = {value!r}" for key, value in point.items())
@@ -104,7 +96,7 @@ def _grid(text):
     grid, sets = {}, {}
     for data, teacher, student, (point, r), seed in product(*places, points, recipe.seeds):
         parts = dict(data=r.data[data], teacher=r.teachers[teacher], student=r.students[student], seed=seed)
-        c = Combination(**parts, axes=point, **{k: getattr(r, k) for k in Shared.model_fields})
+        c = Combination(**parts, axes=point, **{k: getattr(r, k) for k in config.Shared.model_fields})
         if c.name in grid:
             raise ConfigError.of("same_folder", recipe=recipe.name, folder=c.name)
         grid[c.name] = c
@@ -158,8 +150,8 @@ def parse_recipe(raw: dict, overrides: dict | None = None) -> Recipe:
 def _check_axis(recipe, key):
     "Refuse an axis over what is no setting, values of the wrong type, and two that are the same."
     head, *path = key.split(".")
-    known = [*(_PLACES | _PARTS), *Shared.model_fields]
-    if head == "endpoint" or head not in known or not path and head not in Shared.model_fields:
+    known = [*(_PLACES | _PARTS), *config.Shared.model_fields]
+    if head == "endpoint" or head not in known or not path and head not in config.Shared.model_fields:
         raise ConfigError.of("unknown_axis", key=key, hint=nearest(head, set(known) - {"endpoint"}))
     first, seen = {k: values[0] for k, values in recipe.axes.items()}, {}
     for value in recipe.axes[key]:
@@ -248,7 +240,9 @@ def _override(raw, key, *, value):
     if head == "judge" and not isinstance(raw.get("judge"), dict):
         raise ConfigError.of("no_judge", key=key)
     entries = raw.get(place, []) if place in _LISTS else [raw.setdefault(place, {})]
-    engines = tuple(f"{e}:" for e, field in OWN.items() if field == head)  # the only ones that have such settings
+    engines = tuple(
+        f"{e}:" for e, field in config.OWN.items() if field == head
+    )  # the only ones that have such settings
     for entry in entries:
         if engines and not str(entry.get("engine")).startswith(engines):
             continue
@@ -288,7 +282,7 @@ def combination_from(teacher, student, *, data, seed: int = 0, options: dict | N
     return parse_recipe(raw, (options or {}) | dict(axes=point)).combinations()[0]
 
 
-def to_yaml(settings: Settings) -> str:
+def to_yaml(settings: config.Settings) -> str:
     "`settings` as YAML that `parse` reads back."
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
@@ -299,7 +293,7 @@ class Pair:
 
     c: Combination  # that trains it
     arm: str
-    data: Data  # whose test items it is asked
+    data: config.Data  # whose test items it is asked
     why: str = ""  # why it is not asked them
 
 
@@ -308,7 +302,7 @@ def unread(arm, own: str, *, task: str, which=True) -> str:
 
     `own` is the family that it learned from, `task` that of the other data set, `which` is `Recipe.generalization`."""
     if arm.prompt not in TASKS[task].strategies:
-        return f"task {task} has no {arm.prompt} prompt, which {arm.name} answers under"
+        return f"{task} has no {arm.prompt} prompt, under which {arm.name} answers"
     if arm.stop and not TASKS[task].graded:
         return f"{arm.name} is read up to its first line, and answers of task {task} may have several"
     return f"task {task} is another family than {own}" if which == "family" and task != own else ""
@@ -320,7 +314,7 @@ def learners(recipe: Recipe) -> list[tuple[Combination, str]]:
         (c, a)
         for c in map(resolved, recipe.combinations())
         for a in c.arms
-        if a.startswith("distilled/") and unavailable(ARMS[a], c) is None
+        if a.startswith("distilled/") and config.unavailable(ARMS[a], c) is None
     ]
 
 
@@ -375,8 +369,8 @@ def _any_size(data):
 
 def _label_stage(c):
     "The teacher's answers to one data set; those of a larger training set are those of a smaller one and more."
-    asked = strategies_of(c)
-    own = [a for a in c.arms if ARMS[a].model == "teacher" and unavailable(ARMS[a], c) is None]
+    asked = config.strategies_of(c)
+    own = [a for a in c.arms if ARMS[a].model == "teacher" and config.unavailable(ARMS[a], c) is None]
     learn = [a for a in c.arms if ARMS[a].model == "trained" and ARMS[a].labels in asked]
     if not own and not learn:
         return None
@@ -387,15 +381,26 @@ def _label_stage(c):
 def _base_stage(c):
     "The untouched student's answers."
     own, s = [a for a in c.arms if ARMS[a].model == "student"], c.student
-    if not own and not c.curate.hard_items:
+    if not own:
         return None
-    key = fingerprint("base", s.model, s.batch_size, _any_size(c.data), own, c.curate.hard_items)
+    key = fingerprint("base", s.model, s.batch_size, _any_size(c.data), own, False)
     return Stage("base", f"{s.model} answers {c.data.name}", _narrowed(c, own), key)
 
 
-def _train_stage(c, arm, *, label):
+def _look_stage(c):
+    "The untouched student's answers to the training inputs, where something depends on them."
+    if not c.curate.asks_student:
+        return None
+    key = fingerprint(
+        "look", c.student.model, c.student.batch_size, _any_size(c.data), c.curate.select == config.RANDOM
+    )
+    return Stage("base", f"{c.student.model} answers the training inputs of {c.data.name}", _narrowed(c, []), key)
+
+
+def _train_stage(c, arm, *, label, look):
     "One student trained and asked; a student that learns from gold waits for no teacher."
     needs = (label.key,) if label and ARMS[arm].labels != "gold" else ()
+    needs += (look.key,) if look and c.curate.select != config.RANDOM else ()
     key = fingerprint("train", c.student, c.data, arm, c.seed, c.curate, c.min_rows, *(needs or [""]))
     parts = [f"{c.student.model}, {arm} on {c.data.name}", c.point, f"seed {c.seed}" if c.seed else ""]
     what = ", ".join(filter(None, parts))
@@ -406,8 +411,9 @@ def stages_of(combination: Combination) -> list[Stage]:
     "The stages of one combination, its report last."
     c = resolved(combination)
     label = _label_stage(c)
-    trained = [a for a in c.arms if ARMS[a].model == "trained" and unavailable(ARMS[a], c) is None]
-    found = [label, _base_stage(c), *(_train_stage(c, a, label=label) for a in trained)]
+    trained = [a for a in c.arms if ARMS[a].model == "trained" and config.unavailable(ARMS[a], c) is None]
+    look = _look_stage(c)
+    found = [label, _base_stage(c), look, *(_train_stage(c, a, label=label, look=look) for a in trained)]
     before = [stage for stage in found if stage]
     key, needs = fingerprint("report", combination), tuple(s.key for s in before)
     return [*before, Stage("report", combination.name, combination, key, needs=needs)]
@@ -456,7 +462,7 @@ class Work:
     who: str  # teacher, student or judge
     combination: Combination
     identity: tuple = ()  # the settings that make it this work
-    data: Data | None = None  # that is asked about
+    data: config.Data | None = None  # that is asked about
     arm: str = ""
     strategy: str = "vanilla"  # the prompt
     split: str = "test"  # train or test
@@ -469,7 +475,9 @@ class Work:
 
     @property
     def examples(self) -> int | None:
-        "How many examples it is about, as the recipe has it; None: all that there are."
+        "How many examples it is about, or rows of a training, as the recipe has it; None: all that there are."
+        if self.kind == "train" and self.combination.curate.budget:
+            return self.combination.curate.budget
         n = self.data.train if self.split == "train" else self.data.test
         if self.kind != "pitfalls" or not self.combination.pitfalls.items:
             return n
@@ -479,22 +487,23 @@ class Work:
 def _label_work(stage):
     "The training inputs under every strategy that is learned from, and the test inputs."
     c = resolved(stage.combination)
-    arms, n = [ARMS[a] for a in c.arms], c.teacher.sampling.n
-    shared = dict(who="teacher", combination=c, data=c.data, identity=(c.teacher,), times=n)
-    for s in strategies_of(c):
+    arms = [ARMS[a] for a in c.arms]
+    shared = dict(who="teacher", combination=c, data=c.data, identity=(c.teacher,))
+    for s in config.strategies_of(c):
         if any(a.labels == s for a in arms if a.model == "trained"):
             what = f"{c.teacher.engine} answers the training inputs under {s}"
-            yield Work("label", what, strategy=s, split="train", **shared)
+            yield Work("label", what, strategy=s, split="train", times=c.teacher.sampling.n, **shared)
     for a in arms:
         if a.model == "teacher":
-            yield Work("answer", a.name, arm=a.name, strategy=a.prompt, **shared)
+            times = c.teacher.on_test.sampling.n
+            yield Work("answer", a.name, arm=a.name, strategy=a.prompt, times=times, **shared)
 
 
 def _base_work(stage):
-    "The test inputs, and the training inputs where hard ones are counted."
+    "The test inputs, or of a stage without arms the training inputs."
     c = stage.combination
     shared = dict(who="student", combination=c, data=c.data, identity=(c.student.model,))
-    if c.curate.hard_items:
+    if not c.arms:
         what = f"{c.student.model} answers the training inputs, to see which are hard"
         yield Work("curate", what, split="train", **shared)
     for a in map(ARMS.get, c.arms):
@@ -528,7 +537,7 @@ def _transfer_work(stage):
 def _report_work(stage):
     "The test inputs once more, for the pitfalls, and the answers given to a judge."
     c = resolved(stage.combination)
-    ran, shared = [a for a in c.arms if unavailable(ARMS[a], c) is None], dict(combination=c, data=c.data)
+    ran, shared = [a for a in c.arms if config.unavailable(ARMS[a], c) is None], dict(combination=c, data=c.data)
     for a in pitfall_arms(c, ran):
         times = c.pitfalls.wordings + c.pitfalls.samples + (c.pitfalls.blind and a.name == "student/vanilla")
         if times:
@@ -553,7 +562,7 @@ _WORK = dict(
 def pitfall_arms(c: Combination, fits) -> list:
     "The arms under the plain prompt that can be asked again; `fits` are those that were trained, by name."
     recorded = c.teacher.engine.startswith("recorded:")
-    arms = [a for a in map(ARMS.get, c.arms) if a.prompt == "vanilla" and unavailable(a, c) is None]
+    arms = [a for a in map(ARMS.get, c.arms) if a.prompt == "vanilla" and config.unavailable(a, c) is None]
     return [a for a in arms if (a.model != "trained" or a.name in fits) and not (a.model == "teacher" and recorded)]
 
 

@@ -8,8 +8,8 @@ __all__ = ['SHAPES', 'GPUS', 'WORKING', 'QUANTIZED', 'CONTEXT', 'NCCL', 'GAPS', 
            'STREAM', 'PASS', 'TOKEN', 'VLLM', 'AT_ONCE', 'STREAMS', 'LOAD', 'START', 'BATCH', 'ALL', 'SPREADS',
            'Devices', 'parse_gpus', 'parse_hardware', 'this_machine', 'model_config', 'Counts', 'count_parameters',
            'parameters', 'Estimate', 'training_memory', 'Advice', 'recommend', 'table', 'as_dict', 'Lengths', 'lengths',
-           'answer_seconds', 'weight_bytes', 'processes', 'train_seconds', 'Piece', 'pieces', 'Budget', 'rows_a_pass',
-           'student_memory', 'budget', 'lines', 'power']
+           'answer_seconds', 'weight_bytes', 'processes', 'train_seconds', 'Piece', 'pieces', 'student_bytes', 'Budget',
+           'rows_a_pass', 'student_memory', 'budget', 'lines', 'power']
 
 # %% ../../nbs/85_study/03_resources.ipynb #4f630d09
 import json
@@ -17,7 +17,7 @@ import math
 import os
 import re
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ from ..models.weights import device, load_config, local_model, resolve_model, se
 from .plan import Recipe, plan
 from ..tasks.families import TASKS, arms_of
 from ..train.methods import attention, lora_config, use_bf16
+from ..train.save import MERGED
 from ..utils import size
 
 # %% ../../nbs/85_study/03_resources.ipynb #e7a10001
@@ -529,6 +530,15 @@ def pieces(recipe: Recipe, hw: Devices | None = None) -> list[Piece]:
     return [_training(work, hw) if work.kind == "train" else _asking(work, hw) for work in once.values()]
 
 # %% ../../nbs/85_study/03_resources.ipynb #433c1f47
+def student_bytes(student) -> int:
+    "Bytes of a trained student: its adapter in 32 bits, and all weights in 16 where it keeps a copy of them."
+    train, whole = student.train, parameters(student.model)
+    if train.method == "full":
+        return 2 * whole
+    adapter = 4 * count_parameters(model_config(student.model), train).trainable
+    return adapter + 2 * whole * (whole < MERGED if train.merged is None else train.merged)
+
+
 @dataclass(frozen=True)
 class Budget:
     "What a recipe takes, as far as it can be known beforehand."
@@ -562,16 +572,21 @@ class Budget:
         "How many students are trained."
         return sum(p.kind == "train" for p in self.pieces)
 
+    @cached_property
+    def trained(self) -> int:
+        "Bytes of all trained students."
+        stages = {s.key: s.combination.student for s in plan(self.recipe) if s.kind == "train"}
+        return sum(map(student_bytes, stages.values()))
+
     @property
     def disk(self) -> int:
-        "Bytes: models that are fetched, every trained student in 16 bits, and the checkpoints of one training."
+        "Bytes: models that are fetched, every trained student, and the checkpoints of one training."
         r = self.recipe
         local = [t.engine for t in r.teachers if t.engine.startswith(("transformers:", "vllm:"))]
         models = {s.model for s in self.recipe.trained} | {engine.partition(":")[2] for engine in local}
         fetched = sum(parameters(m) for m in models if not m.startswith("zoo/"))
-        trained = {s.key: s.combination.student.model for s in plan(r) if s.kind == "train"}
         states = [parameters(s.model) * 12 * 2 for s in self.recipe.trained if s.train.method == "full"]
-        return 2 * fetched + 2 * sum(map(parameters, trained.values())) + max(states, default=0)
+        return 2 * fetched + self.trained + max(states, default=0)
 
     def memory(self) -> list[Estimate]:
         "Of every student's training, at the longest row that its settings allow."

@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['FEWEST', 'ticker', 'engine_for', 'noted_weights', 'weights_of', 'asking', 'answering', 'with_gold', 'check_choice',
            'Score', 'validation_rows', 'check_questions', 'label_inputs', 'curate_arms', 'shuffled', 'too_long',
-           'train_arms', 'train_one', 'noted_student', 'answer_arms', 'answer_forms', 'answer_tests', 'untouched_right',
-           'hardness', 'answer_pitfalls', 'judge_arms', 'Panel', 'panel', 'note', 'stage', 'Stages', 'Grading',
-           'data_table', 'labels_table', 'rows_parts', 'training_record', 'students_parts', 'model_size', 'Numbers',
-           'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
+           'train_arms', 'train_one', 'noted_student', 'answer_arms', 'answer_forms', 'answer_tests',
+           'untouched_on_train', 'untouched_right', 'hardness', 'answer_pitfalls', 'judge_arms', 'Panel', 'panel',
+           'note', 'stage', 'Stages', 'Grading', 'data_table', 'labels_table', 'rows_parts', 'training_record',
+           'students_parts', 'model_size', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
 
 # %% ../../nbs/85_study/01_run.ipynb #dd11f700
+import math
 import random
 import tempfile
 import time
@@ -24,7 +25,7 @@ import numpy as np
 
 from .. import config
 from ..analyse import agreement, findings as sentences, results
-from ..analyse.results import Column, Learner, Table, duration, write_numbers
+from ..analyse.results import Column, Learner, Table, duration, place_of, write_numbers
 from ..analyse.stats import mean_interval, separation
 from ..config import ARMS, Arm, Asked, Combination, StudyError, Teacher, fingerprint, strategies_of
 from ..data.load import has_truth, load_data, resolved
@@ -32,20 +33,19 @@ from ..grading.judge import judge
 from ..grading.people import grades_of
 from ..grading.truth import METRICS, grade, grader_hash, known_entities, main_metric, need_ner
 from ..models.engine import StoredEngine, open_teacher, portable
-from ..models.local import TransformersEngine, parameter_count, plain_settings
+from ..models.local import TransformersEngine, embed, parameter_count, plain_settings
 from ..models.weights import local_model, model_fingerprint, resolve_model
 from ..report import figures, render, tables
 from ..store.log import Store, drops_of
 from . import plan
 from ..tasks import families
-from ..teach import sampling
-from ..teach.curate import Curated, Drop, curate, enough, overlaps
+from ..teach import curate, sampling
 from ..teach.sampling import others_line, requests, sample_answers, usage
 from ..train.launch import launch
 from ..train.rows import check_templates, long_rows, render_row
 from ..train.save import FormEngine, forms_of
 from ..train.sft import TrainedStudent, run_fingerprint
-from ..utils import say, short_name
+from ..utils import say, short_name, write_text
 
 # %% ../../nbs/85_study/01_run.ipynb #1ef75182
 def ticker(what: str, every: float = 5.0, *, engine=None):
@@ -134,7 +134,7 @@ def asking(who: Asked, store: Store, *, splits, split: str, engine=None, stated=
 def answering(arm, c: Combination, *, fits: dict) -> Teacher:
     "Who answers for an arm; `fits` are the trained students, by arm."
     if arm.model == "teacher":
-        return c.teacher
+        return c.teacher.on_test
     model = c.student.model if arm.model == "student" else fits[arm.name].path
     how = dict(batch_size=c.student.batch_size, dtype=c.student.dtype, sampling=config.Sampling(stop=arm.stop))
     return Teacher(engine=f"transformers:{model}", **how)
@@ -216,15 +216,16 @@ def validation_rows(arm: Arm, c: Combination, *, splits, answers) -> list:
     `answers`: the teacher's to them; None for an arm that learns from gold."""
     if arm.labels != "gold" and answers is None:
         return []
-    return curate(arm, splits.validation, answers=answers, test=splits.test, settings=c.curate).rows
+    return curate.curate(arm, splits.validation, answers=answers, test=splits.test, settings=c.curate).rows
 
 # %% ../../nbs/85_study/01_run.ipynb #a34fba10
 def check_questions(c: Combination, splits, *, engine):
     "Refuse a teacher that can't answer one of the inputs, e.g. a recorded one that has no completion for an id."
     asked = ("train", "test") if any(ARMS[a].model == "teacher" for a in c.arms) else ("train",)
-    options = dict(sampling=c.teacher.sampling, max_tokens=splits.max_tokens, structured=c.teacher.structured)
+    options = dict(max_tokens=splits.max_tokens, structured=c.teacher.structured)
     for strategy, split in product(strategies_of(c), asked):
-        engine.check(requests(getattr(splits, split), strategy, split=split, **options))
+        sampling = (c.teacher if split == "train" else c.teacher.on_test).sampling
+        engine.check(requests(getattr(splits, split), strategy, split=split, sampling=sampling, **options))
 
 
 def label_inputs(c: Combination, splits, *, store: Store) -> dict:
@@ -250,7 +251,7 @@ def curate_arms(c: Combination, splits, *, labels: dict, store) -> tuple[dict, d
     if not any(map(has_truth, splits.train)):
         why = "the training examples have no gold answers, or no references"
         missing |= {a.name: why for a in trained if a.labels == "gold"}
-    found = overlaps(splits.train, dict(test=splits.test, validation=splits.validation), settings=c.curate)
+    found = curate.overlaps(splits.train, dict(test=splits.test, validation=splits.validation), settings=c.curate)
     rows = [a for a in trained if a.name not in missing]
     shared = dict(splits=splits, store=store, found=found)
     curated = {a.name: _curate_one(c, a, answers=labels.get(a.labels), **shared) for a in rows}
@@ -266,14 +267,55 @@ def shuffled(rows: list, seed: int) -> list:
 def _curate_one(c, arm, *, splits, answers, store, found):
     "The training rows of one arm; `found` are the overlaps with test items."
     limits = dict(settings=c.curate, too_long=lambda rows: too_long(c, rows, store=store))
-    done = curate(arm, splits.train, answers=answers, test=splits.test, found=found, **limits)
+    done = curate.curate(arm, splits.train, answers=answers, test=splits.test, found=found, **limits)
+    if c.curate.budget and len(done.rows) > c.curate.budget:
+        order = _order(c, done.kept, splits=splits, answers=answers, store=store)
+        done = curate.choose(done, order, budget=c.curate.budget)
     if arm.shuffled:
         done = replace(done, rows=shuffled(done.rows, c.seed))
     settings = c.teacher, c.data, splits.hashes, c.curate, c.student.model, c.student.train.max_length
     ledger = drops_of(store, f"drops-{config.slug(arm.name)}", fp=fingerprint("drops", *settings, arm))
-    ledger.replace([dict(arm=arm.name, **vars(d)) for d in done.drops])
-    drops = [Drop(e["id"], e["reason"], e["evidence"]) for e in ledger.entries()]
-    return enough(replace(done, drops=drops), c.min_rows)
+    drops = [dict(arm=arm.name, **vars(d)) for d in done.drops]
+    chosen = [dict(arm=arm.name, id=id, reason="chosen", evidence=why) for id, why in done.chosen.items()]
+    ledger.replace(drops + chosen)
+    drops = [curate.Drop(e["id"], e["reason"], e["evidence"]) for e in ledger.entries() if e["reason"] != "chosen"]
+    return curate.enough(replace(done, drops=drops), c.min_rows, budget=c.curate.budget)
+
+
+def _order(c, ids, *, splits, answers, store):
+    "Id → why it stands there, of the inputs that an arm can learn from, in the order in which they are chosen."
+    how = c.curate
+    if how.select == config.RANDOM:
+        return curate.random_order(ids, seed=c.seed)
+    asked = {e.id: e for e in splits.train}
+    labels = {a.id: a for a in answers or ()}
+    untouched = {a.id: a for a in untouched_on_train(c, splits, store=store)}
+    label = {i: asked[i].gold if how.verify or i not in labels else labels[i].parsed.answer for i in ids}
+    unsure = {i: 1 - math.exp(untouched[i].logprob or 0) for i in ids}
+    if how.select == "llkd":
+        return curate.llkd_order(
+            ids, sure={i: _sureness(labels.get(i), label[i]) for i in ids}, unsure=unsure, seed=c.seed
+        )
+    wrong = {i: untouched[i].parsed.answer != label[i] for i in ids}
+    model = how.embedding or c.student.model
+    place = fingerprint("clusters", model, [asked[i].turns for i in ids], wrong, unsure, how.budget, c.seed)
+    if (known := store.get_json("clusters", place)) is None:
+        vectors = embed([curate.text_of(asked[i]) for i in ids], model)
+        about = dict(wrong=wrong, unsure=unsure, clusters=how.budget // 10 or 1)
+        known = curate.diverse_order(ids, vectors, **about, seed=c.seed)
+        store.put_json("clusters", place, obj=known)
+    return known
+
+
+def _sureness(answer, label):
+    "How sure a teacher is of a label, from 0 to 1: the share of its samples, else by its tokens; 1 of gold."
+    if answer is None:
+        return 1.0
+    if answer.votes:
+        return sum(v.parsed.answer == label for v in answer.votes) / len(answer.votes)
+    if answer.logprob is None:
+        raise StudyError.of("unsure_teacher")
+    return math.exp(answer.logprob)
 
 
 def too_long(c: Combination, rows: list, *, store) -> dict:
@@ -397,16 +439,22 @@ def answer_tests(c: Combination, arm: str, *, fits: dict, tests: dict, store: St
     return out, missing
 
 
+def untouched_on_train(c: Combination, splits, *, store) -> list:
+    "The untouched student's `Answers` to the training inputs, with log-probabilities where rows are chosen by them."
+    who, what = answering(ARMS["student/vanilla"], c, fits={}), "untouched student, training inputs"
+    sampling = who.sampling.model_copy(update=dict(logprobs=None if c.curate.select == config.RANDOM else 1))
+    with asking(who, store, splits=splits, split="train", stated=c.curate.stated) as ask:
+        return ask(splits.train, "vanilla", what=what, sampling=sampling)
+
+
 def untouched_right(c: Combination, splits, *, store) -> dict:
     "Id → whether the untouched student gets a training input right; empty unless `curate.hard_items` is set."
     if not c.curate.hard_items or not families.TASKS[splits.task].graded:
         return {}
-    who, what = answering(ARMS["student/vanilla"], c, fits={}), "untouched student, training inputs"
-    with asking(who, store, splits=splits, split="train", stated=c.curate.stated) as ask:
-        return {a.id: a.correct for a in ask(splits.train, "vanilla", what=what)}
+    return {a.id: a.correct for a in untouched_on_train(c, splits, store=store)}
 
 
-def hardness(done: Curated, right: dict, *, sources: dict) -> dict:
+def hardness(done: curate.Curated, right: dict, *, sources: dict) -> dict:
     """'kept', 'dropped' and each reason → how often the untouched student is right: an `Interval`, of inputs with gold.
 
     `right`: id → whether its answer is right, None without gold; `sources`: id → what the input was made from."""
@@ -823,7 +871,7 @@ class Sections:
         task, words, strategies = self.data.task, self.combination.data.words, strategies_of(self.combination)
         ways = {s: sentences.WAYS[s].partition(" (")[0] for s in strategies}
         asked = {f"Asked {way} ({s})": families.wording(task, s, words=words) for s, way in ways.items()}
-        return sentences.Methodology(asked)
+        return sentences.Prose(asked, "paragraphs")
 
     @property
     def measures(self) -> Panel:
@@ -918,7 +966,7 @@ class Conclusions:
     @cached_property
     def findings(self):
         "What this combination says about the five questions of the study."
-        options = dict(training=self.training, serving=self.serving, pitfalls=self.pitfalls)
+        options = dict(training=self.training, serving=self.serving, pitfalls=self.pitfalls, sizes=self.sizes)
         wins = self.judged.wins if self.judged else ()
         return sentences.findings(self.results, self.labelling, wins=wins, **options)
 
@@ -926,7 +974,8 @@ class Conclusions:
     def headline(self):
         "What this combination found, in a sentence or two, and what to mind."
         wins = self.judged.wins if self.judged else ()
-        return sentences.headline(self.results, wins=wins, levels=self.difficulty, labels=self.confusions)
+        more = dict(labels=self.confusions, inputs=len(self.data.train))
+        return sentences.headline(self.results, wins=wins, levels=self.difficulty, **more)
 
     @cached_property
     def sizes(self) -> dict:
@@ -946,7 +995,8 @@ class Conclusions:
         picture = figures.picture(lambda dark: figures.accuracy_figure(r, dark), figures.accuracy_alt(r), caption=below)
         models = tuple(short_name(portable(m)) for m in (c.teacher.engine.partition(":")[2], c.student.model))
         shown = (tuple(self.sizes.values()), top, picture, self.findings)
-        return tables.FirstScreen(short_name(c.data.name), models, *shown, story)
+        data = ", ".join(filter(None, (short_name(c.data.name), place_of(c.axes))))
+        return tables.FirstScreen(data, models, *shown, story)
 
     @cached_property
     def provenance(self):
@@ -1008,12 +1058,12 @@ class Conclusions:
 
     def write(self, folder: str | Path):
         "Write `metrics.json`, `metrics.csv` and `items.html`, and for the receipt what was looked up in the store."
-        from distill_study.report.items import write_items
+        from distill_study.report.items import items_page
 
         folder = Path(folder)
         write_numbers(self.numbers, folder / "metrics.json")
         render.write_csv(self.numbers, folder / "metrics.csv")
-        write_items(folder, self.numbers, run=self)
+        write_text(items_page(self.numbers, self), folder / "items.html")
         say("report")
         if not self.store.replay:
             write_numbers(plan.lookups(self.store), folder / plan.LOOKUPS)

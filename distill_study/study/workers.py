@@ -38,8 +38,8 @@ def run_stage(stage: Stage, store: Store):
         return _train(stage, splits, store=store)
     if stage.kind == "label":
         run.label_inputs(c, splits, store=store)
-    if stage.kind == "base":
-        run.untouched_right(c, splits, store=store)
+    if stage.kind == "base" and not c.arms:
+        run.untouched_on_train(c, splits, store=store)
     run.answer_arms(c, splits, fits={}, store=store)
 
 

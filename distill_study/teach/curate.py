@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['REASONS', 'words', 'Grams', 'shingles', 'jaccard', 'near_repeats', 'text_of', 'facts_of', 'contaminated',
-           'gives_away', 'Overlaps', 'overlaps', 'Drop', 'Curated', 'curate', 'enough']
+           'gives_away', 'Overlaps', 'overlaps', 'Drop', 'Curated', 'curate', 'random_order', 'llkd_order',
+           'diverse_order', 'choose', 'enough']
 
 # %% ../../nbs/40_teach/02_curate.ipynb #32f4d958
+import random
 import re
 import unicodedata
+import warnings
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -310,6 +313,7 @@ class Curated:
     balance: dict = field(default_factory=dict)  # of a family with few answers: label → inputs, 'before' and 'after'
     short: str = ""  # why these rows are too few to train on; empty where they are enough, see `enough`
     hidden: int = 0  # inputs among the rows whose reasoning came from a block or field of its own
+    chosen: dict = field(default_factory=dict)  # id of an input among the rows → why it was chosen, see `choose`
 
     @property
     def kept(self) -> list[str]:
@@ -437,6 +441,34 @@ def _with_reasoning(answer, arm, *, which):
     return replace(answer, parsed=replace(read, rationale=taught)), taught != read.rationale
 
 
+def _samples(elected, *, settings) -> list:
+    "The samples to learn an input from, best first: right ones with `verify`, else those of the elected answer."
+    if elected is None or not elected.votes:
+        return [elected]
+    whole = [a for a in elected.votes if not a.truncated]
+    if settings.verify:
+        found = [a for a in whole if a.correct] or [elected]
+    else:
+        found = [elected, *(a for a in whole if a.parsed.answer == elected.parsed.answer)]
+    if settings.prefer == "shortest":
+        found = sorted(found, key=lambda a: len(words(a.parsed.rationale)))
+    return found
+
+
+def _different_rows(arm, example, *, label, samples, settings):
+    "The rows of the first samples, at most `settings.keep`, that teach something else than those before them."
+    rows, taught = [], set()
+    for answer in samples:
+        new = _rows(arm, example, label=label, answer=answer, turns=settings.turns)
+        text = " ".join(words(new[-1]["messages"][-1]["content"]))
+        if text not in taught:
+            taught.add(text)
+            rows += new
+        if len(taught) == settings.keep:
+            break
+    return rows
+
+
 def curate(arm, examples: list, *, answers, test: list, settings=None, too_long=None, found=None) -> Curated:
     """Training rows of one trained `config.Arm`, and what was dropped and why.
 
@@ -448,11 +480,11 @@ def curate(arm, examples: list, *, answers, test: list, settings=None, too_long=
     found = found or overlaps(examples, dict(test=test), settings=settings)
     seen, rows, drops, labels, hidden = {}, [], [], {}, set()
     for i, (example, elected) in enumerate(zip(examples, answers or [None] * len(examples), strict=True)):
-        votes = elected.votes if elected else ()
-        right = (a for a in votes if settings.verify and a.correct and not a.truncated)
-        if answer := next(right, elected):
-            answer, apart = _with_reasoning(answer, arm, which=settings.reasoning)
-            hidden |= {example.id} if apart else set()
+        votes, samples = elected.votes if elected else (), _samples(elected, settings=settings)
+        if elected:
+            samples, apart = zip(*(_with_reasoning(a, arm, which=settings.reasoning) for a in samples))
+            hidden |= {example.id} if apart[0] else set()
+        answer, *others = samples
         label = labels[example.id] = example.gold if arm.labels == "gold" else answer.parsed.answer
         fault = _fault(example, arm, answer=answer, votes=votes, label=label, settings=settings)
         fault = fault or _overlap_fault(example, i, found=found, seen=seen)
@@ -460,7 +492,8 @@ def curate(arm, examples: list, *, answers, test: list, settings=None, too_long=
             drops.append(Drop(example.id, *fault))
             continue
         seen[example.key] = seen[found.first.get(i, (i,))[0]] = example.id
-        rows += _rows(arm, example, label=label, answer=answer, turns=settings.turns)
+        samples = [answer, *(a for a in others if not _answer_fault(a, arm))]
+        rows += _different_rows(arm, example, label=label, samples=samples, settings=settings)
     if too_long and rows:
         long = too_long(rows)
         drops += [Drop(id, "too long", long[id]) for id in dict.fromkeys(r["id"] for r in rows) if id in long]
@@ -471,12 +504,59 @@ def curate(arm, examples: list, *, answers, test: list, settings=None, too_long=
     balance = _balance(examples, labels, kept=done.kept)
     return replace(done, balance=balance, hidden=len(hidden.intersection(done.kept)))
 
+# %% ../../nbs/40_teach/02_curate.ipynb #f3443cf5
+def random_order(ids: list, *, seed: int) -> dict:
+    "Id → why it stands there, in a drawn order."
+    return dict.fromkeys(random.Random(seed).sample(ids, len(ids)), "drawn")
+
+
+def llkd_order(ids: list, *, sure: dict, unsure: dict, seed: int) -> dict:
+    """Id → why it stands there, first those of which the teacher is `sure` and the student `unsure`, both from 0 to 1.
+
+    The order of equals is drawn."""
+    score = {i: sure[i] * unsure[i] for i in random_order(ids, seed=seed)}
+    first = sorted(score, key=lambda i: -score[i])
+    return {i: f"{score[i]:.3f}: teacher sure {sure[i]:.3f}, student unsure {unsure[i]:.3f}" for i in first}
+
+
+def diverse_order(ids: list, vectors, *, wrong: dict, unsure: dict, clusters: int, seed: int) -> dict:
+    """Id → why it stands there: one input of every cluster of their `vectors`, inputs × width, then the second of each.
+
+    In a cluster come first those that the student gets `wrong`, of these the most `unsure`; equals are drawn."""
+    from scipy.cluster.vq import kmeans2
+
+    spread = vectors.std(axis=0)
+    standard = (vectors - vectors.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # a cluster may stay empty
+        _, found = kmeans2(standard, min(clusters, len(ids)), minit="++", rng=seed)
+    cluster, members = dict(zip(ids, found.tolist())), {}
+    for i in sorted(random_order(ids, seed=seed), key=lambda i: (not wrong[i], -unsure[i])):
+        members.setdefault(cluster[i], []).append(i)
+    place = {i: k for own in members.values() for k, i in enumerate(own)}
+    first = sorted(place, key=place.get)
+    answer = {True: "wrong", False: "right"}
+    return {i: f"cluster {cluster[i]}, student {answer[wrong[i]]}, unsure {unsure[i]:.3f}" for i in first}
+
+# %% ../../nbs/40_teach/02_curate.ipynb #cc663e33
+def choose(done: Curated, order: dict, *, budget: int) -> Curated:
+    "Only the rows of the first inputs in `order` that `budget` rows have room for; `order`: id → why it stands there."
+    place = {id: k for k, id in enumerate(order, 1)}
+    first = sorted(range(len(done.rows)), key=lambda i: place[done.rows[i]["id"]])[:budget]
+    rows = [done.rows[i] for i in sorted(first)]
+    why = {id: f"place {place[id]} of {len(place)}, {order[id]}" for id in order}
+    chosen = {r["id"]: why[r["id"]] for r in rows}
+    gone = [Drop(id, "over budget", why[id]) for id in order if id not in chosen]
+    return replace(done, rows=rows, drops=[*done.drops, *gone], chosen=chosen)
+
 # %% ../../nbs/40_teach/02_curate.ipynb #1a366975
-def enough(done: Curated, min_rows: int) -> Curated:
-    "The same; where too few rows are left, `short` says what became of the others."
+def enough(done: Curated, min_rows: int, *, budget: int | None = None) -> Curated:
+    "The same; where too few rows are left to train on, or to spend a budget, `short` says what became of the others."
     inputs, n, dropped = done.attrition.values()
-    if n >= min_rows:
+    if n >= min_rows and len(done.rows) >= (budget or 0):
         return done
     left = f"{n} training {'row is' if n == 1 else 'rows are'} left of {inputs} inputs"
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "nothing dropped"
-    return replace(done, short=f"{left}, fewer than min_rows = {min_rows} ({reasons})")
+    if n < min_rows:
+        return replace(done, short=f"{left}, fewer than min_rows = {min_rows} ({reasons})")
+    missing = budget - len(done.rows)
+    return replace(done, short=f"{left}, {missing} fewer than curate.budget = {budget} ({reasons})")
