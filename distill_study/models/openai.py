@@ -22,6 +22,7 @@ import os
 import queue
 import random
 import re
+import sys
 import threading
 import time
 import urllib.request
@@ -719,8 +720,9 @@ def in_thread(start, *, most: int = 4096):
     box, loop = queue.SimpleQueue(), asyncio.new_event_loop()
     task = loop.create_task(start(box.put, lambda: box.qsize() > most))
     thread = threading.Thread(target=loop.run_until_complete, args=(asyncio.wait([task]),), daemon=True)
-    often = gc.get_threshold()
+    often, switch = gc.get_threshold(), sys.getswitchinterval()
     gc.set_threshold(20_000, *often[1:])  # looking through all the questions and answers, it finds no garbage
+    sys.setswitchinterval(min(switch, 0.0005))  # while this thread stores, the other one waits for so long at most
     thread.start()
     try:
         while thread.is_alive() or not box.empty():
@@ -739,6 +741,7 @@ def in_thread(start, *, most: int = 4096):
         thread.join(10)
         loop.close()
         gc.set_threshold(*often)
+        sys.setswitchinterval(switch)
     task.result()  # or its error
 
 # %% ../../nbs/30_models/05_openai.ipynb #4e516466
