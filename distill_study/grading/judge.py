@@ -163,6 +163,7 @@ def read_winner(text: str, cut: bool = False) -> tuple:
 
 # %% ../../nbs/50_grading/02_judge.ipynb #0c34c93c
 TOO_LONG = "too long for the judge"
+_FINAL = (TOO_LONG, "no verdict came")  # what asking again doesn't mend
 
 
 def _read(kind, record, *, criteria):
@@ -199,20 +200,19 @@ def ask_judge(kind: str, jobs: list, *, criteria: tuple, settings: Judge, engine
     stage, how = f"judge, {kind}", dict(store=store, max_failures=settings.max_failures, progress=progress)
     done = complete(engine, requests, stage=stage, **how)
     verdicts = [(_read(kind, r, criteria=criteria), r) for r in done]
-    records, new = {engine.key(q): r for q, r in zip(requests, done)}, done.new
-    for k in range(1, settings.reasks + 1 if engine.redraws else 1):
-        whys = ({why for value, why in v.values() if value is None} for v, _ in verdicts)
-        at = [
-            i for i, why in enumerate(whys) if why and not any(w.startswith((TOO_LONG, "no verdict came")) for w in why)
-        ]
-        again, done = ask_again(engine, requests, at=at, k=k, store=store, stage=stage)
-        new += done.new
-        for (i, request), record in zip(again.items(), done):
-            records[engine.key(request)] = record
-            verdict = _read(kind, record, criteria=criteria)
-            if not isinstance(record, Failure) and _unread(verdict) < _unread(verdicts[i][0]):
-                verdicts[i] = verdict, record
-    return verdicts, dict(records=records, new=new)
+    records = {engine.key(q): r for q, r in zip(requests, done)}
+
+    def wanted():
+        whys = ([why for value, why in v.values() if value is None] for v, _ in verdicts)
+        return [i for i, why in enumerate(whys) if why and not any(w.startswith(_FINAL) for w in why)]
+
+    again = dict(wanted=wanted, reasks=settings.reasks, done=done, store=store, stage=stage)
+    for i, request, record in ask_again(engine, requests, **again):
+        records[engine.key(request)] = record
+        verdict = _read(kind, record, criteria=criteria)
+        if not isinstance(record, Failure) and _unread(verdict) < _unread(verdicts[i][0]):
+            verdicts[i] = verdict, record
+    return verdicts, dict(records=records, new=done.new)
 
 
 def _usage(asked, price):
