@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from ..config import Asked, Sampling, StudyError, fingerprint, nearest
+from ..config import Asked, Sampling, StudyError, fingerprint, nearest, read_table
 from ..data.load import local_folder, read_jsonl
 from ..data.world import DAYS, HOUSES, NAMES, PETS, entities
 from .weights import sentence
@@ -69,11 +69,8 @@ class Failure:
     attempts: int = 1
 
 # %% ../../nbs/30_models/02_engine.ipynb #17fe79d0
-ENDINGS = dict.fromkeys("stop end_turn stop_sequence eos eos_token eos_found complete completed".split(), "stop")
-ENDINGS |= dict.fromkeys(
-    "length max_tokens max_output_tokens max_length model_length model_context_window_exceeded".split(), "length"
-)
-_REFUSED = dict(content_filter=("filter", "safety", "refus", "prohibited"), tool_calls=("tool", "function"))
+_KNOWN = read_table("models/engines.yaml")
+ENDINGS = {name: kind for kind, names in _KNOWN["endings"].items() for name in names.split()}
 
 
 def ending(*reasons) -> str | None:
@@ -86,7 +83,7 @@ def ending(*reasons) -> str | None:
 def no_reply(text: str, end: str | None) -> str:
     "Why a text with this `ending` is no reply: the reason of a `Failure`; empty where it is one."
     if end not in (None, "stop", "length"):
-        return next((reason for reason, parts in _REFUSED.items() if any(p in end for p in parts)), "aborted")
+        return next((reason for reason, parts in _KNOWN["refused"].items() if any(p in end for p in parts)), "aborted")
     return "empty" if end == "stop" and not text.strip() else ""
 
 
@@ -570,14 +567,7 @@ class RulesEngine(Engine):
             yield i, self.record(r, text, **how, info=dict(share=time.perf_counter() - start))
 
 # %% ../../nbs/30_models/02_engine.ipynb #ead902cd
-ENGINES = {  # name → module of this room, and class
-    "transformers": ("local", "TransformersEngine"),
-    "vllm": ("vllm", "VLLMEngine"),
-    "openai": ("openai", "OpenAIEngine"),
-    "anthropic": ("openai", "AnthropicEngine"),
-    "recorded": ("engine", "RecordedEngine"),
-    "rules": ("engine", "RulesEngine"),
-}
+ENGINES = _KNOWN["engines"]  # name → module of this room, and class
 
 
 def engine_class(name: str) -> type[Engine]:
