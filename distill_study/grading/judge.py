@@ -18,7 +18,7 @@ from ..config import ARMS, Judge, fingerprint
 from .truth import texts
 from ..models.engine import Failure, Request, complete, fenced
 from ..tasks.families import answer_text, item_parts, rubric, rubric_hash
-from ..tasks.reading import MOST, from_json, normal
+from ..tasks.reading import MOST, RE, from_json, normal
 from ..teach.sampling import answer_of, ask_again, others_line, usage
 from ..utils import esc, num
 
@@ -146,20 +146,16 @@ def read_grades(text: str, criteria: tuple, *, cut: bool = False) -> dict:
     return {c.name: _grade(found[c.name], c) if c.name in found else (None, "no grade") for c in criteria}
 
 # %% ../../nbs/50_grading/02_judge.ipynb #80b97de9
-_SIDE = re.compile(r"\W*(?:(?:the )?(?:answer|assistant|response|option|text)\W+)?([AB])\W*", re.I)
-_TIE = re.compile(r"\W*(?:(?:a|it's a|it is a) )?(?:tie|draw)\W*", re.I)
-
-
 def read_winner(text: str, cut: bool = False) -> tuple:
     "('A', 'B', 'tie' or None, why there is none)."
-    bare = len(text) < 20 and not cut and (_SIDE.fullmatch(text) or _TIE.fullmatch(text))
+    bare = len(text) < 20 and not cut and (RE.side.fullmatch(text) or RE.tie.fullmatch(text))
     fields, why = (dict(winner=text), "") if bare else _fields(text, ["winner"], cut=cut)
     if fields is None:
         return None, why
     winner = fields["winner"] if isinstance(fields["winner"], str) else ""
-    if m := _SIDE.fullmatch(winner):
+    if m := RE.side.fullmatch(winner):
         return m[1].upper(), ""
-    return ("tie", "") if _TIE.fullmatch(winner) else (None, "no winner")
+    return ("tie", "") if RE.tie.fullmatch(winner) else (None, "no winner")
 
 # %% ../../nbs/50_grading/02_judge.ipynb #0c34c93c
 TOO_LONG = "too long for the judge"

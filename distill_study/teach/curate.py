@@ -23,7 +23,7 @@ from ..config import Curate, read_table
 from ..data.load import LETTERS
 from ..store.log import key_hash
 from ..tasks.families import NLI, TASKS, both, target
-from ..tasks.reading import cut_run_on, split_reasoning, statements
+from ..tasks.reading import RE, cut_run_on, split_reasoning, statements
 
 # %% ../../nbs/40_teach/02_curate.ipynb #ba89fc64
 _NO_SPACES = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, kana, Han
@@ -316,10 +316,6 @@ class Curated:
         return dict(inputs=len(self.kept) + len(self.drops), rows=len(self.kept), dropped={r: count[r] for r in order})
 
 # %% ../../nbs/40_teach/02_curate.ipynb #b9531713
-_ONE = r"(?:[-$€£]?\d[\d.,/]*%?|\b[A-J]\b|(?i:entail\w*|neutral|contradict\w*))"
-_SEVERAL = re.compile(rf"{_ONE}\W+(?:or|and|to)\W+(?:an? |the )?{_ONE}")
-
-
 def _unread(text):
     "Why no answer was read in a reply, as far as it shows."
     reply = split_reasoning(text)[1].strip()
@@ -328,7 +324,7 @@ def _unread(text):
     if cut_run_on(reply)[1]:
         return "another question"
     endings = [s.content for s in statements(reply)] or reply.splitlines()
-    return "undecided" if _SEVERAL.search(re.sub(r"\\[a-z]+", " ", endings[-1][:200])) else "unreadable"
+    return "undecided" if RE.undecided.search(re.sub(r"\\[a-z]+", " ", endings[-1][:200])) else "unreadable"
 
 
 def _answer_fault(answer, arm):
