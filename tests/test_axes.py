@@ -231,7 +231,7 @@ def test_the_size_from_which_a_curve_is_as_good_as_the_teacher(levels, at, says)
     curve = curves(grown(levels))[0]
     found = next(p for p in passings(curve) if p.other == "teacher/vanilla" and p.arm == "distilled/cot-rationale")
     assert found.at.value == pytest.approx(at, rel=0.05) and found.at.low <= found.at.value <= found.at.high
-    assert says in dict(sections(grown(levels)))["Learning curves"]
+    assert says in dict(sections(grown(levels)))["Learning curves"].replace("\u00a0", " ")
     assert found == next(p for p in passings(curve) if p.arm == found.arm), "same numbers, same interval"
 
 
@@ -260,16 +260,13 @@ def test_an_overview_of_several_points_is_of_one_and_says_which():
     pages = [page(p, right=right) for p in (few, many, few | {"train.r": 16}, many | {"train.r": 16})]
     own, point = leading(pages)
     assert own == [pages[1]] and point == many
-    assert any(
-        "data.train = 1,600, the largest training set, and train.r = 4" in s or "train.r = 4" in s
-        for s in in_short(pages)
-    )
+    finding, *limits = in_short(pages)
+    assert "the charts other than curves are of 1,600 training inputs, r = 4." in limits[0]
+    for r in (4, 16):
+        assert f"student-s, r = {r}: Accuracy after training on reasoned answers is 15.6 % with 100 train" in finding
     parts = dict(sections(pages))
-    assert list(parts)[:3] == ["Scores", "Learning curves", "Settings"] and parts["Scores"].count('class="who"') == 1
-    assert len(curves(pages)) == 2 and {c.name for c in curves(pages)} == {
-        "student-s, train.r = 4",
-        "student-s, train.r = 16",
-    }
+    assert list(parts)[:3] == ["Learning curves", "Scores", "Settings"] and parts["Scores"].count('class="who"') == 1
+    assert len(curves(pages)) == 2 and {c.name for c in curves(pages)} == {"student-s, r = 4", "student-s, r = 16"}
     tables = axis_tables(pages, "train.r")
     assert [c.head for c in tables[0].columns] == ["Model", "r = 4", "r = 16"]
     assert not any("not available" in str(v) for row in tables[0].rows for v in row.values())
@@ -291,3 +288,36 @@ def test_pages_of_one_size_have_no_curve_and_pages_without_items_no_sentence():
     for m in pages:
         m.pop("items")
     assert passings(curves(pages)[0]) == []
+
+
+def test_a_value_may_be_several_settings_which_lie_on_those_of_the_recipe():
+    ways = [{"select": "random"}, {"keep": 2, "prefer": "shortest"}]
+    more = dict(curate=dict(verify=True), sampling=dict(n=3, temperature=0.7))
+    found = {c.point: c for c in recipe({"curate.budget": [10, 20], "curate": ways}, **more).combinations()}
+    assert [*found] == [f"budget {n}, {way}" for n in (10, 20) for way in ("select random", "keep 2, prefer shortest")]
+    c = found["budget 20, keep 2, prefer shortest"]
+    assert (c.curate.verify, c.curate.budget, c.curate.keep, c.curate.prefer) == (True, 20, 2, "shortest")
+    assert c.name == "tiny-math--teacher--student-s--budget-20--keep-2--prefer-shortest"
+    with pytest.raises(ConfigError, match="the same value"):
+        recipe({"curate": [{"keep": 1}, {"select": "random"}]}, **more)
+
+
+def test_a_budget_of_rows_has_curves_and_a_table_of_every_other_axis_at_each_size():
+    levels = dict(random=(40, 120, 160), llkd=(60, 110, 170))
+    pages = [
+        page({"curate.budget": n, "curate.select": way}, seed=seed, right={"distilled/cot-rationale": k + seed})
+        for way, own in levels.items()
+        for n, k in zip((100, 400, 1600), own)
+        for seed in (0, 1)
+    ]
+    assert [(c.name, c.unit, c.sizes) for c in curves(pages)] == [
+        (f"student-s, select = {way}", "training rows", (100, 400, 1600)) for way in levels
+    ]
+    tables = axis_tables(pages, "curate.select")
+    assert [t.caption for t in tables] == [
+        f"tiny-math: accuracy by curate.select, {n} training rows" for n in ("100", "400", "1,600")
+    ]
+    row = next(r for r in tables[1].rows if "trained on reasoning" in str(r))
+    assert [round(100 * row[k].value) for k in ('"random"', '"llkd"')] == [60, 55]
+    text = dict(sections(pages))["Learning curves"].replace("\u00a0", " ")
+    assert "training rows" in text and "training inputs" not in text

@@ -302,7 +302,7 @@ def unread(arm, own: str, *, task: str, which=True) -> str:
 
     `own` is the family that it learned from, `task` that of the other data set, `which` is `Recipe.generalization`."""
     if arm.prompt not in TASKS[task].strategies:
-        return f"task {task} has no {arm.prompt} prompt, which {arm.name} answers under"
+        return f"{task} has no {arm.prompt} prompt, under which {arm.name} answers"
     if arm.stop and not TASKS[task].graded:
         return f"{arm.name} is read up to its first line, and answers of task {task} may have several"
     return f"task {task} is another family than {own}" if which == "family" and task != own else ""

@@ -22,7 +22,7 @@ from itertools import groupby
 from pathlib import Path
 
 import distill_study
-from ..analyse.results import duration, write_numbers
+from ..analyse.results import duration, place_of, write_numbers
 from ..config import ARMS, DEFAULT_ARMS, Combination, StudyError, Train, nearest, slug, stem
 from ..data.load import has_truth, load_data, resolved, source_of
 from ..grading.judge import judge_prompt, judge_schema
@@ -226,7 +226,7 @@ def run_combination(c: Combination, out: Path, *, store: Path, replay: bool = Fa
         (out / "params.yaml").write_text(to_yaml(render.shareable(c)), encoding="utf-8")
         given = parameters(c, store, out=out, replay=replay)
         title = f"{stem(c.data.name)}: {stem(c.teacher.engine.split(':', 1)[1])} to {stem(c.student.model)}"
-        title += f", {c.point}" if c.axes else ""
+        title += f", {place_of(c.axes)}" if c.axes else ""
         files = ("index.html", "items.html", "metrics.json", "metrics.csv", planner.LOOKUPS)
         page = dict(title=title, files=files, back=back)
         error = _page("combination", out, given=given, keys=render.key_names(c), **page)
