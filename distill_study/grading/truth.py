@@ -47,11 +47,7 @@ METRICS = {key: Metric(key, **fields) for key, fields in _MEASURES["measures"].i
 FAMILY = {task: tuple(keys.split()) for task, keys in _MEASURES["families"].items()}
 
 # %% ../../nbs/50_grading/01_truth.ipynb #1415d543
-# scripts without spaces, where each character is a word, and signs on top of letters
-_ALONE = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-)
-_SIGNS = "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
+_ALONE, _SIGNS = read_table("tasks/patterns.yaml")["scripts"].values()
 _WORD = rf"(?:[^\W{_ALONE}]|[{_SIGNS}])+"
 _TOKEN = re.compile(rf"[{_ALONE}]|{_WORD}(?:[.,:/'’\-]{_WORD})*|[^\w\s]")
 _POSSESSIVE = re.compile(r"['’]s$")
