@@ -7,8 +7,8 @@ __all__ = ['MOST', 'Count', 'Whole', 'Seed', 'Share', 'Positive', 'Amount', 'Str
            'LICENSE', 'License', 'VISIBLE', 'FIRST', 'RANDOM', 'ARMS', 'DEFAULT_ARMS', 'ArmName', 'ArmNames',
            'read_table', 'wording', 'StudyError', 'ConfigError', 'nearest', 'Settings', 'absent', 'Sampling',
            'Endpoint', 'Price', 'Vllm', 'Asked', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm', 'arms_under',
-           'Judge', 'Criterion', 'Pitfalls', 'Shared', 'place_on', 'Combination', 'stem', 'slug', 'unavailable',
-           'strategies_of', 'fingerprint']
+           'Judge', 'Criterion', 'Pitfalls', 'Shared', 'Combination', 'stem', 'slug', 'unavailable', 'strategies_of',
+           'fingerprint']
 
 # %% ../nbs/00_config.ipynb #84a9eb5e
 import difflib
@@ -564,15 +564,6 @@ class Shared(Settings):
     primary: ArmName | None = absent(None)  # distilled arm that the finding leads with; None: `stats.primary_of`'s
 
 
-def place_on(axes: dict) -> str:
-    "Values of settings in words, 'train 400, r 16'; a value that is a mapping names its own settings."
-    parts = []
-    for key, value in axes.items():
-        settings = value if isinstance(value, dict) else {key.rpartition(".")[2]: value}
-        parts += [f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in settings.items()]
-    return ", ".join(parts)
-
-
 class Combination(Shared):
     "Teacher × student × data set × seed: everything one report needs, nothing left open."
 
@@ -584,8 +575,12 @@ class Combination(Shared):
 
     @property
     def point(self) -> str:
-        "Its place on the axes of its recipe, e.g. 'train 400, r 16'."
-        return place_on(self.axes)
+        "Its place on the axes of its recipe, e.g. 'train 400, r 16'; a value that is a mapping names its own settings."
+        parts = []
+        for key, value in self.axes.items():
+            settings = value if isinstance(value, dict) else {key.rpartition(".")[2]: value}
+            parts += [f"{k} {v if isinstance(v, str) else json.dumps(v)}" for k, v in settings.items()]
+        return ", ".join(parts)
 
     @property
     def name(self) -> str:
