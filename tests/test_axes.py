@@ -126,13 +126,14 @@ BAD = {
     "an unknown setting": ({"data.trian": [1]}, "data.0.trian: unknown setting. Did you mean 'train'?"),
     "an unknown place": ({"trian.r": [1]}, "axes.trian.r: no setting that can be varied. Did you mean 'train'?"),
     "what has its own list": ({"seeds": [1, 2]}, "axes.seeds: no setting that can be varied"),
+    "a group of settings": ({"train": [1, 2]}, "vary one of them, e.g. train.epochs"),
     "how hard a server is asked": ({"endpoint.concurrency": [1, 2]}, "no setting that can be varied"),
     "an empty list": ({"data.train": []}, "axes.data.train: its list is empty"),
     "no list": ({"data.train": 5}, "axes.data.train = 5: an axis has a list of values"),
     "no mapping": ([100], "axes = [100]"),
     "a value twice": ({"data.train": [100, 100]}, "axes.data.train: 100 and 100 are the same value here"),
     "a value twice, as text": ({"train.epochs": ["2", 2.0]}, "'2' and 2.0 are the same value here"),
-    "one that touches nothing": ({"vllm.max_model_len": [8, 9]}, "8 and 9 are the same value here"),
+    "one that touches nothing": ({"vllm.max_model_len": [8, 9]}, "no teacher of this recipe has one"),
     "one setting twice": ({"train.r": [4, 8], "student.train.r": [4, 8]}, "4 and 8 are the same value here"),
     "text for a number": ({"train.r": [4, "x"]}, "axes, train.r = 'x': recipe.students.0.train.r = 'x'"),
     "a truth value for a number": ({"data.train": [True]}, "data.train = True"),
@@ -161,7 +162,7 @@ def test_values_that_make_one_folder_are_refused():
 def test_a_size_above_the_rows_there_are_says_how_many_are_missing(pairs):
     r = recipe({"data.train": [100, 2911]}, data=[pairs], arms=["teacher/vanilla", "distilled/vanilla"])
     assert [p.partition(" Ask")[0] for p in schedule.problems(r)] == [
-        "data.train = 2911: there are only 2910 rows, 1 too few."
+        "data.train = 2911: there are only 2910 rows beside the 90 that are held out, 1 too few."
     ]
 
 

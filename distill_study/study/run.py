@@ -705,7 +705,9 @@ def data_table(splits, metric) -> Table:
         dict(split=s, n=len(x := getattr(splits, s)), gold=sum(map(has_truth, x)), hash=h if x else "")
         for s, h in splits.hashes.items()
     )
-    return Table("Examples", columns, rows, results.sentence("study", "data", splits=splits))
+    tests = {e.key for e in splits.test}
+    leaks = sum(e.key in tests for e in splits.train)
+    return Table("Examples", columns, rows, results.sentence("study", "data", splits=splits, leaks=leaks))
 
 
 def labels_table(run) -> Table:
