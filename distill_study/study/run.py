@@ -6,9 +6,9 @@
 __all__ = ['FEWEST', 'ticker', 'engine_for', 'noted_weights', 'weights_of', 'asking', 'answering', 'with_gold', 'check_choice',
            'Score', 'validation_rows', 'check_questions', 'label_inputs', 'curate_arms', 'shuffled', 'too_long',
            'train_arms', 'train_one', 'noted_student', 'answer_arms', 'answer_forms', 'answer_tests',
-           'untouched_on_train', 'untouched_right', 'hardness', 'answer_pitfalls', 'judge_arms', 'Panel', 'panel',
-           'note', 'stage', 'Stages', 'Grading', 'data_table', 'labels_table', 'rows_parts', 'training_record',
-           'students_parts', 'model_size', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
+           'untouched_on_train', 'hardness', 'answer_pitfalls', 'judge_arms', 'Panel', 'panel', 'note', 'stage',
+           'Stages', 'Grading', 'data_table', 'labels_table', 'rows_parts', 'training_record', 'students_parts',
+           'model_size', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
 
 # %% ../../nbs/85_study/01_run.ipynb #dd11f700
 import math
@@ -25,7 +25,7 @@ import numpy as np
 
 from .. import config
 from ..analyse import agreement, findings as sentences, results
-from ..analyse.results import Column, Learner, Table, duration, write_numbers
+from ..analyse.results import Learner, Table, duration, write_numbers
 from ..analyse.stats import mean_interval, separation
 from ..config import ARMS, Arm, Asked, Combination, StudyError, Teacher, fingerprint, strategies_of
 from ..data.load import has_truth, load_data, resolved
@@ -181,31 +181,19 @@ class Score:
     @property
     def key(self) -> str:
         "What the score depends on, beside the model."
-        return fingerprint(
-            "score",
-            [(e.id, e.turns, e.gold) for e in with_gold(self.splits)],
-            families.prompt_hash(self.splits.task, self.arm.prompt),
-            grader_hash(self.splits.task),
-            self.arm.stop,
-            *self.c.curate.stated,
-        )
+        items = [(e.id, e.turns, e.gold) for e in with_gold(self.splits)]
+        asked = families.prompt_hash(self.splits.task, self.arm.prompt), grader_hash(self.splits.task), self.arm.stop
+        return fingerprint("score", items, *asked, *self.c.curate.stated)
 
     def __call__(self, model) -> float:
         "Share of right answers, from 0 to 1."
         engine = TransformersEngine(self.c.student.model, self.c.student.batch_size)
         generation = model.generation_config
         engine.loaded = plain_settings(model.eval(), engine.folder)  # a step sets it to training again
+        how = dict(sampling=config.Sampling(stop=self.arm.stop), max_tokens=self.splits.max_tokens, split="validation")
+        how |= dict(engine=engine, stated=self.c.curate.stated)
         with tempfile.TemporaryDirectory() as d:
-            answers = sample_answers(
-                with_gold(self.splits),
-                self.arm.prompt,
-                engine=engine,
-                store=Store(Path(d)),
-                sampling=config.Sampling(stop=self.arm.stop),
-                max_tokens=self.splits.max_tokens,
-                split="validation",
-                stated=self.c.curate.stated,
-            )
+            answers = sample_answers(with_gold(self.splits), self.arm.prompt, store=Store(Path(d)), **how)
         model.generation_config = generation
         return sum(bool(a.correct) for a in answers) / len(answers)
 
@@ -445,13 +433,6 @@ def untouched_on_train(c: Combination, splits, *, store) -> list:
     sampling = who.sampling.model_copy(update=dict(logprobs=None if c.curate.select == config.RANDOM else 1))
     with asking(who, store, splits=splits, split="train", stated=c.curate.stated) as ask:
         return ask(splits.train, "vanilla", what=what, sampling=sampling)
-
-
-def untouched_right(c: Combination, splits, *, store) -> dict:
-    "Id → whether the untouched student gets a training input right; empty unless `curate.hard_items` is set."
-    if not c.curate.hard_items or not families.TASKS[splits.task].graded:
-        return {}
-    return {a.id: a.correct for a in untouched_on_train(c, splits, store=store)}
 
 
 def hardness(done: curate.Curated, right: dict, *, sources: dict) -> dict:
@@ -695,44 +676,20 @@ class Grading:
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c17
 def data_table(splits, metric) -> Table:
     "How many examples each split has, how many have a gold answer, and what was left out."
-    columns = (
-        Column("split", "Split", kind="text"),
-        Column("n", "Examples", digits=0),
-        Column("gold", "With gold answer" if metric.graded else "With reference", digits=0),
-        Column("hash", "Hash", kind="text"),
-    )
-    rows = tuple(
-        dict(split=s, n=len(x := getattr(splits, s)), gold=sum(map(has_truth, x)), hash=h if x else "")
-        for s, h in splits.hashes.items()
-    )
-    return Table("Examples", columns, rows, results.sentence("study", "data", splits=splits))
+    found = {split: getattr(splits, split) for split in splits.hashes}
+    rows = [
+        dict(split=split, n=len(x), gold=sum(map(has_truth, x)), hash=splits.hashes[split] if x else "")
+        for split, x in found.items()
+    ]
+    return results.table_of("data", rows, splits=splits, truth="gold answer" if metric.graded else "reference")
 
 
 def labels_table(run) -> Table:
     "The teacher on the training inputs: how often it is right, and what went wrong."
-    c, graded, on_train = run.combination, run.metric.graded, main_metric(run.data.task, run.data.train)
-    right = Column("accuracy", "Right", "% of inputs", kind="percent")
-    score = Column("score", on_train.head, on_train.unit, "interval", on_train.digits, on_train.scale)
-    each = "per conversation" if run.data.task == "conversation" else "per answer"
-    votes = Column("agreement", "Agreement", f"of {c.teacher.sampling.n} samples, %", kind="percent")
-    sure = Column("confidence", "Confidence", "AUROC of right against wrong", "interval", 2, 1)
-    columns = (
-        Column("strategy", "Strategy", kind="text"),
-        Column("n", "Inputs", digits=0),
-        right if graded else score,
-        Column("failed", "Failed", "requests", digits=0),
-        Column("unreadable", "Unreadable", "answers", digits=0),
-        Column("format_failures", "Off the format", "answers", digits=0),
-        Column("truncated", "Truncated", "answers", digits=0),
-        Column("asked_again", "Asked again", "requests", digits=0),
-        Column("tokens_per_answer", "Tokens", each, digits=1),
-        *([votes] if c.teacher.sampling.n > 1 else []),
-        *([sure] if graded and c.teacher.sampling.logprobs else []),
-    )
-    recorded, others = c.teacher.engine.startswith("recorded:"), others_line(chain(*run.labels.values()))
-    about = dict(graded=graded, recorded=recorded, others=others, sure=sure in columns)
-    sub = results.sentence("study", "labels", **about)
-    return Table("The teacher on the training inputs", columns, tuple(run.labelling.values()), sub)
+    about = dict(each="conversation" if run.data.task == "conversation" else "answer", teacher=run.combination.teacher)
+    about |= dict(others=others_line(chain(*run.labels.values())), metric=main_metric(run.data.task, run.data.train))
+    without = ("score",) if run.metric.graded else ("accuracy",)
+    return results.table_of("labelling", run.labelling.values(), without=without, **about)
 
 
 def rows_parts(run) -> list:
@@ -816,11 +773,13 @@ class Numbers:
 
     @stage("curation")
     def hardness(self) -> dict:
-        "Trained arm → how often the untouched student is right on the kept and on the dropped inputs."
-        rows = self.rows
-        right = untouched_right(self.combination, self.data, store=self.store)
-        sources = {e.id: e.source for e in self.data.train}
-        return {arm: hardness(done, right, sources=sources) for arm, done in rows.items() if right}
+        "Trained arm → how often the untouched student is right on the kept and on the dropped inputs, where asked for."
+        c, rows, splits = self.combination, self.rows, self.data
+        if not c.curate.hard_items or not self.metric.graded:
+            return {}
+        right = {a.id: a.correct for a in untouched_on_train(c, splits, store=self.store)}
+        sources = {e.id: e.source for e in splits.train}
+        return {arm: hardness(done, right, sources=sources) for arm, done in rows.items()}
 
     @cached_property
     def training(self) -> dict:

@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from ..analyse.results import Column, Displayable, Table, duration, html_of, sentence, to_plain
+from ..analyse.results import Displayable, Table, duration, html_of, sentence, table_of, to_plain
 from ..analyse.stats import Interval, holm, interval_difference, matched, paired_difference, paired_p
 from ..config import Combination, ConfigError, StudyError
 from ..data.load import load_data
@@ -104,9 +104,9 @@ class Number:
         if self.p_holm is not None:
             verdict = "beyond noise" if self.beyond else "within noise"
             p = "<0.001" if self.p_holm < 0.001 else f"{self.p_holm:.3f}"
-        cells = {k: getattr(self, k).text(self.scale, self.digits) for k in ("a", "b")}
-        cells |= dict(difference=self.difference.text(self.scale, self.digits, signed=True), p=p)
-        return dict(arm=self.arm, what=self.what) | cells | dict(method=self.method, verdict=verdict)
+        own = dict(arm=self.arm, what=self.what, p=p, method=self.method, verdict=verdict)
+        intervals = dict(a=self.a, b=self.b, difference=self.difference)
+        return own | {k: i.text(self.scale, self.digits, signed=k == "difference") for k, i in intervals.items()}
 
 
 def numbers(report: Report) -> dict:
@@ -260,10 +260,6 @@ def diff(a: str | Path, b: str | Path, *, store_a=None, store_b=None) -> Diff:
     return Diff([replace(p, numbers=[replace(n, p_holm=next(adjusted)) for n in p.numbers]) for p in made], *only)
 
 # %% ../../nbs/90_tools/02_compare.ipynb #2b280816
-_HEADS = dict(arm="Arm", what="What", a="Before", b="After", difference="Difference", p="p", method="Test")
-_NUMBER = tuple(Column(key, head, kind="text") for key, head in (_HEADS | dict(verdict="Verdict")).items())
-
-
 def _value(v):
     "A setting or a count in a table."
     text = v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)
@@ -272,11 +268,9 @@ def _value(v):
 
 def _changes_table(p: Pair):
     "What differs in a pair but its numbers; a sentence where nothing does."
-    changed = [(kind, c) for kind in ("settings", "versions", "counts") for c in getattr(p, kind)]
-    if not changed:
-        return f"{p.name}: same settings, versions and counts."
-    rows = tuple(dict(kind=kind, what=c.what, a=_value(c.a), b=_value(c.b)) for kind, c in changed)
-    return Table(f"{p.name}: what differs", (Column("kind", "Kind", kind="text"), *_NUMBER[1:4]), rows)
+    kinds = ("settings", "versions", "counts")
+    rows = [dict(kind=k, what=c.what, a=_value(c.a), b=_value(c.b)) for k in kinds for c in getattr(p, k)]
+    return table_of("differing", rows, pair=p) if rows else f"{p.name}: same settings, versions and counts."
 
 
 def _numbers_table(p: Pair):
@@ -284,11 +278,7 @@ def _numbers_table(p: Pair):
     moved = [n for n in p.numbers if n.a.value != n.b.value or n.beyond]
     moved.sort(key=lambda n: (n.p_holm is None, not n.beyond, n.p_holm or 0))
     same = f"{len(p.numbers) - len(moved)} of {len(p.numbers)} numbers are the same."
-    if not moved:
-        return f"{p.name}: {same}"
-    sub = "95 % intervals; p is Holm-corrected over all numbers compared."
-    rows = tuple(n.row() for n in moved)
-    return Table(f"{p.name}: numbers that differ", _NUMBER, rows, sub, " ".join(filter(None, (same, p.note))))
+    return table_of("moved", (n.row() for n in moved), pair=p, same=same) if moved else f"{p.name}: {same}"
 
 
 def tables(d: Diff) -> list:
