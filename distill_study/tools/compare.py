@@ -235,8 +235,7 @@ class Diff(Displayable):
 
     def html(self) -> str:
         "A table of changes and one of numbers for each pair."
-        parts = [("", t.html()) if isinstance(t, Table) else (t, "") for t in tables(self)]
-        return html_of("diff", verdict=self.verdict(), parts=parts)
+        return html_of("diff", verdict=self.verdict(), parts=tables(self))
 
 # %% ../../nbs/90_tools/02_compare.ipynb #cec989da
 def _matched(first, second):
@@ -285,10 +284,8 @@ def tables(d: Diff) -> list:
     "Tables and sentences of every pair; numbers that are equal in both are only counted."
     shown = []
     for p in d.pairs:
-        if p.refused:
-            shown.append(f"{p.name}: can't be compared: {p.refused}.")
-            continue
-        shown += [_changes_table(p), _numbers_table(p)]
+        refused = [f"{p.name}: can't be compared: {p.refused}."] if p.refused else []
+        shown += refused or [_changes_table(p), _numbers_table(p)]
         shown += [f"{p.name}: {text}" for text in _missing(p)]
     return shown + _missing(d)
 
@@ -412,7 +409,7 @@ class Reproduced(Displayable):
         return to_plain(found | dict(seconds=self.seconds, error=self.error, diff=self.diff and self.diff.to_dict()))
 
     def html(self) -> str:
-        return html_of("diff", verdict=self.verdict(), parts=[("", self.diff.html())] if self.diff else [])
+        return html_of("diff", verdict=self.verdict(), parts=[self.diff] if self.diff else [])
 
 
 def print_reproduced(r: Reproduced):
@@ -422,15 +419,12 @@ def print_reproduced(r: Reproduced):
     print(for_terminal(r.verdict()))
 
 # %% ../../nbs/90_tools/02_compare.ipynb #aecad345
-def reproduce(
-    path: str | Path,  # folder of a report, its index.html or its metrics.json
-    store: str | Path | None = None,  # that its run wrote to; with `fresh` only read, to test on the same items
-    *,
-    fresh: bool = False,  # from nothing, in a store of its own
-    out: str | Path | None = None,  # keeps the new report, and its store where it is a new one
-    data: str | None = None,  # where the data is on this machine
-) -> Reproduced:
-    "Run a report's combination again beside it, and say whether its numbers come out."
+def reproduce(path: str | Path, store: str | Path | None = None, *, fresh=False, out=None, data=None) -> Reproduced:
+    """Run a report's combination again beside it, and say whether its numbers come out.
+
+    `path`: its folder, index.html or metrics.json; `store`: what its run wrote to; `fresh`: from nothing, in a store of
+    its own, so that `store` is only read, to test on the same items; `out`: a folder that keeps the new report, and the
+    new store; `data`: where the data is on this machine. `StudyError` where it can't be tried."""
     report = report_of(path)
     c = report.combination()
     if data:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'fault', 'Report', 'read_report', 'find_reports', 'arm_rows', 'test_rows', 'curve_rows', 'attrition_rows',
-           'as_table', 'rebuild', 'Explored', 'load_results', 'overview', 'ItemsFrame', 'browse', 'Reading',
-           'read_completions', 'visible', 'tally', 'print_readings']
+           'as_table', 'rebuild', 'Explored', 'load_results', 'browse', 'Reading', 'read_completions', 'visible',
+           'tally', 'print_readings']
 
 # %% ../../nbs/90_tools/01_explore.ipynb #f48bca03
 import json
@@ -19,7 +19,7 @@ from functools import cached_property
 from io import StringIO
 from pathlib import Path
 
-from ..analyse.results import Displayable, Table, html_of, sentence, table_of
+from ..analyse.results import Displayable, html_of, sentence, table_of
 from ..analyse.stats import Interval
 from ..config import ARMS, Combination, StudyError, nearest
 from ..data.load import LETTERS, read_jsonl
@@ -74,6 +74,12 @@ class Report:
         s = self.settings
         models = dict(teacher=s["teacher"]["engine"], student=s["student"]["model"])
         return dict(report=self.name, data=s["data"]["name"]) | models | dict(seed=s["seed"])
+
+    def overview(self) -> dict:
+        "Its untouched student, its leading distilled arm and its teacher, in words."
+        arms = dict(base="student/vanilla", primary=self.metrics.get("primary"), top=self.metrics.get("teacher"))
+        written = {key: self.written(arm) for key, arm in arms.items() if arm in self.metrics["arms"]}
+        return self.about() | dict(measure=self.metric.name) | dict.fromkeys(arms, "") | written
 
     def combination(self) -> Combination:
         "The settings, as they were run."
@@ -268,46 +274,29 @@ class Explored(Displayable):
         return pd.concat([table(self.built(r.name), r.about()) for r in self.reports], ignore_index=True)
 
     def html(self) -> str:
-        return overview(self.reports).html()
+        "A row per report."
+        return table_of("reports", [r.overview() for r in self.reports]).html()
 
     def __repr__(self):
         return f"{plural(len(self.reports), 'report')}: {', '.join(r.name for r in self.reports)}"
 
 
-def load_results(
-    *paths,  # folders of reports, of a recipe's reports, or of several recipes; none: `reports`
-    store=None,  # folder that the runs wrote to, for tables of items
-) -> Explored:
-    "Reports as DataFrames, see `Explored`."
+def load_results(*paths, store=None) -> Explored:
+    """Reports as DataFrames, see `Explored`: those in folders of one or more; without any, `reports`.
+
+    `store`: the folder that the runs wrote to, for tables of items."""
     return Explored(find_reports(*paths or ("reports",)), None if store is None else open_root(store))
 
-# %% ../../nbs/90_tools/01_explore.ipynb #2ca7d892
-def overview(reports: list[Report]) -> Table:
-    "A row per report: its untouched student, its leading distilled arm and its teacher."
-
-    def row(r):
-        arms = dict(base="student/vanilla", primary=r.metrics.get("primary"), top=r.metrics.get("teacher"))
-        written = {key: r.written(arm) for key, arm in arms.items() if arm in r.metrics["arms"]}
-        return r.about() | dict(measure=r.metric.name) | dict.fromkeys(arms, "") | written
-
-    return table_of("reports", map(row, reports))
-
 # %% ../../nbs/90_tools/01_explore.ipynb #fda6a099
-@dataclass(frozen=True, repr=False)
-class ItemsFrame(Displayable):
-    "A page of items in a frame that keeps it apart from the notebook."
+def browse(found: Explored, name: str = ""):  # `IPython.display.HTML`
+    """Every item of the report of this name, or of the first, to filter, search and page through; needs a store.
 
-    name: str  # of the report
-    page: str  # HTML
+    The page is in a frame that keeps it apart from the notebook."""
+    from IPython.display import HTML
 
-    def html(self) -> str:
-        return html_of("frame", name=self.name, page=self.page)
-
-
-def browse(found: Explored, name: str = "") -> ItemsFrame:
-    "Every item of the report of this name, or of the first, to filter, search and page through; needs a store."
     report = found.report(name or found.reports[0].name)
-    return ItemsFrame(report.name, items_page(report.metrics, found.built(report.name)))
+    page = items_page(report.metrics, found.built(report.name))
+    return HTML(html_of("frame", name=report.name, page=page))
 
 # %% ../../nbs/90_tools/01_explore.ipynb #4ead1202
 @dataclass(frozen=True)
