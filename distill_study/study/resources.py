@@ -15,7 +15,7 @@ import math
 import os
 import re
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
@@ -24,9 +24,9 @@ import yaml
 
 from ..analyse.results import sentences, to_plain
 from ..analyse.stats import pairs_of, smallest_difference
-from ..config import ARMS, OWN, ConfigError, StudyError, Train, nearest, read_table, unavailable
+from ..config import ARMS, OWN, ConfigError, StudyError, Train, nearest, read_table, unavailable, wording
 from ..data.load import load_data, resolved, task_of
-from ..models.weights import device, load_config, local_model, resolve_model, sentence
+from ..models.weights import device, load_config, local_model, resolve_model
 from .plan import Recipe, plan
 from ..tasks.families import TASKS, arms_of
 from ..train.methods import attention, lora_config, use_bf16
@@ -34,7 +34,6 @@ from ..train.save import MERGED
 from ..utils import size
 
 # %% ../../nbs/85_study/03_resources.ipynb #e7a10001
-_say = partial(sentence, page="../train/estimate.j2")
 _TABLES = read_table("templates/resources.yaml")
 
 
@@ -63,7 +62,7 @@ def parse_gpus(spec: str) -> Devices:
     "GPUs as the command line names them, how many of which size, e.g. '1x80GB'; raises `StudyError`."
     m = re.fullmatch(r"([1-9]\d*)[x×](\d+(?:\.\d+)?)GB?", spec.replace(" ", ""), re.I)
     if not m:
-        raise StudyError(_say("gpus", spec=spec))
+        raise StudyError.of("gpus_option", spec=spec)
     return Devices(int(m[1]), float(m[2]))
 
 
@@ -71,9 +70,9 @@ def parse_hardware(spec: str) -> Devices:
     "GPUs as a recipe names them, how many of which kind, e.g. '8xH100'; raises `ConfigError`."
     m = re.fullmatch(r"([1-9]\d*)[X×](\w+)", spec.replace(" ", "").upper())
     if not m:
-        raise ConfigError(_say("hardware", spec=spec))
+        raise ConfigError.of("hardware_setting", spec=spec)
     if m[2] not in GPUS:
-        raise ConfigError(_say("unknown_gpu", spec=spec, n=m[1], name=m[2], nearest=nearest(m[2], GPUS)))
+        raise ConfigError.of("unknown_gpu", spec=spec, n=m[1], name=m[2], nearest=nearest(m[2], GPUS))
     return replace(GPUS[m[2]], count=int(m[1]))
 
 
@@ -104,7 +103,7 @@ def model_config(name: str):
     try:
         return load_config(folder or name).get_text_config()
     except (OSError, ValueError) as e:
-        raise StudyError(_say("config", name=name, why=str(e).splitlines()[0])) from None
+        raise StudyError.of("no_model_config", name=name, why=str(e).splitlines()[0]) from None
 
 
 def _empty(cfg, settings):
@@ -119,7 +118,7 @@ def _empty(cfg, settings):
             model = AutoModelForCausalLM.from_config(cfg, dtype=torch.bfloat16)
     except ValueError as e:
         why = str(e).splitlines()[0][:120]
-        raise StudyError(_say("no_language_model", kind=cfg.model_type, why=why)) from None
+        raise StudyError.of("no_language_model", kind=cfg.model_type, why=why) from None
     model.tie_weights()  # which skipping the initialization has skipped
     if settings.method == "full":
         return model
@@ -127,7 +126,7 @@ def _empty(cfg, settings):
         return get_peft_model(model, lora_config(settings), low_cpu_mem_usage=True)
     except ValueError as e:
         why = str(e).splitlines()[0]
-        raise StudyError(_say("target_modules", modules=settings.target_modules, why=why)) from None
+        raise StudyError.of("target_modules", modules=settings.target_modules, why=why) from None
 
 # %% ../../nbs/85_study/03_resources.ipynb #e9b1bcf8
 @dataclass(frozen=True)
@@ -277,7 +276,7 @@ def training_memory(model, settings: Train, *, length: int, devices=None, sharde
     cfg, devices = model_config(model) if isinstance(model, str) else model, devices or this_machine()
     context = getattr(cfg, "max_position_embeddings", None) or math.inf
     if not 2 <= length <= context:
-        raise StudyError(_say("length", n=length, most=context))
+        raise StudyError.of("row_length", n=length, most=context)
     counts, parted = count_parameters(cfg, settings), devices.count if sharded else 1
     base = counts.total if settings.method == "full" else counts.total - counts.trainable
     # As training decides it on a CPU; a GPU is taken to have bf16.
@@ -341,7 +340,7 @@ def recommend(model, settings: Train | None = None, *, length: int = 1024, devic
     "The cheapest of the methods and switches that fits, its batch in smaller passes where that is enough."
     settings, devices = settings or Train(), devices or this_machine()
     if unknown := set(methods) - set(METHODS):
-        raise StudyError(_say("method", name=min(unknown), known=METHODS))
+        raise StudyError.of("unknown_method", name=min(unknown), known=", ".join(METHODS))
     rungs = _rungs(devices, methods, checkpointing=settings.gradient_checkpointing)
 
     def at(rung, batch):
@@ -353,7 +352,7 @@ def recommend(model, settings: Train | None = None, *, length: int = 1024, devic
     tried = [at(r, settings.batch_size) for r in rungs]
     name, least = model if isinstance(model, str) else model.model_type, at(rungs[-1], 1)
     if not least.fits:
-        return Advice(name, tuple(tried), hint=_say("too_large", model=name, least=least))
+        return Advice(name, tuple(tried), hint=wording("too_large", model=name, least=least, need=least.total / 1e9))
     divisors = [b for b in range(settings.batch_size, 0, -1) if settings.batch_size % b == 0]
     busy = [b for b in divisors if b == settings.batch_size or b * length >= ENOUGH[devices.kind]]
     for batches in (busy, *([b] for b in divisors[len(busy) :])):
@@ -595,14 +594,10 @@ def budget(recipe: Recipe, hardware: str | None = None) -> Budget:
     return Budget(recipe, hw, tuple(pieces(recipe, hw)))
 
 
-def _big(n):
-    return f"{n / 1e9:.1f} G" if n >= 1e9 else f"{n / 1e6:.1f} M" if n >= 1e5 else f"{n:,}"
-
-
 def lines(b: Budget, memory: bool = True) -> list[str]:
     "What the estimate says."
     trainings = b.memory() if memory and b.hardware else ()
-    return sentences("estimate.txt.j2", "lines", b=b, big=_big, size=size, trainings=trainings)
+    return sentences("estimate.txt.j2", "lines", b=b, size=size, trainings=trainings)
 
 # %% ../../nbs/85_study/03_resources.ipynb #9c0a1d02
 SPREADS = {True: (0.1**0.5, 0.3**0.5, 0.5**0.5), False: (0.05, 0.1, 0.2)}  # of a difference; of accuracies, of scores
@@ -618,7 +613,5 @@ def power(recipe: Recipe) -> list[str]:
         tests = len(pairs_of(ran)) * (2 if "distilled/cod" in ran else 1)  # of the score, and of supported density
         least = [100 * smallest_difference(s / n**0.5, tests=max(1, tests)) for s in SPREADS[graded]]
         need = math.ceil(n * (least[1] / 5) ** 2)
-        sets.append(
-            dict(name=splits.name, test_items=len(splits.test), n=n, tests=tests, graded=graded, least=least, need=need)
-        )
+        sets.append(dict(name=splits.name, test_items=len(splits.test), n=n, tests=tests, least=least, need=need))
     return sentences("estimate.txt.j2", "power", sets=sets)
