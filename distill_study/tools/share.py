@@ -208,15 +208,13 @@ def _new_folder(folder, fill) -> Path:
 
 def write_recipe(recipe: Recipe, out: str | Path, *, store: str | Path) -> list[tuple]:
     "Write the rows of every combination and trained arm from the store: (folder, combination, arm's name) of each."
-    written, out = [], Path(out).expanduser()
-    for c in recipe.combinations():
-        run = Run.of(c, Store(store, replay=True))
-        for arm, done in run.rows.items():
-            if not done.short:
-                folder = out / run.combination.name / slug(arm)
-                write_rows(folder, run.combination, splits=run.data, done=done)
-                written.append((folder, run.combination, arm))
-    return written
+    runs = [Run.of(c, Store(store, replay=True)) for c in recipe.combinations()]
+    arms = [(run, arm) for run in runs for arm, done in run.rows.items() if not done.short]
+    found = [(run.combination, run.data, arm, run.rows[arm]) for run, arm in arms]
+    return [
+        (write_rows(Path(out) / c.name / slug(arm), c, splits=splits, done=done), c, arm)
+        for c, splits, arm, done in found
+    ]
 
 # %% ../../nbs/90_tools/03_share.ipynb #26c22007
 def repo_name(owner: str, c: Combination, *, arm: str) -> str:
@@ -430,9 +428,8 @@ def student_records(run: Run) -> list[StudentRecord]:
         if "not in the store" not in str(e):
             raise
         results = None
-    weights = weights_of(run.combination.student.model, run.store)
-    about = run.combination, run.data
-    return [StudentRecord(*about, run.rows[arm], fit, weights, results) for arm, fit in students.items()]
+    c, weights = run.combination, weights_of(run.combination.student.model, run.store)
+    return [StudentRecord(c, run.data, run.rows[arm], fit, weights, results) for arm, fit in students.items()]
 
 
 def recipe_students(recipe: Recipe, store: Store) -> list[StudentRecord]:
@@ -475,11 +472,9 @@ def strata(examples, answers: dict) -> dict:
     table, key = grade(examples, answers), main_metric(examples[0].task, examples).key
     scores = table[key].astype(float)
     ends = np.nanquantile(scores, [1 / 3, 2 / 3]) if scores.notna().any() else (0, 0)
-
-    def third(x):
-        return "unknown" if x != x else ("low", "middle", "high")[int(x > ends[0]) + int(x > ends[1])]
-
-    return {arm: [third(x) for x in scores[table["arm"] == arm]] for arm in answers}
+    thirds = np.array(["low", "middle", "high"])[(scores > ends[0]).astype(int) + (scores > ends[1])]
+    labels = np.where(scores.isna(), "unknown", thirds)
+    return {arm: labels[table["arm"] == arm].tolist() for arm in answers}
 
 # %% ../../nbs/90_tools/03_share.ipynb #9deb04c0
 def systematic_sample(n: int, ordered: list, *, start: float) -> list:
@@ -651,12 +646,11 @@ def faults(file: GradesFile, key: dict, *, partial: bool = False) -> list[str]:
     mine, scales = key["raters"][file.rater], {x["name"]: x["scale"] for x in key["criteria"]}
     every = [(i, name, grade) for i, x in file.grades.items() for name, grade in x.items()]
     known = [(i, name, grade) for i, name, grade in every if name in scales]
-    missing = [i for i in mine if set(scales) - set(file.grades.get(i, ()))]
     wrong = dict(
         items=[i for i in {**file.grades, **file.notes} if i not in mine],
         criteria=sorted({name for _, name, _ in every if name not in scales}),
         scale=[f"{i} {name} = {g}" for i, name, g in known if not scales[name][0] <= g <= scales[name][1]],
-        missing=[] if partial else missing,
+        missing=[i for i in mine if not partial and set(scales) - set(file.grades.get(i, ()))],
     )
     return [_fault(name, names, n=len(mine)) for name, names in wrong.items() if names]
 
