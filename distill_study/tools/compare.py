@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ..analyse.results import Displayable, Table, duration, html_of, sentence, table_of, to_plain
-from ..analyse.stats import Interval, holm, interval_difference, matched, paired_difference, paired_p
+from ..analyse.stats import Interval, holm, interval_difference, matched, paired_test
 from ..config import Combination, ConfigError, StudyError
 from ..data.load import load_data
 from ..grading.truth import METRICS
@@ -130,15 +130,15 @@ def numbers(report: Report) -> dict:
     return {k: v for k, v in found.items() if v[0].value is not None}
 
 # %% ../../nbs/90_tools/02_compare.ipynb #4d94cacb
-def _same_items(graded, arm, *, column):
-    "([grades of one arm in both reports], sources), matched by item; None where there are none."
+def _on_items(graded, arm, *, column):
+    "The paired test of one arm's grades in both reports, item by item; None where there are none."
     import pandas as pd
 
     if not graded or not column or any(column not in g for g in graded):
         return None
     both = pd.concat([g[g["arm"] == arm].assign(arm=side) for g, side in zip(graded, "ab")])
     values, sources, _ = matched(both, "ab", column=column)
-    return values and (values, sources)
+    return values and paired_test("a", "b", values=values, sources=sources)
 
 
 def compare_numbers(a: Report, b: Report, *, graded: tuple | None = None) -> list[Number]:
@@ -149,13 +149,9 @@ def compare_numbers(a: Report, b: Report, *, graded: tuple | None = None) -> lis
         if what.startswith("judge: ") and judges[0] != judges[1]:
             continue
         (x, scale, digits, column), y = old[arm, what], new[arm, what][0]
-        pair = _same_items(graded, arm, column=column)
-        if pair:
-            values, how = pair[0], dict(sources=pair[1])
-            difference, p = paired_difference(*values, **how), paired_p(*values, **how)
-        else:
-            difference, p = interval_difference(x, y)
-        method = "paired" if pair else "intervals" if p is not None else difference.reason
+        test = _on_items(graded, arm, column=column)
+        difference, p = (test.difference, test.p) if test else interval_difference(x, y)
+        method = "paired" if test else "intervals" if p is not None else difference.reason
         found.append(Number(arm, what, x, y, difference, p, method, scale, digits))
     return found
 
