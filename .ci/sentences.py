@@ -74,14 +74,17 @@ def outcomes() -> dict:
     costs = {"teacher/cot": 0.6, "distilled/vanilla": 0.1, BASE: 0.1}
     for name, own in (("it pays back", 0.1), ("it never pays back", 0.9)):
         serving = {
-            a: dict(n=5, prompt_tokens=9, cost=own if a.startswith("distilled") else c) for a, c in costs.items()
+            a: dict(n=5, prompt_tokens=9, output_tokens=9, cost=own if a.startswith("distilled") else c)
+            for a, c in costs.items()
         }
         money = dict(labelling={"vanilla": dict(output_tokens=900, cost=3.0, n=300)}, serving=serving)
         found[name] = (
             t.study(plain=t.right(0.8)),
             {},
-            money | dict(training={"distilled/vanilla": dict(seconds=3.0, cost=1.0)}),
+            money
+            | dict(training={"distilled/vanilla": dict(seconds=3.0, cost=1.0)}, sizes=dict(teacher=70e9, student=8e9)),
         )
+    found["nothing pays back"] = t.study(plain=t.right(0.1)), {}, found["it pays back"][2]
     found["no price of labels"] = t.study(plain=t.right(0.8)), {}, dict(serving=serving)
     teacher, summaries = "teacher/cod", t.scored("summarization", t.LEVEL)
     serving = {a: dict(n=5, prompt_tokens=9, cost=c) for a, c in ((teacher, 0.6), ("distilled/cod", 0.1))}
@@ -93,6 +96,14 @@ def outcomes() -> dict:
     )
     varied = Lines((Pitfall("wording", "Other wordings", "", Interval(0.1, 0.0, 0.2), "10 points"),), graders=True)
     agreed = dict(win, a_wins=4, b_wins=94, rate=Interval(94 / 98))
+    found["a judge that agrees"] = base, dict(wins=[agreed]), dict(wins=[agreed])
+    open_ = found["no gain"][0]
+    for name, own in (
+        ("the student", agreed),
+        ("untouched", win),
+        ("neither", dict(win, a_wins=50, b_wins=48, p_holm=0.9)),
+    ):
+        found[f"no gain, the judge prefers {name}"] = open_, dict(wins=[dict(own, b=open_.primary)]), {}
     found["another grader"] = base, {}, dict(wins=[agreed], pitfalls=varied)
     found["two preferences"] = base, {}, dict(wins=[agreed, dict(agreed, a="teacher/cot")], pitfalls=varied)
     return found

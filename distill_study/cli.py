@@ -112,9 +112,8 @@ def init(folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="gets bot
     for path in sources:
         if path.exists():
             raise StudyError(f"{path}: is there already. Name another folder, or remove it.")
-    folder.mkdir(parents=True, exist_ok=True)
     for path, source in sources.items():
-        path.write_bytes(source.read_bytes())
+        write_text(source.read_text("utf-8"), path)
     recipe, notebook = sources
     print(sentence("next", "steps", recipe=recipe, notebook=notebook))
 
@@ -138,9 +137,9 @@ def run(
     if executor not in ("local", "ray"):
         raise typer.BadParameter(f"{executor!r}: expected local or ray", param_hint="--executor")
     if wait:
-        from distill_study.models.openai import WAIT, seconds
+        from distill_study.models.openai import WAIT
 
-        if seconds(wait) is None:
+        if not re.fullmatch(r"(\d{1,9}(\.\d+)?[hms]?)+", wait):
             raise typer.BadParameter(f"{wait!r}: expected a time, e.g. 90s or 2h", param_hint="--wait")
         os.environ[WAIT] = wait  # for the processes that do stages, too
     how = dict(workers=workers, ray=address if executor == "ray" else None, strict=strict)
@@ -214,7 +213,7 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
     from distill_study.data.load import task_of
     from distill_study.study import resources as estimate
     from distill_study.study.plan import how_much, plan, work_of
-    from distill_study.study.schedule import problems, without_gold
+    from distill_study.study.schedule import lacking_data, problems
     from distill_study.train.rows import check_templates
 
     r = _recipe(recipe, p)
@@ -231,7 +230,7 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
             print(f"  {work.kind:<8} {work.what:<75} {how_much(work)}")
         for model, notes in check_templates(report.combination).items():
             print(*(f"  template {model}: {note}" for note in notes.values()), sep="\n")
-    print(*(f"\n{costs}" for costs in without_gold(r)), sep="")
+    print(*(f"\n{costs}" for costs in lacking_data(r)), sep="")
     transfer = Counter(work.data.name for s in stages if s.kind == "transfer" for work in s.work)
     for name, n in transfer.items():
         print(f"\n{name}: also asked of {plural(n, 'student')} that learned from other data")

@@ -112,8 +112,8 @@ def _explain(cls, error, *, where):
             whole = kind == "value_error" and isinstance(err["input"], dict)  # settings that don't go together
             value = "" if whole or name in _UNSHOWN else f" = {err['input']!r}"
             text = err["msg"].removeprefix("Value error, ").rstrip(".")
-            if kind == "string_pattern_mismatch":
-                text = read_table("templates/errors.yaml").get(f"form_{name}", text)
+            wanted = f"form_{name}" if kind == "string_pattern_mismatch" else f"type_{kind}"
+            text = read_table("templates/errors.yaml").get(wanted, text)
             if kind == "string_type" and isinstance(err["input"], bool):
                 word, *more = ("yes", "on", "true") if err["input"] else ("no", "off", "false")
                 text = wording("quoted", why=text, words=", ".join((word, *more)), name=name, word=word)

@@ -126,13 +126,14 @@ BAD = {
     "an unknown setting": ({"data.trian": [1]}, "data.0.trian: unknown setting. Did you mean 'train'?"),
     "an unknown place": ({"trian.r": [1]}, "axes.trian.r: no setting that can be varied. Did you mean 'train'?"),
     "what has its own list": ({"seeds": [1, 2]}, "axes.seeds: no setting that can be varied"),
+    "a group of settings": ({"train": [1, 2]}, "vary one of them, e.g. train.epochs"),
     "how hard a server is asked": ({"endpoint.concurrency": [1, 2]}, "no setting that can be varied"),
     "an empty list": ({"data.train": []}, "axes.data.train: its list is empty"),
     "no list": ({"data.train": 5}, "axes.data.train = 5: an axis has a list of values"),
     "no mapping": ([100], "axes = [100]"),
     "a value twice": ({"data.train": [100, 100]}, "axes.data.train: 100 and 100 are the same value here"),
     "a value twice, as text": ({"train.epochs": ["2", 2.0]}, "'2' and 2.0 are the same value here"),
-    "one that touches nothing": ({"vllm.max_model_len": [8, 9]}, "8 and 9 are the same value here"),
+    "one that touches nothing": ({"vllm.max_model_len": [8, 9]}, "no teacher of this recipe has one"),
     "one setting twice": ({"train.r": [4, 8], "student.train.r": [4, 8]}, "4 and 8 are the same value here"),
     "text for a number": ({"train.r": [4, "x"]}, "axes, train.r = 'x': recipe.students.0.train.r = 'x'"),
     "a truth value for a number": ({"data.train": [True]}, "data.train = True"),
@@ -161,7 +162,7 @@ def test_values_that_make_one_folder_are_refused():
 def test_a_size_above_the_rows_there_are_says_how_many_are_missing(pairs):
     r = recipe({"data.train": [100, 2911]}, data=[pairs], arms=["teacher/vanilla", "distilled/vanilla"])
     assert [p.partition(" Ask")[0] for p in schedule.problems(r)] == [
-        "data.train = 2911: there are only 2910 rows, 1 too few."
+        "data.train = 2911: there are only 2910 rows beside the 90 that are held out, 1 too few."
     ]
 
 
@@ -231,7 +232,7 @@ def test_the_size_from_which_a_curve_is_as_good_as_the_teacher(levels, at, says)
     curve = curves(grown(levels))[0]
     found = next(p for p in passings(curve) if p.other == "teacher/vanilla" and p.arm == "distilled/cot-rationale")
     assert found.at.value == pytest.approx(at, rel=0.05) and found.at.low <= found.at.value <= found.at.high
-    assert says in dict(sections(grown(levels)))["Learning curves"]
+    assert says in dict(sections(grown(levels)))["Learning curves"].replace("\u00a0", " ")
     assert found == next(p for p in passings(curve) if p.arm == found.arm), "same numbers, same interval"
 
 
@@ -260,16 +261,13 @@ def test_an_overview_of_several_points_is_of_one_and_says_which():
     pages = [page(p, right=right) for p in (few, many, few | {"train.r": 16}, many | {"train.r": 16})]
     own, point = leading(pages)
     assert own == [pages[1]] and point == many
-    assert any(
-        "data.train = 1,600, the largest training set, and train.r = 4" in s or "train.r = 4" in s
-        for s in in_short(pages)
-    )
+    finding, *limits = in_short(pages)
+    assert "the charts other than curves are of 1,600 training inputs, r = 4." in limits[0]
+    for r in (4, 16):
+        assert f"student-s, r = {r}: Accuracy after training on reasoned answers is 15.6 % with 100 train" in finding
     parts = dict(sections(pages))
-    assert list(parts)[:3] == ["Scores", "Learning curves", "Settings"] and parts["Scores"].count('class="who"') == 1
-    assert len(curves(pages)) == 2 and {c.name for c in curves(pages)} == {
-        "student-s, train.r = 4",
-        "student-s, train.r = 16",
-    }
+    assert list(parts)[:3] == ["Learning curves", "Scores", "Settings"] and parts["Scores"].count('class="who"') == 1
+    assert len(curves(pages)) == 2 and {c.name for c in curves(pages)} == {"student-s, r = 4", "student-s, r = 16"}
     tables = axis_tables(pages, "train.r")
     assert [c.head for c in tables[0].columns] == ["Model", "r = 4", "r = 16"]
     assert not any("not available" in str(v) for row in tables[0].rows for v in row.values())
@@ -291,3 +289,36 @@ def test_pages_of_one_size_have_no_curve_and_pages_without_items_no_sentence():
     for m in pages:
         m.pop("items")
     assert passings(curves(pages)[0]) == []
+
+
+def test_a_value_may_be_several_settings_which_lie_on_those_of_the_recipe():
+    ways = [{"select": "random"}, {"keep": 2, "prefer": "shortest"}]
+    more = dict(curate=dict(verify=True), sampling=dict(n=3, temperature=0.7))
+    found = {c.point: c for c in recipe({"curate.budget": [10, 20], "curate": ways}, **more).combinations()}
+    assert [*found] == [f"budget {n}, {way}" for n in (10, 20) for way in ("select random", "keep 2, prefer shortest")]
+    c = found["budget 20, keep 2, prefer shortest"]
+    assert (c.curate.verify, c.curate.budget, c.curate.keep, c.curate.prefer) == (True, 20, 2, "shortest")
+    assert c.name == "tiny-math--teacher--student-s--budget-20--keep-2--prefer-shortest"
+    with pytest.raises(ConfigError, match="the same value"):
+        recipe({"curate": [{"keep": 1}, {"select": "random"}]}, **more)
+
+
+def test_a_budget_of_rows_has_curves_and_a_table_of_every_other_axis_at_each_size():
+    levels = dict(random=(40, 120, 160), llkd=(60, 110, 170))
+    pages = [
+        page({"curate.budget": n, "curate.select": way}, seed=seed, right={"distilled/cot-rationale": k + seed})
+        for way, own in levels.items()
+        for n, k in zip((100, 400, 1600), own)
+        for seed in (0, 1)
+    ]
+    assert [(c.name, c.unit, c.sizes) for c in curves(pages)] == [
+        (f"student-s, select = {way}", "training rows", (100, 400, 1600)) for way in levels
+    ]
+    tables = axis_tables(pages, "curate.select")
+    assert [t.caption for t in tables] == [
+        f"tiny-math: accuracy by curate.select, {n} training rows" for n in ("100", "400", "1,600")
+    ]
+    row = next(r for r in tables[1].rows if "trained on reasoning" in str(r))
+    assert [round(100 * row[k].value) for k in ('"random"', '"llkd"')] == [60, 55]
+    text = dict(sections(pages))["Learning curves"].replace("\u00a0", " ")
+    assert "training rows" in text and "training inputs" not in text

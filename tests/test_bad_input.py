@@ -13,7 +13,7 @@ from distill_study.data.load import DataError, load_data
 from distill_study.models.weights import ZOO, ModelError, check_model
 from distill_study.store.log import Store, StoreError
 from distill_study.study.plan import Recipe, load_recipe, parse_recipe
-from distill_study.study.schedule import problems, without_gold
+from distill_study.study.schedule import lacking_data, problems
 from distill_study.tools.archive import check_store
 from distill_study.utils import say
 
@@ -111,11 +111,16 @@ BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
         (HEAD + "data: [{name: tiny-math, test: 8, test: 2}]", "'test' is there twice, line 3"),
         (HEAD + "data: [{name: tiny-math, train: 025}]", "025 is written like a number of another base"),
         (HEAD + "data: [tiny-math]\nseeds: [true]", "seeds.0 = True"),
+        (HEAD + "data: [tiny-math]\nseeds: 3", "seeds = 3: expected a list"),
+        (HEAD + "data: [tiny-math]\ncurate: 3", "curate = 3: expected a mapping of settings"),
+        (HEAD + "data: []", "data = []: the list is empty; name at least one"),
         (HEAD + "data: [tiny-math]\nseeds: [4294967296]", "less than 4294967296"),
         (HEAD + "data: [tiny-math]\narms: [control/gold, control/gold]", "name every arm once"),
         (HEAD + "data: [tiny-math]\ndata: [tiny-qa]", "'data' is there twice"),
         ("a: &a [*a]", "an anchor that holds itself"),
         ("a: " + "[" * 5000, "nested too deep"),
+        (HEAD + "data: [tiny-math]\nx: " + "{a: " * 120 + "1" + "}" * 120, "nested too deep"),
+        (HEAD + "data: [tiny-math]\ndescription: a\0b", "special characters are not allowed"),
         (BOMB, "its aliases stand for too much"),
     ],
 )
@@ -124,6 +129,23 @@ def test_yaml_without_surprises(tmp_path, text, why):
     with pytest.raises(ConfigError) as e:
         load_recipe(tmp_path / "r.yaml")
     assert why in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "raw, overrides, why",
+    [
+        ({}, {"endpoint.timeout": "3"}, "no teacher of this recipe has one"),
+        (dict(teachers=[5]), {"teacher.reasks": "3"}, "teachers.0 = 5"),
+        (dict(axes=5), {"axes.train.r": "3,4", "curate.near": "0"}, "curate.near = 0"),
+        ({}, {"train": "5"}, "students.0.train = 5"),
+    ],
+)
+def test_overrides_of_what_is_not_there(raw, overrides, why):
+    whole = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], data=["tiny-math"], name="r") | raw
+    with pytest.raises(ConfigError) as e:
+        parse_recipe(whole, overrides)
+    assert why in str(e.value)
+    assert parse_recipe(RAW, {"train": "{epochs: 2}"}).students[0].train.epochs == 2
 
 
 def test_anchors_serve_a_recipe(tmp_path):
@@ -248,6 +270,87 @@ def test_rows_as_trl_takes_them(tmp_path):
     assert {e.question: e.gold for e in (*splits.train, *splits.test)}["7 + 1?"] == "8"
 
 
+TABLE = "premise,hypothesis,label\n" + "".join(",".join(pair) + "\n" for pair in PAIRS)
+SUMS = [dict(question=f"{i} + 1?", answer=str(i + 1)) for i in range(9)]
+COLUMNS = {key: [row[key] for row in SUMS] for key in SUMS[0]}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TABLE.replace(",", ";"),
+        "\ufeff" + TABLE.replace(",", ";").replace("\n", "\r\n"),
+        TABLE.replace(",", "\t"),
+        TABLE.replace(",", "|"),
+        TABLE.replace("premise,", " premise , "[:-1]).replace("\n", "\n\n"),
+        TABLE.replace("\n", ",,\n"),
+        TABLE + f"{'long ' * 40_000},short,neutral\n",
+    ],
+    ids="semicolons excel tabs bars spaces trailing long".split(),
+)
+def test_tables_as_programs_export_them(tmp_path, text):
+    (tmp_path / "pairs.csv").write_text(text, encoding="utf-8")
+    splits = load_data(Data(name=str(tmp_path / "pairs.csv"), task="nli", test=4))
+    assert len(splits.train) + len(splits.test) >= 20 and "\nHypothesis: A" in splits.test[0].question
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("columns.json", json.dumps(COLUMNS)),
+        ("pandas.json", json.dumps({key: dict(enumerate(values)) for key, values in COLUMNS.items()})),
+        ("lines.json", "\n".join(map(json.dumps, SUMS)) + "\n\n"),
+        ("blank.jsonl", "\r\n\r\n".join(map(json.dumps, SUMS)) + "\n \n"),
+        ("train-00000-of-00001.jsonl", "\n".join(map(json.dumps, SUMS))),
+    ],
+)
+def test_json_as_programs_export_it(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    (tmp_path / "._hidden.jsonl").write_text("what a Mac leaves")
+    for place in (tmp_path / name, tmp_path):
+        splits = load_data(Data(name=str(place), task="math", test=3))
+        assert {e.question: e.gold for e in (*splits.train, *splits.test)}["4 + 1?"] == "5"
+
+
+@pytest.mark.parametrize(
+    "name, text, why",
+    [
+        ("twice.csv", TABLE.replace("hypothesis", "premise"), "two columns are called 'premise'"),
+        ("more.csv", TABLE + "a,b,neutral,d\n", "line 22 has 4 values, and there are 3 columns"),
+        ("open.csv", TABLE + '"a,b,neutral\nc,d,neutral\n', "unexpected end of data"),
+        ("latin.csv", TABLE.replace("man", "Mann, das hei\xdft"), "not in UTF-8; save it so"),
+        ("digits.jsonl", '{"question": "a", "answer": ' + "9" * 5000 + "}", "thousands of digits"),
+        ("list.jsonl", json.dumps(SUMS), "named .json"),
+        ("https://host/pairs.csv", "", "has to be fetched first"),
+        ("none/readme.md", "hello", "nothing can be read in this folder"),
+    ],
+)
+def test_files_of_rows_that_cannot_be_meant(tmp_path, name, text, why):
+    path = tmp_path / name
+    if "://" not in name:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="latin-1")
+    place = name if "://" in name else str(path.parent if path.suffix == ".md" else path)
+    with pytest.raises(DataError) as e:
+        load_data(Data(name=place, task="nli", test=1))
+    assert why in str(e.value) and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("setting", [dict(columns={"a": "b"}), dict(labels={0: "x"}), dict(splits={"test": "dev"})])
+def test_a_built_in_set_has_settings_of_its_own(setting):
+    for more in (setting, dict(task="nli")):
+        with pytest.raises(DataError, match="'tiny-math' is built in and has its own. Leave it out"):
+            load_data(Data(name="tiny-math", train=4, test=2, **more))
+
+
+@pytest.mark.parametrize("gold", ["blue", " BLUE ", "B", "b", "(B)", "B.", 1, 1.0, "1"])
+@pytest.mark.parametrize("choices", [["red", "blue"], {"A": "red", "B": "blue"}])
+def test_the_right_choice_is_a_letter_a_text_or_a_number(tmp_path, gold, choices):
+    rows = [dict(question=f"q{i}", choices=choices, answer=gold) for i in range(6)]
+    splits = load_data(Data(name=rows_file(tmp_path, "mc.jsonl", rows), task="nlu_qa", test=2))
+    assert {e.gold for e in splits.train} == {"B"} and splits.train[0].choices == ("red", "blue")
+
+
 def test_a_choice_by_its_number_counts_from_zero(tmp_path):
     rows = [dict(question=f"q{i}", choices=["red", "blue", "green"], answer=i % 3) for i in range(12)]
     splits = load_data(Data(name=rows_file(tmp_path, "mc.jsonl", rows), task="nlu_qa", test=3))
@@ -259,6 +362,9 @@ def test_a_choice_by_its_number_counts_from_zero(tmp_path):
     "row, columns, why",
     [
         (dict(question="q", choices=["a", "b"], answer=2), {}, "a choice's number counts from 0, here to 1"),
+        (dict(question="q", choices=["1", "2", "0"], answer="1"), {}, "the text of choice A, and, counted from 0, the"),
+        (dict(question="q", choices=["a", "b"], answer="c"), {}, "neither a letter from A to B nor one of the choices"),
+        (dict(question="q", choices=["a", "b"], answer=["a"]), {}, "the gold answer is list"),
         (dict(question="q", choices="honey", answer="A"), {}, "'choices' must be a list"),
         (dict(question="q", choices=["a", "b"], answer="A"), dict(quesion="question"), "Did you mean 'question'"),
     ],
@@ -323,6 +429,18 @@ def test_a_recipe_that_cannot_run_is_known_before_the_teacher_is_asked(tmp_path)
     raw = dict(name="r", teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], min_rows=50)
     (few,) = problems(parse_recipe(raw | dict(data=[dict(name="tiny-math", train=20, test=4)])))
     assert "20 training inputs, and min_rows = 50" in few
+    alike = rows_file(tmp_path, "alike.jsonl", [dict(question="How many is 1 + 1?", answer="2")] * 40)
+    data = [dict(name=alike, task="math", train=30, test=4)]
+    (few,) = problems(parse_recipe(raw | dict(data=data, min_rows=20)))
+    assert "of 30 training inputs at most 0 can become rows" in few
+    other = dict(model="zoo/student-s", train=dict(target_modules=["q_prog"]))
+    found = problems(parse_recipe(raw | dict(students=[other], min_rows=2, data=[dict(name="tiny-math", train=20)])))
+    assert "q_prog" in found[0]
+    for engine, why in (("foo:m", "engine 'foo' in 'foo:m': unknown"), ("rules:world", "rules")):
+        found = problems(
+            parse_recipe(raw | dict(teachers=[engine], min_rows=2, data=[dict(name="tiny-math", train=20)]))
+        )
+        assert why in found[0]
     questions = [dict(id=str(i), question=f"{i} + 1?", answer=str(i + 1)) for i in range(40)]
     record = rows_file(tmp_path, "record.jsonl", [dict(id=f"a{i}", completion=str(i)) for i in range(40)])
     own = rows_file(tmp_path, "own.jsonl", questions)
@@ -358,7 +476,8 @@ def test_what_data_lack_is_told_with_its_cost(tmp_path):
     texts = [dict(text=f"Tom met Ann on day {i}.") for i in range(12)]
     raw = dict(teachers=["transformers:zoo/teacher"], students=["zoo/student-s"], name="r")
     data = [dict(name=rows_file(tmp_path, "bare.jsonl", texts), task="summarization", test=4), dict(name="tiny-math")]
-    train, test = without_gold(parse_recipe(raw | dict(data=data)))
+    train, test, alike = lacking_data(parse_recipe(raw | dict(data=data)))
+    assert alike.startswith("tiny-math: at most ") and "of its 1,000 training inputs become rows" in alike
     assert train.startswith("bare: no training input has gold") and "nothing is graded by truth" in test
 
 

@@ -174,7 +174,7 @@ def test_a_judge_that_reverses_stands_beside_the_verdict(tmp_path):
         claim, rows = next((c, r) for c, r in found.evidence if c.name == name)
         head, table, *_ = found.parts(claim, rows)
         assert found.verdict(rows) == "supported" and found.disagreeing(rows) == n
-        assert ("but the judge disagrees in 1" in head.data) == bool(n)
+        assert ("The judge disagrees in 1" in head.data) == bool(n)
         assert ("prefers untouched in 90.0 %" in table.html()) == bool(n)
         counts = next(r["count"] for r in found.overview(found.evidence).rows if r["name"].lower() == name)
         assert ("the judge disagrees in 1" in counts) == bool(n)

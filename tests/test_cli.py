@@ -205,7 +205,7 @@ def rows(n, **more):
     "text, says",
     [
         ("", "has no rows"),
-        ('{"messages": 1}\n\n', "line 2: not JSON"),
+        ('{"messages": 1}\n{\n', "line 2: not JSON"),
         ('{"messages": [\n', "line 1: not JSON"),
         ('{"text": "a"}\n', "no column 'question' or 'messages'"),
         ('{"messages": [{"role": "user", "content": ""}]}\n', "no empty text"),

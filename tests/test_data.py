@@ -542,7 +542,7 @@ def test_what_is_wrong_is_said(rows, task, message, folder):
     [
         ("[1]", "line 1: expected an object, got list"),
         ('{"a": 1}\n{"a"', "line 2: not JSON"),
-        ("\n", "line 1: not JSON"),
+        ("\n", "has no rows"),
         ("[" * 10**5, "nested too deeply"),
         ("{'a': 1}", "line 1: not JSON"),
     ],
@@ -561,10 +561,12 @@ def test_an_empty_choice_makes_a_row_of_a_set_with_columns_useless():
     rows = [
         dict(question="x?", options=["A)1", "B)2"], correct="A"),
         dict(question="x?", options=["A)1", "B) "], correct="A"),
-        dict(question="x?", options=["A)1", "B)2"], correct="C"),
     ]
-    examples, left = to_examples(rows, Data(name="deepmind/aqua_rat", task="nlu_qa"), split="train")
-    assert [e.choices for e in examples] == [("1", "2")] and left == {"empty text": 1, "unreadable gold": 1}
+    aqua = Data(name="deepmind/aqua_rat", task="nlu_qa")
+    examples, left = to_examples(rows, aqua, split="train")
+    assert [e.choices for e in examples] == [("1", "2")] and left == {"empty text": 1}
+    with pytest.raises(DataError, match="row 1: gold = 'C' is neither a letter from A to B nor one of the choices"):
+        to_examples([rows[0] | dict(correct="C")], aqua, split="train")
 
 
 def test_one_file_has_no_splits(folder):

@@ -177,7 +177,7 @@ def test_labels_that_are_never_given_are_named():
     r = study(plain=always("neutral"), short=right(0.5))
     found = confusions(r.graded, LABELS, resamples=100)
     table = label_table(r, found)
-    assert "distilled/vanilla never answers entailment and contradiction." in table.note
+    assert "distilled/vanilla never answers entailment or contradiction." in table.note
     recall = {row["arm"]: row.get("recall") for row in table.rows}
     assert recall["distilled/vanilla"] == 0 and recall["teacher/cot"] == pytest.approx(0.9)
 
@@ -202,9 +202,9 @@ ANSWERS = {  # what teacher, untouched and trained students answer, by outcome �
     ),
     "some learn the form alone": (
         dict(base=right(0.1), plain=always("neutral"), short=right(0.6), gold=always("neutral")),
-        "Training on the teacher's reasoned answers takes the student from 10 % to 60 %, teacher 90 %, always "
-        "answering “contradiction” 33 %. Training on the teacher's plain answers or gold answers takes it no further "
-        "than always answering “contradiction” (33 %).",
+        "Training on the teacher's reasoned answers takes the student from 10 % to 60 %, teacher 90 %, the "
+        "constant answer “contradiction” 33 %. Training on the teacher's plain answers or gold answers takes it no "
+        "further than always answering “contradiction” (33 %).",
     ),
     "one gets worse": (
         dict(base=right(0.5), plain=right(0.2), short=right(0.8)),
@@ -214,7 +214,7 @@ ANSWERS = {  # what teacher, untouched and trained students answer, by outcome �
     "an unreadable student": (
         dict(plain=right(0.5)),
         "Training on the teacher's plain answers takes the student from 0 % (100 % of its answers can't be read) to "
-        "50 %, teacher 90 %, always answering “contradiction” 33 %.",
+        "50 %, teacher 90 %, the constant answer “contradiction” 33 %.",
     ),
     "constant students": (
         dict(base=always("neutral"), plain=always("neutral"), gold=always("neutral")),

@@ -17,7 +17,7 @@ from distill_study.config import ARMS, Combination, strategies_of
 from distill_study.data.load import load_data, resolved
 from distill_study.grading.truth import METRICS, grade, main_metric
 from distill_study.report import items as items_module
-from distill_study.report.items import chunks, input_records, item_records, items_page, write_items
+from distill_study.report.items import chunks, input_records, item_records, items_page
 from distill_study.store.log import Store
 from distill_study.study.run import judge_arms
 from distill_study.tasks.families import TASKS
@@ -305,7 +305,8 @@ def opened(browser, tmp_path):
     faults, contexts = [], []
 
     def open_(r, b, address="", **options):
-        path = write_items(tmp_path, r, run=b)
+        path = tmp_path / "items.html"
+        path.write_text(items_page(r, b))
         contexts.append(browser.new_context(viewport=dict(width=1280, height=900), **options))
         page = contexts[-1].new_page()
         page.set_default_timeout(WAIT)

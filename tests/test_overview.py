@@ -407,7 +407,7 @@ def test_the_finding_is_what_the_tests_say(verdicts, says, not_says):
 
 def part(arm, n, better, **more):
     "What `grid.tally` counts of one kind of labels."
-    return dict(arm=f"distilled/{arm}", n=n, better=better, low=0.3, high=0.7, judged=0, worse=0) | more
+    return dict(arm=f"distilled/{arm}", n=n, better=better, low=0.3, high=0.7, judged=0, worse=0, untestable=0) | more
 
 
 @pytest.mark.parametrize(
@@ -444,7 +444,7 @@ def test_the_finding_in_other_words(tally, says):
 def test_the_finding_of_the_examples():
     first, *limits = in_short(list(READ.values()))
     assert "in 5 of 6 combinations" in first and "55 to 99.1 %" in first
-    assert "trained on reasoned answers, in both (6 to 16 %)" in first
+    assert "trained on reasoned answers, in both testable ones (6 to 16 %)" in first
     assert first.endswith("in 1 of 2 (24 %), though a judge prefers the untouched student there.")
     judged = "on tiny-summ: it prefers the untouched student in 66.5 % of comparisons."
     assert f"The judge reverses the finding {judged}" in limits

@@ -140,7 +140,7 @@ def test_the_extractor_that_hides_a_change_of_order():
     assert (
         line.value.value > 0.15
         and line.value.low is None
-        and "distilled/vanilla is ahead of student/vanilla no more" in line.sentence
+        and "distilled/vanilla is no longer ahead of student/vanilla" in line.sentence
         and "distilled/vanilla loses most" in line.sentence
     )
 
@@ -210,7 +210,7 @@ def test_length_that_is_rated_is_seen_and_the_order_adjusted():
     assert (
         line.value.low < 0.02 < line.value.high
         and "longer texts are rated better" in line.sentence
-        and "distilled/vanilla is ahead of student/vanilla no more" in line.sentence
+        and "distilled/vanilla is no longer ahead of student/vanilla" in line.sentence
     )
 
 

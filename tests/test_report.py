@@ -370,9 +370,9 @@ def test_teacher_equal_to_base_leaves_the_gap_undefined():
     r = analyse(g, resamples=100)
     f = findings(r)
     assert (
-        f.entries[0].verdict.startswith("Undefined: the teacher is not distinguishable")
+        f.entries[0].verdict.startswith("Undefined: the teacher is not significantly better")
         and ">undefined<" in arm_table(r).html()
-        and "Undefined: the teacher is not distinguishable" in arm_table(r).note
+        and "Undefined: the teacher is not significantly better" in arm_table(r).note
     )
     assert "helped" not in f.entries[0].verdict
 
@@ -446,8 +446,8 @@ def test_the_gap_is_that_to_the_teachers_better_prompt():
 
 def test_what_prompting_alone_gives_is_said_beside_the_gap():
     asked = findings(analyse(made_up(400, arms=SKILL | {"student/cot": 0.6}), resamples=200)).entries[0]
-    assert "Asking the untouched student to reason, without any training, already gives" in asked.verdict
-    assert "without any training" not in findings(analyse(made_up(400), resamples=200)).html()  # it gains nothing there
+    assert "; asking alone, without training, " in asked.verdict
+    assert "asking alone" not in findings(analyse(made_up(400), resamples=200)).html()  # it gains nothing there
 
 
 def test_the_verdict_gives_the_gap_of_every_arm_and_picks_none(results):

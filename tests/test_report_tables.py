@@ -49,7 +49,7 @@ def test_a_value_with_line_breaks_stays_in_its_sentence():
 
 def test_a_part_of_a_page_is_inert():
     assert html_part("listed", SimpleNamespace(text=["<b>", "p = 0.01"])).endswith(
-        "<li>&lt;b&gt;</li><li>p\u00a0=\u00a00.01</li></ul>"
+        '<p class="lede">&lt;b&gt;</p><ul><li>p\u00a0=\u00a00.01</li></ul></div>'
     )
     assert [joined([]), joined("a"), joined("abc")] == ["", "a", "a, b and c"]
 

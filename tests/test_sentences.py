@@ -33,3 +33,9 @@ def test_they_are_whole_sentences(spoken):
     assert len(lines) > 200
     broken = [x for x in lines if ODD.search(x) or not STARTS.match(x) or x[-1] not in ".?!"]
     assert not broken
+
+
+def test_only_a_student_that_is_better_pays_back(spoken):
+    pays, none = (" ".join(spoken[name]) for name in ("it pays back", "nothing pays back"))
+    assert "pays back after 40 answers" in pays and "paid back after 40 answers" in pays
+    assert "no student is better than before, so none pays back" in none and "paid back" not in none

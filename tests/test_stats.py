@@ -118,13 +118,13 @@ def test_bootstrap_of_patterns_is_the_bootstrap_of_items():
 def test_gap_is_undefined_where_teacher_and_base_agree():
     right = np.arange(200) % 2 == 0
     g = gap_recovered(right, right, distilled=~right)
-    assert g.value is None and g.low is None and "not distinguishable" in g.reason and g.n == 200
+    assert g.value is None and g.low is None and "not significantly better" in g.reason and g.n == 200
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_a_handful_of_items_defines_no_gap(n):
     g = gap_recovered(np.ones(n), np.zeros(n), distilled=np.ones(n))
-    assert g.value is None and "not distinguishable" in g.reason
+    assert g.value is None and "not significantly better" in g.reason
 
 
 def test_gap_of_a_teacher_worse_than_the_student():
@@ -319,7 +319,7 @@ def test_the_gap_of_scores_covers_the_truth_and_knows_when_there_is_none():
     assert 0.89 <= np.mean(hits) <= 0.99
     t, b, d = scores([0.31, 0.3, 0.4], 60, noise=0.2)
     none = gap_recovered(t, b, distilled=d, resamples=400, scale=1, digits=3)
-    assert none.value is None and "not distinguishable" in none.reason and "points" not in none.reason
+    assert none.value is None and "not significantly better" in none.reason and "points" not in none.reason
     assert (
         "points" in gap_recovered(t, b, distilled=d, resamples=400).reason
         and "worse than" in gap_recovered(b, b + 0.1, distilled=d, resamples=400).reason

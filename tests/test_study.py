@@ -332,18 +332,20 @@ def test_arms_that_a_recipe_asks_for_one_with_too_few_rows_and_hard_inputs(tmp_p
 
 
 def test_a_failing_combination_is_named_and_the_others_go_on(tmp_path):
-    twins = tmp_path / "twins"  # one question, again and again: its repetitions are no training rows
+    twins = tmp_path / "twins"  # its gold is wrong, so nothing that the teacher says agrees with it
     twins.mkdir()
     for split, n in (("train", 8), ("test", 4)):
-        question = dict(question="Ann has 2 keys and finds 3 more. How many has she?", answer="5")
-        rows = [question | dict(id=f"{split}{i}") for i in range(n)]
+        asked = [f"Ann has {i + 2} keys and finds {n} more. How many has she?" for i in range(n)]
+        rows = [dict(id=f"{split}{i}", question=q, answer="9999") for i, q in enumerate(asked)]
         (twins / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
     recipe = write(
         tmp_path,
         data=[dict(name=str(twins), task="math", train=8, test=4), dict(name="tiny-math", train=24, test=4)],
         arms=["teacher/cot", "student/vanilla", "distilled/cot-answer"],
+        curate=dict(verify=True),
     )
-    assert "fewer than min_rows = 5" in run(recipe, tmp_path, code=1)[1]
+    _, err = run(recipe, tmp_path, code=1)
+    assert "nothing trained: " in err and "fewer than min_rows = 5" in err
     pages = tmp_path / "reports/small"
     assert (
         not (pages / "twins--teacher--student-s/index.html").exists()
@@ -351,6 +353,19 @@ def test_a_failing_combination_is_named_and_the_others_go_on(tmp_path):
     )
     assert (pages / "tiny-math--teacher--student-s/index.html").is_file()
     assert "fewer than min_rows" in (pages / "index.html").read_text()
+
+
+def test_what_needs_a_stage_that_failed_does_not_start(tmp_path):
+    teacher = dict(engine="openai:m", endpoint=dict(base_url="http://127.0.0.1:9/v1", key_env=None))
+    recipe = write(tmp_path, teachers=[teacher], arms=["teacher/vanilla", "student/vanilla", "distilled/vanilla"])
+    page = tmp_path / "reports/small/tiny-qa--m--student-s"
+    page.mkdir(parents=True)
+    (page / "index.html").write_text("of an earlier run")
+    _, err = run(recipe, tmp_path, code=1)
+    assert err.count("nothing answers at http://127.0.0.1:9/v1") == 1 and "Traceback" not in err
+    assert err.count("not started: label openai:m answers tiny-qa failed") == 2  # the training, and the report
+    assert not (page / "index.html").exists()
+    assert "nothing answers at" in (tmp_path / "reports/small/index.html").read_text()
 
 
 def test_an_error_whose_traceback_cannot_be_written_still_fails_its_notebook(monkeypatch):

@@ -10,7 +10,7 @@ from made_up import made_up_transfer
 
 from distill_study import cli
 from distill_study.analyse.findings import conclusions
-from distill_study.analyse.results import transfer_results
+from distill_study.analyse.results import place_of, transfer_results
 from distill_study.analyse.stats import wilson
 from distill_study.config import ARMS, ConfigError, Data, StudyError
 from distill_study.data.load import load_data
@@ -207,8 +207,8 @@ def test_what_is_not_there_is_a_dash_and_hostile_names_do_nothing():
     found, said, splits = made_up_transfer(right, 9)
     cells = transfer_results(found, said, splits=splits, resamples=100)
     rows = changes(cells)
-    assert rows["tiny-math, vanilla"] == ["–", "own data"]
-    assert rows["tiny-qa, vanilla"][0] == "own data" and rows["tiny-qa, vanilla"][1][2:] == (-1, "lower")
+    assert rows["tiny-math, plain answers"] == ["–", "own data"]
+    assert rows["tiny-qa, plain answers"][0] == "own data" and rows["tiny-qa, plain answers"][1][2:] == (-1, "lower")
     evil = [replace(c, trained_on="<script>alert(1)</script>") for c in cells]
     for table in (change_map(evil, "zoo/student-s"), conclusions(evil, [], left={"<img src=x>": "<b>"})):
         assert "<script" not in table.html() and "<img" not in table.html()
@@ -244,8 +244,22 @@ def test_several_seeds_are_told_apart():
         for c in cells
     ]
     rows = changes(both)
-    assert list(rows) == ["tiny-qa, vanilla, seed 0", "tiny-qa, vanilla, seed 1"]
+    assert list(rows) == ["tiny-qa, plain answers, seed 0", "tiny-qa, plain answers, seed 1"]
     assert [cells[1][3] for cells in rows.values()] == ["lower", ""]
+
+
+def test_points_on_an_axis_are_told_apart_in_words():
+    right = {(who, on): [who == BASE] * 9 for who in (BASE, QA) for on in ("tiny-qa", "tiny-math")}
+    found, said, splits = made_up_transfer(right, 9)
+    cells = transfer_results(found, said, splits=splits, resamples=100)
+    few, many = (
+        [replace(c, place=place_of(axes)) for c in cells] for axes in ({"data.train": 200}, {"data.train": 3200})
+    )
+    rows = changes(few + many)
+    assert list(rows) == [f"tiny-qa, plain answers, {n} training inputs" for n in ("200", "3,200")]
+    told = conclusions(few + many, [], left={}).text[1]
+    assert "trained on plain answers of tiny-qa (200 training inputs), on tiny-math" in told
+    assert place_of({"data.train": None, "train.r": 16}) == "all training inputs, r = 16"
 
 
 # --- a run
@@ -399,5 +413,7 @@ def test_where_nothing_has_changed_the_page_is_made_anew_or_stays(monkeypatch, t
     )
     outcomes = schedule.run_recipe(parse_recipe(RAW), tmp_path, store=tmp_path, executor=where, say=lambda line: None)
     assert (
-        started == ([] if page else ["page"]) and all(o.kept for o in outcomes) and pages == ([2] if page else [2, 2])
+        started == ([] if page else ["page"])
+        and all(o.seconds == 0 for o in outcomes)
+        and pages == ([2] if page else [2, 2])
     )

@@ -32,6 +32,7 @@ from distill_study.analyse.results import (
     sentences,
     table_of,
     to_plain,
+    work,
 )
 from .stats import BASE, BASE_NAMES, CONSTANT, FORM, TRAINED, Interval
 from ..config import ARMS, Combination, read_table, strategies_of, unavailable
@@ -532,10 +533,8 @@ def _gained_by_asking(results) -> float | None:
 
 def _gap_recovered(results, preferred=None) -> Finding:
     "Gap recovered, by every trained arm."
-    recovered = [g.recovered for g in results.gaps if g.teacher == results.teacher]
-    reasons = [i.reason for i in recovered if i.value is None and i.n]
-    values = dict(undefined_gap=reasons[0] if reasons else "", by_asking=_gained_by_asking(results))
-    return _finding(1, "gap_recovered", results=results, preferred=preferred, **values)
+    by_asking = _gained_by_asking(results)
+    return _finding(1, "gap_recovered", results=results, preferred=preferred, by_asking=by_asking)
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #3c981554
 def _of_labels(number: int, results: Results, *, graded: str, dense: str, preferred: dict | None = None) -> Finding:
@@ -564,19 +563,26 @@ def _known(values: dict) -> dict:
     return {k: x for k, x in values.items() if x is not None}
 
 
-def _cost(results, labelling, *, training, serving) -> Finding:
+def _cost(results, labelling, *, training, serving, sizes) -> Finding:
     "Tokens, seconds and, where there are prices, money."
     labelling, training = labelling or {}, training or {}
     teacher = results.arms[results.teacher].get("tokens")
     ratios = _known({a: quotient(results.arms[a]["tokens"], teacher) for a in results.ran})
     each = _known({a: per_answer(usage) for a, usage in (serving or {}).items()})
+    done = {
+        a: work(u, sizes.get("teacher" if ARMS[a].model == "teacher" else "student"))
+        for a, u in (serving or {}).items()
+    }
+    paid = _paybacks(results, each, labelling=labelling, training=training)
     return _finding(
         4,
         "cost",
         results=results,
         relative={a: x for a, x in ratios.items() if a.startswith("distilled/")},
+        work={a: x for a in results.distilled if (x := quotient(done.get(a), done.get(results.teacher)))},
         each_costs=each,
-        paybacks=_paybacks(results, each, labelling=labelling, training=training),
+        priced=bool(paid),
+        paybacks={a: x for a, x in paid.items() if outcome(results, a) == "gain"},
     )
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #991fe74f
@@ -634,6 +640,7 @@ def findings(
     serving: dict | None = None,  # arm -> as `sampling.usage` gives it
     pitfalls=None,  # `Lines`
     wins: list = (),  # a judge's preferences, as of `agreement.win_rows`
+    sizes: dict | None = None,  # parameters of teacher and student, where known
 ) -> Findings:
     "What this combination says about the five questions of the study."
     preferred = _preferred(wins)
@@ -642,7 +649,7 @@ def findings(
             _gap_recovered(results, preferred),
             _of_labels(2, results, graded="reasoned_labels", dense="dense_labels", preferred=preferred),
             _of_labels(3, results, graded="internalised", dense="dense_at_once", preferred=preferred),
-            _cost(results, labelling, training=training, serving=serving),
+            _cost(results, labelling, training=training, serving=serving, sizes=sizes or {}),
             _would_change(results, pitfalls, preferred=preferred),
         )
     )
@@ -702,6 +709,7 @@ def headline(
     wins: list = (),  # a judge's preferences, as of `agreement.win_rows`
     levels: Table | None = None,  # of `difficulty_table`
     labels: dict | None = None,  # arm → `Confusion`
+    inputs: int = 0,  # of training
 ) -> Headline:
     "What a combination found, true in every outcome."
     r, trained = results, [a for a in results.ran if a in _LABELLED]
@@ -725,10 +733,12 @@ def headline(
         by_asking=_gained_by_asking(r),
         no_gap=_no_gap(r),
         judge=_reversed(r, _preferred(wins)).get((BASE, lead)),
+        win=next((w for b in (lead, r.primary) for w in wins if (w["a"], w["b"]) == (BASE, b)), None),
         ends=_ends(r, lead, levels=levels),
         never=answered.never if answered else [],
         missed=_missed(r, lead, answered=answered) if answered else (),
         sources=r.shared_sources,
+        inputs=inputs,
         n=max((r.arms[a]["n"] for a in r.ran), default=0),
     )
     (first, *more), caveats = (sentences("headline.txt.j2", part, **about) for part in ("finding", "caveats"))
@@ -800,7 +810,6 @@ def conclusions(results: list[TransferResult], unasked: list, *, left: dict) -> 
         "conclusions",
         off=off,
         of=of,
-        students=len({(r.combination, r.arm) for r in off}),
         any_result=bool(results),
         unreadable=sum(r.unread - r.base_unread > 0.5 for r in of["forgetting"]),
         near=[r for r in off if r.family],

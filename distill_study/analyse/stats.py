@@ -282,7 +282,7 @@ def _no_gap(teacher, base, *, base_name, how, scale, digits):
     different = gap.excludes_zero and p <= 0.05
     if different and gap.value > 0:
         return ""
-    worse = "worse than" if different else "not distinguishable from"
+    worse = "worse than" if different else "not significantly better than"
     value, _, ends = gap.text(scale, digits, signed=True).partition(" ")
     size = f"{value}{' points' if scale == 100 else ''}, 95 % interval {ends.strip('()')}, p = {p:.2g}, n = {gap.n}"
     return f"the teacher is {worse} {base_name} ({size})"

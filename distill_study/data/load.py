@@ -11,6 +11,7 @@ __all__ = ['KNOWN', 'FAMILIES', 'FILES', 'DataError', 'Example', 'has_truth', 'K
 import csv
 import errno
 import gzip
+import io
 import json
 import os
 import random
@@ -19,7 +20,8 @@ import zlib
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
-from itertools import chain
+from itertools import chain, zip_longest
+from numbers import Number
 from pathlib import Path
 
 from ..config import Combination, Data, StudyError, fingerprint, nearest, read_table, stem
@@ -125,9 +127,11 @@ class Known:
             choices = json.loads(choices)
             if not isinstance(choices, list | dict):
                 raise ValueError("no list")
+        if isinstance(choices, dict) and "label" not in choices:  # {A: text, …}
+            choices = dict(label=list(choices), text=list(choices.values()))
         if isinstance(choices, dict):  # {label, text}, whose labels may be letters or numbers
-            labels, key = [str(label).strip() for label in choices["label"]], str(gold or "").strip()
-            choices, gold = choices["text"], LETTERS[labels.index(key)] if key in labels[:10] else key or None
+            labels, key = [str(label).strip() for label in choices["label"]], str(gold).strip()
+            choices, gold = choices["text"], LETTERS[labels.index(key)] if key in labels[:10] else gold
         elif self.lettered:
             choices = [re.sub(r"^\s*\(?[A-J]\s*[).:]\s*", "", c) for c in choices]
         return row.get(self.id), text, tuple(choices) if self.choices else None, gold
@@ -186,10 +190,43 @@ def _row(line, where):
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as e:
-        raise DataError.of("not_json", where=where, why=getattr(e, "msg", None) or "nested too deeply") from None
+        long = "nested too deeply, or thousands of digits"
+        raise DataError.of("not_json", where=where, why=getattr(e, "msg", long)) from None
     if not isinstance(row, dict):
         raise DataError.of("not_an_object", where=where, kind=type(row).__name__)
     return row
+
+
+def _table(f, kind):
+    "Rows of a table of text; what stands between its values is seen in its first line."
+    csv.field_size_limit(2**31 - 1)
+    head = f.readline()
+    delimiter = "\t" if kind == ".tsv" else max(",;\t|", key=head.count)
+    rows = csv.reader(chain([head], f), delimiter=delimiter, strict=True)  # strict: a quote that is open ends no file
+    names, out = [name.strip() for name in next(rows, ())], []
+    if twice := next((name for name in names if name and names.count(name) > 1), None):
+        raise ValueError(f"two columns are called {twice!r}")
+    for row in filter(None, rows):
+        if any(row[len(names) :]):
+            raise ValueError(f"line {rows.line_num} has {len(row)} values, and there are {len(names)} columns")
+        out.append(dict(zip_longest(names, row[: len(names)])))
+    return out
+
+
+def _json(f):
+    "Rows of JSON: a list of them, one a line, or columns with all their values."
+    text = f.read()
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as e:
+        if e.msg != "Extra data":
+            raise
+        return [_row(line, f"line {i}") for i, line in enumerate(text.split("\n"), 1) if line.strip()]
+    columns = found.values() if isinstance(found, dict) else ()
+    columns = [[*c.values()] if isinstance(c, dict) else c for c in columns]
+    if columns and all(isinstance(c, list) for c in columns) and len({*map(len, columns)}) == 1:
+        return [dict(zip(found, row)) for row in zip(*columns)]
+    return found
 
 
 def read_file(path: Path, kind: str = "") -> "Rows":
@@ -200,16 +237,15 @@ def read_file(path: Path, kind: str = "") -> "Rows":
             if kind == ".parquet":
                 found = _parquet(path)
             elif kind == ".jsonl":
-                found = [_row(line, f"{path.name}, line {i}") for i, line in enumerate(f, 1)]
+                found = [_row(line, f"{path.name}, line {i}") for i, line in enumerate(f, 1) if line.strip()]
             else:
-                delimiter = "\t" if kind == ".tsv" else ","
-                found = json.load(f) if kind == ".json" else [*csv.DictReader(f, delimiter=delimiter)]
+                found = _json(f) if kind == ".json" else _table(f, kind)
     except _UNREADABLE as e:
         missing, why = isinstance(e, FileNotFoundError), getattr(e, "strerror", None) or "damaged"
         if isinstance(e, (ValueError, csv.Error)):
-            why = "it is not UTF-8" if isinstance(e, UnicodeDecodeError) else str(e).partition("\n")[0]
+            why = "it is not in UTF-8; save it so" if isinstance(e, UnicodeDecodeError) else str(e).partition("\n")[0]
         raise DataError.of("no_file" if missing else "unreadable_file", path=str(path), why=why) from None
-    if not isinstance(found, list) or not all(isinstance(row, dict) and None not in row for row in found):
+    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
         raise DataError.of("unreadable_file", path=str(path), why="it holds no list of rows with named columns")
     if not found:
         raise DataError.of("no_rows", file=path.name)
@@ -225,7 +261,8 @@ def _parquet(path):
     from datasets import Features
     from pyarrow import parquet
 
-    table = parquet.read_table(path)
+    packed = path.name.lower().endswith(".gz")
+    table = parquet.read_table(io.BytesIO(gzip.decompress(path.read_bytes())) if packed else path)
     return Rows(table.to_pylist(), _names_of(Features.from_arrow_schema(table.schema)))
 
 
@@ -263,10 +300,12 @@ _SPLIT = re.compile(r"(train|test|valid|validation|val|dev|eval)([^a-z]|$)", re.
 
 def _split_files(place, split):
     "The files of text that hold a split in a folder: of its name, else all are train, if none is named like a split."
-    found = sorted(p for p in place.iterdir() if is_file(p.name) and p.name not in _ABOUT) if place.is_dir() else []
+    names = (p.name for p in place.iterdir()) if place.is_dir() else ()
+    found = sorted(place / n for n in names if is_file(n) and n not in _ABOUT and not n.startswith("."))
     texts = [p for p in found if ".parquet" not in p.name.lower()]  # which are left to the `datasets` library
     all_train = split == "train" and texts == found and not any(_SPLIT.match(p.name) for p in found)
-    return [p for p in texts if stem(p.name) == split] or (found if all_train else [])
+    parts = re.compile(rf"{re.escape(split)}(-\d+-of-\d+)?")
+    return [p for p in texts if parts.fullmatch(stem(p.name))] or (found if all_train else [])
 
 # %% ../../nbs/20_data/02_load.ipynb #5e4dbbcf
 class Rows(list):
@@ -333,6 +372,8 @@ def _library_rows(where, subset, *, name, split, most, seed):
             return None
         raise DataError(f"data {name!r}: {str(e).splitlines()[0]}") from None
     except Exception as e:
+        if os.path.isdir(where):
+            raise DataError.of("unreadable_folder", path=where, files=", ".join(FILES), why=e.__cause__ or e) from None
         hint = "" if name in KNOWN else nearest(name, [*TINY, *KNOWN])
         why = type(e).__name__
         raise DataError.of("not_found", name=name, built_in=", ".join(TINY), why=why, hint=hint) from None
@@ -391,11 +432,14 @@ def _gold(value, task, *, labels, choices):
     if not text or task == "conversation" or (task in ("nli", "nlu_qa") and text in ("-1", "-")):
         return None
     if task == "nli":
-        if text.lower() not in labels:
+        label = labels.get(text.lower()) or labels.get(text.removesuffix(".0"))  # as pandas writes a whole number
+        if label is None:
             raise DataError.of("label_outside", value=value)
-        return labels[text.lower()]
+        return label
+    if isinstance(value, bool) or not isinstance(value, (str, Number)):
+        raise DataError.of("not_text", what="the gold answer", kind=type(value).__name__, value=value)
     if task == "nlu_qa":
-        value = labels.get(text.lower()) or _letter(text, choices) or value
+        return _choice(value, choices, labels=labels)
     if task == "summarization":
         return _text(value, "the summary").strip()
     gold = TASKS[task].gold(value, choices)
@@ -404,13 +448,20 @@ def _gold(value, task, *, labels, choices):
     return gold
 
 # %% ../../nbs/20_data/02_load.ipynb #70b0332c
-def _letter(text, choices):
-    "The letter of a choice that is given by its number, from 0 as in MMLU; None where the text is no number."
-    if not text.isdecimal() or text in choices:
-        return None
-    if int(text) >= len(choices):
+def _choice(gold, choices, *, labels):
+    "The letter of the right choice, which is given as a letter, by its text, or by its number, from 0 as in MMLU."
+    text, letters = str(gold).strip(), LETTERS[: len(choices)]
+    named = labels.get(text.lower()) or labels.get(re.sub(r"^\W?(\w)\W?$", r"\1", text).lower())
+    same = [k for k, choice in zip(letters, choices) if choice.strip().casefold() == text.casefold()]
+    counted = letters[int(text)] if text.isdecimal() and int(text) < len(choices) else None
+    if not named and same and counted and counted not in same and isinstance(gold, str):
+        raise DataError.of("text_or_number", gold=text, first=same[0], other=counted)
+    found = named or (None if isinstance(gold, str) else counted) or next(iter(same), counted)
+    if found is None and text.isdecimal():
         raise DataError.of("counted_from_one", gold=text, last=len(choices) - 1)
-    return LETTERS[int(text)]
+    if found is None or found not in letters:
+        raise DataError.of("bad_gold", gold=gold, last=letters[-1])
+    return found
 
 
 _MORE = ("id", "gold", "choices", "source", "difficulty")  # columns that messages may have beside them
@@ -529,11 +580,7 @@ def _from_messages(row, data, *, labels):
         listed = (rf"\b{k}\b[.):\]]*\s*{re.escape(c.strip())}" for k, c in zip(letters, choices))
         if not all(re.search(line, question) for line in listed):
             turns = [*turns[:-1], user_turn(question, choices)]
-        text = str(gold).strip()
-        by_number = labels.get(text.lower()) or _letter(text, choices) or gold
-        gold = letters[choices.index(gold)] if gold in choices else by_number
-        if gold is not None and gold not in tuple(letters):
-            raise DataError.of("bad_gold", gold=gold, last=letters[-1])
+        gold = gold if gold is None else _choice(gold, choices, labels=labels)
     return id, tuple(turns), choices or None, _gold(gold, task, labels=labels, choices=choices), {}
 
 # %% ../../nbs/20_data/02_load.ipynb #2802040f
@@ -600,25 +647,23 @@ class Splits:
 
         return {s: fingerprint([parts(e) for e in getattr(self, s)]) for s in ("train", "validation", "test")}
 
-    @property
-    def leaks(self) -> list[tuple[str, str]]:
-        "(train id, test id) of inputs that stand in both."
-        test = {e.key: e.id for e in self.test}
-        return [(e.id, test[e.key]) for e in self.train if e.key in test]
 
-
-def _draw(examples, n, *, seed, what):
+def _draw(examples, n, *, seed, what, held=0, left=None):
     "(`n` of `examples`, the rest), both in their own order; fewer are part of more. No `seed`: the first `n`."
     if n is None:
         return examples, []
     if n > len(examples):
-        raise DataError.of("too_few", what=what, n=n, rows=len(examples), lacking=n - len(examples))
+        about = dict(apart=f" beside the {held:,} that are held out" if held else "", left=_reasons(left or {}))
+        raise DataError.of("too_few", what=what, n=n, rows=len(examples), lacking=n - len(examples), **about)
     at = set(range(n) if seed is None else _order(len(examples), seed)[:n])
     return [e for i, e in enumerate(examples) if i in at], [e for i, e in enumerate(examples) if i not in at]
 
 # %% ../../nbs/20_data/02_load.ipynb #aecd9553
 def _load_tiny(data):
-    "The splits of a built-in set."
+    "The splits of a built-in set; its settings are its own."
+    own = [k for k in ("columns", "labels", "splits") if getattr(data, k)]
+    if own or data.task not in (None, TINY[data.name].task):
+        raise DataError.of("built_in", name=data.name, setting=(own or ["task"])[0])
     name, task, splits = data.name, TINY[data.name].task, dict(train=[], validation=[], test=[])
     for (split, examples), usual in zip(splits.items(), (1000, 0, 300)):
         n = getattr(data, split)
@@ -683,8 +728,9 @@ def load_data(data: Data) -> Splits:
         test, left_test = _usable(rows, data, split=own_test)
         test, _ = _draw(test, data.test, seed=None if rows.drawn else data.seed, what="data.test")
         left = dict(Counter(left) + Counter(left_test))
-    validation, train = _draw(train, data.validation or 0, seed=seed, what="data.validation")
-    drawn, _ = _draw(train, data.train, seed=seed, what="data.train")
+    held = len(test) if own_test == own else 0
+    validation, train = _draw(train, data.validation or 0, seed=seed, what="data.validation", held=held, left=left)
+    drawn, _ = _draw(train, data.train, seed=seed, what="data.train", held=held + len(validation), left=left)
     limits, used = TASKS[task].limits(data.words), dict(train=own, test=own_test)
     return Splits(data.name, task, source_of(data.name), drawn, validation, test, left, limits, used)
 

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['GAP_ENDS', 'COSTS', 'Cell', 'names_of', 'mean_over_seeds', 'by_item', 'pooled', 'outcome_of', 'reversed_by_judge',
-           'cells', 'leading', 'tally', 'in_short', 'Axis', 'axis_over', 'panels', 'charts', 'score_table', 'mean_of',
-           'Mean', 'means', 'pareto', 'cost_chart', 'Curve', 'curves', 'reach', 'Passing', 'passings', 'curve_figure',
-           'curve_alt', 'curve_parts', 'axis_tables', 'sections']
+           'cells', 'size_axis', 'size_of', 'leading', 'tally', 'in_short', 'Axis', 'axis_over', 'panels', 'charts',
+           'score_table', 'mean_of', 'Mean', 'means', 'pareto', 'cost_chart', 'Curve', 'curves', 'reach', 'Passing',
+           'passings', 'curve_figure', 'curve_alt', 'curve_parts', 'axis_tables', 'sections']
 
 # %% ../../nbs/80_report/04_grid.ipynb #53be64e3
 import json
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ..analyse import stats
-from ..analyse.results import Column, Table, html_of, per_answer, sentence
+from ..analyse.results import SIZES, Column, Table, html_of, per_answer, place_of, sentence, work
 from ..analyse.stats import BASE, CONSTANT, DISTILLED, FORM, TRAINED, Comparison, Interval
 from ..config import ARMS
 from ..grading.truth import FAMILY, METRICS, Metric
@@ -163,17 +163,11 @@ def _size(m, model) -> float | None:
     return (m.get("sizes") or {}).get(model) or trained.get("parameters")
 
 
-def _work(m, arm) -> float | None:
-    "Millions of tokens × parameters for an answer, where both are known."
-    u, size = m["serving"].get(arm) or {}, _size(m, "teacher" if ARMS[arm].model == "teacher" else "student")
-    tokens = [u.get("prompt_tokens"), u.get("output_tokens")]
-    return size * sum(tokens) / u["n"] / 1e6 if size and u.get("n") and all(tokens) else None
-
-
 def _cell(key, pages, *, teachers, several):
     "One cell of the numbers of its seeds; `teachers` are all that have such an arm, `several`: of the recipe."
     arm, measure = key[3], METRICS[pages[0]["metric"]["key"]]
     trained, last = ARMS[arm].model == "trained", pages[-1]["arms"][arm]
+    model = "teacher" if ARMS[arm].model == "teacher" else "student"
     scores = [_interval(m["arms"][arm].get("accuracy" if measure.graded else "score")) for m in pages]
     ends = dict(low=0, high=1) if measure.scale == 100 else {}
     items = by_item(pages, arm) if len(pages) > 1 and last.get("n") else None
@@ -187,7 +181,7 @@ def _cell(key, pages, *, teachers, several):
         judge=_mean(reversed_by_judge(m, arm) for m in pages) if trained else None,
         seeds=len(pages) if trained else 1,
         tokens=_mean(m["arms"][arm].get("tokens") for m in pages),
-        work=_mean(_work(m, arm) for m in pages),
+        work=_mean(work(m["serving"].get(arm) or {}, _size(m, model)) for m in pages),
         money=_mean(per_answer(u, 1000) for m in pages if (u := m["serving"].get(arm) or {}).get("n")),
         missing="" if last.get("n") else last.get("missing", "no items"),
         several=several,
@@ -220,16 +214,21 @@ def _axes_of(m) -> dict:
     return m["provenance"]["settings"].get("axes", {})
 
 
-def _inputs(m) -> int:
-    "How many training inputs a combination has."
-    return next(d["n"] for d in m["data"] if d["split"] == "train")
+def size_axis(axes) -> str | None:
+    "The axis over which there are learning curves; None where there is none."
+    return next((key for key in SIZES if key in axes), None)
+
+
+def size_of(m) -> int:
+    "How many rows a combination trains on where it has a budget of them; else how many training inputs it has."
+    return _axes_of(m).get("curate.budget") or next(d["n"] for d in m["data"] if d["split"] == "train")
 
 
 def leading(pages: list) -> tuple[list, dict]:  # (pages, {axis: value})
     "The pages that an overview is of, and their values of all axes that have several."
     if not any(map(_axes_of, pages)):
         return pages, {}
-    point = _axes_of(max(pages, key=_inputs))  # the first of the largest
+    point = _axes_of(max(pages, key=size_of))  # the first of the largest
     varied = {k: v for k, v in point.items() if any(_axes_of(m).get(k) != v for m in pages)}
     return [m for m in pages if _axes_of(m) == point], varied
 
@@ -242,7 +241,7 @@ def tally(grid: dict) -> list[dict]:
         better = [c for c in own if c.outcome == "better"]
         gaps = [c.gap.value for c in better if c.gap.value is not None]
         worse, untestable = (sum(c.outcome == k for c in own) for k in ("worse", "untestable"))
-        counts = dict(n=len(own) - untestable, better=len(better), worse=worse)
+        counts = dict(n=len(own) - untestable, untestable=untestable, better=len(better), worse=worse)
         if own:
             ends = dict(low=min(gaps, default=None), high=max(gaps, default=None))
             counts["outcome"] = next((c.outcome for c in own if c.outcome != "untestable"), None)
@@ -260,6 +259,12 @@ def _where(grid, outcome) -> list[str]:
     return [d if len(s) == len(every[d]) > 1 else f"{d} ({', '.join(s)})" for d, s in of.items()]
 
 
+def _growth(pages, arm) -> list[str]:
+    "What an arm scores with the fewest and with the most training inputs: a sentence for each of the first curves."
+    found = [c for c in curves(pages) if None not in (c.score(arm, 0).value, c.score(arm).value)]
+    return [sentence("grid", "growth", c=c, arm=arm, several=len(found) > 1) for c in found[:3]]
+
+
 def in_short(pages: list, failed: int = 0) -> list[str]:
     "The finding of combinations in one sentence, then what limits it, each in one; `failed` more have no numbers."
     if not pages:
@@ -270,8 +275,9 @@ def in_short(pages: list, failed: int = 0) -> list[str]:
     n = sorted({c.score.n for c in grid.values() if c.outcome and c.score.n})
     reverse = [c for c in grid.values() if c.judge is not None]
     where = {k: _where(grid, k) for k in ("asking", "constant", "form", "untestable", "worse")}
-    lines = [sentence("grid", "finding", tally=counts)]
-    lines += [sentence("grid", "leading", point=point)] if point else []
+    grown = _growth(pages, counts[0]["arm"]) if counts and size_axis(point) else []
+    lines = [" ".join([sentence("grid", "finding", tally=counts), *grown])]
+    lines += [sentence("grid", "leading", point=point, place=place_of(point))] if point else []
     form = any(c.arm == FORM for c in grid.values())
     lines += [sentence("grid", "basis", n=n, seeds=seeds, form=form)] if n else []
     lines += [sentence("grid", "limit", outcome=k, where=sets) for k, sets in where.items() if sets]
@@ -328,7 +334,7 @@ def _marks(grid, m, *, measure) -> list:
     constant = _interval((m.get("constant") or {}).get("level"))
     found = [_mark("constant", constant, measure=measure, name=sentence("grid", "named", arm="constant"))]
     arms = [(m["teacher"], teacher, ""), (BASE, "", student), ("student/cot", "", student)]
-    for arm, *who in arms + [(a, teacher, student) for a in DISTILLED]:
+    for arm, *who in [*arms, *((a, teacher, student) for a in DISTILLED), ("control/gold", "", student)]:
         if c := grid.get((data, *who, arm)):
             found.append(_mark(arm, c.score, measure=measure, name=sentence("grid", "named", arm=arm)))
     return [x for x in found if x["i"].value is not None]
@@ -381,6 +387,7 @@ def charts(found: list[dict]) -> tuple[str, str]:
     ends = [100 * x for g in gaps for x in (g.value, g.low, g.high) if x is not None]
     ends = max(GAP_ENDS[0], min([0, *ends])), min(GAP_ENDS[1], max([100, *ends]))
     kinds = {x["kind"]: x["name"] for p in found for r in p["rows"] for x in r["marks"]}
+    kinds = dict(sorted(kinds.items(), key=lambda kind: kind[0].startswith("control")))
     shared = dict(panels=found, kinds=kinds, axis=Axis((0, 25, 50, 75, 100), ends=ends))
     return html_of("chart", **shared, chart="dots"), html_of("chart", **shared, chart="gaps") if gaps else ""
 
@@ -498,7 +505,8 @@ class Curve:
     data: str
     name: str  # the student; who taught it where several do; its place on other axes
     measure: Metric
-    sizes: tuple  # training inputs, the fewest first
+    unit: str  # of its sizes, see `results.SIZES`
+    sizes: tuple  # the fewest first
     pages: tuple  # for each size those of all seeds
 
     @cached_property
@@ -519,10 +527,11 @@ class Curve:
 def curves(pages: list) -> list[Curve]:
     "A curve for each student of each teacher on each data set, and each point on other axes; of two sizes at least."
     groups, several = {}, len({names_of(m)[1] for m in pages}) > 1
+    size = size_axis(leading(pages)[1]) or "data.train"
     for m in pages:
-        others = {k: v for k, v in _axes_of(m).items() if k != "data.train"}
-        place = "".join(f", {k} = {json.dumps(v)}" for k, v in others.items())
-        groups.setdefault((*names_of(m), place), {}).setdefault(_inputs(m), []).append(m)
+        others = {k: v for k, v in _axes_of(m).items() if k != size}
+        place = f", {place_of(others)}" if others else ""
+        groups.setdefault((*names_of(m), place), {}).setdefault(size_of(m), []).append(m)
     found = []
     for (data, teacher, student, place), own in groups.items():
         if len(own) < 2:
@@ -530,7 +539,7 @@ def curves(pages: list) -> list[Curve]:
         name = student + (f" taught by {teacher}" if several else "") + place
         sizes = tuple(sorted(own))
         measure = METRICS[own[sizes[0]][0]["metric"]["key"]]
-        found.append(Curve(data, name, measure, sizes, tuple(tuple(own[n]) for n in sizes)))
+        found.append(Curve(data, name, measure, SIZES[size], sizes, tuple(tuple(own[n]) for n in sizes)))
     return found
 
 # %% ../../nbs/80_report/04_grid.ipynb #a5e5a007
@@ -641,7 +650,7 @@ def curve_figure(curve: Curve, dark: bool = False):  # a matplotlib Figure
     top = ends[-1][0] * 1.06
     for (_, name, colour), y in zip(ends, _apart([y for y, *_ in ends], 0.062 * top)):
         ax.text(1.03, y, name, transform=ax.get_yaxis_transform(), color=colour, fontsize=9, va="center")
-    ax.set(xscale="log", ylim=(0, top), xlabel="training inputs", ylabel=f"{m.head}, {m.unit}")
+    ax.set(xscale="log", ylim=(0, top), xlabel=curve.unit, ylabel=f"{m.head}, {m.unit}")
     ax.set_xticks(curve.sizes, [f"{n:,}" for n in curve.sizes])
     ax.minorticks_off()
     ax.grid(axis="y", color=ink(LINES, dark), lw=0.7)
@@ -663,18 +672,21 @@ def curve_parts(found: list[Curve]) -> list[str]:
 # %% ../../nbs/80_report/04_grid.ipynb #a5e5a00d
 def axis_tables(pages: list, key: str) -> list[Table]:
     "What every arm scores at each value of an axis, a table for each data set."
-    point, found = _axes_of(leading(pages)[0][0]), {}
+    own, point = leading(pages)
+    size = size_axis(point)
+    free, found = {key: None} | ({size: None} if size else {}), {}
     for m in pages:
         place = _axes_of(m)
-        if place | {key: None} == point | {key: None}:
-            found.setdefault(names_of(m)[0], {}).setdefault(json.dumps(place[key]), []).append(m)
+        if place | free == _axes_of(own[0]) | free:
+            at = f", {place_of({size: size_of(m)})}" if size not in (None, key) else ""
+            found.setdefault((names_of(m)[0], at), {}).setdefault(json.dumps(place[key]), []).append(m)
     tables = []
-    for data, at in found.items():
+    for (data, where), at in found.items():
         m, columns = METRICS[next(iter(at.values()))[0]["metric"]["key"]], {}
         for value, own in at.items():
-            head = Column(value, f"{key.rpartition('.')[2]} = {value}", m.unit, "interval", m.digits, m.scale)
+            head = Column(value, place_of({key: json.loads(value)}), m.unit, "interval", m.digits, m.scale)
             columns[head] = [c for c in cells(own).values() if c.score.value is not None]
-        tables.append(Table(f"{data}: {m.head.lower()} by {key}", *_scores(columns)))
+        tables.append(Table(f"{data}: {m.name} by {SIZES.get(key, key)}{where}", *_scores(columns)))
     return tables
 
 # %% ../../nbs/80_report/04_grid.ipynb #e5874989
@@ -694,11 +706,11 @@ def sections(pages: list) -> list[tuple]:  # (heading, HTML)
     measures = dict.fromkeys(c.measure.key for c in grid.values())
     over = [p for k in measures if len((p := means(grid, k))[0]) > 1 and (len(p[1]) > 1 or len(measures) == 1)]
     parts = {
+        "Learning curves": curve_parts(curves(pages)) if size_axis(point) else [],
         "Scores": [dots],
-        "Learning curves": curve_parts(curves(pages)) if "data.train" in point else [],
-        "Settings": [t.html() for key, tables in varied.items() if key != "data.train" for t in tables],
+        "Settings": [t.html() for key, tables in varied.items() if key not in SIZES for t in tables],
         "Gap recovered": [gaps] if gaps else [],
         "Score against cost": [x for p in over for x in _costs(*p)],
-        "All scores": [t.html() for t in (score_table(grid), *varied.get("data.train", ()))],
+        "All scores": [t.html() for t in (score_table(grid), *varied.get(size_axis(point), ()))],
     }
     return [(k, html_of("section", parts=part, fold=k == "All scores")) for k, part in parts.items() if part]

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['MOST', 'CHUNK', 'item_table', 'verdict_table', 'input_table', 'legible', 'item_records', 'input_records', 'chunks',
-           'item_index', 'items_page', 'write_items', 'grading_page']
+           'item_index', 'items_page', 'grading_page']
 
 # %% ../../nbs/80_report/05_items.ipynb #9fcc5204
 import base64
 import hashlib
 import json
 import zlib
-from pathlib import Path
 
 from ..analyse.agreement import verdicts
 from ..analyse.results import html_of, templates
@@ -20,15 +19,9 @@ from ..grading.truth import METRICS, Metric
 from .render import scrub
 from .tables import input_text, reference_text
 from ..teach.curate import REASONS
-from ..utils import HIDDEN, num, write_text
+from ..utils import HIDDEN, num
 
 # %% ../../nbs/80_report/05_items.ipynb #09b61c43
-def _about(rows, about):
-    "Rows with the same values in front of each: which report they are of."
-    about = about or {}
-    return rows.assign(**about)[[*about, *rows]]
-
-
 def _prompt(messages):
     "Chat messages as one text."
     return "\n\n".join(f"[{m['role']}]\n{m['content']}" for m in messages)
@@ -50,10 +43,7 @@ def _graded(run):
     return rows
 
 
-def item_table(
-    run,
-    about: dict | None = None,  # columns in front: which report the rows are of
-):
+def item_table(run):
     "DataFrame with a row per test item and arm: prompt, completion, how it was read and how it was graded."
     at, answered = {e.id: e for e in run.data.test}, {(arm, a.id): a for arm in run.answers for a in run.answers[arm]}
     rows = _graded(run).rename(columns=dict(text="completion"))
@@ -66,16 +56,16 @@ def item_table(
         gold=[reference_text(at[i]) for i in rows["id"]],
     )
     first = ["arm", "id", "question", "gold", "prompt", "completion", "answer"]
-    return _about(rows[first + [k for k in rows if k not in first]], about)
+    return rows[first + [k for k in rows if k not in first]]
 
 # %% ../../nbs/80_report/05_items.ipynb #d6a9c7a5
-def verdict_table(run, about: dict | None = None):
+def verdict_table(run):
     "DataFrame with a row per pair of arms and test item that a judge compared."
     import pandas as pd
 
     if run.verdicts is None or not len(run.verdicts.pairwise):
-        return pd.DataFrame(columns=[*(about or {}), "a", "b", "id", "winner"])
-    return _about(verdicts(run.verdicts.pairwise), about)
+        return pd.DataFrame(columns=["a", "b", "id", "winner"])
+    return verdicts(run.verdicts.pairwise)
 
 
 def _inputs(run, inputs):
@@ -89,7 +79,7 @@ def _inputs(run, inputs):
             yield arm, e, labels.get(e.id), drops.get(e.id), taught.get(e.id, ())
 
 
-def input_table(run, about: dict | None = None):
+def input_table(run):
     "DataFrame with a row per training input and trained arm: the teacher's samples, and what became of them."
     import pandas as pd
 
@@ -99,7 +89,7 @@ def input_table(run, about: dict | None = None):
         row |= dict(samples=[x.text for x in a.asked], label=a.parsed.answer, right=a.correct) if a else {}
         row |= {} if a else dict(samples=[], label=e.gold, right=None)
         row |= dict(kept=drop is None, reason=drop.reason if drop else "", evidence=drop.evidence if drop else "")
-        rows.append((about or {}) | row | dict(row="\n\n".join(map(_prompt, taught))))
+        rows.append(row | dict(row="\n\n".join(map(_prompt, taught))))
     return pd.DataFrame(rows)
 
 # %% ../../nbs/80_report/05_items.ipynb #df5f88ba
@@ -270,16 +260,6 @@ def items_page(
     values = dict(name=numbers["provenance"]["combination"], data=run.data, most=MOST, index=index, packed=packed)
     scripts = "items/data.js items/find.js items/read.js items/page.js"
     return _page("items/page", script=scripts, style="report/style.css items/page.css", **values)
-
-
-def write_items(
-    folder,  # of the report
-    numbers: dict,  # what `report.metrics` made
-    *,
-    run,
-) -> Path:
-    "Write `items.html` beside a report."
-    return write_text(items_page(numbers, run), Path(folder) / "items.html")
 
 # %% ../../nbs/80_report/05_items.ipynb #648b0dd4
 def grading_page(sheet: dict) -> str:

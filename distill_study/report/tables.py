@@ -21,6 +21,7 @@ from distill_study.analyse.results import (
     TransferResult,
     per_answer,
     quotient,
+    sentence,
     sentences,
     table_of,
 )
@@ -417,12 +418,13 @@ def form_table(rows: list, metric: Metric) -> Table:
 # %% ../../nbs/80_report/00_tables.ipynb #d230e020
 def _learners(results) -> dict:
     "Row of a table, named by what tells it from the others → its results."
-    teachers, seeds = (len({getattr(r, k) for r in results}) > 1 for k in ("teacher", "seed"))
+    teachers, seeds, places = (len({getattr(r, k) for r in results}) > 1 for k in ("teacher", "seed", "place"))
     rows = {}
     for r in results:
-        who = f"{r.trained_on}, {r.arm.removeprefix('distilled/')}"
+        who = f"{r.trained_on}, {sentence('grid', 'learned', arm=r.arm)}"
         who += f", by {short_name(r.teacher.partition(':')[2])}" if teachers else ""
         who += f", seed {r.seed}" if seeds else ""
+        who += f", {r.place}" if places else ""
         rows.setdefault(who, []).append(r)
     return rows
 

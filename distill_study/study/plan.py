@@ -119,10 +119,10 @@ def parse_recipe(raw: dict, overrides: dict | None = None) -> Recipe:
     overrides = {k: _from_yaml(v, f"-p {k}") if isinstance(v, str) else v for k, v in (overrides or {}).items()}
     if isinstance(raw.get("axes"), dict):
         raw["axes"] = {k: v for k, v in raw["axes"].items() if k not in overrides}  # which fix what it varies
-    shared = {part: raw.pop(part, None) for part in ("train", "sampling")}
     whole = {k: v for k, v in overrides.items() if "." not in k}  # first, then what is in their entries
     for key, value in whole.items():
         _override(raw, key, value=value)
+    shared = {part: raw.pop(part, None) for part in ("train", "sampling")}
     for key, short, part in (("teachers", "engine", "sampling"), ("students", "model", "train"), ("data", "name", "")):
         if key in raw:
             entries = raw[key] if isinstance(raw[key], list) else [raw[key]]
@@ -138,6 +138,7 @@ def parse_recipe(raw: dict, overrides: dict | None = None) -> Recipe:
     for key, values in axes.items():
         if not isinstance(values, list) or not values:
             raise ConfigError.of("axis_empty" if values == [] else "axis_values", key=key, values=values)
+        _check_axis_name(key)
     recipe = Recipe.parse(raw, "recipe")
     several = recipe.teachers, recipe.students, recipe.data, recipe.seeds, *recipe.axes.values()
     if (n := math.prod(map(len, several))) > MOST_COMBINATIONS:
@@ -147,12 +148,18 @@ def parse_recipe(raw: dict, overrides: dict | None = None) -> Recipe:
     return recipe
 
 
-def _check_axis(recipe, key):
-    "Refuse an axis over what is no setting, values of the wrong type, and two that are the same."
+def _check_axis_name(key):
+    "Refuse an axis over what is no setting."
     head, *path = key.split(".")
     known = [*(_PLACES | _PARTS), *config.Shared.model_fields]
-    if head == "endpoint" or head not in known or not path and head not in config.Shared.model_fields:
+    if head == "endpoint" or head not in known:
         raise ConfigError.of("unknown_axis", key=key, hint=nearest(head, set(known) - {"endpoint"}))
+    if not path and head not in config.Shared.model_fields:
+        raise ConfigError.of("axis_group", key=key, first=_FIRST[head])
+
+
+def _check_axis(recipe, key):
+    "Refuse values of the wrong type, and two that are the same."
     first, seen = {k: values[0] for k, values in recipe.axes.items()}, {}
     for value in recipe.axes[key]:
         made = recipe.at(first | {key: value}).model_dump_json()
@@ -166,7 +173,7 @@ class _Loader(yaml.SafeLoader):
 
     def get_single_node(self):
         root = super().get_single_node()
-        if root and _written_out(root, {}) > 100_000:
+        if root and _written_out(root, {}, depth=0) > 100_000:
             raise yaml.constructor.ConstructorError(None, None, "its aliases stand for too much", root.start_mark)
         return root
 
@@ -196,12 +203,14 @@ class _Loader(yaml.SafeLoader):
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
-def _written_out(node, sizes):
-    "How many nodes a YAML node stands for once its aliases are written out; `RecursionError` where it holds itself."
+def _written_out(node, sizes, *, depth):
+    "How many nodes a YAML node stands for once its aliases are written out; `RecursionError` where it is too deep."
+    if depth > 100:
+        raise RecursionError
     if id(node) not in sizes:
         value = node.value if isinstance(node.value, list) else []
         parts = [part for pair in value for part in (pair if isinstance(pair, tuple) else [pair])]
-        sizes[id(node)] = 1 + sum(_written_out(part, sizes) for part in parts)
+        sizes[id(node)] = 1 + sum(_written_out(part, sizes, depth=depth + 1) for part in parts)
     return sizes[id(node)]
 
 
@@ -211,7 +220,7 @@ def _from_yaml(text, where):
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
-        why = f": {e.problem}, line {mark.line + 1}" if mark else ""
+        why = f": {e.problem}, line {mark.line + 1}" if mark else f": {getattr(e, 'reason', '')}"
         raise ConfigError(f"{where}: not readable as YAML{why}.") from None
     except RecursionError:
         raise ConfigError(f"{where}: not readable as YAML: nested too deep, or an anchor that holds itself.") from None
@@ -220,6 +229,7 @@ def _from_yaml(text, where):
 _PLACES = dict(teacher="teachers", student="students", data="data", curate="curate", pitfalls="pitfalls", judge="judge")
 _PARTS = dict(train="students", sampling="teachers", endpoint="teachers", vllm="teachers")  # settings of each of these
 _LISTS = ("teachers", "students", "data", "arms", "seeds")  # written with commas on the command line
+_FIRST = dict(teacher="reasks", student="dtype", data="train", train="epochs", sampling="temperature", vllm="dtype")
 
 
 def _override(raw, key, *, value):
@@ -227,7 +237,9 @@ def _override(raw, key, *, value):
     head, *path = key.split(".")
     if head == "axes" and path:
         values = [_from_yaml(v, f"-p {key}") for v in value.split(",")] if isinstance(value, str) else value
-        raw["axes"] = (raw.get("axes") or {}) | {".".join(path): values if isinstance(values, list) else [values]}
+        raw["axes"] = (raw["axes"] if isinstance(raw.get("axes"), dict) else {}) | {
+            ".".join(path): values if isinstance(values, list) else [values]
+        }
         return
     if not path and head in _LISTS and isinstance(value, str):
         value = [_from_yaml(v, f"-p {key}") for v in value.split(",")]
@@ -240,12 +252,15 @@ def _override(raw, key, *, value):
     if head == "judge" and not isinstance(raw.get("judge"), dict):
         raise ConfigError.of("no_judge", key=key)
     entries = raw.get(place, []) if place in _LISTS else [raw.setdefault(place, {})]
+    entries = [entry for entry in entries if isinstance(entry, dict)]
     engines = tuple(
         f"{e}:" for e, field in config.OWN.items() if field == head
     )  # the only ones that have such settings
+    if engines:
+        entries = [entry for entry in entries if str(entry.get("engine")).startswith(engines)]
+        if not entries:
+            raise ConfigError.of("no_such_engine", key=key, head=head, engines=" or ".join(map(repr, engines)))
     for entry in entries:
-        if engines and not str(entry.get("engine")).startswith(engines):
-            continue
         *parents, last = [head, *path] if head in _PARTS else path
         for part in parents:
             entry[part] = {} if entry.get(part) is None else entry[part]
@@ -302,7 +317,7 @@ def unread(arm, own: str, *, task: str, which=True) -> str:
 
     `own` is the family that it learned from, `task` that of the other data set, `which` is `Recipe.generalization`."""
     if arm.prompt not in TASKS[task].strategies:
-        return f"task {task} has no {arm.prompt} prompt, which {arm.name} answers under"
+        return f"{task} has no {arm.prompt} prompt, under which {arm.name} answers"
     if arm.stop and not TASKS[task].graded:
         return f"{arm.name} is read up to its first line, and answers of task {task} may have several"
     return f"task {task} is another family than {own}" if which == "family" and task != own else ""

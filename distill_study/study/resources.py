@@ -68,7 +68,7 @@ def parse_gpus(spec: str) -> Devices:
 
 def parse_hardware(spec: str) -> Devices:
     "GPUs as a recipe names them, how many of which kind, e.g. '8xH100'; raises `ConfigError`."
-    m = re.fullmatch(r"([1-9]\d*)[X×](\w+)", spec.replace(" ", "").upper())
+    m = re.fullmatch(r"([1-9]\d{0,4})[X×](\w+)", spec.replace(" ", "").upper())
     if not m:
         raise ConfigError.of("hardware_setting", spec=spec)
     if m[2] not in GPUS:

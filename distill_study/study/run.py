@@ -25,7 +25,7 @@ import numpy as np
 
 from .. import config
 from ..analyse import agreement, findings as sentences, results
-from ..analyse.results import Learner, Table, duration, write_numbers
+from ..analyse.results import Learner, Table, duration, place_of, write_numbers
 from ..analyse.stats import mean_interval, separation
 from ..config import ARMS, Arm, Asked, Combination, StudyError, Teacher, fingerprint, strategies_of
 from ..data.load import has_truth, load_data, resolved
@@ -45,7 +45,7 @@ from ..train.launch import launch
 from ..train.rows import check_templates, long_rows, render_row
 from ..train.save import FormEngine, forms_of
 from ..train.sft import TrainedStudent, run_fingerprint
-from ..utils import say, short_name
+from ..utils import say, short_name, write_text
 
 # %% ../../nbs/85_study/01_run.ipynb #1ef75182
 def ticker(what: str, every: float = 5.0, *, engine=None):
@@ -660,7 +660,9 @@ def data_table(splits, metric) -> Table:
         dict(split=split, n=len(x), gold=sum(map(has_truth, x)), hash=splits.hashes[split] if x else "")
         for split, x in found.items()
     ]
-    return results.table_of("data", rows, splits=splits, truth="gold answer" if metric.graded else "reference")
+    tests, truth = {e.key for e in splits.test}, "gold answer" if metric.graded else "reference"
+    leaks = sum(e.key in tests for e in splits.train)
+    return results.table_of("data", rows, splits=splits, leaks=leaks, truth=truth)
 
 
 def labels_table(run) -> Table:
@@ -880,7 +882,7 @@ class Conclusions:
     @cached_property
     def findings(self):
         "What this combination says about the five questions of the study."
-        options = dict(training=self.training, serving=self.serving, pitfalls=self.pitfalls)
+        options = dict(training=self.training, serving=self.serving, pitfalls=self.pitfalls, sizes=self.sizes)
         wins = self.judged.wins if self.judged else ()
         return sentences.findings(self.results, self.labelling, wins=wins, **options)
 
@@ -888,7 +890,8 @@ class Conclusions:
     def headline(self):
         "What this combination found, in a sentence or two, and what to mind."
         wins = self.judged.wins if self.judged else ()
-        return sentences.headline(self.results, wins=wins, levels=self.difficulty, labels=self.confusions)
+        more = dict(labels=self.confusions, inputs=len(self.data.train))
+        return sentences.headline(self.results, wins=wins, levels=self.difficulty, **more)
 
     @cached_property
     def sizes(self) -> dict:
@@ -908,7 +911,8 @@ class Conclusions:
         picture = figures.picture(lambda dark: figures.accuracy_figure(r, dark), figures.accuracy_alt(r), caption=below)
         models = tuple(short_name(portable(m)) for m in (c.teacher.engine.partition(":")[2], c.student.model))
         shown = (tuple(self.sizes.values()), top, picture, self.findings)
-        return tables.FirstScreen(short_name(c.data.name), models, *shown, story)
+        data = ", ".join(filter(None, (short_name(c.data.name), place_of(c.axes))))
+        return tables.FirstScreen(data, models, *shown, story)
 
     @cached_property
     def provenance(self):
@@ -965,12 +969,12 @@ class Conclusions:
 
     def write(self, folder: str | Path):
         "Write `metrics.json`, `metrics.csv` and `items.html`, and for the receipt what was looked up in the store."
-        from distill_study.report.items import write_items
+        from distill_study.report.items import items_page
 
         folder = Path(folder)
         write_numbers(self.numbers, folder / "metrics.json")
         render.write_csv(self.numbers, folder / "metrics.csv")
-        write_items(folder, self.numbers, run=self)
+        write_text(items_page(self.numbers, self), folder / "items.html")
         say("report")
         if not self.store.replay:
             write_numbers(plan.lookups(self.store), folder / plan.LOOKUPS)

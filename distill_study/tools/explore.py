@@ -271,7 +271,8 @@ class Explored(Displayable):
     def _of_runs(self, table):
         import pandas as pd
 
-        return pd.concat([table(self.built(r.name), r.about()) for r in self.reports], ignore_index=True)
+        parts = [(r.about(), table(self.built(r.name))) for r in self.reports]
+        return pd.concat([rows.assign(**about)[[*about, *rows]] for about, rows in parts], ignore_index=True)
 
     def html(self) -> str:
         "A row per report."
