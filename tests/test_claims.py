@@ -14,8 +14,9 @@ from conftest import ROOT
 from hypothesis import given, settings, strategies as st
 
 from distill_study.analyse.stats import BASE, FORM, Interval
+from distill_study.config import StudyError
 from distill_study.report.render import check_page
-from distill_study.tools.explore import ExploreError, read_report
+from distill_study.tools.explore import read_report
 
 NOTEBOOK = ROOT / "nbs/study/claims.ipynb"
 TINY = ROOT / "reports/examples/tiny"
@@ -131,7 +132,7 @@ def test_hostile_names_are_text(tmp_path):
 
 def test_a_folder_without_reports_is_named(tmp_path):
     shutil.copy(TINY / "index.html", tmp_path)
-    with pytest.raises(ExploreError, match="no metrics.json"):
+    with pytest.raises(StudyError, match="no metrics.json"):
         run(tmp_path)
 
 

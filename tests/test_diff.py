@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from distill_study.analyse.stats import Interval, interval_difference, wilson
 from distill_study.cli import app
+from distill_study.config import StudyError
 from distill_study.tools import compare as diffs
 from distill_study.tools.compare import Change, changes, compare_numbers, compare_reports, diff, print_diff, tables
-from distill_study.tools.explore import ExploreError, read_report
+from distill_study.tools.explore import read_report
 
 TINY = Path(__file__).parent.parent / "reports" / "examples" / "tiny"
 QA = TINY / "tiny-qa--teacher--student-s"
@@ -221,15 +222,15 @@ def test_reports_that_do_not_name_their_items_are_refused(written):
 def test_damaged_numbers_are_named_with_the_file(tmp_path):
     (tmp_path / "metrics.json").write_text("{")
     code, _, error = call(QA, tmp_path)
-    assert isinstance(error, ExploreError)
+    assert isinstance(error, StudyError)
     assert "damaged" in str(error)
     assert str(tmp_path / "metrics.json") in str(error)
 
 
 def test_a_folder_without_reports(tmp_path):
-    with pytest.raises(ExploreError, match="no metrics.json in this folder or below it"):
+    with pytest.raises(StudyError, match="no metrics.json in this folder or below it"):
         diff(QA, tmp_path)
-    with pytest.raises(ExploreError, match="no such folder"):
+    with pytest.raises(StudyError, match="no such folder"):
         diff(tmp_path / "none", QA)
 
 

@@ -9,12 +9,14 @@ from copy import copy as copy_of
 import pandas as pd
 import pytest
 from browser import HOOK, WAIT, chromium, jupyterlab, run_notebook
+from bs4 import BeautifulSoup
 from conftest import ROOT
 from smallrun import small_run
 
 from distill_study.analyse.stats import BASE
+from distill_study.config import StudyError
 from distill_study.report.items import item_table
-from distill_study.tools.explore import ExploreError, browse, find_reports, load_results, read_report
+from distill_study.tools.explore import browse, find_reports, load_results, read_report
 
 TINY = ROOT / "reports/examples/tiny"
 QA = TINY / "tiny-qa--teacher--student-s"
@@ -143,7 +145,7 @@ def test_a_run_without_any_trained_arm(tmp_path):
 )
 def test_damaged_numbers_name_file_and_remedy(tmp_path, text, says):
     (tmp_path / "metrics.json").write_bytes(text)
-    with pytest.raises(ExploreError) as e:
+    with pytest.raises(StudyError) as e:
         load_results(tmp_path)
     assert says in str(e.value)
     assert str(tmp_path / "metrics.json") in str(e.value)
@@ -172,7 +174,7 @@ def without(*path):
     ],
 )
 def test_an_older_or_changed_schema_is_refused(tmp_path, change):
-    with pytest.raises(ExploreError) as e:
+    with pytest.raises(StudyError) as e:
         load_results(copy(tmp_path, change))
     assert "metrics.json" in str(e.value)
     assert "distill-study replay" in str(e.value)
@@ -189,19 +191,19 @@ def test_an_older_or_changed_schema_is_refused(tmp_path, change):
 )
 def test_what_only_one_table_lacks_is_refused_there(tmp_path, change, table):
     found = load_results(copy(tmp_path, change))
-    with pytest.raises(ExploreError, match="incomplete"):
+    with pytest.raises(StudyError, match="incomplete"):
         getattr(found, table)
     assert found.html()
 
 
 def test_folders_that_are_not_there_or_empty(tmp_path):
     (tmp_path / "reports").mkdir()
-    with pytest.raises(ExploreError, match="Did you mean 'reports'"):
+    with pytest.raises(StudyError, match="Did you mean 'reports'"):
         load_results(tmp_path / "report")
-    with pytest.raises(ExploreError, match="no metrics.json in this folder or below it. `distill-study run RECIPE`"):
+    with pytest.raises(StudyError, match="no metrics.json in this folder or below it. `distill-study run RECIPE`"):
         load_results(tmp_path / "reports")
     (tmp_path / "reports" / "x" / "metrics.json").mkdir(parents=True)
-    with pytest.raises(ExploreError, match="can't be read"):
+    with pytest.raises(StudyError, match="can't be read"):
         load_results(tmp_path / "reports" / "x")
 
 
@@ -223,9 +225,9 @@ def test_hostile_text_in_numbers_is_shown_and_not_run(tmp_path):
 
 def test_without_a_store_it_says_so(tiny):
     for table in ("items", "inputs", "verdicts"):
-        with pytest.raises(ExploreError, match="need the store"):
+        with pytest.raises(StudyError, match="need the store"):
             getattr(tiny, table)
-    with pytest.raises(ExploreError, match="need the store"):
+    with pytest.raises(StudyError, match="need the store"):
         browse(tiny)
 
 
@@ -304,16 +306,16 @@ def test_the_wrong_store_or_data_is_named(run, tmp_path, seen):
     with pytest.raises(Exception, match="there is no store in this folder"):
         load_results(run / "report", store=tmp_path)
     (tmp_path / "other" / "completions").mkdir(parents=True)
-    with pytest.raises(ExploreError, match="Name the store that the run wrote to"):
+    with pytest.raises(StudyError, match="Name the store that the run wrote to"):
         load_results(run / "report", store=tmp_path / "other").items
     shutil.copytree(run / "report", tmp_path / "changed")
     m = json.loads((tmp_path / "changed" / "metrics.json").read_text())
     m["provenance"]["data_hashes"]["test"] = "0" * 16
     (tmp_path / "changed" / "metrics.json").write_text(json.dumps(m))
-    with pytest.raises(ExploreError, match="are not those of the report"):
+    with pytest.raises(StudyError, match="are not those of the report"):
         load_results(tmp_path / "changed", store=run / "store").items
     (tmp_path / "changed" / "params.yaml").write_text("a: [")
-    with pytest.raises(ExploreError, match="params.yaml: not readable as YAML"):
+    with pytest.raises(StudyError, match="params.yaml: not readable as YAML"):
         load_results(tmp_path / "changed", store=run / "store").items
 
 
@@ -329,13 +331,14 @@ def test_a_report_without_its_settings_file_takes_those_of_its_numbers(run, tmp_
 
 def test_the_items_page_is_shown_apart_from_the_notebook(seen, run):
     shown = browse(seen)
-    assert shown.page.count("<script") == shown.page.count('<script type="text/plain"') + 1
-    html = shown.html()
+    html = shown._repr_html_()
+    page = BeautifulSoup(html, "html.parser").iframe["srcdoc"]
+    assert page.count("<script") == page.count('<script type="text/plain"') + 1
     assert html.count("<iframe") == 1
-    assert html.count("<") == 2
+    assert html.count("<") == 4
     assert 'sandbox="allow-scripts"' in html
     assert html.count('"') == html.count('="') * 2
-    with pytest.raises(ExploreError, match="Did you mean 'report'"):
+    with pytest.raises(StudyError, match="Did you mean 'report'"):
         browse(seen, "repor")
 
 

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['FEWEST', 'ticker', 'engine_for', 'noted_weights', 'weights_of', 'asking', 'answering', 'with_gold', 'check_choice',
-           'Score', 'validation_rows', 'check_questions', 'label_inputs', 'curate_arms', 'shuffled', 'too_long',
-           'train_arms', 'train_one', 'noted_student', 'answer_arms', 'answer_forms', 'answer_tests',
-           'untouched_on_train', 'untouched_right', 'hardness', 'answer_pitfalls', 'judge_arms', 'Panel', 'panel',
-           'note', 'stage', 'Stages', 'Grading', 'data_table', 'labels_table', 'rows_parts', 'training_record',
-           'students_parts', 'model_size', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
+           'Score', 'check_questions', 'label_inputs', 'curate_arms', 'shuffled', 'too_long', 'train_arms', 'train_one',
+           'noted_student', 'answer_arms', 'answer_forms', 'answer_tests', 'untouched_on_train', 'hardness',
+           'answer_pitfalls', 'judge_arms', 'Panel', 'panel', 'note', 'stage', 'Stages', 'Grading', 'data_table',
+           'labels_table', 'rows_parts', 'training_record', 'students_parts', 'model_size', 'Numbers', 'Sections',
+           'Conclusions', 'Run', 'find', 'ask_others']
 
 # %% ../../nbs/85_study/01_run.ipynb #dd11f700
 import math
@@ -25,7 +25,7 @@ import numpy as np
 
 from .. import config
 from ..analyse import agreement, findings as sentences, results
-from ..analyse.results import Column, Learner, Table, duration, place_of, write_numbers
+from ..analyse.results import Learner, Table, duration, place_of, write_numbers
 from ..analyse.stats import mean_interval, separation
 from ..config import ARMS, Arm, Asked, Combination, StudyError, Teacher, fingerprint, strategies_of
 from ..data.load import has_truth, load_data, resolved
@@ -181,42 +181,21 @@ class Score:
     @property
     def key(self) -> str:
         "What the score depends on, beside the model."
-        return fingerprint(
-            "score",
-            [(e.id, e.turns, e.gold) for e in with_gold(self.splits)],
-            families.prompt_hash(self.splits.task, self.arm.prompt),
-            grader_hash(self.splits.task),
-            self.arm.stop,
-            *self.c.curate.stated,
-        )
+        items = [(e.id, e.turns, e.gold) for e in with_gold(self.splits)]
+        asked = families.prompt_hash(self.splits.task, self.arm.prompt), grader_hash(self.splits.task), self.arm.stop
+        return fingerprint("score", items, *asked, *self.c.curate.stated)
 
     def __call__(self, model) -> float:
         "Share of right answers, from 0 to 1."
         engine = TransformersEngine(self.c.student.model, self.c.student.batch_size)
         generation = model.generation_config
         engine.loaded = plain_settings(model.eval(), engine.folder)  # a step sets it to training again
+        how = dict(sampling=config.Sampling(stop=self.arm.stop), max_tokens=self.splits.max_tokens, split="validation")
+        how |= dict(engine=engine, stated=self.c.curate.stated)
         with tempfile.TemporaryDirectory() as d:
-            answers = sample_answers(
-                with_gold(self.splits),
-                self.arm.prompt,
-                engine=engine,
-                store=Store(Path(d)),
-                sampling=config.Sampling(stop=self.arm.stop),
-                max_tokens=self.splits.max_tokens,
-                split="validation",
-                stated=self.c.curate.stated,
-            )
+            answers = sample_answers(with_gold(self.splits), self.arm.prompt, store=Store(Path(d)), **how)
         model.generation_config = generation
         return sum(bool(a.correct) for a in answers) / len(answers)
-
-# %% ../../nbs/85_study/01_run.ipynb #0da45fd6
-def validation_rows(arm: Arm, c: Combination, *, splits, answers) -> list:
-    """What an arm would learn from the validation examples, curated as its training rows are: their loss is looked at.
-
-    `answers`: the teacher's to them; None for an arm that learns from gold."""
-    if arm.labels != "gold" and answers is None:
-        return []
-    return curate.curate(arm, splits.validation, answers=answers, test=splits.test, settings=c.curate).rows
 
 # %% ../../nbs/85_study/01_run.ipynb #a34fba10
 def check_questions(c: Combination, splits, *, engine):
@@ -293,9 +272,8 @@ def _order(c, ids, *, splits, answers, store):
     label = {i: asked[i].gold if how.verify or i not in labels else labels[i].parsed.answer for i in ids}
     unsure = {i: 1 - math.exp(untouched[i].logprob or 0) for i in ids}
     if how.select == "llkd":
-        return curate.llkd_order(
-            ids, sure={i: _sureness(labels.get(i), label[i]) for i in ids}, unsure=unsure, seed=c.seed
-        )
+        sure = {i: _sureness(labels.get(i), label[i]) for i in ids}
+        return curate.llkd_order(ids, sure=sure, unsure=unsure, seed=c.seed)
     wrong = {i: untouched[i].parsed.answer != label[i] for i in ids}
     model = how.embedding or c.student.model
     place = fingerprint("clusters", model, [asked[i].turns for i in ids], wrong, unsure, how.budget, c.seed)
@@ -324,8 +302,7 @@ def too_long(c: Combination, rows: list, *, store) -> dict:
     if train.max_length is None:
         return {}
     place = fingerprint("too long", rows, c.student.model, train.max_length, train.max_truncated)
-    known = store.get_json("too-long", place)
-    if known is None:
+    if (known := store.get_json("too-long", place)) is None:
         known = long_rows(rows, c.student.model, settings=train)
         store.put_json("too-long", place, obj=known)
     return known
@@ -342,13 +319,14 @@ def _held_out(c, arms, *, splits, store):
     "Arm → what its checkpoints are chosen by, as `train_one` takes it."
     c = resolved(c, splits.task)
     wanted = [s for s in strategies_of(c) if any(ARMS[a].labels == s for a in arms)]
-    answers = {}
+    answers = dict(gold=None)
     if wanted and not c.teacher.engine.startswith("recorded:"):  # of validation inputs nothing was recorded
         with asking(c.teacher, store, splits=splits, split="validation", stated=c.curate.stated) as ask:
-            answers = {s: ask(splits.validation, s, what=f"teacher, {s}, validation") for s in wanted}
-    rows = {a: validation_rows(ARMS[a], c, splits=splits, answers=answers.get(ARMS[a].labels)) for a in arms}
+            answers |= {s: ask(splits.validation, s, what=f"teacher, {s}, validation") for s in wanted}
+    how, learning = dict(test=splits.test, settings=c.curate), [ARMS[a] for a in arms if ARMS[a].labels in answers]
+    rows = {a.name: curate.curate(a, splits.validation, answers=answers[a.labels], **how).rows for a in learning}
     gold = c.student.train.choose == "gold"
-    return {a: dict(validation=rows[a], score=Score(c, ARMS[a], splits) if gold else None) for a in arms}
+    return {a: dict(validation=rows.get(a, []), score=Score(c, ARMS[a], splits) if gold else None) for a in arms}
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c07
 def train_one(c: Combination, arm: str, *, rows: list, store, validation=(), score=None) -> TrainedStudent:
@@ -445,13 +423,6 @@ def untouched_on_train(c: Combination, splits, *, store) -> list:
     sampling = who.sampling.model_copy(update=dict(logprobs=None if c.curate.select == config.RANDOM else 1))
     with asking(who, store, splits=splits, split="train", stated=c.curate.stated) as ask:
         return ask(splits.train, "vanilla", what=what, sampling=sampling)
-
-
-def untouched_right(c: Combination, splits, *, store) -> dict:
-    "Id → whether the untouched student gets a training input right; empty unless `curate.hard_items` is set."
-    if not c.curate.hard_items or not families.TASKS[splits.task].graded:
-        return {}
-    return {a.id: a.correct for a in untouched_on_train(c, splits, store=store)}
 
 
 def hardness(done: curate.Curated, right: dict, *, sources: dict) -> dict:
@@ -574,7 +545,7 @@ class Stages:
     def labels(self) -> dict:
         "Strategy → `Answers` of the teacher to the training inputs."
         splits = self.data
-        if splits.task == "summarization" and self.known is None:
+        if splits.task == "summarization" and known_entities(splits.test) is None:
             need_ner()  # rather now than when everything is to be graded
         say("teacher")
         answers = label_inputs(self.combination, splits, store=self.store)
@@ -636,14 +607,8 @@ class Grading:
     @cached_property
     def results(self):
         "`Results`: every arm with its interval, gaps recovered, paired tests."
-        found = results.analyse(
-            self.graded,
-            self.absent,
-            metric=self.metric,
-            primary=self.combination.primary,
-            arms=families.arms_of(self.data.task),
-            **self._draws,
-        )
+        about = dict(metric=self.metric, primary=self.combination.primary, arms=families.arms_of(self.data.task))
+        found = results.analyse(self.graded, self.absent, **about, **self._draws)
         return panel(found, lambda: [tables.arm_table(found), *([self.difficulty] if self.difficulty else [])])
 
     @stage("judging")
@@ -678,11 +643,6 @@ class Grading:
         "What gaps and tests are about: accuracy, or the family's main score."
         return main_metric(self.data.task, self.data.test)
 
-    @cached_property
-    def known(self):
-        "Test item → its named entities, for the density of summaries; None where they can't be told."
-        return known_entities(self.data.test)
-
     @property
     def few(self) -> dict:
         "Trained arm → why there are no rows for it, without the drops."
@@ -695,46 +655,22 @@ class Grading:
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c17
 def data_table(splits, metric) -> Table:
     "How many examples each split has, how many have a gold answer, and what was left out."
-    columns = (
-        Column("split", "Split", kind="text"),
-        Column("n", "Examples", digits=0),
-        Column("gold", "With gold answer" if metric.graded else "With reference", digits=0),
-        Column("hash", "Hash", kind="text"),
-    )
-    rows = tuple(
-        dict(split=s, n=len(x := getattr(splits, s)), gold=sum(map(has_truth, x)), hash=h if x else "")
-        for s, h in splits.hashes.items()
-    )
-    tests = {e.key for e in splits.test}
+    found = {split: getattr(splits, split) for split in splits.hashes}
+    rows = [
+        dict(split=split, n=len(x), gold=sum(map(has_truth, x)), hash=splits.hashes[split] if x else "")
+        for split, x in found.items()
+    ]
+    tests, truth = {e.key for e in splits.test}, "gold answer" if metric.graded else "reference"
     leaks = sum(e.key in tests for e in splits.train)
-    return Table("Examples", columns, rows, results.sentence("study", "data", splits=splits, leaks=leaks))
+    return results.table_of("data", rows, splits=splits, leaks=leaks, truth=truth)
 
 
 def labels_table(run) -> Table:
     "The teacher on the training inputs: how often it is right, and what went wrong."
-    c, graded, on_train = run.combination, run.metric.graded, main_metric(run.data.task, run.data.train)
-    right = Column("accuracy", "Right", "% of inputs", kind="percent")
-    score = Column("score", on_train.head, on_train.unit, "interval", on_train.digits, on_train.scale)
-    each = "per conversation" if run.data.task == "conversation" else "per answer"
-    votes = Column("agreement", "Agreement", f"of {c.teacher.sampling.n} samples, %", kind="percent")
-    sure = Column("confidence", "Confidence", "AUROC of right against wrong", "interval", 2, 1)
-    columns = (
-        Column("strategy", "Strategy", kind="text"),
-        Column("n", "Inputs", digits=0),
-        right if graded else score,
-        Column("failed", "Failed", "requests", digits=0),
-        Column("unreadable", "Unreadable", "answers", digits=0),
-        Column("format_failures", "Off the format", "answers", digits=0),
-        Column("truncated", "Truncated", "answers", digits=0),
-        Column("asked_again", "Asked again", "requests", digits=0),
-        Column("tokens_per_answer", "Tokens", each, digits=1),
-        *([votes] if c.teacher.sampling.n > 1 else []),
-        *([sure] if graded and c.teacher.sampling.logprobs else []),
-    )
-    recorded, others = c.teacher.engine.startswith("recorded:"), others_line(chain(*run.labels.values()))
-    about = dict(graded=graded, recorded=recorded, others=others, sure=sure in columns)
-    sub = results.sentence("study", "labels", **about)
-    return Table("The teacher on the training inputs", columns, tuple(run.labelling.values()), sub)
+    about = dict(each="conversation" if run.data.task == "conversation" else "answer", teacher=run.combination.teacher)
+    about |= dict(others=others_line(chain(*run.labels.values())), metric=main_metric(run.data.task, run.data.train))
+    without = ("score",) if run.metric.graded else ("accuracy",)
+    return results.table_of("labelling", run.labelling.values(), without=without, **about)
 
 
 def rows_parts(run) -> list:
@@ -811,18 +747,15 @@ class Numbers:
         "Trained arm → inputs, rows, and drops by reason."
         return {arm: done.attrition for arm, done in self.rows.items()}
 
-    @property
-    def balance(self) -> dict:
-        "Trained arm → how many inputs have which label before and after the drops, in families with few answers."
-        return {arm: done.balance for arm, done in self.rows.items() if done.balance}
-
     @stage("curation")
     def hardness(self) -> dict:
-        "Trained arm → how often the untouched student is right on the kept and on the dropped inputs."
-        rows = self.rows
-        right = untouched_right(self.combination, self.data, store=self.store)
-        sources = {e.id: e.source for e in self.data.train}
-        return {arm: hardness(done, right, sources=sources) for arm, done in rows.items() if right}
+        "Trained arm → how often the untouched student is right on the kept and on the dropped inputs, where asked for."
+        c, rows, splits = self.combination, self.rows, self.data
+        if not c.curate.hard_items or not self.metric.graded:
+            return {}
+        right = {a.id: a.correct for a in untouched_on_train(c, splits, store=self.store)}
+        sources = {e.id: e.source for e in splits.train}
+        return {arm: hardness(done, right, sources=sources) for arm, done in rows.items()}
 
     @cached_property
     def training(self) -> dict:
@@ -832,11 +765,9 @@ class Numbers:
     @cached_property
     def serving(self) -> dict:
         "Arm → what its answers took."
-        c = self.combination
-        return {
-            arm: usage(a, c.teacher.tariff if ARMS[arm].model == "teacher" else c.student.price)
-            for arm, a in self.answers.items()
-        }
+        prices = dict.fromkeys(self.answers, self.combination.student.price)
+        prices |= {arm: self.combination.teacher.tariff for arm in self.answers if ARMS[arm].model == "teacher"}
+        return {arm: usage(a, prices[arm]) for arm, a in self.answers.items()}
 
     @cached_property
     def confusions(self) -> dict:
@@ -899,12 +830,8 @@ class Sections:
         "Single test items that one arm gets right and another wrong, in the order of the test set."
         lead, answers = self.results.primary or next(iter(self.students), None), self.answers
         shown = dict(k=2 if self.metric.graded else 1, metric=self.metric)
-        arms = [(lead, "student/vanilla"), (lead, self.results.teacher)]
-        found = [
-            tables.cases(self.graded, self.data.test, wrong=wrong, right=right, **shown)
-            for wrong, right in arms
-            if wrong in answers and right in answers
-        ]
+        others = [a for a in ("student/vanilla", self.results.teacher) if {lead, a} <= answers.keys()]
+        found = [tables.cases(self.graded, self.data.test, wrong=lead, right=a, **shown) for a in others]
         return panel(found, lambda: found)
 
     @property
@@ -927,15 +854,9 @@ class Sections:
     @cached_property
     def agreement(self) -> Panel:
         "How far ground truth, a judge and people agree: a table for each way to look at it."
-        c, verdicts = self.combination, self.verdicts
-        found = agreement.grader_tables(
-            self.graded,
-            verdicts and verdicts.pointwise,
-            people=self.people,
-            criteria=self._rubric,
-            resamples=min(c.bootstrap, 1000),
-            seed=c.seed,
-        )
+        pointwise = self.verdicts and self.verdicts.pointwise
+        how = dict(criteria=self._rubric) | self._draws | dict(resamples=min(self.combination.bootstrap, 1000))
+        found = agreement.grader_tables(self.graded, pointwise, people=self.people, **how)
         return panel(list(found), lambda: found)
 
     @property
@@ -949,21 +870,14 @@ class Conclusions:
     @cached_property
     def pitfalls(self):
         "What the results hang on beside the students, measured, or how to measure it."
-        key, verdicts = self.metric.key, self.verdicts
         extra = {
-            (kind, arm, k): grade(examples, {arm: got}).set_index("id")[key]
+            (kind, arm, k): grade(examples, {arm: got}).set_index("id")[self.metric.key]
             for (kind, arm, k), (examples, got) in self.asked_again.items()
         }
-        return sentences.pitfalls(
-            self.results,
-            self.rows,
-            training=self.training,
-            extra=extra,
-            examples=self.data.test,
-            judge=verdicts and verdicts.pointwise,
-            settings=self.combination.pitfalls,
-            answers=self.answers | {f"teacher/{s}, training inputs": a for s, a in self.labels.items()},
-        )
+        about = dict(examples=self.data.test, settings=self.combination.pitfalls, training=self.training)
+        answers = self.answers | {f"teacher/{s}, training inputs": a for s, a in self.labels.items()}
+        judge = self.verdicts and self.verdicts.pointwise
+        return sentences.pitfalls(self.results, self.rows, extra=extra, judge=judge, answers=answers, **about)
 
     @cached_property
     def findings(self):
@@ -1005,19 +919,15 @@ class Conclusions:
         "Settings, commit, versions, seeds, hashes and durations; what is timed is done first."
         c, task = self.combination, self.data.task
         timed = self.findings, self.judged, self.hardness
-        explained = ["explain"] if "distilled/cot-mixed" in c.arms else []
+        strategies = [*families.TASKS[task].strategies, *(["explain"] if "distilled/cot-mixed" in c.arms else [])]
         asked = {c.student.model: weights_of(c.student.model, self.store)}
         asked |= {who.engine: w for who in (c.teacher, c.judge) if who and (w := noted_weights(who, self.store))}
-        labels = {f"{s} labels": a.dtypes for s, a in self.labels.items()}
-        return render.provenance(
-            c,
-            self.data.hashes,
-            prompts={s: families.prompt_hash(task, s) for s in (*families.TASKS[task].strategies, *explained)},
-            models=asked,
-            durations=self.durations if timed else {},
-            dtypes=labels | {arm: a.dtypes for arm, a in self.answers.items()},
-            extra=self._readers(),
+        about = dict(
+            models=asked, prompts={s: families.prompt_hash(task, s) for s in strategies}, extra=self._readers()
         )
+        answered = {f"{s} labels": a for s, a in self.labels.items()} | self.answers
+        about |= dict(durations=self.durations if timed else {}, dtypes={k: a.dtypes for k, a in answered.items()})
+        return render.provenance(c, self.data.hashes, **about)
 
     def _readers(self):
         "Versions of what reads and grades, and how far engines agree."
@@ -1037,18 +947,17 @@ class Conclusions:
     @cached_property
     def numbers(self) -> dict:
         "Every number of the report, as plain JSON values."
-        more = {name: getattr(self, name) for name in "attrition labelling training serving balance hardness".split()}
-        more |= {name: getattr(self, name) for name in "forms method pitfalls difficulty".split()}
+        more = {name: getattr(self, name) for name in "attrition labelling training serving hardness".split()}
+        more |= {name: getattr(self, name) for name in "forms method pitfalls difficulty headline sizes".split()}
         return render.metrics(
             self.results,
             self.provenance,
             found=self.findings,
             shown=list(self.cases),
+            balance={arm: done.balance for arm, done in self.rows.items() if done.balance},
             data=data_table(self.data, self.metric).to_dict(),
             left_out=self.data.left_out,
             unfinished=families.unfinished(self.graded),
-            headline=self.headline,
-            sizes=self.sizes,
             missing=self.absent | self.untrained,
             labels=self.confusions,
             rules=self.pitfalls.rules,

@@ -109,11 +109,9 @@ def _tally(path, part):
     n, read, written, engine, latest = 0, 0, 0, "", ""
     for _, row, _ in read_lines(path, part, read=unseal):
         if isinstance(row, dict) and all(isinstance(row.get(k), kind) for k, kind in _COUNTED.items()):
-            n, read, written = (
-                n + 1,
-                read + (row.get("prompt_tokens") or 0),
-                written + (row.get("completion_tokens") or 0),
-            )
+            n += 1
+            read += row.get("prompt_tokens") or 0
+            written += row.get("completion_tokens") or 0
             engine, latest = row["engine"], max(latest, row["created"])
     return n, read, written, latest, engine
 

@@ -15,8 +15,8 @@ import tempfile
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from ..analyse.results import Column, Displayable, Table, duration, html_of, sentence, to_plain
-from ..analyse.stats import Interval, holm, interval_difference, matched, paired_difference, paired_p
+from ..analyse.results import Displayable, Table, duration, html_of, sentence, table_of, to_plain
+from ..analyse.stats import Interval, holm, interval_difference, matched, paired_test
 from ..config import Combination, ConfigError, StudyError
 from ..data.load import load_data
 from ..grading.truth import METRICS
@@ -104,9 +104,9 @@ class Number:
         if self.p_holm is not None:
             verdict = "beyond noise" if self.beyond else "within noise"
             p = "<0.001" if self.p_holm < 0.001 else f"{self.p_holm:.3f}"
-        cells = {k: getattr(self, k).text(self.scale, self.digits) for k in ("a", "b")}
-        cells |= dict(difference=self.difference.text(self.scale, self.digits, signed=True), p=p)
-        return dict(arm=self.arm, what=self.what) | cells | dict(method=self.method, verdict=verdict)
+        own = dict(arm=self.arm, what=self.what, p=p, method=self.method, verdict=verdict)
+        intervals = dict(a=self.a, b=self.b, difference=self.difference)
+        return own | {k: i.text(self.scale, self.digits, signed=k == "difference") for k, i in intervals.items()}
 
 
 def numbers(report: Report) -> dict:
@@ -130,15 +130,15 @@ def numbers(report: Report) -> dict:
     return {k: v for k, v in found.items() if v[0].value is not None}
 
 # %% ../../nbs/90_tools/02_compare.ipynb #4d94cacb
-def _same_items(graded, arm, *, column):
-    "([grades of one arm in both reports], sources), matched by item; None where there are none."
+def _on_items(graded, arm, *, column):
+    "The paired test of one arm's grades in both reports, item by item; None where there are none."
     import pandas as pd
 
     if not graded or not column or any(column not in g for g in graded):
         return None
     both = pd.concat([g[g["arm"] == arm].assign(arm=side) for g, side in zip(graded, "ab")])
     values, sources, _ = matched(both, "ab", column=column)
-    return values and (values, sources)
+    return values and paired_test("a", "b", values=values, sources=sources)
 
 
 def compare_numbers(a: Report, b: Report, *, graded: tuple | None = None) -> list[Number]:
@@ -149,13 +149,9 @@ def compare_numbers(a: Report, b: Report, *, graded: tuple | None = None) -> lis
         if what.startswith("judge: ") and judges[0] != judges[1]:
             continue
         (x, scale, digits, column), y = old[arm, what], new[arm, what][0]
-        pair = _same_items(graded, arm, column=column)
-        if pair:
-            values, how = pair[0], dict(sources=pair[1])
-            difference, p = paired_difference(*values, **how), paired_p(*values, **how)
-        else:
-            difference, p = interval_difference(x, y)
-        method = "paired" if pair else "intervals" if p is not None else difference.reason
+        test = _on_items(graded, arm, column=column)
+        difference, p = (test.difference, test.p) if test else interval_difference(x, y)
+        method = "paired" if test else "intervals" if p is not None else difference.reason
         found.append(Number(arm, what, x, y, difference, p, method, scale, digits))
     return found
 
@@ -235,8 +231,7 @@ class Diff(Displayable):
 
     def html(self) -> str:
         "A table of changes and one of numbers for each pair."
-        parts = [("", t.html()) if isinstance(t, Table) else (t, "") for t in tables(self)]
-        return html_of("diff", verdict=self.verdict(), parts=parts)
+        return html_of("diff", verdict=self.verdict(), parts=tables(self))
 
 # %% ../../nbs/90_tools/02_compare.ipynb #cec989da
 def _matched(first, second):
@@ -260,10 +255,6 @@ def diff(a: str | Path, b: str | Path, *, store_a=None, store_b=None) -> Diff:
     return Diff([replace(p, numbers=[replace(n, p_holm=next(adjusted)) for n in p.numbers]) for p in made], *only)
 
 # %% ../../nbs/90_tools/02_compare.ipynb #2b280816
-_HEADS = dict(arm="Arm", what="What", a="Before", b="After", difference="Difference", p="p", method="Test")
-_NUMBER = tuple(Column(key, head, kind="text") for key, head in (_HEADS | dict(verdict="Verdict")).items())
-
-
 def _value(v):
     "A setting or a count in a table."
     text = v if isinstance(v, str) else json.dumps(v, ensure_ascii=False)
@@ -272,11 +263,9 @@ def _value(v):
 
 def _changes_table(p: Pair):
     "What differs in a pair but its numbers; a sentence where nothing does."
-    changed = [(kind, c) for kind in ("settings", "versions", "counts") for c in getattr(p, kind)]
-    if not changed:
-        return f"{p.name}: same settings, versions and counts."
-    rows = tuple(dict(kind=kind, what=c.what, a=_value(c.a), b=_value(c.b)) for kind, c in changed)
-    return Table(f"{p.name}: what differs", (Column("kind", "Kind", kind="text"), *_NUMBER[1:4]), rows)
+    kinds = ("settings", "versions", "counts")
+    rows = [dict(kind=k, what=c.what, a=_value(c.a), b=_value(c.b)) for k in kinds for c in getattr(p, k)]
+    return table_of("differing", rows, pair=p) if rows else f"{p.name}: same settings, versions and counts."
 
 
 def _numbers_table(p: Pair):
@@ -284,21 +273,15 @@ def _numbers_table(p: Pair):
     moved = [n for n in p.numbers if n.a.value != n.b.value or n.beyond]
     moved.sort(key=lambda n: (n.p_holm is None, not n.beyond, n.p_holm or 0))
     same = f"{len(p.numbers) - len(moved)} of {len(p.numbers)} numbers are the same."
-    if not moved:
-        return f"{p.name}: {same}"
-    sub = "95 % intervals; p is Holm-corrected over all numbers compared."
-    rows = tuple(n.row() for n in moved)
-    return Table(f"{p.name}: numbers that differ", _NUMBER, rows, sub, " ".join(filter(None, (same, p.note))))
+    return table_of("moved", (n.row() for n in moved), pair=p, same=same) if moved else f"{p.name}: {same}"
 
 
 def tables(d: Diff) -> list:
     "Tables and sentences of every pair; numbers that are equal in both are only counted."
     shown = []
     for p in d.pairs:
-        if p.refused:
-            shown.append(f"{p.name}: can't be compared: {p.refused}.")
-            continue
-        shown += [_changes_table(p), _numbers_table(p)]
+        refused = [f"{p.name}: can't be compared: {p.refused}."] if p.refused else []
+        shown += refused or [_changes_table(p), _numbers_table(p)]
         shown += [f"{p.name}: {text}" for text in _missing(p)]
     return shown + _missing(d)
 
@@ -422,7 +405,7 @@ class Reproduced(Displayable):
         return to_plain(found | dict(seconds=self.seconds, error=self.error, diff=self.diff and self.diff.to_dict()))
 
     def html(self) -> str:
-        return html_of("diff", verdict=self.verdict(), parts=[("", self.diff.html())] if self.diff else [])
+        return html_of("diff", verdict=self.verdict(), parts=[self.diff] if self.diff else [])
 
 
 def print_reproduced(r: Reproduced):
@@ -432,15 +415,12 @@ def print_reproduced(r: Reproduced):
     print(for_terminal(r.verdict()))
 
 # %% ../../nbs/90_tools/02_compare.ipynb #aecad345
-def reproduce(
-    path: str | Path,  # folder of a report, its index.html or its metrics.json
-    store: str | Path | None = None,  # that its run wrote to; with `fresh` only read, to test on the same items
-    *,
-    fresh: bool = False,  # from nothing, in a store of its own
-    out: str | Path | None = None,  # keeps the new report, and its store where it is a new one
-    data: str | None = None,  # where the data is on this machine
-) -> Reproduced:
-    "Run a report's combination again beside it, and say whether its numbers come out."
+def reproduce(path: str | Path, store: str | Path | None = None, *, fresh=False, out=None, data=None) -> Reproduced:
+    """Run a report's combination again beside it, and say whether its numbers come out.
+
+    `path`: its folder, index.html or metrics.json; `store`: what its run wrote to; `fresh`: from nothing, in a store of
+    its own, so that `store` is only read, to test on the same items; `out`: a folder that keeps the new report, and the
+    new store; `data`: where the data is on this machine. `StudyError` where it can't be tried."""
     report = report_of(path)
     c = report.combination()
     if data:

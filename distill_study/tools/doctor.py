@@ -169,13 +169,12 @@ def _fault(extra, requirement, *, have, pin):
 
 def check_packages(recipe: Recipe | None, machine: Machine) -> list[Check]:
     "Python, and every package against its range and its pin."
+    from packaging.utils import canonicalize_name
+
     wanted, pins = extras(recipe, machine), _pins()
     needed = [(extra, r) for extra, r in _requirements() if extra in ("", *wanted)]
-    faults = []
-    for extra, r in needed:
-        pin = pins.get(re.sub(r"[-_.]+", "-", r.name).lower())
-        if fault := _fault(extra, r, have=machine.version(r.name), pin=pin):
-            faults.append(fault)
+    found = [_fault(x, r, have=machine.version(r.name), pin=pins.get(canonicalize_name(r.name))) for x, r in needed]
+    faults = [f for f in found if f]
     total = line("packages", fine=len(needed) - len(faults), n=len(needed), extras=", ".join(wanted) or "none")
     return [line("python", version=".".join(map(str, machine.python))), *faults, total]
 

@@ -23,6 +23,7 @@ from ..config import DEFAULT_ARMS, Combination, Data, StudyError, nearest, read_
 from ..data.load import _split, load_data, task_of, to_examples
 from ..data.world import TINY
 from ..models.engine import ending, no_reply
+from ..models.weights import SMOLLM
 from ..tasks.families import TASKS, arms_of, user_turn
 from ..utils import write_text
 
@@ -264,8 +265,7 @@ def exchanges(files: list, form: str = "auto", *, left: list) -> list[Exchange]:
         x.turns = x.turns or [t for _, p in sorted(parts.items()) for t in p.turns]
         if not x.turns or x.turns[-1]["role"] != "user":
             left.append(("no_question", x.where))
-    for parts in asked.values():
-        left.append(("no_answer", parts[min(parts)].where))
+    left += [("no_answer", parts[min(parts)].where) for parts in asked.values()]
     return [x for x in found if x.turns and x.turns[-1]["role"] == "user"]
 
 # %% ../../nbs/90_tools/05_logs.ipynb #3d666eb3
@@ -401,23 +401,18 @@ def _written(kept, out, *, own, task, student):
     lost = ("teacher/",) * (bool(own) and not kept["test"]) + ("control/",) * blind
     place, strategy = str(out) if out.is_absolute() else f"./{out}", "cot" if graded and words > 12 else "vanilla"
     filled = dict(name=slug(out.resolve().name) or "logs", out=place, task=task, strategy=strategy, student=student)
-    filled |= dict(test=None if own else max(1, min(200, len(splits["train"]) // 5)))
-    arms = [a for a in DEFAULT_ARMS if a in arms_of(task) and not a.startswith(lost)]
-    filled |= dict(arms=arms if lost else [])
+    filled["test"] = None if own else max(1, min(200, len(splits["train"]) // 5))
+    filled["arms"] = [a for a in DEFAULT_ARMS if a in arms_of(task) and not a.startswith(lost)] if lost else []
     write_text(sentence("logs", "recipe", **filled) + "\n", out / "recipe.yaml")
     return splits
 
 
-def import_logs(
-    files: list,  # log files, or folders of them
-    out: str | Path,  # a new folder
-    *,
-    task: str,
-    form: str = "auto",  # or one of `FORMATS`
-    data: str | None = None,  # a data set whose examples were asked
-    student: str = "HuggingFaceTB/SmolLM2-135M-Instruct",  # of the recipe
-) -> dict:  # folder; matched: how → answers; splits: split → rows; gold: those with gold; left: reason → n; places
-    "Write logs as a recorded teacher, a data set and a recipe; raises `StudyError` where nothing fits."
+def import_logs(files: list, out: str | Path, *, task: str, form="auto", data=None, student=SMOLLM) -> dict:
+    """Write log files, or folders of them, as a recorded teacher, a data set and a recipe into a new folder.
+
+    `form`: one of `FORMATS`; `data`: a data set whose examples were asked; `student`: of the recipe. Gives folder;
+    matched: how → answers; splits: split → rows; gold: those with gold; left: reason → how many, and places: reason →
+    the first. `StudyError` where nothing fits."""
     out, left, settings = Path(out), [], Data(name=data or "log", task=task)
     task_of(settings)
     if form not in ("auto", *FORMATS):
