@@ -1,6 +1,7 @@
 """The `openai` engine, into its store, beside Curator, a plain asyncio client and bare sockets, on servers with limits.
 
     python benchmarks/endpoint.py [SECONDS that each may ask, 24 if left out]
+    python benchmarks/endpoint.py SECONDS CASE, for one line of the table, which is not kept
     python benchmarks/endpoint.py rows [ROWS, 100000 if left out]
 
 Every way asks from a process of its own, the server answers from another; what a way got is counted at the server, from
@@ -10,6 +11,7 @@ the first request on, so nobody's start-up counts. Curator is measured where CUR
 """
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import os
@@ -22,12 +24,14 @@ import urllib.request
 from itertools import islice
 from pathlib import Path
 
-CASES = {  # name → server, requests at once, a setting
-    "2 % refused": (dict(share=0.02), 64, None),
-    "100/s, burst 20, Retry-After 1 s": (dict(rate=100, burst=20, wait=1), 64, None),
-    "100/s, burst 20, no header": (dict(rate=100, burst=20), 64, None),
-    "100/s, burst 100, 6000 a minute set": (dict(rate=100, burst=100), 64, 6000),
-    "clean": (dict(), 512, None),
+SEVERAL = max(2, min(4, os.cpu_count() - 1))  # processes that ask
+CASES = {  # name → server, requests at once, a setting, processes that share them
+    "2 % refused": (dict(share=0.02), 64, None, 1),
+    "100/s, burst 20, Retry-After 1 s": (dict(rate=100, burst=20, wait=1), 64, None, 1),
+    "100/s, burst 20, no header": (dict(rate=100, burst=20), 64, None, 1),
+    "100/s, burst 100, 6000 a minute set": (dict(rate=100, burst=100), 64, 6000, 1),
+    "clean": (dict(), 512, None, 1),
+    f"clean, from {SEVERAL} processes": (dict(), 512, None, SEVERAL),
 }
 NAMES = dict(ours="engine openai, into the store", curator="Curator 0.1.31", plain="asyncio and aiohttp, with retries")
 NAMES |= dict(sockets="bare sockets")
@@ -219,26 +223,29 @@ def measured(way, case, longest):
     "(requests/s, share of the limit, share refused, processor seconds per 1,000, MiB at most)."
     import psutil
 
-    server, level, limit = CASES[case]
+    server, level, limit, several = CASES[case]
     python = os.environ["CURATOR_PYTHON"] if way == "curator" else sys.executable
     n = 100 * int(longest + 10) if "rate" in server else 10_000 if "share" in server else 40_000
     with Server(**server) as port:
-        command = [python, __file__, "ask", way, *map(str, (port, level, limit or 0, n))]
-        asking = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command = [python, __file__, "ask", way, *map(str, (port, level // several, limit or 0, n // several))]
+        quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        asking = [psutil.Popen(command, **quiet) for _ in range(several)]
         began, memory, counts = None, 0, (0, 0, None, None)
-        while asking.poll() is None and (began is None or time.monotonic() < counts[2] + longest):
+        running = lambda: all(process.poll() is None for process in asking)
+        while running() and (began is None or time.monotonic() < counts[2] + longest):
             time.sleep(0.1)
             counts = seen(port)
             try:
-                process = psutil.Process(asking.pid)
-                busy, memory = sum(process.cpu_times()[:2]), max(memory, process.memory_info().rss)
+                busy = sum(sum(process.cpu_times()[:2]) for process in asking)
+                memory = max(memory, sum(process.memory_info().rss for process in asking))
             except psutil.Error:
                 break
             began = busy if began is None and counts[2] else began
-        if asking.is_running():
-            asking.kill()
-        asking.wait()
         done, refused, first, last = seen(port)
+        for process in asking:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+            process.wait()
     rate = done / (last - first)
     return (
         rate,
@@ -249,15 +256,18 @@ def measured(way, case, longest):
     )
 
 
-def table(longest):
+def table(longest, only=None):
     from _shared import report
 
     found = {}
-    for case in CASES:
-        ways = ["ours", "plain", *(["curator"] if "CURATOR_PYTHON" in os.environ else [])]
-        for way in [*ways, *(["sockets"] if case == "clean" else [])]:
+    for case in [only] if only else CASES:
+        others = ["plain", *(["curator"] if "CURATOR_PYTHON" in os.environ else [])]
+        ways = ["ours", *(others if CASES[case][3] == 1 else []), *(["sockets"] if "clean" in case else [])]
+        for way in ways:
             found[case, way] = measured(way, case, longest)
             print(case, way, *(f"{x:.3f}" for x in found[case, way]), file=sys.stderr)
+    if only:
+        return
     header = ["server", "way", "requests/s", "of its limit", "refused", "CPU s per 1,000", "MiB at most"]
     forms = ("{:.0f}", "{:.2f}", "{:.1%}", "{:.2f}", "{:.0f}")
     rows = [[case, NAMES[way], *(f.format(x) for f, x in zip(forms, v))] for (case, way), v in found.items()]
@@ -265,6 +275,10 @@ def table(longest):
         f"The load was {os.getloadavg()[0]:.1f} at the end. A server answers and refuses after 0.1 s; where it has no"
     ]
     notes += ["limit, its limit is 64 or 512 requests at once. A burst at the beginning counts with the rest."]
+    if os.cpu_count() <= SEVERAL:
+        notes += [
+            f"{SEVERAL} processes that ask and the server's share {os.cpu_count()} cores, too few to show a gain."
+        ]
     if "CURATOR_PYTHON" not in os.environ:
         notes.append("Curator is left out: CURATOR_PYTHON names no Python that has it.")
     report("endpoint", f"Asking servers with limits, {longest:g} seconds each", header, rows, notes)
@@ -328,4 +342,4 @@ if __name__ == "__main__":
     elif command == "rows":
         rows(int(rest[0]) if rest else 100_000)
     else:
-        table(float(command))
+        table(float(command), *rest)

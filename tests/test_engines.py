@@ -22,7 +22,6 @@ from distill_study.models.engine import (
     Engine,
     EngineError,
     Failure,
-    Recorded,
     RecordedEngine,
     Request,
     complete,
@@ -685,7 +684,7 @@ def test_odd_but_readable_rows(tmp_path):
     (tmp_path / "r.jsonl").write_bytes(
         b'\xef\xbb\xbf{"id": 1, "completion": "a\\u2028b \\ud800"}\r\n{"completion": "", "id": "2", "more": 0}'
     )
-    assert {id: row.text for id, row in read_recorded(tmp_path / "r.jsonl").items()} == {"1": "a\u2028b ?", "2": ""}
+    assert {id: text for id, (text, *_) in read_recorded(tmp_path / "r.jsonl").items()} == {"1": "a\u2028b ?", "2": ""}
     (tmp_path / "r.jsonl").write_bytes(b'{"id": 1, "completion": "\xff"}\n')
     with pytest.raises(StudyError, match="it is not UTF-8"):
         read_recorded(tmp_path / "r.jsonl")
@@ -718,7 +717,7 @@ def test_other_bytes_are_other_weights(tmp_path):
 def test_names_are_found_under_the_data_folder(tmp_path, monkeypatch):
     recorded(tmp_path / "palm", train=[("a", "A")])
     monkeypatch.setenv("DISTILL_DATA_DIR", str(tmp_path))
-    assert RecordedEngine("palm").rows == RecordedEngine("owner/palm").rows == {"train.jsonl": {"a": Recorded("A")}}
+    assert RecordedEngine("palm").rows == RecordedEngine("owner/palm").rows == {"train.jsonl": {"a": ("A", None, "")}}
     with pytest.raises(EngineError, match="Did you mean 'palm'"):
         open_engine("recorded:plam")
     monkeypatch.delenv("DISTILL_DATA_DIR")

@@ -291,6 +291,6 @@ def test_the_recorded_teacher_of_the_guide_can_be_copied(tmp_path):
     "The file and the recipe that README shows."
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     (tmp_path / "answers.jsonl").write_text(re.search(r"^answers.jsonl +(\{.*\})$", readme, re.M)[1])
-    assert read_recorded(tmp_path / "answers.jsonl")["p1"].text.endswith("Answer: entailment")
+    assert read_recorded(tmp_path / "answers.jsonl")["p1"][0].endswith("Answer: entailment")
     recipe = re.search(r"```yaml\n(.*?)```", readme, re.S)[1]
     assert parse_recipe(yaml.safe_load(recipe) | dict(name="mine")).teachers[0].engine == "recorded:answers.jsonl"

@@ -20,6 +20,7 @@ from distill_study.analyse.stats import (
     mean_interval,
     paired_difference,
     paired_p,
+    paired_test,
     reference_teacher,
     sign_flip_test,
     smallest_difference,
@@ -474,3 +475,9 @@ def test_a_family_is_corrected_as_one():
     )
     a, b = (find_test(x, "student/vanilla", b="distilled/vanilla") for x in (first, corrected(first, more)))
     assert (a.family, b.family) == (1, 2) and b.p == a.p and b.p_holm == pytest.approx(2 * a.p) and a.p_holm == a.p
+
+
+def test_a_difference_that_is_rounding_is_none():
+    x, y = np.array([0.1 + 0.2, 0.5, 0.7, 0.2]), np.array([0.3, 0.4, 0.9, 0.2])
+    found = paired_test("a", "b", values=(x, y), resamples=50, seed=0)
+    assert x[0] > y[0] and (found.a_only, found.b_only) == (1, 1)

@@ -416,7 +416,9 @@ def paired_test(a: str, b: str, *, values: tuple, sources=None, **bootstrap) -> 
     if not len(x):
         return Comparison(a, b, reason="no items in common")
     difference, p = paired_difference(x, y, sources=sources, **bootstrap), paired_p(x, y, sources=sources)
-    return Comparison(a, b, len(x), difference, int((x > y).sum()), int((y > x).sum()), p)
+    ahead = x.astype(float) - y
+    a_only, b_only = (int((d > 1e-9).sum()) for d in (ahead, -ahead))  # less is rounding
+    return Comparison(a, b, len(x), difference, a_only, b_only, p)
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #7d7e9afa
 def compare(graded, pairs=None, *, column: str = "correct", **bootstrap) -> list[Comparison]:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['NAMES', 'SHE', 'ITEMS', 'PETS', 'HOUSES', 'COLOURS', 'DAYS', 'QUESTIONS', 'PATHS', 'SUMMARY_WORDS', 'TINY', 'Item',
-           'count_event', 'count_story', 'math_item', 'chains', 'fact', 'qa_item', 'loose_fact', 'nli_item', 'entities',
-           'summ_item', 'chat_item', 'TinySet', 'split_of', 'items']
+           'count_event', 'count_story', 'math_item', 'chains', 'fact', 'qa_item', 'nli_item', 'entities', 'summ_item',
+           'chat_item', 'TinySet', 'split_of', 'items']
 
 # %% ../../nbs/20_data/01_world.ipynb #61dd324a
 import hashlib
@@ -80,9 +80,9 @@ def chains(rng: random.Random) -> list[tuple]:
     return list(zip(people[:4], people[4:], rng.sample(PETS, 4), rng.sample(HOUSES, 4), rng.sample(COLOURS, 4)))
 
 
-def fact(link: int, chain: tuple) -> str:
-    "The fact that joins two neighbours of a chain."
-    return _SAYS["facts"][link].format(*chain[link : link + 2])
+def fact(link: int, chain: tuple, *, kind: str = "facts") -> str:
+    "The fact that joins two neighbours of a chain; of kind 'loose' what sounds like it and doesn't settle it."
+    return _SAYS[kind][link].format(*chain[link : link + 2])
 
 
 def _path(rng, hops):
@@ -111,11 +111,6 @@ def qa_item(rng: random.Random, hops: int, *, more: int = 0) -> Item:
     return Item(question, tuple(choices), f"Facts: {work} ({letter}).", letter, dict(hops=hops))
 
 # %% ../../nbs/20_data/01_world.ipynb #efa73edc
-def loose_fact(link: int, chain: tuple) -> str:
-    "What sounds like the fact that joins two neighbours of a chain, and doesn't settle it."
-    return _SAYS["loose"][link].format(*chain[link : link + 2])
-
-
 def nli_item(rng: random.Random, hops: int, *, more: int = 0) -> Item:
     "A premise and a hypothesis between whose ends stand `hops` facts, 1 to 3; with 0, one, of the only chain."
     drawn, label = chains(rng), rng.choice(NLI)
@@ -126,7 +121,7 @@ def nli_item(rng: random.Random, hops: int, *, more: int = 0) -> Item:
     end = rng.choice(ends)[links[-1] + 1]
 
     def tell(link, chain):
-        return (loose_fact if (link, chain) == (at, weak) else fact)(link, chain)
+        return fact(link, chain, kind="loose" if (link, chain) == (at, weak) else "facts")
 
     premise = _facts(rng, drawn if hops else [asked], links=links, more=more if hops else 1, tell=tell)
     walk = " ".join(tell(link, asked) for link in links if label != "neutral" or link <= at)

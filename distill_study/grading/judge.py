@@ -18,7 +18,7 @@ from ..config import ARMS, Judge, fingerprint
 from .truth import texts
 from ..models.engine import Failure, Request, complete, fenced
 from ..tasks.families import answer_text, item_parts, rubric, rubric_hash
-from ..tasks.reading import MOST, from_json, normal
+from ..tasks.reading import MOST, RE, from_json, normal
 from ..teach.sampling import answer_of, ask_again, others_line, usage
 from ..utils import esc, num
 
@@ -146,23 +146,20 @@ def read_grades(text: str, criteria: tuple, *, cut: bool = False) -> dict:
     return {c.name: _grade(found[c.name], c) if c.name in found else (None, "no grade") for c in criteria}
 
 # %% ../../nbs/50_grading/02_judge.ipynb #80b97de9
-_SIDE = re.compile(r"\W*(?:(?:the )?(?:answer|assistant|response|option|text)\W+)?([AB])\W*", re.I)
-_TIE = re.compile(r"\W*(?:(?:a|it's a|it is a) )?(?:tie|draw)\W*", re.I)
-
-
 def read_winner(text: str, cut: bool = False) -> tuple:
     "('A', 'B', 'tie' or None, why there is none)."
-    bare = len(text) < 20 and not cut and (_SIDE.fullmatch(text) or _TIE.fullmatch(text))
+    bare = len(text) < 20 and not cut and (RE.side.fullmatch(text) or RE.tie.fullmatch(text))
     fields, why = (dict(winner=text), "") if bare else _fields(text, ["winner"], cut=cut)
     if fields is None:
         return None, why
     winner = fields["winner"] if isinstance(fields["winner"], str) else ""
-    if m := _SIDE.fullmatch(winner):
+    if m := RE.side.fullmatch(winner):
         return m[1].upper(), ""
-    return ("tie", "") if _TIE.fullmatch(winner) else (None, "no winner")
+    return ("tie", "") if RE.tie.fullmatch(winner) else (None, "no winner")
 
 # %% ../../nbs/50_grading/02_judge.ipynb #0c34c93c
 TOO_LONG = "too long for the judge"
+_FINAL = (TOO_LONG, "no verdict came")  # what asking again doesn't mend
 
 
 def _read(kind, record, *, criteria):
@@ -199,20 +196,19 @@ def ask_judge(kind: str, jobs: list, *, criteria: tuple, settings: Judge, engine
     stage, how = f"judge, {kind}", dict(store=store, max_failures=settings.max_failures, progress=progress)
     done = complete(engine, requests, stage=stage, **how)
     verdicts = [(_read(kind, r, criteria=criteria), r) for r in done]
-    records, new = {engine.key(q): r for q, r in zip(requests, done)}, done.new
-    for k in range(1, settings.reasks + 1 if engine.redraws else 1):
-        whys = ({why for value, why in v.values() if value is None} for v, _ in verdicts)
-        at = [
-            i for i, why in enumerate(whys) if why and not any(w.startswith((TOO_LONG, "no verdict came")) for w in why)
-        ]
-        again, done = ask_again(engine, requests, at=at, k=k, store=store, stage=stage)
-        new += done.new
-        for (i, request), record in zip(again.items(), done):
-            records[engine.key(request)] = record
-            verdict = _read(kind, record, criteria=criteria)
-            if not isinstance(record, Failure) and _unread(verdict) < _unread(verdicts[i][0]):
-                verdicts[i] = verdict, record
-    return verdicts, dict(records=records, new=new)
+    records = {engine.key(q): r for q, r in zip(requests, done)}
+
+    def wanted():
+        whys = ([why for value, why in v.values() if value is None] for v, _ in verdicts)
+        return [i for i, why in enumerate(whys) if why and not any(w.startswith(_FINAL) for w in why)]
+
+    again = dict(wanted=wanted, reasks=settings.reasks, done=done, store=store, stage=stage)
+    for i, request, record in ask_again(engine, requests, **again):
+        records[engine.key(request)] = record
+        verdict = _read(kind, record, criteria=criteria)
+        if not isinstance(record, Failure) and _unread(verdict) < _unread(verdicts[i][0]):
+            verdicts[i] = verdict, record
+    return verdicts, dict(records=records, new=done.new)
 
 
 def _usage(asked, price):

@@ -42,19 +42,12 @@ class Metric:
         return self.key == "correct"
 
 # %% ../../nbs/50_grading/01_truth.ipynb #95665cb1
-METRICS = {key: Metric(key, **fields) for key, fields in texts("measures").items()}
-_SUMMARY = (
-    "rougeLsum rouge1 rouge2 density grounded supported words compression copied1 copied2 copied3 copied4 coverage run"
-)
-_CONVERSATION = "overlap words repetition distinct1 distinct2"
-FAMILY = dict(summarization=tuple(_SUMMARY.split()), conversation=tuple(_CONVERSATION.split()))
+_MEASURES = texts("measures")
+METRICS = {key: Metric(key, **fields) for key, fields in _MEASURES["measures"].items()}
+FAMILY = {task: tuple(keys.split()) for task, keys in _MEASURES["families"].items()}
 
 # %% ../../nbs/50_grading/01_truth.ipynb #1415d543
-# scripts without spaces, where each character is a word, and signs on top of letters
-_ALONE = (
-    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-)
-_SIGNS = "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
+_ALONE, _SIGNS = read_table("tasks/patterns.yaml")["scripts"].values()
 _WORD = rf"(?:[^\W{_ALONE}]|[{_SIGNS}])+"
 _TOKEN = re.compile(rf"[{_ALONE}]|{_WORD}(?:[.,:/'’\-]{_WORD})*|[^\w\s]")
 _POSSESSIVE = re.compile(r"['’]s$")
@@ -277,26 +270,15 @@ def _row(arm, e, *, a):
     return dict(arm=arm, id=e.id) | read | dict(gold=e.gold) | ended | dict(text=a.text, source=e.source)
 
 # %% ../../nbs/50_grading/01_truth.ipynb #2aa21bca
-def _scored(answered, examples):
-    "A row per arm and item with every measure of the family."
-    import pandas as pd
-
-    task, main, known = examples[0].task, main_metric(examples[0].task, examples).key, known_entities(examples)
-    if task == "summarization" and known is None:
-        find_entities([a.parsed.answer or "" for _, _, a in answered])
-
-    def measure(e, a):
-        if task == "summarization":
-            return summary_scores(a.parsed.answer or "", e.question, reference=e.gold, known=known)
+def _scores(e, a, *, main, known):
+    "Every measure of the family of an answer `a` to an example `e`, and the `main` one where only the format counts."
+    if e.task == "summarization":
+        scores = summary_scores(a.parsed.answer or "", e.question, reference=e.gold, known=known)
+    else:
         turns = tuple(a.turns) or ((a.parsed.answer,) if a.parsed.answer else ())
-        return chat_scores(turns, e.meta.get("reference"), asked=sum(t["role"] == "user" for t in e.turns))
-
-    rows = []
-    for arm, e, a in answered:
-        scores = measure(e, a)
-        unread = a.parsed.strict is None and scores[main] is not None
-        rows.append(_row(arm, e, a=a) | scores | {f"{main}_strict": 0.0 if unread else scores[main]})
-    return pd.DataFrame(rows).astype(dict.fromkeys((*FAMILY[task], f"{main}_strict"), float))
+        scores = chat_scores(turns, e.meta.get("reference"), asked=sum(t["role"] == "user" for t in e.turns))
+    unread = a.parsed.strict is None and scores[main] is not None
+    return scores | {f"{main}_strict": 0.0 if unread else scores[main]}
 
 
 def grade(examples: list, answers: dict):
@@ -308,7 +290,12 @@ def grade(examples: list, answers: dict):
     arms = sorted(answers, key=list(ARMS).index)
     answered = [(arm, e, a) for arm in arms for e, a in zip(examples, answers[arm], strict=True)]
     if examples and not TASKS[examples[0].task].graded:
-        return _scored(answered, examples)
+        task, known = examples[0].task, known_entities(examples)
+        if task == "summarization" and known is None:
+            find_entities([a.parsed.answer or "" for _, _, a in answered])
+        how = dict(main=main_metric(task, examples).key, known=known)
+        rows = [_row(arm, e, a=a) | _scores(e, a, **how) for arm, e, a in answered]
+        return pd.DataFrame(rows).astype(dict.fromkeys((*FAMILY[task], f"{how['main']}_strict"), float))
     rows = []
     for arm, e, a in answered:
         strict = TASKS[e.task].correct(a.parsed.strict, e.gold)

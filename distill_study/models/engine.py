@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['ENDINGS', 'ENGINES', 'EngineError', 'Request', 'Failure', 'ending', 'no_reply', 'another_model', 'kept_logprobs',
-           'portable', 'Engine', 'Completions', 'complete', 'Intake', 'StoredEngine', 'recorded_files', 'Recorded',
-           'read_recorded', 'RecordedEngine', 'fenced', 'unfence', 'summary_rules', 'chat_rules', 'shares',
-           'RulesEngine', 'engine_class', 'open_engine', 'open_teacher']
+           'portable', 'Engine', 'Completions', 'complete', 'Intake', 'StoredEngine', 'recorded_files', 'read_recorded',
+           'RecordedEngine', 'fenced', 'unfence', 'summary_rules', 'chat_rules', 'shares', 'RulesEngine',
+           'engine_class', 'open_engine', 'open_teacher']
 
 # %% ../../nbs/30_models/02_engine.ipynb #62f1270e
 import contextlib
@@ -20,9 +20,8 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-from ..config import Asked, Sampling, StudyError, fingerprint, nearest
+from ..config import Asked, Sampling, StudyError, fingerprint, nearest, read_table
 from ..data.load import local_folder, read_jsonl
 from ..data.world import DAYS, HOUSES, NAMES, PETS, entities
 from .weights import sentence
@@ -69,11 +68,8 @@ class Failure:
     attempts: int = 1
 
 # %% ../../nbs/30_models/02_engine.ipynb #17fe79d0
-ENDINGS = dict.fromkeys("stop end_turn stop_sequence eos eos_token eos_found complete completed".split(), "stop")
-ENDINGS |= dict.fromkeys(
-    "length max_tokens max_output_tokens max_length model_length model_context_window_exceeded".split(), "length"
-)
-_REFUSED = dict(content_filter=("filter", "safety", "refus", "prohibited"), tool_calls=("tool", "function"))
+_KNOWN = read_table("models/engines.yaml")
+ENDINGS = {name: kind for kind, names in _KNOWN["endings"].items() for name in names.split()}
 
 
 def ending(*reasons) -> str | None:
@@ -86,7 +82,7 @@ def ending(*reasons) -> str | None:
 def no_reply(text: str, end: str | None) -> str:
     "Why a text with this `ending` is no reply: the reason of a `Failure`; empty where it is one."
     if end not in (None, "stop", "length"):
-        return next((reason for reason, parts in _REFUSED.items() if any(p in end for p in parts)), "aborted")
+        return next((reason for reason, parts in _KNOWN["refused"].items() if any(p in end for p in parts)), "aborted")
     return "empty" if end == "stop" and not text.strip() else ""
 
 
@@ -363,16 +359,10 @@ def recorded_files(name: str) -> list[Path]:
     raise EngineError(f"recorded:{name}: no such .jsonl file, and no folder of that name with .jsonl files.{hint}")
 
 
-class Recorded(NamedTuple):
-    "One recorded completion."
+def read_recorded(path: Path) -> dict[str, tuple]:
+    """Id → (completion, its `ending`, reasoning in a field of its own) of a .jsonl file.
 
-    text: str
-    end: str | None = None  # its `ending`
-    thought: str = ""  # reasoning in a field of its own
-
-
-def read_recorded(path: Path) -> dict[str, Recorded]:
-    "Id → completion of a .jsonl file; raises a `StudyError` that names file and line."
+    Raises a `StudyError` that names file and line."""
     found, wanted = {}, (("id", (str, int), "text or a whole number"), ("completion", (str,), "text"))
     for n, row in enumerate(read_jsonl(path), 1):
         for column, kinds, kind in wanted:
@@ -384,7 +374,7 @@ def read_recorded(path: Path) -> dict[str, Recorded]:
             raise EngineError(f"{path}, line {n}: id {id!r:.80} is there already. Ids must be unique within a file.")
         texts = (row["completion"], next((t for t in thought if isinstance(t, str)), ""))
         text, thought = (t.encode("utf-8", "replace").decode() for t in texts)  # a lone surrogate becomes '?'
-        found[id] = Recorded(text, ending(row.get("finish_reason")), thought)
+        found[id] = text, ending(row.get("finish_reason")), thought
     return found
 
 # %% ../../nbs/30_models/02_engine.ipynb #3af56a57
@@ -570,14 +560,7 @@ class RulesEngine(Engine):
             yield i, self.record(r, text, **how, info=dict(share=time.perf_counter() - start))
 
 # %% ../../nbs/30_models/02_engine.ipynb #ead902cd
-ENGINES = {  # name → module of this room, and class
-    "transformers": ("local", "TransformersEngine"),
-    "vllm": ("vllm", "VLLMEngine"),
-    "openai": ("openai", "OpenAIEngine"),
-    "anthropic": ("openai", "AnthropicEngine"),
-    "recorded": ("engine", "RecordedEngine"),
-    "rules": ("engine", "RulesEngine"),
-}
+ENGINES = _KNOWN["engines"]  # name → module of this room, and class
 
 
 def engine_class(name: str) -> type[Engine]:

@@ -22,6 +22,7 @@ import os
 import queue
 import random
 import re
+import sys
 import threading
 import time
 import urllib.request
@@ -141,7 +142,8 @@ class Mark(NamedTuple):
 class Pace:
     "When the next request may go: within the limits that are set, announced, or learnt from refusals."
 
-    keep, start, double = 0.95, 10.0, 0.3  # share of a measured rate; requests/s a search begins with, s to double it
+    keep, start, double = 0.96, 10.0, 0.3  # share of a known rate; requests/s a search begins with, s to double it
+    shortest, longest = (8, 4, 300), (48, 8, 1000)  # to a known rate: seconds, times a refusal takes, requests
 
     def __init__(self, settings: Endpoint):
         s = self.settings = settings
@@ -149,9 +151,11 @@ class Pace:
         self.announced = [Meter(), Meter()]  # what headers say
         self.heard_at = 0  # number of the last request they are from
         self.theirs, self.lock, self.sent, self.refusals = Meter(), asyncio.Lock(), 0, 0
-        self.last = Mark(0, -math.inf, 0)  # when the rate was set
-        self.first = self.row = self.closed = None  # where counts begin, see above
+        self.last = self.shut = Mark(0, -math.inf, 0)  # when the rate was set, and all were held back
+        self.first = self.row = self.full = self.passed = None  # where counts begin, see above
         self.rate, self.since, self.seeks = math.inf, 0.0, False  # requests/s; since when; whether it doubles
+        self.calm, self.usual = 1.0, 0.0  # seconds until that rate is reached; share refused until then
+        self.open = 0.0  # seconds that the server may have been open again before one tried
         self.before = self.unrelated = 0.0  # share refused before the last cut; share that is refused whatever the rate
         self.closings, self.probe, self.delay = 0, 0, 0.0  # in a row; number of the request that tries; s to a refusal
         self.shut_at, self.why = 0.0, ""  # when the first of these closings was; what the last refusal was
@@ -182,7 +186,8 @@ class Pace:
             self.theirs.rate = self.rate_at(now)
             self.theirs.take(1, now)
             if number == self.probe:
-                self.since, self.theirs.at = now, now + min(60, 2 * self.delay)
+                self.since, self.theirs.at = now, now + 2 * self.delay
+                self.open = (now - self.shut.sent) / 2 if self.closings > 1 else 0.0
             return number, now
         finally:
             asyncio.get_running_loop().call_soon(self.lock.release)  # the next goes when this one is on its way
@@ -191,35 +196,46 @@ class Pace:
         "Requests a second."
         if self.seeks:
             return self.rate * 2 ** min(50, (now - self.since) / self.double)
-        return self.rate * (1 + ((now - self.since) / max(30, 450 / self.rate)) ** 3)
+        return self.rate * (self.keep + (1 - self.keep) * ((now - self.since) / self.calm) ** 3)
 
     def set_rate(self, rate: float, now: float, *, seeks=False):
-        "Go on with a rate."
+        "Go on with a known rate, for longer if it was known before."
+        least, most = (max(s, n * self.delay, m / rate) for s, n, m in (self.shortest, self.longest))
+        near = not self.seeks and 0.93 * self.rate < rate < 1.2 * self.rate
+        self.calm = max(least, min(most, 2 * self.calm)) if near else least
         self.rate, self.since, self.seeks = rate, now, seeks
-        self.last, self.first, self.row = Mark(self.sent, now, self.refusals), None, None
+        self.last, self.first, self.passed, self.open = Mark(self.sent, now, self.refusals), None, None, 0.0
 
     def refused(self, number: int, sent: float, *, wait: float | None = None, why: str = ""):
         "Note that a request was refused; `wait`: what the server asks for, in seconds."
         self.refusals, self.why = self.refusals + 1, why
         if sent <= self.last.sent:
+            self.last = self.last._replace(refusals=self.refusals)
+        if sent <= self.shut.sent:
             return
         now, here = time.monotonic(), Mark(number, sent, self.refusals)
-        self.delay = now - sent
-        if not self.first and number - self.last.number > 30:
-            self.before = self.unrelated = 0.0
-        self.first, self.row = self.first or here, self.row or here
-        if not self.is_closed(here):
-            self.closings = 0 if number > self.probe else self.closings
-            self.measure(here, now)
-        elif self.rate == math.inf:
-            self.set_rate(self.start, now, seeks=True)
-        else:
-            self.close(here, now, wait=wait)
+        self.delay, self.row = min(30, now - sent), self.row or here
+        if self.is_closed(here):
+            if self.rate == math.inf:
+                self.set_rate(self.start, now, seeks=True)
+            else:
+                self.close(here, now, wait=wait)
+            return
+        self.closings = 0 if number > self.probe else self.closings
+        if sent > self.last.sent:
+            if not self.first and number - self.last.number > 3 / max(0.1, self.before):
+                self.before = self.unrelated = 0.0
+            self.first = self.first or here
+            (self.compare if self.is_above(here) else self.measure)(here, now)
+
+    def is_above(self, here: Mark) -> bool:
+        "Whether a request went faster than the known rate."
+        return not self.seeks and here.sent > self.last.sent and self.rate_at(here.sent) > self.rate
 
     def is_closed(self, here: Mark) -> bool:
         "Whether nothing is let through any more, or, of a burst, only a small part."
         n, share, span = self.row.until(here)
-        over = n >= 5 and span >= 0.15
+        over = n >= 2 if self.is_above(here) else n >= 5 and span >= 0.15
         self.row = None if over else self.row
         never = self.refusals == self.sent  # nothing was let through yet
         return never or here.number == self.probe or over and share >= 0.8
@@ -227,37 +243,60 @@ class Pace:
     def close(self, here: Mark, now: float, *, wait: float | None):
         "Hold all back, and let the next request try."
         if not self.closings:
-            self.shut_at, self.closed = now, self.closed or here
-            n, share, span = self.closed.until(here)
-            if n * (1 - share) >= 20 and span > 1.5:
-                rate = n * (1 - share) / span
-                self.set_rate(max(rate, math.sqrt(rate * min(n / span, self.rate_at(here.sent)))), now)
-                self.closed = here
+            self.shut_at = now
+            self.learn(here._replace(sent=now + wait) if wait else here, now)  # to where it opens, if that is known
         self.closings, self.probe = self.closings + 1, self.sent + 1
-        self.last, self.first, self.row = Mark(self.sent, now, self.refusals), None, None
+        self.last = self.shut = Mark(self.sent, now, self.refusals)
+        self.first = self.row = self.passed = None
         s = self.settings
         longest = min(s.max_backoff, s.backoff * 2 ** min(self.closings - 1, 30))
         wait = random.uniform(longest / 2, longest) if wait is None else wait
         self.theirs.at = max(self.theirs.at, now + wait)
+
+    def learn(self, here: Mark, now: float, *, known: float | None = None):
+        "Set the rate to what was let through since the limit was used up the last time, or what is known to be."
+        n, share, span = (self.full or here).until(here)
+        span -= self.open
+        if span > 1.5 and n * (1 - share) >= 20:
+            self.full, rate = here, n * (1 - share) / span
+            tried = min(4 * rate, self.rate_at(min(now, here.sent)))
+            self.set_rate(max(rate, known or math.sqrt(rate * tried)), now)
+            return
+        self.full = self.full if n * (1 - share) > 0 else here
+        if known:
+            self.set_rate(known, now)
+
+    def compare(self, here: Mark, now: float):
+        "Go back to the known rate, less what was refused below it, where more is refused above it."
+        if not self.passed:
+            self.passed, self.usual = here, self.last.until(here)[1]
+        n, share, span = self.passed.until(here)
+        if self.row or n * share < 2 + 2 * self.usual * n:
+            return
+        if n >= 20 or self.rate_at(here.sent) < 1.1 * self.rate:
+            recent, known = n * (1 - share) / max(0.1, span), self.rate * (1 - self.usual * (self.usual > 0.01))
+            self.learn(here, now, known=recent if n >= 20 and recent > 1.1 * self.rate else known)
 
     def measure(self, here: Mark, now: float):
         "Set the rate to what was let through, where too much was refused."
         n, share, span = self.first.until(here)
         guess = self.seeks or self.rate == math.inf
         steep = guess and span >= 0.3 and n >= 10 and share > 0.2
-        if not steep and (span < 1 or n < 20):
+        if not steep and (span < 1 + self.delay or n < 20):
             return
-        if share <= max(0.2 if self.seeks else 0.04, 2 * self.unrelated) or n * share < 2:
+        if share <= max(0.2 if self.seeks and span < 5 else 0.04, 2 * self.unrelated):
             self.first = here
-            if share < 0.04:
+            if share < self.before / 2:
                 self.before = self.unrelated = 0.0
+            return
+        if n * share < 4:
             return
         if not guess:
             self.unrelated = min(share, self.before) if share > 0.7 * self.before else 0.0
             self.before = share
-        rate = self.keep * n * (1 - share) / span
+        self.full, rate = here, n * (1 - share) / span
         if self.seeks:
-            rate = max(rate, self.rate_at(self.first.sent))
+            rate = max(rate, min(n / span, self.rate_at(self.first.sent)))
         self.set_rate(rate, now, seeks=self.rate == math.inf)
 
     def heard(self, number: int, sent: float, *, tokens: int, headers):
@@ -681,8 +720,9 @@ def in_thread(start, *, most: int = 4096):
     box, loop = queue.SimpleQueue(), asyncio.new_event_loop()
     task = loop.create_task(start(box.put, lambda: box.qsize() > most))
     thread = threading.Thread(target=loop.run_until_complete, args=(asyncio.wait([task]),), daemon=True)
-    often = gc.get_threshold()
+    often, switch = gc.get_threshold(), sys.getswitchinterval()
     gc.set_threshold(20_000, *often[1:])  # looking through all the questions and answers, it finds no garbage
+    sys.setswitchinterval(min(switch, 0.0005))  # while this thread stores, the other one waits for so long at most
     thread.start()
     try:
         while thread.is_alive() or not box.empty():
@@ -701,6 +741,7 @@ def in_thread(start, *, most: int = 4096):
         thread.join(10)
         loop.close()
         gc.set_threshold(*often)
+        sys.setswitchinterval(switch)
     task.result()  # or its error
 
 # %% ../../nbs/30_models/05_openai.ipynb #4e516466

@@ -26,7 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import distill_study
-from ..config import Endpoint, Vllm
+from ..config import Endpoint, Vllm, read_table
 from . import local, weights
 from .engine import ENDINGS, EngineError, kept_logprobs, portable
 from .local import finish, number_format, parameter_count
@@ -87,18 +87,7 @@ def flags(args: dict) -> list[str]:
     return out
 
 # %% ../../nbs/30_models/04_vllm.ipynb #3f07c00c
-REASONS = {  # macro in `templates/models/vllm.j2` → what the log shows
-    "answer_too_long": r"max seq len \((?P<length>\d+)\), \((?P<need>[\d.]+) GiB KV cache is needed, "
-    r"which is larger than the available KV cache memory \((?P<left>[\d.]+) GiB\)\."
-    r"(?: Based on the available memory, the estimated maximum model length is (?P<fits>\d+))?",
-    "gpu_in_use": r"Free memory on device \S+ \((?P<free>[\d.]+)/(?P<gpu>[\d.]+) GiB\)[^(]*"
-    r"\((?P<share>[\d.]+), (?P<want>[\d.]+) GiB\)",
-    "no_cache": r"No available memory for the cache blocks",
-    "gpu_full": r"(?:CUDA out of memory|OutOfMemoryError)",
-    "memory_in_use": r"Available memory on node \d+ \((?P<free>[\d.]+)/",
-    "too_few_gpus": r"World size \((?P<want>\d+)\) is larger than the number of available GPUs \((?P<have>\d+)\)",
-    "process_died": r"EngineDeadError",
-}
+REASONS = read_table("models/engines.yaml")["ended"]  # macro in `templates/models/vllm.j2` → what the log shows
 
 
 def reason(log: str, code: int) -> str:

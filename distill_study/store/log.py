@@ -348,17 +348,9 @@ def _stage_name(name, fp):
     return f"{name}-{fp}"
 
 
-def _crc_now(path):
-    "The checksum of a file, computed once for as long as it isn't written to; None without the file."
-    try:
-        about = path.stat()
-    except OSError:
-        return None
-    return _crc_since(path, about.st_mtime_ns, size=about.st_size)
-
-
 @lru_cache(maxsize=4096)
 def _crc_since(path, changed, *, size):
+    "The checksum of a file, computed once for as long as it isn't written to."
     return utils.crc_of(path)
 
 
@@ -414,7 +406,8 @@ class Store:
         if manifest.get("fp") != fp:
             raise StoreError.of("other_stage", path=str(folder), manifest=MANIFEST)
         for file, checksum in manifest.get("files", {}).items():
-            if _crc_now(folder / file) != checksum:
+            about = (folder / file).stat() if (folder / file).is_file() else None
+            if not about or _crc_since(folder / file, about.st_mtime_ns, size=about.st_size) != checksum:
                 raise StoreError.of("stage_file_damaged", path=str(folder), file=file)
         return folder
 

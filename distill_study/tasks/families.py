@@ -494,9 +494,6 @@ def both(task: str, messages: list, *, answer: str, rationale: str) -> list[list
     ]
 
 # %% ../../nbs/10_tasks/02_families.ipynb #6838aabc
-_LAST_LINE = re.compile(r', then end with one line: "Answer: " and (.+?)\.$')
-
-
 def schema(strategy: str, labels=None) -> dict:
     "JSON schema of an answer, one of `labels` if given, in the subset that servers enforce strictly."
     fields = {f: dict(type="string") for f in FIELDS[strategy]}
@@ -509,7 +506,9 @@ def as_json(messages: list, strategy: str) -> list[dict]:
     "Chat messages under the prompt of `strategy`, to be answered as JSON."
     form = "{" + ", ".join(f'"{f}": "…"' for f in FIELDS[strategy]) + "}"
     system, *turns = messages
-    text, n = _LAST_LINE.subn(rf'. Reply with JSON only: {form}, where "answer" is \1.', system["content"])
+    text, n = re.subn(
+        _PROMPTS["last_line"], rf'. Reply with JSON only: {form}, where "answer" is \1.', system["content"]
+    )
     if not n:
         text = f"{system['content']} Write the reply as JSON only: {form}."
     return [dict(role="system", content=text), *turns]

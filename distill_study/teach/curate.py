@@ -15,14 +15,15 @@ import warnings
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from hashlib import blake2b
+from functools import cache
 
 import numpy as np
 
 from ..config import Curate, read_table
 from ..data.load import LETTERS
+from ..store.log import key_hash
 from ..tasks.families import NLI, TASKS, both, target
-from ..tasks.reading import cut_run_on, split_reasoning, statements
+from ..tasks.reading import RE, cut_run_on, split_reasoning, statements
 
 # %% ../../nbs/40_teach/02_curate.ipynb #ba89fc64
 _NO_SPACES = "\u0e00-\u0e7f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, kana, Han
@@ -39,22 +40,15 @@ def words(text: str) -> list[str]:
 _MIX = 0x9E3779B97F4A7C15
 
 
-class _Hashes(dict):
-    def __missing__(self, word):
-        digest = blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        self[word] = int.from_bytes(digest, "little")
-        return self[word]
-
-
 class Grams:
     "The n-grams of many texts, as numbers."
 
     def __init__(self, texts=(), *, ids=None, lengths=None):  # or the hashes of all their words, and how many each has
         if ids is None:
-            hashes, found, lengths = _Hashes(), array("Q"), []
+            hash_of, found, lengths = cache(key_hash), array("Q"), []
             for text in texts:
                 said = words(text)
-                found.extend(map(hashes.__getitem__, said))
+                found.extend(map(hash_of, said))
                 lengths.append(len(said))
             ids = np.array(found, dtype=np.uint64)
         self.ids, self.lengths = ids, np.array(lengths, dtype=np.int64)
@@ -169,20 +163,14 @@ def near_repeats(texts, others=None, *, threshold=0.7, k=3, num_perm=128, facts=
     sets, n = shingles(texts, k, others=others or ()), len(texts)
     facts = [*(facts or [None] * n), *(other_facts or [None] * (len(sets) - n))]
     found, members, buckets = {}, {}, _buckets(sets, threshold, num_perm=num_perm)  # members: bucket → its texts
-
-    def keep(i):
-        for bucket in buckets[i]:
-            members.setdefault(bucket, []).append(i)
-
-    for j in (j for j in buckets if j >= n):
-        keep(j)
-    for i in (i for i in sorted(buckets) if i < n):
-        like = sorted({j for bucket in buckets[i] for j in members.get(bucket, ()) if _same_facts(facts[i], facts[j])})
-        close = ((j, s) for j in like if (s := jaccard(sets[i], sets[j])) >= threshold)
-        if hit := next(close, None):
+    for i in sorted(buckets, key=lambda i: (i < n, i)):  # the others first
+        near = {j for bucket in buckets[i] if i < n for j in members.get(bucket, ())}
+        like = sorted(j for j in near if _same_facts(facts[i], facts[j]))
+        if hit := next(((j, s) for j in like if (s := jaccard(sets[i], sets[j])) >= threshold), None):
             found[i] = hit if others is None else (hit[0] - n, hit[1])
-        elif others is None:
-            keep(i)
+        elif i >= n or others is None:
+            for bucket in buckets[i]:
+                members.setdefault(bucket, []).append(i)
     return found
 
 # %% ../../nbs/40_teach/02_curate.ipynb #7b8fb769
@@ -328,10 +316,6 @@ class Curated:
         return dict(inputs=len(self.kept) + len(self.drops), rows=len(self.kept), dropped={r: count[r] for r in order})
 
 # %% ../../nbs/40_teach/02_curate.ipynb #b9531713
-_ONE = r"(?:[-$€£]?\d[\d.,/]*%?|\b[A-J]\b|(?i:entail\w*|neutral|contradict\w*))"
-_SEVERAL = re.compile(rf"{_ONE}\W+(?:or|and|to)\W+(?:an? |the )?{_ONE}")
-
-
 def _unread(text):
     "Why no answer was read in a reply, as far as it shows."
     reply = split_reasoning(text)[1].strip()
@@ -340,7 +324,7 @@ def _unread(text):
     if cut_run_on(reply)[1]:
         return "another question"
     endings = [s.content for s in statements(reply)] or reply.splitlines()
-    return "undecided" if _SEVERAL.search(re.sub(r"\\[a-z]+", " ", endings[-1][:200])) else "unreadable"
+    return "undecided" if RE.undecided.search(re.sub(r"\\[a-z]+", " ", endings[-1][:200])) else "unreadable"
 
 
 def _answer_fault(answer, arm):

@@ -153,10 +153,7 @@ def requests(
     task = TASKS[examples[0].task]
     if sampling.n > 1 and not task.graded:
         what = "summaries" if task.name == "summarization" else "texts"
-        raise StudyError(
-            f"sampling.n = {sampling.n}: {what} can't be put to the vote. "
-            f"Leave n out for data of task {task.name}, which may need a recipe of its own."
-        )
+        raise StudyError.of("no_vote", n=sampling.n, what=what, task=task.name)
     structured = structured and task.graded
     if not sampling.max_tokens:
         limit = (max_tokens or task.max_tokens)[strategy] + (_JSON_TOKENS if structured else 0)
@@ -172,7 +169,7 @@ def requests(
 
 # %% ../../nbs/40_teach/01_sampling.ipynb #36bf5b86
 def _asking(examples, strategy, *, engine, store, structured, stated, max_failures, reasks, say):
-    "A function that asks requests of these examples: (answers, completions from the store, new ones)."
+    "A function that asks requests of these examples and gives their `Answers`."
     by_id = {e.id: e for e in examples}
 
     def read(request, record):
@@ -184,16 +181,14 @@ def _asking(examples, strategy, *, engine, store, structured, stated, max_failur
     def ask(asked, stage, *, progress, first=True):
         how = dict(max_failures=max_failures, stage=stage, progress=progress, first=show if say and first else None)
         done = complete(engine, asked, store=store, **how)
-        answers, reused, new = list(map(read, asked, done)), done.reused, done.new
-        for k in range(1, reasks + 1 if engine.redraws else 1):
-            at = [i for i, a in enumerate(answers) if _unusable(a, strategy)]
-            again, more = ask_again(engine, asked, at=at, k=k, store=store, stage=stage)
-            for (i, request), record in zip(again.items(), more):
-                if not isinstance(record, Failure):
-                    before = (*answers[i].unread, replace(answers[i], unread=()))
-                    answers[i] = replace(read(request, record), unread=before)
-            reused, new = reused + more.reused, new + more.new
-        return answers, reused, new
+        answers = list(map(read, asked, done))
+        again = dict(reasks=reasks, done=done, store=store, stage=stage)
+        again["wanted"] = lambda: [i for i, a in enumerate(answers) if _unusable(a, strategy)]
+        for i, request, record in ask_again(engine, asked, **again):
+            if not isinstance(record, Failure):
+                before = (*answers[i].unread, replace(answers[i], unread=()))
+                answers[i] = replace(read(request, record), unread=before)
+        return Answers(strategy, answers, done.reused, done.new)
 
     return ask
 
@@ -208,12 +203,17 @@ def _redrawn(request, k):
     return replace(request, sample=request.sample + k * request.sampling.n, sampling=warmer)
 
 
-def ask_again(engine, requests, *, at, k: int, store, stage: str) -> tuple:
-    "(position → request, their `Completions`) of the requests `at` some positions, under the `k`-th further seeds."
-    again = {i: _redrawn(requests[i], k) for i in at}
-    if store.replay:
-        again = {i: r for i, r in again.items() if store.get(engine.spec, engine.weights, key=engine.key(r))}
-    return again, complete(engine, again.values(), store=store, max_failures=1.0, stage=f"{stage}, again {k}")
+def ask_again(engine, requests, *, wanted, reasks: int, done, store, stage: str):
+    """Yield (position, request, record) of what is asked again, up to `reasks` times, under further seeds.
+
+    `wanted` gives the positions that need it, each time; the `Completions` `done` count what was made in all."""
+    for k in range(1, reasks + 1 if engine.redraws else 1):
+        again = {i: _redrawn(requests[i], k) for i in wanted()}
+        if store.replay:
+            again = {i: r for i, r in again.items() if store.get(engine.spec, engine.weights, key=engine.key(r))}
+        more = complete(engine, again.values(), store=store, max_failures=1.0, stage=f"{stage}, again {k}")
+        done.reused, done.new = done.reused + more.reused, done.new + more.new
+        yield from zip(again, again.values(), more)
 
 # %% ../../nbs/40_teach/01_sampling.ipynb #36bf5b87
 def sample_answers(
@@ -240,11 +240,10 @@ def sample_answers(
     if examples[0].task == "conversation":
         about = dict(examples=examples, strategy=strategy, engine=engine, stage=stage, progress=progress)
         return _converse(ask, asked, **about)
-    answers, reused, new = ask(asked, stage, progress=progress)
-    if sampling.n > 1:
-        votes = [tuple(answers[i : i + sampling.n]) for i in range(0, len(answers), sampling.n)]
-        answers = [elect(v) for v in votes]
-    return Answers(strategy, answers, reused, new)
+    found, n = ask(asked, stage, progress=progress), sampling.n
+    if n == 1:
+        return found
+    return replace(found, answers=[elect(tuple(found.answers[i : i + n])) for i in range(0, len(found), n)])
 
 # %% ../../nbs/40_teach/01_sampling.ipynb #36bf5b88
 def elect(votes: tuple) -> Answer:
@@ -262,11 +261,8 @@ def _converse(ask, first, *, examples, strategy, engine, stage, progress) -> Ans
     "The conversations of some examples, wave by wave; `first` are the requests of their first turns."
     turns = [sum(t["role"] == "user" for t in e.turns) for e in examples]
     if engine.name == "recorded" and max(turns) > 1:
-        raise StudyError(
-            f"{engine.spec}: recorded answers have one text per item, and item "
-            f"{examples[turns.index(max(turns))].id!r} has {max(turns)} user turns. "
-            "Use an engine that can be asked turn by turn."
-        )
+        item = examples[turns.index(max(turns))].id
+        raise StudyError.of("recorded_turns", engine=engine.spec, item=item, turns=max(turns))
     parts, reused, new, done = [[] for _ in examples], 0, 0, 0
     for k in range(max(turns)):
         alive = [i for i, n in enumerate(turns) if n > k and all(a.parsed.answer is not None for a in parts[i])]
@@ -276,10 +272,10 @@ def _converse(ask, first, *, examples, strategy, engine, stage, progress) -> Ans
         if not asked:
             break
         show = progress and (lambda n, _, before=done: progress(before + n, sum(turns)))
-        answers, old, more = ask(asked, f"{stage}, turn {k + 1}", progress=show, first=k == 0)
-        for i, a in zip(alive, answers):
+        found = ask(asked, f"{stage}, turn {k + 1}", progress=show, first=k == 0)
+        for i, a in zip(alive, found):
             parts[i].append(a)
-        reused, new, done = reused + old, new + more, done + len(asked)
+        reused, new, done = reused + found.reused, new + found.new, done + len(asked)
     whole = [_whole(n, tuple(answered)) for n, answered in zip(turns, parts)]
     return Answers(strategy, whole, reused, new)
 

@@ -12,10 +12,11 @@ import os
 import random
 import re
 from functools import lru_cache, partial
+from itertools import groupby
 
 from ..config import Combination, StudyError, Train
 from ..models import weights
-from ..models.local import own_context
+from ..models.local import own_context, tensor_of
 from ..models.weights import ModelError, sentence
 from ..utils import esc
 
@@ -30,13 +31,12 @@ _say = partial(sentence, page="../train/rows.j2")
 def _target(row):
     "The assistant's text that a row teaches; refuses a row of another form."
     match row:
-        case {"id": str(), "messages": [_, *_, {"role": "assistant"}] as messages}:
+        case {"id": str(), "messages": [_, *_, {"role": "assistant", "content": target}] as messages}:
             right = all(isinstance(m, dict) and isinstance(m.get("content"), str) and "role" in m for m in messages)
         case _:
             right = False
     if not right:
         raise TrainingDataError(_say("form", row=row.get("id") if isinstance(row, dict) else row))
-    target = row["messages"][-1]["content"]
     if not target.strip():
         raise TrainingDataError(_say("empty", row=row["id"]))
     return target
@@ -68,16 +68,12 @@ def _rendered(row, tokenizer):
     return prompt, whole
 
 
-def _tokens(texts, tokenizer):
-    return tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-
-
 def _prompt_and_completion(prompt, whole, *, tokenizer, ids):
     before, both = list(ids[prompt]), list(ids[whole])
     if both[: len(before)] == before:
         return before, both[len(before) :]
     # A merge spans the border: the prompt keeps the tokens that it has at inference.
-    return before, list(_tokens(whole[len(prompt) :], tokenizer))
+    return before, list(tokenizer(whole[len(prompt) :], add_special_tokens=False).input_ids)
 
 # %% ../../nbs/60_train/01_rows.ipynb #bff0fb6f
 def _up_to_end_of_turn(row, completion, *, tokenizer, stops):
@@ -129,7 +125,7 @@ def tokenize_rows(rows: list, tokenizer, *, stops=None) -> list[dict]:
     for start in range(0, len(rows), 1000):  # so many at once, for that is faster than one by one
         some = [(row, _turns(row, tokenizer)) for row in rows[start : start + 1000]]
         texts = list(dict.fromkeys(text for _, turns in some for _, *both in turns for text in both))
-        known = dict(zip(texts, _tokens(texts, tokenizer)))
+        known = dict(zip(texts, tokenizer(texts, add_special_tokens=False).input_ids))
         out += [_tokenize(row, turns, known=known, tokenizer=tokenizer, stops=stops) for row, turns in some]
     return out
 
@@ -243,11 +239,10 @@ def seen_row(row: dict, tokenizer) -> dict:
 
     Gives id, tokens, supervised (how many), context, target (texts), parts ((text, whether it is supervised), …)."""
     ids, taught = row["input_ids"], [label != -100 for label in row["labels"]]
-    borders = [i for i in range(1, len(ids)) if taught[i] != taught[i - 1]]
     parts = []
-    for start, end in zip([0, *borders], [*borders, len(ids)]):
-        text = tokenizer.decode(ids[start:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        parts.append([text, taught[start]])
+    for on, places in groupby(range(len(ids)), taught.__getitem__):
+        own = [ids[i] for i in places]
+        parts.append([tokenizer.decode(own, skip_special_tokens=False, clean_up_tokenization_spaces=False), on])
     context, target = ("".join(text for text, on in parts if on == taught) for taught in (False, True))
     about = dict(id=row["id"], tokens=len(ids), supervised=sum(taught))
     return about | dict(context=context, target=target, parts=parts)
@@ -281,19 +276,12 @@ class GroupedOrder:
         return iter([i for b in batches for i in b] + rest)
 
 # %% ../../nbs/60_train/01_rows.ipynb #2f1b9d1f
-def _tensor(rows, fill):
-    import torch
-
-    longest = max(map(len, rows))
-    return torch.tensor([list(r) + [fill] * (longest - len(r)) for r in rows])
-
-
 def padded(rows: list, pad: int) -> dict:
     "Tokenized rows as input_ids, labels and attention_mask: rows × tokens of the longest, with `pad` on the right."
     return dict(
-        input_ids=_tensor([r["input_ids"] for r in rows], pad),
-        labels=_tensor([r["labels"] for r in rows], -100),
-        attention_mask=_tensor([[1] * _length(r) for r in rows], 0),
+        input_ids=tensor_of([r["input_ids"] for r in rows], pad, side="right"),
+        labels=tensor_of([r["labels"] for r in rows], -100, side="right"),
+        attention_mask=tensor_of([[1] * _length(r) for r in rows], side="right"),
     )
 
 # %% ../../nbs/60_train/01_rows.ipynb #ebdd6988
@@ -318,8 +306,8 @@ def packed(packs: list, pad: int, *, flat: bool = False) -> dict:
     width = max(map(_length, packs))
     lengths = [(*p["seq_lengths"], width - _length(p)) for p in packs]
     batch = dict(
-        input_ids=_tensor([p["input_ids"] for p in packs], pad),
-        labels=_tensor([p["labels"] for p in packs], -100),
+        input_ids=tensor_of([p["input_ids"] for p in packs], pad, side="right"),
+        labels=tensor_of([p["labels"] for p in packs], -100, side="right"),
         position_ids=torch.tensor([[i for n in line for i in range(n)] for line in lengths]),
     )
     batch["labels"][batch["position_ids"] == 0] = -100  # nothing before it in its row foretells a first token

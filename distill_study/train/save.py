@@ -234,10 +234,7 @@ def need_best(checkpoint: Path):
         raise TrainingFailed(sentence("best_gone", page="../train/sft.j2", folder=best, out=checkpoint.parent))
 
 # %% ../../nbs/60_train/04_save.ipynb #5ab844b8
-TOKENIZER_FILES = (
-    *("tokenizer*", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.*", "merges.txt", "*.model", "*.jinja"),
-)
+TOKENIZER_FILES = "tokenizer* special_tokens_map.json added_tokens.json vocab.* merges.txt *.model *.jinja".split()
 MODEL_FILES = (*TOKENIZER_FILES, "config.json", "generation_config.json")  # a trainer rewrites the special tokens there
 
 
@@ -270,8 +267,9 @@ def supervised_choices(model, rows: list) -> tuple[list, list]:
     return probs, tops
 
 
-def moved(before, after, *, dtype) -> dict:  # tokens, max_change and mean_change in nats, same_choice, dtype
-    "How far `after` is from `before`, both from `supervised_choices`."
+def moved(before, model, *, rows: list) -> dict:  # tokens, max_change and mean_change in nats, same_choice, dtype
+    "How far a model is, on tokenized `rows`, from the `supervised_choices` that there were before."
+    dtype, after = model.dtype, supervised_choices(model.float(), rows)  # in 32 bits: what is left is the rounding
     change = [abs(a - b) for a, b in zip(before[0], after[0])]
     same, n = sum(a == b for a, b in zip(before[1], after[1])), max(len(change), 1)
     how_far = dict(max_change=max(change, default=0.0), mean_change=sum(change) / n, same_choice=same / n)
@@ -307,10 +305,7 @@ def merge_adapter(base: Path, adapter: Path, *, folder: Path, name: str, rows: l
     learned_on = _learned_on(base, settings, dtype=torch.float32)
     before = supervised_choices(PeftModel.from_pretrained(learned_on, adapter), rows)
     del learned_on
-    merged = load_model(write_merged(base, adapter, folder=folder, name=name))
-    dtype = merged.dtype
-    after = supervised_choices(merged.float(), rows)  # both in 32 bits: what is left is the rounding
-    return moved(before, after, dtype=dtype)
+    return moved(before, load_model(write_merged(base, adapter, folder=folder, name=name)), rows=rows)
 
 # %% ../../nbs/60_train/04_save.ipynb #6989c192
 FORMS = dict(adapter="the adapter, on the base it learned on", nf4="the merged weights in 4 bits (NF4)")

@@ -83,10 +83,7 @@ class TrainedStudent:
         write_json(data | dict(supervised_share=self.supervised_share), Path(out) / "fit.json")
 
     def _repr_markdown_(self):
-        from jinja2 import Environment, PackageLoader
-
-        templates = Environment(loader=PackageLoader("distill_study"), trim_blocks=True)
-        return templates.get_template("train/student.md.j2").render(s=self)
+        return weights.sentence("student", page="../train/student.md.j2", s=self)
 
 # %% ../../nbs/60_train/03_sft.ipynb #d10a89ab
 _say = partial(weights.sentence, page="../train/sft.j2")
@@ -183,7 +180,9 @@ def _train(job, key):
     trainer.began = time.perf_counter() - save.seconds_before(last)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     record = _record(trainer) | dict(fingerprint=key, starts=starts)
-    chosen = _take_best(trainer) if job.settings.choose != "last" else None
+    chosen = trainer.state.best_global_step if job.settings.choose != "last" else None
+    if chosen not in (None, trainer.state.global_step):
+        trainer._load_from_checkpoint(str(job.out / f"checkpoint-{chosen}"))
     whole = save.whole_weights(trainer.model)
     save.part_ways()
     if rank:
@@ -389,13 +388,6 @@ class _Watcher:
             if len(later) >= patience:
                 self.trainer.control.should_training_stop = True
 
-# %% ../../nbs/60_train/03_sft.ipynb #d4d36be7
-def _take_best(trainer):
-    best = trainer.state.best_global_step
-    if best not in (None, trainer.state.global_step):
-        trainer._load_from_checkpoint(str(trainer.job.out / f"checkpoint-{best}"))
-    return best
-
 # %% ../../nbs/60_train/03_sft.ipynb #140d908c
 def _peak():
     import torch
@@ -476,9 +468,7 @@ def _save_whole(trainer, whole):
         whole = {k: v.to(saved) for k, v in whole.items()}
     write = partial(save.save_weights, model, weights=whole)
     save.write_folder(job.out / "model", write, base=job.base, copied=save.MODEL_FILES)
-    if before is None:
-        return None
-    return save.moved(before, save.supervised_choices(model.float(), job.rows[:8]), dtype=saved)
+    return None if before is None else save.moved(before, model, rows=job.rows[:8])
 
 # %% ../../nbs/60_train/03_sft.ipynb #28e6b92a
 @contextlib.contextmanager
