@@ -689,11 +689,10 @@ class Grading:
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c17
 def data_table(splits, metric) -> Table:
     "How many examples each split has, how many have a gold answer, and what was left out."
-    found = {split: getattr(splits, split) for split in splits.hashes}
-    rows = [
-        dict(split=split, n=len(x), gold=sum(map(has_truth, x)), hash=splits.hashes[split] if x else "")
-        for split, x in found.items()
-    ]
+    rows = []
+    for split, own in splits.hashes.items():
+        found = getattr(splits, split)
+        rows.append(dict(split=split, n=len(found), gold=sum(map(has_truth, found)), hash=own if found else ""))
     tests, truth = {e.key for e in splits.test}, "gold answer" if metric.graded else "reference"
     leaks = sum(e.key in tests for e in splits.train)
     return results.table_of("data", rows, splits=splits, leaks=leaks, truth=truth)
