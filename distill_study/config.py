@@ -430,11 +430,6 @@ class Curate(Settings):
     reasoning: Literal[VISIBLE, "hidden", "visible"] = absent(VISIBLE)
     stated: tuple[str, ...] = absent(())  # regular expressions of what answers are stated with, e.g. 'I pick'
 
-    @property
-    def asks_student(self) -> bool:
-        "Whether the untouched student answers the training inputs, too."
-        return self.hard_items or self.select != RANDOM
-
     def conflict(self):
         if self.select != RANDOM and self.budget is None:
             return f"select: {self.select} chooses rows for a budget; set one, e.g. budget: 400"

@@ -152,11 +152,6 @@ def _mean(values):
     return sum(known) / len(known) if known else None
 
 
-def _gap(m, arm) -> dict | None:
-    "The gap that an arm recovered against the teacher's arm that the report goes by."
-    return next((g for g in m["gaps"] if g["arm"] == arm and g["teacher"] == m["teacher"]), None)
-
-
 def _size(m, model) -> float | None:
     "Parameters of the teacher or the student, where they are known."
     trained = next(iter(m["training"].values()), {}) if model == "student" else {}
@@ -171,7 +166,8 @@ def _cell(key, pages, *, teachers, several):
     scores = [_interval(m["arms"][arm].get("accuracy" if measure.graded else "score")) for m in pages]
     ends = dict(low=0, high=1) if measure.scale == 100 else {}
     items = by_item(pages, arm) if len(pages) > 1 and last.get("n") else None
-    gaps = [_interval(g) for m in pages if (g := _gap(m, arm))] if trained and len(teachers) == 1 else []
+    own = [g for m in pages for g in m["gaps"] if (g["arm"], g["teacher"]) == (arm, m["teacher"])]
+    gaps = [_interval(g) for g in own] if trained and len(teachers) == 1 else []
     return Cell(
         *key,
         measure=measure,

@@ -404,12 +404,11 @@ def _base_stage(c):
 
 def _look_stage(c):
     "The untouched student's answers to the training inputs, where something depends on them."
-    if not c.curate.asks_student:
+    s, drawn = c.student, c.curate.select == config.RANDOM
+    if drawn and not c.curate.hard_items:
         return None
-    key = fingerprint(
-        "look", c.student.model, c.student.batch_size, _any_size(c.data), c.curate.select == config.RANDOM
-    )
-    return Stage("base", f"{c.student.model} answers the training inputs of {c.data.name}", _narrowed(c, []), key)
+    key = fingerprint("look", s.model, s.batch_size, _any_size(c.data), drawn)
+    return Stage("base", f"{s.model} answers the training inputs of {c.data.name}", _narrowed(c, []), key)
 
 
 def _train_stage(c, arm, *, label, look):
