@@ -11,19 +11,9 @@ from distill_study.config import ARMS, DEFAULT_ARMS, ConfigError, Curate
 from distill_study.data.load import Example
 from distill_study.models.engine import Failure
 from distill_study.study.plan import parse_recipe
-from distill_study.study.run import hardness
+from distill_study.study.run import diverse_order, hardness, llkd_order, random_order
 from distill_study.tasks.families import EXPLAIN, SYSTEM, TASKS, Parsed
-from distill_study.teach.curate import (
-    REASONS,
-    Overlaps,
-    choose,
-    curate,
-    diverse_order,
-    enough,
-    llkd_order,
-    overlaps,
-    random_order,
-)
+from distill_study.teach.curate import REASONS, Overlaps, choose, curate, enough, overlaps
 from distill_study.teach.sampling import Answer, Answers, elect
 
 TRAINED = [a for a, arm in ARMS.items() if arm.model == "trained" and (arm.labels or "") in ("vanilla", "cot", "gold")]

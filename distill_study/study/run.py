@@ -4,17 +4,18 @@
 
 # %% auto #0
 __all__ = ['FEWEST', 'ticker', 'engine_for', 'noted_weights', 'weights_of', 'asking', 'answering', 'with_gold', 'check_choice',
-           'Score', 'check_questions', 'label_inputs', 'curate_arms', 'shuffled', 'too_long', 'train_arms', 'train_one',
-           'noted_student', 'answer_arms', 'answer_forms', 'answer_tests', 'untouched_on_train', 'hardness',
-           'answer_pitfalls', 'judge_arms', 'Panel', 'panel', 'note', 'stage', 'Stages', 'Grading', 'data_table',
-           'labels_table', 'rows_parts', 'training_record', 'students_parts', 'model_size', 'Numbers', 'Sections',
-           'Conclusions', 'Run', 'find', 'ask_others']
+           'Score', 'check_questions', 'label_inputs', 'random_order', 'llkd_order', 'diverse_order', 'curate_arms',
+           'shuffled', 'too_long', 'train_arms', 'train_one', 'noted_student', 'answer_arms', 'answer_forms',
+           'answer_tests', 'untouched_on_train', 'hardness', 'answer_pitfalls', 'judge_arms', 'Panel', 'panel', 'note',
+           'stage', 'Stages', 'Grading', 'data_table', 'labels_table', 'rows_parts', 'training_record',
+           'students_parts', 'model_size', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
 
 # %% ../../nbs/85_study/01_run.ipynb #dd11f700
 import math
 import random
 import tempfile
 import time
+import warnings
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, wraps
@@ -221,6 +222,74 @@ def label_inputs(c: Combination, splits, *, store: Store) -> dict:
         _counted(f"teacher, {strategy}", [answers])
     return labels
 
+# %% ../../nbs/85_study/01_run.ipynb #f3443cf5
+def random_order(ids: list, *, seed: int) -> dict:
+    "Id → why it stands there, in a drawn order."
+    return dict.fromkeys(random.Random(seed).sample(ids, len(ids)), "drawn")
+
+
+def llkd_order(ids: list, *, sure: dict, unsure: dict, seed: int) -> dict:
+    """Id → why it stands there, first those of which the teacher is `sure` and the student `unsure`, both from 0 to 1.
+
+    The order of equals is drawn."""
+    score = {i: sure[i] * unsure[i] for i in random_order(ids, seed=seed)}
+    first = sorted(score, key=lambda i: -score[i])
+    return {i: f"{score[i]:.3f}: teacher sure {sure[i]:.3f}, student unsure {unsure[i]:.3f}" for i in first}
+
+
+def diverse_order(ids: list, vectors, *, wrong: dict, unsure: dict, clusters: int, seed: int) -> dict:
+    """Id → why it stands there: one input of every cluster of their `vectors`, inputs × width, then the second of each.
+
+    In a cluster come first those that the student gets `wrong`, of these the most `unsure`; equals are drawn."""
+    from scipy.cluster.vq import kmeans2
+
+    spread = vectors.std(axis=0)
+    standard = (vectors - vectors.mean(axis=0)) / np.where(spread > 0, spread, 1)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # a cluster may stay empty
+        _, found = kmeans2(standard, min(clusters, len(ids)), minit="++", rng=seed)
+    cluster, members = dict(zip(ids, found.tolist())), {}
+    for i in sorted(random_order(ids, seed=seed), key=lambda i: (not wrong[i], -unsure[i])):
+        members.setdefault(cluster[i], []).append(i)
+    place = {i: k for own in members.values() for k, i in enumerate(own)}
+    first = sorted(place, key=place.get)
+    answer = {True: "wrong", False: "right"}
+    return {i: f"cluster {cluster[i]}, student {answer[wrong[i]]}, unsure {unsure[i]:.3f}" for i in first}
+
+# %% ../../nbs/85_study/01_run.ipynb #ae1aeabf
+def _order(c, ids, *, splits, answers, store):
+    "Id → why it stands there, of the inputs that an arm can learn from, in the order in which they are chosen."
+    how = c.curate
+    if how.select == config.RANDOM:
+        return random_order(ids, seed=c.seed)
+    asked = {e.id: e for e in splits.train}
+    labels = {a.id: a for a in answers or ()}
+    untouched = {a.id: a for a in untouched_on_train(c, splits, store=store)}
+    label = {i: asked[i].gold if how.verify or i not in labels else labels[i].parsed.answer for i in ids}
+    unsure = {i: 1 - math.exp(untouched[i].logprob or 0) for i in ids}
+    if how.select == "llkd":
+        sure = {i: _sureness(labels.get(i), label[i]) for i in ids}
+        return llkd_order(ids, sure=sure, unsure=unsure, seed=c.seed)
+    wrong = {i: untouched[i].parsed.answer != label[i] for i in ids}
+    model = how.embedding or c.student.model
+    place = fingerprint("clusters", model, [asked[i].turns for i in ids], wrong, unsure, how.budget, c.seed)
+    if (known := store.get_json("clusters", place)) is None:
+        vectors = embed([curate.text_of(asked[i]) for i in ids], model)
+        about = dict(wrong=wrong, unsure=unsure, clusters=how.budget // 10 or 1)
+        known = diverse_order(ids, vectors, **about, seed=c.seed)
+        store.put_json("clusters", place, obj=known)
+    return known
+
+
+def _sureness(answer, label):
+    "How sure a teacher is of a label, from 0 to 1: the share of its samples, else by its tokens; 1 of gold."
+    if answer is None:
+        return 1.0
+    if answer.votes:
+        return sum(v.parsed.answer == label for v in answer.votes) / len(answer.votes)
+    if answer.logprob is None:
+        raise StudyError.of("unsure_teacher")
+    return math.exp(answer.logprob)
+
 # %% ../../nbs/85_study/01_run.ipynb #12d8145f
 def curate_arms(c: Combination, splits, *, labels: dict, store) -> tuple[dict, dict]:
     "(arm → `Curated`, arm → why there are no rows) of the trained arms; every drop goes into the ledger."
@@ -259,41 +328,6 @@ def _curate_one(c, arm, *, splits, answers, store, found):
     ledger.replace(drops + chosen)
     drops = [curate.Drop(e["id"], e["reason"], e["evidence"]) for e in ledger.entries() if e["reason"] != "chosen"]
     return curate.enough(replace(done, drops=drops), c.min_rows, budget=c.curate.budget)
-
-
-def _order(c, ids, *, splits, answers, store):
-    "Id → why it stands there, of the inputs that an arm can learn from, in the order in which they are chosen."
-    how = c.curate
-    if how.select == config.RANDOM:
-        return curate.random_order(ids, seed=c.seed)
-    asked = {e.id: e for e in splits.train}
-    labels = {a.id: a for a in answers or ()}
-    untouched = {a.id: a for a in untouched_on_train(c, splits, store=store)}
-    label = {i: asked[i].gold if how.verify or i not in labels else labels[i].parsed.answer for i in ids}
-    unsure = {i: 1 - math.exp(untouched[i].logprob or 0) for i in ids}
-    if how.select == "llkd":
-        sure = {i: _sureness(labels.get(i), label[i]) for i in ids}
-        return curate.llkd_order(ids, sure=sure, unsure=unsure, seed=c.seed)
-    wrong = {i: untouched[i].parsed.answer != label[i] for i in ids}
-    model = how.embedding or c.student.model
-    place = fingerprint("clusters", model, [asked[i].turns for i in ids], wrong, unsure, how.budget, c.seed)
-    if (known := store.get_json("clusters", place)) is None:
-        vectors = embed([curate.text_of(asked[i]) for i in ids], model)
-        about = dict(wrong=wrong, unsure=unsure, clusters=how.budget // 10 or 1)
-        known = curate.diverse_order(ids, vectors, **about, seed=c.seed)
-        store.put_json("clusters", place, obj=known)
-    return known
-
-
-def _sureness(answer, label):
-    "How sure a teacher is of a label, from 0 to 1: the share of its samples, else by its tokens; 1 of gold."
-    if answer is None:
-        return 1.0
-    if answer.votes:
-        return sum(v.parsed.answer == label for v in answer.votes) / len(answer.votes)
-    if answer.logprob is None:
-        raise StudyError.of("unsure_teacher")
-    return math.exp(answer.logprob)
 
 
 def too_long(c: Combination, rows: list, *, store) -> dict:

@@ -4,14 +4,11 @@
 
 # %% auto #0
 __all__ = ['REASONS', 'words', 'Grams', 'shingles', 'jaccard', 'near_repeats', 'text_of', 'facts_of', 'contaminated',
-           'gives_away', 'Overlaps', 'overlaps', 'Drop', 'Curated', 'curate', 'random_order', 'llkd_order',
-           'diverse_order', 'choose', 'enough']
+           'gives_away', 'Overlaps', 'overlaps', 'Drop', 'Curated', 'curate', 'choose', 'enough']
 
 # %% ../../nbs/40_teach/02_curate.ipynb #32f4d958
-import random
 import re
 import unicodedata
-import warnings
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field, replace
@@ -487,39 +484,6 @@ def curate(arm, examples: list, *, answers, test: list, settings=None, too_long=
     done = Curated(arm.name, rows, drops)
     balance = _balance(examples, labels, kept=done.kept)
     return replace(done, balance=balance, hidden=len(hidden.intersection(done.kept)))
-
-# %% ../../nbs/40_teach/02_curate.ipynb #f3443cf5
-def random_order(ids: list, *, seed: int) -> dict:
-    "Id → why it stands there, in a drawn order."
-    return dict.fromkeys(random.Random(seed).sample(ids, len(ids)), "drawn")
-
-
-def llkd_order(ids: list, *, sure: dict, unsure: dict, seed: int) -> dict:
-    """Id → why it stands there, first those of which the teacher is `sure` and the student `unsure`, both from 0 to 1.
-
-    The order of equals is drawn."""
-    score = {i: sure[i] * unsure[i] for i in random_order(ids, seed=seed)}
-    first = sorted(score, key=lambda i: -score[i])
-    return {i: f"{score[i]:.3f}: teacher sure {sure[i]:.3f}, student unsure {unsure[i]:.3f}" for i in first}
-
-
-def diverse_order(ids: list, vectors, *, wrong: dict, unsure: dict, clusters: int, seed: int) -> dict:
-    """Id → why it stands there: one input of every cluster of their `vectors`, inputs × width, then the second of each.
-
-    In a cluster come first those that the student gets `wrong`, of these the most `unsure`; equals are drawn."""
-    from scipy.cluster.vq import kmeans2
-
-    spread = vectors.std(axis=0)
-    standard = (vectors - vectors.mean(axis=0)) / np.where(spread > 0, spread, 1)
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # a cluster may stay empty
-        _, found = kmeans2(standard, min(clusters, len(ids)), minit="++", rng=seed)
-    cluster, members = dict(zip(ids, found.tolist())), {}
-    for i in sorted(random_order(ids, seed=seed), key=lambda i: (not wrong[i], -unsure[i])):
-        members.setdefault(cluster[i], []).append(i)
-    place = {i: k for own in members.values() for k, i in enumerate(own)}
-    first = sorted(place, key=place.get)
-    answer = {True: "wrong", False: "right"}
-    return {i: f"cluster {cluster[i]}, student {answer[wrong[i]]}, unsure {unsure[i]:.3f}" for i in first}
 
 # %% ../../nbs/40_teach/02_curate.ipynb #cc663e33
 def choose(done: Curated, order: dict, *, budget: int) -> Curated:
