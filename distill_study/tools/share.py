@@ -6,9 +6,9 @@
 __all__ = ['OURS', 'CATEGORIES', 'inert', 'write_card', 'licenses', 'license_field', 'language_of', 'titled', 'rows_header',
            'prompts_of', 'origin', 'card', 'write_rows', 'write_recipe', 'repo_name', 'check_push', 'push_to_hub',
            'StudentRecord', 'hub_id', 'eval_results', 'student_header', 'loading', 'training', 'student_card',
-           'write_student', 'student_records', 'recipe_students', 'write_students', 'Drawn', 'strata',
-           'systematic_sample', 'draw_answers', 'gold_text', 'wrong_text', 'draw_checks', 'draw_sheets', 'practice',
-           'write_sheets', 'GradesFile', 'read_grades', 'faults', 'import_grades']
+           'write_student', 'recipe_students', 'write_students', 'Drawn', 'strata', 'systematic_sample', 'draw_answers',
+           'gold_text', 'wrong_text', 'draw_checks', 'draw_sheets', 'practice', 'write_sheets', 'GradesFile',
+           'read_grades', 'faults', 'import_grades']
 
 # %% ../../nbs/90_tools/03_share.ipynb #6ce71490
 import json
@@ -417,22 +417,20 @@ def _place_base(part, model):
         shutil.copytree(resolve_model(model), part / "base")
 
 # %% ../../nbs/90_tools/03_share.ipynb #5be4084b
-def student_records(run: Run) -> list[StudentRecord]:
-    "Every trained student of a combination, with its results where the store has all answers."
-    students = run.students
-    try:
-        results = run.results
-    except EngineError as e:
-        if "not in the store" not in str(e):
-            raise
-        results = None
-    c, weights = run.combination, weights_of(run.combination.student.model, run.store)
-    return [StudentRecord(c, run.data, run.rows[arm], fit, weights, results) for arm, fit in students.items()]
-
-
 def recipe_students(recipe: Recipe, store: Store) -> list[StudentRecord]:
-    "Every trained student of a recipe, from a store in replay."
-    return [t for c in recipe.combinations() for t in student_records(Run.of(c, store))]
+    "Every trained student of a recipe, from a store in replay, with its results where that has all answers."
+    found = []
+    for run in (Run.of(c, store) for c in recipe.combinations()):
+        students, c = run.students, run.combination
+        try:
+            results = run.results
+        except EngineError as e:
+            if "not in the store" not in str(e):
+                raise
+            results = None
+        weights = weights_of(c.student.model, store)
+        found += [StudentRecord(c, run.data, run.rows[arm], fit, weights, results) for arm, fit in students.items()]
+    return found
 
 
 def write_students(recipe: Recipe, out: str | Path, *, store: str | Path, adapter: bool = False) -> list[tuple]:
