@@ -15,7 +15,7 @@ ROOMS = "config utils tasks data store models teach grading train analyse report
 CORE = ROOMS[: ROOMS.index("analyse")]
 NO_MODULES = ("__init__.py", "__main__.py", "_modidx.py")
 WIDTH, FUNCTION_LINES, POSITIONAL = 120, 40, 2
-CORE_LINES, LINES = 10_000, 22_276  # the bar; and what it is, to come down to 22,000
+CORE_LINES, LINES = 10_000, 22_000  # of the core, of the whole package
 
 
 def modules() -> dict[str, Path]:
@@ -121,7 +121,7 @@ def main():
     core = [m for m in known if room(m) in CORE]
     print(f"modules           {len(known):>7,}   (at most 45)")
     print(f"lines, core       {lines(core):>7,}   (at most 10,000)")
-    print(f"lines, package    {lines(known):>7,}   (to come down to 22,000)")
+    print(f"lines, package    {lines(known):>7,}   (at most {LINES:,})")
     print(f"prose             {prose(notebooks()):>7.1%}   (at least 20 %)")
     print(f"lines over {WIDTH}    {len(wide_lines()):>7,}   (none)")
     print(f"functions over {FUNCTION_LINES} {len(long_functions()):>6,}   (none)")
