@@ -271,7 +271,9 @@ def in_short(pages: list, failed: int = 0) -> list[str]:
     n = sorted({c.score.n for c in grid.values() if c.outcome and c.score.n})
     reverse = [c for c in grid.values() if c.judge is not None]
     where = {k: _where(grid, k) for k in ("asking", "constant", "form", "untestable", "worse")}
-    grown = _growth(pages, counts[0]["arm"]) if counts and size_axis(point) else []
+    free = {size_axis(point): None}
+    near = [m for m in pages if _axes_of(m) | free == _axes_of(own[0]) | free]  # of any size
+    grown = _growth(near, counts[0]["arm"]) if counts and size_axis(point) else []
     lines = [" ".join([sentence("grid", "finding", tally=counts), *grown])]
     lines += [sentence("grid", "leading", point=point, place=place_of(point))] if point else []
     form = any(c.arm == FORM for c in grid.values())
