@@ -415,8 +415,7 @@ class Curate(Settings):
     keep: Count = absent(1)  # most samples of an input that become rows, where they differ
     prefer: Literal[FIRST, "shortest"] = absent(FIRST)  # which sample comes first
     budget: Count | None = absent(None)  # rows that an arm may have; None: all there are
-    # the inputs it is spent on: drawn; 'llkd' where the teacher is sure and the student isn't; 'diverse' of every kind
-    select: Literal[RANDOM, "llkd", "diverse"] = absent(RANDOM)
+    select: Literal[RANDOM, "llkd", "diverse"] = absent(RANDOM)  # the inputs it is spent on, see `study.run`
     embedding: str | None = absent(None)  # model that tells inputs apart for 'diverse'; None: the untouched student
     agreement: Share = 0.0  # share of the samples (teacher.sampling.n) that must agree; 0 asks for none
     near: float | None = Field(0.7, gt=0, le=1)  # similarity from which on an input repeats another; None: equal ones

@@ -13,7 +13,17 @@ from conftest import ROOT
 from distill_study.config import ConfigError, Data
 from distill_study.data import load
 from distill_study.data.load import load_data
-from distill_study.report.grid import axis_tables, curve_alt, curves, in_short, leading, passings, reach, sections
+from distill_study.report.grid import (
+    against,
+    axis_tables,
+    curve_alt,
+    curves,
+    in_short,
+    leading,
+    passings,
+    reach,
+    sections,
+)
 from distill_study.report.render import check_page
 from distill_study.store.log import Store
 from distill_study.study import plan as planner, run, schedule
@@ -322,3 +332,22 @@ def test_a_budget_of_rows_has_curves_and_a_table_of_every_other_axis_at_each_siz
     assert [round(100 * row[k].value) for k in ('"random"', '"llkd"')] == [60, 55]
     text = dict(sections(pages))["Learning curves"].replace("\u00a0", " ")
     assert "training rows" in text and "training inputs" not in text
+
+
+def test_a_table_of_an_axis_says_how_far_each_value_is_from_the_first_over_items_and_seeds():
+    def pages(*levels):
+        return [
+            page({"curate.select": way}, seed=seed, right={"distilled/cot-rationale": k + seed})
+            for way, k in zip(("random", "llkd", "diverse"), levels)
+            for seed in (0, 1)
+        ]
+
+    found = pages(100, 140, 100)
+    who = "teacher", "student-s", "distilled/cot-rationale"
+    i = against(found[:2], found[2:4])[who]
+    assert i.value == pytest.approx(0.2) and i.low < 0.2 < i.high and i.n == 200
+    same = against(found[:2], found[4:])[who]
+    assert same.value == pytest.approx(0) and same.low <= 0 <= same.high
+    assert against(found[:1], found[3:4]) == {}, "of another seed"
+    sub = axis_tables(found, "curate.select")[0].sub
+    assert "trained on reasoning +20.0" in sub and "trained on reasoning +0.0" in sub

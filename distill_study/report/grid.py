@@ -6,7 +6,7 @@
 __all__ = ['GAP_ENDS', 'COSTS', 'Cell', 'names_of', 'mean_over_seeds', 'by_item', 'pooled', 'outcome_of', 'reversed_by_judge',
            'cells', 'size_axis', 'size_of', 'leading', 'tally', 'in_short', 'Axis', 'axis_over', 'panels', 'charts',
            'score_table', 'mean_of', 'Mean', 'means', 'pareto', 'cost_chart', 'Curve', 'curves', 'reach', 'Passing',
-           'passings', 'curve_figure', 'curve_alt', 'curve_parts', 'axis_tables', 'sections']
+           'passings', 'curve_figure', 'curve_alt', 'curve_parts', 'against', 'axis_tables', 'sections']
 
 # %% ../../nbs/80_report/04_grid.ipynb #53be64e3
 import json
@@ -255,12 +255,6 @@ def _where(grid, outcome) -> list[str]:
     return [d if len(s) == len(every[d]) > 1 else f"{d} ({', '.join(s)})" for d, s in of.items()]
 
 
-def _growth(pages, arm) -> list[str]:
-    "What an arm scores with the fewest and with the most training inputs: a sentence for each of the first curves."
-    found = [c for c in curves(pages) if None not in (c.score(arm, 0).value, c.score(arm).value)]
-    return [sentence("grid", "growth", c=c, arm=arm, several=len(found) > 1) for c in found[:3]]
-
-
 def in_short(pages: list, failed: int = 0) -> list[str]:
     "The finding of combinations in one sentence, then what limits it, each in one; `failed` more have no numbers."
     if not pages:
@@ -271,9 +265,10 @@ def in_short(pages: list, failed: int = 0) -> list[str]:
     n = sorted({c.score.n for c in grid.values() if c.outcome and c.score.n})
     reverse = [c for c in grid.values() if c.judge is not None]
     where = {k: _where(grid, k) for k in ("asking", "constant", "form", "untestable", "worse")}
-    free = {size_axis(point): None}
-    near = [m for m in pages if _axes_of(m) | free == _axes_of(own[0]) | free]  # of any size
-    grown = _growth(near, counts[0]["arm"]) if counts and size_axis(point) else []
+    size, lead = {size_axis(point): None}, counts[0]["arm"] if counts else ""
+    near = curves([m for m in pages if _axes_of(m) | size == _axes_of(own[0]) | size])
+    near = [c for c in near if None not in (c.score(lead, 0).value, c.score(lead).value)]
+    grown = [sentence("grid", "growth", c=c, arm=lead, several=len(near) > 1) for c in near[:3]]
     lines = [" ".join([sentence("grid", "finding", tally=counts), *grown])]
     lines += [sentence("grid", "leading", point=point, place=place_of(point))] if point else []
     form = any(c.arm == FORM for c in grid.values())
@@ -472,27 +467,21 @@ def pareto(rows: list, key: str) -> list:
 
     return [place for place, point in enumerate(points, 1) if not beaten(point)]
 
-
-def _per(rows, key):
-    "What a cost is counted per."
-    conversation = rows[0].cells[0].measure.key in FAMILY["conversation"]
-    return COSTS[key][1].replace("answer", "conversation") if conversation else COSTS[key][1]
-
 # %% ../../nbs/80_report/04_grid.ipynb #2d9e4c33
 def cost_chart(rows: list, sets: list, *, key: str) -> str:
     "The mean of `means` against a cost of `COSTS` that is known for all, as HTML."
     m, front, costs = rows[0].cells[0].measure, pareto(rows, key), [r.cost(key) for r in rows]
-    name, _, digits = COSTS[key]
+    name, per, digits = COSTS[key]
+    per = per.replace("answer", "conversation") if m.key in FAMILY["conversation"] else per
     y = Axis((0, 25, 50, 75, 100)) if m.scale == 100 else axis_over([0, *(m.scale * r.mean.value for r in rows)])
     points = []
     for place, (r, cost) in enumerate(zip(rows, costs), 1):
         text = f"{r.name}: {r.mean.text(m.scale, m.digits)} at {num(cost, digits)}"
         where = dict(i=r.mean, cost=cost, kind=_kind(r.cells[0].arm), named=r.name)
         points.append(dict(where, text=text, front=place in front))
-    axes = dict(x=axis_over(costs, log=min(costs) > 0), y=y, measure=m, per=f"{name}, {_per(rows, key)}", digits=digits)
-    texts = {
-        k: sentence("grid", k, measure=m, sets=sets, name=name, points=points) for k in ("cost_alt", "cost_caption")
-    }
+    axes = dict(x=axis_over(costs, log=min(costs) > 0), y=y, measure=m, per=f"{name}, {per}", digits=digits)
+    about, words = dict(measure=m, sets=sets, name=name, points=points), ("cost_alt", "cost_caption")
+    texts = {k: sentence("grid", k, **about) for k in words}
     return html_of("chart", chart="cost", points=points, **axes, **texts)
 
 # %% ../../nbs/80_report/04_grid.ipynb #a5e5a005
@@ -668,6 +657,21 @@ def curve_parts(found: list[Curve]) -> list[str]:
     return [html_of("chart", chart="curves", figures=figures, remarks=remarks)] if figures else []
 
 # %% ../../nbs/80_report/04_grid.ipynb #a5e5a00d
+def against(control: list, other: list) -> dict:
+    "(teacher, student, arm) → by how much it scores more on `other` pages than on the `control`'s, seed by seed."
+    seeds = {(*names_of(m), m["provenance"]["settings"]["seed"]): m["items"]["arms"] for m in control}
+    found = {}
+    for m in other:
+        before, after = seeds.get((*names_of(m), m["provenance"]["settings"]["seed"]), {}), m["items"]["arms"]
+        for arm in (a for a in TRAINED if a in before and a in after):
+            pair = dict(m, items=m["items"] | dict(arms={"control": before[arm], "other": after[arm]}))
+            found.setdefault((*names_of(m)[1:], arm), []).append(pair)
+    both = "control", "other"
+    return {
+        k: mean_over_seeds([by_item([m], *both) for m in own], items=by_item(own, *both)) for k, own in found.items()
+    }
+
+
 def axis_tables(pages: list, key: str) -> list[Table]:
     "What every arm scores at each value of an axis, a table for each data set."
     own, point = leading(pages)
@@ -684,16 +688,12 @@ def axis_tables(pages: list, key: str) -> list[Table]:
         for value, own in at.items():
             head = Column(value, place_of({key: json.loads(value)}), m.unit, "interval", m.digits, m.scale)
             columns[head] = [c for c in cells(own).values() if c.score.value is not None]
-        tables.append(Table(f"{data}: {m.name} by {SIZES.get(key, key)}{where}", *_scores(columns)))
+        control, *others = at.values()
+        sub = sentence("grid", "against", columns=[*columns], more=[against(control, own) for own in others], m=m)
+        tables.append(Table(f"{data}: {m.name} by {SIZES.get(key, key)}{where}", *_scores(columns), sub))
     return tables
 
 # %% ../../nbs/80_report/04_grid.ipynb #e5874989
-def _costs(rows, sets) -> list:
-    "Charts of the costs that are known for all; of tokens where the sizes of models are not."
-    known = [k for k in COSTS if pareto(rows, k)]
-    return [cost_chart(rows, sets, key=k) for k in known if not (k == "tokens" and "work" in known)]
-
-
 def sections(pages: list) -> list[tuple]:  # (heading, HTML)
     "Charts, costs and the tables of all scores, each under its heading; of several points on axes, at the leading one."
     if not pages:
@@ -703,12 +703,13 @@ def sections(pages: list) -> list[tuple]:  # (heading, HTML)
     dots, gaps = charts(panels(own, grid))
     measures = dict.fromkeys(c.measure.key for c in grid.values())
     over = [p for k in measures if len((p := means(grid, k))[0]) > 1 and (len(p[1]) > 1 or len(measures) == 1)]
+    known = [(*p, k) for p in over for k in COSTS if pareto(p[0], k) and not (k == "tokens" and pareto(p[0], "work"))]
     parts = {
         "Learning curves": curve_parts(curves(pages)) if size_axis(point) else [],
         "Scores": [dots],
         "Settings": [t.html() for key, tables in varied.items() if key not in SIZES for t in tables],
         "Gap recovered": [gaps] if gaps else [],
-        "Score against cost": [x for p in over for x in _costs(*p)],
+        "Score against cost": [cost_chart(rows, sets, key=k) for rows, sets, k in known],
         "All scores": [t.html() for t in (score_table(grid), *varied.get(size_axis(point), ()))],
     }
     return [(k, html_of("section", parts=part, fold=k == "All scores")) for k, part in parts.items() if part]
