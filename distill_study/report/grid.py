@@ -265,8 +265,8 @@ def in_short(pages: list, failed: int = 0) -> list[str]:
     n = sorted({c.score.n for c in grid.values() if c.outcome and c.score.n})
     reverse = [c for c in grid.values() if c.judge is not None]
     where = {k: _where(grid, k) for k in ("asking", "constant", "form", "untestable", "worse")}
-    size, lead = {size_axis(point): None}, counts[0]["arm"] if counts else ""
-    near = curves([m for m in pages if _axes_of(m) | size == _axes_of(own[0]) | size])
+    size, lead = {key: None for key in SIZES if key in point}, counts[0]["arm"] if counts else ""
+    near = curves([m for m in pages if _axes_of(m) | size == _axes_of(own[0]) | size]) if size else []
     near = [c for c in near if None not in (c.score(lead, 0).value, c.score(lead).value)]
     grown = [sentence("grid", "growth", c=c, arm=lead, several=len(near) > 1) for c in near[:3]]
     lines = [" ".join([sentence("grid", "finding", tally=counts), *grown])]
