@@ -689,7 +689,8 @@ def axis_tables(pages: list, key: str) -> list[Table]:
             head = Column(value, place_of({key: json.loads(value)}), m.unit, "interval", m.digits, m.scale)
             columns[head] = [c for c in cells(own).values() if c.score.value is not None]
         control, *others = at.values()
-        sub = sentence("grid", "against", columns=[*columns], more=[against(control, own) for own in others], m=m)
+        more = [against(control, own) for own in others if key not in SIZES]  # which the curves say
+        sub = sentence("grid", "against", columns=[*columns], more=more, m=m) if any(more) else ""
         tables.append(Table(f"{data}: {m.name} by {SIZES.get(key, key)}{where}", *_scores(columns), sub))
     return tables
 

@@ -274,8 +274,7 @@ def _order(c, ids, *, splits, answers, store):
     place = fingerprint("clusters", model, [asked[i].turns for i in ids], wrong, unsure, how.budget, c.seed)
     if (known := store.get_json("clusters", place)) is None:
         vectors = embed([curate.text_of(asked[i]) for i in ids], model)
-        doubts = dict(wrong=wrong, unsure=unsure)
-        known = diverse_order(ids, vectors, **doubts, clusters=how.budget // 10 or 1, seed=c.seed)
+        known = diverse_order(ids, vectors, wrong=wrong, unsure=unsure, clusters=how.budget // 10 or 1, seed=c.seed)
         store.put_json("clusters", place, obj=known)
     return known
 
