@@ -476,9 +476,9 @@ def test_gold_is_read_as_its_family_does(call, completions, task, strategy, line
     [
         ([dict(id=1, completion="4"), "{"], ["--task", "math"], "line 2: not JSON"),
         ([dict(id=1, completion="4"), "[]"], ["--task", "math"], "line 2: expected an object"),
-        ([dict(id=1, text="4")], ["--task", "math"], "line 1: completion is missing.*there are id, text"),
-        ([dict(completion="4")], ["--task", "math"], "line 1: id is missing"),
-        ([dict(id=1, completion=None)], ["--task", "math"], "line 1: completion is missing, or not"),
+        ([dict(id=1, text="4")], ["--task", "math"], "row 1: completion is missing.*there are id, text"),
+        ([dict(completion="4")], ["--task", "math"], "row 1: id is missing"),
+        ([dict(id=1, completion=None)], ["--task", "math"], "row 1: completion is missing, or not"),
         ([dict(id=1, completion="4", choices="honey")], ["--task", "nlu_qa"], "line 1: choices is missing, or not"),
         ([dict(id=1, completion="4", prompt=["?"])], ["--task", "math"], "line 1: prompt"),
         ([dict(id=1, completion="4")], ["--task", "maths"], "--task maths: unknown. Did you mean 'math'"),

@@ -659,11 +659,11 @@ def test_a_split_without_a_file_is_looked_for_in_all(tmp_path):
 @pytest.mark.parametrize(
     "text, why",
     [
-        ('{"id": "a", "completion": "x"}\n{"id": "a", "completion": "y"}\n', "line 2: id 'a' is there already"),
+        ('{"id": "a", "completion": "x"}\n{"id": "a", "completion": "y"}\n', "row 2: id 'a' is there already"),
         ("", "has no rows"),
-        ("\n", "line 1: not JSON"),
-        ('{"id": "a", "completion": "x"}\n\n{"id": "b", "completion": "y"}\n', "line 2: not JSON"),
-        ('{"id": "a", "text": "x"}', "line 1: completion = None is not text; its columns: id, text"),
+        ("\n", "has no rows"),
+        ('{"id": "a", "completion": "x"}\n\n{"id": "a", "completion": "y"}\n', "row 2: id 'a' is there already"),
+        ('{"id": "a", "text": "x"}', "row 1: completion = None is not text; its columns: id, text"),
         ('{"completion": "x"}', "id = None is not"),
         ('{"id": "a", "completion": 3}', "completion = 3 is not text"),
         ('{"id": true, "completion": "x"}', "id = True is not"),
@@ -686,7 +686,7 @@ def test_odd_but_readable_rows(tmp_path):
     )
     assert {id: text for id, (text, *_) in read_recorded(tmp_path / "r.jsonl").items()} == {"1": "a\u2028b ?", "2": ""}
     (tmp_path / "r.jsonl").write_bytes(b'{"id": 1, "completion": "\xff"}\n')
-    with pytest.raises(StudyError, match="it is not UTF-8"):
+    with pytest.raises(StudyError, match="it is not in UTF-8"):
         read_recorded(tmp_path / "r.jsonl")
 
 

@@ -146,7 +146,8 @@ def test_two_processes_make_the_index_at_once(indexed):
     index.unlink()
     code = (
         "from test_index import *\n"
-        "log_module.replace_file = lambda data, path, real=log_module.replace_file: (input(), real(data, path))\n"
+        "from distill_study import utils\n"
+        "utils.replace_file = lambda data, path, real=utils.replace_file: (input(), real(data, path))\n"
         "print(Log(Path(sys.argv[1])).get(record(int(sys.argv[2])).key).text)"
     )
     killed = (

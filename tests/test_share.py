@@ -15,7 +15,7 @@ from distill_study.config import Combination
 from distill_study.report.render import shareable
 from distill_study.store.log import Store
 from distill_study.study.plan import load_recipe
-from distill_study.study.schedule import FAILED, Board
+from distill_study.study.schedule import FAILED, Board, run_combination
 
 KEY = "marked/secret+0123456789"
 FORMS = (KEY, quote(KEY, safe=""), quote(KEY), KEY.replace("/", "\\/"))
@@ -72,6 +72,9 @@ def shared(tmp_path_factory):
         for job in board.jobs.values():
             job.state, job.error = FAILED, f"{TOLD} in {folder}/store"
         board.write(ended=True)
+        bad = next(c for c in load_recipe("both.yaml").combinations() if c.teacher.engine == "openai:bad")
+        by_hand = run_combination(bad, folder / "reports/both" / bad.name, store=folder / "store")
+        assert by_hand.error
     yield folder, done, recipe
     mp.undo()
 

@@ -368,10 +368,10 @@ def read_recorded(path: Path) -> dict[str, tuple]:
         for column, kinds, kind in wanted:
             if type(value := row.get(column)) not in kinds:
                 columns = ", ".join(row)[:200]
-                raise EngineError(f"{path}, line {n}: {column} = {value!r:.80} is not {kind}; its columns: {columns}.")
+                raise EngineError(f"{path}, row {n}: {column} = {value!r:.80} is not {kind}; its columns: {columns}.")
         id, thought = str(row["id"]), (row.get(c) for c in ("reasoning_content", "reasoning"))
         if id in found:
-            raise EngineError(f"{path}, line {n}: id {id!r:.80} is there already. Ids must be unique within a file.")
+            raise EngineError(f"{path}, row {n}: id {id!r:.80} is there already. Ids must be unique within a file.")
         texts = (row["completion"], next((t for t in thought if isinstance(t, str)), ""))
         text, thought = (t.encode("utf-8", "replace").decode() for t in texts)  # a lone surrogate becomes '?'
         found[id] = text, ending(row.get("finish_reason")), thought

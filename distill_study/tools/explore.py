@@ -351,7 +351,7 @@ def read_completions(path: str | Path, task: str, *, strategy: str, structured: 
         raise fault("structured", task)
     if not path.is_file():
         raise fault("no_completions", path)
-    rows = [_fields_of(r, f"{path.name}, line {i}", family=family) for i, r in enumerate(read_jsonl(path), 1)]
+    rows = [_fields_of(r, f"{path.name}, row {i}", family=family) for i, r in enumerate(read_jsonl(path), 1)]
 
     def read(row):
         id, text, gold, how = row
