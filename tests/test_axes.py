@@ -303,7 +303,7 @@ def test_pages_of_one_size_have_no_curve_and_pages_without_items_no_sentence():
 
 def test_a_value_may_be_several_settings_which_lie_on_those_of_the_recipe():
     ways = [{"select": "random"}, {"keep": 2, "prefer": "shortest"}]
-    more = dict(curate=dict(verify=True), sampling=dict(n=3, temperature=0.7))
+    more = dict(curate=dict(verify=True), sampling=dict(n=3, temperature=0.7), min_rows=5)
     found = {c.point: c for c in recipe({"curate.budget": [10, 20], "curate": ways}, **more).combinations()}
     assert [*found] == [f"budget {n}, {way}" for n in (10, 20) for way in ("select random", "keep 2, prefer shortest")]
     c = found["budget 20, keep 2, prefer shortest"]

@@ -11,10 +11,11 @@ from distill_study.config import ARMS, DEFAULT_ARMS, ConfigError, Curate
 from distill_study.data.load import Example
 from distill_study.models.engine import Failure
 from distill_study.study.plan import parse_recipe
-from distill_study.study.run import diverse_order, hardness, llkd_order, random_order
+from distill_study.study.run import Run, diverse_order, hardness, llkd_order, random_order
 from distill_study.tasks.families import EXPLAIN, SYSTEM, TASKS, Parsed
 from distill_study.teach.curate import REASONS, Overlaps, choose, curate, enough, overlaps
 from distill_study.teach.sampling import Answer, Answers, elect
+from distill_study.tools.archive import ledger_rows
 
 TRAINED = [a for a, arm in ARMS.items() if arm.model == "trained" and (arm.labels or "") in ("vanilla", "cot", "gold")]
 CHOICES = ("red barn", "blue attic", "green hall")
@@ -483,6 +484,7 @@ RAW = dict(
         (dict(select="llkd", budget=20), "sampling.logprobs"),
         (dict(select="diverse"), "budget"),
         (dict(budget=100), "60 too few"),
+        (dict(budget=5), "min_rows"),
         (dict(budget=20, embedding="zoo/student-m"), "select: diverse"),
         (dict(budget=0), "budget"),
         (dict(keep=0), "keep"),
@@ -492,3 +494,23 @@ RAW = dict(
 def test_a_choice_that_cannot_be_made_is_refused_before_any_work(curate, why):
     with pytest.raises(ConfigError, match=re.escape(why)):
         parse_recipe(RAW | dict(curate=curate))
+
+
+@pytest.mark.parametrize("select", ["llkd", "diverse"])
+def test_a_run_chooses_its_rows_notes_why_and_a_replay_chooses_the_same(tmp_path, select):
+    arms = ["teacher/cot", "student/vanilla", "distilled/cot-rationale", "control/gold"]
+    teacher = dict(engine="transformers:zoo/teacher", strategies=["cot"], sampling=dict(logprobs=1))
+    how = dict(data=dict(name="tiny-math", train=40, test=6), arms=arms, min_rows=5, store=tmp_path)
+    how |= dict(options={"curate.select": select, "curate.budget": 10})
+    run = Run(teacher, "zoo/student-s", **how)
+    for arm, done in run.rows.items():
+        assert len(done.rows) == 10 == len(done.chosen) and done.attrition["inputs"] == 40, arm
+        noted = [e for e in ledger_rows(tmp_path) if e.get("arm") == arm and e["reason"] in ("chosen", "over budget")]
+        places = {e["id"]: int(e["evidence"].split()[1]) for e in noted}
+        assert sorted(places.values()) == [*range(1, len(noted) + 1)]
+        assert {id for id, place in places.items() if place <= 10} == {*done.kept}
+        assert all("student unsure" in e["evidence"] for e in noted)
+    again = Run(teacher, "zoo/student-s", **how, replay=True)
+    assert {a: d.rows for a, d in again.rows.items()} == {a: d.rows for a, d in run.rows.items()}
+    drawn = Run(teacher, "zoo/student-s", **how | dict(options={"curate.budget": 10}), replay=True)
+    assert drawn.rows["control/gold"].kept != run.rows["control/gold"].kept

@@ -57,6 +57,8 @@ class Recipe(config.Shared):
             return wording("lone_answer", agreement=self.curate.agreement, engine=once)
         if self.curate.select == "llkd" and not all(t.sampling.n > 1 or t.sampling.logprobs for t in self.teachers):
             return wording("unsure_teacher")
+        if self.curate.budget and self.curate.budget < self.min_rows:
+            return wording("small_budget", budget=self.curate.budget, least=self.min_rows)
         for d in self.data:
             missing = (self.curate.budget or 0) - (d.train or math.inf) * self.curate.keep
             if missing > 0:
@@ -237,9 +239,8 @@ def _override(raw, key, *, value):
     head, *path = key.split(".")
     if head == "axes" and path:
         values = [_from_yaml(v, f"-p {key}") for v in value.split(",")] if isinstance(value, str) else value
-        raw["axes"] = (raw["axes"] if isinstance(raw.get("axes"), dict) else {}) | {
-            ".".join(path): values if isinstance(values, list) else [values]
-        }
+        axes = raw["axes"] if isinstance(raw.get("axes"), dict) else {}
+        raw["axes"] = axes | {".".join(path): values if isinstance(values, list) else [values]}
         return
     if not path and head in _LISTS and isinstance(value, str):
         value = [_from_yaml(v, f"-p {key}") for v in value.split(",")]
@@ -253,9 +254,8 @@ def _override(raw, key, *, value):
         raise ConfigError.of("no_judge", key=key)
     entries = raw.get(place, []) if place in _LISTS else [raw.setdefault(place, {})]
     entries = [entry for entry in entries if isinstance(entry, dict)]
-    engines = tuple(
-        f"{e}:" for e, field in config.OWN.items() if field == head
-    )  # the only ones that have such settings
+    own = [e for e, field in config.OWN.items() if field == head]  # the engines that alone have such settings
+    engines = tuple(f"{e}:" for e in own)
     if engines:
         entries = [entry for entry in entries if str(entry.get("engine")).startswith(engines)]
         if not entries:

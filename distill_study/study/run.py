@@ -252,8 +252,8 @@ def diverse_order(ids: list, vectors, *, wrong: dict, unsure: dict, clusters: in
         members.setdefault(cluster[i], []).append(i)
     place = {i: k for own in members.values() for k, i in enumerate(own)}
     first = sorted(place, key=place.get)
-    answer = {True: "wrong", False: "right"}
-    return {i: f"cluster {cluster[i]}, student {answer[wrong[i]]}, unsure {unsure[i]:.3f}" for i in first}
+    says = {True: ", student wrong", False: ""}
+    return {i: f"cluster {cluster[i]}{says[wrong[i]]}, student unsure {unsure[i]:.3f}" for i in first}
 
 # %% ../../nbs/85_study/01_run.ipynb #ae1aeabf
 def _order(c, ids, *, splits, answers, store):
@@ -269,7 +269,7 @@ def _order(c, ids, *, splits, answers, store):
     if how.select == "llkd":
         sure = {i: _sureness(labels.get(i), label[i]) for i in ids}
         return llkd_order(ids, sure=sure, unsure=unsure, seed=c.seed)
-    wrong = {i: untouched[i].parsed.answer != label[i] for i in ids}
+    wrong = {i: families.TASKS[splits.task].graded and untouched[i].parsed.answer != label[i] for i in ids}
     model = how.embedding or c.student.model
     place = fingerprint("clusters", model, [asked[i].turns for i in ids], wrong, unsure, how.budget, c.seed)
     if (known := store.get_json("clusters", place)) is None:
