@@ -216,11 +216,11 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
     from distill_study.study.schedule import lacking_data, problems
     from distill_study.train.rows import check_templates
 
-    r = _recipe(recipe, p)
+    r, looked = _recipe(recipe, p), {}
     for d in r.data:
         task_of(d)
     print(for_terminal(f"{r.name}: {r.description}"))
-    if wrong := problems(r):
+    if wrong := problems(r, looked):
         print("\nThis can't run as it is:", *wrong, sep="\n  ")
         raise typer.Exit(1)
     about, stages = estimate.lines(estimate.budget(r, gpus), memory=False), plan(r)
@@ -230,7 +230,7 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
             print(f"  {work.kind:<8} {work.what:<75} {how_much(work)}")
         for model, notes in check_templates(report.combination).items():
             print(*(f"  template {model}: {note}" for note in notes.values()), sep="\n")
-    print(*(f"\n{costs}" for costs in lacking_data(r)), sep="")
+    print(*(f"\n{costs}" for costs in lacking_data(r, looked)), sep="")
     transfer = Counter(work.data.name for s in stages if s.kind == "transfer" for work in s.work)
     for name, n in transfer.items():
         print(f"\n{name}: also asked of {plural(n, 'student')} that learned from other data")

@@ -278,12 +278,12 @@ def check(recipe: Recipe, reports: Path, *, store: Path, replay: bool = False):
             _check_machine(resolved(c, splits.task), store=Store(store))
 
 
-def problems(recipe: Recipe) -> list[str]:
-    "Why a recipe can't run, as far as that is known without a network, a server or a GPU."
+def problems(recipe: Recipe, looked: dict | None = None) -> list[str]:
+    "Why a recipe can't run, as far as that is known without a network, a server or a GPU; `looked` keeps its data."
     found, here = [], [c for c in recipe.combinations() if source_of(c.data.name) != "hub"]
     for _, same in groupby(here, key=lambda c: c.data):
         try:
-            for c, splits, orders, most in _with_data(same):
+            for c, splits, orders, most in _with_data(same, looked):
                 try:
                     _check_data(c, splits, most=most)
                     _check_models(resolved(c, splits.task), splits, orders=orders, here=True)
@@ -294,14 +294,22 @@ def problems(recipe: Recipe) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _with_data(combinations):
+def _look(data, looked):
+    "(Examples of a data set, how many training rows `Curate` leaves at most), once for each `looked`."
+    key, known = data.model_dump_json(), {} if looked is None else looked
+    if key not in known:
+        splits = load_data(data)
+        known[key] = splits, cache(partial(most_rows, splits))
+    return known[key]
+
+
+def _with_data(combinations, looked=None):
     """Each combination with its examples, the orders of turns they ask in, and a function of `Curate` that gives how
     many training rows there can be; data that several share, loaded once."""
     for data, same in groupby(combinations, key=lambda c: c.data):
-        splits = load_data(data)
+        splits, most = _look(data, looked)
         asked = (e.ask("vanilla") for e in (*splits.train, *splits.test))
         orders = tuple(sorted({tuple(m["role"] for m in messages) for messages in asked}))
-        most = cache(partial(most_rows, splits))
         yield from ((c, splits, orders, most) for c in same)
 
 
@@ -314,13 +322,13 @@ def most_rows(splits, settings: Curate) -> int:
     return len({train[found.first.get(i, (i,))[0]].key for i in range(len(train)) if i not in found.leaks})
 
 
-def lacking_data(recipe: Recipe) -> list[str]:
+def lacking_data(recipe: Recipe, looked: dict | None = None) -> list[str]:
     "What data on this machine cost a recipe, a sentence each: training inputs that repeat, splits without any gold."
     out = []
     for d in recipe.data:
         if source_of(d.name) != "hub":
-            splits = load_data(d)
-            have, inputs = most_rows(splits, recipe.curate), len(splits.train)
+            splits, most = _look(d, looked)
+            have, inputs = most(recipe.curate), len(splits.train)
             out += [str(StudyError.of("repeats", name=stem(d.name), have=have, inputs=inputs))] * (have < inputs)
             bare = [s for s in ("train", "test") if not any(map(has_truth, getattr(splits, s)))]
             out += [str(StudyError.of(f"bare_{s}", name=stem(d.name))) for s in bare]
