@@ -168,12 +168,13 @@ def _run(r, file, *, reports, store, views, workers, strict=False, ray=None, rep
     from distill_study.study.plan import wanted
     from distill_study.study.workers import Local, Ray
 
-    schedule.check(r, reports, store=store, replay=replay)
+    stay = schedule.check(r, reports, store=store, replay=replay)
     claim(r, file, reports=reports)
     executor, given = (Ray(ray), (reports.resolve(), store.resolve())) if ray else (Local(workers), (reports, store))
     try:
         with schedule.watching(**views) as shows:
-            outcomes = schedule.run_recipe(r, given[0], store=given[1], executor=executor, replay=replay, **shows)
+            how = dict(executor=executor, replay=replay, stay=stay)
+            outcomes = schedule.run_recipe(r, given[0], store=given[1], **how, **shows)
     except KeyboardInterrupt:
         say("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
