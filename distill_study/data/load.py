@@ -19,7 +19,7 @@ import re
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain, zip_longest
 from numbers import Number
 from pathlib import Path
@@ -659,8 +659,10 @@ def _draw(examples, n, *, seed, what, held=0, left=None):
     return [e for i, e in enumerate(examples) if i in at], [e for i, e in enumerate(examples) if i not in at]
 
 # %% ../../nbs/20_data/02_load.ipynb #aecd9553
-def _load_tiny(data):
-    "The splits of a built-in set; its settings are its own."
+@lru_cache(maxsize=4)  # a report asks twice, a worker for every stage
+def _load_tiny(settings):
+    "The splits of a built-in set, of its settings in JSON; these are its own."
+    data = Data.model_validate_json(settings)
     own = [k for k in ("columns", "labels", "splits") if getattr(data, k)]
     if own or data.task not in (None, TINY[data.name].task):
         raise DataError.of("built_in", name=data.name, setting=(own or ["task"])[0])
@@ -707,7 +709,7 @@ def load_data(data: Data) -> Splits:
     "Examples of a data set, as many as its settings ask for; every problem is a `DataError`."
     task = task_of(data)
     if data.name in TINY:
-        return _load_tiny(data)
+        return _load_tiny(data.model_dump_json())
     if is_file(data.name) and data.splits:
         raise DataError.of("file_has_no_splits", splits=data.splits, name=data.name)
     rows, own = _split(data, "train")

@@ -97,6 +97,9 @@ def _shell():
             if data:  # what displays itself leaves nothing to be shown
                 self.shell.display_pub.publish(data, metadata)
 
+        def flush(self):
+            "Nothing: no result is kept, and looking through the whole memory for some takes a third of a second."
+
     class NotebookShell(InteractiveShell):
         displayhook_class, error = ResultHook, None
 
@@ -159,9 +162,9 @@ def execute(name: str, out: Path, *, given: dict, keys: list) -> str | None:
     from papermill.exceptions import PapermillExecutionError
 
     running = out / ".running.ipynb"
-    options = dict(engine_name=_engine_here(), kernel_name="python3", progress_bar=False)
+    options = dict(engine_name=_engine_here(), kernel_name="python3", progress_bar=False)  # written once it is over
     try:
-        papermill.execute_notebook(notebook_path(name), running, given, request_save_on_cell_execute=True, **options)
+        papermill.execute_notebook(notebook_path(name), running, given, request_save_on_cell_execute=False, **options)
     except PapermillExecutionError as e:
         return first_line(e.ename, e.evalue)
     finally:
