@@ -278,16 +278,11 @@ def data(
 
 def _print_data(splits, settings):
     "What was read, and the settings that read it, as a recipe has them."
+    from distill_study.analyse.results import sentences
+
     rows = [*splits.train, *splits.test]
-    left = ", ".join(f"{n} {reason}" for reason, n in splits.left_out.items())
-    again = len(rows) - len({e.key for e in rows})
-    print(f"{splits.name}: {splits.task}, {plural(len(rows), 'row')} read" + (f"; left out: {left}" if left else ""))
-    if again:
-        print(f"{plural(again, 'input is', many='inputs are')} there more than once; training takes each once")
-    gold = Counter(e.gold for e in rows if e.gold is not None)
-    common = ", ".join(f"{answer[:30]!r} {n} times" for answer, n in gold.most_common(4))
-    about = f", most often {common}" if gold else ": nothing to grade by, and no arm control/gold"
-    print(f"{gold.total()} with gold{about}")
+    gold, again = Counter(e.gold for e in rows if e.gold is not None), len(rows) - len({e.key for e in rows})
+    print(*sentences("data.txt.j2", "read", s=splits, n=len(rows), again=again, gold=gold, plural=plural), sep="\n")
     for e in rows[:3]:
         asked = [f"  {m['role']}: {m['content']}" for m in e.messages]
         print(for_terminal("\n".join([f"\n{e.id}, gold: {e.gold!r}", *asked])))
@@ -325,21 +320,16 @@ def memory(
 
 def _advice(advice, devices):
     "The parts as a table, the recommended setting in bold, and its lines of a recipe."
+    from distill_study.analyse.results import sentences
     from distill_study.study.resources import MOMENTS, table
 
     head, rows, best = table(advice)
-    e = advice.chosen or advice.tried[-1]
-    size = f"{e.counts.total / 1e6:,.0f} M parameters with adapters, rows of {e.length} tokens"
-    title = f"{advice.model}, {size}, on {devices}: GB for each device"
+    about = dict(advice=advice, devices=devices, moments=MOMENTS, plural=plural)
+    title, *below = sentences("estimate.txt.j2", "recommended", **about)
     print_table(head, rows, title=title, numbers=True, bold=best)
     if not advice.chosen:
         return say(advice.hint)
-    passes = plural(e.settings.gradient_accumulation, "pass", many="passes")
-    steps = f"{e.settings.batch_size} rows a pass, {passes} a step"
-    print(f"Recommended: {e.name}, {steps}; most memory at {MOMENTS[e.moment]}.")
-    if devices.kind == "cpu":
-        print("With MALLOC_MMAP_THRESHOLD_=131072 in the environment; glibc's malloc holds back more by default.")
-    print(advice.recipe, end="")
+    print(*below, advice.recipe, sep="\n", end="")
 
 # %% ../nbs/99_cli.ipynb #b0d3f683
 @app.command()
@@ -509,14 +499,13 @@ def import_logs(
     *,
     task: Annotated[str, typer.Option(help=TASK)],
     out: Annotated[Path, typer.Option(help="a new folder")],
-    form: Annotated[str, typer.Option("--format", help="auto, openai, bedrock, inspect or messages")] = "auto",
     data: Annotated[str | None, typer.Option(metavar="DATASET", help=ASKED)] = None,
     as_json: AsJson = False,
 ):
     "Make a recorded teacher of logs, with data and recipe. For a teacher that already ran."
     from distill_study.tools import logs
 
-    done = logs.import_logs(files, out, task=task, form=form, data=data)
+    done = logs.import_logs(files, out, task=task, data=data)
     print(json.dumps(done) if as_json else logs.summary(done))
 
 # %% ../nbs/99_cli.ipynb #d1f30a02
@@ -602,10 +591,9 @@ def students(
     "Write the trained students as models and adapters. From the store, each with a card."
     from distill_study.tools.share import write_students
 
-    def write(r):
-        return write_students(r, out, store=store, adapter=adapter)
-
-    _hand_over(_recipe(recipe, p), write, owner=push, token_env=token_env, students=True)
+    kept = dict(store=store, adapter=adapter)
+    given = dict(owner=push, token_env=token_env, students=True)
+    _hand_over(_recipe(recipe, p), lambda r: write_students(r, out, **kept), **given)
 
 # %% ../nbs/99_cli.ipynb #951f4e98
 @app.command("grade-sheet")

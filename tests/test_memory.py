@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, byte_tokenizer
@@ -102,7 +103,7 @@ def test_what_is_not_known_without_a_model_is_counted_on_one():
         assert resources._reckon(cfg, train(target_modules=modules)) is None
         assert count_parameters(cfg, train(target_modules=modules)).trainable > 0
     with pytest.raises(StudyError, match="train.target_modules"):
-        count_parameters(resources.Shape(**CFG.to_dict()), train(target_modules=("wq",)))
+        count_parameters(SimpleNamespace(**CFG.to_dict()), train(target_modules=("wq",)))
 
 
 def test_a_recipe_is_shown_without_torch(monkeypatch):

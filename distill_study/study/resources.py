@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SHAPES', 'ASSUMED', 'GPUS', 'CLOSED', 'MOMENTS', 'METHODS', 'AVERAGES', 'Devices', 'parse_gpus', 'parse_hardware',
-           'this_machine', 'Shape', 'model_config', 'Counts', 'count_parameters', 'parameters', 'Estimate',
-           'training_memory', 'Advice', 'recommend', 'table', 'as_dict', 'Lengths', 'lengths', 'answer_seconds',
-           'weight_bytes', 'processes', 'train_seconds', 'Piece', 'pieces', 'student_bytes', 'Budget', 'rows_a_pass',
-           'student_memory', 'budget', 'lines', 'power']
+           'this_machine', 'model_config', 'Counts', 'count_parameters', 'parameters', 'Estimate', 'training_memory',
+           'Advice', 'recommend', 'table', 'as_dict', 'Lengths', 'lengths', 'answer_seconds', 'weight_bytes',
+           'processes', 'train_seconds', 'Piece', 'pieces', 'student_bytes', 'Budget', 'rows_a_pass', 'student_memory',
+           'budget', 'lines', 'power']
 
 # %% ../../nbs/85_study/03_resources.ipynb #4f630d09
 import json
@@ -90,14 +90,6 @@ def this_machine() -> Devices:
     return Devices(1, min(limits) / 1e9, "cpu")
 
 # %% ../../nbs/85_study/03_resources.ipynb #3d4bf547
-class Shape(SimpleNamespace):
-    "What a Llama's or a Qwen2's config.json says, under transformers' names."
-
-    def to_json_string(self):
-        "As transformers' configurations give it."
-        return json.dumps(vars(self))
-
-
 CLOSED = "llama", "qwen2"  # model types whose matrices are known
 _WIDTHS = "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"
 _WIDTHS += "vocab_size", "tie_word_embeddings", "max_position_embeddings"
@@ -107,14 +99,14 @@ _WIDTHS += "vocab_size", "tie_word_embeddings", "max_position_embeddings"
 def model_config(name: str):
     "Configuration of a model's text part, from `SHAPES`, this machine or the hub; no weights are read."
     if name in SHAPES:
-        return Shape(**SHAPES[name])
+        return SimpleNamespace(**SHAPES[name])
     folder = local_model(name)
     if not folder and (name.count("/") != 1 or name.startswith("zoo/") or Path(name).is_dir()):
         folder = resolve_model(name)
     try:
         own = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder else {}
         if own.get("model_type") in CLOSED and all(isinstance(own.get(width), int) for width in _WIDTHS):
-            return Shape(**own)
+            return SimpleNamespace(**own)
         return load_config(folder or name).get_text_config()
     except (OSError, ValueError, AttributeError) as e:
         raise StudyError.of("no_model_config", name=name, why=str(e).splitlines()[0]) from None
@@ -215,7 +207,8 @@ def count_parameters(cfg, settings: Train) -> Counts:
     if found := _reckon(cfg, settings):
         return found
     same = dict(batch_size=1, gradient_accumulation=1, gradient_checkpointing=False)  # change no number
-    return _count(cfg.to_json_string(), settings.model_copy(update=same))
+    config = json.dumps(vars(cfg)) if isinstance(cfg, SimpleNamespace) else cfg.to_json_string()
+    return _count(config, settings.model_copy(update=same))
 
 
 def parameters(model: str) -> int:

@@ -7,8 +7,8 @@ __all__ = ['OURS', 'CATEGORIES', 'inert', 'write_card', 'licenses', 'license_fie
            'prompts_of', 'origin', 'card', 'write_rows', 'write_recipe', 'repo_name', 'check_push', 'push_to_hub',
            'StudentRecord', 'hub_id', 'eval_results', 'student_header', 'loading', 'training', 'student_card',
            'write_student', 'recipe_students', 'write_students', 'Drawn', 'strata', 'systematic_sample', 'draw_answers',
-           'gold_text', 'wrong_text', 'draw_checks', 'draw_sheets', 'practice', 'write_sheets', 'GradesFile',
-           'read_grades', 'faults', 'import_grades']
+           'gold_text', 'wrong_text', 'draw_checks', 'draw_sheets', 'write_sheets', 'GradesFile', 'read_grades',
+           'faults', 'import_grades']
 
 # %% ../../nbs/90_tools/03_share.ipynb #6ce71490
 import json
@@ -389,7 +389,10 @@ def write_student(folder: str | Path, t: StudentRecord, *, adapter: bool = False
 
     def fill(part):
         if t.alone and not adapter:
-            write_merged(_base(t), source, folder=part, name=t.c.student.model)
+            base, about = resolve_model(t.c.student.model), dict(name=t.c.name, arm=t.arm.name, weights=t.weights)
+            if t.weights and model_fingerprint(base) != t.weights:
+                raise StudyError.of("other_base_here", model=t.c.student.model, **about)
+            write_merged(base, source, folder=part, name=t.c.student.model)
         else:
             shutil.copytree(source, part, dirs_exist_ok=True)
         if adapter:
@@ -397,15 +400,6 @@ def write_student(folder: str | Path, t: StudentRecord, *, adapter: bool = False
         (part / "README.md").write_text(student_card(t, adapter), encoding="utf-8", errors="replace")
 
     return _new_folder(folder, fill)
-
-
-def _base(t) -> Path:
-    "The base model that an adapter was trained on."
-    base = resolve_model(t.c.student.model)
-    if t.weights and model_fingerprint(base) != t.weights:
-        about = dict(name=t.c.name, arm=t.arm.name, model=t.c.student.model, weights=t.weights)
-        raise StudyError.of("other_base_here", **about)
-    return base
 
 
 def _place_base(part, model):
@@ -569,16 +563,6 @@ def _sheet(key, rater, *, items):
     own = {k: key[k] for k in ("sheet", "rubric", "task", "criteria")}
     asked = [dict(item=i, parts=[dict(heading=h, text=t) for h, t in parts], answer=a) for i, parts, a in items]
     return dict(format=SHEET_FORMAT, kind="sheet", rater=rater) | own | dict(items=asked)
-
-
-def practice(examples, k: int = 6, *, seed: int = 0) -> dict:
-    "A sheet to try grading with: attention checks alone. It has no key, so nothing of it is imported."
-    task, by_id = examples[0].task, {e.id: e for e in examples}
-    drawn, asked = draw_checks(examples, k, seed=seed), families.rubric_hash(task)
-    sheet = fingerprint("practice", asked, seed, [[d.id, d.text] for d in drawn])
-    criteria = [x.model_dump(mode="json") for x in families.rubric(task)]
-    items = [(f"q{i:03d}", families.item_parts(by_id[d.id]), d.text) for i, d in enumerate(drawn, 1)]
-    return _sheet(dict(sheet=sheet, rubric=asked, task=task, criteria=criteria), "r1", items=items)
 
 # %% ../../nbs/90_tools/03_share.ipynb #608563b2
 def write_sheets(recipe: Recipe, out: str | Path, *, store: str | Path, **how) -> list[tuple]:
