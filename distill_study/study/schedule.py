@@ -158,6 +158,7 @@ def _engine_here() -> str:
 # %% ../../nbs/85_study/04_schedule.ipynb #5e1d0c04
 def execute(name: str, out: Path, *, given: dict, keys: list) -> str | None:
     "Run a study notebook into a folder; the error that ended it, in one line, or None."
+    sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema would build a grammar of addresses: 1.7 s of imports
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
