@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['app', 'store_app', 'grades_app', 'VERSION', 'RecipeFile', 'RecipePath', 'OVERRIDE', 'Override', 'Reports', 'STORE',
-           'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Quiet', 'Verbose', 'PATIENCE',
-           'Wait', 'Strict', 'Gpus', 'Columns', 'SOURCE', 'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER',
-           'COMPLETIONS', 'TASK', 'EACH', 'LOGS', 'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'power',
-           'data', 'memory', 'doctor', 'list_', 'chapters', 'heading', 'relink', 'write_page', 'guide', 'read',
-           'import_logs', 'diff', 'reproduce', 'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger',
-           'verify', 'prune', 'main']
+           'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'Workers', 'Quiet', 'Verbose', 'PATIENCE', 'Wait', 'Strict',
+           'Gpus', 'Columns', 'SOURCE', 'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER', 'COMPLETIONS', 'TASK',
+           'EACH', 'LOGS', 'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'power', 'data', 'memory',
+           'doctor', 'list_', 'chapters', 'heading', 'relink', 'write_page', 'guide', 'read', 'import_logs', 'diff',
+           'reproduce', 'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'prune',
+           'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
 import errno
@@ -89,9 +89,8 @@ _STORE = dict(metavar="FOLDER|URL", help=STORE)
 Store = Annotated[Path, typer.Option(parser=_by("store.remote", "working_copy"), **_STORE)]
 KeptStore = Annotated[Path, typer.Option(parser=_by("tools.archive", "open_root"), **_STORE)]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
-PUSH = "upload each folder, in private, to this user or organization on the hub"
+PUSH = "upload each folder, in private, to this user or organization on the hub, with the token in HF_TOKEN"
 Push = Annotated[str | None, typer.Option(metavar="OWNER", help=PUSH)]
-TokenEnv = Annotated[str, typer.Option(help="NAME of the environment variable with the hub's token")]
 Workers = Annotated[int, typer.Option(help="processes that do stages side by side, each with its share of the GPUs")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only what failed or dropped out, and where it is")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="lines on a terminal, too, not one view of the run")]
@@ -555,19 +554,18 @@ def rows(
     p: Override = None,
     store: KeptStore = Path("store"),
     push: Push = None,
-    token_env: TokenEnv = "HF_TOKEN",
 ):
     "Write the training rows of every arm as data sets. From the store, with a card."
     from distill_study.tools.share import write_recipe
 
-    _hand_over(_recipe(recipe, p), lambda r: write_recipe(r, out, store=store), owner=push, token_env=token_env)
+    _hand_over(_recipe(recipe, p), lambda r: write_recipe(r, out, store=store), owner=push)
 
 
-def _hand_over(r, write, *, owner, token_env, students=False):
+def _hand_over(r, write, *, owner, students=False):
     "Write folders and print them, and push them where an owner is named, which is checked before anything is written."
     from distill_study.tools import share
 
-    token = share.check_push(r, owner, token_env=token_env, students=students) if owner else None
+    token = share.check_push(r, owner, students=students) if owner else None
     with redirect_stderr(StringIO()):
         written = write(r)
     for folder, c, name in written:
@@ -586,14 +584,12 @@ def students(
     store: KeptStore = Path("store"),
     adapter: Annotated[bool, typer.Option("--adapter", help="of a student that has one, write it alone")] = False,
     push: Push = None,
-    token_env: TokenEnv = "HF_TOKEN",
 ):
     "Write the trained students as models and adapters. From the store, each with a card."
     from distill_study.tools.share import write_students
 
     kept = dict(store=store, adapter=adapter)
-    given = dict(owner=push, token_env=token_env, students=True)
-    _hand_over(_recipe(recipe, p), lambda r: write_students(r, out, **kept), **given)
+    _hand_over(_recipe(recipe, p), lambda r: write_students(r, out, **kept), owner=push, students=True)
 
 # %% ../nbs/99_cli.ipynb #951f4e98
 @app.command("grade-sheet")

@@ -225,24 +225,21 @@ def repo_name(owner: str, c: Combination, *, arm: str) -> str:
     return f"{owner}/{name}"
 
 
-def check_push(recipe: Recipe, owner: str, *, token_env: str = "HF_TOKEN", students: bool = False) -> str:
-    """The token for a push to a user or organization, which the environment variable `token_env` holds.
+def check_push(recipe: Recipe, owner: str, *, students: bool = False) -> str:
+    """The token for a push to a user or organization, which the environment variable HF_TOKEN holds.
 
     `StudyError` names what would keep the push from being made; `students` need a licence of their base models, too.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", owner):
         raise StudyError.of("push_owner", owner=owner)
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", token_env):
-        raise StudyError.of("push_token_env")
     for c in map(resolved, recipe.combinations()):
         for arm in (ARMS[a] for a in c.arms if ARMS[a].model == "trained"):
             bare = [part for part, license_ in licenses(c, arm, student=students).items() if license_ is None]
             if bare:
                 raise StudyError.of("push_license", name=c.name, arm=arm.name, part=bare[0])
-    token = os.environ.get(token_env, "").strip()
-    if not token:
-        raise StudyError.of("push_token", token_env=token_env)
-    return token
+    if token := os.environ.get("HF_TOKEN", "").strip():
+        return token
+    raise StudyError.of("push_token")
 
 
 def push_to_hub(folder: str | Path, repo: str, *, token: str, kind: Literal["dataset", "model"]) -> str:
