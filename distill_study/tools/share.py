@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['OURS', 'CATEGORIES', 'inert', 'write_card', 'licenses', 'license_field', 'language_of', 'titled', 'rows_header',
            'prompts_of', 'origin', 'card', 'write_rows', 'write_recipe', 'repo_name', 'check_push', 'push_to_hub',
-           'StudentRecord', 'hub_id', 'eval_results', 'student_header', 'loading', 'training', 'student_card',
-           'write_student', 'recipe_students', 'write_students', 'Drawn', 'strata', 'systematic_sample', 'draw_answers',
-           'gold_text', 'wrong_text', 'draw_checks', 'draw_sheets', 'write_sheets', 'GradesFile', 'read_grades',
-           'faults', 'import_grades']
+           'StudentRecord', 'hub_id', 'student_header', 'loading', 'training', 'student_card', 'write_student',
+           'recipe_students', 'write_students', 'Drawn', 'strata', 'systematic_sample', 'draw_answers', 'gold_text',
+           'wrong_text', 'draw_checks', 'draw_sheets', 'write_sheets', 'GradesFile', 'read_grades', 'faults',
+           'import_grades']
 
 # %% ../../nbs/90_tools/03_share.ipynb #6ce71490
 import json
@@ -295,32 +295,11 @@ def hub_id(name: str) -> str | None:
     return name if re.fullmatch(f"{part}/{part}", name) and not ours else None
 
 # %% ../../nbs/90_tools/03_share.ipynb #4fa35f0f
-def eval_results(t: StudentRecord) -> list | None:  # of `huggingface_hub.EvalResult`; None where nothing was measured
-    "How the student did on the test items, as the hub keeps it."
-    from huggingface_hub import EvalResult
-
-    r, arm = t.results, t.arm.name
-    if r is None or arm not in r:
-        return None
-    where = dict(
-        task_type="text-generation",
-        dataset_type=hub_id(t.c.data.name) or short_name(t.c.data.name),
-        dataset_name=short_name(t.c.data.name),
-        dataset_split=t.splits.used.get("test", "test"),
-        dataset_args=dict(items=r.arms[arm]["n"], hash=t.splits.hashes["test"]),
-        metric_type="accuracy" if r.metric.graded else "rouge",
-    )
-    name = r.metric.name[:1].upper() + r.metric.name[1:]
-    readings = {name: r.score(arm), f"{name}, strict": r.arms[arm]["strict"]}
-    known = {k: round(i.value, 4) for k, i in readings.items() if i.value is not None}
-    return [EvalResult(**where, metric_name=k, metric_value=value) for k, value in known.items()]
-
-
 def student_header(t: StudentRecord, adapter: bool = False) -> str:
-    "YAML of a student, or of its adapter alone: base model, data set, licences and results."
+    "YAML of a student, or of its adapter alone: base model, data set and licences; results stand in the card's text."
     from huggingface_hub import ModelCardData
 
-    base, data, results = hub_id(t.c.student.model), hub_id(t.c.data.name), eval_results(t)
+    base, data = hub_id(t.c.student.model), hub_id(t.c.data.name)
     taught = [] if t.arm.labels == "gold" else ["synthetic", t.arm.labels]
     method = [] if t.fit.method == "full" else [t.fit.method]
     return ModelCardData(
@@ -332,7 +311,6 @@ def student_header(t: StudentRecord, adapter: bool = False) -> str:
         pipeline_tag="text-generation",
         library_name="peft" if adapter else "transformers",
         tags=["knowledge-distillation", t.splits.task, *taught, "trl", "sft", *method],
-        **(dict(model_name=t.name, eval_results=results) if results else {}),
     ).to_yaml()
 
 # %% ../../nbs/90_tools/03_share.ipynb #823d470a
