@@ -443,6 +443,9 @@ def _answer_rows(m, arm, *, measure):
             yield _row(arm, METRICS[key].name, i=i, unit=METRICS[key].unit, scale=METRICS[key].scale)
     if f1 := ((m.get("labels") or {}).get(arm) or {}).get("macro_f1"):
         yield _row(arm, "macro-F1", i=f1, unit="× 100", scale=100)
+    if sure := (m.get("calibration") or {}).get(arm):
+        yield _row(arm, "calibration error", i=sure["error"], unit="points", scale=100)
+        yield _row(arm, "Brier score", i=sure["brier"])
     for key, name in _SHARES.items():
         if a.get(key) is not None:
             yield _row(arm, name, i=a[key], unit="%", scale=100, n=a["n"])
