@@ -346,7 +346,7 @@ def _calibration(own, base, **bootstrap) -> Calibration:
     "Of DataFrames with columns sure, right, brier and source by id, of an arm and of the untouched student."
     sure, right, sources = (own[k].to_numpy() for k in ("sure", "right", "source"))
     at = own.assign(bin=stats.calibration_bins(sure)).groupby("bin")
-    both = own.join(base, rsuffix="_base", how="inner")
+    both = own.join(base["brier"].rename("before"), how="inner")
     error, how = stats.calibration_error(sure, right, sources=sources, **bootstrap), dict(sources=both["source"])
     start = stats.calibration_error(base["sure"], base["right"], sources=base["source"], **bootstrap)
     return Calibration(
@@ -357,7 +357,7 @@ def _calibration(own, base, **bootstrap) -> Calibration:
         brier=stats.mean_interval(own["brier"], sources=sources, **bootstrap),
         bins=tuple(sorted(((len(x), x["sure"].mean(), x["right"].mean()) for _, x in at), key=lambda x: x[1])),
         more_error=stats.interval_difference(start, error)[0],
-        more_brier=stats.paired_difference(both["brier_base"], both["brier"], **how, **bootstrap),
+        more_brier=stats.paired_difference(both["before"], both["brier"], **how, **bootstrap),
     )
 
 

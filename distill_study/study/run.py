@@ -770,9 +770,9 @@ def calibration_parts(run) -> list:
     found, r = run.calibration, run.results
     if run.data.task not in results.CHOSEN:
         return []
-    lead = primary_of(found, r.primary)
-    if lead is None:
+    if not found:
         return [note("no_calibration")]
+    lead = primary_of(found, r.primary) or list(found)[-1]
     drawn = {a: found[a] for a in (BASE, lead, "control/gold") if a in found}
     names = sentences.plain_words(r)
     below = results.sentence("study", "calibration", found=found, names=names, base=BASE, lead=lead)
