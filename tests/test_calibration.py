@@ -138,14 +138,14 @@ def test_arms_are_held_against_the_untouched_student():
     found = calibrations(examples, own, resamples=500)
     assert list(found) == ["student/vanilla", "distilled/cot-answer"], "reasoned answers have no such confidence"
     start, end = found.values()
-    assert start.error.value == pytest.approx(0, abs=1e-3) and end.error.value == pytest.approx(0.4, abs=1e-2)
-    assert end.more_error.excludes_zero and end.more_error.value == pytest.approx(0.4, abs=1e-2)
+    assert start["error"].value == pytest.approx(0, abs=1e-3) and end["error"].value == pytest.approx(0.4, abs=1e-2)
+    assert end["more_error"].excludes_zero and end["more_error"].value == pytest.approx(0.4, abs=1e-2)
     right, wrong = (1 - 0.9) ** 2 + 2 * 0.05**2, 0.9**2 + 0.95**2 + 0.05**2
-    assert end.brier.value == pytest.approx((right + wrong) / 2) and end.more_brier.low > 0
-    assert end.bins == ((40, pytest.approx(0.9), 0.5),)
+    assert end["brier"].value == pytest.approx((right + wrong) / 2) and end["more_brier"].low > 0
+    assert end["bins"] == ((40, pytest.approx(0.9), 0.5),)
     alone = calibrations(examples, {"distilled/vanilla": own["distilled/cot-answer"]}, resamples=100)
-    assert alone["distilled/vanilla"].more_error.value is None and alone["distilled/vanilla"].more_brier.value is None
-    assert calibrations(examples[:1], {"student/vanilla": own["student/vanilla"][:1]})["student/vanilla"].n == 1
+    assert [alone["distilled/vanilla"][k].value for k in ("more_error", "more_brier")] == [None, None]
+    assert calibrations(examples[:1], {"student/vanilla": own["student/vanilla"][:1]})["student/vanilla"]["n"] == 1
 
 
 # --- in a run
@@ -162,7 +162,7 @@ def small(tmp_path, data, **more):
 def test_a_run_keeps_how_sure_its_students_are(tmp_path):
     run = small(tmp_path, "tiny-qa")
     assert set(run.calibration) == {"student/vanilla", "control/gold"}
-    assert all(c.n == 24 and 0.25 <= c.sure <= 1 for c in run.calibration.values())
+    assert all(c["n"] == 24 and 0.25 <= c["sure"] <= 1 for c in run.calibration.values())
     assert not any(a.steps for a in run.answers["student/cot"])
     picture, table = calibration_parts(run)
     assert "sure" in picture.data and 'alt="Confidence against' in picture.data and len(table.rows) == 2

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHOSEN', 'SIZES', 'level_interval', 'sources_of', 'Constant', 'Results', 'analyse', 'Confusion', 'confusions',
-           'likely_choices', 'Calibration', 'calibrations', 'form_row', 'Learner', 'place_of', 'TransferResult',
+           'surety', 'likely_choices', 'calibrations', 'form_row', 'Learner', 'place_of', 'TransferResult',
            'transfer_results', 'quotient', 'work', 'per_answer', 'break_even', 'pct', 'duration', 'prose', 'to_plain',
            'write_numbers', 'joined', 'templates', 'html_of', 'html_part', 'sentence', 'sentences', 'Displayable',
            'Column', 'Table', 'table_of']
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
+from statistics import mean
 
 from . import stats
 from .stats import BASE, CONSTANT, DISTILLED, FORM, PLAIN, Comparison, Interval
@@ -301,10 +302,9 @@ def confusions(graded, labels: tuple, **bootstrap) -> dict:
 CHOSEN = ("nli", "nlu_qa")  # families whose answers are one of some choices
 
 
-def _step_at(steps, place):
-    "The step that wrote the character at a place of an answer."
-    ends = accumulate(len(token) for token, _, _ in steps)
-    return next(step for step, end in zip(steps, ends) if end > place)
+def surety(answer) -> float | None:
+    "Geometric mean of the probabilities of all tokens of an `Answer`, where they were kept."
+    return math.exp(mean(p for _, p, _ in answer.steps)) if answer.steps else None
 
 
 def likely_choices(example, answer) -> dict | None:
@@ -317,7 +317,8 @@ def likely_choices(example, answer) -> dict | None:
     case = str.lower if example.task == "nli" else str
     text = case("".join(token for token, _, _ in answer.steps))
     found = re.search(rf"(?<!\w){re.escape(read.answer)}(?!\w)", text)
-    token, p, top = _step_at(answer.steps, found.start()) if found else ("", 0, {})
+    ends = accumulate(len(token) for token, _, _ in answer.steps)  # of each token, in the text
+    token, p, top = next((s for s, end in zip(answer.steps, ends) if found and end > found.start()), ("", 0, {}))
     if len(top) < len(labels):
         return None
     likely = dict.fromkeys(labels, 0.0)
@@ -328,28 +329,14 @@ def likely_choices(example, answer) -> dict | None:
     return {label: p / sum(likely.values()) for label, p in likely.items()} if likely[read.answer] else None
 
 # %% ../../nbs/70_analyse/03_results.ipynb #ca1b0009
-@dataclass(frozen=True)
-class Calibration:
-    "What the confidence of one arm's answers is worth against right and wrong; shares from 0 to 1."
-
-    n: int  # answers whose confidence is known
-    sure: float  # mean confidence
-    right: float  # share of right answers
-    error: Interval  # see `stats.calibration_error`
-    brier: Interval  # mean of the sum over the choices of (probability − 1 of gold or 0)²; from 0 to 2
-    bins: tuple  # (answers, mean confidence, share of right ones) of every bin, the unsure ones first
-    more_error: Interval  # than the untouched student's
-    more_brier: Interval  # the same, on the items that both have a confidence of
-
-
-def _calibration(own, base, **bootstrap) -> Calibration:
+def _calibration(own, base, **bootstrap) -> dict:
     "Of DataFrames with columns sure, right, brier and source by id, of an arm and of the untouched student."
     sure, right, sources = (own[k].to_numpy() for k in ("sure", "right", "source"))
     at = own.assign(bin=stats.calibration_bins(sure)).groupby("bin")
     both = own.join(base["brier"].rename("before"), how="inner")
     error, how = stats.calibration_error(sure, right, sources=sources, **bootstrap), dict(sources=both["source"])
     start = stats.calibration_error(base["sure"], base["right"], sources=base["source"], **bootstrap)
-    return Calibration(
+    return dict(
         n=len(own),
         sure=float(sure.mean()),
         right=float(right.mean()),
@@ -362,7 +349,10 @@ def _calibration(own, base, **bootstrap) -> Calibration:
 
 
 def calibrations(examples: list, answers: dict, **bootstrap) -> dict:
-    "Arm that answers at once → its `Calibration`; `answers`: arm → `Answers`. Without arms of which nothing is known."
+    """Arm that answers at once → what its confidence is worth, where it is known; `answers`: arm → `Answers`.
+
+    n, sure (mean confidence), right (share), bins ((n, sure, right) each), error (see `stats.calibration_error`), brier
+    (0 to 2), and how far these two are above the untouched student's: more_error, more_brier (on the same items)."""
     import pandas as pd
 
     found, columns = {}, ["sure", "right", "brier", "source"]

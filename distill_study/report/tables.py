@@ -147,8 +147,8 @@ def label_table(results: Results, found: dict) -> Table:
 
 # %% ../../nbs/80_report/00_tables.ipynb #ca1b0013
 def calibration_table(found: dict, results: Results) -> Table:
-    "What the confidence of every arm that answers at once is worth; `found`: arm → `Calibration`."
-    rows = [dict(arm=arm) | vars(c) for arm, c in found.items()]
+    "What the confidence of every arm that answers at once is worth; `found`: of `results.calibrations`."
+    rows = [dict(arm=arm) | c for arm, c in found.items()]
     rows = [row | (dict(more_error="", more_brier="") if row["arm"] == BASE else {}) for row in rows]
     unknown = [a for a in results.ran if ARMS[a].prompt == "vanilla" and a not in found]
     return table_of("calibration", rows, unknown=unknown)

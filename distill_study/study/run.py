@@ -12,7 +12,6 @@ __all__ = ['FEWEST', 'LIKELIEST', 'ticker', 'engine_for', 'noted_weights', 'weig
            'ask_others']
 
 # %% ../../nbs/85_study/01_run.ipynb #dd11f700
-import math
 import random
 import tempfile
 import time
@@ -266,7 +265,7 @@ def _order(c, ids, *, splits, answers, store):
     labels = {a.id: a for a in answers or ()}
     untouched = {a.id: a for a in untouched_on_train(c, splits, store=store)}
     label = {i: asked[i].gold if how.verify or i not in labels else labels[i].parsed.answer for i in ids}
-    unsure = {i: 1 - math.exp(untouched[i].logprob or 0) for i in ids}
+    unsure = {i: 1 - (results.surety(untouched[i]) or 1) for i in ids}
     if how.select == "llkd":
         sure = {i: _sureness(labels.get(i), label[i]) for i in ids}
         return llkd_order(ids, sure=sure, unsure=unsure, seed=c.seed)
@@ -286,9 +285,9 @@ def _sureness(answer, label):
         return 1.0
     if answer.votes:
         return sum(v.parsed.answer == label for v in answer.votes) / len(answer.votes)
-    if answer.logprob is None:
+    if not answer.steps:
         raise StudyError.of("unsure_teacher")
-    return math.exp(answer.logprob)
+    return results.surety(answer)
 
 # %% ../../nbs/85_study/01_run.ipynb #12d8145f
 def curate_arms(c: Combination, splits, *, labels: dict, store) -> tuple[dict, dict]:
@@ -798,7 +797,7 @@ class Numbers:
         c, train = self.combination, self.data.train
         found = {s: usage(a, c.teacher.tariff) | sampling.summary(a) for s, a in self.labels.items()}
         for s, a in self.labels.items() if c.teacher.sampling.logprobs and self.metric.graded else ():
-            answered = [x.logprob for x in a], [x.correct for x in a]
+            answered = [results.surety(x) for x in a], [x.correct for x in a]
             found[s]["confidence"] = separation(*answered, sources=[e.source for e in train])
         if self.metric.graded:
             return found

@@ -41,11 +41,6 @@ class Answer:
     steps: tuple = ()  # [token, log-probability, {token: log-probability}] of each of its tokens, where those were kept
 
     @property
-    def logprob(self) -> float | None:
-        "Mean log-probability of its tokens."
-        return mean(p for _, p, _ in self.steps) if self.steps else None
-
-    @property
     def truncated(self) -> bool:
         "Whether the token limit cut it off."
         return self.finish_reason == "length"
