@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BLIND', 'NAMES', 'LARGEST', 'MARGIN', 'QUESTIONS', 'DENSE', 'WAYS', 'Reworded', 'reworded', 'blinded', 'chance',
-           'Pitfall', 'Lines', 'swapped', 'extraction', 'rule_table', 'overlapped', 'overlap', 'noise', 'validation',
-           'multiple', 'power', 'length', 'wording', 'decoding', 'easy', 'pitfalls', 'by_first_number',
-           'difficulty_table', 'Finding', 'Prose', 'Findings', 'plain_words', 'outcome', 'findings', 'Headline',
-           'headline', 'methodology', 'conclusions']
+           'Pitfall', 'Lines', 'swapped', 'extraction', 'rule_table', 'overlapped', 'noise', 'validation', 'multiple',
+           'power', 'length', 'wording', 'decoding', 'easy', 'pitfalls', 'by_first_number', 'difficulty_table',
+           'Finding', 'Prose', 'Findings', 'plain_words', 'outcome', 'findings', 'Headline', 'headline', 'methodology',
+           'conclusions']
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #5b6bef15
 import math
@@ -207,17 +207,6 @@ def overlapped(curated: dict) -> set:
     found = [d for c in curated.values() for d in c.drops if "test input" in d.reason]
     return {d.evidence if d.reason == "repeats a test input" else d.evidence.rpartition(", ")[0] for d in found}
 
-
-def overlap(results, curated: dict) -> Pitfall:
-    "Test items that some training input overlapped with, against the others; `curated`: arm → `curate.Curated`."
-    arm, ids = results.primary or BASE, overlapped(curated)
-    rows = results.graded[(results.graded["arm"] == arm) & results.graded[results.metric.key].notna()]
-    at = rows["id"].isin(ids)
-    if at.sum() < 5 or (~at).sum() < 5:
-        return _line("overlap", ids=ids, d=None)
-    d = stats.interval_difference(results.level_on(rows[~at]), results.level_on(rows[at]))[0]
-    return _line("overlap", results, value=d, ids=ids, d=d, arm=arm, clean=int((~at).sum()))
-
 # %% ../../nbs/70_analyse/04_findings.ipynb #2a61526b
 def noise(results) -> Pitfall:
     "Training on right and on wrong labels alone."
@@ -408,7 +397,7 @@ def pitfalls(
         wording(results, by["wording"]),
         decoding(results, by["sample"], temperature=settings.temperature if settings else 0.7),
         _not_measured("seeds", seed=results.seed),  # others are other combinations
-        overlap(results, curated or {}),
+        _line("overlap", ids=overlapped(curated or {})),
         noise(results),
         easy(results, blind, examples=[asked[i] for i in blind.index] if blind is not None else ()),
         length(results, judge),
