@@ -763,7 +763,7 @@ def students_parts(run) -> list:
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c20
 def calibration_parts(run) -> list:
-    "How sure the arms are of their choices against how often they are right: a figure and a table."
+    "How sure the arms are of their choices against how often they are right, in a figure."
     from IPython.display import HTML
 
     found, r = run.calibration, run.results
@@ -777,7 +777,7 @@ def calibration_parts(run) -> list:
     below = results.sentence("study", "calibration", found=found, names=names, base=BASE, lead=lead)
     alt = results.sentence("study", "calibration_alt", found=drawn)
     picture = figures.picture(lambda dark: figures.calibration_figure(drawn, names, dark=dark), alt, caption=below)
-    return [HTML(picture), tables.calibration_table(found, r)]
+    return [HTML(picture)]
 
 
 def model_size(model: str, store: Store) -> float | None:
