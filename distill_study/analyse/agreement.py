@@ -89,12 +89,10 @@ def _kappas(tables, weights):
 
 
 def cohen_kappa(a, b, *, values, items, weighted: bool = False, resamples: int = 1000, seed: int = 0) -> Interval:
-    """Cohen's kappa of two graders' grades of the same answers, by statsmodels; its n counts answers.
+    """Cohen's kappa of two graders' grades of the same answers; its n counts answers.
 
     `values` are the grades there are, in order; answers to one of `items` are drawn together; `weighted` counts a
     disagreement by the square of its distance on the scale."""
-    from statsmodels.stats.inter_rater import cohens_kappa
-
     n, k = len(a), len(values)
     if n < 2:
         return Interval(None, n=n, reason="fewer than two answers were graded by both")
@@ -104,11 +102,10 @@ def cohen_kappa(a, b, *, values, items, weighted: bool = False, resamples: int =
     codes, draws = resampled(items, resamples, seed=seed)
     tables = np.zeros((codes.max() + 1, k, k))
     np.add.at(tables, (codes, np.searchsorted(values, a), np.searchsorted(values, b)), 1)
-    value = float(cohens_kappa(tables.sum(0), wt="quadratic" if weighted else None, return_results=False))
     drawn = (draws @ tables.reshape(len(tables), -1)).reshape(-1, k, k)
     weights = np.subtract.outer(np.arange(k), np.arange(k)) ** 2 if weighted else 1 - np.eye(k)
     note = f"one of the two {constant[0]}" if constant else ""
-    return _percentile_interval(_kappas(drawn, weights), value, n=n, note=note)
+    return _percentile_interval(_kappas(drawn, weights), float(_kappas(tables.sum(0), weights)), n=n, note=note)
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #95ef070c
 MIN_HUMAN = 10  # answers that people must have graded before they are treated as a sample
