@@ -12,7 +12,7 @@ from distill_study.config import ARMS
 from distill_study.data.load import Example
 from distill_study.report.render import metric_rows
 from distill_study.store.log import Store
-from distill_study.study.run import Run, answer_arms, calibration_parts
+from distill_study.study.run import Run, _calibration_parts as calibration_parts, answer_arms
 from distill_study.tasks.families import NLI, TASKS
 from distill_study.teach.sampling import Answer, Answers
 

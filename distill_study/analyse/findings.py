@@ -30,6 +30,7 @@ from distill_study.analyse.results import (
     per_answer,
     quotient,
     sentences,
+    sources_of,
     table_of,
     to_plain,
     work,
@@ -417,7 +418,7 @@ def difficulty_table(results, examples: list, *, most: int = 6) -> Table | None:
         row = dict(arm=arm) if record["n"] else dict(arm=arm, missing=record["missing"])
         graded = results.graded[results.graded["arm"] == arm]
         for level, part in graded.groupby(graded["id"].map(of)):
-            row[level] = results.level_on(part)
+            row[level] = level_interval(part[m.key], sources_of(part), metric=m, seed=results.seed)
         rows.append(row)
     columns = [
         Column(level, level[:1].upper() + level[1:], f"{m.unit}, n = {n}", "interval", m.digits, m.scale)
@@ -508,12 +509,6 @@ def _gained_by_asking(results) -> float | None:
     if None in (asked.value, base.value, teacher.value) or teacher.value <= base.value or asked.low <= base.high:
         return None
     return (asked.value - base.value) / (teacher.value - base.value)
-
-
-def _gap_recovered(results, preferred=None) -> Finding:
-    "Gap recovered, by every trained arm."
-    by_asking = _gained_by_asking(results)
-    return _finding(1, "gap_recovered", results=results, preferred=preferred, by_asking=by_asking)
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #3c981554
 def _of_labels(number: int, results: Results, *, graded: str, dense: str, preferred: dict | None = None) -> Finding:
@@ -622,10 +617,10 @@ def findings(
     sizes: dict | None = None,  # parameters of teacher and student, where known
 ) -> Findings:
     "What this combination says about the five questions of the study."
-    preferred = _preferred(wins)
+    preferred, by_asking = _preferred(wins), _gained_by_asking(results)
     return Findings(
         (
-            _gap_recovered(results, preferred),
+            _finding(1, "gap_recovered", results=results, preferred=preferred, by_asking=by_asking),
             _of_labels(2, results, graded="reasoned_labels", dense="dense_labels", preferred=preferred),
             _of_labels(3, results, graded="internalised", dense="dense_at_once", preferred=preferred),
             _cost(results, labelling, training=training, serving=serving, sizes=sizes or {}),

@@ -131,10 +131,6 @@ class Results:
         found = record.get("scores", {}).get(key) if key else record.get("accuracy", record.get("score"))
         return found or Interval(None, reason="no items")
 
-    def level_on(self, rows) -> Interval:
-        "The main measure on some rows of `graded`, with its interval."
-        return level_interval(rows[self.metric.key], sources_of(rows), metric=self.metric, seed=self.seed)
-
     def sources(self, ids):
         "What these items were made from, as an array; None where the data set does not say."
         return sources_of(self.graded.drop_duplicates("id").set_index("id").loc[list(ids)])

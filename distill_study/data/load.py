@@ -58,8 +58,8 @@ class Example:
             head, users = (turns[:1], turns[1:]) if turns[0]["role"] == "system" else ([], turns)
             answers = [dict(role="assistant", content=reply) for reply in replies]
             turns = [*head, *chain.from_iterable(zip(users, answers)), *users[len(answers) : len(answers) + 1]]
-        words, wording = self.meta.get("words"), self.meta.get("wording", 0)
-        return ask(self.task, strategy, turns=turns, words=words, paraphrase=wording)
+        how = dict(words=self.meta.get("words"), paraphrase=self.meta.get("wording", 0))
+        return ask(self.task, strategy, turns=turns, **how)
 
     @property
     def messages(self) -> list[dict]:

@@ -244,16 +244,12 @@ def _arrange(nb):
             cells.append(cell)
         if source.strip():
             code.append((bool({"parameters", "injected-parameters"} & set(tags)), source))
-    kept = [cells for cells, shown in sections if cells and (any(shown) or not shown or not _headed(cells))]
+    # what stands before the first heading is always kept
+    kept = [cells for k, (cells, shown) in enumerate(sections) if cells and (any(shown) or not shown or not k)]
     folded = [cells for cells in kept if "folded" in cells[0].metadata.get("tags", [])]
     nb.cells = [c for cells in kept if cells not in folded for c in cells]
     nb.cells += [c for cells in folded for c in _folded(cells)] + _folds(code)
     return special
-
-
-def _headed(cells):
-    "Whether a section has a heading of its own: what stands before the first one is always kept."
-    return cells[0].cell_type == "markdown" and cells[0].source.startswith("## ")
 
 
 def _take_title(nb):
