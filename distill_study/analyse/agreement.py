@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MIN_HUMAN', 'MAX_UNREADABLE', 'valid_grades', 'aggregate_grades', 'krippendorff_alpha', 'cohen_kappa', 'PPIEstimate',
-           'ppi_mean', 'ppi_estimate', 'truth_grades', 'alpha_table', 'kappa_table', 'judge_accuracy_table',
-           'ppi_by_arm', 'ppi_tables', 'grader_tables', 'verdicts', 'grade_rows', 'length_controlled_win_rate',
-           'win_rows', 'JudgeMeasure', 'unreadable_share', 'pair_habits', 'model_families', 'with_relatives',
-           'pairwise_accuracy', 'self_preference', 'judge_measures', 'JudgeAssessment', 'assess_judge', 'judge_summary',
-           'judge_grade_table', 'win_rate_table', 'judge_measure_table', 'judge_tables', 'passed', 'attention',
-           'human_score', 'HumanScores', 'human_scores']
+           'ppi_mean', 'ppi_estimate', 'alpha_table', 'kappa_table', 'judge_accuracy_table', 'ppi_by_arm', 'ppi_tables',
+           'grader_tables', 'verdicts', 'grade_rows', 'length_controlled_win_rate', 'win_rows', 'JudgeMeasure',
+           'unreadable_share', 'pair_habits', 'model_families', 'with_relatives', 'pairwise_accuracy',
+           'self_preference', 'judge_measures', 'JudgeAssessment', 'assess_judge', 'judge_summary', 'judge_grade_table',
+           'win_rate_table', 'judge_measure_table', 'judge_tables', 'passed', 'attention', 'human_score', 'HumanScores',
+           'human_scores']
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #67159ac1
 import re
@@ -123,10 +123,6 @@ class PPIEstimate:
     rest: int = 0  # answers that only the judge graded
 
 
-def _mean(x, w):
-    return float(w @ x / w.sum())
-
-
 def _variance_of_mean(x, w):
     return float(w**2 @ (x - w @ x / w.sum()) ** 2 / w.sum() ** 2 * len(x) / (len(x) - 1))
 
@@ -143,7 +139,7 @@ def _best_lambda(y, f, *, rest, w):
     variance = np.concatenate([f, rest]).var(ddof=1)
     if variance == 0:
         return 0.0
-    covariance = w @ ((y - _mean(y, w)) * (f - _mean(f, w))) / w.sum()
+    covariance = w @ ((y - np.average(y, weights=w)) * (f - np.average(f, weights=w))) / w.sum()
     return float(np.clip(covariance / (variance * (1 + len(f) / len(rest))), 0, 1))
 
 
@@ -155,9 +151,9 @@ def ppi_mean(y, f, *, rest, lam: float | None = None, w=None) -> tuple[float, fl
     y, f, rest = (np.asarray(x, dtype=float) for x in (y, f, rest))
     w = np.ones(len(f)) if w is None else w
     if not len(rest):
-        return _mean(y, w), _variance_of_mean(y, w) ** 0.5, 0.0
+        return float(np.average(y, weights=w)), _variance_of_mean(y, w) ** 0.5, 0.0
     lam = _best_lambda(y, f, rest=rest, w=w) if lam is None else lam
-    value = _mean(y, w) + lam * (rest.mean() - _mean(f, w))
+    value = np.average(y - lam * f, weights=w) + lam * rest.mean()
     variance = _variance_of_mean(y - lam * f, w)
     if len(rest) > 1 and lam:
         variance += lam**2 * rest.var(ddof=1) / len(rest)
@@ -207,13 +203,6 @@ def ppi_estimate(y, f, *, rest, kind: str = "grade") -> PPIEstimate:
     return PPIEstimate(human, judge, tuned, lam, n, len(rest))
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #561170fd
-def truth_grades(graded):
-    "Right or wrong by ground truth as grades of criterion `correct`; None where the family isn't right or wrong."
-    if "correct" not in graded:
-        return None
-    return graded.assign(criterion="correct").set_index(["arm", "id", "criterion"])["correct"].astype(float)
-
-
 def _common_grades(graders, scales):
     "(grader, grader, criterion, grades of the one, of the other), over the answers that both have graded."
     for a, b in combinations(graders, 2):
@@ -341,17 +330,17 @@ def grader_tables(graded, judge=None, *, people=None, criteria, **bootstrap) -> 
     frames = {k: f for k, f in frames.items() if len(f)}
     asked = {name for frame in frames.values() for name in frame["criterion"]}
     scales = {c.name: tuple(map(float, c.grades)) for c in criteria if c.name in asked}
-    truth, tables = truth_grades(graded), []
-    graders = {k: aggregate_grades(f, "median") for k, f in frames.items()}
-    if truth is not None and scales.get("correct") == (0, 1):
-        graders["truth"] = truth
+    graders, tables = {k: aggregate_grades(f, "median") for k, f in frames.items()}, []
+    if "correct" in graded and scales.get("correct") == (0, 1):
+        right = graded.assign(criterion="correct").set_index(["arm", "id", "criterion"])["correct"]
+        graders["truth"] = right.astype(float)
     if "people" in frames:
         tables.append(alpha_table(frames["people"], scales, **bootstrap))
     if len(graders) > 1:
         tables.append(kappa_table(graders, scales, **bootstrap))
     means = {k: aggregate_grades(f) for k, f in frames.items()}
     if "judge" in means and "truth" in graders:
-        tables.append(judge_accuracy_table(means["judge"], truth))
+        tables.append(judge_accuracy_table(means["judge"], graders["truth"]))
     if len(means) == 2:
         found = ppi_by_arm(means["people"], means["judge"], scales=scales)
         tables += ppi_tables(found, scales)

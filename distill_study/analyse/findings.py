@@ -161,16 +161,9 @@ def extraction(results) -> Pitfall:
     worst = max(loss, key=loss.get, default=None)
     if worst is None:
         return _not_measured("extraction")
-    return _line(
-        "extraction",
-        results,
-        value=Interval(loss[worst], n=results.arms[worst]["n"], reason=LARGEST),
-        worst=worst,
-        loss=loss[worst],
-        losers=sum(x > 0 for x in loss.values()),
-        n=len(loss),
-        changes=_changes(flexible, strict),
-    )
+    value = Interval(loss[worst], n=results.arms[worst]["n"], reason=LARGEST)
+    about = dict(worst=worst, loss=loss[worst], losers=sum(x > 0 for x in loss.values()), n=len(loss))
+    return _line("extraction", results, value=value, changes=_changes(flexible, strict), **about)
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #57a70002
 def rule_table(answers: dict) -> Table:  # arm, or other answers → `sampling.Answers`
@@ -300,18 +293,9 @@ def wording(results, by: dict) -> Pitfall:
     means = pd.DataFrame({arm: {k: x.mean() for k, x in of.items()} for arm, of in values.items()}).sort_index()
     span, n = means.max() - means.min(), len(next(iter(by.values())))
     usual, *others = means.to_dict("records")
-    return _line(
-        "wording",
-        results,
-        value=Interval(float(span.max()), n=n, reason=LARGEST),
-        signed=False,
-        arm=span.idxmax(),
-        arms=means.shape[1],
-        n=n,
-        wordings=len(means),
-        changed=sum(bool(swapped(usual, other)) for other in others),
-        sd=float(means.std().mean()),
-    )
+    about = dict(arm=span.idxmax(), arms=means.shape[1], n=n, wordings=len(means), sd=float(means.std().mean()))
+    about |= dict(changed=sum(bool(swapped(usual, other)) for other in others))
+    return _line("wording", results, value=Interval(float(span.max()), n=n, reason=LARGEST), signed=False, **about)
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #31e0a497
 def decoding(results, by: dict, *, temperature: float) -> Pitfall:
@@ -330,19 +314,11 @@ def decoding(results, by: dict, *, temperature: float) -> Pitfall:
     arm = max(change, key=lambda a: abs(change[a]))
     sd = [float(np.std([x.mean() for x in xs], ddof=1)) for xs in draws.values() if len(xs) > 1]
     drawn = {a: float(np.mean([x.mean() for x in xs])) for a, xs in draws.items()}
-    return _line(
-        "decoding",
-        results,
-        value=Interval(change[arm], n=len(both[arm]), reason=LARGEST),
-        temperature=temperature,
-        arm=arm,
-        arms=len(change),
-        n=len(draws[arm][0]),
-        clear=sum(x is not None and x <= 0.05 for x in p),
-        draws=max(map(len, draws.values())),
-        sd=float(np.mean(sd)) if sd else None,
-        changes=_changes({a: float(x.mean()) for a, x in usual.items()}, drawn),
-    )
+    about = dict(temperature=temperature, arm=arm, arms=len(change), n=len(draws[arm][0]))
+    about |= dict(clear=sum(x is not None and x <= 0.05 for x in p), draws=max(map(len, draws.values())))
+    about |= dict(changes=_changes({a: float(x.mean()) for a, x in usual.items()}, drawn))
+    value, sd = Interval(change[arm], n=len(both[arm]), reason=LARGEST), float(np.mean(sd)) if sd else None
+    return _line("decoding", results, value=value, sd=sd, **about)
 
 
 def easy(results, values=None, *, examples: list = ()) -> Pitfall:
@@ -353,18 +329,9 @@ def easy(results, values=None, *, examples: list = ()) -> Pitfall:
         return _not_measured("easy") if results.metric.graded else _line("easy", share=None)
     how = dict(metric=METRICS["correct"], seed=results.seed)
     share, whole = level_interval(values, results.sources(values.index), **how), _base(results, BASE, ids=values.index)
-    return _line(
-        "easy",
-        value=share,
-        unit=" %",
-        signed=False,
-        share=share,
-        least=chance(examples),
-        n=len(values),
-        base=BASE,
-        shown=BLIND[examples[0].task],
-        whole=float(whole.mean()) if whole.notna().any() else None,
-    )
+    about = dict(share=share, least=chance(examples), n=len(values), base=BASE, shown=BLIND[examples[0].task])
+    about |= dict(whole=float(whole.mean()) if whole.notna().any() else None)
+    return _line("easy", value=share, unit=" %", signed=False, **about)
 
 # %% ../../nbs/70_analyse/04_findings.ipynb #f6e52184
 def pitfalls(

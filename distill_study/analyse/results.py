@@ -455,25 +455,22 @@ class TransferResult:
 # %% ../../nbs/70_analyse/03_results.ipynb #0cb05f05
 def _result(f: Learner, name: str, *, grades, splits, metric, **bootstrap) -> TransferResult:
     "One student on the test items of one data set."
-    own, test = name == f.c.data.name, splits[name]
-    inputs = {e.key for e in splits[f.c.data.name].train}
+    own, test, trained_on = name == f.c.data.name, splits[name], splits[f.c.data.name]
+    inputs = {e.key for e in trained_on.train}
     seen = set() if own else {e.id for e in test.test if e.key in inputs}
     base, taught = grades[(f.c.student.model, f.base), name], grades[(f.c.name, f.arm), name]
     rows = base[["source", "parsed", metric.key]].assign(taught=taught[metric.key], read=taught["parsed"])
     rows = rows[~rows.index.isin(seen)].dropna()
     sources, kind = rows["source"].to_numpy(), bool if metric.graded else float
     a, b = (rows[k].to_numpy(dtype=kind) for k in (metric.key, "taught"))
+    models = dict(student=f.c.student.model, teacher=f.c.teacher.engine)
+    learner = dict(combination=f.c.name, arm=f.arm, seed=f.c.seed, place=place_of(f.c.axes), **models)
+    names = dict(trained_on=short_name(f.c.data.name), test=short_name(name))
     return TransferResult(
-        combination=f.c.name,
-        trained_on=short_name(f.c.data.name),
-        arm=f.arm,
-        student=f.c.student.model,
-        teacher=f.c.teacher.engine,
-        seed=f.c.seed,
-        place=place_of(f.c.axes),
-        test=short_name(name),
+        **learner,
+        **names,
         own=own,
-        family=test.task == splits[f.c.data.name].task,
+        family=test.task == trained_on.task,
         metric=metric,
         score=level_interval(b, sources, metric=metric, **bootstrap),
         base=level_interval(a, sources, metric=metric, **bootstrap),
