@@ -102,10 +102,10 @@ def calibration_figure(found: dict, names: dict, *, dark: bool = False):  # a ma
     "Share of right answers by confidence, with Wilson's intervals, of some `calibrations`; `names`: plain ones."
     fig, ax = axes(3.4, 4.8, dark=dark)
     ax.plot([0, 100], [0, 100], color=ink(SOFT, dark), lw=1, ls="--", zorder=1)
-    for arm, c in found.items():
+    for (arm, c), marker in zip(found.items(), "o^s"):
         sure, right = (100 * np.array(x) for x in list(zip(*c["bins"]))[1:])
         ends = [(100 * i.low, 100 * i.high) for i in (wilson(round(n * y), n) for n, _, y in c["bins"])]
-        look = dict(fmt=f"-{_MARKERS[arm.split('/')[0]]}", color=ink(COLOURS[arm], dark), ms=4, lw=1.2, elinewidth=0.6)
+        look = dict(marker=marker, color=ink(COLOURS[arm], dark), ms=4.5, lw=1.2, elinewidth=0.6)
         ax.errorbar(sure, right, yerr=abs(np.transpose(ends) - right), label=names[arm], **look)
     scale = dict(xlim=(0, 101), ylim=(-1, 101), xticks=range(0, 101, 20), yticks=range(0, 101, 20))
     ax.set(xlabel="confidence, %", ylabel="right answers, %", **scale)
