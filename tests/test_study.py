@@ -170,7 +170,7 @@ def test_the_judge_is_in_numbers_and_page(finished):
         m["judge"]["items"] == 12
         and m["judge"]["weak"] == ""
         and len(m["judge"]["wins"]) == 2
-        and {x["key"] for x in m["judge"]["measures"]} >= {"kappa", "swap", "position", "length", "self"}
+        and {x["key"] for x in m["judge"]["measures"]} >= {"grades_side", "swap", "position", "length", "self"}
     )
     page = (finished[0] / "reports/small/tiny-qa--teacher--student-s/index.html").read_text()
     assert ">What the judge says</h2>" in page and "How far the judge can be trusted" in page

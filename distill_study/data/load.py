@@ -41,7 +41,7 @@ class Example:
 
     `turns` is the question, maybe with turns before it; of a conversation, the user's turns one after the other.
     A system turn of the data's own leads. `meta` may hold `words` (most words of a summary), `reference` (the data
-    set's own replies in a conversation), `source` and `difficulty`.
+    set's own replies in a conversation), `source`, `difficulty` and `wording` (the number of another plain prompt).
     """
 
     id: str
@@ -51,14 +51,15 @@ class Example:
     choices: tuple | None = None
     meta: dict = field(default_factory=dict)
 
-    def ask(self, strategy: str, replies: tuple = (), *, paraphrase: int = 0) -> list[dict]:
+    def ask(self, strategy: str, replies: tuple = ()) -> list[dict]:
         "Chat messages under the prompt of `strategy`; of a conversation, with `replies`, up to the next user turn."
         turns = list(self.turns)
         if self.task == "conversation":  # with the replies in between
             head, users = (turns[:1], turns[1:]) if turns[0]["role"] == "system" else ([], turns)
             answers = [dict(role="assistant", content=reply) for reply in replies]
             turns = [*head, *chain.from_iterable(zip(users, answers)), *users[len(answers) : len(answers) + 1]]
-        return ask(self.task, strategy, turns=turns, words=self.meta.get("words"), paraphrase=paraphrase)
+        how = dict(words=self.meta.get("words"), paraphrase=self.meta.get("wording", 0))
+        return ask(self.task, strategy, turns=turns, **how)
 
     @property
     def messages(self) -> list[dict]:

@@ -38,7 +38,7 @@ class Answer:
     unread: tuple = ()  # earlier answers to the same question, which could not be read
     parts: tuple = ()  # of a conversation: the answers to its turns, in order
     served: str | None = None  # the model that a server names, where it is another than the one asked
-    logprob: float | None = None  # mean log-probability of its tokens, where those were kept
+    steps: tuple = ()  # [token, log-probability, {token: log-probability}] of each of its tokens, where those were kept
 
     @property
     def truncated(self) -> bool:
@@ -105,7 +105,7 @@ def answer_of(record, id: str = "", *, parsed: Parsed | None = None, correct=Non
         dtype=info.get("dtype"),
         attempts=info.get("attempts", 1),
         served=served if another_model(record.model, served) else None,
-        logprob=mean(p for _, p, _ in info["logprobs"]) if info.get("logprobs") else None,
+        steps=tuple(info.get("logprobs") or ()),
     )
 
 
