@@ -6,9 +6,9 @@
 __all__ = ['MOST', 'Count', 'Whole', 'Seed', 'Share', 'Positive', 'Amount', 'Strategy', 'GIVE_LOGPROBS', 'Dtype', 'OWN', 'HALF',
            'LICENSE', 'License', 'VISIBLE', 'FIRST', 'RANDOM', 'ARMS', 'DEFAULT_ARMS', 'ArmName', 'ArmNames',
            'read_table', 'wording', 'StudyError', 'ConfigError', 'nearest', 'Settings', 'absent', 'Sampling',
-           'Endpoint', 'Price', 'Vllm', 'Asked', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm', 'arms_under',
-           'Judge', 'Criterion', 'Pitfalls', 'Shared', 'Combination', 'stem', 'slug', 'unavailable', 'strategies_of',
-           'fingerprint']
+           'Endpoint', 'Price', 'Vllm', 'Asked', 'Teacher', 'Contrast', 'Train', 'Student', 'Data', 'Curate', 'Arm',
+           'arms_under', 'Judge', 'Criterion', 'Pitfalls', 'Shared', 'Combination', 'stem', 'slug', 'unavailable',
+           'strategies_of', 'fingerprint']
 
 # %% ../nbs/00_config.ipynb #84a9eb5e
 import difflib
@@ -322,10 +322,18 @@ class Teacher(Asked):
         return super().conflict()
 
 # %% ../nbs/00_config.ipynb #b366319d
+class Contrast(Settings):
+    "The second training of arm distilled/cot-contrast, by DPO (arXiv 2305.18290)."
+
+    beta: Positive = 0.1  # the larger, the closer it stays to the student that it starts from
+    epochs: Positive = 1.0  # passes over the pairs
+    learning_rate: Positive | None = None  # None: a tenth of the first training's
+
+
 class Train(Settings):
     "Supervised fine-tuning of one student on one set of rows; by default LoRA on all linear layers, rank 16."
 
-    unread: ClassVar[frozenset] = frozenset({"merged"})
+    unread: ClassVar[frozenset] = frozenset({"merged", "contrast"})  # the latter has fingerprints of its own
     # all weights, an adapter, or an adapter on 4-bit weights (arXiv 2305.14314)
     method: Literal["full", "lora", "qlora"] = "lora"
     r: Count = 16  # LoRA rank
@@ -359,6 +367,7 @@ class Train(Settings):
     report_to: tuple[str, ...] = ()  # trackers of transformers, e.g. [tensorboard]
     launch: str | None = None  # in several processes: 'ddp', 'fsdp', 'cpu2', or a configuration of accelerate
     processes: Count | None = None  # how many; None: as many as there are GPUs
+    contrast: Contrast = absent(Contrast())  # what comes after it, in arm distilled/cot-contrast
 
     def conflict(self):
         adapters = [f for f in ("dora", "rslora") if getattr(self, f)] + ["merged"] * (self.merged is not None)
@@ -462,6 +471,7 @@ class Arm(Settings):
     stop: tuple[str, ...] = ()  # where its answers end
     only: Literal["right", "wrong"] | None = None  # it learns from such labels alone, as many as there are of both
     shuffled: bool = False  # every input has the label of another one: what is left to learn is the form
+    after: str | None = absent(None)  # arm whose student it starts from, to prefer right samples to wrong ones
     extra: bool = False  # only part of a recipe that asks for it
 
 

@@ -55,6 +55,11 @@ class Recipe(config.Shared):
         once = next((t.engine for t in self.teachers if t.sampling.n == 1), None)
         if self.curate.agreement and once:
             return wording("lone_answer", agreement=self.curate.agreement, engine=once)
+        for a in (ARMS[name] for name in self.arms if ARMS[name].after):
+            processes = any(s.train.launch for s in self.students)
+            found = dict(alone=a.after not in self.arms, samples=once, processes=processes)
+            if why := next((name for name, holds in found.items() if holds), None):
+                return wording(f"contrast_{why}", arm=a.name, after=a.after, engine=once)
         if self.curate.select == "llkd" and not all(t.sampling.n > 1 or t.sampling.logprobs for t in self.teachers):
             return wording("unsure_teacher")
         if self.curate.budget and self.curate.budget < self.min_rows:
@@ -413,12 +418,13 @@ def _look_stage(c):
 
 def _train_stage(c, arm, *, label, look):
     "One student trained and asked; a student that learns from gold waits for no teacher."
-    needs = (label.key,) if label and ARMS[arm].labels != "gold" else ()
+    needs, before = (label.key,) if label and ARMS[arm].labels != "gold" else (), ARMS[arm].after
     needs += (look.key,) if look and c.curate.select != config.RANDOM else ()
+    needs += (_train_stage(c, before, label=label, look=look).key,) if before else ()
     key = fingerprint("train", c.student, c.data, arm, c.seed, c.curate, c.min_rows, *(needs or [""]))
     parts = [f"{c.student.model}, {arm} on {c.data.name}", c.point, f"seed {c.seed}" if c.seed else ""]
     what = ", ".join(filter(None, parts))
-    return Stage("train", what, _narrowed(c, [arm]), key, needs=needs, arm=arm)
+    return Stage("train", what, _narrowed(c, filter(None, [before, arm])), key, needs=needs, arm=arm)
 
 # %% ../../nbs/85_study/02_plan.ipynb #fefe07d8
 def stages_of(combination: Combination) -> list[Stage]:
@@ -535,6 +541,8 @@ def _train_work(stage):
     labels, train = " ".join([a.only or "", "shuffled" if a.shuffled else "", a.labels]).strip(), c.student.train
     length = f"steps: {train.steps}" if train.steps else f"epochs: {train.epochs:g}"
     what = f"{c.student.model} on {labels} {a.target}s ({train.method}, {length})"
+    if a.after:
+        what = f"{c.student.model}, after {a.after}, on right against wrong samples ({train.method}, DPO)"
     shared = dict(who="student", combination=c, data=c.data, identity=_identity(c, a.name), arm=a.name)
     yield Work("train", what, split="train", **shared)
     yield Work("answer", a.name, strategy=a.prompt, times=1 + len(c.student.compare), **shared)

@@ -320,13 +320,17 @@ def _curate_one(c, arm, *, splits, answers, store, found):
         done = curate.choose(done, order, budget=c.curate.budget)
     if arm.shuffled:
         done = replace(done, rows=shuffled(done.rows, c.seed))
+    budget = c.curate.budget
+    if arm.after and len(done.rows) >= (budget or 0):  # rows that the first training has, too
+        how = dict(examples=splits.train, answers=answers, which=c.curate.reasoning)
+        done, budget = curate.paired(done, arm, **how), None
     settings = c.teacher, c.data, splits.hashes, c.curate, c.student.model, c.student.train.max_length
     ledger = drops_of(store, f"drops-{config.slug(arm.name)}", fp=fingerprint("drops", *settings, arm))
     drops = [dict(arm=arm.name, **vars(d)) for d in done.drops]
     chosen = [dict(arm=arm.name, id=id, reason="chosen", evidence=why) for id, why in done.chosen.items()]
     ledger.replace(drops + chosen)
     drops = [curate.Drop(e["id"], e["reason"], e["evidence"]) for e in ledger.entries() if e["reason"] != "chosen"]
-    return curate.enough(replace(done, drops=drops), c.min_rows, budget=c.curate.budget)
+    return curate.enough(replace(done, drops=drops), c.min_rows, budget=budget)
 
 
 def too_long(c: Combination, rows: list, *, store) -> dict:
@@ -345,7 +349,11 @@ def train_arms(c: Combination, curated: dict, *, store, splits=None) -> dict:
     "Arm → `TrainedStudent`, trained now or found in the store; an arm with too few rows is left out."
     rows = {arm: done.rows for arm, done in curated.items() if not done.short}
     held = _held_out(c, rows, splits=splits, store=store) if c.student.train.choose != "last" else {}
-    return {arm: train_one(c, arm, rows=rows[arm], store=store, **held.get(arm, {})) for arm in rows}
+    fits = {}
+    for arm in sorted(rows, key=lambda a: bool(ARMS[a].after)):
+        start = ARMS[arm].after and fits[ARMS[arm].after]
+        fits[arm] = train_one(c, arm, rows=rows[arm], store=store, start=start, **held.get(arm, {}))
+    return {arm: fits[arm] for arm in rows}
 
 
 def _held_out(c, arms, *, splits, store):
@@ -362,14 +370,15 @@ def _held_out(c, arms, *, splits, store):
     return {a: dict(validation=rows.get(a, []), score=Score(c, ARMS[a], splits) if gold else None) for a in arms}
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c07
-def train_one(c: Combination, arm: str, *, rows: list, store, validation=(), score=None) -> TrainedStudent:
-    """One trained student; an interrupted training goes on from its last checkpoint.
+def train_one(c: Combination, arm: str, *, rows: list, store, validation=(), score=None, start=None) -> TrainedStudent:
+    """One trained student; an interrupted training goes on from its last checkpoint. `start`: see `fit_student`.
 
     Its checkpoint is chosen by the loss of the `validation` rows, or by a `Score`; without them the last one is kept.
     """
     train, looked = c.student.train, list(validation)
-    how = dict(settings=train, seed=c.seed, validation=looked, score=score)
+    how = dict(settings=train, seed=c.seed, validation=looked, score=score) | (dict(start=start) if start else {})
     chosen_by = [looked, score and score.key] if train.choose != "last" else []
+    chosen_by += [train.contrast, start.fingerprint] if start else []
     by_rows = fingerprint("trained", rows, portable(c.student.model), train, c.seed, *chosen_by)
     if store.replay:
         if kept := _kept_student(store, "trained", place=by_rows):
@@ -379,7 +388,7 @@ def train_one(c: Combination, arm: str, *, rows: list, store, validation=(), sco
     if store.stage("student", key) is not None:
         say(f"  {arm}: trained student from the store")
     else:
-        say(f"  training {arm} on {len(rows)} rows")
+        say(f"  training {arm} on {len(rows)} {'pairs' if start else 'rows'}")
         with store.new_stage("student", key, info=dict(arm=arm, model=c.student.model)) as folder:
             if folder is not None:
                 launch(rows, c.student.model, out=folder, progress=ticker(f"training {arm}"), **how)
@@ -400,7 +409,8 @@ def _settings_place(c, arm):
     no_matter = {"strategies", "batch_size", "max_failures", "price", "license", "terms"}
     teacher = None if ARMS[arm].labels == "gold" else c.teacher.model_dump(mode="json", exclude=no_matter)
     data = c.data.model_dump(mode="json", exclude={"license", "terms", "language"})
-    return fingerprint("taught", teacher, c.student.model, c.student.train, data, c.seed, c.curate, c.min_rows, arm)
+    own = c.student.model, c.student.train, data, c.seed, c.curate, c.min_rows, arm
+    return fingerprint("taught", teacher, *own, *([c.student.train.contrast] if ARMS[arm].after else []))
 
 
 def noted_student(c: Combination, arm: str, *, store) -> TrainedStudent | None:
@@ -727,6 +737,7 @@ def training_record(fit: TrainedStudent, price=None) -> dict:
         cost=price and price.cost(0, 0, seconds=fit.seconds),
         first_loss=fit.history[0][1],
         last_loss=fit.history[-1][1],
+        **(dict(contrast=fit.contrast) if fit.contrast else {}),
         losses=[dict(step=s, loss=x) for s, x in fit.history],
         looks=[dict(step=s, loss=loss.get(s), right=right.get(s)) for s in sorted({*loss, *right})],
     )
@@ -740,6 +751,7 @@ def students_parts(run) -> list:
     kinds = {(ARMS[a].prompt, ARMS[a].target): a for a in teacher_last}
     return [
         tables.training_table(run.training, run.few, arms=families.arms_of(run.data.task)),
+        *(note("contrast", arm=ARMS[a], **x.contrast) for a, x in run.students.items() if x.contrast),
         *([tables.form_table(run.forms, run.metric)] if run.forms else []),
         *(HTML(render_row(run.students[a].first_row, f"{a}, row")) for a in kinds.values()),
     ]

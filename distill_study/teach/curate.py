@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REASONS', 'words', 'Grams', 'shingles', 'jaccard', 'near_repeats', 'text_of', 'facts_of', 'contaminated',
-           'gives_away', 'Overlaps', 'overlaps', 'Drop', 'Curated', 'curate', 'choose', 'enough']
+           'gives_away', 'Overlaps', 'overlaps', 'Drop', 'Curated', 'curate', 'choose', 'paired', 'enough']
 
 # %% ../../nbs/40_teach/02_curate.ipynb #32f4d958
 import re
@@ -497,6 +497,26 @@ def choose(done: Curated, order: dict, *, budget: int) -> Curated:
     return replace(done, rows=rows, drops=[*done.drops, *gone], chosen=chosen)
 
 # %% ../../nbs/40_teach/02_curate.ipynb #1a366975
+def paired(done: Curated, arm, *, examples: list, answers, which: str) -> Curated:
+    """The first right sample of every input among the rows, and its first wrong one's text as the row's `rejected`.
+
+    Inputs without both are dropped; `which` reasoning is taught, see `config.Curate`."""
+    rows, drops, places = [], list(done.drops), dict.fromkeys(done.kept)
+    for example, elected in zip(examples, answers, strict=True):
+        if example.id not in places:
+            continue
+        readable = [a for a in elected.votes if not _answer_fault(a, arm)]
+        sides = [next((a for a in readable if a.correct is right), None) for right in (True, False)]
+        if None in sides:
+            drops.append(Drop(example.id, "no wrong sample" if sides[0] else "no right sample", ""))
+            continue
+        sides = [_with_reasoning(a, arm, which=which)[0] for a in sides]
+        right, wrong = (_rows(arm, example, label=a.parsed.answer, answer=a, turns="all")[0] for a in sides)
+        rows.append(right | dict(rejected=wrong["messages"][-1]["content"]))
+    done = replace(done, rows=rows, drops=drops)
+    return replace(done, chosen={i: why for i, why in done.chosen.items() if i in done.kept})
+
+
 def enough(done: Curated, min_rows: int, *, budget: int | None = None) -> Curated:
     "The same; where too few rows are left to train on, or to spend a budget, `short` says what became of the others."
     inputs, n, dropped = done.attrition.values()
