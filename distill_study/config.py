@@ -252,8 +252,7 @@ License = Annotated[str, Field(pattern=LICENSE)]
 class Asked(Settings):
     "A model that is asked, as teacher or as judge: which, how, and what its answers cost."
 
-    # 'engine:model', e.g. 'transformers:zoo/teacher' or 'recorded:svamp_palm540b'
-    engine: str = Field(pattern=r"^[a-z]+:.+$")
+    engine: str = Field(pattern=r"^[a-z]+:.+$")  # 'engine:model', e.g. 'transformers:zoo/teacher'
     sampling: Sampling = Sampling()
     batch_size: Count = 64
     max_failures: Share = 0.3  # share of the requests that may fail; when more have, the run ends with what it has
@@ -334,8 +333,7 @@ class Train(Settings):
     "Supervised fine-tuning of one student on one set of rows; by default LoRA on all linear layers, rank 16."
 
     unread: ClassVar[frozenset] = frozenset({"merged", "contrast"})  # the latter has fingerprints of its own
-    # all weights, an adapter, or an adapter on 4-bit weights (arXiv 2305.14314)
-    method: Literal["full", "lora", "qlora"] = "lora"
+    method: Literal["full", "lora", "qlora"] = "lora"  # all weights, an adapter, or one on 4-bit weights (2305.14314)
     r: Count = 16  # LoRA rank
     alpha: Count = 32  # LoRA scaling numerator
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -434,8 +432,7 @@ class Curate(Settings):
     contained: float = Field(0.5, ge=0, lt=1)  # it goes once those cover more of a test input; 0: any shared n-gram
     given_away: bool = True  # drop inputs in which their own gold answer stands
     hard_items: bool = False  # ask the untouched student the training inputs, too: do drops fall on hard ones?
-    # which reasoning is taught: what stands before the answer, or (hidden) what a block or field of its own holds
-    reasoning: Literal[VISIBLE, "hidden", "visible"] = absent(VISIBLE)
+    reasoning: Literal[VISIBLE, "hidden", "visible"] = absent(VISIBLE)  # taught; hidden: of a block or field of its own
     stated: tuple[str, ...] = absent(())  # regular expressions of what answers are stated with, e.g. 'I pick'
 
     def conflict(self):

@@ -993,23 +993,12 @@ class Conclusions:
         "Every number of the report, as plain JSON values."
         more = {name: getattr(self, name) for name in "attrition labelling training serving hardness".split()}
         more |= {name: getattr(self, name) for name in "forms method pitfalls difficulty headline sizes".split()}
-        return render.metrics(
-            self.results,
-            self.provenance,
-            found=self.findings,
-            shown=list(self.cases),
-            balance={arm: done.balance for arm, done in self.rows.items() if done.balance},
-            data=data_table(self.data, self.metric).to_dict(),
-            left_out=self.data.left_out,
-            unfinished=families.unfinished(self.graded),
-            missing=self.absent | self.untrained,
-            labels=self.confusions,
-            rules=self.pitfalls.rules,
-            judge=self.judged,
-            people=self.opinions,
-            agreement={table.caption: table for table in self.agreement},
-            **more,
-        )
+        more |= dict(found=self.findings, shown=list(self.cases), data=data_table(self.data, self.metric).to_dict())
+        more |= dict(balance={arm: done.balance for arm, done in self.rows.items() if done.balance})
+        more |= dict(left_out=self.data.left_out, unfinished=families.unfinished(self.graded), labels=self.confusions)
+        more |= dict(missing=self.absent | self.untrained, rules=self.pitfalls.rules, judge=self.judged)
+        more |= dict(people=self.opinions, agreement={table.caption: table for table in self.agreement})
+        return render.metrics(self.results, self.provenance, **more)
 
     def write(self, folder: str | Path):
         "Write `metrics.json`, `metrics.csv` and `items.html`, and for the receipt what was looked up in the store."

@@ -194,16 +194,12 @@ class Task:
         found = self.find(clean, **how)
         strict = self._strict(text, strategy, choices=choices) if ended and not more else None
         start = found.start + (len(own) - len(plain) if found.start > len(plain) // 2 else 0)
-        return Parsed(
-            found.answer,
-            strict,
-            rationale=re.sub(r"[\s*_#$]+$", "", own[:start]).strip(),  # as the model wrote it
-            stated=found.answer is not None and found.rule == "stated" or strict is not None,
-            outside=self.outside(found.text) if found.answer is None else None,
-            rule="exact" if strict is not None else found.rule if found.answer is not None else "",
-            ignored=more,
-            differs=found.differs,
-        )
+        why = re.sub(r"[\s*_#$]+$", "", own[:start]).strip()  # as the model wrote it
+        stated = found.answer is not None and found.rule == "stated" or strict is not None
+        outside = self.outside(found.text) if found.answer is None else None
+        rule = "exact" if strict is not None else found.rule if found.answer is not None else ""
+        more = dict(outside=outside, rule=rule, ignored=more, differs=found.differs)
+        return Parsed(found.answer, strict, rationale=why, stated=stated, **more)
 
     def _from_fields(self, fields, *, form, choices, own):
         "What an answer in JSON is read as."

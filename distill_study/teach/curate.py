@@ -16,7 +16,7 @@ from functools import cache
 
 import numpy as np
 
-from ..config import Curate, read_table
+from ..config import Curate, read_table, wording
 from ..data.load import LETTERS
 from ..store.log import key_hash
 from ..tasks.families import NLI, TASKS, both, target
@@ -522,9 +522,7 @@ def enough(done: Curated, min_rows: int, *, budget: int | None = None) -> Curate
     inputs, n, dropped = done.attrition.values()
     if n >= min_rows and len(done.rows) >= (budget or 0):
         return done
-    left = f"{n} training {'row is' if n == 1 else 'rows are'} left of {inputs} inputs"
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "nothing dropped"
-    if n < min_rows:
-        return replace(done, short=f"{left}, fewer than min_rows = {min_rows} ({reasons})")
-    missing = budget - len(done.rows)
-    return replace(done, short=f"{left}, {missing} fewer than curate.budget = {budget} ({reasons})")
+    about = dict(n=n, rows="row is" if n == 1 else "rows are", inputs=inputs, reasons=reasons, least=min_rows)
+    about |= dict(budget=budget, missing=(budget or 0) - len(done.rows))
+    return replace(done, short=wording("few_left" if n < min_rows else "under_budget", **about))

@@ -94,19 +94,10 @@ def answer_of(record, id: str = "", *, parsed: Parsed | None = None, correct=Non
         return Answer(id, "", parsed, correct, attempts=record.attempts, failure=record)
     info, spent = record.info or {}, (record.completion_tokens, record.prompt_tokens, record.latency)
     served = info.get("served", {}).get("model")
-    return Answer(
-        id,
-        record.text,
-        parsed,
-        correct,
-        record.finish_reason,
-        *spent,
-        seconds=info.get("share"),
-        dtype=info.get("dtype"),
-        attempts=info.get("attempts", 1),
-        served=served if another_model(record.model, served) else None,
-        logprob=mean(p for _, p, _ in info["logprobs"]) if info.get("logprobs") else None,
-    )
+    took = dict(zip(("tokens", "prompt_tokens", "latency"), spent), seconds=info.get("share"), dtype=info.get("dtype"))
+    took |= dict(attempts=info.get("attempts", 1), served=served if another_model(record.model, served) else None)
+    took |= dict(logprob=mean(p for _, p, _ in info["logprobs"]) if info.get("logprobs") else None)
+    return Answer(id, record.text, parsed, correct, record.finish_reason, **took)
 
 
 def _read(example, strategy, *, record, structured=False, stated=()):
@@ -285,18 +276,12 @@ def _whole(n, parts):
     last, got = parts[-1], [a for a in parts if not a.failure]
     complete = len(parts) == n and last.parsed.answer is not None
     exact = complete and all(a.parsed.strict is not None for a in parts)
-    return Answer(
-        last.id,
-        "\n".join(f"{i}. {a.text}" for i, a in enumerate(parts, 1)) if n > 1 else last.text,
-        Parsed(last.parsed.answer if complete else None, last.parsed.strict if exact else None, stated=complete),
-        None,
-        "length" if any(a.truncated for a in parts) else last.finish_reason,
-        **{name: _total(got, name) for name in ("tokens", "prompt_tokens", "latency", "seconds")},
-        dtype=last.dtype,
-        attempts=sum(a.attempts for a in parts),
-        failure=last.failure,
-        parts=parts,
-    )
+    text = "\n".join(f"{i}. {a.text}" for i, a in enumerate(parts, 1)) if n > 1 else last.text
+    read = Parsed(last.parsed.answer if complete else None, last.parsed.strict if exact else None, stated=complete)
+    ended = "length" if any(a.truncated for a in parts) else last.finish_reason
+    took = {name: _total(got, name) for name in ("tokens", "prompt_tokens", "latency", "seconds")}
+    took |= dict(dtype=last.dtype, attempts=sum(a.attempts for a in parts), failure=last.failure, parts=parts)
+    return Answer(last.id, text, read, None, ended, **took)
 
 
 def _total(answers, name):
@@ -310,24 +295,16 @@ def summary(answers: Answers) -> dict:
     tokens = [a.tokens for a in answers if a.tokens is not None]
     cut = [a.cut_off for a in answers if a.cut_off is not None]
     voted = bool(answers.answers and answers.answers[0].votes)
-    return dict(
-        strategy=answers.strategy,
-        n=len(answers),
-        right=sum(graded) if graded else None,
-        graded=len(graded),
-        accuracy=mean(graded) if graded else None,
-        failed=sum(answers.failed.values()),
-        unreadable=sum(a.parsed.answer is None and not a.failure for a in answers),
-        format_failures=sum(a.parsed.strict is None and not a.failure for a in answers),
-        truncated=sum(cut) if cut else None,
-        tokens_per_answer=mean(tokens) if tokens else None,
-        tokens=sum(tokens) if tokens else None,
-        reused=answers.reused,
-        new=answers.new,
-        asked_again=sum(len(v.unread) for a in answers for v in a.votes or a.parts or (a,)),
-        samples=max((len(a.votes) for a in answers), default=0) or 1,
-        agreement=mean(a.agreement for a in answers) if voted else None,
-    ) | (dict(other_models=others) if (others := other_models(answers)) else {})
+    found = dict(strategy=answers.strategy, n=len(answers), right=sum(graded) if graded else None, graded=len(graded))
+    found |= dict(accuracy=mean(graded) if graded else None, failed=sum(answers.failed.values()))
+    found |= dict(unreadable=sum(a.parsed.answer is None and not a.failure for a in answers))
+    found |= dict(format_failures=sum(a.parsed.strict is None and not a.failure for a in answers))
+    found |= dict(truncated=sum(cut) if cut else None, tokens_per_answer=mean(tokens) if tokens else None)
+    found |= dict(tokens=sum(tokens) if tokens else None, reused=answers.reused, new=answers.new)
+    found |= dict(asked_again=sum(len(v.unread) for a in answers for v in a.votes or a.parts or (a,)))
+    found |= dict(samples=max((len(a.votes) for a in answers), default=0) or 1)
+    found |= dict(agreement=mean(a.agreement for a in answers) if voted else None)
+    return found | (dict(other_models=others) if (others := other_models(answers)) else {})
 
 
 def usage(answers: Answers, price=None) -> dict:
@@ -335,13 +312,9 @@ def usage(answers: Answers, price=None) -> dict:
     every = [v for a in answers for v in a.asked]
     got = [a for a in every if not a.failure]
     into, out, busy = (_total(got, k) for k in ("prompt_tokens", "tokens", "seconds"))
+    speed = out / busy if out is not None and busy else None
+    took = dict(prompt_tokens=into, output_tokens=out, seconds=busy, tokens_per_second=speed, requests=len(every))
+    cost = price.cost(into, out, seconds=busy) if price else None
     return dict(
-        n=sum(not a.failure for a in answers),
-        prompt_tokens=into,
-        output_tokens=out,
-        seconds=busy,
-        tokens_per_second=out / busy if out is not None and busy else None,
-        requests=len(every),
-        attempts=sum(a.attempts for a in every),
-        cost=price.cost(into, out, seconds=busy) if price else None,
+        n=len(answers) - sum(answers.failed.values()), **took, attempts=sum(a.attempts for a in every), cost=cost
     )

@@ -66,8 +66,10 @@ def _unfit(found, settings) -> dict:
 # %% ../../nbs/60_train/05_launch.ipynb #5d0ae001
 def check_launch(settings: Train) -> tuple[Path, int, bool]:
     "(Configuration, number of processes, whether on the CPU) of a launch; refuses, starting nothing, what can't work."
+    import torch
+
     path, found = read_config(settings.launch)
-    gpus, on_cpu = _gpus(), bool(found.use_cpu)
+    gpus, on_cpu = torch.cuda.device_count(), bool(found.use_cpu)
     n = settings.processes or (found.num_processes if on_cpu else gpus)
     rows = settings.batch_size * settings.gradient_accumulation
     reasons = _unfit(found, settings) | dict(no_gpu=not on_cpu and not gpus)
@@ -76,12 +78,6 @@ def check_launch(settings: Train) -> tuple[Path, int, bool]:
         about = dict(kind=found.distributed_type.value, n=n, gpus=gpus, rows=rows)
         raise ConfigError(_say(why, launch=settings.launch, **about))
     return path, n, on_cpu
-
-
-def _gpus():
-    import torch
-
-    return torch.cuda.device_count()
 
 # %% ../../nbs/60_train/05_launch.ipynb #2f8ce96d
 _MESSAGES = "messages.jsonl"

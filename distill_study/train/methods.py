@@ -77,61 +77,38 @@ def second(settings: Train) -> Train:
     return settings.model_copy(update=own | once)
 
 
-def trl_config(
-    settings: Train, out: Path, *, seed: int, bf16: bool, where: str, rate: float, accumulation: int, pairs=False
-):
-    """`SFTConfig` with our settings, of `pairs` `DPOConfig`, with `accumulation` batches a step; nothing is printed or
-    prepared behind our back."""
+def trl_config(settings: Train, out: Path, *, seed: int, where: str, pairs=False, **decided):
+    """`SFTConfig` with our settings, of `pairs` `DPOConfig`; nothing is printed or prepared behind our back.
+
+    `decided`: bf16; rate, of learning; accumulation, batches a step."""
     from trl import DPOConfig, SFTConfig
 
+    s, cuda, kind = settings, where == "cuda", DPOConfig if pairs else SFTConfig
+    length = dict(num_train_epochs=s.epochs, max_steps=s.steps or -1, per_device_train_batch_size=s.batch_size)
+    length |= dict(gradient_accumulation_steps=decided["accumulation"], max_length=None)
+    update = dict(learning_rate=decided["rate"], warmup_steps=s.warmup_ratio, weight_decay=s.weight_decay)
+    update |= dict(lr_scheduler_type="constant_with_warmup" if s.schedule == "constant" else s.schedule)
+    update |= dict(optim="paged_adamw_32bit" if s.method == "qlora" and cuda else "adamw_torch")
+    machine = dict(bf16=decided["bf16"], use_cpu=where == "cpu", dataloader_pin_memory=cuda)
+    machine |= dict(gradient_checkpointing=s.gradient_checkpointing, use_liger_kernel=s.liger)
+    kept = dict(output_dir=str(out), save_strategy="steps" if s.save_steps else "epoch", save_steps=s.save_steps or 500)
+    shown = dict(report_to=list(s.report_to) or "none", logging_strategy="steps" if s.report_to else "no")
+    shown |= dict(logging_steps=1, disable_tqdm=True)
     own = dict(dataset_kwargs=dict(skip_prepare_dataset=True))
     if pairs:
-        own = dict(beta=settings.contrast.beta, precompute_ref_log_probs=True)
-    return (DPOConfig if pairs else SFTConfig)(
-        output_dir=str(out),
-        seed=seed,
-        data_seed=seed,
-        num_train_epochs=settings.epochs,
-        max_steps=settings.steps or -1,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=accumulation,
-        learning_rate=rate,
-        lr_scheduler_type="constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
-        warmup_steps=settings.warmup_ratio,
-        weight_decay=settings.weight_decay,
-        max_grad_norm=settings.max_grad_norm,
-        optim="paged_adamw_32bit" if settings.method == "qlora" and where == "cuda" else "adamw_torch",
-        bf16=bf16,
-        use_cpu=where == "cpu",
-        gradient_checkpointing=settings.gradient_checkpointing,
-        use_liger_kernel=settings.liger,
-        save_strategy="steps" if settings.save_steps else "epoch",
-        save_steps=settings.save_steps or 500,
-        report_to=list(settings.report_to) or "none",
-        logging_strategy="steps" if settings.report_to else "no",
-        logging_steps=1,
-        dataloader_pin_memory=where == "cuda",
-        ddp_find_unused_parameters=False,
-        max_length=None,
-        disable_tqdm=True,
-        **own,
-    )
+        own = dict(beta=s.contrast.beta, precompute_ref_log_probs=True)
+    more = dict(max_grad_norm=s.max_grad_norm, ddp_find_unused_parameters=False)
+    return kind(seed=seed, data_seed=seed, **length, **update, **machine, **kept, **shown, **own, **more)
 
 # %% ../../nbs/60_train/02_methods.ipynb #6877354e
 def lora_config(settings: Train):
     "`LoraConfig` with our settings."
     from peft import LoraConfig
 
-    modules = settings.target_modules
-    return LoraConfig(
-        task_type="CAUSAL_LM",
-        r=settings.r,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=modules if isinstance(modules, str) else list(modules),
-        use_dora=settings.dora,
-        use_rslora=settings.rslora,
-    )
+    s, modules = settings, settings.target_modules
+    size = dict(r=s.r, lora_alpha=s.alpha, lora_dropout=s.dropout, use_dora=s.dora, use_rslora=s.rslora)
+    places = modules if isinstance(modules, str) else list(modules)
+    return LoraConfig(task_type="CAUSAL_LM", target_modules=places, **size)
 
 
 def load_base(base: Path, settings: Train, *, where: str, held: str | None = None):

@@ -97,9 +97,7 @@ def trained_folder(out: Path) -> Path:
     return adapter if alone else merged
 
 
-def run_fingerprint(
-    rows: list, model: str, *, settings: Train, seed: int, validation=None, score=None, start=None
-) -> str:
+def run_fingerprint(rows: list, model: str, *, settings: Train, seed, validation=None, score=None, start=None) -> str:
     "Identity of what `fit_student` would do: all that it takes, the weights, and the versions of what computes."
     base, stack = weights.resolve_model(model), {p: version(p) for p in ("torch", "transformers", "trl", "peft")}
     chosen_by = [score.key] if hasattr(score, "key") else []
@@ -150,8 +148,9 @@ def fit_student(
     wrong = []
     if start:
         settings, base = methods.second(settings), start.path if settings.method == "full" else base
-        said = (dict(role="assistant", content=r["rejected"]) for r in rows)
-        wrong = [r | dict(messages=[*r["messages"][:-1], text]) for r, text in zip(rows, said)]
+        wrong = [
+            r | dict(messages=[*r["messages"][:-1], r["messages"][-1] | dict(content=r["rejected"])]) for r in rows
+        ]
 
     # Tokenizer and rows
     tokenizer = weights.load_tokenizer(base)
@@ -479,35 +478,20 @@ def _record(trainer):
     sizes = {p: p.numel() for p in trainer.model.parameters()}
     seconds, epochs = time.perf_counter() - trainer.began, round(state.epoch, 4)
     tokens = sum(len(r["input_ids"]) for r in job.rows)
-    return dict(
-        model=job.name,
-        method=job.settings.method,
-        seed=job.seed,
-        rows=len(job.rows) // (2 if job.start else 1),
-        contrast=_margins(trainer) if job.start else None,
-        dropped_long=tuple(job.dropped),
-        tokens=tokens,
-        supervised_tokens=sum(label != -100 for r in job.rows for label in r["labels"]),
-        max_length=job.limit,
-        first_row=batching.seen_row(job.rows[0], job.tokenizer),
-        epochs=epochs,
-        steps=state.global_step,
-        history=tuple((h["step"], h["loss"]) for h in log if "loss" in h and "epoch" not in h),
-        validation=tuple((h["step"], h["validation"]) for h in log if "validation" in h),
-        validation_rows=len(job.held),
-        looks=tuple((h["step"], h["gold"]) for h in log if "gold" in h),
-        stopped=state.global_step < state.max_steps,
-        seconds=seconds,
-        tokens_per_second=tokens * epochs / seconds,
-        peak_memory=max(save.gathered(_peak())),
-        dtype=trainer.dtype,
-        device=weights.device(),
-        trainable=sum(n for p, n in sizes.items() if p.requires_grad),
-        parameters=sum(sizes.values()),
-        learning_rate=trainer.args.learning_rate,
-        packs=len(trainer.train_dataset) if job.settings.packing else 0,
-        versions=_versions(job.settings),
-    )
+    about = dict(model=job.name, method=job.settings.method, seed=job.seed, max_length=job.limit)
+    about |= dict(rows=len(job.rows) // (2 if job.start else 1), dropped_long=tuple(job.dropped), tokens=tokens)
+    about |= dict(supervised_tokens=sum(label != -100 for r in job.rows for label in r["labels"]))
+    about |= dict(first_row=batching.seen_row(job.rows[0], job.tokenizer), validation_rows=len(job.held))
+    about |= dict(packs=len(trainer.train_dataset) if job.settings.packing else 0)
+    went = dict(epochs=epochs, steps=state.global_step, stopped=state.global_step < state.max_steps, seconds=seconds)
+    went |= dict(history=tuple((h["step"], h["loss"]) for h in log if "loss" in h and "epoch" not in h))
+    went |= dict(validation=tuple((h["step"], h["validation"]) for h in log if "validation" in h))
+    went |= dict(looks=tuple((h["step"], h["gold"]) for h in log if "gold" in h))
+    went |= dict(tokens_per_second=tokens * epochs / seconds, learning_rate=trainer.args.learning_rate)
+    took = dict(peak_memory=max(save.gathered(_peak())), dtype=trainer.dtype, device=weights.device())
+    took |= dict(trainable=sum(n for p, n in sizes.items() if p.requires_grad), parameters=sum(sizes.values()))
+    took |= dict(versions=_versions(job.settings), contrast=_margins(trainer) if job.start else None)
+    return about | went | took
 
 
 def _margins(trainer):
