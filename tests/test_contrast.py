@@ -38,8 +38,13 @@ SAMPLES = {
 def test_a_pair_is_the_first_right_and_the_first_wrong_sample_and_inputs_without_both_are_counted():
     examples = [example(int(i[1:]), f"Where is cat {i}?") for i in SAMPLES]
     answers = Answers("cot", [voted(e, SAMPLES[e.id]) for e in examples], 0, 11)
-    before = Curated(ARM.name, [dict(id=i) for i in ("e0", "e1", "e2")], [], chosen=dict(e0="drawn", e1="drawn"))
-    done = paired(before, ARM, examples=examples, answers=answers, which="visible")
+    before = Curated(
+        ARM.name,
+        [dict(id=e.id, messages=e.ask("cot") + [dict(role="assistant", content="")]) for e in examples[:3]],
+        [],
+        chosen=dict(e0="drawn", e1="drawn"),
+    )
+    done = paired(before, ARM, answers=answers, which="visible")
     (row,) = done.rows
     assert (row["messages"][-1]["content"], row["rejected"]) == ("Red.\nAnswer: A", "Blue.\nAnswer: B")
     assert row["messages"][:-1] == examples[0].ask("cot") and done.chosen == dict(e0="drawn")

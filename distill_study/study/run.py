@@ -322,8 +322,7 @@ def _curate_one(c, arm, *, splits, answers, store, found):
         done = replace(done, rows=shuffled(done.rows, c.seed))
     budget = c.curate.budget
     if arm.after and len(done.rows) >= (budget or 0):  # rows that the first training has, too
-        how = dict(examples=splits.train, answers=answers, which=c.curate.reasoning)
-        done, budget = curate.paired(done, arm, **how), None
+        done, budget = curate.paired(done, arm, answers=answers, which=c.curate.reasoning), None
     settings = c.teacher, c.data, splits.hashes, c.curate, c.student.model, c.student.train.max_length
     ledger = drops_of(store, f"drops-{config.slug(arm.name)}", fp=fingerprint("drops", *settings, arm))
     drops = [dict(arm=arm.name, **vars(d)) for d in done.drops]

@@ -145,11 +145,6 @@ def _buckets(sets, threshold, *, num_perm) -> dict:
     return found
 
 
-def _same_facts(a, b):
-    "Whether nothing that is known of both sets two texts apart."
-    return all(x is None or y is None or x == y for x, y in zip(a or (), b or ()))
-
-
 def near_repeats(texts, others=None, *, threshold=0.7, k=3, num_perm=128, facts=None, other_facts=None) -> dict:
     """Number of a text → (number of the first one that it nearly repeats, their Jaccard similarity).
 
@@ -162,7 +157,8 @@ def near_repeats(texts, others=None, *, threshold=0.7, k=3, num_perm=128, facts=
     found, members, buckets = {}, {}, _buckets(sets, threshold, num_perm=num_perm)  # members: bucket → its texts
     for i in sorted(buckets, key=lambda i: (i < n, i)):  # the others first
         near = {j for bucket in buckets[i] if i < n for j in members.get(bucket, ())}
-        like = sorted(j for j in near if _same_facts(facts[i], facts[j]))
+        known = {j: zip(facts[i] or (), facts[j] or ()) for j in near}  # what sets two texts apart, where both have it
+        like = sorted(j for j in near if all(x is None or y is None or x == y for x, y in known[j]))
         if hit := next(((j, s) for j in like if (s := jaccard(sets[i], sets[j])) >= threshold), None):
             found[i] = hit if others is None else (hit[0] - n, hit[1])
         elif i >= n or others is None:
@@ -497,22 +493,21 @@ def choose(done: Curated, order: dict, *, budget: int) -> Curated:
     return replace(done, rows=rows, drops=[*done.drops, *gone], chosen=chosen)
 
 # %% ../../nbs/40_teach/02_curate.ipynb #1a366975
-def paired(done: Curated, arm, *, examples: list, answers, which: str) -> Curated:
+def paired(done: Curated, arm, *, answers, which: str) -> Curated:
     """The first right sample of every input among the rows, and its first wrong one's text as the row's `rejected`.
 
     Inputs without both are dropped; `which` reasoning is taught, see `config.Curate`."""
-    rows, drops, places = [], list(done.drops), dict.fromkeys(done.kept)
-    for example, elected in zip(examples, answers, strict=True):
-        if example.id not in places:
-            continue
-        readable = [a for a in elected.votes if not _answer_fault(a, arm)]
-        sides = [next((a for a in readable if a.correct is right), None) for right in (True, False)]
+    rows, drops, votes = [], list(done.drops), {a.id: a.votes for a in answers}
+    for row in {r["id"]: r for r in done.rows}.values():
+        taught = [_with_reasoning(a, arm, which=which)[0] for a in votes[row["id"]]]
+        readable = [a for a in taught if not _answer_fault(a, arm)]
+        sides = [next((a.parsed for a in readable if a.correct is right), None) for right in (True, False)]
         if None in sides:
-            drops.append(Drop(example.id, "no wrong sample" if sides[0] else "no right sample", ""))
+            drops.append(Drop(row["id"], "no wrong sample" if sides[0] else "no right sample", ""))
             continue
-        sides = [_with_reasoning(a, arm, which=which)[0] for a in sides]
-        right, wrong = (_rows(arm, example, label=a.parsed.answer, answer=a, turns="all")[0] for a in sides)
-        rows.append(right | dict(rejected=wrong["messages"][-1]["content"]))
+        right, wrong = (target(arm.prompt, read.answer, rationale=read.rationale) for read in sides)
+        messages = [*row["messages"][:-1], dict(role="assistant", content=right)]
+        rows.append(dict(id=row["id"], messages=messages, rejected=wrong))
     done = replace(done, rows=rows, drops=drops)
     return replace(done, chosen={i: why for i, why in done.chosen.items() if i in done.kept})
 

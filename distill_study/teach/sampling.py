@@ -166,15 +166,17 @@ def _asking(examples, strategy, *, engine, store, structured, stated, max_failur
     def read(request, record):
         return _read(by_id[request.id], strategy, record=record, structured=structured, stated=stated)
 
-    def show(request, record):
-        say(in_one_line(read(request, record)))
+    def unusable(read):
+        return read.answer is None or strategy != "vanilla" and not read.stated
 
     def ask(asked, stage, *, progress, first=True):
-        how = dict(max_failures=max_failures, stage=stage, progress=progress, first=show if say and first else None)
+        how = dict(max_failures=max_failures, stage=stage, progress=progress, first=None)
+        if say and first:
+            how["first"] = lambda *new: say(in_one_line(read(*new)))
         done = complete(engine, asked, store=store, **how)
         answers = list(map(read, asked, done))
         again = dict(reasks=reasks, done=done, store=store, stage=stage)
-        again["wanted"] = lambda: [i for i, a in enumerate(answers) if _unusable(a, strategy)]
+        again["wanted"] = lambda: [i for i, a in enumerate(answers) if not a.failure and unusable(a.parsed)]
         for i, request, record in ask_again(engine, asked, **again):
             if not isinstance(record, Failure):
                 before = (*answers[i].unread, replace(answers[i], unread=()))
@@ -182,11 +184,6 @@ def _asking(examples, strategy, *, engine, store, structured, stated, max_failur
         return Answers(strategy, answers, done.reused, done.new)
 
     return ask
-
-
-def _unusable(answer, strategy):
-    nothing_stated = strategy != "vanilla" and not answer.parsed.stated
-    return not answer.failure and (answer.parsed.answer is None or nothing_stated)
 
 
 def _redrawn(request, k):

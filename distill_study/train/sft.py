@@ -145,12 +145,10 @@ def fit_student(
     key = run_fingerprint(rows, model, **about)
     if is_finished(out, key):
         return TrainedStudent.load(out)
-    wrong = []
     if start:
         settings, base = methods.second(settings), start.path if settings.method == "full" else base
-        wrong = [
-            r | dict(messages=[*r["messages"][:-1], r["messages"][-1] | dict(content=r["rejected"])]) for r in rows
-        ]
+    said = ([*r["messages"][:-1], dict(role="assistant", content=r["rejected"])] for r in rows) if start else ()
+    wrong = [dict(id=r["id"], messages=messages) for r, messages in zip(rows, said)]
 
     # Tokenizer and rows
     tokenizer = weights.load_tokenizer(base)
@@ -358,8 +356,10 @@ def _student_trainer(job, model, *, numbers):
     from datasets import Dataset
     from trl import SFTTrainer
 
-    rows, collate = _batches(job, model)
-    accumulation = _accumulation(job.settings, rows)
+    (rows, collate), accumulation = _batches(job, model), job.settings.gradient_accumulation
+    if job.settings.tokens_per_step:
+        tokens = sum(len(r["input_ids"]) for r in rows) / len(rows)
+        accumulation = max(1, round(job.settings.tokens_per_step / (job.settings.batch_size * tokens)))
     joined = batching.batches_at_once(accumulation)
     return type("StudentTrainer", (_StudentTrainer, SFTTrainer), dict(job=job, joined=joined))(
         model=model,
@@ -399,13 +399,6 @@ def _batches(job, model):
         return job.rows, lambda rows: batching.padded(batching.share_of(rows), pad)
     flat = model.config._attn_implementation.startswith("flash")
     return batching.pack(job.rows, job.limit), lambda rows: batching.packed(batching.share_of(rows), pad, flat=flat)
-
-
-def _accumulation(settings, rows):
-    if not settings.tokens_per_step:
-        return settings.gradient_accumulation
-    tokens = sum(len(r["input_ids"]) for r in rows) / len(rows)
-    return max(1, round(settings.tokens_per_step / (settings.batch_size * tokens)))
 
 # %% ../../nbs/60_train/03_sft.ipynb #21e5765c
 class _Watcher:
