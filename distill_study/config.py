@@ -230,8 +230,7 @@ class Vllm(Settings):
 
     tensor_parallel_size: Count = 1  # GPUs that share every layer
     pipeline_parallel_size: Count = 1  # groups of GPUs, each with a part of the layers
-    # number format; 'auto' takes the saved one, None the same as engine `transformers`
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None  # 'auto': as saved; None: as `transformers`
     quantization: str | None = None  # e.g. 'fp8' to quantize while loading; None does what the model's folder says
     max_model_len: Count | None = Field(None, ge=8)  # most tokens of prompt and answer; None takes the model's context
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)  # share of each GPU's memory
@@ -242,8 +241,7 @@ class Vllm(Settings):
 # %% ../nbs/00_config.ipynb #92aa7e00
 GIVE_LOGPROBS = ("transformers", "vllm", "openai")  # engines
 Dtype = Literal["float32", "bfloat16", "float16"] | None
-# engine → the field of `Asked` that only such engines have
-OWN = {"openai": "endpoint", "anthropic": "endpoint", "vllm": "vllm"}
+OWN = {"openai": "endpoint", "anthropic": "endpoint", "vllm": "vllm"}  # engine → its own field of `Asked`
 HALF = 0.5  # what a token costs in a batch, of its price
 LICENSE = r"^[a-z0-9][a-z0-9.+-]*$"
 License = Annotated[str, Field(pattern=LICENSE)]
@@ -423,6 +421,7 @@ class Curate(Settings):
     prefer: Literal[FIRST, "shortest"] = absent(FIRST)  # which sample comes first
     budget: Count | None = absent(None)  # rows that an arm may have; None: all there are
     select: Literal[RANDOM, "llkd", "diverse"] = absent(RANDOM)  # the inputs it is spent on, see `study.run`
+    match: Literal["rows"] | None = absent(None)  # 'rows': all arms learn from the inputs that every distilled one can
     embedding: str | None = absent(None)  # model that tells inputs apart for 'diverse'; None: the untouched student
     agreement: Share = 0.0  # share of the samples (teacher.sampling.n) that must agree; 0 asks for none
     near: float | None = Field(0.7, gt=0, le=1)  # similarity from which on an input repeats another; None: equal ones
@@ -508,8 +507,7 @@ class Judge(Asked):
     reason: bool = True  # ask for a short reason before the verdict; without one a verdict takes a tenth of the tokens
     items: Count | None = None  # at most so many test items, the same for all arms; None takes all
     arms: ArmNames = ()  # the arms whose answers are graded one by one; empty takes all that ran
-    # arms to compare; empty: the distilled one that the report leads with, with student and teacher
-    pairs: tuple[tuple[ArmName, ArmName], ...] = ()
+    pairs: tuple[tuple[ArmName, ArmName], ...] = ()  # compared; empty: the leading distilled arm, student, teacher
 
     def conflict(self):
         if self.engine.startswith("recorded:"):

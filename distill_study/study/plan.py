@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_COMBINATIONS', 'KINDS', 'LOOKUPS', 'PAGE', 'Recipe', 'parse_recipe', 'load_recipe', 'combination_from',
-           'to_yaml', 'Pair', 'unread', 'learners', 'pairs', 'wanted', 'Stage', 'stages_of', 'plan', 'Work',
+           'to_yaml', 'Pair', 'unread', 'learners', 'pairs', 'wanted', 'Stage', 'matching', 'stages_of', 'plan', 'Work',
            'pitfall_arms', 'questions_again', 'judged_pairs', 'how_much', 'work_of', 'program', 'ingredients',
            'lookups', 'store_state', 'place_of', 'keep_receipt', 'receipt_holds', 'keep_report', 'page_ingredients']
 
@@ -416,15 +416,23 @@ def _look_stage(c):
     return Stage("base", f"{s.model} answers the training inputs of {c.data.name}", _narrowed(c, []), key)
 
 
+def matching(c: Combination) -> tuple:
+    "The arms whose rows are compared where `curate.match` asks for equal ones."
+    return tuple(a for a in c.arms if a.startswith("distilled/")) if c.curate.match else ()
+
+
 def _train_stage(c, arm, *, label, look):
     "One student trained and asked; a student that learns from gold waits for no teacher."
-    needs, before = (label.key,) if label and ARMS[arm].labels != "gold" else (), ARMS[arm].after
+    same, before = matching(c), ARMS[arm].after
+    needs = (label.key,) if label and (same or ARMS[arm].labels != "gold") else ()
     needs += (look.key,) if look and c.curate.select != config.RANDOM else ()
     needs += (_train_stage(c, before, label=label, look=look).key,) if before else ()
-    key = fingerprint("train", c.student, c.data, arm, c.seed, c.curate, c.min_rows, *(needs or [""]))
+    key = fingerprint("train", c.student, c.data, arm, c.seed, c.curate, c.min_rows, *(needs or [""]), *same)
     parts = [f"{c.student.model}, {arm} on {c.data.name}", c.point, f"seed {c.seed}" if c.seed else ""]
     what = ", ".join(filter(None, parts))
-    return Stage("train", what, _narrowed(c, filter(None, [before, arm])), key, needs=needs, arm=arm)
+    return Stage(
+        "train", what, _narrowed(c, dict.fromkeys(filter(None, [*same, before, arm]))), key, needs=needs, arm=arm
+    )
 
 # %% ../../nbs/85_study/02_plan.ipynb #fefe07d8
 def stages_of(combination: Combination) -> list[Stage]:

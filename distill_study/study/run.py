@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FEWEST', 'ticker', 'engine_for', 'noted_weights', 'weights_of', 'asking', 'answering', 'with_gold', 'check_choice',
            'Score', 'check_questions', 'label_inputs', 'random_order', 'llkd_order', 'diverse_order', 'curate_arms',
-           'shuffled', 'too_long', 'train_arms', 'train_one', 'noted_student', 'answer_arms', 'answer_forms',
+           'shuffled', 'matched', 'too_long', 'train_arms', 'train_one', 'noted_student', 'answer_arms', 'answer_forms',
            'answer_tests', 'untouched_on_train', 'hardness', 'answer_pitfalls', 'judge_arms', 'Panel', 'panel', 'note',
            'stage', 'Stages', 'Grading', 'data_table', 'labels_table', 'rows_parts', 'training_record',
            'students_parts', 'model_size', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
@@ -300,8 +300,11 @@ def curate_arms(c: Combination, splits, *, labels: dict, store) -> tuple[dict, d
         missing |= {a.name: why for a in trained if a.labels == "gold"}
     found = curate.overlaps(splits.train, dict(test=splits.test, validation=splits.validation), settings=c.curate)
     rows = [a for a in trained if a.name not in missing]
-    shared = dict(splits=splits, store=store, found=found)
-    curated = {a.name: _curate_one(c, a, answers=labels.get(a.labels), **shared) for a in rows}
+    how = dict(settings=c.curate, too_long=lambda rows: too_long(c, rows, store=store), test=splits.test, found=found)
+    made = {a.name: curate.curate(a, splits.train, answers=labels.get(a.labels), **how) for a in rows}
+    made = matched(made) if c.curate.match else made
+    shared = dict(splits=splits, store=store)
+    curated = {a.name: _curate_one(c, a, done=made[a.name], answers=labels.get(a.labels), **shared) for a in rows}
     return curated, missing | {arm: done.short for arm, done in curated.items() if done.short}
 
 
@@ -311,10 +314,21 @@ def shuffled(rows: list, seed: int) -> list:
     return [r | dict(messages=[*r["messages"][:-1], rows[i]["messages"][-1]]) for r, i in zip(rows, order)]
 
 
-def _curate_one(c, arm, *, splits, answers, store, found):
-    "The training rows of one arm; `found` are the overlaps with test items."
-    limits = dict(settings=c.curate, too_long=lambda rows: too_long(c, rows, store=store))
-    done = curate.curate(arm, splits.train, answers=answers, test=splits.test, found=found, **limits)
+def matched(made: dict) -> dict:
+    "Of every arm's `Curated` the inputs that all distilled arms have; of right or wrong labels alone stays what is."
+    kept, out = {arm: set(done.kept) for arm, done in made.items()}, {}
+    common = (
+        set().union(*kept.values()).intersection(*(ids for arm, ids in kept.items() if arm.startswith("distilled/")))
+    )
+    for arm, done in made.items():
+        gone = set() if ARMS[arm].only else kept[arm] - common
+        drops = [*done.drops, *(curate.Drop(i, "not in every arm", "") for i in done.kept if i in gone)]
+        out[arm] = replace(done, rows=[r for r in done.rows if r["id"] not in gone], drops=drops)
+    return out
+
+
+def _curate_one(c, arm, *, done, splits, answers, store):
+    "The training rows of one arm: what a budget has room for, and in which form."
     if c.curate.budget and len(done.rows) > c.curate.budget:
         order = _order(c, done.kept, splits=splits, answers=answers, store=store)
         done = curate.choose(done, order, budget=c.curate.budget)
@@ -324,7 +338,9 @@ def _curate_one(c, arm, *, splits, answers, store, found):
     if arm.after and len(done.rows) >= (budget or 0):  # rows that the first training has, too
         done, budget = curate.paired(done, arm, answers=answers, which=c.curate.reasoning), None
     settings = c.teacher, c.data, splits.hashes, c.curate, c.student.model, c.student.train.max_length
-    ledger = drops_of(store, f"drops-{config.slug(arm.name)}", fp=fingerprint("drops", *settings, arm))
+    ledger = drops_of(
+        store, f"drops-{config.slug(arm.name)}", fp=fingerprint("drops", *settings, *plan.matching(c), arm)
+    )
     drops = [dict(arm=arm.name, **vars(d)) for d in done.drops]
     chosen = [dict(arm=arm.name, id=id, reason="chosen", evidence=why) for id, why in done.chosen.items()]
     ledger.replace(drops + chosen)
@@ -372,8 +388,7 @@ def _held_out(c, arms, *, splits, store):
 def train_one(c: Combination, arm: str, *, rows: list, store, validation=(), score=None, start=None) -> TrainedStudent:
     """One trained student; an interrupted training goes on from its last checkpoint. `start`: see `fit_student`.
 
-    Its checkpoint is chosen by the loss of the `validation` rows, or by a `Score`; without them the last one is kept.
-    """
+    Its checkpoint is chosen by the loss of the `validation` rows or by a `Score`; without them the last one is kept."""
     train, looked = c.student.train, list(validation)
     how = dict(settings=train, seed=c.seed, validation=looked, score=score) | (dict(start=start) if start else {})
     chosen_by = [looked, score and score.key] if train.choose != "last" else []
@@ -408,7 +423,7 @@ def _settings_place(c, arm):
     no_matter = {"strategies", "batch_size", "max_failures", "price", "license", "terms"}
     teacher = None if ARMS[arm].labels == "gold" else c.teacher.model_dump(mode="json", exclude=no_matter)
     data = c.data.model_dump(mode="json", exclude={"license", "terms", "language"})
-    own = c.student.model, c.student.train, data, c.seed, c.curate, c.min_rows, arm
+    own = c.student.model, c.student.train, data, c.seed, c.curate, c.min_rows, arm, *plan.matching(c)
     return fingerprint("taught", teacher, *own, *([c.student.train.contrast] if ARMS[arm].after else []))
 
 
@@ -730,16 +745,12 @@ def training_record(fit: TrainedStudent, price=None) -> dict:
         "rows steps supervised_tokens supervised_share tokens tokens_per_second parameters trainable max_length "
         "peak_memory seconds learning_rate packs chosen stopped merge"
     )
-    loss, right = dict(fit.validation), dict(fit.looks)
-    return {name: getattr(fit, name) for name in as_they_are.split()} | dict(
-        truncated_rows=len(fit.dropped_long),
-        cost=price and price.cost(0, 0, seconds=fit.seconds),
-        first_loss=fit.history[0][1],
-        last_loss=fit.history[-1][1],
-        **(dict(contrast=fit.contrast) if fit.contrast else {}),
-        losses=[dict(step=s, loss=x) for s, x in fit.history],
-        looks=[dict(step=s, loss=loss.get(s), right=right.get(s)) for s in sorted({*loss, *right})],
-    )
+    as_they_are += " contrast" if fit.contrast else ""
+    loss, right, losses = dict(fit.validation), dict(fit.looks), [dict(step=s, loss=x) for s, x in fit.history]
+    looks = [dict(step=s, loss=loss.get(s), right=right.get(s)) for s in sorted({*loss, *right})]
+    more = dict(truncated_rows=len(fit.dropped_long), cost=price and price.cost(0, 0, seconds=fit.seconds))
+    more |= dict(first_loss=losses[0]["loss"], last_loss=losses[-1]["loss"], losses=losses, looks=looks)
+    return {name: getattr(fit, name) for name in as_they_are.split()} | more
 
 
 def students_parts(run) -> list:
@@ -980,12 +991,9 @@ class Conclusions:
         if templates:
             _note(self.store, "templates", place=place, value=templates)
         notes = {model: "; ".join(kinds.values()) for model, kinds in templates.items()}
-        return (dict(chat_templates=notes) if notes else {}) | dict(
-            grader=grader_hash(task),
-            rubric=families.rubric_hash(task, c.rubric),
-            data_source=self.data.source,
-            json_form=families.form_hash() if c.teacher.structured else "not asked for",
-        )
+        read = dict(grader=grader_hash(task), rubric=families.rubric_hash(task, c.rubric), data_source=self.data.source)
+        read |= dict(json_form=families.form_hash() if c.teacher.structured else "not asked for")
+        return (dict(chat_templates=notes) if notes else {}) | read
 
     @cached_property
     def numbers(self) -> dict:

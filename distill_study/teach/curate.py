@@ -129,8 +129,7 @@ def _buckets(sets, threshold, *, num_perm) -> dict:
     full = np.flatnonzero([len(s) for s in sets])
     if not len(full):
         return {}
-    # above 0.9, MinHashLSH has no bands to offer
-    lsh = MinHashLSH(threshold=min(threshold, 0.9), num_perm=num_perm, weights=(0.1, 0.9))
+    lsh = MinHashLSH(threshold=min(threshold, 0.9), num_perm=num_perm, weights=(0.1, 0.9))  # above 0.9 it has no bands
     factors, terms = MinHash(num_perm=num_perm, scheme="affine32").permutations[:, : lsh.b * lsh.r]
     h = _mixed((np.concatenate([sets[i] for i in full]) >> np.uint64(32)).astype(np.uint32))
     starts = np.append(0, np.cumsum([len(sets[i]) for i in full]))[:-1]
@@ -150,8 +149,7 @@ def near_repeats(texts, others=None, *, threshold=0.7, k=3, num_perm=128, facts=
 
     Both are lists or `Grams`; without `others` a text may repeat earlier ones of its own: the first of a group stays.
     From the similarity `threshold` on, of `k` words in a row; more permutations of MinHash (`num_perm`) find more, and
-    take longer. Facts, one tuple a text, set like texts apart, see `facts_of`.
-    """
+    take longer. Facts, one tuple a text, set like texts apart, see `facts_of`."""
     sets, n = shingles(texts, k, others=others or ()), len(texts)
     facts = [*(facts or [None] * n), *(other_facts or [None] * (len(sets) - n))]
     found, members, buckets = {}, {}, _buckets(sets, threshold, num_perm=num_perm)  # members: bucket → its texts
@@ -192,8 +190,7 @@ def contaminated(texts, tests, *, n: int = 13, share: float = 0.5, chunk: int = 
     """Number of a training input → (number of the test input that it holds a good part of, share that is covered).
 
     Both are lists or `Grams`. Parts are `n` words in a row or more, and cover more than `share` of the test input; with
-    0, any shared n-gram counts. `chunk` training inputs are compared at once.
-    """
+    0, any shared n-gram counts. `chunk` training inputs are compared at once."""
     import pandas as pd
 
     texts, test = Grams.of(texts), Grams.of(tests)
@@ -285,8 +282,7 @@ class Curated:
     """Training rows of one arm and everything that was dropped on the way.
 
     A row is `{"id", "messages"}`. The last message is what the student learns to write; of a conversation with
-    `"turns": "all"`, all of the assistant's are.
-    """
+    `"turns": "all"`, all of the assistant's are."""
 
     arm: str
     rows: list[dict]
@@ -451,8 +447,7 @@ def curate(arm, examples: list, *, answers, test: list, settings=None, too_long=
 
     `answers`: the teacher's `Answers` to the training examples, None for an arm that learns from gold; `test`: examples
     of which nothing may be trained on; `settings`: a `config.Curate`, by default as it comes; `too_long`: rows → {id:
-    how long} of those that are too long for the student; `found`: `Overlaps` of the examples, else looked up.
-    """
+    how long} of those that are too long for the student; `found`: `Overlaps` of the examples, else looked up."""
     settings = settings or Curate()
     found = found or overlaps(examples, dict(test=test), settings=settings)
     seen, rows, drops, labels, hidden = {}, [], [], {}, set()

@@ -134,8 +134,7 @@ _ENDED = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: -(\d+)|d
 def _killed(log):
     "(Process, signal) of the one that was ended from outside."
     found = [(int(m[1] or 0), m[3] or signal.Signals(int(m[2])).name) for m in _ENDED.finditer(log)]
-    # A SIGTERM is the launcher's own, unless it is all there is.
-    return min(found, key=lambda x: x[1] == "SIGTERM", default=None)
+    return min(found, key=lambda x: x[1] == "SIGTERM", default=None)  # the launcher's own, unless it is all there is
 
 
 def _explain(errors, log, *, processes, out, step):

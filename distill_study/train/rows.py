@@ -119,8 +119,7 @@ def tokenize_rows(rows: list, tokenizer, *, stops=None) -> list[dict]:
     """{"id", "input_ids", "labels"} of each row as the student will see it; refuses rows by name.
 
     Rows are mappings with `id` and `messages`, the last being the target; labels are -100 outside of it and its end
-    of turn, one of the ids `stops`, by default the tokenizer's end of sequence. See also `turns`.
-    """
+    of turn, one of the ids `stops`, by default the tokenizer's end of sequence. See also `turns`."""
     stops, out = set(stops or {tokenizer.eos_token_id}), []
     for start in range(0, len(rows), 1000):  # so many at once, for that is faster than one by one
         some = [(row, _turns(row, tokenizer)) for row in rows[start : start + 1000]]

@@ -149,8 +149,6 @@ def fit_student(
         settings, base = methods.second(settings), start.path if settings.method == "full" else base
     said = ([*r["messages"][:-1], dict(role="assistant", content=r["rejected"])] for r in rows) if start else ()
     wrong = [dict(id=r["id"], messages=messages) for r, messages in zip(rows, said)]
-
-    # Tokenizer and rows
     tokenizer = weights.load_tokenizer(base)
     stops = weights.turn_ends(base, tokenizer)
     tokenized = batching.tokenize_rows([*rows, *wrong], tokenizer, stops=stops)
@@ -160,8 +158,6 @@ def fit_student(
     batching.known_tokens(kept, base, name=model)
     if dict(gold=score is None, loss=not held).get(settings.choose):
         raise StudyError(_say("nothing_to_choose_by", how=settings.choose))
-
-    # Model, training, saving
     job = _Job(model, base, settings, out, seed, tokenizer, kept, held, dropped, limit, progress, score, start)
     with guard(out, only_full=True), _explained(out, settings):
         return _train(job, key)
@@ -172,12 +168,9 @@ def _train(job, key):
     import torch
     from transformers import TrainerCallback
 
-    # Where does this start begin?
     last, starts = save.at_first(lambda: _claim(job.out, key))
     if last:
         save.need_best(last)
-
-    # Model and trainer
     trainer = _build(job)
     trainer.add_callback(type("Watcher", (_Watcher, TrainerCallback), {})(trainer))
     if last and trainer.is_fsdp_enabled:
@@ -185,8 +178,6 @@ def _train(job, key):
     rank, processes = batching.ranks()
     if rank:  # or every process would drop the same units
         torch.manual_seed(job.seed + 1009 * rank)
-
-    # Train
     trainer.began = time.perf_counter() - save.seconds_before(last)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     record = _record(trainer) | dict(fingerprint=key, starts=starts)
@@ -197,8 +188,6 @@ def _train(job, key):
     save.part_ways()
     if rank:
         return None
-
-    # Save
     merge = _save_result(trainer, whole)
     record["peak_memory"] = max(record["peak_memory"], _peak())
     done = TrainedStudent(**record, chosen=chosen, merge=merge, processes=processes, path=trained_folder(job.out))
@@ -458,12 +447,6 @@ def _peak():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-
-def _versions(settings):
-    some = dict(peft=settings.method != "full", bitsandbytes=settings.method == "qlora", liger_kernel=settings.liger)
-    used = [name for name, on in some.items() if on]
-    return {name: version(name) for name in ("torch", "transformers", "trl", "accelerate", *used)}
-
 # %% ../../nbs/60_train/03_sft.ipynb #5d0ad006
 def _record(trainer):
     "What is known of a training once it has ended, but for what saving adds; asked of every process."
@@ -483,7 +466,10 @@ def _record(trainer):
     went |= dict(tokens_per_second=tokens * epochs / seconds, learning_rate=trainer.args.learning_rate)
     took = dict(peak_memory=max(save.gathered(_peak())), dtype=trainer.dtype, device=weights.device())
     took |= dict(trainable=sum(n for p, n in sizes.items() if p.requires_grad), parameters=sum(sizes.values()))
-    took |= dict(versions=_versions(job.settings), contrast=_margins(trainer) if job.start else None)
+    how, libraries = job.settings, dict.fromkeys(("torch", "transformers", "trl", "accelerate"), True)
+    libraries |= dict(peft=how.method != "full", bitsandbytes=how.method == "qlora", liger_kernel=how.liger)
+    took |= dict(versions={name: version(name) for name, used in libraries.items() if used})
+    took |= dict(contrast=_margins(trainer) if job.start else None)
     return about | went | took
 
 
