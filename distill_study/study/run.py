@@ -50,9 +50,8 @@ from ..utils import say, short_name, write_text
 
 # %% ../../nbs/85_study/01_run.ipynb #1ef75182
 def ticker(what: str, every: float = 5.0, *, engine=None):
-    """A callback for (done, total, loss) that says at most every `every` seconds how far `what` is.
-
-    Also what is left, as soon as that can be told, and what holds the `engine` back."""
+    """A callback for (done, total, loss) that says at most every `every` seconds how far `what` is, and, as soon as
+    that can be told, what is left, and what holds the `engine` back."""
     last, began, first = time.monotonic(), None, 0
 
     def progress(done, total, *more):
@@ -117,9 +116,8 @@ def weights_of(model: str, store: Store) -> str:
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c03
 @contextmanager
 def asking(who: Asked, store: Store, *, splits, split: str, engine=None, stated=()):
-    """Opens an engine; within, a function of (examples, prompt, what) that gives `who`'s `Answers`.
-
-    `stated`: see `config.Curate`. The engine is closed at the end, so that the next model finds its memory free."""
+    """Opens an engine; within, a function of (examples, prompt, what) that gives `who`'s `Answers`; `stated`: see
+    `config.Curate`. The engine is closed at the end, so that the next model finds its memory free."""
     shared = dict(store=store, max_tokens=splits.max_tokens, split=split, stated=stated)
     with closing(engine or engine_for(who, store)) as engine:
 
@@ -229,18 +227,15 @@ def random_order(ids: list, *, seed: int) -> dict:
 
 
 def llkd_order(ids: list, *, sure: dict, unsure: dict, seed: int) -> dict:
-    """Id → why it stands there, first those of which the teacher is `sure` and the student `unsure`, both from 0 to 1.
-
-    The order of equals is drawn."""
+    "Id → why it stands there, by how `sure` the teacher and `unsure` the student is (0 to 1); equals are drawn."
     score = {i: sure[i] * unsure[i] for i in random_order(ids, seed=seed)}
     first = sorted(score, key=lambda i: -score[i])
     return {i: f"{score[i]:.3f}: teacher sure {sure[i]:.3f}, student unsure {unsure[i]:.3f}" for i in first}
 
 
 def diverse_order(ids: list, vectors, *, wrong: dict, unsure: dict, clusters: int, seed: int) -> dict:
-    """Id → why it stands there: one input of every cluster of their `vectors`, inputs × width, then the second of each.
-
-    In a cluster come first those that the student gets `wrong`, of these the most `unsure`; equals are drawn."""
+    """Id → why it stands there: one input of every cluster of their `vectors`, inputs × width, then the second of each;
+    in a cluster first those that the student gets `wrong`, of these the most `unsure`; equals are drawn."""
     from scipy.cluster.vq import kmeans2
 
     spread = vectors.std(axis=0)
@@ -386,9 +381,8 @@ def _held_out(c, arms, *, splits, store):
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c07
 def train_one(c: Combination, arm: str, *, rows: list, store, validation=(), score=None, start=None) -> TrainedStudent:
-    """One trained student; an interrupted training goes on from its last checkpoint. `start`: see `fit_student`.
-
-    Its checkpoint is chosen by the loss of the `validation` rows or by a `Score`; without them the last one is kept."""
+    """One trained student, `start` as of `fit_student`; an interrupted training goes on from its last checkpoint. The
+    one that is kept is chosen by the loss of the `validation` rows or by a `Score`; without them it is the last."""
     train, looked = c.student.train, list(validation)
     how = dict(settings=train, seed=c.seed, validation=looked, score=score) | (dict(start=start) if start else {})
     chosen_by = [looked, score and score.key] if train.choose != "last" else []
@@ -483,8 +477,7 @@ def untouched_on_train(c: Combination, splits, *, store) -> list:
 
 
 def hardness(done: curate.Curated, right: dict, *, sources: dict) -> dict:
-    """'kept', 'dropped' and each reason → how often the untouched student is right: an `Interval`, of inputs with gold.
-
+    """'kept', 'dropped' and each reason → how often the untouched student is right: an `Interval`, of inputs with gold;
     `right`: id → whether its answer is right, None without gold; `sources`: id → what the input was made from."""
     groups = dict(kept=done.kept, dropped=[d.id for d in done.drops])
     for d in done.drops:
@@ -1069,8 +1062,7 @@ def find(recipe: plan.Recipe, store: Store, *, skip=()) -> tuple[list[Learner], 
 def ask_others(recipe: plan.Recipe, found: list[Learner], *, splits: dict, store: Store) -> tuple[dict, dict]:
     """((who, data set) → `Answers`, who is left out → why); `splits` by the name of their data set.
 
-    Every student is asked its own and all other test items that it can be asked, and the untouched ones the same.
-    Who is (combination, arm), or (student, arm) untouched."""
+    Every student, (combination, arm), is asked all items that it can be, the untouched, (student, arm), the same."""
     readable = {(p.c.name, p.arm, p.data.name) for p in plan.pairs(recipe) if not p.why}
     asked, out, left_out = {}, {}, {}
     for f in found:

@@ -136,9 +136,8 @@ class Found:
 class Task:
     """A task family: reads completions and grades answers.
 
-    A family that is right or wrong says how an answer looks by three methods of (text, choices), each with a canonical
-    answer or None: `exact` where the text is nothing but one, `read` of a short text that states one, and, as the last
-    resort, `search` of prose."""
+    A family that is right or wrong has three methods of (text, choices), each with a canonical answer or None: `exact`
+    where the text is nothing but one, `read` of a short text that states one, and, as the last resort, `search`."""
 
     name: str
     strategies = ("vanilla", "cot")  # the ways it can be asked
@@ -164,9 +163,8 @@ class Task:
     def parse(self, text: str, strategy: str, *, choices=None, words=None, prompt: str = "", stated=(), form=False):
         """Read one completion, of the prompt of a strategy, strictly and flexibly, as a `Parsed`.
 
-        `choices` are the texts of a multiple choice, `words` is the limit of a summary, `prompt` the user's turn that
-        was answered, `stated` a recipe's own regular expressions of what comes before an answer, and `form` whether
-        JSON was asked for."""
+        `choices` are the texts of a multiple choice, `words` is the limit of a summary, `prompt` the user's turn,
+        `stated` a recipe's own regular expressions of what comes before an answer, `form` whether JSON was asked."""
         thought, reply = reading.split_reasoning(text)
         own, after = reading.own_turn(reply)
         how = dict(choices=choices, words=words, prompt=prompt, stated=stated, form=form)

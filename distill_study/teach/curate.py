@@ -91,9 +91,8 @@ def _rare(h, n, *, limit=0.01, least=10):
 
 
 def shingles(texts, k: int = 3, *, others=()) -> list:
-    """The k-grams of each text and then of each of the `others`, without those of the frame of all: sorted hashes.
-
-    A text of fewer than k words is one gram."""
+    """The k-grams of each text and then of each of the `others`, without those of the frame of all: sorted hashes; a
+    text of fewer than k words is one gram."""
     g = Grams.of(texts) + Grams.of(others)
     h, of, _ = g.windows(k)
     short = np.flatnonzero((g.lengths > 0) & (g.lengths < k))
@@ -281,8 +280,7 @@ class Drop:
 class Curated:
     """Training rows of one arm and everything that was dropped on the way.
 
-    A row is `{"id", "messages"}`. The last message is what the student learns to write; of a conversation with
-    `"turns": "all"`, all of the assistant's are."""
+    A row is `{"id", "messages"}`; the student learns to write the last message, with `"turns": "all"` each of its."""
 
     arm: str
     rows: list[dict]

@@ -178,12 +178,9 @@ def write_rows(folder: str | Path, c: Combination, *, splits: Splits, done: Cura
     "Rows and card in a folder that `datasets.load_dataset` reads; `StudyError` where it exists or can't be written."
     import pandas as pd
 
-    def text(t):
-        return t.encode("utf-8", "replace").decode()
-
     def row(r):
-        messages = [dict(role=m["role"], content=text(m["content"])) for m in r["messages"]]
-        return dict(id=r["id"], messages=messages) | (dict(rejected=text(r["rejected"])) if "rejected" in r else {})
+        plain = json.loads(json.dumps(r, ensure_ascii=False).encode("utf-8", "replace"))
+        return {k: plain[k] for k in ("id", "messages", "rejected") if k in plain}
 
     def fill(part):
         (part / "data").mkdir()

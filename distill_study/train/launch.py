@@ -53,15 +53,11 @@ def _unfit(found, settings) -> dict:
     "Macro's name → whether a configuration can't be started, or doesn't go with the settings, for that reason."
     kind, fsdp = found.distributed_type.value, found.fsdp_config or {}
     sharded = kind == "FSDP"
-    return dict(
-        multi_cpu=kind == "MULTI_CPU",
-        unsupported=not sharded and kind != "MULTI_GPU",
-        several_machines=(found.num_machines or 1) > 1,
-        sharded_cpu=sharded and found.use_cpu,
-        fsdp1=sharded and int(fsdp.get("fsdp_version", 1)) != 2,
-        four_bits=sharded and settings.method == "qlora",
-        twice=settings.gradient_checkpointing and fsdp.get("fsdp_activation_checkpointing"),
-    )
+    reasons = dict(multi_cpu=kind == "MULTI_CPU", unsupported=not sharded and kind != "MULTI_GPU")
+    reasons |= dict(several_machines=(found.num_machines or 1) > 1, sharded_cpu=sharded and found.use_cpu)
+    fsdp1 = sharded and int(fsdp.get("fsdp_version", 1)) != 2
+    twice = settings.gradient_checkpointing and fsdp.get("fsdp_activation_checkpointing")
+    return reasons | dict(fsdp1=fsdp1, four_bits=sharded and settings.method == "qlora", twice=twice)
 
 # %% ../../nbs/60_train/05_launch.ipynb #5d0ae001
 def check_launch(settings: Train) -> tuple[Path, int, bool]:

@@ -31,8 +31,7 @@ def default_rate(method: str, config, *, parameters: int = 0) -> float:
 
 # %% ../../nbs/60_train/02_methods.ipynb #b64a9f9c
 def use_bf16(settings: Train, parameters: int, *, where: str) -> bool:
-    """Does training multiply in bf16? The setting decides; left open, the device, 'cuda' or 'cpu', and on a CPU the
-    number of the model's `parameters`."""
+    "Whether training multiplies in bf16: the setting, else the device ('cuda', 'cpu') and on a CPU the `parameters`."
     import torch
 
     if settings.bf16 is not None:
@@ -56,13 +55,9 @@ _say = partial(sentence, page="../train/methods.j2")
 def refuse(settings: Train, where: str, *, has=importlib.util.find_spec):
     "Refuse settings that a machine with 'cuda' or 'cpu' and the packages that it `has` can't carry out: `StudyError`."
     flash, cuda = _FLASH.get(settings.attention), where == "cuda"
-    reasons = dict(
-        bitsandbytes=settings.method == "qlora" and not has("bitsandbytes"),
-        flash_cuda=flash and not cuda,
-        flash_package=flash and not has(flash),
-        liger_cuda=settings.liger and not cuda,
-        liger_package=settings.liger and not has("liger_kernel"),
-    )
+    reasons = dict(bitsandbytes=settings.method == "qlora" and not has("bitsandbytes"))
+    reasons |= dict(flash_cuda=flash and not cuda, flash_package=flash and not has(flash))
+    reasons |= dict(liger_cuda=settings.liger and not cuda, liger_package=settings.liger and not has("liger_kernel"))
     if why := next((name for name, holds in reasons.items() if holds), None):
         raise StudyError(_say(why, kind=settings.attention, package=flash))
     for name in settings.report_to:
@@ -78,9 +73,8 @@ def second(settings: Train) -> Train:
 
 
 def trl_config(settings: Train, out: Path, *, seed: int, where: str, pairs=False, **decided):
-    """`SFTConfig` with our settings, of `pairs` `DPOConfig`; nothing is printed or prepared behind our back.
-
-    `decided`: bf16; rate, of learning; accumulation, batches a step."""
+    """`SFTConfig` with our settings, of `pairs` `DPOConfig`; nothing is printed or prepared behind our back. `decided`:
+    bf16; rate, of learning; accumulation, batches a step."""
     from trl import DPOConfig, SFTConfig
 
     s, cuda, kind = settings, where == "cuda", DPOConfig if pairs else SFTConfig

@@ -295,8 +295,7 @@ def pack(rows: list, limit: int) -> list:
 
 
 def packed(packs: list, pad: int, *, flat: bool = False) -> dict:
-    """Packs as input_ids, labels and position_ids; positions say where each row begins, padding is a row of its own.
-
+    """Packs as input_ids, labels and position_ids; positions say where each row begins, padding is a row of its own;
     `flat`: in one line without padding, as flash attention wants it."""
     import torch
 

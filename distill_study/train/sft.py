@@ -328,10 +328,15 @@ def _build(job):
     model.name_or_path = model.config._name_or_path = job.name  # no path of this machine in what is saved
     size = model.num_parameters()
     rate = settings.learning_rate or methods.default_rate(settings.method, model.config, parameters=size)
+    rate = settings.contrast.learning_rate or rate / 10 if job.start else rate
     numbers = dict(rate=rate, bf16=bf16, where=where, seed=job.seed)
     if job.start and settings.method != "full":
         model = PeftModel.from_pretrained(model, job.start.path.parent / "adapter", is_trainable=True)
-    trainer = (_contrast_trainer if job.start else _student_trainer)(job, model, numbers=numbers)
+    kind, data, more = (_for_pairs if job.start else _for_rows)(job, model)
+    args = methods.trl_config(settings, job.out, **numbers, **more)
+    trainer = kind(model=model, args=args, processing_class=job.tokenizer, **data)
+    if "ref" in getattr(trainer.model, "peft_config", ()):
+        trainer.model.delete_adapter("ref")  # its log-probabilities stand beside the pairs
     if settings.method == "qlora":
         for p in trainer.model.parameters():
             if p.requires_grad:
@@ -341,7 +346,8 @@ def _build(job):
     return trainer
 
 
-def _student_trainer(job, model, *, numbers):
+def _for_rows(job, model):
+    "The class of trainer, what it trains on, and how: here by `SFTTrainer`."
     from datasets import Dataset
     from trl import SFTTrainer
 
@@ -350,35 +356,25 @@ def _student_trainer(job, model, *, numbers):
         tokens = sum(len(r["input_ids"]) for r in rows) / len(rows)
         accumulation = max(1, round(job.settings.tokens_per_step / (job.settings.batch_size * tokens)))
     joined = batching.batches_at_once(accumulation)
-    return type("StudentTrainer", (_StudentTrainer, SFTTrainer), dict(job=job, joined=joined))(
-        model=model,
-        args=methods.trl_config(job.settings, job.out, accumulation=accumulation // joined, **numbers),
-        processing_class=job.tokenizer,
-        train_dataset=Dataset.from_dict({k: [r[k] for r in rows] for k in rows[0] if k != "id"}),
-        data_collator=collate,
-        peft_config=None if job.settings.method == "full" else methods.lora_config(job.settings),
-    )
+    kind = type("StudentTrainer", (_StudentTrainer, SFTTrainer), dict(job=job, joined=joined))
+    data = Dataset.from_dict({k: [r[k] for r in rows] for k in rows[0] if k != "id"})
+    adapter = None if job.settings.method == "full" else methods.lora_config(job.settings)
+    own = dict(train_dataset=data, data_collator=collate, peft_config=adapter)
+    return kind, own, dict(accumulation=accumulation // joined)
 
 
-def _contrast_trainer(job, model, *, numbers):
+def _for_pairs(job, model):
+    "The same, by `DPOTrainer`."
     from datasets import Dataset
     from trl import DPOTrainer
 
-    n, settings, pairs = len(job.rows) // 2, job.settings, []
+    n, pairs = len(job.rows) // 2, []
     for right, wrong in zip(job.rows[:n], job.rows[n:]):
         asked = right["labels"].count(-100)  # of the one taught turn all before it
         ids = right["input_ids"], wrong["input_ids"]
         pairs.append(dict(prompt_ids=ids[0][:asked], chosen_ids=ids[0][asked:], rejected_ids=ids[1][asked:]))
-    numbers |= dict(rate=settings.contrast.learning_rate or numbers["rate"] / 10)
-    trainer = type("ContrastTrainer", (_ContrastTrainer, DPOTrainer), dict(job=job))(
-        model=model,
-        args=methods.trl_config(settings, job.out, accumulation=settings.gradient_accumulation, pairs=True, **numbers),
-        processing_class=job.tokenizer,
-        train_dataset=Dataset.from_list(pairs),
-    )
-    if settings.method != "full":
-        trainer.model.delete_adapter("ref")  # whose log-probabilities stand in the rows
-    return trainer
+    kind, data = type("ContrastTrainer", (_ContrastTrainer, DPOTrainer), dict(job=job)), Dataset.from_list(pairs)
+    return kind, dict(train_dataset=data), dict(accumulation=job.settings.gradient_accumulation, pairs=True)
 
 
 def _batches(job, model):
