@@ -504,7 +504,7 @@ def paired(done: Curated, arm, *, answers, which: str) -> Curated:
     done = replace(done, rows=rows, drops=drops)
     return replace(done, chosen={i: why for i, why in done.chosen.items() if i in done.kept})
 
-
+# %% ../../nbs/40_teach/02_curate.ipynb #fa6d89b7
 def enough(done: Curated, min_rows: int, *, budget: int | None = None) -> Curated:
     "The same; where too few rows are left to train on, or to spend a budget, `short` says what became of the others."
     inputs, n, dropped = done.attrition.values()
