@@ -532,11 +532,11 @@ def test_matched_arms_learn_from_the_inputs_that_every_distilled_arm_can_use():
 def test_stages_of_matched_arms_make_the_rows_that_the_report_expects(tmp_path):
     raw = dict(
         name="matched",
-        teachers=[dict(engine="transformers:zoo/teacher", strategies=["vanilla", "cot"], reasks=0)],
+        teachers=[dict(engine="transformers:zoo/teacher", reasks=0, sampling=dict(max_tokens=48))],
         students=[dict(model="zoo/student-s", train=dict(method="full", learning_rate=1e-3, steps=1, batch_size=8))],
         data=[dict(name="tiny-math", train=24, test=4)],
         arms=["distilled/vanilla", "distilled/cot-answer", "control/gold"],
-        curate=dict(match="rows", verify=True),
+        curate=dict(match="rows"),
         min_rows=2,
         bootstrap=100,
     )
@@ -551,5 +551,5 @@ def test_stages_of_matched_arms_make_the_rows_that_the_report_expects(tmp_path):
     assert len({*map(tuple, kept.values())}) == 1 and 2 <= len(kept["control/gold"]) < 24
     assert {arm: fit.rows for arm, fit in run.students.items()} == {arm: len(ids) for arm, ids in kept.items()}
     assert run.attrition["control/gold"]["dropped"]["not in every arm"]
-    other = parse_recipe(raw | dict(curate=dict(verify=True)))
+    other = parse_recipe(raw | dict(curate={}))
     assert {s.key for s in plan(other) if s.kind == "train"}.isdisjoint(s.key for s in stages)
