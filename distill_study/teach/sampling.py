@@ -309,9 +309,7 @@ def usage(answers: Answers, price=None) -> dict:
     every = [v for a in answers for v in a.asked]
     got = [a for a in every if not a.failure]
     into, out, busy = (_total(got, k) for k in ("prompt_tokens", "tokens", "seconds"))
-    speed = out / busy if out is not None and busy else None
+    n, speed = sum(not a.failure for a in answers), out / busy if out is not None and busy else None
     took = dict(prompt_tokens=into, output_tokens=out, seconds=busy, tokens_per_second=speed, requests=len(every))
     cost = price.cost(into, out, seconds=busy) if price else None
-    return dict(
-        n=len(answers) - sum(answers.failed.values()), **took, attempts=sum(a.attempts for a in every), cost=cost
-    )
+    return dict(n=n, **took, attempts=sum(a.attempts for a in every), cost=cost)
