@@ -40,8 +40,8 @@ SIZES = {
     "HuggingFaceH4/ultrachat_200k": (100, 100),
 }
 WHOLE = {
-    a.name for a in ARMS.values() if not a.only and not a.shuffled
-}  # those that learn from right, wrong or shuffled labels are controls of recipes of their own
+    a.name for a in ARMS.values() if not (a.only or a.shuffled or a.after)
+}  # those that learn from right, wrong or shuffled labels, or samples of both kinds, have recipes of their own
 name = lambda p: p.stem
 
 

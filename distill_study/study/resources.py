@@ -534,6 +534,7 @@ def _training(work, hw):
         "mixed": 2 * asked + plain + longer,
     }[arm.target]
     epochs = t.steps * t.batch_size * t.gradient_accumulation / n if t.steps else t.epochs
+    epochs = 2 * t.contrast.epochs if arm.after else epochs  # every input a pair
     tokens, rows = round(n * epochs * row), n * epochs * (2 if arm.target == "mixed" else 1)
     seconds = train_seconds(model, t, rows=rows, tokens=tokens, hw=hw) if hw else None
     cost = c.student.price.cost(0, 0, seconds=seconds) if c.student.price else None

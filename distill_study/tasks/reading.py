@@ -120,8 +120,7 @@ def _next_questions(text, prompt):
 def cut_run_on(text: str, prompt: str = "", *, answered=lambda before, apart: True) -> tuple[str, str]:
     """(the answer to this question, what goes on with the next one); `prompt` is the user's turn that was answered.
 
-    `answered` says whether there is an answer in the text before, after which a line is left empty if `apart`.
-    """
+    `answered` says whether there is an answer in the text before, after which a line is left empty if `apart`."""
     for m in itertools.islice(_next_questions(text, prompt), _MOST_HEADERS):
         before = text[: m.start()]
         gap = before[len(before.rstrip()) :] + m.group()

@@ -129,6 +129,7 @@ def rows_header(c: Combination, arm: Arm, *, n: int, task: str) -> str:
     taught = [] if arm.labels == "gold" else ["synthetic", arm.labels]
     turn = [dict(name="role", dtype="string"), dict(name="content", dtype="string")]
     features = [dict(name="id", dtype="string"), dict(name="messages", list=turn)]
+    features += [dict(name="rejected", dtype="string")] if arm.after else []
     return DatasetCardData(
         language=language_of(c),
         license=license_field(licenses(c, arm)),
@@ -177,12 +178,13 @@ def write_rows(folder: str | Path, c: Combination, *, splits: Splits, done: Cura
     "Rows and card in a folder that `datasets.load_dataset` reads; `StudyError` where it exists or can't be written."
     import pandas as pd
 
-    def message(m):
-        return dict(role=m["role"], content=m["content"].encode("utf-8", "replace").decode())
+    def row(r):
+        plain = json.loads(json.dumps(r, ensure_ascii=False).encode("utf-8", "replace"))
+        return {k: plain[k] for k in ("id", "messages", "rejected") if k in plain}
 
     def fill(part):
         (part / "data").mkdir()
-        rows = pd.DataFrame([dict(id=r["id"], messages=[message(m) for m in r["messages"]]) for r in done.rows])
+        rows = pd.DataFrame(map(row, done.rows))
         rows.to_parquet(part / "data" / "train-00000-of-00001.parquet", index=False)
         (part / "README.md").write_text(card(c, splits, done=done), encoding="utf-8", errors="replace")
 
