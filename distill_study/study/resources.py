@@ -366,19 +366,15 @@ class Advice:
         return f"{text}\n\n" + (f"```yaml\n{self.recipe}```" if self.chosen else self.hint)
 
 # %% ../../nbs/85_study/03_resources.ipynb #e9fa500f
-def _rungs(devices, methods, *, checkpointing):
-    "(method, gradient checkpointing, sharded): full, LoRA, then both checkpointed, sharded, and both; then QLoRA."
-    switches = [(c, s) for s in (False, True) for c in (False, True) if devices.count > 1 or not s]
-    every = [(m, c, s) for group in (METHODS[:2], METHODS[2:]) for c, s in switches for m in group if m in methods]
-    return [rung for rung in every if rung[1] or not checkpointing]
-
-
 def recommend(model, settings: Train | None = None, *, length: int = 1024, devices=None, methods=METHODS) -> Advice:
     "The cheapest of the methods and switches that fits, its batch in smaller passes where that is enough."
     settings, devices = settings or Train(), devices or this_machine()
     if unknown := set(methods) - set(METHODS):
         raise StudyError.of("unknown_method", name=min(unknown), known=", ".join(METHODS))
-    rungs = _rungs(devices, methods, checkpointing=settings.gradient_checkpointing)
+    # (method, gradient checkpointing, sharded): full, LoRA, then both checkpointed, sharded, and both; then QLoRA
+    switches = [(c, s) for s in (False, True) for c in (False, True) if devices.count > 1 or not s]
+    every = [(m, c, s) for group in (METHODS[:2], METHODS[2:]) for c, s in switches for m in group if m in methods]
+    rungs = [rung for rung in every if rung[1] or not settings.gradient_checkpointing]
 
     def at(rung, batch):
         passes = settings.gradient_accumulation * settings.batch_size // batch

@@ -263,25 +263,20 @@ def to_prune(root: str | Path, engines=(), *, stages=(), interrupted: bool = Fal
     return out + [e for e in found if interrupted and e.name.endswith(".partial") and e not in out]
 
 # %% ../../nbs/90_tools/00_archive.ipynb #06a119aa
-def _remove(root, entry):
-    "Whether the entry was removed: a stage that another process is making stays."
-    if entry.kind == "completions":
-        with locked(entry.path, write=True):
-            entry.path.unlink()
-            entry.path.with_suffix(".index").unlink(missing_ok=True)
-        return True
-    with stage_lock(root / "locks" / f"{entry.name.removesuffix('.partial')}.lock") as idle:
-        if idle:
-            shutil.rmtree(entry.path)
-    return idle
-
-
 def prune(root: str | Path, entries: list[Entry]) -> list[Entry]:
     "Remove what `to_prune` gave, here and at the URL, but stages that another process is making; what was removed."
     root, gone = open_root(root), []
     mirror = mirror_of(root)
     for e in entries:
-        if _remove(root, e):
-            mirror.forget(str(e.path.relative_to(root)))
-            gone.append(e)
+        if e.kind == "completions":
+            with locked(e.path, write=True):
+                e.path.unlink()
+                e.path.with_suffix(".index").unlink(missing_ok=True)
+        else:
+            with stage_lock(root / "locks" / f"{e.name.removesuffix('.partial')}.lock") as idle:
+                if not idle:
+                    continue
+                shutil.rmtree(e.path)
+        mirror.forget(str(e.path.relative_to(root)))
+        gone.append(e)
     return gone

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Change', 'changes', 'settings', 'origins', 'counts', 'Number', 'numbers', 'compare_numbers', 'Pair',
-           'compare_reports', 'Diff', 'diff', 'tables', 'print_diff', 'report_of', 'same_data', 'may_vary', 'differing',
+           'compare_reports', 'Diff', 'diff', 'tables', 'print_diff', 'report_of', 'may_vary', 'differing',
            'Reproduced', 'print_reproduced', 'reproduce']
 
 # %% ../../nbs/90_tools/02_compare.ipynb #62e3b25a
@@ -311,14 +311,6 @@ def report_of(path: str | Path) -> Report:
         raise StudyError(sentence("compare", "several", path=str(path), n=len(found), first=str(found[0].folder)))
     return found[0]
 
-
-def same_data(report: Report, c: Combination):
-    "Refuse data that isn't what the report was made from."
-    splits = load_data(c.data)
-    for split, was in report.hashes.items():
-        if was and was != (now := splits.hashes.get(split)):
-            raise StudyError(sentence("compare", "other_data", name=c.data.name, split=split, now=now, was=was))
-
 # %% ../../nbs/90_tools/02_compare.ipynb #f9260881
 _HERE = ("transformers", "recorded", "rules")  # engines that answer on this machine, always the same
 _SAME = ("python", "torch", "transformers", "trl", "peft", "accelerate", "numpy", "scipy")
@@ -428,7 +420,10 @@ def reproduce(path: str | Path, store: str | Path | None = None, *, fresh=False,
     if out and Path(out).exists() and any(Path(out).iterdir()):
         raise StudyError(f"--out {str(out)!r}: something is in this folder. Name a new one; nothing is written over.")
     kept = open_root(store or "store") if store or not fresh else None
-    same_data(report, c)
+    hashes = load_data(c.data).hashes
+    for split, was in report.hashes.items():
+        if was and was != (now := hashes.get(split)):
+            raise StudyError(sentence("compare", "other_data", name=c.data.name, split=split, now=now, was=was))
     vary = may_vary(report, c, device=device()) if fresh else ""
     with tempfile.TemporaryDirectory(prefix="reproduce-") as temporary:
         folder = Path(out or temporary)

@@ -145,14 +145,6 @@ def _pins():
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return dict(entry.split("==") for entry in lines if re.fullmatch(r"[\w.-]+==\S+", entry))
 
-
-def _requirements():
-    "(extra or '', requirement) of the installed package."
-    from packaging.requirements import Requirement
-
-    found = map(Requirement, metadata.requires("distill-study") or [])
-    return [(m[1] if (m := re.search(r"extra == ['\"]([\w-]+)", str(r.marker))) else "", r) for r in found]
-
 # %% ../../nbs/90_tools/04_doctor.ipynb #f685e4dd
 def _fault(extra, requirement, *, have, pin):
     "What is wrong with an installed package, or None."
@@ -169,10 +161,13 @@ def _fault(extra, requirement, *, have, pin):
 
 def check_packages(recipe: Recipe | None, machine: Machine) -> list[Check]:
     "Python, and every package against its range and its pin."
+    from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
     wanted, pins = extras(recipe, machine), _pins()
-    needed = [(extra, r) for extra, r in _requirements() if extra in ("", *wanted)]
+    every = map(Requirement, metadata.requires("distill-study") or [])
+    of = ((m[1] if (m := re.search(r"extra == ['\"]([\w-]+)", str(r.marker))) else "", r) for r in every)
+    needed = [(extra, r) for extra, r in of if extra in ("", *wanted)]
     found = [_fault(x, r, have=machine.version(r.name), pin=pins.get(canonicalize_name(r.name))) for x, r in needed]
     faults = [f for f in found if f]
     total = line("packages", fine=len(needed) - len(faults), n=len(needed), extras=", ".join(wanted) or "none")

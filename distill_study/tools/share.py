@@ -44,7 +44,7 @@ from ..teach.curate import REASONS, Curated
 from ..train.rows import check_template
 from ..train.save import write_merged
 from ..train.sft import TrainedStudent
-from ..utils import HIDDEN, guard, short_name, write_text
+from ..utils import HIDDEN, guard, short_name, write_json, write_text
 
 # %% ../../nbs/90_tools/03_share.ipynb #e11f6463
 def inert(text) -> str:
@@ -360,32 +360,27 @@ def student_card(t: StudentRecord, adapter: bool = False) -> str:
 # %% ../../nbs/90_tools/03_share.ipynb #d14dd729
 def write_student(folder: str | Path, t: StudentRecord, *, adapter: bool = False) -> Path:
     "Weights, tokenizer, settings and card of a student or its adapter. `StudyError` where it can't be had or written."
-    source = t.adapter if adapter else t.fit.path
+    source, model = t.adapter if adapter else t.fit.path, t.c.student.model
     if source is None:
         raise StudyError.of("no_adapter_there", name=t.c.name, arm=t.arm.name, method=t.fit.method)
 
     def fill(part):
         if t.alone and not adapter:
-            base, about = resolve_model(t.c.student.model), dict(name=t.c.name, arm=t.arm.name, weights=t.weights)
+            base, about = resolve_model(model), dict(name=t.c.name, arm=t.arm.name, weights=t.weights)
             if t.weights and model_fingerprint(base) != t.weights:
-                raise StudyError.of("other_base_here", model=t.c.student.model, **about)
-            write_merged(base, source, folder=part, name=t.c.student.model)
+                raise StudyError.of("other_base_here", model=model, **about)
+            write_merged(base, source, folder=part, name=model)
         else:
             shutil.copytree(source, part, dirs_exist_ok=True)
-        if adapter:
-            _place_base(part, t.c.student.model)
+        if adapter:  # it names its base by the hub's name, or by the folder `base`, which holds a built-in one
+            config = json.loads((part / "adapter_config.json").read_text(encoding="utf-8"))
+            config["base_model_name_or_path"] = hub_id(model) or "./base"
+            write_json(config, part / "adapter_config.json")
+            if model.startswith("zoo/"):
+                shutil.copytree(resolve_model(model), part / "base")
         (part / "README.md").write_text(student_card(t, adapter), encoding="utf-8", errors="replace")
 
     return _new_folder(folder, fill)
-
-
-def _place_base(part, model):
-    "Make an adapter name its base by the hub's name, or by the folder `base`, which holds a built-in one."
-    config = json.loads((part / "adapter_config.json").read_text(encoding="utf-8"))
-    config["base_model_name_or_path"] = hub_id(model) or "./base"
-    (part / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    if model.startswith("zoo/"):
-        shutil.copytree(resolve_model(model), part / "base")
 
 # %% ../../nbs/90_tools/03_share.ipynb #5be4084b
 def recipe_students(recipe: Recipe, store: Store) -> list[StudentRecord]:
