@@ -212,7 +212,7 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
     "Show what a recipe would run and what it takes. Exits with 1 where something keeps it from running here."
     from distill_study.data.load import task_of
     from distill_study.study import resources as estimate
-    from distill_study.study.plan import how_much, plan, work_of
+    from distill_study.study.plan import how_much, plan
     from distill_study.study.schedule import lacking_data, problems
     from distill_study.train.rows import check_templates
 
@@ -226,7 +226,7 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
     about, stages = estimate.lines(estimate.budget(r, gpus), memory=False), plan(r)
     for report in (s for s in stages if s.kind == "report"):
         print(f"\n{report.combination.name}")
-        for work in work_of(stages, report):
+        for work in (w for s in stages if s.key in report.needs or s is report for w in s.work):
             print(f"  {work.kind:<8} {work.what:<75} {how_much(work)}")
         for model, notes in check_templates(report.combination).items():
             print(*(f"  template {model}: {note}" for note in notes.values()), sep="\n")
@@ -306,6 +306,7 @@ def memory(
     as_json: AsJson = False,
 ):
     "Estimate the memory that a training needs. Part by part, with the cheapest setting that fits."
+    from distill_study.analyse.results import sentences
     from distill_study.study import resources as memory
 
     devices = memory.parse_gpus(gpus) if gpus is not None else memory.this_machine()
@@ -313,22 +314,15 @@ def memory(
     cfg = memory.model_config(model)
     length = length if length is not None else min(1024, getattr(cfg, "max_position_embeddings", None) or 1024)
     advice = memory.recommend(model, settings, length=length, devices=devices, methods=tuple(method or memory.METHODS))
-    print(json.dumps(memory.as_dict(advice))) if as_json else _advice(advice, devices)
+    head, rows, best = memory.table(advice)
+    if as_json:
+        print(json.dumps(memory.as_dict(advice)))
+    else:
+        about = dict(advice=advice, devices=devices, moments=memory.MOMENTS, plural=plural)
+        title, *below = sentences("estimate.txt.j2", "recommended", **about)
+        print_table(head, rows, title=title, numbers=True, bold=best)
+        print(*below, advice.recipe, sep="\n", end="") if advice.chosen else say(advice.hint)
     raise typer.Exit(0 if advice.chosen else 1)
-
-
-def _advice(advice, devices):
-    "The parts as a table, the recommended setting in bold, and its lines of a recipe."
-    from distill_study.analyse.results import sentences
-    from distill_study.study.resources import MOMENTS, table
-
-    head, rows, best = table(advice)
-    about = dict(advice=advice, devices=devices, moments=MOMENTS, plural=plural)
-    title, *below = sentences("estimate.txt.j2", "recommended", **about)
-    print_table(head, rows, title=title, numbers=True, bold=best)
-    if not advice.chosen:
-        return say(advice.hint)
-    print(*below, advice.recipe, sep="\n", end="")
 
 # %% ../nbs/99_cli.ipynb #b0d3f683
 @app.command()

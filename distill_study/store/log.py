@@ -144,14 +144,6 @@ def key_hash(key: str) -> int:
     return int.from_bytes(blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
-def _crc_before(fd, end):
-    "The checksum of the first `end` bytes of a file."
-    crc, at = 0, 0
-    while block := os.pread(fd, min(1 << 20, end - at), at):
-        crc, at = zlib.crc32(block, crc), at + len(block)
-    return crc
-
-
 class Index:
     "Where the records of the first `size` bytes of a log begin, by a hash of their key."
 
@@ -202,7 +194,10 @@ class Index:
         try:
             with open(path, "rb") as f:
                 about, table = unseal(f.readline(1000)), f.read()
-            if about.pop("table") != zlib.crc32(table) or about["crc"] != _crc_before(fd, about["size"]):
+            crc, at, end = 0, 0, about["size"]
+            while block := os.pread(fd, min(1 << 20, end - at), at):
+                crc, at = zlib.crc32(block, crc), at + len(block)
+            if about.pop("table") != zlib.crc32(table) or about["crc"] != crc:
                 raise ValueError("of another log")
             return cls(**about, table=np.frombuffer(table, "<u8").reshape(2, -1))
         except (OSError, ValueError, KeyError, TypeError, StoreError):

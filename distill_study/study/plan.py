@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MOST_COMBINATIONS', 'KINDS', 'LOOKUPS', 'PAGE', 'Recipe', 'parse_recipe', 'load_recipe', 'combination_from',
            'to_yaml', 'Pair', 'unread', 'learners', 'pairs', 'wanted', 'Stage', 'matching', 'stages_of', 'plan', 'Work',
-           'pitfall_arms', 'questions_again', 'judged_pairs', 'how_much', 'work_of', 'program', 'ingredients',
-           'lookups', 'store_state', 'place_of', 'keep_receipt', 'receipt_holds', 'keep_report', 'page_ingredients']
+           'pitfall_arms', 'questions_again', 'judged_pairs', 'how_much', 'program', 'ingredients', 'lookups',
+           'store_state', 'place_of', 'keep_receipt', 'receipt_holds', 'keep_report', 'page_ingredients']
 
 # %% ../../nbs/85_study/02_plan.ipynb #42149004
 import hashlib
@@ -628,11 +628,6 @@ def how_much(work: Work) -> str:
     if work.kind == "judge":
         return f"{work.combination.judge.items or n} items"
     return f"{work.times} × {n} inputs" if work.times > 1 else f"{n} inputs"
-
-# %% ../../nbs/85_study/02_plan.ipynb #6c1d0c07
-def work_of(stages: list[Stage], report: Stage) -> list[Work]:
-    "All work of one combination, its report's and that of the stages that this waits for."
-    return [w for s in stages if s.key in report.needs or s is report for w in s.work]
 
 # %% ../../nbs/85_study/02_plan.ipynb #289bc1b6
 @lru_cache(maxsize=4)

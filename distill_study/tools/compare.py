@@ -171,22 +171,16 @@ class Pair:
     note: str = ""  # why there is no paired test
 
 
-def _grades(a, b, *, stores):
-    "(the items' grades of both reports or None, why there are none)."
-    if not any(stores):
-        return None, sentence("compare", "no_store")
-    try:
-        return tuple(rebuild(r, s).graded for r, s in zip((a, b), stores)), ""
-    except StudyError as e:
-        return None, f"No paired test: {e}"
-
-
 def compare_reports(a: Report, b: Report, *, stores: tuple = (None, None)) -> Pair:
     "What changed; numbers are not corrected yet, and paired where there are the `stores` of both runs."
     if not a.hashes.get("test") or a.hashes["test"] != b.hashes.get("test"):
         items = [f"{r.settings['data']['name']}, hash {r.hashes.get('test')}" for r in (a, b)]
         return Pair(b.name, refused=sentence("compare", "other_items", a=items[0], b=items[1]))
-    graded, note = _grades(a, b, stores=stores)
+    graded, note = None, "" if any(stores) else sentence("compare", "no_store")
+    try:
+        graded = tuple(rebuild(r, s).graded for r, s in zip((a, b), stores)) if any(stores) else None
+    except StudyError as e:
+        note = f"No paired test: {e}"
     changed = [changes(kind(a), kind(b)) for kind in (settings, origins, counts)]
     if any(c.what == "seed" for c in changed[0]):
         note = f"{note} {sentence('compare', 'other_seed')}".strip()
