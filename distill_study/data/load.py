@@ -25,7 +25,7 @@ from numbers import Number
 from pathlib import Path
 
 from ..config import Combination, Data, StudyError, fingerprint, nearest, read_table, stem
-from .world import NAMES, TINY, items
+from .world import TINY, items
 from ..tasks.families import TASKS, arms_of, ask, nli_turn, user_turn
 from ..tasks.reading import LETTERS, NLI, WORDS
 from ..utils import plural
