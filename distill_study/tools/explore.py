@@ -383,13 +383,8 @@ def tally(readings: list) -> str:
         differ=sum(r.parsed.differs for r in readings),
         cut=sum(bool(r.parsed.ignored) for r in readings),
     )
-    return sentence(
-        "explore",
-        "tally",
-        n=plural(len(readings), "completion"),
-        counts=counts,
-        rules={k: rules[k] for k in RULES if rules[k]},
-    )
+    known = {k: rules[k] for k in RULES if rules[k]}
+    return sentence("explore", "tally", n=plural(len(readings), "completion"), counts=counts, rules=known)
 
 
 def print_readings(readings: list):
