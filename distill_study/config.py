@@ -6,9 +6,9 @@
 __all__ = ['MOST', 'Count', 'Whole', 'Seed', 'Share', 'Positive', 'Amount', 'Strategy', 'GIVE_LOGPROBS', 'Dtype', 'OWN', 'HALF',
            'LICENSE', 'License', 'VISIBLE', 'FIRST', 'RANDOM', 'ARMS', 'DEFAULT_ARMS', 'ArmName', 'ArmNames',
            'read_table', 'wording', 'StudyError', 'ConfigError', 'nearest', 'Settings', 'absent', 'Sampling',
-           'Endpoint', 'Price', 'Vllm', 'Asked', 'Teacher', 'Train', 'Student', 'Data', 'Curate', 'Arm', 'arms_under',
-           'Judge', 'Criterion', 'Pitfalls', 'Shared', 'Combination', 'stem', 'slug', 'unavailable', 'strategies_of',
-           'fingerprint']
+           'Endpoint', 'Price', 'Vllm', 'Asked', 'Teacher', 'Contrast', 'Train', 'Student', 'Data', 'Curate', 'Arm',
+           'arms_under', 'Judge', 'Criterion', 'Pitfalls', 'Shared', 'Combination', 'stem', 'slug', 'unavailable',
+           'strategies_of', 'fingerprint']
 
 # %% ../nbs/00_config.ipynb #84a9eb5e
 import difflib
@@ -230,8 +230,7 @@ class Vllm(Settings):
 
     tensor_parallel_size: Count = 1  # GPUs that share every layer
     pipeline_parallel_size: Count = 1  # groups of GPUs, each with a part of the layers
-    # number format; 'auto' takes the saved one, None the same as engine `transformers`
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] | None = None  # 'auto': as saved; None: as `transformers`
     quantization: str | None = None  # e.g. 'fp8' to quantize while loading; None does what the model's folder says
     max_model_len: Count | None = Field(None, ge=8)  # most tokens of prompt and answer; None takes the model's context
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)  # share of each GPU's memory
@@ -242,8 +241,7 @@ class Vllm(Settings):
 # %% ../nbs/00_config.ipynb #92aa7e00
 GIVE_LOGPROBS = ("transformers", "vllm", "openai")  # engines
 Dtype = Literal["float32", "bfloat16", "float16"] | None
-# engine → the field of `Asked` that only such engines have
-OWN = {"openai": "endpoint", "anthropic": "endpoint", "vllm": "vllm"}
+OWN = {"openai": "endpoint", "anthropic": "endpoint", "vllm": "vllm"}  # engine → its own field of `Asked`
 HALF = 0.5  # what a token costs in a batch, of its price
 LICENSE = r"^[a-z0-9][a-z0-9.+-]*$"
 License = Annotated[str, Field(pattern=LICENSE)]
@@ -252,8 +250,7 @@ License = Annotated[str, Field(pattern=LICENSE)]
 class Asked(Settings):
     "A model that is asked, as teacher or as judge: which, how, and what its answers cost."
 
-    # 'engine:model', e.g. 'transformers:zoo/teacher' or 'recorded:svamp_palm540b'
-    engine: str = Field(pattern=r"^[a-z]+:.+$")
+    engine: str = Field(pattern=r"^[a-z]+:.+$")  # 'engine:model', e.g. 'transformers:zoo/teacher'
     sampling: Sampling = Sampling()
     batch_size: Count = 64
     max_failures: Share = 0.3  # share of the requests that may fail; when more have, the run ends with what it has
@@ -322,12 +319,19 @@ class Teacher(Asked):
         return super().conflict()
 
 # %% ../nbs/00_config.ipynb #b366319d
+class Contrast(Settings):
+    "The second training of arm distilled/cot-contrast, by DPO (arXiv 2305.18290)."
+
+    beta: Positive = 0.1  # the larger, the closer it stays to the student that it starts from
+    epochs: Positive = 1.0  # passes over the pairs
+    learning_rate: Positive | None = None  # None: a tenth of the first training's
+
+
 class Train(Settings):
     "Supervised fine-tuning of one student on one set of rows; by default LoRA on all linear layers, rank 16."
 
-    unread: ClassVar[frozenset] = frozenset({"merged"})
-    # all weights, an adapter, or an adapter on 4-bit weights (arXiv 2305.14314)
-    method: Literal["full", "lora", "qlora"] = "lora"
+    unread: ClassVar[frozenset] = frozenset({"merged", "contrast"})  # the latter has fingerprints of its own
+    method: Literal["full", "lora", "qlora"] = "lora"  # all weights, an adapter, or one on 4-bit weights (2305.14314)
     r: Count = 16  # LoRA rank
     alpha: Count = 32  # LoRA scaling numerator
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -359,6 +363,7 @@ class Train(Settings):
     report_to: tuple[str, ...] = ()  # trackers of transformers, e.g. [tensorboard]
     launch: str | None = None  # in several processes: 'ddp', 'fsdp', 'cpu2', or a configuration of accelerate
     processes: Count | None = None  # how many; None: as many as there are GPUs
+    contrast: Contrast = absent(Contrast())  # what comes after it, in arm distilled/cot-contrast
 
     def conflict(self):
         adapters = [f for f in ("dora", "rslora") if getattr(self, f)] + ["merged"] * (self.merged is not None)
@@ -402,6 +407,8 @@ class Data(Settings):
     labels: dict[Annotated[str, Field(coerce_numbers_to_str=True)], str] = {}
     # the set's own split that serves as train or test, e.g. {train: train_r1}; 'a+b' takes both
     splits: dict[Literal["train", "test"], str] = {}
+    # items that begin with the same so many words, numbers left out, share a source and never stand in two splits
+    opening: Count | None = absent(None)
 
 # %% ../nbs/00_config.ipynb #6fd9cd0e
 VISIBLE, FIRST, RANDOM = "visible, else hidden", "first", "random"
@@ -416,6 +423,7 @@ class Curate(Settings):
     prefer: Literal[FIRST, "shortest"] = absent(FIRST)  # which sample comes first
     budget: Count | None = absent(None)  # rows that an arm may have; None: all there are
     select: Literal[RANDOM, "llkd", "diverse"] = absent(RANDOM)  # the inputs it is spent on, see `study.run`
+    match: Literal["rows"] | None = absent(None)  # 'rows': all arms learn from the inputs that every distilled one can
     embedding: str | None = absent(None)  # model that tells inputs apart for 'diverse'; None: the untouched student
     agreement: Share = 0.0  # share of the samples (teacher.sampling.n) that must agree; 0 asks for none
     near: float | None = Field(0.7, gt=0, le=1)  # similarity from which on an input repeats another; None: equal ones
@@ -425,8 +433,7 @@ class Curate(Settings):
     contained: float = Field(0.5, ge=0, lt=1)  # it goes once those cover more of a test input; 0: any shared n-gram
     given_away: bool = True  # drop inputs in which their own gold answer stands
     hard_items: bool = False  # ask the untouched student the training inputs, too: do drops fall on hard ones?
-    # which reasoning is taught: what stands before the answer, or (hidden) what a block or field of its own holds
-    reasoning: Literal[VISIBLE, "hidden", "visible"] = absent(VISIBLE)
+    reasoning: Literal[VISIBLE, "hidden", "visible"] = absent(VISIBLE)  # taught; hidden: of a block or field of its own
     stated: tuple[str, ...] = absent(())  # regular expressions of what answers are stated with, e.g. 'I pick'
 
     def conflict(self):
@@ -462,6 +469,7 @@ class Arm(Settings):
     stop: tuple[str, ...] = ()  # where its answers end
     only: Literal["right", "wrong"] | None = None  # it learns from such labels alone, as many as there are of both
     shuffled: bool = False  # every input has the label of another one: what is left to learn is the form
+    after: str | None = absent(None)  # arm whose student it starts from, to prefer right samples to wrong ones
     extra: bool = False  # only part of a recipe that asks for it
 
 
@@ -501,8 +509,7 @@ class Judge(Asked):
     reason: bool = True  # ask for a short reason before the verdict; without one a verdict takes a tenth of the tokens
     items: Count | None = None  # at most so many test items, the same for all arms; None takes all
     arms: ArmNames = ()  # the arms whose answers are graded one by one; empty takes all that ran
-    # arms to compare; empty: the distilled one that the report leads with, with student and teacher
-    pairs: tuple[tuple[ArmName, ArmName], ...] = ()
+    pairs: tuple[tuple[ArmName, ArmName], ...] = ()  # compared; empty: the leading distilled arm, student, teacher
 
     def conflict(self):
         if self.engine.startswith("recorded:"):

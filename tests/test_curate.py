@@ -10,10 +10,12 @@ from hypothesis import given, settings, strategies as st
 from distill_study.config import ARMS, DEFAULT_ARMS, ConfigError, Curate
 from distill_study.data.load import Example
 from distill_study.models.engine import Failure
-from distill_study.study.plan import parse_recipe
-from distill_study.study.run import Run, diverse_order, hardness, llkd_order, random_order
+from distill_study.store.log import Store
+from distill_study.study.plan import parse_recipe, plan
+from distill_study.study.run import Run, diverse_order, hardness, llkd_order, matched, random_order
+from distill_study.study.workers import run_stage
 from distill_study.tasks.families import EXPLAIN, SYSTEM, TASKS, Parsed
-from distill_study.teach.curate import REASONS, Overlaps, choose, curate, enough, overlaps
+from distill_study.teach.curate import REASONS, Curated, Overlaps, choose, curate, enough, overlaps
 from distill_study.teach.sampling import Answer, Answers, elect
 from distill_study.tools.archive import ledger_rows
 
@@ -514,3 +516,40 @@ def test_a_run_chooses_its_rows_notes_why_and_a_replay_chooses_the_same(tmp_path
     assert {a: d.rows for a, d in again.rows.items()} == {a: d.rows for a, d in run.rows.items()}
     drawn = Run(teacher, "zoo/student-s", **how | dict(options={"curate.budget": 10}), replay=True)
     assert drawn.rows["control/gold"].kept != run.rows["control/gold"].kept
+
+
+def test_matched_arms_learn_from_the_inputs_that_every_distilled_arm_can_use():
+    ids = {"distilled/vanilla": "abcd", "distilled/cot-answer": "bcde", "control/gold": "abcdef", "control/wrong": "ae"}
+    made = matched({arm: Curated(arm, [dict(id=i) for i in own], []) for arm, own in ids.items()})
+    assert {arm: "".join(done.kept) for arm, done in made.items()} == dict.fromkeys(ids, "bcd") | {
+        "control/wrong": "ae"
+    }
+    assert made["control/gold"].attrition == dict(inputs=6, rows=3, dropped={"not in every arm": 3})
+    alone = matched({"control/gold": Curated("control/gold", [dict(id="a")], [])})
+    assert alone["control/gold"].kept == ["a"], "nothing to match with"
+
+
+def test_stages_of_matched_arms_make_the_rows_that_the_report_expects(tmp_path):
+    raw = dict(
+        name="matched",
+        teachers=[dict(engine="transformers:zoo/teacher", reasks=0, sampling=dict(max_tokens=48))],
+        students=[dict(model="zoo/student-s", train=dict(method="full", learning_rate=1e-3, steps=1, batch_size=8))],
+        data=[dict(name="tiny-math", train=24, test=4)],
+        arms=["distilled/vanilla", "distilled/cot-answer", "control/gold"],
+        curate=dict(match="rows"),
+        min_rows=2,
+        bootstrap=100,
+    )
+    recipe = parse_recipe(raw)
+    stages = plan(recipe)
+    label = next(s for s in stages if s.kind == "label")
+    assert all(label.key in s.needs for s in stages if s.kind == "train"), "gold waits for the teacher, too"
+    for stage in (label, *(s for s in stages if s.kind == "train")):
+        assert not run_stage(stage, Store(tmp_path))
+    run = Run.of(recipe.combinations()[0], Store(tmp_path, replay=True))
+    kept = {arm: done.kept for arm, done in run.rows.items()}
+    assert len({*map(tuple, kept.values())}) == 1 and 2 <= len(kept["control/gold"]) < 24
+    assert {arm: fit.rows for arm, fit in run.students.items()} == {arm: len(ids) for arm, ids in kept.items()}
+    assert run.attrition["control/gold"]["dropped"]["not in every arm"]
+    other = parse_recipe(raw | dict(curate={}))
+    assert {s.key for s in plan(other) if s.kind == "train"}.isdisjoint(s.key for s in stages)

@@ -645,6 +645,8 @@ def test_rows_with_the_same_wording_keep_their_own_answers(tmp_path):
 
 
 def test_a_split_without_a_file_is_looked_for_in_all(tmp_path):
+    e = RecordedEngine(recorded(tmp_path / "own", train=[("a", "A")], test=[("b", "B")]))
+    assert e.asked(ask("?", "b", "train")) == dict(id="b", file="test.jsonl")  # its data was split anew
     e = RecordedEngine(recorded(tmp_path / "r", train=[("a", "A")], validation=[("v", "V"), ("a", "again")]))
     assert complete(e, [ask("?", "v", "test")], store=Store(tmp_path / "s"))[0].text == "V"
     with pytest.raises(

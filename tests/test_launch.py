@@ -198,7 +198,7 @@ def test_what_can_not_work_is_refused_before_anything_starts(case, tmp_path, mon
     if "\n" in text or "[" in text:
         (tmp_path / "own.yaml").write_text(text)
         text = str(tmp_path / "own.yaml")
-    monkeypatch.setattr(module, "_gpus", lambda: 0)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     monkeypatch.setattr(module.subprocess, "Popen", lambda *_, **__: pytest.fail("started"))
     with pytest.raises(ConfigError, match="train") as e:
         launch(rows(), MODEL, settings=Train(launch=text, **changes), out=tmp_path / "run", seed=0)
@@ -206,7 +206,7 @@ def test_what_can_not_work_is_refused_before_anything_starts(case, tmp_path, mon
 
 
 def test_fsdp_and_qlora(monkeypatch):
-    monkeypatch.setattr(module, "_gpus", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     with pytest.raises(ConfigError, match="4-bit weights.*'ddp'"):
         check_launch(Train(launch="fsdp").model_copy(update=dict(method="qlora")))
     assert check_launch(Train(launch="ddp").model_copy(update=dict(method="qlora")))[1] == 2

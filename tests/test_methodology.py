@@ -34,6 +34,7 @@ CHANGES = {
     "student": dict(model="zoo/student-m", compare=["nf4"], dtype="float32"),
     "student.train": dict(
         method="qlora",
+        contrast=dict(beta=0.5),
         r=8,
         alpha=64,
         dropout=0.1,
@@ -71,6 +72,7 @@ CHANGES = {
         words=40,
     ),
     "curate": dict(
+        match="rows",
         verify=True,
         reasoning="hidden",
         stated=["I pick"],

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import AutoConfig
 
 from distill_study.config import ARMS, ConfigError, strategies_of
 from distill_study.data.load import resolved, task_of
@@ -39,8 +40,8 @@ SIZES = {
     "HuggingFaceH4/ultrachat_200k": (100, 100),
 }
 WHOLE = {
-    a.name for a in ARMS.values() if not a.only and not a.shuffled
-}  # those that learn from right, wrong or shuffled labels are controls of recipes of their own
+    a.name for a in ARMS.values() if not (a.only or a.shuffled or a.after)
+}  # those that learn from right, wrong or shuffled labels, or samples of both kinds, have recipes of their own
 name = lambda p: p.stem
 
 
@@ -84,7 +85,7 @@ def test_what_is_left_open_is_decided(path):
     r = load_recipe(path)
     hw = parse_hardware(r.hardware)
     for s in r.students:
-        t, cfg = s.train, model_config(s.model)
+        t, cfg = s.train, AutoConfig.for_model(**SHAPES[s.model])
         assert 1e-6 < default_rate(t.method, cfg, parameters=parameters(s.model)) < 1e-2
         assert (
             t.max_length <= cfg.max_position_embeddings

@@ -380,6 +380,7 @@ PAIRS = (
     ("student/cot", "distilled/cot-rationale"),
     ("distilled/cot-answer", "distilled/cot-after"),
     ("distilled/cot-answer", "distilled/cot-mixed"),
+    ("distilled/cot-rationale", "distilled/cot-contrast"),
     ("distilled/vanilla", "distilled/cod"),
     ("control/wrong", "control/right"),
 )

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MOST_COMBINATIONS', 'KINDS', 'LOOKUPS', 'PAGE', 'Recipe', 'parse_recipe', 'load_recipe', 'combination_from',
-           'to_yaml', 'Pair', 'unread', 'learners', 'pairs', 'wanted', 'Stage', 'stages_of', 'plan', 'Work',
+           'to_yaml', 'Pair', 'unread', 'learners', 'pairs', 'wanted', 'Stage', 'matching', 'stages_of', 'plan', 'Work',
            'pitfall_arms', 'questions_again', 'judged_pairs', 'how_much', 'work_of', 'program', 'ingredients',
            'lookups', 'store_state', 'place_of', 'keep_receipt', 'receipt_holds', 'keep_report', 'page_ingredients']
 
@@ -55,6 +55,11 @@ class Recipe(config.Shared):
         once = next((t.engine for t in self.teachers if t.sampling.n == 1), None)
         if self.curate.agreement and once:
             return wording("lone_answer", agreement=self.curate.agreement, engine=once)
+        for a in (ARMS[name] for name in self.arms if ARMS[name].after):
+            processes = any(s.train.launch for s in self.students)
+            found = dict(alone=a.after not in self.arms, samples=once, processes=processes)
+            if why := next((name for name, holds in found.items() if holds), None):
+                return wording(f"contrast_{why}", arm=a.name, after=a.after, engine=once)
         if self.curate.select == "llkd" and not all(t.sampling.n > 1 or t.sampling.logprobs for t in self.teachers):
             return wording("unsure_teacher")
         if self.curate.budget and self.curate.budget < self.min_rows:
@@ -411,14 +416,23 @@ def _look_stage(c):
     return Stage("base", f"{s.model} answers the training inputs of {c.data.name}", _narrowed(c, []), key)
 
 
+def matching(c: Combination) -> tuple:
+    "The arms whose rows are compared where `curate.match` asks for equal ones."
+    return tuple(a for a in c.arms if a.startswith("distilled/")) if c.curate.match else ()
+
+
 def _train_stage(c, arm, *, label, look):
     "One student trained and asked; a student that learns from gold waits for no teacher."
-    needs = (label.key,) if label and ARMS[arm].labels != "gold" else ()
+    same, before = matching(c), ARMS[arm].after
+    needs = (label.key,) if label and (same or ARMS[arm].labels != "gold") else ()
     needs += (look.key,) if look and c.curate.select != config.RANDOM else ()
-    key = fingerprint("train", c.student, c.data, arm, c.seed, c.curate, c.min_rows, *(needs or [""]))
+    needs += (_train_stage(c, before, label=label, look=look).key,) if before else ()
+    key = fingerprint("train", c.student, c.data, arm, c.seed, c.curate, c.min_rows, *(needs or [""]), *same)
     parts = [f"{c.student.model}, {arm} on {c.data.name}", c.point, f"seed {c.seed}" if c.seed else ""]
     what = ", ".join(filter(None, parts))
-    return Stage("train", what, _narrowed(c, [arm]), key, needs=needs, arm=arm)
+    return Stage(
+        "train", what, _narrowed(c, dict.fromkeys(filter(None, [*same, before, arm]))), key, needs=needs, arm=arm
+    )
 
 # %% ../../nbs/85_study/02_plan.ipynb #fefe07d8
 def stages_of(combination: Combination) -> list[Stage]:
@@ -535,6 +549,8 @@ def _train_work(stage):
     labels, train = " ".join([a.only or "", "shuffled" if a.shuffled else "", a.labels]).strip(), c.student.train
     length = f"steps: {train.steps}" if train.steps else f"epochs: {train.epochs:g}"
     what = f"{c.student.model} on {labels} {a.target}s ({train.method}, {length})"
+    if a.after:
+        what = f"{c.student.model}, after {a.after}, on right against wrong samples ({train.method}, DPO)"
     shared = dict(who="student", combination=c, data=c.data, identity=_identity(c, a.name), arm=a.name)
     yield Work("train", what, split="train", **shared)
     yield Work("answer", a.name, strategy=a.prompt, times=1 + len(c.student.compare), **shared)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FEWEST', 'ticker', 'engine_for', 'noted_weights', 'weights_of', 'asking', 'answering', 'with_gold', 'check_choice',
            'Score', 'check_questions', 'label_inputs', 'random_order', 'llkd_order', 'diverse_order', 'curate_arms',
-           'shuffled', 'too_long', 'train_arms', 'train_one', 'noted_student', 'answer_arms', 'answer_forms',
+           'shuffled', 'matched', 'too_long', 'train_arms', 'train_one', 'noted_student', 'answer_arms', 'answer_forms',
            'answer_tests', 'untouched_on_train', 'hardness', 'answer_pitfalls', 'judge_arms', 'Panel', 'panel', 'note',
            'stage', 'Stages', 'Grading', 'data_table', 'labels_table', 'rows_parts', 'training_record',
            'students_parts', 'model_size', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
@@ -49,9 +49,8 @@ from ..utils import say, short_name, write_text
 
 # %% ../../nbs/85_study/01_run.ipynb #1ef75182
 def ticker(what: str, every: float = 5.0, *, engine=None):
-    """A callback for (done, total, loss) that says at most every `every` seconds how far `what` is.
-
-    Also what is left, as soon as that can be told, and what holds the `engine` back."""
+    """A callback for (done, total, loss) that says at most every `every` seconds how far `what` is, and, as soon as
+    that can be told, what is left, and what holds the `engine` back."""
     last, began, first = time.monotonic(), None, 0
 
     def progress(done, total, *more):
@@ -116,9 +115,8 @@ def weights_of(model: str, store: Store) -> str:
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c03
 @contextmanager
 def asking(who: Asked, store: Store, *, splits, split: str, engine=None, stated=()):
-    """Opens an engine; within, a function of (examples, prompt, what) that gives `who`'s `Answers`.
-
-    `stated`: see `config.Curate`. The engine is closed at the end, so that the next model finds its memory free."""
+    """Opens an engine; within, a function of (examples, prompt, what) that gives `who`'s `Answers`; `stated`: see
+    `config.Curate`. The engine is closed at the end, so that the next model finds its memory free."""
     shared = dict(store=store, max_tokens=splits.max_tokens, split=split, stated=stated)
     with closing(engine or engine_for(who, store)) as engine:
 
@@ -228,18 +226,15 @@ def random_order(ids: list, *, seed: int) -> dict:
 
 
 def llkd_order(ids: list, *, sure: dict, unsure: dict, seed: int) -> dict:
-    """Id → why it stands there, first those of which the teacher is `sure` and the student `unsure`, both from 0 to 1.
-
-    The order of equals is drawn."""
+    "Id → why it stands there, by how `sure` the teacher and `unsure` the student is (0 to 1); equals are drawn."
     score = {i: sure[i] * unsure[i] for i in random_order(ids, seed=seed)}
     first = sorted(score, key=lambda i: -score[i])
     return {i: f"{score[i]:.3f}: teacher sure {sure[i]:.3f}, student unsure {unsure[i]:.3f}" for i in first}
 
 
 def diverse_order(ids: list, vectors, *, wrong: dict, unsure: dict, clusters: int, seed: int) -> dict:
-    """Id → why it stands there: one input of every cluster of their `vectors`, inputs × width, then the second of each.
-
-    In a cluster come first those that the student gets `wrong`, of these the most `unsure`; equals are drawn."""
+    """Id → why it stands there: one input of every cluster of their `vectors`, inputs × width, then the second of each;
+    in a cluster first those that the student gets `wrong`, of these the most `unsure`; equals are drawn."""
     from scipy.cluster.vq import kmeans2
 
     spread = vectors.std(axis=0)
@@ -299,8 +294,11 @@ def curate_arms(c: Combination, splits, *, labels: dict, store) -> tuple[dict, d
         missing |= {a.name: why for a in trained if a.labels == "gold"}
     found = curate.overlaps(splits.train, dict(test=splits.test, validation=splits.validation), settings=c.curate)
     rows = [a for a in trained if a.name not in missing]
-    shared = dict(splits=splits, store=store, found=found)
-    curated = {a.name: _curate_one(c, a, answers=labels.get(a.labels), **shared) for a in rows}
+    how = dict(settings=c.curate, too_long=lambda rows: too_long(c, rows, store=store), test=splits.test, found=found)
+    made = {a.name: curate.curate(a, splits.train, answers=labels.get(a.labels), **how) for a in rows}
+    made = matched(made) if c.curate.match else made
+    shared = dict(splits=splits, store=store)
+    curated = {a.name: _curate_one(c, a, done=made[a.name], answers=labels.get(a.labels), **shared) for a in rows}
     return curated, missing | {arm: done.short for arm, done in curated.items() if done.short}
 
 
@@ -310,22 +308,38 @@ def shuffled(rows: list, seed: int) -> list:
     return [r | dict(messages=[*r["messages"][:-1], rows[i]["messages"][-1]]) for r, i in zip(rows, order)]
 
 
-def _curate_one(c, arm, *, splits, answers, store, found):
-    "The training rows of one arm; `found` are the overlaps with test items."
-    limits = dict(settings=c.curate, too_long=lambda rows: too_long(c, rows, store=store))
-    done = curate.curate(arm, splits.train, answers=answers, test=splits.test, found=found, **limits)
+def matched(made: dict) -> dict:
+    "Of every arm's `Curated` the inputs that all distilled arms have; of right or wrong labels alone stays what is."
+    kept, out = {arm: set(done.kept) for arm, done in made.items()}, {}
+    common = (
+        set().union(*kept.values()).intersection(*(ids for arm, ids in kept.items() if arm.startswith("distilled/")))
+    )
+    for arm, done in made.items():
+        gone = set() if ARMS[arm].only else kept[arm] - common
+        drops = [*done.drops, *(curate.Drop(i, "not in every arm", "") for i in done.kept if i in gone)]
+        out[arm] = replace(done, rows=[r for r in done.rows if r["id"] not in gone], drops=drops)
+    return out
+
+
+def _curate_one(c, arm, *, done, splits, answers, store):
+    "The training rows of one arm: what a budget has room for, and in which form."
     if c.curate.budget and len(done.rows) > c.curate.budget:
         order = _order(c, done.kept, splits=splits, answers=answers, store=store)
         done = curate.choose(done, order, budget=c.curate.budget)
     if arm.shuffled:
         done = replace(done, rows=shuffled(done.rows, c.seed))
+    budget = c.curate.budget
+    if arm.after and len(done.rows) >= (budget or 0):  # rows that the first training has, too
+        done, budget = curate.paired(done, arm, answers=answers, which=c.curate.reasoning), None
     settings = c.teacher, c.data, splits.hashes, c.curate, c.student.model, c.student.train.max_length
-    ledger = drops_of(store, f"drops-{config.slug(arm.name)}", fp=fingerprint("drops", *settings, arm))
+    ledger = drops_of(
+        store, f"drops-{config.slug(arm.name)}", fp=fingerprint("drops", *settings, *plan.matching(c), arm)
+    )
     drops = [dict(arm=arm.name, **vars(d)) for d in done.drops]
     chosen = [dict(arm=arm.name, id=id, reason="chosen", evidence=why) for id, why in done.chosen.items()]
     ledger.replace(drops + chosen)
     drops = [curate.Drop(e["id"], e["reason"], e["evidence"]) for e in ledger.entries() if e["reason"] != "chosen"]
-    return curate.enough(replace(done, drops=drops), c.min_rows, budget=c.curate.budget)
+    return curate.enough(replace(done, drops=drops), c.min_rows, budget=budget)
 
 
 def too_long(c: Combination, rows: list, *, store) -> dict:
@@ -344,7 +358,11 @@ def train_arms(c: Combination, curated: dict, *, store, splits=None) -> dict:
     "Arm → `TrainedStudent`, trained now or found in the store; an arm with too few rows is left out."
     rows = {arm: done.rows for arm, done in curated.items() if not done.short}
     held = _held_out(c, rows, splits=splits, store=store) if c.student.train.choose != "last" else {}
-    return {arm: train_one(c, arm, rows=rows[arm], store=store, **held.get(arm, {})) for arm in rows}
+    fits = {}
+    for arm in sorted(rows, key=lambda a: bool(ARMS[a].after)):
+        start = ARMS[arm].after and fits[ARMS[arm].after]
+        fits[arm] = train_one(c, arm, rows=rows[arm], store=store, start=start, **held.get(arm, {}))
+    return {arm: fits[arm] for arm in rows}
 
 
 def _held_out(c, arms, *, splits, store):
@@ -361,14 +379,13 @@ def _held_out(c, arms, *, splits, store):
     return {a: dict(validation=rows.get(a, []), score=Score(c, ARMS[a], splits) if gold else None) for a in arms}
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c07
-def train_one(c: Combination, arm: str, *, rows: list, store, validation=(), score=None) -> TrainedStudent:
-    """One trained student; an interrupted training goes on from its last checkpoint.
-
-    Its checkpoint is chosen by the loss of the `validation` rows, or by a `Score`; without them the last one is kept.
-    """
+def train_one(c: Combination, arm: str, *, rows: list, store, validation=(), score=None, start=None) -> TrainedStudent:
+    """One trained student, `start` as of `fit_student`; an interrupted training goes on from its last checkpoint. The
+    one that is kept is chosen by the loss of the `validation` rows or by a `Score`; without them it is the last."""
     train, looked = c.student.train, list(validation)
-    how = dict(settings=train, seed=c.seed, validation=looked, score=score)
+    how = dict(settings=train, seed=c.seed, validation=looked, score=score) | (dict(start=start) if start else {})
     chosen_by = [looked, score and score.key] if train.choose != "last" else []
+    chosen_by += [train.contrast, start.fingerprint] if start else []
     by_rows = fingerprint("trained", rows, portable(c.student.model), train, c.seed, *chosen_by)
     if store.replay:
         if kept := _kept_student(store, "trained", place=by_rows):
@@ -378,7 +395,7 @@ def train_one(c: Combination, arm: str, *, rows: list, store, validation=(), sco
     if store.stage("student", key) is not None:
         say(f"  {arm}: trained student from the store")
     else:
-        say(f"  training {arm} on {len(rows)} rows")
+        say(f"  training {arm} on {len(rows)} {'pairs' if start else 'rows'}")
         with store.new_stage("student", key, info=dict(arm=arm, model=c.student.model)) as folder:
             if folder is not None:
                 launch(rows, c.student.model, out=folder, progress=ticker(f"training {arm}"), **how)
@@ -399,7 +416,8 @@ def _settings_place(c, arm):
     no_matter = {"strategies", "batch_size", "max_failures", "price", "license", "terms"}
     teacher = None if ARMS[arm].labels == "gold" else c.teacher.model_dump(mode="json", exclude=no_matter)
     data = c.data.model_dump(mode="json", exclude={"license", "terms", "language"})
-    return fingerprint("taught", teacher, c.student.model, c.student.train, data, c.seed, c.curate, c.min_rows, arm)
+    own = c.student.model, c.student.train, data, c.seed, c.curate, c.min_rows, arm, *plan.matching(c)
+    return fingerprint("taught", teacher, *own, *([c.student.train.contrast] if ARMS[arm].after else []))
 
 
 def noted_student(c: Combination, arm: str, *, store) -> TrainedStudent | None:
@@ -471,8 +489,7 @@ def untouched_on_train(c: Combination, splits, *, store) -> list:
 
 
 def hardness(done: curate.Curated, right: dict, *, sources: dict) -> dict:
-    """'kept', 'dropped' and each reason → how often the untouched student is right: an `Interval`, of inputs with gold.
-
+    """'kept', 'dropped' and each reason → how often the untouched student is right: an `Interval`, of inputs with gold;
     `right`: id → whether its answer is right, None without gold; `sources`: id → what the input was made from."""
     groups = dict(kept=done.kept, dropped=[d.id for d in done.drops])
     for d in done.drops:
@@ -733,15 +750,12 @@ def training_record(fit: TrainedStudent, price=None) -> dict:
         "rows steps supervised_tokens supervised_share tokens tokens_per_second parameters trainable max_length "
         "peak_memory seconds learning_rate packs chosen stopped merge"
     )
-    loss, right = dict(fit.validation), dict(fit.looks)
-    return {name: getattr(fit, name) for name in as_they_are.split()} | dict(
-        truncated_rows=len(fit.dropped_long),
-        cost=price and price.cost(0, 0, seconds=fit.seconds),
-        first_loss=fit.history[0][1],
-        last_loss=fit.history[-1][1],
-        losses=[dict(step=s, loss=x) for s, x in fit.history],
-        looks=[dict(step=s, loss=loss.get(s), right=right.get(s)) for s in sorted({*loss, *right})],
-    )
+    as_they_are += " contrast" if fit.contrast else ""
+    loss, right, losses = dict(fit.validation), dict(fit.looks), [dict(step=s, loss=x) for s, x in fit.history]
+    looks = [dict(step=s, loss=loss.get(s), right=right.get(s)) for s in sorted({*loss, *right})]
+    more = dict(truncated_rows=len(fit.dropped_long), cost=price and price.cost(0, 0, seconds=fit.seconds))
+    more |= dict(first_loss=losses[0]["loss"], last_loss=losses[-1]["loss"], losses=losses, looks=looks)
+    return {name: getattr(fit, name) for name in as_they_are.split()} | more
 
 
 def students_parts(run) -> list:
@@ -752,6 +766,7 @@ def students_parts(run) -> list:
     kinds = {(ARMS[a].prompt, ARMS[a].target): a for a in teacher_last}
     return [
         tables.training_table(run.training, run.few, arms=families.arms_of(run.data.task)),
+        *(note("contrast", arm=ARMS[a], **x.contrast) for a, x in run.students.items() if x.contrast),
         *([tables.form_table(run.forms, run.metric)] if run.forms else []),
         *(HTML(render_row(run.students[a].first_row, f"{a}, row")) for a in kinds.values()),
     ]
@@ -1003,12 +1018,9 @@ class Conclusions:
         if templates:
             _note(self.store, "templates", place=place, value=templates)
         notes = {model: "; ".join(kinds.values()) for model, kinds in templates.items()}
-        return (dict(chat_templates=notes) if notes else {}) | dict(
-            grader=grader_hash(task),
-            rubric=families.rubric_hash(task, c.rubric),
-            data_source=self.data.source,
-            json_form=families.form_hash() if c.teacher.structured else "not asked for",
-        )
+        read = dict(grader=grader_hash(task), rubric=families.rubric_hash(task, c.rubric), data_source=self.data.source)
+        read |= dict(json_form=families.form_hash() if c.teacher.structured else "not asked for")
+        return (dict(chat_templates=notes) if notes else {}) | read
 
     @cached_property
     def numbers(self) -> dict:
@@ -1096,8 +1108,7 @@ def find(recipe: plan.Recipe, store: Store, *, skip=()) -> tuple[list[Learner], 
 def ask_others(recipe: plan.Recipe, found: list[Learner], *, splits: dict, store: Store) -> tuple[dict, dict]:
     """((who, data set) → `Answers`, who is left out → why); `splits` by the name of their data set.
 
-    Every student is asked its own and all other test items that it can be asked, and the untouched ones the same.
-    Who is (combination, arm), or (student, arm) untouched."""
+    Every student, (combination, arm), is asked all items that it can be, the untouched, (student, arm), the same."""
     readable = {(p.c.name, p.arm, p.data.name) for p in plan.pairs(recipe) if not p.why}
     asked, out, left_out = {}, {}, {}
     for f in found:

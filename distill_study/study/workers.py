@@ -59,13 +59,14 @@ def _ask_others(stage, store):
 
 def _train(stage, splits, *, store):
     "Train the student of one arm and ask it, where there is enough to learn from."
-    c = stage.combination
-    labels = {} if ARMS[stage.arm].labels == "gold" else run.label_inputs(c, splits, store=store)
+    c, own = stage.combination, (stage.arm, ARMS[stage.arm].after)
+    labels = run.label_inputs(c, splits, store=store) if any(ARMS[a].labels != "gold" for a in c.arms) else {}
     curated, missing = run.curate_arms(c, splits, labels=labels, store=store)
-    fits = run.train_arms(c, curated, store=store, splits=splits)
+    fits = run.train_arms(c, {a: done for a, done in curated.items() if a in own}, store=store, splits=splits)
+    c = c.model_copy(update=dict(arms=(stage.arm,)))
     run.answer_arms(c, splits, fits=fits, store=store)
     run.answer_forms(c, splits, fits=fits, store=store)
-    return f"nothing trained: {missing[stage.arm]}" if missing else ""
+    return "" if stage.arm in fits else f"nothing trained: {missing[stage.arm]}"
 
 # %% ../../nbs/85_study/05_workers.ipynb #f768e19a
 @contextlib.contextmanager

@@ -136,10 +136,8 @@ class Found:
 class Task:
     """A task family: reads completions and grades answers.
 
-    A family that is right or wrong says how an answer looks by three methods of (text, choices), each with a canonical
-    answer or None: `exact` where the text is nothing but one, `read` of a short text that states one, and, as the last
-    resort, `search` of prose.
-    """
+    A family that is right or wrong has three methods of (text, choices), each with a canonical answer or None: `exact`
+    where the text is nothing but one, `read` of a short text that states one, and, as the last resort, `search`."""
 
     name: str
     strategies = ("vanilla", "cot")  # the ways it can be asked
@@ -165,10 +163,8 @@ class Task:
     def parse(self, text: str, strategy: str, *, choices=None, words=None, prompt: str = "", stated=(), form=False):
         """Read one completion, of the prompt of a strategy, strictly and flexibly, as a `Parsed`.
 
-        `choices` are the texts of a multiple choice, `words` is the limit of a summary, `prompt` the user's turn that
-        was answered, `stated` a recipe's own regular expressions of what comes before an answer, and `form` whether
-        JSON was asked for.
-        """
+        `choices` are the texts of a multiple choice, `words` is the limit of a summary, `prompt` the user's turn,
+        `stated` a recipe's own regular expressions of what comes before an answer, `form` whether JSON was asked."""
         thought, reply = reading.split_reasoning(text)
         own, after = reading.own_turn(reply)
         how = dict(choices=choices, words=words, prompt=prompt, stated=stated, form=form)
@@ -194,16 +190,12 @@ class Task:
         found = self.find(clean, **how)
         strict = self._strict(text, strategy, choices=choices) if ended and not more else None
         start = found.start + (len(own) - len(plain) if found.start > len(plain) // 2 else 0)
-        return Parsed(
-            found.answer,
-            strict,
-            rationale=re.sub(r"[\s*_#$]+$", "", own[:start]).strip(),  # as the model wrote it
-            stated=found.answer is not None and found.rule == "stated" or strict is not None,
-            outside=self.outside(found.text) if found.answer is None else None,
-            rule="exact" if strict is not None else found.rule if found.answer is not None else "",
-            ignored=more,
-            differs=found.differs,
-        )
+        why = re.sub(r"[\s*_#$]+$", "", own[:start]).strip()  # as the model wrote it
+        stated = found.answer is not None and found.rule == "stated" or strict is not None
+        outside = self.outside(found.text) if found.answer is None else None
+        rule = "exact" if strict is not None else found.rule if found.answer is not None else ""
+        more = dict(outside=outside, rule=rule, ignored=more, differs=found.differs)
+        return Parsed(found.answer, strict, rationale=why, stated=stated, **more)
 
     def _from_fields(self, fields, *, form, choices, own):
         "What an answer in JSON is read as."
@@ -436,8 +428,7 @@ EXPLAIN, PARAPHRASES, TARGETS = (_PROMPTS[name] for name in ("explain", "paraphr
 def wording(task: str, strategy: str, *, words: int | None = None, paraphrase: int = 0) -> str:
     """The system prompt, which names the most `words` of a summary.
 
-    `paraphrase` 0 is the study's own wording; 1, 2, … are `PARAPHRASES`, of the plain prompt only.
-    """
+    `paraphrase` 0 is the study's own wording; 1, 2, … are `PARAPHRASES`, of the plain prompt only."""
     if paraphrase and strategy != "vanilla":
         raise ValueError(f"only the plain prompt has paraphrases, not {strategy!r}")
     text = PARAPHRASES[task][paraphrase - 1] if paraphrase else SYSTEM[task, strategy]
@@ -452,8 +443,7 @@ def prompt_hash(task: str, strategy: str) -> str:
 def ask(task: str, strategy: str, *, turns: list, words: int | None = None, paraphrase: int = 0) -> list[dict]:
     """Chat messages: the system prompt of the strategy, see `wording`, then the turns.
 
-    Those are the user's and earlier assistant turns; a data set's own system turn may lead.
-    """
+    Those are the user's and earlier assistant turns; a data set's own system turn may lead."""
     system = wording(task, strategy, words=words, paraphrase=paraphrase)
     if turns[0]["role"] == "system":
         own, *turns = turns
@@ -476,8 +466,7 @@ def nli_turn(premise: str, hypothesis: str) -> dict:
 def target(strategy: str, answer: str, *, rationale: str = "") -> str:
     """The assistant's turn in the format that the strategy's prompt asks for.
 
-    `rationale` is reasoning, or the earlier rounds of a chain of density, one a line.
-    """
+    `rationale` is reasoning, or the earlier rounds of a chain of density, one a line."""
     if strategy == "cod":
         return f"{rationale}\n4. {answer}"
     return answer if strategy == "vanilla" else f"{rationale}\nAnswer: {answer}"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['REASONS', 'words', 'Grams', 'shingles', 'jaccard', 'near_repeats', 'text_of', 'facts_of', 'contaminated',
-           'gives_away', 'Overlaps', 'overlaps', 'Drop', 'Curated', 'curate', 'choose', 'enough']
+           'gives_away', 'Overlaps', 'overlaps', 'Drop', 'Curated', 'curate', 'choose', 'paired', 'enough']
 
 # %% ../../nbs/40_teach/02_curate.ipynb #32f4d958
 import re
@@ -16,7 +16,7 @@ from functools import cache
 
 import numpy as np
 
-from ..config import Curate, read_table
+from ..config import Curate, read_table, wording
 from ..data.load import LETTERS
 from ..store.log import key_hash
 from ..tasks.families import NLI, TASKS, both, target
@@ -91,9 +91,8 @@ def _rare(h, n, *, limit=0.01, least=10):
 
 
 def shingles(texts, k: int = 3, *, others=()) -> list:
-    """The k-grams of each text and then of each of the `others`, without those of the frame of all: sorted hashes.
-
-    A text of fewer than k words is one gram."""
+    """The k-grams of each text and then of each of the `others`, without those of the frame of all: sorted hashes; a
+    text of fewer than k words is one gram."""
     g = Grams.of(texts) + Grams.of(others)
     h, of, _ = g.windows(k)
     short = np.flatnonzero((g.lengths > 0) & (g.lengths < k))
@@ -129,8 +128,7 @@ def _buckets(sets, threshold, *, num_perm) -> dict:
     full = np.flatnonzero([len(s) for s in sets])
     if not len(full):
         return {}
-    # above 0.9, MinHashLSH has no bands to offer
-    lsh = MinHashLSH(threshold=min(threshold, 0.9), num_perm=num_perm, weights=(0.1, 0.9))
+    lsh = MinHashLSH(threshold=min(threshold, 0.9), num_perm=num_perm, weights=(0.1, 0.9))  # above 0.9 it has no bands
     factors, terms = MinHash(num_perm=num_perm, scheme="affine32").permutations[:, : lsh.b * lsh.r]
     h = _mixed((np.concatenate([sets[i] for i in full]) >> np.uint64(32)).astype(np.uint32))
     starts = np.append(0, np.cumsum([len(sets[i]) for i in full]))[:-1]
@@ -145,24 +143,19 @@ def _buckets(sets, threshold, *, num_perm) -> dict:
     return found
 
 
-def _same_facts(a, b):
-    "Whether nothing that is known of both sets two texts apart."
-    return all(x is None or y is None or x == y for x, y in zip(a or (), b or ()))
-
-
 def near_repeats(texts, others=None, *, threshold=0.7, k=3, num_perm=128, facts=None, other_facts=None) -> dict:
     """Number of a text → (number of the first one that it nearly repeats, their Jaccard similarity).
 
     Both are lists or `Grams`; without `others` a text may repeat earlier ones of its own: the first of a group stays.
     From the similarity `threshold` on, of `k` words in a row; more permutations of MinHash (`num_perm`) find more, and
-    take longer. Facts, one tuple a text, set like texts apart, see `facts_of`.
-    """
+    take longer. Facts, one tuple a text, set like texts apart, see `facts_of`."""
     sets, n = shingles(texts, k, others=others or ()), len(texts)
     facts = [*(facts or [None] * n), *(other_facts or [None] * (len(sets) - n))]
     found, members, buckets = {}, {}, _buckets(sets, threshold, num_perm=num_perm)  # members: bucket → its texts
     for i in sorted(buckets, key=lambda i: (i < n, i)):  # the others first
         near = {j for bucket in buckets[i] if i < n for j in members.get(bucket, ())}
-        like = sorted(j for j in near if _same_facts(facts[i], facts[j]))
+        known = {j: zip(facts[i] or (), facts[j] or ()) for j in near}  # what sets two texts apart, where both have it
+        like = sorted(j for j in near if all(x is None or y is None or x == y for x, y in known[j]))
         if hit := next(((j, s) for j in like if (s := jaccard(sets[i], sets[j])) >= threshold), None):
             found[i] = hit if others is None else (hit[0] - n, hit[1])
         elif i >= n or others is None:
@@ -196,8 +189,7 @@ def contaminated(texts, tests, *, n: int = 13, share: float = 0.5, chunk: int = 
     """Number of a training input → (number of the test input that it holds a good part of, share that is covered).
 
     Both are lists or `Grams`. Parts are `n` words in a row or more, and cover more than `share` of the test input; with
-    0, any shared n-gram counts. `chunk` training inputs are compared at once.
-    """
+    0, any shared n-gram counts. `chunk` training inputs are compared at once."""
     import pandas as pd
 
     texts, test = Grams.of(texts), Grams.of(tests)
@@ -288,9 +280,7 @@ class Drop:
 class Curated:
     """Training rows of one arm and everything that was dropped on the way.
 
-    A row is `{"id", "messages"}`. The last message is what the student learns to write; of a conversation with
-    `"turns": "all"`, all of the assistant's are.
-    """
+    A row is `{"id", "messages"}`; the student learns to write the last message, with `"turns": "all"` each of its."""
 
     arm: str
     rows: list[dict]
@@ -455,8 +445,7 @@ def curate(arm, examples: list, *, answers, test: list, settings=None, too_long=
 
     `answers`: the teacher's `Answers` to the training examples, None for an arm that learns from gold; `test`: examples
     of which nothing may be trained on; `settings`: a `config.Curate`, by default as it comes; `too_long`: rows → {id:
-    how long} of those that are too long for the student; `found`: `Overlaps` of the examples, else looked up.
-    """
+    how long} of those that are too long for the student; `found`: `Overlaps` of the examples, else looked up."""
     settings = settings or Curate()
     found = found or overlaps(examples, dict(test=test), settings=settings)
     seen, rows, drops, labels, hidden = {}, [], [], {}, set()
@@ -497,14 +486,31 @@ def choose(done: Curated, order: dict, *, budget: int) -> Curated:
     return replace(done, rows=rows, drops=[*done.drops, *gone], chosen=chosen)
 
 # %% ../../nbs/40_teach/02_curate.ipynb #1a366975
+def paired(done: Curated, arm, *, answers, which: str) -> Curated:
+    """The first right sample of every input among the rows, and its first wrong one's text as the row's `rejected`.
+
+    Inputs without both are dropped; `which` reasoning is taught, see `config.Curate`."""
+    rows, drops, votes = [], list(done.drops), {a.id: a.votes for a in answers}
+    for row in {r["id"]: r for r in done.rows}.values():
+        taught = [_with_reasoning(a, arm, which=which)[0] for a in votes[row["id"]]]
+        readable = [a for a in taught if not _answer_fault(a, arm)]
+        sides = [next((a.parsed for a in readable if a.correct is right), None) for right in (True, False)]
+        if None in sides:
+            drops.append(Drop(row["id"], "no wrong sample" if sides[0] else "no right sample", ""))
+            continue
+        right, wrong = (target(arm.prompt, read.answer, rationale=read.rationale) for read in sides)
+        messages = [*row["messages"][:-1], dict(role="assistant", content=right)]
+        rows.append(dict(id=row["id"], messages=messages, rejected=wrong))
+    done = replace(done, rows=rows, drops=drops)
+    return replace(done, chosen={i: why for i, why in done.chosen.items() if i in done.kept})
+
+# %% ../../nbs/40_teach/02_curate.ipynb #fa6d89b7
 def enough(done: Curated, min_rows: int, *, budget: int | None = None) -> Curated:
     "The same; where too few rows are left to train on, or to spend a budget, `short` says what became of the others."
     inputs, n, dropped = done.attrition.values()
     if n >= min_rows and len(done.rows) >= (budget or 0):
         return done
-    left = f"{n} training {'row is' if n == 1 else 'rows are'} left of {inputs} inputs"
     reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items()) or "nothing dropped"
-    if n < min_rows:
-        return replace(done, short=f"{left}, fewer than min_rows = {min_rows} ({reasons})")
-    missing = budget - len(done.rows)
-    return replace(done, short=f"{left}, {missing} fewer than curate.budget = {budget} ({reasons})")
+    about = dict(n=n, rows="row is" if n == 1 else "rows are", inputs=inputs, reasons=reasons, least=min_rows)
+    about |= dict(budget=budget, missing=(budget or 0) - len(done.rows))
+    return replace(done, short=wording("few_left" if n < min_rows else "under_budget", **about))

@@ -175,15 +175,17 @@ def _asking(examples, strategy, *, engine, store, structured, stated, max_failur
     def read(request, record):
         return _read(by_id[request.id], strategy, record=record, structured=structured, stated=stated)
 
-    def show(request, record):
-        say(in_one_line(read(request, record)))
+    def unusable(read):
+        return read.answer is None or strategy != "vanilla" and not read.stated
 
     def ask(asked, stage, *, progress, first=True):
-        how = dict(max_failures=max_failures, stage=stage, progress=progress, first=show if say and first else None)
+        how = dict(max_failures=max_failures, stage=stage, progress=progress, first=None)
+        if say and first:
+            how["first"] = lambda *new: say(in_one_line(read(*new)))
         done = complete(engine, asked, store=store, **how)
         answers = list(map(read, asked, done))
         again = dict(reasks=reasks, done=done, store=store, stage=stage)
-        again["wanted"] = lambda: [i for i, a in enumerate(answers) if _unusable(a, strategy)]
+        again["wanted"] = lambda: [i for i, a in enumerate(answers) if not a.failure and unusable(a.parsed)]
         for i, request, record in ask_again(engine, asked, **again):
             if not isinstance(record, Failure):
                 before = (*answers[i].unread, replace(answers[i], unread=()))
@@ -191,11 +193,6 @@ def _asking(examples, strategy, *, engine, store, structured, stated, max_failur
         return Answers(strategy, answers, done.reused, done.new)
 
     return ask
-
-
-def _unusable(answer, strategy):
-    nothing_stated = strategy != "vanilla" and not answer.parsed.stated
-    return not answer.failure and (answer.parsed.answer is None or nothing_stated)
 
 
 def _redrawn(request, k):
@@ -285,18 +282,12 @@ def _whole(n, parts):
     last, got = parts[-1], [a for a in parts if not a.failure]
     complete = len(parts) == n and last.parsed.answer is not None
     exact = complete and all(a.parsed.strict is not None for a in parts)
-    return Answer(
-        last.id,
-        "\n".join(f"{i}. {a.text}" for i, a in enumerate(parts, 1)) if n > 1 else last.text,
-        Parsed(last.parsed.answer if complete else None, last.parsed.strict if exact else None, stated=complete),
-        None,
-        "length" if any(a.truncated for a in parts) else last.finish_reason,
-        **{name: _total(got, name) for name in ("tokens", "prompt_tokens", "latency", "seconds")},
-        dtype=last.dtype,
-        attempts=sum(a.attempts for a in parts),
-        failure=last.failure,
-        parts=parts,
-    )
+    text = "\n".join(f"{i}. {a.text}" for i, a in enumerate(parts, 1)) if n > 1 else last.text
+    read = Parsed(last.parsed.answer if complete else None, last.parsed.strict if exact else None, stated=complete)
+    ended = "length" if any(a.truncated for a in parts) else last.finish_reason
+    took = {name: _total(got, name) for name in ("tokens", "prompt_tokens", "latency", "seconds")}
+    took |= dict(dtype=last.dtype, attempts=sum(a.attempts for a in parts), failure=last.failure, parts=parts)
+    return Answer(last.id, text, read, None, ended, **took)
 
 
 def _total(answers, name):
@@ -310,7 +301,7 @@ def summary(answers: Answers) -> dict:
     tokens = [a.tokens for a in answers if a.tokens is not None]
     cut = [a.cut_off for a in answers if a.cut_off is not None]
     voted = bool(answers.answers and answers.answers[0].votes)
-    return dict(
+    found = dict(
         strategy=answers.strategy,
         n=len(answers),
         right=sum(graded) if graded else None,
@@ -327,7 +318,8 @@ def summary(answers: Answers) -> dict:
         asked_again=sum(len(v.unread) for a in answers for v in a.votes or a.parts or (a,)),
         samples=max((len(a.votes) for a in answers), default=0) or 1,
         agreement=mean(a.agreement for a in answers) if voted else None,
-    ) | (dict(other_models=others) if (others := other_models(answers)) else {})
+    )
+    return found | (dict(other_models=others) if (others := other_models(answers)) else {})
 
 
 def usage(answers: Answers, price=None) -> dict:
@@ -335,13 +327,7 @@ def usage(answers: Answers, price=None) -> dict:
     every = [v for a in answers for v in a.asked]
     got = [a for a in every if not a.failure]
     into, out, busy = (_total(got, k) for k in ("prompt_tokens", "tokens", "seconds"))
-    return dict(
-        n=sum(not a.failure for a in answers),
-        prompt_tokens=into,
-        output_tokens=out,
-        seconds=busy,
-        tokens_per_second=out / busy if out is not None and busy else None,
-        requests=len(every),
-        attempts=sum(a.attempts for a in every),
-        cost=price.cost(into, out, seconds=busy) if price else None,
-    )
+    n, speed = sum(not a.failure for a in answers), out / busy if out is not None and busy else None
+    took = dict(prompt_tokens=into, output_tokens=out, seconds=busy, tokens_per_second=speed, requests=len(every))
+    cost = price.cost(into, out, seconds=busy) if price else None
+    return dict(n=n, **took, attempts=sum(a.attempts for a in every), cost=cost)

@@ -53,21 +53,19 @@ def _unfit(found, settings) -> dict:
     "Macro's name → whether a configuration can't be started, or doesn't go with the settings, for that reason."
     kind, fsdp = found.distributed_type.value, found.fsdp_config or {}
     sharded = kind == "FSDP"
-    return dict(
-        multi_cpu=kind == "MULTI_CPU",
-        unsupported=not sharded and kind != "MULTI_GPU",
-        several_machines=(found.num_machines or 1) > 1,
-        sharded_cpu=sharded and found.use_cpu,
-        fsdp1=sharded and int(fsdp.get("fsdp_version", 1)) != 2,
-        four_bits=sharded and settings.method == "qlora",
-        twice=settings.gradient_checkpointing and fsdp.get("fsdp_activation_checkpointing"),
-    )
+    reasons = dict(multi_cpu=kind == "MULTI_CPU", unsupported=not sharded and kind != "MULTI_GPU")
+    reasons |= dict(several_machines=(found.num_machines or 1) > 1, sharded_cpu=sharded and found.use_cpu)
+    fsdp1 = sharded and int(fsdp.get("fsdp_version", 1)) != 2
+    twice = settings.gradient_checkpointing and fsdp.get("fsdp_activation_checkpointing")
+    return reasons | dict(fsdp1=fsdp1, four_bits=sharded and settings.method == "qlora", twice=twice)
 
 # %% ../../nbs/60_train/05_launch.ipynb #5d0ae001
 def check_launch(settings: Train) -> tuple[Path, int, bool]:
     "(Configuration, number of processes, whether on the CPU) of a launch; refuses, starting nothing, what can't work."
+    import torch
+
     path, found = read_config(settings.launch)
-    gpus, on_cpu = _gpus(), bool(found.use_cpu)
+    gpus, on_cpu = torch.cuda.device_count(), bool(found.use_cpu)
     n = settings.processes or (found.num_processes if on_cpu else gpus)
     rows = settings.batch_size * settings.gradient_accumulation
     reasons = _unfit(found, settings) | dict(no_gpu=not on_cpu and not gpus)
@@ -76,12 +74,6 @@ def check_launch(settings: Train) -> tuple[Path, int, bool]:
         about = dict(kind=found.distributed_type.value, n=n, gpus=gpus, rows=rows)
         raise ConfigError(_say(why, launch=settings.launch, **about))
     return path, n, on_cpu
-
-
-def _gpus():
-    import torch
-
-    return torch.cuda.device_count()
 
 # %% ../../nbs/60_train/05_launch.ipynb #2f8ce96d
 _MESSAGES = "messages.jsonl"
@@ -138,8 +130,7 @@ _ENDED = re.compile(r"rank\s*: (\d+) \(local_rank: \d+\)\s+exitcode\s*: -(\d+)|d
 def _killed(log):
     "(Process, signal) of the one that was ended from outside."
     found = [(int(m[1] or 0), m[3] or signal.Signals(int(m[2])).name) for m in _ENDED.finditer(log)]
-    # A SIGTERM is the launcher's own, unless it is all there is.
-    return min(found, key=lambda x: x[1] == "SIGTERM", default=None)
+    return min(found, key=lambda x: x[1] == "SIGTERM", default=None)  # the launcher's own, unless it is all there is
 
 
 def _explain(errors, log, *, processes, out, step):

@@ -119,8 +119,7 @@ def tokenize_rows(rows: list, tokenizer, *, stops=None) -> list[dict]:
     """{"id", "input_ids", "labels"} of each row as the student will see it; refuses rows by name.
 
     Rows are mappings with `id` and `messages`, the last being the target; labels are -100 outside of it and its end
-    of turn, one of the ids `stops`, by default the tokenizer's end of sequence. See also `turns`.
-    """
+    of turn, one of the ids `stops`, by default the tokenizer's end of sequence. See also `turns`."""
     stops, out = set(stops or {tokenizer.eos_token_id}), []
     for start in range(0, len(rows), 1000):  # so many at once, for that is faster than one by one
         some = [(row, _turns(row, tokenizer)) for row in rows[start : start + 1000]]
@@ -296,8 +295,7 @@ def pack(rows: list, limit: int) -> list:
 
 
 def packed(packs: list, pad: int, *, flat: bool = False) -> dict:
-    """Packs as input_ids, labels and position_ids; positions say where each row begins, padding is a row of its own.
-
+    """Packs as input_ids, labels and position_ids; positions say where each row begins, padding is a row of its own;
     `flat`: in one line without padding, as flash attention wants it."""
     import torch
 

@@ -99,12 +99,8 @@ def trainer_state(trainer) -> tuple[dict, dict]:  # tensors, plain values
     optimizer = trainer.optimizer.state_dict()
     state = {f"opt.{i}.{k}": v for i, s in optimizer["state"].items() for k, v in s.items()}
     tensors = {k: whole_tensor(v).detach().cpu().contiguous() for k, v in state.items() if torch.is_tensor(v)}
-    plain = dict(
-        groups=optimizer["param_groups"],
-        state={k: v for k, v in state.items() if k not in tensors},
-        schedule=trainer.lr_scheduler.state_dict(),
-        seconds=time.perf_counter() - trainer.began,
-    )
+    plain = dict(groups=optimizer["param_groups"], state={k: v for k, v in state.items() if k not in tensors})
+    plain |= dict(schedule=trainer.lr_scheduler.state_dict(), seconds=time.perf_counter() - trainer.began)
     random = {"rng.cpu": torch.random.get_rng_state()}
     if torch.cuda.is_available():
         random["rng.cuda"] = torch.cuda.random.get_rng_state()

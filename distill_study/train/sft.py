@@ -59,6 +59,7 @@ class TrainedStudent:
     chosen: int | None = None  # step whose weights were kept, where they were chosen; None: the last
     stopped: bool = False  # whether patience ended it early
     processes: int = 1  # that trained it together, in its last start
+    contrast: dict | None = None  # of pairs: how many, beta, and before and after the margin and the share preferred
     merge: dict | None = None  # what merging and rounding changed, see `save.moved`; None where nothing was
     versions: dict | None = None  # of the libraries that trained it; None in older records
     path: Path | None = field(default=None, compare=False)  # folder of the trained model
@@ -96,11 +97,12 @@ def trained_folder(out: Path) -> Path:
     return adapter if alone else merged
 
 
-def run_fingerprint(rows: list, model: str, *, settings: Train, seed: int, validation=None, score=None) -> str:
+def run_fingerprint(rows: list, model: str, *, settings: Train, seed, validation=None, score=None, start=None) -> str:
     "Identity of what `fit_student` would do: all that it takes, the weights, and the versions of what computes."
     base, stack = weights.resolve_model(model), {p: version(p) for p in ("torch", "transformers", "trl", "peft")}
     chosen_by = [score.key] if hasattr(score, "key") else []
     chosen_by += ["no empty block"] if "</think>" in weights.template_text(base) else []  # see `train.rows`
+    chosen_by += [settings.contrast, start.fingerprint] if start else []
     learned_on = weights.model_fingerprint(base)
     return fingerprint("student", rows, settings, learned_on, seed, validation or [], *chosen_by, stack)
 
@@ -121,6 +123,7 @@ class _Job:
     limit: int  # tokens of the longest row allowed
     progress: object
     score: object
+    start: TrainedStudent | None = None  # what it goes on from; the second half of the rows is then the wrong samples
 
 
 def fit_student(
@@ -133,26 +136,29 @@ def fit_student(
     validation: list | None = None,  # rows whose loss is reported after every epoch
     progress=None,  # called with (step, steps in all, loss)
     score=None,  # with train.choose = gold: how good a model in training is; more is better
+    start: TrainedStudent | None = None,  # goes on from it by DPO; rows then have `rejected`, too: what not to write
 ) -> TrainedStudent | None:  # of several processes, only the first one gets it
     "Train `model` on `rows`; its weights are under `out`, and what happened is returned and kept in `out`/fit.json."
     base, out = weights.resolve_model(model), Path(out)
     methods.refuse(settings, weights.device())
-    key = run_fingerprint(rows, model, settings=settings, seed=seed, validation=validation, score=score)
+    about = dict(settings=settings, seed=seed, validation=validation, score=score, start=start)
+    key = run_fingerprint(rows, model, **about)
     if is_finished(out, key):
         return TrainedStudent.load(out)
-
-    # Tokenizer and rows
+    if start:
+        settings, base = methods.second(settings), start.path if settings.method == "full" else base
+    said = ([*r["messages"][:-1], dict(role="assistant", content=r["rejected"])] for r in rows) if start else ()
+    wrong = [dict(id=r["id"], messages=messages) for r, messages in zip(rows, said)]
     tokenizer = weights.load_tokenizer(base)
     stops = weights.turn_ends(base, tokenizer)
-    tokenized = batching.tokenize_rows(rows, tokenizer, stops=stops)
+    tokenized = batching.tokenize_rows([*rows, *wrong], tokenizer, stops=stops)
     kept, dropped, limit = batching.fit_length(tokenized, settings, context=own_context(base))
+    kept = [r for r in kept if r["id"] not in dropped] if start else kept  # a pair goes as a whole
     held = [r for r in batching.tokenize_rows(validation or [], tokenizer, stops=stops) if len(r["input_ids"]) <= limit]
     batching.known_tokens(kept, base, name=model)
     if dict(gold=score is None, loss=not held).get(settings.choose):
         raise StudyError(_say("nothing_to_choose_by", how=settings.choose))
-
-    # Model, training, saving
-    job = _Job(model, base, settings, out, seed, tokenizer, kept, held, dropped, limit, progress, score)
+    job = _Job(model, base, settings, out, seed, tokenizer, kept, held, dropped, limit, progress, score, start)
     with guard(out, only_full=True), _explained(out, settings):
         return _train(job, key)
 
@@ -162,12 +168,9 @@ def _train(job, key):
     import torch
     from transformers import TrainerCallback
 
-    # Where does this start begin?
     last, starts = save.at_first(lambda: _claim(job.out, key))
     if last:
         save.need_best(last)
-
-    # Model and trainer
     trainer = _build(job)
     trainer.add_callback(type("Watcher", (_Watcher, TrainerCallback), {})(trainer))
     if last and trainer.is_fsdp_enabled:
@@ -175,8 +178,6 @@ def _train(job, key):
     rank, processes = batching.ranks()
     if rank:  # or every process would drop the same units
         torch.manual_seed(job.seed + 1009 * rank)
-
-    # Train
     trainer.began = time.perf_counter() - save.seconds_before(last)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     record = _record(trainer) | dict(fingerprint=key, starts=starts)
@@ -187,8 +188,6 @@ def _train(job, key):
     save.part_ways()
     if rank:
         return None
-
-    # Save
     merge = _save_result(trainer, whole)
     record["peak_memory"] = max(record["peak_memory"], _peak())
     done = TrainedStudent(**record, chosen=chosen, merge=merge, processes=processes, path=trained_folder(job.out))
@@ -225,36 +224,10 @@ def _claim(out, key):
     return last, tuple(mark["starts"])
 
 # %% ../../nbs/60_train/03_sft.ipynb #a4440fd5
-class _StudentTrainer:
-    "What a student's trainer does otherwise than `SFTTrainer`."
+class _Careful:
+    "What a student's trainer does otherwise than transformers' own."
 
     job, saved, dtype, began, step_loss, joined = None, None, "", 0.0, 0.0, 1
-
-    def get_train_dataloader(self):
-        self._train_batch_size = self.args.train_batch_size * self.joined
-        loader = super().get_train_dataloader()
-        shard = loader.batch_sampler
-        if hasattr(shard, "process_index"):  # every process gets every batch whole: `share_of` says what is its own
-            shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
-        return loader
-
-    def _get_train_sampler(self, train_dataset=None):
-        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
-        batches = math.ceil(len(lengths) / self.args.train_batch_size)
-        per_epoch = math.ceil(batches / (self.args.gradient_accumulation_steps * self.joined))
-        return batching.GroupedOrder(
-            lengths, self.args.train_batch_size, seed=self.args.seed, epoch=lambda: self.state.global_step // per_epoch
-        )
-
-    def compute_loss(self, model, inputs, *, num_items_in_batch=None, **_):
-        if inputs["input_ids"].is_cuda:
-            loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
-        else:  # the processes' gradients are averaged
-            loss = methods.target_loss(model, inputs, count=num_items_in_batch) * batching.ranks()[1]
-        value = self.accelerator.reduce(loss.detach(), "mean").item()
-        self._need_number("loss", value)
-        self.step_loss += value
-        return loss
 
     def _clip_grad_norm(self, model):
         norm = save.whole_tensor(super()._clip_grad_norm(model))
@@ -288,11 +261,66 @@ class _StudentTrainer:
         if checkpoint:
             save.restore_random(checkpoint)
 
+
+class _StudentTrainer(_Careful):
+    "What it does otherwise than `SFTTrainer`."
+
+    def get_train_dataloader(self):
+        self._train_batch_size = self.args.train_batch_size * self.joined
+        loader = super().get_train_dataloader()
+        shard = loader.batch_sampler
+        if hasattr(shard, "process_index"):  # every process gets every batch whole: `share_of` says what is its own
+            shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
+        return loader
+
+    def _get_train_sampler(self, train_dataset=None):
+        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
+        batches = math.ceil(len(lengths) / self.args.train_batch_size)
+        per_epoch = math.ceil(batches / (self.args.gradient_accumulation_steps * self.joined))
+        return batching.GroupedOrder(
+            lengths, self.args.train_batch_size, seed=self.args.seed, epoch=lambda: self.state.global_step // per_epoch
+        )
+
+    def compute_loss(self, model, inputs, *, num_items_in_batch=None, **_):
+        if inputs["input_ids"].is_cuda:
+            loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
+        else:  # the processes' gradients are averaged
+            shared = methods.shared_prompt(model, inputs)
+            loss = methods.target_loss(model, inputs, count=num_items_in_batch, shared=shared) * batching.ranks()[1]
+        value = self.accelerator.reduce(loss.detach(), "mean").item()
+        self._need_number("loss", value)
+        self.step_loss += value
+        return loss
+
+
+class _ContrastTrainer(_Careful):
+    "What it does otherwise than `DPOTrainer`, to which pairs come as tokens."
+
+    def _prepare_dataset(self, dataset, *_):
+        return dataset
+
+    def _precompute_ref_logps(self, dataset, *_):
+        right, wrong = self.likelihoods()
+        return dataset.add_column("ref_chosen_logps", right).add_column("ref_rejected_logps", wrong)
+
+    def likelihoods(self):
+        "Log-probabilities, in nats, of the right text of every pair and of the wrong one."
+        pad, rows = self.processing_class.pad_token_id, self.job.rows
+        with self.accelerator.autocast():
+            losses = [methods.mean_loss(self.model, [r], pad=pad) for r in rows]
+        sums = [-x * sum(label != -100 for label in r["labels"]) for x, r in zip(losses, rows)]
+        return sums[: len(rows) // 2], sums[len(rows) // 2 :]
+
+    def compute_loss(self, model, inputs, **how):
+        loss = super().compute_loss(model, inputs, **how)
+        self._need_number("loss", loss.item())
+        self.step_loss += loss.item() / self.args.gradient_accumulation_steps
+        return loss
+
 # %% ../../nbs/60_train/03_sft.ipynb #cb8913f5
 def _build(job):
-    from datasets import Dataset
+    from peft import PeftModel
     from transformers import PrinterCallback
-    from trl import SFTTrainer
 
     settings, where = job.settings, weights.device()
     model, saved, bf16 = methods.load_base(job.base, settings, where=where, held="cpu" if save.sharded() else None)
@@ -301,26 +329,53 @@ def _build(job):
     model.name_or_path = model.config._name_or_path = job.name  # no path of this machine in what is saved
     size = model.num_parameters()
     rate = settings.learning_rate or methods.default_rate(settings.method, model.config, parameters=size)
-    rows, collate = _batches(job, model)
-    accumulation = _accumulation(settings, rows)
-    joined = batching.batches_at_once(accumulation)
-    numbers = dict(rate=rate, accumulation=accumulation // joined, bf16=bf16, where=where, seed=job.seed)
-    trainer = type("StudentTrainer", (_StudentTrainer, SFTTrainer), {})(
-        model=model,
-        args=methods.trl_config(settings, job.out, **numbers),
-        processing_class=job.tokenizer,
-        train_dataset=Dataset.from_dict({k: [r[k] for r in rows] for k in rows[0] if k != "id"}),
-        data_collator=collate,
-        peft_config=None if settings.method == "full" else methods.lora_config(settings),
-    )
+    rate = settings.contrast.learning_rate or rate / 10 if job.start else rate
+    numbers = dict(rate=rate, bf16=bf16, where=where, seed=job.seed)
+    if job.start and settings.method != "full":
+        model = PeftModel.from_pretrained(model, job.start.path.parent / "adapter", is_trainable=True)
+    kind, data, more = (_for_pairs if job.start else _for_rows)(job, model)
+    args = methods.trl_config(settings, job.out, **numbers, **more)
+    trainer = kind(model=model, args=args, processing_class=job.tokenizer, **data)
+    if "ref" in getattr(trainer.model, "peft_config", ()):
+        trainer.model.delete_adapter("ref")  # its log-probabilities stand beside the pairs
     if settings.method == "qlora":
         for p in trainer.model.parameters():
             if p.requires_grad:
                 p.data = p.data.float()  # TRL holds it in 16 bits
-    trainer.job, trainer.joined = job, joined
     trainer.saved, trainer.dtype = saved, "bfloat16" if bf16 else "float32"
     trainer.remove_callback(PrinterCallback)
     return trainer
+
+
+def _for_rows(job, model):
+    "The class of trainer, what it trains on, and how: here by `SFTTrainer`."
+    from datasets import Dataset
+    from trl import SFTTrainer
+
+    (rows, collate), accumulation = _batches(job, model), job.settings.gradient_accumulation
+    if job.settings.tokens_per_step:
+        tokens = sum(len(r["input_ids"]) for r in rows) / len(rows)
+        accumulation = max(1, round(job.settings.tokens_per_step / (job.settings.batch_size * tokens)))
+    joined = batching.batches_at_once(accumulation)
+    kind = type("StudentTrainer", (_StudentTrainer, SFTTrainer), dict(job=job, joined=joined))
+    data = Dataset.from_dict({k: [r[k] for r in rows] for k in rows[0] if k != "id"})
+    adapter = None if job.settings.method == "full" else methods.lora_config(job.settings)
+    own = dict(train_dataset=data, data_collator=collate, peft_config=adapter)
+    return kind, own, dict(accumulation=accumulation // joined)
+
+
+def _for_pairs(job, model):
+    "The same, by `DPOTrainer`."
+    from datasets import Dataset
+    from trl import DPOTrainer
+
+    n, pairs = len(job.rows) // 2, []
+    for right, wrong in zip(job.rows[:n], job.rows[n:]):
+        asked = right["labels"].count(-100)  # of the one taught turn all before it
+        ids = right["input_ids"], wrong["input_ids"]
+        pairs.append(dict(prompt_ids=ids[0][:asked], chosen_ids=ids[0][asked:], rejected_ids=ids[1][asked:]))
+    kind, data = type("ContrastTrainer", (_ContrastTrainer, DPOTrainer), dict(job=job)), Dataset.from_list(pairs)
+    return kind, dict(train_dataset=data), dict(accumulation=job.settings.gradient_accumulation, pairs=True)
 
 
 def _batches(job, model):
@@ -330,13 +385,6 @@ def _batches(job, model):
         return job.rows, lambda rows: batching.padded(batching.share_of(rows), pad)
     flat = model.config._attn_implementation.startswith("flash")
     return batching.pack(job.rows, job.limit), lambda rows: batching.packed(batching.share_of(rows), pad, flat=flat)
-
-
-def _accumulation(settings, rows):
-    if not settings.tokens_per_step:
-        return settings.gradient_accumulation
-    tokens = sum(len(r["input_ids"]) for r in rows) / len(rows)
-    return max(1, round(settings.tokens_per_step / (settings.batch_size * tokens)))
 
 # %% ../../nbs/60_train/03_sft.ipynb #21e5765c
 class _Watcher:
@@ -396,12 +444,6 @@ def _peak():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-
-def _versions(settings):
-    some = dict(peft=settings.method != "full", bitsandbytes=settings.method == "qlora", liger_kernel=settings.liger)
-    used = [name for name, on in some.items() if on]
-    return {name: version(name) for name in ("torch", "transformers", "trl", "accelerate", *used)}
-
 # %% ../../nbs/60_train/03_sft.ipynb #5d0ad006
 def _record(trainer):
     "What is known of a training once it has ended, but for what saving adds; asked of every process."
@@ -409,34 +451,32 @@ def _record(trainer):
     sizes = {p: p.numel() for p in trainer.model.parameters()}
     seconds, epochs = time.perf_counter() - trainer.began, round(state.epoch, 4)
     tokens = sum(len(r["input_ids"]) for r in job.rows)
-    return dict(
-        model=job.name,
-        method=job.settings.method,
-        seed=job.seed,
-        rows=len(job.rows),
-        dropped_long=tuple(job.dropped),
-        tokens=tokens,
-        supervised_tokens=sum(label != -100 for r in job.rows for label in r["labels"]),
-        max_length=job.limit,
-        first_row=batching.seen_row(job.rows[0], job.tokenizer),
-        epochs=epochs,
-        steps=state.global_step,
-        history=tuple((h["step"], h["loss"]) for h in log if "loss" in h and "epoch" not in h),
-        validation=tuple((h["step"], h["validation"]) for h in log if "validation" in h),
-        validation_rows=len(job.held),
-        looks=tuple((h["step"], h["gold"]) for h in log if "gold" in h),
-        stopped=state.global_step < state.max_steps,
-        seconds=seconds,
-        tokens_per_second=tokens * epochs / seconds,
-        peak_memory=max(save.gathered(_peak())),
-        dtype=trainer.dtype,
-        device=weights.device(),
-        trainable=sum(n for p, n in sizes.items() if p.requires_grad),
-        parameters=sum(sizes.values()),
-        learning_rate=trainer.args.learning_rate,
-        packs=len(trainer.train_dataset) if job.settings.packing else 0,
-        versions=_versions(job.settings),
-    )
+    about = dict(model=job.name, method=job.settings.method, seed=job.seed, max_length=job.limit)
+    about |= dict(rows=len(job.rows) // (2 if job.start else 1), dropped_long=tuple(job.dropped), tokens=tokens)
+    about |= dict(supervised_tokens=sum(label != -100 for r in job.rows for label in r["labels"]))
+    about |= dict(first_row=batching.seen_row(job.rows[0], job.tokenizer), validation_rows=len(job.held))
+    about |= dict(packs=len(trainer.train_dataset) if job.settings.packing else 0)
+    went = dict(epochs=epochs, steps=state.global_step, stopped=state.global_step < state.max_steps, seconds=seconds)
+    went |= dict(history=tuple((h["step"], h["loss"]) for h in log if "loss" in h and "epoch" not in h))
+    went |= dict(validation=tuple((h["step"], h["validation"]) for h in log if "validation" in h))
+    went |= dict(looks=tuple((h["step"], h["gold"]) for h in log if "gold" in h))
+    went |= dict(tokens_per_second=tokens * epochs / seconds, learning_rate=trainer.args.learning_rate)
+    took = dict(peak_memory=max(save.gathered(_peak())), dtype=trainer.dtype, device=weights.device())
+    took |= dict(trainable=sum(n for p, n in sizes.items() if p.requires_grad), parameters=sum(sizes.values()))
+    how, libraries = job.settings, dict.fromkeys(("torch", "transformers", "trl", "accelerate"), True)
+    libraries |= dict(peft=how.method != "full", bitsandbytes=how.method == "qlora", liger_kernel=how.liger)
+    took |= dict(versions={name: version(name) for name, used in libraries.items() if used})
+    took |= dict(contrast=_margins(trainer) if job.start else None)
+    return about | went | took
+
+
+def _margins(trainer):
+    "How much likelier the right texts of the pairs are than the wrong ones, before and after; in nats, a mean."
+    data = trainer.train_dataset
+    columns = (data["ref_chosen_logps"], data["ref_rejected_logps"]), trainer.likelihoods()
+    apart = [[a - b for a, b in zip(*both)] for both in columns]
+    margin, preferred = ([sum(map(of, x)) / len(x) for x in apart] for of in (float, lambda d: d > 0))
+    return dict(pairs=len(data), beta=trainer.beta, margin=margin, preferred=preferred)
 
 # %% ../../nbs/60_train/03_sft.ipynb #43128f38
 def _save_result(trainer, whole):
