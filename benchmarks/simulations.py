@@ -24,6 +24,7 @@ from distill_study.analyse.stats import (
     BASE,
     CONSTANT,
     Comparison,
+    calibration_error,
     compare,
     corrected,
     gap_recovered,
@@ -164,6 +165,35 @@ def curve(rng, sources):
     return covers(separation(confidence + right, right, sources=sources), ndtr(0.5**0.5))
 
 
+def calibration(rng, sources, *, over):
+    "The calibration error of an arm whose confidence is by so much above how often it is right."
+    own, luck = (ndtr(strength(rng, 1, sources=sources)[0]) for _ in range(2))
+    sure = 0.35 + 0.65 * own
+    return calibration_error(sure, luck < sure - over, resamples=DRAWS, sources=sources)
+
+
+@interval("calibration error 0")
+def calibrated(rng, sources):
+    return covers(calibration(rng, sources, over=0), 0.0)
+
+
+@interval("calibration error 10 points")
+def boasting(rng, sources):
+    return covers(calibration(rng, sources, over=0.1), 0.1)
+
+
+@interval("difference in calibration error, 5 and 20 points")
+def more_boasting(rng, sources):
+    a, b = (calibration(rng, sources, over=over) for over in (0.05, 0.2))
+    return covers(interval_difference(a, b)[0], 0.15)
+
+
+@interval("difference in calibration error, 0 and 10 points")
+def any_boasting(rng, sources):
+    a, b = (calibration(rng, sources, over=over) for over in (0, 0.1))
+    return covers(interval_difference(a, b)[0], 0.1)
+
+
 @interval("difference between two groups of items")
 def groups(rng, sources):
     right, at = rights(rng, [0.6], sources=sources)[0], sources % 4 == 0
@@ -301,8 +331,9 @@ def share(f, sources, *, trials, seed=0):
 def measure(trials):
     "(what, kind, share, trials with an answer, lowest and highest share that will do) of everything."
     for name, (f, sources) in INTERVALS.items():
-        high = 1.0 if "three trainings" in name else 0.97  # of three trainings nothing can tell how much they vary
-        yield (name, "interval", *share(f, sources, trials=trials), 0.93, high)
+        wide = "three trainings" in name or "calibration" in name  # nothing tells how much three trainings vary
+        low = 0.9 if name.startswith("difference in calibration error, 0") else 0.93  # what luck adds is not all gone
+        yield (name, "interval", *share(f, sources, trials=trials), low, 1.0 if wide else 0.97)
     for name, (f, sources) in TESTS.items():
         yield (name, "test", *share(f, sources, trials=trials), 0.0, 0.06)
     yield ("a difference of the size that `power` names", "power", *share(power, ALONE, trials=trials), 0.75, 0.87)

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['app', 'store_app', 'grades_app', 'VERSION', 'RecipeFile', 'RecipePath', 'OVERRIDE', 'Override', 'Reports', 'STORE',
-           'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'TokenEnv', 'Workers', 'Quiet', 'Verbose', 'PATIENCE',
-           'Wait', 'Strict', 'Gpus', 'Columns', 'SOURCE', 'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER',
-           'COMPLETIONS', 'TASK', 'EACH', 'LOGS', 'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'power',
-           'data', 'memory', 'doctor', 'list_', 'chapters', 'heading', 'relink', 'write_page', 'guide', 'read',
-           'import_logs', 'diff', 'reproduce', 'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger',
-           'verify', 'prune', 'main']
+           'Store', 'KeptStore', 'AsJson', 'PUSH', 'Push', 'Workers', 'Quiet', 'Verbose', 'PATIENCE', 'Wait', 'Strict',
+           'Gpus', 'Columns', 'SOURCE', 'ModelName', 'LENGTH', 'Sizes', 'CHAPTERS', 'CHAPTER', 'COMPLETIONS', 'TASK',
+           'EACH', 'LOGS', 'ASKED', 'common', 'init', 'run', 'replay', 'status', 'show', 'power', 'data', 'memory',
+           'doctor', 'list_', 'chapters', 'heading', 'relink', 'write_page', 'guide', 'read', 'import_logs', 'diff',
+           'reproduce', 'rows', 'students', 'grade_sheet', 'import_', 'list_stored', 'ledger', 'verify', 'prune',
+           'main']
 
 # %% ../nbs/99_cli.ipynb #a714143c
 import errno
@@ -89,9 +89,8 @@ _STORE = dict(metavar="FOLDER|URL", help=STORE)
 Store = Annotated[Path, typer.Option(parser=_by("store.remote", "working_copy"), **_STORE)]
 KeptStore = Annotated[Path, typer.Option(parser=_by("tools.archive", "open_root"), **_STORE)]
 AsJson = Annotated[bool, typer.Option("--json", help="print one JSON object")]
-PUSH = "upload each folder, in private, to this user or organization on the hub"
+PUSH = "upload each folder, in private, to this user or organization on the hub, with the token in HF_TOKEN"
 Push = Annotated[str | None, typer.Option(metavar="OWNER", help=PUSH)]
-TokenEnv = Annotated[str, typer.Option(help="NAME of the environment variable with the hub's token")]
 Workers = Annotated[int, typer.Option(help="processes that do stages side by side, each with its share of the GPUs")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print only what failed or dropped out, and where it is")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="lines on a terminal, too, not one view of the run")]
@@ -168,12 +167,13 @@ def _run(r, file, *, reports, store, views, workers, strict=False, ray=None, rep
     from distill_study.study.plan import wanted
     from distill_study.study.workers import Local, Ray
 
-    schedule.check(r, reports, store=store, replay=replay)
+    stay = schedule.check(r, reports, store=store, replay=replay)
     claim(r, file, reports=reports)
     executor, given = (Ray(ray), (reports.resolve(), store.resolve())) if ray else (Local(workers), (reports, store))
     try:
         with schedule.watching(**views) as shows:
-            outcomes = schedule.run_recipe(r, given[0], store=given[1], executor=executor, replay=replay, **shows)
+            how = dict(executor=executor, replay=replay, stay=stay)
+            outcomes = schedule.run_recipe(r, given[0], store=given[1], **how, **shows)
     except KeyboardInterrupt:
         say("stopped; the same command goes on from here")
         raise typer.Exit(130) from None
@@ -216,11 +216,11 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
     from distill_study.study.schedule import lacking_data, problems
     from distill_study.train.rows import check_templates
 
-    r = _recipe(recipe, p)
+    r, looked = _recipe(recipe, p), {}
     for d in r.data:
         task_of(d)
     print(for_terminal(f"{r.name}: {r.description}"))
-    if wrong := problems(r):
+    if wrong := problems(r, looked):
         print("\nThis can't run as it is:", *wrong, sep="\n  ")
         raise typer.Exit(1)
     about, stages = estimate.lines(estimate.budget(r, gpus), memory=False), plan(r)
@@ -230,7 +230,7 @@ def show(recipe: RecipePath, p: Override = None, *, gpus: Gpus = None):
             print(f"  {work.kind:<8} {work.what:<75} {how_much(work)}")
         for model, notes in check_templates(report.combination).items():
             print(*(f"  template {model}: {note}" for note in notes.values()), sep="\n")
-    print(*(f"\n{costs}" for costs in lacking_data(r)), sep="")
+    print(*(f"\n{costs}" for costs in lacking_data(r, looked)), sep="")
     transfer = Counter(work.data.name for s in stages if s.kind == "transfer" for work in s.work)
     for name, n in transfer.items():
         print(f"\n{name}: also asked of {plural(n, 'student')} that learned from other data")
@@ -277,16 +277,11 @@ def data(
 
 def _print_data(splits, settings):
     "What was read, and the settings that read it, as a recipe has them."
+    from distill_study.analyse.results import sentences
+
     rows = [*splits.train, *splits.test]
-    left = ", ".join(f"{n} {reason}" for reason, n in splits.left_out.items())
-    again = len(rows) - len({e.key for e in rows})
-    print(f"{splits.name}: {splits.task}, {plural(len(rows), 'row')} read" + (f"; left out: {left}" if left else ""))
-    if again:
-        print(f"{plural(again, 'input is', many='inputs are')} there more than once; training takes each once")
-    gold = Counter(e.gold for e in rows if e.gold is not None)
-    common = ", ".join(f"{answer[:30]!r} {n} times" for answer, n in gold.most_common(4))
-    about = f", most often {common}" if gold else ": nothing to grade by, and no arm control/gold"
-    print(f"{gold.total()} with gold{about}")
+    gold, again = Counter(e.gold for e in rows if e.gold is not None), len(rows) - len({e.key for e in rows})
+    print(*sentences("data.txt.j2", "read", s=splits, n=len(rows), again=again, gold=gold, plural=plural), sep="\n")
     for e in rows[:3]:
         asked = [f"  {m['role']}: {m['content']}" for m in e.messages]
         print(for_terminal("\n".join([f"\n{e.id}, gold: {e.gold!r}", *asked])))
@@ -324,21 +319,16 @@ def memory(
 
 def _advice(advice, devices):
     "The parts as a table, the recommended setting in bold, and its lines of a recipe."
+    from distill_study.analyse.results import sentences
     from distill_study.study.resources import MOMENTS, table
 
     head, rows, best = table(advice)
-    e = advice.chosen or advice.tried[-1]
-    size = f"{e.counts.total / 1e6:,.0f} M parameters with adapters, rows of {e.length} tokens"
-    title = f"{advice.model}, {size}, on {devices}: GB for each device"
+    about = dict(advice=advice, devices=devices, moments=MOMENTS, plural=plural)
+    title, *below = sentences("estimate.txt.j2", "recommended", **about)
     print_table(head, rows, title=title, numbers=True, bold=best)
     if not advice.chosen:
         return say(advice.hint)
-    passes = plural(e.settings.gradient_accumulation, "pass", many="passes")
-    steps = f"{e.settings.batch_size} rows a pass, {passes} a step"
-    print(f"Recommended: {e.name}, {steps}; most memory at {MOMENTS[e.moment]}.")
-    if devices.kind == "cpu":
-        print("With MALLOC_MMAP_THRESHOLD_=131072 in the environment; glibc's malloc holds back more by default.")
-    print(advice.recipe, end="")
+    print(*below, advice.recipe, sep="\n", end="")
 
 # %% ../nbs/99_cli.ipynb #b0d3f683
 @app.command()
@@ -508,14 +498,13 @@ def import_logs(
     *,
     task: Annotated[str, typer.Option(help=TASK)],
     out: Annotated[Path, typer.Option(help="a new folder")],
-    form: Annotated[str, typer.Option("--format", help="auto, openai, bedrock, inspect or messages")] = "auto",
     data: Annotated[str | None, typer.Option(metavar="DATASET", help=ASKED)] = None,
     as_json: AsJson = False,
 ):
     "Make a recorded teacher of logs, with data and recipe. For a teacher that already ran."
     from distill_study.tools import logs
 
-    done = logs.import_logs(files, out, task=task, form=form, data=data)
+    done = logs.import_logs(files, out, task=task, data=data)
     print(json.dumps(done) if as_json else logs.summary(done))
 
 # %% ../nbs/99_cli.ipynb #d1f30a02
@@ -565,19 +554,18 @@ def rows(
     p: Override = None,
     store: KeptStore = Path("store"),
     push: Push = None,
-    token_env: TokenEnv = "HF_TOKEN",
 ):
     "Write the training rows of every arm as data sets. From the store, with a card."
     from distill_study.tools.share import write_recipe
 
-    _hand_over(_recipe(recipe, p), lambda r: write_recipe(r, out, store=store), owner=push, token_env=token_env)
+    _hand_over(_recipe(recipe, p), lambda r: write_recipe(r, out, store=store), owner=push)
 
 
-def _hand_over(r, write, *, owner, token_env, students=False):
+def _hand_over(r, write, *, owner, students=False):
     "Write folders and print them, and push them where an owner is named, which is checked before anything is written."
     from distill_study.tools import share
 
-    token = share.check_push(r, owner, token_env=token_env, students=students) if owner else None
+    token = share.check_push(r, owner, students=students) if owner else None
     with redirect_stderr(StringIO()):
         written = write(r)
     for folder, c, name in written:
@@ -596,15 +584,12 @@ def students(
     store: KeptStore = Path("store"),
     adapter: Annotated[bool, typer.Option("--adapter", help="of a student that has one, write it alone")] = False,
     push: Push = None,
-    token_env: TokenEnv = "HF_TOKEN",
 ):
     "Write the trained students as models and adapters. From the store, each with a card."
     from distill_study.tools.share import write_students
 
-    def write(r):
-        return write_students(r, out, store=store, adapter=adapter)
-
-    _hand_over(_recipe(recipe, p), write, owner=push, token_env=token_env, students=True)
+    kept = dict(store=store, adapter=adapter)
+    _hand_over(_recipe(recipe, p), lambda r: write_students(r, out, **kept), owner=push, students=True)
 
 # %% ../nbs/99_cli.ipynb #951f4e98
 @app.command("grade-sheet")

@@ -407,6 +407,8 @@ class Data(Settings):
     labels: dict[Annotated[str, Field(coerce_numbers_to_str=True)], str] = {}
     # the set's own split that serves as train or test, e.g. {train: train_r1}; 'a+b' takes both
     splits: dict[Literal["train", "test"], str] = {}
+    # items that begin with the same so many words, numbers left out, share a source and never stand in two splits
+    opening: Count | None = absent(None)
 
 # %% ../nbs/00_config.ipynb #6fd9cd0e
 VISIBLE, FIRST, RANDOM = "visible, else hidden", "first", "random"

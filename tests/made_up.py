@@ -31,17 +31,8 @@ LEVEL = {
     "distilled/cod": 0.29,
 }
 MEASURES = dict(
-    density=0.12,
-    grounded=0.108,
-    supported=0.9,
-    words=25,
-    compression=0.2,
-    coverage=0.8,
-    run=3,
-    repetition=0.1,
-    distinct1=0.7,
-    distinct2=0.9,
-) | {f"copied{k}": 0.9 - 0.15 * k for k in (1, 2, 3, 4)}
+    density=0.12, grounded=0.108, supported=0.9, words=25, compression=0.2, repetition=0.1, distinct1=0.7, distinct2=0.9
+) | {f"copied{k}": 0.9 - 0.15 * k for k in (2, 4)}
 FINE = dict(parsed=True, truncated=False, stopped=True, failed=False)
 
 
@@ -88,7 +79,7 @@ def made_up_scores(
         typical = dict(rouge1=1.4 * score, rouge2=0.5 * score).get(key, MEASURES.get(key))
         if key in ("density", "grounded") and "cod" in arm:
             typical *= 1.4
-        return np.clip(typical * rng.normal(1, 0.1, n), 0, None if key in ("words", "run") else 1)
+        return np.clip(typical * rng.normal(1, 0.1, n), 0, None if key == "words" else 1)
 
     for arm, mean in level.items():
         score = np.clip(mean + hard + rng.normal(0, 0.03, n), 0, 1)

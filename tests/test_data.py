@@ -276,6 +276,24 @@ def test_splits_of_the_public_sets(folder, monkeypatch):
     )
 
 
+def test_what_begins_alike_stands_in_one_split(folder):
+    "Of a set with splits of its own, training rows that share their opening with a held-out item are left out."
+    said = [
+        "Ann had 3 big cups.",
+        "Ann had 7 big bowls.",
+        "Bo had 12 big cups.",
+        "Cy gave 1,000 cups.",
+        "Di lost 2.5 cups.",
+    ]
+    rows = [dict(question=q, answer=str(i)) for i, q in enumerate(said)]
+    folder("own/train.jsonl", rows)
+    folder("own/test.jsonl", [dict(question="Ann had 99 big plates.", answer="1")])
+    s = load_data(Data(name=str(folder.at / "own"), task="math", opening=3, validation=1))
+    kept = [e.source for e in s.train + s.validation]
+    assert sorted(kept) == ["bo had big", "cy gave cups", "di lost cups"] and s.test[0].source == "ann had big"
+    fails("opening", name="tiny-math", opening=3)
+
+
 def test_huge_splits_are_thinned_out_before_they_are_read(folder, monkeypatch):
     import datasets
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from conftest import byte_tokenizer
 
+from distill_study.analyse.results import surety
 from distill_study.config import Asked, Sampling, Student, StudyError, Teacher
 from distill_study.models import local
 from distill_study.models.engine import (
@@ -644,6 +645,8 @@ def test_rows_with_the_same_wording_keep_their_own_answers(tmp_path):
 
 
 def test_a_split_without_a_file_is_looked_for_in_all(tmp_path):
+    e = RecordedEngine(recorded(tmp_path / "own", train=[("a", "A")], test=[("b", "B")]))
+    assert e.asked(ask("?", "b", "train")) == dict(id="b", file="test.jsonl")  # its data was split anew
     e = RecordedEngine(recorded(tmp_path / "r", train=[("a", "A")], validation=[("v", "V"), ("a", "again")]))
     assert complete(e, [ask("?", "v", "test")], store=Store(tmp_path / "s"))[0].text == "V"
     with pytest.raises(
@@ -805,7 +808,7 @@ def test_confidence_stands_in_the_labelling_table_where_log_probabilities_are(tm
     run = Run(teacher, "zoo/student-s", data=data, store=tmp_path, arms=["distilled/vanilla"])
     found, answers = labels_table(run), list(run.labels["vanilla"])
     [area] = [r["confidence"] for r in found.rows]
-    right, wrong = ([a.logprob for a in answers if a.correct is kind] for kind in (True, False))
+    right, wrong = ([surety(a) for a in answers if a.correct is kind] for kind in (True, False))
     pairs = [(x > y) + (x == y) / 2 for x in right for y in wrong]
     assert area.value == pytest.approx(sum(pairs) / len(pairs)) and area.low < area.value < area.high
     assert "Confidence" in found.html() and "mean log-probability" in found.sub

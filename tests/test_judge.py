@@ -18,7 +18,6 @@ from distill_study.analyse.agreement import (
     model_families,
     pair_habits,
     pairwise_accuracy,
-    truth_agreement,
     verdicts,
     win_rows,
     with_relatives,
@@ -494,7 +493,6 @@ def test_a_rubric_of_the_recipes_own(five, tmp_path):
             store=Store(tmp_path),
             own=own,
         )
-    assert truth_agreement(done, grade(five.examples, five.answers))[0].value is None  # it does not ask what is right
 
 
 def test_the_schema_reaches_a_server_and_the_key_stays_out(five, tmp_path, monkeypatch):
@@ -658,22 +656,6 @@ def test_the_adjusted_win_rate_covers_its_truth():
 def test_a_judge_is_weak_where_it_knows_nothing(skill, weak):
     t = assess_judge(*made_up_judge(skill=skill, seed=2))
     assert bool(t.weak) == weak and ("no better than chance" in t.weak) == weak
-
-
-def test_kappa_is_that_of_statsmodels():
-    from statsmodels.stats.inter_rater import cohens_kappa
-
-    made, truth = made_up_judge(n=300, skill=1)
-    right = dict(zip(zip(truth["arm"], truth["id"]), truth["correct"]))
-    table = [[0, 0], [0, 0]]
-    for r in made.pointwise.itertuples():
-        table[int(right[r.arm, r.id])][int(r.grade)] += 1
-    agree, kappa = truth_agreement(made, truth)
-    assert (
-        kappa.value == pytest.approx(cohens_kappa(table).kappa)
-        and kappa.low < kappa.value < kappa.high
-        and agree.value == pytest.approx((table[0][0] + table[1][1]) / 600)
-    )
 
 
 @pytest.mark.parametrize(

@@ -243,8 +243,8 @@ def test_choices_must_stand_in_their_order():
 
 def test_options_are_refused_in_a_sentence(tmp_path):
     (tmp_path / "log.jsonl").write_text("nothing\n")
-    options = [dict(task="maths"), dict(task="math", form="aws"), dict(task="math"), dict(task="math", out=tmp_path)]
-    for how, says in zip(options, ("maths", "aws", "not JSON", "is there already")):
+    options = [dict(task="maths"), dict(task="math"), dict(task="math", out=tmp_path)]
+    for how, says in zip(options, ("maths", "not JSON", "is there already")):
         with pytest.raises(StudyError, match=says):
             logs.import_logs([tmp_path / "log.jsonl"], how.pop("out", tmp_path / "out"), **how)
     with pytest.raises(StudyError, match="no such file"):

@@ -3,15 +3,18 @@
 import importlib.util
 import json
 import re
+import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, byte_tokenizer
 from hypothesis import given, settings as hypothesis_settings, strategies as st
-from transformers import LlamaConfig
+from transformers import GPT2Config, LlamaConfig, Qwen2Config
 
 from distill_study.cli import main
 from distill_study.config import Student, StudyError, Train
+from distill_study.study import resources
 from distill_study.study.resources import (
     Devices,
     count_parameters,
@@ -80,6 +83,36 @@ def test_counts_are_those_of_the_real_model(tied):
     adapted = get_peft_model(model, lora_config(train(r=4)))
     counts = count_parameters(cfg, train(r=4))
     assert (counts.trainable, counts.total) == adapted.get_nb_trainable_parameters()
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("kind", [dict(), dict(attention_bias=True, mlp_bias=True, head_dim=48), "qwen2"], ids=str)
+@pytest.mark.parametrize("modules", ["all-linear", ("q_proj", "v_proj"), ("o_proj", "down_proj", "o_proj")])
+def test_counts_without_a_model_are_those_of_one_on_the_meta_device(kind, tied, modules):
+    shape = CFG.to_dict() | dict(tie_word_embeddings=tied)
+    qwen = {k: v for k, v in shape.items() if k not in ("head_dim", "model_type", "architectures")}
+    cfg = Qwen2Config(**qwen) if kind == "qwen2" else LlamaConfig(**shape | kind)
+    for method in [dict(method="full"), dict(method="qlora", r=4), dict(r=3, dora=True)]:
+        settings = Train(**method, target_modules=modules)
+        assert resources._reckon(cfg, settings) == resources._count(cfg.to_json_string(), settings)
+
+
+def test_what_is_not_known_without_a_model_is_counted_on_one():
+    other = GPT2Config(vocab_size=100, n_embd=32, n_layer=2, n_head=2)
+    for cfg, modules in ((CFG, ("q_proj", "lm_head")), (CFG, r".*\.q_proj"), (other, "all-linear")):
+        assert resources._reckon(cfg, train(target_modules=modules)) is None
+        assert count_parameters(cfg, train(target_modules=modules)).trainable > 0
+    with pytest.raises(StudyError, match="train.target_modules"):
+        count_parameters(SimpleNamespace(**CFG.to_dict()), train(target_modules=("wq",)))
+
+
+def test_a_recipe_is_shown_without_torch(monkeypatch):
+    monkeypatch.delenv("DISTILL_DATA_DIR", raising=False)
+    code = "from distill_study.cli import main; import sys; sys.argv[1:] = ['show', sys.argv[1]]\ntry: main()\n"
+    code += "finally: print(sorted({'torch', 'transformers', 'peft'} & {*sys.modules}))"
+    recipe = ROOT / "recipes" / "llama31_405b_to_8b.yaml"
+    out = subprocess.run([sys.executable, "-c", code, str(recipe)], capture_output=True, text=True, check=True).stdout
+    assert "Hours on 1 × H100" in out and out.endswith("\n[]\n")
 
 
 def test_parts_are_exact_where_they_can_be():

@@ -31,7 +31,6 @@ from distill_study.tools.share import (
     draw_sheets,
     faults,
     import_grades,
-    practice,
     strata,
     systematic_sample,
 )
@@ -232,8 +231,8 @@ def test_equal_gold_everywhere_leaves_no_wrong_answer():
 
 @pytest.mark.parametrize("name", ["tiny-math", "tiny-qa", "tiny-nli", "tiny-summ", "tiny-chat"])
 def test_every_family_has_attention_checks(name):
-    sheet = practice(load_data(Data(name=name, train=2, test=8)).test, 6)
-    assert len(sheet["items"]) == 6 and all(x["answer"].strip() and x["parts"] for x in sheet["items"])
+    checks = draw_checks(load_data(Data(name=name, train=2, test=8)).test, 6)
+    assert [c.check for c in checks] == ["gold", "other"] * 3 and all(c.text.strip() for c in checks)
 
 
 def test_what_passes_an_attention_check():

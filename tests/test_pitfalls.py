@@ -18,7 +18,6 @@ from distill_study.analyse.findings import (
     length,
     multiple,
     noise,
-    overlap,
     overlapped,
     pitfalls,
     power,
@@ -157,19 +156,12 @@ def test_right_labels_that_teach_more_than_wrong_ones():
     assert noise(r).value.low > 0 and noise(r).sentence.startswith("Right labels teach more.")
 
 
-def test_overlapping_items_that_are_easier_are_seen():
-    g = made_up_grades(400, TWO)
-    known = {f"q{i}" for i in range(80)}
-    g.loc[g["id"].isin(known) & (g["arm"] == "distilled/vanilla"), "correct"] = True
-    dropped = {
-        "distilled/vanilla": Curated(
-            "distilled/vanilla",
-            [],
-            [Drop(f"t{i}", "shares words with a test input", f"{i}, 80 % of its words") for i in sorted(known)],
-        )
-    }
-    line = overlap(analyse(g, resamples=300), dropped)
-    assert overlapped(dropped) == known and line.value.low > 0.2 and "80 test items" in line.sentence
+def test_overlapping_items_are_counted():
+    drops = [Drop(f"t{i}", "shares words with a test input", f"q{i}, 80 % of its words") for i in range(80)]
+    curated = {"distilled/vanilla": Curated("distilled/vanilla", [], drops)}
+    assert overlapped(curated) == {f"q{i}" for i in range(80)}
+    line = pitfalls(of(TWO), curated)["overlap"]
+    assert line.value is None and line.sentence.startswith("80 test items share their text")
 
 
 def test_ids_with_commas_are_read_back():
@@ -179,10 +171,6 @@ def test_ids_with_commas_are_read_back():
         Drop("c", "repeats a validation input", "v"),
     ]
     assert overlapped({"distilled/vanilla": Curated("distilled/vanilla", [], drops)}) == {"x, y", "p, q"}
-
-
-def test_few_overlapping_items_give_no_number():
-    assert overlap(of(TWO), {"x": Curated("x", [], [Drop("a", "repeats a test input", "q1")])}).value is None
 
 
 def test_holm_is_counted_over_the_claims():

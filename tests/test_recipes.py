@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import AutoConfig
 
 from distill_study.config import ARMS, ConfigError, strategies_of
 from distill_study.data.load import resolved, task_of
@@ -84,7 +85,7 @@ def test_what_is_left_open_is_decided(path):
     r = load_recipe(path)
     hw = parse_hardware(r.hardware)
     for s in r.students:
-        t, cfg = s.train, model_config(s.model)
+        t, cfg = s.train, AutoConfig.for_model(**SHAPES[s.model])
         assert 1e-6 < default_rate(t.method, cfg, parameters=parameters(s.model)) < 1e-2
         assert (
             t.max_length <= cfg.max_position_embeddings

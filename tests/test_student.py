@@ -18,7 +18,7 @@ from distill_study.models.engine import Request
 from distill_study.models.local import render
 from distill_study.models.weights import ModelError, load_tokenizer, model_fingerprint, resolve_model
 from distill_study.train import save
-from distill_study.train.methods import mean_loss, target_loss
+from distill_study.train.methods import mean_loss, shared_prompt, target_loss
 from distill_study.train.rows import (
     TrainingDataError,
     check_template,
@@ -423,25 +423,43 @@ def test_loss_is_that_of_the_target_tokens_only(base):
         assert mean_loss(model, some, pad=tok.pad_token_id, batch_size=3) == pytest.approx(manual / n, abs=1e-5)
 
 
-def test_gradient_is_that_of_trl(base):
-    "Our loss on a CPU and TRL's own give one gradient."
+@pytest.mark.parametrize("shared", [0, 5])
+def test_gradient_is_that_of_trl(base, shared):
+    "Our loss on a CPU and TRL's own give one gradient, also where the rows' first tokens are read once."
     import torch
     from trl.trainer.utils import add_fused_lm_head
 
     from distill_study.models.weights import load_model
 
     tok, grads = tokenizer(), []
-    batch = padded(tokenize_rows(rows(6), tok), tok.pad_token_id)
+    some = [row(f"sum-{i}", str(i + 1), f"Add {i} + 1" + " please" * (i % 3)) for i in range(6)]
+    batch = padded(tokenize_rows(some, tok), tok.pad_token_id)
     for ours in (True, False):
         model = load_model(base, torch.float32, device="cpu")
         if not ours:
             add_fused_lm_head(model)
-        loss = target_loss(model, batch) if ours else model(**batch, fused_lm_head=True).loss
+        loss = target_loss(model, batch, shared=shared) if ours else model(**batch, fused_lm_head=True).loss
         loss.backward()
         grads.append((loss.item(), [p.grad for p in model.parameters()]))
     assert grads[0][0] == pytest.approx(grads[1][0], abs=1e-5)
     for a, b in zip(grads[0][1], grads[1][1]):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_what_is_read_once_is_what_all_rows_begin_with():
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = dict(vocab_size=9, hidden_size=512, intermediate_size=8, num_hidden_layers=1, num_attention_heads=8)
+    model = LlamaForCausalLM(LlamaConfig(**sizes))
+    ids = torch.tensor([[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 8, 6]])
+    batch = dict(input_ids=ids, labels=torch.where(torch.arange(6) > 4, ids, -100))
+    assert shared_prompt(model, batch) == 3
+    assert shared_prompt(model, batch | dict(labels=torch.where(torch.arange(6) > 1, ids, -100))) == 1
+    assert shared_prompt(model, {k: v[:1] for k, v in batch.items()}) == 0
+    assert shared_prompt(model, batch | dict(position_ids=ids)) == 0  # packed
+    assert shared_prompt(LlamaForCausalLM(LlamaConfig(**sizes, attention_dropout=0.1)), batch) == 0
+    assert shared_prompt(LlamaForCausalLM(LlamaConfig(**sizes | dict(hidden_size=64))), batch) == 0
 
 
 def test_first_loss_of_a_run_is_that_of_its_first_batch(base, tmp_path):

@@ -170,7 +170,7 @@ def test_the_judge_is_in_numbers_and_page(finished):
         m["judge"]["items"] == 12
         and m["judge"]["weak"] == ""
         and len(m["judge"]["wins"]) == 2
-        and {x["key"] for x in m["judge"]["measures"]} >= {"kappa", "swap", "position", "length", "self"}
+        and {x["key"] for x in m["judge"]["measures"]} >= {"grades_side", "swap", "position", "length", "self"}
     )
     page = (finished[0] / "reports/small/tiny-qa--teacher--student-s/index.html").read_text()
     assert ">What the judge says</h2>" in page and "How far the judge can be trusted" in page
@@ -213,6 +213,10 @@ def test_a_second_run_leaves_the_report_and_one_that_is_spoiled_is_made_again_fr
     _, err = run(recipe, folder)
     assert "1 of 1 reports stay: nothing has changed" in err and " new" not in err
     assert {p.name: p.read_bytes() for p in out.iterdir()} == pages
+    made = (folder / "reports/small/index.html").stat().st_mtime_ns
+    _, err = start(recipe, folder, PYTHONPROFILEIMPORTTIME="1").communicate()
+    assert "1 of 1 reports stay" in err and (folder / "reports/small/index.html").stat().st_mtime_ns == made
+    assert not re.search(r"\| +(torch|transformers|trl|pandas|scipy|seaborn|papermill)$", err, re.M)
     (out / "index.html").write_text("by hand")
     _, err = run(recipe, folder)
     assert (
@@ -410,7 +414,8 @@ def test_a_missing_key_is_found_before_any_combination_starts(tmp_path):
 def test_the_real_recipes_at_their_smallest(name, data_dir, smollm, tmp_path):
     recipe = yaml.safe_load((ROOT / f"recipes/{name}.yaml").read_text()) | dict(name="small", min_rows=3, bootstrap=200)
     recipe["data"][0] |= dict(train=8, test=2)
-    recipe["train"] |= dict(epochs=1, batch_size=4)
+    recipe["train"] |= dict(steps=2, batch_size=4)
+    recipe |= dict(axes={}, seeds=[0])
     recipe["arms"] = ["teacher/vanilla", "teacher/cot", "distilled/cot-rationale"]
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(recipe))
     run(tmp_path / "small.yaml", tmp_path, DISTILL_DATA_DIR=str(data_dir.resolve()))

@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['MIN_HUMAN', 'MAX_UNREADABLE', 'valid_grades', 'aggregate_grades', 'krippendorff_alpha', 'cohen_kappa', 'PPIEstimate',
-           'ppi_mean', 'ppi_estimate', 'truth_grades', 'alpha_table', 'kappa_table', 'judge_accuracy_table',
-           'ppi_by_arm', 'ppi_tables', 'grader_tables', 'verdicts', 'grade_rows', 'length_controlled_win_rate',
-           'win_rows', 'JudgeMeasure', 'unreadable_share', 'pair_habits', 'model_families', 'with_relatives',
-           'truth_agreement', 'pairwise_accuracy', 'self_preference', 'judge_measures', 'JudgeAssessment',
-           'assess_judge', 'judge_summary', 'judge_grade_table', 'win_rate_table', 'judge_measure_table',
-           'judge_tables', 'passed', 'attention', 'human_score', 'HumanScores', 'human_scores']
+           'ppi_mean', 'ppi_estimate', 'alpha_table', 'kappa_table', 'judge_accuracy_table', 'ppi_by_arm', 'ppi_tables',
+           'grader_tables', 'verdicts', 'grade_rows', 'length_controlled_win_rate', 'win_rows', 'JudgeMeasure',
+           'unreadable_share', 'pair_habits', 'model_families', 'with_relatives', 'pairwise_accuracy',
+           'self_preference', 'judge_measures', 'JudgeAssessment', 'assess_judge', 'judge_summary', 'judge_grade_table',
+           'win_rate_table', 'judge_measure_table', 'judge_tables', 'passed', 'attention', 'human_score', 'HumanScores',
+           'human_scores']
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #67159ac1
 import re
@@ -89,12 +89,10 @@ def _kappas(tables, weights):
 
 
 def cohen_kappa(a, b, *, values, items, weighted: bool = False, resamples: int = 1000, seed: int = 0) -> Interval:
-    """Cohen's kappa of two graders' grades of the same answers, by statsmodels; its n counts answers.
+    """Cohen's kappa of two graders' grades of the same answers; its n counts answers.
 
     `values` are the grades there are, in order; answers to one of `items` are drawn together; `weighted` counts a
     disagreement by the square of its distance on the scale."""
-    from statsmodels.stats.inter_rater import cohens_kappa
-
     n, k = len(a), len(values)
     if n < 2:
         return Interval(None, n=n, reason="fewer than two answers were graded by both")
@@ -104,11 +102,10 @@ def cohen_kappa(a, b, *, values, items, weighted: bool = False, resamples: int =
     codes, draws = resampled(items, resamples, seed=seed)
     tables = np.zeros((codes.max() + 1, k, k))
     np.add.at(tables, (codes, np.searchsorted(values, a), np.searchsorted(values, b)), 1)
-    value = float(cohens_kappa(tables.sum(0), wt="quadratic" if weighted else None, return_results=False))
     drawn = (draws @ tables.reshape(len(tables), -1)).reshape(-1, k, k)
     weights = np.subtract.outer(np.arange(k), np.arange(k)) ** 2 if weighted else 1 - np.eye(k)
     note = f"one of the two {constant[0]}" if constant else ""
-    return _percentile_interval(_kappas(drawn, weights), value, n=n, note=note)
+    return _percentile_interval(_kappas(drawn, weights), float(_kappas(tables.sum(0), weights)), n=n, note=note)
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #95ef070c
 MIN_HUMAN = 10  # answers that people must have graded before they are treated as a sample
@@ -124,10 +121,6 @@ class PPIEstimate:
     lam: float | None = None
     n: int = 0  # answers that both graded
     rest: int = 0  # answers that only the judge graded
-
-
-def _mean(x, w):
-    return float(w @ x / w.sum())
 
 
 def _variance_of_mean(x, w):
@@ -146,25 +139,25 @@ def _best_lambda(y, f, *, rest, w):
     variance = np.concatenate([f, rest]).var(ddof=1)
     if variance == 0:
         return 0.0
-    covariance = w @ ((y - _mean(y, w)) * (f - _mean(f, w))) / w.sum()
+    covariance = w @ ((y - np.average(y, weights=w)) * (f - np.average(f, weights=w))) / w.sum()
     return float(np.clip(covariance / (variance * (1 + len(f) / len(rest))), 0, 1))
 
 
-def ppi_mean(y, f, *, rest, lam: float | None = None, w=None, w_rest=None) -> tuple[float, float, float]:
+def ppi_mean(y, f, *, rest, lam: float | None = None, w=None) -> tuple[float, float, float]:
     """(the prediction-powered mean, its standard error, λ).
 
     `y` and `f` are people's and the judge's grades of the same answers, `rest` the judge's of those that people did
-    not grade; `lam` None takes the best λ; `w` and `w_rest` are weights, where the answers are no plain sample."""
+    not grade; `lam` None takes the best λ; `w` are weights of the same answers, where they don't all count as one."""
     y, f, rest = (np.asarray(x, dtype=float) for x in (y, f, rest))
-    w, w_rest = (np.ones(len(x)) if v is None else np.asarray(v, dtype=float) for x, v in ((f, w), (rest, w_rest)))
+    w = np.ones(len(f)) if w is None else w
     if not len(rest):
-        return _mean(y, w), _variance_of_mean(y, w) ** 0.5, 0.0
+        return float(np.average(y, weights=w)), _variance_of_mean(y, w) ** 0.5, 0.0
     lam = _best_lambda(y, f, rest=rest, w=w) if lam is None else lam
-    value = _mean(y, w) + lam * (_mean(rest, w_rest) - _mean(f, w))
+    value = np.average(y - lam * f, weights=w) + lam * rest.mean()
     variance = _variance_of_mean(y - lam * f, w)
     if len(rest) > 1 and lam:
-        variance += lam**2 * _variance_of_mean(rest, w_rest)
-    return value, variance**0.5, lam
+        variance += lam**2 * rest.var(ddof=1) / len(rest)
+    return float(value), float(variance**0.5), lam
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #e60ce60d
 _PSEUDO_ANSWERS = dict(  # (by people, by the judge, part of an answer), see Agresti and Min (2005)
@@ -174,22 +167,22 @@ _PSEUDO_ANSWERS = dict(  # (by people, by the judge, part of an answer), see Agr
 )
 
 
-def _grader_mean(x, kind, *, w):
+def _grader_mean(x, kind):
     "Mean of one grader's grades with its interval: Wilson's of a share, else Student's."
     if len(x) < 2:
         value, reason = (float(x[0]), "one answer has no interval") if len(x) else (None, "no answers")
         return Interval(value, n=len(x), reason=reason)
-    if kind == "share" and np.isin(x, (0, 1)).all() and (w == w[0]).all():
+    if kind == "share" and np.isin(x, (0, 1)).all():
         return wilson(round(x.sum()), len(x))
     same = "the same grade on every answer" if (x == x[0]).all() else ""
-    return _t_interval(_mean(x, w), _variance_of_mean(x, w) ** 0.5, n=len(x), reason=same)
+    return _t_interval(float(x.mean()), float(x.std(ddof=1)) / len(x) ** 0.5, n=len(x), reason=same)
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #765be08d
-def ppi_estimate(y, f, *, rest, kind: str = "grade", w=None, w_rest=None) -> PPIEstimate:
+def ppi_estimate(y, f, *, rest, kind: str = "grade") -> PPIEstimate:
     "The human mean in three ways; arguments of `ppi_mean`, and what they are: a grade, share or difference."
     y, f, rest = (np.asarray(x, dtype=float) for x in (y, f, rest))
-    n, w, every = len(y), np.ones(len(y)) if w is None else np.asarray(w, dtype=float), np.concatenate([f, rest])
-    judge, human = _grader_mean(every, kind, w=np.ones(len(every))), _grader_mean(y, kind, w=w)
+    n, every = len(y), np.concatenate([f, rest])
+    judge, human = _grader_mean(every, kind), _grader_mean(y, kind)
     reason = ""
     if n < MIN_HUMAN:
         reason = f"{n} answers have a grade by people and one by the judge; {MIN_HUMAN} are the fewest to go by"
@@ -202,21 +195,14 @@ def ppi_estimate(y, f, *, rest, kind: str = "grade", w=None, w_rest=None) -> PPI
         alone = replace(human, reason="people graded every answer")
         return PPIEstimate(human, judge, alone, 0.0, n)
     more_y, more_f, part = np.array(_PSEUDO_ANSWERS[kind]).reshape(-1, 3).T
-    more = dict(w=np.append(w, part**0.5), w_rest=w_rest)
-    value, _, lam = ppi_mean(y, f, rest=rest, w=w, w_rest=w_rest)
-    center, error, _ = ppi_mean(np.append(y, more_y), np.append(f, more_f), rest=rest, lam=lam, **more)
+    value, _, lam = ppi_mean(y, f, rest=rest)
+    more = dict(lam=lam, w=np.append(np.ones(n), part**0.5))
+    center, error, _ = ppi_mean(np.append(y, more_y), np.append(f, more_f), rest=rest, **more)
     wide = _t_interval(center, error, n=n)
     tuned = Interval(value, min(wide.low, value), max(wide.high, value), n)
     return PPIEstimate(human, judge, tuned, lam, n, len(rest))
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #561170fd
-def truth_grades(graded):
-    "Right or wrong by ground truth as grades of criterion `correct`; None where the family isn't right or wrong."
-    if "correct" not in graded:
-        return None
-    return graded.assign(criterion="correct").set_index(["arm", "id", "criterion"])["correct"].astype(float)
-
-
 def _common_grades(graders, scales):
     "(grader, grader, criterion, grades of the one, of the other), over the answers that both have graded."
     for a, b in combinations(graders, 2):
@@ -278,22 +264,12 @@ def judge_accuracy_table(judged, truth) -> Table:
     return table_of("judge_accuracy", rows)
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #1bdb4dc4
-def _strata_weights(kinds, everything):
-    "How common the kind of each answer is in everything, over how common it is here; ones where a kind is not here."
-    share = {k: (kinds == k).mean() for k in np.unique(everything)} if len(kinds) else {}
-    if not share or not all(share.values()):
-        return np.ones(len(kinds))
-    return np.array([(everything == k).mean() / share[k] for k in kinds])
-
-
-def _ppi_from_grades(human, judge, *, kind, right):
-    "The estimate from people's and the judge's grades by id; `right`: id → whether the answer is right, where known."
+def _ppi_from_grades(human, judge, *, kind):
+    "The estimate from people's and the judge's grades by id."
     both = [] if human is None else [i for i in human.index if i in judge.index]
     rest = judge.index.difference(both)
-    kinds = [np.array([right.get(i, -1) for i in ids], dtype=float) for ids in (both, rest)]
-    w, w_rest = (_strata_weights(k, np.concatenate(kinds)) for k in kinds)
     y, f = (human.loc[both], judge.loc[both]) if both else ([], [])
-    return ppi_estimate(y, f, rest=judge.loc[rest], kind=kind, w=w, w_rest=w_rest)
+    return ppi_estimate(y, f, rest=judge.loc[rest], kind=kind)
 
 
 def _by_arm(grades, criterion, *, scale):
@@ -303,24 +279,22 @@ def _by_arm(grades, criterion, *, scale):
     return {arm: x.droplevel(["arm", "criterion"]) for arm, x in own.groupby(level="arm", observed=True)}
 
 # %% ../../nbs/70_analyse/02_agreement.ipynb #7107ca85
-def ppi_by_arm(people, judged, *, scales: dict, truth=None) -> dict:
+def ppi_by_arm(people, judged, *, scales: dict) -> dict:
     """What people would give every arm, and the difference of every pair that a report compares.
 
-    `people` and `judged` are grades as `aggregate_grades` makes them; people's are weighted by the `truth` (of
-    `truth_grades`), where there is one. Returns (criterion, arm) → `PPIEstimate`, and (criterion, reference, arm) →
-    that of a difference."""
-    right = {} if truth is None else {arm: x.droplevel([0, 2]).to_dict() for arm, x in truth.groupby(level="arm")}
+    `people` and `judged` are grades as `aggregate_grades` makes them. Returns (criterion, arm) → `PPIEstimate`, and
+    (criterion, reference, arm) → that of a difference."""
     found = {}
     for name, scale in scales.items():
         human, judge = (_by_arm(grades, name, scale=scale) for grades in (people, judged))
         kind, arms = "share" if len(scale) == 2 else "grade", [a for a in ARMS if a in judge]
         for arm in arms:
-            found[name, arm] = _ppi_from_grades(human.get(arm), judge[arm], kind=kind, right=right.get(arm, {}))
+            found[name, arm] = _ppi_from_grades(human.get(arm), judge[arm], kind=kind)
         for a, b in pairs_of(arms):
             people_d = (human[b] - human[a]).dropna() if a in human and b in human else None
             judge_d = (judge[b] - judge[a]).dropna()
             kind_d = "difference" if kind == "share" else kind
-            found[name, a, b] = _ppi_from_grades(people_d, judge_d, kind=kind_d, right={})
+            found[name, a, b] = _ppi_from_grades(people_d, judge_d, kind=kind_d)
     return found
 
 
@@ -356,19 +330,19 @@ def grader_tables(graded, judge=None, *, people=None, criteria, **bootstrap) -> 
     frames = {k: f for k, f in frames.items() if len(f)}
     asked = {name for frame in frames.values() for name in frame["criterion"]}
     scales = {c.name: tuple(map(float, c.grades)) for c in criteria if c.name in asked}
-    truth, tables = truth_grades(graded), []
-    graders = {k: aggregate_grades(f, "median") for k, f in frames.items()}
-    if truth is not None and scales.get("correct") == (0, 1):
-        graders["truth"] = truth
+    graders, tables = {k: aggregate_grades(f, "median") for k, f in frames.items()}, []
+    if "correct" in graded and scales.get("correct") == (0, 1):
+        right = graded.assign(criterion="correct").set_index(["arm", "id", "criterion"])["correct"]
+        graders["truth"] = right.astype(float)
     if "people" in frames:
         tables.append(alpha_table(frames["people"], scales, **bootstrap))
     if len(graders) > 1:
         tables.append(kappa_table(graders, scales, **bootstrap))
     means = {k: aggregate_grades(f) for k, f in frames.items()}
     if "judge" in means and "truth" in graders:
-        tables.append(judge_accuracy_table(means["judge"], truth))
+        tables.append(judge_accuracy_table(means["judge"], graders["truth"]))
     if len(means) == 2:
-        found = ppi_by_arm(means["people"], means["judge"], scales=scales, truth=truth)
+        found = ppi_by_arm(means["people"], means["judge"], scales=scales)
         tables += ppi_tables(found, scales)
     return tables
 
@@ -418,26 +392,13 @@ def grade_rows(judged: Judged, **bootstrap) -> list[dict]:
 _POINTS = {"a": 0.0, "tie": 0.5, "b": 1.0}
 
 
-def _no_length_control(points, longer):
-    "Why a regression on length has nothing to say; empty where it has."
-    if len(points) < 10:
-        return "fewer than 10 verdicts"
-    if longer.std() < 1e-9:
-        return "one is always longer by as much" if longer.any() else "the answers do not differ in length"
-    if points.std() < 1e-9:
-        return "every verdict is the same"
-    if min(points.sum(), len(points) - points.sum()) < 5:
-        return "fewer than 5 verdicts one way"
-    return ""
-
-
 def length_controlled_win_rate(points, longer) -> Interval:
     "Win rate of b at equal length (arXiv 2404.04475), of its points 0, 0.5 or 1 and its lead in characters by item."
     import statsmodels.api as sm
 
     y, x = np.asarray(points, float), np.asarray(longer, float)
-    if reason := _no_length_control(y, x):
-        return Interval(None, n=len(y), reason=reason)
+    if len(y) < 10 or x.std() < 1e-9 or min(y.sum(), len(y) - y.sum()) < 5:
+        return Interval(None, n=len(y), reason="too few verdicts one way, or one lead in length in all")
     model = sm.GLM(y, np.column_stack([np.ones(len(x)), x / x.std()]), family=sm.families.Binomial())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -538,22 +499,6 @@ def _truth(graded, key):
     return dict(zip(zip(known["arm"], known["id"]), known[key].astype(float)))
 
 
-def truth_agreement(judged: Judged, graded, **bootstrap) -> tuple[Interval, Interval]:
-    "(share of agreement, Cohen's kappa) of the judge's `correct` with right and wrong."
-    rows, known = judged.pointwise, _truth(graded, "correct")
-    rows = rows[(rows["criterion"] == "correct") & rows["grade"].isin([0, 1])]
-    found = [(r.id, known[r.arm, r.id], float(r.grade)) for r in rows.itertuples() if (r.arm, r.id) in known]
-    if not found:
-        none = Interval(None, reason="the rubric does not ask what is right")
-        return none, none
-    ids, truth, grades = zip(*found)
-    agree = mean_interval(_by_item(ids, [t == g for t, g in zip(truth, grades)]), **bootstrap)
-    if len(set(truth)) < 2:
-        every = "right" if truth[0] else "wrong"
-        return agree, Interval(None, n=agree.n, reason=f"every answer is {every}, so there is nothing to tell apart")
-    return agree, replace(cohen_kappa(truth, grades, values=(0.0, 1.0), items=ids, **bootstrap), n=agree.n)
-
-
 def _verdicts_with_truth(judged, graded, *, key):
     "(verdict, b's share of the win, ground truth of a, of b) of every pair that has all of them."
     known = _truth(graded, key)
@@ -620,8 +565,7 @@ def _is_weak(name, interval, *, chance, key):
         return False
     if name == "position":
         return not interval.low <= chance <= interval.high
-    matters = name == "kappa" or name.endswith("_side") and key == "correct"
-    return matters and interval.low <= chance
+    return name.endswith("_side") and key == "correct" and interval.low <= chance
 
 
 def _one_line(text, **values):
@@ -641,11 +585,7 @@ def judge_measures(judged: Judged, graded, *, key: str = "correct", **bootstrap)
     found, point, pair = {}, judged.pointwise, judged.pairwise
     by_verdicts, by_grades = pairwise_accuracy(judged, graded, key=key, **bootstrap)
     if len(point):
-        found["missing_grades"] = unreadable_share(point, ["arm", "id"])
-        agree, kappa = truth_agreement(judged, graded, **bootstrap)
-        if agree.value is not None:
-            found |= dict(agreement=agree, kappa=kappa)
-        found["grades_side"] = by_grades
+        found |= dict(missing_grades=unreadable_share(point, ["arm", "id"]), grades_side=by_grades)
     if len(pair):
         habits = pair_habits(pair)
         found["missing_verdicts"] = unreadable_share(pair, ["a", "b", "id"])
@@ -728,11 +668,10 @@ def judge_measure_table(assessed: JudgeAssessment) -> Table:
     "What is known of the judge itself."
 
     def row(m):
-        name = m.name + (", × 100" if m.key == "kappa" else "")
         if m.value.value is None:
-            return dict(name=name, missing=m.value.reason)
+            return dict(name=m.name, missing=m.value.reason)
         chance = "" if m.chance is None else 100 * m.chance
-        return dict(name=name, value=m.value, n=m.value.n, chance=chance, note=m.weak)
+        return dict(name=m.name, value=m.value, n=m.value.n, chance=chance, note=m.weak)
 
     return table_of("measures", map(row, assessed.measures))
 

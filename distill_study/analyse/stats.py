@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['BASE', 'CONSTANT', 'FORM', 'BASE_NAMES', 'TRAINED', 'DISTILLED', 'PAIRS', 'PLAIN', 'Interval', 'wilson', 'mcnemar',
            'group_codes', 'shared', 'sign_flip_test', 'paired_p', 'holm', 'resampled', 'percentiles', 'bca',
-           'mean_interval', 'paired_difference', 'separation', 'interval_difference', 'gap_recovered',
-           'smallest_difference', 'primary_of', 'pairs_of', 'expected', 'matched', 'Comparison', 'paired_test',
-           'compare', 'corrected', 'find_test', 'with_constant', 'gap_base', 'Gap', 'reference_teacher', 'gaps']
+           'mean_interval', 'paired_difference', 'separation', 'calibration_bins', 'calibration_error',
+           'interval_difference', 'gap_recovered', 'smallest_difference', 'primary_of', 'pairs_of', 'expected',
+           'matched', 'Comparison', 'paired_test', 'compare', 'corrected', 'find_test', 'with_constant', 'gap_base',
+           'Gap', 'reference_teacher', 'gaps']
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #c5cbbaf2
 from dataclasses import asdict, dataclass, replace
@@ -253,6 +254,50 @@ def separation(confidence, right, *, sources=None) -> Interval:
     sums = _sums(part, np.arange(len(r)) if sources is None else np.asarray(sources, dtype=object)[known])[0]
     half = 1.96 * (len(sums) / max(1, len(sums) - 1) * (sums**2).sum()) ** 0.5
     return Interval(float(a), float(max(0, a - half)), float(min(1, a + half)), len(r))
+
+# %% ../../nbs/70_analyse/01_stats.ipynb #ca1b0002
+def calibration_bins(confidence) -> np.ndarray:
+    "The bin of every confidence: at most ten of about equally many, or 20; those of one percent share one."
+    c, n = np.round(np.asarray(confidence, dtype=float), 2), min(10, max(1, len(confidence) // 20))
+    return group_codes(np.searchsorted(np.unique(np.quantile(c, np.arange(1, n) / n)), c))
+
+
+def _less_noise(d, s):
+    "Distances |d|, each less what a normal error of standard deviation `s` adds to it on average."
+    from scipy.special import ndtr
+
+    z, size = np.divide(d, s, out=np.zeros_like(d), where=s > 0), np.abs(d)
+    folded = s * (2 / np.pi) ** 0.5 * np.exp(-(z**2) / 2) + size * (1 - 2 * ndtr(-np.abs(z)))
+    return np.where(s > 0, 2 * size - folded, size)
+
+
+def calibration_error(confidence, right, *, resamples: int = 2000, seed: int = 0, sources=None) -> Interval:
+    """Expected calibration error of confidences, from 0 to 1, against right and wrong: a share, see above.
+
+    Less what luck adds (Kumar et al. 2019). Its interval begins at 0 where luck would give as much."""
+    c, y = (np.asarray(x, dtype=float) for x in (confidence, right))
+    if not len(c):
+        return Interval(None, reason="no items")
+    bins = calibration_bins(c)
+    codes, draws = resampled(range(len(c)) if sources is None else sources, resamples, seed=seed)
+    gap, held = np.zeros((2, codes.max() + 1, bins.max() + 1))  # source × bin: right less confidence, answers
+    np.add.at(gap, (codes, bins), y - c)
+    np.add.at(held, (codes, bins), 1)
+
+    def gaps(w):
+        n = np.maximum(w @ held, 1)
+        d = w @ gap / n
+        spread = w @ gap**2 - 2 * d * (w @ (gap * held)) + d**2 * (w @ held**2)
+        return d, np.sqrt(np.maximum(spread, 0)) / n, w @ held / (w @ held).sum(-1, keepdims=True)
+
+    (d, s, share), (drawn, noise, shares) = gaps(np.ones(len(gap))), gaps(draws)
+    value = max(0.0, float((share * _less_noise(d, s)).sum()))
+    if len(gap) < 2:
+        return Interval(value, n=len(c), reason="one item, or one source, has no interval")
+    low, high = percentiles((shares * _less_noise(drawn, noise)).sum(-1))
+    luck = percentiles((shares * np.abs(drawn - d)).sum(-1))[1]
+    low = 0.0 if (share * np.abs(d)).sum() <= luck else max(0.0, min(low, 2 * value - high))
+    return Interval(value, low, max(high, value), len(c))
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #df3a69f1
 def interval_difference(a: Interval, b: Interval) -> tuple[Interval, float | None]:

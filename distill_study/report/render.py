@@ -244,16 +244,12 @@ def _arrange(nb):
             cells.append(cell)
         if source.strip():
             code.append((bool({"parameters", "injected-parameters"} & set(tags)), source))
-    kept = [cells for cells, shown in sections if cells and (any(shown) or not shown or not _headed(cells))]
+    # what stands before the first heading is always kept
+    kept = [cells for k, (cells, shown) in enumerate(sections) if cells and (any(shown) or not shown or not k)]
     folded = [cells for cells in kept if "folded" in cells[0].metadata.get("tags", [])]
     nb.cells = [c for cells in kept if cells not in folded for c in cells]
     nb.cells += [c for cells in folded for c in _folded(cells)] + _folds(code)
     return special
-
-
-def _headed(cells):
-    "Whether a section has a heading of its own: what stands before the first one is always kept."
-    return cells[0].cell_type == "markdown" and cells[0].source.startswith("## ")
 
 
 def _take_title(nb):
@@ -443,6 +439,9 @@ def _answer_rows(m, arm, *, measure):
             yield _row(arm, METRICS[key].name, i=i, unit=METRICS[key].unit, scale=METRICS[key].scale)
     if f1 := ((m.get("labels") or {}).get(arm) or {}).get("macro_f1"):
         yield _row(arm, "macro-F1", i=f1, unit="× 100", scale=100)
+    if sure := (m.get("calibration") or {}).get(arm):
+        yield _row(arm, "calibration error", i=sure["error"], unit="points", scale=100)
+        yield _row(arm, "Brier score", i=sure["brier"])
     for key, name in _SHARES.items():
         if a.get(key) is not None:
             yield _row(arm, name, i=a[key], unit="%", scale=100, n=a["n"])

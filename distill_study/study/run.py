@@ -11,12 +11,11 @@ __all__ = ['FEWEST', 'ticker', 'engine_for', 'noted_weights', 'weights_of', 'ask
            'students_parts', 'model_size', 'Numbers', 'Sections', 'Conclusions', 'Run', 'find', 'ask_others']
 
 # %% ../../nbs/85_study/01_run.ipynb #dd11f700
-import math
 import random
 import tempfile
 import time
 import warnings
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, wraps
 from itertools import chain, groupby, product
@@ -27,13 +26,13 @@ import numpy as np
 from .. import config
 from ..analyse import agreement, findings as sentences, results
 from ..analyse.results import Learner, Table, duration, place_of, write_numbers
-from ..analyse.stats import mean_interval, separation
+from ..analyse.stats import BASE, mean_interval, primary_of, separation
 from ..config import ARMS, Arm, Asked, Combination, StudyError, Teacher, fingerprint, strategies_of
 from ..data.load import has_truth, load_data, resolved
 from ..grading.judge import judge
 from ..grading.people import grades_of
 from ..grading.truth import METRICS, grade, grader_hash, known_entities, main_metric, need_ner
-from ..models.engine import StoredEngine, open_teacher, portable
+from ..models.engine import EngineError, StoredEngine, open_teacher, portable
 from ..models.local import TransformersEngine, embed, parameter_count, plain_settings
 from ..models.weights import local_model, model_fingerprint, resolve_model
 from ..report import figures, render, tables
@@ -126,7 +125,7 @@ def asking(who: Asked, store: Store, *, splits, split: str, engine=None, stated=
             options = shared | own | more
             return sample_answers(examples, prompt, engine=engine, progress=ticker(what, engine=engine), **options)
 
-        ask.engine = engine
+        ask.engine, ask.sampling = engine, who.sampling
         yield ask
 
 
@@ -260,7 +259,7 @@ def _order(c, ids, *, splits, answers, store):
     labels = {a.id: a for a in answers or ()}
     untouched = {a.id: a for a in untouched_on_train(c, splits, store=store)}
     label = {i: asked[i].gold if how.verify or i not in labels else labels[i].parsed.answer for i in ids}
-    unsure = {i: 1 - math.exp(untouched[i].logprob or 0) for i in ids}
+    unsure = {i: 1 - (results.surety(untouched[i]) or 1) for i in ids}
     if how.select == "llkd":
         sure = {i: _sureness(labels.get(i), label[i]) for i in ids}
         return llkd_order(ids, sure=sure, unsure=unsure, seed=c.seed)
@@ -280,9 +279,9 @@ def _sureness(answer, label):
         return 1.0
     if answer.votes:
         return sum(v.parsed.answer == label for v in answer.votes) / len(answer.votes)
-    if answer.logprob is None:
+    if not answer.steps:
         raise StudyError.of("unsure_teacher")
-    return math.exp(answer.logprob)
+    return results.surety(answer)
 
 # %% ../../nbs/85_study/01_run.ipynb #12d8145f
 def curate_arms(c: Combination, splits, *, labels: dict, store) -> tuple[dict, dict]:
@@ -426,6 +425,18 @@ def noted_student(c: Combination, arm: str, *, store) -> TrainedStudent | None:
     return _kept_student(store, "taught", place=_settings_place(c, arm))
 
 # %% ../../nbs/85_study/01_run.ipynb #18f51028
+_LIKELIEST = 10  # tokens that are kept with each of an answer's, where it is one of some choices
+
+
+def _answered(ask, arm, *, examples, store, **how):
+    "An arm's `Answers` to test inputs; a student's choices keep log-probabilities, but those that a replay lacks."
+    if arm.model != "teacher" and arm.prompt == "vanilla" and examples[0].task in results.CHOSEN:
+        sampling = ask.sampling.model_copy(update=dict(logprobs=_LIKELIEST))
+        with suppress(EngineError) if store.replay else nullcontext():
+            return ask(examples, arm.prompt, sampling=sampling, **how)
+    return ask(examples, arm.prompt, **how)
+
+
 def answer_arms(c: Combination, splits, *, fits: dict, store) -> tuple[dict, dict]:
     "(arm → `Answers` to the test inputs, arm → why there are none); `fits` are the trained students, by arm."
     c, answers = resolved(c, splits.task), {}
@@ -436,7 +447,7 @@ def answer_arms(c: Combination, splits, *, fits: dict, store) -> tuple[dict, dic
         same = list(same)
         with asking(same[0][1], store, splits=splits, split="test", stated=c.curate.stated) as ask:
             for arm, _ in same:
-                answers[arm.name] = ask(splits.test, arm.prompt, what=f"test, {arm.name}")
+                answers[arm.name] = _answered(ask, arm, examples=splits.test, what=f"test, {arm.name}", store=store)
                 _counted(f"test, {arm.name}", [answers[arm.name]])
     left_out = [a for a in families.arms_of(splits.task) if a not in c.arms and not ARMS[a].extra]
     return answers, missing | dict.fromkeys(left_out, "left out of this recipe")
@@ -462,7 +473,8 @@ def answer_tests(c: Combination, arm: str, *, fits: dict, tests: dict, store: St
     with asking(who, store, splits=next(iter(tests.values())), split="test", stated=c.curate.stated) as ask:
         for name, s in tests.items():
             try:
-                out[name] = ask(s.test, ARMS[arm].prompt, what=f"{name}, {arm}", max_tokens=s.max_tokens)
+                how = dict(what=f"{name}, {arm}", max_tokens=s.max_tokens)
+                out[name] = _answered(ask, ARMS[arm], examples=s.test, store=store, **how)
             except StudyError as e:
                 missing[name] = str(e).splitlines()[0][:500]
     return out, missing
@@ -760,6 +772,22 @@ def students_parts(run) -> list:
     ]
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c20
+def _calibration_parts(run) -> list:
+    "How sure the arms are of their choices against how often they are right, in a figure."
+    from IPython.display import HTML
+
+    found, r = run.calibration, run.results
+    if not found:
+        return [note("no_calibration")] if run.data.task in results.CHOSEN else []
+    lead = primary_of(found, r.primary) or list(found)[-1]
+    drawn = {a: found[a] for a in (BASE, lead, "control/gold") if a in found}
+    names = sentences.plain_words(r)
+    below = results.sentence("study", "calibration", found=found, names=names, base=BASE, lead=lead)
+    alt = results.sentence("study", "calibration_alt", found=drawn)
+    picture = figures.picture(lambda dark: figures.calibration_figure(drawn, names, dark=dark), alt, caption=below)
+    return [HTML(picture)]
+
+
 def model_size(model: str, store: Store) -> float | None:
     "How many parameters a model has, by its weights where they are here or were, else by its name; None where unknown."
     place, folder = fingerprint("size", portable(model)), None if store.replay else local_model(model)
@@ -777,7 +805,7 @@ class Numbers:
         c, train = self.combination, self.data.train
         found = {s: usage(a, c.teacher.tariff) | sampling.summary(a) for s, a in self.labels.items()}
         for s, a in self.labels.items() if c.teacher.sampling.logprobs and self.metric.graded else ():
-            answered = [x.logprob for x in a], [x.correct for x in a]
+            answered = [results.surety(x) for x in a], [x.correct for x in a]
             found[s]["confidence"] = separation(*answered, sources=[e.source for e in train])
         if self.metric.graded:
             return found
@@ -822,6 +850,11 @@ class Numbers:
         return results.confusions(self.graded, families.NLI, **self._draws) if self.data.task == "nli" else {}
 
     @cached_property
+    def calibration(self) -> dict:
+        "Arm → what its confidence in its choices is worth; empty where no engine tells."
+        return results.calibrations(self.data.test, self.answers, **self._draws)
+
+    @cached_property
     def difficulty(self):
         "Results by how hard the items are, where the data says so."
         return sentences.difficulty_table(self.results, self.data.test)
@@ -858,7 +891,8 @@ class Sections:
         "What is particular to the family: every measure of texts, labels that are mixed up."
         found, mixed_up = self.results, self.confusions
         scores = [] if self.metric.graded else tables.score_tables(found, self.data.task)
-        return panel(None, lambda: [*scores, *([tables.label_table(found, mixed_up)] if mixed_up else [])])
+        labels = [tables.label_table(found, mixed_up)] if mixed_up else []
+        return panel(None, lambda: [*scores, *labels, *_calibration_parts(self)])
 
     @property
     def tests(self) -> Panel:
@@ -993,12 +1027,24 @@ class Conclusions:
         "Every number of the report, as plain JSON values."
         more = {name: getattr(self, name) for name in "attrition labelling training serving hardness".split()}
         more |= {name: getattr(self, name) for name in "forms method pitfalls difficulty headline sizes".split()}
-        more |= dict(found=self.findings, shown=list(self.cases), data=data_table(self.data, self.metric).to_dict())
-        more |= dict(balance={arm: done.balance for arm, done in self.rows.items() if done.balance})
-        more |= dict(left_out=self.data.left_out, unfinished=families.unfinished(self.graded), labels=self.confusions)
-        more |= dict(missing=self.absent | self.untrained, rules=self.pitfalls.rules, judge=self.judged)
-        more |= dict(people=self.opinions, agreement={table.caption: table for table in self.agreement})
-        return render.metrics(self.results, self.provenance, **more)
+        return render.metrics(
+            self.results,
+            self.provenance,
+            found=self.findings,
+            shown=list(self.cases),
+            balance={arm: done.balance for arm, done in self.rows.items() if done.balance},
+            data=data_table(self.data, self.metric).to_dict(),
+            left_out=self.data.left_out,
+            unfinished=families.unfinished(self.graded),
+            missing=self.absent | self.untrained,
+            labels=self.confusions,
+            calibration=self.calibration,
+            rules=self.pitfalls.rules,
+            judge=self.judged,
+            people=self.opinions,
+            agreement={table.caption: table for table in self.agreement},
+            **more,
+        )
 
     def write(self, folder: str | Path):
         "Write `metrics.json`, `metrics.csv` and `items.html`, and for the receipt what was looked up in the store."

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['REPORT', 'WAITING', 'RUNNING', 'DONE', 'FAILED', 'TRIES', 'notebook_path', 'shipped_recipes', 'recipe_path',
-           'execute', 'Outcome', 'parameters', 'run_combination', 'run_generalization', 'behind', 'check', 'problems',
-           'most_rows', 'lacking_data', 'write_index', 'render_index', 'Job', 'Board', 'run_recipe', 'status_table',
-           'watching', 'read_status']
+           'execute', 'Outcome', 'parameters', 'run_combination', 'run_generalization', 'behind', 'check', 'unchanged',
+           'problems', 'most_rows', 'lacking_data', 'write_index', 'render_index', 'Job', 'Board', 'run_recipe',
+           'status_table', 'watching', 'read_status']
 
 # %% ../../nbs/85_study/04_schedule.ipynb #598f7d77
 import contextlib
@@ -97,6 +97,9 @@ def _shell():
             if data:  # what displays itself leaves nothing to be shown
                 self.shell.display_pub.publish(data, metadata)
 
+        def flush(self):
+            "Nothing: no result is kept, and looking through the whole memory for some takes a third of a second."
+
     class NotebookShell(InteractiveShell):
         displayhook_class, error = ResultHook, None
 
@@ -155,13 +158,14 @@ def _engine_here() -> str:
 # %% ../../nbs/85_study/04_schedule.ipynb #5e1d0c04
 def execute(name: str, out: Path, *, given: dict, keys: list) -> str | None:
     "Run a study notebook into a folder; the error that ended it, in one line, or None."
+    sys.modules.setdefault("rfc3987_syntax", None)  # jsonschema would build a grammar of addresses: 1.7 s of imports
     import papermill
     from papermill.exceptions import PapermillExecutionError
 
     running = out / ".running.ipynb"
-    options = dict(engine_name=_engine_here(), kernel_name="python3", progress_bar=False)
+    options = dict(engine_name=_engine_here(), kernel_name="python3", progress_bar=False)  # written once it is over
     try:
-        papermill.execute_notebook(notebook_path(name), running, given, request_save_on_cell_execute=True, **options)
+        papermill.execute_notebook(notebook_path(name), running, given, request_save_on_cell_execute=False, **options)
     except PapermillExecutionError as e:
         return first_line(e.ename, e.evalue)
     finally:
@@ -263,27 +267,43 @@ def behind(recipe: Recipe, folder: Path) -> list[tuple[str, str]]:
     return [(name, what) for name, what in pages.items() if planner.wanted(recipe) and (folder / name).exists()][:1]
 
 # %% ../../nbs/85_study/04_schedule.ipynb #1f22eb86
-def check(recipe: Recipe, reports: Path, *, store: Path, replay: bool = False):
-    "Everything that can be known to go wrong before any long work; raises `StudyError`."
+def check(recipe: Recipe, reports: Path, *, store: Path, replay: bool = False) -> set:
+    """Everything that can be known to go wrong before any long work; raises `StudyError`.
+
+    Gives the names of the combinations whose reports stay, see `unchanged`: these are not looked at."""
     for folder in (reports, store):
         render.writable(folder, "Choose another folder with --reports or --store.")
     if not replay:
         mirror_of(store).sync()  # where it is a URL: now, and not when the first answers are paid for
     render.check_folders(recipe, reports)
     render.check_names(notebook_path(), parameters(recipe.combinations()[0], store, out=reports))
-    for c, splits, orders, most in _with_data(recipe.combinations()):
+    stay = set() if replay else unchanged(recipe, reports / recipe.name, store=store)
+    for c, splits, orders, most in _with_data(c for c in recipe.combinations() if c.name not in stay):
         _check_data(c, splits, most=most)
         if not replay:
             _check_models(resolved(c, splits.task), splits, orders=orders)
             _check_machine(resolved(c, splits.task), store=Store(store))
+    return stay
 
 
-def problems(recipe: Recipe) -> list[str]:
-    "Why a recipe can't run, as far as that is known without a network, a server or a GPU."
+def unchanged(recipe: Recipe, folder: Path, *, store: Path) -> set:
+    "Names of the combinations whose reports in `folder` would come out as they are; of no other, and of none in doubt."
+    known, stay = {}, set()
+    for c in recipe.combinations():
+        if ((out := folder / c.name) / "index.html").is_file():
+            with contextlib.suppress(StudyError):  # the work itself says what is wrong
+                made_of = planner.ingredients(c, notebook_path(), known=known)
+                if planner.receipt_holds("report", out, made_of=made_of, store=Store(store)):
+                    stay.add(c.name)
+    return stay
+
+
+def problems(recipe: Recipe, looked: dict | None = None) -> list[str]:
+    "Why a recipe can't run, as far as that is known without a network, a server or a GPU; `looked` keeps its data."
     found, here = [], [c for c in recipe.combinations() if source_of(c.data.name) != "hub"]
     for _, same in groupby(here, key=lambda c: c.data):
         try:
-            for c, splits, orders, most in _with_data(same):
+            for c, splits, orders, most in _with_data(same, looked):
                 try:
                     _check_data(c, splits, most=most)
                     _check_models(resolved(c, splits.task), splits, orders=orders, here=True)
@@ -294,14 +314,22 @@ def problems(recipe: Recipe) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _with_data(combinations):
+def _look(data, looked):
+    "(Examples of a data set, how many training rows `Curate` leaves at most), once for each `looked`."
+    key, known = data.model_dump_json(), {} if looked is None else looked
+    if key not in known:
+        splits = load_data(data)
+        known[key] = splits, cache(partial(most_rows, splits))
+    return known[key]
+
+
+def _with_data(combinations, looked=None):
     """Each combination with its examples, the orders of turns they ask in, and a function of `Curate` that gives how
     many training rows there can be; data that several share, loaded once."""
     for data, same in groupby(combinations, key=lambda c: c.data):
-        splits = load_data(data)
+        splits, most = _look(data, looked)
         asked = (e.ask("vanilla") for e in (*splits.train, *splits.test))
         orders = tuple(sorted({tuple(m["role"] for m in messages) for messages in asked}))
-        most = cache(partial(most_rows, splits))
         yield from ((c, splits, orders, most) for c in same)
 
 
@@ -314,13 +342,13 @@ def most_rows(splits, settings: Curate) -> int:
     return len({train[found.first.get(i, (i,))[0]].key for i in range(len(train)) if i not in found.leaks})
 
 
-def lacking_data(recipe: Recipe) -> list[str]:
+def lacking_data(recipe: Recipe, looked: dict | None = None) -> list[str]:
     "What data on this machine cost a recipe, a sentence each: training inputs that repeat, splits without any gold."
     out = []
     for d in recipe.data:
         if source_of(d.name) != "hub":
-            splits = load_data(d)
-            have, inputs = most_rows(splits, recipe.curate), len(splits.train)
+            splits, most = _look(d, looked)
+            have, inputs = most(recipe.curate), len(splits.train)
             out += [str(StudyError.of("repeats", name=stem(d.name), have=have, inputs=inputs))] * (have < inputs)
             bare = [s for s in ("train", "test") if not any(map(has_truth, getattr(splits, s)))]
             out += [str(StudyError.of(f"bare_{s}", name=stem(d.name))) for s in bare]
@@ -395,13 +423,16 @@ def _check_rules(c, splits):
 
 # %% ../../nbs/85_study/04_schedule.ipynb #6da3a8db
 def write_index(recipe: Recipe, outcomes: list[Outcome], *, folder: Path):
-    "Write `grid.json`, and the page of a recipe where it is time for one."
+    "Write `grid.json`, and the page of a recipe where it is time for one, unless it shows all that it would."
     done, grid, page = {o.combination.name: o for o in outcomes}, recipe.combinations(), folder / "index.html"
-    rows = [_grid_row(c, done.get(c.name)) for c in grid]
+    rows, numbers = [_grid_row(c, done.get(c.name)) for c in grid], folder / "grid.json"
     head = dict(format=1, name=recipe.name, description=recipe.description)
-    write_numbers(head | dict(combinations=rows, behind=behind(recipe, folder)), folder / "grid.json")
-    over = len(done) == len(grid)
-    if over or not page.exists() or time.time() - page.stat().st_mtime > 30:
+    was = numbers.read_bytes() if numbers.exists() else b""
+    write_numbers(head | dict(combinations=rows, behind=behind(recipe, folder)), numbers)
+    over, made = len(done) == len(grid), page.stat().st_mtime if page.exists() else 0
+    shown = (p for names in ("claims.html", "*/metrics.json") for p in folder.glob(names))
+    stays = was == numbers.read_bytes() and all(p.stat().st_mtime <= made for p in shown)
+    if time.time() - made > 30 if not over else not stays:
         render_index(folder, whole=over)
 
 
@@ -577,6 +608,7 @@ def run_recipe(
     news=None,  # called with a line that nobody should miss: what failed, or dropped out; None: `say`
     look=None,  # called with the `Board`, again and again
     replay: bool = False,  # from what is in the store alone
+    stay: set | None = None,  # names of combinations whose reports stay, as `check` gives them; None: looked up
 ) -> list[Outcome]:
     "Run a recipe's stages, each as soon as it can, and write the page that lists its combinations as they come."
     from distill_study.study.workers import Local
@@ -588,7 +620,7 @@ def run_recipe(
     given = dict(reports=str(folder), store=url_of(store) or str(store))  # another machine has a copy of its own
     executor.check([j.stage for j in board.jobs.values()], given["store"])
     if not replay:
-        _keep_unchanged(board, store=store)
+        _keep_unchanged(board, store=store, stay=unchanged(recipe, folder, store=store) if stay is None else stay)
     if kept := board.outcomes():
         say(f"{len(kept)} of {len(recipe.combinations())} reports stay: nothing has changed since they were made")
         write_index(recipe, kept, folder=folder)
@@ -671,11 +703,11 @@ def _close_job(board, job, *, future, lost, say, news):
         _tell_dropped(board.outcome(job), news)
 
 # %% ../../nbs/85_study/04_schedule.ipynb #1267883d
-def _keep_unchanged(board, *, store):
-    "Mark as done what would come out as it is, and what only that needs."
+def _keep_unchanged(board, *, store, stay):
+    "Mark as done the reports that stay, and what only they need, or would come out as it is."
     kept, known, needed, jobs, folder = Store(store), {}, set(), board.jobs, board.folder
     names = [c.name for c in board.recipe.combinations()]
-    stay = {k for k, j in jobs.items() if j.stage.kind == "report" and _holds(j.stage, folder, store=kept, known=known)}
+    stay = {k for k, j in jobs.items() if j.stage.kind == "report" and j.stage.combination.name in stay}
     for key, job in reversed(jobs.items()):
         kind = job.stage.kind
         if kind == "report":
@@ -690,19 +722,15 @@ def _keep_unchanged(board, *, store):
             needed.update(job.stage.needs, [key])
     for key, job in jobs.items():  # in their order: what a stage needs comes before it
         ready = job.stage.kind not in ("report", "page") and board.over().issuperset(job.stage.needs)
-        if key in stay or key not in needed or ready and _holds(job.stage, folder, store=kept, known=known):
+        if key in stay or key not in needed or ready and _holds(job.stage, store=kept, known=known):
             job.state = DONE
 
 
-def _holds(stage, folder, *, store, known):
-    "Whether a stage's receipt holds; no, where it can't be told: the stage itself says why."
-    c, out = stage.combination, folder / stage.combination.name
+def _holds(stage, *, store, known):
+    "Whether the receipt of a stage holds that fills the store; no, where it can't be told: the stage itself says why."
     try:
-        if stage.kind != "report":
-            made_of = planner.ingredients(c, None, known=known, settings=stage.key)
-            return planner.receipt_holds("stage", stage.key, made_of=made_of, store=store)
-        made_of = (out / "index.html").is_file() and planner.ingredients(c, notebook_path(), known=known)
-        return bool(made_of) and planner.receipt_holds("report", out, made_of=made_of, store=store)
+        made_of = planner.ingredients(stage.combination, None, known=known, settings=stage.key)
+        return planner.receipt_holds("stage", stage.key, made_of=made_of, store=store)
     except StudyError:
         return False
 

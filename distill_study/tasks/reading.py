@@ -99,21 +99,30 @@ _MOST_HEADERS = 20
 
 
 @lru_cache(maxsize=1000)
-def _headers(prompt):
-    "What begins a question: the usual names of fields, those of this prompt, its first four words."
+def _own_header(prompt):
+    "What begins a question like this prompt: its own names of fields, its first four words; None where it has none."
     names = sorted({re.escape(n) for n in re.findall(r"^([^\W\d_][\w '()-]{0,30}):\s", prompt, re.M)[:20]})
-    parts = [pattern("header"), *([rf"\n[ \t]*(?:{'|'.join(names)}):"] if names else [])]
+    parts = [rf"\n[ \t]*(?:{'|'.join(names)}):"] if names else []
     first = re.match(r"\S+(?:\s+\S+){3}", prompt.strip()[:200])
     if first:
         parts.append(r"\n\s*" + r"\s+".join(map(re.escape, first[0].split())))
-    return re.compile("|".join(parts), re.I)
+    return re.compile("|".join(parts), re.I) if parts else None
+
+
+def _next_questions(text, prompt):
+    "What may begin another question, from left to right, by the usual names of fields and by those of this prompt."
+    own, at = _own_header(prompt), 0
+    while found := [m for header in (RE.header, own) if header and (m := header.search(text, at))]:
+        first = min(found, key=lambda m: m.start())
+        yield first
+        at = first.end()
 
 
 def cut_run_on(text: str, prompt: str = "", *, answered=lambda before, apart: True) -> tuple[str, str]:
     """(the answer to this question, what goes on with the next one); `prompt` is the user's turn that was answered.
 
     `answered` says whether there is an answer in the text before, after which a line is left empty if `apart`."""
-    for m in itertools.islice(_headers(prompt).finditer(text), _MOST_HEADERS):
+    for m in itertools.islice(_next_questions(text, prompt), _MOST_HEADERS):
         before = text[: m.start()]
         gap = before[len(before.rstrip()) :] + m.group()
         if before.strip() and answered(before.strip(), bool(re.match(r"\s*?\n[ \t]*\n", gap))):

@@ -38,7 +38,7 @@ class Answer:
     unread: tuple = ()  # earlier answers to the same question, which could not be read
     parts: tuple = ()  # of a conversation: the answers to its turns, in order
     served: str | None = None  # the model that a server names, where it is another than the one asked
-    logprob: float | None = None  # mean log-probability of its tokens, where those were kept
+    steps: tuple = ()  # [token, log-probability, {token: log-probability}] of each of its tokens, where those were kept
 
     @property
     def truncated(self) -> bool:
@@ -94,10 +94,19 @@ def answer_of(record, id: str = "", *, parsed: Parsed | None = None, correct=Non
         return Answer(id, "", parsed, correct, attempts=record.attempts, failure=record)
     info, spent = record.info or {}, (record.completion_tokens, record.prompt_tokens, record.latency)
     served = info.get("served", {}).get("model")
-    took = dict(zip(("tokens", "prompt_tokens", "latency"), spent), seconds=info.get("share"), dtype=info.get("dtype"))
-    took |= dict(attempts=info.get("attempts", 1), served=served if another_model(record.model, served) else None)
-    took |= dict(logprob=mean(p for _, p, _ in info["logprobs"]) if info.get("logprobs") else None)
-    return Answer(id, record.text, parsed, correct, record.finish_reason, **took)
+    return Answer(
+        id,
+        record.text,
+        parsed,
+        correct,
+        record.finish_reason,
+        *spent,
+        seconds=info.get("share"),
+        dtype=info.get("dtype"),
+        attempts=info.get("attempts", 1),
+        served=served if another_model(record.model, served) else None,
+        steps=tuple(info.get("logprobs") or ()),
+    )
 
 
 def _read(example, strategy, *, record, structured=False, stated=()):
@@ -292,15 +301,24 @@ def summary(answers: Answers) -> dict:
     tokens = [a.tokens for a in answers if a.tokens is not None]
     cut = [a.cut_off for a in answers if a.cut_off is not None]
     voted = bool(answers.answers and answers.answers[0].votes)
-    found = dict(strategy=answers.strategy, n=len(answers), right=sum(graded) if graded else None, graded=len(graded))
-    found |= dict(accuracy=mean(graded) if graded else None, failed=sum(answers.failed.values()))
-    found |= dict(unreadable=sum(a.parsed.answer is None and not a.failure for a in answers))
-    found |= dict(format_failures=sum(a.parsed.strict is None and not a.failure for a in answers))
-    found |= dict(truncated=sum(cut) if cut else None, tokens_per_answer=mean(tokens) if tokens else None)
-    found |= dict(tokens=sum(tokens) if tokens else None, reused=answers.reused, new=answers.new)
-    found |= dict(asked_again=sum(len(v.unread) for a in answers for v in a.votes or a.parts or (a,)))
-    found |= dict(samples=max((len(a.votes) for a in answers), default=0) or 1)
-    found |= dict(agreement=mean(a.agreement for a in answers) if voted else None)
+    found = dict(
+        strategy=answers.strategy,
+        n=len(answers),
+        right=sum(graded) if graded else None,
+        graded=len(graded),
+        accuracy=mean(graded) if graded else None,
+        failed=sum(answers.failed.values()),
+        unreadable=sum(a.parsed.answer is None and not a.failure for a in answers),
+        format_failures=sum(a.parsed.strict is None and not a.failure for a in answers),
+        truncated=sum(cut) if cut else None,
+        tokens_per_answer=mean(tokens) if tokens else None,
+        tokens=sum(tokens) if tokens else None,
+        reused=answers.reused,
+        new=answers.new,
+        asked_again=sum(len(v.unread) for a in answers for v in a.votes or a.parts or (a,)),
+        samples=max((len(a.votes) for a in answers), default=0) or 1,
+        agreement=mean(a.agreement for a in answers) if voted else None,
+    )
     return found | (dict(other_models=others) if (others := other_models(answers)) else {})
 
 

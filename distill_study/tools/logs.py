@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 
 from ..analyse.results import sentence
-from ..config import DEFAULT_ARMS, Combination, Data, StudyError, nearest, read_table, slug
+from ..config import DEFAULT_ARMS, Combination, Data, StudyError, read_table, slug
 from ..data.load import _split, load_data, task_of, to_examples
 from ..data.world import TINY
 from ..models.engine import ending, no_reply
@@ -243,13 +243,13 @@ def format_of(row: dict) -> str:
     return "messages" if isinstance(row.get("messages"), list) else ""
 
 # %% ../../nbs/90_tools/05_logs.ipynb #c7655309
-def exchanges(files: list, form: str = "auto", *, left: list) -> list[Exchange]:
+def exchanges(files: list, left: list) -> list[Exchange]:
     "The exchanges of log files; of what is none, (reason, place) is added to `left`."
     found, asked = [], {}
     for where, row, reason in (r for path in files for r in rows_of(path)):
         kind = format_of(row) if row else ""
         try:
-            if reason or not kind or form not in ("auto", kind):
+            if reason or not kind:
                 raise Unfit(reason or "unknown")
             for x in _READERS[kind](row, where):
                 if x.join and x.turns:
@@ -407,23 +407,21 @@ def _written(kept, out, *, own, task, student):
     return splits
 
 
-def import_logs(files: list, out: str | Path, *, task: str, form="auto", data=None, student=SMOLLM) -> dict:
+def import_logs(files: list, out: str | Path, *, task: str, data=None, student=SMOLLM) -> dict:
     """Write log files, or folders of them, as a recorded teacher, a data set and a recipe into a new folder.
 
-    `form`: one of `FORMATS`; `data`: a data set whose examples were asked; `student`: of the recipe. Gives folder;
+    `data`: a data set whose examples were asked; `student`: of the recipe. Gives folder;
     matched: how → answers; splits: split → rows; gold: those with gold; left: reason → how many, and places: reason →
     the first. `StudyError` where nothing fits."""
     out, left, settings = Path(out), [], Data(name=data or "log", task=task)
     task_of(settings)
-    if form not in ("auto", *FORMATS):
-        raise StudyError(f"--format {form}: unknown.{nearest(form, ('auto', *FORMATS))}")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StudyError(sentence("logs", "there_already", out=str(out)))
     paths = [f for path in map(Path, files) for f in (sorted(path.rglob("*.*")) if path.is_dir() else [path])]
     if missing := next((p for p in paths if not p.exists()), None):
         raise StudyError(sentence("logs", "no_file", path=str(missing)))
     known = Examples(examples_of(settings)) if data else None
-    found = exchanges([p for p in paths if p.is_file()], form, left=left)
+    found = exchanges([p for p in paths if p.is_file()], left)
     kept, matched = kept_of(found, known, task=task, left=left)
     done = dict(folder=str(out), matched=dict(matched), splits={}, gold={}, left=Counter(r for r, _ in left))
     done["places"] = {reason: [where for r, where in left if r == reason][:3] for reason in done["left"]}

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['OURS', 'CATEGORIES', 'inert', 'write_card', 'licenses', 'license_field', 'language_of', 'titled', 'rows_header',
            'prompts_of', 'origin', 'card', 'write_rows', 'write_recipe', 'repo_name', 'check_push', 'push_to_hub',
-           'StudentRecord', 'hub_id', 'eval_results', 'student_header', 'loading', 'training', 'student_card',
-           'write_student', 'recipe_students', 'write_students', 'Drawn', 'strata', 'systematic_sample', 'draw_answers',
-           'gold_text', 'wrong_text', 'draw_checks', 'draw_sheets', 'practice', 'write_sheets', 'GradesFile',
-           'read_grades', 'faults', 'import_grades']
+           'StudentRecord', 'hub_id', 'student_header', 'loading', 'training', 'student_card', 'write_student',
+           'recipe_students', 'write_students', 'Drawn', 'strata', 'systematic_sample', 'draw_answers', 'gold_text',
+           'wrong_text', 'draw_checks', 'draw_sheets', 'write_sheets', 'GradesFile', 'read_grades', 'faults',
+           'import_grades']
 
 # %% ../../nbs/90_tools/03_share.ipynb #6ce71490
 import json
@@ -227,24 +227,21 @@ def repo_name(owner: str, c: Combination, *, arm: str) -> str:
     return f"{owner}/{name}"
 
 
-def check_push(recipe: Recipe, owner: str, *, token_env: str = "HF_TOKEN", students: bool = False) -> str:
-    """The token for a push to a user or organization, which the environment variable `token_env` holds.
+def check_push(recipe: Recipe, owner: str, *, students: bool = False) -> str:
+    """The token for a push to a user or organization, which the environment variable HF_TOKEN holds.
 
     `StudyError` names what would keep the push from being made; `students` need a licence of their base models, too.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", owner):
         raise StudyError.of("push_owner", owner=owner)
-    if not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", token_env):
-        raise StudyError.of("push_token_env")
     for c in map(resolved, recipe.combinations()):
         for arm in (ARMS[a] for a in c.arms if ARMS[a].model == "trained"):
             bare = [part for part, license_ in licenses(c, arm, student=students).items() if license_ is None]
             if bare:
                 raise StudyError.of("push_license", name=c.name, arm=arm.name, part=bare[0])
-    token = os.environ.get(token_env, "").strip()
-    if not token:
-        raise StudyError.of("push_token", token_env=token_env)
-    return token
+    if token := os.environ.get("HF_TOKEN", "").strip():
+        return token
+    raise StudyError.of("push_token")
 
 
 def push_to_hub(folder: str | Path, repo: str, *, token: str, kind: Literal["dataset", "model"]) -> str:
@@ -300,32 +297,11 @@ def hub_id(name: str) -> str | None:
     return name if re.fullmatch(f"{part}/{part}", name) and not ours else None
 
 # %% ../../nbs/90_tools/03_share.ipynb #4fa35f0f
-def eval_results(t: StudentRecord) -> list | None:  # of `huggingface_hub.EvalResult`; None where nothing was measured
-    "How the student did on the test items, as the hub keeps it."
-    from huggingface_hub import EvalResult
-
-    r, arm = t.results, t.arm.name
-    if r is None or arm not in r:
-        return None
-    where = dict(
-        task_type="text-generation",
-        dataset_type=hub_id(t.c.data.name) or short_name(t.c.data.name),
-        dataset_name=short_name(t.c.data.name),
-        dataset_split=t.splits.used.get("test", "test"),
-        dataset_args=dict(items=r.arms[arm]["n"], hash=t.splits.hashes["test"]),
-        metric_type="accuracy" if r.metric.graded else "rouge",
-    )
-    name = r.metric.name[:1].upper() + r.metric.name[1:]
-    readings = {name: r.score(arm), f"{name}, strict": r.arms[arm]["strict"]}
-    known = {k: round(i.value, 4) for k, i in readings.items() if i.value is not None}
-    return [EvalResult(**where, metric_name=k, metric_value=value) for k, value in known.items()]
-
-
 def student_header(t: StudentRecord, adapter: bool = False) -> str:
-    "YAML of a student, or of its adapter alone: base model, data set, licences and results."
+    "YAML of a student, or of its adapter alone: base model, data set and licences; results stand in the card's text."
     from huggingface_hub import ModelCardData
 
-    base, data, results = hub_id(t.c.student.model), hub_id(t.c.data.name), eval_results(t)
+    base, data = hub_id(t.c.student.model), hub_id(t.c.data.name)
     taught = [] if t.arm.labels == "gold" else ["synthetic", t.arm.labels]
     method = [] if t.fit.method == "full" else [t.fit.method]
     return ModelCardData(
@@ -337,7 +313,6 @@ def student_header(t: StudentRecord, adapter: bool = False) -> str:
         pipeline_tag="text-generation",
         library_name="peft" if adapter else "transformers",
         tags=["knowledge-distillation", t.splits.task, *taught, "trl", "sft", *method],
-        **(dict(model_name=t.name, eval_results=results) if results else {}),
     ).to_yaml()
 
 # %% ../../nbs/90_tools/03_share.ipynb #823d470a
@@ -391,7 +366,10 @@ def write_student(folder: str | Path, t: StudentRecord, *, adapter: bool = False
 
     def fill(part):
         if t.alone and not adapter:
-            write_merged(_base(t), source, folder=part, name=t.c.student.model)
+            base, about = resolve_model(t.c.student.model), dict(name=t.c.name, arm=t.arm.name, weights=t.weights)
+            if t.weights and model_fingerprint(base) != t.weights:
+                raise StudyError.of("other_base_here", model=t.c.student.model, **about)
+            write_merged(base, source, folder=part, name=t.c.student.model)
         else:
             shutil.copytree(source, part, dirs_exist_ok=True)
         if adapter:
@@ -399,15 +377,6 @@ def write_student(folder: str | Path, t: StudentRecord, *, adapter: bool = False
         (part / "README.md").write_text(student_card(t, adapter), encoding="utf-8", errors="replace")
 
     return _new_folder(folder, fill)
-
-
-def _base(t) -> Path:
-    "The base model that an adapter was trained on."
-    base = resolve_model(t.c.student.model)
-    if t.weights and model_fingerprint(base) != t.weights:
-        about = dict(name=t.c.name, arm=t.arm.name, model=t.c.student.model, weights=t.weights)
-        raise StudyError.of("other_base_here", **about)
-    return base
 
 
 def _place_base(part, model):
@@ -571,16 +540,6 @@ def _sheet(key, rater, *, items):
     own = {k: key[k] for k in ("sheet", "rubric", "task", "criteria")}
     asked = [dict(item=i, parts=[dict(heading=h, text=t) for h, t in parts], answer=a) for i, parts, a in items]
     return dict(format=SHEET_FORMAT, kind="sheet", rater=rater) | own | dict(items=asked)
-
-
-def practice(examples, k: int = 6, *, seed: int = 0) -> dict:
-    "A sheet to try grading with: attention checks alone. It has no key, so nothing of it is imported."
-    task, by_id = examples[0].task, {e.id: e for e in examples}
-    drawn, asked = draw_checks(examples, k, seed=seed), families.rubric_hash(task)
-    sheet = fingerprint("practice", asked, seed, [[d.id, d.text] for d in drawn])
-    criteria = [x.model_dump(mode="json") for x in families.rubric(task)]
-    items = [(f"q{i:03d}", families.item_parts(by_id[d.id]), d.text) for i, d in enumerate(drawn, 1)]
-    return _sheet(dict(sheet=sheet, rubric=asked, task=task, criteria=criteria), "r1", items=items)
 
 # %% ../../nbs/90_tools/03_share.ipynb #608563b2
 def write_sheets(recipe: Recipe, out: str | Path, *, store: str | Path, **how) -> list[tuple]:

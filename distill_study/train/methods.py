@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['default_rate', 'use_bf16', 'attention', 'refuse', 'second', 'trl_config', 'lora_config', 'load_base', 'load_4bit',
-           'target_loss', 'mean_loss']
+           'shared_prompt', 'target_loss', 'mean_loss']
 
 # %% ../../nbs/60_train/02_methods.ipynb #61836b01
 import importlib.util
@@ -14,7 +14,7 @@ from pathlib import Path
 from ..config import StudyError, Train
 from ..models.local import number_format
 from ..models.weights import device, load_config, load_model, sentence
-from .rows import padded
+from .rows import padded, ranks
 
 # %% ../../nbs/60_train/02_methods.ipynb #358e47f3
 _EXPONENTS = {"qwen2": 0.0775, "qwen3": 0.0775}
@@ -137,18 +137,40 @@ def load_4bit(base: Path, settings: Train):
     return model, load_config(base).dtype or torch.bfloat16, bf16
 
 # %% ../../nbs/60_train/02_methods.ipynb #a650acd9
-def target_loss(model, inputs: dict, *, count=None):
+def shared_prompt(model, inputs: dict) -> int:
+    "How many first tokens all rows of a batch have in common, none of them taught, if they can be read once; else 0."
+    from transformers.cache_utils import DynamicCache, DynamicLayer
+
+    ids, dropout = inputs["input_ids"], [m for m in model.modules() if type(m).__name__ == "Dropout" and m.p]
+    if ranks()[1] > 1 or "position_ids" in inputs or len(ids) == 1 or dropout or model.is_gradient_checkpointing:
+        return 0
+    config = model.config.get_text_config()
+    plain = all(type(layer) is DynamicLayer for layer in DynamicCache(config=config).layers)
+    if config.hidden_size < 512 or getattr(config, "attention_dropout", 0) or not plain:
+        return 0
+    same = (ids == ids[0]).all(0) & (inputs["labels"] == -100).all(0)
+    return max(0, int(same.int().cumprod(0).sum()) - 1)  # the last one foretells what follows in each row
+
+
+def target_loss(model, inputs: dict, *, count=None, shared: int = 0):
     """Mean negative log-likelihood of the supervised tokens, a scalar tensor in nats, computing no other logits.
 
-    `inputs`: a batch, see `train.rows`; `count`: what the sum is divided by, instead of its supervised tokens."""
+    `inputs`: a batch, see `train.rows`; `count`: what the sum is divided by, instead of its supervised tokens;
+    `shared`: so many first tokens, see `shared_prompt`, are read once for all rows."""
     import torch
 
-    labels = inputs["labels"][:, 1:]
+    batch = {k: v for k, v in inputs.items() if k != "labels"} | dict(use_cache=shared > 0)
+    if shared:
+        first, rest = batch["input_ids"].tensor_split([shared], dim=1)
+        cache = model(input_ids=first[:1], use_cache=True, logits_to_keep=1).past_key_values
+        cache.batch_repeat_interleave(len(first))
+        batch |= dict(input_ids=rest, past_key_values=cache)
+    labels = inputs["labels"][:, shared + 1 :]
     taught = labels != -100
     bare = model if hasattr(model, "get_output_embeddings") else model.module  # DDP wraps it
     hook = bare.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0][:, :-1][taught],))
     try:
-        logits = model(**{k: v for k, v in inputs.items() if k != "labels"}, use_cache=False).logits
+        logits = model(**batch).logits
     finally:
         hook.remove()
     total = torch.nn.functional.cross_entropy(logits.float(), labels[taught], reduction="sum")

@@ -285,7 +285,8 @@ class _StudentTrainer(_Careful):
         if inputs["input_ids"].is_cuda:
             loss = super().compute_loss(model, inputs, num_items_in_batch=num_items_in_batch)
         else:  # the processes' gradients are averaged
-            loss = methods.target_loss(model, inputs, count=num_items_in_batch) * batching.ranks()[1]
+            shared = methods.shared_prompt(model, inputs)
+            loss = methods.target_loss(model, inputs, count=num_items_in_batch, shared=shared) * batching.ranks()[1]
         value = self.accelerator.reduce(loss.detach(), "mean").item()
         self._need_number("loss", value)
         self.step_loss += value
