@@ -301,15 +301,24 @@ def summary(answers: Answers) -> dict:
     tokens = [a.tokens for a in answers if a.tokens is not None]
     cut = [a.cut_off for a in answers if a.cut_off is not None]
     voted = bool(answers.answers and answers.answers[0].votes)
-    found = dict(strategy=answers.strategy, n=len(answers), right=sum(graded) if graded else None, graded=len(graded))
-    found |= dict(accuracy=mean(graded) if graded else None, failed=sum(answers.failed.values()))
-    found |= dict(unreadable=sum(a.parsed.answer is None and not a.failure for a in answers))
-    found |= dict(format_failures=sum(a.parsed.strict is None and not a.failure for a in answers))
-    found |= dict(truncated=sum(cut) if cut else None, tokens_per_answer=mean(tokens) if tokens else None)
-    found |= dict(tokens=sum(tokens) if tokens else None, reused=answers.reused, new=answers.new)
-    found |= dict(asked_again=sum(len(v.unread) for a in answers for v in a.votes or a.parts or (a,)))
-    found |= dict(samples=max((len(a.votes) for a in answers), default=0) or 1)
-    found |= dict(agreement=mean(a.agreement for a in answers) if voted else None)
+    found = dict(
+        strategy=answers.strategy,
+        n=len(answers),
+        right=sum(graded) if graded else None,
+        graded=len(graded),
+        accuracy=mean(graded) if graded else None,
+        failed=sum(answers.failed.values()),
+        unreadable=sum(a.parsed.answer is None and not a.failure for a in answers),
+        format_failures=sum(a.parsed.strict is None and not a.failure for a in answers),
+        truncated=sum(cut) if cut else None,
+        tokens_per_answer=mean(tokens) if tokens else None,
+        tokens=sum(tokens) if tokens else None,
+        reused=answers.reused,
+        new=answers.new,
+        asked_again=sum(len(v.unread) for a in answers for v in a.votes or a.parts or (a,)),
+        samples=max((len(a.votes) for a in answers), default=0) or 1,
+        agreement=mean(a.agreement for a in answers) if voted else None,
+    )
     return found | (dict(other_models=others) if (others := other_models(answers)) else {})
 
 
