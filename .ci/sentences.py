@@ -60,6 +60,11 @@ def outcomes() -> dict:
     )
     found["open"] = of(*names, teacher=0.9, base=0.3, plain=0.4, short=0.6, long=0.65, gold=0.7), {}, {}
 
+    # a student that never writes its answer in the format asked for
+    strict = t.graded(teacher=t.right(0.9), base=t.right(0.3), plain=t.right(0.8))
+    strict.loc[strict["arm"] == "distilled/vanilla", "correct_strict"] = False
+    found["read strictly"] = analyse(strict, resamples=200), {}, {}
+
     # graders, levels, labels, money
     base = t.study(base=t.right(0.2), plain=[x if x != "entailment" else "neutral" for x in t.right(0.9)])
     ends = dict(easy=Interval(0.8, 0.7, 0.9), hard=Interval(0.1, 0.0, 0.2))

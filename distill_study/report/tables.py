@@ -117,14 +117,10 @@ def test_table(results: Results, key: str = "") -> Table:
 test_table.__test__ = False  # it is no test, whatever pytest thinks of its name
 
 # %% ../../nbs/80_report/00_tables.ipynb #6e2f3636
-def _capital(word: str) -> str:
-    return word[:1].upper() + word[1:]
-
-
 def label_table(results: Results, found: dict) -> Table:
     "Macro-F1 beside accuracy, and how often every label was answered; `found`: arm → `Confusion`."
     first = next(iter(found.values()))
-    columns = [Column(f"label:{label}", _capital(label), "% of answers", "percent") for label in first.labels]
+    columns = [Column(f"label:{label}", label.capitalize(), "% of answers", "percent") for label in first.labels]
 
     def row(arm, record):
         answered = found[arm].counts.sum(0) / found[arm].counts.sum()
@@ -182,7 +178,7 @@ def attrition_table(attrition: dict, missing: dict | None = None) -> Table:
 
     `attrition`: arm → inputs, rows, dropped by reason; `missing`: arm → why it was not trained."""
     reasons = list(dict.fromkeys(k for a in attrition.values() for k in a["dropped"]))
-    columns = [Column(f"drop:{k}", _capital(k), digits=0) for k in reasons]
+    columns = [Column(f"drop:{k}", k.capitalize(), digits=0) for k in reasons]
     rows = [
         dict(source=s, inputs=a["inputs"], rows=a["rows"]) | {f"drop:{k}": a["dropped"].get(k, 0) for k in reasons}
         for s, a in attrition.items()
