@@ -21,7 +21,7 @@ from pathlib import Path
 from _shared import report
 from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
 
-from distill_study.data.load import local_folder, read_jsonl
+from distill_study.data.load import local_folder, read_file
 from distill_study.tasks.families import TASKS
 
 ITEMS = int((sys.argv[1:] or ["300"])[0])
@@ -92,7 +92,7 @@ def dresses(rationale, gold):
 
 
 def lines(folder, name):
-    return read_jsonl(local_folder(folder) / name)
+    return read_file(local_folder(folder) / name)
 
 
 def gsm8k():
@@ -114,7 +114,7 @@ def palm():
 
 
 def cases():
-    for case in read_jsonl(CASES):
+    for case in read_file(CASES):
         yield f"cases, {case['task']}", case | dict(choices=tuple(case.get("choices") or ()) or None)
 
 

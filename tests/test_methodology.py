@@ -68,6 +68,7 @@ CHANGES = {
         seed=4,
         columns=dict(question="q"),
         splits=dict(train="more"),
+        opening=6,
         labels={"0": "entailment"},
         words=40,
     ),

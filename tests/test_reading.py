@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from distill_study.data.load import read_jsonl
+from distill_study.data.load import read_file
 from distill_study.tasks.families import RULES, TASKS
 from distill_study.tasks.reading import LONGEST, cut_run_on, own_turn, split_reasoning, statements
 
-READINGS = read_jsonl(Path(__file__).parent / "readings.jsonl")
+READINGS = read_file(Path(__file__).parent / "readings.jsonl")
 ROOMS = ("hall", "barn", "attic", "wine cellar", "cellar")
 
 
@@ -112,9 +112,9 @@ def test_twenty_thousand_words_are_read_at_once(task, word):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_all_published_solutions_are_read_right(data_dir, split):
     math, nli = TASKS["math"], TASKS["nli"]
-    for row in read_jsonl(data_dir / "gsm8k" / f"{split}.jsonl"):
+    for row in read_file(data_dir / "gsm8k" / f"{split}.jsonl"):
         gold = math.gold(row["answer"].split("####")[1])
         assert math.correct(math.parse(row["answer"], "cot").answer, gold), row["answer"]
-    labels = {row["id"]: row["label"] for row in read_jsonl(data_dir / "esnli" / f"{split}.jsonl")}
-    for row in read_jsonl(data_dir / "esnli_human" / f"{split}.jsonl"):
+    labels = {row["id"]: row["label"] for row in read_file(data_dir / "esnli" / f"{split}.jsonl")}
+    for row in read_file(data_dir / "esnli_human" / f"{split}.jsonl"):
         assert nli.parse(row["completion"], "cot").answer == labels[row["id"]], row["completion"]

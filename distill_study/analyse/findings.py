@@ -452,20 +452,10 @@ def _finding(
     number: int, part: str, *, results: Results, question: str = "", preferred: dict | None = None, **values
 ) -> Finding:
     "One finding, in the words that its macro has for it; `preferred`: pairs of arms → what a judge prefers clearly."
-    values |= dict(
-        preferred=preferred or {},
-        r=results,
-        m=results.metric,
-        metrics=METRICS,
-        base=BASE,
-        base_names=BASE_NAMES,
-        constant=CONSTANT,
-        margin=MARGIN,
-        find_test=stats.find_test,
-        inf=math.inf,
-        names=plain_words(results),
-        brought={a: outcome(results, a) for a in results.ran if ARMS[a].model == "trained"},
-    )
+    brought = {a: outcome(results, a) for a in results.ran if ARMS[a].model == "trained"}
+    values |= dict(r=results, m=results.metric, names=plain_words(results), brought=brought, preferred=preferred or {})
+    values |= dict(base=BASE, base_names=BASE_NAMES, constant=CONSTANT, margin=MARGIN, metrics=METRICS)
+    values |= dict(find_test=stats.find_test, inf=math.inf)
     verdict, *lines = sentences("findings.txt.j2", part, **values)
     return Finding(number, question or QUESTIONS[number], verdict, tuple(lines))
 
@@ -659,18 +649,9 @@ def headline(
     best = max(trained, key=lambda a: r.score(a).value or 0, default=None)
     lead = next(iter(by["gain"]), best)
     answered = labels[lead] if lead in (labels or {}) else None
-    about = dict(
-        r=r,
-        m=r.metric,
-        kind=_kind(r, by),
-        by=by,
-        lead=lead,
-        trained=trained,
-        base=BASE,
-        constant=CONSTANT,
-        form=FORM,
-        names=plain_words(r),
-        learned=plain_words(r, "learned"),
+    about = dict(r=r, m=r.metric, names=plain_words(r), learned=plain_words(r, "learned"))
+    about |= dict(base=BASE, constant=CONSTANT, form=FORM, kind=_kind(r, by), by=by, lead=lead, trained=trained)
+    about |= dict(
         by_asking=_gained_by_asking(r),
         no_gap=_no_gap(r),
         judge=_reversed(r, _preferred(wins)).get((BASE, lead)),
@@ -717,10 +698,8 @@ def methodology(
     "The method section of a combination, from its settings."
     c = resolved(c)
     task = task_of(c.data)
-    known = dict(
-        c=c,
-        task=task,
-        splits=splits,
+    known = dict(c=c, task=task, splits=splits, base=BASE, ways=WAYS, targets=TARGETS, plain=to_plain, changed=_changed)
+    known |= dict(
         graded=TASKS[task].graded,
         limits=splits.max_tokens if splits and splits.max_tokens else TASKS[task].limits(c.data.words),
         hashes={s: prompt_hash(task, s) for s in strategies_of(c)},
@@ -732,7 +711,6 @@ def methodology(
         sources=stats.shared([e.source for e in splits.test]) if splits else None,
         criteria=[x.name for x in rubric(task, c.rubric)],
         primary=stats.primary_of(c.arms, c.primary),
-        **dict(base=BASE, ways=WAYS, targets=TARGETS, plain=to_plain, changed=_changed),
     )
     parts = {heading: sentences("methodology.txt.j2", part, **known) for heading, part in _WORDS["paragraphs"].items()}
     return Prose({heading: " ".join(lines) for heading, lines in parts.items()}, "paragraphs")
@@ -746,18 +724,15 @@ def conclusions(results: list[TransferResult], unasked: list, *, left: dict) -> 
     by_size = sorted(off, key=lambda r: -abs(r.change.difference.value or 0) * r.metric.scale)
     of = {k: [r for r in by_size if r.verdict == k] for k in ("transfer", "forgetting", "can't tell")}
     known = [r for r in off if r.metric.graded and r.base.value is not None]
+    about = dict(off=off, of=of, any_result=bool(results), not_asked=Counter(unasked), left=left)
     lines = sentences(
         "transfer.txt.j2",
         "conclusions",
-        off=off,
-        of=of,
-        any_result=bool(results),
+        **about,
         unreadable=sum(r.unread - r.base_unread > 0.5 for r in of["forgetting"]),
         near=[r for r in off if r.family],
         far=[r for r in off if not r.family],
         arms={arm: [r for r in off if r.arm == arm] for arm in dict.fromkeys(r.arm for r in off)},
         low=list({(r.student, r.test): r for r in known if r.base.value < 0.1}.values()),
-        not_asked=Counter(unasked),
-        left=left,
     )
     return Prose(lines)

@@ -461,23 +461,21 @@ def _result(f: Learner, name: str, *, grades, splits, metric, **bootstrap) -> Tr
     base, taught = grades[(f.c.student.model, f.base), name], grades[(f.c.name, f.arm), name]
     rows = base[["source", "parsed", metric.key]].assign(taught=taught[metric.key], read=taught["parsed"])
     rows = rows[~rows.index.isin(seen)].dropna()
-    sources, kind = rows["source"].to_numpy(), bool if metric.graded else float
-    a, b = (rows[k].to_numpy(dtype=kind) for k in (metric.key, "taught"))
+    sources, dtype = rows["source"].to_numpy(), bool if metric.graded else float
+    a, b = (rows[k].to_numpy(dtype=dtype) for k in (metric.key, "taught"))
     models = dict(student=f.c.student.model, teacher=f.c.teacher.engine)
     learner = dict(combination=f.c.name, arm=f.arm, seed=f.c.seed, place=place_of(f.c.axes), **models)
     names = dict(trained_on=short_name(f.c.data.name), test=short_name(name))
+    kind = dict(own=own, family=test.task == trained_on.task, metric=metric, seen=len(seen))
     return TransferResult(
         **learner,
         **names,
-        own=own,
-        family=test.task == trained_on.task,
-        metric=metric,
+        **kind,
         score=level_interval(b, sources, metric=metric, **bootstrap),
         base=level_interval(a, sources, metric=metric, **bootstrap),
         change=stats.paired_test(f.base, f.arm, values=(a, b), sources=sources, **bootstrap),
         unread=float(1 - rows["read"].mean()) if len(a) else 0.0,
         base_unread=float(1 - rows["parsed"].mean()) if len(a) else 0.0,
-        seen=len(seen),
     )
 
 # %% ../../nbs/70_analyse/03_results.ipynb #df4ee7e7

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KNOWN', 'FAMILIES', 'FILES', 'DataError', 'Example', 'has_truth', 'Known', 'known', 'task_of', 'is_file', 'read_file',
-           'read_jsonl', 'local_folder', 'source_of', 'Rows', 'raw_rows', 'label_map', 'to_examples', 'Splits',
-           'load_data', 'resolved']
+           'local_folder', 'source_of', 'Rows', 'raw_rows', 'label_map', 'to_examples', 'Splits', 'load_data',
+           'resolved']
 
 # %% ../../nbs/20_data/02_load.ipynb #1ad3b68a
 import csv
@@ -231,7 +231,7 @@ def _json(f):
 
 
 def read_file(path: Path, kind: str = "") -> "Rows":
-    "Rows of one file of a kind in `FILES`, by its name; values of CSV and TSV are texts. `DataError` names the file."
+    "Rows of one file of a `kind` in `FILES`, else by its name; values of tables are texts. `DataError` names the file."
     kind = kind or Path(path.name.lower().removesuffix(".gz")).suffix
     try:
         with _opened(path) as f:
@@ -251,11 +251,6 @@ def read_file(path: Path, kind: str = "") -> "Rows":
     if not found:
         raise DataError.of("no_rows", file=path.name)
     return found if isinstance(found, Rows) else Rows(found)
-
-
-def read_jsonl(path: Path) -> list[dict]:
-    "Rows of a JSONL file of any name, packed or not; raises `DataError` naming the line of the first bad one."
-    return read_file(path, ".jsonl")
 
 
 def _parquet(path):

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from ..config import Asked, Sampling, StudyError, fingerprint, nearest, read_table
-from ..data.load import local_folder, read_jsonl
+from ..data.load import local_folder, read_file
 from ..data.world import DAYS, HOUSES, NAMES, PETS, entities
 from .weights import sentence
 from ..store.log import Record, Store, request_key
@@ -364,7 +364,7 @@ def read_recorded(path: Path) -> dict[str, tuple]:
 
     Raises a `StudyError` that names file and line."""
     found, wanted = {}, (("id", (str, int), "text or a whole number"), ("completion", (str,), "text"))
-    for n, row in enumerate(read_jsonl(path), 1):
+    for n, row in enumerate(read_file(path, ".jsonl"), 1):
         for column, kinds, kind in wanted:
             if type(value := row.get(column)) not in kinds:
                 columns = ", ".join(row)[:200]

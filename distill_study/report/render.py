@@ -105,19 +105,12 @@ def provenance(
     extra: dict | None = None,  # anything else worth keeping: engine, device, recipe
 ) -> Provenance:
     "Settings, commit, versions, seeds, hashes and durations of one combination; no machine paths."
-    made = dict(
-        combination=combination.name,
-        fingerprint=fingerprint(combination),
-        git_sha=git_sha(),
-        generated=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        seeds=dict(training=combination.seed, bootstrap=combination.seed, data=combination.data.seed),
-        data_hashes=data or {},
-        prompt_hashes=prompts or {},
-        model_fingerprints=models or {},
-        number_formats={k: " and ".join(v) or None for k, v in (dtypes or {}).items()},
-        durations=durations or {},
-        versions=versions(),
-    )
+    made = dict(combination=combination.name, fingerprint=fingerprint(combination), git_sha=git_sha())
+    made |= dict(generated=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"))
+    made |= dict(seeds=dict(training=combination.seed, bootstrap=combination.seed, data=combination.data.seed))
+    made |= dict(data_hashes=data or {}, prompt_hashes=prompts or {}, model_fingerprints=models or {})
+    made |= dict(number_formats={k: " and ".join(v) or None for k, v in (dtypes or {}).items()})
+    made |= dict(durations=durations or {}, versions=versions())
     return Provenance(to_plain(made | (extra or {}) | dict(settings=combination)))
 
 # %% ../../nbs/80_report/03_render.ipynb #8f53234b

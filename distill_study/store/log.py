@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'HELD', 'MANIFEST', 'request_key', 'now', 'Record', 'seal', 'unseal', 'from_line', 'lines_of', 'key_hash',
-           'Index', 'Log', 'Ledger', 'finish', 'Store', 'drops_of']
+           'Index', 'Log', 'Ledger', 'finish', 'Store']
 
 # %% ../../nbs/25_store/02_log.ipynb #078c2030
 import contextlib
@@ -481,8 +481,3 @@ class Store:
                 new += log.append(batch)
         self.mirror.sync_now_and_then()
         return new
-
-# %% ../../nbs/25_store/02_log.ipynb #5e1d0c00
-def drops_of(store: Store, name: str, *, fp: str) -> Ledger:
-    "The file of the ledger with the drops of one arm; `fp` is of what was curated."
-    return Ledger(store.root / "ledger" / f"{_stage_name(name, fp)}.jsonl")

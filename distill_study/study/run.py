@@ -36,7 +36,7 @@ from ..models.engine import EngineError, StoredEngine, open_teacher, portable
 from ..models.local import TransformersEngine, embed, parameter_count, plain_settings
 from ..models.weights import local_model, model_fingerprint, resolve_model
 from ..report import figures, render, tables
-from ..store.log import Store, drops_of
+from ..store.log import Ledger, Store
 from . import plan
 from ..tasks import families
 from ..teach import curate, sampling
@@ -332,9 +332,8 @@ def _curate_one(c, arm, *, done, splits, answers, store):
     if arm.after and len(done.rows) >= (budget or 0):  # rows that the first training has, too
         done, budget = curate.paired(done, arm, answers=answers, which=c.curate.reasoning), None
     settings = c.teacher, c.data, splits.hashes, c.curate, c.student.model, c.student.train.max_length
-    ledger = drops_of(
-        store, f"drops-{config.slug(arm.name)}", fp=fingerprint("drops", *settings, *plan.matching(c), arm)
-    )
+    fp = fingerprint("drops", *settings, *plan.matching(c), arm)
+    ledger = Ledger(store.root / "ledger" / f"drops-{config.slug(arm.name)}-{fp}.jsonl")
     drops = [dict(arm=arm.name, **vars(d)) for d in done.drops]
     chosen = [dict(arm=arm.name, id=id, reason="chosen", evidence=why) for id, why in done.chosen.items()]
     ledger.replace(drops + chosen)

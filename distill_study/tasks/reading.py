@@ -113,8 +113,7 @@ def _next_questions(text, prompt):
     "What may begin another question, from left to right, by the usual names of fields and by those of this prompt."
     own, at = _own_header(prompt), 0
     while found := [m for header in (RE.header, own) if header and (m := header.search(text, at))]:
-        first = min(found, key=lambda m: m.start())
-        yield first
+        yield (first := min(found, key=lambda m: m.start()))
         at = first.end()
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from ..analyse.results import Displayable, html_of, sentence, table_of
 from ..analyse.stats import Interval
 from ..config import ARMS, Combination, StudyError, nearest
-from ..data.load import LETTERS, read_jsonl
+from ..data.load import LETTERS, read_file
 from ..grading.truth import METRICS, Metric
 from ..report.items import input_table, item_table, items_page, verdict_table
 from ..store.log import Store
@@ -351,7 +351,7 @@ def read_completions(path: str | Path, task: str, *, strategy: str, structured: 
         raise fault("structured", task)
     if not path.is_file():
         raise fault("no_completions", path)
-    rows = [_fields_of(r, f"{path.name}, row {i}", family=family) for i, r in enumerate(read_jsonl(path), 1)]
+    rows = [_fields_of(r, f"{path.name}, row {i}", family=family) for i, r in enumerate(read_file(path, ".jsonl"), 1)]
 
     def read(row):
         id, text, gold, how = row
@@ -383,13 +383,8 @@ def tally(readings: list) -> str:
         differ=sum(r.parsed.differs for r in readings),
         cut=sum(bool(r.parsed.ignored) for r in readings),
     )
-    return sentence(
-        "explore",
-        "tally",
-        n=plural(len(readings), "completion"),
-        counts=counts,
-        rules={k: rules[k] for k in RULES if rules[k]},
-    )
+    known = {k: rules[k] for k in RULES if rules[k]}
+    return sentence("explore", "tally", n=plural(len(readings), "completion"), counts=counts, rules=known)
 
 
 def print_readings(readings: list):

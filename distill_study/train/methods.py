@@ -17,16 +17,13 @@ from ..models.weights import device, load_config, load_model, sentence
 from .rows import padded, ranks
 
 # %% ../../nbs/60_train/02_methods.ipynb #358e47f3
-_EXPONENTS = {"qwen2": 0.0775, "qwen3": 0.0775}
-
-
 def default_rate(method: str, config, *, parameters: int = 0) -> float:
     """Learning rate where the settings leave it open, by method and the model's configuration in transformers:
     LoRA Without Regret (2025), and for qlora arXiv 2305.14314, by the `parameters` of the whole model."""
     if method == "qlora":
         return 2e-4 if parameters <= 13e9 else 1e-4
     text = config.get_text_config()
-    rate = 5e-5 * (2000 / text.hidden_size) ** _EXPONENTS.get(text.model_type, 0.781)
+    rate = 5e-5 * (2000 / text.hidden_size) ** (0.0775 if text.model_type in ("qwen2", "qwen3") else 0.781)
     return float(f"{rate * (10 if method == 'lora' else 1):.2g}")
 
 # %% ../../nbs/60_train/02_methods.ipynb #b64a9f9c
@@ -141,7 +138,7 @@ def shared_prompt(model, inputs: dict) -> int:
     "How many first tokens all rows of a batch have in common, none of them taught, if they can be read once; else 0."
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
-    ids, dropout = inputs["input_ids"], [m for m in model.modules() if type(m).__name__ == "Dropout" and m.p]
+    ids, dropout = inputs["input_ids"], any(type(m).__name__ == "Dropout" and m.p for m in model.modules())
     if ranks()[1] > 1 or "position_ids" in inputs or len(ids) == 1 or dropout or model.is_gradient_checkpointing:
         return 0
     config = model.config.get_text_config()
