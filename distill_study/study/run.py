@@ -861,12 +861,9 @@ class Numbers:
     @cached_property
     def forms(self) -> list:
         "A record for each trained student in another form: merged against adapter, 16 bits against 4."
-        test, answers = self.data.test, self.answers
         others = answer_forms(self.combination, self.data, fits=self.students, store=self.store)
-        return [
-            results.form_row(a, f, examples=test, merged=answers[a], other=other, metric=self.metric, **self._draws)
-            for (a, f), other in others.items()
-        ]
+        how = dict(examples=self.data.test, metric=self.metric, **self._draws)
+        return [results.form_row(a, f, merged=self.answers[a], other=x, **how) for (a, f), x in others.items()]
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c24
 class Sections:
