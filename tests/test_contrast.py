@@ -2,6 +2,7 @@
 
 import contextlib
 
+import pandas as pd
 import pytest
 from test_curate import example, voted
 
@@ -12,6 +13,7 @@ from distill_study.study.plan import parse_recipe
 from distill_study.study.run import Run, students_parts
 from distill_study.teach.curate import Curated, paired
 from distill_study.teach.sampling import Answers
+from distill_study.tools.share import write_rows
 from distill_study.train import save
 from distill_study.train.sft import TrainedStudent, fit_student
 
@@ -123,6 +125,11 @@ def test_a_recipe_trains_it_after_its_first_training_and_the_page_says_what_it_i
     notes = " ".join(p.data for p in students_parts(run) if hasattr(p, "data"))
     assert f"{ARM.name} is the one arm that isn't plain supervised fine-tuning" in notes
     assert ARM.name in run.numbers["arms"] and "DPO" in str(run.method.to_dict())
+    run.write(tmp_path / "page")
+    assert (tmp_path / "page" / "items.html").stat().st_size
+    shared = write_rows(tmp_path / "rows", run.combination, splits=run.data, done=run.rows[ARM.name])
+    table = pd.read_parquet(next(shared.rglob("*.parquet")))
+    assert list(table["rejected"]) == [row["rejected"] for row in run.rows[ARM.name].rows]
     few = run.combination.model_copy(update=dict(min_rows=fit.rows + 1))
     short = Run.of(few, Store(tmp_path, replay=True)).untrained
     assert list(short) == [ARM.name] and f"fewer than min_rows = {fit.rows + 1}" in short[ARM.name]

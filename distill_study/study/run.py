@@ -121,8 +121,9 @@ def asking(who: Asked, store: Store, *, splits, split: str, engine=None, stated=
     with closing(engine or engine_for(who, store)) as engine:
 
         def ask(examples, prompt, *, what, **more):
-            own = dict(sampling=who.sampling, max_failures=who.max_failures, structured=who.structured)
-            options = shared | own | more
+            options = (
+                dict(sampling=who.sampling, max_failures=who.max_failures, structured=who.structured) | shared | more
+            )
             return sample_answers(examples, prompt, engine=engine, progress=ticker(what, engine=engine), **options)
 
         ask.engine, ask.sampling = engine, who.sampling
@@ -164,8 +165,7 @@ def check_choice(c: Combination, splits):
         raise StudyError.of("choose_ungraded", task=splits.task)
     n = len(with_gold(splits) if how == "gold" else splits.validation)
     if n < FEWEST:
-        having = " with a gold answer" if how == "gold" else ""
-        raise StudyError.of("choose_few", how=how, n=n, having=having, fewest=FEWEST)
+        raise StudyError.of("choose_few", how=how, n=n, having=" with a gold answer" * (how == "gold"), fewest=FEWEST)
 
 # %% ../../nbs/85_study/01_run.ipynb #b4437ea6
 @dataclass(frozen=True)
@@ -861,12 +861,9 @@ class Numbers:
     @cached_property
     def forms(self) -> list:
         "A record for each trained student in another form: merged against adapter, 16 bits against 4."
-        test, answers = self.data.test, self.answers
         others = answer_forms(self.combination, self.data, fits=self.students, store=self.store)
-        return [
-            results.form_row(a, f, examples=test, merged=answers[a], other=other, metric=self.metric, **self._draws)
-            for (a, f), other in others.items()
-        ]
+        how = dict(examples=self.data.test, metric=self.metric, **self._draws)
+        return [results.form_row(a, f, merged=self.answers[a], other=x, **how) for (a, f), x in others.items()]
 
 # %% ../../nbs/85_study/01_run.ipynb #5a1d0c24
 class Sections:
@@ -1002,9 +999,8 @@ class Conclusions:
         strategies = [*families.TASKS[task].strategies, *(["explain"] if "distilled/cot-mixed" in c.arms else [])]
         asked = {c.student.model: weights_of(c.student.model, self.store)}
         asked |= {who.engine: w for who in (c.teacher, c.judge) if who and (w := noted_weights(who, self.store))}
-        about = dict(
-            models=asked, prompts={s: families.prompt_hash(task, s) for s in strategies}, extra=self._readers()
-        )
+        prompts = {s: families.prompt_hash(task, s) for s in strategies}
+        about = dict(models=asked, prompts=prompts, extra=self._readers())
         answered = {f"{s} labels": a for s, a in self.labels.items()} | self.answers
         about |= dict(durations=self.durations if timed else {}, dtypes={k: a.dtypes for k, a in answered.items()})
         return render.provenance(c, self.data.hashes, **about)

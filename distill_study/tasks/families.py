@@ -73,8 +73,7 @@ class Checker:
     "Compares expressions in a worker process, which is started when it is needed."
 
     def __init__(self, seconds: float = 5.0):
-        self.seconds = seconds  # for one comparison
-        self.worker, self.lock = None, threading.Lock()
+        self.seconds, self.worker, self.lock = seconds, None, threading.Lock()  # seconds for one comparison
         atexit.register(self.stop)
 
     def same(self, gold: str, answer: str) -> bool | None:

@@ -179,9 +179,8 @@ def _asking(examples, strategy, *, engine, store, structured, stated, max_failur
         return read.answer is None or strategy != "vanilla" and not read.stated
 
     def ask(asked, stage, *, progress, first=True):
-        how = dict(max_failures=max_failures, stage=stage, progress=progress, first=None)
-        if say and first:
-            how["first"] = lambda *new: say(in_one_line(read(*new)))
+        show = (lambda *new: say(in_one_line(read(*new)))) if say and first else None
+        how = dict(max_failures=max_failures, stage=stage, progress=progress, first=show)
         done = complete(engine, asked, store=store, **how)
         answers = list(map(read, asked, done))
         again = dict(reasks=reasks, done=done, store=store, stage=stage)

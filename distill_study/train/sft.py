@@ -141,8 +141,7 @@ def fit_student(
     "Train `model` on `rows`; its weights are under `out`, and what happened is returned and kept in `out`/fit.json."
     base, out = weights.resolve_model(model), Path(out)
     methods.refuse(settings, weights.device())
-    about = dict(settings=settings, seed=seed, validation=validation, score=score, start=start)
-    key = run_fingerprint(rows, model, **about)
+    key = run_fingerprint(rows, model, settings=settings, seed=seed, validation=validation, score=score, start=start)
     if is_finished(out, key):
         return TrainedStudent.load(out)
     if start:
