@@ -21,7 +21,7 @@ from distill_study.data.world import (
     split_of,
     summ_item,
 )
-from distill_study.tasks.families import ask, nli_turn, user_turn
+from distill_study.tasks.families import TASKS, ask, nli_turn, user_turn
 from distill_study.tasks.reading import NLI
 
 SEEDS = st.integers(0, 10**9)
@@ -59,7 +59,7 @@ def test_levels_and_strategies_are_ones_that_can_be_asked(name):
     for item in found:
         kind = {"math": "steps", "summarization": "asides"}.get(tiny.task, "hops")
         assert item.meta["level"] == item.meta.get(kind, len(item.meta.get("turns", ())))
-    for s in tiny.strategies:
+    for s in TASKS[tiny.task].strategies:
         assert ask(tiny.task, s, turns=[user_turn("x")], words=9)[0]["role"] == "system"
 
 

@@ -12,6 +12,7 @@ from distill_study.data.world import TINY, entities, items
 from distill_study.models import weights as models
 from distill_study.models.engine import open_engine
 from distill_study.store.log import Store
+from distill_study.tasks.families import TASKS
 from distill_study.teach.sampling import sample_answers, summary
 
 MANIFEST = json.loads((models.ZOO / "manifest.json").read_text())
@@ -95,7 +96,7 @@ def test_the_manifest_is_what_the_models_do(tmp_path):
     engine = open_engine(f"transformers:{models.ZOO / 'student-s'}", batch_size=128)
     for name, tiny in TINY.items():
         test, store = load_data(Data(name=name, train=1, test=60)), Store(tmp_path)
-        for strategy in tiny.strategies:
+        for strategy in TASKS[tiny.task].strategies:
             bars = BARS["student-s"][name][strategy]
             answers = sample_answers(test.test, strategy, engine=engine, store=store, max_tokens=test.max_tokens)
             if tiny.task == "conversation":

@@ -278,8 +278,7 @@ def local_folder(name: str) -> Path | None:
         raise DataError.of("no_data_dir", root=root)
     own = Path(name).expanduser()
     copies = [Path(root) / _last_part(name), Path(root) / name.rstrip("/").split("/")[-1]] if root else []
-    named_as_path = own.is_absolute() or name.startswith(".")
-    candidates = [own, *copies] if named_as_path else [*copies, own]
+    candidates = [own, *copies] if own.is_absolute() or name.startswith(".") else [*copies, own]
     return next((folder for folder in candidates if os.path.isdir(folder)), None)
 
 
@@ -371,8 +370,7 @@ def _library_rows(where, subset, *, name, split, most, seed):
         if os.path.isdir(where):
             raise DataError.of("unreadable_folder", path=where, files=", ".join(FILES), why=e.__cause__ or e) from None
         hint = "" if name in KNOWN else nearest(name, [*TINY, *KNOWN])
-        why = type(e).__name__
-        raise DataError.of("not_found", name=name, built_in=", ".join(TINY), why=why, hint=hint) from None
+        raise DataError.of("not_found", name=name, built_in=", ".join(TINY), why=type(e).__name__, hint=hint) from None
     if thinned := bool(most) and len(ds) > _MOST:
         ds = ds.select(_order(len(ds), seed)[:most])
     return Rows(ds.to_list(), _names_of(ds.features), drawn=thinned)
@@ -504,8 +502,7 @@ def _from_columns(row, data, *, labels):
     if k.task == "nli":
         turn = nli_turn(*(_text(t, "the sentence") for t in text))
     else:
-        what = "the text" if k.task == "summarization" else "the question"
-        turn = user_turn(_text(text, what), choices)
+        turn = user_turn(_text(text, "the text" if k.task == "summarization" else "the question"), choices)
     gold = _gold(gold, k.task, labels=labels, choices=choices)
     if gold is None and k.task != "summarization":
         raise _LeftOut("unlabelled")
@@ -647,9 +644,7 @@ class Splits:
 
 
 def _draw(examples, n, *, seed, what, held=0, left=None, whole=False):
-    """(`n` of `examples`, the rest), both in their own order; fewer are part of more. No `seed`: the first `n`.
-
-    `whole`: source by source, and what shares its source with one of the `n` is in neither."""
+    "(`n` of `examples`, the rest; if `whole`, of other sources), in their order. No `seed`: the first `n`."
     if n is None:
         return examples, []
     if n > len(examples):

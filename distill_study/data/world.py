@@ -186,15 +186,14 @@ class TinySet(NamedTuple):
     task: str
     make: Callable
     levels: tuple[int, ...]
-    strategies: tuple[str, ...] = ("vanilla", "cot")
 
 
 TINY = {
     "tiny-math": TinySet("math", math_item, (1, 2, 4, 6)),
     "tiny-qa": TinySet("nlu_qa", qa_item, (0, 1, 2, 3)),
     "tiny-nli": TinySet("nli", nli_item, (0, 1, 2, 3)),
-    "tiny-summ": TinySet("summarization", summ_item, (4, 5, 6, 7), ("vanilla", "cod")),
-    "tiny-chat": TinySet("conversation", chat_item, (1, 2, 3), ("vanilla",)),
+    "tiny-summ": TinySet("summarization", summ_item, (4, 5, 6, 7)),
+    "tiny-chat": TinySet("conversation", chat_item, (1, 2, 3)),
 }
 _SPLIT_OF_BUCKET = ["test", "validation", "train", "train"] + ["zoo"] * 12
 
