@@ -257,9 +257,11 @@ def separation(confidence, right, *, sources=None) -> Interval:
 
 # %% ../../nbs/70_analyse/01_stats.ipynb #ca1b0002
 def calibration_bins(confidence) -> np.ndarray:
-    "The bin of every confidence: at most ten of about equally many, or 20; those of one percent share one."
+    "The bin of every confidence: at most ten of about equally many, of 10 or more; those of one percent share one."
     c, n = np.round(np.asarray(confidence, dtype=float), 2), min(10, max(1, len(confidence) // 20))
-    return group_codes(np.searchsorted(np.unique(np.quantile(c, np.arange(1, n) / n)), c))
+    bins = group_codes(np.searchsorted(np.unique(np.quantile(c, np.arange(1, n) / n)), c))
+    small = np.bincount(bins, minlength=1) < 10  # such a bin joins the one before it
+    return np.maximum(0, bins - np.cumsum(small)[bins])
 
 
 def _less_noise(d, s):
