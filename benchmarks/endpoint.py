@@ -225,7 +225,7 @@ def measured(way, case, longest):
 
     server, level, limit, several = CASES[case]
     python = os.environ["CURATOR_PYTHON"] if way == "curator" else sys.executable
-    n = 100 * int(longest + 10) if "rate" in server else 10_000 if "share" in server else 40_000
+    n = 100 * int(longest + 10) if "rate" in server else 40_000  # more than there is time for
     with Server(**server) as port:
         command = [python, __file__, "ask", way, *map(str, (port, level // several, limit or 0, n // several))]
         quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

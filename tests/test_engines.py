@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from conftest import byte_tokenizer
 
-from distill_study.analyse.results import surety
 from distill_study.config import Asked, Sampling, Student, StudyError, Teacher
 from distill_study.models import local
 from distill_study.models.engine import (
@@ -801,6 +800,8 @@ def test_an_engine_without_log_probabilities_refuses_them(engine):
 
 
 def test_confidence_stands_in_the_labelling_table_where_log_probabilities_are(tmp_path):
+    from distill_study.analyse.results import surety  # here: what stands above is to load without numpy
+
     from distill_study.study.run import Run, labels_table
 
     teacher = dict(engine="transformers:zoo/teacher", strategies=["vanilla"], sampling=dict(logprobs=1))

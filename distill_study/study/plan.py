@@ -637,7 +637,7 @@ def program(notebook: Path | None) -> str:
 
     folder = Path(distill_study.__file__).resolve().parent
     files = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.suffix not in (".pyc", ".safetensors")]
-    packages = sorted(f"{d.name} {d.version}" for d in distributions())
+    packages = sorted({f"{d.name} {d.version}" for d in distributions()})  # a path may be listed twice
     crcs = [[str(p.relative_to(folder)), crc_of(p)] for p in files]
     from distill_study.report.render import git_sha
 

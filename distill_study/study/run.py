@@ -295,10 +295,10 @@ def curate_arms(c: Combination, splits, *, labels: dict, store) -> tuple[dict, d
     found = curate.overlaps(splits.train, dict(test=splits.test, validation=splits.validation), settings=c.curate)
     rows = [a for a in trained if a.name not in missing]
     how = dict(settings=c.curate, too_long=lambda rows: too_long(c, rows, store=store), test=splits.test, found=found)
-    made = {a.name: curate.curate(a, splits.train, answers=labels.get(a.labels), **how) for a in rows}
-    made = matched(made) if c.curate.match else made
+    usable = {a.name: curate.curate(a, splits.train, answers=labels.get(a.labels), **how) for a in rows}
+    usable = matched(usable) if c.curate.match else usable
     shared = dict(splits=splits, store=store)
-    curated = {a.name: _curate_one(c, a, done=made[a.name], answers=labels.get(a.labels), **shared) for a in rows}
+    curated = {a.name: _curate_one(c, a, done=usable[a.name], answers=labels.get(a.labels), **shared) for a in rows}
     return curated, missing | {arm: done.short for arm, done in curated.items() if done.short}
 
 
@@ -308,13 +308,12 @@ def shuffled(rows: list, seed: int) -> list:
     return [r | dict(messages=[*r["messages"][:-1], rows[i]["messages"][-1]]) for r, i in zip(rows, order)]
 
 
-def matched(made: dict) -> dict:
+def matched(curated: dict) -> dict:
     "Of every arm's `Curated` the inputs that all distilled arms have; of right or wrong labels alone stays what is."
-    kept, out = {arm: set(done.kept) for arm, done in made.items()}, {}
-    common = (
-        set().union(*kept.values()).intersection(*(ids for arm, ids in kept.items() if arm.startswith("distilled/")))
-    )
-    for arm, done in made.items():
+    kept, out = {arm: set(done.kept) for arm, done in curated.items()}, {}
+    distilled = [ids for arm, ids in kept.items() if arm.startswith("distilled/")]
+    common = set.intersection(*distilled) if distilled else set().union(*kept.values())
+    for arm, done in curated.items():
         gone = set() if ARMS[arm].only else kept[arm] - common
         drops = [*done.drops, *(curate.Drop(i, "not in every arm", "") for i in done.kept if i in gone)]
         out[arm] = replace(done, rows=[r for r in done.rows if r["id"] not in gone], drops=drops)

@@ -427,12 +427,12 @@ def write_index(recipe: Recipe, outcomes: list[Outcome], *, folder: Path):
     done, grid, page = {o.combination.name: o for o in outcomes}, recipe.combinations(), folder / "index.html"
     rows, numbers = [_grid_row(c, done.get(c.name)) for c in grid], folder / "grid.json"
     head = dict(format=1, name=recipe.name, description=recipe.description)
-    was = numbers.read_bytes() if numbers.exists() else b""
+    before = numbers.read_bytes() if numbers.exists() else b""
     write_numbers(head | dict(combinations=rows, behind=behind(recipe, folder)), numbers)
-    over, made = len(done) == len(grid), page.stat().st_mtime if page.exists() else 0
+    over, rendered = len(done) == len(grid), page.stat().st_mtime if page.exists() else 0
     shown = (p for names in ("claims.html", "*/metrics.json") for p in folder.glob(names))
-    stays = was == numbers.read_bytes() and all(p.stat().st_mtime <= made for p in shown)
-    if time.time() - made > 30 if not over else not stays:
+    stays = before == numbers.read_bytes() and all(p.stat().st_mtime <= rendered for p in shown)
+    if (not stays) if over else time.time() - rendered > 30:
         render_index(folder, whole=over)
 
 

@@ -44,9 +44,9 @@ class Grams:
         if ids is None:
             hash_of, found, lengths = cache(key_hash), array("Q"), []
             for text in texts:
-                said = words(text)
-                found.extend(map(hash_of, said))
-                lengths.append(len(said))
+                own = words(text)
+                found.extend(map(hash_of, own))
+                lengths.append(len(own))
             ids = np.array(found, dtype=np.uint64)
         self.ids, self.lengths = ids, np.array(lengths, dtype=np.int64)
         self.starts = np.append(0, np.cumsum(self.lengths))
