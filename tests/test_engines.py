@@ -801,7 +801,6 @@ def test_an_engine_without_log_probabilities_refuses_them(engine):
 
 def test_confidence_stands_in_the_labelling_table_where_log_probabilities_are(tmp_path):
     from distill_study.analyse.results import surety  # here: what stands above is to load without numpy
-
     from distill_study.study.run import Run, labels_table
 
     teacher = dict(engine="transformers:zoo/teacher", strategies=["vanilla"], sampling=dict(logprobs=1))
