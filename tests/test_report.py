@@ -3,7 +3,7 @@
 import base64
 import json
 import re
-from dataclasses import make_dataclass
+from dataclasses import make_dataclass, replace
 from pathlib import Path
 
 import nbformat
@@ -27,6 +27,7 @@ from distill_study.report.tables import (
     cases,
     cost_table,
     story,
+    sums_hold,
     test_table as tests_of,
     training_table,
 )
@@ -583,6 +584,37 @@ def test_the_item_of_the_first_screen_is_inert_and_the_first_that_shows_the_find
     worse = analyse(made_up(arms=SKILL | {"distilled/cot-rationale": 0.1}), resamples=100)
     told = story(worse, examples(), after="distilled/cot-rationale", better=False)
     assert [mark for *_, mark in told.steps[1:]] == [True, False] and ": 0 of 60 items; wrong where" in told.shown
+
+
+def test_a_right_answer_by_false_sums_is_not_what_a_report_shows(results):
+    wrote = results.graded.copy()
+    trained = wrote["arm"] == "distilled/cot-rationale"
+    ids = list(dict.fromkeys(wrote["id"]))
+    wrote.loc[trained, "text"] = ["4 + 5 = 8. 8 + 3 = 12. Answer: 12"] * len(ids)
+    told = story(replace(results, graded=wrote), examples(), after="distilled/cot-rationale", better=True)
+    assert "(0 with every sum in the reasoning right)" in told.shown
+    sound = trained & (wrote["id"] == ids[-1])
+    wrote.loc[sound, "text"] = "4 + 5 = 9. 9 + 3 = 12. Answer: 12"
+    wrote.loc[trained & (wrote["id"] == ids[-1]), "correct"] = True
+    wrote.loc[(wrote["arm"] == "student/vanilla") & (wrote["id"] == ids[-1]), "correct"] = False
+    told = story(replace(results, graded=wrote), examples(), after="distilled/cot-rationale", better=True)
+    assert told.steps[-1][1].startswith("4 + 5 = 9") and told.shown.endswith("Shown: the first of the 1.")
+
+
+@pytest.mark.parametrize(
+    "text, holds",
+    [
+        ("Monday: 45 - 9 = 36. Tuesday: 36 * 2 = 72.\nAnswer: 72", True),
+        ("Monday: 45 - 9 = 34. Tuesday: 34 + 2 = 36.", False),
+        ("He pays $3.50 × 2 = $7.00, and 10 ÷ 3 = 3.33.", True),
+        ("1,200 + 300 = 1,500 = 1500", True),
+        ("half of 10 = 5; x = 5; 50% of 20 = 10; = 3; 3 = ", None),
+        ("", None),
+        ("9" * 5000 + "+1=2", False),
+    ],
+)
+def test_sums_that_a_text_writes_out(text, holds):
+    assert sums_hold(text) is holds
 
 
 # --- the page of a recipe

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['arm_table', 'score_tables', 'test_table', 'label_table', 'training_table', 'cost_table', 'attrition_table',
-           'hardness_table', 'Cases', 'numbered', 'input_text', 'reference_text', 'cases', 'Story', 'story',
-           'learned_steps', 'size_text', 'size_in', 'FirstScreen', 'form_table', 'change_map']
+           'hardness_table', 'Cases', 'numbered', 'input_text', 'reference_text', 'cases', 'Story', 'sums_hold',
+           'story', 'learned_steps', 'size_text', 'size_in', 'FirstScreen', 'form_table', 'change_map']
 
 # %% ../../nbs/80_report/00_tables.ipynb #614c1fa4
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 from ..analyse.findings import Findings, Headline, plain_words
 from distill_study.analyse.results import (
@@ -28,6 +29,7 @@ from ..analyse.stats import BASE, BASE_NAMES, CONSTANT, PLAIN, TRAINED
 from ..config import ARMS
 from ..grading.truth import METRICS, Metric, texts
 from ..tasks.families import unfinished
+from ..tasks.reading import number
 from ..train.save import FORMS
 from ..utils import num, short_name
 
@@ -291,6 +293,36 @@ class Story(Displayable):
     part = "story"
 
 
+_LAST_SUM, _TOTAL = re.compile(r"[\d.,()\s+*/×÷$€£−-]*$"), re.compile(r"\s*([$€£−-]*\d[\d.,]*)")
+
+
+def _rounded(value, written):
+    "Whether a canonical number is what a decimal says, as exactly as that is written."
+    places = len(written.partition(".")[2])
+    return abs(Fraction(value) - Fraction(written)) <= Fraction(places > 0, 2 * 10**places)
+
+
+def sums_hold(text: str) -> bool | None:
+    "Whether every sum that a text writes out, as in `3 * 4 = 12`, is right; None where it writes out none."
+    parts, known = text.split("="), []
+    for left, right in zip(parts, parts[1:]):
+        sum_, total = _LAST_SUM.search(left[-80:]), _TOTAL.match(right)
+        if total and re.search(r"\d\s*[+*/×÷−-]", sum_[0]) and not left[-80:][: sum_.start()].endswith("of"):
+            value, written = number(sum_[0]), number(total[1].rstrip(".,"))
+            if value is not None and written is not None:
+                known.append(_rounded(value, written))
+    return all(known) if known else None
+
+
+def _pick(a, b, *, wrote, better: bool) -> tuple:
+    "(ids that come into question, how many there are of which kind) of the grades of two arms and what `b` wrote."
+    won, lost = a.index[a < b], b.index[b < a]
+    sums = [sums_hold(wrote[i]) for i in won]
+    sound = None if all(x is None for x in sums) else [i for i, x in zip(won, sums) if x]
+    ids = (sound or won) if better and len(won) else lost if len(lost) else b.index
+    return list(ids), dict(won=len(won), lost=len(lost), sound=None if sound is None else len(sound), n=len(b))
+
+
 def story(
     results: Results,
     examples: list,  # test examples, in order
@@ -299,21 +331,22 @@ def story(
     better: bool,  # show an item that it wins, not one that it loses
     learned: tuple = (),  # steps before the test item
 ) -> Story:
-    "One test item as the untouched and a trained student answer it, the first in test order that comes into question."
+    """One test item as the untouched and a trained student answer it, the first in test order that comes into question.
+
+    An item that training wins is one whose reasoning holds, as far as that can be seen: by the sums written out."""
     m, names = results.metric, plain_words(results)
     rows = {arm: results.graded[results.graded["arm"] == arm].set_index("id") for arm in (BASE, after)}
     arms = [arm for arm in rows if len(rows[arm])]
     a, b = (rows[arm][m.key].astype(float) for arm in (arms[0], after))
-    won, lost = b.index[a.reindex(b.index) < b], b.index[b < a.reindex(b.index)]
-    ids = won if better and len(won) else lost if len(lost) else b.index
+    wrote = rows[after]["text"].fillna("").astype(str)
+    ids, counts = _pick(a.reindex(b.index), b, wrote=wrote, better=better)
     example = next(e for e in examples if e.id in set(ids))
     steps = [*learned, ("Test item", _short(input_text(example)), f"right answer: {example.gold}" if m.graded else "")]
     for arm in arms:
         row = rows[arm].loc[example.id]
         mark = bool(row["correct"]) if m.graded else _read(row, m)
         steps.append((names[arm], _short(row["text"]) or "(no answer)", mark))
-    counts = dict(won=len(won), lost=len(lost), n=len(b), of=len(ids), both=len(arms) > 1)
-    shown = sentences("tables.txt.j2", "shown", graded=m.graded, **counts)
+    shown = sentences("tables.txt.j2", "shown", graded=m.graded, of=len(ids), both=len(arms) > 1, **counts)
     return Story(tuple(steps), " ".join(shown))
 
 
