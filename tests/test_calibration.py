@@ -45,6 +45,12 @@ def test_an_over_confident_model_is_found_out():
     assert sum(i.low <= 0.2 <= i.high for i in found) >= 18
 
 
+@pytest.mark.parametrize("others", [[0.9], [0.1], [0.1, 0.9], [0.2, 0.21, 0.9, 0.91]])
+def test_a_few_answers_of_another_confidence_are_no_bin_of_their_own(others):
+    bins = calibration_bins(np.r_[np.full(296, 0.5), others])
+    assert set(bins) == {0}
+
+
 def test_confidence_that_is_always_the_same_is_one_bin():
     sure, right = np.full(200, 0.9), np.arange(200) % 10 < 6
     assert set(calibration_bins(sure)) == {0}

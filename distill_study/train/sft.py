@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from statistics import mean
 
 from ..config import StudyError, Train, fingerprint
 from ..models import weights
@@ -146,8 +147,8 @@ def fit_student(
         return TrainedStudent.load(out)
     if start:
         settings, base = methods.second(settings), start.path if settings.method == "full" else base
-    said = ([*r["messages"][:-1], dict(role="assistant", content=r["rejected"])] for r in rows) if start else ()
-    wrong = [dict(id=r["id"], messages=messages) for r, messages in zip(rows, said)]
+    talks = ([*r["messages"][:-1], dict(role="assistant", content=r["rejected"])] for r in rows) if start else ()
+    wrong = [dict(id=r["id"], messages=messages) for r, messages in zip(rows, talks)]
     tokenizer = weights.load_tokenizer(base)
     stops = weights.turn_ends(base, tokenizer)
     tokenized = batching.tokenize_rows([*rows, *wrong], tokenizer, stops=stops)
@@ -450,31 +451,46 @@ def _record(trainer):
     sizes = {p: p.numel() for p in trainer.model.parameters()}
     seconds, epochs = time.perf_counter() - trainer.began, round(state.epoch, 4)
     tokens = sum(len(r["input_ids"]) for r in job.rows)
-    about = dict(model=job.name, method=job.settings.method, seed=job.seed, max_length=job.limit)
-    about |= dict(rows=len(job.rows) // (2 if job.start else 1), dropped_long=tuple(job.dropped), tokens=tokens)
-    about |= dict(supervised_tokens=sum(label != -100 for r in job.rows for label in r["labels"]))
-    about |= dict(first_row=batching.seen_row(job.rows[0], job.tokenizer), validation_rows=len(job.held))
-    about |= dict(packs=len(trainer.train_dataset) if job.settings.packing else 0)
-    went = dict(epochs=epochs, steps=state.global_step, stopped=state.global_step < state.max_steps, seconds=seconds)
-    went |= dict(history=tuple((h["step"], h["loss"]) for h in log if "loss" in h and "epoch" not in h))
-    went |= dict(validation=tuple((h["step"], h["validation"]) for h in log if "validation" in h))
-    went |= dict(looks=tuple((h["step"], h["gold"]) for h in log if "gold" in h))
-    went |= dict(tokens_per_second=tokens * epochs / seconds, learning_rate=trainer.args.learning_rate)
-    took = dict(peak_memory=max(save.gathered(_peak())), dtype=trainer.dtype, device=weights.device())
-    took |= dict(trainable=sum(n for p, n in sizes.items() if p.requires_grad), parameters=sum(sizes.values()))
-    how, libraries = job.settings, dict.fromkeys(("torch", "transformers", "trl", "accelerate"), True)
-    libraries |= dict(peft=how.method != "full", bitsandbytes=how.method == "qlora", liger_kernel=how.liger)
-    took |= dict(versions={name: version(name) for name, used in libraries.items() if used})
-    took |= dict(contrast=_margins(trainer) if job.start else None)
-    return about | went | took
+    some = dict(peft=job.settings.method != "full", bitsandbytes=job.settings.method == "qlora")
+    some |= dict(liger_kernel=job.settings.liger)
+    libraries = ["torch", "transformers", "trl", "accelerate", *(name for name, used in some.items() if used)]
+    return dict(
+        model=job.name,
+        method=job.settings.method,
+        seed=job.seed,
+        rows=len(job.rows) // (2 if job.start else 1),
+        dropped_long=tuple(job.dropped),
+        tokens=tokens,
+        supervised_tokens=sum(label != -100 for r in job.rows for label in r["labels"]),
+        max_length=job.limit,
+        first_row=batching.seen_row(job.rows[0], job.tokenizer),
+        epochs=epochs,
+        steps=state.global_step,
+        history=tuple((h["step"], h["loss"]) for h in log if "loss" in h and "epoch" not in h),
+        validation=tuple((h["step"], h["validation"]) for h in log if "validation" in h),
+        validation_rows=len(job.held),
+        looks=tuple((h["step"], h["gold"]) for h in log if "gold" in h),
+        stopped=state.global_step < state.max_steps,
+        seconds=seconds,
+        tokens_per_second=tokens * epochs / seconds,
+        peak_memory=max(save.gathered(_peak())),
+        dtype=trainer.dtype,
+        device=weights.device(),
+        trainable=sum(n for p, n in sizes.items() if p.requires_grad),
+        parameters=sum(sizes.values()),
+        learning_rate=trainer.args.learning_rate,
+        packs=len(trainer.train_dataset) if job.settings.packing else 0,
+        versions={name: version(name) for name in libraries},
+        contrast=_margins(trainer) if job.start else None,
+    )
 
 
 def _margins(trainer):
     "How much likelier the right texts of the pairs are than the wrong ones, before and after; in nats, a mean."
     data = trainer.train_dataset
-    columns = (data["ref_chosen_logps"], data["ref_rejected_logps"]), trainer.likelihoods()
-    apart = [[a - b for a, b in zip(*both)] for both in columns]
-    margin, preferred = ([sum(map(of, x)) / len(x) for x in apart] for of in (float, lambda d: d > 0))
+    both = (data["ref_chosen_logps"], data["ref_rejected_logps"]), trainer.likelihoods()  # before, after
+    apart = [[right - wrong for right, wrong in zip(*columns)] for columns in both]
+    margin, preferred = [mean(x) for x in apart], [mean(d > 0 for d in x) for x in apart]
     return dict(pairs=len(data), beta=trainer.beta, margin=margin, preferred=preferred)
 
 # %% ../../nbs/60_train/03_sft.ipynb #43128f38
