@@ -126,9 +126,8 @@ def load_4bit(base: Path, settings: Train):
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=numbers
     )
     model = load_model(base, numbers, quantization_config=nf4, device_map=device())
-    for (
-        m
-    ) in model.modules():  # or bitsandbytes repacks weights on a CPU, when first used, so that they can't be trained
+    # bitsandbytes repacks weights on a CPU when they are first used, so that they can't be trained
+    for m in model.modules():
         if hasattr(m, "support_avx512bf16_for_cpu"):
             m.support_avx512bf16_for_cpu = False
     return model, load_config(base).dtype or torch.bfloat16, bf16
